@@ -95,10 +95,7 @@ def main() -> int:
     _, *plain = counts["not at all"]
     print("\nasked again         questions   tokens            passes")
     for way, (asked, *sums) in counts.items():
-        more = [
-            f"{it:7,} {100 * (it / other - 1):+5.1f} %"
-            for it, other in zip(sums, plain, strict=True)
-        ]
+        more = [f"{it:7,} {100 * (it / other - 1):+5.1f} %" for it, other in zip(sums, plain, strict=True)]
         print(f"{way:18s}  {asked:9d}   {'   '.join(more)}")
     shares = [100 * (it / other - 1) for it, other in zip(counts[BESIDE][1:], plain, strict=True)]
     return 1 if max(shares) > MOST_PERCENT else 0

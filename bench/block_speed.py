@@ -36,17 +36,13 @@ Product = Callable[[torch.Tensor], torch.Tensor]
 def random_layer(kind: str, outputs: int, inputs: int, has_byte_rows: bool = False) -> GgufLinear:
     """Return a layer with random bits and small scales."""
     of, random = TYPES[kind], torch.Generator().manual_seed(0)
-    blocks = torch.randint(
-        256, (outputs, inputs // of.inputs, of.stored_bytes), generator=random
-    ).to(torch.uint8)
+    blocks = torch.randint(256, (outputs, inputs // of.inputs, of.stored_bytes), generator=random).to(
+        torch.uint8
+    )
     scales = torch.randn(outputs, inputs // of.inputs, of.scales, generator=random) * 0.02
     blocks[..., of.scales_at : of.scales_at + 2 * of.scales] = scales.half().view(torch.uint8)
     return GgufLinear(
-        nn.Linear(inputs, outputs, bias=False, device="meta"),
-        blocks.flatten(1),
-        kind,
-        None,
-        has_byte_rows,
+        nn.Linear(inputs, outputs, bias=False, device="meta"), blocks.flatten(1), kind, None, has_byte_rows
     )
 
 
@@ -70,10 +66,7 @@ def main() -> None:
     parser.add_argument("--types", default=",".join(TYPES))
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 4, 8, 32, 128])
     parser.add_argument(
-        "--dtype",
-        choices=("bfloat16", "float32"),
-        default="bfloat16",
-        help="of rows and of the panels",
+        "--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="of rows and of the panels"
     )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--against", type=Path, help="another build of the kernels")
@@ -81,9 +74,7 @@ def main() -> None:
     here = kernels()
     if here is None:
         raise SystemExit("there are no kernels: they need a C compiler")
-    builds = {"": here} | (
-        {"before ": Kernels(ctypes.CDLL(str(chosen.against)))} if chosen.against else {}
-    )
+    builds = {"": here} | ({"before ": Kernels(ctypes.CDLL(str(chosen.against)))} if chosen.against else {})
     torch.set_num_threads(1)
     outputs, inputs = map(int, SHAPES.get(chosen.shape, chosen.shape).split("x"))
     dtype: torch.dtype = getattr(torch, chosen.dtype)
@@ -105,14 +96,10 @@ def main() -> None:
             for name, product in ways.items():
                 took[name, count].append(seconds(product, rows))
     print(head_line(["bench/block_speed.py", *sys.argv[1:]], 1))
-    print(
-        f"\n{outputs} outputs, {inputs} inputs; {chosen.rounds} rounds by turns: median (least..most)\n"
-    )
+    print(f"\n{outputs} outputs, {inputs} inputs; {chosen.rounds} rounds by turns: median (least..most)\n")
     head, lines, many = ["GFLOP/s", "GB/s at 1 row"], [], {}
     for name in ways:
-        rates = {
-            n: [2 * n * outputs * inputs / one / 1e9 for one in took[name, n]] for n in chosen.rows
-        }
+        rates = {n: [2 * n * outputs * inputs / one / 1e9 for one in took[name, n]] for n in chosen.rows}
         read = median(nbytes[name] / one / 1e9 for one in took[name, chosen.rows[0]])
         lines.append([name, f"{read:.1f}", *(spread(rates[n], 0) for n in chosen.rows)])
         many[name] = [

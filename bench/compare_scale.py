@@ -102,9 +102,7 @@ def config_of(kind: int, seed: int, output_dir: Path) -> RunnerConfig:
 
 def sample(generator: random.Random, index: int, right: bool) -> Sample:
     """Return one answer of the embedded model's length: about 250 characters and 80 tokens."""
-    question = (
-        f"Question {index}: " + "Ann has some apples and buys some more of them every day. " * 4
-    )
+    question = f"Question {index}: " + "Ann has some apples and buys some more of them every day. " * 4
     steps = " ".join(str(generator.randrange(10_000)) for _ in range(45))
     return Sample(
         Answer(
@@ -125,9 +123,8 @@ def sample(generator: random.Random, index: int, right: bool) -> Sample:
 
 def write_run(config: RunnerConfig, accuracy: float, count: int) -> Path:
     """Record and log one job with random answers; returns its folder."""
-    generator = random.Random(
-        config.seed
-    )  # one for all quantizations of a seed: they agree on most questions
+    # one for all quantizations of a seed: they agree on most questions
+    generator = random.Random(config.seed)
     job = identify(config, 1, {}, measures=False)
     with claim(job):
         recorder = Recorder(job)
@@ -145,10 +142,7 @@ def write_run(config: RunnerConfig, accuracy: float, count: int) -> Path:
             job.job_id,
             Status.FINISHED,
             str(job.folder),
-            Result(
-                score(list(recorder.done.values())) | speed,
-                facts={"device": "cpu", "dtype": "bfloat16"},
-            ),
+            Result(score(list(recorder.done.values())) | speed, facts={"device": "cpu", "dtype": "bfloat16"}),
             task=config.task.name,
             task_version=1,
             name=tracking.run_name(config),
@@ -157,10 +151,8 @@ def write_run(config: RunnerConfig, accuracy: float, count: int) -> Path:
         (job.folder / "config.yaml").write_text(json.dumps(asdict(config), default=str))
         (job.folder / "log.txt").write_text("drawn\n")
         tracker = tracking.start(mlflow_store.store_of(config), job, record)
-        record.mlflow_run_id, record.mlflow_uri = (
-            tracker.run_id,
-            tracker.uri,
-        )  # as store/ledger.py does
+        # as store/ledger.py does
+        record.mlflow_run_id, record.mlflow_uri = (tracker.run_id, tracker.uri)
         job.write_record(record)
         tracking.finish(tracker, job, record)
     return job.folder
@@ -210,28 +202,21 @@ def main() -> int:
                 check=True,
             )
             times.append(time.perf_counter() - started)
-        found = re.search(
-            r"of ([\d,]+) comparisons", done.stdout, re.IGNORECASE
-        )  # rows that show the same share a line
+        # rows that show the same share a line
+        found = re.search(r"of ([\d,]+) comparisons", done.stdout, re.IGNORECASE)
         compared = int(found[1].replace(",", "")) if found else 0
         print(f"runner-compare: {compared:,} comparisons")
         median = statistics.median(times)
         print(
             f"whole process, median of {len(times)}     {median:6.2f} s   ({min(times):.2f}..{max(times):.2f})"
         )
-        clocked = subprocess.run(
-            [sys.executable, "-c", CLOCKED, *arguments], capture_output=True, text=True
-        )
+        clocked = subprocess.run([sys.executable, "-c", CLOCKED, *arguments], capture_output=True, text=True)
         assert clocked.returncode == 0, clocked.stderr
         for label, seconds in json.loads(clocked.stderr.splitlines()[-1]).items():
             print(f"  {label:36s}{seconds:6.2f} s", flush=True)
     if options.save:
         save([Figure.of(f"runner-compare of {options.runs:,} runs", "s", times)])
-    return (
-        0
-        if median <= LIMIT_S and compared == sum(n % len(KINDS) != 0 for n in range(options.runs))
-        else 1
-    )
+    return 0 if median <= LIMIT_S and compared == sum(n % len(KINDS) != 0 for n in range(options.runs)) else 1
 
 
 if __name__ == "__main__":

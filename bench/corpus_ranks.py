@@ -70,12 +70,9 @@ def larger(pieces: int) -> Iterator[tuple[str, str]]:
             _drawn(draw, (it.read_text("METADATA") or "" for it in distributions()), 4 * pieces)
         ),
         "json": (
-            file.read_text(errors="ignore")
-            for file in _drawn(draw, packages.rglob("*.json"), 4 * pieces)
+            file.read_text(errors="ignore") for file in _drawn(draw, packages.rglob("*.json"), 4 * pieces)
         ),
-        "translations": (
-            text for language in LANGUAGES for text in _translations(packages, language)
-        ),
+        "translations": (text for language in LANGUAGES for text in _translations(packages, language)),
         "word problems": (f"{it.question}\n{it.answer}" for it in problems(Split.TEST, pieces)),
     }
     for kind, texts in found.items():
@@ -112,9 +109,7 @@ def round_weights(model: Any, name: str) -> None:
         else:
             kind = GGMLQuantizationType[name]
             codes = quants.quantize(module.weight.detach().float().numpy(), kind)
-            module.weight.data = torch.from_numpy(quants.dequantize(codes, kind)).to(
-                module.weight.dtype
-            )
+            module.weight.data = torch.from_numpy(quants.dequantize(codes, kind)).to(module.weight.dtype)
 
 
 @torch.inference_mode()
@@ -139,9 +134,7 @@ def loaded(folder: str) -> Any:
 def main() -> None:
     """Read both corpora with each format, and print the ranks."""
     parser = argparse.ArgumentParser(description=inspect.getdoc(inspect.getmodule(main)))
-    parser.add_argument(
-        "--model", required=True, help="the folder of a real model (make real-model)"
-    )
+    parser.add_argument("--model", required=True, help="the folder of a real model (make real-model)")
     parser.add_argument("--pieces", type=int, default=50, help="of each kind of the larger corpus")
     parser.add_argument("--save", type=Path, help="a file for the divergences")
     parser.add_argument(
@@ -159,11 +152,7 @@ def main() -> None:
     kept = [number for number, one in enumerate(ids) if len(one) > 1]
     texts, ids = [texts[number] for number in kept], [ids[number] for number in kept]
     for corpus in ("texts", "larger"):
-        of = [
-            (kind, len(one) - 1)
-            for (name, kind, _), one in zip(texts, ids, strict=True)
-            if name == corpus
-        ]
+        of = [(kind, len(one) - 1) for (name, kind, _), one in zip(texts, ids, strict=True) if name == corpus]
         kinds = {kind: sum(size for it, size in of if it == kind) for kind, _ in of}
         words = ", ".join(f"{kind} {size:,}" for kind, size in kinds.items())
         print(f"{corpus}: {len(of)} texts, {sum(kinds.values()):,} tokens: {words}", flush=True)
@@ -173,9 +162,8 @@ def main() -> None:
         round_weights(models[name], name)
         print(f"rounded: {name}", file=sys.stderr, flush=True)
     torch.set_num_threads(options.threads)
-    order = random.Random(1).sample(
-        range(len(ids)), len(ids)
-    )  # so that what is saved on the way has all kinds
+    # so that what is saved on the way has all kinds
+    order = random.Random(1).sample(range(len(ids)), len(ids))
     found: dict[str, list[Any]] = {name: [] for name in models}
     for count, number in enumerate(order, start=1):
         for name, kl in divergences(base.model, models, ids[number]).items():
@@ -183,9 +171,7 @@ def main() -> None:
         if count % 20 == 0 or count == len(order):
             print(f"read: {count} of {len(ids)}", file=sys.stderr, flush=True)
             if options.save:
-                arrays: dict[str, Any] = {
-                    name: np.concatenate(value) for name, value in found.items()
-                }
+                arrays: dict[str, Any] = {name: np.concatenate(value) for name, value in found.items()}
                 np.savez(options.save, **arrays)
     texts = [texts[number] for number in order]
     report(found, texts)
@@ -227,13 +213,9 @@ def report(found: dict[str, list[Any]], texts: list[tuple[str, str, str]]) -> No
         for statistic in STATISTICS:
             mine, theirs = values[corpus][statistic], values["larger"][statistic]
             other = sum(
-                (mine[i] - mine[j]) * (theirs[i] - theirs[j]) < 0
-                for i in range(len(mine))
-                for j in range(i)
+                (mine[i] - mine[j]) * (theirs[i] - theirs[j]) < 0 for i in range(len(mine)) for j in range(i)
             )
-            cells.append(
-                f"{spearmanr(mine, theirs)[0]:.3f} {kendalltau(mine, theirs)[0]:.3f} {other}"
-            )
+            cells.append(f"{spearmanr(mine, theirs)[0]:.3f} {kendalltau(mine, theirs)[0]:.3f} {other}")
         print(f"{corpus:24}" + "".join(f"{cell:>17}" for cell in cells))
 
 

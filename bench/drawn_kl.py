@@ -29,9 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--model", required=True, help="the folder of a real model (make real-model)"
-    )
+    parser.add_argument("--model", required=True, help="the folder of a real model (make real-model)")
     parser.add_argument("--formats", nargs="+", default=["nf4", "int8"])
     parser.add_argument("--texts", type=int, default=24)
     options = parse_arguments(parser)
@@ -50,19 +48,13 @@ def main() -> None:
         kept = run([*job, "task.keep_top_k=64"])
         for name in options.formats:
             compared = [*job, f"quantization={name}", "task.reference=quantization=none"]
-            drawn, exact = (
-                likelihoods(run(compared)),
-                likelihoods(run([*compared, "task.exact=true"])),
-            )
+            drawn, exact = (likelihoods(run(compared)), likelihoods(run([*compared, "task.exact=true"])))
             kept_lines = read_top_k(kept / TOP_K)
             (kept / TOP_K).unlink()
             file = TopKFile(kept)
             for index, line in kept_lines.items():
                 file.add(
-                    index,
-                    replace(
-                        line, drawn=0, drawn_ids=line.ids[:0], drawn_logprobs=line.logprobs[:0]
-                    ),
+                    index, replace(line, drawn=0, drawn_ids=line.ids[:0], drawn_logprobs=line.logprobs[:0])
                 )
             file.close()
             before = likelihoods(run([*compared, "rerun=true"]))
@@ -74,9 +66,7 @@ def main() -> None:
             print(row_of(name, drawn, exact, before), flush=True)
 
 
-def row_of(
-    name: str, drawn: list[Likelihood], exact: list[Likelihood], before: list[Likelihood]
-) -> str:
+def row_of(name: str, drawn: list[Likelihood], exact: list[Likelihood], before: list[Likelihood]) -> str:
     """Return the line of a format."""
     tokens = sum(it.tokens for it in exact)
     true, estimate = (sum(it.kl_nats or 0.0 for it in some) / tokens for some in (exact, drawn))
@@ -88,7 +78,9 @@ def row_of(
         for it, whole in zip(drawn, exact, strict=True)
     ]
     words = f"{estimate:.5f} ± {error:.5f}"
-    return f"{name:8}{true:10.5f}{words:>20}{f'{least:.5f} .. {most:.3f}':>30}   {sum(within)} of {len(within)}"
+    return (
+        f"{name:8}{true:10.5f}{words:>20}{f'{least:.5f} .. {most:.3f}':>30}   {sum(within)} of {len(within)}"
+    )
 
 
 def likelihoods(folder: Path) -> list[Likelihood]:

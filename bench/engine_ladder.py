@@ -61,19 +61,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--model", default="random", help="random (a 135M Llama shape), embedded or a FOLDER"
-    )
+    parser.add_argument("--model", default="random", help="random (a 135M Llama shape), embedded or a FOLDER")
     add_options(parser)
     options = parse_arguments(parser)
     folder: Path = model_folder(options.model)
     prompts = load_prompts(options.gsm8k or "embedded", options.questions, options.shots)
-    job = Job(
-        "stream", str(folder), options.dtype, prompts, [options.new_tokens] * len(prompts), None
-    )
-    trial = run_fresh(
-        replace(job, prompts=prompts[:2], new_tokens=[2, 2], threads=options.threads)
-    )  # builds kernels
+    job = Job("stream", str(folder), options.dtype, prompts, [options.new_tokens] * len(prompts), None)
+    # builds kernels
+    trial = run_fresh(replace(job, prompts=prompts[:2], new_tokens=[2, 2], threads=options.threads))
     job = replace(job, threads=trial.threads)
     source = "of GSM8K's test questions" if options.gsm8k else "questions of the embedded generator"
     print(f"### {options.model}, {options.dtype}: {len(prompts)} {source}, {options.shots} worked examples, exactly "

@@ -63,13 +63,9 @@ def with_engine(job: Job) -> Outcome:
     engine = greedy_engine(model, quantization, max_new_tokens=max(job.new_tokens))
     started = time.perf_counter()
     engine.load()
-    run = Run(
-        engine.loaded.model, job.dtype, time.perf_counter() - started, hooks=job.kind == "plain"
-    )
+    run = Run(engine.loaded.model, job.dtype, time.perf_counter() - started, hooks=job.kind == "plain")
     count_passes(run)
-    prompts: list[Any] = [
-        prompt if isinstance(prompt, str) else tuple(prompt) for prompt in job.prompts
-    ]
+    prompts: list[Any] = [prompt if isinstance(prompt, str) else tuple(prompt) for prompt in job.prompts]
     requests = [
         Request(at, prompt, tuple(job.stop), limit, ignore_eos=job.fixed)
         for at, (prompt, limit) in enumerate(zip(prompts, job.new_tokens, strict=True))
@@ -123,10 +119,7 @@ def with_generate(job: Job) -> Outcome:
         model.generation_config.eos_token_id = None
     run = Run(model, job.dtype, load_s)
     run.start()
-    fed = [
-        tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else prompt
-        for prompt in job.prompts
-    ]
+    fed = [tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else prompt for prompt in job.prompts]
     order = list(range(len(fed)))
     if job.order != "given":
         order.sort(key=lambda at: -len(fed[at]) if job.order == "prompt" else -job.new_tokens[at])
@@ -140,8 +133,7 @@ def with_generate(job: Job) -> Outcome:
                 [[pad] * (width - len(fed[at])) + fed[at] for at in batch], device=job.device
             ),
             attention_mask=torch.tensor(
-                [[0] * (width - len(fed[at])) + [1] * len(fed[at]) for at in batch],
-                device=job.device,
+                [[0] * (width - len(fed[at])) + [1] * len(fed[at]) for at in batch], device=job.device
             ),
             max_new_tokens=max(job.new_tokens[at] for at in batch),
             do_sample=False,
@@ -172,19 +164,14 @@ def with_generate_batch(job: Job) -> Outcome:
     settings = Theirs(max_new_tokens=limit, do_sample=False, eos_token_id=end, pad_token_id=pad)
     run = Run(model, job.dtype, load_s)
     run.start()
-    fed = [
-        tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else prompt
-        for prompt in job.prompts
-    ]
+    fed = [tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else prompt for prompt in job.prompts]
     answers = list(model.generate_batch(inputs=fed, generation_config=settings).values())
     failed = [answer.error for answer in answers if answer.error]
     if failed or len(answers) < len(fed):
         raise SystemExit(
             f"{len(answers)} of {len(fed)} prompts were answered, {len(failed)} failed: {failed[:1]}"
         )
-    tokens = [
-        answer.generated_tokens[:most] for answer, most in zip(answers, job.new_tokens, strict=True)
-    ]
+    tokens = [answer.generated_tokens[:most] for answer, most in zip(answers, job.new_tokens, strict=True)]
     run.stop()
     return run.outcome(
         done=len(fed),

@@ -75,22 +75,15 @@ class Job:
     fixed: bool = True  # every row continues to its new_tokens, without stops
     stop: list[str] = field(default_factory=list)
     threads: int | None = None  # None: our engine decides
-    order: str = (
-        "prompt"  # of generate's batches: given, prompt (longest first), answer (longest first)
-    )
-    off: list[str] = field(
-        default_factory=list
-    )  # parts of our engine: share, kernels, packed, fused
-    limit_s: float | None = (
-        None  # lm-eval starts no further batch after this, llama.cpp no further step
-    )
-    settings: dict[str, Any] = field(
-        default_factory=dict
-    )  # of vLLM and OpenVINO, llama.cpp's file, our quantization
+    order: str = "prompt"  # of generate's batches: given, prompt (longest first), answer (longest first)
+    # parts of our engine: share, kernels, packed, fused
+    off: list[str] = field(default_factory=list)
+    limit_s: float | None = None  # lm-eval starts no further batch after this, llama.cpp no further step
+    # of vLLM and OpenVINO, llama.cpp's file, our quantization
+    settings: dict[str, Any] = field(default_factory=dict)
     device: str = "cpu"  # of our engine and of generate: cpu or cuda
-    counts: list[int] = field(
-        default_factory=list
-    )  # the first so many prompts, one job each; of vLLM alone
+    # the first so many prompts, one job each; of vLLM alone
+    counts: list[int] = field(default_factory=list)
 
 
 @dataclass
@@ -116,9 +109,8 @@ class Outcome:
     gflop_per_s: dict[str, float]  # the rate of products of these layers' shapes with 1024 rows
     notes: list[str]
     end: int | None = None  # the model's stop token
-    prompt_tokens: list[int] = field(
-        default_factory=list
-    )  # of each prompt; of our engine alone, as the next
+    # of each prompt; of our engine alone, as the next
+    prompt_tokens: list[int] = field(default_factory=list)
     peak_rows: int = 0  # the most at once
 
     @property
@@ -128,9 +120,7 @@ class Outcome:
         return flop / self.total_s / 1e9 / max(self.gflop_per_s.values())
 
 
-def run_fresh(
-    job: Job, python: str = sys.executable, more: Mapping[str, str] | None = None
-) -> Outcome:
+def run_fresh(job: Job, python: str = sys.executable, more: Mapping[str, str] | None = None) -> Outcome:
     """Run a job in a process of its own, with more environment variables."""
     return Outcome(**answer_of(job, python, more))
 
@@ -169,9 +159,7 @@ def model_folder(name: str) -> Path:
     """Return the folder of `random` or `mixture` (with random weights), of `embedded`, or the
     folder itself."""
     if name == "random":
-        shape = LocalModelConfig(
-            name="HuggingFaceTB/SmolLM2-135M", shape="smollm2_135m", random_weights=True
-        )
+        shape = LocalModelConfig(name="HuggingFaceTB/SmolLM2-135M", shape="smollm2_135m", random_weights=True)
         return random_weights.make(shape)
     if name == "mixture":
         return _mixture()
@@ -252,8 +240,7 @@ def complete_random(
     """Complete so many concurrent prompts of random tokens."""
     prompts = random_prompts(engine, count, prompt_tokens, chance)
     requests = [
-        Request(number, one, max_new_tokens=new_tokens, ignore_eos=True)
-        for number, one in enumerate(prompts)
+        Request(number, one, max_new_tokens=new_tokens, ignore_eos=True) for number, one in enumerate(prompts)
     ]
     failed = [done.error for done in complete(engine, requests, count) if done.error]
     if failed:
@@ -271,11 +258,7 @@ class Speeds:
 
 
 def speeds_by_turns(
-    engines: Mapping[str, LocalEngine],
-    rows: Sequence[int],
-    prompt_tokens: int,
-    new_tokens: int,
-    rounds: int,
+    engines: Mapping[str, LocalEngine], rows: Sequence[int], prompt_tokens: int, new_tokens: int, rounds: int
 ) -> dict[tuple[str, int], list[Speeds]]:
     """Return what each engine reaches with each number of rows, round by round and batch by batch
     in turns."""
@@ -290,9 +273,7 @@ def speeds_by_turns(
                 passed, spent = engine.stats - before, time.process_time() - spent
                 tokens = passed.prefill_tokens + passed.decode_tokens
                 kv_mib = engine.stats.peak_kv_bytes / machine.MIB
-                figures = Speeds(
-                    passed.prefill_tok_per_s, passed.decode_tok_per_s, tokens / spent, kv_mib
-                )
+                figures = Speeds(passed.prefill_tok_per_s, passed.decode_tok_per_s, tokens / spent, kv_mib)
                 measured[name, count].append(figures)
     return measured
 

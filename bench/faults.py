@@ -126,13 +126,9 @@ class Faults:
             return
         pid = self.chance.choice(workers)
         with contextlib.suppress(OSError, ValueError):
-            used = int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * os.sysconf(
-                "SC_PAGE_SIZE"
-            )
+            used = int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
             soft, hard = resource.prlimit(pid, resource.RLIMIT_AS)
-            resource.prlimit(
-                pid, resource.RLIMIT_AS, (used + self.chance.randrange(1, 24) * MIB, hard)
-            )
+            resource.prlimit(pid, resource.RLIMIT_AS, (used + self.chance.randrange(1, 24) * MIB, hard))
             self.counts["memory limit lowered and raised"] += 1
             time.sleep(self.chance.uniform(0.2, 2))
             resource.prlimit(pid, resource.RLIMIT_AS, (soft, hard))
@@ -239,9 +235,7 @@ def main() -> None:
     ended, folders, wrong = Counter[str](), 0, list[str]()
     mounted: list[Path] = []
     try:
-        assert start(scratch / "undisturbed", None).wait(600).code == 0, (
-            "the undisturbed grid failed"
-        )
+        assert start(scratch / "undisturbed", None).wait(600).code == 0, "the undisturbed grid failed"
         truth = evidence(scratch / "undisturbed")
         assert check(scratch / "undisturbed", truth)
         can_mount = mount(scratch / "disk")
@@ -257,14 +251,11 @@ def main() -> None:
                 folder = survive(folder, faults)
                 ended += check(folder, truth)
                 written = [str(place) for place in faults.left if place.exists()]
-                assert not written, (
-                    f"{folder}: something was written where it had been, in {written}"
-                )
+                assert not written, f"{folder}: something was written where it had been, in {written}"
             except AssertionError as error:
                 wrong.append(str(error))
-                shutil.copytree(
-                    folder, scratch / f"wrong_{folders}"
-                )  # a mounted folder is lost with its mount
+                # a mounted folder is lost with its mount
+                shutil.copytree(folder, scratch / f"wrong_{folders}")
                 print(error, file=sys.stderr, flush=True)
             faults.left = []
             counted = faults.counts.total()
@@ -297,9 +288,7 @@ def main() -> None:
     if not can_mount:
         print("left out, for want of the right to mount: full disks")
     if wrong:
-        raise SystemExit(
-            f"{len(wrong)} grids came out otherwise; see {scratch}:\n" + "\n".join(wrong)
-        )
+        raise SystemExit(f"{len(wrong)} grids came out otherwise; see {scratch}:\n" + "\n".join(wrong))
     shutil.rmtree(scratch)
     print(
         "every job has found out what it has in the undisturbed grid; each is FINISHED in MLflow once; none is RUNNING"

@@ -49,28 +49,18 @@ class Line:
 def run(step: str, device: str, folder: Path, limit_s: float) -> list[Line]:
     """Run a step; its log and figures are in the folder."""
     started = time.perf_counter()
-    command = [
-        sys.executable,
-        str(HERE / "first_gpu_side.py"),
-        step,
-        device,
-        str(folder / f"{step}.json"),
-    ]
+    command = [sys.executable, str(HERE / "first_gpu_side.py"), step, device, str(folder / f"{step}.json")]
     code = -1
     try:
         with (folder / f"{step}.log").open("w") as log:
-            code = subprocess.run(
-                command, stdout=log, stderr=log, timeout=limit_s, check=False
-            ).returncode
+            code = subprocess.run(command, stdout=log, stderr=log, timeout=limit_s, check=False).returncode
         ended = f"exit code {code}"
     except subprocess.TimeoutExpired:
         ended = f"not done after {limit_s:.0f} s"
     took_s = time.perf_counter() - started
     if (figures := folder / f"{step}.json").exists():
         lines = json.loads(figures.read_text())
-        done = [
-            Line(step, expected, measured, passed, took_s) for expected, measured, passed in lines
-        ]
+        done = [Line(step, expected, measured, passed, took_s) for expected, measured, passed in lines]
         return done if not code else [*done, Line(step, "it ends", ended, False, took_s)]
     last = ((folder / f"{step}.log").read_text().strip().splitlines() or [""])[-1]
     return [Line(step, "it ends", f"{ended}: {last[:150]}", False, took_s)]
@@ -84,9 +74,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--out", type=Path, default=Path("outputs/first_gpu"))
     parser.add_argument("--only", nargs="+", choices=STEPS, default=list(STEPS), metavar="STEP")
-    parser.add_argument(
-        "--patience", type=float, default=1.0, help="each time limit is multiplied by it"
-    )
+    parser.add_argument("--patience", type=float, default=1.0, help="each time limit is multiplied by it")
     options = parse_arguments(parser)
     options.out.mkdir(parents=True, exist_ok=True)
     lines: list[Line] = []
@@ -103,20 +91,12 @@ def main() -> None:
     table = markdown(
         ["step", "expected", "measured", "", "s"],
         [
-            [
-                one.step,
-                one.expected,
-                one.measured,
-                "PASS" if one.passed else "FAIL",
-                f"{one.took_s:.0f}",
-            ]
+            [one.step, one.expected, one.measured, "PASS" if one.passed else "FAIL", f"{one.took_s:.0f}"]
             for one in lines
         ],
     )
     (options.out / "first_gpu.md").write_text(table + "\n")
-    (options.out / "first_gpu.json").write_text(
-        json.dumps([asdict(one) for one in lines], indent=1) + "\n"
-    )
+    (options.out / "first_gpu.json").write_text(json.dumps([asdict(one) for one in lines], indent=1) + "\n")
     print(table)
     failed = [one.step for one in lines if not one.passed]
     print(f"FAIL: {', '.join(dict.fromkeys(failed))}" if failed else "PASS")

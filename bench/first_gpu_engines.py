@@ -57,15 +57,10 @@ def engine_of(
     return engine
 
 
-def asked(
-    engine: LocalEngine, rows: int, new: int = NEW, prompt: int = PROMPT, **keys: Any
-) -> list[Request]:
+def asked(engine: LocalEngine, rows: int, new: int = NEW, prompt: int = PROMPT, **keys: Any) -> list[Request]:
     """Return requests with prompts of random tokens that run to their limits."""
     prompts = random_prompts(engine, rows, prompt, random.Random(rows))
-    return [
-        Request(at, one, max_new_tokens=new, ignore_eos=True, **keys)
-        for at, one in enumerate(prompts)
-    ]
+    return [Request(at, one, max_new_tokens=new, ignore_eos=True, **keys) for at, one in enumerate(prompts)]
 
 
 def tokens_of(done: Sequence[Completion]) -> dict[Any, list[int]]:

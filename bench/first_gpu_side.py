@@ -62,11 +62,7 @@ def versions() -> None:
     note("all find the same GPUs", about, bool(count) == bool(machine.gpu_models()) or not ON_GPU)
     started = time.perf_counter()
     engine = engine_of()
-    note(
-        "a model loads",
-        f"{SHAPE if ON_GPU else 'embedded'} in {time.perf_counter() - started:.1f} s",
-        True,
-    )
+    note("a model loads", f"{SHAPE if ON_GPU else 'embedded'} in {time.perf_counter() - started:.1f} s", True)
     print(engine.load().facts)
 
 
@@ -132,9 +128,7 @@ def memory() -> None:
         total = torch.cuda.get_device_properties(DEVICE).total_memory
         engine.load()
         torch.cuda.empty_cache()
-        torch.cuda.set_per_process_memory_fraction(
-            (torch.cuda.memory_reserved() + 1.2 * 2**30) / total
-        )
+        torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 1.2 * 2**30) / total)
     done = tokens_of(complete(engine, requests, rows))
     full = sum(len(tokens) == requests[0].max_new_tokens for tokens in done.values())
     notes = "; ".join(note for note in engine.stats.notes if "memory" in note) or "no shortage"
@@ -158,9 +152,7 @@ def memory() -> None:
 def sampled() -> None:
     """Sampled answers are the same twice."""
     engine = engine_of()
-    requests = asked(
-        engine, ROWS[1], 64, sampling=Sampling(temperature=0.8, top_p=0.9, top_k=50, seed=5)
-    )
+    requests = asked(engine, ROWS[1], 64, sampling=Sampling(temperature=0.8, top_p=0.9, top_k=50, seed=5))
     first, second = (tokens_of(complete(engine, requests)) for _ in range(2))
     equals = sum(first[one] == second[one] for one in first)
     rate = decode_rate(engine, requests)
@@ -195,9 +187,7 @@ def four_bit() -> None:
 
 def job() -> None:
     """A whole job by its command, on the embedded model."""
-    words = (
-        f"-m runner task=gsm8k model=embedded model.device={DEVICE} task.limit=200 tracking=none"
-    )
+    words = f"-m runner task=gsm8k model=embedded model.device={DEVICE} task.limit=200 tracking=none"
     command = [sys.executable, *words.split()]
     started = time.perf_counter()
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -205,11 +195,7 @@ def job() -> None:
     found = re.search(r"accuracy[ │|]*([\d.]+)", done.stdout + done.stderr)
     said = f"exit code {done.returncode}, accuracy {found[1] if found else 'not found'}"
     is_right = done.returncode == 0 and found is not None and float(found[1]) > 85
-    note(
-        "a job runs: accuracy of about 93 %",
-        f"{said}, {time.perf_counter() - started:.0f} s",
-        is_right,
-    )
+    note("a job runs: accuracy of about 93 %", f"{said}, {time.perf_counter() - started:.0f} s", is_right)
 
 
 if __name__ == "__main__":

@@ -64,9 +64,7 @@ def speed() -> None:
         generated(engine, few)
         rates["generate"] = rows * NEW // 4 / (time.perf_counter() - started)
         words = ", ".join(f"{name} {rate:,.0f}" for name, rate in rates.items())
-        expected = (
-            f"{EXPECTED_TOK_PER_S[rows]:,} tokens/s" if rows in EXPECTED_TOK_PER_S else "figures"
-        )
+        expected = f"{EXPECTED_TOK_PER_S[rows]:,} tokens/s" if rows in EXPECTED_TOK_PER_S else "figures"
         fast = not ON_GPU or rates["with graphs"] > 2 * rates["generate"]
         note(f"{rows} rows: {expected}", f"{words} tokens/s", fast)
 
@@ -108,10 +106,7 @@ def note_profile(what: str, seen: Any, host_ms: float) -> None:
     on_device = [one for one in events if one.device_type.name == "CUDA"]
     busy_ms = sum(one.time_range.elapsed_us() for one in on_device) / 20_000
     waits = Counter(one.name for one in events if re.search("Synchronize|cudaMemcpy$", one.name))
-    launches = (
-        sum(one.name.startswith(("cudaLaunch", "cudaGraphLaunch", "cuLaunch")) for one in events)
-        / 20
-    )
+    launches = sum(one.name.startswith(("cudaLaunch", "cudaGraphLaunch", "cuLaunch")) for one in events) / 20
     note(
         f"{what}: {EXPECTED_KERNELS:,} kernels a step, one wait",
         f"{len(on_device) / 20:,.0f} kernels, {launches:,.0f} launches, {busy_ms:.2f} of {host_ms:.2f} ms busy, "
@@ -133,9 +128,7 @@ def prefixes() -> None:
     rates = {}
     for name, of in (("one prefix", 1), (f"{count} prefixes", count)):
         prompts = [starts[at % of] + end for at, end in enumerate(ends)]
-        requests = [
-            Request(at, one, max_new_tokens=NEW, ignore_eos=True) for at, one in enumerate(prompts)
-        ]
+        requests = [Request(at, one, max_new_tokens=NEW, ignore_eos=True) for at, one in enumerate(prompts)]
         decode_rate(engine, requests)
         rates[name] = decode_rate(engine, requests)
         print(name, engine.stats.decoding_graphs)
@@ -167,9 +160,7 @@ def own_attention(rows: int, places: int, has: dict[str, bool]) -> tuple[str, bo
     whether it is right."""
     kv_heads, group, dim = 2, 7, 64
     dtype = torch.bfloat16 if ON_GPU else torch.float32
-    keys, values = (
-        torch.randn(rows, places, kv_heads, dim, device=DEVICE, dtype=dtype) for _ in range(2)
-    )
+    keys, values = (torch.randn(rows, places, kv_heads, dim, device=DEVICE, dtype=dtype) for _ in range(2))
     query = torch.randn(rows, kv_heads * group, dim, device=DEVICE, dtype=dtype)
     used = torch.randint(1, places, (rows,), device=DEVICE, dtype=torch.int32)
     hidden = (torch.arange(places, device=DEVICE)[None] >= used[:, None])[:, None, None]
@@ -177,25 +168,15 @@ def own_attention(rows: int, places: int, has: dict[str, bool]) -> tuple[str, bo
 
     def present() -> torch.Tensor:
         grouped = query.view(rows, kv_heads, group, dim)
-        out = attend(
-            Scaling(dim**-0.5, 0.0), grouped, keys.transpose(1, 2), values.transpose(1, 2), hidden
-        )[0]
+        out = attend(Scaling(dim**-0.5, 0.0), grouped, keys.transpose(1, 2), values.transpose(1, 2), hidden)[
+            0
+        ]
         return out.reshape(rows, -1, dim)
 
     def by_flash(**splits: Any) -> torch.Tensor:
         flat = keys.flatten(0, 1), values.flatten(0, 1)
         out: torch.Tensor = torch.ops.aten._flash_attention_forward(
-            query,
-            *flat,
-            ends,
-            ends * places,
-            1,
-            places,
-            0.0,
-            False,
-            False,
-            seqused_k=used,
-            **splits,
+            query, *flat, ends, ends * places, 1, places, 0.0, False, False, seqused_k=used, **splits
         )[0]
         return out
 
@@ -238,13 +219,9 @@ def paged_attention(rows: int, trunk: int, window: int | None) -> tuple[str, boo
         assert isinstance(slots, Slots)
         for slot in range(rows):
             at = torch.arange(200, device=DEVICE, dtype=torch.int32)
-            slots.write(
-                0, own[0].transpose(0, 1), own[1].transpose(0, 1), torch.full_like(at, slot), at
-            )
+            slots.write(0, own[0].transpose(0, 1), own[1].transpose(0, 1), torch.full_like(at, slot), at)
         places = torch.arange(rows, device=DEVICE) % 190
-        table = torch.stack(
-            [places * 0, places + trunk, places, *[places * 0 + 1] * MOST_PREFIXES], dim=1
-        )
+        table = torch.stack([places * 0, places + trunk, places, *[places * 0 + 1] * MOST_PREFIXES], dim=1)
         blocks = slots.blocks[:rows] if isinstance(slots, PagedSlots) else None
         step = StepAttention(heads, slots, [] if heads.page else [prefix], table, 0, blocks)
         ways[name] = partial(attended, step)
@@ -287,10 +264,7 @@ def attention() -> None:
     note("flash attention takes a block table", f"torch {torch.__version__}: {has}", True)
     for rows in ROWS:
         for places in (256, 1024) if ON_GPU else (64,):
-            note(
-                f"{rows} rows of up to {places} places: right, recorded",
-                *own_attention(rows, places, has),
-            )
+            note(f"{rows} rows of up to {places} places: right, recorded", *own_attention(rows, places, has))
         for trunk, window in (
             ((1000, None), (4000, None), (1000, 600)) if ON_GPU else ((600, None), (600, 300))
         ):

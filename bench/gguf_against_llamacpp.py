@@ -26,7 +26,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
 
 LENGTHS = (5, 17, 33)  # of prompts
 NEW = 24  # tokens after each
-CONTEXT = 512  # positions; those of a LongRoPE that was trained on fewer are as many, so that both rotate alike
+CONTEXT = (
+    512  # positions; those of a LongRoPE that was trained on fewer are as many, so that both rotate alike
+)
 
 
 def main() -> None:
@@ -36,22 +38,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "families",
-        nargs="*",
-        default=[*gguf_families.FAMILIES],
-        help="names of transformers' types",
+        "families", nargs="*", default=[*gguf_families.FAMILIES], help="names of transformers' types"
     )
     parser.add_argument("--types", default="F32", help="of blocks, separated by commas: F32,Q8_0")
-    parser.add_argument(
-        "--python", help="an interpreter with xllamacpp; without it an environment is made"
-    )
+    parser.add_argument("--python", help="an interpreter with xllamacpp; without it an environment is made")
     options = parse_arguments(parser)
     python = options.python or xllamacpp_python(ROOT / "outputs" / ".xllamacpp")
     numbers = random.Random(0)
-    prompts = [
-        [numbers.randrange(3, len(gguf_families.TOKENS)) for _ in range(length)]
-        for length in LENGTHS
-    ]
+    prompts = [[numbers.randrange(3, len(gguf_families.TOKENS)) for _ in range(length)] for length in LENGTHS]
     wrong = 0
     with tempfile.TemporaryDirectory() as folder:
         for kind in options.types.split(","):
@@ -63,11 +57,7 @@ def main() -> None:
             expected = by_llamacpp(python, [*files.values()], prompts, contexts, Path(folder))
             for (name, file), tokens in zip(files.items(), expected, strict=True):
                 wrong += compare(
-                    f"{name:24} {kind:5}",
-                    file,
-                    prompts,
-                    tokens,
-                    models[name] if kind == "F32" else None,
+                    f"{name:24} {kind:5}", file, prompts, tokens, models[name] if kind == "F32" else None
                 )
     sys.exit(1 if wrong else 0)
 
@@ -91,9 +81,7 @@ def by_llamacpp(
     ]
     asked.write_text(json.dumps(requests))
     side = Path(__file__).with_name("llamacpp_greedy_side.py")
-    done = subprocess.run(
-        [python, str(side), str(asked), str(answered)], capture_output=True, check=False
-    )
+    done = subprocess.run([python, str(side), str(asked), str(answered)], capture_output=True, check=False)
     if not answered.is_file():
         raise SystemExit(f"llama.cpp answered nothing: {done.stderr.decode()[-2000:]}")
     found: list[Any] = json.loads(answered.read_text())
@@ -116,8 +104,7 @@ def by_runner(file: Path, prompts: list[list[int]]) -> list[list[int]]:
     spec = ModelSpec(model, CHOICES["gguf"](), generation=GenerationConfig(max_new_tokens=NEW))
     requests = [Request(number, tuple(prompt)) for number, prompt in enumerate(prompts)]
     answers = {
-        completion.id: completion.answer.token_ids
-        for completion in complete(open_engine(spec), requests)
+        completion.id: completion.answer.token_ids for completion in complete(open_engine(spec), requests)
     }
     return [list(answers[number]) for number in range(len(prompts))]
 
@@ -146,8 +133,7 @@ def compare(what: str, file: Path, prompts: list[list[int]], expected: Any, mode
         if all(map(is_likeliest, [model] * len(prompts), prompts, answers))
     ]
     print(
-        f"{line}, prompt by prompt {same}; right in float64: {' and '.join(right) or 'neither'}",
-        flush=True,
+        f"{line}, prompt by prompt {same}; right in float64: {' and '.join(right) or 'neither'}", flush=True
     )
     return "runner" not in right
 
@@ -166,8 +152,7 @@ def shared(one: list[int], other: list[int]) -> int:
     """Return how many tokens are the same until the first other one."""
     pairs = zip(one, other, strict=False)
     return next(
-        (at for at, (first, second) in enumerate(pairs) if first != second),
-        min(len(one), len(other)),
+        (at for at, (first, second) in enumerate(pairs) if first != second), min(len(one), len(other))
     )
 
 

@@ -91,17 +91,12 @@ def texts_of(tokenizer: Any, count: int, context: int = CONTEXT) -> list[Text]:
     while len(texts) < count and (sizes := _sizes(left, context)):
         whole = "".join(left[size].pop() for size in sizes)
         ids, scored_from = tuple(tokenizer(whole)["input_ids"]), context // 2 + 1
-        prompt, continuation = (
-            tokenizer.decode(ids[:scored_from]),
-            tokenizer.decode(ids[scored_from:]),
-        )
+        prompt, continuation = (tokenizer.decode(ids[:scored_from]), tokenizer.decode(ids[scored_from:]))
         parts = [*tokenizer(prompt)["input_ids"], *tokenizer(continuation)["input_ids"]]
         if len(ids) == context and prompt + continuation == whole and tuple(parts) == ids:
             texts.append(Text(ids, prompt, continuation))
     if len(texts) < count:
-        raise SystemExit(
-            f"--texts {count}: only {len(texts)} texts of {context} tokens can be put together"
-        )
+        raise SystemExit(f"--texts {count}: only {len(texts)} texts of {context} tokens can be put together")
     return texts
 
 
@@ -158,9 +153,7 @@ def contradictions(ours: Sequence[Divergence], theirs: Sequence[Divergence]) -> 
 
 def run(program: Path, *arguments: object) -> str:
     """Run a program of llama.cpp and return all that it prints."""
-    done = subprocess.run(
-        [str(program), *map(str, arguments)], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([str(program), *map(str, arguments)], capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(
             f"{program.name} {' '.join(map(str, arguments))} failed:\n{(done.stdout + done.stderr)[-2000:]}"
@@ -172,12 +165,7 @@ def make_files(programs: Path, folder: Path, types: Sequence[str]) -> tuple[Path
     """Write the unquantized file and those that llama-quantize makes of it, unless they are
     there."""
     base = gguf_of(MODEL_DIR, "float32", folder, whole=256, has_tokenizer=True)
-    for name in (
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "chat_template.jinja",
-        "generation_config.json",
-    ):
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
         shutil.copyfile(MODEL_DIR / name, folder / name)
     files = {name: folder / f"{name}.gguf" for name in types}
     for name, file in files.items():
@@ -218,9 +206,8 @@ def theirs(
     found = {}
     for name, file in files.items():
         tries = (run(program, "-m", file, *how, "--kl-divergence") for _ in range(TRIES))
-        printed = next(
-            (one for one in tries if "Mean    KLD" in one), ""
-        )  # its last lines are lost at times
+        # its last lines are lost at times
+        printed = next((one for one in tries if "Mean    KLD" in one), "")
         found[name] = divergence_of(printed)
     return found
 
@@ -233,12 +220,7 @@ def ours(
     rows = ({"prompt": text.prompt, "continuation": text.continuation} for text in texts)
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     names = ",".join(map(str, (base, *files.values())))
-    task = [
-        "task=likelihood",
-        f"task.data={data}",
-        "task.exact=true",
-        f"task.reference='model.name={base}'",
-    ]
+    task = ["task=likelihood", f"task.data={data}", "task.exact=true", f"task.reference='model.name={base}'"]
     which = [
         "model=local",
         f"model.name={names}",
@@ -253,17 +235,9 @@ def ours(
         if read != scored:
             raise SystemExit("runner scores other token ids: nothing can be compared")
     compared = printed(
-        "runner_compare",
-        "--output-dir",
-        str(output),
-        "--baseline",
-        f"model.name={base}",
-        "--format",
-        "json",
+        "runner_compare", "--output-dir", str(output), "--baseline", f"model.name={base}", "--format", "json"
     )
-    by_file = {
-        Path(row["config"]["model.name"]): row for row in json.loads(compared)["tables"][0]["rows"]
-    }
+    by_file = {Path(row["config"]["model.name"]): row for row in json.loads(compared)["tables"][0]["rows"]}
     return {name: by_file[file] for name, file in files.items()}
 
 
@@ -281,9 +255,7 @@ def logits_beside(
         asked = scratch / "logits.json"
         asked.write_text(json.dumps(job))
         side = Path(__file__).with_name("llamacpp_logits_side.py")
-        done = subprocess.run(
-            [python, str(side), str(asked)], capture_output=True, text=True, check=False
-        )
+        done = subprocess.run([python, str(side), str(asked)], capture_output=True, text=True, check=False)
         if done.returncode:
             raise SystemExit(f"{side.name} failed:\n{done.stderr[-2000:]}")
         expected = np.load(scratch / "logits.npy")
@@ -303,9 +275,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--types", default=",".join(TYPES), help="of llama-quantize")
-    parser.add_argument(
-        "--texts", type=int, default=100, help=f"of {CONTEXT} tokens each, at least 50"
-    )
+    parser.add_argument("--texts", type=int, default=100, help=f"of {CONTEXT} tokens each, at least 50")
     options = parse_arguments(parser)
     types = options.types.split(",")
     import torch
@@ -341,10 +311,7 @@ def table(
     names = sorted(files, key=lambda name: rows[name]["metrics"]["kl_nats_per_token"])
     found = {
         name: Divergence(
-            *(
-                rows[name]["metrics"][f"kl_nats_per_token{end}"] or 0.0
-                for end in ("", "_low", "_high")
-            )
+            *(rows[name]["metrics"][f"kl_nats_per_token{end}"] or 0.0 for end in ("", "_low", "_high"))
         )
         for name in names
     }
@@ -387,9 +354,7 @@ def _is_kept(file: Path) -> bool:
     """Whether all matrices of a file stay in blocks."""
     from runner_engine.checkpoints.gguf_file import KEPT_TYPES
 
-    return all(
-        tensor.dtype in KEPT_TYPES for tensor in read_header(file).tensors if len(tensor.shape) > 1
-    )
+    return all(tensor.dtype in KEPT_TYPES for tensor in read_header(file).tensors if len(tensor.shape) > 1)
 
 
 if __name__ == "__main__":

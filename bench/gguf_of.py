@@ -21,16 +21,12 @@ NAMES = {
     "input_layernorm": "attn_norm",
     "post_attention_layernorm": "ffn_norm",
 }
-CALLED = {
-    "<|im_end|>": "<|turn_end|>",
-    "<|endoftext|>": "<|all_end|>",
-}  # special tokens in a file with tokenizer
+# special tokens in a file with tokenizer
+CALLED = {"<|im_end|>": "<|turn_end|>", "<|endoftext|>": "<|all_end|>"}
 OUTSIDE = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
 
 
-def gguf_of(
-    folder: Path, dtype: str, into: Path, whole: int = 1, has_tokenizer: bool = False
-) -> Path:
+def gguf_of(folder: Path, dtype: str, into: Path, whole: int = 1, has_tokenizer: bool = False) -> Path:
     """Write the model into a folder, unless it is there already; return the file.
 
     whole: feed-forward layers are padded with zeros to a multiple of so many numbers, which changes
@@ -105,14 +101,10 @@ def _add_tokenizer(writer: Any, folder: Path) -> None:
     import gguf
 
     stored = json.loads((folder / "tokenizer.json").read_text())
-    own, is_special = (
-        stored["model"]["vocab"],
-        {token["content"] for token in stored["added_tokens"]},
-    )
+    own, is_special = (stored["model"]["vocab"], {token["content"] for token in stored["added_tokens"]})
     tokens = sorted(own, key=own.__getitem__)
     types = [
-        gguf.TokenType.USER_DEFINED if token in is_special else gguf.TokenType.NORMAL
-        for token in tokens
+        gguf.TokenType.USER_DEFINED if token in is_special else gguf.TokenType.NORMAL for token in tokens
     ]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("smollm")

@@ -22,11 +22,7 @@ def write(file: Path, shape: dict[str, Any], mixture: str, tokenizer_of: Path) -
 
     if file.is_file():
         return file
-    hidden, inner, heads = (
-        shape["hidden_size"],
-        shape["intermediate_size"],
-        shape["num_attention_heads"],
-    )
+    hidden, inner, heads = (shape["hidden_size"], shape["intermediate_size"], shape["num_attention_heads"])
     pairs, layers = shape["num_key_value_heads"], shape["num_hidden_layers"]
     partial = file.with_suffix(".partial")
     writer = llama_writer(partial, shape)

@@ -50,10 +50,8 @@ SMALL: dict[str, Any] = {**SHAPES["135m"], "hidden_size": 256, "intermediate_siz
                          "num_attention_heads": 4, "num_key_value_heads": 2}  # fmt: skip
 SIDES = ("exact rows", "int8 rows", "llama.cpp")
 XLLAMACPP = "xllamacpp_side.py"
-GOALS = {
-    "prefill": (2.0, 3.0),
-    "decode": (1.0, 1.3),
-}  # times as fast as llama.cpp with one row, of the first two
+# times as fast as llama.cpp with one row, of the first two
+GOALS = {"prefill": (2.0, 3.0), "decode": (1.0, 1.3)}
 
 Seconds = dict[str, float]  # of prefill and decode, and of the processor for both
 Completer = Callable[[list[list[int]], int], Seconds]
@@ -73,9 +71,7 @@ def tokenizer_file() -> Path:
     """Return a file whose tokenizer has as many tokens as the 135M shape."""
     file = real_model.gguf_file()
     if not file.is_file():
-        raise SystemExit(
-            f"the files' tokenizer is that of the real model: {real_model.HOW} fetches it"
-        )
+        raise SystemExit(f"the files' tokenizer is that of the real model: {real_model.HOW} fetches it")
     return file
 
 
@@ -95,12 +91,9 @@ def completer_of(engine: LocalEngine) -> Completer:
     def completer(prompts: list[list[int]], new: int) -> Seconds:
         before, spent = replace(engine.stats), time.process_time()
         requests = [
-            Request(at, tuple(one), max_new_tokens=new, ignore_eos=True)
-            for at, one in enumerate(prompts)
+            Request(at, tuple(one), max_new_tokens=new, ignore_eos=True) for at, one in enumerate(prompts)
         ]
-        if failed := [
-            done.error for done in complete(engine, requests, len(prompts)) if done.error
-        ]:
+        if failed := [done.error for done in complete(engine, requests, len(prompts)) if done.error]:
             raise SystemExit(f"{len(failed)} prompts failed, e.g. {failed[0]}")
         passed = engine.stats - before
         return {
@@ -118,14 +111,9 @@ def theirs(
 ) -> Callable[..., Seconds]:  # fmt: skip
     """Load a file with llama.cpp, or by another script, in a process of its own; return what
     completes prompts."""
-    environment = {
-        name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"
-    }  # set for our engine
-    asked = [
-        python,
-        str(Path(__file__).with_name(script)),
-        *map(str, (file, threads, rows, positions)),
-    ]
+    # set for our engine
+    environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+    asked = [python, str(Path(__file__).with_name(script)), *map(str, (file, threads, rows, positions))]
     side = open_sides.enter_context(
         subprocess.Popen(
             asked,
@@ -165,20 +153,13 @@ def measured(
     by_processor: of the processor's time, which other work changes least; prefill's is that of one
     new token.
     """
-    found: dict[tuple[str, str], list[float]] = {
-        (part, side): [] for part in GOALS for side in sides
-    }
-    tokens = {
-        "prefill": sum(map(len, prompts)),
-        "decode": len(prompts) * (new - 1),
-    }  # prefill gives each row's first
+    found: dict[tuple[str, str], list[float]] = {(part, side): [] for part in GOALS for side in sides}
+    # prefill gives each row's first
+    tokens = {"prefill": sum(map(len, prompts)), "decode": len(prompts) * (new - 1)}
     for at in range(rounds + 1):
         for side, completer in sides.items():
             if by_processor:
-                first, all_of_it = (
-                    completer(prompts, 1)["processor"],
-                    completer(prompts, new)["processor"],
-                )
+                first, all_of_it = (completer(prompts, 1)["processor"], completer(prompts, new)["processor"])
                 seconds = {"prefill": first, "decode": all_of_it - first}
             else:
                 seconds = completer(prompts, new)
@@ -190,16 +171,7 @@ def measured(
 def memory_of(file: Path, dtype: str, small: Path) -> dict[str, float]:
     """Return, in a fresh process, the MiB that a file takes beyond those of the libraries, and keys
     and values."""
-    asked = [
-        sys.executable,
-        __file__,
-        "--memory-of",
-        str(file),
-        "--small",
-        str(small),
-        "--dtype",
-        dtype,
-    ]
+    asked = [sys.executable, __file__, "--memory-of", str(file), "--small", str(small), "--dtype", dtype]
     done = subprocess.run(asked, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{file.name}: its memory was not measured:\n{done.stderr[-2000:]}")
@@ -236,12 +208,9 @@ def lines_of(name: str, rows: int, found: dict[tuple[str, str], list[float]]) ->
         line = [name, str(rows), part, *(spread(found[part, side]) for side in SIDES)]
         for side, goal in zip(SIDES, goals, strict=False):
             times = [
-                mine / its
-                for mine, its in zip(found[part, side], found[part, "llama.cpp"], strict=True)
+                mine / its for mine, its in zip(found[part, side], found[part, "llama.cpp"], strict=True)
             ]
-            verdict = (
-                "" if rows > 1 else " ✓" if statistics.median(times) >= goal else f" < {goal:g}"
-            )
+            verdict = "" if rows > 1 else " ✓" if statistics.median(times) >= goal else f" < {goal:g}"
             line.append(spread(times, 2) + verdict)
         lines.append(line)
     return lines
@@ -254,9 +223,7 @@ def main() -> None:
     )
     parser.add_argument("--shape", choices=tuple(SHAPES), default="135m")
     parser.add_argument(
-        "--types",
-        default="Q4_0,Q4_1,Q4_K_M,Q5_K_M,Q6_K,Q8_0",
-        help="as llama-quantize calls them; or none",
+        "--types", default="Q4_0,Q4_1,Q4_K_M,Q5_K_M,Q6_K,Q8_0", help="as llama-quantize calls them; or none"
     )
     parser.add_argument(
         "--files", type=Path, nargs="*", default=[], help="more .gguf files with as many tokens"
@@ -284,10 +251,7 @@ def main() -> None:
     files = files_of(options.shape, [] if options.types == "none" else options.types.split(","))
     files |= {file.stem: file for file in options.files}
     chance, vocabulary = random.Random(0), SHAPES[options.shape]["vocab_size"]
-    prompts = [
-        [chance.randrange(4, vocabulary) for _ in range(options.prompt)]
-        for _ in range(options.rows)
-    ]
+    prompts = [[chance.randrange(4, vocabulary) for _ in range(options.prompt)] for _ in range(options.rows)]
     lines, figures = [], []
     for name, file in files.items():
         with ExitStack() as open_sides:

@@ -79,9 +79,7 @@ def make(into: Path, vocabulary: str, width: int = 64, layers: int = 30) -> tupl
     model.save_pretrained(folder)
     special = ["<|start|>", "<|end|>", "<unk>"]
     letters = (
-        "▁abcdefghijklmnopqrstuvwxyz"
-        if is_pieces
-        else "".join(sorted(pre_tokenizers.ByteLevel.alphabet()))
+        "▁abcdefghijklmnopqrstuvwxyz" if is_pieces else "".join(sorted(pre_tokenizers.ByteLevel.alphabet()))
     )
     tokens, pairs = words(size - len(special), letters)
     writer = llama_writer(file, config.to_dict())
@@ -108,9 +106,7 @@ def make(into: Path, vocabulary: str, width: int = 64, layers: int = 30) -> tupl
 
 def took(path: Path) -> tuple[float, float]:
     """Return the seconds, and the processor's seconds, of a load in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-c", LOAD, str(path)], check=True, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-c", LOAD, str(path)], check=True, capture_output=True, text=True)
     line = next(line for line in done.stdout.splitlines() if line.startswith("took"))
     _, wall_s, cpu_s, _ = line.split()
     return float(wall_s), float(cpu_s)
@@ -122,8 +118,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", nargs="*", default=list(SIZES), choices=list(SIZES))
     parser.add_argument(
-        "--into",
-        help="where models are made, and kept for the next time; else in a temporary folder",
+        "--into", help="where models are made, and kept for the next time; else in a temporary folder"
     )
     arguments = parse_arguments(parser)
     with tempfile.TemporaryDirectory() as temporary:
@@ -147,8 +142,7 @@ def main() -> None:
         walls, cpus = zip(*of_kind, strict=True)
         more, more_cpu = (
             statistics.median(
-                own[at] - other[at]
-                for own, other in zip(of_kind, times[name, "folder"], strict=True)
+                own[at] - other[at] for own, other in zip(of_kind, times[name, "folder"], strict=True)
             )
             for at in (0, 1)
         )

@@ -68,28 +68,15 @@ def main() -> None:
         plan_s, _ = timed([*grid, "plan=true"], folder)
         print(f"plan of {jobs} jobs                    {plan_s:8.1f} s")
         one_s, _ = timed(
-            [
-                *runner,
-                "-m",
-                "model=stub",
-                "task.limit=2",
-                "seed=1000000",
-                "workers=1",
-                "print=none",
-            ],
-            folder,
+            [*runner, "-m", "model=stub", "task.limit=2", "seed=1000000", "workers=1", "print=none"], folder
         )
         run_s, _ = timed([*grid, "print=none"], folder)
-        print(
-            f"run to the end                        {run_s:8.1f} s   ({run_s / jobs * 1000:.0f} ms a job)"
-        )
+        print(f"run to the end                        {run_s:8.1f} s   ({run_s / jobs * 1000:.0f} ms a job)")
         again_s, again = timed([*grid, "print=json"], folder)
         assert len(again.stdout.splitlines()) == jobs
         assert f"{jobs} done" in again.stderr
         print(f"second start: all {jobs} done            {again_s:8.1f} s")
-        loop_s = float(
-            timed([sys.executable, "-c", LOOP, str(jobs), str(folder / "loop")], folder)[1].stdout
-        )
+        loop_s = float(timed([sys.executable, "-c", LOOP, str(jobs), str(folder / "loop")], folder)[1].stdout)
         print(
             f"the same as a loop of calls           {loop_s:8.1f} s   ({loop_s / jobs * 1000:.0f} ms a job)"
         )
@@ -97,14 +84,7 @@ def main() -> None:
         print(f"a grid of one job: start-up           {one_s:8.1f} s")
         print(f"overhead a job, start-up left out     {overhead_ms:8.1f} ms   (start-up included: "
               f"{(run_s - loop_s) / jobs * 1000:.1f} ms)")  # fmt: skip
-        shared = [
-            *runner,
-            "-m",
-            "task.limit=2",
-            "seed=range(0,12)",
-            "task.split=test,hard5",
-            "print=json",
-        ]
+        shared = [*runner, "-m", "task.limit=2", "seed=range(0,12)", "task.split=test,hard5", "print=json"]
         _, done = timed(shared, folder)
         loads = sum(json.loads(line)["metrics"]["base_loads"] for line in done.stdout.splitlines())
         print(f"24 jobs on one base loaded it         {loads:8.0f} time(s)")

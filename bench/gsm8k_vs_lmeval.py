@@ -52,11 +52,7 @@ def ask_lm_eval(
         }
         command = [python, str(Path(__file__).with_name("lmeval_scores_side.py"))]
         done = subprocess.run(
-            command,
-            input=json.dumps(defaults | request),
-            capture_output=True,
-            text=True,
-            check=False,
+            command, input=json.dumps(defaults | request), capture_output=True, text=True, check=False
         )
         if done.returncode:
             raise SystemExit(f"lm-eval failed:\n{done.stderr[-2000:]}")
@@ -75,10 +71,7 @@ def write_embedded(folder: Path, split: Split, questions: int) -> Path:
     as test."""
     folder.mkdir()
     for name, source, count in (("train", Split.TRAIN, DISTINCT), ("test", split, questions)):
-        write_rows(
-            folder / f"{name}.jsonl",
-            [(one.question, one.answer) for one in problems(source, count)],
-        )
+        write_rows(folder / f"{name}.jsonl", [(one.question, one.answer) for one in problems(source, count)])
     return folder
 
 
@@ -97,9 +90,7 @@ def check_awkward(python: str, folder: Path) -> None:
     if different:
         raise SystemExit(f"{AWKWARD.name}: lm-eval finds something else in {different}")
     differing = sum("why" in one for one in known)
-    print(
-        f"- Awkward outputs: lm-eval's filters find what the {len(known)} lines of {AWKWARD.name} say."
-    )
+    print(f"- Awkward outputs: lm-eval's filters find what the {len(known)} lines of {AWKWARD.name} say.")
     print(
         f"  On {len(known) - differing} of them our scores are its scores; for {differing} the line says why not."
     )
@@ -115,11 +106,7 @@ def check_prompts(python: str, task: Gsm8kConfig, data: Path, name: str) -> list
     print(f"- Prompts of {name}: {same} of {len(ours)} are lm-eval's, byte for byte.", flush=True)
     if same != len(ours):
         raise SystemExit("the prompts differ")
-    assert theirs[0]["settings"] == {
-        "until": list(stop_texts(task)),
-        "do_sample": False,
-        "temperature": 0.0,
-    }
+    assert theirs[0]["settings"] == {"until": list(stop_texts(task)), "do_sample": False, "temperature": 0.0}
     return ours
 
 
@@ -147,21 +134,14 @@ def run_ours(model: Path, data: str, limit: int, dtype: str, output: Path) -> li
         f"output_dir={output}",
         "tracking=none",
     ]
-    overrides += [
-        f"task.data={data}",
-        f"task.limit={limit}",
-        "task.prompt=lm_eval_5shot",
-        "print=none",
-    ]
+    overrides += [f"task.data={data}", f"task.limit={limit}", "task.prompt=lm_eval_5shot", "print=none"]
     subprocess.run([sys.executable, "-m", "runner", *overrides], check=True, cwd=ROOT)
     [job] = (output / "jobs").iterdir()
     samples = read_samples(job / "samples.jsonl")
     return [samples[index] for index in sorted(samples)]
 
 
-def check_scores(
-    python: str, model: Path, title: str, folder: Path, limit: int, dtype: str
-) -> None:
+def check_scores(python: str, model: Path, title: str, folder: Path, limit: int, dtype: str) -> None:
     """Let both sides answer and score the same questions, and compare sample by sample."""
     with tempfile.TemporaryDirectory() as place:
         ours = run_ours(model, str(folder), limit, dtype, Path(place))
@@ -181,9 +161,7 @@ def check_scores(
         one, other = ours[at], theirs[at]
         found = (one.answer.extracted or {})[by]
         text = "another text" if one.answer.text != other["text"] else f"…{one.answer.text[-80:]!r}"
-        print(
-            f"- {by}, question {at}, gold {one.gold}: lm-eval found {other[by][0]!r}, we {found!r}: {text}"
-        )
+        print(f"- {by}, question {at}, gold {one.gold}: lm-eval found {other[by][0]!r}, we {found!r}: {text}")
 
 
 def main() -> None:
@@ -195,10 +173,7 @@ def main() -> None:
         "--model", nargs="+", default=["random", "embedded"], help="random, embedded or a FOLDER"
     )
     parser.add_argument(
-        "--harness",
-        type=Path,
-        default=ROOT / "outputs" / ".lmeval",
-        help="where lm-eval is installed",
+        "--harness", type=Path, default=ROOT / "outputs" / ".lmeval", help="where lm-eval is installed"
     )
     add_data(parser)
     options = parse_arguments(parser)
@@ -211,16 +186,10 @@ def main() -> None:
             split: write_embedded(Path(place, split.value), split, questions)
             for split in (Split.TEST, Split.HARD5)
         }
-        asked = {
-            f"embedded {split.value}": (replace(ours, split=split.value), made[split])
-            for split in made
-        }
+        asked = {f"embedded {split.value}": (replace(ours, split=split.value), made[split]) for split in made}
         if options.gsm8k:
             asked["GSM8K test"] = replace(ours, data=options.gsm8k, limit=None), Path(options.gsm8k)
-        prompts = {
-            name: check_prompts(python, task, folder, name)
-            for name, (task, folder) in asked.items()
-        }
+        prompts = {name: check_prompts(python, task, folder, name) for name, (task, folder) in asked.items()}
         for model_name in options.model:
             model = model_folder(model_name)
             for name, (_, folder) in asked.items():

@@ -66,16 +66,7 @@ from runner_base import Dtype, machine
 from runner_engine.sessions.base import Request
 from runner_engine.sessions.contract import complete
 
-SIDES = (
-    "runner",
-    "vllm",
-    "zentorch",
-    "openvino",
-    "openvino-int8",
-    "llamacpp",
-    "lmeval",
-    "generate",
-)
+SIDES = ("runner", "vllm", "zentorch", "openvino", "openvino-int8", "llamacpp", "lmeval", "generate")
 LOAD_ONCE = ("vllm", "zentorch")  # a round; they load for longer than most runs take
 FAILURES = (SystemExit, OSError, subprocess.CalledProcessError)
 
@@ -141,9 +132,7 @@ def started(name: str, options: argparse.Namespace, folder: Path, job: Job) -> S
     most = max(options.rows)
     largest = replace(job, prompts=job.prompts[:most], new_tokens=job.new_tokens[:most])
     if name in ("vllm", "zentorch"):
-        python = (
-            vllm_python() if name == "vllm" else zentorch_python(ROOT / "outputs" / ".zentorch")
-        )
+        python = vllm_python() if name == "vllm" else zentorch_python(ROOT / "outputs" / ".zentorch")
         settings = VLLM_DEFAULTS
         if not options.no_search:
             settings, tried = best_vllm(largest, python, name)
@@ -170,9 +159,7 @@ def take_turns(sides: Sequence[Side], texts: Sequence[str], options: argparse.Na
         for side in sides:
             if side.failure:
                 continue
-            print(
-                f"round {turn + 1} of {options.repeats}: {side.name}", file=sys.stderr, flush=True
-            )
+            print(f"round {turn + 1} of {options.repeats}: {side.name}", file=sys.stderr, flush=True)
             try:
                 side.run(texts, options.batch)
             except FAILURES as error:
@@ -181,8 +168,7 @@ def take_turns(sides: Sequence[Side], texts: Sequence[str], options: argparse.Na
                 side.failure = reason(error)
                 print(f"{side.name} failed:\n{error}", file=sys.stderr, flush=True)
     fed = {
-        count: [some[-1] for side in sides if (some := side.outcomes.get(count))]
-        for count in options.rows
+        count: [some[-1] for side in sides if (some := side.outcomes.get(count))] for count in options.rows
     }
     for some in fed.values():
         if len({tuple(one.ids_sha256) for one in some}) > 1:
@@ -204,11 +190,7 @@ def overhead(options: argparse.Namespace, folder: Path, prompts: list[list[int]]
     try:
         engine.load()
         server = engine.model
-        settings = {
-            "url": server.base_url,
-            "key": started_keys[str(server.base_url)],
-            "model": server.name,
-        }
+        settings = {"url": server.base_url, "key": started_keys[str(server.base_url)], "model": server.name}
         settings |= {"concurrency": model.concurrency}
         for turn in range(options.repeats + 1):  # the first one fills the server's prefix cache
             for name in ("bare, streamed", "runner", "bare, whole answers"):
@@ -224,9 +206,7 @@ def overhead(options: argparse.Namespace, folder: Path, prompts: list[list[int]]
                               settings=settings | {"stream": name == "bare, streamed"})  # fmt: skip
                     took, spent = answer_of(job, vllm_python(), None)
                 if turn:
-                    sides.setdefault(name, []).append(
-                        Turn(took, spent, processor_s(os.getpid()) - before)
-                    )
+                    sides.setdefault(name, []).append(Turn(took, spent, processor_s(os.getpid()) - before))
     finally:
         engine.close()
     bare = sides["bare, streamed"]
@@ -243,11 +223,7 @@ def overhead(options: argparse.Namespace, folder: Path, prompts: list[list[int]]
         ]
         for name, turns in sides.items()
     ]  # fmt: skip
-    head = [
-        f"{len(prompts)} requests, {model.concurrency} at once, {options.repeats} turns",
-        "s",
-        "tokens/s",
-    ]
+    head = [f"{len(prompts)} requests, {model.concurrency} at once, {options.repeats} turns", "s", "tokens/s"]
     head += ["% longer than bare, streamed", "processor s, client", "processor s, server"]
     print(markdown([*head, "% more than bare of the server's processor time"], lines))
 
@@ -269,9 +245,7 @@ def processor_s(ancestor: int) -> float:
         with suppress(OSError):
             words = file.read_text().rpartition(")")[2].split()
             parents[int(file.parent.name)] = int(words[1])
-            times[int(file.parent.name)] = (int(words[11]) + int(words[12])) / os.sysconf(
-                "SC_CLK_TCK"
-            )
+            times[int(file.parent.name)] = (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
 
     def is_below(process: int) -> bool:
         parent = parents.get(process, 0)
@@ -299,17 +273,12 @@ def main() -> None:
         "--llamacpp-rows", type=int, nargs="+", default=[1, 8], help="where llama.cpp takes part"
     )
     parser.add_argument(
-        "--limit-s",
-        type=float,
-        default=300.0,
-        help="llama.cpp and lm-eval begin nothing after this",
+        "--limit-s", type=float, default=300.0, help="llama.cpp and lm-eval begin nothing after this"
     )
     parser.add_argument(
         "--no-search", action="store_true", help="take the first settings of vLLM and OpenVINO"
     )
-    parser.add_argument(
-        "--device", choices=("cpu", "cuda"), default="cpu", help="of runner and generate"
-    )
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of runner and generate")
     parser.add_argument(
         "--overhead", action="store_true", help="model=vllm against a bare client of its server"
     )
@@ -330,10 +299,7 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     prompts = [tokenizer(text)["input_ids"] for text in texts]
     if options.overhead:
-        print(
-            f"### {options.model}, {options.dtype}\n\n{head_line(sys.argv, machine.cores())}\n",
-            flush=True,
-        )
+        print(f"### {options.model}, {options.dtype}\n\n{head_line(sys.argv, machine.cores())}\n", flush=True)
         overhead(options, folder, prompts)
         return
     job = Job(
@@ -345,9 +311,8 @@ def main() -> None:
         None,
         device=options.device,
     )
-    trial = run_fresh(
-        replace(job, prompts=prompts[:1], new_tokens=[2], threads=options.threads)
-    )  # builds kernels
+    # builds kernels
+    trial = run_fresh(replace(job, prompts=prompts[:1], new_tokens=[2], threads=options.threads))
     job = replace(job, threads=trial.threads, limit_s=options.limit_s)
     how = f"{options.shots} worked examples, exactly {options.new_tokens} new tokens"
     print(f"### {options.model}, {options.dtype}: {how}")
@@ -370,9 +335,7 @@ def main() -> None:
         ]
         lines = [line_of(side, count, runner) for side in sides]
         print(
-            markdown([*head, "load, s", "peak MiB", "outputs as the runner's"], lines),
-            end="\n\n",
-            flush=True,
+            markdown([*head, "load, s", "peak MiB", "outputs as the runner's"], lines), end="\n\n", flush=True
         )
         share = statistics.median(run.matmul_fraction for run in runner.outcomes[count])
         print(

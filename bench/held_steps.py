@@ -44,9 +44,7 @@ SCHEMA: dict[str, Any] = {
         "additionalProperties": False,
     },
 }
-PROMPT = (
-    "Here is a list of {number} people, as JSON, each with name, age, kind and whether they live:\n"
-)
+PROMPT = "Here is a list of {number} people, as JSON, each with name, age, kind and whether they live:\n"
 HELD = {"free": 0.0, "half held": 0.5, "all held": 1.0}
 
 
@@ -62,18 +60,14 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--temperature", type=float, default=0.0)
     parser.add_argument(
-        "--busy",
-        action="store_true",
-        help="one thread, and its processor time instead of the clock's",
+        "--busy", action="store_true", help="one thread, and its processor time instead of the clock's"
     )
     options = parse_arguments(parser)
     clock = time.thread_time if options.busy else time.perf_counter
     steps, masks = Timed(Scheduler, "_decode", clock), Timed(Stopping, "force", clock)
     threads = 1 if options.busy else None
     print(head_line(sys.argv, threads or torch.get_num_threads()))
-    model = LocalModelConfig(
-        name=options.model, device="cpu", dtype=Dtype(options.dtype), threads=threads
-    )
+    model = LocalModelConfig(name=options.model, device="cpu", dtype=Dtype(options.dtype), threads=threads)
     engine = greedy_engine(model)
     engine.load()
     grammar, drawn = f"start: {json_of(SCHEMA)}", Sampling(temperature=options.temperature)

@@ -46,8 +46,4 @@ def with_sizes(config: Any, vocabulary: int) -> Any:
     return config
 
 
-SHAPES: dict[str, Callable[[int], Any]] = {
-    "Qwen3.5-0.8B": qwen3_5,
-    "LFM2-350M": lfm2,
-    **STATE_SPACES,
-}
+SHAPES: dict[str, Callable[[int], Any]] = {"Qwen3.5-0.8B": qwen3_5, "LFM2-350M": lfm2, **STATE_SPACES}

@@ -37,30 +37,21 @@ def measured(arguments: list[str]) -> tuple[float, float, float, str]:
     """Run a command; returns its seconds, those of the processor, its peak memory in MiB and what
     it printed."""
     begun = time.perf_counter()
-    process = subprocess.Popen(
-        arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert process.stdout is not None
     printed = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"exit code {process.returncode}: {printed}")
-    return (
-        time.perf_counter() - begun,
-        usage.ru_utime + usage.ru_stime,
-        usage.ru_maxrss / 1024,
-        printed,
-    )
+    return (time.perf_counter() - begun, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, printed)
 
 
 def main() -> None:
     """Write archives of each size, and print a row for each."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--samples", type=int, nargs="+", default=[1000, 10_000, 100_000])
-    parser.add_argument(
-        "--extra-bytes", type=int, default=0, help="of conversation, added to each sample"
-    )
+    parser.add_argument("--extra-bytes", type=int, default=0, help="of conversation, added to each sample")
     options = parse_arguments(parser)
     print(
         "| samples | MiB, packed | unpacked and parsed, CPU s | runner-compare, CPU s | s | peak memory, MiB |"
@@ -70,10 +61,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             paths = [
                 large_archive(
-                    Path(folder) / f"{seed}.eval",
-                    samples,
-                    seed=seed,
-                    extra_bytes=options.extra_bytes,
+                    Path(folder) / f"{seed}.eval", samples, seed=seed, extra_bytes=options.extra_bytes
                 )
                 for seed in range(2)
             ]

@@ -40,9 +40,7 @@ def interrupted(folder: Path, after_s: float, words: list[str]) -> tuple[str, fl
     _, err = process.communicate(timeout=LONGEST_S)
     seconds = time.monotonic() - sent
     cpu_s = ended_children_s() - before_s - used_s
-    statuses = {
-        json.loads(path.read_text())["status"] for path in folder.glob("jobs/*/result.json")
-    }
+    statuses = {json.loads(path.read_text())["status"] for path in folder.glob("jobs/*/result.json")}
     if "Traceback" in err or process.returncode == -signal.SIGINT:
         is_ours = any(f"/{name}" in err for name in OURS)
         return (f"TRACEBACK:\n{err}" if is_ours else "Python had not begun with us"), seconds, cpu_s
@@ -79,15 +77,11 @@ def main() -> None:
             after_s = number * options.step
             ended, seconds, cpu_s = interrupted(Path(place, str(number)), after_s, options.job)
             longest = max(longest[0], seconds), max(longest[1], cpu_s)
-            print(
-                f"{after_s:5.2f} s: {ended}, {seconds:.2f} s later, {cpu_s:.2f} s of CPU time",
-                flush=True,
-            )
+            print(f"{after_s:5.2f} s: {ended}, {seconds:.2f} s later, {cpu_s:.2f} s of CPU time", flush=True)
             counts[ended.splitlines()[0].partition(":")[0]] += 1
     print(
         ", ".join(f"{count} × {ended}" for ended, count in counts.items()),
-        f"· longest {longest[0]:.1f} s, {longest[1]:.1f} s of CPU time, "
-        f"load {os.getloadavg()[0]:.1f}",
+        f"· longest {longest[0]:.1f} s, {longest[1]:.1f} s of CPU time, load {os.getloadavg()[0]:.1f}",
     )
     sys.exit(not {*counts} <= {"130", "Python had not begun with us"})
 

@@ -18,9 +18,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-os.environ["RUNNER_CFLAGS"] = (
-    f"{os.environ.get('RUNNER_CFLAGS', '')} -DPASS_CLOCK".strip()
-)  # before kernels are loaded
+# before kernels are loaded
+os.environ["RUNNER_CFLAGS"] = f"{os.environ.get('RUNNER_CFLAGS', '')} -DPASS_CLOCK".strip()
 
 import torch
 from engines import greedy_engine, head_line, markdown, model_folder, random_prompts
@@ -40,14 +39,8 @@ from runner_engine.sessions.base import Request
 from runner_engine.sessions.contract import complete
 from runner_engine.settings.model import LocalModelConfig
 
-IN_C = (
-    "products of the layers",
-    "attention",
-    "norms and RoPE",
-    "product of the head",
-    "routing",
-    "experts",
-)  # as in pass_clock.h
+# as in pass_clock.h
+IN_C = ("products of the layers", "attention", "norms and RoPE", "product of the head", "routing", "experts")
 CALL = "call of C: checks, sizes, the start of its threads"
 PARTS: list[tuple[str, type, str]] = [
     (CALL, FusedForward, "__call__"),
@@ -108,8 +101,7 @@ class PassParts:
             self.clock[:] = [0.0] * len(IN_C)
             result = function(fused, layout, *arguments)
             self.seconds[layout.is_step] = [
-                before + now
-                for before, now in zip(self.seconds[layout.is_step], self.clock, strict=True)
+                before + now for before, now in zip(self.seconds[layout.is_step], self.clock, strict=True)
             ]
             return result
 
@@ -139,11 +131,7 @@ def measure(options: argparse.Namespace) -> tuple[dict[str, float], PassParts, f
         raise SystemExit("there are no compiled kernels here, so no clock in C")
     requests = [
         Request(
-            at,
-            prompt if isinstance(prompt, str) else tuple(prompt),
-            (),
-            options.new_tokens,
-            ignore_eos=True,
+            at, prompt if isinstance(prompt, str) else tuple(prompt), (), options.new_tokens, ignore_eos=True
         )
         for at, prompt in enumerate(prompts)
     ]
@@ -170,13 +158,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--model",
-        default="random",
-        help="random (a 135M Llama shape), embedded, a FOLDER or a FILE.gguf",
+        "--model", default="random", help="random (a 135M Llama shape), embedded, a FOLDER or a FILE.gguf"
     )
-    parser.add_argument(
-        "--int8-rows", action="store_true", help="of a FILE.gguf: rows are rounded to 8 bits"
-    )
+    parser.add_argument("--int8-rows", action="store_true", help="of a FILE.gguf: rows are rounded to 8 bits")
     parser.add_argument(
         "--random-prompt", type=int, help="prompts of so many random tokens instead of questions"
     )

@@ -27,11 +27,7 @@ from tools import families
 
 LIMIT = 0.05
 FOUR = ["sliding_attention"] * 3 + ["full_attention"]
-WINDOW: dict[str, Any] = {
-    "num_hidden_layers": 4,
-    "sliding_window": 512,
-    "max_position_embeddings": 8192,
-}
+WINDOW: dict[str, Any] = {"num_hidden_layers": 4, "sliding_window": 512, "max_position_embeddings": 8192}
 LAYERS = WINDOW | {"layer_types": FOUR}
 DEEP: dict[str, Any] = {"num_hidden_layers": 4, "max_position_embeddings": 8192}
 HYBRID = DEEP | {"layer_types": ["linear_attention"] * 3 + ["full_attention"]}
@@ -82,9 +78,7 @@ def main() -> None:
     parser.add_argument("--kv-cache", default="as_model", help="as generation.kv_cache")
     options = parse_arguments(parser)
     print("python bench/kept_kv.py", *sys.argv[1:])
-    print(
-        f"KiB a row; {options.rows} rows of {options.prompt} tokens and {options.new} new ones, in float32"
-    )
+    print(f"KiB a row; {options.rows} rows of {options.prompt} tokens and {options.new} new ones, in float32")
     heads = ("as if full", "predicted", "counted", "error", "in memory", "error")
     print(f"{'family':20}" + "".join(f"{head:>12}" for head in heads) + "  decoding")
     off = 0
@@ -188,9 +182,7 @@ def in_memory(layers: list[torch.Tensor]) -> int:
     first = layers[0].data_ptr() // mmap.PAGESIZE * mmap.PAGESIZE
     pages = -(-(layers[-1].data_ptr() + layers[-1].nbytes - first) // mmap.PAGESIZE)
     seen = (ctypes.c_ubyte * pages)()
-    if ctypes.CDLL(None).mincore(
-        ctypes.c_void_p(first), ctypes.c_size_t(pages * mmap.PAGESIZE), seen
-    ):
+    if ctypes.CDLL(None).mincore(ctypes.c_void_p(first), ctypes.c_size_t(pages * mmap.PAGESIZE), seen):
         raise OSError("mincore")
     return sum(page & 1 for page in seen) * mmap.PAGESIZE
 

@@ -27,9 +27,7 @@ def cpu_seconds(command: list[str]) -> float:
     before = os.times()
     subprocess.run(command, check=True, capture_output=True)
     after = os.times()
-    return (
-        after.children_user + after.children_system - before.children_user - before.children_system
-    )
+    return after.children_user + after.children_system - before.children_user - before.children_system
 
 
 def main() -> None:
@@ -46,9 +44,7 @@ def main() -> None:
         started = time.perf_counter()
         took = cpu_seconds([sys.executable, "-m", "runner_engine.kernels.building"])
         waited = time.perf_counter() - started
-        print(
-            f"a first build: {waited:.1f} s, {took:.1f} s of processor time on {machine.cores()} cores"
-        )
+        print(f"a first build: {waited:.1f} s, {took:.1f} s of processor time on {machine.cores()} cores")
         print("unit                  for          processor time")
         units = {
             unit: cpu_seconds(building.unit_command(compiler, unit, Path(folder) / "unit.o"))

@@ -92,23 +92,13 @@ class Seen:
 
     def shown(self, total: int) -> int:
         """Return the largest count of done samples that the progress bar has shown."""
-        return max(
-            (int(done) for done in re.findall(rf"(?<![\d/])(\d+)/{total}\b", self.text)), default=0
-        )
+        return max((int(done) for done in re.findall(rf"(?<![\d/])(\d+)/{total}\b", self.text)), default=0)
 
 
 def start(words: list[str], folder: Path) -> tuple[Any, Seen, threading.Thread]:
     """Start a job with a terminal, on which it shows its progress."""
     ours, theirs = pty.openpty()
-    command = [
-        sys.executable,
-        "-m",
-        "runner",
-        *words,
-        "tracking=none",
-        "print=none",
-        f"output_dir={folder}",
-    ]
+    command = [sys.executable, "-m", "runner", *words, "tracking=none", "print=none", f"output_dir={folder}"]
     process = warm_process.popen(
         command, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=theirs,
         env=os.environ | {"COLUMNS": "200", "TERM": "xterm"},
@@ -139,9 +129,7 @@ def lines_of(folder: Path, name: str) -> list[str]:
 
 def answers_of(lines: list[str]) -> list[dict[str, Any]]:
     """Return what a job has answered, in the order of its questions."""
-    found = [
-        {key: value for key, value in json.loads(line).items() if key in ANSWER} for line in lines
-    ]
+    found = [{key: value for key, value in json.loads(line).items() if key in ANSWER} for line in lines]
     return sorted(found, key=lambda it: int(it["index"]))
 
 
@@ -156,9 +144,7 @@ def undisturbed(case: Case, folder: Path) -> None:
     assert code == 0, seen.text
 
 
-def disturbed(
-    case: Case, folder: Path, rng: random.Random, said: Counter[str], max_kills: int
-) -> int:
+def disturbed(case: Case, folder: Path, rng: random.Random, said: Counter[str], max_kills: int) -> int:
     """Kill the job at random moments until it is done; return how often it was killed."""
     kills, before = 0, dict[str, list[str]]()
     total = len(case.answers)
@@ -168,18 +154,15 @@ def disturbed(
         if case.is_killed_while_answering:
             num_answers = len(before.get("samples.jsonl", [])) + rng.randint(0, MAX_NEW_ANSWERS)
             wait_s, killed_process = rng.uniform(0, MAX_DELAY_S), ""
-            if kills < max_kills and _wait_for_answers(
-                process, folder, num_starts + 1, num_answers
-            ):
+            if kills < max_kills and _wait_for_answers(process, folder, num_starts + 1, num_answers):
                 time.sleep(wait_s)
                 killed_process = _kill_any(servers_of(process.pid, case.server_option), rng)
             code = process.wait(timeout=case.longest_s)
             kind = f"{SERVER}: {killed_process}"
         else:
             kind = rng.choice([*KINDS, *([SERVER] * 3 if case.server_option else [])])
-            wait_s = (
-                rng.uniform(0.05, 0.95) * case.seconds * (1 + kills / 4)
-            )  # others may slow the machine down meanwhile
+            # others may slow the machine down meanwhile
+            wait_s = rng.uniform(0.05, 0.95) * case.seconds * (1 + kills / 4)
             try:
                 code = process.wait(timeout=wait_s if kills < max_kills else case.longest_s)
             except subprocess.TimeoutExpired:
@@ -201,9 +184,7 @@ def disturbed(
         asked = [json.loads(line) for line in after["calls.jsonl"]]
         calls = [call["id"] for call in asked if "code" not in call]
         assert len({*calls}) == len(calls), f"a recorded call was asked again: {where}"
-        assert seen.shown(total) <= len(after["samples.jsonl"]), (
-            f"more was shown than is on disk: {where}"
-        )
+        assert seen.shown(total) <= len(after["samples.jsonl"]), f"more was shown than is on disk: {where}"
         before = after
         if code == 0:
             break
@@ -232,10 +213,7 @@ def _wait_for_answers(process: Any, folder: Path, num_starts: int, num_answers: 
     """Wait until vLLM has started so often and so many answers are on disk; False if the job has
     ended."""
     while process.poll() is None:
-        if (
-            _count_starts(folder) >= num_starts
-            and len(lines_of(folder, "samples.jsonl")) >= num_answers
-        ):
+        if _count_starts(folder) >= num_starts and len(lines_of(folder, "samples.jsonl")) >= num_answers:
             return True
         time.sleep(0.05)
     return False
@@ -278,9 +256,7 @@ def _command(pid: int) -> list[str]:
         return [""]
 
 
-def cases(
-    real_model: str | None, llama_cpp: str | None, vllm: str | None, prompts: Path
-) -> list[Case]:
+def cases(real_model: str | None, llama_cpp: str | None, vllm: str | None, prompts: Path) -> list[Case]:
     """Return the jobs: each task with the embedded model and the real one, one each with llama.cpp and vLLM."""
     found = []
     for name, words in TASKS.items():
@@ -333,9 +309,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="kills-") as place:
         prompts = Path(place, "prompts.txt")
         prompts.write_text(
-            "".join(
-                f"Write a short story about {number} cats and a dog.\n" for number in range(2, 14)
-            )
+            "".join(f"Write a short story about {number} cats and a dog.\n" for number in range(2, 14))
         )
         jobs, of_case = (
             [
@@ -361,9 +335,7 @@ def main() -> None:
             of_case[case.name] += max(killed, 1)
             total += killed
             print(f"{case.name}: {killed} kills, the same answers ({total} in all)", flush=True)
-    print(
-        f"{total} kills: nothing that was shown as done was asked again, all answers as undisturbed"
-    )
+    print(f"{total} kills: nothing that was shown as done was asked again, all answers as undisturbed")
     for words, count in sorted(said.items()):
         print(f"{count:5d}  {words}")
 

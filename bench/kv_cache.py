@@ -19,15 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from engines import (
-    complete_random,
-    greedy_engine,
-    head_line,
-    markdown,
-    model_folder,
-    speeds_by_turns,
-    spread,
-)
+from engines import complete_random, greedy_engine, head_line, markdown, model_folder, speeds_by_turns, spread
 from heading import parse_arguments
 from scipy import stats
 
@@ -50,39 +42,22 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--model",
-        default="random",
-        help="that decodes: random (a 135M Llama shape), embedded or a FOLDER",
+        "--model", default="random", help="that decodes: random (a 135M Llama shape), embedded or a FOLDER"
     )
-    parser.add_argument(
-        "--scored-model", default="embedded", help="that scores the embedded questions"
-    )
+    parser.add_argument("--scored-model", default="embedded", help="that scores the embedded questions")
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
     parser.add_argument("--rows", default="1,8,32,128", help="at once")
-    parser.add_argument(
-        "--context", default="64,1024", help="tokens of each prompt; they share nothing"
-    )
+    parser.add_argument("--context", default="64,1024", help="tokens of each prompt; they share nothing")
     parser.add_argument("--new", type=int, default=16, help="new tokens of each row")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--texts", type=int, default=200, help="worked answers to score")
     parser.add_argument(
-        "--long",
-        type=int,
-        default=700,
-        help="tokens of other questions before a text in a long context",
+        "--long", type=int, default=700, help="tokens of other questions before a text in a long context"
     )
     options = parse_arguments(parser)
-    rows, contexts = (
-        [int(part) for part in given.split(",")] for given in (options.rows, options.context)
-    )
+    rows, contexts = ([int(part) for part in given.split(",")] for given in (options.rows, options.context))
     print(head_line(["bench/kv_cache.py", *sys.argv[1:]], torch.get_num_threads()))
-    speeds(
-        engines_of(options.model, options.dtype, options.new),
-        rows,
-        contexts,
-        options.new,
-        options.rounds,
-    )
+    speeds(engines_of(options.model, options.dtype, options.new), rows, contexts, options.new, options.rounds)
     cost(engines_of(options.scored_model, options.dtype, 1), options.texts, options.long)
 
 
@@ -96,15 +71,11 @@ def engines_of(model: str, dtype: str, new_tokens: int) -> Engines:
     return engines
 
 
-def speeds(
-    engines: Engines, rows: list[int], contexts: list[int], new_tokens: int, rounds: int
-) -> None:
+def speeds(engines: Engines, rows: list[int], contexts: list[int], new_tokens: int, rounds: int) -> None:
     """Decode by turns, and print tokens a second and the memory of keys and values."""
     for engine in engines.values():
         complete_random(engine, 2, WARM_TOKENS, WARM_TOKENS, random.Random(0))
-    measured = {
-        context: speeds_by_turns(engines, rows, context, new_tokens, rounds) for context in contexts
-    }
+    measured = {context: speeds_by_turns(engines, rows, context, new_tokens, rounds) for context in contexts}
     units = {
         "decode, tokens a second": "decode_tok_per_s",
         "all tokens a second of a processor": "tok_per_processor_s",
@@ -141,14 +112,10 @@ def cost(engines: Engines, texts: int, long: int) -> None:
             differences.append(float((theirs[places, ids] - ours[places, ids]).mean()))
             divergences.append(float((ours.exp() * (ours - theirs)).sum(dim=-1).mean()))
             tokens += len(ours)
-        table.append(
-            [name, f"{len(asked)} · {tokens:,}", interval(differences), interval(divergences)]
-        )
+        table.append([name, f"{len(asked)} · {tokens:,}", interval(differences), interval(divergences)])
     print("\nWhat 8 bits cost: means over the texts, and their 95 % intervals (Student's t)\n")
     print(
-        markdown(
-            ["answers", "texts · tokens", "log-likelihood, nats a token", "KL, nats a token"], table
-        ),
+        markdown(["answers", "texts · tokens", "log-likelihood, nats a token", "KL, nats a token"], table),
         flush=True,
     )
 
@@ -178,9 +145,7 @@ def score(engine: LocalEngine, asked: list[Request]) -> dict[Any, torch.Tensor]:
     def listening(one: Request) -> Request:
         return replace(one, on_logprobs=lambda _, scores: pieces[one.id].append(scores.clone()))
 
-    failed = [
-        done.error for done in complete(engine, [listening(one) for one in asked]) if done.error
-    ]
+    failed = [done.error for done in complete(engine, [listening(one) for one in asked]) if done.error]
     if failed:
         raise SystemExit(f"{len(failed)} texts failed, e.g. {failed[0]}")
     return {name: torch.cat(some) for name, some in pieces.items()}

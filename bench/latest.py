@@ -37,9 +37,7 @@ class Figure:
     side: str = ""  # whose figure it is, where several are compared
 
     @staticmethod
-    def of(
-        what: str, unit: str, values: Sequence[float], side: str = "", digits: int = 2
-    ) -> Figure:
+    def of(what: str, unit: str, values: Sequence[float], side: str = "", digits: int = 2) -> Figure:
         """Return the figure of repeated measurements."""
         middle, least, most = (
             round(it, digits) for it in (statistics.median(values), min(values), max(values))
@@ -73,9 +71,7 @@ class Measured:
         )
         rows = []
         for (what, unit), figures in groupby(self.figures, key=lambda it: (it.what, it.unit)):
-            rows.append(
-                f"| {name} | {what} | {'; '.join(it.words for it in figures)} {unit} | {came} |"
-            )
+            rows.append(f"| {name} | {what} | {'; '.join(it.words for it in figures)} {unit} | {came} |")
             name = came = ""
         return rows
 
@@ -83,9 +79,7 @@ class Measured:
 def add_option(parser: argparse.ArgumentParser) -> None:
     """Add the option that writes the figures."""
     parser.add_argument(
-        "--save",
-        action="store_true",
-        help="write the figures to bench/results/, for bench/README.md",
+        "--save", action="store_true", help="write the figures to bench/results/, for bench/README.md"
     )
 
 
@@ -93,9 +87,7 @@ def save(figures: Sequence[Figure], name: str = "") -> None:
     """Write the figures of the benchmark that runs, in place of older ones of this processor."""
     benchmark = Path(sys.argv[0]).stem
     command = f"python bench/{benchmark}.py {shlex.join(it for it in sys.argv[1:] if it != '--save')}".strip()
-    measured = Measured(
-        benchmark, this_processor(), date.today().isoformat(), command, list(figures)
-    )
+    measured = Measured(benchmark, this_processor(), date.today().isoformat(), command, list(figures))
     print(f"written: {write(measured, name)}", file=sys.stderr)
 
 
@@ -109,9 +101,9 @@ def this_processor() -> str:
 
 def write(measured: Measured, name: str = "") -> Path:
     """Write a file of results; its name is the benchmark's and the processor's."""
-    place = re.sub(
-        r"[^a-z0-9]+", "-", f"{name or measured.benchmark} {measured.processor}".lower()
-    ).strip("-")
+    place = re.sub(r"[^a-z0-9]+", "-", f"{name or measured.benchmark} {measured.processor}".lower()).strip(
+        "-"
+    )
     RESULTS.mkdir(exist_ok=True)
     file = RESULTS / f"{place}.json"
     fields = asdict(measured)
@@ -137,12 +129,7 @@ def tables(found: Sequence[Measured]) -> str:
     """Return a table for each processor."""
     lines: list[str] = []
     for where in dict.fromkeys(it.processor for it in found):
-        lines += [
-            f"**{where}**",
-            "",
-            "| benchmark | what | figure | from |",
-            "| --- | --- | ---: | --- |",
-        ]
+        lines += [f"**{where}**", "", "| benchmark | what | figure | from |", "| --- | --- | ---: | --- |"]
         lines += [row for it in found if it.processor == where for row in it.rows()]
         lines.append("")
     return "\n".join(lines)

@@ -36,28 +36,17 @@ def main() -> None:
     """Run the grid under each launcher, and print what a job has cost."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("`")[0])
     parser.add_argument("--jobs", type=int, default=1000)
-    parser.add_argument(
-        "--launchers", nargs="+", choices=AT_ONCE, default=["workers", "joblib", "ray"]
-    )
+    parser.add_argument("--launchers", nargs="+", choices=AT_ONCE, default=["workers", "joblib", "ray"])
     options = parse_arguments(parser)
     print(head_line([*sys.argv], 1), end="\n\n")
     rows = []
     for name in options.launchers:
         one_s, all_s = (run(name, count) for count in (1, options.jobs))
         rows.append(
-            [
-                name,
-                f"{one_s:.1f}",
-                f"{all_s:.1f}",
-                f"{(all_s - one_s) / (options.jobs - 1) * 1000:.0f}",
-            ]
+            [name, f"{one_s:.1f}", f"{all_s:.1f}", f"{(all_s - one_s) / (options.jobs - 1) * 1000:.0f}"]
         )
         print(*rows[-1], file=sys.stderr)
-    print(
-        markdown(
-            ["launcher", "one job, s", f"{options.jobs:,} jobs, s", "ms for each further job"], rows
-        )
-    )
+    print(markdown(["launcher", "one job, s", f"{options.jobs:,} jobs, s", "ms for each further job"], rows))
 
 
 def run(launcher: str, jobs: int) -> float:

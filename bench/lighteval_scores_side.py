@@ -22,20 +22,14 @@ def main() -> None:
     """Score each text; `tags`: those that its user names, None for lighteval's own."""
     request = json.load(sys.stdin)
     [usual] = [
-        it.default
-        for it in PipelineParameters.__dataclass_fields__.values()
-        if it.name == "reasoning_tags"
+        it.default for it in PipelineParameters.__dataclass_fields__.values() if it.name == "reasoning_tags"
     ]
     metric, scores = Metrics.expr_gold_metric.value.sample_level_fn, []
     for text, tags, gold in zip(request["texts"], request["tags"], request["golds"], strict=True):
         pairs = (
-            [tuple(tags)]
-            if tags
-            else json.loads(usual.replace("(", "[").replace(")", "]").replace("'", '"'))
+            [tuple(tags)] if tags else json.loads(usual.replace("(", "[").replace(")", "]").replace("'", '"'))
         )
-        response = ModelResponse(
-            text=[text], text_post_processed=[remove_reasoning_tags(text, pairs)]
-        )
+        response = ModelResponse(text=[text], text_post_processed=[remove_reasoning_tags(text, pairs)])
         doc = Doc(query="?", choices=[f" #### {gold}"], gold_index=0)
         scores.append(bool(metric.compute(model_response=response, doc=doc)))
     Path(request["answer"]).write_text(json.dumps(scores))

@@ -40,9 +40,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", required=True, help="a .gguf file (make real-model)")
-    parser.add_argument(
-        "--python", help="an environment with xllamacpp; else .llama_cpp (make llama_cpp)"
-    )
+    parser.add_argument("--python", help="an environment with xllamacpp; else .llama_cpp (make llama_cpp)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--lengths", type=int, nargs="+", default=[128, 512, 2048])
     parser.add_argument("--new", type=int, default=64)

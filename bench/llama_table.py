@@ -59,19 +59,13 @@ def texts_of(tokenizer: Any, count: int) -> list[Text]:
                   tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str(source)]  # fmt: skip
         pieces = [piece for piece in pieces if piece.isascii() and not set(piece) & set("<|")]
         sizes = dict(
-            zip(
-                set(pieces),
-                map(len, tokenizer(list(dict.fromkeys(set(pieces))))["input_ids"]),
-                strict=True,
-            )
+            zip(set(pieces), map(len, tokenizer(list(dict.fromkeys(set(pieces))))["input_ids"]), strict=True)
         )
         words, wanted = iter(pieces), len(texts) + count // len(SOURCES)
         while len(texts) < wanted:
             parts = [_filled(words, sizes, size) for size in (CONTEXT // 2 + 1, CONTEXT // 2 - 1)]
             before = texts[-1].continuation if texts else ""  # llama.cpp reads all texts as one
-            ids = [
-                tokenizer(part)["input_ids"] for part in (*parts, before, "".join((before, *parts)))
-            ]
+            ids = [tokenizer(part)["input_ids"] for part in (*parts, before, "".join((before, *parts)))]
             if ids[2] + ids[0] + ids[1] == ids[3] and len(ids[0] + ids[1]) == CONTEXT:
                 texts.append(Text(tuple(ids[0] + ids[1]), parts[0], parts[1], category))
     return texts
@@ -95,13 +89,7 @@ def make_files(programs: Path, source: Path, folder: Path, types: Sequence[str])
     folder.mkdir(parents=True, exist_ok=True)
     for name, file in files.items():
         if not file.is_file():
-            run(
-                programs / "llama-quantize",
-                "--allow-requantize",
-                source,
-                file.with_suffix(".partial"),
-                name,
-            )
+            run(programs / "llama-quantize", "--allow-requantize", source, file.with_suffix(".partial"), name)
             file.with_suffix(".partial").rename(file)
     return files
 
@@ -113,15 +101,9 @@ def block_in(printed_text: str) -> str:
     return "\n".join(lines[: last + 1])
 
 
-def theirs(
-    programs: Path, files: dict[str, Path], texts: Sequence[Text], scratch: Path
-) -> dict[str, str]:
+def theirs(programs: Path, files: dict[str, Path], texts: Sequence[Text], scratch: Path) -> dict[str, str]:
     """Return llama-perplexity's block for each file."""
-    of_base, written, program = (
-        scratch / "base.kld",
-        scratch / "texts.txt",
-        programs / "llama-perplexity",
-    )
+    of_base, written, program = (scratch / "base.kld", scratch / "texts.txt", programs / "llama-perplexity")
     written.write_text("".join(text.prompt + text.continuation for text in texts) + "\n")
     how = [*HOW, "--kl-divergence-base", of_base]
     say_command(
@@ -139,13 +121,7 @@ def theirs(
         raise SystemExit("llama.cpp reads other token ids from the texts: nothing can be compared")
     blocks = {}
     say_command(
-        "llama-perplexity",
-        "-m",
-        "TYPE.gguf",
-        *HOW,
-        "--kl-divergence-base",
-        "base.kld",
-        "--kl-divergence",
+        "llama-perplexity", "-m", "TYPE.gguf", *HOW, "--kl-divergence-base", "base.kld", "--kl-divergence"
     )
     for name, file in files.items():
         for _ in range(TRIES):  # its last lines are lost at times
@@ -159,10 +135,7 @@ def theirs(
 def ours(files: dict[str, Path], texts: Sequence[Text], scratch: Path) -> dict[str, str]:
     """Return runner's block for each file, in float32."""
     data, output = scratch / "texts.jsonl", scratch / "runs"
-    rows = (
-        {"prompt": it.prompt, "continuation": it.continuation, "category": it.category}
-        for it in texts
-    )
+    rows = ({"prompt": it.prompt, "continuation": it.continuation, "category": it.category} for it in texts)
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     names = ",".join(str(file) for name, file in files.items() if name != REFERENCE)
     which = [
@@ -186,8 +159,7 @@ def ours(files: dict[str, Path], texts: Sequence[Text], scratch: Path) -> dict[s
     printed_text = printed("runner_compare", "--output-dir", str(output), "--format", "llama")
     blocks = re.split(r"^(?:model\.name=)?(\S+\.gguf)$", printed_text, flags=re.MULTILINE)[1:]
     by_file = {
-        Path(file).name: block_in(block)
-        for file, block in zip(blocks[::2], blocks[1::2], strict=True)
+        Path(file).name: block_in(block) for file, block in zip(blocks[::2], blocks[1::2], strict=True)
     }
     return {name: by_file[file.name] for name, file in files.items() if name != REFERENCE}
 
@@ -195,9 +167,7 @@ def ours(files: dict[str, Path], texts: Sequence[Text], scratch: Path) -> dict[s
 def say_command(*words: object) -> None:
     """Print a command without the folders of its files."""
     print(
-        "$",
-        " ".join(Path(word).name if isinstance(word, Path) else str(word) for word in words),
-        flush=True,
+        "$", " ".join(Path(word).name if isinstance(word, Path) else str(word) for word in words), flush=True
     )
 
 
@@ -214,9 +184,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--file", type=Path, help="of a real model (default: that of make real-model)"
-    )
+    parser.add_argument("--file", type=Path, help="of a real model (default: that of make real-model)")
     parser.add_argument(
         "--tokenizer", type=Path, help="the model's folder (default: that of make real-model)"
     )
@@ -228,19 +196,11 @@ def main() -> None:
 
     from tools.real_model import gguf_file, plain_folder
 
-    print(
-        head_line(
-            ["bench/llama_table.py", *map(shlex.quote, sys.argv[1:])], torch.get_num_threads()
-        )
-    )
-    texts = texts_of(
-        AutoTokenizer.from_pretrained(options.tokenizer or plain_folder()), options.texts
-    )
+    print(head_line(["bench/llama_table.py", *map(shlex.quote, sys.argv[1:])], torch.get_num_threads()))
+    texts = texts_of(AutoTokenizer.from_pretrained(options.tokenizer or plain_folder()), options.texts)
     programs = llamacpp_programs(ROOT / "outputs" / ".llamacpp-build")
     types = options.types.split(",")
-    files = make_files(
-        programs, options.file or gguf_file(), ROOT / "outputs" / ".llama-table", types
-    )
+    files = make_files(programs, options.file or gguf_file(), ROOT / "outputs" / ".llama-table", types)
     with tempfile.TemporaryDirectory() as folder:
         of_llama = theirs(programs, files, texts, Path(folder))
         of_runner = ours(files, texts, Path(folder))
@@ -256,9 +216,7 @@ def table(types: Sequence[str], of_llama: dict[str, str], of_runner: dict[str, s
 
     lines, ranks = [], []
     for what, line in SHOWN.items():
-        pairs = [
-            (value_in(of_llama[name], line), value_in(of_runner[name], line)) for name in types
-        ]
+        pairs = [(value_in(of_llama[name], line), value_in(of_runner[name], line)) for name in types]
         lines.append([what, *(f"{one:.4f} · {other:.4f}" for one, other in pairs)])
         if len(types) > 2 and "KL" in line:
             ranks.append(f"{what} {spearmanr(*zip(*pairs, strict=True)).statistic:.2f}")

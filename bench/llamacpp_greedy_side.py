@@ -42,9 +42,7 @@ def main() -> None:
     for request in requests:
         try:
             found.append(
-                continuations(
-                    request["file"], request["prompts"], request["new"], request["context"]
-                )
+                continuations(request["file"], request["prompts"], request["new"], request["context"])
             )
         except Exception as error:  # noqa: BLE001  # one file that it cannot read does not cost the others
             found.append(f"{type(error).__name__}: {error}")

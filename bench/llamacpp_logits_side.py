@@ -19,9 +19,7 @@ def main() -> None:
     llama_cpp.llama_backend_init()
     log = _quiet(llama_cpp)  # kept alive, because llama.cpp calls it
     llama_cpp.llama_log_set(log, None)
-    model = llama_cpp.llama_model_load_from_file(
-        job["gguf"].encode(), llama_cpp.llama_model_default_params()
-    )
+    model = llama_cpp.llama_model_load_from_file(job["gguf"].encode(), llama_cpp.llama_model_default_params())
     settings = llama_cpp.llama_context_default_params()
     longest = max(map(len, job["ids"]))
     settings.n_ctx = settings.n_batch = settings.n_ubatch = longest

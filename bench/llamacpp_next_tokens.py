@@ -58,9 +58,7 @@ def main() -> None:
             continue
         (first,) = answer["choices"][0]["logprobs"]["content"]
         likeliest = {it["id"]: round(it["logprob"], 4) for it in first["top_logprobs"]}
-        lines.append(
-            {"text": text, "tokens": answer["usage"]["prompt_tokens"], "likeliest": likeliest}
-        )
+        lines.append({"text": text, "tokens": answer["usage"]["prompt_tokens"], "likeliest": likeliest})
     Path(sys.argv[2]).write_text("[\n" + ",\n".join(map(json.dumps, lines)) + "\n]\n")
 
 

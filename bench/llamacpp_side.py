@@ -33,18 +33,11 @@ class Context:
             file.encode(), llama_cpp.llama_model_default_params()
         )
         settings = llama_cpp.llama_context_default_params()
-        settings.n_ctx, settings.n_batch, settings.n_ubatch, settings.n_seq_max = (
-            places,
-            BATCH,
-            512,
-            rows,
-        )
+        settings.n_ctx, settings.n_batch, settings.n_ubatch, settings.n_seq_max = (places, BATCH, 512, rows)
         settings.n_threads = settings.n_threads_batch = threads
         settings.kv_unified = True  # otherwise a copied sequence would be copied byte by byte
         self.context = llama_cpp.llama_init_from_model(self.model, settings)
-        self.vocabulary = llama_cpp.llama_vocab_n_tokens(
-            llama_cpp.llama_model_get_vocab(self.model)
-        )
+        self.vocabulary = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self.model))
         self.batch = llama_cpp.llama_batch_init(BATCH, 0, 1)
 
     def read(self, tokens: list[tuple[int, int, int, bool]]) -> list[int]:
@@ -92,9 +85,7 @@ def main() -> None:
         else 0
     )
     shared = min(shared, *(len(ids) - 1 for ids in prompts))
-    places = shared + sum(
-        len(ids) - shared + most for ids, most in zip(prompts, limits, strict=True)
-    )
+    places = shared + sum(len(ids) - shared + most for ids, most in zip(prompts, limits, strict=True))
     started = time.perf_counter()
     context = Context(job["settings"]["gguf"], rows, places + 256, threads)
     load_s, loaded_mib = time.perf_counter() - started, resident_mib()
@@ -113,18 +104,11 @@ def main() -> None:
         if job["limit_s"] is not None and time.perf_counter() - started > job["limit_s"]:
             notes.append("the time was up")
             break
-        step = [
-            (tokens[row][-1], len(prompts[row]) + len(tokens[row]) - 1, row, True) for row in live
-        ]
+        step = [(tokens[row][-1], len(prompts[row]) + len(tokens[row]) - 1, row, True) for row in live]
         for row, token in zip(live, context.read(step), strict=True):
             tokens[row].append(token)
     total_s = time.perf_counter() - started
-    measured = {
-        "load_s": load_s,
-        "total_s": total_s,
-        "prefill_s": prefill_s,
-        "decode_s": total_s - prefill_s,
-    }
+    measured = {"load_s": load_s, "total_s": total_s, "prefill_s": prefill_s, "decode_s": total_s - prefill_s}
     measured |= {"loaded_mib": loaded_mib, "peak_mib": peak_mib()}
     answer(job, tokens, threads=threads, notes=notes, **measured)
 

@@ -57,13 +57,7 @@ def questions() -> list[dict[str, Any]]:
         endings = chance.sample([other for *_, other in found if other != ending], CHOICES - 1)
         endings.insert(gold := chance.randrange(CHOICES), ending)
         made.append(
-            {
-                "activity_label": "A story",
-                "ctx_a": first,
-                "ctx_b": second,
-                "endings": endings,
-                "label": gold,
-            }
+            {"activity_label": "A story", "ctx_a": first, "ctx_b": second, "endings": endings, "label": gold}
         )
     return made
 
@@ -75,11 +69,7 @@ def likelihoods(some: list[dict[str, Any]]) -> list[list[Any]]:
 
     datasets.disable_progress_bars()
     documents = process_docs(datasets.Dataset.from_list(some))
-    return [
-        [document["query"], f" {choice}"]
-        for document in documents
-        for choice in document["choices"]
-    ]
+    return [[document["query"], f" {choice}"] for document in documents for choice in document["choices"]]
 
 
 def answers(some: list[dict[str, Any]], new: int) -> list[list[Any]]:
@@ -139,9 +129,7 @@ def server_side(
             [python, str(here / "xllamacpp_server_side.py"), str(file), str(threads), str(slots)]
         )
         address = server.stdout.readline().strip()
-        client = started(
-            [ours, str(here / "lmeval_server_side.py"), address, str(tokenizer), str(slots)]
-        )
+        client = started([ours, str(here / "lmeval_server_side.py"), address, str(tokenizer), str(slots)])
 
         def said(job: dict[str, Any]) -> Any:
             print(json.dumps(job), file=client.stdin, flush=True)
@@ -167,9 +155,7 @@ def main() -> None:
     parser.add_argument("--answers", type=int, default=16, help="of a round")
     parser.add_argument("--new", type=int, default=48, help="tokens of an answer")
     parser.add_argument(
-        "--slots",
-        default="4,16",
-        help="requests that llama.cpp's server works on at once; each is a side",
+        "--slots", default="4,16", help="requests that llama.cpp's server works on at once; each is a side"
     )
     parser.add_argument("--threads", type=int, default=machine.cores())
     add_option(parser)
@@ -188,9 +174,7 @@ def main() -> None:
         sides = {"runner": runner_side(file, options.threads, has_byte_rows=False)}
         sides["runner, int8 activations"] = runner_side(file, options.threads, has_byte_rows=True)
         for slots in map(int, options.slots.split(",")):
-            ask, tries = servers.enter_context(
-                server_side(file, options.threads, slots, Path(folder))
-            )
+            ask, tries = servers.enter_context(server_side(file, options.threads, slots, Path(folder)))
             sides[f"llama.cpp's server, {slots} slots"] = ask
         found = tries(likelihoods(made[:1])[0])
         for number in range(1 + options.rounds):
@@ -205,9 +189,7 @@ def main() -> None:
                     if number:  # the first round warms up
                         seconds.setdefault((kind, side), []).append(taken)
     counts = {"loglikelihood": options.questions * CHOICES, "generate_until": options.answers}
-    rates = {
-        (kind, side): [counts[kind] / one for one in some] for (kind, side), some in seconds.items()
-    }
+    rates = {(kind, side): [counts[kind] / one for one in some] for (kind, side), some in seconds.items()}
     print("### lm-eval's requests a second, from a .gguf file\n")
     print(head_line(["bench/lm_eval_gguf.py", *map(shlex.quote, sys.argv[1:])], options.threads))
     if left_out := processor.left_out():
@@ -228,12 +210,7 @@ def main() -> None:
     print("\nA log-likelihood by llama.cpp's server, asked by lm-eval's own models:\n")
     print(markdown(["--model", "what comes"], [[name, words] for name, words in found.items()]))
     if options.save:
-        save(
-            [
-                Figure.of(KINDS[kind], "requests/s", some, side)
-                for (kind, side), some in rates.items()
-            ]
-        )
+        save([Figure.of(KINDS[kind], "requests/s", some, side) for (kind, side), some in rates.items()])
 
 
 def scored(kind: str, side: str) -> str:

@@ -72,9 +72,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("checkout", type=Path)
-    parser.add_argument(
-        "--record", action="store_true", help=argparse.SUPPRESS
-    )  # CHECKOUT is the scratch folder then
+    # CHECKOUT is the scratch folder then
+    parser.add_argument("--record", action="store_true", help=argparse.SUPPRESS)
     options = parse_arguments(parser)
     if options.record:
         record(options.checkout)
@@ -97,10 +96,7 @@ def compare(checkout: Path, scratch: Path) -> None:
         (scratch / side / "tests" / "testdata").mkdir()
         (scratch / side / "conftest.py").write_text(CONFTEST)
     run([sys.executable, __file__, str(scratch), "--record"], scratch / "hf", scratch)
-    results = {
-        side: {name: outcomes(name, side, scratch) for name in (HF, BOS, EVALUATOR)}
-        for side in SIDES
-    }
+    results = {side: {name: outcomes(name, side, scratch) for name in (HF, BOS, EVALUATOR)} for side in SIDES}
     print("| test | `hf` | `runner` |\n|---|---|---|")
     for name in (HF, BOS, EVALUATOR):
         for test in dict.fromkeys(one.split("[")[0] for one in results["hf"][name]):
@@ -129,9 +125,7 @@ def outcomes(name: str, side: str, scratch: Path) -> dict[str, str]:
     run([sys.executable, "-m", "pytest", *options, name], scratch / side, scratch, may_fail=True)
     outcome_by_test = {}
     for case in ElementTree.parse(report).iter("testcase"):
-        wrong = next(
-            (case.find(kind) for kind in ("failure", "error") if case.find(kind) is not None), None
-        )
+        wrong = next((case.find(kind) for kind in ("failure", "error") if case.find(kind) is not None), None)
         outcome_by_test[str(case.get("name"))] = (
             PASSED if wrong is None else f"**{wrong.tag}**: {(wrong.get('message') or '')[:200]}"
         )
@@ -140,9 +134,7 @@ def outcomes(name: str, side: str, scratch: Path) -> dict[str, str]:
 
 def run(command: list[str], folder: Path, scratch: Path, may_fail: bool = False) -> None:
     """Run a command in a folder, with the environment that the replacements need."""
-    paths = os.pathsep.join(
-        [str(Path(__file__).parent), str(Path(__file__).parents[1]), str(folder)]
-    )
+    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1]), str(folder)])
     more = {EXPECTED: str(scratch / "expected.json"), "PYTHONPATH": paths, "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
         command, cwd=folder, env=os.environ | more, capture_output=True, text=True, check=False
@@ -163,14 +155,10 @@ def stand_in_models(scratch: Path) -> dict[str, str]:
     tokenizer.save_pretrained(folder)
     foo_bar, bar_foo = (tokenizer.encode(text) for text in ("foo bar", "bar foo"))
     begins = tokenizer.bos_token
-    own = TemplateProcessing(
-        single=f"{begins} $A", special_tokens=[(begins, tokenizer.bos_token_id)]
-    )
+    own = TemplateProcessing(single=f"{begins} $A", special_tokens=[(begins, tokenizer.bos_token_id)])
     tokenizer.backend_tokenizer.post_processor = own
     tokenizer.save_pretrained(scratch / "begins")
-    models = dict.fromkeys(
-        ("pythia-14m-deduped", "pythia-14m", "pythia-70m", "pythia-160m"), str(folder)
-    )
+    models = dict.fromkeys(("pythia-14m-deduped", "pythia-14m", "pythia-70m", "pythia-160m"), str(folder))
     return {
         **{f"EleutherAI/{name}": place for name, place in models.items()},
         "allenai/OLMo-3-7B-Instruct": str(scratch / "begins"),
@@ -208,10 +196,7 @@ def documents(path: str, name: str | None = None, **_: Any) -> Any:
 
     first = Random(f"{path} {name}").randrange(10_000)
     splits = {"train": 0, "validation": 100, "test": 200, "dev": 300}
-    listed = {
-        split: [document(path, first + far + at) for at in range(12)]
-        for split, far in splits.items()
-    }
+    listed = {split: [document(path, first + far + at) for at in range(12)] for split, far in splits.items()}
     return DatasetDict({split: Dataset.from_list(rows) for split, rows in listed.items()})
 
 
@@ -222,22 +207,13 @@ def document(path: str, at: int) -> dict[str, Any]:
     choices = [str(gold + number - right) for number in range(4)]
     if "arc" in path:
         named = {"text": choices, "label": ["A", "B", "C", "D"]}
-        return {
-            "id": str(at),
-            "question": one.question,
-            "choices": named,
-            "answerKey": "ABCD"[right],
-        }
+        return {"id": str(at), "question": one.question, "choices": named, "answerKey": "ABCD"[right]}
     if "gsm8k" in path:
         return {"question": one.question, "answer": one.answer}
     if "mmlu" in path:
         return {"question": one.question, "choices": choices, "answer": right}
     if "wikitext" in path:  # the long ones do not fit into the model at once
-        return {
-            "page": " ".join(
-                problem(Split.TEST, at + more).question for more in range(4 + 8 * (at % 6))
-            )
-        }
+        return {"page": " ".join(problem(Split.TEST, at + more).question for more in range(4 + 8 * (at % 6)))}
     return {"text": f"{one.question} {one.answer.splitlines()[0].rstrip('.')}"}
 
 
@@ -255,22 +231,14 @@ def record(scratch: Path) -> None:
     }
     (scratch / "expected.json").write_text(json.dumps(expected))
     printed = module(scratch / "hf" / EVALUATOR).test_printed_results
-    seeds = dict.fromkeys(
-        ("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed"), 0
-    )
+    seeds = dict.fromkeys(("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed"), 0)
     for tasks, limit, model, arguments in printed.pytestmark[0].args[1]:
         results = evaluator.simple_evaluate(
             model=model, model_args=arguments, tasks=tasks, limit=limit, bootstrap_iters=0, **seeds
         )
         for side in SIDES:  # the name that the test makes of its arguments
             words = "".join(sign if sign.isalnum() or sign in "_-." else "-" for sign in arguments)
-            file = (
-                scratch
-                / side
-                / "tests"
-                / "testdata"
-                / f"{'-'.join(tasks)}_{limit}_{side}_{words}.txt"
-            )
+            file = scratch / side / "tests" / "testdata" / f"{'-'.join(tasks)}_{limit}_{side}_{words}.txt"
             file.write_text(make_table(results))
 
 

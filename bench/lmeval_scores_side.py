@@ -49,11 +49,7 @@ def task_of(folder: str) -> dict[str, Any]:
     shipped = Path(lm_eval.__file__).parent / "tasks" / "gsm8k" / "gsm8k.yaml"
     task: dict[str, Any] = yaml.safe_load(shipped.read_text())
     files = {split: str(Path(folder, f"{split}.jsonl")) for split in ("train", "test")}
-    return task | {
-        "dataset_path": "json",
-        "dataset_name": None,
-        "dataset_kwargs": {"data_files": files},
-    }
+    return task | {"dataset_path": "json", "dataset_name": None, "dataset_kwargs": {"data_files": files}}
 
 
 def main() -> None:
@@ -62,19 +58,12 @@ def main() -> None:
     if request["model"]:
         from lm_eval.models.huggingface import HFLM
 
-        model = HFLM(
-            request["model"], device="cpu", dtype=request["dtype"], batch_size=request["batch_size"]
-        )
+        model = HFLM(request["model"], device="cpu", dtype=request["dtype"], batch_size=request["batch_size"])
     else:
         model = GivenAnswers(request["answers"], request.get("think_ends", []))
     tasks = [task_of(request["data"])]
     results = lm_eval.simple_evaluate(
-        model,
-        tasks=tasks,
-        limit=request["limit"],
-        log_samples=True,
-        bootstrap_iters=0,
-        verbosity="ERROR",
+        model, tasks=tasks, limit=request["limit"], log_samples=True, bootstrap_iters=0, verbosity="ERROR"
     )
     result_by_document: dict[int, dict[str, Any]] = {}
     for sample in results["samples"]["gsm8k"]:

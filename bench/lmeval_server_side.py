@@ -24,11 +24,7 @@ class ReadsOnly(LocalCompletionsAPI):  # type: ignore[misc] # lm_eval has no typ
     """The same requests without `echo`, which the server ignores, and no scores."""
 
     def _create_payload(self, *given: Any, **more: Any) -> dict[str, Any]:
-        return {
-            key: value
-            for key, value in super()._create_payload(*given, **more).items()
-            if key != "echo"
-        }
+        return {key: value for key, value in super()._create_payload(*given, **more).items() if key != "echo"}
 
     @staticmethod
     def parse_logprobs(ctxlens: Any, **_: Any) -> list[tuple[float, bool]]:
@@ -39,8 +35,7 @@ class ReadsOnly(LocalCompletionsAPI):  # type: ignore[misc] # lm_eval has no typ
 def instances(kind: str, arguments: list[list[Any]]) -> list[Instance]:
     """Return lm-eval's requests."""
     return [
-        Instance(request_type=kind, doc={}, arguments=tuple(one), idx=at)
-        for at, one in enumerate(arguments)
+        Instance(request_type=kind, doc={}, arguments=tuple(one), idx=at) for at, one in enumerate(arguments)
     ]
 
 

@@ -39,11 +39,7 @@ def main() -> None:
         return run.generate(**settings)
 
     lm.tok_batch_encode, lm.model.generate = noted_encode, timed_generate
-    settings: dict[str, Any] = {
-        "until": job.stop,
-        "max_gen_toks": max(job.new_tokens),
-        "do_sample": False,
-    }
+    settings: dict[str, Any] = {"until": job.stop, "max_gen_toks": max(job.new_tokens), "do_sample": False}
     if job.fixed:
         settings["min_new_tokens"] = max(job.new_tokens)
     instances = [
@@ -58,9 +54,7 @@ def main() -> None:
         notes.append("the time was up")
     run.stop()
     ends = set() if job.fixed else {lm.tokenizer.eos_token_id}
-    new_of: dict[
-        str, list[int]
-    ] = {}  # by the token ids of the prompt, because lm-eval reorders rows
+    new_of: dict[str, list[int]] = {}  # by the token ids of the prompt, because lm-eval reorders rows
     for ids, mask, sequences in run.calls:
         for row in range(len(ids)):
             new_of[sha256_ids(ids[row][mask[row].bool()].tolist())] = cut(
@@ -68,9 +62,7 @@ def main() -> None:
             )
     wanted = [sha256_ids(lm.tok_encode(prompt)) for prompt in job.prompts]
     if not notes and set(wanted) != set(new_of):
-        raise SystemExit(
-            "lm-eval fed the model other token ids than its tokenizer makes of the prompts"
-        )
+        raise SystemExit("lm-eval fed the model other token ids than its tokenizer makes of the prompts")
     fed = set(fed_texts)
     answer(
         run.outcome(

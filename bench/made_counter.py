@@ -89,12 +89,7 @@ def joules_of(keys: list[str], speed: float) -> dict[str, float]:
     """Return what a job counts, and what its process used of cores."""
     with tempfile.TemporaryDirectory() as folder:
         counter = Counter(Path(folder) / "powercap", speed)
-        shared = [
-            f"output_dir={folder}/out",
-            "tracking=none",
-            "print=none",
-            f"price_kwh={PRICE_KWH}",
-        ]
+        shared = [f"output_dir={folder}/out", "tracking=none", "print=none", f"price_kwh={PRICE_KWH}"]
         with counter.running(), mock.patch.object(measured, "JobEnergy", Watched):
             record = evaluate(*keys, *shared)
         found = {key: record.result.metrics.get(key, float("nan")) for key in SHOWN}

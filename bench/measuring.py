@@ -34,9 +34,7 @@ class Run:
         self.positions = self.logit_rows = 0
         self.prefill_s = self.decode_s = self.started = self.total_s = self.peak_mib = 0.0
         self.first_s = 0.0  # when the first pass of this call of `generate` was done
-        self.calls: list[
-            tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-        ] = []  # ids, mask, sequences
+        self.calls: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []  # ids, mask, sequences
         self._generate = model.generate
         if hooks:
             model.register_forward_hook(self._after_pass, with_kwargs=True)
@@ -67,11 +65,7 @@ class Run:
         """Return the measurements and outputs; products are timed again, and the better time
         counts."""
         after = product_rates(self.shapes, self.dtype, PROBE_ROWS, PROBE_TRIES, self.device)
-        measured: dict[str, Any] = {
-            "prefill_s": self.prefill_s,
-            "decode_s": self.decode_s,
-            "notes": [],
-        }
+        measured: dict[str, Any] = {"prefill_s": self.prefill_s, "decode_s": self.decode_s, "notes": []}
         return Outcome(
             threads=torch.get_num_threads(),
             load_s=self.load_s,
@@ -86,9 +80,7 @@ class Run:
             **(measured | what),
         )
 
-    def _after_pass(
-        self, _model: Any, _positional: Any, named: dict[str, Any], output: Any
-    ) -> None:
+    def _after_pass(self, _model: Any, _positional: Any, named: dict[str, Any], output: Any) -> None:
         self.first_s = self.first_s or time.perf_counter()
         self.note_pass(named["input_ids"].numel(), output.logits.shape[0] * output.logits.shape[1])
 
@@ -102,9 +94,7 @@ def sizes(model: Any) -> tuple[Counter[tuple[int, int]], int, int]:
     """Return the shapes of the linear layers, their parameters, and the output layer's, which is
     none of them."""
     head = model.get_output_embeddings()
-    layers = [
-        layer for layer in model.modules() if isinstance(layer, nn.Linear) and layer is not head
-    ]
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear) and layer is not head]
     shapes = Counter((layer.out_features, layer.in_features) for layer in layers)
     return shapes, sum(layer.weight.numel() for layer in layers), head.weight.numel()
 

@@ -20,9 +20,7 @@ SHAPES = ("smollm2_135m", "qwen2_05b_instruct", "llama32_1b")
 QUANTIZATIONS = ("none", "int8", "nf4")
 HEADS = ("weights", "error", "KV", "error", "peak", "spread", "predicted", "error")
 LIMITS = {"weight": 0.02, "kv": 0.02, "total": 0.05}
-ALLOWED_MIB = (
-    5.0  # of a total, however small: by so much the constants of footprint.py differ between jobs
-)
+ALLOWED_MIB = 5.0  # of a total, however small: by so much the constants of footprint.py differ between jobs
 SPREAD_LIMIT = 0.02
 
 
@@ -36,9 +34,7 @@ def main() -> None:
     )
     mixes = "each a choice, perhaps with its keys: 'nf4 quantization.skip=[down_proj]'"
     parser.add_argument("--quantizations", nargs="+", default=QUANTIZATIONS, help=mixes)
-    parser.add_argument(
-        "--repeats", type=int, default=5, help="fresh processes of the smallest shape"
-    )
+    parser.add_argument("--repeats", type=int, default=5, help="fresh processes of the smallest shape")
     parser.add_argument("--others", type=int, default=1, help="of each of the others")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--prompt", type=int, default=240)
@@ -59,13 +55,9 @@ def main() -> None:
                 for what, limit in LIMITS.items():
                     is_close = what == "total" and abs(total_off_mib(metrics)) <= ALLOWED_MIB
                     if abs(metrics[f"{what}_prediction_error"]) > limit and not is_close:
-                        off.append(
-                            f"{shape} {quantization}: {what} is off by more than {limit:.0%}"
-                        )
+                        off.append(f"{shape} {quantization}: {what} is off by more than {limit:.0%}")
                 if spread(metrics) > SPREAD_LIMIT:
-                    off.append(
-                        f"{shape} {quantization}: peaks lie more than {SPREAD_LIMIT:.0%} apart"
-                    )
+                    off.append(f"{shape} {quantization}: peaks lie more than {SPREAD_LIMIT:.0%} apart")
     print("\n".join(off) if off else "all within their limits")
     sys.exit(bool(off))
 
@@ -75,11 +67,7 @@ def measure(
 ) -> dict[str, float]:
     """Return the metrics of one job."""
     keys = [f"model={shape}", "model.random_weights=true", "model.device=cpu"]
-    keys += [
-        f"model.cache_dir={scratch / 'weights'}",
-        *f"quantization={quantization}".split(),
-        "task=memory",
-    ]
+    keys += [f"model.cache_dir={scratch / 'weights'}", *f"quantization={quantization}".split(), "task=memory"]
     keys += [
         f"task.repeats={repeats}",
         f"task.batch_size={options.batch}",
@@ -98,10 +86,7 @@ def line(metrics: dict[str, float]) -> str:
         f"{metrics['peak_over_baseline_mib']:,.0f}",
         f"{spread(metrics):.1%}" if metrics["repeats"] > 1 else "-",
     ]
-    values += [
-        f"{metrics['predicted_total_mib']:,.0f}",
-        f"{metrics['total_prediction_error']:+.1%}",
-    ]
+    values += [f"{metrics['predicted_total_mib']:,.0f}", f"{metrics['total_prediction_error']:+.1%}"]
     return "".join(f"{value:>10}" for value in values)
 
 

@@ -32,11 +32,7 @@ def main() -> None:
         each = []
         for limit in limits:
             each.append(genai.GenerationConfig())
-            each[-1].max_new_tokens, each[-1].do_sample, each[-1].ignore_eos = (
-                limit,
-                False,
-                ignore_eos,
-            )
+            each[-1].max_new_tokens, each[-1].do_sample, each[-1].ignore_eos = (limit, False, ignore_eos)
         fed = [openvino.Tensor(np.array([ids], dtype=np.int64)) for ids in prompts]
         return [list(result.m_generation_ids[0]) for result in pipeline.generate(fed, each)]
 
@@ -44,21 +40,14 @@ def main() -> None:
     pipeline = genai.ContinuousBatchingPipeline(settings["folder"], scheduler, "CPU", properties)
     draw = random.Random(0)
     generate(
-        [[draw.randrange(3, settings["vocabulary"]) for _ in range(64)] for _ in range(4)],
-        [4] * 4,
-        True,
+        [[draw.randrange(3, settings["vocabulary"]) for _ in range(64)] for _ in range(4)], [4] * 4, True
     )
     load_s, loaded_mib = time.perf_counter() - started, resident_mib()
     reset_peak()
     started = time.perf_counter()
     tokens = generate(job["prompts"], job["new_tokens"], job["fixed"])
     total_s = time.perf_counter() - started
-    measured = {
-        "load_s": load_s,
-        "total_s": total_s,
-        "loaded_mib": loaded_mib,
-        "peak_mib": peak_mib(),
-    }
+    measured = {"load_s": load_s, "total_s": total_s, "loaded_mib": loaded_mib, "peak_mib": peak_mib()}
     answer(job, tokens, threads=threads, **measured)
 
 

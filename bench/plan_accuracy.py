@@ -49,41 +49,23 @@ def cases(model: str, data: str) -> list[Case]:
     others = (*few, "task.offset=200")  # of which no answer is reused
     words = ("task.prompt=Tell me about Paris.", "generation.max_new_tokens=200")
     batch = ("task.batch_size=4", "task.prompt_tokens=128", "task.new_tokens=8")
-    recall = (
-        *real,
-        "task=recall",
-        "task.lengths=[256,512]",
-        "task.cases=2",
-        "generation.max_new_tokens=32",
-    )
+    recall = (*real, "task=recall", "task.lengths=[256,512]", "task.cases=2", "generation.max_new_tokens=32")
     one_text = (*recall, "task.kinds=[several_asked_one]")
     texts = (*real, "task=likelihood", f"task.data={TEXTS}")
-    cell = (
-        "task.batch_sizes=[1,8]",
-        "task.prompt_tokens=[64]",
-        "task.new_tokens=32",
-        "task.repeats=3",
-    )
+    cell = ("task.batch_sizes=[1,8]", "task.prompt_tokens=[64]", "task.new_tokens=32", "task.repeats=3")
     return [
         Case("embedded gsm8k", ("model=embedded",)),
         Case("embedded gsm8k nf4", ("model=embedded", "quantization=nf4")),
         Case("real gsm8k", (*problems, "task.limit=32")),
         Case("real gsm8k int8", (*problems, "task.limit=32", "quantization=int8")),
         Case("real likelihood", (*texts, "task.limit=60")),
-        Case(
-            "real generate",
-            (*real, "task=generate", *words),
-        ),
+        Case("real generate", (*real, "task=generate", *words)),
         Case("real sweep", (*real, "task=sweep", *cell)),
         Case("real memory", (*real, "task=memory", *batch)),
         Case("16 to 32 questions", (*few, "task.limit=32"), others),
         Case("16 to 64 questions", (*few, "task.limit=64"), others),
         Case("32 to 16 questions", few, (*others, "task.limit=32")),
-        Case(
-            "16 to 48, nf4",
-            (*few, "task.limit=48", "quantization=nf4"),
-            (*others, "quantization=nf4"),
-        ),
+        Case("16 to 48, nf4", (*few, "task.limit=48", "quantization=nf4"), (*others, "quantization=nf4")),
         Case("recall, other needles", (*recall, "task.cases_seed=1"), recall),
         Case(
             "recall, longer",
@@ -101,20 +83,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--model", required=True, help="the folder of a real model (make real-model)"
-    )
-    parser.add_argument(
-        "--data", required=True, help="a folder with GSM8K's test.jsonl and train.jsonl"
-    )
+    parser.add_argument("--model", required=True, help="the folder of a real model (make real-model)")
+    parser.add_argument("--data", required=True, help="a folder with GSM8K's test.jsonl and train.jsonl")
     parser.add_argument("--only", nargs="+", help="the names of some jobs")
     add_option(parser)
     options = parse_arguments(parser)
     print(f"python bench/plan_accuracy.py --model FOLDER --data FOLDER\n{machine.name()}")
-    print(
-        f"{'job':22}{'plan':>20}{'from':>12}{'seconds':>9}{'ratio':>7}  {'holds':12}beside it",
-        flush=True,
-    )
+    print(f"{'job':22}{'plan':>20}{'from':>12}{'seconds':>9}{'ratio':>7}  {'holds':12}beside it", flush=True)
     held = []
     for case in cases(options.model, options.data):
         if not options.only or case.name in options.only:
@@ -148,11 +123,7 @@ def verdict(planned: Estimate, seconds: float) -> str:
     is_bound = planned.is_upper_bound and planned.source is not EstimateBasis.recorded
     if seconds > planned.seconds * (1 + planned.spread):
         return "no: longer"
-    return (
-        "no: shorter"
-        if seconds < planned.seconds * (1 - planned.spread) and not is_bound
-        else "yes"
-    )
+    return "no: shorter" if seconds < planned.seconds * (1 - planned.spread) and not is_bound else "yes"
 
 
 def plan(overrides: Sequence[str]) -> Estimate | None:

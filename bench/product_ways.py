@@ -27,21 +27,14 @@ from runner_engine.matmul.measured import Ways, measure, sample_of
 from runner_engine.matmul.products import Way
 
 ROWS = (1, 4, 8, 16, 32, 128)
-SMOLLM2 = (
-    "576x576",
-    "192x576",
-    "1536x576",
-    "576x1536",
-    "49152x576",
-)  # the layers of a model with 135M parameters
+# the layers of a model with 135M parameters
+SMOLLM2 = ("576x576", "192x576", "1536x576", "576x1536", "49152x576")
 
 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
-    parser.add_argument(
-        "--shapes", nargs="+", default=list(SMOLLM2), help="outputs x inputs of layers"
-    )
+    parser.add_argument("--shapes", nargs="+", default=list(SMOLLM2), help="outputs x inputs of layers")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     parser.add_argument("--rounds", type=int, default=3)
     chosen = parse_arguments(parser)
@@ -71,15 +64,11 @@ def main() -> None:
                     rate = 2 * count * outputs * width / took[name][count] / 1e9
                     best[name, count] = max(best.get((name, count), 0.0), rate)
         lines += [
-            [f"{outputs} x {width}", name, *(f"{best[name, count]:.0f}" for count in ROWS)]
-            for name in ways
+            [f"{outputs} x {width}", name, *(f"{best[name, count]:.0f}" for count in ROWS)] for name in ways
         ]
         best.clear()
     print(markdown(["outputs x inputs", "GFLOP/s by", *(f"{count} rows" for count in ROWS)], lines))
-    layers = [
-        nn.Linear(width, outputs, bias=False, device="meta", dtype=dtype)
-        for outputs, width in shapes
-    ]
+    layers = [nn.Linear(width, outputs, bias=False, device="meta", dtype=dtype) for outputs, width in shapes]
     heads = Heads(1, 3, 3, 64, dtype, torch.device("cpu"))  # those of the same model
     if (attention := shared_attention.choose(heads, kernels)) is not None:
         print(f"shared attention: {attention.fact}")

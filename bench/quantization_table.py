@@ -54,9 +54,7 @@ class Line:
     kv_cache: KvCache = KvCache.as_model
     file: str = ""  # a .gguf file of the model, instead of the model itself
     int8_rows: bool = False  # of a file or a stored checkpoint
-    dtype: str = (
-        "auto"  # the embedded model is in bfloat16: to say so makes another job of the same model
-    )
+    dtype: str = "auto"  # the embedded model is in bfloat16: to say so makes another job of the same model
 
     @property
     def recorded(self) -> dict[str, str]:
@@ -92,25 +90,17 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--model",
-        default="random",
-        help="that is timed: random (a 135M Llama shape), embedded or a FOLDER",
+        "--model", default="random", help="that is timed: random (a 135M Llama shape), embedded or a FOLDER"
     )
     parser.add_argument(
-        "--scored-model",
-        default="embedded",
-        help="whose likelihoods are compared: embedded or a FOLDER",
+        "--scored-model", default="embedded", help="whose likelihoods are compared: embedded or a FOLDER"
     )
     parser.add_argument("--lines", default=",".join(LINES))
     parser.add_argument("--rows", default="1,8,32,128", help="at once")
-    parser.add_argument(
-        "--prompt", type=int, default=64, help="tokens of each prompt; they share nothing"
-    )
+    parser.add_argument("--prompt", type=int, default=64, help="tokens of each prompt; they share nothing")
     parser.add_argument("--new", type=int, default=16, help="new tokens of each row")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument(
-        "--texts", type=int, default=200, help="worked answers to score, at least 50"
-    )
+    parser.add_argument("--texts", type=int, default=200, help="worked answers to score, at least 50")
     options = parse_arguments(parser)
     names, rows = options.lines.split(","), [int(count) for count in options.rows.split(",")]
     if unknown := [name for name in names if name not in LINES]:
@@ -133,9 +123,7 @@ def main() -> None:
     print(
         f"\n{options.rounds} rounds by turns, {options.prompt} + {options.new} tokens a row: median (least..most)"
     )
-    print(
-        f"{options.texts} worked answers; Δ and KL a token, against {BASELINE}, with 95 % intervals\n"
-    )
+    print(f"{options.texts} worked answers; Δ and KL a token, against {BASELINE}, with 95 % intervals\n")
     table = [
         ["weights, MiB", *(f"{weights[name]:,.1f}" for name in lines)],
         *speed_rows(list(lines), rows, speeds),
@@ -161,10 +149,7 @@ def speed_rows(
     table = [[f"keys and values, MiB, {rows[-1]} rows", *kv]]
     for what, attribute in (("decode", "decode_tok_per_s"), ("prefill", "prefill_tok_per_s")):
         for count in rows:
-            each = [
-                spread([getattr(one, attribute) for one in speeds[name, count]], 0)
-                for name in names
-            ]
+            each = [spread([getattr(one, attribute) for one in speeds[name, count]], 0) for name in names]
             table.append([f"{what}, tokens/s, {count} row{'s' * (count > 1)}", *each])
     return table
 
@@ -178,38 +163,22 @@ def likelihoods(lines: dict[str, Line], model: str, texts: int) -> dict[str, dic
     )
     with tempfile.TemporaryDirectory() as scratch:
         task = ["task=likelihood", f"task.limit={texts}", "task.exact=true"]
-        grids: dict[Line, list[str]] = defaultdict(
-            list
-        )  # of quantizations, which one process runs one by one
+        # of quantizations, which one process runs one by one
+        grids: dict[Line, list[str]] = defaultdict(list)
         for line in lines.values():
             grids[replace(line, quantization="")].append(line.quantization)
         for others, quantizations in grids.items():
             chosen = replace(others, quantization=",".join(quantizations))
-            which = (
-                ["model=local", f"model.name={others.file}", "model.device=cpu"]
-                if others.file
-                else whole
-            )
+            which = ["model=local", f"model.name={others.file}", "model.device=cpu"] if others.file else whole
             reference = " ".join([*(whole if others.file else []), REFERENCE])
             task_of = [*task, f"task.reference='{reference}'"]
-            printed(
-                "runner",
-                "-m",
-                *which,
-                *task_of,
-                *keys_of(chosen),
-                f"output_dir={scratch}",
-                "workers=1",
-            )
+            printed("runner", "-m", *which, *task_of, *keys_of(chosen), f"output_dir={scratch}", "workers=1")
         baseline = ",".join(keys_of(lines[BASELINE]))
         compared = printed(
             "runner_compare", "--output-dir", scratch, "--baseline", baseline, "--format", "json"
         )
     rows = json.loads(compared)["tables"][0]["rows"]
-    return {
-        name: next(row for row in rows if is_of(row["config"], line))
-        for name, line in lines.items()
-    }
+    return {name: next(row for row in rows if is_of(row["config"], line)) for name, line in lines.items()}
 
 
 def keys_of(line: Line) -> list[str]:
@@ -235,14 +204,10 @@ def quality_rows(lines: dict[str, Line], scored: dict[str, dict[str, Any]]) -> l
             agreed.append("–")
             continue
         delta.append(
-            with_interval(
-                shift["difference"], shift["difference_low"], shift["difference_high"], form="+.5f"
-            )
+            with_interval(shift["difference"], shift["difference_low"], shift["difference_high"], form="+.5f")
         )
         kl.append(
-            with_interval(
-                *[metrics[f"kl_nats_per_token{end}"] for end in ("", "_low", "_high")], form=".2g"
-            )
+            with_interval(*[metrics[f"kl_nats_per_token{end}"] for end in ("", "_low", "_high")], form=".2g")
         )
         agreed.append(f"{metrics['top_1_agreement']:.2%}")
     return [delta, kl, agreed]
@@ -250,9 +215,7 @@ def quality_rows(lines: dict[str, Line], scored: dict[str, dict[str, Any]]) -> l
 
 def with_interval(value: float, low: float | None, high: float | None, *, form: str) -> str:
     """Return a value and its interval."""
-    return f"{value:{form}}" + (
-        "" if low is None or high is None else f" [{low:{form}}, {high:{form}}]"
-    )
+    return f"{value:{form}}" + ("" if low is None or high is None else f" [{low:{form}}, {high:{form}}]")
 
 
 def control(scored: dict[str, dict[str, Any]]) -> str:

@@ -15,15 +15,7 @@ import sys
 from pathlib import Path
 
 import torch
-from engines import (
-    complete_random,
-    greedy_engine,
-    head_line,
-    markdown,
-    model_folder,
-    speeds_by_turns,
-    spread,
-)
+from engines import complete_random, greedy_engine, head_line, markdown, model_folder, speeds_by_turns, spread
 from heading import parse_arguments
 from latest import Figure, add_option, save
 from stored_of import FORMATS, checkpoint_of
@@ -46,16 +38,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--model", default="random", help="random (a 135M Llama shape), embedded or a FOLDER"
-    )
+    parser.add_argument("--model", default="random", help="random (a 135M Llama shape), embedded or a FOLDER")
     parser.add_argument(
         "--lines", default=",".join(["none", *QUANTIZED, *(name + OWN for name in QUANTIZED)])
     )
     parser.add_argument("--rows", default="1,8,32,128", help="at once")
-    parser.add_argument(
-        "--prompt", type=int, default=64, help="tokens of each prompt; they share nothing"
-    )
+    parser.add_argument("--prompt", type=int, default=64, help="tokens of each prompt; they share nothing")
     parser.add_argument("--new", type=int, default=16, help="new tokens of each row")
     parser.add_argument("--rounds", type=int, default=5)
     add_option(parser)
@@ -78,10 +66,7 @@ def main() -> None:
     for unit, name in units.items():
         print(f"\n{options.rounds} rounds by turns: median (least..most)\n")
         table = [
-            [
-                line,
-                *(spread([getattr(one, name) for one in speeds[line, count]], 0) for count in rows),
-            ]
+            [line, *(spread([getattr(one, name) for one in speeds[line, count]], 0) for count in rows)]
             for line in lines
         ]
         print(markdown([unit, *(f"{count} rows" for count in rows)], table), flush=True)
@@ -110,9 +95,7 @@ def engine_of(folder: str, line: str, new_tokens: int) -> LocalEngine:
 def compare(line: str, engine: LocalEngine, tokens: int) -> str:
     """Return in words how far the kernels' logits are from those of the library's own functions."""
     model = engine.loaded.model
-    ids = torch.randint(
-        0, model.config.vocab_size, (8, tokens), generator=torch.Generator().manual_seed(0)
-    )
+    ids = torch.randint(0, model.config.vocab_size, (8, tokens), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         own = model(ids).logits.float()
         quantized = QuantizedLayers(model, Heap())
@@ -121,10 +104,7 @@ def compare(line: str, engine: LocalEngine, tokens: int) -> str:
         raise SystemExit("\n".join(quantized.notes) or f"{line}: there is nothing to exchange")
     for layer in quantized.exchanged:
         del layer.forward
-    off, same = (
-        (ours - own).abs().max() / own.std(),
-        (ours.argmax(-1) == own.argmax(-1)).float().mean(),
-    )
+    off, same = ((ours - own).abs().max() / own.std(), (ours.argmax(-1) == own.argmax(-1)).float().mean())
     return f"- {line}: logits at most {float(off):.2g} of their spread off, {float(same):.1%} of the best tokens equal"
 
 

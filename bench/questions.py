@@ -18,8 +18,7 @@ def load_prompts(data: str, limit: int, shots: int) -> list[str]:
     task = Gsm8kConfig(data=data, limit=limit, prompt=PromptStyle.text, shots=shots)
     items = load_questions(task)
     prompts = (
-        build_prompt(task, item, shots)
-        for item, shots in zip(items, load_shots(task, items)[0], strict=True)
+        build_prompt(task, item, shots) for item, shots in zip(items, load_shots(task, items)[0], strict=True)
     )
     return [prompt for prompt in prompts if isinstance(prompt, str)]
 
@@ -33,9 +32,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def add_questions(parser: argparse.ArgumentParser) -> None:
     """Add the options of questions."""
     add_data(parser)
-    parser.add_argument(
-        "--shots", type=int, default=5, help="worked examples where prompts are plain text"
-    )
+    parser.add_argument("--shots", type=int, default=5, help="worked examples where prompts are plain text")
     parser.add_argument("--new-tokens", type=int, default=256)
     parser.add_argument("--threads", type=int, help="default: as our engine decides, for all")
 

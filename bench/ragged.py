@@ -42,10 +42,8 @@ def draw(
 ) -> tuple[list[list[int]], list[int]]:
     """Return prompts that share nothing, and the limit of each."""
     chance = random.Random(seed)
-    ordinary = (
-        vocabulary // 4,
-        vocabulary * 3 // 4,
-    )  # special tokens and padding are at a vocabulary's two ends
+    # special tokens and padding are at a vocabulary's two ends
+    ordinary = (vocabulary // 4, vocabulary * 3 // 4)
 
     def length(least: int, most: int) -> int:
         return round(math.exp(chance.uniform(math.log(min(least, most)), math.log(most))))
@@ -99,18 +97,15 @@ def main() -> None:
     longest = options.longest_prompt, options.longest_answer
     prompts, limits = draw(options.requests, vocabulary, *longest, options.seed)
     job = Job("stream", folder, options.dtype, prompts, limits, None)
-    trial = run_fresh(
-        replace(job, prompts=prompts[:2], new_tokens=[2, 2], threads=options.threads)
-    )  # builds kernels
+    # builds kernels
+    trial = run_fresh(replace(job, prompts=prompts[:2], new_tokens=[2, 2], threads=options.threads))
     job = replace(job, threads=trial.threads)
     print(f"### {options.model}, {options.dtype}: {len(prompts)} requests, prompts of {min(map(len, prompts))} to "
           f"{max(map(len, prompts))} tokens ({sum(map(len, prompts)):,} in all), answers of {min(limits)} to "
           f"{max(limits)} ({sum(limits):,})\n")  # fmt: skip
     print(head_line(sys.argv, trial.threads), end="\n\n", flush=True)
     few = options.search_requests
-    best, bound = search(
-        replace(job, kind="generate", prompts=prompts[:few], new_tokens=limits[:few])
-    )
+    best, bound = search(replace(job, kind="generate", prompts=prompts[:few], new_tokens=limits[:few]))
     sides = {
         f"`generate`, batch {best.rows}, {ORDERS[best.order]}": replace(
             best, prompts=prompts, new_tokens=limits
@@ -146,9 +141,7 @@ def main() -> None:
         "prefill, s",
         "decode, s",
     ]
-    print(
-        markdown([*head, "tokens through the layers", "peak MiB", "outputs as the runner's"], rows)
-    )
+    print(markdown([*head, "tokens through the layers", "peak MiB", "outputs as the runner's"], rows))
     for note in dict.fromkeys(note for run in ours for note in run.notes):
         print(f"- note: {note}")
 

@@ -67,9 +67,7 @@ def main() -> None:
     options = parse_arguments(parser)
     print(head_line([*sys.argv], 1), end="\n\n")
     with tempfile.TemporaryDirectory() as folder:
-        rows = [
-            row for count in sorted(options.counts) for row in measure(Path(folder), count, options)
-        ]
+        rows = [row for count in sorted(options.counts) for row in measure(Path(folder), count, options)]
     print(markdown(["recorded jobs", "command", "s", "peak RSS MiB"], rows))
 
 
@@ -103,12 +101,7 @@ def measure(folder: Path, count: int, options: argparse.Namespace) -> list[list[
         rows.append([f"{count:,}", name, spread(timed.seconds, 2), f"{timed.peak_mib:,.0f}"])
         print(*rows[-1], file=sys.stderr)
     if not options.only:
-        unlogged = (
-            "-m",
-            f"seed=range({1000 + count},{1000 + count + GRID})",
-            *JOB,
-            "tracking=none",
-        )
+        unlogged = ("-m", f"seed=range({1000 + count},{1000 + count + GRID})", *JOB, "tracking=none")
         command("runner", unlogged, folder)
         seconds, peak = command("runner.store.sync", store, folder)
         rows.append([f"{count:,}", f"runner-sync, {GRID} to log", f"{seconds:.2f}", f"{peak:,.0f}"])
@@ -118,12 +111,7 @@ def measure(folder: Path, count: int, options: argparse.Namespace) -> list[list[
     jobs = sum(1 for _ in (outputs / "jobs").iterdir())
     of_database = f"{database_bytes(uri) / jobs / 1024:.1f} in the database"
     rows.append(
-        [
-            f"{count:,}",
-            "disk, KiB a job",
-            f"{size / jobs / 1024:.1f} in its folder, {of_database}",
-            "",
-        ]
+        [f"{count:,}", "disk, KiB a job", f"{size / jobs / 1024:.1f} in its folder, {of_database}", ""]
     )
     return rows
 
@@ -135,9 +123,7 @@ def database_bytes(uri: str) -> int:
     pages = "select page_count * page_size from pragma_page_count, pragma_page_size"
     engine = create_engine(uri)
     with engine.connect() as database:
-        query = (
-            "select pg_database_size(current_database())" if engine.name == "postgresql" else pages
-        )
+        query = "select pg_database_size(current_database())" if engine.name == "postgresql" else pages
         size = int(database.execute(text(query)).scalar_one())
     engine.dispose()
     return size
@@ -159,9 +145,7 @@ def command(module: str, arguments: Sequence[str], folder: Path) -> tuple[float,
         _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise SystemExit(
-            f"{module} {' '.join(arguments)}:\n{(folder / 'out.txt').read_text()[-2000:]}"
-        )
+        raise SystemExit(f"{module} {' '.join(arguments)}:\n{(folder / 'out.txt').read_text()[-2000:]}")
     return time.perf_counter() - began, usage.ru_maxrss / 1024
 
 
@@ -186,9 +170,7 @@ def fill(outputs: Path, uri: str, count: int) -> None:
     store = store_from_options(outputs, uri, None)
     noted = [*published.noted(outputs, original.name)][-1]
     for copy in copies:
-        published.note(
-            store, replace(noted, key=copy["job"], mlflow_id=copy["run"], parent="another grid")
-        )
+        published.note(store, replace(noted, key=copy["job"], mlflow_id=copy["run"], parent="another grid"))
     engine = create_engine(uri)
     with engine.begin() as database:
         database.execute(text(COPIES))
@@ -196,9 +178,7 @@ def fill(outputs: Path, uri: str, count: int) -> None:
         for table, (of_run, changed) in TABLES.items():
             found: Any = database.execute(text(f"select * from {table} limit 0"))
             columns = [*found.keys()]
-            values = [
-                changed.get(name, "c.run" if name == of_run else f"t.{name}") for name in columns
-            ]
+            values = [changed.get(name, "c.run" if name == of_run else f"t.{name}") for name in columns]
             statement = (
                 f"insert into {table} ({', '.join(columns)}) select {', '.join(values)} from {table} t "
                 f"cross join copies c where t.{of_run} = :original"

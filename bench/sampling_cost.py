@@ -68,9 +68,7 @@ def engine_of(folder: Path, dtype: str, threads: int | None) -> LocalEngine:
 
 def sampling_of(preset: str) -> Sampling:
     """Return a preset's sampling; open parameters have no effect."""
-    chosen = choose(["generation"], {"generation": preset}, {})["generation"].with_model_defaults(
-        {}
-    )
+    chosen = choose(["generation"], {"generation": preset}, {})["generation"].with_model_defaults({})
     return OPEN.over(chosen, seed=0)
 
 
@@ -80,17 +78,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--shapes", nargs="+", default=["smollm2_135m", "qwen2_05b_instruct"])
-    parser.add_argument(
-        "--presets", nargs="+", default=choices_for("generation"), help="beside greedy"
-    )
+    parser.add_argument("--presets", nargs="+", default=choices_for("generation"), help="beside greedy")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     parser.add_argument("--rows", type=int, default=128)
     parser.add_argument("--steps", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument(
-        "--busy",
-        action="store_true",
-        help="one thread, and its processor time instead of the clock's",
+        "--busy", action="store_true", help="one thread, and its processor time instead of the clock's"
     )
     options = parse_arguments(parser)
     presets = ["greedy", *(name for name in options.presets if name != "greedy")]
@@ -104,8 +98,7 @@ def main() -> None:
         engine.load()
         chance = random.Random(0)
         prompts = [
-            tuple(chance.randrange(vocab_size) for _ in range(PROMPT_TOKENS))
-            for _ in range(options.rows)
+            tuple(chance.randrange(vocab_size) for _ in range(PROMPT_TOKENS)) for _ in range(options.rows)
         ]
         pass_ms: dict[str, list[float]] = {preset: [] for preset in presets}
         pick_ms: dict[str, list[float]] = {preset: [] for preset in presets}
@@ -122,9 +115,7 @@ def main() -> None:
                     for at, prompt in enumerate(prompts)
                 ]
                 done = complete(engine, requests, options.rows)
-                assert all(
-                    len(completion.answer.token_ids) == options.steps + 1 for completion in done
-                )
+                assert all(len(completion.answer.token_ids) == options.steps + 1 for completion in done)
                 took = passes.median_ms(), picks.median_ms()
                 if repeat:  # the first round builds kernels and packs weights
                     pass_ms[preset].append(took[0])
@@ -135,13 +126,8 @@ def main() -> None:
         }
         lines = []
         for preset in presets:
-            share = [
-                100 * one / other
-                for one, other in zip(pick_ms[preset], pass_ms[preset], strict=True)
-            ]
-            beside = [
-                one / other for one, other in zip(whole[preset], whole["greedy"], strict=True)
-            ]
+            share = [100 * one / other for one, other in zip(pick_ms[preset], pass_ms[preset], strict=True)]
+            beside = [one / other for one, other in zip(whole[preset], whole["greedy"], strict=True)]
             lines.append(
                 [
                     preset,
@@ -150,13 +136,8 @@ def main() -> None:
                 ]
             )
         what = "processor time of one thread" if options.busy else "by the clock"
-        print(
-            f"\n**{shape}, {options.dtype}: {options.rows} rows, vocabulary of {vocab_size:,}; {what}**\n"
-        )
-        print(
-            markdown(["preset", "ms a pass", "ms picking", "% of the pass", "× greedy"], lines),
-            flush=True,
-        )
+        print(f"\n**{shape}, {options.dtype}: {options.rows} rows, vocabulary of {vocab_size:,}; {what}**\n")
+        print(markdown(["preset", "ms a pass", "ms picking", "% of the pass", "× greedy"], lines), flush=True)
         engine.close()
 
 

@@ -39,7 +39,9 @@ from latest import Figure, add_option, save
 from runner.datasets.word_problems import Split, problems
 
 ROOT = Path(__file__).resolve().parents[1]
-OURS = f"{sys.executable} -m runner task=serve task.port={{port}} model.dtype=float32 tracking=none print=none"
+OURS = (
+    f"{sys.executable} -m runner task=serve task.port={{port}} model.dtype=float32 tracking=none print=none"
+)
 INSTRUCTION = "Solve it step by step. End with '#### ' and the number."
 READY_S = 300
 
@@ -90,27 +92,19 @@ def main() -> int:
         "--seconds", type=float, default=60.0, help="of the many clients, in all rounds together"
     )
     parser.add_argument(
-        "--alone-seconds",
-        type=float,
-        default=10.0,
-        help="of the one client, in all rounds together",
+        "--alone-seconds", type=float, default=10.0, help="of the one client, in all rounds together"
     )
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--questions", type=int, default=200)
     parser.add_argument("--max-tokens", type=int, default=64)
-    parser.add_argument(
-        "--other", help="a command that starts another OpenAI server, with {port} in it"
-    )
+    parser.add_argument("--other", help="a command that starts another OpenAI server, with {port} in it")
     parser.add_argument(
         "--environment", nargs="*", default=[], metavar="NAME=VALUE", help="of the other server"
     )
     add_option(parser)
     options = parse_arguments(parser)
     commands = {"task=serve": OURS} | ({"the other": options.other} if options.other else {})
-    environment = {
-        "task=serve": {},
-        "the other": dict(one.split("=", 1) for one in options.environment),
-    }
+    environment = {"task=serve": {}, "the other": dict(one.split("=", 1) for one in options.environment)}
     lone: dict[str, Load] = {name: Load() for name in commands}
     many: dict[str, Load] = {name: Load() for name in commands}
     answers: dict[str, dict[str, str]] = {}
@@ -119,21 +113,11 @@ def main() -> int:
             with started(command, environment[name]) as (port, process):
                 bodies = questions(port, options.questions, options.max_tokens)
                 alone = answers.setdefault(name, {})
-                asyncio.run(
-                    stretch(
-                        port, bodies[: options.clients], options.clients, 0.0, process.pid, None
-                    )
-                )  # warms up
+                # warms up
+                asyncio.run(stretch(port, bodies[: options.clients], options.clients, 0.0, process.pid, None))
                 lone[name].add(
                     asyncio.run(
-                        stretch(
-                            port,
-                            bodies,
-                            1,
-                            options.alone_seconds / options.rounds,
-                            process.pid,
-                            alone,
-                        )
+                        stretch(port, bodies, 1, options.alone_seconds / options.rounds, process.pid, alone)
                     )
                 )
                 if missing := [body for body in bodies if body not in alone]:
@@ -166,17 +150,13 @@ def main() -> int:
         print(line(name, lone[name], many[name]))
     if options.other:
         ratio = many["task=serve"].tok_per_s / max(many["the other"].tok_per_s, 1e-9)
-        same = sum(
-            answers["task=serve"].get(body) == text for body, text in answers["the other"].items()
-        )
+        same = sum(answers["task=serve"].get(body) == text for body, text in answers["the other"].items())
         print(
             f"task=serve / the other: {ratio:.2f} x the tokens per second; {same} of {len(bodies)} lone answers equal"
         )
     if options.save:
         what = f"{options.clients} clients"
-        save(
-            [Figure.of(what, "tokens/s", [load.tok_per_s], name, 0) for name, load in many.items()]
-        )
+        save([Figure.of(what, "tokens/s", [load.tok_per_s], name, 0) for name, load in many.items()])
     failed = [name for name, load in many.items() if load.statuses.keys() - {200, 429}]
     for name in failed:
         print(f"{name}: statuses {dict(many[name].statuses)}")
@@ -208,8 +188,7 @@ def questions(port: int, limit: int, max_tokens: int) -> list[str]:
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models", timeout=30) as answer:
         model = json.load(answer)["data"][0]["id"]
     turns = (
-        {"role": "user", "content": f"{one.question}\n{INSTRUCTION}"}
-        for one in problems(Split.TEST, limit)
+        {"role": "user", "content": f"{one.question}\n{INSTRUCTION}"} for one in problems(Split.TEST, limit)
     )
     return [
         json.dumps({"model": model, "messages": [turn], "temperature": 0, "max_tokens": max_tokens})
@@ -218,9 +197,7 @@ def questions(port: int, limit: int, max_tokens: int) -> list[str]:
 
 
 @contextmanager
-def started(
-    command: str, environment: dict[str, str]
-) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
+def started(command: str, environment: dict[str, str]) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
     """Start a server and wait until it is healthy; at the end it gets SIGTERM, then SIGKILL."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -231,12 +208,7 @@ def started(
         words += [f"output_dir={folder}/outputs"] if command == OURS else []
         with log.open("wb") as out:
             process = subprocess.Popen(
-                words,
-                stdout=out,
-                stderr=out,
-                cwd=ROOT,
-                env=os.environ | environment,
-                start_new_session=True,
+                words, stdout=out, stderr=out, cwd=ROOT, env=os.environ | environment, start_new_session=True
             )
         try:
             end = time.monotonic() + READY_S
@@ -265,12 +237,7 @@ def healthy(port: int) -> bool:
 
 
 async def stretch(
-    port: int,
-    bodies: list[str],
-    clients: int,
-    seconds: float,
-    server: int,
-    alone: dict[str, str] | None,
+    port: int, bodies: list[str], clients: int, seconds: float, server: int, alone: dict[str, str] | None
 ) -> Load:
     """Let clients ask for some time, or each question once (0 s); record answers in `alone`, or
     compare with it."""
@@ -314,17 +281,13 @@ async def stretch(
     return load
 
 
-async def ask(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body: str
-) -> tuple[int, bytes]:
+async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body: str) -> tuple[int, bytes]:
     """Send one request over a connection that stays open; return status and body."""
     data = body.encode()
     head = "POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
     writer.write(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
     lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
-    length = next(
-        int(one.partition(":")[2]) for one in lines if one.lower().startswith("content-length:")
-    )
+    length = next(int(one.partition(":")[2]) for one in lines if one.lower().startswith("content-length:"))
     return int(lines[0].split()[1]), await reader.readexactly(length)
 
 

@@ -76,9 +76,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=600.0, help="of each load")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rest", type=float, default=90.0, help="seconds behind each load")
-    parser.add_argument(
-        "--grows", type=float, default=16.0, help="MiB that the last rest may hold more"
-    )
+    parser.add_argument("--grows", type=float, default=16.0, help="MiB that the last rest may hold more")
     parser.add_argument("--without-attack", action="store_true", help="only clients that mean well")
     options = parser.parse_args()
     rounds, numbers = [], count()
@@ -151,9 +149,7 @@ async def load(
             await asyncio.sleep(1)
 
     looking = asyncio.ensure_future(look())
-    attackers = (
-        () if options.without_attack else [attacker(number) for number in range(len(COSTLY))]
-    )
+    attackers = () if options.without_attack else [attacker(number) for number in range(len(COSTLY))]
     await asyncio.gather(*map(client, range(options.clients)), leaver(), *attackers)
     looking.cancel()
     return one

@@ -57,10 +57,7 @@ def calls() -> Iterator[tuple[list[dict[str, str]], str]]:
         further = distractors(index % (MOST_DISTRACTORS + 1), index)
         offered = [*further, *(known[name] for name in case["functions"])]
         wanted = [
-            {
-                "name": name,
-                "arguments": {key: some[0] for key, some in allowed.items() if some[0] != ""},
-            }
+            {"name": name, "arguments": {key: some[0] for key, some in allowed.items() if some[0] != ""}}
             for name, allowed in case["calls"]
         ]
         chat = [
@@ -123,10 +120,7 @@ def main() -> None:
             group["lr"] = RATE * min(1.0, (step + 1) / 5) * (1 - step / options.steps)
         optimizer.step()
         optimizer.zero_grad()
-        print(
-            f"step {step}: {total:.3f} nats a token, {time.process_time() - started:.0f} s",
-            flush=True,
-        )
+        print(f"step {step}: {total:.3f} nats a token, {time.process_time() - started:.0f} s", flush=True)
     model.save_pretrained(options.folder)
 
 

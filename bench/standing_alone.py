@@ -26,14 +26,11 @@ def write(outcome: dict[str, Any] | list[dict[str, Any]]) -> None:
     Path(sys.argv[2]).write_text(json.dumps(outcome))
 
 
-def outcome_of(
-    job: dict[str, Any], tokens: Sequence[Sequence[int]], **measured: Any
-) -> dict[str, Any]:
+def outcome_of(job: dict[str, Any], tokens: Sequence[Sequence[int]], **measured: Any) -> dict[str, Any]:
     """Return the outcome of a job; unknown figures are 0."""
     fed = job["prompts"]
     unknown = dict.fromkeys(
-        ("prefill_s", "decode_s", "positions", "logit_rows", "layer_parameters", "head_parameters"),
-        0,
+        ("prefill_s", "decode_s", "positions", "logit_rows", "layer_parameters", "head_parameters"), 0
     )
     outcome = {
         "threads": job["threads"],
@@ -64,7 +61,5 @@ def reset_peak() -> None:
 
 
 def _status(name: str) -> float:
-    line = next(
-        line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name)
-    )
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
     return int(line.split()[1]) / 1024

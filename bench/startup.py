@@ -63,16 +63,12 @@ def quick_commands(rounds: int) -> list[Figure]:
                 subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
                 if counted:
                     seconds[name].append(time.perf_counter() - started)
-    print(
-        f"python bench/startup.py --rounds {rounds}   (whole processes, interleaved, 1 warm-up round)"
-    )
+    print(f"python bench/startup.py --rounds {rounds}   (whole processes, interleaved, 1 warm-up round)")
     print(f"{'command':24} {'median_s':>9} {'min_s':>7} {'max_s':>7} {'x bare':>7}")
     for name, times in seconds.items():
         bare_median = statistics.median(seconds[name.replace("runner", "bare Hydra")])
         median = statistics.median(times)
-        print(
-            f"{name:24} {median:9.3f} {min(times):7.3f} {max(times):7.3f} {median / bare_median:7.2f}"
-        )
+        print(f"{name:24} {median:9.3f} {min(times):7.3f} {max(times):7.3f} {median / bare_median:7.2f}")
     ours = (name for name in commands if name.startswith("runner"))
     return [Figure.of("whole commands", "s", seconds[name], name, 3) for name in ours]
 
@@ -112,23 +108,12 @@ class Side:
             environment["XDG_CACHE_HOME"] = str(cold)
         prompts = self.folder / "prompts.jsonl"
         prompts.write_text(json.dumps({"prompt": PROMPT}) + "\n")
-        keys, side = (
-            [*self.keys, f"output_dir={out}"],
-            self.tree / "bench/startup_side.py",
-        )  # knows this tree's modules
+        # knows this tree's modules
+        keys, side = ([*self.keys, f"output_dir={out}"], self.tree / "bench/startup_side.py")
         before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
         if task == "generate":
-            command = [
-                self.python,
-                str(side),
-                str(parts),
-                "task=generate",
-                f"task.prompts={prompts}",
-                *keys,
-            ]
-            subprocess.run(
-                command, env=environment, check=True, capture_output=True, cwd=self.folder
-            )
+            command = [self.python, str(side), str(parts), "task=generate", f"task.prompts={prompts}", *keys]
+            subprocess.run(command, env=environment, check=True, capture_output=True, cwd=self.folder)
             took = time.perf_counter() - started
         else:
             until = self._first_token if task == "chat" else self._health
@@ -140,9 +125,7 @@ class Side:
         found: dict[str, float] = json.loads(parts.read_text())
         return took, spent, found | {"python's start and end": took - sum(found.values())}
 
-    def _first_token(
-        self, command: list[str], environment: dict[str, str], started: float
-    ) -> float:
+    def _first_token(self, command: list[str], environment: dict[str, str], started: float) -> float:
         """Return when the first letter of an answer is printed."""
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
         with subprocess.Popen(command, env=environment, cwd=self.folder, **pipes) as process:  # type: ignore[call-overload]
@@ -201,9 +184,7 @@ def jobs(arguments: argparse.Namespace) -> list[Figure]:
             for task in arguments.tasks:
                 for is_cold in (False, True) if task == "generate" else (False,):
                     label = f"{task}, {'cold' if is_cold else 'warm'}, {name}"
-                    ways[label] = lambda side=side, task=task, is_cold=is_cold: side.measured(
-                        task, is_cold
-                    )  # type: ignore[misc]
+                    ways[label] = lambda side=side, task=task, is_cold=is_cold: side.measured(task, is_cold)  # type: ignore[misc]
         if arguments.llama:
             ways["llama.cpp"] = lambda: llama(arguments.llama, arguments.model, arguments.tokens)
         found: dict[str, list[Measured]] = {way: [] for way in ways}
@@ -215,22 +196,17 @@ def jobs(arguments: argparse.Namespace) -> list[Figure]:
     for way, all_of in found.items():
         times = [took for took, _, _ in all_of]
         spent = statistics.median(cpu for _, cpu, _ in all_of)
-        print(
-            f"{way:24} {statistics.median(times):9.2f} {min(times):7.2f} {max(times):7.2f} {spent:7.2f}"
-        )
+        print(f"{way:24} {statistics.median(times):9.2f} {min(times):7.2f} {max(times):7.2f} {spent:7.2f}")
     with_parts = {way: all_of for way, all_of in found.items() if all_of[0][2]}
     names = sorted({name for all_of in with_parts.values() for one in all_of for name in one[2]})
     print(f"\n{'seconds of':24}" + "".join(f" {way:>23}" for way in with_parts))
     for name in names:
         medians = [
-            statistics.median(one[2].get(name, 0.0) for one in all_of)
-            for all_of in with_parts.values()
+            statistics.median(one[2].get(name, 0.0) for one in all_of) for all_of in with_parts.values()
         ]
         print(f"{name:24}" + "".join(f" {median:23.2f}" for median in medians))
     what = f"{arguments.tokens} tokens of {Path(arguments.model).stem}"
-    return [
-        Figure.of(what, "s", [took for took, _, _ in all_of], way) for way, all_of in found.items()
-    ]
+    return [Figure.of(what, "s", [took for took, _, _ in all_of], way) for way, all_of in found.items()]
 
 
 def main() -> None:

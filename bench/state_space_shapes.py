@@ -56,9 +56,7 @@ def mamba(layers: int) -> Any:
     """Return the shape of Mamba 130M."""
     from transformers import MambaConfig
 
-    return MambaConfig(
-        **PLAIN, hidden_size=768, state_size=16, time_step_rank=48, num_hidden_layers=layers
-    )
+    return MambaConfig(**PLAIN, hidden_size=768, state_size=16, time_step_rank=48, num_hidden_layers=layers)
 
 
 SHAPES: dict[str, Callable[[int], Any]] = {

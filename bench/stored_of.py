@@ -75,11 +75,7 @@ def pack_quantized(weight: torch.Tensor) -> Tensors:
     """Words along inputs, without zero points."""
     codes, scales = four_bits(weight)
     shape = torch.tensor(weight.shape)
-    return {
-        "weight_packed": _whole(codes),
-        "weight_scale": scales.bfloat16(),
-        "weight_shape": shape,
-    }
+    return {"weight_packed": _whole(codes), "weight_scale": scales.bfloat16(), "weight_shape": shape}
 
 
 def fp8(weight: torch.Tensor) -> Tensors:
@@ -89,10 +85,7 @@ def fp8(weight: torch.Tensor) -> Tensors:
     blocks = padded.reshape(padded.shape[0] // BLOCK, BLOCK, -1, BLOCK)
     scales = (blocks.abs().amax((1, 3), keepdim=True) / LARGEST_E4M3).clamp(min=1e-9)
     codes = (blocks / scales).reshape(padded.shape)[:outputs, :inputs]
-    return {
-        "weight": codes.to(torch.float8_e4m3fn),
-        "weight_scale_inv": scales[:, 0, :, 0].contiguous(),
-    }
+    return {"weight": codes.to(torch.float8_e4m3fn), "weight_scale_inv": scales[:, 0, :, 0].contiguous()}
 
 
 def float_quantized(weight: torch.Tensor) -> Tensors:
@@ -115,9 +108,8 @@ def nvfp4(weight: torch.Tensor) -> Tensors:
 def mxfp4(weight: torch.Tensor) -> Tensors:
     """Groups of 32 whose scales are powers of two."""
     groups = weight.float().unflatten(1, (-1, 32))  # type: ignore[no-untyped-call]
-    exponents = (
-        groups.abs().amax(2).clamp(min=1e-30).log2().floor() - 2
-    )  # the largest value is 6, between 4 and 8
+    # the largest value is 6, between 4 and 8
+    exponents = groups.abs().amax(2).clamp(min=1e-30).log2().floor() - 2
     codes = _e2m1(groups / exponents.exp2().unsqueeze(2))
     return {"weight_packed": codes, "weight_scale": (exponents + 127).to(torch.uint8)}
 
@@ -126,17 +118,13 @@ def bitnet(weight: torch.Tensor) -> Tensors:
     """Codes of -1, 0 and 1 by the mean size; outputs are divided by the scale."""
     scale = 1 / weight.float().abs().mean().clamp(min=1e-5)
     codes = (
-        ((weight.float() * scale).round().clamp(-1, 1) + 1)
-        .to(torch.uint8)
-        .reshape(4, -1, weight.shape[1])
+        ((weight.float() * scale).round().clamp(-1, 1) + 1).to(torch.uint8).reshape(4, -1, weight.shape[1])
     )
     packed = codes[0] | codes[1] << 2 | codes[2] << 4 | codes[3] << 6
     return {"weight": packed, "weight_scale": scale.reshape(1).bfloat16()}
 
 
-def compressed(
-    form: str, weights: dict[str, Any], rows: dict[str, Any] | None = None
-) -> dict[str, Any]:
+def compressed(form: str, weights: dict[str, Any], rows: dict[str, Any] | None = None) -> dict[str, Any]:
     """Return a quantization_config of compressed-tensors."""
     group = {"targets": ["Linear"], "weights": weights, "input_activations": rows, "format": form}
     return {
@@ -155,12 +143,8 @@ OF_ROWS = {"strategy": "token", "dynamic": True}
 FORMATS: dict[str, Stored] = {
     "W8A8": Stored("int_quantized", compressed("int-quantized", INT8, INT8 | OF_ROWS), int8),
     "W8A16": Stored("int_quantized", compressed("int-quantized", INT8), int8),
-    "gptq": Stored(
-        "gptq", {"quant_method": "gptq", "bits": 4, "group_size": GROUP, "sym": True}, gptq
-    ),
-    "awq": Stored(
-        "awq", {"quant_method": "awq", "bits": 4, "group_size": GROUP, "version": "gemm"}, awq
-    ),
+    "gptq": Stored("gptq", {"quant_method": "gptq", "bits": 4, "group_size": GROUP, "sym": True}, gptq),
+    "awq": Stored("awq", {"quant_method": "awq", "bits": 4, "group_size": GROUP, "version": "gemm"}, awq),
     "auto_round": Stored(
         "auto_round",
         {
@@ -178,14 +162,10 @@ FORMATS: dict[str, Stored] = {
     "fbgemm_fp8": Stored("fbgemm_fp8", {"quant_method": "fbgemm_fp8"}, float_quantized),
     "fp8": Stored("fp8", {"quant_method": "fp8", "weight_block_size": [BLOCK, BLOCK]}, fp8),
     "NVFP4": Stored(
-        "nvfp4_pack_quantized",
-        compressed("nvfp4-pack-quantized", FLOAT4 | {"group_size": 16}),
-        nvfp4,
+        "nvfp4_pack_quantized", compressed("nvfp4-pack-quantized", FLOAT4 | {"group_size": 16}), nvfp4
     ),
     "MXFP4": Stored(
-        "mxfp4_pack_quantized",
-        compressed("mxfp4-pack-quantized", FLOAT4 | {"group_size": 32}),
-        mxfp4,
+        "mxfp4_pack_quantized", compressed("mxfp4-pack-quantized", FLOAT4 | {"group_size": 32}), mxfp4
     ),
     "bitnet": Stored("bitnet", {"quant_method": "bitnet"}, bitnet),
 }
@@ -198,9 +178,7 @@ def checkpoint_of(folder: Path, name: str, place: Path | None = None) -> Path:
     ) / f"{folder.name}-{name.replace(' ', '-')}"
     if not into.is_dir():
         partial = into.with_name(f".{into.name}")
-        shutil.copytree(
-            folder, partial, ignore=shutil.ignore_patterns("*.safetensors*"), dirs_exist_ok=True
-        )
+        shutil.copytree(folder, partial, ignore=shutil.ignore_patterns("*.safetensors*"), dirs_exist_ok=True)
         files = [load_file(file) for file in sorted(folder.glob("*.safetensors"))]
         tensors = {
             key: one

@@ -38,11 +38,7 @@ from runner_engine.settings.lora import LoraConfig
 from runner_engine.settings.model import Attention, LocalModelConfig
 from runner_engine.settings.rope import RopeConfig
 
-FIGURES = {
-    "ttft_s": "first token, ms",
-    "seconds": "whole batch, ms",
-    "decode_tok_per_s": "decode, tokens/s",
-}
+FIGURES = {"ttft_s": "first token, ms", "seconds": "whole batch, ms", "decode_tok_per_s": "decode, tokens/s"}
 
 
 def sweeping(options: argparse.Namespace, folder: Path) -> tuple[Stopwatch, list[Cell]]:
@@ -91,9 +87,7 @@ class Generate:
 
     def seconds(self, batch: int, prompt: int, new: int) -> float:
         """Return how long one call takes."""
-        ids = torch.tensor(
-            [[self.random.randrange(100, 500) for _ in range(prompt)] for _ in range(batch)]
-        )
+        ids = torch.tensor([[self.random.randrange(100, 500) for _ in range(prompt)] for _ in range(batch)])
         started = time.perf_counter()
         out = self.model.generate(
             input_ids=ids,
@@ -135,9 +129,7 @@ def main() -> None:
     sweep, cells = sweeping(options, folder)
     generate = Generate(folder, options.dtype)
     assert torch.get_num_threads() == options.threads
-    pairs: dict[str, list[tuple[dict[str, float], dict[str, float]]]] = {
-        cell.key: [] for cell in cells
-    }
+    pairs: dict[str, list[tuple[dict[str, float], dict[str, float]]]] = {cell.key: [] for cell in cells}
     for number, cell in product(range(options.pairs + 1), cells):
         shape = cell.batch_size, cell.prompt_tokens, cell.new_tokens
         theirs = generate.run(*shape) if number % 2 else None
@@ -152,20 +144,13 @@ def main() -> None:
     rows = []
     for cell, (figure, words) in product(cells, FIGURES.items()):
         scale = 1000 if words.endswith("ms") else 1
-        sides = [
-            [scale * one[figure] for one in side] for side in zip(*pairs[cell.key], strict=True)
-        ]
+        sides = [[scale * one[figure] for one in side] for side in zip(*pairs[cell.key], strict=True)]
         ratios = [a / b for a, b in zip(*sides, strict=True)]
         low, high = median_interval(ratios)
         verdict = "within noise" if low <= 1 <= high else "differs"
         what = f"batch {cell.batch_size}, prompt {cell.prompt_tokens}: {words}"
         rows.append(
-            [
-                what,
-                *map(spread, sides),
-                f"{statistics.median(ratios):.3f} ({low:.3f}..{high:.3f})",
-                verdict,
-            ]
+            [what, *map(spread, sides), f"{statistics.median(ratios):.3f} ({low:.3f}..{high:.3f})", verdict]
         )
     print(markdown(["cell", "sweep", "stopwatch", "ratio of a pair (95 %)", ""], rows))
 

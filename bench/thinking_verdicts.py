@@ -57,9 +57,7 @@ def main() -> None:
         "--environments", type=Path, default=ROOT / "outputs", help="where the peers are installed"
     )
     parser.add_argument(
-        "--list",
-        action="store_true",
-        help="also print what each judges wrong because of the thinking",
+        "--list", action="store_true", help="also print what each judges wrong because of the thinking"
     )
     latest.add_option(parser)
     options = parse_arguments(parser)
@@ -72,15 +70,12 @@ def main() -> None:
     rows: list[list[str]] = []
     figures: list[latest.Figure] = []
 
-    def add(
-        name: str, told: str, by: str, of: Sequence[Case], score: Score, is_meant: IsMeant
-    ) -> None:
+    def add(name: str, told: str, by: str, of: Sequence[Case], score: Score, is_meant: IsMeant) -> None:
         """Count what one judges wrong, of all, because of the thinking, and of what it is meant
         for."""
         wrong = _wrong(of, score(of), by)
         answers_alone = [
-            {**one, "text": one["expected"]["answer"], "thinking": None, "in_thinking": False}
-            for one in of
+            {**one, "text": one["expected"]["answer"], "thinking": None, "in_thinking": False} for one in of
         ]
         fails_alone = _wrong(answers_alone, score(answers_alone), by)
         able = [at for at in range(len(of)) if at not in fails_alone]
@@ -106,12 +101,7 @@ def main() -> None:
         add("runner", by, by, cases, partial(_runner, by=by), lambda _: True)
     for by in FILTERS:
         add(
-            HARNESS,
-            by,
-            by,
-            numbers,
-            partial(_lm_eval, python=harness, by=by, is_told=False),
-            lambda _: False,
+            HARNESS, by, by, numbers, partial(_lm_eval, python=harness, by=by, is_told=False), lambda _: False
         )
         add(
             HARNESS,
@@ -140,14 +130,7 @@ def main() -> None:
     add(INSPECT, "match", "reader", cases, partial(_inspect, python=inspect), _is_for_inspect)
     print(
         markdown(
-            [
-                "judged by",
-                "",
-                "wrong",
-                "because of the thinking",
-                "of these, where it is meant for it",
-            ],
-            rows,
+            ["judged by", "", "wrong", "because of the thinking", "of these, where it is meant for it"], rows
         )
     )
     if options.save:
@@ -158,20 +141,12 @@ def _wrong(cases: Sequence[Case], scores: Scores, by: str) -> set[int]:
     """Return which scores say something else than the reader; by: the extractor, or `reader` for
     none."""
     pairs = zip(cases, scores, strict=True)
-    return {
-        at
-        for at, (one, is_right) in enumerate(pairs)
-        if is_right != (one["expected"][by] == "correct")
-    }
+    return {at for at, (one, is_right) in enumerate(pairs) if is_right != (one["expected"][by] == "correct")}
 
 
 def _has_ended(one: Case) -> bool:
     ending = one["expected"]["ending"]
-    if (
-        one["kind"] in ("code", "quotes")
-        or one.get("thinking") is not None
-        or ending == "cut_off_thinking"
-    ):
+    if one["kind"] in ("code", "quotes") or one.get("thinking") is not None or ending == "cut_off_thinking":
         return False
     return one["tags"][1] in one["text"] or ending == "no_thinking"
 
@@ -202,9 +177,7 @@ def _runner(cases: Sequence[Case], by: str) -> Scores:
 
 def _lm_eval(cases: Sequence[Case], python: str, by: str, is_told: bool) -> Scores:
     ends = tuple(one["tags"][1] if is_told else None for one in cases)
-    return _by_filter(
-        python, *(tuple(one[key] for one in cases) for key in ("text", "gold")), ends
-    )[by]
+    return _by_filter(python, *(tuple(one[key] for one in cases) for key in ("text", "gold")), ends)[by]
 
 
 @cache

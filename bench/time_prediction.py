@@ -43,9 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--models", default=MODELS, help="presets of conf/model (default: %(default)s)"
-    )
+    parser.add_argument("--models", default=MODELS, help="presets of conf/model (default: %(default)s)")
     parser.add_argument("--quantizations", default=QUANTIZATIONS)
     parser.add_argument("--repeats", type=int, default=3, help="of the cell, within a job")
     parser.add_argument("--rounds", type=int, default=1)
@@ -53,16 +51,10 @@ def main() -> None:
     print(f"python bench/time_prediction.py --repeats {options.repeats} --rounds {options.rounds}")
     print(machine.name())
     heads = ("predicted_s", "measured_s", "off", "quiet_s", "off", "plan_s")
-    print(
-        f"{'model':20} {'quantization':13}"
-        + "".join(f"{head:>12}" for head in heads)
-        + "  beside it"
-    )
+    print(f"{'model':20} {'quantization':13}" + "".join(f"{head:>12}" for head in heads) + "  beside it")
     for model in options.models.split(","):
         for quantization in options.quantizations.split(","):
-            rounds = [
-                one_round(model, quantization, options.repeats) for _ in range(options.rounds)
-            ]
+            rounds = [one_round(model, quantization, options.repeats) for _ in range(options.rounds)]
             predicted, measured, quiet, plan_s = (
                 median(column) for column in zip(*(it[:4] for it in rounds), strict=True)
             )
@@ -71,18 +63,11 @@ def main() -> None:
             print(f"{model:20} {quantization:13}{figures}  {rounds[0][4]}", flush=True)
 
 
-def one_round(
-    model: str, quantization: str, repeats: int
-) -> tuple[float, float, float, float, str]:
+def one_round(model: str, quantization: str, repeats: int) -> tuple[float, float, float, float, str]:
     """Return the predicted, measured and quiet seconds, those of the plan, and what else ran
     meanwhile."""
     with tempfile.TemporaryDirectory() as folder:
-        overrides = [
-            f"model={model}",
-            "model.random_weights=true",
-            f"quantization={quantization}",
-            *CELL,
-        ]
+        overrides = [f"model={model}", "model.random_weights=true", f"quantization={quantization}", *CELL]
         overrides += [f"task.repeats={repeats}", "tracking=none", f"output_dir={folder}"]
         contention = machine.Contention()
         started = time.perf_counter()
@@ -99,9 +84,7 @@ def repeats_s(folder: Path) -> list[float]:
     (file,) = folder.glob("jobs/*/repeats.jsonl")
     lines = map(json.loads, file.read_text().splitlines())
     return [
-        float(line["value"])
-        for line in lines
-        if line["measure"] == f"seconds/batch_{ROWS}_prompt_{PROMPT}"
+        float(line["value"]) for line in lines if line["measure"] == f"seconds/batch_{ROWS}_prompt_{PROMPT}"
     ]
 
 

@@ -40,8 +40,7 @@ def of_mistral() -> dict[str, Any]:
         for count in range(1, len(CALLS) + 1):
             calls = [
                 made.ToolCall(
-                    id=f"{number:09}",
-                    function=made.FunctionCall(name=name, arguments=json.dumps(arguments)),
+                    id=f"{number:09}", function=made.FunctionCall(name=name, arguments=json.dumps(arguments))
                 )
                 for number, (name, arguments) in enumerate(CALLS[:count])
             ]
@@ -57,11 +56,7 @@ def of_mistral() -> dict[str, Any]:
             text = inner.decode(answer, special_token_policy=keep)
             # transformers decodes a sentencepiece's blanks as blanks
             text = text.replace("\u2581", " ")
-            found[f"{file.name}, {count}"] = {
-                "form": "mistral",
-                "text": text,
-                "calls": CALLS[:count],
-            }
+            found[f"{file.name}, {count}"] = {"form": "mistral", "text": text, "calls": CALLS[:count]}
     return found
 
 
@@ -120,9 +115,7 @@ def main() -> None:
     if len(sys.argv) < 2:
         raise SystemExit("usage: python bench/tool_marks.py FILE")
     if missing := {"mistral_common"} - {name.replace("-", "_") for name in versions}:
-        raise SystemExit(
-            f"not installed here: {', '.join(missing)}. Use an environment that has it"
-        )
+        raise SystemExit(f"not installed here: {', '.join(missing)}. Use an environment that has it")
     content = {"versions": versions, "answers": of_mistral() | of_gpt_oss()}
     Path(sys.argv[1]).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 

@@ -75,8 +75,7 @@ def batch(model: Model, name: str) -> Any:
     guessed."""
     prompts = [f"{name} {FARM} {question(name, number)}" for number in range(4, 8)]
     return [
-        answer.token_ids
-        for answer in model.generate(prompts, format=form(model), max_new_tokens=NEW_TOKENS)
+        answer.token_ids for answer in model.generate(prompts, format=form(model), max_new_tokens=NEW_TOKENS)
     ]
 
 
@@ -104,9 +103,7 @@ def stream(model: Model, name: str) -> Any:
 def scores(model: Model, name: str) -> Any:
     """Return log-probabilities, to be compared exactly."""
     scored = model.logprobs(
-        question(name, 5),
-        ["After buying, 5+7=12.", "After buying, 5+7=13.", "No."],
-        format=form(model),
+        question(name, 5), ["After buying, 5+7=12.", "After buying, 5+7=13.", "No."], format=form(model)
     )
     return [score.logprobs for score in scored]
 
@@ -138,8 +135,7 @@ def run_pair(models: list[Model], rounds: int, beside: Callable[[], Any] | None 
     asked = [models[at % len(models)] for at in range(len(NAMES))]
     for _ in range(2):  # the second time, a conversation's turns are kept as they will be later
         alone = [
-            [call(model, name) for call in calls_of(model)]
-            for model, name in zip(asked, NAMES, strict=True)
+            [call(model, name) for call in calls_of(model)] for model, name in zip(asked, NAMES, strict=True)
         ]
     tally, lock, over = Tally(), threading.Lock(), threading.Event()
     start = threading.Barrier(len(NAMES))
@@ -217,10 +213,7 @@ def run_here(rounds: int, routes: list[str]) -> int:
             print(f"{line} {tally.seconds:>8.1f}", tally.first, flush=True)
             wrong += tally.differing + tally.errors
             total.update(pairs=1, answers=tally.equal + tally.differing + tally.errors)
-    print(
-        f"{ways}: {total['answers']} answers of {total['pairs']} pairs, {wrong} not as alone",
-        flush=True,
-    )
+    print(f"{ways}: {total['answers']} answers of {total['pairs']} pairs, {wrong} not as alone", flush=True)
     return wrong
 
 
@@ -230,9 +223,7 @@ def main() -> int:
     parser.add_argument(
         "--rounds", type=int, default=100, help="calls of each of the four threads, for each pair"
     )
-    parser.add_argument(
-        "--routes", nargs="+", choices=ROUTES, default=list(ROUTES), help="some of them"
-    )
+    parser.add_argument("--routes", nargs="+", choices=ROUTES, default=list(ROUTES), help="some of them")
     parser.add_argument(
         "--ways", nargs="+", choices=("C", "torch"), default=["C", "torch"], help="one of them"
     )
@@ -246,18 +237,9 @@ def main() -> int:
     )
     codes = []
     for way in options.ways:
-        command = [
-            sys.executable,
-            __file__,
-            "--rounds",
-            str(options.rounds),
-            "--routes",
-            *options.routes,
-        ]
+        command = [sys.executable, __file__, "--rounds", str(options.rounds), "--routes", *options.routes]
         codes.append(
-            subprocess.run(
-                command, env=os.environ | {NATIVE: "0" if way == "torch" else "1"}
-            ).returncode
+            subprocess.run(command, env=os.environ | {NATIVE: "0" if way == "torch" else "1"}).returncode
         )
         if codes[-1] < 0:
             print(f"{way}: the process was ended by signal {-codes[-1]}", flush=True)

@@ -24,11 +24,8 @@ from runner_base import Likelihood, machine
 from tools.commands import jobs
 
 TEXTS = Path(__file__).resolve().parents[1] / "experiments" / "real_texts.jsonl"
-GROUP, CODES, LETTERS = (
-    64,
-    7,
-    160,
-)  # numbers that share a scale, the largest code, and letters of a text
+# numbers that share a scale, the largest code, and letters of a text
+GROUP, CODES, LETTERS = (64, 7, 160)
 
 
 def main() -> None:
@@ -38,25 +35,17 @@ def main() -> None:
     )
     parser.add_argument("--model", required=True, help="the folder of a model (make real-model)")
     parser.add_argument("--texts", type=int, default=60)
-    parser.add_argument(
-        "--dtype", default="float32", help="of this model; the reference is float32"
-    )
+    parser.add_argument("--dtype", default="float32", help="of this model; the reference is float32")
     parser.add_argument("--python", help="an environment with vLLM; else .vllm (make vllm)")
     options = parse_arguments(parser)
     with tempfile.TemporaryDirectory() as folder:
         texts, rounded = Path(folder, "texts.jsonl"), Path(folder, "rounded")
-        texts.write_text(
-            "".join(json.dumps({"text": text}) + "\n" for text in pieces(options.texts))
-        )
+        texts.write_text("".join(json.dumps({"text": text}) + "\n" for text in pieces(options.texts)))
         round_weights(Path(options.model), rounded)
         job = ["task=likelihood", f"task.data={texts}", "tracking=none", f"output_dir={folder}"]
         reference = f"model=local model.name={options.model} model.dtype=float32"
         run([*job, *reference.split(), "task.keep_top_k=64"])
-        same = [
-            f"model.name={rounded}",
-            f"model.dtype={options.dtype}",
-            f"task.reference='{reference}'",
-        ]
+        same = [f"model.name={rounded}", f"model.dtype={options.dtype}", f"task.reference='{reference}'"]
         started = ["model=vllm", "model.args=[--enforce-eager]"]
         started += [f"model.python={options.python}"] if options.python else []
         exact, exact_s = run([*job, "model=local", *same, "task.exact=true"])

@@ -77,9 +77,7 @@ def main() -> None:
             continue
         new = job["new"] if isinstance(job["new"], list) else [job["new"]] * len(job["prompts"])
         started, spent = time.perf_counter(), time.process_time()
-        outputs = llm.generate(
-            [*map(prompt, job["prompts"])], [*map(sampling, new)], use_tqdm=False
-        )
+        outputs = llm.generate([*map(prompt, job["prompts"])], [*map(sampling, new)], use_tqdm=False)
         seconds = {"all": time.perf_counter() - started, "processor": time.process_time() - spent}
         if [len(one.outputs[0].token_ids) for one in outputs] != new:
             raise SystemExit("vLLM gave other numbers of tokens than were asked for")

@@ -56,9 +56,7 @@ async def ask_server(job: dict[str, Any]) -> tuple[float, float]:
             if json.loads(last)["usage"]["completion_tokens"] != most:
                 raise SystemExit(f"the server has not made {most} tokens: {last[:300]}")
 
-    async with aiohttp.ClientSession(
-        headers=headers, timeout=timeout, connector=connector
-    ) as client:
+    async with aiohttp.ClientSession(headers=headers, timeout=timeout, connector=connector) as client:
         started, spent = time.perf_counter(), time.process_time()
         await asyncio.gather(*map(ask, job["prompts"], job["new_tokens"]))
         return time.perf_counter() - started, time.process_time() - spent
@@ -73,9 +71,7 @@ def main() -> None:
     from vllm import LLM, SamplingParams, TokensPrompt  # type: ignore[import-not-found]
     from vllm.platforms import current_platform  # type: ignore[import-not-found]
 
-    uses_plugin = current_platform.is_zen_cpu() and hasattr(
-        torch.ops.zentorch, "zentorch_linear_unary"
-    )
+    uses_plugin = current_platform.is_zen_cpu() and hasattr(torch.ops.zentorch, "zentorch_linear_unary")
     if job["kind"] == "zentorch" and not uses_plugin:
         raise SystemExit(
             f"vLLM does not use zentorch here: its platform is {type(current_platform).__name__}"
@@ -90,9 +86,7 @@ def main() -> None:
     )  # fmt: skip
     vocabulary = llm.llm_engine.model_config.get_vocab_size()
     draw = random.Random(0)
-    warm = [
-        TokensPrompt(prompt_token_ids=draw.choices(range(3, vocabulary), k=64)) for _ in range(4)
-    ]
+    warm = [TokensPrompt(prompt_token_ids=draw.choices(range(3, vocabulary), k=64)) for _ in range(4)]
     llm.generate(warm, SamplingParams(temperature=0, max_tokens=4, ignore_eos=True), use_tqdm=False)
     load_s, loaded_mib = time.perf_counter() - started, resident_mib()
 
@@ -114,12 +108,7 @@ def main() -> None:
                 f"{outputs[0].num_cached_tokens} tokens of the first prompt were in vLLM's prefix cache"
             )
         tokens = [list(output.outputs[0].token_ids) for output in outputs]
-        measured = {
-            "load_s": load_s,
-            "total_s": total_s,
-            "loaded_mib": loaded_mib,
-            "peak_mib": peak_mib(),
-        }
+        measured = {"load_s": load_s, "total_s": total_s, "loaded_mib": loaded_mib, "peak_mib": peak_mib()}
         return outcome_of(job, tokens, threads=torch.get_num_threads(), **measured)
 
     if not job["counts"]:

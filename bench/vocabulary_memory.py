@@ -39,26 +39,21 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="*", default=VOCABULARIES, choices=VOCABULARIES)
     parser.add_argument(
-        "--into",
-        help="where models are made, and kept for the next time; else in a temporary folder",
+        "--into", help="where models are made, and kept for the next time; else in a temporary folder"
     )
     add_option(parser)
     arguments = parse_arguments(parser)
     seen: dict[tuple[str, str], list[dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as temporary:
         models = {
-            name: make(
-                Path(arguments.into or temporary) / name.replace(" ", "-"), name, WIDTH, LAYERS
-            )
+            name: make(Path(arguments.into or temporary) / name.replace(" ", "-"), name, WIDTH, LAYERS)
             for name in arguments.only
         }
         for _ in range(arguments.rounds):
             for name, paths in models.items():
                 for kind, path in zip(("folder", "gguf"), paths, strict=True):
                     seen.setdefault((kind, name), []).append(job(path, Path(temporary) / "jobs"))
-    print(
-        f"python bench/vocabulary_memory.py --rounds {arguments.rounds}   (a process per job, interleaved)"
-    )
+    print(f"python bench/vocabulary_memory.py --rounds {arguments.rounds}   (a process per job, interleaved)")
     heads = (
         "kind",
         "vocabulary",

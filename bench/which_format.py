@@ -22,25 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from engines import (
-    Speeds,
-    complete_random,
-    head_line,
-    markdown,
-    model_folder,
-    speeds_by_turns,
-    spread,
-)
+from engines import Speeds, complete_random, head_line, markdown, model_folder, speeds_by_turns, spread
 from heading import parse_arguments
-from quantization_table import (
-    BASELINE,
-    CONTROL,
-    Line,
-    control,
-    engine_of,
-    likelihoods,
-    with_interval,
-)
+from quantization_table import BASELINE, CONTROL, Line, control, engine_of, likelihoods, with_interval
 from stored_of import FORMATS, checkpoint_of
 
 from runner_base import ConfigError, machine
@@ -65,17 +49,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--models",
-        default="random,random1b",
-        help="that are timed: random, random1b, embedded, FOLDER",
+        "--models", default="random,random1b", help="that are timed: random, random1b, embedded, FOLDER"
     )
-    parser.add_argument(
-        "--choices", default="", help="only these, e.g. int8,nf4,gguf (default: all)"
-    )
+    parser.add_argument("--choices", default="", help="only these, e.g. int8,nf4,gguf (default: all)")
     parser.add_argument("--rows", default="1,32", help="at once")
-    parser.add_argument(
-        "--prompt", type=int, default=32, help="tokens of each prompt; they share nothing"
-    )
+    parser.add_argument("--prompt", type=int, default=32, help="tokens of each prompt; they share nothing")
     parser.add_argument("--new", type=int, default=8, help="new tokens of each row")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument(
@@ -84,9 +62,8 @@ def main() -> None:
     parser.add_argument(
         "--texts", type=int, default=200, help="worked answers to score, at least 50; 0: none"
     )
-    parser.add_argument(
-        "--load", nargs=2, metavar=("FOLDER", "LINE"), help=argparse.SUPPRESS
-    )  # for its own processes
+    # for its own processes
+    parser.add_argument("--load", nargs=2, metavar=("FOLDER", "LINE"), help=argparse.SUPPRESS)
     options = parse_arguments(parser)
     if options.load:
         print(json.dumps(load_one(Path(options.load[0]), Line(**json.loads(options.load[1])))))
@@ -102,13 +79,9 @@ def main() -> None:
         lines = dict(lines_of([name for name in wanted if name not in left_out], folder))
         timed(model, folder, lines, rows, options)
     if options.texts:
-        lines = dict(
-            lines_of([name for name in wanted if name not in {*left_out, "bitnet"}], MODEL_DIR)
-        )
+        lines = dict(lines_of([name for name in wanted if name not in {*left_out, "bitnet"}], MODEL_DIR))
         scored = likelihoods(lines, "embedded", options.texts)
-        print(
-            f"\n### KL and log-likelihood of the embedded model, {options.texts} worked answers\n"
-        )
+        print(f"\n### KL and log-likelihood of the embedded model, {options.texts} worked answers\n")
         print(markdown(["", "Δ log-likelihood, nats a token", "KL, nats a token", "the same first choice"],
                        [[name, *quality(name, scored[name])] for name in lines]))  # fmt: skip
         print(f"\n{control(scored)}")
@@ -138,9 +111,7 @@ def lines_of(names: Sequence[str], folder: Path) -> Iterator[tuple[str, Line]]:
                 file = into / f"{kind}.gguf"
                 if not file.is_file():
                     embedded_gguf.write(file.with_suffix(".partial"), kind, folder).rename(file)
-                yield from with_byte_rows(
-                    f"{name} {kind}", Line(name, file=str(file), dtype="bfloat16")
-                )
+                yield from with_byte_rows(f"{name} {kind}", Line(name, file=str(file), dtype="bfloat16"))
         elif CHOICES[name].source is CheckpointSource.quantized:
             for kind in [kind for kind, one in FORMATS.items() if one.choice == name]:
                 yield from with_byte_rows(
@@ -181,15 +152,12 @@ def timed(
 ) -> None:
     """Measure memory, load and speeds of one model, and print its table."""
     costs = {name: loaded(folder, line) for name, line in lines.items()}
-    others = [
-        name for name, cost in costs.items() if name != BASELINE and not isinstance(cost, str)
-    ]
+    others = [name for name, cost in costs.items() if name != BASELINE and not isinstance(cost, str)]
     speeds: dict[tuple[str, int], list[Speeds]] = {}
     for at in range(0, len(others), options.together):
         members = [BASELINE, *others[at : at + options.together]]
         engines = {
-            name: engine_of(Path(lines[name].file or folder), lines[name], options.new)
-            for name in members
+            name: engine_of(Path(lines[name].file or folder), lines[name], options.new) for name in members
         }
         for engine in engines.values():
             engine.load()
@@ -213,11 +181,7 @@ def timed(
         if isinstance(cost, str):
             table.append([name, f"cannot load: {cost}", *[""] * (len(heads) - 1)])
             continue
-        sizes = [
-            f"{cost['file_mib']:,.1f}",
-            f"{cost['weight_mib']:,.1f}",
-            f"{cost['peak_rss_mib']:,.0f}",
-        ]
+        sizes = [f"{cost['file_mib']:,.1f}", f"{cost['weight_mib']:,.1f}", f"{cost['peak_rss_mib']:,.0f}"]
         each = [
             spread([getattr(one, f"{what}_tok_per_s") for one in speeds[name, count]], 0)
             for what in ("decode", "prefill")
@@ -235,9 +199,7 @@ def quality(name: str, scored: dict[str, Any]) -> list[str]:
         return [f"baseline: {metrics['log_likelihood_nats_per_token']:.5f}", "–", "–"]
     ends = ("difference", "difference_low", "difference_high")
     delta = with_interval(*(shift[end] for end in ends), form="+.5f") if shift else "–"
-    kl = with_interval(
-        *(metrics[f"kl_nats_per_token{end}"] for end in ("", "_low", "_high")), form=".2g"
-    )
+    kl = with_interval(*(metrics[f"kl_nats_per_token{end}"] for end in ("", "_low", "_high")), form=".2g")
     return [delta, kl, f"{metrics['top_1_agreement']:.2%}"]
 
 

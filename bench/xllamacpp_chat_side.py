@@ -17,11 +17,7 @@ def main() -> None:
     settings = xllamacpp.CommonParams()
     settings.model.path, settings.n_ctx, settings.n_parallel = file, 2048, 1
     settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = threads
-    asked = {
-        "messages": [{"role": "user", "content": message}],
-        "max_tokens": tokens,
-        "temperature": 0,
-    }
+    asked = {"messages": [{"role": "user", "content": message}], "max_tokens": tokens, "temperature": 0}
     xllamacpp.Server(settings).handle_chat_completions(asked)
 
 

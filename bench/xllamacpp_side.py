@@ -82,9 +82,7 @@ def main() -> None:
         answer = json.loads(answer) if isinstance(answer, str | bytes) else answer
         timings: dict[str, Any] = answer["timings"]
         if (timings["cache_n"] + timings["prompt_n"], timings["predicted_n"]) != (len(prompt), new):
-            raise SystemExit(
-                f"llama.cpp computed other tokens than {len(prompt)} and {new}: {timings}"
-            )
+            raise SystemExit(f"llama.cpp computed other tokens than {len(prompt)} and {new}: {timings}")
         if (timings["cache_n"] > len(prompt) // 2) != is_cached:
             raise SystemExit(f"llama.cpp had {timings['cache_n']} of {len(prompt)} tokens already")
         return timings
@@ -102,10 +100,7 @@ def main() -> None:
                 of: max(one[f"{key}_ms"] for one in found) / 1000
                 for of, key in (("prefill", "prompt"), ("decode", "predicted"))
             }
-            seconds |= {
-                "processor": time.process_time() - spent,
-                "all": time.perf_counter() - started,
-            }
+            seconds |= {"processor": time.process_time() - spent, "all": time.perf_counter() - started}
             print(json.dumps(seconds), file=answers, flush=True)
 
 

@@ -23,21 +23,13 @@ def _lazy_plugin(module: str, maker: str, name: str, kind: type[Any]) -> type[An
     return plugin
 
 
-GridSweeper = _lazy_plugin(
-    "runner.grid.sweeper", "GridSweeper", "GridSweeper", Sweeper
-)  # hydra/sweeper=grid
-WorkerLauncher = _lazy_plugin(
-    "runner.grid.launchers", "WorkerLauncher", "WorkerLauncher", Launcher
-)  # hydra/launcher=workers
+# hydra/sweeper=grid
+GridSweeper = _lazy_plugin("runner.grid.sweeper", "GridSweeper", "GridSweeper", Sweeper)
+# hydra/launcher=workers
+WorkerLauncher = _lazy_plugin("runner.grid.launchers", "WorkerLauncher", "WorkerLauncher", Launcher)
 # Of an option: where that is taken away, hydra/launcher and hydra/sweeper have no such config, and
 # nothing asks for these. Nothing of the runner is imported here, since every program that uses
 # Hydra reads this file.
-RayLauncher = _lazy_plugin(
-    "runner.options.launchers.ray_launcher", "RayLauncher", "RayLauncher", Launcher
-)
-SlurmLauncher = _lazy_plugin(
-    "runner.options.launchers.slurm", "SlurmLauncher", "SlurmLauncher", Launcher
-)
-OptunaSearch = _lazy_plugin(
-    "runner.options.launchers.search", "OptunaSearch", "OptunaSearch", Sweeper
-)
+RayLauncher = _lazy_plugin("runner.options.launchers.ray_launcher", "RayLauncher", "RayLauncher", Launcher)
+SlurmLauncher = _lazy_plugin("runner.options.launchers.slurm", "SlurmLauncher", "SlurmLauncher", Launcher)
+OptunaSearch = _lazy_plugin("runner.options.launchers.search", "OptunaSearch", "OptunaSearch", Sweeper)

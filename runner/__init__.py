@@ -28,9 +28,8 @@ __all__ = ["Answer", "Model", "compare", "evaluate", "grid", "load", "load_part"
 def __getattr__(name: str) -> Any:
     """Import a public name at its first use: some of them import torch, others Hydra."""
     if name in ("grid", "compare"):
-        return import_module(
-            {"grid": "runner.grid", "compare": "runner_compare"}[name]
-        )  # packages that can be called
+        # packages that can be called
+        return import_module({"grid": "runner.grid", "compare": "runner_compare"}[name])
     if name in MODULE_OF:
         return getattr(import_module(MODULE_OF[name]), name)
     if not name.startswith("_"):

@@ -60,9 +60,7 @@ def arrange(arguments: list[str]) -> list[str]:
     quoted."""
     parser = get_args_parser()
     for action in parser._actions:
-        if action.dest == "version" and any(
-            word.startswith("--v") for word in arguments
-        ):  # also abbreviated
+        if action.dest == "version" and any(word.startswith("--v") for word in arguments):  # also abbreviated
             action.version = _versions()  # type: ignore[attr-defined]
     known, unknown = parser.parse_known_args(arguments)
     options_known = [name for action in parser._actions for name in action.option_strings]
@@ -74,9 +72,7 @@ def arrange(arguments: list[str]) -> list[str]:
     quoted = quote_texts(as_sweeper_keys(overrides))
     is_run = not (known.help or known.hydra_help or known.info or known.shell_completion)
     from_variables = (
-        variables_as_overrides(quoted, known.config_name or "config", known.config_dir)
-        if is_run
-        else []
+        variables_as_overrides(quoted, known.config_name or "config", known.config_dir) if is_run else []
     )
     return [*from_variables, *quoted, *options]
 
@@ -84,10 +80,8 @@ def arrange(arguments: list[str]) -> list[str]:
 def _versions() -> str:
     """Return the versions as --version prints them; a program that runs from a checkout may not be
     installed."""
-    from importlib.metadata import (
-        PackageNotFoundError,
-        version,
-    )  # takes a tenth of the time of a quick command
+    # takes a tenth of the time of a quick command
+    from importlib.metadata import PackageNotFoundError, version
 
     try:
         own = version("runner-llm")
@@ -111,9 +105,7 @@ def main(composed: DictConfig) -> Any:
     hydra_config = HydraConfig.get()
     if hydra_config.mode is not RunMode.MULTIRUN:  # Hydra would print an error in its own way
         with_exits = exits_as_job_failed()(run_single)
-        exit_codes.append(
-            exit_code_of("error", lambda: with_exits(composed, hydra_config), message_of)
-        )
+        exit_codes.append(exit_code_of("error", lambda: with_exits(composed, hydra_config), message_of))
         return None
     if "GridSweeper" in str(hydra_config.sweeper.get("_target_")):
         from runner.grid.other_launchers import run_launched
@@ -140,13 +132,10 @@ def run_single(composed: DictConfig, hydra_config: HydraConf) -> int:
     ) is not None:  # another process has the job, and this one works for it
         return code
     has_table = config.print.is_table
-    ForPeople.table_follows = (
-        has_table and not config.task.is_endless
-    )  # the table of an endless task comes too late
+    # the table of an endless task comes too late
+    ForPeople.table_follows = has_table and not config.task.is_endless
     record = run(config, as_yaml(composed))
-    choices = {
-        group: hydra_config.runtime.choices[group] for group in GROUPS if group != "tracking"
-    }
+    choices = {group: hydra_config.runtime.choices[group] for group in GROUPS if group != "tracking"}
     only_answers = config.task.answers_on_stdout and has_table and not sys.stdout.isatty()
     with redirect_stdout(sys.stderr if only_answers else sys.stdout):
         show(record, choices, config.print, store_of(config))

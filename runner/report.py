@@ -88,9 +88,7 @@ def show_grid(lines: list[GridLine], how: Print) -> None:
         return
     out = console(width_elsewhere=NO_WIDTH)
     keys, names = naming_columns([line.names for line in lines])
-    metrics = grid_columns(
-        [line.record.result.metrics for line in lines if line.record is not None]
-    )
+    metrics = grid_columns([line.record.result.metrics for line in lines if line.record is not None])
     columns = [
         *named_columns(keys, names),
         Column("status", [line.status for line in lines], False, use=Use.result),
@@ -98,15 +96,11 @@ def show_grid(lines: list[GridLine], how: Print) -> None:
     ]
     scored = any(line.accuracy() for line in lines)
     if scored:
-        columns.append(
-            Column("accuracy [95 %]", [line.accuracy() for line in lines], use=Use.result)
-        )
+        columns.append(Column("accuracy [95 %]", [line.accuracy() for line in lines], use=Use.result))
     for it in metrics:
         values = [line.metric(it.key) for line in lines]
         cells = ["" if value is None else it.write(value) for value in values]
-        columns.append(
-            Column(it.title, cells, use=USES.get(it.key, Use.more) if scored else Use.speed)
-        )
+        columns.append(Column(it.title, cells, use=USES.get(it.key, Use.more) if scored else Use.speed))
     print_fitted(out, columns, "print=json, runner-compare")
     for note in [*_cut_off_notes(lines, names), *_unread_notes(lines, names)]:
         say_lines(out, f"note: {note}", style="yellow")
@@ -118,9 +112,7 @@ def _cut_off_notes(lines: Sequence[GridLine], names: Sequence[Sequence[str]]) ->
     jobs: dict[str, list[str]] = {}
     for line, named in zip(lines, names, strict=True):
         words = (
-            cut_off_words(line.record.result.metrics, line.record.params)
-            if line.record is not None
-            else ""
+            cut_off_words(line.record.result.metrics, line.record.params) if line.record is not None else ""
         )
         jobs.setdefault(words, []).append(" ".join(filter(None, named)) or line.job_id)
     return [f"{few(of, MAX_NAMED)}: {words}" for words, of in jobs.items() if words]
@@ -130,9 +122,7 @@ def _unread_notes(lines: Sequence[GridLine], names: Sequence[Sequence[str]]) -> 
     """Say of which jobs the rule that judges has read few answers."""
     named = zip(lines, names, strict=True)
     records = (
-        (" ".join(filter(None, name)) or it.job_id, it.record)
-        for it, name in named
-        if it.record is not None
+        (" ".join(filter(None, name)) or it.job_id, it.record) for it, name in named if it.record is not None
     )
     note = unread_note((name, record.result.metrics, record.params) for name, record in records)
     return [note] * bool(note)
@@ -144,16 +134,13 @@ def naming_columns(names: Sequence[Mapping[str, str]]) -> tuple[list[str], list[
     keys = list(dict.fromkeys(key for row in names for key in row))
     if len(keys) <= MAX_KEY_COLUMNS:
         return keys, [[row.get(key, "") for key in keys] for row in names]
-    return ["overrides"], [
-        [" ".join(f"{key}={value}" for key, value in row.items())] for row in names
-    ]
+    return ["overrides"], [[" ".join(f"{key}={value}" for key, value in row.items())] for row in names]
 
 
 def named_columns(keys: Sequence[str], names: Sequence[Sequence[str]]) -> list[Column]:
     """Return the columns by which jobs are told apart, from what naming_columns has returned."""
     return [
-        Column(key, [row[place] for row in names], False, use=Use.setting)
-        for place, key in enumerate(keys)
+        Column(key, [row[place] for row in names], False, use=Use.setting) for place, key in enumerate(keys)
     ]
 
 
@@ -198,10 +185,7 @@ def to_json(record: Record) -> str:
         "metrics": record.result.metrics,
         "mlflow_run_id": record.mlflow_run_id,
     }
-    with (
-        suppress(OSError, ValueError),
-        Path(record.output_dir, COMPLETIONS).open(encoding="utf-8") as lines,
-    ):
+    with suppress(OSError, ValueError), Path(record.output_dir, COMPLETIONS).open(encoding="utf-8") as lines:
         values[COMPLETIONS.removesuffix(".jsonl")] = [json.loads(line) for line in lines]
     return json.dumps(values)
 
@@ -217,15 +201,11 @@ def _table(record: Record, choices: dict[str, str], store: Store | None, full: b
         *headline(result.metrics).items(),
         *((key, result.facts[key]) for key in FACTS_SHOWN if key in result.facts),
     ]
-    shown = [(key, text) for key, text in shown if not loaded or key not in SHOWN] + [
-        *loaded.items()
-    ]
+    shown = [(key, text) for key, text in shown if not loaded or key not in SHOWN] + [*loaded.items()]
     if record.status is not Status.FINISHED:  # its metrics cover only a part of the work
         shown.insert(0, ("status", f"{record.status}: {record.error or 'see log.txt'}"))
     if not full:
-        shown = [
-            (key, words) for key, text in shown if (words := _for_everyone(key, text, choices))
-        ]
+        shown = [(key, words) for key, text in shown if (words := _for_everyone(key, text, choices))]
     shown.append(("job", f"{record.job_id}{'  (recorded earlier)' if record.from_ledger else ''}"))
     for key, text in [*shown, ("kept in", str(relative_path(Path(record.output_dir))))]:
         table.add_row(key, text)
@@ -244,9 +224,7 @@ def _table(record: Record, choices: dict[str, str], store: Store | None, full: b
     for note in result.notes:
         say_lines(out, f"note: {note}", style="yellow")
     if record.mlflow_uri is not None:
-        experiment = (
-            f" in experiment {store.experiment}" if store and store.experiment != EXPERIMENT else ""
-        )
+        experiment = f" in experiment {store.experiment}" if store and store.experiment != EXPERIMENT else ""
         hint = see_all(record.mlflow_uri)
         # not folded, so that it can be pasted
         print(plain(f"MLflow run {record.mlflow_run_id}{experiment}. See all: {hint}"), flush=True)
@@ -258,9 +236,7 @@ def headline(metrics: dict[str, float]) -> dict[str, str]:
     shown = [line for line in LINES if line.fits(metrics)]
     if all(line.common for line in shown):
         return {key: number(value) for key, value in metrics.items() if "/" not in key}
-    of_others = {
-        (it := described(key)).title: it.write(metrics[key]) for key in of_plug_ins([metrics])
-    }
+    of_others = {(it := described(key)).title: it.write(metrics[key]) for key in of_plug_ins([metrics])}
     return {line.label: line.write(metrics) for line in shown} | of_others
 
 
@@ -282,9 +258,7 @@ def _print_rows(rows: list[dict[str, Any]], out: Console) -> None:
     columns = []
     for key in dict.fromkeys(key for row in rows for key in row):
         values = [row.get(key) for row in rows]
-        cells = [
-            "" if v is None else number(v) if isinstance(v, int | float) else str(v) for v in values
-        ]
+        cells = ["" if v is None else number(v) if isinstance(v, int | float) else str(v) for v in values]
         numeric = all(isinstance(value, int | float | None) for value in values)
         columns.append(Column(key, cells, numeric, use=Use.result))
     print_fitted(out, columns, "print=json")

@@ -50,9 +50,7 @@ def identify(resolved: ResolvedJob) -> tuple[Inputs, jobs.Job]:
     config, task = resolved.config, task_of(resolved.config)
     check_output_folder("output_dir", config.output_dir, is_written=not config.plan)
     hashes = Path(config.output_dir).expanduser() / ".hashes.json"
-    of_model = (
-        kind_of(config.model).fingerprint(resolved, hashes) if Uses.weights in task.USES else {}
-    )
+    of_model = kind_of(config.model).fingerprint(resolved, hashes) if Uses.weights in task.USES else {}
     inputs = task.prepare(config)
     input_hashes, is_measurement = of_model | inputs.hashes, Uses.machine in task.USES
     reuse = inputs.ignored_for_reuse, inputs.usual_for_reuse
@@ -73,9 +71,7 @@ def check(resolved: ResolvedJob, inputs: Inputs | None = None) -> list[str]:
     task = task_of(resolved.config)
     notes = kind_of(resolved.config.model).check(resolved) if Uses.weights in task.USES else []
     return [*resolved.notes, *notes] + (
-        task.check_lengths(inputs, resolved)
-        if inputs is not None and hasattr(task, "check_lengths")
-        else []
+        task.check_lengths(inputs, resolved) if inputs is not None and hasattr(task, "check_lengths") else []
     )
 
 
@@ -94,13 +90,10 @@ def execute(
     # before the job's time counts
     built_s = kind_of(config.model).build_kernels(resolved) if needs_kernels else 0.0
     goes_on = not must_start_anew(config, task)
-    recorder = jobs.Recorder(
-        job
-    )  # reads the samples of an interrupted run, and rejects damaged ones
+    # reads the samples of an interrupted run, and rejects damaged ones
+    recorder = jobs.Recorder(job)
     with signals.deferred():  # a signal takes effect when the end of the job is recorded
-        tracker = ledger.start_tracking(
-            config, job, record, goes_on, beside=Uses.engine in task.USES
-        )
+        tracker = ledger.start_tracking(config, job, record, goes_on, beside=Uses.engine in task.USES)
         engine = open_engine(resolved, bases, job.folder, before_loading=tracker.wait)
         context = Context(recorder, resolved, engine)
         started = time.perf_counter()
@@ -111,9 +104,7 @@ def execute(
                 memory_errors_as_job_failed(),
                 exits_as_job_failed(),
             ):
-                write_atomically(
-                    job.folder / "config.yaml", ledger.without_token(config, config_yaml)
-                )
+                write_atomically(job.folder / "config.yaml", ledger.without_token(config, config_yaml))
                 with doing(f"task={config.task.name}"):
                     record.result = task.run(inputs, context)
                 add_metrics(config.metrics, recorder.done, record.result)
@@ -137,8 +128,7 @@ def execute(
             record.result.facts |= {"model_sha256": job.model_sha256} if job.model_sha256 else {}
             if packages := packages_of(config):
                 record.result.facts["plug_ins"] = ", ".join(
-                    f"{key.removesuffix('.package')}: {package}"
-                    for key, package in packages.items()
+                    f"{key.removesuffix('.package')}: {package}" for key, package in packages.items()
                 )
             with doing("recording the result"):
                 ledger.close(tracker, job, record)
@@ -149,7 +139,5 @@ def run_as_torchrun_worker(config: RunnerConfig) -> int | None:
     """Work for the process that has the job and return the exit code; None if this process has the
     job itself."""
     return (
-        kind_of(config.model).run_as_torchrun_worker(config)
-        if Uses.engine in task_of(config).USES
-        else None
+        kind_of(config.model).run_as_torchrun_worker(config) if Uses.engine in task_of(config).USES else None
     )

@@ -28,9 +28,7 @@ def more_digits(values: Iterable[float], limit: float, write: Writer) -> int:
         shown_limit = _shown(write(limit, more))
         shown = [_shown(write(value, more)) for value in beside]
         sides = zip(shown, beside, strict=True)
-        if all(
-            one != shown_limit and (one > shown_limit) == (value > limit) for one, value in sides
-        ):
+        if all(one != shown_limit and (one > shown_limit) == (value > limit) for one, value in sides):
             return more
     return 0
 

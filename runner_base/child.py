@@ -19,10 +19,7 @@ PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 
 def start(
-    *arguments: str,
-    environment: Mapping[str, str] | None = None,
-    is_trusted: bool = True,
-    **popen: Any,
+    *arguments: str, environment: Mapping[str, str] | None = None, is_trusted: bool = True, **popen: Any
 ) -> subprocess.Popen[bytes]:
     """Start Python with these arguments; it finds modules where this process does, whatever the
     working directory.

@@ -44,9 +44,7 @@ class Choices(MutableMapping[str, type[T]]):
         """Return the plug-in that a class is from; None for one of the runner's own."""
         if f"{choice.__module__}:{choice.__qualname__}" in self._own_places():
             return None
-        return next(
-            (self.plug_in(name) for name in plug_ins(self._kind) if self.get(name) is choice), None
-        )
+        return next((self.plug_in(name) for name in plug_ins(self._kind) if self.get(name) is choice), None)
 
     def _own_places(self) -> Iterator[str]:
         yield from self._listed.values()

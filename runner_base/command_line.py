@@ -33,9 +33,7 @@ class CommandParser(argparse.ArgumentParser):
         if not option:
             return f"{' '.join(arguments)}: unexpected argument"
         close = nearest(option.partition("=")[0], known)
-        return f"{option}: unknown option" + (
-            f". Did you mean {' or '.join(close)}?" if close else ""
-        )
+        return f"{option}: unknown option" + (f". Did you mean {' or '.join(close)}?" if close else "")
 
 
 class StoreOnce(argparse._StoreAction):

@@ -22,11 +22,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-CONTROLS = {
-    code: repr(chr(code))[1:-1]
-    for code in (*range(32), *range(127, 160))
-    if chr(code) not in "\n\t"
-}
+CONTROLS = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 # a pipe, a terminal or a connection without a reader
 READER_LEFT = (errno.EPIPE, errno.EIO, errno.ECONNRESET)
 

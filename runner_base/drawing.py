@@ -23,14 +23,7 @@ log = logging.getLogger(__name__)
 
 # On a page each colour of a drawing becomes a CSS variable, so that one drawing fits light and
 # dark.
-INK, MUTED, LINE, FRONT, GOOD, BAD = (
-    "#1f2328",
-    "#656d76",
-    "#d8dee4",
-    "#0969da",
-    "#1a7f37",
-    "#cf222e",
-)
+INK, MUTED, LINE, FRONT, GOOD, BAD = ("#1f2328", "#656d76", "#d8dee4", "#0969da", "#1a7f37", "#cf222e")
 PAPER = "#fefefe"
 VARIABLES = {
     INK: "ink",
@@ -102,16 +95,12 @@ class Picture:
 def draw_in_process(module: str, folder: Path) -> None:
     """Have a module draw a folder's pictures in its own process: what a plotting library takes must
     not stay here."""
-    process = child.start(
-        "-m", module, str(folder), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
+    process = child.start("-m", module, str(folder), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     _, errors = process.communicate()
     if process.returncode:
         last_line = errors.decode(errors="replace").strip().rpartition("\n")[2]
         log.warning(
-            "no pictures were drawn: the drawing %s. %s",
-            child.describe_exit(process.returncode),
-            last_line,
+            "no pictures were drawn: the drawing %s. %s", child.describe_exit(process.returncode), last_line
         )
 
 

@@ -24,10 +24,7 @@ def stored_dtype(settings: Mapping[str, Any]) -> str:
     the text model."""
     parts = (settings, settings.get("text_config") or {})
     return str(
-        next(
-            (name for part in parts if (name := part.get("dtype") or part.get("torch_dtype"))),
-            "float32",
-        )
+        next((name for part in parts if (name := part.get("dtype") or part.get("torch_dtype"))), "float32")
     )
 
 

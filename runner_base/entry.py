@@ -50,9 +50,7 @@ def run_entry(
     sys.exit(code)
 
 
-def print_traceback(
-    kind: type[BaseException], error: BaseException, where: TracebackType | None
-) -> None:
+def print_traceback(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
     """Print the traceback of a bug as Python does; the errors of libraries in it may quote a URI
     with its token."""
     sys.stderr.write(without_secrets("".join(traceback.format_exception(kind, error, where))))

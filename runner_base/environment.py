@@ -13,22 +13,24 @@ from runner_base.uris import sqlite_path
 
 FILE = ".env"
 NAMES = (  # what `.env` may set, as .env.example lists it
-    "STUDENT_BASE_MODEL", "STUDENT_LORA_DIR", "STUDENT_LOAD_IN_4BIT", "STUDENT_FORCE_CPU", "STUDENT_MAX_NEW_TOKENS",
-    "FORCE_STUDENT_STUB", "ENABLE_HYBRID", "BASE_URL", "HF_TOKEN", "PGPASSWORD",
-    "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME",
-    "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN",
-)  # fmt: skip
+    "STUDENT_BASE_MODEL",
+    "STUDENT_LORA_DIR",
+    "STUDENT_LOAD_IN_4BIT",
+    "STUDENT_FORCE_CPU",
+    "STUDENT_MAX_NEW_TOKENS",
+    "FORCE_STUDENT_STUB",
+    "ENABLE_HYBRID",
+    "BASE_URL",
+    "HF_TOKEN",
+    "PGPASSWORD",
+    "MLFLOW_TRACKING_URI",
+    "MLFLOW_EXPERIMENT_NAME",
+    "MLFLOW_TRACKING_USERNAME",
+    "MLFLOW_TRACKING_PASSWORD",
+    "MLFLOW_TRACKING_TOKEN",
+)
 KEYS_END = "_KEY"  # API_KEY, RUNNER_API_KEY, and what model.key_variable names
-RUNS_NOTHING = {
-    "-h",
-    "--help",
-    "--hydra-help",
-    "--version",
-    "-i",
-    "--info",
-    "-sc",
-    "--shell-completion",
-}
+RUNS_NOTHING = {"-h", "--help", "--hydra-help", "--version", "-i", "--info", "-sc", "--shell-completion"}
 
 
 def variable(name: str, otherwise: str | None = None) -> str | None:
@@ -65,9 +67,7 @@ def read() -> None:
             ignored.append(f"{name} (of a server)" if name in NAMES else name)
     if ignored and not RUNS_NOTHING & set(sys.argv):
         fix = "set it in the environment" if len(ignored) == 1 else "set them in the environment"
-        say(
-            f"{FILE}: {few(ignored, 8)} ignored: .env.example lists what is read from a file; {fix}"
-        )
+        say(f"{FILE}: {few(ignored, 8)} ignored: .env.example lists what is read from a file; {fix}")
 
 
 def _may_set(name: str, value: str) -> bool:

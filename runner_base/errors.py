@@ -70,12 +70,20 @@ class JobFailed(RunnerError):
 
 MEMORY_ERRORS = (RuntimeError, MemoryError, OSError)  # torch raises the first, mmap the last
 OUT_OF_MEMORY = (
-    "out of memory", "can't allocate memory", "DefaultCPUAllocator", "Cannot allocate memory", "bad_alloc",
-    "could not create a primitive", "could not execute a primitive",  # oneDNN, for shapes that it supports
-    "could not create a memory", "failed to map segment", "unable to mmap",
-    "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED",
+    "out of memory",
+    "can't allocate memory",
+    "DefaultCPUAllocator",
+    "Cannot allocate memory",
+    "bad_alloc",
+    "could not create a primitive",
+    "could not execute a primitive",  # oneDNN, for shapes that it supports
+    "could not create a memory",
+    "failed to map segment",
+    "unable to mmap",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
     "CUBLAS_STATUS_NOT_INITIALIZED",  # cuBLAS, when there is no room for its workspace
-)  # fmt: skip
+)
 
 
 def is_memory_error(error: BaseException) -> bool:
@@ -86,9 +94,7 @@ def is_memory_error(error: BaseException) -> bool:
     """
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, MemoryError) or (
-            isinstance(cause, OSError) and cause.errno == errno.ENOMEM
-        ):
+        if isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno == errno.ENOMEM):
             return True
         if isinstance(cause, MEMORY_ERRORS) and any(sign in str(cause) for sign in OUT_OF_MEMORY):
             return True
@@ -173,9 +179,7 @@ def refuse_password(key: str, uri: str) -> None:
         raise ConfigError(f"{key}={shown}: {need}") from None
     if parts.password is not None or "password" in parse_qs(parts.query):
         fix = "set MLFLOW_TRACKING_PASSWORD for a server, PGPASSWORD or ~/.pgpass for PostgreSQL, and leave it out here"
-        raise ConfigError(
-            f"{key}={without_secrets(uri)}: a password would end up in configs and logs: {fix}"
-        )
+        raise ConfigError(f"{key}={without_secrets(uri)}: a password would end up in configs and logs: {fix}")
 
 
 def nearest(word: str, options: list[str]) -> list[str]:
@@ -186,9 +190,7 @@ def nearest(word: str, options: list[str]) -> list[str]:
         return get_close_matches(word, options, n=1)
     return [
         head + end
-        for end in get_close_matches(
-            word[len(head) :], [option[len(head) :] for option in options], n=1
-        )
+        for end in get_close_matches(word[len(head) :], [option[len(head) :] for option in options], n=1)
     ]
 
 
@@ -211,9 +213,7 @@ def cannot_write(path: Path, error: OSError, key: str = "output_dir") -> OutputE
             f"the disk is full: {path} could not be written. Everything before it is kept; "
             "make room and run the same command again to resume"
         )
-    return OutputError(
-        f"cannot write {path} ({error.strerror}). Give a folder you may write: {key}=..."
-    )
+    return OutputError(f"cannot write {path} ({error.strerror}). Give a folder you may write: {key}=...")
 
 
 def check_output_folder(key: str, named: str, is_written: bool = True) -> None:
@@ -229,13 +229,9 @@ def check_output_folder(key: str, named: str, is_written: bool = True) -> None:
             is_folder = stat.S_ISDIR(path.stat().st_mode)
         except (FileNotFoundError, NotADirectoryError):
             if path.is_symlink():
-                raise rejected(
-                    f"{path} is a link to {path.readlink()}, which is not there"
-                ) from None
+                raise rejected(f"{path} is a link to {path.readlink()}, which is not there") from None
             continue  # it will be made in the one above it
-        except (
-            OSError
-        ) as error:  # a name that is too long, a loop of links, a folder that may not be entered
+        except OSError as error:  # a name that is too long, a loop of links, a folder that may not be entered
             raise rejected(f"{path}: {error.strerror}") from error
         if not is_folder:
             raise rejected(f"{path} is a file")
@@ -279,9 +275,7 @@ def message_of(error: Exception) -> str | None:
 
 
 def exit_code_of(
-    name: str,
-    work: Callable[[], int | None],
-    message_of: Callable[[Exception], str | None] = message_of,
+    name: str, work: Callable[[], int | None], message_of: Callable[[Exception], str | None] = message_of
 ) -> int:
     """Do the work and return its exit code; where it fails, print `name: message` and return the
     error's code."""

@@ -55,9 +55,7 @@ UNLESS_DEFAULT = Unless()
 
 
 def setting(
-    default: Any,
-    counts: Inert | Unless | DefaultAs | None = None,
-    takes: Takes | None = None,
+    default: Any, counts: Inert | Unless | DefaultAs | None = None, takes: Takes | None = None
 ) -> Any:
     """Return a field of the schema, how it counts in the job's identity (None: with its value), and
     what it takes."""

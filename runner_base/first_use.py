@@ -8,9 +8,7 @@ from importlib import import_module
 from typing import Any
 
 
-def at_first_use(
-    package: str, places: Mapping[str, str], prefix: str | None = None
-) -> Callable[[str], Any]:
+def at_first_use(package: str, places: Mapping[str, str], prefix: str | None = None) -> Callable[[str], Any]:
     """Return the `__getattr__` of a package: it imports a name from the module in which `places`
     has it.
 

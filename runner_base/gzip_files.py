@@ -59,15 +59,11 @@ def unpack_gzip(packed: bytes, where: str) -> bytes:
 
 
 @contextmanager
-def unpacked(
-    raw: BinaryIO, size: int, where: object, is_gzip: bool = True
-) -> Iterator[LimitedReader]:
+def unpacked(raw: BinaryIO, size: int, where: object, is_gzip: bool = True) -> Iterator[LimitedReader]:
     """Yield the unpacked stream of a gzip file, or a plain one; DataError where it is damaged."""
     stream = cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if is_gzip else raw
     try:
         yield LimitedReader(stream, max(MIN_LIMIT_BYTES, MAX_RATIO * size), where)
     except (OSError, EOFError, zlib.error, tarfile.TarError, ValueError) as error:
         kind = "gzip file" if is_gzip else "tar archive"
-        raise DataError(
-            f"{where}: damaged, cut off, or not a {kind} ({one_line(error, 120)})"
-        ) from error
+        raise DataError(f"{where}: damaged, cut off, or not a {kind} ({one_line(error, 120)})") from error

@@ -39,9 +39,7 @@ class _Step:
         if callable(self.text):
             return self.text()
         now = time.monotonic()
-        whole = (
-            f", {clock(now - _steps[0].began)} in all" if self.began - _steps[0].began > 1 else ""
-        )
+        whole = f", {clock(now - _steps[0].began)} in all" if self.began - _steps[0].began > 1 else ""
         return f"{self.text} … {clock(now - self.began)}{whole}"
 
 

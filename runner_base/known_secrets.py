@@ -61,12 +61,7 @@ def _secrets() -> Iterator[tuple[str, str]]:
 
 def _spellings() -> Iterator[str]:
     for _, secret in _secrets():
-        yield from (
-            secret,
-            quote(secret, safe=""),
-            quote_plus(secret),
-            json.dumps(secret)[1:-1],
-        )
+        yield from (secret, quote(secret, safe=""), quote_plus(secret), json.dumps(secret)[1:-1])
     for user, password in LOG_INS:
         if os.environ.get(password):
             yield b64encode(f"{os.environ.get(user, '')}:{os.environ[password]}".encode()).decode()

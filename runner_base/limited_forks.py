@@ -101,9 +101,7 @@ class LimitedForks:
         with self._lock:
             self._shared.end()
 
-    def ask(
-        self, message: bytes, is_wanted: Callable[[], bool] = lambda: True
-    ) -> tuple[Outcome, bytes]:
+    def ask(self, message: bytes, is_wanted: Callable[[], bool] = lambda: True) -> tuple[Outcome, bytes]:
         """Return the outcome and the answer; a caller that no longer wants it returns early."""
         deadline = time.monotonic() + self._limits.wall_s
         while not self._room.acquire(timeout=LOOK_S):
@@ -151,10 +149,18 @@ class LimitedForks:
         limits = (self._limits.cpu_s, self._limits.memory_mib)
         with child_end:
             self._shared.process = child.start(
-                "-S", "-B", "-X", "utf8", self._file, *map(str, limits),
-                stdin=child_end, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                start_new_session=True, is_trusted=False,
-            )  # fmt: skip
+                "-S",
+                "-B",
+                "-X",
+                "utf8",
+                self._file,
+                *map(str, limits),
+                stdin=child_end,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+                is_trusted=False,
+            )
         self._shared.control = parent_end
         with suppress(OSError):  # it has ended: the caller sees that on its own connection
             parent_end.sendall(LENGTH.pack(len(self._preparation)) + self._preparation)

@@ -46,9 +46,7 @@ def peak_rss_mib() -> float:
         return peak
     import resource  # without /proc: since the start of the process, never reset
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
-        MIB if sys.platform == "darwin" else 1024
-    )
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (MIB if sys.platform == "darwin" else 1024)
 
 
 def reset_peak() -> bool:
@@ -123,9 +121,7 @@ def _others_s() -> float:
     """CPU seconds of all processes on this machine but this one and its descendants; 0 if
     unknown."""
     try:
-        ticks = [
-            int(number) for number in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
-        ]
+        ticks = [int(number) for number in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
     except (OSError, ValueError):
         return 0.0
     user, nice, system, _, _, irq, softirq, *_ = ticks
@@ -177,18 +173,14 @@ def git_state() -> dict[str, str]:
 
 
 def _git(*arguments: str) -> str:
-    done = subprocess.run(
-        ["git", *arguments], capture_output=True, text=True, check=True, timeout=10
-    )
+    done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True, timeout=10)
     return done.stdout.strip()
 
 
 def cores() -> int:
     """CPU cores that this process may use: those that it may run on, or its container's CPU limit
     if lower."""
-    available = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min([available, *map(math.ceil, cgroup_cpu_shares())]))
 
 
@@ -205,10 +197,7 @@ def threads_for(parameters: int) -> int:
 
 def versions() -> dict[str, str]:
     """Versions of the libraries that speed and memory depend on, read without importing them."""
-    return {
-        "python": platform.python_version(),
-        **{name: _version_of(name) for name in MEASURED_LIBRARIES},
-    }
+    return {"python": platform.python_version(), **{name: _version_of(name) for name in MEASURED_LIBRARIES}}
 
 
 @cache

@@ -36,9 +36,7 @@ def temporary_folder(parent: Path, prefix: str, suffix: str = "") -> Iterator[Pa
 def remove_abandoned(parent: Path, prefix: str, suffix: str = "") -> list[Path]:
     """Remove this user's folders that killed processes left; return those that a process still
     holds."""
-    name = re.compile(
-        f"{re.escape(prefix)}[0-9a-f]{{{2 * RANDOM_BYTES}}}{re.escape(suffix)}", re.DOTALL
-    )
+    name = re.compile(f"{re.escape(prefix)}[0-9a-f]{{{2 * RANDOM_BYTES}}}{re.escape(suffix)}", re.DOTALL)
     in_use = []
     for folder in sorted(parent.iterdir()):
         if not name.fullmatch(folder.name):

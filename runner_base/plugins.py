@@ -32,23 +32,16 @@ KINDS = {
     "scorer": "runner.scorers",
     "metric": "runner.metrics",
 }
-OF_OPTIONS = (
-    KINDS
-    | {
-        "launcher": "runner.launchers",  # of Hydra, as the next: other packages add theirs by Hydra's own ways
-        "sweeper": "runner.sweepers",
-        "python": "runner.python",  # a name that `runner` has in Python
-        "variables": "runner.variables",  # a function that reads environment variables as overrides
-    }
-)
+OF_OPTIONS = KINDS | {
+    "launcher": "runner.launchers",  # of Hydra, as the next: other packages add theirs by Hydra's own ways
+    "sweeper": "runner.sweepers",
+    "python": "runner.python",  # a name that `runner` has in Python
+    "variables": "runner.variables",  # a function that reads environment variables as overrides
+}
 # groups that are no kind of plug-in: the comparison reads them
 OF_COMPARISON = ("runner.metric_families", "runner_compare.readers", "runner_compare.sections")
-PREFIXES = (
-    "runner.",
-    "runner_base.",
-    "runner_compare.",
-    "runner_engine.",
-)  # of groups meant for us
+# of groups meant for us
+PREFIXES = ("runner.", "runner_base.", "runner_compare.", "runner_engine.")
 OWN_PACKAGE = "runner-llm"  # whose entry points are the runner's own options
 
 
@@ -71,9 +64,7 @@ class PlugIn:
         """
         package, *inner = self.target.partition(":")[0].split(".")
         folder = _folder_of(package)
-        return (
-            None if folder is None else Path(folder, *(inner[:-1] if self.is_own else ()), "conf")
-        )
+        return None if folder is None else Path(folder, *(inner[:-1] if self.is_own else ()), "conf")
 
     @property
     def is_own(self) -> bool:
@@ -151,11 +142,7 @@ def _same_ending(group: str, known: Sequence[str]) -> list[str]:
 def conf_folders() -> dict[str, Path]:
     """Return the folders conf/ of the packages with plug-ins, by package."""
     found = {plug_in.package: plug_in.conf for plug_in in reversed(_found())}
-    return {
-        package: conf
-        for package, conf in sorted(found.items())
-        if conf is not None and conf.is_dir()
-    }
+    return {package: conf for package, conf in sorted(found.items()) if conf is not None and conf.is_dir()}
 
 
 @cache
@@ -197,9 +184,7 @@ def load_object(kind: str, name: str, base: type[T]) -> T:
             f"{plug_in}: {plug_in.target} is no {base.__name__} ({base.__module__}), but {_what(loaded)}"
         )
     if (key := getattr(loaded, "key", name)) != name:
-        raise ConfigError(
-            f"{plug_in}: {plug_in.target} calls itself {key!r}: give it the key {name!r}"
-        )
+        raise ConfigError(f"{plug_in}: {plug_in.target} calls itself {key!r}: give it the key {name!r}")
     return loaded
 
 
@@ -224,9 +209,7 @@ def check_plug_in(key: str, kind: str, name: str) -> None:
     """Raise ConfigError if no installed package adds this name."""
     if name not in (known := plug_ins(kind)):
         problem = (
-            unknown(kind, name, known)
-            if known
-            else f"no installed package adds a {kind} (docs/plugins.md)"
+            unknown(kind, name, known) if known else f"no installed package adds a {kind} (docs/plugins.md)"
         )
         raise ConfigError(f"{key}={name}: {problem}")
 

@@ -42,13 +42,10 @@ def turned(columns: Sequence[Column], width: int, gap: int) -> list[list[Column]
     """Return the blocks of a turned table: its heads as the first column, and as many rows as have
     room beside it."""
     naming = next(
-        (column for use in (Use.setting, Use.job) for column in columns if column.use is use),
-        columns[0],
+        (column for use in (Use.setting, Use.job) for column in columns if column.use is use), columns[0]
     )
     others = [column for column in columns if column is not naming]
-    heads = Column(
-        one_line(naming.head), [one_line(other.head) for other in others], is_number=False
-    )
+    heads = Column(one_line(naming.head), [one_line(other.head) for other in others], is_number=False)
     blocks: list[list[Column]] = []
     for at, name in enumerate(naming.cells):
         row = Column(name, [other.cells[at] for other in others])
@@ -73,9 +70,7 @@ def _grid(columns: Sequence[Column], frame: str = "SIMPLE_HEAD", **how: Any) -> 
     """Return the columns as a table of rich."""
     table = rich_table(frame, **how)
     for column in columns:
-        table.add_column(
-            column.head, justify="right" if column.is_number else "left", overflow="fold"
-        )
+        table.add_column(column.head, justify="right" if column.is_number else "left", overflow="fold")
     for cells in zip(*(column.cells for column in columns), strict=True):
         table.add_row(*cells)
     return table

@@ -53,9 +53,7 @@ def compiler_flags() -> list[str]:
 def c_compiler() -> str | None:
     """Return the C compiler for the engine's kernels; None if there is none, or with
     RUNNER_NATIVE=0."""
-    return (
-        None if os.environ.get("RUNNER_NATIVE") == "0" else shutil.which(os.environ.get("CC", "cc"))
-    )
+    return None if os.environ.get("RUNNER_NATIVE") == "0" else shutil.which(os.environ.get("CC", "cc"))
 
 
 def has_bfloat16_products() -> bool:

@@ -131,10 +131,7 @@ class Progress:
         if self._bar is not None:
             line = plain("  ".join(f"{key} {value}" for key, value in news.items()))
             left_s = self.left_s()
-            fields = {
-                "count": self._count(),
-                "left": "" if left_s is None else f"{clock(left_s)} left",
-            }
+            fields = {"count": self._count(), "left": "" if left_s is None else f"{clock(left_s)} left"}
             self._bar.update(
                 self._id, completed=done + under_way, **fields, **({"news": line} if news else {})
             )
@@ -203,11 +200,7 @@ class Progress:
             if (moved := self._moved()) is not None and not self.unit:
                 per_s = moved[0] / max(moved[1], 1e-9)
             rss_mib = machine.rss_mib()
-            _sink(
-                ProgressState(
-                    self.what, self._done, self.total, news, rss_mib, self.left_s(), per_s
-                )
-            )
+            _sink(ProgressState(self.what, self._done, self.total, news, rss_mib, self.left_s(), per_s))
 
 
 def speed_in_words(per_s: float) -> str:

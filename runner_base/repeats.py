@@ -29,9 +29,7 @@ class RepeatLog:
 
     def add(self, repeat: int, values: Mapping[str, float]) -> None:
         """Append what one repeat measured: measure -> value."""
-        lines = (
-            {"measure": name, "repeat": repeat, "value": value} for name, value in values.items()
-        )
+        lines = ({"measure": name, "repeat": repeat, "value": value} for name, value in values.items())
         self._write("".join(sealed(line) + "\n" for line in lines))
 
     def _write(self, text: str, mode: str = "a") -> None:

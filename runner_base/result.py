@@ -80,11 +80,7 @@ class Response:
         """Read one as it was written; raises ValueError, KeyError or TypeError if it is none."""
         own = {RENAMED.get(key, key): value for key, value in values.items()}
         answer = {key: own.pop(key) for key in ANSWER_KEYS & own.keys()}
-        readers = {
-            "branches": Answer.from_dict,
-            "choices": Answer.from_dict,
-            "calls": Call.from_dict,
-        }
+        readers = {"branches": Answer.from_dict, "choices": Answer.from_dict, "calls": Call.from_dict}
         for key in readers.keys() & own.keys():
             own[key] = own[key] and [readers[key](entry) for entry in own[key]]
         return cls(Answer.from_dict(answer), **own)
@@ -309,7 +305,6 @@ class Record:
                 raise ValueError(f"result.{key} is not a {kind.__name__}")
         result = Result(**values.pop("result"))
         result.series = {
-            name: [(step, value) for step, value in points]
-            for name, points in result.series.items()
+            name: [(step, value) for step, value in points] for name, points in result.series.items()
         }
         return cls(**{**values, "status": Status(values["status"]), "result": result})

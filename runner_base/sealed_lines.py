@@ -17,12 +17,9 @@ def without_unset_keys(value: Any) -> Any:
     if isinstance(value, list):
         return [without_unset_keys(entry) for entry in value]
     if isinstance(value, dict):
-        kept = {
-            key: entry for key, entry in value.items() if entry is not None and entry is not False
-        }
+        kept = {key: entry for key, entry in value.items() if entry is not None and entry is not False}
         return {
-            key: entry if key == "extracted" else without_unset_keys(entry)
-            for key, entry in kept.items()
+            key: entry if key == "extracted" else without_unset_keys(entry) for key, entry in kept.items()
         }
     return value
 

@@ -15,9 +15,7 @@ def percentiles(values: Iterable[float]) -> dict[str, float]:
     """Return p50, p95 and p99: the lowest value that this share of the values does not exceed;
     empty without values."""
     ordered = sorted(values)
-    return {
-        name: ordered[math.ceil(rank * len(ordered)) - 1] for name, rank in RANKS.items() if ordered
-    }
+    return {name: ordered[math.ceil(rank * len(ordered)) - 1] for name, rank in RANKS.items() if ordered}
 
 
 def relative_spread(values: Sequence[float]) -> float:

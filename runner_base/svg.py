@@ -9,13 +9,8 @@ from html import escape
 def document(width: float, height: float, pieces: Iterable[str]) -> str:
     """Return a whole picture on white."""
     size = f'width="{width:.0f}" height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}"'
-    head = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="13">'
-    )
-    return (
-        "\n".join([head, '<rect width="100%" height="100%" fill="white"/>', *pieces, "</svg>"])
-        + "\n"
-    )
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="13">'
+    return "\n".join([head, '<rect width="100%" height="100%" fill="white"/>', *pieces, "</svg>"]) + "\n"
 
 
 def box(x: float, y: float, width: float, height: float, colour: str, title: str) -> str:
@@ -25,25 +20,15 @@ def box(x: float, y: float, width: float, height: float, colour: str, title: str
 
 
 def text(
-    x: float,
-    y: float,
-    content: str,
-    *,
-    bold: bool = False,
-    colour: str = "black",
-    anchor: str = "start",
+    x: float, y: float, content: str, *, bold: bool = False, colour: str = "black", anchor: str = "start"
 ) -> str:
     """Return a line of text; `anchor` says which of its points is at x: start, middle or end."""
     weight = "bold" if bold else "normal"
-    position = (
-        f'x="{x:.1f}" y="{y:.1f}" font-weight="{weight}" text-anchor="{anchor}" fill="{colour}"'
-    )
+    position = f'x="{x:.1f}" y="{y:.1f}" font-weight="{weight}" text-anchor="{anchor}" fill="{colour}"'
     return f"<text {position}>{plain(content)}</text>"
 
 
 def plain(text: str) -> str:
     """Return words as a picture may contain them: no markup, and none of the characters that XML
     forbids."""
-    return escape(
-        "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text)
-    )
+    return escape("".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text))

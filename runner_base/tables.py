@@ -24,9 +24,7 @@ IN_BRACKETS = r"\[[^\]]*\]|"
 WORD = re.compile(IN_BRACKETS + r"\S+ %|\S+")
 # `task.split` may become two lines
 PART_OF_HEAD = re.compile(IN_BRACKETS + r"[^\s./_]+[./_]*|[./_]+")
-WITHOUT_BRACKETS = {
-    word: re.compile(word.pattern.removeprefix(IN_BRACKETS)) for word in (WORD, PART_OF_HEAD)
-}
+WITHOUT_BRACKETS = {word: re.compile(word.pattern.removeprefix(IN_BRACKETS)) for word in (WORD, PART_OF_HEAD)}
 PART_OF_SETTING = re.compile(r"[^\s/_,=\-]+[/_,=\-]*|[/_,=\-]+")  # so may a path
 PART_OF_WORD = re.compile(r"[^/_.,:=\-]*[/_.,:=\-]?")
 IN_SENTENCE = re.compile(r"(?:≥ )?\S+(?: %)?")
@@ -85,9 +83,7 @@ def whole(columns: Iterable[Column], captions: bool = True) -> Fitted:
     """Return the columns in the order of their use, as a terminal shows them that has room for
     all."""
     columns = [
-        replace(
-            column, head=plain(column.head), cells=list(map(plain, column.whole or column.cells))
-        )
+        replace(column, head=plain(column.head), cells=list(map(plain, column.whole or column.cells)))
         for column in columns
     ]
     table = Fitted(sorted(columns, key=lambda column: column.use))
@@ -163,12 +159,7 @@ def short_paths(values: Sequence[str]) -> list[str]:
 def _shared(split: Sequence[Sequence[str]]) -> int:
     """Return how many parts all begin with, so that at least one part of each is left."""
     return len(
-        [
-            *takewhile(
-                lambda parts: len({*parts}) == 1,
-                zip(*(parts[:-1] for parts in split), strict=False),
-            )
-        ]
+        [*takewhile(lambda parts: len({*parts}) == 1, zip(*(parts[:-1] for parts in split), strict=False))]
     )
 
 
@@ -182,9 +173,7 @@ def _move_constants(table: Fitted) -> None:
     if len(same) < len(table.columns):
         table.columns = [column for column in table.columns if column not in same]
         table.caption = [
-            f"{one_line(column.head)} {one_line(column.cells[0])}"
-            for column in same
-            if column.cells[0]
+            f"{one_line(column.head)} {one_line(column.cells[0])}" for column in same if column.cells[0]
         ]
 
 
@@ -193,9 +182,7 @@ def _shorten_paths(table: Fitted) -> None:
         short = short_paths(column.cells) if column.use is Use.setting else column.cells
         if short != column.cells:
             table.columns[index] = replace(column, cells=short)
-            examples = (
-                pair for pair in zip(short, column.cells, strict=True) if pair[0] != pair[1]
-            )
+            examples = (pair for pair in zip(short, column.cells, strict=True) if pair[0] != pair[1])
             table.caption.append("{} {} is {}".format(one_line(column.head), *next(examples)))
 
 
@@ -310,9 +297,7 @@ def _broken(column: Column, width: int) -> Column | None:
     def broken(cell: str) -> str:
         lines = _lines(cell, width, WORD)
         pieces = (
-            part
-            for line in lines
-            for part in ([line] if _cell(line) <= width else _pieces(line, width))
+            part for line in lines for part in ([line] if _cell(line) <= width else _pieces(line, width))
         )
         return "\n".join(pieces)
 
@@ -324,9 +309,7 @@ def _pieces(word: str, width: int) -> list[str]:
     lines, start, end, shown = [], 0, 0, 0
     for part in filter(None, PART_OF_WORD.findall(word)):
         fits = _cell(part) <= width
-        for piece in (
-            [part] if fits else _cut(part, width - shown, width) if word.isascii() else part
-        ):
+        for piece in [part] if fits else _cut(part, width - shown, width) if word.isascii() else part:
             longer = shown + _added(word, start, end, end + len(piece))
             if longer > width:
                 lines.append(word[start:end])

@@ -41,9 +41,7 @@ def read_lines(stream: BinaryIO, where: str) -> Iterator[tuple[int, str]]:
         if number == 1:
             for begin, what in OTHER_FILES.items():
                 if raw.startswith(begin):
-                    raise DataError(
-                        f"{where}: this is {what}, and lines of UTF-8 text are expected"
-                    )
+                    raise DataError(f"{where}: this is {what}, and lines of UTF-8 text are expected")
             raw = raw.removeprefix(codecs.BOM_UTF8)
         if len(raw) > MAX_LINE_BYTES:
             raise DataError(f"{where}, line {number}: longer than {MAX_LINE_BYTES // 2**20} MiB")
@@ -91,9 +89,7 @@ def parse_json(text: str) -> Any:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
             half = error.object[error.start]
-            raise ValueError(
-                f"not UTF-8 text: {half!r} is half a character, a lone surrogate"
-            ) from None
+            raise ValueError(f"not UTF-8 text: {half!r} is half a character, a lone surrogate") from None
     return value
 
 
@@ -103,9 +99,7 @@ def _check_depth(text: str, value: Any) -> None:
     level, depth = [value], 0
     # a quick test: fewer brackets cannot be nested deeper
     deep = text.count("[") + text.count("{") > MAX_DEPTH
-    while deep and (
-        level := [container for container in level if isinstance(container, (list, dict))]
-    ):
+    while deep and (level := [container for container in level if isinstance(container, (list, dict))]):
         if (depth := depth + 1) > MAX_DEPTH:
             raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
         level = [
@@ -203,10 +197,7 @@ def short_hash(value: object, digits: int = 12) -> str:
 
 def signed(values: dict[str, Any]) -> str:
     """Return an object as JSON for people to read, with a checksum over the rest."""
-    return (
-        json.dumps(values | {"checksum": short_hash(values, 16)}, indent=2, ensure_ascii=False)
-        + "\n"
-    )
+    return json.dumps(values | {"checksum": short_hash(values, 16)}, indent=2, ensure_ascii=False) + "\n"
 
 
 def is_torn(data: bytes) -> bool:
@@ -239,9 +230,7 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def quantized_in_words(
-    of_blocks: float, of_all: float | None = None, of_bytes: float | None = None
-) -> str:
+def quantized_in_words(of_blocks: float, of_all: float | None = None, of_bytes: float | None = None) -> str:
     """Return shares in words: `97 % of the parameters in blocks, 79 % of all, 48 % of the weights'
     bytes`."""
     shown = f"{percent(of_blocks)} of the parameters in blocks"

@@ -102,11 +102,7 @@ class Reading:
 
 
 def read(
-    text: str,
-    tags: Tags = TAGS,
-    in_thinking: bool = False,
-    is_whole: bool = True,
-    closed: Places = (),
+    text: str, tags: Tags = TAGS, in_thinking: bool = False, is_whole: bool = True, closed: Places = ()
 ) -> Reading:
     """Return where a text is thinking; in_thinking: its prompt ended in an opening tag; is_whole:
     nothing follows.
@@ -206,9 +202,7 @@ def new_pieces(
             sizes = range(min(len(stop_text) - 1, end), held, -1)
             held = next((size for size in sizes if text[:end].endswith(stop_text[:size])), held)
         end -= held
-    spans = [
-        (text[max(span.start, sent) : min(span.end, end)], span.is_thinking) for span in found.spans
-    ]
+    spans = [(text[max(span.start, sent) : min(span.end, end)], span.is_thinking) for span in found.spans]
     return [Piece(new, is_thinking) for new, is_thinking in spans if new], max(sent, end)
 
 
@@ -235,9 +229,7 @@ def may_begin_tag(text: str, tags: Tags = TAGS) -> int:
     marks = [mark for tag in tags for mark in tag[:2]]
     longest = min(max(map(len, marks), default=1) - 1, len(text))
     ends = ((size, text[-size:].lower()) for size in range(longest, 0, -1))
-    return next(
-        (size for size, end in ends if any(mark.lower().startswith(end) for mark in marks)), 0
-    )
+    return next((size for size, end in ends if any(mark.lower().startswith(end) for mark in marks)), 0)
 
 
 def _key(mark: str) -> str:

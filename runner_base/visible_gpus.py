@@ -92,8 +92,7 @@ def visible() -> list[Gpu]:
     names = [name.strip() for name in (os.environ.get(variable()) or wanted or "").split(",")]
     names = names if len(names) == len(found) else [str(number) for number in range(len(found))]
     return [
-        Gpu(name, model, total_mib=nbytes / MIB)
-        for name, (model, nbytes) in zip(names, found, strict=True)
+        Gpu(name, model, total_mib=nbytes / MIB) for name, (model, nbytes) in zip(names, found, strict=True)
     ]
 
 
@@ -125,10 +124,7 @@ def _entry(cards: Sequence[Card], entry: str) -> list[Gpu]:
     """Return what one entry stands for; nothing if it is wrong."""
     if entry.startswith("MIG-"):
         parts = [
-            gpu
-            for card in cards
-            for gpu in card.usable("")
-            if gpu.is_part and gpu.uuid.startswith(entry)
+            gpu for card in cards for gpu in card.usable("") if gpu.is_part and gpu.uuid.startswith(entry)
         ]
         return parts if len(parts) == 1 else []
     if entry.startswith("GPU-"):
@@ -193,10 +189,7 @@ def _nvml_cards() -> list[Card]:
             return []
         try:
             by_number = library.nvmlDeviceGetHandleByIndex
-            return [
-                _nvml_card(library, by_number(number))
-                for number in range(library.nvmlDeviceGetCount())
-            ]
+            return [_nvml_card(library, by_number(number)) for number in range(library.nvmlDeviceGetCount())]
         except library.NVMLError as error:
             log.info("NVML does not describe the GPUs: %s", error)
             return []
@@ -208,9 +201,7 @@ def _nvml_card(library: Any, gpu: Any) -> Card:
         is_split = library.nvmlDeviceGetMigMode(gpu)[0] == 1
     for number in range(library.nvmlDeviceGetMaxMigDeviceCount(gpu) if is_split else 0):
         with suppress(library.NVMLError):  # no part has this number
-            parts.append(
-                _identity(library, library.nvmlDeviceGetMigDeviceHandleByIndex(gpu, number))
-            )
+            parts.append(_identity(library, library.nvmlDeviceGetMigDeviceHandleByIndex(gpu, number)))
     return Card(*_identity(library, gpu), tuple(parts), is_split)
 
 
@@ -243,9 +234,7 @@ def from_driver(what: str) -> dict[str, float]:
     it tells nothing."""
     lines = (_smi(f"--query-gpu=uuid,{what}", "--format=csv,noheader,nounits") or "").splitlines()
     cells = [line.partition(",")[::2] for line in lines]
-    return {
-        uuid.strip(): float(number) for uuid, number in cells if NUMBER.fullmatch(number.strip())
-    }
+    return {uuid.strip(): float(number) for uuid, number in cells if NUMBER.fullmatch(number.strip())}
 
 
 def _smi(*arguments: str) -> str | None:
@@ -300,9 +289,7 @@ def _as_torch_says(version: str, variables: tuple[str | None, ...]) -> list[tupl
 
 def _ask_torch() -> list[Any] | None:
     pipe = subprocess.PIPE
-    with child.start(
-        "-c", ASK_TORCH, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe
-    ) as process:
+    with child.start("-c", ASK_TORCH, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe) as process:
         try:
             printed, errors = process.communicate(timeout=TORCH_S)
             found: list[Any] = json.loads(printed)

@@ -42,15 +42,7 @@ from runner_compare.model.comparison import Comparison
 from runner_compare.model.data import CLUSTER, JOB_ID, NotPaired, Run, Table, label
 from runner_compare.model.question_numbers import with_number
 from runner_compare.model.scores import metrics_of_scores
-from runner_compare.model.selection import (
-    newest,
-    parse_keys,
-    parse_margins,
-    parse_pairs,
-    pick,
-    select,
-    where,
-)
+from runner_compare.model.selection import newest, parse_keys, parse_margins, parse_pairs, pick, select, where
 from runner_compare.model.table import ComparisonOptions, tabulate
 from runner_compare.model.unfinished import MissingJob, naming_missing, select_missing, with_errors
 from runner_compare.options import LLAMA, check_together, first_given, parser, refuse_beside
@@ -189,9 +181,7 @@ def load_files(options: argparse.Namespace) -> tuple[list[Run], Reader]:
         )
     source = "--lm-eval" if options.lm_eval else "--results"
     if option := first_given(options, "tracking_uri", "experiment", "grid", "log"):
-        raise ConfigError(
-            f"{option}: {source} reads folders and no MLflow store: leave out one of the two"
-        )
+        raise ConfigError(f"{option}: {source} reads folders and no MLflow store: leave out one of the two")
     # which is computed, and no metric in the files
     metric = "" if Chance.named(options.metric) else options.metric
     if options.lm_eval:
@@ -199,9 +189,7 @@ def load_files(options: argparse.Namespace) -> tuple[list[Run], Reader]:
     return other_tools.load(options.results, options.cluster or None, metric)
 
 
-def as_asked(
-    options: argparse.Namespace, runs: list[Run], reader: Reader
-) -> tuple[list[Run], Reader]:
+def as_asked(options: argparse.Namespace, runs: list[Run], reader: Reader) -> tuple[list[Run], Reader]:
     """Return the chosen runs with what the options make of them before they are tabulated: another
     number than the verdicts, questions paired across tools, names of teams, one run of each job."""
     # a metric of other tools' files was read with them
@@ -219,9 +207,7 @@ def name_teams(runs: list[Run], reader: Reader) -> list[Run]:
     for section in every_section():
         runs = [*section.named(runs, reader)]
     if not any(TEAM in run.params for run in runs):
-        raise ConfigError(
-            "--teams names teams of task=agents, and there is no such job among these"
-        )
+        raise ConfigError("--teams names teams of task=agents, and there is no such job among these")
     return runs
 
 
@@ -256,11 +242,7 @@ def without_errors(
     for run in runs:
         if run.errors:
             what = "counted as not solved" if options.count_errors else "left out"
-            fix = (
-                ""
-                if options.count_errors
-                else " Run it again, or count them as not solved: --count-errors"
-            )
+            fix = "" if options.count_errors else " Run it again, or count them as not solved: --count-errors"
             n = f"{run.metrics['n']:.0f}" if "n" in run.metrics else "its"
             print(
                 f"{what}: {run.job_id}, {run.errors} of {n} questions ended in an error.{fix}",
@@ -269,18 +251,12 @@ def without_errors(
     if options.count_errors:
         return runs, every_run
     if all(run.errors for run in runs):
-        raise ConfigError(
-            "nothing is left to compare: every job has questions that ended in an error"
-        )
+        raise ConfigError("nothing is left to compare: every job has questions that ended in an error")
     return [run for run in runs if not run.errors], [run for run in every_run if not run.errors]
 
 
 def tabulate_tasks(
-    options: argparse.Namespace,
-    runs: list[Run],
-    reader: Reader,
-    terms: list[Term],
-    margins: dict[str, float],
+    options: argparse.Namespace, runs: list[Run], reader: Reader, terms: list[Term], margins: dict[str, float]
 ) -> list[Table]:
     """Return one table for each task."""
     tolerance = _tolerance(options)
@@ -306,14 +282,7 @@ def tabulate_tasks(
         if options.across_tools:
             keys, task_base = ({}, []), of_task[0]
         choice = ComparisonOptions(
-            *keys,
-            options.seeds,
-            options.unpaired,
-            task_base,
-            margins,
-            tolerance,
-            several[task],
-            ignore,
+            *keys, options.seeds, options.unpaired, task_base, margins, tolerance, several[task], ignore
         )
         tables.append(tabulate(of_task, choice, reader))
     if options.seeds:
@@ -345,9 +314,7 @@ def _tolerance(options: argparse.Namespace) -> float | None:
     return tolerance
 
 
-def default_comparison(
-    options: argparse.Namespace, runs: list[Run]
-) -> tuple[dict[str, str], list[str]]:
+def default_comparison(options: argparse.Namespace, runs: list[Run]) -> tuple[dict[str, str], list[str]]:
     """Return the baseline and the rows of a table if the user names none: none, or the first path
     of other tools."""
     if options.lm_eval:
@@ -396,17 +363,13 @@ def one_run(text: str, runs: list[Run], every_run: list[Run], reader: Reader) ->
     """Return the run with this id (also an older run of a job), or the only run that passes this
     filter."""
     matching = (
-        where(runs, text, "--flips")
-        if re.search("[=<>]", text)
-        else pick([text], every_run, "--flips")
+        where(runs, text, "--flips") if re.search("[=<>]", text) else pick([text], every_run, "--flips")
     )
     if len(matching) > 1:
         several = ", ".join(sorted(run.job_id for run in matching)[:4])
         keys = reader.key_rules.differing_keys([run.params for run in matching])
         differ = f"; they differ in {', '.join(map(label, keys[:4]))}" if keys else ""
-        raise ConfigError(
-            f"--flips {text}: {len(matching)} runs match ({several}){differ}: name one"
-        )
+        raise ConfigError(f"--flips {text}: {len(matching)} runs match ({several}){differ}: name one")
     return matching[0]
 
 
@@ -415,7 +378,5 @@ def options_as_given(options: argparse.Namespace) -> dict[str, str]:
     given = {name: getattr(options, name) for name in NAMED_ON_PAGE}
     given |= {"unpaired": "yes" if options.unpaired else ""}
     return {
-        name: value if isinstance(value, str) else " · ".join(value)
-        for name, value in given.items()
-        if value
+        name: value if isinstance(value, str) else " · ".join(value) for name, value in given.items() if value
     }

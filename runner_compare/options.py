@@ -60,9 +60,7 @@ def parser() -> argparse.ArgumentParser:
     )
     pairs = "KEY=VALUE[,KEY=VALUE]"
     add = arguments.add_argument_group("source").add_argument
-    add(
-        "--output-dir", default="outputs", help="folder that holds mlflow.db (default: %(default)s)"
-    )
+    add("--output-dir", default="outputs", help="folder that holds mlflow.db (default: %(default)s)")
     add(
         "--tracking-uri",
         help="MLflow store to read (default: MLFLOW_TRACKING_URI, else mlflow.db in output-dir)",
@@ -99,11 +97,7 @@ def parser() -> argparse.ArgumentParser:
         help="all of them: also those with other questions or prompts than the newest",
     )
     add("--task", help="only this task, e.g. gsm8k (default: one table per task)")
-    add(
-        "--grid",
-        metavar="ID|last",
-        help="only the jobs of this grid: its MLflow run id, or the last one",
-    )
+    add("--grid", metavar="ID|last", help="only the jobs of this grid: its MLflow run id, or the last one")
     add("--runs", nargs="+", default=[], metavar="ID", help="only these: job ids or MLflow run ids")
     add(
         "--where",
@@ -240,11 +234,7 @@ def parser() -> argparse.ArgumentParser:
         "task=likelihood that was compared with a reference by task.exact=true",
     )
     add("--explain", action="store_true", help="say in the table how the Pareto front is found")
-    add(
-        "--save",
-        metavar="FOLDER",
-        help="write comparison.html, .md, .csv, .json and pictures there",
-    )
+    add("--save", metavar="FOLDER", help="write comparison.html, .md, .csv, .json and pictures there")
     add(
         "--publish",
         metavar="FOLDER",
@@ -259,11 +249,7 @@ def parser() -> argparse.ArgumentParser:
         help="with --publish: the benchmark on the Hub, where task.data is a file, and its task in the data set's "
         "eval.yaml (default: task.data, and task.subset or default)",
     )
-    add(
-        "--log",
-        action="store_true",
-        help="log those files to the grid's MLflow run, as comparison/",
-    )
+    add("--log", action="store_true", help="log those files to the grid's MLflow run, as comparison/")
     return arguments
 
 

@@ -92,12 +92,8 @@ class ComparedRuns:
         return out.getvalue()
 
     def __repr__(self) -> str:
-        tasks = ", ".join(
-            f"{counted(len(table.rows), 'run')} of {table.task}" for table in self.tables
-        )
-        text = plain(
-            " ".join(f"<comparison of {tasks}: {'; '.join(self.conclusions)}".rstrip(": ").split())
-        )
+        tasks = ", ".join(f"{counted(len(table.rows), 'run')} of {table.task}" for table in self.tables)
+        text = plain(" ".join(f"<comparison of {tasks}: {'; '.join(self.conclusions)}".rstrip(": ").split()))
         return f"{text if len(text) <= LONGEST_REPR else text[: LONGEST_REPR - 1] + '…'}>"
 
     def _repr_html_(self) -> str:
@@ -113,9 +109,7 @@ class ComparedRuns:
                 out.write(f"<p>{escape(grid.title)}</p>\n" if grid.title else "")
                 write_table(grid.columns, grid.classes or [""] * rows, out)
             out.write(
-                "<ul>\n"
-                + "".join(f"<li>{escape(text)}</li>\n" for text, _ in part.sentences)
-                + "</ul>\n"
+                "<ul>\n" + "".join(f"<li>{escape(text)}</li>\n" for text, _ in part.sentences) + "</ul>\n"
             )
         return out.getvalue()
 
@@ -224,9 +218,7 @@ def _parsed(given: Mapping[str, Any]) -> Any:
                 if key in OF_THE_COMMAND
                 else ""
             )
-            raise ConfigError(
-                f"compare({key}=...): {hint or unknown('option', key, sorted(known))}"
-            )
+            raise ConfigError(f"compare({key}=...): {hint or unknown('option', key, sorted(known))}")
         option = f"--{key.replace('_', '-')}"
         if value is True:
             arguments.append(option)

@@ -58,9 +58,7 @@ class Reader:
         """Return the number of each question that is compared instead of its verdict."""
         raise no_samples(run)
 
-    def words(
-        self, run: Run, wanted: set[Question], most: int = TEXT_END
-    ) -> dict[Question, dict[str, str]]:
+    def words(self, run: Run, wanted: set[Question], most: int = TEXT_END) -> dict[Question, dict[str, str]]:
         """Return a run's answers to some questions: verdict, extracted answer, and the end of the
         text."""
         return {}

@@ -98,12 +98,7 @@ class Section:
         """Return further columns of a row in CSV: the parts of its record, each under a name of its
         own."""
         records = self.row_record(table, row).items()
-        return {
-            f"{key}_{part}": value
-            for key, record in records
-            if record
-            for part, value in record.items()
-        }
+        return {f"{key}_{part}": value for key, record in records if record for part, value in record.items()}
 
     def lines(self, comparison: Comparison) -> list[dict[str, Any]]:
         """Return further lines of CSV, below those of the tables."""

@@ -27,9 +27,7 @@ class ModelSpec:
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     seed: int = 0
     workload: Workload = (1, 1, 1)  # for which memory is checked before the weights are read
-    layers: Mix | None = (
-        None  # what the quantization means for each layer, if a schema has read it already
-    )
+    layers: Mix | None = None  # what the quantization means for each layer, if a schema has read it already
     cpu_note: str = ""  # is reported if the model runs on a CPU
     # only so many of its layers, as of a draft; OWN_HEAD; None: all
     first_layers: int | None = None
@@ -48,12 +46,7 @@ class ModelSpec:
     def base_key(self) -> str:
         """A key of the base that is loaded, without adapters: specs with the same key can share one
         loaded base."""
-        parts: list[object] = [
-            self.model,
-            self.quantization,
-            *self.quantization.mix_keys,
-            self.rope,
-        ]
+        parts: list[object] = [self.model, self.quantization, *self.quantization.mix_keys, self.rope]
         if self.lora.merges:
             parts.append(self.lora)  # merging changes the base permanently
         elif self.quantization.in_blocks() is not None and self.lora.adapts:

@@ -32,9 +32,8 @@ if TYPE_CHECKING:
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches for the real hub
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault(
-    "RUNNER_PROGRESS", "off"
-)  # else a busy machine would add lines to what is compared
+# else a busy machine would add lines to what is compared
+os.environ.setdefault("RUNNER_PROGRESS", "off")
 # On a processor without AVX-512 bitsandbytes does not ask torch for products of bytes. Where only
 # RUNNER_WITHOUT and ONEDNN_MAX_CPU_ISA leave it out, it would ask, and torch would ask oneDNN,
 # whose sums then saturate.
@@ -49,18 +48,14 @@ if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free >= NEEDED_BYTES
 
 # Nothing depends on the speed of a machine. With CI=true hypothesis has such settings of its own.
 if "CI" not in os.environ:
-    settings.register_profile(
-        "busy machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
-    )
+    settings.register_profile("busy machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
     settings.load_profile("busy machine")
 
 # A shell starts what it runs in the background with SIGINT ignored, and processes inherit that:
 # tests send signals.
 for ending in ENDING:
     if signal.getsignal(ending) is signal.SIG_IGN:
-        signal.signal(
-            ending, signal.default_int_handler if ending == signal.SIGINT else signal.SIG_DFL
-        )
+        signal.signal(ending, signal.default_int_handler if ending == signal.SIGINT else signal.SIG_DFL)
 
 EXCLUDED = {"modules": 0}  # how many modules were imported at the last time
 CHATML = (
@@ -81,9 +76,7 @@ def pytest_collection() -> Generator[None, object, object]:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_collection_modifyitems(
-    config: pytest.Config, items: list[pytest.Item]
-) -> Iterator[None]:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
     """Mark tests before some are deselected, and order those that are left."""
     mark_thorough(items)
     yield
@@ -273,9 +266,7 @@ def tiny_model(tiny_llama: Path) -> LocalModelConfig:
 
 
 @pytest.fixture(scope="session")
-def made_once(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Callable[[str, Callable[[Path], None]], Path]:
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
     """Return a function that makes a folder under a name, once for all workers of a session; no
     test may change it."""
     own = tmp_path_factory.getbasetemp()
@@ -295,14 +286,14 @@ def made_once(
 
 
 @pytest.fixture(scope="session")
-def new_database(
-    made_once: Callable[[str, Callable[[Path], None]], Path],
-) -> Callable[[Path], None]:
+def new_database(made_once: Callable[[str, Callable[[Path], None]], Path]) -> Callable[[Path], None]:
     """Return a function that copies an empty MLflow database to a path; only the first one is
     created, in seconds."""
 
     def make(folder: Path) -> None:
-        program = "import sys; from mlflow import MlflowClient; MlflowClient(sys.argv[1]).search_experiments()"
+        program = (
+            "import sys; from mlflow import MlflowClient; MlflowClient(sys.argv[1]).search_experiments()"
+        )
         command = [sys.executable, "-c", program, f"sqlite:///{folder}/mlflow.db"]
         done = warm_process.complete(command, cwd=folder)
         assert done.returncode == 0, done.stderr

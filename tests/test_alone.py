@@ -21,9 +21,7 @@ for name in ("runner", "runner_compare", "hydra", "omegaconf", "mlflow", "bitsan
     sys.modules[name] = None  # an import of it fails
 import runner_engine.local.engine
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
@@ -44,11 +42,8 @@ for module in pkgutil.walk_packages(runner_compare.__path__, "runner_compare."):
         importlib.import_module(module.name)
 sys.exit(pytest.main(["--collect-only", "-q", "tests/compare"]))
 """
-    variables = os.environ | {
-        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"
-    }  # one of these plug-ins is Hydra's
+    # one of these plug-ins is Hydra's
+    variables = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     command = [sys.executable, "-c", program]
-    done = subprocess.run(
-        command, cwd=ROOT, env=variables, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr

@@ -27,9 +27,7 @@ from runner_engine.quantization import CHOICES
 Run = Callable[..., Any]  # the fixture `runner`: takes arguments, returns a finished command
 NewDatabase = Callable[[Path], None]
 STUB = ("model=stub", "task.limit=5")
-LIMITED = sorted(
-    name for name, task in TASKS.items() if "limit" in {key.name for key in fields(task)}
-)
+LIMITED = sorted(name for name, task in TASKS.items() if "limit" in {key.name for key in fields(task)})
 WHOLE = ("model=stub", "task.limit=400")
 SLOW = (*WHOLE, "model.delay_s=0.25")  # the same job, which takes 100 s
 
@@ -72,9 +70,7 @@ SLOW = (*WHOLE, "model.delay_s=0.25")  # the same job, which takes 100 s
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )  # fmt: skip
-def test_wrong_input_is_one_message_and_exit_2(
-    runner: Run, arguments: list[str], message: str
-) -> None:
+def test_wrong_input_is_one_message_and_exit_2(runner: Run, arguments: list[str], message: str) -> None:
     done = runner(*arguments)
     assert done.code == 2
     assert message in done.err
@@ -126,9 +122,7 @@ def test_first_run_then_the_ledger(runner: Run, tmp_path: Path) -> None:
         "samples.jsonl",
     ]
     assert len((folder / "samples.jsonl").read_text().splitlines()) == 5
-    assert [path.name for path in tmp_path.iterdir()] == ["outputs"], (
-        "nothing is left beside the results"
-    )
+    assert [path.name for path in tmp_path.iterdir()] == ["outputs"], "nothing is left beside the results"
     assert statuses(tmp_path) == ["FINISHED"], "the second start logs nothing"
     third = runner(*STUB, "rerun=true", "print=none")
     assert (third.code, third.out) == (0, "")
@@ -244,9 +238,7 @@ def test_an_unwritable_database_is_an_error_before_the_job(runner: Run, tmp_path
     assert "MLflow at sqlite:////proc/nope.db cannot be reached or written" in done.err
     assert "tracking=none" in done.err
     assert "Traceback" not in done.err
-    (tmp_path / "notes.txt").write_text(
-        "this is no database, and long enough to be looked at " * 20
-    )
+    (tmp_path / "notes.txt").write_text("this is no database, and long enough to be looked at " * 20)
     other = runner(*STUB, f"tracking.uri=sqlite:///{tmp_path}/notes.txt")
     assert other.code == 2
     assert "file is not a database" in other.err
@@ -265,9 +257,8 @@ def test_a_database_that_is_locked_at_the_end_loses_no_result(runner: Run, tmp_p
         text=True,
     )
     jobs = tmp_path / "outputs" / "jobs"
-    wait_for(
-        lambda: len([*jobs.glob("*/samples.jsonl")]) == 2
-    )  # then the start is logged, and nine seconds are left
+    # then the start is logged, and nine seconds are left
+    wait_for(lambda: len([*jobs.glob("*/samples.jsonl")]) == 2)
     lock = sqlite3.connect(tmp_path / "outputs" / "mlflow.db")
     lock.execute("BEGIN EXCLUSIVE")
     _, err = process.communicate(timeout=200)
@@ -279,9 +270,7 @@ def test_a_database_that_is_locked_at_the_end_loses_no_result(runner: Run, tmp_p
     assert again.code == 0, again.err
     assert "is already done" in again.err
     assert again.json()["mlflow_run_id"]
-    assert sorted(statuses(tmp_path)) == ["FINISHED", "FINISHED"], (
-        "the run that was begun has been finished"
-    )
+    assert sorted(statuses(tmp_path)) == ["FINISHED", "FINISHED"], "the run that was begun has been finished"
 
 
 @pytest.mark.sampled(1)
@@ -337,9 +326,7 @@ def test_a_killed_process_leaves_a_true_status_in_the_end(
 def test_several_processes_open_a_missing_database_at_once(tmp_path: Path) -> None:
     processes = [
         warm_process.popen(
-            [sys.executable, "-m", "runner", *STUB, f"seed={seed}"],
-            cwd=tmp_path,
-            stdout=subprocess.DEVNULL,
+            [sys.executable, "-m", "runner", *STUB, f"seed={seed}"], cwd=tmp_path, stdout=subprocess.DEVNULL
         )
         for seed in range(4)
     ]
@@ -356,9 +343,7 @@ def statuses(folder: Path) -> list[str]:
     path = folder / "outputs" / "mlflow.db"
     if not path.exists():
         return []
-    with contextlib.closing(
-        sqlite3.connect(f"file:{path}?mode=rw", uri=True, timeout=60)
-    ) as database:
+    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=rw", uri=True, timeout=60)) as database:
         try:
             return sorted(row[0] for row in database.execute("select status from runs"))
         except sqlite3.OperationalError as error:

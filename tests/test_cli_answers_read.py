@@ -23,9 +23,7 @@ BUDGET: Any = {"thinking_tokens": 9, "max_new_tokens": 40}
 
 def test_another_thought_before_the_same_answer_is_another_text() -> None:
     old, same, other = (
-        Sample(
-            Answer.read(f"<think>{text}</think>#### 7", [1], FinishReason.stop), "sha", 3, 0.1, 0
-        )
+        Sample(Answer.read(f"<think>{text}</think>#### 7", [1], FinishReason.stop), "sha", 3, 0.1, 0)
         for text in ("so", "so", "well")
     )
     assert changed_answers([old], [same], "alone").metrics["texts_changed"] == 0
@@ -73,12 +71,7 @@ def test_blank_lines_behind_a_thought_do_not_stop_the_answer(thinks: Path) -> No
 @pytest.mark.slow
 def test_the_log_of_a_prompt_has_both(runner: Run, thinks: Path) -> None:
     budget = (f"generation.{key}={value}" for key, value in BUDGET.items())
-    asked = (
-        f"task.prompt={ASKED.splitlines()[0]}",
-        "task.debug=true",
-        "tracking=none",
-        "print=json",
-    )
+    asked = (f"task.prompt={ASKED.splitlines()[0]}", "task.debug=true", "tracking=none", "print=json")
     done = runner("model=auto", f"model.name={thinks}", "task=generate", *asked, *budget)
     assert done.code == 0, done.err
     (completion,) = done.json()["completions"]
@@ -92,9 +85,6 @@ def test_given_texts_are_not_scored_as_thoughts(runner: Run, thinks: Path) -> No
     common: tuple[str, ...] = (*model, "task.limit=2", "tracking=none", "print=json")
     refused = runner(*common)
     assert refused.code == 2
-    assert (
-        "the chat template ends in <think>, so a given text would be scored as a thought"
-        in refused.err
-    )
+    assert "the chat template ends in <think>, so a given text would be scored as a thought" in refused.err
     assert runner(*common, "task.prompt=text").code == 0
     assert runner(*common, f"model.name={MODEL_DIR}").code == 0

@@ -33,13 +33,8 @@ def test_a_disk_that_is_full_is_an_error_before_anything_is_loaded(
         assert f"error: output_dir={small_disk}: the disk is full: " in done.err
     assert not [*small_disk.glob("**/samples.jsonl"), *small_disk.glob("mlflow.db*")]
     (small_disk / "other").unlink()
-    done = runner(
-        "task.limit=2", f"output_dir={small_disk}"
-    )  # room for the answers, and none for a new database
-    assert (done.code, "tracking.uri=" in done.err, "the disk is full" in done.err) == (
-        2,
-        True,
-        True,
-    )
+    # room for the answers, and none for a new database
+    done = runner("task.limit=2", f"output_dir={small_disk}")
+    assert (done.code, "tracking.uri=" in done.err, "the disk is full" in done.err) == (2, True, True)
     grid = runner("-m", "task.limit=2,3", f"output_dir={small_disk}")
     assert (grid.code, grid.err.count("the disk is full") > 0) == (2, True)

@@ -71,14 +71,7 @@ def test_stdin_is_the_same_job_as_a_file(runner: Run, tmp_path: Path) -> None:
     piped = pipe(tmp_path, "one\n\ntwo\n", "print=json")
     assert piped.returncode == 0, piped.stderr
     line = json.loads(piped.stdout)
-    assert set(line) == {
-        "job_id",
-        "status",
-        "output_dir",
-        "metrics",
-        "mlflow_run_id",
-        "completions",
-    }
+    assert set(line) == {"job_id", "status", "output_dir", "metrics", "mlflow_run_id", "completions"}
     assert [completion["text"] for completion in line["completions"]] == [
         "[STUB_GENERATION]\none...",
         "[STUB_GENERATION]\ntwo...",
@@ -88,9 +81,10 @@ def test_stdin_is_the_same_job_as_a_file(runner: Run, tmp_path: Path) -> None:
     from_file = runner(*STUB, "task.prompts=p.txt", "print=json", "task.output=out.jsonl")
     assert from_file.json()["job_id"] == line["job_id"]
     assert "is already done" in from_file.err
-    assert [
-        json.loads(text)["prompt"] for text in (tmp_path / "out.jsonl").read_text().splitlines()
-    ] == ["one", "two"]
+    assert [json.loads(text)["prompt"] for text in (tmp_path / "out.jsonl").read_text().splitlines()] == [
+        "one",
+        "two",
+    ]
     chats = pipe(tmp_path, json.dumps({"messages": [{"role": "user", "content": "three"}]}) + "\n")
     assert chats.returncode == 0, chats.stderr
     assert chats.stdout.startswith("[STUB_GENERATION]\nthree...\n\n")
@@ -109,9 +103,7 @@ def test_one_prompt_is_a_text_a_file_or_all_of_stdin(runner: Run, tmp_path: Path
     command = [sys.executable, "-m", "runner", *STUB, "task.prompt=-", "print=json"]
     piped = warm_process.complete(command, "one\n\ntwo\n", cwd=tmp_path)
     assert piped.returncode == 0, piped.stderr
-    assert json.loads(piped.stdout)["job_id"] == from_file["job_id"], (
-        "content counts, not where it came from"
-    )
+    assert json.loads(piped.stdout)["job_id"] == from_file["job_id"], "content counts, not where it came from"
     (tmp_path / "p.md").write_text("three\n")
     assert runner(*STUB, "task.prompt=@p.md", "print=json").json()["job_id"] != from_file["job_id"]
     (escaped,) = runner(*STUB, "task.prompt=@@p.md", "print=json").json()["completions"]
@@ -138,9 +130,7 @@ TEXTS = (
 )
 
 
-def test_prompts_from_a_file_or_stdin_are_a_data_set_of_the_run(
-    runner: Run, tmp_path: Path
-) -> None:
+def test_prompts_from_a_file_or_stdin_are_a_data_set_of_the_run(runner: Run, tmp_path: Path) -> None:
     (tmp_path / "p.txt").write_text("one\ntwo\n")
     assert runner("task=generate", "model=stub", "task.prompts=p.txt").code == 0
     assert runner("task=generate", "model=stub", "task.prompt=three").code == 0
@@ -167,9 +157,7 @@ def test_a_prompt_needs_no_quotes_for_hydra(runner: Run, tmp_path: Path) -> None
 def test_plain_texts_reach_hydra_as_they_are(text: str) -> None:
     (argument,) = quote_texts([f"task.prompt={text}"])
     value = OverridesParser.create().parse_override(argument).value()
-    assert str(value).replace("\\\\\\${", "\\${").replace("\\${", "${") == text.replace(
-        "\\${", "${"
-    )
+    assert str(value).replace("\\\\\\${", "\\${").replace("\\${", "${") == text.replace("\\${", "${")
 
 
 def test_what_has_a_meaning_for_hydra_is_unchanged() -> None:
@@ -295,10 +283,7 @@ def test_a_grid_generates_and_delivers(runner: Run, tmp_path: Path) -> None:
     assert [json.loads(line)["metrics"]["n"] for line in first.out.splitlines()] == [2, 2]
     second = runner(*grid, "task.output=out_${seed}.jsonl")
     assert second.code == 0, second.err
-    assert sorted(file.name for file in tmp_path.glob("out_*.jsonl")) == [
-        "out_1.jsonl",
-        "out_2.jsonl",
-    ]
+    assert sorted(file.name for file in tmp_path.glob("out_*.jsonl")) == ["out_1.jsonl", "out_2.jsonl"]
 
 
 def _lines(folder: Path) -> int:

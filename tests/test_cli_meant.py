@@ -17,9 +17,7 @@ STUB = ("model=stub", "task.limit=3")
 
 
 @pytest.mark.parametrize("key", ["hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir"])
-def test_hydras_folders_are_refused_where_nothing_is_written(
-    runner: Run, tmp_path: Path, key: str
-) -> None:
+def test_hydras_folders_are_refused_where_nothing_is_written(runner: Run, tmp_path: Path, key: str) -> None:
     done = runner(*STUB, "tracking=none", f"{key}=elsewhere/deep")
     assert done.code == 2
     assert done.err == (
@@ -33,23 +31,12 @@ def test_hydras_folders_are_refused_where_nothing_is_written(
 def test_hydras_folders_may_be_given_where_they_are_used(runner: Run, tmp_path: Path) -> None:
     assert runner(*STUB, "tracking=none", "print=none", "hydra.run.dir=.").code == 0
     assert (
-        runner(
-            *STUB, "tracking=none", "print=none", "hydra.run.dir=own", "hydra.output_subdir=h"
-        ).code
-        == 0
+        runner(*STUB, "tracking=none", "print=none", "hydra.run.dir=own", "hydra.output_subdir=h").code == 0
     )
     assert (tmp_path / "own" / "h" / "config.yaml").is_file()
-    launched = (
-        "hydra/launcher=basic",
-        "hydra.sweep.dir=swept",
-        "seed=1,2",
-        "tracking=none",
-        "plan=true",
-    )
+    launched = ("hydra/launcher=basic", "hydra.sweep.dir=swept", "seed=1,2", "tracking=none", "plan=true")
     assert runner("-m", *STUB, *launched).code == 0
-    study = (
-        "defaults: [config, _self_]\nmodel: stub\nhydra: {run: {dir: own2}, sweep: {dir: own3}}\n"
-    )
+    study = "defaults: [config, _self_]\nmodel: stub\nhydra: {run: {dir: own2}, sweep: {dir: own3}}\n"
     (tmp_path / "study.yaml").write_text(
         study.replace("model: stub\n", "").replace("_self_]", "override model: stub, _self_]")
     )
@@ -60,9 +47,7 @@ def test_hydras_folders_may_be_given_where_they_are_used(runner: Run, tmp_path: 
 
 def test_own_keys_are_recorded_and_are_no_part_of_the_id(runner: Run, tmp_path: Path) -> None:
     plain = runner(*STUB, "print=json").json()
-    noted = runner(
-        *STUB, "+notes.why=baseline", "+notes.of.team=blue", "rerun=all", "print=json"
-    ).json()
+    noted = runner(*STUB, "+notes.why=baseline", "+notes.of.team=blue", "rerun=all", "print=json").json()
     assert noted["job_id"] == plain["job_id"]
     record = json.loads(Path(noted["output_dir"], "result.json").read_text())
     assert {key: it for key, it in record["params"].items() if "notes" in key} == {
@@ -70,9 +55,7 @@ def test_own_keys_are_recorded_and_are_no_part_of_the_id(runner: Run, tmp_path: 
         "notes.of.team": "blue",
     }
     with contextlib.closing(sqlite3.connect(tmp_path / "outputs" / "mlflow.db")) as connection:
-        params = dict(
-            connection.execute("select key, value from params where key like 'notes%'").fetchall()
-        )
+        params = dict(connection.execute("select key, value from params where key like 'notes%'").fetchall())
     assert params == {"notes.why": "baseline", "notes.of.team": "blue"}
     (tmp_path / "mine.yaml").write_text("defaults: [config, _self_]\nnotes: {who: me}\nseed: 3\n")
     mine = runner("-cd", ".", "-cn", "mine", *STUB, "print=json").json()

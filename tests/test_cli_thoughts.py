@@ -33,25 +33,16 @@ def common(tmp_path: Path) -> tuple[str, ...]:
 
 def answers(done: Any) -> list[dict[str, Any]]:
     lines = (Path(done.json()["output_dir"]) / "samples.jsonl").read_text().splitlines()
-    kept = (
-        "index",
-        "token_ids",
-        "text",
-        "thinking",
-        "verdict",
-        "thinking_tokens",
-        "answer_tokens",
-        "ending",
-    )
+    kept = ("index", "token_ids", "text", "thinking", "verdict", "thinking_tokens", "answer_tokens", "ending")
     return sorted(
         ({key: json.loads(it).get(key) for key in kept} for it in lines), key=lambda it: it["index"]
     )
 
 
 def result(done: Any) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(
-        (Path(done.json()["output_dir"]) / "result.json").read_text()
-    )["result"]
+    content: dict[str, Any] = json.loads((Path(done.json()["output_dir"]) / "result.json").read_text())[
+        "result"
+    ]
     return content
 
 
@@ -76,9 +67,7 @@ def test_a_smaller_budget_begins_with_the_thoughts_of_a_larger_one(
         assert answers(done) == answers(alone)
         assert {it["thinking_tokens"] for it in answers(done)} <= set(range(budget + 1))
         assert len(notes(done)) == 1
-        assert (
-            f"5 answers begin with the thoughts of job {whole.json()['job_id']}" in notes(done)[0]
-        )
+        assert f"5 answers begin with the thoughts of job {whole.json()['job_id']}" in notes(done)[0]
         assert not notes(alone)
 
 
@@ -96,8 +85,6 @@ def test_thoughts_that_are_not_the_models_are_found_by_the_direct_questions(
     assert notes(done) == []
     (note,) = [note for note in result(done)["notes"] if "asked directly" in note]
     assert note.startswith("3 of 3 questions that were asked directly")
-    assert all(it["token_ids"][0] != 7 for it in answers(done)), (
-        "none begins with the other job's tokens"
-    )
+    assert all(it["token_ids"][0] != 7 for it in answers(done)), "none begins with the other job's tokens"
     sampled = runner(*common, "generation.thinking_tokens=5", "generation.temperature=0.5")
     assert sampled.code == 0, "a sampled job takes nobody's thoughts"

@@ -32,12 +32,7 @@ PACKAGES = ("runner", "runner_engine", "runner_compare", "runner_base")
 def picture(package: str) -> list[str]:
     """Return the folders and files of a package in the picture of ARCHITECTURE.md, the lowest
     first."""
-    text = (
-        (ROOT / "ARCHITECTURE.md")
-        .read_text()
-        .split("<!-- floors -->")[1]
-        .split("<!-- /floors -->")[0]
-    )
+    text = (ROOT / "ARCHITECTURE.md").read_text().split("<!-- floors -->")[1].split("<!-- /floors -->")[0]
     of_package = text.split(f"\n{package}/", 1)[1].split("\n", 1)[1].split("\nrunner", 1)[0]
     names = [line.split()[0] for line in of_package.splitlines() if line.startswith("  ")]
     return [name.rstrip("/").removesuffix(".py") for name in reversed(names)]
@@ -46,19 +41,13 @@ def picture(package: str) -> list[str]:
 @cache
 def below(package: str) -> set[str]:
     """Return the packages that a package may import, as its line in the picture says."""
-    text = (
-        (ROOT / "ARCHITECTURE.md")
-        .read_text()
-        .split("<!-- floors -->")[1]
-        .split("<!-- /floors -->")[0]
-    )
+    text = (ROOT / "ARCHITECTURE.md").read_text().split("<!-- floors -->")[1].split("<!-- /floors -->")[0]
     (line,) = re.findall(rf"^{package}/ +\(imports ([^)]*)\)", text, re.M)
     return {package, *re.findall(r"runner_\w+", line)}
 
 
-FLOORS = {
-    package: picture(package) for package in ("runner", "runner_engine")
-}  # the two that have folders in an order
+# the two that have folders in an order
+FLOORS = {package: picture(package) for package in ("runner", "runner_engine")}
 
 
 def holds(path: Path) -> bool:
@@ -138,8 +127,7 @@ def circle() -> list[str]:
         if module in done or module not in modules():
             return []
         below = (
-            descend(target, [*above, module])
-            for target in sorted(imports(modules()[module]) - {module})
+            descend(target, [*above, module]) for target in sorted(imports(modules()[module]) - {module})
         )
         first = next(filter(None, below), [])
         done.add(module)
@@ -185,9 +173,7 @@ def test_no_code_depends_on_the_class_of_a_model_a_quantization_or_an_adapter() 
                 classes = [*node.args[1:]]
             elif isinstance(node, ast.MatchClass):
                 classes = [node.cls]
-            names = {
-                name.id for part in classes for name in ast.walk(part) if isinstance(name, ast.Name)
-            }
+            names = {name.id for part in classes for name in ast.walk(part) if isinstance(name, ast.Name)}
             if names & described and not f"{module}.".startswith(allowed):
                 violations.append((module, names & described))
     assert violations == []
@@ -206,18 +192,14 @@ def test_no_code_outside_tasks_depends_on_the_task() -> None:
     } == set()
 
 
-NAMES_OVER_BORDERS = {
-    "runner_engine": 166,
-    "runner_compare": 108,
-}  # at most; tools/borders.py lists them
+# at most; tools/borders.py lists them
+NAMES_OVER_BORDERS = {"runner_engine": 166, "runner_compare": 108}
 
 
 @pytest.mark.parametrize("package", NAMES_OVER_BORDERS)
 def test_few_names_cross_a_border(package: str) -> None:
     names, limit = crossing("runner", package), NAMES_OVER_BORDERS[package]
-    assert len(names) <= limit, (
-        f"the runner uses {len(names)} names of {package}, and {limit} are the limit"
-    )
+    assert len(names) <= limit, f"the runner uses {len(names)} names of {package}, and {limit} are the limit"
 
 
 DOORS = (
@@ -252,9 +234,7 @@ def test_each_name_of_a_door_says_what_it_is(door: Any) -> None:
 
 def test_a_task_takes_what_it_needs_from_the_door() -> None:
     """Those of its folder, and what a door has not, it imports itself."""
-    windows = {
-        f"{module_of(runner.tasks, place)}.{name}" for name, place in runner.tasks.PLACES.items()
-    }
+    windows = {f"{module_of(runner.tasks, place)}.{name}" for name, place in runner.tasks.PLACES.items()}
     for option in TASKS.values():
         module = option.module
         if module.startswith("runner.tasks."):
@@ -275,15 +255,9 @@ LONGEST = 445  # lines of a file, unless ARCHITECTURE.md gives the reason
 def test_long_files_have_a_reason() -> None:
     reasons = (ROOT / "ARCHITECTURE.md").read_text().split("## Long files")[1].split("\n## ")[0]
     files = [
-        path
-        for folder in (*PACKAGES, "bench", "tools", "tests")
-        for path in (ROOT / folder).rglob("*.py")
+        path for folder in (*PACKAGES, "bench", "tools", "tests") for path in (ROOT / folder).rglob("*.py")
     ]
-    long = {
-        str(path.relative_to(ROOT))
-        for path in files
-        if len(path.read_text().splitlines()) > LONGEST
-    }
+    long = {str(path.relative_to(ROOT)) for path in files if len(path.read_text().splitlines()) > LONGEST}
     assert long == {name for name in long if f"`{name}`" in reasons}
 
 
@@ -297,11 +271,7 @@ def test_tasks_never_import_each_other() -> None:
     for name, path in modules().items():
         folder, _, rest = name.removeprefix("runner.").partition(".")
         if folder == "tasks" and rest:
-            others = {
-                target.split(".")[2]
-                for target in imports(path)
-                if target.startswith("runner.tasks.")
-            }
+            others = {target.split(".")[2] for target in imports(path) if target.startswith("runner.tasks.")}
             assert others <= SHARED_BY_TASKS | {rest.split(".")[0]}, name
 
 
@@ -311,9 +281,7 @@ def test_the_folder_of_tasks_is_the_list_of_tasks() -> None:
         for path in (ROOT / "runner/tasks").iterdir()
         if not path.name.startswith("__") and holds(path)
     }
-    in_options = {
-        name for name, config in TASKS.items() if config.module.startswith("runner.options.")
-    }
+    in_options = {name for name, config in TASKS.items() if config.module.startswith("runner.options.")}
     assert names - SHARED_BY_TASKS == set(TASKS) - in_options
     assert in_options <= set(own_options("task"))
     for name, config in TASKS.items():
@@ -326,9 +294,7 @@ def test_nothing_imports_an_option() -> None:
     for module, path in modules().items():
         option = module.split(".")[2] if module.startswith("runner.options.") else ""
         imported = {target for target in imports(path) if target.startswith("runner.options.")}
-        assert {target.split(".")[2] for target in imported} <= {option}, (
-            f"{module} imports {imported}"
-        )
+        assert {target.split(".")[2] for target in imported} <= {option}, f"{module} imports {imported}"
 
 
 def test_only_the_store_touches_mlflow() -> None:
@@ -340,8 +306,7 @@ def test_only_the_store_touches_mlflow() -> None:
             if any(imported.split(".")[0] == "mlflow" for imported in names):
                 users.add(name)
     assert users == {
-        f"runner.store.{it}"
-        for it in ("tracking", "mlflow_store", "logged_models", "traces", "begun_runs")
+        f"runner.store.{it}" for it in ("tracking", "mlflow_store", "logged_models", "traces", "begun_runs")
     }
 
 
@@ -374,8 +339,7 @@ def test_a_set_names_no_test() -> None:
             continue
         for call in (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)):
             named_by_text = any(
-                key.arg == "ids" and ast.unparse(key.value) in ("str", "repr")
-                for key in call.keywords
+                key.arg == "ids" and ast.unparse(key.value) in ("str", "repr") for key in call.keywords
             )
             if named_by_text:
                 assert not [node for node in ast.walk(call) if isinstance(node, ast.Set)], (

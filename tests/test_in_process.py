@@ -10,17 +10,12 @@ from typing import Any
 from opened_files import opened
 
 
-def test_databases_whose_files_are_gone_are_closed(
-    runner: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_databases_whose_files_are_gone_are_closed(runner: Callable[..., Any], tmp_path: Path) -> None:
     """MLflow itself closes none before the process ends."""
     first, second = tmp_path / "first", tmp_path / "second"
     for folder in (first, second):
         folder.mkdir()
-        assert (
-            runner("-m", "model=stub", "task.limit=1", "print=none", "seed=1,2", cwd=folder).code
-            == 0
-        )
+        assert runner("-m", "model=stub", "task.limit=1", "print=none", "seed=1,2", cwd=folder).code == 0
         if folder == first:
             assert opened(first), "the control"
             shutil.rmtree(first)

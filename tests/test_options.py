@@ -17,10 +17,8 @@ pytestmark = [pytest.mark.thorough, pytest.mark.slow]
 ROOT = Path(__file__).resolve().parents[1]
 OPTIONS = sorted(path.parent.name for path in (ROOT / "runner" / "options").glob("*/__init__.py"))
 ALL = "all"
-KINDS = {
-    "runner.tasks": "task",
-    "runner.models": "model",
-}  # groups of entry points whose names are choices
+# groups of entry points whose names are choices
+KINDS = {"runner.tasks": "task", "runner.models": "model"}
 DISTRIBUTION = "runner-llm"
 # The tests that stay, all but the thorough ones, which takes as long as `make test`.
 # RUNNER_REST=sample runs a few minutes of them: the rules of the source tree, the schema, messages,
@@ -82,9 +80,7 @@ class Without(CopiedTree):
         )
         write_package(self.site, DISTRIBUTION.replace("-", "_"), text)
         (metadata,) = self.site.glob(f"{DISTRIBUTION.replace('-', '_')}-*.dist-info/METADATA")
-        metadata.write_text(
-            metadata.read_text().replace(DISTRIBUTION.replace("-", "_"), DISTRIBUTION)
-        )
+        metadata.write_text(metadata.read_text().replace(DISTRIBUTION.replace("-", "_"), DISTRIBUTION))
 
 
 @pytest.fixture(scope="module", params=[*OPTIONS, ALL])
@@ -128,9 +124,7 @@ def test_its_choices_are_unknown(without: Without, tmp_path: Path) -> None:
             if group in KINDS and is_of(without.option, place):
                 done = without.run("runner", f"{KINDS[group]}={name}", cwd=tmp_path)
                 assert done.returncode == 2
-                assert (
-                    f"{KINDS[group]}={name}: no choice for {KINDS[group]} '{name}'" in done.stderr
-                )
+                assert f"{KINDS[group]}={name}: no choice for {KINDS[group]} '{name}'" in done.stderr
 
 
 def test_the_other_tests_pass(without: Without) -> None:

@@ -33,16 +33,7 @@ def _nothing_hides_the_wheel(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dist")
-    command = [
-        sys.executable,
-        "-m",
-        "build",
-        "--wheel",
-        "--no-isolation",
-        "--outdir",
-        str(folder),
-        str(ROOT),
-    ]
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     (built,) = folder.glob("*.whl")
@@ -52,9 +43,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_wheel_holds_config_and_weights(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
-    conf = {
-        f"runner/conf/{file.relative_to(ROOT / 'conf')}" for file in (ROOT / "conf").rglob("*.yaml")
-    }
+    conf = {f"runner/conf/{file.relative_to(ROOT / 'conf')}" for file in (ROOT / "conf").rglob("*.yaml")}
     assert conf <= names
     assert "runner_engine/embedded/model/model.safetensors" in names
     assert "runner_engine/embedded/lora_peft/adapter_model.safetensors" in names
@@ -64,9 +53,7 @@ def test_wheel_holds_config_and_weights(wheel: Path) -> None:
         "runner_compare/render/page.css",
     } <= names
     beside_modules = [
-        file
-        for file in (ROOT / "runner" / "options").rglob("*.*")
-        if file.suffix in (".yaml", ".html")
+        file for file in (ROOT / "runner" / "options").rglob("*.*") if file.suffix in (".yaml", ".html")
     ]
     assert {str(file.relative_to(ROOT)) for file in beside_modules} <= names
     assert not [name for name in names if name.startswith(("tests/", "outputs/"))]
@@ -82,10 +69,7 @@ def test_the_wheel_is_called_by_a_name_that_nobody_else_has(wheel: Path) -> None
 def test_what_is_said_to_install_is_ours() -> None:
     named = re.compile(r"(pip install (?:-\S+ )*['\"]?|dependencies = \[\s*\")runner(?![\w-])")
     folders = (*PACKAGES, "conf", "docs", "experiments", "tests", "tools")
-    files = [
-        *ROOT.glob("*.*"),
-        *(file for folder in folders for file in (ROOT / folder).rglob("*.*")),
-    ]
+    files = [*ROOT.glob("*.*"), *(file for folder in folders for file in (ROOT / folder).rglob("*.*"))]
     texts = {
         file.name: file.read_text(errors="replace")
         for file in files
@@ -127,9 +111,7 @@ def wheel_with_kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dist")
     command = [sys.executable, "-m", "tools.wheel", "--variants", "avx2", "--out", str(folder)]
     environment = os.environ | {"RUNNER_CFLAGS": "-O1"}
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     (built,) = folder.glob("runner_llm-*.whl")
     return built
@@ -141,16 +123,12 @@ def wheel_with_kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_wheel_with_kernels_needs_no_compiler(wheel_with_kernels: Path, tmp_path: Path) -> None:
     assert wheel_with_kernels.name.endswith("-py3-none-linux_x86_64.whl")
     bill = json.loads(next(wheel_with_kernels.parent.glob("runner_llm-*.cdx.json")).read_text())
-    assert wheel_with_kernels.name in {
-        file["name"] for file in bill["metadata"]["component"]["components"]
-    }
+    assert wheel_with_kernels.name in {file["name"] for file in bill["metadata"]["component"]["components"]}
     names = zipfile.ZipFile(wheel_with_kernels).namelist()
     (library,) = (name for name in names if name.endswith(".so"))
     assert re.fullmatch(r"runner_engine/kernels/prebuilt/kernels-[0-9a-f]{16}\.avx2\.so", library)
     commands = installed(wheel_with_kernels, tmp_path / "env")
-    environment = {
-        name: value for name, value in os.environ.items() if name not in ("CC", "RUNNER_CFLAGS")
-    }
+    environment = {name: value for name, value in os.environ.items() if name not in ("CC", "RUNNER_CFLAGS")}
     environment |= {
         "PATH": str(commands),
         "XDG_CACHE_HOME": str(tmp_path / "cache"),
@@ -158,25 +136,12 @@ def test_a_wheel_with_kernels_needs_no_compiler(wheel_with_kernels: Path, tmp_pa
     }
 
     def facts(**more: str) -> dict[str, str]:
-        command = [
-            str(commands / "runner"),
-            "task.limit=2",
-            "print=json",
-            "tracking=none",
-            "rerun=true",
-        ]
+        command = [str(commands / "runner"), "task.limit=2", "print=json", "tracking=none", "rerun=true"]
         done = subprocess.run(
-            command,
-            cwd=tmp_path,
-            env=environment | more,
-            capture_output=True,
-            text=True,
-            check=False,
+            command, cwd=tmp_path, env=environment | more, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
-        record = json.loads(
-            (Path(json.loads(done.stdout)["output_dir"]) / "result.json").read_text()
-        )
+        record = json.loads((Path(json.loads(done.stdout)["output_dir"]) / "result.json").read_text())
         found: dict[str, str] = record["result"]["facts"]
         return found
 
@@ -204,34 +169,18 @@ def test_installed_wheel_runs_elsewhere(wheel: Path, tmp_path: Path) -> None:
     assert (tmp_path / "outputs" / "jobs").is_dir()
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     for script in {"runner", "runner-compare", "runner-advise"} & {*project["scripts"]}:
-        subprocess.run(
-            [home / "bin" / script, "--help"], cwd=tmp_path, check=True, capture_output=True
-        )
+        subprocess.run([home / "bin" / script, "--help"], cwd=tmp_path, check=True, capture_output=True)
     code = "from importlib.metadata import entry_points; print([*entry_points(group='lm_eval.models').names])"
     names = subprocess.run(
-        [home / "bin" / "python", "-c", code],
-        cwd=tmp_path,
-        check=True,
-        capture_output=True,
-        text=True,
+        [home / "bin" / "python", "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True
     )
     assert names.stdout.strip() == str([*project["entry-points"].get("lm_eval.models", {})])
 
 
-DISTRIBUTIONS = {
-    "hydra": "hydra-core",
-    "dotenv": "python-dotenv",
-}  # packages whose name is not the module's
-INDIRECT = {
-    "h11",
-    "huggingface_hub",
-    "jinja2",
-    "pydantic",
-    "sqlalchemy",
-    "starlette",
-    "tqdm",
-    "yaml",
-}  # dependencies of transformers, torch, MLflow, FastAPI, uvicorn, OmegaConf
+# packages whose name is not the module's
+DISTRIBUTIONS = {"hydra": "hydra-core", "dotenv": "python-dotenv"}
+# dependencies of transformers, torch, MLflow, FastAPI, uvicorn, OmegaConf
+INDIRECT = {"h11", "huggingface_hub", "jinja2", "pydantic", "sqlalchemy", "starlette", "tqdm", "yaml"}
 # each in its own extra, sympy with Math-Verify
 OPTIONAL = {"torchao", "gguf", "joblib", "llguidance", "lm_eval", "optuna", "ray", "submitit"} | {
     # in environments of their own
@@ -253,15 +202,9 @@ def test_all_that_the_core_imports_is_a_core_dependency() -> None:
     for file in (file for package in PACKAGES for file in (ROOT / package).rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            names += (
-                [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
-            )
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
             imported |= {name.split(".")[0] for name in names}
-    third_party = (
-        imported - set(sys.stdlib_module_names) - {*PACKAGES, "hydra_plugins"} - INDIRECT - OPTIONAL
-    )
+    third_party = imported - set(sys.stdlib_module_names) - {*PACKAGES, "hydra_plugins"} - INDIRECT - OPTIONAL
     assert "datasets" in third_party
-    missing = {
-        name for name in third_party if DISTRIBUTIONS.get(name, name.replace("_", "-")) not in core
-    }
+    missing = {name for name in third_party if DISTRIBUTIONS.get(name, name.replace("_", "-")) not in core}
     assert not missing

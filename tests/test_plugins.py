@@ -55,9 +55,7 @@ def test_the_page_shows_the_package_as_it_is() -> None:
     page = (Path(__file__).resolve().parents[1] / "docs" / "plugins.md").read_text()
     blocks = re.findall(r"^```(?:toml|python|yaml)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     files = {
-        path.read_text()
-        for path in EXAMPLE.rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
+        path.read_text() for path in EXAMPLE.rglob("*") if path.is_file() and "__pycache__" not in path.parts
     }
     assert len(blocks) >= 6
     assert [block for block in blocks if block not in files] == []
@@ -66,9 +64,7 @@ def test_the_page_shows_the_package_as_it_is() -> None:
 def test_all_names_are_known_and_nothing_is_imported(there: Call, tmp_path: Path) -> None:
     """A package that cannot be imported is in the way of nobody who does not use it."""
     points = "[runner.quantizations]\nbroken = of_broken:Config\n[runner.metrics]\nbroken = of_broken:M\n"
-    broken = write_package(
-        tmp_path / "site", "broken-one", points, of_broken="raise SystemError('imported')"
-    )
+    broken = write_package(tmp_path / "site", "broken-one", points, of_broken="raise SystemError('imported')")
     write_conf(
         broken,
         "of_broken",
@@ -78,10 +74,7 @@ def test_all_names_are_known_and_nothing_is_imported(there: Call, tmp_path: Path
     )
     shown = there("--help", before=(broken,))
     assert (shown.code, shown.err) == (0, "")
-    groups = {
-        line.partition(": ")[0]: line.partition(": ")[2].split(", ")
-        for line in shown.out.splitlines()
-    }
+    groups = {line.partition(": ")[0]: line.partition(": ")[2].split(", ") for line in shown.out.splitlines()}
     assert {"absmax", "broken", "nf4"} <= {*groups["quantization"]}
     assert "words" in groups["task"]
     assert "backwards" in groups["model"]
@@ -101,10 +94,7 @@ def test_all_names_are_known_and_nothing_is_imported(there: Call, tmp_path: Path
     )
     used = there(*STUB, "metrics=[broken]", before=(broken,))
     assert (used.code, used.err.count("\n")) == (2, 1)
-    assert (
-        "metric broken of broken-one 2.0: importing of_broken:M failed (SystemError: imported)"
-        in used.err
-    )
+    assert "metric broken of broken-one 2.0: importing of_broken:M failed (SystemError: imported)" in used.err
 
 
 @pytest.mark.parametrize(
@@ -164,16 +154,10 @@ def test_a_quantization_and_a_metric_in_a_grid(there: Call, runner: Call, tmp_pa
     assert {*table} == {"none", "absmax"}
     with closing(sqlite3.connect(tmp_path / "outputs" / "mlflow.db")) as database:
         params = dict(
-            database.execute(
-                "SELECT value, run_uuid FROM params WHERE key = 'quantization.package'"
-            )
+            database.execute("SELECT value, run_uuid FROM params WHERE key = 'quantization.package'")
         )
-        metrics = database.execute(
-            "SELECT value FROM metrics WHERE key = 'answer_words'"
-        ).fetchall()
-        facts = [
-            row[0] for row in database.execute("SELECT value FROM tags WHERE key = 'fact.plug_ins'")
-        ]
+        metrics = database.execute("SELECT value FROM metrics WHERE key = 'answer_words'").fetchall()
+        facts = [row[0] for row in database.execute("SELECT value FROM tags WHERE key = 'fact.plug_ins'")]
     assert [*params] == [PACKAGE]
     assert len(metrics) == 2
     assert all(5 < value < 40 for (value,) in metrics)
@@ -182,9 +166,7 @@ def test_a_quantization_and_a_metric_in_a_grid(there: Call, runner: Call, tmp_pa
         f"quantization: {PACKAGE}, metrics: answer_words of {PACKAGE}",
     ]
     # the same questions without the metric: other results, the same answers
-    again = there(
-        "quantization=absmax", "task.limit=20", "generation.max_new_tokens=40", "print=json"
-    )
+    again = there("quantization=absmax", "task.limit=20", "generation.max_new_tokens=40", "print=json")
     assert again.code == 0
     assert "answer_words" not in again.json()["metrics"]
     assert all(sample.reused_from for sample in samples_of(again))
@@ -198,15 +180,12 @@ def test_a_quantization_and_a_metric_in_a_grid(there: Call, runner: Call, tmp_pa
 
 
 def test_a_task_and_a_model(there: Call) -> None:
-    done = there(
-        "model=backwards", "task=words", "task.prompt=Hello, dear world", "print=json"
-    )  # a comma is just a comma
+    # a comma is just a comma
+    done = there("model=backwards", "task=words", "task.prompt=Hello, dear world", "print=json")
     assert done.code == 0, done.err
     assert done.json()["metrics"]["words"] == 3
     assert samples_of(done)[0].answer.text == "dlrow raed ,olleH"
-    shouted = there(
-        "model=backwards", "model.shout=true", "task=words", "task.prompt=Hi", "print=json"
-    )
+    shouted = there("model=backwards", "model.shout=true", "task=words", "task.prompt=Hi", "print=json")
     assert samples_of(shouted)[0].answer.text == "IH"
 
 
@@ -222,12 +201,7 @@ def test_a_data_set_and_a_scorer(there: Call, tmp_path: Path) -> None:
         ("green", "wrong"),
         ("red", "wrong"),
     ]
-    rows_here = [
-        ("eulb si ti", "Blue."),
-        ("der ti si", "It is red"),
-        ("?", "green"),
-        ("neerg", "red"),
-    ]
+    rows_here = [("eulb si ti", "Blue."), ("der ti si", "It is red"), ("?", "green"), ("neerg", "red")]
     file = tmp_path / "reversed.jsonl"
     file.write_text("".join(json.dumps({"question": q, "answer": a}) + "\n" for q, a in rows_here))
     done = there(*asked, f"task.data={file}", "task.scorer=last_word")
@@ -258,9 +232,7 @@ def test_the_version_counts_in_the_id_of_jobs_that_use_it(
     (about,) = example.glob("*.dist-info")
     copy = newer / "runner_example-2.0.dist-info"
     copy.mkdir()
-    (copy / "METADATA").write_text(
-        (about / "METADATA").read_text().replace("Version: 1.0", "Version: 2.0")
-    )
+    (copy / "METADATA").write_text((about / "METADATA").read_text().replace("Version: 1.0", "Version: 2.0"))
     (copy / "entry_points.txt").write_text((about / "entry_points.txt").read_text())
 
     def ids(*arguments: str) -> list[str]:
@@ -284,10 +256,7 @@ def test_packages_that_collide_or_lack_a_file(there: Call, tmp_path: Path) -> No
     write_conf(
         rival,
         "of_rival",
-        {
-            "quantization/nf4.yaml": "# Not the runner's.\nbits: 99\n",
-            "quantization/bare.yaml": "# None.\n",
-        },
+        {"quantization/nf4.yaml": "# Not the runner's.\nbits: 99\n", "quantization/bare.yaml": "# None.\n"},
     )
     done = there("quantization=absmax", "plan=true", before=(rival,))
     assert done.code == 2
@@ -304,9 +273,8 @@ def test_packages_that_collide_or_lack_a_file(there: Call, tmp_path: Path) -> No
         == "error: quantization alone of rival 2.0: its package has no file conf/quantization/alone.yaml"
     )
     assert done.code == 2
-    done = there(
-        "quantization=bare", "plan=true", before=(rival,)
-    )  # it would run as quantization=none
+    # it would run as quantization=none
+    done = there("quantization=bare", "plan=true", before=(rival,))
     assert (
         done.err.strip()
         == "error: quantization bare of rival 2.0: its YAML does not begin with its schema (docs/plugins.md)"
@@ -321,7 +289,9 @@ def test_a_metric_that_fails_is_a_problem_and_keeps_the_rest(there: Call, tmp_pa
         "NAN = Metric('nan_one', 'nan', of_samples=lambda samples: float('nan'))\n"
         "ACCURACY = Metric('accuracy', 'mine', of_samples=len)\n"
     )
-    points = "[runner.metrics]\nbad = of_metrics:BAD\nnan_one = of_metrics:NAN\naccuracy = of_metrics:ACCURACY\n"
+    points = (
+        "[runner.metrics]\nbad = of_metrics:BAD\nnan_one = of_metrics:NAN\naccuracy = of_metrics:ACCURACY\n"
+    )
     site = write_package(tmp_path / "site", "bad-metrics", points, of_metrics=module)
     done = there(*STUB, "metrics=[bad,answer_words,nan_one]", before=(site,))
     assert done.code == 1
@@ -329,10 +299,7 @@ def test_a_metric_that_fails_is_a_problem_and_keeps_the_rest(there: Call, tmp_pa
     assert "metric nan_one of bad-metrics 2.0 is nan" in done.err
     assert {"accuracy", "answer_words"} <= {*done.json()["metrics"]}
     done = there(*STUB, "metrics=[accuracy]", before=(site,))
-    assert (done.code, "metrics=accuracy: the runner has a metric of this name" in done.err) == (
-        2,
-        True,
-    )
+    assert (done.code, "metrics=accuracy: the runner has a metric of this name" in done.err) == (2, True)
 
 
 @pytest.mark.parametrize("grid", [(), ("-m", "seed=1,2")])
@@ -340,7 +307,9 @@ def test_code_that_calls_exit_is_an_error_with_its_place(
     there: Call, tmp_path: Path, grid: tuple[str, ...]
 ) -> None:
     module = "import sys\nfrom runner_compare.metrics import Metric\n{}\n"
-    points = "[runner.metrics]\nleaving = leaving_{0}:LEAVING\n[runner.scorers]\nleaving = leaving_{0}:LEAVING\n"
+    points = (
+        "[runner.metrics]\nleaving = leaving_{0}:LEAVING\n[runner.scorers]\nleaving = leaving_{0}:LEAVING\n"
+    )
     late = "LEAVING = Metric('leaving', 'l', of_samples=lambda samples: sys.exit(7))"
     for name, code, said in (
         ("early", "sys.exit(7)", "importing leaving_early:LEAVING failed (SystemExit: 7)"),
@@ -354,9 +323,7 @@ def test_code_that_calls_exit_is_an_error_with_its_place(
         assert "Traceback" not in done.err
 
 
-def test_a_group_that_nothing_reads_is_named_with_the_one_that_is_meant(
-    runner: Call, tmp_path: Path
-) -> None:
+def test_a_group_that_nothing_reads_is_named_with_the_one_that_is_meant(runner: Call, tmp_path: Path) -> None:
     entry_points = "[runner.sections]\nbars = mine:SECTION\n[runner_of_mine]\na = mine:A\n"
     site = write_package(tmp_path / "site", "mine", entry_points)
     logs = Path(__file__).parent / "data" / "inspect_ai"

@@ -17,11 +17,8 @@ from tools.borders import ROOT
 
 PAGE = (ROOT / "docs/public.md").read_text()
 SECTIONS = dict(part.split("\n", 1) for part in PAGE.split("\n## ")[1:])
-OF_OPTIONS = {
-    "runner-advise",
-    "runner-convert-lora",
-    "runner-lm-eval",
-}  # not there without the option
+# not there without the option
+OF_OPTIONS = {"runner-advise", "runner-convert-lora", "runner-lm-eval"}
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
@@ -32,9 +29,7 @@ def quoted(text: str) -> set[str]:
 
 def test_the_commands_are_those_that_are_installed() -> None:
     named = {
-        name
-        for name in quoted(SECTIONS["The command line and YAML"])
-        if re.fullmatch(r"runner[a-z-]*", name)
+        name for name in quoted(SECTIONS["The command line and YAML"]) if re.fullmatch(r"runner[a-z-]*", name)
     }
     installed = set(PYPROJECT["scripts"])
     assert installed <= named <= installed | OF_OPTIONS
@@ -45,9 +40,7 @@ def test_every_variable_of_ours_is_listed() -> None:
     for package in ("runner", "runner_base", "runner_compare", "runner_engine"):
         for path in (ROOT / package).rglob("*.py"):
             read |= set(re.findall(r'"(RUNNER_[A-Z_]+)"', path.read_text()))
-    listed = {
-        name for name in quoted(SECTIONS["The command line and YAML"]) if name.startswith("RUNNER_")
-    }
+    listed = {name for name in quoted(SECTIONS["The command line and YAML"]) if name.startswith("RUNNER_")}
     assert listed >= read
     assert listed == read or absent(), "an option reads the others"
 
@@ -58,11 +51,7 @@ def test_the_names_in_python_are_those_of_the_package() -> None:
 
 
 def test_every_group_of_entry_points_that_others_may_use_is_listed() -> None:
-    groups = {
-        name
-        for name in quoted(SECTIONS["Python"])
-        if re.fullmatch(r"runner(_compare)?\.[a-z]+", name)
-    }
+    groups = {name for name in quoted(SECTIONS["Python"]) if re.fullmatch(r"runner(_compare)?\.[a-z]+", name)}
     ours = {group for group in PYPROJECT["entry-points"] if group.startswith("runner_compare.")}
     assert groups - {"runner.compare"} == set(KINDS.values()) | ours
 
@@ -71,10 +60,7 @@ def test_every_group_of_entry_points_that_others_may_use_is_listed() -> None:
     ("files", "arguments"),
     [
         ({"samples.jsonl"}, ["model=stub", "task.limit=2"]),
-        (
-            {"samples.jsonl", "completions.jsonl"},
-            ["model=stub", "task=generate", "task.prompt=Hello"],
-        ),
+        ({"samples.jsonl", "completions.jsonl"}, ["model=stub", "task=generate", "task.prompt=Hello"]),
         (
             {"measurements.jsonl"},
             ["task=sweep", "task.batch_sizes=[1]", "task.prompt_tokens=[8]", "task.repeats=1"],
@@ -89,10 +75,6 @@ def test_a_job_leaves_only_files_that_are_listed(
     assert {"job_id", "status", "output_dir", "metrics", "mlflow_run_id"} <= set(done.json())
     assert set(done.json()) <= quoted(SECTIONS["JSON and HTTP"])
     folder = Path(done.json()["output_dir"])
-    left = {
-        path.name
-        for path in folder.iterdir()
-        if not path.name.startswith(".") and path.suffix != ".svg"
-    }
+    left = {path.name for path in folder.iterdir() if not path.name.startswith(".") and path.suffix != ".svg"}
     assert {"config.yaml", "result.json", "log.txt"} | files <= left
     assert left <= quoted(SECTIONS["Files"])

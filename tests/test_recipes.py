@@ -104,28 +104,19 @@ def tree(made_once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
 def copy_with_examples(folder: Path) -> None:
     for name in COPIED:
         if (ROOT / name).is_dir():
-            shutil.copytree(
-                ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__")
-            )
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy2(ROOT / name, folder)
     for edits in RECIPES.values():
         for edit in edits:
             edit.apply(folder)
-    output_of(
-        [sys.executable, "-m", "ruff", "format", *SOURCES], folder
-    )  # for the empty lines between blocks
+    # for the empty lines between blocks
+    output_of([sys.executable, "-m", "ruff", "format", *SOURCES], folder)
 
 
 def output_of(command: list[str], cwd: Path, **variables: str) -> str:
     done = subprocess.run(
-        command,
-        cwd=cwd,
-        env=os.environ | variables,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
+        command, cwd=cwd, env=os.environ | variables, capture_output=True, text=True, check=False, timeout=600
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     return done.stdout
@@ -138,10 +129,7 @@ def run(tree: Path, tmp_path: Path) -> Run:
 
     def start(*arguments: str, **variables: str) -> str:
         installed = os.environ.get("PYTHONPATH", "")  # packages that are installed elsewhere
-        own = {
-            "PYTHONPATH": f"{tree}{os.pathsep}{installed}",
-            "XDG_CACHE_HOME": str(tree / "cache"),
-        }
+        own = {"PYTHONPATH": f"{tree}{os.pathsep}{installed}", "XDG_CACHE_HOME": str(tree / "cache")}
         own["RUNNER_CFLAGS"] = "-O0"  # the kernels build faster, with the same answers
         return output_of([sys.executable, "-P", *arguments], tmp_path, **own, **variables)
 
@@ -164,9 +152,7 @@ def job(run: Run, tmp_path: Path) -> Job:
 @pytest.mark.thorough
 def test_types_and_style(tree: Path) -> None:
     output_of([sys.executable, "-m", "ruff", "check", *SOURCES], tree)
-    if (
-        ROOT / ".mypy_cache"
-    ).is_dir():  # without it the libraries are read, too, which takes minutes
+    if (ROOT / ".mypy_cache").is_dir():  # without it the libraries are read, too, which takes minutes
         shutil.copytree(ROOT / ".mypy_cache", tree / ".mypy_cache")
     output_of([sys.executable, "-m", "mypy", "runner", "tools/families.py"], tree)
 
@@ -176,17 +162,7 @@ def test_the_rules_of_the_source_tree(tree: Path) -> None:
     tests = ("tests/test_house.py", "tests/config/test_sampling.py")
     without_processes = "not import_nothing_heavy and not engine_needs"
     output_of(
-        [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-q",
-            "-p",
-            "no:cacheprovider",
-            "-k",
-            without_processes,
-            *tests,
-        ],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", without_processes, *tests],
         tree,
     )
     registry = ["tests/engine/quantization/test_registry.py", "-k", "every_choice and not loaded"]
@@ -200,17 +176,14 @@ def test_a_model(run: Run) -> None:
     assert "name: HuggingFaceTB/SmolLM2-360M-Instruct" in run(
         "-m", "runner", "model=smollm2_360m", "--cfg", "job"
     )
-    shown = run(
-        "-m", "runner", "model=smollm2_360m", "model.name=embedded", "task.limit=2", "plan=quick"
-    )  # is here
+    # is here
+    shown = run("-m", "runner", "model=smollm2_360m", "model.name=embedded", "task.limit=2", "plan=quick")
     assert "1 job: 1 to do" in shown
 
 
 @pytest.mark.thorough
 def test_a_data_set(run: Run) -> None:
-    shown = run(
-        "-m", "runner", "model=stub", "task.data=colours", "task.show_prompt=1", "plan=true"
-    )
+    shown = run("-m", "runner", "model=stub", "task.data=colours", "task.show_prompt=1", "plan=true")
     assert "A. green" in shown
 
 
@@ -249,9 +222,7 @@ def test_jobs_without_a_new_sampling_parameter_keep_their_ids(run: Run) -> None:
     plan = ("-m", "runner", "model=stub", "generation=sampling", "plan=true", "tracking=none")
     before = output_of([sys.executable, *plan], ROOT)
     assert re.findall(r"gsm8k-\w+", before) == re.findall(r"gsm8k-\w+", run(*plan)) != []
-    assert re.findall(r"gsm8k-\w+", run(*plan, "generation.logit_gap=1")) != re.findall(
-        r"gsm8k-\w+", before
-    )
+    assert re.findall(r"gsm8k-\w+", run(*plan, "generation.logit_gap=1")) != re.findall(r"gsm8k-\w+", before)
 
 
 @pytest.mark.thorough
@@ -259,22 +230,15 @@ def test_a_sampling_parameter(job: Job, run: Run) -> None:
     likeliest, hot, by_c = json.loads(run("-c", DRAWING).splitlines()[-1])
     assert hot != likeliest
     assert by_c == likeliest
-    drawn = (
-        "generation.temperature=8",
-        "generation.logit_gap=0.0001",
-        "generation.max_new_tokens=12",
-    )
+    drawn = ("generation.temperature=8", "generation.logit_gap=0.0001", "generation.max_new_tokens=12")
     by_torch = job("task=generate", "task.prompt=2+3=?", *drawn, RUNNER_NATIVE="0")
     assert by_torch["text"] == likeliest
 
 
 def test_a_task_with_a_metric(run: Run) -> None:
-    shown = run(
-        "-m", "runner", "model=stub", "task=words", "task.prompt=one two three", "tracking=none"
-    )
-    assert re.search(r"^ *words +4 in the answer *$", shown, re.MULTILINE), (
-        shown
-    )  # [STUB_GENERATION] and three
+    shown = run("-m", "runner", "model=stub", "task=words", "task.prompt=one two three", "tracking=none")
+    # [STUB_GENERATION] and three
+    assert re.search(r"^ *words +4 in the answer *$", shown, re.MULTILINE), shown
 
 
 @pytest.mark.thorough
@@ -294,11 +258,7 @@ def test_a_statistic(run: Run, new_database: Callable[[Path], None], tmp_path: P
 @pytest.mark.thorough
 def test_an_engine(job: Job) -> None:
     result = job(
-        "model=backwards",
-        "model.shout=true",
-        "task=generate",
-        "task.prompt=edoc",
-        "task.format=raw",
+        "model=backwards", "model.shout=true", "task=generate", "task.prompt=edoc", "task.format=raw"
     )
     assert result["text"] == "CODE"
 

@@ -9,15 +9,7 @@ from typing import Any
 import pytest
 
 from runner.config.root import Print
-from runner.report import (
-    MAX_KEY_COLUMNS,
-    GridLine,
-    brief,
-    headline,
-    naming_columns,
-    show,
-    show_grid,
-)
+from runner.report import MAX_KEY_COLUMNS, GridLine, brief, headline, naming_columns, show, show_grid
 from runner_base.result import Record, Result, Status
 from runner_engine.models.loaded_lines import lines
 
@@ -53,11 +45,7 @@ def record(**changes: object) -> Record:
 
 
 def test_table_shows_every_headline(capsys: pytest.CaptureFixture[str]) -> None:
-    show(
-        record(mlflow_run_id="r1", mlflow_uri="sqlite:////x/mlflow.db"),
-        {"model": "embedded"},
-        Print.table,
-    )
+    show(record(mlflow_run_id="r1", mlflow_uri="sqlite:////x/mlflow.db"), {"model": "embedded"}, Print.table)
     out = capsys.readouterr().out
     for part in (
         "model=embedded",
@@ -172,15 +160,9 @@ def test_what_was_loaded_is_shown_once(capsys: pytest.CaptureFixture[str]) -> No
     for text in ("28 modules", "LlamaForCausalLM", "sdpa", "10000", "2.49", "0.50"):
         assert sum(text in row for row in rows) == 1
     labels = [row.split()[0] for row in rows if row]
-    assert not {
-        "load_s",
-        "weight_mib",
-        "architecture",
-        "device",
-        "threads",
-        "dtype",
-        "attention",
-    } & set(labels)
+    assert not {"load_s", "weight_mib", "architecture", "device", "threads", "dtype", "attention"} & set(
+        labels
+    )
 
 
 def test_facts_for_experts_come_with_print_full(capsys: pytest.CaptureFixture[str]) -> None:
@@ -231,9 +213,7 @@ def test_answers_of_one_token_have_no_speed_of_decoding(runner: Callable[..., An
     assert "tok/s · decode" not in done.out
 
 
-def test_a_grid_says_of_its_jobs_when_they_were_recorded(
-    runner: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_a_grid_says_of_its_jobs_when_they_were_recorded(runner: Callable[..., Any], tmp_path: Path) -> None:
     grid = ("-m", "model=stub", "task=generate", "task.prompt=Hi", "seed=1,2", f"task.output={tmp_path}/${{seed}}.txt",
             "task.overwrite=true")  # fmt: skip
     first = runner(*grid)

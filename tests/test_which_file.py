@@ -17,19 +17,12 @@ from tools import embedded_gguf
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.filterwarnings(
-        "error:constrained_layout not applied:UserWarning"
-    ),  # the names leave no room
+    # the names leave no room
+    pytest.mark.filterwarnings("error:constrained_layout not applied:UserWarning"),
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
 ]
 STUDY = ("-cd", str(Path(__file__).parents[1] / "experiments"), "-cn", "which_file")
-SMALL = (
-    "task.limit=60",
-    "task.repeats=1",
-    "task.new_tokens=4",
-    "hydra.launcher.fresh=false",
-    "print=none",
-)
+SMALL = ("task.limit=60", "task.repeats=1", "task.new_tokens=4", "hydra.launcher.fresh=false", "print=none")
 
 
 @pytest.mark.thorough
@@ -69,17 +62,12 @@ def test_a_folder_of_files_in_one_table_out(runner: Callable[..., Any], tmp_path
         assert set(it["jobs"]) == {"speed", "accuracy", "log-likelihood"}
         assert set(it["decode_tok_per_s"]) == {"1", "32"}
         assert it["costs"]["file_mib"] > 1
-    assert (
-        files["Q8_0.gguf"]["kl_nats_per_token_high"]
-        < files["other/Q8_0.gguf"]["kl_nats_per_token_low"]
-    )
+    assert files["Q8_0.gguf"]["kl_nats_per_token_high"] < files["other/Q8_0.gguf"]["kl_nats_per_token_low"]
 
     as_csv = runner("--grid", "last", "--files", "--format", "csv", module="runner_compare").out
     assert len(list(csv.DictReader(io.StringIO(as_csv)))) == 4
     saved = tmp_path / "saved"
-    assert (
-        runner("--grid", "last", "--files", "--save", str(saved), module="runner_compare").code == 0
-    )
+    assert runner("--grid", "last", "--files", "--save", str(saved), module="runner_compare").code == 0
     assert {"files.png", "files.svg", "comparison.md"} <= {path.name for path in saved.iterdir()}
     assert "<h2>model files</h2>" in (saved / "comparison.html").read_text()
     again = runner(*STUDY, f"files={folder}", *SMALL)
@@ -87,9 +75,7 @@ def test_a_folder_of_files_in_one_table_out(runner: Callable[..., Any], tmp_path
 
 
 @pytest.mark.parametrize("option", ["--flips a b", "--by seed", "--pool", "--lm-eval out"])
-def test_options_that_a_table_of_files_has_no_place_for(
-    option: str, runner: Callable[..., Any]
-) -> None:
+def test_options_that_a_table_of_files_has_no_place_for(option: str, runner: Callable[..., Any]) -> None:
     ended = runner("--files", *option.split(), module="runner_compare")
     assert ended.code == 2
     assert f"--files has a line for each model file: leave out {option.split()[0]}" in ended.err

@@ -14,12 +14,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 BORDERS = (("runner", "runner_engine"), ("runner", "runner_compare"))
-DOORS = (
-    "runner_engine",
-    "runner_engine.checkpoints",
-    "runner_compare",
-    "runner_compare.statistics",
-)  # whose __init__ lists what is public
+# whose __init__ lists what is public
+DOORS = ("runner_engine", "runner_engine.checkpoints", "runner_compare", "runner_compare.statistics")
 
 
 def crossing(user: str, package: str, root: Path = ROOT) -> dict[str, set[str]]:
@@ -37,9 +33,7 @@ def crossing(user: str, package: str, root: Path = ROOT) -> dict[str, set[str]]:
 def _imported_by(path: Path) -> list[str]:
     """Return the names that a file imports, parsed once."""
     return [
-        name
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        for name in _imported(node)
+        name for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) for name in _imported(node)
     ]
 
 
@@ -54,27 +48,20 @@ def _imported(node: ast.AST) -> list[str]:
 def is_listed_in(name: str, doors: Sequence[str], root: Path = ROOT) -> bool:
     """Whether one of the doors lists a name."""
     door, _, own = name.rpartition(".")
-    return (
-        door in doors
-        and f'    "{own}": "' in (root / door.replace(".", "/") / "__init__.py").read_text()
-    )
+    return door in doors and f'    "{own}": "' in (root / door.replace(".", "/") / "__init__.py").read_text()
 
 
 def main() -> None:
     """Print the number of names over each border, and with --list the names with how many files use
     them."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--list", action="store_true", help="list the names, and how many files use each"
-    )
+    parser.add_argument("--list", action="store_true", help="list the names, and how many files use each")
     is_listed = parser.parse_args().list
     for user, package in BORDERS:
         names = crossing(user, package)
         doors = [door for door in DOORS if door.split(".")[0] == package]
         through = sum(is_listed_in(name, doors) for name in names)
-        print(
-            f"{user} -> {package}: {len(names)} names, {through} of them through {' and '.join(doors)}"
-        )
+        print(f"{user} -> {package}: {len(names)} names, {through} of them through {' and '.join(doors)}")
         if is_listed:
             for name, files in sorted(names.items()):
                 print(f"{len(files):6}  {name}")

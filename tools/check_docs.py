@@ -52,9 +52,8 @@ COMMAND = re.compile(
     r"(runner|runner-compare|runner-advise|runner-sync|runner-convert-lora|make|python -m \S+|python bench/\S+)( |$)"
 )
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
-EXAMPLE = re.compile(
-    r"(?:^|\n\n)\*Example\* \(([^)]*)\)(?:[^\n]|\n(?!\n))*\n\n$(?![\n])"
-)  # right before a block or table
+# right before a block or table
+EXAMPLE = re.compile(r"(?:^|\n\n)\*Example\* \(([^)]*)\)(?:[^\n]|\n(?!\n))*\n\n$(?![\n])")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 PATTERN = re.compile(r"\.\.\.|…|(?:-cn |(?:^| )\w+=)[A-Z]{2,}(?: |$)")  # not one command
 CHOICE = re.compile(r"(\w+(?:\.\w+)?)=(\w*)")
@@ -89,13 +88,10 @@ def commands(page: Path) -> dict[str, str]:
     """Return the commands of a page, from code blocks and from sentences, each with the error that
     it shows, if any."""
     text = page.read_text(encoding="utf-8")
-    shown_errors = {
-        line: error for block in FENCE.findall(text) for line, error in block_commands(block)
-    }
+    shown_errors = {line: error for block in FENCE.findall(text) for line, error in block_commands(block)}
     codes = re.findall(r"`([^`\n]+)`", FENCE.sub("", text))
-    shown_errors |= {
-        code: "" for code in codes if " " in code
-    }  # one word alone is the program's name
+    # one word alone is the program's name
+    shown_errors |= {code: "" for code in codes if " " in code}
     return {
         line: error
         for line, error in shown_errors.items()
@@ -119,16 +115,9 @@ def fragments(page: Path) -> set[str]:
     """Return each `key=value` in the inline code of a page whose key is that of a group."""
     text = FENCE.sub("", page.read_text(encoding="utf-8"))
     words = [
-        word
-        for code in re.findall(r"`([^`\n]+)`", text)
-        if not COMMAND.match(code)
-        for word in code.split()
+        word for code in re.findall(r"`([^`\n]+)`", text) if not COMMAND.match(code) for word in code.split()
     ]
-    return {
-        match[0]
-        for word in words
-        if (match := CHOICE.match(word)) and match[1].split(".")[0] in GROUPS
-    }
+    return {match[0] for word in words if (match := CHOICE.match(word)) and match[1].split(".")[0] in GROUPS}
 
 
 def wrong_fragment(fragment: str) -> str | None:
@@ -137,11 +126,7 @@ def wrong_fragment(fragment: str) -> str | None:
     group, _, name = key.partition(".")
     if not name:
         known = {file.stem for file in own_files(group)}
-        return (
-            None
-            if value in known or value.isupper() or not value
-            else f"{fragment}: no such choice"
-        )
+        return None if value in known or value.isupper() or not value else f"{fragment}: no such choice"
     known = {item.name for schema in GROUPS[group].values() for item in fields(schema)}
     return None if name in known else f"{fragment}: no such key"
 
@@ -164,16 +149,12 @@ def wrong_command(line: str, shown: str = "") -> str | None:
 def _check(program: str, arguments: list[str]) -> None:
     with contextlib.redirect_stderr(io.StringIO()):
         if program == "make":
-            targets = set(
-                re.findall(r"^([a-z0-9_-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-            )
+            targets = set(re.findall(r"^([a-z0-9_-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
             missing = [word for word in arguments if "=" not in word and word not in targets]
             assert not missing, f"no target {missing}"
         elif program == "python":
             named = (
-                arguments[1].replace(".", "/")
-                if arguments[0] == "-m"
-                else arguments[0].removesuffix(".py")
+                arguments[1].replace(".", "/") if arguments[0] == "-m" else arguments[0].removesuffix(".py")
             )
             assert (ROOT / f"{named}.py").is_file() or (ROOT / named).is_dir(), "no such script"
         elif program == "runner":
@@ -230,16 +211,12 @@ def _one_by_one(hydra: Hydra, overrides: list[str], grid: bool) -> Iterator[list
     other keys."""
     choices = []
     for override in OverridesParser.create().parse_overrides(overrides):
-        if _is_absent(
-            hydra, override.key_or_group, override.value()
-        ):  # its package is not installed
+        if _is_absent(hydra, override.key_or_group, override.value()):  # its package is not installed
             overrides = [line for line in overrides if not line.startswith(("hydra/", "hydra."))]
             yield from _one_by_one(hydra, overrides, grid)
             return
         if grid and override.is_sweep_override():
-            choices.append(
-                [f"{override.key_or_group}={value}" for value in override.sweep_string_iterator()]
-            )
+            choices.append([f"{override.key_or_group}={value}" for value in override.sweep_string_iterator()])
         else:
             choices.append([override.input_line or ""])
     first = [values[0] for values in choices]
@@ -278,9 +255,7 @@ def problems(page: Path) -> Iterator[str]:
 
 def main() -> int:
     """Print the problems; return the exit code."""
-    found = [
-        f"{page.relative_to(ROOT)}: {problem}" for page in pages() for problem in problems(page)
-    ]
+    found = [f"{page.relative_to(ROOT)}: {problem}" for page in pages() for problem in problems(page)]
     print(
         "\n".join(found)
         or f"{len(pages())} pages, {sum(len(commands(page)) for page in pages())} commands: no problems"

@@ -40,9 +40,6 @@ def samples_of(overrides: str) -> list[list[dict[str, Any]]]:
         done = jobs("-m", *overrides.split(), "tracking=none", cwd=Path(folder))
         files = (Path(one["output_dir"]) / "samples.jsonl" for one in done)
         return [
-            sorted(
-                map(json.loads, file.read_text().splitlines()),
-                key=lambda sample: int(sample["index"]),
-            )
+            sorted(map(json.loads, file.read_text().splitlines()), key=lambda sample: int(sample["index"]))
             for file in files
         ]

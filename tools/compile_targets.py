@@ -70,9 +70,7 @@ def main() -> int:
     for target in TARGETS:
         flags = target_flags(compiler, target)
         if flags is None:
-            print(
-                f"{target}: {compiler} knows neither it nor its instructions. Use gcc 11 or newer"
-            )
+            print(f"{target}: {compiler} knows neither it nor its instructions. Use gcc 11 or newer")
             failed += 1
             continue
         for name, command in commands(compiler, flags).items():
@@ -82,9 +80,7 @@ def main() -> int:
                 failed += 1
                 print(f"{target}: {name} does not compile\n{done.stderr}")
     seconds = time.perf_counter() - started
-    print(
-        f"compiled {number} units and files for {', '.join(TARGETS)} in {seconds:.0f} s: {failed} failed"
-    )
+    print(f"compiled {number} units and files for {', '.join(TARGETS)} in {seconds:.0f} s: {failed} failed")
     return int(failed > 0)
 
 

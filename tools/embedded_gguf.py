@@ -60,9 +60,7 @@ def write(file: Path, type_name: str, folder: Path = MODEL_DIR) -> Path:
     writer.add_head_count_kv(kv_heads)
     writer.add_layer_norm_rms_eps(settings["rms_norm_eps"])
     writer.add_rope_dimension_count(settings.get("head_dim") or settings["hidden_size"] // heads)
-    writer.add_rope_freq_base(
-        (settings.get("rope_parameters") or settings).get("rope_theta", 10000.0)
-    )
+    writer.add_rope_freq_base((settings.get("rope_parameters") or settings).get("rope_theta", 10000.0))
     writer.add_vocab_size(settings["vocab_size"])
     _add_tokenizer(writer, settings["vocab_size"], folder)
     wanted = gguf.GGMLQuantizationType[type_name]
@@ -71,16 +69,12 @@ def write(file: Path, type_name: str, folder: Path = MODEL_DIR) -> Path:
         stem, _, end = name.rpartition(".")
         inner = stem.removeprefix("model.layers.")
         prefix, part = (
-            (f"blk.{inner.partition('.')[0]}.", inner.partition(".")[2])
-            if inner != stem
-            else ("", stem)
+            (f"blk.{inner.partition('.')[0]}.", inner.partition(".")[2]) if inner != stem else ("", stem)
         )
         if part.endswith(
             ("q_proj", "k_proj")
         ):  # llama.cpp rotates neighbours, transformers numbers half a head apart
-            halves = tensor.view(
-                heads if part.endswith("q_proj") else kv_heads, 2, -1, tensor.shape[1]
-            )
+            halves = tensor.view(heads if part.endswith("q_proj") else kv_heads, 2, -1, tensor.shape[1])
             tensor = halves.transpose(1, 2).reshape(tensor.shape)
         numbers = tensor.float().numpy()
         if numbers.ndim == 1 or type_name == "F32":
@@ -88,9 +82,7 @@ def write(file: Path, type_name: str, folder: Path = MODEL_DIR) -> Path:
             continue
         fits = numbers.shape[1] % gguf.GGML_QUANT_SIZES[wanted][0] == 0
         kind = wanted if fits else gguf.GGMLQuantizationType.Q8_0
-        writer.add_tensor(
-            f"{prefix}{NAMES[part]}.{end}", gguf.quants.quantize(numbers, kind), raw_dtype=kind
-        )
+        writer.add_tensor(f"{prefix}{NAMES[part]}.{end}", gguf.quants.quantize(numbers, kind), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -115,10 +107,7 @@ def _add_tokenizer(writer: Any, size: int, folder: Path) -> None:
         [it if isinstance(it, str) else " ".join(it) for it in tokenizer["model"]["merges"]]
     )
     ids = {token: number for number, token in enumerate(tokens)}
-    for key, add in (
-        ("eos_token", writer.add_eos_token_id),
-        ("pad_token", writer.add_pad_token_id),
-    ):
+    for key, add in (("eos_token", writer.add_eos_token_id), ("pad_token", writer.add_pad_token_id)):
         if (token := config.get(key)) is not None:
             add(ids[token])
     template = folder / "chat_template.jinja"

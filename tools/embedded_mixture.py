@@ -26,12 +26,7 @@ NOISE = 0.5  # of an expert's weights, in standard deviations of its matrix
 STEPS = 200
 BATCH_SIZE = 16
 PEAK_LR = 1e-3
-BESIDE_WEIGHTS = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "chat_template.jinja",
-    "generation_config.json",
-)
+BESIDE_WEIGHTS = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
 PROBLEMS = 200
 
 
@@ -46,21 +41,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.manual_seed(args.seed)
-    model = mixture(
-        AutoModelForCausalLM.from_pretrained(str(MODEL_DIR), dtype=torch.float32), NOISE
-    )
+    model = mixture(AutoModelForCausalLM.from_pretrained(str(MODEL_DIR), dtype=torch.float32), NOISE)
     tokenizer: Any = AutoTokenizer.from_pretrained(str(MODEL_DIR))
-    log(
-        f"mixture  {sum(one.numel() for one in model.parameters()):,} parameters, {args.steps} steps"
-    )
+    log(f"mixture  {sum(one.numel() for one in model.parameters()):,} parameters, {args.steps} steps")
     data = batches(tokenizer, lambda index: base_example(index, args.seed), BATCH_SIZE, args.seed)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=PEAK_LR, betas=(0.9, 0.98), weight_decay=0.0
-    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_LR, betas=(0.9, 0.98), weight_decay=0.0)
     fitted = fit("mixture", model, [optimizer], data, args.steps)
-    log(
-        f"loss {fitted.first_loss:.3f} at first, {fitted.last_loss:.3f} at last, {fitted.seconds:.0f} s"
-    )
+    log(f"loss {fitted.first_loss:.3f} at first, {fitted.last_loss:.3f} at last, {fitted.seconds:.0f} s")
     save(model, args.output)
     saved = AutoModelForCausalLM.from_pretrained(str(args.output), dtype=torch.bfloat16).eval()
     print(f"{args.output}: {score(saved, tokenizer, problems(Split.TEST, args.problems))}")
@@ -75,9 +62,7 @@ def mixture(dense: Any, noise: float) -> Any:
             "bos_token_id", "eos_token_id", "pad_token_id")  # fmt: skip
     settings = {name: getattr(own, name) for name in kept}
     model: Any = MixtralForCausalLM(
-        MixtralConfig(
-            **settings, num_local_experts=EXPERTS, num_experts_per_tok=CHOSEN, sliding_window=None
-        )
+        MixtralConfig(**settings, num_local_experts=EXPERTS, num_experts_per_tok=CHOSEN, sliding_window=None)
     )
     state = {name: value for name, value in dense.state_dict().items() if ".mlp." not in name}
     model.load_state_dict(state, strict=False)

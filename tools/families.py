@@ -54,13 +54,7 @@ WORDS = {  # of the table, by the engine's words
     "transformers' generate, equal lengths": "generate",
     "transformers' generate, one prompt at a time": "generate, alone",
 }
-PROMPTS = (
-    (5, 9, 14, 23, 7),
-    tuple(range(30, 52)),
-    (40, 41, 42),
-    (60, 61, 62),
-    tuple(range(100, 109)),
-)
+PROMPTS = ((5, 9, 14, 23, 7), tuple(range(30, 52)), (40, 41, 42), (60, 61, 62), tuple(range(100, 109)))
 NEW_TOKENS = (12, 20, 5, 16, 9)
 VOCABULARY = 259
 SIZES: dict[str, Any] = {  # by the names in configs; keys that a config lacks are left out
@@ -89,13 +83,7 @@ SIZES: dict[str, Any] = {  # by the names in configs; keys that a config lacks a
     "hidden_size_per_layer_input": 16, "laurel_rank": 8,
     "initializer_range": 0.3, "init_std": 0.3, "encoder_hash_byte_group_vocab": 64,
 }  # fmt: skip
-ENDS = {
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "is_decoder": True,
-    "use_cache": True,
-}
+ENDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "is_decoder": True, "use_cache": True}
 MAX_PARAMETERS = 5_000_000  # of a tiny model
 HYBRID = {"layer_types": ["linear_attention", "full_attention"]}
 # families without a known small config: their generate fails on one
@@ -146,9 +134,7 @@ def families() -> dict[str, str]:
     """Return the class of every causal family that transformers knows."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as KNOWN
 
-    return {
-        family: names if isinstance(names, str) else names[0] for family, names in KNOWN.items()
-    }
+    return {family: names if isinstance(names, str) else names[0] for family, names in KNOWN.items()}
 
 
 def tiny_config(family: str) -> Any:
@@ -159,9 +145,7 @@ def tiny_config(family: str) -> Any:
     sizes = _sizes(kind())
     for key, value in OVERRIDES.get(family, {}).items():
         sizes[key] = (
-            sizes[key] | value
-            if isinstance(value, dict) and isinstance(sizes.get(key), dict)
-            else value
+            sizes[key] | value if isinstance(value, dict) and isinstance(sizes.get(key), dict) else value
         )
     return kind(**sizes)
 
@@ -173,15 +157,10 @@ def _sizes(usual: Any) -> dict[str, Any]:
     own = vars(usual)
     sizes = {key: value for key, value in SIZES.items() if isinstance(own.get(key), int | float)}
     sizes |= {
-        key: SIZES[key]
-        for key in ("head_dim", "num_key_value_heads")
-        if key in own and own[key] is None
+        key: SIZES[key] for key in ("head_dim", "num_key_value_heads") if key in own and own[key] is None
     }
     if "qk_rope_head_dim" in sizes:  # latent attention: only a part of each head is rotated
-        sizes |= {
-            "head_dim": SIZES["qk_rope_head_dim"],
-            "num_key_value_heads": SIZES["num_attention_heads"],
-        }
+        sizes |= {"head_dim": SIZES["qk_rope_head_dim"], "num_key_value_heads": SIZES["num_attention_heads"]}
     inside = {key: value for key, value in own.items() if isinstance(value, PreTrainedConfig)}
     return sizes | ENDS | {key: _sizes(value) for key, value in inside.items()}
 
@@ -210,13 +189,8 @@ def _tokenizer() -> Any:
     from transformers import PreTrainedTokenizerFast
 
     words = ["<pad>", "<begin>", "<end>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
-    raw = Tokenizer(
-        models.BPE(vocab={word: number for number, word in enumerate(words)}, merges=[])
-    )
-    raw.pre_tokenizer, raw.decoder = (
-        pre_tokenizers.ByteLevel(add_prefix_space=False),
-        decoders.ByteLevel(),
-    )
+    raw = Tokenizer(models.BPE(vocab={word: number for number, word in enumerate(words)}, merges=[]))
+    raw.pre_tokenizer, raw.decoder = (pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel())
     return PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<pad>", eos_token="<end>")
 
 
@@ -245,9 +219,7 @@ def look(family: str, folder: Path) -> Outcome:
         if by_generate(again) != expected:
             return Outcome(family, name, "", "two loads of its files answer differently")
         same = sum(one == other for one, other in zip(tokens, expected, strict=True))
-        return Outcome(
-            family, name, "wrong", f"{same} of {len(tokens)} rows are generate's; {way}: {why}"
-        )
+        return Outcome(family, name, "wrong", f"{same} of {len(tokens)} rows are generate's; {way}: {why}")
     return Outcome(family, name, way, why)
 
 
@@ -318,9 +290,7 @@ def sweep(names: Iterable[str]) -> list[Outcome]:
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             outcomes.append(look(family, Path(folder)))
-        print(
-            f"{time.perf_counter() - started:.1f}s", outcomes[-1].row, file=sys.stderr, flush=True
-        )
+        print(f"{time.perf_counter() - started:.1f}s", outcomes[-1].row, file=sys.stderr, flush=True)
     return outcomes
 
 
@@ -333,9 +303,7 @@ def page(outcomes: Iterable[Outcome]) -> str:
         if one.way:
             by_route.setdefault((one.way, one.why), []).append(one.family)
     stream = textwrap.fill(", ".join(by_route.pop(("stream", ""))), 118, break_on_hyphens=False)
-    table = "".join(
-        f"| {', '.join(names)} | {way} | {why} |\n" for (way, why), names in by_route.items()
-    )
+    table = "".join(f"| {', '.join(names)} | {way} | {why} |\n" for (way, why), names in by_route.items())
     return HEAD.format(version=transformers.__version__, stream=stream) + table
 
 

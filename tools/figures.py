@@ -50,9 +50,7 @@ def sourceless(name: str, text: str) -> Iterator[str]:
     allowed = GIVEN.get(name, "")
     is_example = False
     for paragraph in re.split(r"\n\s*\n", prose):
-        is_example = paragraph.startswith("*Example* (") or (
-            is_example and paragraph.startswith("|")
-        )
+        is_example = paragraph.startswith("*Example* (") or (is_example and paragraph.startswith("|"))
         if is_example:
             continue
         for piece in paragraph.splitlines() if paragraph.startswith("|") else [paragraph]:

@@ -15,7 +15,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 FILE = ROOT / "constraints-hashes.txt"
 WITHOUT = "torch=="
-HEAD = "# The versions of constraints.txt with the digests of their files (`make hashes`), but those of torch.\n"
+HEAD = (
+    "# The versions of constraints.txt with the digests of their files (`make hashes`), but those of torch.\n"
+)
 
 
 def without_torch(text: str) -> str:
@@ -42,15 +44,7 @@ def main() -> int:
         "--no-emit-index-url",
     ]
     options += ["--no-header", "--no-annotate", "--quiet"]
-    command = [
-        sys.executable,
-        "-m",
-        "uv",
-        "pip",
-        "compile",
-        *options,
-        str(ROOT / "constraints.txt"),
-    ]
+    command = [sys.executable, "-m", "uv", "pip", "compile", *options, str(ROOT / "constraints.txt")]
     done = subprocess.run(command, env=os.environ, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode == 0:
         FILE.write_text(without_torch(done.stdout))

@@ -24,10 +24,8 @@ SAFE_PYTHON = (3, 11, 14)  # the lowest with the fixes of zipfile and tarfile
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
 CONSTRAINTS = ["-c", "constraints.txt"]
 PACKAGES = ["-e", ".[dev]"]
-HASHES = [
-    "-c",
-    "constraints-hashes.txt",
-]  # uv compares files with it; pip would demand a digest of the project, too
+# uv compares files with it; pip would demand a digest of the project, too
+HASHES = ["-c", "constraints-hashes.txt"]
 DIFFERENT = """a file of a package has another digest than in constraints-hashes.txt, so nothing was installed.
 Where your index builds its packages itself: pip install -c constraints.txt -e '.[dev]' compares no digests"""
 SECTIONS = (":env:", "install", "global")  # of pip's settings, the first one that has a key counts
@@ -43,9 +41,7 @@ SETTINGS = (
 )
 
 
-INSTALLED_GB = (
-    2.6  # size of the packages on the disk with torch's CPU build; its CUDA build brings more
-)
+INSTALLED_GB = 2.6  # size of the packages on the disk with torch's CPU build; its CUDA build brings more
 # The kernels need no package, and the C compiler translates them on one core.
 KERNELS = [sys.executable, "-m", "runner_engine.kernels.building"]
 # Then Python's files on all cores, without the tests that packages bring (some files are templates and no Python).
@@ -72,10 +68,7 @@ def pip_settings(listing: str) -> dict[str, str]:
         if equals and dot:
             values[section, key] = str(ast.literal_eval(value))
     return {
-        key: values[section, key]
-        for section in reversed(SECTIONS)
-        for at, key in values
-        if at == section
+        key: values[section, key] for section in reversed(SECTIONS) for at, key in values if at == section
     }
 
 
@@ -98,17 +91,11 @@ def install_with_uv() -> bool:
     digest."""
     if subprocess.run([*PIP, "install", "--quiet", *CONSTRAINTS, "uv"], check=False).returncode:
         return False
-    listing = subprocess.run(
-        [*PIP, "config", "list"], capture_output=True, text=True, check=True
-    ).stdout
+    listing = subprocess.run([*PIP, "config", "list"], capture_output=True, text=True, check=True).stdout
     command = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", sys.executable]
     environment = uv_variables(pip_settings(listing)) | os.environ
     done = subprocess.run(
-        [*command, *HASHES, *PACKAGES],
-        env=environment,
-        stderr=subprocess.PIPE,
-        text=True,
-        check=False,
+        [*command, *HASHES, *PACKAGES], env=environment, stderr=subprocess.PIPE, text=True, check=False
     )
     sys.stderr.write(done.stderr)
     if "Hash mismatch" in done.stderr:

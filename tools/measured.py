@@ -27,19 +27,16 @@ JOB = re.compile(r"\b[a-z]+-[0-9a-f]{12}\b")
 # The memory of a team's calls depends on which of them overlap, as programs and other calls end
 # sooner or later.
 MEETING = re.compile(r"\btask=agents\b")
-IN_PARTS = re.compile(
-    r"\bmodel=parts\b"
-)  # the job's id depends on a manifest, which has the times of the parts
+# the job's id depends on a manifest, which has the times of the parts
+IN_PARTS = re.compile(r"\bmodel=parts\b")
 HELD_AT_ONCE = re.compile(r"^  model_mib .*", re.MULTILINE)
 COMPARES_MEASUREMENTS = re.compile(r"^(sweep|memory): \d+ runs?$", re.MULTILINE)
 # The rest of a line, by its beginning; and lines that are printed only if the machine was idle, or
 # only if not.
 TEXT = (
     (re.compile(r"MLflow run [0-9a-f]{32}"), "MLflow run ~"),
-    (
-        re.compile(r"\b(verify|archive|merge)-[0-9a-f]{12}"),
-        r"\1-~",
-    ),  # a manifest has the times of the parts
+    # a manifest has the times of the parts
+    (re.compile(r"\b(verify|archive|merge)-[0-9a-f]{12}"), r"\1-~"),
     (re.compile(r"Free: [\d,]+ MiB"), "Free: ~"),
     (re.compile(r"one after another .*"), "one after another ~"),
     (re.compile(r"\d[\d,.]* ?(?=(s|ms|tok/s|tokens/s|GB/s|GFLOP/s|requests/s)\b)"), "~ "),
@@ -55,14 +52,9 @@ def same(command: str, old: list[str], now: list[str]) -> bool:
     if all(COMPARES_MEASUREMENTS.search(text) for text in texts):
         return list(tables(old)) == list(tables(now))
     if MEASURING.search(command):
-        return (list(tables(old)), JOB.findall(texts[0])) == (
-            list(tables(now)),
-            JOB.findall(texts[1]),
-        )
+        return (list(tables(old)), JOB.findall(texts[0])) == (list(tables(now)), JOB.findall(texts[1]))
     if MEETING.search(command):
-        old, now = (
-            [HELD_AT_ONCE.sub("  model_mib  ~", line) for line in lines] for lines in (old, now)
-        )
+        old, now = ([HELD_AT_ONCE.sub("  model_mib  ~", line) for line in lines] for lines in (old, now))
     if IN_PARTS.search(command):
         old, now = ([JOB.sub("~", line) for line in lines] for lines in (old, now))
     return without(old) == without(now)
@@ -112,14 +104,9 @@ def _table(head: list[str], rows: list[str]) -> list[str]:
     lines = [*head, *rows]
     width = max(map(len, lines), default=0)
     padded = [line.ljust(width) for line in lines]
-    blank = "".join(
-        "#" if any(line[place] != " " for line in padded) else " " for place in range(width)
-    )
+    blank = "".join("#" if any(line[place] != " " for line in padded) else " " for place in range(width))
     spans = [match.span() for match in re.finditer(r"#+(?: #+)*", blank)]
-    names = [
-        " ".join(line[slice(*span)].strip() for line in padded[: len(head)]).strip()
-        for span in spans
-    ]
+    names = [" ".join(line[slice(*span)].strip() for line in padded[: len(head)]).strip() for span in spans]
     kept = [(name, span) for name, span in zip(names, spans, strict=True) if name != "Pareto"]
     cells = [
         [

@@ -20,22 +20,15 @@ from typing import IO
 from runner_base.own_folders import remove_folder, require_own
 from tools.check_docs import ROOT
 
-LINKED = (
-    "Makefile",
-    "pyproject.toml",
-    "constraints.txt",
-    "experiments",
-)  # what commands of a clone find beside them
-INHERITED = (
-    "HOME",
-    "LANG",
-    "LC_ALL",
-    "TMPDIR",
-)  # variables; others could change what a command does
-SETUP = 'make() { command make --no-print-directory -o .venv/.installed "$@"; }\n'  # it is installed: do not look
-SAID = re.compile(
-    r"^(?:error: |\d+ results |nothing |[A-Z_]+=).*", re.MULTILINE
-)  # on stderr, where stdout has nothing
+# what commands of a clone find beside them
+LINKED = ("Makefile", "pyproject.toml", "constraints.txt", "experiments")
+# variables; others could change what a command does
+INHERITED = ("HOME", "LANG", "LC_ALL", "TMPDIR")
+SETUP = (
+    'make() { command make --no-print-directory -o .venv/.installed "$@"; }\n'  # it is installed: do not look
+)
+# on stderr, where stdout has nothing
+SAID = re.compile(r"^(?:error: |\d+ results |nothing |[A-Z_]+=).*", re.MULTILINE)
 SERVES = re.compile(r"^serving .*", re.MULTILINE)
 ASKS = "you> "  # a command that asks for lines gets those that the page shows after it
 LIMIT_S, SERVER_S = 1800, 120
@@ -76,9 +69,7 @@ class Machine:
             script = ["bash", "-c", f"{SETUP}{before}\n{command}"]
             if typed is None:
                 code = self._wait(
-                    subprocess.Popen(
-                        script, cwd=self.folder, env=self.variables, stdout=out, stderr=err
-                    )
+                    subprocess.Popen(script, cwd=self.folder, env=self.variables, stdout=out, stderr=err)
                 )
             else:
                 code = self._talk(script, typed, out)
@@ -100,9 +91,7 @@ class Machine:
         the exit code."""
         (ours, its), (said, err), left = pty.openpty(), os.pipe(), list(typed)
         wide = self.variables | {"COLUMNS": "160"}
-        process = subprocess.Popen(
-            script, cwd=self.folder, env=wide, stdin=its, stdout=its, stderr=err
-        )
+        process = subprocess.Popen(script, cwd=self.folder, env=wide, stdin=its, stdout=its, stderr=err)
         os.close(its)
         os.close(err)
         open_ones, asked = [said, ours], b""  # output before a question is shown before it
@@ -118,14 +107,11 @@ class Machine:
             while asked == ASKS.encode() and left:
                 os.write(ours, f"{left.pop(0)}\n".encode())
                 echo = b""
-                while b"\n" not in echo and (
-                    more := _read(ours)
-                ):  # what is typed is shown before the answer
+                while b"\n" not in echo and (more := _read(ours)):  # what is typed is shown before the answer
                     echo += more
                 seen.write(echo)
-                asked = echo.partition(b"\n")[2][
-                    -len(ASKS) :
-                ]  # the answer and the next question may be there already
+                # the answer and the next question may be there already
+                asked = echo.partition(b"\n")[2][-len(ASKS) :]
         return self._wait(process)
 
     def serve(self, command: str) -> list[str]:

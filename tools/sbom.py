@@ -68,9 +68,7 @@ def licenses(package: Distribution) -> list[dict[str, Any]]:
     name = "".join(fields.get_all("License") or [])
     if "\n" not in name and 0 < len(name) <= LONGEST_NAME and name != "UNKNOWN":
         return [{"license": {"name": name}}]
-    classifiers = [
-        line for line in fields.get_all("Classifier") or [] if line.startswith("License :: ")
-    ]
+    classifiers = [line for line in fields.get_all("Classifier") or [] if line.startswith("License :: ")]
     return [{"license": {"name": line.rpartition(" :: ")[2]}} for line in sorted(classifiers)]
 
 
@@ -112,16 +110,12 @@ def bill(wheels: Sequence[Path]) -> dict[str, Any]:
         "specVersion": "1.6",
         "version": 1,
         "metadata": {
-            "component": component(root)
-            | {"components": [wheel_file(wheel) for wheel in sorted(wheels)]},
+            "component": component(root) | {"components": [wheel_file(wheel) for wheel in sorted(wheels)]},
             "properties": [{"name": "runner:versions-of", "value": system}],
         },
         "components": [component(packages[name]) for name in sorted(packages) if name != root_name],
         "dependencies": [
-            {
-                "ref": addresses[name],
-                "dependsOn": sorted(addresses[needed] for needed in requires[name]),
-            }
+            {"ref": addresses[name], "dependsOn": sorted(addresses[needed] for needed in requires[name])}
             for name in sorted(packages)
         ],
     }

@@ -50,10 +50,7 @@ SERVER_S = 120
 
 def serve(picture: Path, folder: Path) -> None:
     """Ask the page of a server two questions, open its settings, and save a picture."""
-    with (
-        serving(folder, "tracking=none") as server,
-        browser(folder, "--window-size=900,920") as page,
-    ):
+    with serving(folder, "tracking=none") as server, browser(folder, "--window-size=900,920") as page:
         page.go(server.url + "/")
         page.do("document.querySelector('details').open = true")
         for number, question in enumerate(QUESTIONS, 1):
@@ -77,9 +74,8 @@ def mlflow(picture: Path, folder: Path) -> None:
     where = f"#/compare-runs?runs={json.dumps(jobs)}&experiments={json.dumps([experiment.experiment_id])}"
     with _mlflow_ui() as url, browser(folder, "--window-size=1600,1560") as page:
         page.go(url + "/" + where.replace(" ", "").replace('"', "%22"))
-        page.until(
-            "document.body.innerText.includes('accuracy_high')", SERVER_S
-        )  # only the first metrics are drawn
+        # only the first metrics are drawn
+        page.until("document.body.innerText.includes('accuracy_high')", SERVER_S)
         page.do(f"({WHAT_DIFFERS})()")
         time.sleep(2)  # its plot grows
         page.picture(picture)
@@ -119,9 +115,7 @@ def mlflow_evidence(picture: Path, folder: Path) -> None:
         "print=json",
         "output_dir=outputs/demo",
     )
-    done = subprocess.run(
-        [sys.executable, "-m", "runner", *job], check=True, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-m", "runner", *job], check=True, capture_output=True, text=True)
     client = MlflowClient(DEMO)
     run = client.get_run(json.loads(done.stdout.splitlines()[-1])["mlflow_run_id"])
     assert run.inputs is not None
@@ -136,18 +130,15 @@ def mlflow_evidence(picture: Path, folder: Path) -> None:
     shown = []
     with _mlflow_ui() as url, browser(folder, "--window-size=1500,1100") as page:
         for place, word in places.items():
-            page.go(
-                f"{url}/?{word}#/experiments/{experiment}/{place}"
-            )  # another address: only the part behind # differs
+            # another address: only the part behind # differs
+            page.go(f"{url}/?{word}#/experiments/{experiment}/{place}")
             page.until(f"document.body.innerText.includes('{word}')", SERVER_S)
             time.sleep(3)
             page.picture(picture)
             with Image.open(picture) as image:
                 image.load()
                 shown.append(
-                    image.crop(
-                        (0, 0, 1110, image.height) if "trace" not in place else (0, 0, 1050, 880)
-                    )
+                    image.crop((0, 0, 1110, image.height) if "trace" not in place else (0, 0, 1050, 880))
                 )
     whole = Image.new("RGB", (1110, sum(part.height for part in shown)), "white")
     whole.paste(shown[0], (0, 0))
@@ -186,12 +177,9 @@ def main() -> None:
     """Save the picture that is named."""
     what, picture = sys.argv[1:]
     with tempfile.TemporaryDirectory() as folder:
-        {
-            "serve": serve,
-            "mlflow": mlflow,
-            "mlflow_table": mlflow_table,
-            "mlflow_evidence": mlflow_evidence,
-        }[what](Path(picture).resolve(), Path(folder))
+        {"serve": serve, "mlflow": mlflow, "mlflow_table": mlflow_table, "mlflow_evidence": mlflow_evidence}[
+            what
+        ](Path(picture).resolve(), Path(folder))
 
 
 if __name__ == "__main__":

@@ -55,11 +55,7 @@ def renewed_excerpt(old: list[str], now: list[str]) -> list[str] | None:
     today; several lines may not.
     """
     if "…" not in old:
-        return (
-            [_cut(was, line) for was, line in zip(old, now, strict=True)]
-            if len(old) == len(now)
-            else None
-        )
+        return [_cut(was, line) for was, line in zip(old, now, strict=True)] if len(old) == len(now) else None
     parts: list[list[str]] = [[]]
     for line in old:
         if line == "…":
@@ -72,9 +68,7 @@ def renewed_excerpt(old: list[str], now: list[str]) -> list[str] | None:
         is_fixed = number in (0, len(parts) - 1)  # at the beginning or the end
         if is_fixed:
             places = places[:1] if number == 0 else places[-1:]
-        most_alike = max(
-            places, key=lambda place: (_likeness(part, now[place:]), -place), default=None
-        )
+        most_alike = max(places, key=lambda place: (_likeness(part, now[place:]), -place), default=None)
         may_differ = is_fixed and sum(map(bool, part)) < 2
         if most_alike is None or (not may_differ and _likeness(part, now[most_alike:]) < LIKE):
             return None
@@ -89,8 +83,7 @@ def _likeness(part: list[str], now: list[str]) -> float:
     pair."""
     pairs = [(_words(was), _words(line)) for was, line in zip(part, now, strict=False)]
     return min(
-        (SequenceMatcher(None, *pair, autojunk=False).ratio() for pair in pairs if any(pair)),
-        default=1.0,
+        (SequenceMatcher(None, *pair, autojunk=False).ratio() for pair in pairs if any(pair)), default=1.0
     )
 
 
@@ -155,9 +148,8 @@ def tables(lines: list[str]) -> Iterator[Table]:
             elif lines[place - 1].startswith("file ") and "accuracy" in names:
                 yield Table("model files", names)
             elif {"accuracy", "/answer"} <= {*names}:
-                last = len(names) - names[::-1].index(
-                    "accuracy"
-                )  # the lines above may be of another table
+                # the lines above may be of another table
+                last = len(names) - names[::-1].index("accuracy")
                 yield Table("costs of answers", names[last:])
             elif "accuracy" in names:
                 kind = "comparison" if "Holm" in names else "runs"

@@ -68,13 +68,9 @@ def watch(
         of_terminal = {}
     variables = {**(os.environ if environment is None else environment), **of_terminal}
     started = last = time.monotonic()
-    process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=end, stderr=end, env=variables
-    )
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=end, stderr=end, env=variables)
     os.close(end)
-    pieces: list[
-        tuple[float, float, bytes]
-    ] = []  # when the silence began, when it ended, what ended it
+    pieces: list[tuple[float, float, bytes]] = []  # when the silence began, when it ended, what ended it
     while data := _read(reader):
         now = time.monotonic()
         pieces.append((last, now, data))

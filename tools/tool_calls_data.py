@@ -78,15 +78,11 @@ def in_words(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def others(
-    random: Random, of: Sequence[Function], count: int, is_same_domain: bool
-) -> list[Function]:
+def others(random: Random, of: Sequence[Function], count: int, is_same_domain: bool) -> list[Function]:
     """Draw functions beside some: of their domains, or of none of them."""
     domains, names = {one.domain for one in of}, {one.name for one in of}
     fitting = [
-        one
-        for one in FUNCTIONS
-        if (one.domain in domains) is is_same_domain and one.name not in names
+        one for one in FUNCTIONS if (one.domain in domains) is is_same_domain and one.name not in names
     ]
     return random.sample(fitting, min(count, len(fitting)))
 

@@ -118,14 +118,7 @@ CURRENCIES = ("EUR", "USD", "JPY", "CHF", "NOK", "GBP", "PEN", "AUD")
 AMOUNTS = (12.5, 40.0, 75.25, 99.9, 120.0, 250.75, 480.0, 1300.5)
 SMALL = (2, 3, 4, 5, 6, 7, 8, 9)
 LENGTHS = (1.5, 2.0, 3.25, 4.5, 7.0, 12.75, 18.0, 33.5)
-ARTISTS = (
-    "the Amber Kites",
-    "Solveig Dahl",
-    "Tin Harbor",
-    "The Slow Rivers",
-    "Marta Lund",
-    "Copper Owls",
-)
+ARTISTS = ("the Amber Kites", "Solveig Dahl", "Tin Harbor", "The Slow Rivers", "Marta Lund", "Copper Owls")
 BOOKS = (
     "The Salt Road",
     "A Winter in Graz",
@@ -144,16 +137,7 @@ PRODUCTS = (
     "alarm clock",
 )
 PLANTS = ("fern", "lemon tree", "basil", "orchid", "cactus", "ivy")
-LANGUAGES = (
-    "Portuguese",
-    "Norwegian",
-    "Swahili",
-    "Japanese",
-    "French",
-    "Estonian",
-    "Italian",
-    "Vietnamese",
-)
+LANGUAGES = ("Portuguese", "Norwegian", "Swahili", "Japanese", "French", "Estonian", "Italian", "Vietnamese")
 PHRASES = (
     "good morning",
     "where is the station",
@@ -170,19 +154,10 @@ GROUPS = (
     ["beans", "oil"],
 )
 CODES = ("KL-2291", "ZX-4410", "PB-7035", "RT-1188", "MN-9062", "QA-3377")
-TOPICS = (
-    "invoice for March",
-    "team lunch",
-    "new printer",
-    "holiday rota",
-    "budget draft",
-    "roof repair",
-)
+TOPICS = ("invoice for March", "team lunch", "new printer", "holiday rota", "budget draft", "roof repair")
 
 
-def needed(
-    name: str, kind: str, description: str, pool: Any, choices: tuple[str, ...] = ()
-) -> Parameter:
+def needed(name: str, kind: str, description: str, pool: Any, choices: tuple[str, ...] = ()) -> Parameter:
     """Return a parameter that every call has."""
     return Parameter(name, kind, description, tuple(pool), choices=choices)
 

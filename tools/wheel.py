@@ -51,9 +51,7 @@ def compile_variants(compiler: str, variants: list[Variant], folder: Path) -> No
 
     with ThreadPoolExecutor(machine.cores()) as several:
         for done in [
-            several.submit(compiled, variant, unit)
-            for variant in variants
-            for unit in building.UNITS
+            several.submit(compiled, variant, unit) for variant in variants for unit in building.UNITS
         ]:
             done.result()
     for variant in variants:
@@ -61,9 +59,7 @@ def compile_variants(compiler: str, variants: list[Variant], folder: Path) -> No
             sorted(folder.glob(f"{variant.name}.*.o")),
             folder / f"kernels-{digest}.{variant.name}.so",
         )
-        subprocess.run(
-            [*building.link_command(compiler, objects, library, variant.flags), "-s"], check=True
-        )
+        subprocess.run([*building.link_command(compiler, objects, library, variant.flags), "-s"], check=True)
 
 
 def build_comparison(out: Path) -> None:
@@ -81,16 +77,7 @@ def build_wheel(kind: str, libraries: Path, out: Path) -> Path:
         "RUNNER_WHEEL_TAG": f"py3-none-linux_{kind}",
     }
     fresh = libraries / "wheel"
-    command = [
-        sys.executable,
-        "-m",
-        "build",
-        "--wheel",
-        "--no-isolation",
-        "--outdir",
-        str(fresh),
-        str(ROOT),
-    ]
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(fresh), str(ROOT)]
     subprocess.run(command, check=True, env=environment, capture_output=True)
     (built,) = fresh.glob("*.whl")
     out.mkdir(parents=True, exist_ok=True)
@@ -101,16 +88,13 @@ def main() -> int:
     """Build all wheels that the compilers here allow."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=ROOT / "dist", help="folder for the wheels")
-    parser.add_argument(
-        "--variants", nargs="*", help="some of: " + ", ".join(one.name for one in VARIANTS)
-    )
+    parser.add_argument("--variants", nargs="*", help="some of: " + ", ".join(one.name for one in VARIANTS))
     options = parser.parse_args()
     build_comparison(options.out)
     found = compilers()
     if sys.platform != "linux" or platform.machine() not in found:
         print(
-            "no wheel with kernels can be built here: it needs Linux and a C compiler (gcc)",
-            file=sys.stderr,
+            "no wheel with kernels can be built here: it needs Linux and a C compiler (gcc)", file=sys.stderr
         )
         return 2
     wheels = []

@@ -78,9 +78,7 @@ def draw(generator: np.random.Generator, draws: Draws, recorded: float, predicte
         it = Candidate([], config, "mine", True, allowed_mib=ROOM_MIB)
         count = sum(amount.completions for amount in amounts_of(config))
         if generator.random() < recorded:
-            it.time = Estimate(
-                true.seconds * count * generator.normal(1, 0.1), 0.2, EstimateBasis.recorded
-            )
+            it.time = Estimate(true.seconds * count * generator.normal(1, 0.1), 0.2, EstimateBasis.recorded)
             it.measured_mib = float(true.mib * generator.normal(1, 0.03))
         elif predicted_times:
             it.time = Estimate(
@@ -88,18 +86,11 @@ def draw(generator: np.random.Generator, draws: Draws, recorded: float, predicte
             )
         mib = true.mib * np.exp(generator.normal(0, 0.15)) * (0.8 if place == 1 else 1.0)
         it.fit = Fit(
-            Footprint({"linear": int((mib - PROCESS_MIB) * MIB)}, 0, 0, 0, 0),
-            1,
-            0,
-            {"main memory": ROOM_MIB},
+            Footprint({"linear": int((mib - PROCESS_MIB) * MIB)}, 0, 0, 0, 0), 1, 0, {"main memory": ROOM_MIB}
         )
         if generator.random() < recorded:
-            given = {
-                (n, "?", "1"): Answer(bool(right), "") for n, right in enumerate(solved[place])
-            }
-            it.accuracy = RecordedAccuracy(
-                "job", int(sum(solved[place])), QUESTIONS, QUESTIONS, given
-            )
+            given = {(n, "?", "1"): Answer(bool(right), "") for n, right in enumerate(solved[place])}
+            it.accuracy = RecordedAccuracy("job", int(sum(solved[place])), QUESTIONS, QUESTIONS, given)
         found.append(it)
     return found, truths
 
@@ -108,10 +99,7 @@ def dominated_in_records(first: Candidate, others: Sequence[Candidate]) -> bool:
     """Whether another candidate has recorded figures of which none is worse, and answers not known
     to be worse."""
     for other in others:
-        pairs = [
-            (other.measured_each_s, first.measured_each_s),
-            (other.measured_mib, first.measured_mib),
-        ]
+        pairs = [(other.measured_each_s, first.measured_each_s), (other.measured_mib, first.measured_mib)]
         known = [(ours, its) for ours, its in pairs if ours is not None and its is not None]
         if other is first or not known or any(ours > its for ours, its in known):
             continue
@@ -128,10 +116,7 @@ def main() -> int:
     by a circle."""
     count, generator, _ = begin("advise_dominated", __doc__, 2000, "draws")
     table = Table(
-        "how often the first advice is dominated",
-        f"{'what is known':32}",
-        "as recorded %",
-        "truly %",
+        "how often the first advice is dominated", f"{'what is known':32}", "as recorded %", "truly %"
     )
     failed = 0
     with tempfile.TemporaryDirectory() as folder:

@@ -74,9 +74,7 @@ class Draws:
         self.generator, self.folder, self.count = generator, folder, 0
         self.items = load_questions(Gsm8kConfig(limit=MOST))
         self.lines = {
-            (number, right): self.line(number, right)
-            for number in range(MOST)
-            for right in (False, True)
+            (number, right): self.line(number, right) for number in range(MOST) for right in (False, True)
         }
         self.digests = {n: items_sha256(self.items[:n]) for n in (100, ASKED, MOST)}
 
@@ -96,12 +94,7 @@ class Draws:
         )  # fmt: skip
 
     def write(
-        self,
-        config: RunnerConfig,
-        name: str,
-        solved: Sequence[bool],
-        digest: str,
-        has_answers: bool,
+        self, config: RunnerConfig, name: str, solved: Sequence[bool], digest: str, has_answers: bool
     ) -> None:
         """Write a finished job."""
         folder = Path(config.output_dir, "jobs", name)
@@ -137,9 +130,7 @@ class Draws:
                 )
                 part = replace(config, task=Gsm8kConfig(limit=n))
                 has_answers = all_recorded or generator.random() < 0.8
-                self.write(
-                    part, f"job{place}", solved[place][:n].tolist(), self.digests[n], has_answers
-                )
+                self.write(part, f"job{place}", solved[place][:n].tolist(), self.digests[n], has_answers)
             it = Candidate([], config, model, model == "mine")
             it.time = Estimate(float(generator.uniform(100, 1000)), 0.2, EstimateBasis.recorded)
             candidates.append(it)
@@ -151,32 +142,22 @@ class Draws:
         order = rank(candidates)
         claims = ["more accurate" in it.before_next for it in order]
         wrong = [
-            claims[at] and true[id(one)] <= true[id(after)]
-            for at, (one, after) in enumerate(pairwise(order))
+            claims[at] and true[id(one)] <= true[id(after)] for at, (one, after) in enumerate(pairwise(order))
         ]
         values = [true[id(it)] for it in order]
         far = [at for at, value in enumerate(values) if max(values) - value >= FAR]
         near = [at for at, value in enumerate(values) if max(values) - value < FAR]
         return Outcome(
-            any(wrong),
-            wrong[0],
-            claim_before(candidates, finished, truth),
-            not far or max(near) < min(far),
+            any(wrong), wrong[0], claim_before(candidates, finished, truth), not far or max(near) < min(far)
         )
 
 
-def claim_before(
-    candidates: Sequence[Candidate], finished: FinishedJobs, truth: Sequence[float]
-) -> bool:
+def claim_before(candidates: Sequence[Candidate], finished: FinishedJobs, truth: Sequence[float]) -> bool:
     """Whether the rule before held a wrong claim: in the order of trial, the record with the most
     scored questions."""
     quoted = []
     for it in candidates:
-        scored = [
-            counts
-            for record in finished.like(it.config)
-            if (counts := score(record.result.metrics))
-        ]
+        scored = [counts for record in finished.like(it.config) if (counts := score(record.result.metrics))]
         correct, n = max(scored, key=lambda counts: counts[1], default=(0, 0))
         quoted.append(correct / n if n else None)
     pairs = [(one, other) for other in range(len(quoted)) for one in range(other)]
@@ -187,15 +168,11 @@ def claim_before(
     )
 
 
-def rates(
-    draws: Draws, count: int, truth: Sequence[float], rho: float, all_recorded: bool
-) -> list[Rate]:
+def rates(draws: Draws, count: int, truth: Sequence[float], rho: float, all_recorded: bool) -> list[Rate]:
     """Return how often a set held a wrong claim: of the old order, of the new one, about its first;
     and the order."""
     outcomes = [draws.outcome(truth, rho, all_recorded) for _ in range(count)]
-    columns = [
-        (it.is_wrong_before, it.is_wrong, it.is_wrong_first, it.far_are_last) for it in outcomes
-    ]
+    columns = [(it.is_wrong_before, it.is_wrong, it.is_wrong_first, it.far_are_last) for it in outcomes]
     return [Rate(sum(column), count) for column in zip(*columns, strict=True)]
 
 

@@ -20,9 +20,7 @@ from runner_compare.statistics.stats import wilson_interval
 
 Drawing = Callable[[np.random.Generator, int], Numbers]
 
-KINDS: dict[
-    str, tuple[Drawing, float]
-] = {  # of questions: how their chances are drawn, and their mean
+KINDS: dict[str, tuple[Drawing, float]] = {  # of questions: how their chances are drawn, and their mean
     "all alike": (lambda _, n: np.full(n, 0.6), 0.6),
     "spread evenly": (lambda generator, n: generator.beta(1, 1, n), 0.5),
     "known or not": (lambda generator, n: generator.beta(0.2, 0.2, n), 0.5),
@@ -39,14 +37,7 @@ SIZES = [(20, 4), (50, 3), (164, 10), (500, 4)]  # questions and answers to each
 def main() -> int:
     """Simulate and print; 1 if a limit is exceeded."""
     (jobs, generator, started), limits = begin("answer_means_null", __doc__), Limits()
-    heads = (
-        "questions",
-        "answers",
-        "kind             ",
-        "truth",
-        "contain the truth %",
-        "mean width",
-    )
+    heads = ("questions", "answers", "kind             ", "truth", "contain the truth %", "mean width")
     table = Table(f"{jobs:,} jobs a line", *heads, "answers as questions", "the majority's")
     for questions, answers in SIZES:
         for kind, (draw, truth) in KINDS.items():
@@ -64,14 +55,7 @@ def main() -> int:
                 width += 100 * (high - low) / jobs
             rate, naive, vote = (Rate(times, jobs) for times in inside)
             table.row(
-                questions,
-                answers,
-                kind,
-                f"{100 * truth:.1f}",
-                rate,
-                f"{width:.1f}",
-                naive.plain,
-                vote.plain,
+                questions, answers, kind, f"{100 * truth:.1f}", rate, f"{width:.1f}", naive.plain, vote.plain
             )
             limits.missed.append(Rate(jobs - inside[0], jobs))
     return limits.conclude(started)

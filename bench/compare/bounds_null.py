@@ -26,11 +26,7 @@ from runner_compare.model.data import Run
 from runner_compare.statistics import Decision, Finding, judge
 from runner_compare.statistics.clustered_share import bounds_of_accuracy
 from runner_compare.statistics.over_seeds import guaranteed_over_seeds, share_over_seeds
-from runner_compare.statistics.stats import (
-    exact_interval,
-    unpaired_difference_interval,
-    wilson_interval,
-)
+from runner_compare.statistics.stats import exact_interval, unpaired_difference_interval, wilson_interval
 from runner_compare.ways.verdicts import compare_pair
 
 CUT_OFF = (0.05, 0.2, 0.5)  # the shares that are cut off
@@ -54,10 +50,7 @@ def exact_rates() -> None:
         chances, cells = binom.pmf(np.arange(n + 1)[:, None], n, truths), []
         for interval in (exact_interval, wilson_interval):
             ends = np.array([interval(k, n) for k in range(n + 1)])
-            beyond = [
-                (chances * (ends[:, :1] > truths)).sum(0),
-                (chances * (ends[:, 1:] < truths)).sum(0),
-            ]
+            beyond = [(chances * (ends[:, :1] > truths)).sum(0), (chances * (ends[:, 1:] < truths)).sum(0)]
             worst = np.maximum(*beyond)
             cells += [f"{worst.max():.2%}", f"{truths[worst.argmax()]:.1%}"]
         table.row(n, *cells)
@@ -127,9 +120,7 @@ def over_seeds(generator: np.random.Generator, pairs: int, limits: Limits) -> No
                 table.row(n, seeds, kind, *rates)
 
 
-def of_seeds(
-    generator: np.random.Generator, kind: str, n: int, seeds: int
-) -> tuple[list[list[bool]], float]:
+def of_seeds(generator: np.random.Generator, kind: str, n: int, seeds: int) -> tuple[list[list[bool]], float]:
     """Draw what each seed solves, and return the true accuracy over questions and seeds."""
     if kind.startswith("3 %"):
         return [(generator.random(n) >= 0.03).tolist()] * seeds, 0.97
@@ -182,9 +173,7 @@ def bounds(generator: np.random.Generator, pairs: int, limits: Limits) -> list[R
         for share in CUT_OFF:
             for harder in HARDER:
                 found = [holds(generator, n, accuracy, share, harder) for _ in range(pairs)]
-                missed, control = (
-                    Rate(sum(not it for it in of), pairs) for of in zip(*found, strict=True)
-                )
+                missed, control = (Rate(sum(not it for it in of), pairs) for of in zip(*found, strict=True))
                 limits.missed.append(missed)
                 controls.append(control)
                 table.row(n, accuracy, f"{share:.0%}", harder, missed, control)
@@ -199,9 +188,7 @@ def compared(
 ) -> Decision:
     """Return the judged difference of two runs with such shares of answers cut off."""
     solved, lengths = drawn(generator, len(reader.questions), list(accuracies), HARDER[-1])
-    base, run = (
-        added(reader, *it) for it in zip(("base", "run"), solved, lengths, shares, strict=True)
-    )
+    base, run = (added(reader, *it) for it in zip(("base", "run"), solved, lengths, shares, strict=True))
     (decision,) = judge([compare_pair(run, base, reader)], {"accuracy": MARGIN})
     return decision
 
@@ -225,21 +212,16 @@ def verdicts(generator: np.random.Generator, pairs: int, limits: Limits) -> list
         "as counted %",
     )
     table = Table(
-        f"two models; one is cut off more often by a share: {pairs:,} pairs a line",
-        *heads,
-        "found %",
+        f"two models; one is cut off more often by a share: {pairs:,} pairs a line", *heads, "found %"
     )
     controls = []
     for n, accuracy in SETTINGS[1:]:
         reader = Drawn(n)
         for share in CUT_OFF:
             shares = 0.02, min(0.9, 0.02 + share)
-            equal = [
-                compared(generator, reader, (accuracy, accuracy), shares) for _ in range(pairs)
-            ]
+            equal = [compared(generator, reader, (accuracy, accuracy), shares) for _ in range(pairs)]
             at_margin = [
-                compared(generator, reader, (accuracy, accuracy - MARGIN), shares[::-1])
-                for _ in range(pairs)
+                compared(generator, reader, (accuracy, accuracy - MARGIN), shares[::-1]) for _ in range(pairs)
             ]
             apart = [
                 compared(generator, reader, (accuracy, accuracy / 3), (0.02, 0.05))
@@ -247,10 +229,7 @@ def verdicts(generator: np.random.Generator, pairs: int, limits: Limits) -> list
             ]
             false = rate(it.finding is not Finding.open for it in equal)
             good = rate(it.verdict in GOOD for it in at_margin)
-            counted = (
-                [it.as_counted or it for it in equal],
-                [it.as_counted or it for it in at_margin],
-            )
+            counted = ([it.as_counted or it for it in equal], [it.as_counted or it for it in at_margin])
             controls += [
                 rate(it.finding is not Finding.open for it in counted[0]),
                 rate(it.verdict in GOOD for it in counted[1]),
@@ -272,10 +251,7 @@ def suggested(generator: np.random.Generator, n: int, share: float) -> tuple[Fin
     ones."""
     lengths = np.exp(5 + SPREAD * generator.standard_normal(n))
     limits = np.exp(5 + limit_for(share) * math.sqrt(2) + SPREAD * generator.standard_normal(n))
-    seen = [
-        Length(math.ceil(min(pair)), pair[0] <= pair[1])
-        for pair in zip(lengths, limits, strict=True)
-    ]
+    seen = [Length(math.ceil(min(pair)), pair[0] <= pair[1]) for pair in zip(lengths, limits, strict=True)]
     finished = sorted(it.tokens for it in seen if it.finished)
     return Finishing.of(seen), finished[math.ceil(WANTED * len(finished)) - 1]
 
@@ -285,9 +261,7 @@ def finishing(tokens: float) -> float:
     return NORMAL.cdf((math.log(tokens) - 5) / SPREAD)
 
 
-def limits_that_let_finish(
-    generator: np.random.Generator, pairs: int, limits: Limits
-) -> list[float]:
+def limits_that_let_finish(generator: np.random.Generator, pairs: int, limits: Limits) -> list[float]:
     """Print the shares that suggested limits let finish; return the distance of those of the
     control from 95 %."""
     table = Table(
@@ -300,20 +274,12 @@ def limits_that_let_finish(
             found = [suggested(generator, n, share) for _ in range(pairs)]
             told = [curve for curve, _ in found if curve.tokens is not None]
             true = math.exp(5 + SPREAD * NORMAL.inv_cdf(WANTED))
-            missed = rate(
-                not (it.low or 0) <= math.ceil(true) <= (it.high or math.inf) for it, _ in found
-            )
+            missed = rate(not (it.low or 0) <= math.ceil(true) <= (it.high or math.inf) for it, _ in found)
             limits.missed.append(missed)
-            lets = (
-                fmean(finishing(it.tokens) for it in told if it.tokens is not None)
-                if told
-                else math.nan
-            )
+            lets = fmean(finishing(it.tokens) for it in told if it.tokens is not None) if told else math.nan
             naive = fmean(finishing(tokens) for _, tokens in found)
             controls.append(WANTED - naive)
-            table.row(
-                n, f"{share:.0%}", f"{len(told) / pairs:.0%}", f"{lets:.1%}", f"{naive:.1%}", missed
-            )
+            table.row(n, f"{share:.0%}", f"{len(told) / pairs:.0%}", f"{lets:.1%}", f"{naive:.1%}", missed)
     return controls
 
 

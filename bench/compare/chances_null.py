@@ -54,9 +54,7 @@ def finding(sides: list[list[QuestionOutcome]], name: str) -> Finding:
     return decision.finding
 
 
-def chances(
-    generator: np.random.Generator, kind: str, questions: int, name: str
-) -> tuple[Numbers, Numbers]:
+def chances(generator: np.random.Generator, kind: str, questions: int, name: str) -> tuple[Numbers, Numbers]:
     """Draw the chances of both sides, of which the figures have the same mean."""
     if kind == "unlike spread":
         known = generator.random(questions) < mean_figure(0.5, name)

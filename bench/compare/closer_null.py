@@ -51,19 +51,14 @@ def main() -> int:
     heads = "own part", "texts", "a wrong claim %", "half as far again, found %"
     table = Table("of five equal files, and of four and one that is farther", *heads)
     for kind, texts in product(KINDS, (60, 200)):
-        equal, farther = (
-            Line("", (LEAST,) * 4 + (last,), texts, kind) for last in (LEAST, FARTHER * LEAST)
-        )
+        equal, farther = (Line("", (LEAST,) * 4 + (last,), texts, kind) for last in (LEAST, FARTHER * LEAST))
         tables = [intervals(generator, equal) for _ in range(draws)]
         limits.false.append(
             Rate(sum(any(are_apart(*pair) for pair in combinations(it, 2)) for it in tables), draws)
         )
         seen = [intervals(generator, farther) for _ in range(draws)]
         table.row(
-            kind,
-            texts,
-            limits.false[-1],
-            Rate(sum(are_apart(ends[0], ends[-1]) for ends in seen), draws),
+            kind, texts, limits.false[-1], Rate(sum(are_apart(ends[0], ends[-1]) for ends in seen), draws)
         )
     return limits.conclude(started)
 

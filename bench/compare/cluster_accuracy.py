@@ -36,24 +36,11 @@ def main() -> int:
         for _ in range(jobs):
             (solved,), family = answers(generator, families, mean, unequal, [accuracy])
             by_families = clustered_share_interval(solved.tolist(), family.tolist())
-            for way, (low, high) in enumerate(
-                (by_families, wilson_interval(int(solved.sum()), len(solved)))
-            ):
+            for way, (low, high) in enumerate((by_families, wilson_interval(int(solved.sum()), len(solved)))):
                 inside[way] += low <= accuracy <= high
                 widths[way] += 100 * (high - low) / jobs
-        size, (rate, independent) = (
-            f"{mean}{' unequal' * unequal}",
-            (Rate(times, jobs) for times in inside),
-        )
-        table.row(
-            families,
-            size,
-            accuracy,
-            rate,
-            f"{widths[0]:.1f}",
-            independent.plain,
-            f"{widths[1]:.1f}",
-        )
+        size, (rate, independent) = (f"{mean}{' unequal' * unequal}", (Rate(times, jobs) for times in inside))
+        table.row(families, size, accuracy, rate, f"{widths[0]:.1f}", independent.plain, f"{widths[1]:.1f}")
         limits.missed.append(Rate(jobs - inside[0], jobs))
     return limits.conclude(started)
 

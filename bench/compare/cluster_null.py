@@ -22,15 +22,7 @@ import numpy as np
 from simulation import GOOD, NORMAL, Drawn, Limits, Numbers, Rate, Solved, Table, begin
 
 from runner_compare.model.data import NotPaired
-from runner_compare.statistics import (
-    ALPHA,
-    Decision,
-    Finding,
-    MarginVerdict,
-    MeanFlips,
-    judge,
-    ratios,
-)
+from runner_compare.statistics import ALPHA, Decision, Finding, MarginVerdict, MeanFlips, judge, ratios
 from runner_compare.ways.verdicts import compare_pair
 
 OF_FAMILY, OF_RUN, OF_QUESTION, CHANCE = 1.0, 0.7, 1.0, 0.7  # standard deviations
@@ -46,28 +38,14 @@ SETTINGS = [  # families, questions a family on average, unequal, accuracy, gap 
     (100, 3, True, 0.7, 0.1),
 ]
 SKEWED = (6, 10, 20, 40, 59, 60, 100)  # families of ten, of which a tenth has all the losses
-ANSWERED = (
-    (20, 4),
-    (20, 16),
-    (50, 4),
-    (50, 16),
-    (100, 4),
-    (100, 16),
-    (200, 4),
-)  # questions, answers to each
+# questions, answers to each
+ANSWERED = ((20, 4), (20, 16), (50, 4), (50, 16), (100, 4), (100, 16), (200, 4))
 LOST = 0.1  # the share that is lost
 ENOUGH = 4  # families of a kind, among n, to be counted
-RARE, RARE_AMONG, NOISE = (
-    0.02,
-    (20, 59, 60, 100, 200, 300),
-    0.05,
-)  # families that lose all; and what differs by chance
-PLANNED = [
-    (80, 10, False, 0.7),
-    (100, 3, False, 0.9),
-    (250, 3, True, 0.7),
-    (300, 5, True, 0.95),
-]  # no gap
+# families that lose all; and what differs by chance
+RARE, RARE_AMONG, NOISE = (0.02, (20, 59, 60, 100, 200, 300), 0.05)
+# no gap
+PLANNED = [(80, 10, False, 0.7), (100, 3, False, 0.9), (250, 3, True, 0.7), (300, 5, True, 0.95)]
 PLANNED_MARGIN = 0.03
 PLANS = 300  # a line at most: each draws thousands of questions
 
@@ -75,28 +53,20 @@ Families = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 
 
 def answers(
-    generator: np.random.Generator,
-    families: int,
-    mean: int,
-    unequal: bool,
-    accuracies: Sequence[float],
+    generator: np.random.Generator, families: int, mean: int, unequal: bool, accuracies: Sequence[float]
 ) -> tuple[list[Solved], Families]:
     """Draw which questions runs of these accuracies solve, and the family of each question."""
     sizes = np.full(families, mean)
     if unequal:
-        sizes = np.maximum(
-            1, generator.lognormal(np.log(mean) - 0.32, 0.8, families).round()
-        ).astype(int)
+        sizes = np.maximum(1, generator.lognormal(np.log(mean) - 0.32, 0.8, families).round()).astype(int)
     family = np.repeat(np.arange(families), sizes)
     n, spread = len(family), (OF_FAMILY**2 + OF_RUN**2 + OF_QUESTION**2 + CHANCE**2) ** 0.5
-    hard = OF_FAMILY * generator.standard_normal(families)[
-        family
-    ] + OF_QUESTION * generator.standard_normal(n)
+    hard = OF_FAMILY * generator.standard_normal(families)[family] + OF_QUESTION * generator.standard_normal(
+        n
+    )
     solved = []
     for accuracy in accuracies:
-        own = OF_RUN * generator.standard_normal(families)[
-            family
-        ] + CHANCE * generator.standard_normal(n)
+        own = OF_RUN * generator.standard_normal(families)[family] + CHANCE * generator.standard_normal(n)
         solved.append((hard + own) / spread < NORMAL.inv_cdf(accuracy))
     return solved, family
 
@@ -105,10 +75,7 @@ def verdict(
     solved: Sequence[Solved], family: Families | None, margin: float | None = None
 ) -> Decision | None:
     """Compare the second run with the first; None if there are too few families."""
-    reader, names = (
-        Drawn(len(solved[0])),
-        None if family is None else [f"family {it}" for it in family],
-    )
+    reader, names = (Drawn(len(solved[0])), None if family is None else [f"family {it}" for it in family])
     runs = [reader.add(f"run-{number}", line, names) for number, line in enumerate(solved)]
     try:
         compared = compare_pair(runs[1], runs[0], reader)
@@ -124,9 +91,7 @@ def wrong(
     """Whether a true difference of 0 is called one, whether the interval misses it, and what flips
     alone would call."""
     sums = differences if clusters is None else np.bincount(clusters, weights=differences)
-    test = MeanFlips(
-        differences.tolist(), None if clusters is None else clusters.tolist(), "family", samples
-    )
+    test = MeanFlips(differences.tolist(), None if clusters is None else clusters.tolist(), "family", samples)
     (it,) = judge([test])
     return (
         it.finding is not Finding.open,
@@ -140,12 +105,10 @@ def families_that_lose(
 ) -> tuple[Numbers, Families]:
     """Draw families of ten questions of which a tenth has all the losses."""
     is_lost = (generator.random(families) < LOST).repeat(10)
-    differs = (
-        generator.random(len(is_lost)) < 0.1 if by_chance else np.tile(np.arange(10), families) == 0
+    differs = generator.random(len(is_lost)) < 0.1 if by_chance else np.tile(np.arange(10), families) == 0
+    return np.where(is_lost, np.where(differs, 0, -1), np.where(differs, 1, 0)), np.arange(families).repeat(
+        10
     )
-    return np.where(is_lost, np.where(differs, 0, -1), np.where(differs, 1, 0)), np.arange(
-        families
-    ).repeat(10)
 
 
 def questions_that_lose(generator: np.random.Generator, questions: int, samples: int) -> Numbers:
@@ -161,11 +124,7 @@ def families_that_lose_all(
     """Draw families of ten questions of which very few lose all, and the others gain a little."""
     is_lost = (generator.random(families) < RARE).repeat(10)
     gain, chance = RARE / (1 - RARE), generator.random(len(is_lost))
-    others = (
-        np.where(chance < NOISE, -1, np.where(chance > 1 - NOISE - gain, 1, 0))
-        if by_chance
-        else gain
-    )
+    others = np.where(chance < NOISE, -1, np.where(chance > 1 - NOISE - gain, 1, 0)) if by_chance else gain
     return np.where(is_lost, -1, others), np.arange(families).repeat(10)
 
 
@@ -180,15 +139,11 @@ def skewed(generator: np.random.Generator, pairs: int) -> list[Rate]:
         table.row(*cells, *found)
         return found[:2]
 
-    table = Table(
-        f"a tenth has all the losses: {pairs:,} equal pairs a line", "families", "losses  ", *heads
-    )
+    table = Table(f"a tenth has all the losses: {pairs:,} equal pairs a line", "families", "losses  ", *heads)
     for families in SKEWED:
         for by_chance in (False, True):
             drawn = (families_that_lose(generator, families, by_chance) for _ in range(pairs))
-            shown = show(
-                table, (wrong(*it) for it in drawn), families, "by chance" if by_chance else "exact"
-            )
+            shown = show(table, (wrong(*it) for it in drawn), families, "by chance" if by_chance else "exact")
             rates += shown * (LOST * families >= ENOUGH)
     table = Table("the same of questions", "questions", "answers each", *heads)
     for questions, samples in ANSWERED:
@@ -201,23 +156,12 @@ def skewed(generator: np.random.Generator, pairs: int) -> list[Rate]:
         seen = f"{1 - (1 - RARE) ** families:.0%}"
         for by_chance in (False, True):
             drawn = (families_that_lose_all(generator, families, by_chance) for _ in range(pairs))
-            show(
-                table,
-                (wrong(*it) for it in drawn),
-                families,
-                seen,
-                "by chance" if by_chance else "exact",
-            )
+            show(table, (wrong(*it) for it in drawn), families, seen, "by chance" if by_chance else "exact")
     return rates
 
 
 def planned(
-    generator: np.random.Generator,
-    families: int,
-    mean: int,
-    unequal: bool,
-    accuracy: float,
-    margin: float,
+    generator: np.random.Generator, families: int, mean: int, unequal: bool, accuracy: float, margin: float
 ) -> tuple[float, bool] | None:
     """Return how many times as many families a pair of equal runs plans for, and whether so many
     decide.
@@ -233,8 +177,7 @@ def planned(
     assert needed is not None
     times = needed / len(family)
     it = verdict(
-        *answers(generator, max(6, round(families * times)), mean, unequal, [accuracy, accuracy]),
-        margin,
+        *answers(generator, max(6, round(families * times)), mean, unequal, [accuracy, accuracy]), margin
     )
     return times, it is not None and it.verdict in {MarginVerdict.as_good, MarginVerdict.better}
 
@@ -251,11 +194,7 @@ def compared(generator: np.random.Generator, pairs: int, limits: Limits) -> None
         "interval misses truth %",
     )
     table = Table(
-        f"{pairs:,} pairs a line and side",
-        *heads,
-        "as good at the margin %",
-        "independent",
-        "misses",
+        f"{pairs:,} pairs a line and side", *heads, "as good at the margin %", "independent", "misses"
     )
     for families, mean, unequal, accuracy, gap in SETTINGS:
         counts = [0] * 6
@@ -272,9 +211,7 @@ def compared(generator: np.random.Generator, pairs: int, limits: Limits) -> None
             counts[2] += it is not None and not it.low <= truth <= it.high
             counts[3] += it is not None and it.verdict in GOOD
             counts[5] += plain is not None and not plain.low <= truth <= plain.high
-        verdicts, different, missed, good, plainly, plainly_missed = (
-            Rate(times, pairs) for times in counts
-        )
+        verdicts, different, missed, good, plainly, plainly_missed = (Rate(times, pairs) for times in counts)
         size = f"{mean}{' unequal' * unequal}"
         cells = verdicts.plain, different, missed, good, plainly.plain, plainly_missed.plain
         table.row(families, size, accuracy, *cells)
@@ -289,12 +226,13 @@ def main() -> int:
     limits.false += skewed(generator, pairs)
     count = min(pairs, PLANS)
     heads = "families", "size      ", "accuracy", "with a plan", "times as many", "as good %"
-    title = f"planned from a first pair of equal runs, {100 * PLANNED_MARGIN:g} points: {count:,} pairs a line"
+    title = (
+        f"planned from a first pair of equal runs, {100 * PLANNED_MARGIN:g} points: {count:,} pairs a line"
+    )
     table = Table(title, *heads)
     for families, mean, unequal, accuracy in PLANNED:
         all_plans = [
-            planned(generator, families, mean, unequal, accuracy, PLANNED_MARGIN)
-            for _ in range(count)
+            planned(generator, families, mean, unequal, accuracy, PLANNED_MARGIN) for _ in range(count)
         ]
         plans = [it for it in all_plans if it is not None]
         limits.powers.append(Rate(sum(is_decided for _, is_decided in plans), len(plans)))

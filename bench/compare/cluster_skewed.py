@@ -34,10 +34,8 @@ MARGIN, LOSS = 0.05, 0.1
 ENOUGH = 4  # clusters of a kind, among as many as all are worth, to be counted
 GATE_LEVEL = 0.025  # of what is called as good at the margin
 GATE_HIGH = 0.04  # which the interval of such a rate may reach
-CHECKED, NEAR = (
-    5,
-    0.02,
-)  # pairs of a line that are tested again one by one, unless p is so near to the level
+# pairs of a line that are tested again one by one, unless p is so near to the level
+CHECKED, NEAR = (5, 0.02)
 DRAWN_FLIPS = 999  # of the clusters' signs: enough for the level
 
 Effects = Callable[[np.random.Generator, tuple[int, int]], Numbers]
@@ -77,9 +75,7 @@ def draw_sizes(
     return sizes
 
 
-def draw_sums(
-    generator: np.random.Generator, effects: Numbers, sizes: Numbers, noise: float
-) -> Numbers:
+def draw_sums(generator: np.random.Generator, effects: Numbers, sizes: Numbers, noise: float) -> Numbers:
     """Draw the sum of the differences in each cluster: questions won minus questions lost."""
     each = np.clip(effects, -0.95, 0.95)
     lost_share = np.minimum(1.0, noise + np.maximum(0, -each))
@@ -107,8 +103,7 @@ def with_flips(ps: Numbers, sums: Numbers) -> Numbers:
     rows = np.flatnonzero(ps < ALPHA)
     ps = ps.copy()
     ps[rows] = [
-        max(p, sign_flip_p(own, DRAWN_FLIPS))
-        for p, own in zip(ps[rows], sums[rows].tolist(), strict=True)
+        max(p, sign_flip_p(own, DRAWN_FLIPS)) for p, own in zip(ps[rows], sums[rows].tolist(), strict=True)
     ]
     return ps
 
@@ -153,9 +148,7 @@ class Line:
         """Draw the sums and the sizes of the clusters of so many pairs."""
         shape = pairs, self.clusters
         sizes = draw_sizes(generator, shape, self.how, mean)
-        return draw_sums(
-            generator, self.effects(generator, shape) + shift, sizes, self.noise
-        ), sizes
+        return draw_sums(generator, self.effects(generator, shape) + shift, sizes, self.noise), sizes
 
     @property
     def cells(self) -> tuple[object, ...]:
@@ -201,12 +194,7 @@ def main() -> int:
     """Simulate and print; 1 if a limit is exceeded."""
     (pairs, generator, started), limits = begin("cluster_skewed", __doc__, 2000), Limits()
     heads = "clusters", "sizes    ", "differences    ", "noise"
-    verdicts = (
-        "called different %",
-        "by Student's t",
-        "as before",
-        "as good at the margin %",
-    )
+    verdicts = ("called different %", "by Student's t", "as before", "as good at the margin %")
     table = Table(
         f"equal on average, and worse by just {100 * MARGIN:g} points: {pairs:,} pairs a line",
         *heads,

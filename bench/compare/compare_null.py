@@ -71,9 +71,7 @@ def promised(tables: Iterator[list[TableRow]]) -> tuple[Rate, float]:
     for rows in tables:
         claims.append(found(rows))
         seen += [it.detectable for row in rows for it in row.effects]
-    return Rate(sum(claims), len(claims)), statistics.median(
-        1.0 if it is None else it for it in seen
-    )
+    return Rate(sum(claims), len(claims)), statistics.median(1.0 if it is None else it for it in seen)
 
 
 def paired(generator: np.random.Generator, pairs: int, limits: Limits) -> None:
@@ -81,10 +79,7 @@ def paired(generator: np.random.Generator, pairs: int, limits: Limits) -> None:
     is."""
     heads = ("n", "accuracy", "rho", "disagree", "false verdicts %", "says ≥ points", "true points")
     table = Table(
-        f"one comparison, paired: {pairs:,} pairs a line and side",
-        *heads,
-        "true verdicts %",
-        "lost on top %",
+        f"one comparison, paired: {pairs:,} pairs a line and side", *heads, "true verdicts %", "lost on top %"
     )
     for n, accuracy, rho in SETTINGS:
         reader, rate = Drawn(n), disagreement(accuracy, accuracy, rho)
@@ -93,13 +88,11 @@ def paired(generator: np.random.Generator, pairs: int, limits: Limits) -> None:
         )
         gap = smallest_detectable(n, rate) or accuracy
         apart = (
-            verdicts(answers(generator, n, [accuracy, accuracy - gap], rho), reader)[0]
-            for _ in range(pairs)
+            verdicts(answers(generator, n, [accuracy, accuracy - gap], rho), reader)[0] for _ in range(pairs)
         )
         power = Rate(sum(map(worse, apart)), pairs)
         drawn = (
-            lost_on_top(generator, answers(generator, n, [accuracy] * 2, rho), gap)
-            for _ in range(pairs)
+            lost_on_top(generator, answers(generator, n, [accuracy] * 2, rho), gap) for _ in range(pairs)
         )
         on_top = Rate(sum(worse(verdicts(solved, reader)[0]) for solved in drawn), pairs)
         points = f"{100 * said:.1f}", f"{100 * gap:.1f}"
@@ -114,16 +107,12 @@ def paired(generator: np.random.Generator, pairs: int, limits: Limits) -> None:
     for n, accuracy, rho in SETTINGS:
         reader, rate = Drawn(n), disagreement(accuracy, accuracy, rho)
         level = [accuracy] * (FAMILY + 1)
-        null, said = promised(
-            verdicts(answers(generator, n, level, rho), reader) for _ in range(pairs)
-        )
+        null, said = promised(verdicts(answers(generator, n, level, rho), reader) for _ in range(pairs))
         gap = smallest_detectable(n, rate, alpha=ALPHA / FAMILY) or accuracy
         level[1] -= gap  # one of the runs differs, the others do not
         apart = (verdicts(answers(generator, n, level, rho), reader)[0] for _ in range(pairs))
         power = Rate(sum(map(worse, apart)), pairs)
-        table.row(
-            n, accuracy, rho, f"{rate:.1%}", null, f"{100 * said:.1f}", f"{100 * gap:.1f}", power
-        )
+        table.row(n, accuracy, rho, f"{rate:.1%}", null, f"{100 * said:.1f}", f"{100 * gap:.1f}", power)
         limits.false.append(null)
         limits.powers.append(power)
 
@@ -140,15 +129,10 @@ def unpaired(generator: np.random.Generator, pairs: int, limits: Limits) -> None
             solved: Solved = answers(generator, n, [level], 0.0)[0]
             return solved
 
-        null, said = promised(
-            [unpaired_verdict(draw(accuracy), draw(accuracy))] for _ in range(pairs)
-        )
+        null, said = promised([unpaired_verdict(draw(accuracy), draw(accuracy))] for _ in range(pairs))
         gap = unpaired_detectable_difference(n, n, accuracy) or accuracy
         power = Rate(
-            sum(
-                worse(unpaired_verdict(draw(accuracy), draw(accuracy - gap))) for _ in range(pairs)
-            ),
-            pairs,
+            sum(worse(unpaired_verdict(draw(accuracy), draw(accuracy - gap))) for _ in range(pairs)), pairs
         )
         table.row(n, accuracy, null, f"{100 * said:.1f}", f"{100 * gap:.1f}", power)
         limits.false.append(null)

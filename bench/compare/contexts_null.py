@@ -23,11 +23,8 @@ from runner_compare.statistics.positions import position_figures
 from runner_compare.statistics.stats import student_p
 
 TOKENS, LENGTHS = 64, (256, 1024, 4096, 16384)
-OF_TEXT, SPREAD, GAIN = (
-    0.8,
-    0.1,
-    0.1,
-)  # nats a token: standard deviations of a text and of a gain, and a true gain
+# nats a token: standard deviations of a text and of a gain, and a true gain
+OF_TEXT, SPREAD, GAIN = (0.8, 0.1, 0.1)
 WINDOWS, OF_WINDOW = 12, 0.3
 
 
@@ -103,13 +100,10 @@ def main() -> int:
                 limits.false.append(too_much)
                 just = Rate(sum(it == helping for it in found), draws)
                 table.row(texts, kind, f"{LENGTHS[helping]:,}", too_much, just, control)
-    table = Table(
-        "the interval of a bin by position misses the truth", "texts", "by text %", "by window %"
-    )
+    table = Table("the interval of a bin by position misses the truth", "texts", "by text %", "by window %")
     for texts in (10, 50, 60, 200):
         missed = [
-            Rate(sum(not holds(generator, texts, it) for _ in range(draws)), draws)
-            for it in (False, True)
+            Rate(sum(not holds(generator, texts, it) for _ in range(draws)), draws) for it in (False, True)
         ]
         limits.missed.append(missed[0])
         table.row(texts, *missed)

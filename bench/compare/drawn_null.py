@@ -28,9 +28,7 @@ TEXTS = 20
 SMALLEST = 1e-12
 
 
-def drawn_text(
-    generator: np.random.Generator, tokens: int, share: float
-) -> tuple[Divergence, float]:
+def drawn_text(generator: np.random.Generator, tokens: int, share: float) -> tuple[Divergence, float]:
     """Draw the tokens of one text; return the estimate and the true divergence in nats."""
     is_far = generator.random((tokens, DRAWN)) < share
     near = generator.normal(-(NEAR**2) / 2, NEAR, (tokens, DRAWN))  # E[exp] is 1
@@ -52,9 +50,7 @@ def drawn_text(
     return estimate, tokens * (inside + rest)
 
 
-def misses(
-    generator: np.random.Generator, draws: int, tokens: int, share: float
-) -> tuple[Rate | None, Rate]:
+def misses(generator: np.random.Generator, draws: int, tokens: int, share: float) -> tuple[Rate | None, Rate]:
     """Return how often the ± misses the truth, None where it is not given, and how often 1.96
     standard errors do."""
     now, before = [], 0
@@ -87,9 +83,7 @@ def main() -> int:
     for share in (*SHARES, *RARE):
         for tokens in SIZES:
             now, before = misses(generator, draws, tokens, share)
-            table.row(
-                tokens, f"{share:.2%}", f"{tokens * DRAWN * share:.0f}", now or "no ±", before
-            )
+            table.row(tokens, f"{share:.2%}", f"{tokens * DRAWN * share:.0f}", now or "no ±", before)
             if now is not None and share in SHARES:
                 limits.missed.append(now)
     return limits.conclude(started)

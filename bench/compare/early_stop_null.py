@@ -24,21 +24,11 @@ from runner_compare.statistics.sequential import Pairs, Side, p_of
 from runner_compare.statistics.stats import mcnemar_exact
 
 QUESTIONS = 1319  # of GSM8K's test split
-NULLS = [
-    (0.1, 0.8),
-    (0.3, 0.5),
-    (0.5, 0.0),
-    (0.5, 0.8),
-    (0.7, 0.8),
-    (0.9, 0.8),
-    (0.9, 0.95),
-]  # accuracy, rho
+# accuracy, rho
+NULLS = [(0.1, 0.8), (0.3, 0.5), (0.5, 0.0), (0.5, 0.8), (0.7, 0.8), (0.9, 0.8), (0.9, 0.95)]
 POINTS = (2, 5, 10, 20)
-APART = [
-    (0.9, 0.95),
-    (0.6, 0.8),
-    (0.5, 0.5),
-]  # of the better job: as quantization changes a model, as another prompt does
+# of the better job: as quantization changes a model, as another prompt does
+APART = [(0.9, 0.95), (0.6, 0.8), (0.5, 0.5)]
 COVERED = [(0.6, 0.8, 0.0), (0.9, 0.95, 0.05), (0.5, 0.5, 0.1)]  # accuracy, rho, difference
 
 
@@ -48,9 +38,8 @@ class Rule:
 
     def __init__(self, decides: Callable[[int, int], bool]) -> None:
         self.decides = decides
-        self.known = np.full(
-            (QUESTIONS + 1, QUESTIONS + 1), -1, dtype=np.int8
-        )  # by wins and losses; -1: not asked yet
+        # by wins and losses; -1: not asked yet
+        self.known = np.full((QUESTIONS + 1, QUESTIONS + 1), -1, dtype=np.int8)
 
     def stop(self, ours: Solved, theirs: Solved) -> tuple[int, Side]:
         """Return after how many questions a job stops, and its decision; ties change nothing."""
@@ -69,12 +58,7 @@ class Rule:
 def jeffreys_decides(wins: int, losses: int) -> bool:
     """Whether the mixture by Beta(1/2, 1/2) stops."""
     total = wins + losses
-    beta = (
-        math.lgamma(wins + 0.5)
-        + math.lgamma(losses + 0.5)
-        - math.lgamma(total + 1)
-        - math.log(math.pi)
-    )
+    beta = math.lgamma(wins + 0.5) + math.lgamma(losses + 0.5) - math.lgamma(total + 1) - math.log(math.pi)
     return beta + total * math.log(2) >= math.log(1 / ALPHA)
 
 
@@ -88,9 +72,8 @@ class Stopped:
 
     better: int = 0
     worse: int = 0
-    asked: list[int] = field(
-        default_factory=list
-    )  # questions per job; all of them if it has not decided
+    # questions per job; all of them if it has not decided
+    asked: list[int] = field(default_factory=list)
 
     def job(self, ours: Solved, theirs: Solved, rule: Rule) -> None:
         """Apply the rule to one job after every question."""
@@ -119,10 +102,7 @@ def simulate(
 def equal(generator: np.random.Generator, pairs: int) -> list[Rate]:
     """Print and return how often equal jobs are called different."""
     title = f"equal jobs of {QUESTIONS:,} questions, looked at after each: {pairs:,} pairs a line"
-    table, rates = (
-        Table(title, "accuracy", "rho", "disagree", "false decisions %", "by Jeffreys %"),
-        [],
-    )
+    table, rates = (Table(title, "accuracy", "rho", "disagree", "false decisions %", "by Jeffreys %"), [])
     for accuracy, rho in NULLS:
         bets, jeffreys, _ = simulate(generator, (accuracy, accuracy), rho, pairs)
         null, other = (Rate(it.better + it.worse, pairs) for it in (bets, jeffreys))
@@ -133,7 +113,9 @@ def equal(generator: np.random.Generator, pairs: int) -> list[Rate]:
 
 def apart(generator: np.random.Generator, pairs: int) -> None:
     """Print how often, and after how many questions, a true difference is decided."""
-    title = f"one job is better: {pairs:,} pairs a line; at most {QUESTIONS:,} questions, the middle of all jobs"
+    title = (
+        f"one job is better: {pairs:,} pairs a line; at most {QUESTIONS:,} questions, the middle of all jobs"
+    )
     heads = "decided for the better %", "asked", "wrongly", "by Jeffreys", "asked", "McNemar on all"
     table = Table(title, "accuracy", "rho", "points", *heads)
     for accuracy, rho in APART:
@@ -145,18 +127,13 @@ def apart(generator: np.random.Generator, pairs: int) -> None:
                 Rate(it, pairs) for it in (bets.better, bets.worse, jeffreys.better, mcnemar_better)
             )
             wrongly, by_jeffreys, by_mcnemar = (it.plain for it in rest)
-            table.row(
-                accuracy, rho, points, better, middle, wrongly, by_jeffreys, other, by_mcnemar
-            )
+            table.row(accuracy, rho, points, better, middle, wrongly, by_jeffreys, other, by_mcnemar)
 
 
 def covered(generator: np.random.Generator, pairs: int) -> list[Rate]:
     """Print and return how often an interval at any look excludes the truth."""
     title = f"intervals, after each of {QUESTIONS:,} questions: {pairs:,} pairs a line"
-    table, rates = (
-        Table(title, "accuracy", "rho", "points", "leave out the truth at any look %"),
-        [],
-    )
+    table, rates = (Table(title, "accuracy", "rho", "points", "leave out the truth at any look %"), [])
     for accuracy, rho, difference in COVERED:
         missed = 0
         for _ in range(pairs):

@@ -32,16 +32,11 @@ from runner_compare.statistics.sequential import Side
 
 QUESTIONS = 500
 JOBS = (1, 2, 5)  # of a grid, besides the baseline
-SETTINGS = [
-    (0.6, 0.8),
-    (0.5, 0.5),
-]  # accuracy, rho: as quantization changes a model, as another prompt does
+# accuracy, rho: as quantization changes a model, as another prompt does
+SETTINGS = [(0.6, 0.8), (0.5, 0.5)]
 POINTS = 20  # by which jobs are worse
-OF_MARGINS = [
-    (2, 1319, 0.9, 0.95),
-    (5, 1319, 0.6, 0.8),
-    (5, 1319, 0.5, 0.5),
-]  # points, questions, accuracy, rho
+# points, questions, accuracy, rho
+OF_MARGINS = [(2, 1319, 0.9, 0.95), (5, 1319, 0.6, 0.8), (5, 1319, 0.5, 0.5)]
 FOUND = {Side.better: Finding.better, Side.worse: Finding.worse, Side.open: Finding.open}
 MARKS = {
     solves: Sample(Answer("", [], FinishReason.stop, verdict=verdict), "sha", 1, 0.0, index=0)
@@ -49,9 +44,7 @@ MARKS = {
 }
 
 
-def job_of(
-    ours: Solved, theirs: Solved, comparisons: int, margin: float | None = None
-) -> EarlyStop:
+def job_of(ours: Solved, theirs: Solved, comparisons: int, margin: float | None = None) -> EarlyStop:
     """Run a job by the task's own rule on answers that were drawn; return it as it ends."""
     solved, cut_off = theirs.tolist(), [False] * len(theirs)
     job = EarlyStop(
@@ -85,9 +78,8 @@ def effect_of_all(ours: Solved, theirs: Solved) -> McNemar:
 class Tables:
     """The outcomes of a number of tables by one rule."""
 
-    wrong: list[bool] = field(
-        default_factory=list
-    )  # a job or the table has called any pair different
+    # a job or the table has called any pair different
+    wrong: list[bool] = field(default_factory=list)
     decided: int = 0  # jobs that said better or worse
     kept: int = 0  # of these, those whose table says the same
 
@@ -98,9 +90,7 @@ class Tables:
         self.wrong.append(any(it is not Finding.open for it in (*said, *findings)))
         self.decided += sum(it is not Finding.open for it in said)
         self.kept += sum(
-            ours is theirs
-            for ours, theirs in zip(said, findings, strict=True)
-            if ours is not Finding.open
+            ours is theirs for ours, theirs in zip(said, findings, strict=True) if ours is not Finding.open
         )
 
     @property
@@ -117,19 +107,13 @@ def table_before(runs: list[Solved], theirs: Solved) -> tuple[list[Side], list[T
     for ours in runs:
         asked, decision = BETS.stop(ours, theirs)
         is_open = decision is Side.open
-        tests.append(
-            effect_of_all(ours, theirs) if is_open else effect_of(asked, ours, theirs, None)
-        )
+        tests.append(effect_of_all(ours, theirs) if is_open else effect_of(asked, ours, theirs, None))
         decisions.append(decision)
     return decisions, tests
 
 
 def tables(
-    generator: np.random.Generator,
-    count: int,
-    jobs: int,
-    accuracies: tuple[float, float],
-    rho: float,
+    generator: np.random.Generator, count: int, jobs: int, accuracies: tuple[float, float], rho: float
 ) -> tuple[Tables, Tables]:
     """Return the outcomes of grids of so many jobs of the second accuracy: by the rule of today,
     and before."""
@@ -138,10 +122,7 @@ def tables(
     for _ in range(count):
         theirs, *runs = answers(generator, QUESTIONS, [base] + [others] * jobs, rho)
         stopped = [job_of(ours, theirs, jobs) for ours in runs]
-        effects = [
-            effect_of(job.asked, ours, theirs, jobs)
-            for job, ours in zip(stopped, runs, strict=True)
-        ]
+        effects = [effect_of(job.asked, ours, theirs, jobs) for job, ours in zip(stopped, runs, strict=True)]
         now.add([job.bets.pairs.decision for job in stopped], effects)
         before.add(*table_before(runs, theirs))
     return now, before
@@ -151,18 +132,12 @@ def budgets(generator: np.random.Generator, count: int) -> tuple[list[Rate], int
     """Print how often tables are wrong and repeat what jobs have said; return rates, and verdicts
     taken back."""
     rates, taken_back = [], 0
-    heads = (
-        "jobs",
-        "accuracy",
-        "rho",
-        "any pair different %",
-        "kept",
-        "control: any different %",
-        "kept",
-    )
+    heads = ("jobs", "accuracy", "rho", "any pair different %", "kept", "control: any different %", "kept")
     for worse, of in ((0, count), (POINTS, max(1, count // 10))):
         words = f"are worse by {worse} points" if worse else "are equal"
-        title = f"grids of jobs that {words}, {QUESTIONS} questions, looked at after each: {of:,} grids a line"
+        title = (
+            f"grids of jobs that {words}, {QUESTIONS} questions, looked at after each: {of:,} grids a line"
+        )
         lines = Table(title, *heads)
         for jobs in JOBS:
             for accuracy, rho in SETTINGS:
@@ -211,16 +186,7 @@ def margins(generator: np.random.Generator, count: int) -> tuple[list[Rate], int
     verdicts taken back."""
     rates, all_taken_back = [], 0
     title = f"jobs with a margin: {count:,} jobs a line; asked: the middle of all jobs, with those that never decide"
-    heads = (
-        "margin",
-        "accuracy",
-        "rho",
-        "disagree",
-        "questions",
-        "worse by",
-        "called as good %",
-        "asked",
-    )
+    heads = ("margin", "accuracy", "rho", "disagree", "questions", "worse by", "called as good %", "asked")
     table = Table(title, *heads, "Tango on all %")
     for points, questions, accuracy, rho in OF_MARGINS:
         for worse in (points, 0):
@@ -229,9 +195,7 @@ def margins(generator: np.random.Generator, count: int) -> tuple[list[Rate], int
                 generator, count, points / 100, questions, accuracies, rho
             )
             disagrees = f"{disagreement(*accuracies, rho):.1%}"
-            table.row(
-                points, accuracy, rho, disagrees, questions, worse, rate, f"{middle:.0f}", tango
-            )
+            table.row(points, accuracy, rho, disagrees, questions, worse, rate, f"{middle:.0f}", tango)
             rates += [rate] if worse else []
             all_taken_back += taken_back
     return rates, all_taken_back

@@ -16,12 +16,7 @@ import numpy as np
 from simulation import Limits, Rate, Table, begin
 
 from runner_compare.statistics import Finding
-from runner_compare.statistics.equal_tokens import (
-    Curve,
-    EqualTokens,
-    at_equal_tokens,
-    judge_equal_tokens,
-)
+from runner_compare.statistics.equal_tokens import Curve, EqualTokens, at_equal_tokens, judge_equal_tokens
 
 BUDGETS = (0, 16, 32, 64, 128, None)
 QUESTIONS = (50, 200, 1000)
@@ -48,18 +43,15 @@ CASES = {
 }
 
 
-def drawn(
-    generator: np.random.Generator, n: int, sides: tuple[Thinker, Thinker]
-) -> tuple[Curve, Curve]:
+def drawn(generator: np.random.Generator, n: int, sides: tuple[Thinker, Thinker]) -> tuple[Curve, Curve]:
     """Ask both settings the same questions at each budget."""
     hard = generator.standard_normal(n)  # questions that take long are rarer right
     lucky = generator.random(n)
     curves = []
     for it in sides:
         need = np.exp(3.6 + 0.4 * hard + 0.15 * generator.standard_normal(n)) * it.longer
-        own = np.where(
-            generator.random(n) < 0.8, lucky, generator.random(n)
-        )  # the settings agree on most questions
+        # the settings agree on most questions
+        own = np.where(generator.random(n) < 0.8, lucky, generator.random(n))
         right, tokens = [], []
         for budget in BUDGETS:
             thought = need if budget is None else np.minimum(need, budget)
@@ -100,18 +92,13 @@ def rates(generator: np.random.Generator, case: str, n: int, draws: int) -> tupl
         for point in it.points:
             if point.budget in at_budget:
                 points += 1
-                missed_at += (
-                    not point.difference.low <= at_budget[point.budget] <= point.difference.high
-                )
+                missed_at += not point.difference.low <= at_budget[point.budget] <= point.difference.high
     return Rate(found, draws), Rate(missed, draws), Rate(missed_at, max(1, points))
 
 
 def main() -> int:
     """Simulate and print; 1 if a limit is exceeded."""
-    (draws, generator, started), limits = (
-        begin("equal_tokens_null", __doc__, 400, "draws"),
-        Limits(),
-    )
+    (draws, generator, started), limits = (begin("equal_tokens_null", __doc__, 400, "draws"), Limits())
     heads = (
         "n",
         f"{'the settings':28}",

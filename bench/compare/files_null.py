@@ -37,12 +37,13 @@ from runner_compare.model.data import Run, TableRow, TextScore
 from tools.commands import jobs, printed
 
 NARROW, EVEN, PEAKED, EXTREME = 0.3, 0.5, 1.0, 1.5  # sigma of a lognormal part
+# of the files in turn
 SIGMAS = {
     "peaked": (PEAKED,),
     "mixed": (EVEN, PEAKED),
     "extreme": (EVEN, EXTREME),
     "unequal": (NARROW, EXTREME),
-}  # of the files in turn
+}
 SHARED = 1.0  # sigma of the part that all files share
 REAL_TEXTS, MOST_TEXTS = 250, 200
 FAMILY = 4  # texts
@@ -67,10 +68,7 @@ class Line:
         """The first and the last place that each file may have by the truth: equal files share
         theirs."""
         return [
-            (
-                1 + sum(other < kl for other in self.kls),
-                len(self.kls) - sum(other > kl for other in self.kls),
-            )
+            (1 + sum(other < kl for other in self.kls), len(self.kls) - sum(other > kl for other in self.kls))
             for kl in self.kls
         ]
 
@@ -139,9 +137,7 @@ def real_texts() -> tuple[Numbers, Numbers]:
         keys = f"-m files=models task=likelihood task.limit={REAL_TEXTS} tracking=none workers=1"
         for job in jobs(*keys.split(), cwd=place, env=here):
             samples = read_samples(Path(job["output_dir"]) / "samples.jsonl")
-            texts = [
-                it for index in sorted(samples) if (it := samples[index].likelihood) is not None
-            ]
+            texts = [it for index in sorted(samples) if (it := samples[index].likelihood) is not None]
             tokens = np.array([it.tokens for it in texts], dtype=np.float64)
             if texts[0].kl_nats is not None:
                 kls = np.array([it.kl_nats for it in texts], dtype=np.float64)
@@ -158,11 +154,7 @@ def draw(
     if line.kind == "real":
         assert real is not None
         chosen = generator.integers(len(real[1]), size=texts)
-        return (
-            np.array(line.kls)[:, None] * real[0][:count, chosen],
-            real[1][chosen],
-            [None] * texts,
-        )
+        return (np.array(line.kls)[:, None] * real[0][:count, chosen], real[1][chosen], [None] * texts)
     tokens = np.clip(generator.lognormal(4.2, 0.5, texts), 5, 500).round()
     in_families = line.kind == "families"
     drawn = texts // FAMILY if in_families else texts
@@ -193,15 +185,9 @@ def table_of(
         rows.append(FileRow(name, {Kind.likelihood: TableRow(run, {})}, is_reference))
         reader.of_texts[name] = {
             at: TextScore(
-                ("question", "gold"),
-                "prompt",
-                (),
-                likelihood_of(at, count, kl, is_reference),
-                family,
+                ("question", "gold"), "prompt", (), likelihood_of(at, count, kl, is_reference), family
             )
-            for at, (count, kl, family) in enumerate(
-                zip(counts, nats.tolist(), families, strict=True)
-            )
+            for at, (count, kl, family) in enumerate(zip(counts, nats.tolist(), families, strict=True))
         }
     table = FileTable(rows, {}, margin=margin)
     rank_files(table, reader)
@@ -210,9 +196,7 @@ def table_of(
 
 def likelihood_of(at: int, tokens: int, kl: float, is_reference: bool) -> Likelihood:
     """Return the likelihood of a text with such a KL."""
-    return Likelihood(
-        at, -0.1 * tokens, tokens, tokens, tokens, tokens, kl_nats=None if is_reference else kl
-    )
+    return Likelihood(at, -0.1 * tokens, tokens, tokens, tokens, tokens, kl_nats=None if is_reference else kl)
 
 
 def outcome_of(
@@ -223,14 +207,12 @@ def outcome_of(
     sizes = line.sizes or (SIZE_MIB,) * len(line.kls)
     table = table_of(kls, tokens, families, sizes, line.margin)
     files = sorted(
-        (it for it in table.files if not it.is_reference),
-        key=lambda it: int(it.name.removeprefix("file-")),
+        (it for it in table.files if not it.is_reference), key=lambda it: int(it.name.removeprefix("file-"))
     )
     ranks = [it.kl_rank or (0, 0) for it in files]
     truth, margin = line.kls, line.margin or 0.0
     wrong_front = [
-        truth[int(by.removeprefix("file-"))]
-        - margin * (sizes[int(by.removeprefix("file-"))] < sizes[place])
+        truth[int(by.removeprefix("file-"))] - margin * (sizes[int(by.removeprefix("file-"))] < sizes[place])
         >= kl
         for place, kl in enumerate(truth)
         for by in files[place].dominated_by
@@ -239,8 +221,7 @@ def outcome_of(
     told = {
         (one, other)
         for one, other in combinations(range(len(files)), 2)
-        if files[other].name in files[one].closer_than
-        or files[one].name in files[other].closer_than
+        if files[other].name in files[one].closer_than or files[one].name in files[other].closer_than
     }
     tied = {
         tuple(sorted(int(it.removeprefix("file-")) for it in pair))
@@ -267,10 +248,7 @@ def outcome_of(
 
 
 def rates(
-    generator: np.random.Generator,
-    line: Line,
-    draws: int,
-    real: tuple[Numbers, Numbers] | None = None,
+    generator: np.random.Generator, line: Line, draws: int, real: tuple[Numbers, Numbers] | None = None
 ) -> tuple[dict[str, Rate], float, float]:
     """Return how often a table is wrong in each way, the share of different pairs told apart, and a
     range's width."""

@@ -35,9 +35,7 @@ def passes(counts: Counts, margin: float) -> tuple[bool, bool, bool]:
         Run("", "", "", "", "", {}, {"n": float(n), "correct": float(right)})
         for right in (base + wins - losses, base)
     )
-    decisions = [
-        judge([one], {"accuracy": margin})[0] for one in (compared, with_floor(compared, *sides))
-    ]
+    decisions = [judge([one], {"accuracy": margin})[0] for one in (compared, with_floor(compared, *sides))]
     before, now = (decision.verdict in GOOD for decision in decisions)
     return before, before and base + wins > 0, now
 

@@ -22,10 +22,8 @@ from runner_compare.model.data import Run, TableRow
 from runner_compare.model.data import Table as ComparedTable
 
 ROWS = 5  # of one setting
-IN_FAMILIES, TWINS = (
-    -1.0,
-    10,
-)  # instead of a rho: families of ten questions each, as in cluster_null.py
+# instead of a rho: families of ten questions each, as in cluster_null.py
+IN_FAMILIES, TWINS = (-1.0, 10)
 SETTINGS = [  # questions, accuracy, rho: see simulation.answers
     (200, 0.9, 0.95),
     (200, 0.6, 0.5),
@@ -34,12 +32,8 @@ SETTINGS = [  # questions, accuracy, rho: see simulation.answers
     (1000, 0.7, IN_FAMILIES),
 ]
 WITHIN = 0.01  # noise of a speed's logarithm within a run
-NOISES = [
-    (0.08, 1),
-    (0.06, 3),
-    (0.03, 5),
-    (0.15, 5),
-]  # of a speed's logarithm between runs; runs of each job
+# of a speed's logarithm between runs; runs of each job
+NOISES = [(0.08, 1), (0.06, 3), (0.03, 5), (0.15, 5)]
 RUNS = (3, 5)  # of each job, so that speed counts
 QUIET = 0.02  # noise between runs of a quiet machine
 MEMORY_NOISE = 0.003  # answers of other lengths
@@ -57,12 +51,7 @@ class Setting:
 
 
 def table_of(
-    generator: np.random.Generator,
-    settings: Sequence[Setting],
-    n: int,
-    rho: float,
-    noise: float,
-    runs: int,
+    generator: np.random.Generator, settings: Sequence[Setting], n: int, rho: float, noise: float, runs: int
 ) -> list[TableRow]:
     """Draw the measurements of a grid, and mark the front; without rho, questions come in
     families."""
@@ -84,9 +73,7 @@ def table_of(
             for metrics, spread in zip(measured, drawn.tolist(), strict=True):
                 metrics["joules_per_question"] = it.joules * spread
         run.metrics |= measured[0]
-        run.earlier = [
-            Run(run.run_id, run.job_id, "gsm8k", "1", "", {}, metrics) for metrics in measured[1:]
-        ]
+        run.earlier = [Run(run.run_id, run.job_id, "gsm8k", "1", "", {}, metrics) for metrics in measured[1:]]
         rows.append(TableRow(run, {}, is_baseline=not rows))
     mark_front(ComparedTable("gsm8k", [], rows), reader)
     return rows
@@ -136,11 +123,7 @@ def worse(generator: np.random.Generator, draws: int, limits: Limits) -> None:
         for points in (2, 3, 4, 5)
     ]
     speeds = [
-        (
-            f"{percent} % slower",
-            none,
-            Setting("nf4", 0.9, memory=33.0, speed=50 / (1 + percent / 100)),
-        )
+        (f"{percent} % slower", none, Setting("nf4", 0.9, memory=33.0, speed=50 / (1 + percent / 100)))
         for percent in (10, 20, 100)
     ]
     energies = [
@@ -177,24 +160,15 @@ def powers(generator: np.random.Generator, draws: int) -> None:
         ("the same, and 3 points less accurate", Setting("none", 0.87), nf4),
         ("10 points less accurate", Setting("fp4", 0.8, 33.0), nf4),
         ("half the speed", Setting("slow", 0.9, 33.0, 25.0), nf4),
-        (
-            "twice the energy",
-            Setting("hot", 0.9, 33.0, joules=20.0),
-            replace(nf4, joules=10.0),
-        ),
+        ("twice the energy", Setting("hot", 0.9, 33.0, joules=20.0), replace(nf4, joules=10.0)),
         ("20 % slower, three times the memory", Setting("none", 0.9, 100.0, 50 / 1.2), nf4),
     ]
     heads = "n", "noise", "runs", f"{'what is true of it':>36}", "it is dominated %"
     table = Table(f"truly dominated by the other of two rows: {draws:,} tables a line", *heads)
     for n in (200, 1319):
         for case in cases:
-            for noise, runs in [
-                (QUIET, 1),
-                *((noise, runs) for noise in (QUIET, 0.05) for runs in RUNS),
-            ]:
-                table.row(
-                    n, f"{noise:.0%}", runs, case[0], fallen(generator, draws, case, n, noise, runs)
-                )
+            for noise, runs in [(QUIET, 1), *((noise, runs) for noise in (QUIET, 0.05) for runs in RUNS)]:
+                table.row(n, f"{noise:.0%}", runs, case[0], fallen(generator, draws, case, n, noise, runs))
 
 
 def main() -> int:

@@ -30,9 +30,8 @@ from runner_compare.statistics.stats import ALPHA, student_quantile
 from runner_compare.statistics.token_percentiles import TokenValues
 
 Generator = np.random.Generator
-Draw = Callable[
-    [Generator, int, float], Run
-]  # a job of so many questions, texts or runs with such a truth
+# a job of so many questions, texts or runs with such a truth
+Draw = Callable[[Generator, int, float], Run]
 # the name, the gate, the sizes, what draws, the truth that is just excluded, and one well inside
 Case = tuple[str, str, tuple[int, ...], Draw, float, float]
 Texts = Callable[[Generator, int], tuple[Numbers, Numbers]]  # nats and tokens of so many texts
@@ -61,13 +60,10 @@ def divergence(rare: float, key: str) -> Draw:
     """Return what draws jobs of texts of which a share is farther off; the truth is the scale of
     the others."""
     share = KL_SHARES[key]
-    many = np.random.default_rng(1).normal(0, 0.3, 400_000) + np.random.default_rng(2).normal(
-        0, 1, 400_000
-    )
+    many = np.random.default_rng(1).normal(0, 0.3, 400_000) + np.random.default_rng(2).normal(0, 1, 400_000)
     kinds = np.where(np.arange(400_000) < rare * 400_000, FARTHER, 1)
-    unit = float(
-        np.quantile(kinds * np.exp(many), share)
-    )  # the percentile of texts whose scale is 1
+    # the percentile of texts whose scale is 1
+    unit = float(np.quantile(kinds * np.exp(many), share))
 
     def draw(generator: Generator, n: int, truth: float) -> Run:
         scales = (
@@ -76,9 +72,7 @@ def divergence(rare: float, key: str) -> Draw:
             * np.where(generator.random(n) < rare, FARTHER, 1)
             * np.exp(generator.normal(0, 0.3, n))
         )
-        values = TokenValues(
-            (scales[:, None] * np.exp(generator.normal(0, 1, (n, TOKENS)))).tolist()
-        )
+        values = TokenValues((scales[:, None] * np.exp(generator.normal(0, 1, (n, TOKENS)))).tolist())
         ends = values.interval(share)
         known = {} if ends is None else {f"{key}_low": ends[0], f"{key}_high": ends[1]}
         return run_of({key: values.percentile(share), "n": float(n)} | known)
@@ -183,14 +177,7 @@ def cases() -> Iterator[Case]:
     for name, rare in (("ordinary texts", 0.0), ("2 % rare", 0.02), ("6 % rare", 0.06)):
         for key in ("kl_p95_nats", "kl_p99_nats"):
             short = key.removesuffix("_nats")
-            yield (
-                f"{short}, {name}",
-                f"{short}<0.02nats",
-                (50, 200, 600),
-                divergence(rare, key),
-                0.02,
-                0.01,
-            )
+            yield (f"{short}, {name}", f"{short}<0.02nats", (50, 200, 600), divergence(rare, key), 0.02, 0.01)
     for shape in SHAPES:
         yield f"speed, {shape}", "decode_tok_per_s>100", (1, 3, 6, 10), speed(shape), 100.0, 120.0
 

@@ -35,10 +35,8 @@ FEW = (10, 20, 50, 100)
 TAILS = (50, 60, 100, 200)  # texts
 SIGMAS = (1.0, 1.5)  # of lognormal parts
 KL_DRAWS, DIFFERENCE_DRAWS = 4, 16  # of the tails, times the pairs
-RARE, RARE_SIZES = (
-    0.02,
-    (10, 30),
-)  # of the texts; how many standard deviations of the others they are away
+# of the texts; how many standard deviations of the others they are away
+RARE, RARE_SIZES = (0.02, (10, 30))
 RARE_KL = 20  # times the KL of the other texts
 REAL_TEXTS = 250
 SAMPLES = (50, 200)
@@ -81,9 +79,7 @@ KINDS: dict[str, Callable[[np.random.Generator, Numbers], Numbers]] = {
 }  # fmt: skip
 
 
-def table(
-    generator: np.random.Generator, samples: int, kind: str, moved: Sequence[float]
-) -> list[TableRow]:
+def table(generator: np.random.Generator, samples: int, kind: str, moved: Sequence[float]) -> list[TableRow]:
     """Draw a baseline and runs with these shifts, and compare each with the baseline like one
     table."""
     tokens = lengths(generator, samples)
@@ -102,15 +98,7 @@ def verdicts(nats_by_run: Sequence[Numbers], tokens: Numbers) -> list[TableRow]:
     for number, nats in enumerate(nats_by_run):
         name = f"run-{number}"
         runs.append(
-            Run(
-                name,
-                name,
-                "likelihood",
-                "1",
-                "",
-                {},
-                {LOG_LIKELIHOOD: float(nats.sum() / tokens.sum())},
-            )
+            Run(name, name, "likelihood", "1", "", {}, {LOG_LIKELIHOOD: float(nats.sum() / tokens.sum())})
         )
         parts = zip(nats.tolist(), tokens.astype(int).tolist(), strict=True)
         reader.of_texts[name] = {
@@ -123,9 +111,7 @@ def verdicts(nats_by_run: Sequence[Numbers], tokens: Numbers) -> list[TableRow]:
         compared = [it for run in runs[1:] for it in compare(run, runs[0], reader, Asked())]
     except NotPaired:
         return []
-    return [
-        TableRow(run, {}, effects=[it]) for run, it in zip(runs[1:], judge(compared), strict=True)
-    ]
+    return [TableRow(run, {}, effects=[it]) for run, it in zip(runs[1:], judge(compared), strict=True)]
 
 
 def claims(rows: Sequence[TableRow]) -> bool:
@@ -139,9 +125,7 @@ def rates(
     """Return the rate of false positives, the median minimum detectable difference, and the power
     at it."""
     nulls = [table(generator, samples, kind, [0.0] * runs) for _ in range(pairs)]
-    detectable_differences = [
-        it.detectable or 0.0 for rows in nulls for row in rows for it in row.effects
-    ]
+    detectable_differences = [it.detectable or 0.0 for rows in nulls for row in rows for it in row.effects]
     least = statistics.median(detectable_differences)
     true_verdicts = 0
     for number in range(pairs):
@@ -173,10 +157,7 @@ def real_texts() -> dict[str, tuple[Numbers, Numbers]]:
 
 
 def drawn_differences(
-    generator: np.random.Generator,
-    kind: str,
-    samples: int,
-    real: dict[str, tuple[Numbers, Numbers]],
+    generator: np.random.Generator, kind: str, samples: int, real: dict[str, tuple[Numbers, Numbers]]
 ) -> tuple[Numbers, Numbers]:
     """Return the differences of texts between two equal runs in nats, skewed to the left, and their
     tokens."""
@@ -204,12 +185,9 @@ def few_and_skewed(generator: np.random.Generator, pairs: int) -> tuple[list[Rat
                     rows = verdicts([-tokens, -tokens + sign * differences], tokens)
                     claims_of += bool(rows)
                     false += claims(rows)
-                    truth = float(
-                        differences.std() / tokens.mean()
-                    )  # far from 0, where no interval is widened to it
-                    rows = verdicts(
-                        [-tokens, -tokens + sign * (differences + truth * tokens)], tokens
-                    )
+                    # far from 0, where no interval is widened to it
+                    truth = float(differences.std() / tokens.mean())
+                    rows = verdicts([-tokens, -tokens + sign * (differences + truth * tokens)], tokens)
                     outside += any(
                         not it.low <= sign * truth <= it.high for row in rows for it in row.effects
                     )
@@ -239,9 +217,7 @@ def kl_misses(divergences: Numbers, tokens: Numbers, truth: float) -> tuple[bool
     """Whether the interval of such a job misses the true KL a token, and whether Student's does."""
     counts = tokens.astype(int).tolist()
     texts = [
-        Likelihood(
-            unit, -1.0, count, count, count, 0, kl_nats=kl, truncation_nats=0.0, top_1_agreed=0
-        )
+        Likelihood(unit, -1.0, count, count, count, 0, kl_nats=kl, truncation_nats=0.0, top_1_agreed=0)
         for unit, (kl, count) in enumerate(zip(divergences.tolist(), counts, strict=True))
     ]
     job_figures = figures(texts)
@@ -271,12 +247,7 @@ def kl_intervals(
                     parts = generator.lognormal(0, sigma, samples) / np.exp(sigma * sigma / 2)
                     missed.append(kl_misses(truth * parts * tokens, tokens, truth))
             now, before = (Rate(sum(which), draws) for which in zip(*missed, strict=True))
-            table.row(
-                samples,
-                f"real, {name}" if name in real else f"lognormal, sigma = {name}",
-                now,
-                before,
-            )
+            table.row(samples, f"real, {name}" if name in real else f"lognormal, sigma = {name}", now, before)
             rates.append(now)
     return rates
 
@@ -342,8 +313,7 @@ def main() -> int:
     for runs, kinds in ((1, list(KINDS)), (FAMILY, ["normal", "skewed"])):
         heads = "n", "parts", "any false verdict %", "says ≥ nats/token", "true verdicts %"
         lines = Table(
-            f"{runs} run{'s' * (runs > 1)} against one baseline: {pairs:,} tables a line and side",
-            *heads,
+            f"{runs} run{'s' * (runs > 1)} against one baseline: {pairs:,} tables a line and side", *heads
         )
         for samples in SAMPLES:
             for kind in kinds:

@@ -35,8 +35,7 @@ def is_as_good(wins: int, losses: int, n: int, margin: float) -> bool:
 def rate_of(tables: np.ndarray[tuple[int, ...], np.dtype[np.int64]], n: int, margin: float) -> Rate:
     """Return how often tables of wins and losses are called as good."""
     return Rate(
-        sum(is_as_good(wins, losses, n, margin) for wins, losses in tables[:, :2].tolist()),
-        len(tables),
+        sum(is_as_good(wins, losses, n, margin) for wins, losses in tables[:, :2].tolist()), len(tables)
     )
 
 
@@ -50,9 +49,7 @@ def drawn(generator: np.random.Generator, pairs: int, limits: Limits) -> None:
                 if rate < margin:
                     continue
                 chances = [(rate - margin) / 2, (rate + margin) / 2, 1 - rate]
-                limits.false.append(
-                    rate_of(generator.multinomial(n, chances, size=pairs), n, margin)
-                )
+                limits.false.append(rate_of(generator.multinomial(n, chances, size=pairs), n, margin))
                 table.row(n, f"{margin:.0%}", f"{rate:.0%}", limits.false[-1])
     table = Table(f"equal runs, planned for {POWER:.0%}: {pairs:,} pairs a line", *heads)
     for margin in MARGINS:
@@ -69,9 +66,7 @@ def resampled(generator: np.random.Generator, pairs: int, limits: Limits) -> Non
     both = samples_of(f"quantization=none,fp4 task.split=hard5 task.limit={REAL_QUESTIONS}")
     base, run = (np.array([one["verdict"] == "correct" for one in job], bool) for job in both)
     rate = float((base != run).mean())
-    scores = " and ".join(
-        f"{name} {solved.mean():.1%}" for name, solved in (("none", base), ("fp4", run))
-    )
+    scores = " and ".join(f"{name} {solved.mean():.1%}" for name, solved in (("none", base), ("fp4", run)))
     table = Table(
         f"two real runs, {len(base)} questions of hard5: {scores}, they disagree on {rate:.1%}",
         *("n", "margin", "true difference", "called as good %"),

@@ -36,9 +36,7 @@ def drawn(
     hard = spread * generator.standard_normal(n)
     centre = np.log(level / (1 - level)) * (1 + spread**2 / 3) ** 0.5
     step = 4 * gap * (1 + spread**2 / 3) ** 0.5
-    sides = [
-        centre + hard + 0.5 * generator.standard_normal(n) + side * step / 2 for side in (1, -1)
-    ]
+    sides = [centre + hard + 0.5 * generator.standard_normal(n) + side * step / 2 for side in (1, -1)]
     first, second = (generator.binomial(ANSWERS, 1 / (1 + np.exp(-it))) for it in sides)
     return first, second
 
@@ -73,16 +71,12 @@ def rates(
         ours, theirs = draw(n)
         for name, way in WAYS.items():
             (it,) = judge([way(generator, ours, theirs)])
-            claims[name] += (
-                it.finding is Finding.better if truth else it.finding is not Finding.open
-            )
+            claims[name] += it.finding is Finding.better if truth else it.finding is not Finding.open
             missed[name] += not it.low <= truth <= it.high
     return {name: (Rate(claims[name], pairs), Rate(missed[name], pairs)) for name in WAYS}
 
 
-def needed(
-    generator: np.random.Generator, pairs: int, draw: Draw, truth: float
-) -> dict[str, int | None]:
+def needed(generator: np.random.Generator, pairs: int, draw: Draw, truth: float) -> dict[str, int | None]:
     """Return how many questions each way needs for a power of 80 %; None: more than were tried."""
     least: dict[str, int | None] = dict.fromkeys(WAYS)
     for n in TRIED:
@@ -115,11 +109,7 @@ def main() -> int:
     about = f"right: {first.mean() / ANSWERS:.1%} at temperature 0.7, {second.mean() / ANSWERS:.1%} at 1.3"
     title = f"{ANSWERS} answers to each question; {pairs:,} pairs a line. Real: hard5, {len(first)} questions, {about}"
     table = Table(
-        title,
-        f"{'said to differ':20}",
-        "n",
-        *(f"{name} %" for name in WAYS),
-        "mean's interval misses %",
+        title, f"{'said to differ':20}", "n", *(f"{name} %" for name in WAYS), "mean's interval misses %"
     )
 
     def show(what: str, n: int, found: dict[str, tuple[Rate, Rate]]) -> None:
@@ -139,17 +129,13 @@ def main() -> int:
     def level_of(level: float, gap: float) -> Draw:
         return lambda n: drawn(generator, n, level, gap)
 
-    nulls: dict[str, Draw] = {
-        f"equal, {level:.0%}": level_of(level, 0.0) for level in (0.5, 0.9, 0.97)
-    }
+    nulls: dict[str, Draw] = {f"equal, {level:.0%}": level_of(level, 0.0) for level in (0.5, 0.9, 0.97)}
     for what, draw in (nulls | {"equal, real": equal}).items():
         for n in QUESTIONS:
             found = rates(generator, pairs, draw, n, 0.0)
             show(what, n, found)
             limits.false.append(found["mean"][0])
-    shifted: dict[str, tuple[Draw, float]] = {
-        f"real, {100 * real_gap:.1f} points": (apart, real_gap)
-    }
+    shifted: dict[str, tuple[Draw, float]] = {f"real, {100 * real_gap:.1f} points": (apart, real_gap)}
     for level in (0.5, 0.9):
         ours, theirs = drawn(generator, 1_000_000, level, GAP)
         truth = float((ours - theirs).mean() / ANSWERS)
@@ -159,8 +145,7 @@ def main() -> int:
             show(what, n, rates(generator, pairs, draw, n, truth))
         least = needed(generator, pairs // 2, draw, truth)
         words = ", ".join(
-            f"{name} {'more than ' + str(TRIED[-1]) if n is None else n}"
-            for name, n in least.items()
+            f"{name} {'more than ' + str(TRIED[-1]) if n is None else n}" for name, n in least.items()
         )
         print(f"    needed for {100 * POWER:.0f} %: {words}")
     return limits.conclude(started)

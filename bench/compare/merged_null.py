@@ -48,8 +48,7 @@ def without_a_layer(adapter: Path, left_out: str, folder: Path) -> Path:
     shutil.copytree(adapter, folder)
     file = folder / "adapter_model.safetensors"
     tensors = {
-        name: numbers * 0 if left_out in name else numbers
-        for name, numbers in load_file(file).items()
+        name: numbers * 0 if left_out in name else numbers for name, numbers in load_file(file).items()
     }
     assert any(left_out in name for name in tensors)
     save_file(tensors, file, {"format": "pt"})
@@ -129,8 +128,7 @@ def main() -> int:
         largest = f"{abs(raw).max():.4f}"
         for count in SAMPLES:
             false = sum(
-                claims(verdict(*drawn(generator, differences, tokens, count), None))
-                for _ in range(pairs)
+                claims(verdict(*drawn(generator, differences, tokens, count), None)) for _ in range(pairs)
             )
             limits.false.append(Rate(false, pairs))
             table.row(name, count, largest, limits.false[-1], "–")
@@ -148,9 +146,7 @@ def main() -> int:
     shown = json.dumps(round(float(lost.sum() / tokens.sum()), 5))
     table = Table(f"one layer is left out: Δ {shown} nats/token", "texts", "called worse %")
     for count in SAMPLES:
-        found = sum(
-            is_worse(verdict(*drawn(generator, lost, tokens, count), None)) for _ in range(pairs)
-        )
+        found = sum(is_worse(verdict(*drawn(generator, lost, tokens, count), None)) for _ in range(pairs))
         table.row(count, Rate(found, pairs))
         if count == max(SAMPLES):
             limits.powers.append(Rate(found, pairs))

@@ -20,24 +20,15 @@ from runner_compare.model.noise_floor import beside_noise
 from runner_compare.statistics import Finding, judge
 from runner_compare.ways.verdicts import compare_pair
 
-SETTINGS = [
-    (200, 0.7, 0.99),
-    (200, 0.7, 0.8),
-    (1319, 0.9, 0.95),
-]  # questions, accuracy, rho as in simulation.answers
+# questions, accuracy, rho as in simulation.answers
+SETTINGS = [(200, 0.7, 0.99), (200, 0.7, 0.8), (1319, 0.9, 0.95)]
 REPEATS = (1, 3)
 DRIFTS = (0.0, 0.02)  # standard deviation of a run's own accuracy
 POINTS = (3, 5, 10)
 
 
 def runs_of(
-    generator: np.random.Generator,
-    n: int,
-    accuracy: float,
-    rho: float,
-    count: int,
-    drift: float,
-    gap: float,
+    generator: np.random.Generator, n: int, accuracy: float, rho: float, count: int, drift: float, gap: float
 ) -> Solved:
     """Draw the baseline, its repeats, and a setting that is worse by the gap."""
     hard, own = generator.standard_normal(n), generator.standard_normal((count, n))
@@ -56,9 +47,8 @@ def verdict(solved: Solved) -> TableRow:
     reader = Drawn(solved.shape[1])
     runs = [reader.add(f"run-{number}", line) for number, line in enumerate(solved)]
     base = TableRow(runs[0], {}, is_baseline=True)
-    compared = [
-        (run, judge([compare_pair(run, runs[0], reader)])) for run in runs[1:]
-    ]  # each by itself
+    # each by itself
+    compared = [(run, judge([compare_pair(run, runs[0], reader)])) for run in runs[1:]]
     rows = [TableRow(run, {}, baseline=base, effects=decisions) for run, decisions in compared]
     for row in rows[:-1]:
         row.is_repeat = True
@@ -88,10 +78,7 @@ def rates(
 
 def main() -> int:
     """Simulate and print; 1 if a limit is exceeded."""
-    (tables, generator, started), limits = (
-        begin("noise_floor_null", __doc__, 500, "tables"),
-        Limits(),
-    )
+    (tables, generator, started), limits = (begin("noise_floor_null", __doc__, 500, "tables"), Limits())
     heads = "n", "accuracy", "rho", "drift", "repeats", "worse by"
     rates_heads = "finding %", "no word about noise %", "of the findings: no larger %"
     table = Table(f"{tables:,} tables a line", *heads, *rates_heads)

@@ -35,9 +35,7 @@ def verdict(ours: Numbers, theirs: Numbers, better: int = 1) -> Decision:
     """Compare two runs by the number of each question."""
     reader, runs = Drawn(), []
     for name, values in (("ours", ours), ("theirs", theirs)):
-        runs.append(
-            Run(name, name, "task", "1", "", {}, {}, facts={"better": str(better)}, number="number")
-        )
+        runs.append(Run(name, name, "task", "1", "", {}, {}, facts={"better": str(better)}, number="number"))
         reader.answers[name] = {
             (index, f"question {index}", ""): QuestionOutcome(False, "", number=value)
             for index, value in enumerate(values.tolist())
@@ -62,18 +60,14 @@ def f1(generator: np.random.Generator, n: int) -> Numbers:
 
 def bleu(generator: np.random.Generator, n: int) -> Numbers:
     """Draw scores of which most are 0 and few are large."""
-    scores: Numbers = np.minimum(100.0, generator.lognormal(2.5, 0.8, n)) * (
-        generator.random(n) < 0.4
-    )
+    scores: Numbers = np.minimum(100.0, generator.lognormal(2.5, 0.8, n)) * (generator.random(n) < 0.4)
     return scores
 
 
 def brier(generator: np.random.Generator, n: int) -> tuple[Numbers, Numbers]:
     """Draw squared errors of probabilities; all questions differ a little."""
     hard = 1.5 * generator.standard_normal(n) + 0.5
-    ours, theirs = (
-        2 / (1 + np.exp(hard + 0.4 * generator.standard_normal(n))) ** 2 for _ in range(2)
-    )
+    ours, theirs = (2 / (1 + np.exp(hard + 0.4 * generator.standard_normal(n))) ** 2 for _ in range(2))
     return ours, theirs
 
 
@@ -90,15 +84,9 @@ def other_lengths(generator: np.random.Generator, n: int) -> tuple[Numbers, Numb
 
 
 KINDS: dict[str, Draw] = {
-    "F1, 5 % differ": lambda generator, n: redrawn(
-        generator, f1(generator, n), f1(generator, n), 0.05
-    ),
-    "F1, 40 % differ": lambda generator, n: redrawn(
-        generator, f1(generator, n), f1(generator, n), 0.4
-    ),
-    "BLEU, 40 % differ": lambda generator, n: redrawn(
-        generator, bleu(generator, n), bleu(generator, n), 0.4
-    ),
+    "F1, 5 % differ": lambda generator, n: redrawn(generator, f1(generator, n), f1(generator, n), 0.05),
+    "F1, 40 % differ": lambda generator, n: redrawn(generator, f1(generator, n), f1(generator, n), 0.4),
+    "BLEU, 40 % differ": lambda generator, n: redrawn(generator, bleu(generator, n), bleu(generator, n), 0.4),
     "Brier": brier,
     "length, 5 % differ": lambda generator, n: redrawn(
         generator, lengths(generator, n), lengths(generator, n), 0.05
@@ -149,9 +137,7 @@ def rates(
         ours, theirs = draw(generator, n)
         it = verdict(ours, theirs, better)
         false += it.finding is not Finding.open
-        evenly, at_worst = (
-            np.inf if one is None else one for one in (it.detectable, it.detectable_at_worst)
-        )
+        evenly, at_worst = (np.inf if one is None else one for one in (it.detectable, it.detectable_at_worst))
         detectable.append((evenly, at_worst))
         it = verdict(ours - gap, theirs, better)
         missed += not it.low - 1e-9 <= -gap <= it.high + 1e-9
@@ -163,8 +149,7 @@ def rates(
         ours, theirs = draw(generator, n)
         found += verdict(ours - better * shift, theirs, better).finding is Finding.worse
         found_lost += (
-            verdict(lost(generator, ours, fall / abs(gap), worst), theirs, better).finding
-            is Finding.worse
+            verdict(lost(generator, ours, fall / abs(gap), worst), theirs, better).finding is Finding.worse
         )
     wrong = [Rate(it, pairs) for it in (false, missed, missed_lost)]
     return wrong, shift, [Rate(found, pairs)] + [Rate(found_lost, pairs)] * (fall < abs(gap))
@@ -175,10 +160,7 @@ def main() -> int:
     parser = options_of(__doc__, 200)
     parser.add_argument("--questions", type=int, nargs="+", default=QUESTIONS)
     options = parser.parse_args()
-    (generator, started), limits = (
-        (np.random.default_rng(options.seed), time.perf_counter()),
-        Limits(),
-    )
+    (generator, started), limits = ((np.random.default_rng(options.seed), time.perf_counter()), Limits())
     kinds = KINDS | {"length, real": drawn_again(real_lengths())}
     questions = " ".join(map(str, options.questions))
     print(
@@ -193,16 +175,11 @@ def main() -> int:
         "detects",
     )
     table = Table(
-        f"{options.pairs:,} pairs a line and side",
-        *heads,
-        "found, all moved %",
-        "found, few fall %",
+        f"{options.pairs:,} pairs a line and side", *heads, "found, all moved %", "found, few fall %"
     )
     for n in options.questions:
         for name, draw in kinds.items():
-            wrong, shift, found = rates(
-                generator, draw, n, options.pairs, -1 if name in LOWER else 1
-            )
+            wrong, shift, found = rates(generator, draw, n, options.pairs, -1 if name in LOWER else 1)
             table.row(n, name, *wrong, f"{shift:.4g}", *found)
             limits.false.append(wrong[0])
             limits.missed += wrong[1:]

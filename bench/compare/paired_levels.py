@@ -24,9 +24,8 @@ from runner_compare.statistics.stats import half_step
 QUESTIONS = [10, 20, 40, 60, 100, 200]
 MARGINS = [0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2]
 COMPARISONS = [1, 2, 5, 10]  # that share the 5 %
-NOISE = np.unique(
-    np.concatenate([np.geomspace(1e-4, 1, 16), np.linspace(0, 1, 9)])
-)  # of what may be discordant
+# of what may be discordant
+NOISE = np.unique(np.concatenate([np.geomspace(1e-4, 1, 16), np.linspace(0, 1, 9)]))
 ROWS, N, MARGIN, DISAGREE = 5, 1319, 0.05, 0.1
 
 
@@ -72,9 +71,7 @@ def tango(wins: Any, losses: Any, n: int, margin: float, correction: Any) -> Any
 def both_tests(wins: Any, losses: Any, n: int, margin: float) -> tuple[Tests, Tests]:
     """Return the tests of before and of now; the latter are stats.paired_difference_p on arrays."""
     p = np.where(
-        wins == losses,
-        1.0,
-        np.minimum(1, 2 * bdtr(np.minimum(wins, losses) * 1.0, wins + losses, 0.5)),
+        wins == losses, 1.0, np.minimum(1, 2 * bdtr(np.minimum(wins, losses) * 1.0, wins + losses, 0.5))
     )
     estimate = (wins - losses) / n
     few = 2 * bdtr(losses * 1.0, n, margin)
@@ -89,9 +86,7 @@ def both_tests(wins: Any, losses: Any, n: int, margin: float) -> tuple[Tests, Te
 
 def chances(wins: Any, losses: Any, n: int, difference: float, noise: float) -> Any:
     """Return the probability of each table."""
-    win, loss = (
-        noise * (1 - abs(difference)) / 2 + max(0.0, sign * difference) for sign in (1, -1)
-    )
+    win, loss = (noise * (1 - abs(difference)) / 2 + max(0.0, sign * difference) for sign in (1, -1))
     ties = n - wins - losses
     logs = gammaln(n + 1) - gammaln(wins + 1) - gammaln(losses + 1) - gammaln(ties + 1)
     for count, chance in ((wins, win), (losses, loss), (ties, 1 - win - loss)):
@@ -126,10 +121,7 @@ def drawn(generator: np.random.Generator, count: int) -> tuple[Rate, Rate, Rate]
         rows = judge([McNemar(wins, losses, N) for wins, losses in tables], {"accuracy": MARGIN})
         alike, lost = rows[:ROWS], rows[ROWS:]
         wrong += (
-            any(
-                it.finding is not Finding.open or it.verdict is MarginVerdict.worse_by_more
-                for it in alike
-            )
+            any(it.finding is not Finding.open or it.verdict is MarginVerdict.worse_by_more for it in alike)
             or any(it.verdict is not MarginVerdict.undecided for it in lost)
             or any(it.finding is Finding.better for it in lost)
         )
@@ -142,15 +134,15 @@ def main() -> int:
     """Sum, draw and print; 1 if anything is above its level."""
     (count, generator, started), limits = begin("paired_levels", __doc__, 4000, "tables"), Limits()
     title = "largest chance of a wrong word about one comparison, in % of its level"
-    heads = [
-        f"{comparisons} share{words}" for words in ("", ", control") for comparisons in COMPARISONS
-    ]
+    heads = [f"{comparisons} share{words}" for words in ("", ", control") for comparisons in COMPARISONS]
     table, highest = Table(title, "n", *heads), 0.0
     for n in QUESTIONS:
         control, now = summed(n)
         highest = max(highest, *now)
         table.row(n, *(f"{100 * one:.1f}" for one in (*now, *control)))
-    title = f"{count:,} tables of {ROWS} equal rows and {ROWS} that are {100 * MARGIN:g} points worse, n = {N:,}"
+    title = (
+        f"{count:,} tables of {ROWS} equal rows and {ROWS} that are {100 * MARGIN:g} points worse, n = {N:,}"
+    )
     heads = ["any word wrong %", "equal called as good %", "worse found %"]
     wrong, good, found = drawn(generator, count)
     Table(f"{title}, --margin {100 * MARGIN:g}, {DISAGREE:.0%} differ by noise", *heads).row(

@@ -21,51 +21,21 @@ import numpy as np
 from likelihood_null import REAL_TEXTS, real_texts
 from simulation import GOOD, Limits, Numbers, Rate, Table, begin
 
-from runner_compare.statistics import (
-    ALPHA,
-    POWER,
-    Finding,
-    MarginVerdict,
-    McNemar,
-    SignFlips,
-    judge,
-)
+from runner_compare.statistics import ALPHA, POWER, Finding, MarginVerdict, McNemar, SignFlips, judge
 from runner_compare.statistics.margins import questions_needed
-from runner_compare.statistics.planning import (
-    expected_disagreement,
-    questions_to_detect,
-    samples_to_detect,
-)
+from runner_compare.statistics.planning import expected_disagreement, questions_to_detect, samples_to_detect
 from runner_compare.statistics.ratios import ratio_error
 from runner_compare.statistics.sequential import log_capitals
 from runner_compare.statistics.sequential_plans import early_stop_detectable, early_stop_questions
 from runner_compare.statistics.stats import detectable_difference, mcnemar_exact
 
-KNOWN = [
-    (0.0, 0.05),
-    (0.02, 0.05),
-    (0.1, 0.05),
-    (0.1, 0.02),
-    (0.2, 0.05),
-    (0.4, 0.1),
-]  # disagreement, difference
+# disagreement, difference
+KNOWN = [(0.0, 0.05), (0.02, 0.05), (0.1, 0.05), (0.1, 0.02), (0.2, 0.05), (0.4, 0.1)]
 FAMILY = 5
-FIRST = [
-    (20, 0.02),
-    (20, 0.05),
-    (20, 0.1),
-    (20, 0.2),
-    (50, 0.05),
-    (50, 0.1),
-    (100, 0.05),
-    (100, 0.2),
-]  # n, disagreement
-EARLY = [
-    (1319, 0.1, 0.05),
-    (500, 0.2, 0.05),
-    (1319, 0.1, 0.05 / 3),
-    (300, 0.05, 0.05),
-]  # questions, disagreement, level
+# n, disagreement
+FIRST = [(20, 0.02), (20, 0.05), (20, 0.1), (20, 0.2), (50, 0.05), (50, 0.1), (100, 0.05), (100, 0.2)]
+# questions, disagreement, level
+EARLY = [(1319, 0.1, 0.05), (500, 0.2, 0.05), (1319, 0.1, 0.05 / 3), (300, 0.05, 0.05)]
 EARLY_MARGIN, COURSES = 0.02, 1_000
 SIZE = 0.05  # the margin, and the difference to detect, after a first sample
 TEXTS, FIRST_TEXTS, SHIFT = 600, 200, 0.004  # pairs; samples of a first pair; nats per token
@@ -77,17 +47,13 @@ ERRORS = 3.2  # the difference of skewed texts, in standard errors of 200 of the
 def shows(wins: int, losses: int, n: int, comparisons: int, margin: float | None) -> bool:
     """Whether the verdict on a table is `worse`, or with a margin that the row is as good."""
     others = [McNemar(1, 1, n) for _ in range(comparisons - 1)]
-    effect, *_ = judge(
-        [McNemar(wins, losses, n), *others], {} if margin is None else {"accuracy": margin}
-    )
+    effect, *_ = judge([McNemar(wins, losses, n), *others], {} if margin is None else {"accuracy": margin})
     if margin is None:
         return effect.finding is Finding.worse
     return effect.verdict in GOOD
 
 
-def drawn(
-    generator: np.random.Generator, n: int, rate: float, difference: float = 0.0
-) -> tuple[int, int]:
+def drawn(generator: np.random.Generator, n: int, rate: float, difference: float = 0.0) -> tuple[int, int]:
     """Draw the wins and losses of n questions."""
     wins, losses, _ = generator.multinomial(
         n, [(rate - difference) / 2, (rate + difference) / 2, 1 - rate]
@@ -98,10 +64,7 @@ def drawn(
 def known(generator: np.random.Generator, pairs: int) -> list[Rate]:
     """Print and return how often a difference is detected if the disagreement is known."""
     title = f"a true difference on top of known disagreement, planned for {POWER:.0%}: {pairs:,} pairs a line"
-    table, rates = (
-        Table(title, "comparisons", "disagree", "difference", "questions", "detected %"),
-        [],
-    )
+    table, rates = (Table(title, "comparisons", "disagree", "difference", "questions", "detected %"), [])
     for comparisons in (1, FAMILY):
         for noise, difference in KNOWN:
             n = questions_to_detect(noise, difference, ALPHA / comparisons)
@@ -126,9 +89,7 @@ def plan(wins: int, losses: int, n: int, margin: bool, is_control: bool) -> int:
     return int(needed)
 
 
-def after_a_first_sample(
-    generator: np.random.Generator, pairs: int
-) -> tuple[list[Rate], list[Rate]]:
+def after_a_first_sample(generator: np.random.Generator, pairs: int) -> tuple[list[Rate], list[Rate]]:
     """Print the rates of plans from a first sample; return those from two expected disagreements
     on, and others."""
     title = f"planned from a first sample, {100 * SIZE:.0f} points: {pairs:,} first samples a line"
@@ -165,13 +126,7 @@ def ranges(generator: np.random.Generator, pairs: int) -> list[Rate]:
     """Print and return how often the range that is printed beside a plan lacks the questions that
     the true disagreement needs."""
     title = f"the range of a plan, {100 * SIZE:.0f} points: {pairs:,} first samples a line"
-    heads = (
-        "first n",
-        "disagree",
-        "to be shown",
-        "range misses truth %",
-        "planned, of what is needed",
-    )
+    heads = ("first n", "disagree", "to be shown", "range misses truth %", "planned, of what is needed")
     lines, missed = Table(title, *heads), []
     for first, rate in FIRST:
         for margin in (True, False):
@@ -197,10 +152,7 @@ def needs_and_range(
         between, planned = test.needs_between(SIZE, ALPHA), test.needs(SIZE, ALPHA)
     else:
         truth = questions_to_detect(rate, SIZE)
-        between, planned = (
-            test.needs_to_detect_between(SIZE, ALPHA),
-            test.needs_to_detect(SIZE, ALPHA),
-        )
+        between, planned = (test.needs_to_detect_between(SIZE, ALPHA), test.needs_to_detect(SIZE, ALPHA))
     assert truth is not None
     assert planned is not None
     return truth, between, planned
@@ -224,10 +176,7 @@ def of_early_stops(generator: np.random.Generator, courses: int) -> list[Rate]:
         losses = early_stop_detectable(n, noise, level), detectable_difference(n, noise, level)
         assert None not in losses
         found = [
-            Rate(
-                sum(course(generator, n, noise, loss or 0.0, level)[0] for _ in range(courses)),
-                courses,
-            )
+            Rate(sum(course(generator, n, noise, loss or 0.0, level)[0] for _ in range(courses)), courses)
             for loss in losses
         ]
         table.row(n, f"{noise:.0%}", f"{losses[0] or 0.0:.1%}", f"{level:.1%}", "worse", *found)
@@ -283,33 +232,25 @@ def of_likelihoods(generator: np.random.Generator) -> list[Rate]:
     return rates
 
 
-def of_skewed_likelihoods(
-    generator: np.random.Generator, pairs: int
-) -> tuple[list[Rate], list[Rate]]:
+def of_skewed_likelihoods(generator: np.random.Generator, pairs: int) -> tuple[list[Rate], list[Rate]]:
     """Print the rates of real, skewed differences with as many samples as are said to be needed.
 
     Return those that need most of them, and those of losses, which such a plan finds more often:
     texts that are far off are worse.
     """
     title = f"skewed log-likelihoods, planned from a first sample: {pairs:,} plans a line"
-    table = Table(
-        title, f"{'texts':10}", "first n", "samples", "to be shown", "power of the plan %"
-    )
+    table = Table(title, f"{'texts':10}", "first n", "samples", "to be shown", "power of the plan %")
     harder: list[Rate] = []
     easier: list[Rate] = []
     for name, (differences, tokens) in real_texts().items():
-        shift = (
-            ERRORS * ratio_error(differences.tolist(), tokens.tolist()) * (REAL_TEXTS / 200) ** 0.5
-        )
+        shift = ERRORS * ratio_error(differences.tolist(), tokens.tolist()) * (REAL_TEXTS / 200) ** 0.5
 
         def pair(
             n: int, moved: float, all_texts: tuple[Numbers, Numbers] = (differences, tokens)
         ) -> SignFlips:
             chosen = generator.integers(REAL_TEXTS, size=n)
             sizes = all_texts[1][chosen]
-            return SignFlips(
-                (all_texts[0][chosen] + moved * sizes).tolist(), sizes.tolist(), "token"
-            )
+            return SignFlips((all_texts[0][chosen] + moved * sizes).tolist(), sizes.tolist(), "token")
 
         for first in FIRST_SKEWED:
             for what, moved in (("as good", 0.0), ("worse", -shift), ("better", shift)):
@@ -337,11 +278,7 @@ def main() -> int:
     limits.planned += known(generator, pairs)
     many, few = after_a_first_sample(generator, pairs)
     limits.missed += ranges(generator, min(pairs, COURSES))
-    limits.planned += [
-        *many,
-        *of_early_stops(generator, min(pairs, COURSES)),
-        *of_likelihoods(generator),
-    ]
+    limits.planned += [*many, *of_early_stops(generator, min(pairs, COURSES)), *of_likelihoods(generator)]
     harder, easier = of_skewed_likelihoods(generator, SKEWED)
     limits.planned += harder
     limits.powers += [*few, *easier]

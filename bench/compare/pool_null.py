@@ -46,12 +46,7 @@ class Task(NamedTuple):
 
 
 SETTINGS = {
-    "four unequal": [
-        Task(50, 0.95, 0.02),
-        Task(200, 0.7, 0.1),
-        Task(500, 0.3, 0.2),
-        Task(1319, 0.05, 0.05),
-    ],
+    "four unequal": [Task(50, 0.95, 0.02), Task(200, 0.7, 0.1), Task(500, 0.3, 0.2), Task(1319, 0.05, 0.05)],
     "three alike": [Task(200, 0.7, 0.1)] * 3,
     "two small": [Task(50, 0.9, 0.05), Task(50, 0.5, 0.4)],
     "small and large": [Task(50, 0.5, 0.4), Task(1319, 0.9, 0.02)],
@@ -99,10 +94,7 @@ def on_top(task: Task, difference: float) -> list[float]:
 
 
 def draw(
-    generator: np.random.Generator,
-    tasks: Sequence[Task],
-    chances_of_tasks: Sequence[list[float]],
-    pairs: int,
+    generator: np.random.Generator, tasks: Sequence[Task], chances_of_tasks: Sequence[list[float]], pairs: int
 ) -> Iterator[list[PairedVerdicts]]:
     """Yield the wins and losses of each task, pair of runs by pair of runs."""
     columns = [
@@ -111,17 +103,14 @@ def draw(
     ]
     for lines in zip(*columns, strict=True):
         yield [
-            PairedVerdicts(wins, losses, task.n)
-            for (wins, losses), task in zip(lines, tasks, strict=True)
+            PairedVerdicts(wins, losses, task.n) for (wins, losses), task in zip(lines, tasks, strict=True)
         ]
 
 
 mcnemar = lru_cache(maxsize=None)(mcnemar_exact)
 
 
-def look(
-    drawn: Iterator[list[PairedVerdicts]], weights: Weights, truth: float, margin: bool = False
-) -> Seen:
+def look(drawn: Iterator[list[PairedVerdicts]], weights: Weights, truth: float, margin: bool = False) -> Seen:
     """Count the verdicts on drawn pairs of runs."""
     seen = Seen()
     for tasks in drawn:
@@ -134,16 +123,10 @@ def look(
         seen.as_good += effect.verdict in GOOD
         seen.covered += low - 1e-12 <= truth <= high + 1e-12
         ps = holm([mcnemar(one.wins, one.losses) for one in tasks])
-        seen.any_single += any(
-            p < ALPHA and one.wins < one.losses for p, one in zip(ps, tasks, strict=True)
-        )
-        seen.summed += (
-            mcnemar(sum(one.wins for one in tasks), sum(one.losses for one in tasks)) < ALPHA
-        )
+        seen.any_single += any(p < ALPHA and one.wins < one.losses for p, one in zip(ps, tasks, strict=True))
+        seen.summed += mcnemar(sum(one.wins for one in tasks), sum(one.losses for one in tasks)) < ALPHA
         own = [(one.wins - one.losses) / one.n for one in tasks]
-        share = [
-            one.n / effect.n if weights is Weights.questions else 1 / len(tasks) for one in tasks
-        ]
+        share = [one.n / effect.n if weights is Weights.questions else 1 / len(tasks) for one in tasks]
         spread = sum(
             weight**2 * ((one.wins + one.losses) / one.n - value**2) / one.n
             for weight, one, value in zip(share, tasks, own, strict=True)
@@ -175,15 +158,11 @@ def level(generator: np.random.Generator, pairs: int, limits: Limits) -> None:
     heads = "truth   ", "false verdicts %", "interval holds %", "control: false", "holds"
     table = Table(title, *HEADS, *heads)
     for (name, tasks), weights in product(SETTINGS.items(), Weights):
-        for truth, differences in (
-            ("equal", [0.0] * len(tasks)),
-            ("opposite", opposite(tasks, weights)),
-        ):
+        for truth, differences in (("equal", [0.0] * len(tasks)), ("opposite", opposite(tasks, weights))):
             drawn = draw(generator, tasks, list(map(chances, tasks, differences)), pairs)
             seen = look(drawn, weights, 0.0)
             null, *rest = (
-                Rate(it, pairs)
-                for it in (seen.better + seen.worse, seen.covered, seen.summed, seen.wald)
+                Rate(it, pairs) for it in (seen.better + seen.worse, seen.covered, seen.summed, seen.wald)
             )
             table.row(name, weights, truth, null, rest[0], rest[1].plain, rest[2].plain)
             limits.false.append(null)
@@ -210,9 +189,7 @@ def family(generator: np.random.Generator, pairs: int, limits: Limits) -> None:
     table = Table(title, *HEADS, "any false verdict %")
     for (name, tasks), weights in product(SETTINGS.items(), Weights):
         wrong, equal = 0, [chances(task, 0.0) for task in tasks]
-        for settings in zip(
-            *(draw(generator, tasks, equal, pairs) for _ in range(FAMILY)), strict=True
-        ):
+        for settings in zip(*(draw(generator, tasks, equal, pairs) for _ in range(FAMILY)), strict=True):
             effects = judge([pooled_accuracies(one, weights, FINEST) for one in settings])
             wrong += any(it.finding is not Finding.open for it in effects)
         limits.false.append(Rate(wrong, pairs))
@@ -230,19 +207,14 @@ def power(generator: np.random.Generator, pairs: int, limits: Limits) -> None:
         if gap is None or any(task.base < gap for task in tasks):
             table.row(name, weights, "more than the smallest base rate")
             continue
-        seen = look(
-            draw(generator, tasks, [on_top(task, -gap) for task in tasks], pairs), weights, -gap
-        )
+        seen = look(draw(generator, tasks, [on_top(task, -gap) for task in tasks], pairs), weights, -gap)
         limits.powers.append(Rate(seen.worse, pairs))
         cells = [f"{100 * gap:.1f}", limits.powers[-1], Rate(seen.any_single, pairs).plain]
         differences = in_one(tasks, weights, -gap)
         if all(
-            -value <= task.base - task.disagree / 2
-            for value, task in zip(differences, tasks, strict=True)
+            -value <= task.base - task.disagree / 2 for value, task in zip(differences, tasks, strict=True)
         ):
-            one = look(
-                draw(generator, tasks, list(map(on_top, tasks, differences)), pairs), weights, -gap
-            )
+            one = look(draw(generator, tasks, list(map(on_top, tasks, differences)), pairs), weights, -gap)
             cells += [Rate(one.worse, pairs).plain, Rate(one.any_single, pairs).plain]
         table.row(name, weights, *cells)
 
@@ -253,9 +225,7 @@ def grown(tasks: Sequence[Task], count: int) -> list[Task]:
     return [task._replace(n=max(1, round(count * task.n / total))) for task in tasks]
 
 
-def decides(
-    generator: np.random.Generator, tasks: Sequence[Task], margin: float, pairs: int
-) -> int:
+def decides(generator: np.random.Generator, tasks: Sequence[Task], margin: float, pairs: int) -> int:
     """Return how many of the pairs of equal runs are shown to be as good in the mean over these
     tasks."""
     drawn = draw(generator, tasks, [chances(task, 0.0) for task in tasks], pairs)
@@ -289,12 +259,9 @@ def plans(generator: np.random.Generator, pairs: int, limits: Limits) -> None:
         count = planned(exact, tuple(KNOWN * n for n in ns), margin)
         known = Rate(decides(generator, grown(tasks, count), margin, pairs), pairs)
         first = [
-            tuple(int(generator.binomial(task.n, task.disagree)) for task in tasks)
-            for _ in range(pairs)
+            tuple(int(generator.binomial(task.n, task.disagree)) for task in tasks) for _ in range(pairs)
         ]
-        hits = sum(
-            decides(generator, grown(tasks, planned(one, ns, margin)), margin, 1) for one in first
-        )
+        hits = sum(decides(generator, grown(tasks, planned(one, ns, margin)), margin, 1) for one in first)
         by_sum = questions_needed(margin, sum(exact) / (KNOWN * sum(ns)))
         assert by_sum is not None
         control = Rate(decides(generator, grown(tasks, by_sum), margin, pairs), pairs)
@@ -322,13 +289,7 @@ def of_templates(
 def clusters(generator: np.random.Generator, pairs: int, limits: Limits) -> None:
     """Print how often tasks of the same templates are called different, and as good at the margin."""
     title = f"{TASKS_OF_TEMPLATES} tasks of the same templates: {pairs:,} pairs of runs a line"
-    heads = (
-        "templates",
-        "called different %",
-        "own clusters %",
-        "independent %",
-        "as good at the margin %",
-    )
+    heads = ("templates", "called different %", "own clusters %", "independent %", "as good at the margin %")
     table = Table(title, *heads)
     for templates in TEMPLATES:
         wrong = [0, 0, 0]

@@ -73,9 +73,7 @@ def shares(texts: Texts, weights: Weights) -> list[float]:
 
 def moved(texts: Texts, shifts: Sequence[float]) -> Texts:
     """Move the differences of each task by so many nats a token."""
-    return [
-        (it + shift * tokens, tokens) for (it, tokens), shift in zip(texts, shifts, strict=True)
-    ]
+    return [(it + shift * tokens, tokens) for (it, tokens), shift in zip(texts, shifts, strict=True)]
 
 
 def opposite(texts: Texts, weights: Weights) -> list[float]:
@@ -125,10 +123,7 @@ def level(
     false, missed, student, odd, detectable = [0, 0], [0, 0], 0, 0, []
     for _ in range(pairs):
         texts = draw(generator, tasks, real)
-        equal, opposed = (
-            verdict(texts, weights),
-            verdict(moved(texts, opposite(texts, weights)), weights),
-        )
+        equal, opposed = (verdict(texts, weights), verdict(moved(texts, opposite(texts, weights)), weights))
         for number, it in enumerate((equal, opposed)):
             false[number] += it.finding is not Finding.open
             odd += it.finding is not Finding.open and it.low <= 0 <= it.high
@@ -206,9 +201,7 @@ def main() -> int:
         "Student's misses %",
     )
     more_heads = "nats/token", "found %", "any single", "times as many", "as good %"
-    table = Table(
-        f"{pairs:,} pairs of runs a line", f"{'tasks':15}", "weights", *heads, *more_heads
-    )
+    table = Table(f"{pairs:,} pairs of runs a line", f"{'tasks':15}", "weights", *heads, *more_heads)
     for name, tasks in SETTINGS.items():
         for weights in Weights:
             false, misses, student, unlike, least = level(generator, tasks, weights, real, pairs)

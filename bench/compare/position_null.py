@@ -40,9 +40,7 @@ Asked = list[AskedInOrders]
 
 
 def asked(
-    generator: np.random.Generator,
-    setting: tuple[int, int, int, float, float, bool],
-    bias: float = 0.0,
+    generator: np.random.Generator, setting: tuple[int, int, int, float, float, bool], bias: float = 0.0
 ) -> tuple[Asked, list[float], list[float]]:
     """Draw the answers of a model; return the true share of each position, and how far it is above
     its expectation."""
@@ -59,13 +57,9 @@ def asked(
             pick = 1 if generator.random() < bias else (int(text) + shift) % choices
             picks.append(None if generator.random() < MISSING else pick)
         answers.append(AskedInOrders(choices, shifts, tuple(picks)))
-        chosen = [
-            (1 - MISSING) * (bias * is_b + (1 - bias) * np.roll(chances, shift)) for shift in shifts
-        ]
+        chosen = [(1 - MISSING) * (bias * is_b + (1 - bias) * np.roll(chances, shift)) for shift in shifts]
         shares += sum(chosen)
-        texts_chosen = (
-            sum(np.roll(one, -shift) for one, shift in zip(chosen, shifts, strict=True)) / orders
-        )
+        texts_chosen = sum(np.roll(one, -shift) for one, shift in zip(chosen, shifts, strict=True)) / orders
         expected += sum(np.roll(texts_chosen, shift) for shift in shifts)
     shares, expected = shares / questions / orders, expected / questions / orders
     return answers, list(shares), list(shares - expected)

@@ -65,9 +65,7 @@ def with_loss(
     share = loss / (1 - rate / 2) if not whole else loss
     if whole:
         units = np.arange(len(answers)) if families is None else families
-        is_lost = (generator.random(units.max() + 1) < share)[units][:, None] & np.ones(
-            answers.shape, bool
-        )
+        is_lost = (generator.random(units.max() + 1) < share)[units][:, None] & np.ones(answers.shape, bool)
         return np.where(is_lost, -1.0, answers)
     return np.where(
         generator.random(answers.shape) < share, np.minimum(answers, 0.0) - (answers <= 0), answers
@@ -89,15 +87,10 @@ def of_means(generator: np.random.Generator, pairs: int) -> list[Rate]:
     """Print and return the powers of families and of several answers to a question."""
     heads = "units", "answers each", "differ", "the loss    ", "says points", "found %"
     table, rates = (
-        Table(
-            f"means: {pairs:,} pairs a line with the loss that a first pair calls detectable",
-            *heads,
-        ),
+        Table(f"means: {pairs:,} pairs a line with the loss that a first pair calls detectable", *heads),
         [],
     )
-    shapes = [(count, OF_TEN, 1) for count in FAMILIES] + [
-        (count, 1, samples) for count, samples in ANSWERED
-    ]
+    shapes = [(count, OF_TEN, 1) for count in FAMILIES] + [(count, 1, samples) for count, samples in ANSWERED]
     for units, size, samples in shapes:
         families = None if size == 1 else np.repeat(np.arange(units), size)
         for rate in (0.0, DIFFER):
@@ -115,19 +108,12 @@ def of_means(generator: np.random.Generator, pairs: int) -> list[Rate]:
                         found += is_found(compared(drawn.mean(axis=1), families, samples))
                         of += 1
                 if not said:
-                    table.row(
-                        units, size * samples, f"{rate:.0%}", "whole" if whole else "even", "none"
-                    )
+                    table.row(units, size * samples, f"{rate:.0%}", "whole" if whole else "even", "none")
                     continue
                 rates.append(Rate(found, of))
                 points = f"{100 * np.median(said):.1f}"
                 table.row(
-                    units,
-                    size * samples,
-                    f"{rate:.0%}",
-                    "whole" if whole else "even",
-                    points,
-                    rates[-1],
+                    units, size * samples, f"{rate:.0%}", "whole" if whole else "even", points, rates[-1]
                 )
     return rates
 
@@ -137,9 +123,7 @@ def over_five_seeds(generator: np.random.Generator, loss: float) -> OverSeeds:
     sides = []
     for lower in (loss, 0.0):
         accuracies = (0.7 - lower + SEED_SPREAD * generator.standard_normal(SEEDS)).clip(0, 1)
-        sides.append(
-            (generator.random((SEEDS, SEED_QUESTIONS)) < accuracies[:, None]).astype(float)
-        )
+        sides.append((generator.random((SEEDS, SEED_QUESTIONS)) < accuracies[:, None]).astype(float))
     by_question = compared(sides[0].mean(axis=0) - sides[1].mean(axis=0), None, SEEDS)
     return OverSeeds(by_question, *(side.mean(axis=1).tolist() for side in sides))
 
@@ -147,10 +131,7 @@ def over_five_seeds(generator: np.random.Generator, loss: float) -> OverSeeds:
 def of_seeds(generator: np.random.Generator, pairs: int) -> list[Rate]:
     """Print and return the power over five seeds a side."""
     table = Table(
-        f"{SEEDS} seeds, {SEED_QUESTIONS} questions: {pairs:,} pairs",
-        "seeds",
-        "says points",
-        "found %",
+        f"{SEEDS} seeds, {SEED_QUESTIONS} questions: {pairs:,} pairs", "seeds", "says points", "found %"
     )
     said, found, each = [], 0, max(1, pairs // FIRST)
     for _ in range(FIRST):
@@ -166,14 +147,7 @@ def of_seeds(generator: np.random.Generator, pairs: int) -> list[Rate]:
 def of_numbers(generator: np.random.Generator, pairs: int) -> tuple[list[Rate], list[Rate]]:
     """Print the powers of numbers; return those of a move of all, and of few questions that lose
     all."""
-    heads = (
-        "n",
-        f"{'number':18}",
-        "says",
-        "found, all moved %",
-        "says at worst",
-        "found, few fall %",
-    )
+    heads = ("n", f"{'number':18}", "says", "found, all moved %", "says at worst", "found, few fall %")
     table, all_moved, few_fall = Table(f"numbers: {pairs:,} pairs a line", *heads), [], []
     for n in NUMBERS_OF:
         for name, draw in KINDS.items():
@@ -190,10 +164,7 @@ def of_numbers(generator: np.random.Generator, pairs: int) -> tuple[list[Rate], 
                 of += pairs // FIRST
                 for _ in range(pairs // FIRST):
                     ours, theirs = draw(generator, n)
-                    moved += (
-                        verdict(ours - better * said[-1][0], theirs, better).finding
-                        is Finding.worse
-                    )
+                    moved += verdict(ours - better * said[-1][0], theirs, better).finding is Finding.worse
                     if said[-1][1] < gap:
                         ours, theirs = draw(generator, n)
                         fallen = lost(generator, ours, said[-1][1] / gap, worst)

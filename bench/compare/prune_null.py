@@ -24,36 +24,23 @@ def main() -> int:
     options = parser.parse_args()
     print(f"python bench/compare/prune_null.py --searches {options.searches}", flush=True)
     started = time.perf_counter()
-    heads = (
-        "questions",
-        "accuracy",
-        "searches that prune wrongly %",
-        "10 points worse, pruned",
-        "20 points",
-    )
+    heads = ("questions", "accuracy", "searches that prune wrongly %", "10 points worse, pruned", "20 points")
     table = Table(f"{options.searches:,} searches of {options.trials} trials", *heads)
     for questions in options.questions:
         for accuracy in (0.5, 0.9):
             drawn = np.random.default_rng(options.seed + questions)
             pruned = sum(
-                any(prunes(drawn, options.trials, questions, accuracy, 0.0))
-                for _ in range(options.searches)
+                any(prunes(drawn, options.trials, questions, accuracy, 0.0)) for _ in range(options.searches)
             )
             powers = [
                 Rate(
-                    sum(
-                        prunes(drawn, 2, questions, accuracy, worse, options.trials)[0]
-                        for _ in range(200)
-                    ),
+                    sum(prunes(drawn, 2, questions, accuracy, worse, options.trials)[0] for _ in range(200)),
                     200,
                 )
                 for worse in (0.1, 0.2)
             ]
             table.row(
-                questions,
-                f"{accuracy:.0%}",
-                Rate(pruned, options.searches),
-                *(it.plain for it in powers),
+                questions, f"{accuracy:.0%}", Rate(pruned, options.searches), *(it.plain for it in powers)
             )
     print(f"{time.perf_counter() - started:.0f} s")
     return 0

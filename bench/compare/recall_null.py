@@ -115,19 +115,12 @@ def drawn(
             question = number if is_same_at_depths else number + depth_number * a_cell
             is_rare = model.has_rare_kind and generator.random() < RARE
             kind = "rare" if is_rare and not is_same_at_depths else "usual"
-            places += [
-                (RecallPlace(kind, length, depth), f"question {question}") for length in LENGTHS
-            ]
+            places += [(RecallPlace(kind, length, depth), f"question {question}") for length in LENGTHS]
     if model.has_rare_kind and is_same_at_depths:
         rare = {f"question {number}" for number in range(a_cell) if generator.random() < RARE}
-        places = [
-            (place._replace(kind="rare" if name in rare else "usual"), name)
-            for place, name in places
-        ]
+        places = [(place._replace(kind="rare" if name in rare else "usual"), name) for place, name in places]
     hard = math.sqrt(ALIKE) * effects(generator, [name for _, name in places])
-    hard += math.sqrt(ALIKE_AT_LENGTH) * effects(
-        generator, [(name, place.length) for place, name in places]
-    )
+    hard += math.sqrt(ALIKE_AT_LENGTH) * effects(generator, [(name, place.length) for place, name in places])
     chances = [model.recall(place.length, place.depth or 0.0, place.kind) for place, _ in places]
     bars = np.array([bar_of(chance) for chance in chances])
     shared, answers = generator.standard_normal(len(places)), []
@@ -175,9 +168,7 @@ def misses(findings: RecallFindings, true: int) -> bool:
     return found is not None and not found.at_least <= true <= found.at_most
 
 
-def count(
-    counts: Counts, model: Model, outcomes: list[QuestionOutcome], is_same_at_depths: bool
-) -> None:
+def count(counts: Counts, model: Model, outcomes: list[QuestionOutcome], is_same_at_depths: bool) -> None:
     """Add what is said of one model."""
     findings = RecallFindings(tuple(outcomes), MARGIN)
     found = findings.effective
@@ -280,9 +271,7 @@ def as_many_as_said(generator: np.random.Generator, draws: int) -> None:
         for a_cell in A_CELL[1:2] if model.is_sharp else ():
             decided, said = needed_and_asked(generator, model, a_cell, draws)
             median = int(np.median(said)) if said else ""
-            table.row(
-                a_cell, model.name.ljust(30), len(said), median, Rate(decided, max(1, len(said)))
-            )
+            table.row(a_cell, model.name.ljust(30), len(said), median, Rate(decided, max(1, len(said))))
 
 
 def needed_and_asked(
@@ -306,13 +295,7 @@ def needed_and_asked(
 
 def equal_settings(generator: np.random.Generator, draws: int, limits: Limits) -> None:
     """Print how often any of ten equal settings is called different from the first."""
-    heads = (
-        "a cell",
-        f"{'the model':30}",
-        "different %",
-        "without Holm %",
-        "other lengths as counted %",
-    )
+    heads = ("a cell", f"{'the model':30}", "different %", "without Holm %", "other lengths as counted %")
     table = Table(f"{SETTINGS} equal settings: {draws:,} tables a line", *heads)
     for model in MODELS:
         for a_cell in A_CELL if model.name in EQUAL else ():
@@ -329,11 +312,7 @@ def called_different(
     different = unadjusted = lengths_differ = 0
     for _ in range(draws):
         answers = drawn(generator, model, a_cell, False, SETTINGS)
-        tests = [
-            by_verdicts(at_length(own, answers[0], length))
-            for own in answers[1:]
-            for length in LENGTHS
-        ]
+        tests = [by_verdicts(at_length(own, answers[0], length)) for own in answers[1:] for length in LENGTHS]
         different += any(decision.finding is not Finding.open for decision in judge(tests))
         unadjusted += any(test.effect.p < ALPHA for test in tests)
         every = [longest_as_counted(RecallFindings(tuple(own), MARGIN)) for own in answers]
@@ -412,23 +391,16 @@ def in_texts(model: Model, shifts: Mapping[int, float]) -> Model:
     return replace(model, recall=recall, true=LENGTHS[(*kept, False).index(False) - 1])
 
 
-def at_length(
-    own: Outcomes, other: Outcomes, length: int
-) -> list[tuple[QuestionOutcome, QuestionOutcome]]:
+def at_length(own: Outcomes, other: Outcomes, length: int) -> list[tuple[QuestionOutcome, QuestionOutcome]]:
     """Return the answers of two settings to the same questions at one length."""
     return [
-        pair
-        for pair in zip(own, other, strict=True)
-        if pair[0].recall and pair[0].recall.length == length
+        pair for pair in zip(own, other, strict=True) if pair[0].recall and pair[0].recall.length == length
     ]
 
 
 def main() -> int:
     """Simulate and print; 1 if a limit is exceeded."""
-    (draws, generator, started), limits = (
-        begin("recall_null", __doc__, 200, "draws"),
-        Limits(),
-    )
+    (draws, generator, started), limits = (begin("recall_null", __doc__, 200, "draws"), Limits())
     intervals(generator, draws, limits)
     as_many_as_said(generator, draws)
     equal_settings(generator, max(1, draws // 2), limits)

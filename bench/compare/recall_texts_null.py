@@ -157,22 +157,12 @@ def count_table(counts: Counts, known: Sequence[EffectiveLength], true: int) -> 
 
 def effective_lengths(generator: np.random.Generator, tables: int, limits: Limits) -> None:
     """Print how often tables are false, by questions as units and by texts."""
-    heads = (
-        "texts",
-        f"{'the model':30}",
-        "units",
-        "false tables %",
-        "too long",
-        "too short",
-        "found",
-    )
+    heads = ("texts", f"{'the model':30}", "units", "false tables %", "too long", "too short", "found")
     table = Table(f"{SETTINGS} equal settings: {tables:,} tables a line", *heads)
     for model in MODELS:
         for texts in TEXTS if model.name in CHOSEN else ():
             recalls = [model.recall(length, 0.5, "usual") for length in LENGTHS]
-            drawn = np.array(
-                [draw_right(generator, recalls, SETTINGS, texts) for _ in range(tables)]
-            )
+            drawn = np.array([draw_right(generator, recalls, SETTINGS, texts) for _ in range(tables)])
             for by_text in (False, True) if texts >= MIN_CLUSTERS else (False,):
                 counts = Counts()
                 for tests in all_tests(drawn, texts, by_text):
@@ -191,10 +181,7 @@ def effective_lengths(generator: np.random.Generator, tables: int, limits: Limit
 def differences(generator: np.random.Generator, tables: int, limits: Limits) -> None:
     """Print how often a setting is called different at any length, in one text and over texts."""
     table = Table(
-        f"two settings: {tables:,} a line",
-        "texts",
-        "equal, different %",
-        "loses 15 points, found %",
+        f"two settings: {tables:,} a line", "texts", "equal, different %", "loses 15 points, found %"
     )
     for texts in (1, 30):
         rates = []
@@ -215,9 +202,7 @@ def is_called_different(own: Solved, base: Solved, texts: int) -> bool:
     tests = []
     for length in LENGTHS:
         pairs = [
-            pair
-            for pair in zip(*both, strict=True)
-            if pair[0].recall and pair[0].recall.length == length
+            pair for pair in zip(*both, strict=True) if pair[0].recall and pair[0].recall.length == length
         ]
         if texts == 1:
             tests.append(at_both_ends(by_verdicts, pairs))
@@ -228,10 +213,7 @@ def is_called_different(own: Solved, base: Solved, texts: int) -> bool:
 
 def main() -> int:
     """Simulate and print; 1 if a limit is exceeded."""
-    (tables, generator, started), limits = (
-        begin("recall_texts_null", __doc__, 300, "tables"),
-        Limits(),
-    )
+    (tables, generator, started), limits = (begin("recall_texts_null", __doc__, 300, "tables"), Limits())
     effective_lengths(generator, tables, limits)
     differences(generator, tables, limits)
     return limits.conclude(started)

@@ -33,10 +33,7 @@ PROMPT, PROMPT_SPREAD = 120.0, 0.4
 
 
 def covered(
-    generator: np.random.Generator,
-    jobs: int,
-    setting: tuple[int, float, str, float],
-    wide: float = 1.0,
+    generator: np.random.Generator, jobs: int, setting: tuple[int, float, str, float], wide: float = 1.0
 ) -> tuple[Rate, Rate]:
     """Return how often the interval misses the truth, and how often that of the control does.
 
@@ -50,9 +47,7 @@ def covered(
     for _ in range(jobs):
         hard = generator.normal(size=questions)
         solved, new = answers(generator, 1, hard, accuracy, 0.0, link)
-        prompt = PROMPT * np.exp(
-            PROMPT_SPREAD * generator.normal(size=(1, questions)) - PROMPT_SPREAD**2 / 2
-        )
+        prompt = PROMPT * np.exp(PROMPT_SPREAD * generator.normal(size=(1, questions)) - PROMPT_SPREAD**2 / 2)
         job = part * prompt.mean() / PROMPT + (1 - part) * new.mean() / mean_new
         shares = [float(right) for right in solved[0]]
         if not any(shares):

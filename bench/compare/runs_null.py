@@ -29,11 +29,8 @@ from runner_compare.statistics import (
 )
 from runner_compare.statistics.over_runs import CLEAR_DIFFERENCE, runs_needed
 
-BETWEEN, WITHIN, REPEATS = (
-    0.03,
-    0.02,
-    5,
-)  # noise of a run's and of a repeat's logarithm; repeats of a run
+# noise of a run's and of a repeat's logarithm; repeats of a run
+BETWEEN, WITHIN, REPEATS = (0.03, 0.02, 5)
 SHAPES = ("normal", "skewed", "outliers", "two modes", "unequal")
 RUNS = [(1, 1), (2, 2), (3, 3), (3, 10), (4, 4), (5, 5), (10, 10)]  # of the two sides
 MARGIN, TRUE_RATIO = 0.05, 1.1
@@ -51,9 +48,7 @@ def errors(generator: np.random.Generator, shape: str, size: tuple[int, ...], si
             drawn = -BETWEEN * generator.exponential(size=size)
         case "outliers":  # one run in ten is slower by 6 % and more
             outlying = generator.random(size) < 0.1
-            drawn = (
-                drawn / 2 - outlying * (2 + 5 * np.abs(generator.standard_normal(size))) * BETWEEN
-            )
+            drawn = drawn / 2 - outlying * (2 + 5 * np.abs(generator.standard_normal(size))) * BETWEEN
         case "two modes":  # each run is of one of two kinds
             drawn = drawn / 5 - 2 * BETWEEN * (generator.random(size) < 0.5)
         case "unequal":
@@ -68,12 +63,7 @@ def measured(logs: Logs, repeats: Logs) -> Measured:
 
 
 def jobs(
-    generator: np.random.Generator,
-    shape: str,
-    runs: int,
-    count: int,
-    side: int = 0,
-    ratio: float = 1.0,
+    generator: np.random.Generator, shape: str, runs: int, count: int, side: int = 0, ratio: float = 1.0
 ) -> list[Measured]:
     """Draw jobs whose true speed is this ratio."""
     logs = math.log(ratio) + errors(generator, shape, (count, runs), side)
@@ -95,9 +85,7 @@ def named(ours: Sequence[Measured], theirs: Sequence[Measured]) -> Rate:
 def covered(ours: Sequence[Measured], theirs: Sequence[Measured]) -> Rate:
     """Return how often an interval holds the true ratio, if our side is faster by it."""
     faster = [
-        Measured(
-            [TRUE_RATIO * value for value in it.repeats], [TRUE_RATIO * value for value in it.runs]
-        )
+        Measured([TRUE_RATIO * value for value in it.repeats], [TRUE_RATIO * value for value in it.runs])
         for it in ours
     ]
     return Rate(sum(it.low <= TRUE_RATIO <= it.high for it in compared(faster, theirs)), len(ours))
@@ -107,9 +95,7 @@ def single(generator: np.random.Generator, pairs: int, limits: Limits) -> None:
     """Print the rates of single comparisons: false ones, and how often intervals over runs hold the
     truth."""
     heads = f"{'noise of runs':13}", "runs", "difference named %", "interval holds 1.1 %"
-    title = (
-        f"equal jobs, {BETWEEN:.0%} between runs and {WITHIN:.0%} within: {pairs:,} pairs a line"
-    )
+    title = f"equal jobs, {BETWEEN:.0%} between runs and {WITHIN:.0%} within: {pairs:,} pairs a line"
     table = Table(title, *heads, "control, repeats as runs: named %", "holds 1.1 %")
     for shape in SHAPES:
         for runs, their_runs in RUNS:
@@ -120,13 +106,7 @@ def single(generator: np.random.Generator, pairs: int, limits: Limits) -> None:
             null, holds, *control = (
                 count(*sides) for sides in ((ours, theirs), as_runs) for count in (named, covered)
             )
-            table.row(
-                shape,
-                f"{runs}/{their_runs}",
-                null,
-                holds if tested else "no test, a range",
-                *control,
-            )
+            table.row(shape, f"{runs}/{their_runs}", null, holds if tested else "no test, a range", *control)
             limits.false.append(null)
             limits.missed += [Rate(holds.of - holds.times, holds.of)] * tested
 
@@ -154,10 +134,7 @@ def margins(generator: np.random.Generator, pairs: int, limits: Limits) -> None:
     table = Table(f"--margin {MARGIN:.0%}: {pairs:,} pairs a line", *heads)
 
     def as_good(shape: str, runs: int, ratio: float) -> Rate:
-        sides = (
-            jobs(generator, shape, runs, pairs, 0, ratio),
-            jobs(generator, shape, runs, pairs, 1),
-        )
+        sides = (jobs(generator, shape, runs, pairs, 0, ratio), jobs(generator, shape, runs, pairs, 1))
         tests = [StudentT(MEASURE, *pair) for pair in zip(*sides, strict=True)]
         effects = [decision for test in tests for decision in judge([test], {RATIOS: MARGIN})]
         rate = Rate(sum(it.verdict in GOOD for it in effects), pairs)
@@ -166,9 +143,8 @@ def margins(generator: np.random.Generator, pairs: int, limits: Limits) -> None:
 
     for shape in SHAPES:
         limits.false += [as_good(shape, runs, 1 / (1 + MARGIN)) for runs in (3, 5, 10)]
-    spread = math.hypot(
-        BETWEEN, WITHIN * math.sqrt(math.pi / 2 / REPEATS) * 0.957
-    )  # 0.957: a median of five
+    # 0.957: a median of five
+    spread = math.hypot(BETWEEN, WITHIN * math.sqrt(math.pi / 2 / REPEATS) * 0.957)
     needed = runs_needed(math.log1p(MARGIN) / spread)
     assert needed is not None
     print(f"planned for {POWER:.0%}: {needed} runs each")

@@ -23,11 +23,8 @@ from runner_compare.statistics.stats import wilson_interval
 NORMAL = statistics.NormalDist()
 MISSES = 0.06  # of intervals that may miss the truth
 SLACK = 0.03  # by which a power may miss what is promised
-GOOD = {
-    MarginVerdict.as_good,
-    MarginVerdict.worse_but_within,
-    MarginVerdict.better,
-}  # not worse than the margin
+# not worse than the margin
+GOOD = {MarginVerdict.as_good, MarginVerdict.worse_but_within, MarginVerdict.better}
 RATE_WIDTH = 23
 
 Solved = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
@@ -57,9 +54,7 @@ class Rate:
         return f"{100 * self.times / self.of:.1f} %"
 
     def __str__(self) -> str:
-        return (
-            f"{100 * self.times / self.of:5.2f} % [{100 * self.low:5.2f}, {100 * self.high:5.2f}]"
-        )
+        return f"{100 * self.times / self.of:5.2f} % [{100 * self.low:5.2f}, {100 * self.high:5.2f}]"
 
 
 class Table:
@@ -88,9 +83,8 @@ class Limits:
     gates: list[Rate] = field(default_factory=list)  # gates that pass where the truth does not
     missed: list[Rate] = field(default_factory=list)  # intervals that miss the truth
     ends: list[Rate] = field(default_factory=list)  # upper ends of intervals below the truth
-    powers: list[Rate] = field(
-        default_factory=list
-    )  # true differences that are found: often enough
+    # true differences that are found: often enough
+    powers: list[Rate] = field(default_factory=list)
     planned: list[Rate] = field(default_factory=list)  # and neither too seldom nor too often
 
     def conclude(self, started: float) -> int:
@@ -117,11 +111,7 @@ class Limits:
                 self.ends,
                 [it for it in self.ends if it.low > ALPHA / 2],
             ),
-            (
-                f"powers below {least:.0%}",
-                self.powers,
-                [it for it in self.powers if it.high < least],
-            ),
+            (f"powers below {least:.0%}", self.powers, [it for it in self.powers if it.high < least]),
             (
                 f"powers off {POWER:.0%}",
                 self.planned,
@@ -149,9 +139,7 @@ def begin(
 
 def options_of(about: str | None, pairs: int, count: str = "pairs") -> argparse.ArgumentParser:
     """Return the options that each simulation has."""
-    parser = argparse.ArgumentParser(
-        description=about, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(f"--{count}", type=int, default=pairs)
     parser.add_argument("--seed", type=int, default=0)
     return parser
@@ -197,14 +185,10 @@ class Drawn(Reader):
 
 def drawn_run(name: str, solved: Solved) -> Run:
     """Return a run as MLflow would have it, with the metrics that a verdict reads."""
-    return Run(
-        name, name, "gsm8k", "1", "", {}, {"n": float(len(solved)), "correct": float(solved.sum())}
-    )
+    return Run(name, name, "gsm8k", "1", "", {}, {"n": float(len(solved)), "correct": float(solved.sum())})
 
 
-def answers(
-    generator: np.random.Generator, n: int, accuracies: Sequence[float], rho: float
-) -> Solved:
+def answers(generator: np.random.Generator, n: int, accuracies: Sequence[float], rho: float) -> Solved:
     """Draw which of n questions runs of these true accuracies solve: a line a run.
 
     A run solves a question when the question's difficulty (weight rho) and a part of this run stay

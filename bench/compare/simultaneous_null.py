@@ -45,10 +45,7 @@ def test_of(wins: int, losses: int) -> McNemar:
 
 def main() -> int:
     """Simulate and print; 1 if a limit is exceeded."""
-    (tables, generator, started), limits = (
-        begin("simultaneous_null", __doc__, 2000, "tables"),
-        Limits(),
-    )
+    (tables, generator, started), limits = (begin("simultaneous_null", __doc__, 2000, "tables"), Limits())
     table = Table(
         f"{tables:,} tables a line",
         "rows",
@@ -64,16 +61,13 @@ def main() -> int:
             missed = alone = contradicting = 0
             for _ in range(tables):
                 counts = [
-                    generator.multinomial(N, [NOISE, NOISE + loss, 1 - 2 * NOISE - loss])
-                    for loss in truths
+                    generator.multinomial(N, [NOISE, NOISE + loss, 1 - 2 * NOISE - loss]) for loss in truths
                 ]
                 decisions = judge(
                     [test_of(int(won), int(lost)) for won, lost, _ in counts], {"accuracy": MARGIN}
                 )
                 pairs = list(zip(decisions, truths, strict=True))
-                missed += any(
-                    not it.simultaneous_low <= -loss <= it.simultaneous_high for it, loss in pairs
-                )
+                missed += any(not it.simultaneous_low <= -loss <= it.simultaneous_high for it, loss in pairs)
                 alone += any(not it.low <= -loss <= it.high for it, loss in pairs)
                 contradicting += any(map(contradicts, decisions))
             limits.missed.append(Rate(missed, tables))

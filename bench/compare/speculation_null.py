@@ -66,9 +66,7 @@ class ChangedTexts(Drawn):
         super().__init__(len(differs))
         self.differs = differs
 
-    def words(
-        self, run: Run, wanted: set[Question], most: int = TEXT_END
-    ) -> dict[Question, dict[str, str]]:
+    def words(self, run: Run, wanted: set[Question], most: int = TEXT_END) -> dict[Question, dict[str, str]]:
         """Return the texts."""
         return {
             question: {"text": str(run.run_id == "draft" and self.differs[question[0]])}
@@ -103,9 +101,7 @@ def rates_of_ends(
             wilson_interval(changed, n)[1],
             exact_interval(changed, n)[1],
         )
-        controls = [
-            total + often * (end < truth) for total, end in zip(controls, ends, strict=True)
-        ]
+        controls = [total + often * (end < truth) for total, end in zip(controls, ends, strict=True)]
     return Rate(below, pairs), Rate(missed, pairs), [Rate(times, pairs) for times in controls]
 
 

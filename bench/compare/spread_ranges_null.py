@@ -34,12 +34,7 @@ TEXTS = (80, 200)
 
 
 def draw_clusters(
-    generator: np.random.Generator,
-    clusters: int,
-    size: int,
-    rate: float,
-    spread: float,
-    answers: int,
+    generator: np.random.Generator, clusters: int, size: int, rate: float, spread: float, answers: int
 ) -> MeanFlips:
     """Draw the differences of two equal runs; a cluster may prefer one of them."""
     differences: list[float] = []
@@ -82,38 +77,17 @@ def count_misses(
 
 def of_clusters(generator: np.random.Generator, samples: int) -> list[Rate]:
     """Print and return how often the ranges of clusters and of several answers miss the truth."""
-    heads = (
-        "clusters",
-        "questions",
-        "answers",
-        "disagree",
-        "misses %",
-        "control %",
-        "no end",
-        "width",
-    )
-    table, missed = (
-        Table(f"clusters, a margin of 5 points: {samples} first samples a line", *heads),
-        [],
-    )
+    heads = ("clusters", "questions", "answers", "disagree", "misses %", "control %", "no end", "width")
+    table, missed = (Table(f"clusters, a margin of 5 points: {samples} first samples a line", *heads), [])
     for clusters, size, rate, spread, answers in CLUSTERED:
 
-        def draw(
-            count: int, keys: tuple[int, float, float, int] = (size, rate, spread, answers)
-        ) -> Test:
+        def draw(count: int, keys: tuple[int, float, float, int] = (size, rate, spread, answers)) -> Test:
             return draw_clusters(generator, count, *keys)
 
         misses, control, without_end, width = count_misses(draw, clusters, MARGIN, samples)
         missed.append(misses)
         table.row(
-            clusters,
-            size or "2..19",
-            answers,
-            f"{rate:.0%}",
-            misses,
-            control,
-            without_end.plain,
-            width,
+            clusters, size or "2..19", answers, f"{rate:.0%}", misses, control, without_end.plain, width
         )
     return missed
 
@@ -136,9 +110,7 @@ def of_texts(generator: np.random.Generator, samples: int) -> list[Rate]:
 
         def draw(n: int, values: object = differences, sizes: object = tokens) -> Test:
             chosen = generator.integers(REAL_TEXTS, size=n)
-            return SignFlips(
-                np.asarray(values)[chosen].tolist(), np.asarray(sizes)[chosen].tolist(), "token"
-            )
+            return SignFlips(np.asarray(values)[chosen].tolist(), np.asarray(sizes)[chosen].tolist(), "token")
 
         worlds[name] = draw
     heads = f"{'texts':14}", "first n", "misses %", "control %", "no end", "width"
@@ -156,10 +128,7 @@ def of_texts(generator: np.random.Generator, samples: int) -> list[Rate]:
 
 def main() -> int:
     """Simulate and print; 1 if a limit is exceeded."""
-    (samples, generator, started), limits = (
-        begin("spread_ranges_null", __doc__, 400, "samples"),
-        Limits(),
-    )
+    (samples, generator, started), limits = (begin("spread_ranges_null", __doc__, 400, "samples"), Limits())
     limits.missed += of_clusters(generator, samples)
     limits.missed += of_texts(generator, samples)
     return limits.conclude(started)

@@ -37,17 +37,11 @@ from tools.commands import jobs
 TEXTS = (50, 100, 200)
 MEANS = ("kl_nats_per_token", "top_1_agreement", "delta_p_mean", "delta_p_rms", "ln_ppl_ratio")
 SHOWN = (*MEANS, *KL_SHARES, *DELTA_P_SHARES)
-LOGNORMAL = {
-    "lognormal, texts alike": (0.5, 2.5),
-    "lognormal, unlike": (1.5, 2.0),
-}  # spread over texts, over tokens
+# spread over texts, over tokens
+LOGNORMAL = {"lognormal, texts alike": (0.5, 2.5), "lognormal, unlike": (1.5, 2.0)}
 POPULATION, BOOTSTRAPS = 5000, 200
-RARE = (
-    0.02,
-    0.04,
-    0.06,
-    0.1,
-)  # of the texts: the divergences of this kind are FARTHER times the others'
+# of the texts: the divergences of this kind are FARTHER times the others'
+RARE = (0.02, 0.04, 0.06, 0.1)
 FARTHER, RARE_TEXTS = 150, (*TEXTS, 600)
 
 
@@ -85,15 +79,11 @@ def figures_of(texts: Sequence[TextTokens]) -> dict[str, float]:
     return figures(likelihoods) | token_figures([replace(it, category=None) for it in texts])
 
 
-def bootstrap(
-    generator: np.random.Generator, texts: Sequence[TextTokens]
-) -> dict[str, tuple[float, float]]:
+def bootstrap(generator: np.random.Generator, texts: Sequence[TextTokens]) -> dict[str, tuple[float, float]]:
     """Return the percentile bootstrap's interval of each percentile over texts."""
     values, found = [np.asarray(it.least) for it in texts], []
     for _ in range(BOOTSTRAPS):
-        drawn = np.concatenate(
-            [values[at] for at in generator.integers(len(values), size=len(values))]
-        )
+        drawn = np.concatenate([values[at] for at in generator.integers(len(values), size=len(values))])
         found.append(np.quantile(drawn, list(KL_SHARES.values())))
     low, high = np.quantile(found, [0.025, 0.975], axis=0)
     return dict(zip(KL_SHARES, zip(low.tolist(), high.tolist(), strict=True), strict=True))
@@ -133,14 +123,10 @@ def rare_population(generator: np.random.Generator, rare: float) -> list[list[fl
     """Return the divergences of each text where some texts are of a kind that the model has become
     bad at."""
     texts = []
-    for number, size in enumerate(
-        np.clip(generator.lognormal(4.0, 0.3, POPULATION), 5, 400).astype(int)
-    ):
+    for number, size in enumerate(np.clip(generator.lognormal(4.0, 0.3, POPULATION), 5, 400).astype(int)):
         kind = FARTHER if number < rare * POPULATION else 1
         texts.append(
-            (
-                0.001 * kind * np.exp(generator.normal(0, 0.3) + generator.normal(0, 1.0, size))
-            ).tolist()
+            (0.001 * kind * np.exp(generator.normal(0, 0.3) + generator.normal(0, 1.0, size))).tolist()
         )
     return texts
 
@@ -167,11 +153,7 @@ def rare_kinds(generator: np.random.Generator, draws: int) -> list[Rate]:
                 missed = sum(not low <= truth <= high for low, high in given)
                 rates += [Rate(missed, len(given))] if given else []
                 table.row(
-                    f"{rare:.0%}",
-                    texts,
-                    key,
-                    f"{len(given) / draws:.0%}",
-                    rates[-1] if given else "none",
+                    f"{rare:.0%}", texts, key, f"{len(given) / draws:.0%}", rates[-1] if given else "none"
                 )
     return rates
 
@@ -185,11 +167,7 @@ def control(scratch: Path) -> dict[str, float]:
     reference = f"task.reference='model=local model.name={twin}'"
     found: dict[str, float] = jobs("task=likelihood", "task.limit=60", reference, "task.exact=true",
                                    f"output_dir={scratch}/control", "tracking=none")[0]["metrics"]  # fmt: skip
-    return {
-        key: value
-        for key, value in found.items()
-        if key.startswith(("kl_", "delta_p", "ln_ppl_ratio"))
-    }
+    return {key: value for key, value in found.items() if key.startswith(("kl_", "delta_p", "ln_ppl_ratio"))}
 
 
 def main() -> int:
@@ -212,18 +190,12 @@ def main() -> int:
         twins = control(Path(folder))
     for folder in options.jobs:
         name = json.loads((folder / "result.json").read_text())["name"]
-        limits.missed += coverage(
-            generator, f"real: {name}", real_population(folder), options.draws
-        )
+        limits.missed += coverage(generator, f"real: {name}", real_population(folder), options.draws)
     for name, spreads in LOGNORMAL.items():
-        limits.missed += coverage(
-            generator, name, lognormal_population(generator, *spreads), options.draws
-        )
+        limits.missed += coverage(generator, name, lognormal_population(generator, *spreads), options.draws)
     limits.missed += rare_kinds(generator, options.draws)
     wrong = {key: value for key, value in twins.items() if value != 0}
-    print(
-        f"\nthe same model twice: {len(twins)} figures, of which not exactly 0: {wrong or 'none'}"
-    )
+    print(f"\nthe same model twice: {len(twins)} figures, of which not exactly 0: {wrong or 'none'}")
     return max(limits.conclude(started), int(bool(wrong)))
 
 

@@ -37,39 +37,24 @@ SETTINGS = [  # seeds, questions, accuracy, how far seeds are apart (in probits)
     (5, 200, 0.95, 0.2, "fewer"),
     (10, 100, 0.60, 0.2, "more"),
 ]
-PAIRS = [
-    (1, 20, 0.0),
-    (1, 200, 0.0),
-    (5, 40, 0.1),
-    (5, 200, 0.3),
-    (3, 200, 0.4),
-]  # seeds, questions, apart
+# seeds, questions, apart
+PAIRS = [(1, 20, 0.0), (1, 200, 0.0), (5, 40, 0.1), (5, 200, 0.3), (3, 200, 0.4)]
 LINKS = {"more": 0.4, "fewer": -0.4, "as many": 0.0}
-HARD, TOKENS, SPREAD = (
-    0.8,
-    400.0,
-    0.3,
-)  # how much of an answer the question decides; tokens; their own spread
+# how much of an answer the question decides; tokens; their own spread
+HARD, TOKENS, SPREAD = (0.8, 400.0, 0.3)
 
 Numbers = np.ndarray[Any, np.dtype[Any]]
 
 
 def answers(
-    generator: np.random.Generator,
-    seeds: int,
-    hard: Numbers,
-    accuracy: float,
-    apart: float,
-    link: float,
+    generator: np.random.Generator, seeds: int, hard: Numbers, accuracy: float, apart: float, link: float
 ) -> tuple[Numbers, Numbers]:
     """Draw which questions each seed solves, and the tokens of each."""
     questions, of_seed = len(hard), apart * generator.normal(size=(seeds, 1))
     own = math.sqrt(1 - HARD**2) * generator.normal(size=(seeds, questions))
     bar = math.sqrt(1 + apart**2) * NormalDist().inv_cdf(accuracy)
     own_tokens = SPREAD * generator.normal(size=(seeds, questions))
-    tokens = TOKENS * np.exp(
-        link * hard + own_tokens + 0.2 * apart * generator.normal(size=(seeds, 1))
-    )
+    tokens = TOKENS * np.exp(link * hard + own_tokens + 0.2 * apart * generator.normal(size=(seeds, 1)))
     return of_seed + HARD * hard + own < bar, tokens
 
 
@@ -78,18 +63,14 @@ def main() -> int:
     (jobs, generator, started), limits = begin("team_tokens", __doc__), Limits()
     heads = "seeds", "questions", "accuracy", "apart", "hard take"
     kinds = "of accuracy", "of tokens a question", "per 1,000", "questions only"
-    table = Table(
-        f"{jobs:,} jobs a line: how often the interval contains the truth", *heads, *kinds
-    )
+    table = Table(f"{jobs:,} jobs a line: how often the interval contains the truth", *heads, *kinds)
     for seeds, questions, accuracy, apart, hard_take in SETTINGS:
         link = LINKS[hard_take]
         tokens = TOKENS * math.exp((link**2 + SPREAD**2 + (0.2 * apart) ** 2) / 2)
         truths = accuracy, tokens, 1000 * accuracy / tokens
         inside = [0, 0, 0, 0]
         for _ in range(jobs):
-            solved, taken = answers(
-                generator, seeds, generator.normal(size=questions), accuracy, apart, link
-            )
+            solved, taken = answers(generator, seeds, generator.normal(size=questions), accuracy, apart, link)
             ends = share_over_seeds(solved.tolist()) if seeds > 1 else share_interval(
                 solved[0].tolist(), [None] * questions
             )  # fmt: skip
@@ -108,13 +89,7 @@ def main() -> int:
         limits.missed += [Rate(jobs - it.times, jobs) for it in rates[:3]]
     title = f"{jobs:,} pairs of equal teams a line: how often a difference is claimed"
     table = Table(
-        title,
-        "seeds",
-        "questions",
-        "apart",
-        "tokens %",
-        "accuracy %",
-        "accuracy by questions only %",
+        title, "seeds", "questions", "apart", "tokens %", "accuracy %", "accuracy by questions only %"
     )
     for seeds, questions, apart in PAIRS:
         claims = [0, 0, 0]
@@ -122,8 +97,7 @@ def main() -> int:
             hard = generator.normal(size=questions)
             sides = [answers(generator, seeds, hard, 0.7, apart, 0.4) for _ in range(2)]
             cells = [
-                TokenCells(taken.tolist(), np.zeros_like(taken).tolist(), it.tolist())
-                for it, taken in sides
+                TokenCells(taken.tolist(), np.zeros_like(taken).tolist(), it.tolist()) for it, taken in sides
             ]
             gaps = (sides[0][0].mean(axis=0) - sides[1][0].mean(axis=0)).tolist()
             by_questions = MeanFlips(gaps, samples=seeds)

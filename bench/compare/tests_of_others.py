@@ -31,11 +31,8 @@ SETTINGS = [  # questions, accuracy, how alike the two runs are, points that one
     (1319, 0.9, 0.9, 0.02),
     (1319, 0.5, 0.97, 0.02),
 ]
-OF_CLUSTERS = [
-    (20, 10, 0.7, 0.15),
-    (100, 4, 0.7, 0.1),
-    (200, 4, 0.9, 0.05),
-]  # clusters, questions in each, …
+# clusters, questions in each, …
+OF_CLUSTERS = [(20, 10, 0.7, 0.15), (100, 4, 0.7, 0.1), (200, 4, 0.9, 0.05)]
 
 
 def unpaired_z(base: Solved, run: Solved) -> float:
@@ -65,14 +62,11 @@ def ours(reader: Drawn, base: Solved, run: Solved, clusters: list[str] | None) -
     return decision.finding is not Finding.open
 
 
-def rates(
-    pairs: list[tuple[Solved, Solved]], clusters: list[str] | None
-) -> tuple[Rate, Rate, Rate]:
+def rates(pairs: list[tuple[Solved, Solved]], clusters: list[str] | None) -> tuple[Rate, Rate, Rate]:
     """Return how often each test calls the runs of a pair different."""
     reader, count = Drawn(len(pairs[0][0])), len(pairs)
     found = [
-        (unpaired_z(*it) < ALPHA, contested_wald(*it) < ALPHA, ours(reader, *it, clusters))
-        for it in pairs
+        (unpaired_z(*it) < ALPHA, contested_wald(*it) < ALPHA, ours(reader, *it, clusters)) for it in pairs
     ]
     z, wald, exact = (sum(of) for of in zip(*found, strict=True))
     return Rate(z, count), Rate(wald, count), Rate(exact, count)
@@ -85,10 +79,7 @@ def simulate(generator: np.random.Generator, pairs: int, limits: Limits) -> list
     table = Table(f"two runs: {pairs:,} pairs a line", "n", "accuracy", "alike", "loses", *heads)
     for n, accuracy, alike, points in SETTINGS:
         for lost in (0.0, points):
-            drawn = [
-                tuple(answers(generator, n, [accuracy, accuracy - lost], alike))
-                for _ in range(pairs)
-            ]
+            drawn = [tuple(answers(generator, n, [accuracy, accuracy - lost], alike)) for _ in range(pairs)]
             found = rates(drawn, None)
             table.row(n, accuracy, alike, f"{100 * lost:g} points", *found)
             if not lost:
@@ -116,9 +107,7 @@ def main() -> int:
     (pairs, generator, started), limits = begin("tests_of_others", __doc__), Limits()
     others = simulate(generator, pairs, limits)
     worst = [max(one.times / one.of for one in of) for of in zip(*others, strict=True)]
-    print(
-        f"\nequal pairs called different, at most: lm-eval {worst[0]:.1%}, olmo-eval {worst[1]:.1%}"
-    )
+    print(f"\nequal pairs called different, at most: lm-eval {worst[0]:.1%}, olmo-eval {worst[1]:.1%}")
     return limits.conclude(started)
 
 

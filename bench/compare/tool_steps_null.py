@@ -15,16 +15,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from cluster_skewed import NEAR
 from simulation import NORMAL, Drawn, Limits, Numbers, Rate, Solved, Table, begin
-from tools_null import (
-    ALIKE,
-    CATEGORIES,
-    LOSSES_OF_ALL,
-    SHARES,
-    PartTest,
-    Questions,
-    outcome_of,
-    run_of,
-)
+from tools_null import ALIKE, CATEGORIES, LOSSES_OF_ALL, SHARES, PartTest, Questions, outcome_of, run_of
 
 from runner_base.tool_outcomes import RIGHT, STEPS, WITHOUT_NEED, ToolOutcome
 from runner_compare.features.tool_calls.pairs import answers_by_step, compare_lengths
@@ -144,10 +135,7 @@ def rates_of(
     often the first true change is found."""
     wrong, found = [], []
     for findings in ways:
-        said = [
-            signs == -sign if place in changed else signs != 0
-            for place, (signs, _) in findings.items()
-        ]
+        said = [signs == -sign if place in changed else signs != 0 for place, (signs, _) in findings.items()]
         tables = len(said[0])
         wrong.append(Rate(int(np.any(said, axis=0).sum()), tables))
         is_found = findings[changed[0]][0] == sign if changed else np.zeros(tables)
@@ -218,10 +206,7 @@ def steps_and_lengths(generator: np.random.Generator, tables: int, limits: Limit
 
 def main() -> int:
     """Simulate and print; 1 if a limit is exceeded."""
-    (tables, generator, started), limits = (
-        begin("tool_steps_null", __doc__, 1000, "tables"),
-        Limits(),
-    )
+    (tables, generator, started), limits = (begin("tool_steps_null", __doc__, 1000, "tables"), Limits())
     steps_and_lengths(generator, tables, limits)
     return limits.conclude(started)
 

@@ -42,12 +42,8 @@ A_CATEGORY = (20, 80)  # questions
 ALIKE = (0.5, 0.9)  # how much of a question's difficulty is the same for all settings
 LOST = ("parallel", 8192)  # where one setting is worse
 LOSSES = (0.1, 0.2, 0.3)
-SHARES = (
-    0.0,
-    0.1,
-    0.3,
-    0.5,
-)  # of what a setting adds: the part that the questions of a function have in common
+# of what a setting adds: the part that the questions of a function have in common
+SHARES = (0.0, 0.1, 0.3, 0.5)
 LOSSES_OF_ALL = (0.1, 0.15, 0.2)
 
 
@@ -63,9 +59,7 @@ def solved_by(
             less = SHORTER * (length == LENGTHS[-1])
             less += loss * (name == NAMES[-1] and length == LENGTHS[-1])
             own = generator.standard_normal(n)
-            met: Solved = math.sqrt(alike) * hard + math.sqrt(1 - alike) * own < NORMAL.inv_cdf(
-                share - less
-            )
+            met: Solved = math.sqrt(alike) * hard + math.sqrt(1 - alike) * own < NORMAL.inv_cdf(share - less)
             found.append(met)
     return found
 
@@ -85,10 +79,7 @@ def compared(
                 own = f"{category} {number}"
                 key = len(answers[name]), own, ""
                 answers[name][key] = QuestionOutcome(
-                    is_right,
-                    f"prompt of {length}",
-                    own,
-                    tools=ToolPlace(category, length, outcome),
+                    is_right, f"prompt of {length}", own, tools=ToolPlace(category, length, outcome)
                 )
     return in_cells(answers)
 
@@ -152,9 +143,7 @@ class Questions:
         answers: dict[str, Answers] = {}
         for number, loss in enumerate(losses):
             common = self.parts @ generator.standard_normal(count)
-            own = math.sqrt(share) * common + math.sqrt(1 - share) * generator.standard_normal(
-                len(hard)
-            )
+            own = math.sqrt(share) * common + math.sqrt(1 - share) * generator.standard_normal(len(hard))
             bars = [NORMAL.inv_cdf(CATEGORIES[case.category] - loss) for case in self.cases]
             solved = math.sqrt(alike) * hard + math.sqrt(1 - alike) * own < np.array(bars)
             answers[f"setting {number}"] = {
@@ -216,14 +205,11 @@ def reactions(generator: np.random.Generator, tables: int, limits: Limits) -> No
     """Print how often equal settings that react to functions are called different, and how often losses are found."""
     questions = Questions.shipped()
     heads = "share", "points lost", "all questions %", "as independent"
-    table = Table(
-        f"two settings, {len(questions.cases)} questions: {tables:,} pairs a line", *heads
-    )
+    table = Table(f"two settings, {len(questions.cases)} questions: {tables:,} pairs a line", *heads)
     for share in SHARES:
         for loss in (0.0, *LOSSES_OF_ALL):
             ps = [
-                p_of_rows(questions.answered(generator, share, ALIKE[0], (0.0, loss)))
-                for _ in range(tables)
+                p_of_rows(questions.answered(generator, share, ALIKE[0], (0.0, loss))) for _ in range(tables)
             ]
             found, alone = (Rate(sum(p[at] < ALPHA for p in ps), tables) for at in (0, 1))
             table.row(share, f"{100 * loss:.0f}", found, alone.plain)
@@ -236,9 +222,7 @@ def reactions_in_cells(generator: np.random.Generator, tables: int, limits: Limi
     of one setting in all categories is found in any."""
     questions = Questions.shipped()
     heads = "share", "anything is said %", "20 points lost, found in a category %"
-    table = Table(
-        f"{len(NAMES)} settings in {len(CATEGORIES)} categories: {tables:,} tables a line", *heads
-    )
+    table = Table(f"{len(NAMES)} settings in {len(CATEGORIES)} categories: {tables:,} tables a line", *heads)
     for share in SHARES:
         said, found = (
             Rate(sum(any(map(is_said, in_cells(drawn).values())) for drawn in many), tables)
@@ -274,9 +258,7 @@ def nulls(generator: np.random.Generator, tables: int, limits: Limits) -> None:
 def losses(generator: np.random.Generator, tables: int, limits: Limits) -> None:
     """Print how often a loss in one category at one length is found there, and elsewhere."""
     heads = "questions", "points lost", "found there %", "elsewhere %"
-    table = Table(
-        f"one setting is worse in {LOST[0]} at {LOST[1]:,}: {tables:,} tables a line", *heads
-    )
+    table = Table(f"one setting is worse in {LOST[0]} at {LOST[1]:,}: {tables:,} tables a line", *heads)
     for n in A_CATEGORY:
         for loss in LOSSES:
             there = elsewhere = 0
@@ -290,10 +272,7 @@ def losses(generator: np.random.Generator, tables: int, limits: Limits) -> None:
 
 def main() -> int:
     """Simulate and print; 1 if a limit is exceeded."""
-    (tables, generator, started), limits = (
-        begin("tools_null", __doc__, 1000, "tables"),
-        Limits(),
-    )
+    (tables, generator, started), limits = (begin("tools_null", __doc__, 1000, "tables"), Limits())
     nulls(generator, tables, limits)
     losses(generator, tables, limits)
     reactions(generator, tables, limits)

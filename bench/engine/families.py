@@ -23,22 +23,13 @@ from typing import Any
 import torch
 
 from runner_base import Dtype, processor
-from runner_engine import (
-    CHOICES,
-    LocalModelConfig,
-    ModelSpec,
-    Request,
-    ResolvedModel,
-    complete,
-    resolve,
-)
+from runner_engine import CHOICES, LocalModelConfig, ModelSpec, Request, ResolvedModel, complete, resolve
 from runner_engine.checkpoints.mixture import mixture_in
 from runner_engine.local.engine import LocalEngine
 from runner_engine.sessions.stats import EngineStats
 
-sys.path[:0] = [
-    str(Path(__file__).resolve().parents[up]) for up in (1, 2)
-]  # bench/, and tools/ beside it
+# bench/, and tools/ beside it
+sys.path[:0] = [str(Path(__file__).resolve().parents[up]) for up in (1, 2)]
 
 from engines import head_line  # noqa: E402
 from heading import parse_arguments  # noqa: E402
@@ -82,9 +73,7 @@ class Measured:
     """An open engine of a tiny model, and its tokens/s by the number of rows."""
 
     def __init__(self, folder: Path, reasons: Reasons, threads: int) -> None:
-        model = LocalModelConfig(
-            name=str(folder), device="cpu", dtype=Dtype.bfloat16, threads=threads
-        )
+        model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.bfloat16, threads=threads)
         resolved = resolve(ModelSpec(model, CHOICES["none"]()))
         self.active = active_parameters(resolved)
         self.engine = LocalEngine(resolved)
@@ -100,12 +89,9 @@ class Measured:
         """Decode prompts that share nothing, and return what was counted."""
         before = self.engine.stats - EngineStats()
         generator = torch.Generator().manual_seed(rows)
-        prompts = torch.randint(
-            3, families.VOCABULARY, (rows, PROMPT), generator=generator
-        ).tolist()
+        prompts = torch.randint(3, families.VOCABULARY, (rows, PROMPT), generator=generator).tolist()
         asked = [
-            Request(at, tuple(ids), ignore_eos=True, max_new_tokens=new)
-            for at, ids in enumerate(prompts)
+            Request(at, tuple(ids), ignore_eos=True, max_new_tokens=new) for at, ids in enumerate(prompts)
         ]
         complete(self.engine, asked)
         return self.engine.stats - before
@@ -128,11 +114,7 @@ def active_parameters(resolved: ResolvedModel) -> int:
     """Return how many parameters a token goes through: of a mixture, those of the chosen experts
     alone."""
     mixture = mixture_in(resolved.files)
-    return (
-        sum(tensor.params for tensor in resolved.files.tensors)
-        if mixture is None
-        else mixture.active
-    )
+    return sum(tensor.params for tensor in resolved.files.tensors) if mixture is None else mixture.active
 
 
 def measured(family: str, folder: Path, reasons: Reasons, threads: int) -> Measured:
@@ -162,11 +144,7 @@ def row_of(family: str, options: argparse.Namespace, beside: Measured, reasons: 
             slower.append(f"{other / own:.2f}")
         why = model.why if model.decoding.startswith("in a stream") else model.decoding
         model.engine.close()
-    return (
-        "| "
-        + " | ".join([*cells, *slower, f"{model.active / beside.active:.2f}", why or "?"])
-        + " |"
-    )
+    return "| " + " | ".join([*cells, *slower, f"{model.active / beside.active:.2f}", why or "?"]) + " |"
 
 
 def main() -> None:
@@ -185,9 +163,7 @@ def main() -> None:
     families.SIZES |= SHAPE
     families.OVERRIDES |= OVERRIDES
     families.MAX_PARAMETERS = 50_000_000
-    streaming = [
-        name for name, way in families.rows(families.PAGE.read_text()).items() if way == "stream"
-    ]
+    streaming = [name for name, way in families.rows(families.PAGE.read_text()).items() if way == "stream"]
     reasons = Reasons()
     logger = logging.getLogger("runner_engine.decode.compat_probe")
     logger.addHandler(reasons)

@@ -60,9 +60,8 @@ PARTS = ("prefill", "decode", "unequal")
 VLLM_LINES = "vllm_lines_side.py"
 
 Prompts = list[list[int]]
-Side = Callable[
-    [Prompts, list[int], int], tuple[float, float]
-]  # so many rows at once; seconds, and the processor's
+# so many rows at once; seconds, and the processor's
+Side = Callable[[Prompts, list[int], int], tuple[float, float]]
 
 
 def of_runner(folder: Path, attention: Attention, threads: int, open_sides: ExitStack) -> Side:
@@ -86,9 +85,7 @@ def of_runner(folder: Path, attention: Attention, threads: int, open_sides: Exit
 
     side([[5, 6, 7]], [2], 1)
     passes = (
-        ""
-        if attention is not Attention.auto
-        else f"; a pass in a single call: {engine.fused is not None}"
+        "" if attention is not Attention.auto else f"; a pass in a single call: {engine.fused is not None}"
     )
     print(f"{folder.name}: {how}{passes}", file=sys.stderr)
     return side
@@ -118,9 +115,7 @@ def of_generate(folder: Path) -> Side:
     return side
 
 
-def of_process(
-    python: str, script: str, file: Path, threads: int, rows: int, open_sides: ExitStack
-) -> Side:
+def of_process(python: str, script: str, file: Path, threads: int, rows: int, open_sides: ExitStack) -> Side:
     """Load a file, or a folder, for so many rows by another library; return what completes prompts
     with it."""
     completer = theirs(python, file, threads, rows, open_sides, script)
@@ -142,9 +137,7 @@ def rates(side: Side, rows: int, lengths: tuple[int, int], by_processor: bool) -
 
     first, whole = asked([prompt] * rows, [1] * rows), asked([prompt] * rows, [new] * rows)
     of_prompts = [chance.randint(prompt // 2, prompt * 3 // 2) for _ in range(2 * rows)]
-    answers = [
-        chance.randint(new // 2, new * 3 // 2) * (1, 1, 1, 4)[at % 4] for at in range(2 * rows)
-    ]
+    answers = [chance.randint(new // 2, new * 3 // 2) * (1, 1, 1, 4)[at % 4] for at in range(2 * rows)]
     return {
         "prefill": rows * prompt / first,
         "decode": rows * (new - 1) / max(whole - first, 1e-9),
@@ -197,9 +190,7 @@ def add_names_of_lfm2(file: Path, config: Any) -> None:
 def lines_of(name: str, options: argparse.Namespace, folder: Path) -> list[list[str]]:
     """Measure a shape; return its lines of the table."""
     made = folder / name.replace(".", "_")
-    file, mib = save(
-        with_sizes(SHAPES[name](options.layers), options.vocabulary), made, name, options.gguf
-    )
+    file, mib = save(with_sizes(SHAPES[name](options.layers), options.vocabulary), made, name, options.gguf)
     lines = []
     with ExitStack() as open_sides:
         before = Attention.eager if name in WITHOUT_ATTENTION else Attention.sdpa
@@ -214,13 +205,9 @@ def lines_of(name: str, options: argparse.Namespace, folder: Path) -> list[list[
             with ExitStack() as of_rows:
                 if LLAMACPP in options.sides and file is not None:
                     python = xllamacpp_python(ROOT / "outputs" / ".xllamacpp")
-                    sides[LLAMACPP] = of_process(
-                        python, XLLAMACPP, file, options.threads, rows, of_rows
-                    )
+                    sides[LLAMACPP] = of_process(python, XLLAMACPP, file, options.threads, rows, of_rows)
                 if VLLM in options.sides:
-                    sides[VLLM] = of_process(
-                        options.vllm, VLLM_LINES, made, options.threads, rows, of_rows
-                    )
+                    sides[VLLM] = of_process(options.vllm, VLLM_LINES, made, options.threads, rows, of_rows)
                 found = by_turns(sides, rows, options)
             for part in PARTS:
                 speeds = {side: found[part, side] for side in options.sides if side in sides}
@@ -230,9 +217,7 @@ def lines_of(name: str, options: argparse.Namespace, folder: Path) -> list[list[
                     for side in options.sides[1:]
                 ]
                 is_bound = (part, rows) == ("decode", 1)
-                of_bound = (
-                    f"{median(speeds[STREAM]) / bound:.2f} of {bound:,.0f}" if is_bound else ""
-                )
+                of_bound = f"{median(speeds[STREAM]) / bound:.2f} of {bound:,.0f}" if is_bound else ""
                 lines.append([name, part, str(rows), *cells, *times, of_bound])
             print(markdown(_head(options.sides), lines[-len(PARTS) :]), file=sys.stderr, flush=True)
     return lines
@@ -242,9 +227,7 @@ def by_turns(
     sides: dict[str, Side], rows: int, options: argparse.Namespace
 ) -> dict[tuple[str, str], list[float]]:
     """Return the rates by part and side, after a round that does not count."""
-    found: dict[tuple[str, str], list[float]] = {
-        (part, side): [] for part in PARTS for side in sides
-    }
+    found: dict[tuple[str, str], list[float]] = {(part, side): [] for part in PARTS for side in sides}
     for at in range(options.rounds + 1):
         for name, side in sides.items():
             lengths = (options.prompt, options.new) if at else (8, 3)
@@ -275,17 +258,12 @@ def main() -> None:
     parser.add_argument("--prompt", type=int, default=128, help="tokens of each prompt")
     parser.add_argument("--new", type=int, default=32, help="new tokens of each row")
     parser.add_argument(
-        "--sides",
-        nargs="+",
-        default=[STREAM, STATIC, GENERATE, LLAMACPP],
-        help="stream is the first",
+        "--sides", nargs="+", default=[STREAM, STATIC, GENERATE, LLAMACPP], help="stream is the first"
     )
     parser.add_argument(
         "--vllm", default=str(ROOT / ".vllm/bin/python"), help="the interpreter of its environment"
     )
-    parser.add_argument(
-        "--gguf", default="BF16", help="type of llama.cpp's matrices: F32, BF16, Q8_0"
-    )
+    parser.add_argument("--gguf", default="BF16", help="type of llama.cpp's matrices: F32, BF16, Q8_0")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument(
         "--processor-time", action="store_true", help="of all threads; with one nothing waits in it"
@@ -304,9 +282,7 @@ def main() -> None:
     print(
         f"\n{options.rounds} rounds by turns, {how}, {options.layers} layers, a vocabulary of {options.vocabulary:,},"
     )
-    print(
-        f"{options.prompt} + {options.new} tokens a row, llama.cpp with {options.gguf}; tokens/s:\n"
-    )
+    print(f"{options.prompt} + {options.new} tokens a row, llama.cpp with {options.gguf}; tokens/s:\n")
     print(markdown(_head(options.sides), lines), flush=True)
 
 

@@ -59,9 +59,7 @@ def main() -> None:
     for _ in range(options.rounds):
         of_round = one_round(options)
         if options.against is not None:
-            of_round |= {
-                f"there, {name}": took for name, took in of_checkout(options.against).items()
-            }
+            of_round |= {f"there, {name}": took for name, took in of_checkout(options.against).items()}
         for name, took in of_round.items():
             fastest[name] = min(fastest[name], took)
     print(markdown(["", "ms", "of int8's time"], lines_of(fastest)))
@@ -78,14 +76,7 @@ def lines_of(fastest: Times) -> list[list[str]]:
 
 def of_checkout(folder: Path) -> Times:
     """Return int8's times in another checkout."""
-    argv = [
-        str(folder / ".venv/bin/python"),
-        __file__,
-        *sys.argv[1:],
-        "--round",
-        "--formats",
-        "int8",
-    ]
+    argv = [str(folder / ".venv/bin/python"), __file__, *sys.argv[1:], "--round", "--formats", "int8"]
     found = subprocess.run(argv, check=True, capture_output=True, text=True)
     times: Times = json.loads(found.stdout.splitlines()[-1])
     return times
@@ -103,13 +94,7 @@ def one_round(options: argparse.Namespace) -> Times:
         for keys in map(int, options.keys.split(",")):
             for name in options.formats:
                 heads = Heads(
-                    1,
-                    kv_heads,
-                    group,
-                    dim,
-                    DTYPES[dtype],
-                    torch.device("cpu"),
-                    kv_cache=KvCache.of(name),
+                    1, kv_heads, group, dim, DTYPES[dtype], torch.device("cpu"), kv_cache=KvCache.of(name)
                 )
                 step, prompt = calls_of(heads, kernels, keys)
                 took[f"{dtype}, {keys:,} keys, a step, {name}"] = seconds(step)
@@ -124,20 +109,13 @@ def calls_of(
     random = torch.Generator().manual_seed(0)
     own, scaling = own_kv(heads, kernels, [keys]), Scaling(heads.dim**-0.5, 0.0)
     stored = [
-        torch.randn(keys, heads.kv_heads, heads.dim, generator=random).to(heads.dtype)
-        for _ in range(2)
+        torch.randn(keys, heads.kv_heads, heads.dim, generator=random).to(heads.dtype) for _ in range(2)
     ]
     own.write(
-        0,
-        stored[0],
-        stored[1],
-        torch.zeros(keys, dtype=torch.int32),
-        torch.arange(keys, dtype=torch.int32),
+        0, stored[0], stored[1], torch.zeros(keys, dtype=torch.int32), torch.arange(keys, dtype=torch.int32)
     )
     seen = torch.tensor([keys], dtype=torch.int32)
-    queries = torch.randn(heads.kv_heads * heads.group, PROMPT, heads.dim, generator=random).to(
-        heads.dtype
-    )
+    queries = torch.randn(heads.kv_heads * heads.group, PROMPT, heads.dim, generator=random).to(heads.dtype)
     query = queries[:, :1].transpose(0, 1).contiguous()
     places, shared = OwnPlaces(own, torch.zeros_like(seen), seen), SharedPlaces(own, 0, keys)
     return (

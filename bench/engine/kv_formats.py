@@ -23,15 +23,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
-from engines import (
-    ROOT,
-    complete_random,
-    greedy_engine,
-    head_line,
-    markdown,
-    speeds_by_turns,
-    spread,
-)
+from engines import ROOT, complete_random, greedy_engine, head_line, markdown, speeds_by_turns, spread
 from heading import parse_arguments
 from peers import xllamacpp_python
 
@@ -137,10 +129,7 @@ def our_lines(
     sizes = [f"0 · 1 · {mib['as_model', length]:,.1f}" for length in lengths]
     lines = [["runner, the model's own", *sizes]]
     for name, of in found.items():
-        cells = [
-            f"{compared(plain[length], of[length])} · {mib[name, length]:,.1f}"
-            for length in lengths
-        ]
+        cells = [f"{compared(plain[length], of[length])} · {mib[name, length]:,.1f}" for length in lengths]
         lines.append([f"runner `{name}`", *cells])
     return lines
 
@@ -176,20 +165,14 @@ def llama_lines(
             )
             subprocess.run([python, str(side), str(job)], check=True, stdout=sys.stderr)
             shape = len(lengths), options.texts, POSITIONS, asked["vocabulary"]
-            logs = (
-                torch.frombuffer(bytearray(answer.read_bytes()), dtype=torch.float32)
-                .view(shape)
-                .double()
-            )
+            logs = torch.frombuffer(bytearray(answer.read_bytes()), dtype=torch.float32).view(shape).double()
             found[name] = [list(of_length) for of_length in logs.log_softmax(dim=-1)]
             of_lengths = [compared(*pair) for pair in zip(found["f16"], found[name], strict=True)]
             print(f"llama.cpp {name}: {', '.join(of_lengths)}", file=sys.stderr, flush=True)
     plain = found.pop("f16")
     lines = [["llama.cpp `f16`", *["0 · 1"] * len(lengths)]]
     for name, of in found.items():
-        lines.append(
-            [f"llama.cpp `{name}`", *(compared(*pair) for pair in zip(plain, of, strict=True))]
-        )
+        lines.append([f"llama.cpp `{name}`", *(compared(*pair) for pair in zip(plain, of, strict=True))])
     return lines
 
 
@@ -204,9 +187,7 @@ def decode(options: argparse.Namespace, context: int) -> None:
     for name in engines:
         of = measured[name, 1]
         times = spread([1000 / one.decode_tok_per_s for one in of])
-        table.append(
-            [name, times, spread([one.prefill_tok_per_s for one in of]), f"{of[0].kv_mib:,.1f}"]
-        )
+        table.append([name, times, spread([one.prefill_tok_per_s for one in of]), f"{of[0].kv_mib:,.1f}"])
     head = [
         "cache",
         f"ms for a token behind {context:,} tokens: median (least..most)",

@@ -33,9 +33,7 @@ def main() -> None:
                 row.tofile(answer)
 
 
-def _distributions(
-    server: object, text: list[int], positions: int, vocabulary: int
-) -> list[array[float]]:
+def _distributions(server: object, text: list[int], positions: int, vocabulary: int) -> list[array[float]]:
     """Return the logarithms [vocabulary] at the last positions of a text."""
     rows: list[array[float]] = []
     for end in range(len(text) - positions, len(text)):

@@ -40,9 +40,7 @@ from runner_engine import LocalModelConfig, Request, complete  # noqa: E402
 from runner_engine.embedded import MODEL_DIR  # noqa: E402
 from runner_engine.kv_cache import prompt_cache  # noqa: E402
 
-SHAPE = (
-    Path(sys.modules["runner_engine"].__path__[0]) / "checkpoints" / "shapes" / "smollm2_135m.json"
-)
+SHAPE = Path(sys.modules["runner_engine"].__path__[0]) / "checkpoints" / "shapes" / "smollm2_135m.json"
 RUNNER, LLAMACPP, VLLM = "runner", "llama.cpp", "vLLM"
 VLLM_PYTHON, VLLM_LINES = ROOT / ".vllm" / "bin" / "python", "vllm_lines_side.py"
 POSITIONS = 32768 + 512
@@ -64,9 +62,7 @@ def files(folder: Path, layers: int) -> tuple[Path, Path, int]:
         folder.mkdir(parents=True)
         ids = {"bos_token_id": None, "eos_token_id": 2, "pad_token_id": 0}
         kept = {
-            key: value
-            for key, value in shape.items()
-            if key not in ("architectures", "model_type", "dtype")
+            key: value for key, value in shape.items() if key not in ("architectures", "model_type", "dtype")
         }
         model = gguf_families.tiny("llama_linear", **kept | ids).to(torch.bfloat16)
         model.save_pretrained(made)
@@ -90,8 +86,7 @@ def ours(folder: Path, threads: int, open_sides: ExitStack) -> Side:
 
     def waited(prompts: list[list[int]], new: int, late: list[int]) -> Seconds:
         rows = [
-            Request(at, tuple(ids), max_new_tokens=new, ignore_eos=True)
-            for at, ids in enumerate(prompts)
+            Request(at, tuple(ids), max_new_tokens=new, ignore_eos=True) for at, ids in enumerate(prompts)
         ]
         gap, before, is_done = 0.0, engine.stats.decode_tokens, False
         with engine.open(len(rows) + 1) as session:
@@ -147,9 +142,7 @@ def measured(
         for name, side in sides.items():
             prefill = side(prompts, 1)[which]
             side(prompts, 1, cached=True)  # the first time, what was kept is arranged for the next
-            first, whole, again = (
-                side(prompts, new, cached=True)[which] for new in (1, options.new, 1)
-            )
+            first, whole, again = (side(prompts, new, cached=True)[which] for new in (1, options.new, 1))
             if at:
                 found["prefill", name].append(rows * tokens / prefill)
                 decode = whole - (first + again) / 2
@@ -165,14 +158,10 @@ def opened(
     sides: dict[str, Side] = {RUNNER: ours(folder, options.threads, open_sides)}
     if LLAMACPP in options.sides:
         python = xllamacpp_python(ROOT / "outputs" / ".xllamacpp")
-        sides[LLAMACPP] = theirs(
-            python, file, options.threads, rows, open_sides, positions=positions
-        )
+        sides[LLAMACPP] = theirs(python, file, options.threads, rows, open_sides, positions=positions)
     if VLLM in options.sides and VLLM_PYTHON.is_file():
         python = str(VLLM_PYTHON)
-        sides[VLLM] = theirs(
-            python, folder, options.threads, rows, open_sides, VLLM_LINES, positions
-        )
+        sides[VLLM] = theirs(python, folder, options.threads, rows, open_sides, VLLM_LINES, positions)
     torch.set_num_threads(options.threads)
     return sides, vocabulary
 
@@ -187,42 +176,25 @@ def speed_table(options: argparse.Namespace) -> str:
                 found = measured(sides, rows, length, vocabulary, options)
                 for part in ("prefill", "decode"):
                     speeds = [found[part, side] for side in sides]
-                    times = [
-                        [a / b for a, b in zip(speeds[0], other, strict=True)]
-                        for other in speeds[1:]
-                    ]
+                    times = [[a / b for a, b in zip(speeds[0], other, strict=True)] for other in speeds[1:]]
                     lines.append(
-                        [
-                            part,
-                            f"{length:,}",
-                            str(rows),
-                            *map(spread, speeds),
-                            *(spread(x, 2) for x in times),
-                        ]
+                        [part, f"{length:,}", str(rows), *map(spread, speeds), *(spread(x, 2) for x in times)]
                     )
                     print(lines[-1], file=sys.stderr, flush=True)
-    return markdown(
-        ["", "tokens", "rows", *sides, *(f"x {side}" for side in list(sides)[1:])], lines
-    )
+    return markdown(["", "tokens", "rows", *sides, *(f"x {side}" for side in list(sides)[1:])], lines)
 
 
 def gap_table(options: argparse.Namespace) -> str:
     """Measure how long rows that decode wait while a long prompt is read."""
     length, chance, lines = max(options.lengths), random.Random(0), []
     with ExitStack() as open_sides:
-        sides, vocabulary = opened(
-            options, options.layers, DECODING + 1, length + NEW_WHILE_LATE, open_sides
-        )
+        sides, vocabulary = opened(options, options.layers, DECODING + 1, length + NEW_WHILE_LATE, open_sides)
         prompts = [[chance.randrange(4, vocabulary) for _ in range(64)] for _ in range(DECODING)]
         late = [chance.randrange(4, vocabulary) for _ in range(length)]
         for name, side in sides.items():
             found = [side(prompts, NEW_WHILE_LATE, late=late) for _ in range(options.rounds)]
-            lines.append(
-                [name, *(spread([one[part] for one in found], 2) for part in ("late", "gap"))]
-            )
-    return markdown(
-        ["", f"a prompt of {length:,} tokens, s", "longest time without a token, s"], lines
-    )
+            lines.append([name, *(spread([one[part] for one in found], 2) for part in ("late", "gap"))])
+    return markdown(["", f"a prompt of {length:,} tokens, s", "longest time without a token, s"], lines)
 
 
 def main() -> None:
@@ -230,9 +202,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--lengths", type=int, nargs="+", default=[2048, 8192], help="tokens of each prompt"
-    )
+    parser.add_argument("--lengths", type=int, nargs="+", default=[2048, 8192], help="tokens of each prompt")
     parser.add_argument("--rows", type=int, nargs="+", default=[1], help="prompts at once")
     parser.add_argument("--new", type=int, default=64, help="new tokens of each row")
     parser.add_argument("--layers", type=int, default=30)

@@ -92,18 +92,8 @@ def rates_of_vllm(
     settings = {"max_num_seqs": max(rows), "max_num_batched_tokens": VLLM_TOKENS, "eager": False}
     seconds: dict[int, dict[int, float]] = {}
     for count in (1, new):  # of one new token: what comes before decoding
-        job = Job(
-            "vllm",
-            str(folder),
-            "bfloat16",
-            prompts,
-            [count] * len(prompts),
-            None,
-            settings=settings,
-        )
-        seconds[count] = {
-            some: one.total_s for some, one in run_counts(job, rows, str(VLLM)).items()
-        }
+        job = Job("vllm", str(folder), "bfloat16", prompts, [count] * len(prompts), None, settings=settings)
+        seconds[count] = {some: one.total_s for some, one in run_counts(job, rows, str(VLLM)).items()}
     found = {}
     for some in rows:
         found["prefill", some] = sum(map(len, prompts[:some])) / seconds[1][some]
@@ -135,14 +125,9 @@ def main() -> None:
     bound = read_mib_per_s(options.processor_time) / active_mib
     lines, most = [], max(options.rows)
     all_prompts = [
-        [chance.randrange(4, shape["vocab_size"]) for _ in range(options.prompt)]
-        for _ in range(most)
+        [chance.randrange(4, shape["vocab_size"]) for _ in range(options.prompt)] for _ in range(most)
     ]
-    of_vllm = (
-        {}
-        if options.processor_time
-        else rates_of_vllm(folder, all_prompts, options.new, options.rows)
-    )
+    of_vllm = {} if options.processor_time else rates_of_vllm(folder, all_prompts, options.new, options.rows)
     for rows in options.rows:
         prompts = all_prompts[:rows]
         with ExitStack() as open_sides:
@@ -156,11 +141,7 @@ def main() -> None:
             ]
             of_bound = f"{median(speeds[0]) / bound:.2f}" if (part, rows) == ("decode", 1) else ""
             beside = of_vllm.get((part, rows))
-            of_last = (
-                ["", ""]
-                if beside is None
-                else [f"{beside:,.0f}", f"{median(speeds[0]) / beside:.2f}"]
-            )
+            of_last = ["", ""] if beside is None else [f"{beside:,.0f}", f"{median(speeds[0]) / beside:.2f}"]
             lines.append([part, str(rows), *map(spread, speeds), *times, of_bound, *of_last])
     print("### A mixture of experts\n")
     print(head_line(["bench/engine/mixtures.py", *sys.argv[1:]], options.threads))
@@ -173,16 +154,7 @@ def main() -> None:
     print(
         f"median (least..most). A token reads {active_mib:,.0f} MiB; memory would allow {bound:,.0f} tokens/s.\n"
     )
-    head = [
-        "",
-        "rows",
-        *both,
-        f"x {PLAIN}",
-        f"x {LLAMACPP}",
-        "of the bound",
-        "vLLM, once",
-        "x vLLM",
-    ]
+    head = ["", "rows", *both, f"x {PLAIN}", f"x {LLAMACPP}", "of the bound", "vLLM, once", "x vLLM"]
     print(markdown(head, lines), flush=True)
 
 

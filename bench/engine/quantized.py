@@ -72,13 +72,9 @@ def main() -> None:
     for family in options.families:
         with tempfile.TemporaryDirectory() as folder:
             families.build(family, Path(folder))
-            cells = [
-                cell(family, name, Path(folder), options.limit, wrong) for name in options.choices
-            ]
+            cells = [cell(family, name, Path(folder), options.limit, wrong) for name in options.choices]
         print(f"| {family} | {' | '.join(cells)} |", flush=True)
-    print(
-        "\n" + ("\n".join(wrong) if wrong else "all within the limit, and with the library's bits")
-    )
+    print("\n" + ("\n".join(wrong) if wrong else "all within the limit, and with the library's bits"))
     sys.exit(bool(wrong))
 
 
@@ -98,9 +94,7 @@ def cell(family: str, name: str, folder: Path, limit: float, wrong: list[str]) -
         wrong.append(f"{family} {name}: the plan is off by {off:+.1%}")
     if not has_bits:
         wrong.append(f"{family} {name}: other bits than the library's")
-    return (
-        f"{base.metrics['quantized_share']:.1%} · {off:+.2%} · {'equal' if has_bits else 'differ'}"
-    )
+    return f"{base.metrics['quantized_share']:.1%} · {off:+.2%} · {'equal' if has_bits else 'differ'}"
 
 
 def has_library_bits(base: Any, resolved: Any, folder: Path) -> bool:
@@ -118,9 +112,7 @@ def has_library_bits(base: Any, resolved: Any, folder: Path) -> bool:
     ]
     candidates = [path for path in paths if ".experts." in path] or paths
     shapes = {path: plain[path].weight.shape for path in candidates}
-    first, other = next(
-        pair for pair in combinations(candidates, 2) if shapes[pair[0]] == shapes[pair[1]]
-    )
+    first, other = next(pair for pair in combinations(candidates, 2) if shapes[pair[0]] == shapes[pair[1]])
     own, taken, control = (
         loaded[first],
         *(made_by_library(base, resolved.mix.base, plain[at]) for at in (first, other)),

@@ -38,15 +38,7 @@ from engines import head_line, markdown, spread  # noqa: E402
 from heading import parse_arguments  # noqa: E402
 
 from runner_base import Dtype, machine  # noqa: E402
-from runner_engine import (  # noqa: E402
-    GenerationConfig,
-    LocalModelConfig,
-    ModelSpec,
-    Request,
-    complete,
-    predict,
-    resolve,
-)
+from runner_engine import GenerationConfig, LocalModelConfig, ModelSpec, Request, complete, predict, resolve  # noqa: E402
 from runner_engine.decode import compat_probe  # noqa: E402
 from runner_engine.decode.layouts import NotFusable  # noqa: E402
 from runner_engine.local.engine import LocalEngine  # noqa: E402
@@ -56,11 +48,7 @@ from runner_engine.settings.several import SeveralConfig  # noqa: E402
 MODEL = Path("~/.cache/runner/real-model/bfloat16").expanduser()
 VLLM_PYTHON = ROOT / ".vllm" / "bin" / "python"
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-QUESTIONS = [
-    "What is the capital of France?",
-    "Name three colours.",
-    "Tom has 3 pens and buys 4. How many?",
-]
+QUESTIONS = ["What is the capital of France?", "Name three colours.", "Tom has 3 pens and buys 4. How many?"]
 Side = Callable[[list[list[int]], int], float]
 
 
@@ -104,9 +92,7 @@ def made(folder: Path, base: Path, count: int, rank: int) -> list[Path]:
 def spec_of(options: argparse.Namespace, lora: LoraConfig) -> ModelSpec:
     """Return the model with adapters."""
     dtype = Dtype(options.dtype)
-    model = LocalModelConfig(
-        name=str(options.model), device="cpu", dtype=dtype, threads=options.threads
-    )
+    model = LocalModelConfig(name=str(options.model), device="cpu", dtype=dtype, threads=options.threads)
     return ModelSpec(model, lora=lora, generation=GenerationConfig(max_new_tokens=options.new))
 
 
@@ -130,9 +116,7 @@ def ours(options: argparse.Namespace, lora: LoraConfig, open_sides: ExitStack) -
 
     def side(prompts: list[list[int]], new: int) -> float:
         asked = [
-            Request(
-                at, tuple(ids), max_new_tokens=new, ignore_eos=True, adapter=names[at % len(names)]
-            )
+            Request(at, tuple(ids), max_new_tokens=new, ignore_eos=True, adapter=names[at % len(names)])
             for at, ids in enumerate(prompts)
         ]
         clock = time.perf_counter if options.wall else time.process_time
@@ -193,9 +177,7 @@ def refuse_single_calls() -> None:
     vars(compat_probe)["FusedForward"] = refused
 
 
-def opened(
-    options: argparse.Namespace, places: list[Path], open_sides: ExitStack
-) -> dict[str, Side]:
+def opened(options: argparse.Namespace, places: list[Path], open_sides: ExitStack) -> dict[str, Side]:
     """Load what is measured, each by its name in the table."""
     sides: dict[str, Side] = {}
     if not options.by_operations:
@@ -208,9 +190,7 @@ def opened(
     if options.vllm.is_file() and not options.without_vllm:
         sides["vLLM, base"] = vllms(options, [], open_sides)[0]
         of_vllm = vllms(options, places, open_sides)
-        sides |= {
-            f"vLLM, {count}": side for count, side in zip(options.adapters, of_vllm, strict=True)
-        }
+        sides |= {f"vLLM, {count}": side for count, side in zip(options.adapters, of_vllm, strict=True)}
     return sides
 
 
@@ -224,8 +204,7 @@ def speed_table(options: argparse.Namespace, places: list[Path]) -> str:
         for at in range(options.rounds + 1):
             for rows in options.rows:
                 prompts = [
-                    [chance.randrange(100, 40_000) for _ in range(options.prompt)]
-                    for _ in range(rows)
+                    [chance.randrange(100, 40_000) for _ in range(options.prompt)] for _ in range(rows)
                 ]
                 for name, side in sides.items():
                     first, whole = side(prompts, 1), side(prompts, options.new)
@@ -258,8 +237,7 @@ def comparison(options: argparse.Namespace, places: list[Path]) -> str:
         return found
 
     together = answers(
-        several(places),
-        [Request(f"{name} {text}", text, adapter=name) for name, text in wanted],
+        several(places), [Request(f"{name} {text}", text, adapter=name) for name, text in wanted]
     )
     alone: dict[Any, list[int]] = {}
     for name, place in zip(several(places).names, places, strict=True):
@@ -299,9 +277,7 @@ def memory_table(options: argparse.Namespace, places: list[Path]) -> str:
 
 def main() -> None:
     """Print the table, or the counts."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--model", type=Path, default=MODEL)
     parser.add_argument("--layers", type=int, default=8, help="so many of its layers; 0: all")
     parser.add_argument("--folder", type=Path, default=ROOT / "outputs" / ".adapters")
@@ -314,9 +290,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--wall", action="store_true", help="by the clock, not the processor")
-    parser.add_argument(
-        "--vllm", type=Path, default=VLLM_PYTHON, help="the Python of its environment"
-    )
+    parser.add_argument("--vllm", type=Path, default=VLLM_PYTHON, help="the Python of its environment")
     parser.add_argument("--without-vllm", action="store_true")
     parser.add_argument("--by-operations", action="store_true")
     parser.add_argument("--compare", action="store_true")

@@ -31,11 +31,7 @@ def main() -> None:
     from vllm import LLM, SamplingParams, TokensPrompt  # type: ignore[import-not-found]
     from vllm.lora.request import LoRARequest  # type: ignore[import-not-found]
 
-    lora = (
-        {"enable_lora": True, "max_loras": len(places), "max_lora_rank": int(rank)}
-        if places
-        else {}
-    )
+    lora = {"enable_lora": True, "max_loras": len(places), "max_lora_rank": int(rank)} if places else {}
     llm = LLM(
         model=folder, dtype=dtype, max_model_len=2048, max_num_seqs=int(rows), enforce_eager=True,
         enable_prefix_caching=False, seed=0, **lora,

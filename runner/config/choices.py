@@ -11,17 +11,14 @@ from runner.config.groups import GROUPS
 from runner_base.plugins import conf_folders, own_conf_folders
 
 HERE = Path(__file__).resolve().parents[1]
-CONF = (
-    HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"
-)  # in a wheel, or in a checkout
+# in a wheel, or in a checkout
+CONF = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"
 
 
 def own_files(group: str) -> list[Path]:
     """Return the YAML files of a group's choices that ship: in conf/, and beside the runner's own
     options."""
-    return sorted(
-        file for conf in (CONF, *own_conf_folders()) for file in (conf / group).glob("*.yaml")
-    )
+    return sorted(file for conf in (CONF, *own_conf_folders()) for file in (conf / group).glob("*.yaml"))
 
 
 def choices_for(group: str) -> list[str]:
@@ -34,9 +31,7 @@ def file_of(group: str, choice: str) -> Path:
     """Return the YAML file of a choice, in conf/ or in that of a plug-in's package; no file if it
     is the user's own."""
     folders = (CONF, *own_conf_folders(), *conf_folders().values())
-    return next(
-        (file for conf in folders if (file := conf / group / f"{choice}.yaml").is_file()), Path()
-    )
+    return next((file for conf in folders if (file := conf / group / f"{choice}.yaml").is_file()), Path())
 
 
 @cache

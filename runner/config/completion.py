@@ -29,9 +29,7 @@ class CompletesValues(CompletionPlugin):
         key, equals, value = word.partition("=")
         if not equals or set("[]{}()'\"") & set(value):
             found = [
-                offer
-                for offer in super()._query(config_name, line)
-                if not offer.startswith(data_sets.GROUP)
+                offer for offer in super()._query(config_name, line) if not offer.startswith(data_sets.GROUP)
             ]
             return _with_equals(self, config_name, before, found)
         earlier, comma, prefix = value.rpartition(",")
@@ -74,9 +72,7 @@ def _with_equals(
     return [f"{offer[:-1]}=" if offer in is_value else offer for offer in found]
 
 
-def _composed(
-    plugin: CompletionPlugin, config_name: str | None, before: list[str]
-) -> DictConfig | None:
+def _composed(plugin: CompletionPlugin, config_name: str | None, before: list[str]) -> DictConfig | None:
     """Return the config that the words before compose; None if they compose none."""
     overrides = get_args([word for word in before if word]).overrides
     with suppress(HydraException, OmegaConfBaseException):
@@ -84,9 +80,7 @@ def _composed(
     return None
 
 
-def _values(
-    plugin: CompletionPlugin, config_name: str | None, before: list[str], key: str
-) -> list[str]:
+def _values(plugin: CompletionPlugin, config_name: str | None, before: list[str], key: str) -> list[str]:
     """Return the values that a key takes, or none if it takes more than a few."""
     owner, dot, name = key.lstrip("+").rpartition(".")
     composed = _composed(plugin, config_name, before)

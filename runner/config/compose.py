@@ -51,10 +51,7 @@ def compose(
 
 
 def choose(
-    groups: Iterable[str],
-    choices: Mapping[str, str],
-    values: Mapping[str, Any],
-    before: Sequence[str] = (),
+    groups: Iterable[str], choices: Mapping[str, str], values: Mapping[str, Any], before: Sequence[str] = ()
 ) -> dict[str, Any]:
     """Return the checked dataclasses of groups, with these choices and with Python values for full
     keys.
@@ -65,9 +62,7 @@ def choose(
         if choice not in (options := choices_for(group)):
             raise ConfigError(unknown_choice(group, choice, options))
     with config_errors():
-        composed, _ = compose(
-            [*before, *(f"{group}={choice}" for group, choice in choices.items())]
-        )
+        composed, _ = compose([*before, *(f"{group}={choice}" for group, choice in choices.items())])
         for key, value in values.items():
             try:
                 OmegaConf.update(composed, key, value)
@@ -87,20 +82,14 @@ def changed(config: RunnerConfig, values: Mapping[str, Any]) -> dict[str, Any]:
             try:
                 OmegaConf.update(groups[group], name, value)
             except OmegaConfBaseException as error:
-                raise ConfigCompositionException(
-                    f"Error merging override {where}={value}"
-                ) from error
+                raise ConfigCompositionException(f"Error merging override {where}={value}") from error
         return {group: OmegaConf.to_object(node) for group, node in groups.items()}
 
 
 def composer_of(name: str = "config", folder: str | None = None) -> Composer:
     """Return a composer of jobs. That of the menu is kept; a study's file may have changed by the
     next call."""
-    return (
-        Composer(hydra_of(folder).config_loader, name)
-        if folder or name != "config"
-        else _menu_composer()
-    )
+    return Composer(hydra_of(folder).config_loader, name) if folder or name != "config" else _menu_composer()
 
 
 @cache
@@ -112,14 +101,10 @@ class Composer:
     """Composes the jobs of one file, those of a grid with its master config. The result equals
     Hydra's composition."""
 
-    def __init__(
-        self, config_loader: ConfigLoader, name: str, master: DictConfig | None = None
-    ) -> None:
+    def __init__(self, config_loader: ConfigLoader, name: str, master: DictConfig | None = None) -> None:
         self._loader, self._name, self._master = config_loader, name, master
         # with their ${...}, which iterating over the list would resolve
-        hydra_overrides = (
-            [] if master is None else OmegaConf.to_container(master.hydra.overrides.hydra)
-        )
+        hydra_overrides = [] if master is None else OmegaConf.to_container(master.hydra.overrides.hydra)
         self._for_hydra = [str(line) for line in hydra_overrides or ()]
         parser = OverridesParser.create()
         self._parse = cache(lambda line: parser.parse_overrides([line])[0])
@@ -128,19 +113,14 @@ class Composer:
             tuple[str, ...], dict[str, HydraException]
         ] = {}  # choices → key → Hydra's error
         assert isinstance(config_loader, ConfigLoaderImpl)
-        _, repository = config_loader._parse_overrides_and_create_caching_repo(
-            name, self._for_hydra
-        )
-        self._is_group = cache(
-            repository.group_exists
-        )  # it knows the groups of hydra.searchpath too
+        _, repository = config_loader._parse_overrides_and_create_caching_repo(name, self._for_hydra)
+        # it knows the groups of hydra.searchpath too
+        self._is_group = cache(repository.group_exists)
 
     def compose(self, overrides: list[str]) -> DictConfig:
         """Return the job's config, or raise what Hydra's full composition raises."""
         overrides = with_quantization(overrides)
-        with suppress(
-            Exception
-        ):  # whatever it is, the full composition reports it in Hydra's words
+        with suppress(Exception):  # whatever it is, the full composition reports it in Hydra's words
             if (config := self._compose_fast(overrides)) is not None:
                 return self._with_masters_cache(config)
         return self._with_masters_cache(self._compose_in_full([*self._for_hydra, *overrides]))
@@ -150,11 +130,7 @@ class Composer:
         that set them."""
         all_of_them = with_quantization(overrides)
         choices = tuple(line for line in all_of_them if self._is_of_combination(self._parse(line)))
-        omitted = [
-            line
-            for line in overrides
-            if line.partition("=")[0] in self.missing_keys.get(choices, {})
-        ]
+        omitted = [line for line in overrides if line.partition("=")[0] in self.missing_keys.get(choices, {})]
         while True:
             used = [line for line in overrides if line not in omitted]
             try:
@@ -183,9 +159,7 @@ class Composer:
         values = [override for override in parsed if not self._is_of_combination(override)]
         if not self._may_set_values_last(parsed, len(self._for_hydra)):
             return None
-        kept = self._combination(
-            [override for override in parsed if self._is_of_combination(override)]
-        )
+        kept = self._combination([override for override in parsed if self._is_of_combination(override)])
         if kept is None:
             return None
         config: DictConfig = pickle.loads(kept)
@@ -200,10 +174,7 @@ class Composer:
         ):  # in Hydra 1.4 it follows from the overrides by itself
             rule = config.hydra.job.config.override_dirname
             config.hydra.job.override_dirname = config_loader_impl.get_overrides_dirname(
-                overrides=of_task,
-                kv_sep=rule.kv_sep,
-                item_sep=rule.item_sep,
-                exclude_keys=rule.exclude_keys,
+                overrides=of_task, kv_sep=rule.kv_sep, item_sep=rule.item_sep, exclude_keys=rule.exclude_keys
             )
         return config
 
@@ -225,12 +196,9 @@ class Composer:
         return (
             of_hydra == sorted(of_hydra, reverse=True)
             and not any(
-                override.is_sweep_override() or override.key_or_group == "hydra"
-                for override in parsed
+                override.is_sweep_override() or override.key_or_group == "hydra" for override in parsed
             )
-            and not any(
-                override.key_or_group == "hydra.searchpath" for override in parsed[of_master:]
-            )
+            and not any(override.key_or_group == "hydra.searchpath" for override in parsed[of_master:])
         )
 
     def _combination(self, shaping: list[Override]) -> bytes | None:

@@ -126,9 +126,7 @@ def apply_data_set(composed: DictConfig) -> None:
     if data_set is None and NAME.fullmatch(task.data) and not Path(task.data).exists():
         problem = unknown("data set", task.data, names(composed))
         path = Path(task.data).absolute()
-        raise ConfigError(
-            f"task.data={task.data}: {problem}; and there is no file or folder {path}"
-        )
+        raise ConfigError(f"task.data={task.data}: {problem}; and there is no file or folder {path}")
     keys = _keys_for(task, data_set)
     with read_write(composed):
         looked_up = [key for key in map(str, task) if _is_looked_up(task, key)]
@@ -136,9 +134,7 @@ def apply_data_set(composed: DictConfig) -> None:
             looked_up, key=lambda key: key == "instruction"
         ):  # last: it asks for what the others are
             try:
-                OmegaConf.update(
-                    task, key, keys[key] if key in keys else _default(task, key), merge=False
-                )
+                OmegaConf.update(task, key, keys[key] if key in keys else _default(task, key), merge=False)
             except ValidationError as error:
                 from runner.config.messages import wrong_value  # most files need no message
 
@@ -182,11 +178,7 @@ def _locate(task: DictConfig, key: str, root: DictConfig) -> None:
 
 def _is_looked_up(task: DictConfig, key: str) -> bool:
     node: Any = task._get_node(key)
-    return (
-        node is not None
-        and node._is_interpolation()
-        and str(node._value()).startswith(INTERPOLATION)
-    )
+    return node is not None and node._is_interpolation() and str(node._value()).startswith(INTERPOLATION)
 
 
 def _default(task: DictConfig, key: str) -> Any:
@@ -195,9 +187,7 @@ def _default(task: DictConfig, key: str) -> Any:
     default: Any = next(item.default for item in fields(schema) if item.name == key)
     if key == "instruction" and (task.choices_key is not None or task.gold is Gold.letter):
         return for_letters(default)
-    if key == "instruction" and (
-        task.gold is Gold.expression or task.get("extractor") is Extractor.math
-    ):
+    if key == "instruction" and (task.gold is Gold.expression or task.get("extractor") is Extractor.math):
         return FOR_EXPRESSIONS
     return default
 
@@ -206,17 +196,10 @@ def _sources(root: Any) -> Iterator[ConfigSource]:
     """Yield the folders that Hydra composes from, the user's own first; only conf/ if the config
     lacks Hydra's half."""
     hydra = root.hydra if isinstance(root, DictConfig) and "hydra" in root else None
-    if (
-        hydra is None
-        and HydraConfig.initialized()
-        and {*GROUPS} <= {*HydraConfig.get().runtime.choices}
-    ):
+    if hydra is None and HydraConfig.initialized() and {*GROUPS} <= {*HydraConfig.get().runtime.choices}:
         hydra = HydraConfig.get()  # not that of a program which uses Hydra for itself
     listed = (
-        [
-            (config_source.schema, config_source.path)
-            for config_source in hydra.runtime.config_sources
-        ]
+        [(config_source.schema, config_source.path) for config_source in hydra.runtime.config_sources]
         if hydra
         else [("file", str(CONF))]
     )

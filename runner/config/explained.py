@@ -99,17 +99,13 @@ def _from_cause(error: BaseException) -> str | None:
         return f"{match[1]}.yaml: {reason}" if reason else None
     while cause.__cause__ is not None:
         cause = cause.__cause__
-    if match := re.match(
-        r"Could not override '([^']+)'\.[ \n]+No match in the defaults list", text
-    ):
+    if match := re.match(r"Could not override '([^']+)'\.[ \n]+No match in the defaults list", text):
         return unknown_key(match[1])
     if match := re.match(r"Could not delete from config. '([^']+)' does not exist", text):
         return unknown_key(match[1])
     if match := re.match(r"Ambiguous value for argument '([^=]*)=(.*)'\n1\. ", text, re.DOTALL):
         return _several(match[1], match[2])
-    match = re.search(
-        r"(?:Error merging override |To append to your config use \+)([^\n]+)(?:\n|$)", text
-    )
+    match = re.search(r"(?:Error merging override |To append to your config use \+)([^\n]+)(?:\n|$)", text)
     written = match[1] if match else ""
     key, _, value = written.partition("=")
     if key.lstrip("+").startswith("profile."):  # the only group that is a text in the config
@@ -117,9 +113,7 @@ def _from_cause(error: BaseException) -> str | None:
     if isinstance(cause, ValidationError):
         return wrong_value(cause, written)
     if isinstance(cause, ConfigAttributeError | ConfigKeyError):
-        return unknown_key(
-            cause.full_key or key, cause.object_type, value if key == cause.full_key else None
-        )
+        return unknown_key(cause.full_key or key, cause.object_type, value if key == cause.full_key else None)
     if isinstance(cause, MissingMandatoryValue):
         return f"{cause.full_key} has no value: give {cause.full_key}=..."
     return None

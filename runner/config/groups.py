@@ -38,9 +38,7 @@ class KeyType:
     is_string: bool = False
     is_free_text: bool = False  # a text for a model, in which a comma is just a comma
     is_list: bool = False
-    may_be_list: bool = (
-        False  # a name or, in brackets, a list of names; a list in YAML is a sweep over names
-    )
+    may_be_list: bool = False  # a name or, in brackets, a list of names; a list in YAML is a sweep over names
 
     @property
     def takes_brackets(self) -> bool:
@@ -112,9 +110,7 @@ def _key_types(group: str, _loaded: int) -> dict[str, KeyType]:
             if isinstance(hint, type) and is_dataclass(hint) and prefix:  # a model within a model
                 schemas.append((f"{prefix}{name}.", hint))
             members = (
-                [member for member in get_args(hint) if member is not NoneType]
-                if _is_union(hint)
-                else [hint]
+                [member for member in get_args(hint) if member is not NoneType] if _is_union(hint) else [hint]
             )
             is_list = get_origin(members[0]) is list
             members = [*get_args(members[0])] if is_list else members

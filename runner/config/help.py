@@ -40,19 +40,13 @@ def described(composed: DictConfig, choices: Mapping[str, str]) -> str:
     lines = []
     for group in GROUPS:
         choice = choices[group]
-        lines += [
-            "",
-            *textwrap.wrap(f"{group}={choice}: {comments(file_of(group, choice)).top}", WIDTH),
-        ]
+        lines += ["", *textwrap.wrap(f"{group}={choice}: {comments(file_of(group, choice)).top}", WIDTH)]
         for key, value, schema in _keys(composed[group]):
             comment = _comment(group, choice, key, schema)
             if key == "data" and issubclass(schema, QuestionsConfig):
                 comment = f"{comment}. Data sets: {', '.join(data_sets.names(composed))}"
             lines += _line(f"{group}.{key}", value, schema, comment)
-    lines += [
-        "",
-        f"profile={choices['profile']}: {comments(file_of('profile', choices['profile'])).top}",
-    ]
+    lines += ["", f"profile={choices['profile']}: {comments(file_of('profile', choices['profile'])).top}"]
     lines += ["", "Above the groups:"]
     menu = comments(CONF / "config.yaml").beside
     for key, value, schema in _keys(composed):
@@ -61,9 +55,7 @@ def described(composed: DictConfig, choices: Mapping[str, str]) -> str:
     if found := packages():
         lines += ["", "From plug-ins (docs/plugins.md):"]
     for package, added in found.items():
-        lines += textwrap.wrap(
-            f"  {package}: {', '.join(f'{it.kind} {it.name}' for it in added)}", WIDTH
-        )
+        lines += textwrap.wrap(f"  {package}: {', '.join(f'{it.kind} {it.name}' for it in added)}", WIDTH)
     return "\n".join(lines[1:]) + "\n"
 
 
@@ -121,9 +113,7 @@ def _value(node: DictConfig, key: str) -> Any:
 
 def _line(key: str, value: Any, schema: type[Any], comment: str) -> list[str]:
     choices = allowed(schema, key.rpartition(".")[2])
-    if choices[:1] != ["true"] and not all(
-        re.search(rf"\b{choice}\b", comment) for choice in choices
-    ):
+    if choices[:1] != ["true"] and not all(re.search(rf"\b{choice}\b", comment) for choice in choices):
         comment = f"{' | '.join(choices)}: {comment}".rstrip(": ")
     setting = f"  {key}={_written(value)}"
     beside = [f"{'':{COLUMN}}# {line}" for line in textwrap.wrap(comment, WIDTH - COLUMN - 2)]
@@ -152,12 +142,8 @@ def _comment(group: str, choice: str, key: str, schema: type[Any]) -> str:
         return comment
     last = key.rpartition(".")[2]
     owner = next(kind for kind in schema.__mro__ if last in get_annotations(kind))
-    files = sorted(
-        own_files(group), key=lambda file: (schema_of(group, file.stem) is not owner, file)
-    )
+    files = sorted(own_files(group), key=lambda file: (schema_of(group, file.stem) is not owner, file))
     for file in files:
-        if issubclass(schema_of(group, file.stem), owner) and (
-            comment := comments(file).beside.get(last)
-        ):
+        if issubclass(schema_of(group, file.stem), owner) and (comment := comments(file).beside.get(last)):
             return comment
     return ""

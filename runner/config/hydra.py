@@ -74,9 +74,7 @@ def to_config(composed: Any, choices: Mapping[str, str] | None = None) -> Runner
 @cache
 def _warn_if_hidden(group: str, choice: str) -> None:
     """Say once that a plug-in has the name of one of the runner's own choices, which is used."""
-    if (plug_in := plug_ins(group).get(choice)) is not None and file_of(group, choice) in own_files(
-        group
-    ):
+    if (plug_in := plug_ins(group).get(choice)) is not None and file_of(group, choice) in own_files(group):
         say(f"warning: {plug_in} is not used: the runner itself has {group}={choice}")
 
 

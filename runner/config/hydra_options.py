@@ -23,9 +23,8 @@ class HydraOption:
     """
 
     needs: tuple[str, ...]  # the modules of other packages without which there is no such choice
-    settings: Callable[
-        [], tuple[Any, tuple[str, ...]]
-    ]  # its keys, and those below which users may add their own
+    # its keys, and those below which users may add their own
+    settings: Callable[[], tuple[Any, tuple[str, ...]]]
 
 
 def installed_option(kind: str, name: str) -> HydraOption | None:

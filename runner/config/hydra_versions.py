@@ -18,19 +18,14 @@ def _is_at_least(package: Any, *wanted: int) -> bool:
 
 
 IS_HYDRA_1_4 = _is_at_least(hydra, 1, 4)
-NAMED_CLASSES = [
-    "runner.*",
-    "hydra_plugins.*",
-    "logging.*",
-]  # those that a config may name; 1.4 warns without a list
-VERSION_BASE: dict[str, Any] = (
-    {} if IS_HYDRA_1_4 else {"version_base": "1.3"}
-)  # whose defaults count
+# those that a config may name; 1.4 warns without a list
+NAMED_CLASSES = ["runner.*", "hydra_plugins.*", "logging.*"]
+# whose defaults count
+VERSION_BASE: dict[str, Any] = {} if IS_HYDRA_1_4 else {"version_base": "1.3"}
+# in 2.3 the first name is that of an older method
 register_resolver: Any = (
-    OmegaConf.register_resolver
-    if _is_at_least(omegaconf, 2, 4)
-    else OmegaConf.register_new_resolver
-)  # in 2.3 the first name is that of an older method
+    OmegaConf.register_resolver if _is_at_least(omegaconf, 2, 4) else OmegaConf.register_new_resolver
+)
 
 
 def named_classes() -> AbstractContextManager[Any]:
@@ -69,6 +64,4 @@ def parsed_overrides(
     if not IS_HYDRA_1_4:
         return {}
     loader: Any = hydra.config_loader
-    return {
-        "parsed_overrides": loader.parse_overrides(config_name, overrides, alias_start=len(saved))
-    }
+    return {"parsed_overrides": loader.parse_overrides(config_name, overrides, alias_start=len(saved))}

@@ -13,31 +13,14 @@ TASKS = {  # what others call a task
         ("perplexity", "ppl", "wikitext", "loglikelihood", "logprobs", "kl", "kld"), "likelihood"
     ),
     **dict.fromkeys(("bench", "benchmark", "speed", "throughput", "latency"), "sweep"),
-    **dict.fromkeys(
-        ("complete", "completion", "completions", "prompt", "infer", "inference"), "generate"
-    ),
+    **dict.fromkeys(("complete", "completion", "completions", "prompt", "infer", "inference"), "generate"),
     **dict.fromkeys(("server", "api"), "serve"),  # of an option
 }
 MADE = {8: ("int8", "int8_dynamic", "torchao_int8", "torchao_float8"), 4: ("nf4", "fp4")}
 IN_GROUPS = ("hqq", "torchao_intx")  # quantization.bits=2…8
 STORED = {
-    8: (
-        "gptq",
-        "auto_round",
-        "pack_quantized",
-        "int_quantized",
-        "float_quantized",
-        "fp8",
-        "fbgemm_fp8",
-    ),
-    4: (
-        "gptq",
-        "awq",
-        "auto_round",
-        "pack_quantized",
-        "nvfp4_pack_quantized",
-        "mxfp4_pack_quantized",
-    ),
+    8: ("gptq", "auto_round", "pack_quantized", "int_quantized", "float_quantized", "fp8", "fbgemm_fp8"),
+    4: ("gptq", "awq", "auto_round", "pack_quantized", "nvfp4_pack_quantized", "mxfp4_pack_quantized"),
     2: ("gptq", "bitnet"),
 }
 BITS = re.compile(r"(?:bnb|u?int|i|q|w|load_in)?[-_]?([2-8])[-_]?(?:bits?|b)?", re.IGNORECASE)
@@ -53,9 +36,7 @@ def meant(group: str, choice: str) -> str:
     it.
     """
     head, _, rest = f"{group}/{choice}".partition("/")
-    reason = {"model": _model, "lora": _adapter, "quantization": _quantization, "task": _task}.get(
-        head
-    )
+    reason = {"model": _model, "lora": _adapter, "quantization": _quantization, "task": _task}.get(head)
     why = reason(rest) if reason is not None else ""
     return f"{head}={rest}: {why}" if why else ""
 
@@ -63,21 +44,13 @@ def meant(group: str, choice: str) -> str:
 def _model(name: str) -> str:
     if names_gguf_file(name):
         return f"a file is named by model.name: use model=auto model.name={name}"
-    return (
-        f"a model is named by model.name: use model=auto model.name={name}"
-        if _is_place(name)
-        else ""
-    )
+    return f"a model is named by model.name: use model=auto model.name={name}" if _is_place(name) else ""
 
 
 def _adapter(name: str) -> str:
     if name.endswith(OF_ADAPTERS):
         return f"an adapter's file is named by lora.path: use lora=pth lora.path={name}"
-    return (
-        f"an adapter is named by lora.path: use lora=peft lora.path={name}"
-        if _is_place(name)
-        else ""
-    )
+    return f"an adapter is named by lora.path: use lora=peft lora.path={name}" if _is_place(name) else ""
 
 
 def _is_place(name: str) -> bool:

@@ -15,9 +15,8 @@ from runner_base.errors import check_least
 from runner_engine import GenerationConfig, Workload
 
 PROMPT_TOKENS = (64, 256)
-MAX_TOKENS = (
-    2**25
-)  # in the prompts of one batch, which are generated together: 1,024 rows of 32,768
+# in the prompts of one batch, which are generated together: 1,024 rows of 32,768
+MAX_TOKENS = 2**25
 MAX_REPEATS = 10_000  # of a measurement; a median and its spread settle long before
 FROM_THE_SECOND = ": decoding starts at the 2nd"
 MAX_REQUESTS = 100_000  # at one arrival rate; their prompts are generated beforehand, too
@@ -47,9 +46,7 @@ class SweepConfig(TaskConfig):
         Framing.chat, Inert("how real prompts are formatted; it is a part of their SHA-256")
     )
     arrival_rates: list[float] = field(default_factory=list)
-    arrival_s: float = setting(
-        30.0, takes=Takes(lambda value: 0 < value < math.inf, "must be above 0")
-    )
+    arrival_s: float = setting(30.0, takes=Takes(lambda value: 0 < value < math.inf, "must be above 0"))
     arrival_requests: int | None = setting(
         None, takes=least(2, ", or null for those of task.arrival_s seconds")
     )
@@ -70,10 +67,7 @@ class SweepConfig(TaskConfig):
             check(whole, f"task.{key}", values, "give whole numbers, e.g. [1,4,16]")
             _check_axis(key, values, "[1,4,16]")
             check(
-                all(value >= 1 for value in values),
-                f"task.{key}",
-                values,
-                "every number must be 1 or more",
+                all(value >= 1 for value in values), f"task.{key}", values, "every number must be 1 or more"
             )
         check_least(2, "task.new_tokens", min(self.new_tokens), FROM_THE_SECOND)
         _check_axis("shared_prefix", self.shared_prefix, "[0,0.5]")
@@ -87,41 +81,25 @@ class SweepConfig(TaskConfig):
         rates = self.arrival_rates
         need = "every number must be above 0: requests a second, e.g. [0.5,1,2]"
         check(all(0 < rate < math.inf for rate in rates), "task.arrival_rates", rates, need)
-        check(
-            len(set(rates)) == len(rates), "task.arrival_rates", rates, "no number may be repeated"
-        )
+        check(len(set(rates)) == len(rates), "task.arrival_rates", rates, "no number may be repeated")
         most = self.arrival_requests or max([0.0, *rates]) * self.arrival_s
         need = f"{most:,.0f} requests would arrive at one rate, the limit is {MAX_REQUESTS:,}"
         rates_in_s = f"{rates} in task.arrival_s={self.arrival_s:g} seconds"
         is_counted = self.arrival_requests is not None
         key, value = (
-            ("arrival_requests", self.arrival_requests)
-            if is_counted
-            else ("arrival_rates", rates_in_s)
+            ("arrival_requests", self.arrival_requests) if is_counted else ("arrival_rates", rates_in_s)
         )
         check(most <= MAX_REQUESTS, f"task.{key}", value, need)
         rows, tokens = self.batch_sizes, self.prompt_tokens or [1]
-        check_batch(
-            f"task.batch_sizes={rows} with task.prompt_tokens={tokens}", max(rows) * max(tokens)
-        )
+        check_batch(f"task.batch_sizes={rows} with task.prompt_tokens={tokens}", max(rows) * max(tokens))
 
     def _has_real_prompts(self) -> bool:
         """Whether task.prompts names real prompts, whose lengths and beginnings are given."""
         if self.prompts is None:
             return False
-        check(
-            self.prompts != "-",
-            "task.prompts",
-            "-",
-            "a sweep reads a file or a data set, not stdin",
-        )
+        check(self.prompts != "-", "task.prompts", "-", "a sweep reads a file or a data set, not stdin")
         need = f"the prompts of task.prompts={self.prompts} have their own lengths: leave it out"
-        check(
-            self.prompt_tokens in ([], [*PROMPT_TOKENS]),
-            "task.prompt_tokens",
-            self.prompt_tokens,
-            need,
-        )
+        check(self.prompt_tokens in ([], [*PROMPT_TOKENS]), "task.prompt_tokens", self.prompt_tokens, need)
         need = f"the prompts of task.prompts={self.prompts} have their own beginnings: leave it out"
         check(self.shared_prefix == [0.0], "task.shared_prefix", self.shared_prefix, need)
         self.prompt_tokens = []
@@ -129,11 +107,7 @@ class SweepConfig(TaskConfig):
 
     def workload(self, generation: GenerationConfig, rows: int = 1) -> Workload:
         """Return the smallest cell; if others fail, the result has a note."""
-        return (
-            min(self.batch_sizes),
-            min(self.prompt_tokens or [QUESTION_TOKENS]),
-            min(self.new_tokens),
-        )
+        return (min(self.batch_sizes), min(self.prompt_tokens or [QUESTION_TOKENS]), min(self.new_tokens))
 
     @property
     def limit_measurements(self) -> int:

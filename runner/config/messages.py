@@ -42,9 +42,7 @@ def unknown_choice(group: str, choice: str, options: Iterable[str]) -> str:
 def _from_plug_ins(kind: str) -> str:
     """Name the packages of the choices that are none of the runner's own; empty without
     plug-ins."""
-    return "".join(
-        f"; {plug_in.name} is from {plug_in.package}" for plug_in in plug_ins(kind).values()
-    )
+    return "".join(f"; {plug_in.name} is from {plug_in.package}" for plug_in in plug_ins(kind).values())
 
 
 def wrong_value(cause: ValidationError, written: str) -> str:
@@ -70,9 +68,7 @@ def unknown_key(key: str, owner: object = None, value: object = None) -> str:
     head = head.lstrip("+~")
     if key.lstrip("+~") == "dataset":
         return f"{key}: a data set is named by its task: use task.data={value or 'NAME'}"
-    if (now := RENAMED.get(key.lstrip("+~"))) is not None and now.rpartition(".")[2] in schema_keys(
-        owner
-    ):
+    if (now := RENAMED.get(key.lstrip("+~"))) is not None and now.rpartition(".")[2] in schema_keys(owner):
         return f"{key} is now {now}"
     if key.lstrip("+~") == REPEAT and schema_keys(owner):
         return f"{key}: {_instead_of_repeat(schema_keys(owner))}"
@@ -85,15 +81,13 @@ def unknown_key(key: str, owner: object = None, value: object = None) -> str:
         and get_close_matches(last, {*names, "name"}, 1) == ["name"]
     ):
         return _no_name(key, head, value)
-    groups = [
-        path.name
-        for path in CONF.iterdir()
-        if path.is_dir() and path.name not in ("hydra", "dataset")
-    ]
+    groups = [path.name for path in CONF.iterdir() if path.is_dir() and path.name not in ("hydra", "dataset")]
     choices = {f"{head}.{name}" for name in names} if dot else {*groups, *schema_keys(RunnerConfig)}
     tasks = _tasks_with(key)
     likely = list(_of_other_groups(key, choices)) or nearest(key, sorted(choices))
-    other = f"{key} is a key of {'task=' + tasks[0] if len(tasks) == 1 else 'other tasks: ' + ', '.join(tasks)}"
+    other = (
+        f"{key} is a key of {'task=' + tasks[0] if len(tasks) == 1 else 'other tasks: ' + ', '.join(tasks)}"
+    )
     what = "key" if dot else "group or key"
     problem = unknown(what, key, choices, likely, lists_all=not likely)
     own = "" if dot else _own_key(key, choices, value)
@@ -126,9 +120,9 @@ def _instead_of_repeat(keys: set[str]) -> str:
 def _tasks_with(key: str) -> list[str]:
     """Return the tasks that have a key, for a task that lacks it."""
     head, _, name = key.rpartition(".")
-    return sorted(
-        task for task, schema in GROUPS["task"].items() if name in schema_keys(schema)
-    ) * (head == "task")
+    return sorted(task for task, schema in GROUPS["task"].items() if name in schema_keys(schema)) * (
+        head == "task"
+    )
 
 
 def _no_name(key: str, group: str, value: object) -> str:
@@ -136,13 +130,13 @@ def _no_name(key: str, group: str, value: object) -> str:
     choices = choices_for(group)
     name = str(value or "").strip("'\"")
     override = f"{key}={name}" if name else key
-    if (
-        group == "model"
-    ):  # most choices have such a key: the model's location, or its name on the server
+    if group == "model":  # most choices have such a key: the model's location, or its name on the server
         use = f"model=auto model.name={name or 'FOLDER_OR_HUB_ID'}"
         return f"{override}: the chosen model has no key for a name: use {use}"
     use = f"{group}={name if name in choices else 'CHOICE'}"
-    return f"{override}: the name of a choice is not a key: use {use}. Choices for {group}: {', '.join(choices)}"
+    return (
+        f"{override}: the name of a choice is not a key: use {use}. Choices for {group}: {', '.join(choices)}"
+    )
 
 
 def _of_other_groups(key: str, choices: set[str]) -> list[str]:
@@ -156,6 +150,5 @@ def _of_other_groups(key: str, choices: set[str]) -> list[str]:
         by_name.setdefault(known.rpartition(".")[2], []).append(known)
     near = [] if nearest(key, sorted(choices)) else get_close_matches(last, by_name, n=1)
     meant = by_name.get(last) or [known for name in near for known in by_name[name]]
-    return [
-        known for known in meant if known != key
-    ]  # another choice of the same group may have it
+    # another choice of the same group may have it
+    return [known for known in meant if known != key]

@@ -36,9 +36,7 @@ def compose_without_missing_keys(
     while True:
         used = [line for line in overrides if line not in omitted]
         try:
-            with (
-                deferred()
-            ):  # an interrupt amid it may end as another error, of a config that is half made
+            with deferred():  # an interrupt amid it may end as another error, of a config that is half made
                 composed = compose(used)
             break
         except HydraException as error:

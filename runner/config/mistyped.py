@@ -17,9 +17,7 @@ FORM = "write KEY=VALUE or GROUP=CHOICE (all keys: --help)"
 PREFERRED = ("task", "model", "quantization")  # of several groups that have a choice of one name
 
 
-def check_words(
-    arguments: Sequence[str], unknown_options: Sequence[str], options: Sequence[str]
-) -> None:
+def check_words(arguments: Sequence[str], unknown_options: Sequence[str], options: Sequence[str]) -> None:
     """Raise ConfigError with the likely fix for the first mistyped word. `unknown_options` are the
     words with dashes that are none of the `options`."""
     for index, word in enumerate(arguments):

@@ -15,9 +15,7 @@ def mix_of(quantization: QuantizationConfig) -> Mix:
     return Mix.of(quantization, typed_choice)
 
 
-def typed_choice(
-    pattern: str, kind: type[QuantizationConfig], given: dict[str, Any]
-) -> QuantizationConfig:
+def typed_choice(pattern: str, kind: type[QuantizationConfig], given: dict[str, Any]) -> QuantizationConfig:
     """Return the choice that an override names; ConfigError for a value of another type than its
     key's."""
     from omegaconf import OmegaConf  # most jobs have no such override

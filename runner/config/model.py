@@ -19,9 +19,7 @@ class StubConfig(ModelConfig):
     module: ClassVar[str] = "runner.engines.kinds.stub"
     name: ClassVar[str] = "stub"
     delay_s: float = setting(
-        0.0,
-        Inert("only slows the stub down"),
-        within(0, 86400, "must be 0 or more seconds, a day at most"),
+        0.0, Inert("only slows the stub down"), within(0, 86400, "must be 0 or more seconds, a day at most")
     )
     thinking_words: int = setting(0, UNLESS_DEFAULT, least(0))
     answer: Text | None = setting(None, UNLESS_DEFAULT)

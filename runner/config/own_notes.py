@@ -21,13 +21,9 @@ def check_notes(notes: Mapping[str, Any]) -> None:
     for key, value in flat_notes(notes):
         for part in key.split("."):
             if NAME.fullmatch(part) is None:
-                raise ConfigError(
-                    f"{NOTES}: {part!r} is no name: letters, digits, _ and - after a letter"
-                )
+                raise ConfigError(f"{NOTES}: {part!r} is no name: letters, digits, _ and - after a letter")
         if not isinstance(value, Plain):
-            raise ConfigError(
-                f"{NOTES}.{key}: a text, a number, true or false expected, not {value!r}"
-            )
+            raise ConfigError(f"{NOTES}.{key}: a text, a number, true or false expected, not {value!r}")
 
 
 def flat_notes(notes: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -25,15 +25,11 @@ from hydra.errors import HydraException
 from runner.config.groups import GROUPS, KeyType, key_type
 from runner_base import ConfigError
 
-FILES, REFERENCE = (
-    "files",
-    "reference",
-)  # what the command line calls two keys of the sweeper: a grid over model files
+# what the command line calls two keys of the sweeper: a grid over model files
+FILES, REFERENCE = ("files", "reference")
 QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
 WORD = r"[A-Za-z0-9_./~-]+"  # "How many, and why?" is one text, but yes,no are two
-SEVERAL_TEXTS = (
-    rf"(?:{QUOTED})(?:\s*,\s*(?:{QUOTED}))+|(?:{QUOTED}|{WORD})(?:,(?:{QUOTED}|{WORD}))+"
-)
+SEVERAL_TEXTS = rf"(?:{QUOTED})(?:\s*,\s*(?:{QUOTED}))+|(?:{QUOTED}|{WORD})(?:,(?:{QUOTED}|{WORD}))+"
 
 
 def as_sweeper_keys(arguments: list[str]) -> list[str]:
@@ -42,9 +38,7 @@ def as_sweeper_keys(arguments: list[str]) -> list[str]:
     lines = []
     for word in arguments:
         key, _, value = word.partition("=")
-        lines.append(
-            f"hydra.sweeper.{key}={literal(value)}" if key in (FILES, REFERENCE) and value else word
-        )
+        lines.append(f"hydra.sweeper.{key}={literal(value)}" if key in (FILES, REFERENCE) and value else word)
     return lines
 
 
@@ -56,11 +50,7 @@ def quoted_name(text: str) -> str:
 
 def literal(text: str) -> str:
     """Return a text in quotes, unless it has its own."""
-    return (
-        text
-        if re.fullmatch(QUOTED, text, re.DOTALL)
-        else QuotedString(text, Quote.single).with_quotes()
-    )
+    return text if re.fullmatch(QUOTED, text, re.DOTALL) else QuotedString(text, Quote.single).with_quotes()
 
 
 def quote_texts(arguments: list[str]) -> list[str]:
@@ -143,9 +133,8 @@ def _quoted(text: str, is_free_text: bool) -> str:
     if not is_free_text or "${" not in text:
         override = parsed(text)
         value = None if override is None or override.is_sweep_override() else override.value()
-        may_escape = (
-            not is_free_text and isinstance(value, str) and "(" not in text
-        )  # a path may use Hydra's \, for ,
+        # a path may use Hydra's \, for ,
+        may_escape = not is_free_text and isinstance(value, str) and "(" not in text
         if may_escape or (isinstance(value, str | int | float) and str(value) == text):
             return text
     else:

@@ -78,9 +78,7 @@ def check_profile(profile: str, model: ModelConfig, quantization: str) -> None:
     check(not is_idle, "profile", profile, f"{need}, or leave the profile out")
     need = "it means that no model runs on this machine, and the model is not model=api: leave one of the two out"
     check(profile != TEACHER_ONLY or not model.has_weights, "profile", profile, need)
-    is_applied = (
-        profile != "low_memory" or not model.has_weights or local_model(model).device != "auto"
-    )
+    is_applied = profile != "low_memory" or not model.has_weights or local_model(model).device != "auto"
     need = f"it means the CPU, and cannot set the keys of this choice of model: add {model.key}.device=cpu"
     check(is_applied, "profile", profile, need)
 

@@ -21,9 +21,7 @@ class Framing(StrEnum):
 class PromptsConfig(TaskConfig):
     """Shared keys of the tasks that complete the user's own prompts."""
 
-    prompt: Text | None = setting(
-        None, Inert("the SHA-256 of the prompts counts, however they were given")
-    )
+    prompt: Text | None = setting(None, Inert("the SHA-256 of the prompts counts, however they were given"))
     prompts: str | None = setting(None, HASHED, filled("give a file, or -"))
     format: Framing = Framing.chat
     system: Text | None = None
@@ -38,22 +36,10 @@ class PromptsConfig(TaskConfig):
                 f"task={self.name} needs either task.prompt=TEXT or task.prompts=FILE (.txt, .jsonl, or - for stdin): "
                 f"{given}"
             )
-        check(
-            self.prompt is None or bool(self.prompt),
-            "task.prompt",
-            repr(self.prompt),
-            "give a text",
-        )
-        check(
-            all(self.stop),
-            "task.stop",
-            self.stop,
-            "an empty text would end every completion at once",
-        )
+        check(self.prompt is None or bool(self.prompt), "task.prompt", repr(self.prompt), "give a text")
+        check(all(self.stop), "task.stop", self.stop, "an empty text would end every completion at once")
         if self.format is Framing.raw and self.system:
-            raise ConfigError(
-                "task.system needs task.format=chat: a raw prompt has no system message"
-            )
+            raise ConfigError("task.system needs task.format=chat: a raw prompt has no system message")
 
     @property
     def common_branches(self) -> list[Text] | None:

@@ -11,9 +11,7 @@ from runner_base import HASHED, ConfigError, Inert, Text, filled, least, setting
 from runner_engine import GenerationConfig
 
 SELECTS = Inert("selects questions; the SHA-256 of the selected ones counts instead")
-READS_GOLD = Inert(
-    "says how a gold answer is read; the SHA-256 of the answers that were read counts instead"
-)
+READS_GOLD = Inert("says how a gold answer is read; the SHA-256 of the answers that were read counts instead")
 KEY_OF_ROWS = filled("name a key of the rows, or null for a known one")
 FILE_OF_QUESTIONS = filled("name a file of questions, or null")
 OTHER_JOB = Inert("names another job; the id of that job counts instead")
@@ -26,9 +24,7 @@ class QuestionsConfig(TaskConfig):
     """Shared keys of the tasks that ask a data set's questions: which ones."""
 
     data: str = setting("embedded", HASHED, filled("give embedded, a JSONL file or a dataset id"))
-    subset: str | None = setting(
-        None, SELECTS, filled("name a configuration of the hub's data set, or null")
-    )
+    subset: str | None = setting(None, SELECTS, filled("name a configuration of the hub's data set, or null"))
     question_key: str | None = setting(None, SELECTS, KEY_OF_ROWS)
     answer_key: str | None = setting(None, SELECTS, KEY_OF_ROWS)
     choices_key: str | None = setting(None, SELECTS, KEY_OF_ROWS)
@@ -42,12 +38,8 @@ class QuestionsConfig(TaskConfig):
         filled("name a key of the rows, or null for no families"),
     )
     split: str = "test"
-    choices_seed: int | None = setting(
-        None, SELECTS, least(0, ", or null for the order of the data")
-    )
-    shuffle_seed: int | None = setting(
-        None, SELECTS, least(0, ", or null for the order of the data")
-    )
+    choices_seed: int | None = setting(None, SELECTS, least(0, ", or null for the order of the data"))
+    shuffle_seed: int | None = setting(None, SELECTS, least(0, ", or null for the order of the data"))
     offset: int = setting(0, SELECTS, least(0))
     limit: int | None = setting(200, takes=least(1, ", or null for all"))
     only: str | None = setting(None, HASHED, FILE_OF_QUESTIONS)
@@ -96,9 +88,7 @@ class QuestionsConfig(TaskConfig):
         if self.limit is None and read is None:
             return []
         completions = (self if read is None else replace(self, limit=read)).questions
-        return [
-            Amount(generation.batch_size, QUESTION_TOKENS, generation.most_new_tokens, completions)
-        ]
+        return [Amount(generation.batch_size, QUESTION_TOKENS, generation.most_new_tokens, completions)]
 
 
 def check_answers_differ(asked_by: str, generation: GenerationConfig) -> None:

@@ -65,9 +65,7 @@ def as_published(generation: GenerationConfig, resolved: ResolvedJob) -> Generat
             f"generation=model: {model.name} has no generation_config.json, and no .gguf file that says how its "
             "answers are drawn: use generation=greedy or sampling"
         )
-    return generation.closed(
-        published.values, published.sources, published.file, published.max_new_tokens
-    )
+    return generation.closed(published.values, published.sources, published.file, published.max_new_tokens)
 
 
 def spec_of(config: RunnerConfig) -> ModelSpec:
@@ -93,9 +91,8 @@ def base_key(config: RunnerConfig) -> str:
 
 def choices_of_model() -> list[str]:
     """Return the names of the group's choices, which an error about an unknown model suggests."""
-    from runner.config.choices import (
-        choices_for,
-    )  # it reads YAML: only where there is an error to write
+    # it reads YAML: only where there is an error to write
+    from runner.config.choices import choices_for
 
     return choices_for("model")
 

@@ -13,14 +13,7 @@ from runner.config.profiles import NONE as NO_PROFILE
 from runner.config.profiles import check_profile
 from runner.config.task import TaskConfig
 from runner_base import MISSING, ConfigError, Inert, check, check_keys, filled, least, setting
-from runner_base.fields import (
-    DefaultAs,
-    Unless,
-    choice_of,
-    counts_of,
-    default_of,
-    omitted_value,
-)
+from runner_base.fields import DefaultAs, Unless, choice_of, counts_of, default_of, omitted_value
 from runner_base.known_secrets import variable_of_secret
 from runner_base.texts import is_text
 from runner_engine import GenerationConfig, LoraConfig, ModelConfig, QuantizationConfig, RopeConfig
@@ -84,9 +77,7 @@ class RunnerConfig:
     )
     profile: str = setting(NO_PROFILE, Inert("sets groups and keys, which count themselves"))
     seed: int = 0
-    metrics: list[str] = field(
-        default_factory=list, metadata={"counts": Unless(changes_answers=False)}
-    )
+    metrics: list[str] = field(default_factory=list, metadata={"counts": Unless(changes_answers=False)})
     notes: dict[str, Any] = field(
         default_factory=dict,
         metadata={"counts": Inert("the user's own words about a job, which change nothing in it")},
@@ -104,9 +95,7 @@ class RunnerConfig:
     )
 
     def __post_init__(self) -> None:
-        check(
-            0 <= self.seed < 2**63, "seed", self.seed, "must be a whole number from 0 to 2^63 - 1"
-        )
+        check(0 <= self.seed < 2**63, "seed", self.seed, "must be a whole number from 0 to 2^63 - 1")
         if self.metrics:
             from runner.config.added_metrics import check_added  # with the table of all metrics
 
@@ -128,22 +117,18 @@ class RunnerConfig:
         workers_ok = self.workers == AUTO or (self.workers.isdigit() and int(self.workers) >= 1)
         check(workers_ok, "workers", self.workers, f"use {AUTO}, or a number from 1")
         timeout_ok = self.job_timeout_s is None or self.job_timeout_s > 0
-        check(
-            timeout_ok, "job_timeout_s", self.job_timeout_s, "must be more than 0 seconds, or null"
-        )
+        check(timeout_ok, "job_timeout_s", self.job_timeout_s, "must be more than 0 seconds, or null")
         check_notes(self.notes)
         for key, text in _texts(self, ""):
             need = "contains what no UTF-8 text and no file name can contain: half a character, or a NUL"
             check(is_text(text) and "\0" not in text, key, repr(text), need)
             if key != "tracking.uri":  # it is recorded without its secrets
                 refuse_secret(key, text)
-        from runner.config.mix_choices import (
-            mix_of,
-        )  # the engine's part of it, which composing does not need
+        # the engine's part of it, which composing does not need
+        from runner.config.mix_choices import mix_of
 
-        self.mix = mix_of(
-            self.quantization
-        )  # no key: what the group means for each layer, read once
+        # no key: what the group means for each layer, read once
+        self.mix = mix_of(self.quantization)
         check_profile(self.profile, self.model, self.quantization.label)
         self.model.check_beside(self.quantization, self.lora, self.rope, self.generation)
         self.task.check_beside(self.generation)

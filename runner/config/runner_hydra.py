@@ -56,26 +56,14 @@ class RunnerHydra(Hydra):
     def get_mode(self, config_name: str | None, overrides: list[str], **of_hydra_1_4: Any) -> Any:
         """Return hydra.mode. Hydra 1.3 would compose the job once more, though only a study or an
         override sets it."""
-        places = {
-            source.provider: source.path
-            for source in self.config_loader.get_search_path().get_path()
-        }
-        is_ours = (
-            config_name == "config"
-            and places.get("main") == str(CONF)
-            and "command-line" not in places
-        )
+        places = {source.provider: source.path for source in self.config_loader.get_search_path().get_path()}
+        is_ours = config_name == "config" and places.get("main") == str(CONF) and "command-line" not in places
         if is_ours and not any("hydra" in override for override in overrides):
             return None  # its default
         return super().get_mode(config_name, overrides, **of_hydra_1_4)
 
     def compose_config(
-        self,
-        config_name: str | None,
-        overrides: list[str],
-        run_mode: RunMode,
-        *rest: bool,
-        **keys: Any,
+        self, config_name: str | None, overrides: list[str], run_mode: RunMode, *rest: bool, **keys: Any
     ) -> DictConfig:
         """Compose as Hydra does, without the keys that only some jobs of a grid have, and with a
         job's data set."""
@@ -88,9 +76,7 @@ class RunnerHydra(Hydra):
         def compose(used: list[str]) -> DictConfig:
             if used != given:
                 keys.pop("parsed_overrides", None)  # of Hydra 1.4: all overrides in another form
-            return super(RunnerHydra, self).compose_config(
-                config_name, used, run_mode, *rest, **keys
-            )
+            return super(RunnerHydra, self).compose_config(config_name, used, run_mode, *rest, **keys)
 
         composed = compose_without_missing_keys(compose, overrides, run_mode)
         if (
@@ -117,9 +103,8 @@ class RunnerHydra(Hydra):
         )
         from runner.config.help import described  # as the next one, of one command only
 
-        before = re.sub(
-            rf"^{data_sets.GROUP}: .*\n", "", before, flags=re.MULTILINE
-        )  # listed beside task.data instead
+        # listed beside task.data instead
+        before = re.sub(rf"^{data_sets.GROUP}: .*\n", "", before, flags=re.MULTILINE)
         return f"{before}{described(cfg, HydraConfig.get().runtime.choices)}{after}"
 
     def show_cfg(
@@ -129,17 +114,13 @@ class RunnerHydra(Hydra):
         group."""
         with redirect_stdout(StringIO()) as shown:
             super().show_cfg(config_name, overrides, cfg_type, *rest, **keys)
-        if cfg_type == "job" and shown.getvalue().startswith(
-            "model:\n"
-        ):  # the whole config, not one package
+        if cfg_type == "job" and shown.getvalue().startswith("model:\n"):  # the whole config, not one package
             choices = HydraConfig.get().runtime.choices
             print("#", *(f"{group}={choices[group]}" for group in (*GROUPS, "profile")))
         sys.stdout.write(shown.getvalue())
 
     @staticmethod
-    def get_shell_to_plugin_map(
-        config_loader: ConfigLoader,
-    ) -> defaultdict[str, list[CompletionPlugin]]:
+    def get_shell_to_plugin_map(config_loader: ConfigLoader) -> defaultdict[str, list[CompletionPlugin]]:
         """Return the completion of each shell, which offers the values of keys, too."""
         from runner.config.completion import completing_values
 
@@ -152,12 +133,9 @@ class RunnerHydra(Hydra):
 def hydra_of(study_folder: str | None = None) -> RunnerHydra:
     """Return a Hydra object of its own that composes the runner's configs, and those of a folder of
     studies."""
-    search = search_path(
-        str(CONF), None if study_folder is None else Path(study_folder).expanduser()
-    )
-    name = str(
-        JobRuntime.instance().get("name")
-    )  # Hydra sets it: that of the program that uses this library stays
+    search = search_path(str(CONF), None if study_folder is None else Path(study_folder).expanduser())
+    # Hydra sets it: that of the program that uses this library stays
+    name = str(JobRuntime.instance().get("name"))
     return RunnerHydra(name, loader_of(search))
 
 
@@ -200,9 +178,7 @@ def run(task: TaskFunction) -> None:
         )
     if folder is not None and arguments.config_name is None:
         _check_study_is_named(arguments, folder)
-    runner_hydra = RunnerHydra(
-        detect_task_name(*caller), loader_of(search_path(main, folder, caller))
-    )
+    runner_hydra = RunnerHydra(detect_task_name(*caller), loader_of(search_path(main, folder, caller)))
     GlobalHydra.instance().initialize(runner_hydra)
     try:
         _do(runner_hydra, arguments, parser, name, saved, task)
@@ -234,13 +210,7 @@ def _do(
 ) -> None:
     """Show or run what the arguments ask for."""
     overrides = arguments.overrides
-    commands = (
-        arguments.run,
-        arguments.multirun,
-        arguments.shell_completion,
-        arguments.cfg,
-        arguments.info,
-    )
+    commands = (arguments.run, arguments.multirun, arguments.shell_completion, arguments.cfg, arguments.info)
     asked = sum(command not in (None, False) for command in commands)
     parsed = parsed_overrides(runner_hydra, name, overrides, saved) if saved else {}
     if arguments.help:
@@ -254,9 +224,7 @@ def _do(
             "Only one of --run, --multirun, --cfg, --info and --shell_completion can be specified"
         )
     elif arguments.cfg:
-        runner_hydra.show_cfg(
-            name, overrides, arguments.cfg, arguments.package, arguments.resolve, **parsed
-        )
+        runner_hydra.show_cfg(name, overrides, arguments.cfg, arguments.package, arguments.resolve, **parsed)
     elif arguments.shell_completion:
         runner_hydra.shell_completion(name, overrides)
     elif arguments.info:

@@ -23,9 +23,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.core_plugins import structured_config_source
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
-from hydra._internal.core_plugins.importlib_resources_config_source import (
-    ImportlibResourcesConfigSource,
-)
+from hydra._internal.core_plugins.importlib_resources_config_source import ImportlibResourcesConfigSource
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.object_type import ObjectType
@@ -44,12 +42,7 @@ from runner_base.plugins import own_conf_files
 
 # of a study's grid: sweeps by key, keys that advance together, combinations to leave out, a folder
 # of model files
-GRID: dict[str, Any] = {
-    "_target_": "hydra_plugins.runner.GridSweeper",
-    "params": {},
-    "zip": [],
-    "cases": [],
-}
+GRID: dict[str, Any] = {"_target_": "hydra_plugins.runner.GridSweeper", "params": {}, "zip": [], "cases": []}
 GRID |= {"exclude": [], "files": None, "reference": None}
 PROFILES = "hydra/profile"  # has PROFILE_MODEL: the keys that a profile sets
 OPTIONS = {f"hydra/{kind}": kind for kind in HYDRA_KINDS}
@@ -104,21 +97,15 @@ class CheckedFiles(FileConfigSource):
         """Load a file that ships as Hydra's source would."""
         text = file.read_text(encoding="utf-8")
         content = yaml.load(text, Loader=quick_loader())
-        config: Any = _with_its_schema(content) or OmegaConf.create(
-            {} if content is None else content
-        )
+        config: Any = _with_its_schema(content) or OmegaConf.create({} if content is None else content)
         return ConfigResult(
-            self.provider,
-            f"{self.scheme()}://{self.path}",
-            config,
-            self._get_header_dict(text[:512]),
+            self.provider, f"{self.scheme()}://{self.path}", config, self._get_header_dict(text[:512])
         )
 
     def is_config(self, config_path: str) -> bool:
         """Whether there is a file of this name."""
         return (
-            super().is_config(config_path)
-            or self._option(self._normalize_file_name(config_path)) is not None
+            super().is_config(config_path) or self._option(self._normalize_file_name(config_path)) is not None
         )
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> builtins.list[str]:
@@ -127,9 +114,7 @@ class CheckedFiles(FileConfigSource):
         if results_filter is ObjectType.GROUP or self.path != str(CONF):
             return found
         split = (name.removesuffix(".yaml").rpartition("/") for name in own_conf_files())
-        return sorted(
-            {*found, *(name for group, _, name in split if group == config_path.strip("/"))}
-        )
+        return sorted({*found, *(name for group, _, name in split if group == config_path.strip("/"))})
 
     def _option(self, name: str) -> Path | None:
         """Return the folder conf/ of the option that has a file of this name, if this is the
@@ -155,9 +140,7 @@ class StructuredConfigSource(structured_config_source.StructuredConfigSource):
         if (make := own_config(path)) is None:
             return super().load_config(config_path)
         package = "_global_" if path.startswith(f"{PROFILES}/") else None
-        return ConfigResult(
-            "runner", f"{self.scheme()}://{self.path}", make(), {"package": package}
-        )
+        return ConfigResult("runner", f"{self.scheme()}://{self.path}", make(), {"package": package})
 
     def is_group(self, config_path: str) -> bool:
         """Whether there is a group with this path."""
@@ -170,17 +153,13 @@ class StructuredConfigSource(structured_config_source.StructuredConfigSource):
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> builtins.list[str]:
         """Return the names of the configs, groups or both in a group."""
-        found = (
-            {*super().list(config_path, results_filter)} if super().is_group(config_path) else set()
-        )
+        found = {*super().list(config_path, results_filter)} if super().is_group(config_path) else set()
         configs = [] if results_filter is ObjectType.GROUP else [*own_configs()]
         groups = [] if results_filter is ObjectType.CONFIG else [*own_groups()]
         split = (path.rpartition("/") for path in (*configs, *groups))
         found |= {name for group, _, name in split if group == config_path.strip("/")}
         return sorted(
-            found
-            if results_filter is ObjectType.GROUP
-            else found | {*_found_late(config_path.strip("/"))}
+            found if results_filter is ObjectType.GROUP else found | {*_found_late(config_path.strip("/"))}
         )
 
 
@@ -204,9 +183,7 @@ def _with_its_schema(content: Any) -> DictConfig | None:
     made so far.
     """
     match content:
-        case {"defaults": [str(schema), "_self_"], **keys} if make := own_config(
-            _schema_path(schema)
-        ):
+        case {"defaults": [str(schema), "_self_"], **keys} if make := own_config(_schema_path(schema)):
             config = make()
             config.merge_with(keys)
             return config
@@ -261,10 +238,7 @@ def own_configs() -> dict[str, Callable[[], DictConfig]]:
         "hydra/launcher/workers": partial(_with_own_keys, WORKERS),
     }
     for group in GROUPS:
-        configs |= {
-            f"hydra/schema/{group}/{name}": partial(_schema, group, name)
-            for name in names_of(group)
-        }
+        configs |= {f"hydra/schema/{group}/{name}": partial(_schema, group, name) for name in names_of(group)}
     return configs
 
 

@@ -57,9 +57,7 @@ class Amount:
             self.known_tokens + self.shared_tokens,
             min(self.prompt_tokens, self.piece_tokens or math.inf),
         )
-        return self.shared_tokens**2 / 2 + self.completions * self.prompt_tokens * (
-            before + piece / 2
-        )
+        return self.shared_tokens**2 / 2 + self.completions * self.prompt_tokens * (before + piece / 2)
 
     @property
     def context_tokens(self) -> float:
@@ -78,13 +76,9 @@ class TaskConfig:
     comparisons_key: ClassVar[str] = (
         ""  # the key that says how many comparisons share 5 %; if it is null, a grid counts
     )
-    sized_by: ClassVar[
-        tuple[str, ...]
-    ] = ()  # keys by which `amounts` knows how many tokens its prompts have
+    sized_by: ClassVar[tuple[str, ...]] = ()  # keys by which `amounts` knows how many tokens its prompts have
     data_sets_key: ClassVar[str] = ""  # the key that lists data sets by their names
-    is_endless: ClassVar[bool] = (
-        False  # it runs until somebody stops it, so that a grid would never finish
-    )
+    is_endless: ClassVar[bool] = False  # it runs until somebody stops it, so that a grid would never finish
     answers_on_stdout: ClassVar[bool] = False  # a pipe gets its answers alone, and stderr the table
 
     def __post_init__(self) -> None:
@@ -194,8 +188,7 @@ def with_possible_batch(
     """Return the generation settings with a batch size that is no larger than the number of
     completions."""
     most = max(
-        (amount.completions for amount in task.amounts(generation, read)),
-        default=generation.batch_size or 1,
+        (amount.completions for amount in task.amounts(generation, read)), default=generation.batch_size or 1
     )
     is_larger = generation.batch_size is not None and generation.batch_size > most
     return replace(generation, batch_size=most) if is_larger else generation

@@ -41,9 +41,7 @@ class WordingConfig:
     def check_wording(self) -> None:
         """Raise ConfigError where these keys cannot work."""
         if self.prompt is not PromptStyle.chat and self.system:
-            raise ConfigError(
-                "task.system needs task.prompt=chat: plain text has no system message"
-            )
+            raise ConfigError("task.system needs task.prompt=chat: plain text has no system message")
         if self.template is not None:
             _check_template(self.template)
 
@@ -55,9 +53,4 @@ def _check_template(template: str) -> None:
     for name in re.findall(r"\{ *(\w+) *\}", template):
         is_typo = name not in names and get_close_matches(name.lower(), names, cutoff=0.75)
         check(not is_typo, "task.template", shown, unknown("name", name, names))
-    check(
-        "{question}" in template,
-        "task.template",
-        shown,
-        "{question} must stand where the question goes",
-    )
+    check("{question}" in template, "task.template", shown, "{question} must stand where the question goes")

@@ -85,9 +85,7 @@ def check_depth(text: str, where: str) -> None:
 
     depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):  # without recursion
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(
-            event, yaml.CollectionEndEvent
-        )
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH:
             raise ConfigError(
                 f"{where}, {_position(event.start_mark)}: lists and mappings are nested more than {MAX_DEPTH} deep"
@@ -97,9 +95,8 @@ def check_depth(text: str, where: str) -> None:
 def _max_levels(text: str) -> int:
     """Return an upper bound of the depth, without a parser: a column opens two levels at most, a
     bracket one."""
-    lines = [
-        line for line in text.splitlines() if not line.lstrip().startswith("#")
-    ]  # a comment opens none
+    # a comment opens none
+    lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
     columns = max((len(line) - len(line.lstrip(" \t-?:")) for line in lines), default=0)
     return 2 * (columns + 1) + sum(line.count("[") + line.count("{") for line in lines)
 

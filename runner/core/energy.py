@@ -77,9 +77,7 @@ class Energy:
     def _readable_packages(self) -> list[Path]:
         """Return the folders of whole CPU packages; the folders below them are parts of the same
         packages."""
-        packages = sorted(
-            folder for folder in self.root.glob("intel-rapl:*") if folder.name.count(":") == 1
-        )
+        packages = sorted(folder for folder in self.root.glob("intel-rapl:*") if folder.name.count(":") == 1)
         if not packages:
             self.why_not.append(
                 "no energy counter of the CPU (RAPL) is shown here, as in most virtual machines"
@@ -89,9 +87,7 @@ class Energy:
                 int((folder / "energy_uj").read_text())
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it contains no number"
-            self.why_not.append(
-                f"the CPU's energy counter {packages[0]}/energy_uj cannot be read: {reason}"
-            )
+            self.why_not.append(f"the CPU's energy counter {packages[0]}/energy_uj cannot be read: {reason}")
             return []
         return packages
 

@@ -34,12 +34,8 @@ class Finishing:
 
     lengths: Sequence[Length]
     reached: float  # the largest share that the curve reaches
-    tokens: int | None = (
-        None  # within so many, the share that is wanted finishes; None: it cannot be told
-    )
-    low: int | None = (
-        None  # of the 95 % interval of these tokens; None: no length is enough to be its end
-    )
+    tokens: int | None = None  # within so many, the share that is wanted finishes; None: it cannot be told
+    low: int | None = None  # of the 95 % interval of these tokens; None: no length is enough to be its end
     high: int | None = None
 
     @classmethod
@@ -49,9 +45,7 @@ class Finishing:
         ordered = sorted(lengths)
         every, open_share, worth = [length.tokens for length in ordered], 1.0, len(ordered)
         found: dict[str, int] = {}
-        for tokens, ended in Counter(
-            length.tokens for length in ordered if length.finished
-        ).items():
+        for tokens, ended in Counter(length.tokens for length in ordered if length.finished).items():
             at_risk = len(every) - bisect_left(every, tokens)
             open_share *= 1 - ended / at_risk
             if at_risk > ended:
@@ -76,15 +70,13 @@ class Finishing:
                 2 * limit,
                 f"cannot be told from these answers: {self.reached:.0%} finished within {limit:,}",
             )
-            return f"which {LIMIT} lets {WANTED:.0%} finish {what}. {longer:,} {self._price(longer, tok_per_s)}"
+            return (
+                f"which {LIMIT} lets {WANTED:.0%} finish {what}. {longer:,} {self._price(longer, tok_per_s)}"
+            )
         low = "at most that" if self.low is None else f"{self.low:,}"
         interval = f"95 % interval {low} to {'more' if self.high is None else f'{self.high:,}'}"
         enough = f"{LIMIT}={self.tokens:,} lets {WANTED:.0%} of the answers finish ({interval})"
-        return (
-            enough
-            if self.tokens <= limit
-            else f"{enough}, and {self._price(self.tokens, tok_per_s)}"
-        )
+        return enough if self.tokens <= limit else f"{enough}, and {self._price(self.tokens, tok_per_s)}"
 
     def _price(self, limit: int, tok_per_s: float | None) -> str:
         """Return what another limit costs at most: as if all that was cut off went on to it."""
@@ -100,9 +92,7 @@ def lengths_of(answers: Iterable[Answer], of_answer_only: bool = False) -> list[
     """
     return [
         Length(
-            answer.answer_tokens
-            if of_answer_only and answer.answer_tokens is not None
-            else answer.tokens,
+            answer.answer_tokens if of_answer_only and answer.answer_tokens is not None else answer.tokens,
             answer.finish_reason is FinishReason.stop,
         )
         for answer in answers

@@ -36,10 +36,7 @@ class JoulesOfJob:
 
     def __add__(self, other: JoulesOfJob) -> JoulesOfJob:
         return JoulesOfJob(
-            *(
-                joules + other_joules
-                for joules, other_joules in zip(self._parts, other._parts, strict=True)
-            )
+            *(joules + other_joules for joules, other_joules in zip(self._parts, other._parts, strict=True))
         )
 
     @property

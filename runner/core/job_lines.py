@@ -8,14 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from string import Formatter
 
-from runner_compare import (
-    LOG_LIKELIHOOD,
-    Metric,
-    described,
-    known_metrics,
-    of_all_answers,
-    of_plug_ins,
-)
+from runner_compare import LOG_LIKELIHOOD, Metric, described, known_metrics, of_all_answers, of_plug_ins
 
 # The columns of a grid that any of its jobs has measured: first the purpose of the tasks, then what
 # most tasks have.
@@ -64,15 +57,11 @@ class Line:
 
     def fits(self, metrics: Mapping[str, float]) -> bool:
         """Whether all metrics that it names are there, and the line is not left out as empty."""
-        return self.names <= metrics.keys() and (
-            not self.unless_zero or bool(metrics.get(self.unless_zero))
-        )
+        return self.names <= metrics.keys() and (not self.unless_zero or bool(metrics.get(self.unless_zero)))
 
     def write(self, metrics: Mapping[str, float]) -> str:
         """Return the text with the values of the metrics that it names."""
-        text = self.text.format(
-            **{name: described(name).write(metrics[name]) for name in self.names}
-        )
+        text = self.text.format(**{name: described(name).write(metrics[name]) for name in self.names})
         return ONE_OF_MANY.sub(lambda match: f"1 {match[1]}{SINGULAR_ENDS.get(match[2], '')}", text)
 
 
@@ -82,7 +71,9 @@ def _interval(name: str, label: str = "95 % interval") -> str:
 
 
 KL, KL_INTERVAL = "{kl_nats_per_token} nats/token", _interval("kl_nats_per_token")
-BY_VOTE = ", by the vote of {answers_each} answers · {tied_votes} ties, which went to the number that came first"
+BY_VOTE = (
+    ", by the vote of {answers_each} answers · {tied_votes} ties, which went to the number that came first"
+)
 STOPPED = "questions_left"  # a metric of a job that may stop early: above 0 if it did
 PREFILL, DECODE = "prefill {prefill_tok_per_s} tok/s", " · decode {decode_tok_per_s} tok/s"
 ENERGY = "{energy_net_j} J besides {idle_w} W of idling"
@@ -121,9 +112,7 @@ LINES = (
     ),
     Line(
         "position bias",
-        "{position_bias_points} points"
-        + _interval("position_bias_points")
-        + "   p = {position_bias_p}",
+        "{position_bias_points} points" + _interval("position_bias_points") + "   p = {position_bias_p}",
     ),
     Line(
         "trust",
@@ -165,10 +154,7 @@ LINES = (
         for biased, unless_zero in (("", ""), (", biased by the stop: quote the interval", STOPPED))
     ),
     Line("accuracy", "{acc}" + _interval("acc") + "   n = {n}", brief=True),
-    Line(
-        "normalized",
-        "by characters (acc_norm) {acc_norm} · by bytes {acc_bytes} · by tokens {acc_tokens}",
-    ),
+    Line("normalized", "by characters (acc_norm) {acc_norm} · by bytes {acc_bytes} · by tokens {acc_tokens}"),
     *(
         Line(
             "log-likelihood",
@@ -181,10 +167,7 @@ LINES = (
         "bits",
         "{bits_per_byte} a byte · {bits_per_token} a token   {scored_tokens} tokens · {scored_bytes} bytes",
     ),
-    *(
-        Line("perplexity", "{perplexity} a token" + interval)
-        for interval in ("", _interval("perplexity"))
-    ),
+    *(Line("perplexity", "{perplexity} a token" + interval) for interval in ("", _interval("perplexity"))),
     Line("rank 1", "{rank_1_share} of the tokens are the model's first choice"),
     *(
         Line("KL", text, brief=True, unless_zero=unless_zero)
@@ -205,10 +188,7 @@ LINES = (
                 "kl_drawing_error_nats_per_token",
             ),
             *(
-                (
-                    KL + interval + ", estimated from drawn tokens: too few for ±",
-                    "kl_drawn_tokens",
-                )
+                (KL + interval + ", estimated from drawn tokens: too few for ±", "kl_drawn_tokens")
                 for interval in ("", KL_INTERVAL)
             ),
         )
@@ -232,17 +212,14 @@ LINES = (
     ),
     Line("team", "{calls} calls · {code_failed} programs failed"),
     Line(
-        "team",
-        "{calls} calls · {code_failed} programs failed · {shared_prompt_tokens} prompt tokens shared",
+        "team", "{calls} calls · {code_failed} programs failed · {shared_prompt_tokens} prompt tokens shared"
     ),
     Line("samples", "{samples_per_question} a question"),
     Line(
         "samples",
         "{samples_per_question} a question, for the {match_tokens} tokens of the job that is matched",
     ),
-    Line(
-        "a question", "{prompt_tokens_per_question} prompt · {new_tokens_per_question} new tokens"
-    ),
+    Line("a question", "{prompt_tokens_per_question} prompt · {new_tokens_per_question} new tokens"),
     Line(
         "training",
         "{train_solved} of {train_questions} questions solved · {train_prompt_tokens} prompt · {train_new_tokens} new "
@@ -276,17 +253,10 @@ LINES = (
         "{best_decode_tok_per_s} tok/s decoding, batch {best_batch_size}, prompt {best_prompt_tokens}",
     ),
     Line("fastest cell", FASTEST_ANSWERED),
-    Line(
-        "fastest cell",
-        FASTEST_ANSWERED + " · first token after {best_ttft_s} s at best",
-        brief=True,
-    ),
+    Line("fastest cell", FASTEST_ANSWERED + " · first token after {best_ttft_s} s at best", brief=True),
     Line("the machine", "products {matrix_gflop_per_s} GFLOP/s · reads {read_gb_per_s} GB/s"),
     *(
-        Line(
-            who,
-            f"{{{who}_answers}} answers · {{{who}_calls}} calls · {{{who}_new_tokens}} new tokens",
-        )
+        Line(who, f"{{{who}_answers}} answers · {{{who}_calls}} calls · {{{who}_new_tokens}} new tokens")
         for who in ("student", "teacher")
     ),
     Line("cost", "{cost_usd} USD", brief=True),
@@ -299,8 +269,7 @@ LINES = (
     Line("written", "{written_parts} parts, {written_mib} MiB"),
     Line("copying", "{write_gb_per_s} GB/s, hashed on the way"),
     Line(
-        "pipeline",
-        "{num_parts} parts in {processes} processes · {bubble_share} of their time without work",
+        "pipeline", "{num_parts} parts in {processes} processes · {bubble_share} of their time without work"
     ),
     Line("load_s", "{load_s}", common=True),
     Line("weight_mib", "{weight_mib}", common=True),
@@ -310,10 +279,7 @@ LINES = (
         common=True,
     ),
     Line("peak_rss_mib", "{peak_rss_mib}", common=True, brief=True),
-    Line(
-        "over the import",
-        "{peak_over_baseline_mib} MiB measured · {predicted_total_mib} MiB predicted",
-    ),
+    Line("over the import", "{peak_over_baseline_mib} MiB measured · {predicted_total_mib} MiB predicted"),
     Line(
         "held",
         "weights {weights_held_mib} · KV cache {kv_held_mib} · activations {activation_held_mib} · "
@@ -343,9 +309,7 @@ def grid_columns(jobs: Sequence[Mapping[str, float]]) -> list[Metric]:
         if shown and any(key in job for key in shown):
             continue
         lines = [line.text for line in LINES if line.fits(job) and not line.common]
-        named = dict.fromkeys(
-            name for text in lines for _, name, _, _ in Formatter().parse(text) if name
-        )
+        named = dict.fromkeys(name for text in lines for _, name, _, _ in Formatter().parse(text) if name)
         own = [name for name in named if name in known_metrics() and name not in OF_ANY_TASK]
         shown += own[:MAX_OF_ONE]
     shown += [key for key in of_plug_ins(jobs) if key not in shown]

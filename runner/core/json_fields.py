@@ -27,13 +27,10 @@ class Fields:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def files(
-        self, key: str, entries: object, may_lack_digest: bool = False
-    ) -> tuple[ListedFile, ...]:
+    def files(self, key: str, entries: object, may_lack_digest: bool = False) -> tuple[ListedFile, ...]:
         """A list of files."""
         return tuple(
-            self.listed(key, self.table(key, entry), may_lack_digest)
-            for entry in self.many(key, entries)
+            self.listed(key, self.table(key, entry), may_lack_digest) for entry in self.many(key, entries)
         )
 
     def listed(self, key: str, values: dict[str, Any], may_lack_digest: bool = False) -> ListedFile:
@@ -103,13 +100,9 @@ class Fields:
 
     def one_of(self, key: str, value: object, choices: tuple[object, ...]) -> object:
         """One of the choices, of the same type."""
-        if not any(
-            value is choice or (value == choice and isinstance(value, str)) for choice in choices
-        ):
+        if not any(value is choice or (value == choice and isinstance(value, str)) for choice in choices):
             self.fail(
-                key,
-                " or ".join("null" if choice is None else str(choice) for choice in choices),
-                value,
+                key, " or ".join("null" if choice is None else str(choice) for choice in choices), value
             )
         return value
 

@@ -123,9 +123,7 @@ class _Finder(MetaPathFinder, Loader):
     """Finds stand-ins for modules of these names and all below them."""
 
     def __init__(self, names: Sequence[str]) -> None:
-        self.names = [
-            name for name in names if name not in sys.modules and find_spec(name.partition(".")[0])
-        ]
+        self.names = [name for name in names if name not in sys.modules and find_spec(name.partition(".")[0])]
 
     def covers(self, module: str) -> bool:
         """Whether the import of a module is put off."""

@@ -39,28 +39,20 @@ def load_shots(task: ExamplesConfig, items: list[Item]) -> tuple[list[list[Item]
         return [examples] * len(items), items_sha256(examples)
     pool = load_train(task, f"task.prompt={task.prompt.value}")
     if len(pool) < LM_EVAL_SHOTS:
-        raise ConfigError(
-            f"task.prompt={task.prompt.value}: the train split has only {len(pool)} examples"
-        )
+        raise ConfigError(f"task.prompt={task.prompt.value}: the train split has only {len(pool)} examples")
     generator, drawn = Random(LM_EVAL_SEED), {}
     places = [item.position for item in items]
     wanted = set(places)
-    need = f"{LM_EVAL_SHOTS} examples are drawn for each question from the first on, for at most {MAX_DRAWN:,}"
-    check(
-        max(wanted) < MAX_DRAWN,
-        "task.offset",
-        task.offset,
-        f"task.prompt={task.prompt.value}: {need}",
+    need = (
+        f"{LM_EVAL_SHOTS} examples are drawn for each question from the first on, for at most {MAX_DRAWN:,}"
     )
-    for position in range(
-        max(wanted) + 1
-    ):  # a question gets the same examples wherever the job begins
+    check(max(wanted) < MAX_DRAWN, "task.offset", task.offset, f"task.prompt={task.prompt.value}: {need}")
+    for position in range(max(wanted) + 1):  # a question gets the same examples wherever the job begins
         shots = generator.sample(pool, LM_EVAL_SHOTS)
         if position in wanted:
             drawn[position] = shots
-    first = (
-        places[0] - items[0].number
-    )  # the place of question 0, also where task.only leaves it out
+    # the place of question 0, also where task.only leaves it out
+    first = places[0] - items[0].number
     in_order = all(item.position == first + item.number for item in items)
     drawn_for = f"{items_sha256(pool)} {first if in_order else places}"
     return [drawn[position] for position in places], hashlib.sha256(drawn_for.encode()).hexdigest()
@@ -111,10 +103,6 @@ def _answered(task: WordingConfig, shot: Item) -> str:
 def _filled(task: WordingConfig, item: Item) -> str:
     """Fill the template in one pass, so that text in a question is never taken for a
     placeholder."""
-    usual = (
-        TEXT if task.prompt is not PromptStyle.chat else CHAT if task.instruction else "{question}"
-    )
+    usual = TEXT if task.prompt is not PromptStyle.chat else CHAT if task.instruction else "{question}"
     values = {"question": item.question, "instruction": task.instruction}
-    return re.sub(
-        r"\{(question|instruction)\}", lambda name: values[name[1]], task.template or usual
-    )
+    return re.sub(r"\{(question|instruction)\}", lambda name: values[name[1]], task.template or usual)

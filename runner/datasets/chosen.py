@@ -41,9 +41,7 @@ def hashes_of_choice(task: QuestionsConfig, items: Sequence[Item]) -> dict[str, 
     questions."""
     left_out = [item for item in items if item.left_out]
     chosen = {"only": (task.only, items), "without": (task.without, left_out)}
-    hashes = {
-        key: _sha256(numbers_of(some)) for key, (file, some) in chosen.items() if file is not None
-    }
+    hashes = {key: _sha256(numbers_of(some)) for key, (file, some) in chosen.items() if file is not None}
     clusters = [item.cluster for item in items]
     if task.data == EMBEDDED:
         return hashes | _embedded_cluster_hashes(task, clusters)
@@ -73,9 +71,7 @@ def with_recorded_cluster(task: JudgedKeys, sample: Sample, recorded: Sample) ->
     task.early_stop_vs has null as default.
     """
     may_lack = recorded.cluster is None or (sample.cluster is None and task.compared_with)
-    return (
-        replace(sample, cluster=recorded.cluster) if task.data == EMBEDDED and may_lack else sample
-    )
+    return replace(sample, cluster=recorded.cluster) if task.data == EMBEDDED and may_lack else sample
 
 
 def choice_words(task: QuestionsConfig, items: Sequence[Item]) -> list[str]:

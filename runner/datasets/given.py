@@ -85,14 +85,10 @@ def _given_rows(task: QuestionsConfig, rows: list[tuple[str, Any]], shape: str) 
     named = None if task.only is None else _named(task.only, task.split, rows)
     chosen = [row for position, row in choice.among(rows) if named is None or position in named]
     if named is not None and not chosen:
-        raise ConfigError(
-            f"task.only={task.only}: none of its rows comes after task.offset={task.offset}"
-        )
+        raise ConfigError(f"task.only={task.only}: none of its rows comes after task.offset={task.offset}")
     given = [_read(where, row, shape, task.cluster) for where, row in chosen[: task.limit]]
     if not given:
-        raise ConfigError(
-            f"task.offset={task.offset}: task.data={task.data} has only {len(rows)} rows"
-        )
+        raise ConfigError(f"task.offset={task.offset}: task.data={task.data} has only {len(rows)} rows")
     return given
 
 
@@ -106,27 +102,21 @@ def _given(item: Item) -> Given:
 
 def given_sha256(given: list[Given]) -> str:
     """Fingerprint of all scored texts, in order."""
-    texts = [
-        {key: value for key, value in asdict(text).items() if key not in BESIDE_TEXTS}
-        for text in given
-    ]
+    texts = [{key: value for key, value in asdict(text).items() if key not in BESIDE_TEXTS} for text in given]
     return hashlib.sha256(json.dumps(texts, ensure_ascii=False).encode()).hexdigest()
 
 
 def category_hashes(given: list[Given]) -> dict[str, str]:
     """Fingerprint of the categories of texts; empty without any."""
     names = [text.category for text in given]
-    return (
-        {"categories": hashlib.sha256(json.dumps(names).encode()).hexdigest()} if any(names) else {}
-    )
+    return {"categories": hashlib.sha256(json.dumps(names).encode()).hexdigest()} if any(names) else {}
 
 
 def _named(file: str, split: str, rows: list[tuple[str, Any]]) -> frozenset[int]:
     """Return the places of the rows that a file names."""
     values = [row if isinstance(row, dict) else {} for _, row in rows]
     texts = [
-        next((str(row[key]) for key in ("question", "prompt", "text") if key in row), "")
-        for row in values
+        next((str(row[key]) for key in ("question", "prompt", "text") if key in row), "") for row in values
     ]
     every = [
         _Row(position, str(row.get("id", "")), text)
@@ -171,9 +161,7 @@ def _read(where: str, row: Any, shape: str, cluster_key: str | None = None) -> G
     try:
         if not isinstance(row, dict) or not set(shape.split("+")) <= row.keys():
             raise ValueError(f"{SHAPES[shape]} expected, as in the first row")
-        cluster = next(
-            (cluster_of(row, key) for key in Keys(cluster=cluster_key).of_cluster(row)), None
-        )
+        cluster = next((cluster_of(row, key) for key in Keys(cluster=cluster_key).of_cluster(row)), None)
         category = kind if isinstance(kind := row.get(CATEGORY), str) and kind.strip() else None
         if shape == "text":
             return Given(Form.text, "", (text_of(row["text"]),), cluster=cluster, category=category)

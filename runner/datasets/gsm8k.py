@@ -21,10 +21,8 @@ from runner.datasets.shapes import Keys
 from runner.datasets.word_problems import DISTINCT
 from runner_base import ConfigError, check
 
-GENERATED = {
-    "embedded": "runner.embedded.problems",
-    long_texts.DATA: "runner.datasets.long_texts",
-}  # as records say
+# as records say
+GENERATED = {"embedded": "runner.embedded.problems", long_texts.DATA: "runner.datasets.long_texts"}
 MAX_MADE = 100_000  # questions of the embedded generator in one job: seconds, and 100 MiB
 
 
@@ -58,15 +56,11 @@ def _only(file: str, source: QuestionSource, task: QuestionsConfig) -> list[Item
     every = _whole_split(source)
     named = named_places(file, "task.only", source.split, every)
     numbered = enumerate(QuestionSelection(None, task.offset, task.shuffle_seed).of(len(every)))
-    items = [
-        replace(every[position], number=number)
-        for number, position in numbered
-        if position in named
-    ][: task.limit]
+    items = [replace(every[position], number=number) for number, position in numbered if position in named][
+        : task.limit
+    ]
     if not items:
-        raise ConfigError(
-            f"task.only={file}: none of its questions comes after task.offset={task.offset}"
-        )
+        raise ConfigError(f"task.only={file}: none of its questions comes after task.offset={task.offset}")
     return items
 
 
@@ -110,9 +104,7 @@ def load_train(task: ExamplesConfig, wanted_by: str, limit: int | None = None) -
             f"{wanted_by} needs worked examples, and task.data={task.data} is one file with the "
             "questions: give task.shots_data=FILE.jsonl, or a folder with a file for each split as task.data"
         )
-    data, key = (
-        (task.shots_data, "task.shots_data") if task.shots_data else (task.data, "task.data")
-    )
+    data, key = (task.shots_data, "task.shots_data") if task.shots_data else (task.data, "task.data")
     most = DISTINCT if data == "embedded" and limit is None else limit
     subset = task.subset if data == task.data else None
     row_keys = replace(Keys.of(task), cluster=None)  # examples are not compared
@@ -134,9 +126,7 @@ def check_made(data: str, key: str, value: object, count: int | None) -> None:
 
 def items_sha256(items: list[Item]) -> str:
     """Fingerprint of questions and answers in order."""
-    text = json.dumps(
-        [[item.question, item.answer, item.gold] for item in items], ensure_ascii=False
-    )
+    text = json.dumps([[item.question, item.answer, item.gold] for item in items], ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -42,16 +42,13 @@ class Item:
     stem: str = ""  # the question without the choices
     cluster: str | None = None  # the family of questions that it belongs to
     id: str = field(default="", compare=False)  # of the data set; empty if it has none
-    number: int = field(
-        default=0, compare=False
-    )  # in the job; gaps are the questions that task.only leaves out
-    left_out: bool = field(
-        default=False, compare=False
-    )  # it is asked, and does not count in the score
+    # in the job; gaps are the questions that task.only leaves out
+    number: int = field(default=0, compare=False)
+    # it is asked, and does not count in the score
+    left_out: bool = field(default=False, compare=False)
     choices_key: str | None = field(default=None, compare=False)  # of the row, where it has choices
-    shift: int = field(
-        default=0, compare=False
-    )  # by how many positions its choices were moved on (task.rotate)
+    # by how many positions its choices were moved on (task.rotate)
+    shift: int = field(default=0, compare=False)
 
     @property
     def text(self) -> str:
@@ -74,9 +71,7 @@ def read_items(source: QuestionSource, choice: QuestionSelection) -> list[Item]:
     """Read the chosen questions of a split, wherever the data are."""
     data, keys, path = source.data, source.keys, Path(source.data).expanduser()
     if source.subset is not None and (data == "embedded" or path.is_file()):
-        raise ConfigError(
-            f"task.subset={source.subset}: {source.key}={data} has none: leave it out"
-        )
+        raise ConfigError(f"task.subset={source.subset}: {source.key}={data} has none: leave it out")
     if data == "embedded":
         if keys.cluster not in (None, TEMPLATE):
             need = f"the embedded questions have families by {TEMPLATE} only: use that, or leave it out"
@@ -109,14 +104,8 @@ def _read_folder(folder: Path, source: QuestionSource, choice: QuestionSelection
         return _read_tables(files, choice, keys)
     splits = {path.stem for path in folder.glob("*.jsonl")} | set(tables.splits_of(folder))
     inside = sorted(path.name for path in folder.glob("*/") if tables.splits_of(path))
-    other = (
-        f"; its folders {', '.join(inside)} hold data, name one of them"
-        if inside and not splits
-        else ""
-    )
-    raise ConfigError(
-        f"task.split={split}: {unknown('file for split', split, splits)} in {folder}{other}"
-    )
+    other = f"; its folders {', '.join(inside)} hold data, name one of them" if inside and not splits else ""
+    raise ConfigError(f"task.split={split}: {unknown('file for split', split, splits)} in {folder}{other}")
 
 
 def _read_embedded(split: str, choice: QuestionSelection, in_families: bool) -> list[Item]:
@@ -124,9 +113,7 @@ def _read_embedded(split: str, choice: QuestionSelection, in_families: bool) -> 
     repetition."""
     names = [name.value for name in Split]
     if split not in names:
-        raise ConfigError(
-            f"task.split={split}: {unknown('split of the embedded data', split, names)}"
-        )
+        raise ConfigError(f"task.split={split}: {unknown('split of the embedded data', split, names)}")
     if choice.limit is None:
         raise ConfigError(
             "task.limit=null: the embedded generator is endless; give a number, e.g. task.limit=1000"
@@ -165,9 +152,7 @@ def _read_json(file: Path, choice: QuestionSelection, keys: Keys) -> list[Item]:
             if stream.read(1) == b"[" and not file.name.endswith(".jsonl"):
                 return _items(_listed(file), choice, keys)
             stream.seek(0)
-            lines = (
-                (f"{file}, line {number}", line) for number, line in read_lines(stream, str(file))
-            )
+            lines = ((f"{file}, line {number}", line) for number, line in read_lines(stream, str(file)))
             return _items(lines, choice, keys)
     except OSError as error:
         raise DataError(f"{file} cannot be read ({error.strerror})") from error
@@ -231,14 +216,10 @@ def _read_hub(source: QuestionSource, choice: QuestionSelection) -> tuple[Item, 
 
     try:
         rows = datasets.load_dataset(name, config, split=split)
-        numbered = (
-            (f"{name}, row {number}", dict(row)) for number, row in enumerate(rows, start=1)
-        )
+        numbered = ((f"{name}, row {number}", dict(row)) for number, row in enumerate(rows, start=1))
         return tuple(_items(numbered, choice, keys))
     except (OSError, ValueError, RuntimeError) as error:
-        first_line = (
-            str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        )
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DataError(f"{key}={name}, task.split={split}: {first_line}") from error
 
 

@@ -124,9 +124,7 @@ def figure(random: Random) -> Figure:
     name = f"{random.choice(FIRST)} {surname}"
     trade = random.choice(TRADES)
     account = f"{random.choice(VERBS)}_{surname.lower()}_{random.choice(UNITS)}"
-    return Figure(
-        name, trade, town, seal, account, random.randint(11, 98), random.randint(1000, 9999), 0
-    )
+    return Figure(name, trade, town, seal, account, random.randint(11, 98), random.randint(1000, 9999), 0)
 
 
 def chronicle(random: Random) -> Iterator[str]:
@@ -197,18 +195,13 @@ KINDS: dict[str, tuple[Callable[[Random], Iterator[str]], int]] = {
 def check_asked(key: str, data: str) -> None:
     """Raise DataError if a task asks for the questions of these texts."""
     if data == DATA:
-        raise DataError(
-            f"{key}={data}: it has texts without questions: they are for task=likelihood"
-        )
+        raise DataError(f"{key}={data}: it has texts without questions: they are for task=likelihood")
 
 
 def long_rows() -> Iterator[tuple[str, dict[str, str]]]:
     """Yield all texts as rows of a file of texts, each with its place."""
     for index in range(DOCUMENTS):
-        yield (
-            f"task.data={DATA}, text {index}",
-            {"text": long_text(index), "category": kind_of_text(index)},
-        )
+        yield (f"task.data={DATA}, text {index}", {"text": long_text(index), "category": kind_of_text(index)})
 
 
 @cache

@@ -21,16 +21,7 @@ from runner.config.prompts import Framing, PromptsConfig
 from runner.datasets.one_prompt import file_of, text_of_prompt
 from runner.datasets.stdin import STDIN as STDIN
 from runner.datasets.stdin import read_stdin
-from runner_base import (
-    Answer,
-    ConfigError,
-    DataError,
-    Sample,
-    parse_json,
-    read_lines,
-    reading,
-    unknown,
-)
+from runner_base import Answer, ConfigError, DataError, Sample, parse_json, read_lines, reading, unknown
 from runner_engine import Message, Prompt
 
 log = logging.getLogger(__name__)
@@ -171,13 +162,9 @@ def _source(prompts: str) -> tuple[bytes, str, bool]:
     try:
         return path.read_bytes(), str(path), path.suffix == ".jsonl"
     except FileNotFoundError as error:
-        raise DataError(
-            f"task.prompts={prompts}: prompt file does not exist: {path.absolute()}"
-        ) from error
+        raise DataError(f"task.prompts={prompts}: prompt file does not exist: {path.absolute()}") from error
     except OSError as error:
-        raise DataError(
-            f"task.prompts={prompts}: {path} cannot be read ({error.strerror})"
-        ) from error
+        raise DataError(f"task.prompts={prompts}: {path} cannot be read ({error.strerror})") from error
 
 
 def holds_prompts(path: Path) -> bool:
@@ -188,9 +175,7 @@ def holds_prompts(path: Path) -> bool:
 
 def _begins_with_json(data: bytes) -> bool:
     """Whether the first line that is not blank is an object with prompt or messages."""
-    first = next(
-        (line for line in data.removeprefix(codecs.BOM_UTF8).splitlines() if line.strip()), b""
-    )
+    first = next((line for line in data.removeprefix(codecs.BOM_UTF8).splitlines() if line.strip()), b"")
     try:
         values = parse_json(first.decode())
     except ValueError:
@@ -216,23 +201,17 @@ def _from_json(line: str, framing: Framing) -> GivenPrompt:
         raise ValueError(f"{'both prompt and messages' if both else 'no prompt'}: {NEEDED}")
     others = sorted(values.keys() - set(KEYS))
     for key in others:
-        if get_close_matches(
-            key, KEYS, cutoff=0.75
-        ):  # a misspelt key would change the request unnoticed
+        if get_close_matches(key, KEYS, cutoff=0.75):  # a misspelt key would change the request unnoticed
             raise ValueError(unknown("key", key, KEYS))
     if others:
         _say_unread(", ".join(others))
-    prompt = (
-        text_of(values["prompt"]) if "prompt" in values else _messages(values["messages"], framing)
-    )
+    prompt = text_of(values["prompt"]) if "prompt" in values else _messages(values["messages"], framing)
     return Branched(prompt, _beginnings(values["branches"])) if "branches" in values else prompt
 
 
 @cache  # a grid reads the same lines for each of its jobs
 def _say_unread(keys: str) -> None:
-    log.warning(
-        "note: prompt lines hold keys that are not read: %s (read are %s)", keys, ", ".join(KEYS)
-    )
+    log.warning("note: prompt lines hold keys that are not read: %s (read are %s)", keys, ", ".join(KEYS))
 
 
 def _beginnings(branches: Any) -> tuple[str, ...]:
@@ -252,33 +231,23 @@ def _messages(messages: Any, framing: Framing) -> tuple[Message, ...]:
 
 def message_of(message: Any) -> Message:
     """Check one turn of a conversation; ValueError says what is wrong with it."""
-    if not isinstance(message, dict) or message.keys() - {"reasoning_content"} != {
-        "role",
-        "content",
-    }:
-        raise ValueError(
-            f"a message holds role and content and nothing else, not {_shown(message)}"
-        )
+    if not isinstance(message, dict) or message.keys() - {"reasoning_content"} != {"role", "content"}:
+        raise ValueError(f"a message holds role and content and nothing else, not {_shown(message)}")
     if message["role"] not in ROLES:
         raise ValueError(f"role {message['role']!r} is not one of {', '.join(ROLES)}")
     if (thinking := message.get("reasoning_content")) is None:
         return Message(message["role"], text_of(message["content"]))
     if message["role"] != "assistant":
-        raise ValueError(
-            f"reasoning_content is the assistant's, and this message is the {message['role']}'s"
-        )
-    content = (
-        "" if message["content"] == "" else text_of(message["content"])
-    )  # of an answer that was cut off before it
+        raise ValueError(f"reasoning_content is the assistant's, and this message is the {message['role']}'s")
+    # of an answer that was cut off before it
+    content = "" if message["content"] == "" else text_of(message["content"])
     return Message("assistant", content, text_of(thinking))
 
 
 def text_of(value: Any) -> str:
     """Check that a value is a text for a model; ValueError says why it is not."""
     if not isinstance(value, str) or not value:
-        raise ValueError(
-            f"a text is needed, not {'an empty one' if value == '' else _shown(value)}"
-        )
+        raise ValueError(f"a text is needed, not {'an empty one' if value == '' else _shown(value)}")
     try:
         value.encode()
     except UnicodeEncodeError as error:

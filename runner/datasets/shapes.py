@@ -29,37 +29,24 @@ QUESTIONS = ("question", "Body+Question", "Question", "problem", "sQuestion", "i
 # … · SVAMP, ASDiv · MultiArith · MAWPS as published · Calc-X's MAWPS, SVAMP and ASDiv · GSM-Hard ·
 # ARC · GPQA
 ANSWERS = (
-    *(
-        "answer",
-        "Answer",
-        "final_ans",
-        "final_answer",
-        "lSolutions",
-        "result",
-        "target",
-        "answerKey",
-    ),
+    *("answer", "Answer", "final_ans", "final_answer", "lSolutions", "result", "target", "answerKey"),
     "Correct Answer",
 )
-CHOICES = "choices"  # of MMLU: a list, and `answer` is a number from 0 on; of ARC: text and label, and `answerKey`
+CHOICES = (
+    "choices"  # of MMLU: a list, and `answer` is a number from 0 on; of ARC: text and label, and `answerKey`
+)
 # HumanEval · MBPP · APPS: each answer is a program
 PROGRAMMING = (("test", "entry_point"), ("code", "test_list"), ("solutions", "input_output"))
 OPTIONS = "options"  # of MMLU-Pro: a list; `answer` is the letter, and `answer_index` its number from 0 on
-GPQA = (
-    "Correct Answer",
-    *(f"Incorrect Answer {number}" for number in (1, 2, 3)),
-)  # a column for each choice
-KNOWN_CHOICES = (
-    CHOICES,
-    OPTIONS,
-    "+".join(GPQA),
-)  # what task.choices_key becomes where the rows show it
+# a column for each choice
+GPQA = ("Correct Answer", *(f"Incorrect Answer {number}" for number in (1, 2, 3)))
+# what task.choices_key becomes where the rows show it
+KNOWN_CHOICES = (CHOICES, OPTIONS, "+".join(GPQA))
 # ARC and Calc-X · SVAMP, ASDiv · MMLU-Pro · MAWPS as published · MATH-500 · GPQA
 IDS = ("id", "ID", "question_id", "iIndex", "unique_id", "Record ID")
 UNIT = re.compile(r"\s*\([^()]*\)\s*$")  # 9 (apples), in ASDiv
-MASKED = re.compile(
-    r"\bN_\d\d\b|\bnumber\d\b"
-)  # N_00 and number0 replace numbers in masked questions
+# N_00 and number0 replace numbers in masked questions
+MASKED = re.compile(r"\bN_\d\d\b|\bnumber\d\b")
 
 
 @dataclass(frozen=True)
@@ -73,29 +60,20 @@ class Keys:
     after: str | None = None  # the words before it; None: ####
     cluster: str | None = None  # names the family of questions that a row belongs to
     scorer: str | None = None  # of expressions, or of a plug-in: it reads the gold answer
-    choices_seed: int | None = (
-        None  # shuffles the choices of each question; None: as the row has them
-    )
+    choices_seed: int | None = None  # shuffles the choices of each question; None: as the row has them
 
     @classmethod
     def of(cls, task: QuestionsConfig) -> Keys:
         """Return the keys that a task names."""
         keys = task.question_key, task.answer_key, task.choices_key
         return cls(
-            *keys,
-            task.has_letters,
-            task.gold_after,
-            task.cluster,
-            task.gold_scorer,
-            task.choices_seed,
+            *keys, task.has_letters, task.gold_after, task.cluster, task.gold_scorer, task.choices_seed
         )
 
     def among(self, names: Collection[str]) -> tuple[tuple[str, ...], str]:
         """Return the keys of the question's parts, and that of the answer; ValueError if one is
         missing."""
-        if of_code := next(
-            (keys for keys in PROGRAMMING if all(key in names for key in keys)), None
-        ):
+        if of_code := next((keys for keys in PROGRAMMING if all(key in names for key in keys)), None):
             raise ValueError(
                 f"with {', '.join(of_code)} these are programming tasks, as in HumanEval and MBPP, whose answers are "
                 "judged by running tests: no scorer here does that, only answers that are numbers or letters are judged"
@@ -107,9 +85,7 @@ class Keys:
     def judge(self) -> str:
         """The key and value that name the scorer, for messages."""
         return (
-            f"task.extractor={self.scorer}"
-            if self.scorer == Extractor.math
-            else f"task.scorer={self.scorer}"
+            f"task.extractor={self.scorer}" if self.scorer == Extractor.math else f"task.scorer={self.scorer}"
         )
 
     @property
@@ -124,9 +100,7 @@ class Keys:
     def columns(self, names: Collection[str]) -> list[str]:
         """Return the columns of a table that are read."""
         parts, answer = self.among(names)
-        known = [
-            key for key in (CHOICES, "answerKey", OPTIONS, "answer_index", *GPQA) if key in names
-        ]
+        known = [key for key in (CHOICES, "answerKey", OPTIONS, "answer_index", *GPQA) if key in names]
         named = *self.of_choices(names), *self.of_cluster(names), *_id_keys(names)
         return list(dict.fromkeys([*parts, answer, *known, *named]))
 
@@ -150,13 +124,9 @@ class Keys:
         answer = self.answer or ("answerKey" if has_labels else "answer")
         value = row.get(answer)
         if has_labels:
-            is_known = isinstance(choices["label"], list) and str(value) in map(
-                str, choices["label"]
-            )
+            is_known = isinstance(choices["label"], list) and str(value) in map(str, choices["label"])
         else:
-            is_known = (
-                isinstance(choices, list) and type(value) is int and 0 <= value < len(choices)
-            )
+            is_known = isinstance(choices, list) and type(value) is int and 0 <= value < len(choices)
         if is_known:
             return replace(self, answer=answer, choices=CHOICES, has_letters=True)
         raise ValueError(
@@ -218,10 +188,8 @@ def read_row(row: Mapping[str, Any], keys: Keys) -> Read:
         if choices and seed is not None:
             order = order_of(choices, stem, seed)
             gold = LETTERS[order.index(LETTERS.index(gold))]
-            answer, choices = (
-                gold,
-                tuple(choices[at] for at in order),
-            )  # its working may speak of other letters
+            # its working may speak of other letters
+            answer, choices = (gold, tuple(choices[at] for at in order))
     else:
         answer = _answer(row, answer_key)
         gold = gold_number(answer, keys.after)
@@ -229,24 +197,16 @@ def read_row(row: Mapping[str, Any], keys: Keys) -> Read:
     # as a worked example, an answer without #### would teach the model to leave it out
     if keys.scorer is None:
         worked = (
-            answer
-            if "####" in answer
-            else f"#### {gold}"
-            if keys.after is None
-            else f"{answer}\n#### {gold}"
+            answer if "####" in answer else f"#### {gold}" if keys.after is None else f"{answer}\n#### {gold}"
         )
     row_id = next((str(row[key]) for key in _id_keys(row) if isinstance(row[key], str | int)), "")
     cluster = next((cluster_of(row, key) for key in keys.of_cluster(row)), None)
-    return Read(
-        question, worked, gold, choices, stem if choices else "", row_id, cluster, keys.choices
-    )
+    return Read(question, worked, gold, choices, stem if choices else "", row_id, cluster, keys.choices)
 
 
 def with_choices(stem: str, choices: Sequence[str]) -> str:
     """Return a question with its choices as A, B, C …; as it is if it has none."""
-    return "\n".join(
-        [stem, *(f"{letter}. {text}" for letter, text in zip(LETTERS, choices, strict=False))]
-    )
+    return "\n".join([stem, *(f"{letter}. {text}" for letter, text in zip(LETTERS, choices, strict=False))])
 
 
 def order_of(choices: Sequence[str], stem: str, seed: int) -> list[int]:
@@ -264,9 +224,7 @@ def cluster_of(row: Mapping[str, Any], key: str) -> str:
     """Return the name of a row's family of questions; ValueError if it has none."""
     value = row[key]
     if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
-        raise ValueError(
-            f"`{key}` is {_short(value)}, not the name or the number of a family of questions"
-        )
+        raise ValueError(f"`{key}` is {_short(value)}, not the name or the number of a family of questions")
     return str(value)
 
 
@@ -306,20 +264,14 @@ def _choices(row: Mapping[str, Any], keys: list[str]) -> tuple[tuple[str, ...], 
     labels: Any = LETTERS
     if isinstance(texts, Mapping) and {"text", "label"} <= texts.keys():  # as in ARC
         labels, texts = texts["label"], texts["text"]
-    if (
-        not isinstance(texts, list)
-        or not 2 <= len(texts) <= len(LETTERS)
-        or len(labels) < len(texts)
-    ):
+    if not isinstance(texts, list) or not 2 <= len(texts) <= len(LETTERS) or len(labels) < len(texts):
         raise ValueError(
             f"`{'+'.join(keys)}` is {_short(texts)}: a list of 2 to {len(LETTERS)} choices expected"
         )
     return tuple(map(str, labels)), tuple(str(text).strip() for text in texts)
 
 
-def _letter(
-    value: Any, labels: Sequence[str], choices: Sequence[str], after: str | None
-) -> tuple[str, str]:
+def _letter(value: Any, labels: Sequence[str], choices: Sequence[str], after: str | None) -> tuple[str, str]:
     """Return a gold answer as text, and its letter."""
     if isinstance(value, int) and not isinstance(value, bool) and str(value) not in labels:
         letter = LETTERS[value] if 0 <= value < len(choices) else None
@@ -331,9 +283,7 @@ def _letter(
         letter = letter or gold_letter(text, after)
     if letter is None or (choices and letter not in LETTERS[: len(choices)]):
         more = (
-            f"of the {len(choices)} choices, its number from 0 on, or its text"
-            if choices
-            else "of a choice"
+            f"of the {len(choices)} choices, its number from 0 on, or its text" if choices else "of a choice"
         )
         raise ValueError(f"the answer is {_short(value)}, not a letter {more}")
     return str(value), letter

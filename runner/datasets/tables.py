@@ -18,24 +18,16 @@ from runner_engine.checkpoints import is_bare_name
 
 MAX_BYTES = 2 * 2**30  # unpacked, of the columns that are read: GSM8K has 5 million
 ROWS_AT_ONCE = 256
-SUBFOLDERS = (
-    "",
-    "main",
-    "data",
-    "default",
-)  # of a data set on the hub, in which a split's parquet files may lie
-SHARD = re.compile(
-    r"(.*)-(\d{5})-of-(\d{5})(-\w+)?"
-)  # test-00000-of-00001, on the hub sometimes with a hash
-STATE, SPLITS = (
-    "state.json",
-    "dataset_dict.json",
-)  # what save_to_disk writes for one split, and for several
+# of a data set on the hub, in which a split's parquet files may lie
+SUBFOLDERS = ("", "main", "data", "default")
+# test-00000-of-00001, on the hub sometimes with a hash
+SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})(-\w+)?")
+# what save_to_disk writes for one split, and for several
+STATE, SPLITS = ("state.json", "dataset_dict.json")
 
 Row = tuple[str, dict[str, Any]]  # its place in the file, and its values
-Columns = Callable[
-    [list[str]], list[str]
-]  # of the names that a table has, those to read; ValueError where one is missing
+# of the names that a table has, those to read; ValueError where one is missing
+Columns = Callable[[list[str]], list[str]]
 
 
 def files_of(folder: Path, split: str) -> list[Path]:
@@ -70,17 +62,13 @@ def splits_of(folder: Path) -> list[str]:
         return sorted(path.parent.name for path in folder.glob(f"*/{STATE}"))
     if (folder / STATE).is_file():
         return [str(load_json(folder / STATE).get("_split"))]
-    return sorted(
-        {_split_of(path) for subfolder in SUBFOLDERS for path in _tables(folder / subfolder)}
-    )
+    return sorted({_split_of(path) for subfolder in SUBFOLDERS for path in _tables(folder / subfolder)})
 
 
 def read_rows(files: Iterable[Path], columns: Columns) -> Iterator[Row]:
     """Yield the rows of parquet and Arrow files, one after the other, with their places."""
     return (
-        (f"{path}, row {number}", row)
-        for path in files
-        for number, row in enumerate(_rows(path, columns), 1)
+        (f"{path}, row {number}", row) for path in files for number, row in enumerate(_rows(path, columns), 1)
     )
 
 
@@ -89,9 +77,7 @@ def cached_on_disk(name: str, config: str | None, split: str) -> list[Path]:
     they lack it."""
     from huggingface_hub import constants
 
-    cache = Path(
-        os.environ.get("HF_DATASETS_CACHE") or Path(constants.HF_HOME, "datasets")
-    ).expanduser()
+    cache = Path(os.environ.get("HF_DATASETS_CACHE") or Path(constants.HF_HOME, "datasets")).expanduser()
     owner, _, short_name = name.rpartition("/")
     wanted = "___".join(part for part in (owner, short_name) if part)
     folders = [
@@ -99,9 +85,7 @@ def cached_on_disk(name: str, config: str | None, split: str) -> list[Path]:
         for path in cache.glob("*")
         if path.name.replace("_", "").lower() == wanted.replace("_", "").lower()
     ]
-    builds = [
-        build for path in folders for build in path.glob(f"{config or '*'}/*/*") if build.is_dir()
-    ]
+    builds = [build for path in folders for build in path.glob(f"{config or '*'}/*/*") if build.is_dir()]
     for build in sorted(builds, key=lambda path: path.stat().st_mtime, reverse=True):
         if files := files_of(build, split):
             return files
@@ -132,13 +116,9 @@ def _split_of(path: Path) -> str:
 def _complete(files: list[Path]) -> list[Path]:
     """Reject a split that lacks a shard: fewer questions would look like all of them."""
     shards = [match for path in files if (match := SHARD.fullmatch(path.stem))]
-    if len(shards) == len(files) and {int(match[2]) for match in shards} != set(
-        range(int(shards[0][3]))
-    ):
+    if len(shards) == len(files) and {int(match[2]) for match in shards} != set(range(int(shards[0][3]))):
         names = few([path.name for path in files])
-        raise DataError(
-            f"{files[0].parent}: {int(shards[0][3])} files of this split expected, found {names}"
-        )
+        raise DataError(f"{files[0].parent}: {int(shards[0][3])} files of this split expected, found {names}")
     return files
 
 
@@ -169,15 +149,11 @@ def _parquet(path: Path, columns: Columns) -> Iterator[Any]:
         parts = [group.column(at) for group in groups for at in range(group.num_columns)]
         # a list's column has the path of its items: lSolutions.list.element
         sizes = [
-            part.total_uncompressed_size
-            for part in parts
-            if part.path_in_schema.split(".")[0] in wanted
+            part.total_uncompressed_size for part in parts if part.path_in_schema.split(".")[0] in wanted
         ]
         if (size := sum(sizes)) > MAX_BYTES:
             gib, most = size / 2**30, MAX_BYTES / 2**30
-            raise DataError(
-                f"{path}: {gib:,.1f} GiB of text unpacked, at most {most:,.0f} are read"
-            )
+            raise DataError(f"{path}: {gib:,.1f} GiB of text unpacked, at most {most:,.0f} are read")
         yield from file.iter_batches(ROWS_AT_ONCE, columns=wanted)
 
 
@@ -188,6 +164,5 @@ def _arrow(path: Path, columns: Columns) -> Iterator[Any]:
         wanted = _wanted(path, batches.schema.names, columns)
         for piece in batches:
             yield from (
-                piece.slice(at, ROWS_AT_ONCE).select(wanted)
-                for at in range(0, piece.num_rows, ROWS_AT_ONCE)
+                piece.slice(at, ROWS_AT_ONCE).select(wanted) for at in range(0, piece.num_rows, ROWS_AT_ONCE)
             )

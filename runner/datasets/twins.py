@@ -31,9 +31,8 @@ _STEP = re.compile(r"<<([^<>=]+)=([^<>=]+)>>")
 _LITERAL = re.compile(r"\d+(?:\.\d+)?|\.\d+")
 # Numbers that stand alone: not those of dates, times, fractions, ordinals or names.
 _STATED = re.compile(r"(?<![\w.,/:-])\$?(\d{1,3}(?:,\d{3})+|\d+)(?![\w/:%-]|[.,]\d)")
-_BOUNDED = re.compile(
-    r"(\d+) (?:days|hours|months|minutes|seconds) (?:a|an|per|each|every|in a|of the) "
-)  # of a week
+# of a week
+_BOUNDED = re.compile(r"(\d+) (?:days|hours|months|minutes|seconds) (?:a|an|per|each|every|in a|of the) ")
 _ANY_NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?|\.\d+")
 _COUNTED = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
 seventeen eighteen nineteen twenty"""
@@ -112,9 +111,7 @@ def twin_of(data: str, split: str, item: Item) -> Item | None:
     if data == EMBEDDED:
         other = twin(Split(split), item.position)
         is_same_story = _STATED.sub("#", other.question) == _STATED.sub("#", item.question)
-        return (
-            Item(other.question, other.answer, plain_number(other.gold)) if is_same_story else None
-        )
+        return Item(other.question, other.answer, plain_number(other.gold)) if is_same_story else None
     try:
         return _perturbed(item)
     except NoTwin:
@@ -177,15 +174,9 @@ def _evaluate(node: ast.expr, values: list[Fraction]) -> Fraction:
 def _every_number(question: str) -> set[Fraction]:
     """Return the numbers that a question states in any way, and the common constants."""
     found = {Fraction(text.replace(",", "").rstrip(".")) for text in _ANY_NUMBER.findall(question)}
-    found |= {
-        Fraction(_WORDS[word]) for word in re.findall("[a-z]+", question.lower()) if word in _WORDS
-    }
+    found |= {Fraction(_WORDS[word]) for word in re.findall("[a-z]+", question.lower()) if word in _WORDS}
     percents = {Fraction(text) for text in re.findall(r"(\d+(?:\.\d+)?)\s?%", question)}
-    shares = {
-        part
-        for percent in percents
-        for part in (percent / 100, 1 - percent / 100, 1 + percent / 100)
-    }
+    shares = {part for percent in percents for part in (percent / 100, 1 - percent / 100, 1 + percent / 100)}
     halves = {Fraction(1, 2), Fraction(1, 4), Fraction(3, 4), Fraction(3, 2)}
     return found | shares | halves | CONSTANTS
 
@@ -193,9 +184,7 @@ def _every_number(question: str) -> set[Fraction]:
 def _movable(question: str, steps: list[WorkedStep], stated: list[Fraction]) -> list[Fraction]:
     """Return the numbers of a question that have one meaning only, in its words and in the
     steps."""
-    spelled = {
-        Fraction(_WORDS[word]) for word in re.findall("[a-z]+", question.lower()) if word in _WORDS
-    }
+    spelled = {Fraction(_WORDS[word]) for word in re.findall("[a-z]+", question.lower()) if word in _WORDS}
     every = [Fraction(text.replace(",", "").rstrip(".")) for text in _ANY_NUMBER.findall(question)]
     used = [literal for step in steps for literal in step.literals]
     results = {step.result for step in steps}
@@ -212,9 +201,7 @@ def _movable(question: str, steps: list[WorkedStep], stated: list[Fraction]) -> 
 
 def _moved(random: Random, number: Fraction) -> Fraction:
     """Return a number near another one, as round as it is."""
-    grain = next(
-        grain for grain in (1000, 100, 50, 10, 5, 1) if number % grain == 0 and number > grain
-    )
+    grain = next(grain for grain in (1000, 100, 50, 10, 5, 1) if number % grain == 0 and number > grain)
     reach = max(1, int(number / grain * Fraction(SPREAD)))
     return number + grain * random.choice([step for step in range(-reach, reach + 1) if step])
 
@@ -246,9 +233,7 @@ def _results(
     for step in steps:
         now: list[Fraction] = []
         for literal in step.literals:
-            earlier = {
-                new for before, new in zip(steps, results, strict=False) if before.result == literal
-            }
+            earlier = {new for before, new in zip(steps, results, strict=False) if before.result == literal}
             meanings = earlier | (
                 {values.get(literal, literal)} if literal in known or literal in values else set()
             )

@@ -84,9 +84,7 @@ def twin(split: Split, index: int, seed: int = 0) -> Problem:
     rng, slot, buckets, steps = _plan(split, index, seed)
     friend = _friend(rng, slot)
     for attempt in count():
-        other = _compose(
-            Random(f"{seed}/{split}/{index}/twin{attempt}"), slot, buckets, steps, friend
-        )
+        other = _compose(Random(f"{seed}/{split}/{index}/twin{attempt}"), slot, buckets, steps, friend)
         is_same_story = _NUMBER.sub("#", other.question) == _NUMBER.sub("#", original.question)
         if is_same_story and other.gold != original.gold:
             return other
@@ -154,18 +152,14 @@ def _compose(
             break
     numbers = template.numbers(*drawn)
     filled_in = {"who": who, "other": other, "item": item, **numbers}
-    story, ask, unit = (
-        text.format_map(filled_in) for text in (template.story, template.ask, template.unit)
-    )
+    story, ask, unit = (text.format_map(filled_in) for text in (template.story, template.ask, template.unit))
     all_lines = [line.format_map(filled_in) for line in template.lines]
     value = numbers[template.value]
     for _ in range(steps - len(template.lines)):
         tail, line, value = _tail(rng, who, unit, value)
         story, ask = f"{story} {tail}", f"How many {unit} does {who} have now?"
         all_lines.append(line)
-    return Problem(
-        f"{story} {ask}", "\n".join([*all_lines, f"#### {value}"]), str(value), len(all_lines)
-    )
+    return Problem(f"{story} {ask}", "\n".join([*all_lines, f"#### {value}"]), str(value), len(all_lines))
 
 
 def _tail(rng: Random, who: str, unit: str, value: int) -> tuple[str, str, int]:
@@ -192,125 +186,183 @@ def _tail(rng: Random, who: str, unit: str, value: int) -> tuple[str, str, int]:
 
 _TEMPLATES = (
     _Template(
-        "_buy", ((5, 99), (3, 60)), "c", "{item}",
+        "_buy",
+        ((5, 99), (3, 60)),
+        "c",
+        "{item}",
         lambda a, b: {"a": a, "b": b, "c": a + b},
         "{who} has {a} {item}. {who} buys {b} more.",
         ("{who} has {a}+{b}={c} {item}.",),
     ),
     _Template(
-        "_give", ((3, 60), (4, 80)), "c", "{item}",
+        "_give",
+        ((3, 60), (4, 80)),
+        "c",
+        "{item}",
         lambda b, c: {"b": b, "c": c, "a": b + c},
         "{who} has {a} {item} and gives {b} to {other}.",
         ("{who} has {a}-{b}={c} {item} left.",),
         "How many {item} are left?",
     ),
     _Template(
-        "_boxes", ((2, 9), (3, 25)), "c", "{item}",
+        "_boxes",
+        ((2, 9), (3, 25)),
+        "c",
+        "{item}",
         lambda a, b: {"a": a, "b": b, "c": a * b},
         "{who} has {a} boxes with {b} {item} in each.",
         ("{who} has {a}*{b}={c} {item}.",),
     ),
     _Template(
-        "_share", ((2, 9), (3, 30)), "c", "{item}",
+        "_share",
+        ((2, 9), (3, 30)),
+        "c",
+        "{item}",
         lambda b, c: {"b": b, "c": c, "a": b * c},
         "{b} children share {a} {item} equally. {who} is one of them.",
         ("{who} gets {a}/{b}={c} {item}.",),
         "How many {item} does {who} get?",
     ),
     _Template(
-        "_times", ((3, 25), (2, 9)), "c", "{item}",
+        "_times",
+        ((3, 25), (2, 9)),
+        "c",
+        "{item}",
         lambda a, b: {"a": a, "b": b, "c": a * b},
         "{other} has {a} {item}. {who} has {b} times as many.",
         ("{who} has {a}*{b}={c} {item}.",),
     ),
     _Template(
-        "_cost", ((3, 25), (2, 9)), "c", "dollars",
+        "_cost",
+        ((3, 25), (2, 9)),
+        "c",
+        "dollars",
         lambda a, b: {"a": a, "b": b, "c": a * b},
         "{who} sells {a} {item} to {other} for {b} dollars each.",
         ("{who} gets {a}*{b}={c} dollars.",),
         "How many dollars does {who} get?",
     ),
     _Template(
-        "_rate", ((3, 25), (2, 9)), "c", "{item}",
+        "_rate",
+        ((3, 25), (2, 9)),
+        "c",
+        "{item}",
         lambda a, b: {"a": a, "b": b, "c": a * b},
         "{who} finds {a} {item} every day for {b} days.",
         ("In {b} days {who} finds {a}*{b}={c} {item}.",),
     ),
     _Template(
-        "_boxes_plus", ((2, 9), (3, 20), (2, 40)), "e", "{item}",
+        "_boxes_plus",
+        ((2, 9), (3, 20), (2, 40)),
+        "e",
+        "{item}",
         lambda a, b, c: {"a": a, "b": b, "c": c, "d": a * b, "e": a * b + c},
         "{who} has {a} bags with {b} {item} in each and {c} more {item} on a table.",
         ("The bags hold {a}*{b}={d} {item}.", "{who} has {d}+{c}={e} {item}."),
     ),
     _Template(
-        "_boxes_minus", ((3, 9), (5, 20), (2, 12)), "e", "{item}",
+        "_boxes_minus",
+        ((3, 9), (5, 20), (2, 12)),
+        "e",
+        "{item}",
         lambda a, b, c: {"a": a, "b": b, "c": c, "d": a * b, "e": a * b - c},
         "{who} gets {a} boxes with {b} {item} in each, but {c} {item} are lost.",
         ("The boxes hold {a}*{b}={d} {item}.", "{who} has {d}-{c}={e} {item} left."),
         "How many {item} are left?",
     ),
     _Template(
-        "_buy_give", ((5, 80), (3, 50), (2, 6)), "e", "{item}",
+        "_buy_give",
+        ((5, 80), (3, 50), (2, 6)),
+        "e",
+        "{item}",
         lambda a, b, c: {"a": a, "b": b, "c": c, "d": a + b, "e": a + b - c},
         "{who} has {a} {item}, buys {b} more and gives {c} to {other}.",
         ("After buying, {who} has {a}+{b}={d} {item}.", "{who} has {d}-{c}={e} {item} left."),
         "How many {item} does {who} have left?",
     ),
     _Template(
-        "_more_total", ((5, 60), (3, 40)), "d", "{item}",
+        "_more_total",
+        ((5, 60), (3, 40)),
+        "d",
+        "{item}",
         lambda a, b: {"a": a, "b": b, "c": a + b, "d": a + a + b},
         "{who} has {a} {item}. {other} has {b} more than {who}, and gives all of them to {who}.",
         ("{other} has {a}+{b}={c} {item}.", "{who} has {a}+{c}={d} {item}."),
         "How many {item} does {who} have then?",
     ),
     _Template(
-        "_times_total", ((3, 20), (2, 9)), "d", "{item}",
+        "_times_total",
+        ((3, 20), (2, 9)),
+        "d",
+        "{item}",
         lambda a, b: {"a": a, "b": b, "c": a * b, "d": a + a * b},
         "{who} has {a} {item}. {other} has {b} times as many, and gives all of them to {who}.",
         ("{other} has {a}*{b}={c} {item}.", "{who} has {a}+{c}={d} {item}."),
         "How many {item} does {who} have then?",
     ),
     _Template(
-        "_earn_spend", ((5, 25), (3, 9), (2, 12)), "e", "dollars",
+        "_earn_spend",
+        ((5, 25), (3, 9), (2, 12)),
+        "e",
+        "dollars",
         lambda a, b, c: {"a": a, "b": b, "c": c, "d": a * b, "e": a * b - c},
         "{who} earns {a} dollars a day for {b} days and spends {c} dollars on {item}.",
         ("{who} earns {a}*{b}={d} dollars.", "{who} has {d}-{c}={e} dollars left."),
         "How many dollars does {who} have left?",
     ),
     _Template(
-        "_share_buy", ((2, 9), (3, 25), (2, 40)), "e", "{item}",
+        "_share_buy",
+        ((2, 9), (3, 25), (2, 40)),
+        "e",
+        "{item}",
         lambda b, c, d: {"b": b, "c": c, "d": d, "a": b * c, "e": c + d},
         "{b} friends share {a} {item} equally. {who} is one of them and gets {d} more from {other}.",
         ("Each friend gets {a}/{b}={c} {item}.", "{who} has {c}+{d}={e} {item}."),
     ),
     _Template(
-        "_cost_change", ((2, 9), (2, 12), (3, 60)), "c", "dollars",
+        "_cost_change",
+        ((2, 9), (2, 12), (3, 60)),
+        "c",
+        "dollars",
         lambda a, b, c: {"a": a, "b": b, "c": c, "d": a * b, "e": a * b + c},
         "{who} has {e} dollars and buys {a} {item} for {b} dollars each.",
         ("The {item} cost {a}*{b}={d} dollars.", "{who} has {e}-{d}={c} dollars left."),
         "How many dollars does {who} have left?",
     ),
     _Template(
-        "_pool_share", ((2, 9), (4, 25), (2, 6)), "q", "{item}",
+        "_pool_share",
+        ((2, 9), (4, 25), (2, 6)),
+        "q",
+        "{item}",
         lambda d, q, b: {"d": d, "q": q, "b": b, "c": d * q, "a": d * q - b},
         "{who} has {a} {item} and {other} has {b}. They put them in {d} equal bags, and {who} takes one bag.",
         ("Together they have {a}+{b}={c} {item}.", "{who} takes {c}/{d}={q} {item}."),
         "How many {item} does {who} take?",
     ),
     _Template(
-        "_half_give", ((8, 60), (2, 6)), "e", "{item}",
+        "_half_give",
+        ((8, 60), (2, 6)),
+        "e",
+        "{item}",
         lambda h, c: {"h": h, "c": c, "a": 2 * h, "e": h - c},
         "{who} has {a} {item}, gives half of them to {other} and loses {c}.",
         ("Half of them is {a}/2={h} {item}.", "{who} has {h}-{c}={e} {item} left."),
         "How many {item} does {who} have left?",
     ),
     _Template(
-        "_two_kinds", ((2, 9), (2, 12), (2, 9), (2, 12)), "g", "{item}",
+        "_two_kinds",
+        ((2, 9), (2, 12), (2, 9), (2, 12)),
+        "g",
+        "{item}",
         lambda a, b, c, d: {"a": a, "b": b, "c": c, "d": d, "e": a * b, "f": c * d, "g": a * b + c * d},
         "{who} has {a} boxes with {b} {item} in each and {c} bags with {d} {item} in each.",
-        ("The boxes hold {a}*{b}={e} {item}.", "The bags hold {c}*{d}={f} {item}.", "{who} has {e}+{f}={g} {item}."),
+        (
+            "The boxes hold {a}*{b}={e} {item}.",
+            "The bags hold {c}*{d}={f} {item}.",
+            "{who} has {e}+{f}={g} {item}.",
+        ),
     ),
-)  # fmt: skip
+)
 _PAIRS = len(NAMES) * len(ITEMS)
 DISTINCT = len(_TEMPLATES) * _PAIRS  # 8,640 questions of a split before one repeats
 _STRIDE = 5341  # coprime to DISTINCT

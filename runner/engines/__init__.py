@@ -27,11 +27,7 @@ class LazyEngine:
     Building does not load the model: `load` does, or `open` if that comes first.
     """
 
-    def __init__(
-        self,
-        build: Callable[[], Engine],
-        capabilities: frozenset[Capability],
-    ) -> None:
+    def __init__(self, build: Callable[[], Engine], capabilities: frozenset[Capability]) -> None:
         self._build, self.capabilities = build, capabilities
 
     @cached_property

@@ -14,14 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from runner.estimates.sample import (
-    LONG_PROMPT,
-    REPEATS,
-    ROWS,
-    SHORT_PROMPT,
-    STEPS,
-    CalibrationModel,
-)
+from runner.estimates.sample import LONG_PROMPT, REPEATS, ROWS, SHORT_PROMPT, STEPS, CalibrationModel
 from runner.estimates.speed import EstimateBasis, Points, Speed, interpolate
 from runner_base import child, clock, machine, one_line, replace_text, say
 from runner_base.texts import read_cache
@@ -71,10 +64,7 @@ def calibration_s(model: CalibrationModel, guessed: Speed) -> float:
 
 
 def measure(
-    missing: list[Calibration],
-    output_dir: Path,
-    limit_s: float,
-    on_line: Callable[[str], None] = say,
+    missing: list[Calibration], output_dir: Path, limit_s: float, on_line: Callable[[str], None] = say
 ) -> dict[str, Speed]:
     """Time models in at most so many seconds, those with the most work first, and return their
     speeds by key.
@@ -94,9 +84,7 @@ def measure(
     if not chosen:
         return {}
     most = "" if limit_s == math.inf else f", at most {clock(limit_s)}"
-    on_line(
-        f"calibrating {len(chosen)} of {len(missing)} formats, about {clock(spent_s)}{most}; {KEPT}"
-    )
+    on_line(f"calibrating {len(chosen)} of {len(missing)} formats, about {clock(spent_s)}{most}; {KEPT}")
     found: dict[str, Speed] = {}
     for key, measured in _measure(chosen, limit_s, on_line):
         model = next(calibration.model for calibration in chosen if calibration.model.key == key)
@@ -135,9 +123,7 @@ def _measure(
     """Time models in a child process, since this one must not import torch; yield each measurement
     with its key."""
     with tempfile.TemporaryFile() as log:
-        process = child.start(
-            "-m", PROCESS, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log
-        )
+        process = child.start("-m", PROCESS, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)
         timer = threading.Timer(min(limit_s, threading.TIMEOUT_MAX), process.kill)
         timer.daemon = True
         left = iter(enumerate(calibrations, start=1))
@@ -169,9 +155,7 @@ def _measure(
             on_line(f"the calibration {child.describe_exit(process.returncode)}: {' '.join(last)}")
 
 
-def _say_next(
-    left: Iterator[tuple[int, Calibration]], count: int, on_line: Callable[[str], None]
-) -> None:
+def _say_next(left: Iterator[tuple[int, Calibration]], count: int, on_line: Callable[[str], None]) -> None:
     """Say what is timed now."""
     for number, calibration in islice(left, 1):
         on_line(f"    {number} of {count}: {calibration.name}, about {clock(calibration.cost_s)}")

@@ -22,14 +22,7 @@ from typing import Any
 from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
 from runner.engines.kinds.local import KIND
-from runner.estimates.sample import (
-    LONG_PROMPT,
-    REPEATS,
-    ROWS,
-    SHORT_PROMPT,
-    STEPS,
-    CalibrationModel,
-)
+from runner.estimates.sample import LONG_PROMPT, REPEATS, ROWS, SHORT_PROMPT, STEPS, CalibrationModel
 from runner.speed.synthetic import synthetic_requests
 from runner_base import child
 from runner_engine import Engine, LocalModelConfig, LoraConfig, complete
@@ -95,9 +88,7 @@ def calibrate(model: CalibrationModel, scratch: Path, bandwidth: float) -> dict[
         by_tokens[tokens] = (by_tokens[tokens] + seconds) / 2 if tokens in by_tokens else seconds
     return {
         "prefill": sorted(by_tokens.items()),
-        "decode": [
-            (rows, whole[f"decode_{rows}"] + more_head * many[f"head_{rows}"]) for rows in ROWS
-        ],
+        "decode": [(rows, whole[f"decode_{rows}"] + more_head * many[f"head_{rows}"]) for rows in ROWS],
         "place_s": model.place_bytes / bandwidth,
         "load_s": whole["load_s"],
         "import_s": import_s,
@@ -107,9 +98,7 @@ def calibrate(model: CalibrationModel, scratch: Path, bandwidth: float) -> dict[
 
 def time_imports(model: CalibrationModel, scratch: Path) -> float:
     """Load a small sample once, so that timed loads include no imports; return the seconds."""
-    config = sample_config(
-        model.config, write_sample(model, model.depths.few, scratch), model.threads
-    )
+    config = sample_config(model.config, write_sample(model, model.depths.few, scratch), model.threads)
     started = time.perf_counter()
     resolved = resolve(config)
     KIND.import_libraries(resolved)
@@ -143,17 +132,14 @@ def run_depth(model: CalibrationModel, layers: int, scratch: Path) -> dict[str, 
     try:
         engine.load()
         started = time.perf_counter()
-        list(
-            time_batch(engine, config, 1, SHORT_PROMPT, 2, draw=0)
-        )  # tries kernels and packs weights, like every job
+        # tries kernels and packs weights, like every job
+        list(time_batch(engine, config, 1, SHORT_PROMPT, 2, draw=0))
         times_by_name: dict[str, list[float]] = {
             "load_s": [engine.stats.load_s + time.perf_counter() - started]
         }
         for repeat in range(1, REPEATS + 1):
             for rows in ROWS:
-                for name, seconds in time_batch(
-                    engine, config, rows, SHORT_PROMPT, STEPS + 1, repeat
-                ):
+                for name, seconds in time_batch(engine, config, rows, SHORT_PROMPT, STEPS + 1, repeat):
                     times_by_name.setdefault(f"{name}_{rows}", []).append(seconds)
                 times_by_name.setdefault(f"head_{rows}", []).append(time_head(engine, rows))
             name, seconds = next(time_batch(engine, config, 1, LONG_PROMPT, 2, repeat))
@@ -174,12 +160,9 @@ def sample_config(config: RunnerConfig, folder: Path, threads: int) -> RunnerCon
     for key in ("device", "dtype", "attention"):
         setattr(model, key, getattr(config.model, key))
     paths = [tensor.name.removesuffix(".weight") for tensor in read_tensors(folder)]
-    quantization = only_matching(
-        config.mix, paths
-    )  # patterns may name layers that the sample does not have
-    return replace(
-        config, model=model, quantization=quantization, lora=LoraConfig(), profile="none"
-    )
+    # patterns may name layers that the sample does not have
+    quantization = only_matching(config.mix, paths)
+    return replace(config, model=model, quantization=quantization, lora=LoraConfig(), profile="none")
 
 
 def time_batch(
@@ -200,9 +183,7 @@ def time_head(engine: Any, rows: int) -> float:
     import torch
 
     head = engine.loaded.model.get_output_embeddings()
-    states = torch.randn(
-        rows, head.weight.shape[-1], dtype=head.weight.dtype, device=head.weight.device
-    )
+    states = torch.randn(rows, head.weight.shape[-1], dtype=head.weight.dtype, device=head.weight.device)
     with torch.inference_mode():
         started = time.perf_counter()
         head(states)

@@ -42,9 +42,7 @@ class Fit:
         return f"no; {self.would_fit}" if self.would_fit else "no"
 
 
-def free_mib_by_device(
-    device: str, max_memory: Mapping[str, str] | None = None
-) -> dict[str, float]:
+def free_mib_by_device(device: str, max_memory: Mapping[str, str] | None = None) -> dict[str, float]:
     """Return the free memory for a model by device: of GPUs, or main memory without that of a new
     process."""
     if machine.device_class(device) == "cuda":
@@ -65,16 +63,11 @@ def rows_of(resolved: ResolvedJob) -> int:
     rows = max((amount.rows or 0 for amount in amounts), default=0)
     number_bytes = kv_number_bytes(files.dtype_bytes, config.generation.stored_kv)
     device_rows = most_rows(machine.device_class(files.model.device), number_bytes)
-    return rows or min(
-        device_rows, max((amount.completions for amount in amounts), default=TYPICAL_ROWS)
-    )
+    return rows or min(device_rows, max((amount.completions for amount in amounts), default=TYPICAL_ROWS))
 
 
 def fit(
-    resolved: ResolvedJob,
-    free_mib: Mapping[str, float],
-    fixes: bool = True,
-    read: int | None = None,
+    resolved: ResolvedJob, free_mib: Mapping[str, float], fixes: bool = True, read: int | None = None
 ) -> Fit | None:
     """Predict a job's memory and compare it with the free memory; None if it cannot be predicted.
 
@@ -99,9 +92,7 @@ def fit(
 
 def _predict(resolved: ResolvedJob, rows: int, room_mib: float) -> Footprint | None:
     config = resolved.config
-    return kind_of(config.model).predict(
-        resolved, config.task.workload(config.generation, rows), room_mib
-    )
+    return kind_of(config.model).predict(resolved, config.task.workload(config.generation, rows), room_mib)
 
 
 def possible(resolved: ResolvedJob, read: int | None = None) -> ResolvedJob:

@@ -18,10 +18,7 @@ from runner_engine.checkpoints import PREFILL_TOKENS
 VERSION = 1  # raise it when the measurement changes
 SPREAD = 0.6  # relative uncertainty of a guess
 # Memory traffic of unpacking weights in each pass, as a share of their size in 16 bits.
-UNPACKED = {
-    "cpu": {"int8": 1.0, "nf4": 1.5, "fp4": 1.5},
-    "cuda": {"int8": 2.0, "nf4": 0.5, "fp4": 0.5},
-}
+UNPACKED = {"cpu": {"int8": 1.0, "nf4": 1.5, "fp4": 1.5}, "cuda": {"int8": 2.0, "nf4": 0.5, "fp4": 0.5}}
 READ_GB_S = 1.0  # reading a checkpoint from a disk
 QUANTIZED_GB_S = 0.5  # quantizing a checkpoint
 STEP_S = {"cpu": 0.001, "cuda": 0.015}  # per step, for any model: Python and kernel launches
@@ -46,16 +43,10 @@ class Rates:
     device: str
     bytes_per_s: float
     flops_per_s: float
-    unpacks: bool = (
-        True  # whether quantized weights are unpacked in each pass: our own kernels do not
-    )
+    unpacks: bool = True  # whether quantized weights are unpacked in each pass: our own kernels do not
 
     def speed(
-        self,
-        quantization: QuantizationConfig,
-        predicted: Footprint,
-        parameters: float,
-        place_bytes: int,
+        self, quantization: QuantizationConfig, predicted: Footprint, parameters: float, place_bytes: int
     ) -> Speed:
         """Guess the time of a model from the bytes that it moves and the products that it computes.
 
@@ -73,14 +64,10 @@ class Rates:
 
         def pass_s(tokens: float) -> float:
             unused_s = 0.0 if mixture is None else experts_s * (1 - mixture.touched(tokens))
-            return STEP_S[self.device] + max(
-                weights_s - unused_s, 2 * active * tokens / self.flops_per_s
-            )
+            return STEP_S[self.device] + max(weights_s - unused_s, 2 * active * tokens / self.flops_per_s)
 
         stored_gb = 2 * parameters / 1e9
-        load_s = stored_gb / READ_GB_S + (
-            stored_gb / QUANTIZED_GB_S if quantization.packed else 0.0
-        )
+        load_s = stored_gb / READ_GB_S + (stored_gb / QUANTIZED_GB_S if quantization.packed else 0.0)
         tokens = PREFILL_TOKENS[self.device]
         return Speed(
             prefill=[(float(size), pass_s(size)) for size in (8, 64, tokens)],

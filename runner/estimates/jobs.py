@@ -41,9 +41,7 @@ def without_download(resolved: ResolvedJob) -> ResolvedJob | None:
     """Return a job that gives the model's size: its files or, if they are absent, its preset's
     shape; else None."""
     model = resolved.files.model
-    if (
-        model.shape is not None and not Path(model.name).expanduser().exists()
-    ):  # no need to ask the hub
+    if model.shape is not None and not Path(model.name).expanduser().exists():  # no need to ask the hub
         noise = replace(resolved.config, model=replace(model, random_weights=True), profile="none")
         spec = spec_of(noise)
         return ResolvedJob(spec, ModelFiles(spec), resolved.second, config=noise)
@@ -93,8 +91,7 @@ def estimate(
             if known is None:
                 continue
             can_time = (
-                bool(amounts_of(config, read.get(number)))
-                and local_model(config.model) is config.model
+                bool(amounts_of(config, read.get(number))) and local_model(config.model) is config.model
             )
             if not can_time or entry.time is not None or entry.fit is None or not entry.fit.fits:
                 continue  # a hybrid's time also depends on its teacher
@@ -108,9 +105,7 @@ def estimate(
             if rates is not None:
                 guesses[number] = speed = guessed_speed(alone, alone_fit, rates)
                 alike = records.like(config)
-                passes[number] = guessed_passes(
-                    config.generation, entry.fit.predicted, speed, rates, alike
-                )
+                passes[number] = guessed_passes(config.generation, entry.fit.predicted, speed, rates, alike)
                 entry.time = timed(number, known, speed)
             elif alone is not known:
                 continue  # nothing tells what the guesses take
@@ -128,18 +123,14 @@ def estimate(
     use(speeds := calibration.known_speeds([*models.values()], output_dir))
     missing = {number: model for number, model in models.items() if model.key not in speeds}
     if calibrate and missing:
-        work_s = sum(
-            estimate.time.seconds for estimate in estimates.values() if estimate.time is not None
-        )
+        work_s = sum(estimate.time.seconds for estimate in estimates.values() if estimate.time is not None)
         calibrations: dict[str, Calibration] = {}
         for number, model in missing.items():
             cost_s = calibration_s(model, guesses[number]) if number in guesses else 0.0
             pending = calibrations.setdefault(model.key, Calibration(model, cost_s))
             taken = estimates[number].time
             pending.work_s += taken.seconds if taken is not None else 0.0
-        limit_s = (
-            share * work_s if len(guesses.keys() & missing.keys()) == len(missing) else math.inf
-        )
+        limit_s = share * work_s if len(guesses.keys() & missing.keys()) == len(missing) else math.inf
         use(calibration.measure([*calibrations.values()], output_dir, limit_s, on_line))
     is_timed = any(entry.time is not None for entry in estimates.values())
     if is_timed and (beside := contention.beside()):
@@ -179,11 +170,7 @@ def time_of(config: RunnerConfig, speed: Speed, rows: int, read: int | None = No
 
 
 def time_with_guesses(
-    config: RunnerConfig,
-    passes: GuessedPasses | None,
-    speed: Speed,
-    rows: int,
-    read: int | None = None,
+    config: RunnerConfig, passes: GuessedPasses | None, speed: Speed, rows: int, read: int | None = None
 ) -> Estimate | None:
     """Return a job's time at a speed of its model alone; None if it guesses, and it is not known
     what that takes."""
@@ -228,7 +215,5 @@ def estimate_words(estimate: Estimate | None) -> tuple[str, str]:
         (least, most), error = estimate.ends, f"± {estimate.ends[1].spread:.0%}"
         if clock(least.seconds) != clock(most.seconds):
             return f"{clock(least.seconds)} – {clock(most.seconds)} {error}", estimate.source.value
-    at_most = (
-        "≤ " if estimate.is_upper_bound and estimate.source is not EstimateBasis.recorded else ""
-    )
+    at_most = "≤ " if estimate.is_upper_bound and estimate.source is not EstimateBasis.recorded else ""
     return f"{at_most}{clock(estimate.seconds)} ± {estimate.spread:.0%}", estimate.source.value

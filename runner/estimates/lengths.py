@@ -15,7 +15,9 @@ from runner_base import MIB, ConfigError, Record
 from runner_engine import Footprint
 from runner_engine.checkpoints import place_bytes, shape_of
 
-UNSURE = 1.5  # attention may be so many times quicker or slower than its operations say, beside the other products
+UNSURE = (
+    1.5  # attention may be so many times quicker or slower than its operations say, beside the other products
+)
 
 
 @dataclass(frozen=True)
@@ -35,21 +37,14 @@ def length_costs(resolved: ResolvedJob, predicted: Footprint) -> LengthCosts:
     files = resolved.files
     shape, kinds = shape_of(files.text_settings), files.text_settings.get("layer_types")
     # layers with a window look back no further than that, whatever stands before
-    layers = (
-        sum(kind == "full_attention" for kind in kinds)
-        if isinstance(kinds, list)
-        else shape["layers"]
-    )
+    layers = sum(kind == "full_attention" for kind in kinds) if isinstance(kinds, list) else shape["layers"]
     parameters = sum(
-        tensor.params
-        for tensor in files.tensors
-        if tensor.params != shape["vocab"] * shape["hidden"]
+        tensor.params for tensor in files.tensors if tensor.params != shape["vocab"] * shape["hidden"]
     )
     mixture = predicted.mixture
     active = parameters if mixture is None else parameters * mixture.active / mixture.parameters
-    pair = (
-        2 * layers * shape["heads"] * shape["head_dim"]
-    )  # as many products as numbers, for scores and for values
+    # as many products as numbers, for scores and for values
+    pair = 2 * layers * shape["heads"] * shape["head_dim"]
     of_place = place_bytes(files.settings, files.dtype_bytes, resolved.config.generation.stored_kv)
     return LengthCosts(pair / max(active, 1.0), of_place / max(predicted.weight_mib * MIB, 1.0))
 
@@ -59,29 +54,22 @@ def task_of_record(task: TaskConfig, record: Record) -> TaskConfig | None:
     known = {item.name for item in fields(task)}
     texts = {key: record.params.get(f"task.{key}") for key in task.sized_by if key in known}
     try:
-        sizes: dict[str, Any] = {
-            key: yaml.safe_load(text) for key, text in texts.items() if text is not None
-        }
+        sizes: dict[str, Any] = {key: yaml.safe_load(text) for key, text in texts.items() if text is not None}
         return replace(task, **sizes)
     except (yaml.YAMLError, ConfigError, TypeError, ValueError):
         return None
 
 
-def prompt_shares(
-    amounts: Sequence[Amount], then: Sequence[Amount], costs: LengthCosts
-) -> Iterator[float]:
+def prompt_shares(amounts: Sequence[Amount], then: Sequence[Amount], costs: LengthCosts) -> Iterator[float]:
     """Yield how many times as long as others prompts take to be read, at least and at most."""
     for pair_share in (costs.pair_share / UNSURE, costs.pair_share * UNSURE):
         now, before = (
-            sum(amount.read_tokens + pair_share * amount.pairs for amount in some)
-            for some in (amounts, then)
+            sum(amount.read_tokens + pair_share * amount.pairs for amount in some) for some in (amounts, then)
         )
         yield now / before
 
 
-def step_share(
-    amounts: Sequence[Amount], then: Sequence[Amount], rows: int, costs: LengthCosts
-) -> float:
+def step_share(amounts: Sequence[Amount], then: Sequence[Amount], rows: int, costs: LengthCosts) -> float:
     """Return how many times as long as others a step of so many rows takes, if each row reads keys
     of its own."""
     now, before = (1 + rows * _context(some) * costs.place_share for some in (amounts, then))

@@ -34,17 +34,7 @@ ALIKE = (
     *("generation.batch_size", "generation.max_new_tokens", "generation.thinking_tokens"),
     *(
         f"task.{key}"
-        for key in (
-            "name",
-            "data",
-            "prompt",
-            "shots",
-            "window",
-            "exact",
-            "kinds",
-            "needles",
-            "values",
-        )
+        for key in ("name", "data", "prompt", "shots", "window", "exact", "kinds", "needles", "values")
     ),
 )
 LOADS_TWO = "task.exact"
@@ -63,12 +53,8 @@ class FinishedJobs:
 
     def __init__(self, output_dir: Path) -> None:
         self._jobs = output_dir / "jobs"
-        newest = nlargest(
-            NEWEST, _folders(self._jobs), key=lambda folder: folder.stat().st_mtime_ns
-        )
-        self.records = [
-            record for folder in newest if (record := _read(Path(folder.path, "result.json")))
-        ]
+        newest = nlargest(NEWEST, _folders(self._jobs), key=lambda folder: folder.stat().st_mtime_ns)
+        self.records = [record for folder in newest if (record := _read(Path(folder.path, "result.json")))]
         self._bases: dict[Callable[..., Any], list[frozenset[Any]]] = {}
 
     def folder(self, record: Record) -> Path:
@@ -83,9 +69,7 @@ class FinishedJobs:
         self, base_of: Callable[[Mapping[str, Any]], dict[str, Any]], config: RunnerConfig
     ) -> list[Record]:
         if base_of not in self._bases:  # few differ
-            self._bases[base_of] = [
-                frozenset(base_of(record.params).items()) for record in self.records
-            ]
+            self._bases[base_of] = [frozenset(base_of(record.params).items()) for record in self.records]
         wanted, defaults, bases = (
             base_of(dict(flatten(config))),
             base_of(dict(_defaults(config))),
@@ -108,10 +92,7 @@ class FinishedJobs:
     def peak_mib(self, config: RunnerConfig) -> float | None:
         """Return the largest peak of the process in similar jobs; None if there is none."""
         found = [record.result.metrics for record in self.similar(config)]
-        return max(
-            (metrics["peak_rss_mib"] for metrics in found if "peak_rss_mib" in metrics),
-            default=None,
-        )
+        return max((metrics["peak_rss_mib"] for metrics in found if "peak_rss_mib" in metrics), default=None)
 
     def estimate(
         self, config: RunnerConfig, read: int | None = None, costs: LengthCosts = NOTHING
@@ -123,17 +104,11 @@ class FinishedJobs:
         """
         amounts = amounts_of(config, read)
         similar = self.similar(config)
-        found = (
-            (record, times)
-            for record in similar
-            if (times := _seconds(record, config, amounts, costs))
-        )
+        found = ((record, times) for record in similar if (times := _seconds(record, config, amounts, costs)))
         if not (newest := [*islice(found, MOST_TIMES)]):
             return None
         ranges = [times for _, times in newest]
-        is_beside = any(
-            machine.BESIDE in record.result.facts.get("measured", "") for record, _ in newest
-        )
+        is_beside = any(machine.BESIDE in record.result.facts.get("measured", "") for record, _ in newest)
         spread = SPREAD_BESIDE if is_beside else SPREAD
         seconds = median((least + most) / 2 for least, most in ranges)
         apart = max(most for _, most in ranges) - min(least for least, _ in ranges)
@@ -183,9 +158,7 @@ def _defaults(config: object, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _base(params: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        key: value for key, value in params.items() if key.startswith(BASE) and key not in INERT
-    }
+    return {key: value for key, value in params.items() if key.startswith(BASE) and key not in INERT}
 
 
 def _timed_base(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -215,9 +188,7 @@ def _seconds(
     if not amounts:
         return None
     if all(amount.is_exact for amount in amounts):
-        rounds = {
-            key: record.params.get(f"task.{key}") for key in ROUNDS if hasattr(config.task, key)
-        }
+        rounds = {key: record.params.get(f"task.{key}") for key in ROUNDS if hasattr(config.task, key)}
         if not all(isinstance(value, str) and value.isdecimal() for value in rounds.values()):
             return None
         round_counts: dict[str, Any] = {key: int(str(value)) for key, value in rounds.items()}
@@ -231,16 +202,14 @@ def _seconds(
         return seconds, seconds
     if (times := answer_times(metrics)) is None:
         return None
-    beside_s = max(
-        record.seconds - times.total_s, float(metrics.get("load_s", 0.0))
-    )  # once, however many are asked
+    # once, however many are asked
+    beside_s = max(record.seconds - times.total_s, float(metrics.get("load_s", 0.0)))
     if (then := _recorded_amounts(record, config, amounts, round(times.n))) is None:
         return None
     completions, of_record = _completions(amounts), _completions(then) or round(times.n)
     more = completions / of_record
     rows_then, rows = (
-        min(count, max(amount.rows or MOST_ROWS for amount in amounts))
-        for count in (of_record, completions)
+        min(count, max(amount.rows or MOST_ROWS for amount in amounts)) for count in (of_record, completions)
     )
     # With as many rows as then, each step takes as long. With others it takes more, or less, but
     # not in proportion.
@@ -249,12 +218,10 @@ def _seconds(
     prompts = [times.beginnings_s + more * times.prompts_s]
     if then:
         prompts = [
-            share * (times.beginnings_s + times.prompts_s)
-            for share in prompt_shares(amounts, then, costs)
+            share * (times.beginnings_s + times.prompts_s) for share in prompt_shares(amounts, then, costs)
         ]
-        longer = step_share(
-            amounts, then, rows, costs
-        )  # less where rows share the keys that they read
+        # less where rows share the keys that they read
+        longer = step_share(amounts, then, rows, costs)
         ends += [longer * end for end in ends]
     return beside_s + min(prompts) + min(ends), beside_s + max(prompts) + max(ends)
 

@@ -17,7 +17,9 @@ from runner_engine.checkpoints import PACKED_SHARE, place_bytes, random_weights
 from runner_engine.quantization.base import CheckpointSource
 from runner_engine.settings.rope import RopeScalingConfig
 
-LAYER_MIB = 192.0  # at least for layers: more than a cache holds, also in 4 bits, so that weights come from memory
+LAYER_MIB = (
+    192.0  # at least for layers: more than a cache holds, also in 4 bits, so that weights come from memory
+)
 HEAD_MIB = 64.0  # at most for the token embeddings
 COPIES = 2.5  # of the sample: the file, the loaded weights, packed ones
 SHARE_OF_MEMORY = 0.5  # of the free memory: a calibration must not displace others
@@ -61,13 +63,9 @@ def calibration_model_of(resolved: ResolvedJob, weight_mib: float) -> Calibratio
     settings = files.settings
     if settings.get("model_type") not in random_weights.FAMILIES or files.stored is not None:
         return None
-    if (
-        config.quantization.source is not CheckpointSource.plain
-    ):  # a sample is a folder of plain weights
+    if config.quantization.source is not CheckpointSource.plain:  # a sample is a folder of plain weights
         return None
-    if not all(
-        key in settings for key in ("hidden_size", "intermediate_size", "num_key_value_heads")
-    ):
+    if not all(key in settings for key in ("hidden_size", "intermediate_size", "num_key_value_heads")):
         return None
     tensors = random_weights.list_tensors(settings)
     block_mib = sum(tensor.nbytes for tensor in tensors if ".layers.0." in tensor.name) / MIB
@@ -100,17 +98,21 @@ def calibration_model_of(resolved: ResolvedJob, weight_mib: float) -> Calibratio
     timed += config.quantization.mix_keys
     timed += [str(kv_cache)] * (kv_cache != KvCache.as_model)  # earlier timings stay valid
     return CalibrationModel(
-        digest(timed), name, with_local_model(config), shape, depths, threads, is_packed,
+        digest(timed),
+        name,
+        with_local_model(config),
+        shape,
+        depths,
+        threads,
+        is_packed,
         place_bytes(settings, files.dtype_bytes, kv_cache),
-    )  # fmt: skip
+    )
 
 
 def with_native_rope(config: RunnerConfig) -> RunnerConfig:
     """Return the config without a scaling of RoPE, which changes no time: one calibration is for
     all of them."""
-    return (
-        replace(config, rope=RopeConfig()) if isinstance(config.rope, RopeScalingConfig) else config
-    )
+    return replace(config, rope=RopeConfig()) if isinstance(config.rope, RopeScalingConfig) else config
 
 
 def with_local_model(config: RunnerConfig) -> RunnerConfig:
@@ -120,6 +122,4 @@ def with_local_model(config: RunnerConfig) -> RunnerConfig:
 
 def digest(content: Any) -> str:
     """Return a hash of what is timed."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[
-        :16
-    ]
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -81,8 +81,6 @@ def interpolate(points: Points, size: float) -> float:
     two."""
     if len(points) == 1 or size <= points[0][0]:
         return points[0][1]
-    at = next(
-        (number for number, (known, _) in enumerate(points) if known >= size), len(points) - 1
-    )
+    at = next((number for number, (known, _) in enumerate(points) if known >= size), len(points) - 1)
     (less, less_s), (more, more_s) = points[at - 1], points[at]
     return max(less_s + (more_s - less_s) * (size - less) / (more - less), min(less_s, more_s))

@@ -20,8 +20,7 @@ from runner_compare import Metric, described
 
 # Trials that differ in one of these ask other questions: no offset leaves all of them behind
 SELECTIONS = frozenset(
-    f"task.{key}"
-    for key in ("data", "subset", "split", "offset", "limit", "shuffle_seed", "only", "without")
+    f"task.{key}" for key in ("data", "subset", "split", "offset", "limit", "shuffle_seed", "only", "without")
 )
 
 
@@ -54,17 +53,13 @@ class Scored:
         return text
 
 
-def doubt_lines(
-    best: Scored, scored: Sequence[Scored], keys: Collection[str], maximize: bool
-) -> list[str]:
+def doubt_lines(best: Scored, scored: Sequence[Scored], keys: Collection[str], maximize: bool) -> list[str]:
     """Return what the best of the trials does not show; nothing where its interval is apart from
     all others."""
     rivals = _overlapping(best, scored)
     if not rivals:
         return []
-    of_others = (
-        "that of another trial" if len(rivals) == 1 else f"those of {len(rivals)} other trials"
-    )
+    of_others = "that of another trial" if len(rivals) == 1 else f"those of {len(rivals)} other trials"
     lines = [f"  its interval overlaps with {of_others}: these scores do not show which is best"]
     sign = 1 if maximize else -1
     next_best = max(rivals, key=lambda rival: sign * rival.value)
@@ -96,17 +91,11 @@ def _check_lines(best: PlannedJob, next_best: PlannedJob, keys: Collection[str])
     there = questions_there(task)  # from the search's first one on; None: without an end
     asked = task.limit if there is None else min(task.limit or there, there)
     if asked is None or there == asked:
-        return [
-            "  the search has asked all questions: to compare them, take others, e.g. another task.split"
-        ]
+        return ["  the search has asked all questions: to compare them, take others, e.g. another task.split"]
     limit = asked if there is None else min(asked, there - asked)
-    others = [
-        text for text in best.overrides if _key(text) not in {*keys, *best.unnamed, *SELECTIONS}
-    ]
+    others = [text for text in best.overrides if _key(text) not in {*keys, *best.unnamed, *SELECTIONS}]
     kept = [
-        text
-        for text in best.overrides
-        if _key(text) in SELECTIONS - {"task.offset", "task.limit"} - {*keys}
+        text for text in best.overrides if _key(text) in SELECTIONS - {"task.offset", "task.limit"} - {*keys}
     ]
     overrides = [*others, *kept, f"task.offset={task.offset + asked}", f"task.limit={limit}"]
     command = shlex.join(["runner", "-m", *overrides, *_both(best, next_best, keys)])
@@ -124,8 +113,7 @@ def _both(best: PlannedJob, next_best: PlannedJob, keys: Collection[str]) -> lis
         [key] = of_trials[0]
         return [f"{key}={','.join(values[key] for values in of_trials)}"]
     cases = (
-        "{" + ", ".join(f"{key}: {value}" for key, value in values.items()) + "}"
-        for values in of_trials
+        "{" + ", ".join(f"{key}: {value}" for key, value in values.items()) + "}" for values in of_trials
     )
     return [f"hydra.sweeper.cases=[{', '.join(cases)}]"]
 
@@ -136,9 +124,7 @@ def _comparison(
     """Return the command that compares the two jobs of the check, the next best being the
     baseline."""
     values = _values(best, keys)
-    differing = [
-        f"{key}={value}" for key, value in _values(next_best, keys).items() if values[key] != value
-    ]
+    differing = [f"{key}={value}" for key, value in _values(next_best, keys).items() if values[key] != value]
     baseline = shlex.join(["--baseline", ",".join(differing)])
     return f"{mlflow_store.compare_command(store)} --grid last {baseline}"
 

@@ -79,10 +79,7 @@ class Executor(ABC):
 
     def waits(self, number: int) -> bool:
         """Whether a job needs another one that has not ended."""
-        return any(
-            other not in self.outcomes
-            for other in self._numbers_of.get(self.plan[number].after, ())
-        )
+        return any(other not in self.outcomes for other in self._numbers_of.get(self.plan[number].after, ()))
 
     def record(self, number: int, outcome: Outcome) -> None:
         """Record how a job ended, and show it."""

@@ -29,9 +29,8 @@ ZIP = "hydra.sweeper.zip"
 CASES = "hydra.sweeper.cases"
 EXCLUDE = "hydra.sweeper.exclude"
 
-Values = Callable[
-    [str], str | None
-]  # a job's value for a key as text (null as "null"); None: it has no such key
+# a job's value for a key as text (null as "null"); None: it has no such key
+Values = Callable[[str], str | None]
 
 
 def expand(
@@ -44,9 +43,7 @@ def expand(
     """Return every job's overrides: params, zips, cases, then the command line; the last one varies
     fastest."""
     parser = OverridesParser.create(config_loader=config_loader)
-    given = {
-        override.get_key_element(): override for override in parser.parse_overrides(list(arguments))
-    }
+    given = {override.get_key_element(): override for override in parser.parse_overrides(list(arguments))}
     from_params: dict[str, Override] = {}
     for key, value in flat(params or {}):
         override = _parse(parser, PARAMS, key, value)
@@ -60,9 +57,7 @@ def expand(
         for number, case in enumerate(cases or ())
     ]
     by_name = {_name(override): override for case in of_cases for override in case}
-    _reject_duplicate_keys(
-        given, from_params, zipped | ({CASES: list(by_name.values())} if by_name else {})
-    )
+    _reject_duplicate_keys(given, from_params, zipped | ({CASES: list(by_name.values())} if by_name else {}))
 
     # the command line replaces an entry of params in its place; keys that only the command line has
     # come last
@@ -79,25 +74,18 @@ def expand(
 def excluded(exclude: Sequence[Mapping[str, str]], values: Values) -> bool:
     """Return whether a job matches every key of at least one of the dicts; a sweep string means any
     of its values."""
-    return any(
-        rule and all(_matches(key, rule[key], values(key)) for key in rule) for rule in exclude
-    )
+    return any(rule and all(_matches(key, rule[key], values(key)) for key in rule) for rule in exclude)
 
 
-def check_exclude(
-    exclude: Sequence[Mapping[str, str]], jobs: Iterable[Values], known: Iterable[str]
-) -> None:
+def check_exclude(exclude: Sequence[Mapping[str, str]], jobs: Iterable[Values], known: Iterable[str]) -> None:
     """Raise ConfigError for an exclude key that no job knows, naming the nearest known one."""
     lookups = list(jobs)
     for number, rule in enumerate(exclude):
         for key, wanted in rule.items():
-            _wanted_values(
-                key, wanted
-            )  # reports a value that cannot be read before the first job starts
+            # reports a value that cannot be read before the first job starts
+            _wanted_values(key, wanted)
             if lookups and all(values(key) is None for values in lookups):
-                raise ConfigError(
-                    f"{EXCLUDE}[{number}].{key}: {unknown('group or key', key, known)}"
-                )
+                raise ConfigError(f"{EXCLUDE}[{number}].{key}: {unknown('group or key', key, known)}")
 
 
 # ---------------------------------------------------------------------------------------- expanding
@@ -107,9 +95,7 @@ def _parse(parser: OverridesParser, where: str, key: str, value: Any) -> Overrid
     try:
         return parser.parse_overrides([sweep_of(key, value)])[0]
     except HydraException as error:
-        why = " ".join(
-            line.strip() for line in str(error).splitlines() if not line.startswith("See ")
-        )
+        why = " ".join(line.strip() for line in str(error).splitlines() if not line.startswith("See "))
         raise ConfigError(
             f"{where}: {key}={value} cannot be read ({why}); text with special characters needs quotes of its own"
         ) from error
@@ -121,9 +107,7 @@ def _name(override: Override) -> str:
 
 
 def _reject_duplicate_keys(
-    given: Mapping[str, Override],
-    from_params: Mapping[str, Override],
-    zipped: Mapping[str, list[Override]],
+    given: Mapping[str, Override], from_params: Mapping[str, Override], zipped: Mapping[str, list[Override]]
 ) -> None:
     """Reject a key of a zip that is given elsewhere, too: its values could not be matched with the
     zip's other keys."""
@@ -149,9 +133,7 @@ def _reject_duplicate_keys(
             )
     for name in map(_name, from_params.values()):
         if name in seen:
-            raise ConfigError(
-                f"{name} is given in {PARAMS} and in {seen[name]}: keep it in one place"
-            )
+            raise ConfigError(f"{name} is given in {PARAMS} and in {seen[name]}: keep it in one place")
 
 
 def _axis(where: str, overrides: list[Override]) -> list[tuple[str, ...]]:
@@ -205,9 +187,7 @@ def _reject_endless(override: Override) -> None:
         if step == 0:
             raise ConfigError(f"{override.input_line}: the step of a range must not be 0")
         if (stop - start) / step > MAX_JOBS:
-            raise ConfigError(
-                f"{override.input_line}: this range has more than {MAX_JOBS:,} values"
-            )
+            raise ConfigError(f"{override.input_line}: this range has more than {MAX_JOBS:,} values")
 
 
 def _empty_reason(override: Override) -> str:
@@ -216,7 +196,9 @@ def _empty_reason(override: Override) -> str:
     assert override.config_loader is not None  # without it the glob could not be expanded
     choices = override.config_loader.get_group_options(override.key_or_group)
     if not choices:
-        return f"glob lists the choices of a group, and {override.key_or_group} is not a group; use choice(...)"
+        return (
+            f"glob lists the choices of a group, and {override.key_or_group} is not a group; use choice(...)"
+        )
     return f"matches no choice for {override.key_or_group}. Choices: {', '.join(choices)}"
 
 
@@ -251,9 +233,7 @@ def _comparable(text: str) -> tuple[str, str]:
     """Return a value's type and text, so that 1e-1 equals 0.1, True equals true, and 1 differs from
     true."""
     override = parsed(text)
-    if (
-        override is None or override.is_sweep_override()
-    ):  # None: free text that is not a valid override
+    if override is None or override.is_sweep_override():  # None: free text that is not a valid override
         return "str", text
     value: Any = override.value()
     if isinstance(value, int | float) and not isinstance(value, bool):

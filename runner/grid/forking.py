@@ -38,9 +38,8 @@ def run_in_copy(config: RunnerConfig, job: Callable[[], None]) -> bool:
     import_libraries(config)
     gc.collect()
     gc.freeze()  # what is imported stays: no copy has to look through it again
-    signal.pthread_sigmask(
-        signal.SIG_BLOCK, signals.ENDING
-    )  # until each process knows what a signal means for it
+    # until each process knows what a signal means for it
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals.ENDING)
     this = os.getpid()
     copy = os.fork()
     if not copy:

@@ -17,9 +17,8 @@ class GpuSet:
     """The GPUs of a worker."""
 
     numbers: frozenset[int] = frozenset()  # among those that the grid's process sees
-    environment: Mapping[str, str] = field(
-        default_factory=dict
-    )  # empty: the worker sees all that this process sees
+    # empty: the worker sees all that this process sees
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return f"GPU {' and '.join(map(str, sorted(self.numbers)))}" if self.numbers else "a GPU"

@@ -23,20 +23,14 @@ def find_known(plan: list[PlannedJob]) -> list[tuple[PlannedJob, Store, str]]:
         config = planned.config
         if config is None or planned.job is None or planned.state not in (State.todo, State.resume):
             continue
-        if (store := server_of(config)) is not None and not must_start_anew(
-            config, task_of(config)
-        ):
+        if (store := server_of(config)) is not None and not must_start_anew(config, task_of(config)):
             by_store.setdefault(store, []).append(planned)
     known = []
     for store, jobs in by_store.items():
-        with suppress(
-            TrackingError
-        ):  # the start of the grid says that the server cannot be reached
+        with suppress(TrackingError):  # the start of the grid says that the server cannot be reached
             stored = read_runs(store, {job.job_id for job in jobs})
             known += [
-                (job, store, run)
-                for job in jobs
-                if (run := stored.run_of(job.job_id, None)) is not None
+                (job, store, run) for job in jobs if (run := stored.run_of(job.job_id, None)) is not None
             ]
     return known
 

@@ -36,9 +36,7 @@ NO_PLAN = "plan=true: only hydra/sweeper=grid knows its jobs before it starts"
 class LaunchingSweeper(Sweeper):
     """A sweeper with its launcher, whichever that is."""
 
-    def setup(
-        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
-    ) -> None:
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Take what Hydra hands over."""
         self.master, self.context = config, hydra_context
         self.launcher: Launcher = Plugins.instance().instantiate_launcher(
@@ -52,9 +50,7 @@ class PlanLauncher(Launcher):
     def __init__(self) -> None:
         self.trials = Trials()  # for another sweeper
 
-    def setup(
-        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
-    ) -> None:
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Take what Hydra hands over."""
         self.master, self.context = config, hydra_context
 
@@ -77,14 +73,10 @@ class PlanLauncher(Launcher):
         settings = plan[numbers[0]].config
         assert settings is not None
         shared = {"outcomes": outcomes, "job_timeout_s": settings.job_timeout_s}
-        with (
-            GridView(labels(plan), len(numbers), known) if trials is None else trials.view() as view
-        ):
+        with GridView(labels(plan), len(numbers), known) if trials is None else trials.view() as view:
             return self.run_jobs(settings, plan, numbers, view=view, **shared)
 
-    def launch(
-        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
-    ) -> Sequence[JobReturn]:
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run jobs for another sweeper, such as Optuna's, and return one number per job."""
         plan = plan_all(job_overrides, self.context, self.master)
         for planned in plan:
@@ -92,9 +84,8 @@ class PlanLauncher(Launcher):
                 raise ConfigError(planned.problem)
             if planned.config is not None and planned.config.plan:
                 raise ConfigError(NO_PLAN)
-        Path(self.master.hydra.sweep.dir).mkdir(
-            parents=True, exist_ok=True
-        )  # the sweeper writes its own files there
+        # the sweeper writes its own files there
+        Path(self.master.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
         trials = self.trials
         numbers = list(range(len(trials.plan), len(trials.plan) + len(plan)))
         for planned in plan:
@@ -109,10 +100,7 @@ class PlanLauncher(Launcher):
             if outcome.status is Status.FINISHED and outcome.record is not None:
                 job_return.return_value = objective(outcome.record)[1]
             else:
-                job_return.status, job_return.return_value = (
-                    JobStatus.FAILED,
-                    JobFailed(outcome.message),
-                )
+                job_return.status, job_return.return_value = (JobStatus.FAILED, JobFailed(outcome.message))
             returns.append(job_return)
         return returns
 
@@ -132,9 +120,7 @@ class WorkerLauncher(PlanLauncher):
             plan=plan,
             numbers=numbers,
             limits=worker_limits(plan, numbers, settings.workers),
-            log_folder=Path(settings.output_dir).expanduser().absolute()
-            / "workers"
-            / str(os.getpid()),
+            log_folder=Path(settings.output_dir).expanduser().absolute() / "workers" / str(os.getpid()),
             fresh=self.fresh,
             gpus=visible_gpus.visible(),
             **shared,

@@ -23,12 +23,10 @@ class GridView:
 
     labels: list[str]  # of all jobs of the plan
     to_do: int
-    known: frozenset[int] = (
-        frozenset()
-    )  # jobs that were done when the grid was planned, e.g. to deliver their files
-    running: dict[int, ProgressState | None] = field(
-        default_factory=dict
-    )  # None: it has not begun to work
+    # jobs that were done when the grid was planned, e.g. to deliver their files
+    known: frozenset[int] = frozenset()
+    # None: it has not begun to work
+    running: dict[int, ProgressState | None] = field(default_factory=dict)
     done: int = 0
     failed: int = 0
     began: float = field(default_factory=time.monotonic)

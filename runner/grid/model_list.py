@@ -19,11 +19,8 @@ from runner_base import MIB, ConfigError, RunnerError, few, names_gguf_file
 from runner_engine.checkpoints import file_bytes, gguf_file, read_settings
 from runner_engine.quantization import read_format
 
-ITS_KEYS = (
-    "model",
-    "model.name",
-    "quantization",
-)  # a grid over files sets them for each of its jobs
+# a grid over files sets them for each of its jobs
+ITS_KEYS = ("model", "model.name", "quantization")
 PART = re.compile(r"-\d{5}-of-\d{5}$")  # how llama.cpp names the files of a model in parts
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 TASK_REFERENCE = "task.reference"
@@ -48,11 +45,7 @@ class ListedModel:
     @property
     def overrides(self) -> list[str]:
         """The overrides of each of its jobs."""
-        return [
-            "model=auto",
-            f"model.name={quoted_name(self.name)}",
-            f"quantization={self.quantization}",
-        ]
+        return ["model=auto", f"model.name={quoted_name(self.name)}", f"quantization={self.quantization}"]
 
     @property
     def described(self) -> str:
@@ -95,9 +88,7 @@ def reference_among(models: Sequence[ListedModel], wanted: str | None) -> Listed
         same = same or [model for model in models if Path(model.name).name == wanted]
         if len(same) != 1:
             names = few([model.name for model in (same or models)], 12)
-            what = (
-                f"{len(same)} of the files have this name" if same else "it is not among the files"
-            )
+            what = f"{len(same)} of the files have this name" if same else "it is not among the files"
             raise ConfigError(f"{REFERENCE}={wanted}: {what}: {names}")
         return same[0]
     readable = [model for model in models if model.file_mib is not None]
@@ -109,9 +100,7 @@ def reference_among(models: Sequence[ListedModel], wanted: str | None) -> Listed
     return max(readable, key=lambda model: (not model.is_quantized, model.file_mib or 0.0))
 
 
-def jobs_of(
-    models: Sequence[ListedModel], reference: ListedModel, given: Iterable[str]
-) -> list[list[str]]:
+def jobs_of(models: Sequence[ListedModel], reference: ListedModel, given: Iterable[str]) -> list[list[str]]:
     """Return for each model the overrides of its jobs, the reference first; jobs without such a key
     do without it.
 
@@ -119,9 +108,7 @@ def jobs_of(
     """
     known = set(given)
     if taken := [key for key in ITS_KEYS if key in known]:
-        raise ConfigError(
-            f"{FILES} sets {', '.join(ITS_KEYS)} of each job: leave out {', '.join(taken)}"
-        )
+        raise ConfigError(f"{FILES} sets {', '.join(ITS_KEYS)} of each job: leave out {', '.join(taken)}")
     compared = f"model.name={shlex.quote(reference.name)} quantization={reference.quantization}"
     lists = []
     for model in [reference, *(model for model in models if model is not reference)]:
@@ -184,22 +171,17 @@ def _models_at(given: str, left_out: list[str]) -> dict[str, bool] | None:
         return {str(path): True}
     if path.is_dir():
         return (
-            {str(path): False}
-            if (path / "config.json").is_file()
-            else _models_in([path], left_out) or None
+            {str(path): False} if (path / "config.json").is_file() else _models_in([path], left_out) or None
         )
     if any(sign in given for sign in "*?["):
         return (
             _models_in(
-                [Path(matching) for matching in sorted(glob.glob(str(path), recursive=True))],
-                left_out,
+                [Path(matching) for matching in sorted(glob.glob(str(path), recursive=True))], left_out
             )
             or None
         )
     is_hub_id = (
-        HUB_ID.fullmatch(given) is not None
-        and not names_gguf_file(given)
-        and not given.startswith(".")
+        HUB_ID.fullmatch(given) is not None and not names_gguf_file(given) and not given.startswith(".")
     )
     return {given: False} if is_hub_id else None
 
@@ -213,15 +195,12 @@ def _models_in(paths: Iterable[Path], left_out: list[str]) -> dict[str, bool]:
             found[str(path)] = False
         elif path.is_dir():
             found |= _models_in(
-                sorted(child for child in path.iterdir() if not child.name.startswith(".")),
-                left_out,
+                sorted(child for child in path.iterdir() if not child.name.startswith(".")), left_out
             )
         elif not names_gguf_file(path.name):
             continue
         elif PART.search(path.stem):
-            left_out.append(
-                f"{path} is a part of a model: llama-gguf-split --merge makes one file of them"
-            )
+            left_out.append(f"{path} is a part of a model: llama-gguf-split --merge makes one file of them")
         elif (other := _no_language_model(path)) is not None:
             left_out.append(f"{path} is no language model ({other})")
         else:
@@ -261,7 +240,5 @@ def _read(name: str, is_file: bool) -> ListedModel:
         return ListedModel(name, False, file_bytes(path) / MIB, number_format, stored is not None)
     except RunnerError as error:
         return ListedModel(
-            name,
-            is_file,
-            problem=str(error).removeprefix(f"{path.absolute()}: ").removeprefix(f"{path}: "),
+            name, is_file, problem=str(error).removeprefix(f"{path.absolute()}: ").removeprefix(f"{path}: ")
         )

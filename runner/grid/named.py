@@ -50,9 +50,7 @@ def with_named(plan: list[PlannedJob], composer: Composer) -> list[PlannedJob]:
                 plan[number].state, plan[number].exit_code = State.impossible, ConfigError.exit_code
             continue
         rows = [
-            number
-            for number, planned in enumerate(plan)
-            if _is_same_but_for_what_it_keeps(planned, named)
+            number for number, planned in enumerate(plan) if _is_same_but_for_what_it_keeps(planned, named)
         ]
         if rows:
             plan[rows[0]] = replace(named, overrides=plan[rows[0]].overrides)
@@ -72,9 +70,7 @@ def check_named(planned: PlannedJob) -> None:
     if job.recorded() is None and not is_held(job.folder / LOCK):
         command = as_grid() if planned.after_overrides else None
         how = (
-            "run it first"
-            if command is None
-            else f"this command runs it first, and then this one: {command}"
+            "run it first" if command is None else f"this command runs it first, and then this one: {command}"
         )
         raise ConfigError(
             f"{planned.job_id} needs {job.job_id}, which is not done in {job.folder.parent}: {how}"
@@ -110,10 +106,7 @@ def _is_same_but_for_what_it_keeps(planned: PlannedJob, named: PlannedJob) -> bo
     if planned.config is None or named.config is None or planned.after:
         return False
     own = {key: getattr(named.config.task, key) for key in (*planned.decided, *named.decided)}
-    return (
-        bool(own)
-        and replace(planned.config, task=replace(planned.config.task, **own)) == named.config
-    )
+    return bool(own) and replace(planned.config, task=replace(planned.config.task, **own)) == named.config
 
 
 def _job_beside(planned: PlannedJob, job_id: str) -> Job:

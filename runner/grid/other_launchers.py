@@ -28,17 +28,7 @@ from runner.grid.plan import PlannedJob
 from runner.report import brief
 from runner.store import pending_runs
 from runner.store.jobs import Job, claim
-from runner_base import (
-    ConfigError,
-    EvidenceError,
-    JobFailed,
-    JobHeld,
-    Record,
-    Status,
-    progress,
-    say,
-    signals,
-)
+from runner_base import ConfigError, EvidenceError, JobFailed, JobHeld, Record, Status, progress, say, signals
 from runner_base.console import keep_streams
 
 log = logging.getLogger(__name__)
@@ -84,11 +74,7 @@ def run_launched(composed: DictConfig, hydra: HydraConf) -> Outcome:
 def check_settings(name: str, settings: RunnerConfig) -> None:
     """Reject settings that only hydra/launcher=workers supports."""
     if settings.job_timeout_s is not None:
-        own = (
-            "hydra.launcher.timeout_min=..."
-            if name.startswith("submitit")
-            else "hydra/launcher=workers"
-        )
+        own = "hydra.launcher.timeout_min=..." if name.startswith("submitit") else "hydra/launcher=workers"
         raise ConfigError(
             f"job_timeout_s={settings.job_timeout_s:g}: hydra/launcher={name} cannot keep it, use {own}"
         )
@@ -98,14 +84,8 @@ def check_settings(name: str, settings: RunnerConfig) -> None:
             "submitit_local": "array_parallelism",
             "submitit_slurm": "array_parallelism",
         }
-        own = (
-            f"hydra.launcher.{keys[name]}={settings.workers}"
-            if name in keys
-            else "hydra/launcher=workers"
-        )
-        raise ConfigError(
-            f"workers={settings.workers}: hydra/launcher={name} decides that itself, use {own}"
-        )
+        own = f"hydra.launcher.{keys[name]}={settings.workers}" if name in keys else "hydra/launcher=workers"
+        raise ConfigError(f"workers={settings.workers}: hydra/launcher={name} decides that itself, use {own}")
 
 
 def in_turn(plan: Sequence[PlannedJob], numbers: Sequence[int]) -> tuple[list[int], list[int]]:
@@ -137,12 +117,8 @@ class ForeignLaunch:
         After a broken launch, the running ones are launched again one by one, so that only one
         fails.
         """
-        self._jobs = {
-            number: job for number in numbers if (job := self.plan[number].job) is not None
-        }
-        self._before = {
-            number: (_record(job), _started_ns(job)) for number, job in self._jobs.items()
-        }
+        self._jobs = {number: job for number in numbers if (job := self.plan[number].job) is not None}
+        self._before = {number: (_record(job), _started_ns(job)) for number, job in self._jobs.items()}
         batches = deque(filter(None, in_turn(self.plan, numbers)))
         with redirect_stdout(sys.stderr):
             while batches:
@@ -187,9 +163,7 @@ class ForeignLaunch:
         self._collect([number])
         if number not in self.outcomes:
             self.outcomes[number] = self.plan[number].record_death(death.how, death.message)
-            self.outcomes[
-                number
-            ].exit_code = 1  # also of a cancelled job: nobody has interrupted the grid
+            self.outcomes[number].exit_code = 1  # also of a cancelled job: nobody has interrupted the grid
 
     def _parent_of(self, planned: PlannedJob) -> list[str]:
         parent = planned.config.tracking.parent_run_id if planned.config is not None else None
@@ -214,39 +188,32 @@ class ForeignLaunch:
             log.warning(
                 "%d jobs keep running without this grid, because hydra/launcher=%s does not end them: "
                 "their results are kept, and the same command waits for them",
-                len(running), self.name,
-            )  # fmt: skip
+                len(running),
+                self.name,
+            )
 
     def _batches_after_break(self, batch: list[int], error: Exception) -> list[list[int]]:
         """Record what is done, and return the batches to launch next."""
         cause = " ".join(re.sub(r"-{4,}", "", str(error)).split())[:400] or type(error).__name__
         progressed = self._collect(batch)
         started = self._started(batch)
-        waiting = [
-            number for number in batch if number not in self.outcomes and number not in started
-        ]
+        waiting = [number for number in batch if number not in self.outcomes and number not in started]
         if len(batch) == 1 and started:
             message = f"its process died under hydra/launcher={self.name}: {cause}"
             self.outcomes[started[0]] = self.plan[started[0]].record_death(Status.FAILED, message)
             return []
         if not started and not progressed:
             if not self.outcomes:
-                raise ConfigError(
-                    f"hydra/launcher={self.name} could not start the jobs: {cause}"
-                ) from error
+                raise ConfigError(f"hydra/launcher={self.name} could not start the jobs: {cause}") from error
             for number in waiting:
                 self.outcomes[number] = Outcome(
                     Status.FAILED, message=f"could not be started: {cause}", exit_code=1
                 )
             return []
         log.warning("hydra/launcher=%s broke: %s", self.name, cause)
-        log.warning(
-            "%d jobs were running and run again one by one; %d follow", len(started), len(waiting)
-        )
-        self._relaunched |= {
-            *started,
-            *waiting,
-        }  # a waiting job may still start before the launcher is down
+        log.warning("%d jobs were running and run again one by one; %d follow", len(started), len(waiting))
+        # a waiting job may still start before the launcher is down
+        self._relaunched |= {*started, *waiting}
         return [*([number] for number in started), *([waiting] if waiting else [])]
 
     def _collect(self, batch: list[int]) -> bool:
@@ -261,10 +228,7 @@ class ForeignLaunch:
             if record.status is not Status.KILLED:
                 is_finished = record.status is Status.FINISHED
                 self.outcomes[number] = Outcome(
-                    record.status,
-                    record if is_finished else None,
-                    record.error or "",
-                    int(not is_finished),
+                    record.status, record if is_finished else None, record.error or "", int(not is_finished)
                 )
                 ended = True
         return ended
@@ -272,9 +236,7 @@ class ForeignLaunch:
     def _started(self, batch: list[int]) -> list[int]:
         """Return the jobs that a process has started and that have not ended."""
         return [
-            n
-            for n in batch
-            if n not in self.outcomes and _started_ns(self._jobs[n]) != self._before[n][1]
+            n for n in batch if n not in self.outcomes and _started_ns(self._jobs[n]) != self._before[n][1]
         ]
 
 

@@ -32,13 +32,9 @@ def run_job(
     """Run one job of a grid; an error ends only this job."""
     try:
         record = run(config, config_yaml, bases, wait)
-        return Outcome(
-            record.status, record, record.error or "", exit_code=1 if record.error else 0
-        )
+        return Outcome(record.status, record, record.error or "", exit_code=1 if record.error else 0)
     except SystemExit as error:  # it would end the process with all of its jobs
-        return Outcome(
-            Status.FAILED, message=f"the job called sys.exit({error.code!r})", exit_code=1
-        )
+        return Outcome(Status.FAILED, message=f"the job called sys.exit({error.code!r})", exit_code=1)
     except Exception as error:  # noqa: BLE001  # no error of one job may end the grid
         if signals.is_unanswered():
             raise signals.Interrupted from None
@@ -52,11 +48,7 @@ def outcome_of_error(error: Exception) -> Outcome:
         return Outcome(Status.FINISHED, error.record, str(error))
     if isinstance(error, RunnerError):
         return Outcome(
-            Status.FAILED,
-            None,
-            str(error),
-            error.exit_code,
-            is_held_elsewhere=isinstance(error, JobHeld),
+            Status.FAILED, None, str(error), error.exit_code, is_held_elsewhere=isinstance(error, JobHeld)
         )
     message = f"{type(error).__name__}: {error}"
     return Outcome(Status.FAILED, message=message, exit_code=1, lost_gpu=lost_gpu(error))
@@ -76,6 +68,4 @@ def objective(record: Record) -> tuple[str, float]:
     ):
         if name in record.result.metrics:
             return name, record.result.metrics[name]
-    raise ConfigError(
-        "this task has no number to search for: use task=gsm8k, task=likelihood or task=sweep"
-    )
+    raise ConfigError("this task has no number to search for: use task=gsm8k, task=likelihood or task=sweep")

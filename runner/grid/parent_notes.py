@@ -20,9 +20,7 @@ from runner_compare import ENDS, LOG_LIKELIHOOD, Better, described
 
 MAX_TITLE = 100  # characters: longer ones do not fit a column
 MAX_BEST = 3
-MAX_COMPARED = (
-    64  # jobs of a grid whose verdict is computed at its end; runner-compare takes any number
-)
+MAX_COMPARED = 64  # jobs of a grid whose verdict is computed at its end; runner-compare takes any number
 MAX_VERDICTS = 12
 # What makes a job of its task the best: the first of these that it has
 RANKED_BY = (
@@ -77,24 +75,18 @@ def title(plan: Sequence[PlannedJob], study: str) -> str:
 def params(plan: Sequence[PlannedJob], study: str) -> dict[str, str]:
     """Return the params of a grid's run: beside each job's own value all those that were tried."""
     tried = {
-        f"{key}.name" if key in GROUPS else key: ",".join(values)
-        for key, values in varied(plan).items()
+        f"{key}.name" if key in GROUPS else key: ",".join(values) for key, values in varied(plan).items()
     }
     return ({"study": study} if study else {}) | {"jobs": str(len(plan))} | tried
 
 
 def notes(
-    plan: Sequence[PlannedJob],
-    outcomes: Mapping[int, Outcome],
-    overrides: Sequence[str],
-    is_done: bool,
+    plan: Sequence[PlannedJob], outcomes: Mapping[int, Outcome], overrides: Sequence[str], is_done: bool
 ) -> ParentNotes:
     """Return the best jobs and the verdict of a grid that has ended."""
     named = [*zip(labels([*plan]), _records(plan, outcomes), strict=True)]
     finished = [
-        (name, record)
-        for name, record in named
-        if record is not None and record.status is Status.FINISHED
+        (name, record) for name, record in named if record is not None and record.status is Status.FINISHED
     ]
     said = ParentNotes(metrics={"jobs": len(plan), "jobs_finished": len(finished)})
     lines: list[str] = []
@@ -106,9 +98,7 @@ def notes(
         lines += _best_of(
             task, [one_finished for one_finished in finished if one_finished[1].task == task], said
         )
-    said.note = "\n".join(
-        [*lines, *([f"`runner -m {' '.join(overrides)}`"] if overrides else [])]
-    ).strip()
+    said.note = "\n".join([*lines, *([f"`runner -m {' '.join(overrides)}`"] if overrides else [])]).strip()
     return said
 
 
@@ -129,8 +119,7 @@ def _best_of(task: str, jobs: list[tuple[str, Record]], said: ParentNotes) -> li
     said.tags.setdefault("best", best_name)
     said.first_metric = said.first_metric or metric.key
     rows = [
-        f"| {name.replace('|', '/')} | {_cell(metric.key, record)} |"
-        for name, record in ranked[:MAX_BEST]
+        f"| {name.replace('|', '/')} | {_cell(metric.key, record)} |" for name, record in ranked[:MAX_BEST]
     ]
     return [
         f"| {task}, the best {min(MAX_BEST, len(jobs))} of {len(jobs)} | {metric.title} |",
@@ -155,9 +144,7 @@ def _verdict(records: list[Record], said: ParentNotes) -> list[str]:
     folder = Path(records[0].output_dir).parents[1]
     try:
         lines = verdicts(folder, [*dict.fromkeys(record.job_id for record in records)])
-    except (
-        RunnerError
-    ) as error:  # of files that have changed meanwhile: the jobs themselves are done
+    except RunnerError as error:  # of files that have changed meanwhile: the jobs themselves are done
         lines = [f"not compared: {error}"]
     if not lines:
         return []

@@ -50,11 +50,7 @@ class ParentRuns:
             if (store := store_of(planned.config)) is not None:
                 stores.setdefault(store, []).append(planned)
         for store, jobs in stores.items():
-            done = [
-                planned
-                for planned in jobs
-                if planned.state is State.done and planned.same_as is None
-            ]
+            done = [planned for planned in jobs if planned.state is State.done and planned.same_as is None]
             all_done = all(planned.state is State.done for planned in self.plan)
             if all_done and store.file is not None and published.unchanged(store, self.grid):
                 continue
@@ -65,8 +61,7 @@ class ParentRuns:
                     ledger.was_logged(store, job.record) for job in done if job.record
                 ):
                     log.warning(
-                        "%s. The results were logged there when the jobs were done",
-                        str(error).rstrip("."),
+                        "%s. The results were logged there when the jobs were done", str(error).rstrip(".")
                     )
                     continue
                 raise
@@ -83,9 +78,7 @@ class ParentRuns:
     def _is_up_to_date(self, stored: StoredRuns, jobs: list[PlannedJob]) -> bool:
         """Return whether a store shows this grid as it is, with nothing to do."""
         for run, status in stored.grids.get(self.grid, [])[:1]:
-            all_below = all(
-                stored.run_of(job.job_id, run) for job in jobs if job.state is State.done
-            )
+            all_below = all(stored.run_of(job.job_id, run) for job in jobs if job.state is State.done)
             to_do = any(job.state in (State.todo, State.resume) for job in jobs)
             return all_below and not to_do and status == self._status(interrupted=False)
         return False
@@ -94,9 +87,7 @@ class ParentRuns:
         """Start the runs, give each job the id of its parent run, and write the grid's record."""
         for store, jobs in self._stores.items():
             done = [
-                planned.job_id
-                for planned in jobs
-                if planned.state is State.done and planned.same_as is None
+                planned.job_id for planned in jobs if planned.state is State.done and planned.same_as is None
             ]
             name = grid_runs.GridName(
                 self.grid,
@@ -149,9 +140,7 @@ class ParentRuns:
         """Log and record the best jobs and the verdict; a store that fails here fails at the end of
         the grid, too."""
         assert self._record is not None
-        said = parent_notes.notes(
-            self.plan, self.outcomes, self._shown_overrides, status is Status.FINISHED
-        )
+        said = parent_notes.notes(self.plan, self.outcomes, self._shown_overrides, status is Status.FINISHED)
         self._record.status = status.value
         self._record.jobs = self._plan_as_data()["jobs"]
         self._record.metrics, self._record.notes = said.metrics, said.tags
@@ -167,9 +156,7 @@ class ParentRuns:
         return [without_secrets(override) for override in self.overrides]
 
     def _status(self, interrupted: bool) -> Status:
-        finished = all(
-            self._status_of(number) is Status.FINISHED for number in range(len(self.plan))
-        )
+        finished = all(self._status_of(number) is Status.FINISHED for number in range(len(self.plan)))
         return Status.FINISHED if finished else Status.KILLED if interrupted else Status.FAILED
 
     def _status_of(self, number: int) -> Status | None:

@@ -63,25 +63,19 @@ class PlannedJob:
     base: str = ""  # jobs with the same base share one load; empty: nothing to load
     measures: bool = False  # other jobs at the same time would distort its measurements
     input_count: int | None = None  # questions or prompts, where these have been read
-    questions_left: int | None = (
-        None  # neither the job nor its siblings have answered them; None: not known
-    )
+    questions_left: int | None = None  # neither the job nor its siblings have answered them; None: not known
     data_digest: str = ""  # of the questions, where these have been read
     after: str = ""  # the id of a job that must be done first
-    after_overrides: list[str] = field(
-        default_factory=list
-    )  # that make that job of this one; empty: it is named by id
-    decided: dict[str, Any] = field(
-        default_factory=dict
-    )  # keys of the task that were open, with their values now
+    # that make that job of this one; empty: it is named by id
+    after_overrides: list[str] = field(default_factory=list)
+    # keys of the task that were open, with their values now
+    decided: dict[str, Any] = field(default_factory=dict)
     made_for: str = ""  # why the grid has it, although nobody has asked for it
     is_compared: bool = False  # with another job while it runs, at a share of the grid's 5 %
-    filled_in: list[str] = field(
-        default_factory=list
-    )  # overrides by the grid, in which its jobs need not differ
-    unnamed: frozenset[str] = (
-        frozenset()
-    )  # keys of the grid that tell none of its jobs from another
+    # overrides by the grid, in which its jobs need not differ
+    filled_in: list[str] = field(default_factory=list)
+    # keys of the grid that tell none of its jobs from another
+    unnamed: frozenset[str] = frozenset()
     cost: float = 1.0  # a rough size of the work, to start long jobs first
     same_as: int | None = None  # the number of an earlier job of the grid that is the same job
 
@@ -108,9 +102,7 @@ class PlannedJob:
         assert self.config is not None
         assert self.job is not None
         ledger.write_death(self.config, self.job, task_of(self.config).VERSION, status, message)
-        return Outcome(
-            status, message=message, exit_code=INTERRUPTED if status is Status.KILLED else 1
-        )
+        return Outcome(status, message=message, exit_code=INTERRUPTED if status is Status.KILLED else 1)
 
 
 def plan_job(overrides: list[str], config: RunnerConfig) -> PlannedJob:
@@ -142,29 +134,17 @@ def plan_job(overrides: list[str], config: RunnerConfig) -> PlannedJob:
             if planned.record is None:
                 planned.notes = check(resolved, inputs)
             planned.notes += _note_of_limit(config, inputs.count)
-            if (
-                config.plan
-                and planned.record is None
-                and not anew
-                and hasattr(task, "questions_left")
-            ):
+            if config.plan and planned.record is None and not anew and hasattr(task, "questions_left"):
                 planned.questions_left = task.questions_left(inputs, planned.job)
                 planned.notes += [NOTHING_TO_ASK] * (planned.questions_left == 0)
-            if (
-                config.plan
-                and hasattr(task, "preview")
-                and (lines := task.preview(inputs, resolved))
-            ):
+            if config.plan and hasattr(task, "preview") and (lines := task.preview(inputs, resolved)):
                 planned.notes.append(lines.replace("\n", "\n    "))
     except ToDownload as absent:  # a job's id depends on the content of files that are not here yet
         planned.state, planned.notes = State.todo, [str(absent)]
         planned.is_compared = hasattr(task, "is_compared") and task.is_compared(config)
     except RunnerError as error:
-        planned.problem, planned.exit_code, planned.base = (
-            str(error),
-            error.exit_code,
-            "",
-        )  # nothing will be loaded
+        # nothing will be loaded
+        planned.problem, planned.exit_code, planned.base = (str(error), error.exit_code, "")
         planned.is_compared = would_be_compared(config)
     else:
         if planned.questions_left == 0:
@@ -178,9 +158,7 @@ def plan_job(overrides: list[str], config: RunnerConfig) -> PlannedJob:
     return planned
 
 
-def plan_all(
-    lists: Sequence[Sequence[str]], context: HydraContext, master: DictConfig
-) -> list[PlannedJob]:
+def plan_all(lists: Sequence[Sequence[str]], context: HydraContext, master: DictConfig) -> list[PlannedJob]:
     """Compose and plan the job of each list of overrides."""
     composer = Composer(context.config_loader, master.hydra.job.config_name, master)
     return [
@@ -189,9 +167,7 @@ def plan_all(
     ]
 
 
-def plan_composed(
-    overrides: list[str], composed: DictConfig, choices: Mapping[str, str]
-) -> PlannedJob:
+def plan_composed(overrides: list[str], composed: DictConfig, choices: Mapping[str, str]) -> PlannedJob:
     """Plan a job of a grid from its composed config."""
     try:
         config = to_config(composed, choices)
@@ -232,12 +208,8 @@ def share_error(plan: list[PlannedJob]) -> None:
         if getattr(config.task, key) is not None:
             continue  # the user has said how many there are, in this grid and others
         OmegaConf.update(planned.composed, f"task.{key}", comparisons)
-        again = plan_job(
-            planned.overrides, replace(config, task=replace(config.task, **{key: comparisons}))
-        )
-        plan[number] = replace(
-            again, composed=planned.composed, filled_in=[f"task.{key}={comparisons}"]
-        )
+        again = plan_job(planned.overrides, replace(config, task=replace(config.task, **{key: comparisons})))
+        plan[number] = replace(again, composed=planned.composed, filled_in=[f"task.{key}={comparisons}"])
 
 
 def _note_of_limit(config: RunnerConfig, count: int | None) -> list[str]:
@@ -270,11 +242,7 @@ def mark_duplicates(plan: list[PlannedJob]) -> None:
 def predicted_need(resolved: ResolvedJob) -> Need:
     """Predict memory and threads of a job, from the checkpoint's headers alone."""
     config = resolved.config
-    return (
-        kind_of(config.model).need(resolved)
-        if Uses.weights in task_of(config).USES
-        else Need(0.0, 1)
-    )
+    return kind_of(config.model).need(resolved) if Uses.weights in task_of(config).USES else Need(0.0, 1)
 
 
 def estimate_plan(plan: list[PlannedJob]) -> dict[int, JobEstimate]:
@@ -290,25 +258,15 @@ def estimate_plan(plan: list[PlannedJob]) -> dict[int, JobEstimate]:
     if settings is None:
         return {}
     output_dir = Path(settings.output_dir).expanduser().absolute()
-    timed = {
-        number: job
-        for number, job in jobs.items()
-        if plan[number].state in (State.todo, State.resume)
-    }
+    timed = {number: job for number, job in jobs.items() if plan[number].state in (State.todo, State.resume)}
     asked = {number: job for number, job in timed.items() if plan[number].questions_left != 0}
     others = {number: job for number, job in jobs.items() if number not in asked}
     counts = {
-        number: planned.input_count
-        for number, planned in enumerate(plan)
-        if planned.input_count is not None
+        number: planned.input_count for number, planned in enumerate(plan) if planned.input_count is not None
     }
-    counts |= {
-        number: left for number, planned in enumerate(plan) if (left := planned.questions_left)
-    }
+    counts |= {number: left for number, planned in enumerate(plan) if (left := planned.questions_left)}
     finished = FinishedJobs(output_dir)
     estimates = estimate(others, output_dir, calibrate=False, read=counts, finished=finished)
     for number in timed.keys() - asked.keys():
         estimates[number].time = Estimate(0.0, 0.0, EstimateBasis.answered)
-    return estimates | estimate(
-        asked, output_dir, settings.plan is True, read=counts, finished=finished
-    )
+    return estimates | estimate(asked, output_dir, settings.plan is True, read=counts, finished=finished)

@@ -31,9 +31,7 @@ from runner_compare.statistics import (
 
 UNQUANTIZED = "none"
 MARGIN = 0.02  # the loss that is planned for, unless task.early_stop_margin names another one
-USUAL_DISAGREEMENT = (
-    0.1  # 4 bits on the embedded model's questions: 14 %, 8 bits: 2 % (docs/compare.md)
-)
+USUAL_DISAGREEMENT = 0.1  # 4 bits on the embedded model's questions: 14 %, 8 bits: 2 % (docs/compare.md)
 BY_BETS = "; by bets, as jobs that may stop early are compared"
 MAX_PAIRS = 8  # of jobs whose samples are read: more would take long and tell little
 
@@ -62,9 +60,7 @@ class ComparedJobs:
     def needed(self, disagreement: float, alpha: float) -> int | None:
         """Return how many questions show with 80 % power that a job is as good, if neither is
         better."""
-        return questions_for_margin(
-            self.margin, disagreement, alpha, self.stops_early, self.has_margin
-        )
+        return questions_for_margin(self.margin, disagreement, alpha, self.stops_early, self.has_margin)
 
 
 def question_lines(
@@ -162,31 +158,21 @@ def _compared(
                 names[name] = None
         if baselines:
             of = [
-                number
-                for number in numbers
-                if plan[number].job_id in baselines.keys() | baselines.values()
+                number for number in numbers if plan[number].job_id in baselines.keys() | baselines.values()
             ]
             tasks = [config.task for number in of if (config := plan[number].config) is not None]
             margins = [
-                points
-                for task in tasks
-                if (points := getattr(task, "early_stop_margin", None)) is not None
+                points for task in tasks if (points := getattr(task, "early_stop_margin", None)) is not None
             ]
             found.append(
                 ComparedJobs(
                     " ".join(
-                        str(getattr(tasks[0], key))
-                        for key in ("data", "split")
-                        if hasattr(tasks[0], key)
+                        str(getattr(tasks[0], key)) for key in ("data", "split") if hasattr(tasks[0], key)
                     ),
                     plan[of[0]].input_count or 0,
                     baselines,
                     list(names),
-                    {
-                        plan[number].job_id: job
-                        for number in of
-                        if (job := plan[number].job) is not None
-                    },
+                    {plan[number].job_id: job for number in of if (job := plan[number].job) is not None},
                     of,
                     {plan[number].job_id: plan[number].state is State.done for number in of},
                     margins[0] / 100 if margins else MARGIN,
@@ -198,9 +184,7 @@ def _compared(
     return found
 
 
-def _baseline(
-    plan: Sequence[PlannedJob], number: int, among: Iterable[int]
-) -> Iterable[tuple[str, str]]:
+def _baseline(plan: Sequence[PlannedJob], number: int, among: Iterable[int]) -> Iterable[tuple[str, str]]:
     """Yield the id of a job's baseline, and the words for it, if it has one."""
     planned = plan[number]
     config = planned.config
@@ -253,10 +237,7 @@ def _disagreement(compared: ComparedJobs) -> tuple[float, str]:
             differing += sum(solved[index] != base_solved[index] for index in both)
             n, pairs = n + len(both), pairs + bool(both)
     if not pairs:
-        return (
-            USUAL_DISAGREEMENT,
-            f"if {USUAL_DISAGREEMENT:.0%} of the verdicts differ, as is usual",
-        )
+        return (USUAL_DISAGREEMENT, f"if {USUAL_DISAGREEMENT:.0%} of the verdicts differ, as is usual")
     rate = expected_disagreement(differing, n)
     jobs = counted(pairs, "job that is done", "jobs that are done")
     return rate, f"if {rate:.1%} of the verdicts differ, as in {jobs}"
@@ -265,11 +246,7 @@ def _disagreement(compared: ComparedJobs) -> tuple[float, str]:
 def _solved(job: Job) -> dict[int, bool]:
     """Return which questions a job has solved."""
     samples = read_samples(job.samples_path).values()
-    return {
-        sample.index: sample.solved
-        for sample in samples
-        if not sample.failed and not sample.left_out
-    }
+    return {sample.index: sample.solved for sample in samples if not sample.failed and not sample.left_out}
 
 
 def _time(compared: ComparedJobs, estimates: Mapping[int, JobEstimate], questions: int) -> str:

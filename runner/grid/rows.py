@@ -39,10 +39,7 @@ def rows(*overrides: Overrides, study: str | Path | None = None) -> GridRows:
         if grid.settings.plan:
             plan = _as_rows(grid)
             return GridRows(
-                (
-                    row | {"status": planned.state.value}
-                    for row, planned in zip(plan, grid.plan, strict=True)
-                ),
+                (row | {"status": planned.state.value} for row, planned in zip(plan, grid.plan, strict=True)),
                 plan.keys,
                 plan.output_dir,
             )
@@ -53,18 +50,10 @@ def rows(*overrides: Overrides, study: str | Path | None = None) -> GridRows:
 
 def sweeper_of(arguments: list[str], study: str | Path | None) -> tuple[GridSweeper, list[str]]:
     """Return the sweeper that Hydra would call, and the overrides that Hydra would pass to it."""
-    name, folder = (
-        ("config", None) if study is None else (Path(study).stem, str(Path(study).parent))
-    )
+    name, folder = ("config", None) if study is None else (Path(study).stem, str(Path(study).parent))
     hydra = hydra_of(folder)
-    all_overrides = [
-        *variables_as_overrides(arguments, name, folder),
-        *arguments,
-        "hydra.mode=MULTIRUN",
-    ]
-    master = hydra.compose_config(
-        name, all_overrides, RunMode.MULTIRUN, with_log_configuration=False
-    )
+    all_overrides = [*variables_as_overrides(arguments, name, folder), *arguments, "hydra.mode=MULTIRUN"]
+    master = hydra.compose_config(name, all_overrides, RunMode.MULTIRUN, with_log_configuration=False)
     with named_classes():
         context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks(master))
     sweeper = Plugins.instance().instantiate_sweeper(
@@ -93,9 +82,7 @@ def _as_rows(grid: Grid) -> GridRows:
         row = {"job_id": line.job_id, **names, "status": line.status, "error": error or None}
         rows.append(row | (line.record.result.metrics if line.record else {}))
     return GridRows(
-        rows,
-        [*dict.fromkeys(key for line in lines for key in line.names)],
-        grid.settings.output_dir,
+        rows, [*dict.fromkeys(key for line in lines for key in line.names)], grid.settings.output_dir
     )
 
 

@@ -23,26 +23,8 @@ from runner_base.printed_tables import print_fitted
 from runner_base.tables import NO_WIDTH
 
 MODEL_NAME = "model.name"
-ESTIMATE_COLUMNS = (
-    "questions",
-    "weights MiB",
-    "KV MiB",
-    "activ. MiB",
-    "peak MiB",
-    "fits",
-    "time",
-    "basis",
-)
-ESTIMATE_USES = (
-    Use.more,
-    Use.memory,
-    Use.memory,
-    Use.memory,
-    Use.result,
-    Use.result,
-    Use.result,
-    Use.more,
-)
+ESTIMATE_COLUMNS = ("questions", "weights MiB", "KV MiB", "activ. MiB", "peak MiB", "fits", "time", "basis")
+ESTIMATE_USES = (Use.more, Use.memory, Use.memory, Use.memory, Use.result, Use.result, Use.result, Use.more)
 
 
 def job_names(plan: list[PlannedJob], always: Sequence[str] = ()) -> list[dict[str, str]]:
@@ -89,27 +71,20 @@ def show_plan(plan: list[PlannedJob]) -> None:
     take."""
     estimates = estimate_plan(plan)
     bases = {
-        base: number
-        for number, base in enumerate(dict.fromkeys(p.base for p in plan if p.base), start=1)
+        base: number for number, base in enumerate(dict.fromkeys(p.base for p in plan if p.base), start=1)
     }
     keys, names = naming_columns(job_names(plan))
     rows = [_estimate_cells(estimates.get(number), planned) for number, planned in enumerate(plan)]
     filled = [column for column in range(len(ESTIMATE_COLUMNS)) if any(row[column] for row in rows)]
     states = [
-        f"{job.state}{(' (the same job as one above)' if job.same_as is not None else '')}"
-        for job in plan
+        f"{job.state}{(' (the same job as one above)' if job.same_as is not None else '')}" for job in plan
     ]
     shared = [f"{bases[job.base]}" if job.base else "" for job in plan]
     columns = [
         *named_columns(keys, names),
         Column("state", states, False, use=Use.result),
         *(
-            Column(
-                ESTIMATE_COLUMNS[column],
-                [row[column] for row in rows],
-                False,
-                use=ESTIMATE_USES[column],
-            )
+            Column(ESTIMATE_COLUMNS[column], [row[column] for row in rows], False, use=ESTIMATE_USES[column])
             for column in filled
         ),
         job_column([job.job_id for job in plan], names),
@@ -164,17 +139,10 @@ def _estimate_cells(taken: JobEstimate | None, planned: PlannedJob) -> list[str]
             )
         ]
         is_possible = planned.state is not State.impossible
-        is_unknown = not fit.free_mib and bool(
-            machine.gpu_models()
-        )  # nothing tells the memory of the GPUs
+        # nothing tells the memory of the GPUs
+        is_unknown = not fit.free_mib and bool(machine.gpu_models())
         memory.append(
-            "see below"
-            if not is_possible
-            else "yes"
-            if fit.fits
-            else "unknown"
-            if is_unknown
-            else "no"
+            "see below" if not is_possible else "yes" if fit.fits else "unknown" if is_unknown else "no"
         )
     return [count, *memory, *estimate_words(taken.time if taken else None)]
 
@@ -186,13 +154,7 @@ def _free_memory() -> str:
     if (group := min(machine.cgroup_rooms_mib(), default=inf)) <= machine.available_mib():
         parts = [f"{group:,.0f} MiB of main memory below the control group's limit"]
     return ", ".join(
-        [
-            *parts,
-            *(
-                f"{mib:,.0f} MiB of GPU {number}"
-                for number, mib in enumerate(visible_gpus.free_mib())
-            ),
-        ]
+        [*parts, *(f"{mib:,.0f} MiB of GPU {number}" for number, mib in enumerate(visible_gpus.free_mib()))]
     )
 
 
@@ -203,19 +165,13 @@ def _total_time(plan: list[PlannedJob], estimates: dict[int, JobEstimate]) -> st
         for number, planned in enumerate(plan)
         if planned.state in (State.todo, State.resume) and planned.same_as is None
     ]
-    times = [
-        time
-        for number in to_do
-        if number in estimates and (time := estimates[number].time) is not None
-    ]
+    times = [time for number in to_do if number in estimates and (time := estimates[number].time) is not None]
     if not times:
         return ""
     seconds = sum(time.seconds for time in times)
     spread = sum(time.seconds * time.spread for time in times) / max(seconds, 1e-9)
     not_counted = (
-        f", {counted(len(to_do) - len(times), 'job')} not counted"
-        if len(times) < len(to_do)
-        else ""
+        f", {counted(len(to_do) - len(times), 'job')} not counted" if len(times) < len(to_do) else ""
     )
     return f"; one after another {clock(seconds)} ± {spread:.0%}{not_counted}"
 
@@ -233,20 +189,13 @@ def show_hints(settings: RunnerConfig) -> None:
 def _experiment_number(store: mlflow_store.Store) -> str | None:
     """Return the number of the store's experiment, if it is known without asking MLflow."""
     number = mlflow_store.opened_experiment(store)
-    if (
-        number is None
-        and (noted := published.unchanged(store, "")) is not None
-        and store.file is not None
-    ):
+    if number is None and (noted := published.unchanged(store, "")) is not None and store.file is not None:
         return noted.identity.split()[0]
     return number
 
 
 def table_lines(
-    plan: list[PlannedJob],
-    outcomes: dict[int, Outcome],
-    interrupted: bool = False,
-    keys: Sequence[str] = (),
+    plan: list[PlannedJob], outcomes: dict[int, Outcome], interrupted: bool = False, keys: Sequence[str] = ()
 ) -> list[GridLine]:
     """Return the lines of the table at the end, in the order of the grid; `keys` are named even if
     all jobs agree."""
@@ -255,9 +204,7 @@ def table_lines(
         source = number if planned.same_as is None else planned.same_as
         outcome = outcomes.get(source)
         record = outcome.record if outcome else plan[source].record
-        lines.append(
-            GridLine(names, _status_text(planned, outcome, interrupted), planned.job_id, record)
-        )
+        lines.append(GridLine(names, _status_text(planned, outcome, interrupted), planned.job_id, record))
     return lines
 
 

@@ -30,17 +30,7 @@ from runner.grid.plan import PlannedJob, State, mark_duplicates, plan_composed, 
 from runner.grid.show import labels, show_failures, show_hints, show_plan, summary, table_lines
 from runner.report import show_grid
 from runner.store import grid_runs
-from runner_base import (
-    ConfigError,
-    JobFailed,
-    Progress,
-    Status,
-    TrackingError,
-    counted,
-    doing,
-    say,
-    signals,
-)
+from runner_base import ConfigError, JobFailed, Progress, Status, TrackingError, counted, doing, say, signals
 from runner_base.errors import check_output_folder
 from runner_engine.checkpoints import sharing
 
@@ -68,8 +58,7 @@ class Grid:
         return [
             number
             for number, planned in enumerate(self.plan)
-            if planned.same_as is None
-            and (planned.state in (State.todo, State.resume) or planned.unlogged)
+            if planned.same_as is None and (planned.state in (State.todo, State.resume) or planned.unlogged)
         ]
 
 
@@ -97,9 +86,8 @@ class GridSweeper(LaunchingSweeper):
         """Plan the grid, and run it unless only the plan is wanted."""
         grid = self.plan(arguments)
         settings = grid.settings
-        check_output_folder(
-            "output_dir", settings.output_dir, is_written=not settings.plan
-        )  # once, not for each job
+        # once, not for each job
+        check_output_folder("output_dir", settings.output_dir, is_written=not settings.plan)
         if grid.settings.plan:
             mark_known(grid.plan)
             show_plan(grid.plan)
@@ -169,9 +157,7 @@ class GridSweeper(LaunchingSweeper):
             planned.unnamed = model_list.keys_of_one_value(lists)
         check_exclude(self.exclude, values, sorted(_known_keys(self.master)))
         if not grid.plan:
-            raise ConfigError(
-                f"hydra.sweeper.exclude leaves none of the {len(lists)} jobs of this grid"
-            )
+            raise ConfigError(f"hydra.sweeper.exclude leaves none of the {len(lists)} jobs of this grid")
         refuse_other_quantizations(grid.plan)
         _report_left_out(left_out, grid.plan, composer)
         mark_duplicates(grid.plan)
@@ -200,9 +186,7 @@ class GridSweeper(LaunchingSweeper):
         if not isinstance(self.launcher, PlanLauncher):
             check_settings(name, grid.settings)
         numbers, interrupted = grid.to_do(), False
-        with (
-            signals.deferred()
-        ):  # a signal takes effect when the grid's runs in MLflow have ended, too
+        with signals.deferred():  # a signal takes effect when the grid's runs in MLflow have ended, too
             with doing("starting the grid's run in MLflow"):
                 parents.start()
             try:
@@ -211,9 +195,9 @@ class GridSweeper(LaunchingSweeper):
                         interrupted = self.launcher.run_plan(grid.plan, numbers, grid.outcomes)
                     elif numbers:
                         with doing(f"running {len(numbers)} jobs by hydra/launcher={name}"):
-                            interrupted = ForeignLaunch(
-                                self.launcher, name, grid.plan, grid.outcomes
-                            ).run(numbers)
+                            interrupted = ForeignLaunch(self.launcher, name, grid.plan, grid.outcomes).run(
+                                numbers
+                            )
             except KeyboardInterrupt:
                 interrupted = True
             finally:
@@ -228,18 +212,11 @@ def finish(grid: Grid, interrupted: bool) -> None:
     show_grid(table_lines(grid.plan, grid.outcomes, interrupted), settings.print)
     problems = show_failures(grid.plan, grid.outcomes)
     for planned in grid.plan:
-        if (
-            planned.job is not None
-            and settings.rerun
-            and (folders := planned.job.set_aside_folders())
-        ):
-            say(
-                f"earlier results of {planned.job_id}, set aside by rerun=..., are kept in {folders[-1]}"
-            )
+        if planned.job is not None and settings.rerun and (folders := planned.job.set_aside_folders()):
+            say(f"earlier results of {planned.job_id}, set aside by rerun=..., are kept in {folders[-1]}")
     show_hints(settings)
     unlogged = sum(
-        bool(outcome.message) and outcome.status is Status.FINISHED
-        for outcome in grid.outcomes.values()
+        bool(outcome.message) and outcome.status is Status.FINISHED for outcome in grid.outcomes.values()
     )
     are = counted(unlogged, "result is", "results are")
     not_logged = f"{are} on disk but not in MLflow yet: runner-sync or the same command logs them"
@@ -269,9 +246,7 @@ def refuse_impossible(plan: list[PlannedJob]) -> None:
         raise ConfigError(f"{some} of these {len(plan)} jobs {can} work, see above")
 
 
-def _report_left_out(
-    left_out: dict[str, list[str]], plan: list[PlannedJob], composer: Composer
-) -> None:
+def _report_left_out(left_out: dict[str, list[str]], plan: list[PlannedJob], composer: Composer) -> None:
     """Say which jobs lack a key that other jobs have; raise Hydra's error for a key that no job
     has."""
     used_keys = {line.partition("=")[0] for planned in plan for line in planned.overrides}
@@ -285,9 +260,7 @@ def _report_left_out(
         keys_without.setdefault(", ".join(dict.fromkeys(choices)), []).append(key)
     for without, keys in keys_without.items():
         are, them = ("is", "it") if len(keys) == 1 else ("are", "them")
-        say(
-            f"note: {', '.join(keys)} {are} passed to the jobs that have {them}, and left out with {without}"
-        )
+        say(f"note: {', '.join(keys)} {are} passed to the jobs that have {them}, and left out with {without}")
 
 
 _ABSENT = object()
@@ -309,7 +282,5 @@ def _known_keys(config: DictConfig) -> set[str]:
     for group in map(str, config):
         if group != "hydra":
             node = config[group]
-            keys |= (
-                {f"{group}.{key!s}" for key in node} if isinstance(node, DictConfig) else {group}
-            )
+            keys |= {f"{group}.{key!s}" for key in node} if isinstance(node, DictConfig) else {group}
     return keys

@@ -21,9 +21,8 @@ class Trials:
     wanted: int = 0  # how many trials there will be, as far as that is known
     keys: tuple[str, ...] = ()  # the keys that are searched over
     maximize: bool = True
-    unnamed: frozenset[str] = (
-        frozenset()
-    )  # keys that the search sets itself, which tell no trial from another
+    # keys that the search sets itself, which tell no trial from another
+    unnamed: frozenset[str] = frozenset()
     plan: list[PlannedJob] = field(default_factory=list)
     outcomes: dict[int, Outcome] = field(default_factory=dict)
     began: float = field(default_factory=time.monotonic)
@@ -44,12 +43,9 @@ class Trials:
         return [
             Scored(planned, outcome.record.result.metrics, *score)
             for number, planned in enumerate(self.plan)
-            if (outcome := self.outcomes.get(number))
-            and outcome.record
-            and (score := _score(outcome.record))
-            if not outcome.record.result.metrics.get(
-                "questions_left"
-            )  # a job that was stopped has asked fewer
+            if (outcome := self.outcomes.get(number)) and outcome.record and (score := _score(outcome.record))
+            # a job that was stopped has asked fewer
+            if not outcome.record.result.metrics.get("questions_left")
         ]
 
     def best_lines(self) -> list[str]:
@@ -58,9 +54,7 @@ class Trials:
         best = max(scored, key=lambda trial: sign * trial.value, default=None)
         if best is None:
             return []
-        values = " ".join(
-            text for text in best.planned.overrides if text.partition("=")[0] in self.keys
-        )
+        values = " ".join(text for text in best.planned.overrides if text.partition("=")[0] in self.keys)
         return [
             f"best of {len(self.outcomes)} trials: {best.result()}, {best.planned.job_id}",
             f"  {values}",
@@ -69,9 +63,7 @@ class Trials:
 
     def show(self) -> None:
         """Print the table of all trials and the best one."""
-        settings = next(
-            (planned.config for planned in self.plan if planned.config is not None), None
-        )
+        settings = next((planned.config for planned in self.plan if planned.config is not None), None)
         if settings is None:
             return
         interrupted = len(self.outcomes) < len(self.plan)

@@ -38,9 +38,7 @@ def main() -> None:
             while (assignment := connection.recv()) is not None:
                 if not forks:
                     do_job(connection, bases, *assignment)
-                elif run_in_copy(
-                    assignment[0], lambda: do_job(connection, BaseCache(), *assignment)
-                ):
+                elif run_in_copy(assignment[0], lambda: do_job(connection, BaseCache(), *assignment)):
                     return  # this is the copy, and its job has ended
         except (EOFError, OSError, KeyboardInterrupt):
             return  # the parent is gone, or wants this worker to stop

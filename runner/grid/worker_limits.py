@@ -29,12 +29,8 @@ class WorkerLimits:
 
     total: int
     on_cpu: int  # without a GPU
-    is_given: bool = (
-        False  # by the user: then several workers may have the same GPU and load the same base
-    )
-    is_measuring: bool = (
-        False  # one at a time, by jobs whose ids depend on all GPUs that a process sees
-    )
+    is_given: bool = False  # by the user: then several workers may have the same GPU and load the same base
+    is_measuring: bool = False  # one at a time, by jobs whose ids depend on all GPUs that a process sees
 
 
 def worker_limits(plan: list[PlannedJob], numbers: list[int], wanted: str) -> WorkerLimits:
@@ -47,20 +43,16 @@ def worker_limits(plan: list[PlannedJob], numbers: list[int], wanted: str) -> Wo
         count = min(int(wanted), len(numbers))
         return WorkerLimits(count, count, is_given=True)
     if any(plan[number].measures for number in numbers):
-        return WorkerLimits(
-            1, 1, is_measuring=True
-        )  # another job at the same time would distort the measurement
+        # another job at the same time would distort the measurement
+        return WorkerLimits(1, 1, is_measuring=True)
     gpus = len(machine.gpu_models())
-    first_of_each = [
-        plan[members[0]] for members in group(plan, numbers)
-    ]  # jobs that share a base need about the same
+    # jobs that share a base need about the same
+    first_of_each = [plan[members[0]] for members in group(plan, numbers)]
     needs = [one.need for one in first_of_each if one.resolved]
     on_cpu = [need for need in needs if not (gpus and need.gpus)]
     if needs and not on_cpu:
         return WorkerLimits(gpus, 0)
-    by_memory = int(
-        0.8 * machine.available_mib() // (PROCESS_MIB + max(need.mib for need in on_cpu))
-    )
+    by_memory = int(0.8 * machine.available_mib() // (PROCESS_MIB + max(need.mib for need in on_cpu)))
     by_cores = machine.cores() // max(need.threads for need in on_cpu)
     count = max(1, min(len(on_cpu), by_memory, by_cores))
     return WorkerLimits(count + gpus * (len(on_cpu) < len(needs)), count)

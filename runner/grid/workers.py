@@ -45,24 +45,18 @@ class WorkerPool(Executor):
 
     limits: WorkerLimits
     log_folder: Path
-    fresh: bool = (
-        False  # a process for every job, so that no earlier job affects its memory figures
-    )
+    fresh: bool = False  # a process for every job, so that no earlier job affects its memory figures
     gpus: Sequence[Gpu] = ()
     _workers: list[Worker] = field(default_factory=list)
-    _leaving: list[Worker] = field(
-        default_factory=list
-    )  # released, but their processes have not exited yet
+    # released, but their processes have not exited yet
+    _leaving: list[Worker] = field(default_factory=list)
     _groups: deque[deque[int]] = field(default_factory=deque)
-    _held_elsewhere: list[int] = field(
-        default_factory=list
-    )  # another process is doing them: tried again at the end
-    _waiting: set[int] = field(
-        default_factory=set
-    )  # jobs that are tried again, and now wait for the other process
-    _lost: dict[int, tuple[GpuSet, str]] = field(
-        default_factory=dict
-    )  # the GPUs that failed in a job, and how
+    # another process is doing them: tried again at the end
+    _held_elsewhere: list[int] = field(default_factory=list)
+    # jobs that are tried again, and now wait for the other process
+    _waiting: set[int] = field(default_factory=set)
+    # the GPUs that failed in a job, and how
+    _lost: dict[int, tuple[GpuSet, str]] = field(default_factory=dict)
     _started: int = 0
 
     def __post_init__(self) -> None:
@@ -165,9 +159,7 @@ class WorkerPool(Executor):
         to do."""
         if not self._workers and not self._leaving:
             return False
-        by_connection: dict[object, Worker] = {
-            worker.connection: worker for worker in self._workers
-        }
+        by_connection: dict[object, Worker] = {worker.connection: worker for worker in self._workers}
         for ready in wait(list(by_connection), timeout=POLL_S / 10 if self._leaving else POLL_S):  # type: ignore[arg-type]
             self._receive(by_connection[ready])
         for worker in [worker for worker in self._workers if worker.current is None]:
@@ -216,25 +208,20 @@ class WorkerPool(Executor):
             self.view.repeats(
                 number, f"{worker.gpus} cannot be used any more by its worker: {outcome.lost_gpu}"
             )
-            worker.todo.append(
-                number
-            )  # last: if it fails again, it does so at the cost of no other job
+            # last: if it fails again, it does so at the cost of no other job
+            worker.todo.append(number)
             return
         if number in self._lost:
             earlier, why = self._lost[number]
-            outcome = replace(
-                outcome, note=f"repeated on {worker.gpus}, because {earlier} had failed: {why}"
-            )
+            outcome = replace(outcome, note=f"repeated on {worker.gpus}, because {earlier} had failed: {why}")
         if outcome.is_held_elsewhere:
             self._held_elsewhere.append(number)
             return
         if outcome.status is Status.KILLED:
-            outcome = self.plan[number].record_death(
-                Status.KILLED, outcome.message
-            )  # Ctrl-C may have cut its record short
-            outcome = (
-                outcome if self.stop_requests else replace(outcome, exit_code=1)
-            )  # 130 is for the user's Ctrl-C
+            # Ctrl-C may have cut its record short
+            outcome = self.plan[number].record_death(Status.KILLED, outcome.message)
+            # 130 is for the user's Ctrl-C
+            outcome = outcome if self.stop_requests else replace(outcome, exit_code=1)
         self.record(number, outcome)
 
     def _assign_next_job(self, worker: Worker) -> None:
@@ -261,9 +248,7 @@ class WorkerPool(Executor):
         planned = self.plan[number]
         assert planned.composed is not None
         try:
-            worker.connection.send(
-                (planned.config, as_yaml(planned.composed), number in self._waiting)
-            )
+            worker.connection.send((planned.config, as_yaml(planned.composed), number in self._waiting))
         except OSError:
             self._handle_death(worker)
 
@@ -341,9 +326,7 @@ class WorkerPool(Executor):
         worker.kill()
         code = worker.process.wait()
         with suppress(EOFError, OSError):  # it may have sent its job's outcome before it died
-            while worker.connection.poll(
-                DIE_S
-            ):  # it ends when the last process of the worker is dead
+            while worker.connection.poll(DIE_S):  # it ends when the last process of the worker is dead
                 message = worker.connection.recv()
                 if worker.current is not None and isinstance(message, Outcome):
                     self._job_ended(worker, worker.current, message)
@@ -353,9 +336,8 @@ class WorkerPool(Executor):
             if self.stop_requests:
                 outcome = self.plan[worker.current].record_death(Status.KILLED, "killed")
             else:
-                lines = child.last_lines(
-                    worker.log, LAST_LINES, worker.log_from
-                )  # what it printed during this job
+                # what it printed during this job
+                lines = child.last_lines(worker.log, LAST_LINES, worker.log_from)
                 last_words = "".join(f"\n    | {line}" for line in lines)
                 message = f"{why or f'the worker {child.describe_exit(code)}'}{last_words}"
                 outcome = self.plan[worker.current].record_death(Status.FAILED, message)

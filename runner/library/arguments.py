@@ -11,9 +11,8 @@ from runner_engine.settings.sampling import SamplingArguments
 Turn = Message | Mapping[str, str]
 TextOrTurns = str | Sequence[Turn]
 Texts = list[str] | tuple[str, ...]
-Format = Literal[
-    "chat", "raw"
-]  # in the model's chat template as a user's turn, or without a template
+# in the model's chat template as a user's turn, or without a template
+Format = Literal["chat", "raw"]
 
 
 class Settings(SamplingArguments, total=False):
@@ -21,9 +20,7 @@ class Settings(SamplingArguments, total=False):
     `load`."""
 
     max_new_tokens: int
-    thinking_tokens: (
-        int  # the budget of the thinking; `max_new_tokens` then counts the answer alone
-    )
+    thinking_tokens: int  # the budget of the thinking; `max_new_tokens` then counts the answer alone
     stop: str | Sequence[str]
     n: int  # answers to each prompt, in `Answer.choices`
 

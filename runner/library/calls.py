@@ -19,9 +19,7 @@ class Call:
         self, driver: Driver, requests: list[Request], put: Callable[[Event | Exception], None]
     ) -> None:
         self._driver, self._requests, self._put = driver, requests, put
-        self._completions: dict[RequestId, list[Completion]] = {
-            request.id: [] for request in requests
-        }
+        self._completions: dict[RequestId, list[Completion]] = {request.id: [] for request in requests}
         self._pending = sum(request.n for request in requests)
 
     def __enter__(self) -> Self:
@@ -65,9 +63,7 @@ class Call:
             return completions
         first, error = next(iter(errors.items()))
         several = f"{len(errors)} of {len(completions)} have no answer, number {first}: {error}"
-        answers = [
-            None if at in errors else Answer.of(choices) for at, choices in enumerate(completions)
-        ]
+        answers = [None if at in errors else Answer.of(choices) for at, choices in enumerate(completions)]
         raise Unanswered(str(error) if len(completions) == 1 else several, answers)
 
 

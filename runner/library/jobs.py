@@ -16,9 +16,8 @@ from runner.run import run
 from runner_base import ConfigError, environment, signals
 from runner_base.loggers import logging_progress
 
-Overrides = (
-    str | Sequence[str] | Mapping[str, Any]
-)  # "task.limit=3", several of them, or {"task.limit": 3}
+# "task.limit=3", several of them, or {"task.limit": 3}
+Overrides = str | Sequence[str] | Mapping[str, Any]
 
 
 def evaluate(*overrides: Overrides) -> ShownRecord:

@@ -23,9 +23,8 @@ from runner_engine import Driver, LocalModelConfig
 from runner_engine.checkpoints import is_bare, is_gguf, nothing_to_load
 
 Place = str | os.PathLike[str]
-Choice = (
-    Place | Mapping[str, Any]
-)  # a choice of a group, or {"name": choice} with keys of the group
+# a choice of a group, or {"name": choice} with keys of the group
+Choice = Place | Mapping[str, Any]
 
 
 @dataclass
@@ -74,27 +73,18 @@ def configure(
 ) -> RunnerConfig:
     """Return the config of the arguments of `load`; variables apply to what these leave open."""
     _reject_unknown(keys, groups)
-    from runner.config.compose import (
-        choose,
-    )  # late: `from runner import load` need not import Hydra
+    # late: `from runner import load` need not import Hydra
+    from runner.config.compose import choose
     from runner.config.variables import variables_as_overrides
 
     given = {group: _choice_and_keys(group, argument) for group, argument in groups.items()}
     given |= {"model": _model_choice_and_keys(model, keys)}
-    if given["quantization"][0] is None and is_gguf(
-        Path(given["model"][1].get("name", "")).expanduser()
-    ):
-        given["quantization"] = (
-            "gguf",
-            given["quantization"][1],
-        )  # the only choice that reads such a file
+    if given["quantization"][0] is None and is_gguf(Path(given["model"][1].get("name", "")).expanduser()):
+        # the only choice that reads such a file
+        given["quantization"] = ("gguf", given["quantization"][1])
     choices = {group: choice for group, (choice, _) in given.items() if choice}
-    values = {
-        f"{group}.{key}": value for group, (_, own) in given.items() for key, value in own.items()
-    }
-    from_variables = variables_as_overrides(
-        [f"{key}={value}" for key, value in (choices | values).items()]
-    )
+    values = {f"{group}.{key}": value for group, (_, own) in given.items() for key, value in own.items()}
+    from_variables = variables_as_overrides([f"{key}={value}" for key, value in (choices | values).items()])
     chosen = choose(given, choices, values, from_variables)
     return RunnerConfig(**chosen, task=NoTask(), tracking=NoTrackingConfig(), seed=seed)
 
@@ -119,11 +109,7 @@ def _model_choice_and_keys(
     name = None if model is None else os.fspath(model)
     if isinstance(model, str) and model not in choices_for("model") and is_bare(model):
         raise nothing_to_load(model)
-    return (
-        (name, keys)
-        if name is None or name in choices_for("model")
-        else ("auto", {"name": name, **keys})
-    )
+    return (name, keys) if name is None or name in choices_for("model") else ("auto", {"name": name, **keys})
 
 
 def _choice_and_keys(group: str, given: Choice | None) -> tuple[str | None, dict[str, Any]]:
@@ -135,9 +121,7 @@ def _choice_and_keys(group: str, given: Choice | None) -> tuple[str | None, dict
     if given is None:
         return None, {}
     if not isinstance(given, str | os.PathLike):
-        raise ConfigError(
-            f'{group}={given!r}: give the name of a choice, or {{"name": CHOICE, KEY: VALUE}}'
-        )
+        raise ConfigError(f'{group}={given!r}: give the name of a choice, or {{"name": CHOICE, KEY: VALUE}}')
     choice = os.fspath(given)
     is_place = group == "lora" and choice not in choices_for("lora")
     return (_format_of(choice), {"path": choice}) if is_place else (choice, {})

@@ -31,7 +31,7 @@ from runner_engine import (
     Prompt,
     Request,
     Sampling,
-)  # fmt: skip
+)
 
 
 class Model:
@@ -40,16 +40,13 @@ class Model:
     def __init__(self, config: RunnerConfig, driver: Driver, report: EngineReport) -> None:
         self.config, self.report = config, report
         self._driver, self._numbers = driver, count()
-        self._release = weakref.finalize(
-            self, driver.stop
-        )  # when nothing refers to the model any more
+        # when nothing refers to the model any more
+        self._release = weakref.finalize(self, driver.stop)
 
     def __repr__(self) -> str:
         facts = self.report.facts
         name = (
-            f"{self.config.model.name} at {facts['server']}"
-            if "server" in facts
-            else self.config.model.name
+            f"{self.config.model.name} at {facts['server']}" if "server" in facts else self.config.model.name
         )
         details = [fact for key in ("architecture", "device", "dtype") if (fact := facts.get(key))]
         return f"<model {name}{(': ' if details else '')}{', '.join(details)}>"
@@ -72,53 +69,30 @@ class Model:
 
     @overload
     def generate(
-        self,
-        prompt: str,
-        *,
-        format: Format = ...,
-        system: str | None = ...,
-        **how: Unpack[Settings],
+        self, prompt: str, *, format: Format = ..., system: str | None = ..., **how: Unpack[Settings]
     ) -> Answer: ...
     @overload
     def generate(
-        self,
-        prompt: Texts,
-        *,
-        format: Format = ...,
-        system: str | None = ...,
-        **how: Unpack[Settings],
+        self, prompt: Texts, *, format: Format = ..., system: str | None = ..., **how: Unpack[Settings]
     ) -> list[Answer]: ...
-    def generate(
-        self, prompt: Any, *, format: Format = "chat", system: str | None = None, **how: Any
-    ) -> Any:
+    def generate(self, prompt: Any, *, format: Format = "chat", system: str | None = None, **how: Any) -> Any:
         """Answer a prompt, or a list of prompts as one batch; the same call gives the same answers.
 
         As in task=generate, a prompt is a user's turn in the model's chat template; format="raw"
         uses no template.
         """
         answers = [
-            Answer.of(choices)
-            for choices in self._complete(self._generating(prompt, format, system, how))
+            Answer.of(choices) for choices in self._complete(self._generating(prompt, format, system, how))
         ]
         return answers[0] if isinstance(prompt, str) else answers
 
     @overload
     async def agenerate(
-        self,
-        prompt: str,
-        *,
-        format: Format = ...,
-        system: str | None = ...,
-        **how: Unpack[Settings],
+        self, prompt: str, *, format: Format = ..., system: str | None = ..., **how: Unpack[Settings]
     ) -> Answer: ...
     @overload
     async def agenerate(
-        self,
-        prompt: Texts,
-        *,
-        format: Format = ...,
-        system: str | None = ...,
-        **how: Unpack[Settings],
+        self, prompt: Texts, *, format: Format = ..., system: str | None = ..., **how: Unpack[Settings]
     ) -> list[Answer]: ...
     async def agenerate(
         self, prompt: Any, *, format: Format = "chat", system: str | None = None, **how: Any
@@ -159,13 +133,9 @@ class Model:
         call.completions()
 
     @overload
-    def logprobs(
-        self, prompt: TextOrTurns, continuation: str, *, format: Format = ...
-    ) -> Scores: ...
+    def logprobs(self, prompt: TextOrTurns, continuation: str, *, format: Format = ...) -> Scores: ...
     @overload
-    def logprobs(
-        self, prompt: TextOrTurns, continuation: Texts, *, format: Format = ...
-    ) -> list[Scores]: ...
+    def logprobs(self, prompt: TextOrTurns, continuation: Texts, *, format: Format = ...) -> list[Scores]: ...
     def logprobs(self, prompt: TextOrTurns, continuation: Any, *, format: Format = "chat") -> Any:
         """Score a continuation of the prompt, or each of several, which share the prompt's
         prefill."""
@@ -173,16 +143,12 @@ class Model:
         return scores[0] if isinstance(continuation, str) else scores
 
     @overload
-    async def alogprobs(
-        self, prompt: TextOrTurns, continuation: str, *, format: Format = ...
-    ) -> Scores: ...
+    async def alogprobs(self, prompt: TextOrTurns, continuation: str, *, format: Format = ...) -> Scores: ...
     @overload
     async def alogprobs(
         self, prompt: TextOrTurns, continuation: Texts, *, format: Format = ...
     ) -> list[Scores]: ...
-    async def alogprobs(
-        self, prompt: TextOrTurns, continuation: Any, *, format: Format = "chat"
-    ) -> Any:
+    async def alogprobs(self, prompt: TextOrTurns, continuation: Any, *, format: Format = "chat") -> Any:
         """As `logprobs`; a task that is cancelled cancels its requests."""
         scores = scores_of(await self._acomplete(self._scoring(prompt, continuation, format)))
         return scores[0] if isinstance(continuation, str) else scores
@@ -209,30 +175,22 @@ class Model:
         check(request.n == 1, "n", request.n, "a stream has one answer")
         return request
 
-    def _scoring(
-        self, prompt: TextOrTurns, continuation: str | Texts, format: Format
-    ) -> list[Request]:
+    def _scoring(self, prompt: TextOrTurns, continuation: str | Texts, format: Format) -> list[Request]:
         formatted = _prompt(prompt, format)
         continuations = [continuation] if isinstance(continuation, str) else continuation
         return [self._request(formatted, {}, continuation=_text(text)) for text in continuations]
 
-    def _request(
-        self, prompt: Prompt, how: Mapping[str, Any], draws: int = 0, **more: Any
-    ) -> Request:
+    def _request(self, prompt: Prompt, how: Mapping[str, Any], draws: int = 0, **more: Any) -> Request:
         """Return a request with the settings of a call; its random numbers depend on the prompt's
         place in the list."""
         for key, value in how.items():
             if key not in Settings.__annotations__:
-                raise ConfigError(
-                    f"{key}={value}: {unknown('setting', key, Settings.__annotations__)}"
-                )
+                raise ConfigError(f"{key}={value}: {unknown('setting', key, Settings.__annotations__)}")
             check(key == "stop" or isinstance(value, Real), key, repr(value), "a number is needed")
         limits = {key: value for key, value in how.items() if key in LIMITS}
         stop = how.get("stop", ())
         stops = tuple(_text(text) for text in ([stop] if isinstance(stop, str) else stop))
-        sampling = Sampling(
-            **{key: value for key, value in how.items() if key not in (*LIMITS, "stop")}
-        )
+        sampling = Sampling(**{key: value for key, value in how.items() if key not in (*LIMITS, "stop")})
         return Request(
             next(self._numbers), prompt, stops, sampling=sampling, random_id=draws, **limits, **more
         )
@@ -273,12 +231,7 @@ def _prompt(prompt: TextOrTurns, format: Format, system: str | None = None) -> P
 
 def _turns(messages: Sequence[Turn]) -> tuple[Message, ...]:
     needed = 'give a list of turns: [{"role": "user", "content": "..."}]'
-    check(
-        isinstance(messages, list | tuple) and bool(messages),
-        "messages",
-        repr(messages)[:80],
-        needed,
-    )
+    check(isinstance(messages, list | tuple) and bool(messages), "messages", repr(messages)[:80], needed)
     try:
         return tuple(
             message_of(

@@ -14,18 +14,10 @@ from runner_base import Record, Status, plain, svg
 from runner_compare import ACCURACY, ENDS, LOG_LIKELIHOOD, described
 from runner_engine.models.loaded_lines import SHOWN, lines
 
-WITH_INTERVAL = (
-    ACCURACY[0],
-    "acc",
-    "kl_nats_per_token",
-    LOG_LIKELIHOOD,
-)  # the first of these is drawn
-ALONE = (
-    "best_decode_tok_per_s",
-    "best_output_tok_per_s",
-    "decode_tok_per_s",
-    "peak_rss_mib",
-)  # as bars, without one
+# the first of these is drawn
+WITH_INTERVAL = (ACCURACY[0], "acc", "kl_nats_per_token", LOG_LIKELIHOOD)
+# as bars, without one
+ALONE = ("best_decode_tok_per_s", "best_output_tok_per_s", "decode_tok_per_s", "peak_rss_mib")
 LONGEST_REPR = 200
 NAME_WIDTH, PLOT_WIDTH, VALUE_WIDTH, ROW_HEIGHT = 230, 300, 190, 22
 POINT, LINE = "#1f5fa8", "#9db8d6"
@@ -46,9 +38,7 @@ class ShownRecord(Record):
         """Return the metrics as a pandas.DataFrame of one line."""
         import pandas as pd  # type: ignore[import-untyped]
 
-        return pd.DataFrame(
-            [{"job_id": self.job_id, "status": self.status.value, **self.result.metrics}]
-        )
+        return pd.DataFrame([{"job_id": self.job_id, "status": self.status.value, **self.result.metrics}])
 
     def __repr__(self) -> str:
         said = self.error or "" if self.status is not Status.FINISHED else brief(self)
@@ -57,16 +47,14 @@ class ShownRecord(Record):
     def _repr_html_(self) -> str:
         metrics = self.result.metrics
         loaded = lines(metrics, self.result.facts)
-        rows = {
-            key: text for key, text in headline(metrics).items() if not loaded or key not in SHOWN
-        } | {**loaded}
+        rows = {key: text for key, text in headline(metrics).items() if not loaded or key not in SHOWN} | {
+            **loaded
+        }
         if self.status is not Status.FINISHED:
             rows = {"status": f"{self.status.value}: {self.error or ''}", **rows}
         notes = "".join(f"<li>{_text(note)}</li>" for note in self.result.notes)
         table = _table([[key, text] for key, text in rows.items()])
-        title = (
-            f"<p><b>{_text(self.name or self.job_id)}</b> <small>{_text(self.job_id)}</small></p>"
-        )
+        title = f"<p><b>{_text(self.name or self.job_id)}</b> <small>{_text(self.job_id)}</small></p>"
         return f"{title}\n{picture([('', metrics)])}{table}\n{f'<ul>{notes}</ul>' if notes else ''}"
 
 
@@ -95,9 +83,7 @@ class GridRows(list[dict[str, Any]]):
 
     def _repr_html_(self) -> str:
         shown = [
-            column
-            for column in grid_columns([_numbers(row) for row in self])
-            if column.key != ACCURACY[0]
+            column for column in grid_columns([_numbers(row) for row in self]) if column.key != ACCURACY[0]
         ]
         scored = any(ACCURACY[0] in row for row in self)
         head = [
@@ -109,18 +95,11 @@ class GridRows(list[dict[str, Any]]):
         ]
         table = []
         for row in self:
-            cells = [_value(row.get(key)) for key in self.keys] + [
-                _value(row.get("error") or row["status"])
-            ]
+            cells = [_value(row.get(key)) for key in self.keys] + [_value(row.get("error") or row["status"])]
             cells += [_interval_text(ACCURACY[0], row)] if scored else []
-            cells += [
-                metric.write(row[metric.key]) if metric.key in row else "" for metric in shown
-            ]
+            cells += [metric.write(row[metric.key]) if metric.key in row else "" for metric in shown]
             table.append([*cells, _value(row["job_id"])])
-        names = [
-            " ".join(_value(row.get(key)) for key in self.keys) or str(row["job_id"])
-            for row in self
-        ]
+        names = [" ".join(_value(row.get(key)) for key in self.keys) or str(row["job_id"]) for row in self]
         return f"{picture([*zip(names, map(_numbers, self), strict=True)])}{_table(table, head)}"
 
 
@@ -132,26 +111,17 @@ def picture(rows: Sequence[tuple[str, Mapping[str, float]]]) -> str:
     none."""
     rows = [row for row in rows if row[1]][:MAX_ROWS]
     key = next(
-        (
-            key
-            for key in (*WITH_INTERVAL, *ALONE)
-            if rows and all(key in metrics for _, metrics in rows)
-        ),
-        "",
+        (key for key in (*WITH_INTERVAL, *ALONE) if rows and all(key in metrics for _, metrics in rows)), ""
     )
     if not key:
         return ""
     metric = described(key)
     ends = [[metrics.get(f"{key}{end}", metrics[key]) for end in ENDS] for _, metrics in rows]
     lowest, highest = min(map(min, ends)), max(map(max, ends))
-    lowest, highest = (
-        (0.0, 1.0) if metric.form.endswith("%") else (min(0.0, lowest), max(0.0, highest))
-    )
+    lowest, highest = (0.0, 1.0) if metric.form.endswith("%") else (min(0.0, lowest), max(0.0, highest))
     span = (highest - lowest) or 1.0
     pieces = [
-        svg.text(
-            4, 16, f"{metric.title}{(', 95 % interval' if key in WITH_INTERVAL else '')}", bold=True
-        )
+        svg.text(4, 16, f"{metric.title}{(', 95 % interval' if key in WITH_INTERVAL else '')}", bold=True)
     ]
     for number, ((name, metrics), (value, low, high)) in enumerate(zip(rows, ends, strict=True)):
         y = ROW_HEIGHT * (number + 1) + 10
@@ -167,9 +137,7 @@ def picture(rows: Sequence[tuple[str, Mapping[str, float]]]) -> str:
         pieces.append(svg.box(begin, y, max(1.0, end - begin), 7, LINE, title))
         pieces.append(svg.box(x(value) - 2, y - 2, 4, 11, POINT, title))
         pieces.append(svg.text(NAME_WIDTH + PLOT_WIDTH + 10, y + 8, _interval_text(key, metrics)))
-    return svg.document(
-        NAME_WIDTH + PLOT_WIDTH + VALUE_WIDTH, ROW_HEIGHT * (len(rows) + 1) + 12, pieces
-    )
+    return svg.document(NAME_WIDTH + PLOT_WIDTH + VALUE_WIDTH, ROW_HEIGHT * (len(rows) + 1) + 12, pieces)
 
 
 def _interval_text(key: str, row: Mapping[str, Any]) -> str:
@@ -200,13 +168,9 @@ def _text(text: str) -> str:
 
 def _table(rows: Iterable[Sequence[str]], head: Sequence[str] = ()) -> str:
     heads = (
-        f"<thead><tr>{''.join(f'<th {LEFT}>{_text(it)}</th>' for it in head)}</tr></thead>"
-        if head
-        else ""
+        f"<thead><tr>{''.join(f'<th {LEFT}>{_text(it)}</th>' for it in head)}</tr></thead>" if head else ""
     )
-    body = "".join(
-        f"<tr>{''.join(f'<td {LEFT}>{_text(cell)}</td>' for cell in row)}</tr>\n" for row in rows
-    )
+    body = "".join(f"<tr>{''.join(f'<td {LEFT}>{_text(cell)}</td>' for cell in row)}</tr>\n" for row in rows)
     return f"<table>{heads}<tbody>\n{body}</tbody></table>"
 
 

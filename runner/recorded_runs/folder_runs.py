@@ -26,9 +26,8 @@ Dated = tuple[int, Run]  # a run with the time of its start, in ms
 class FolderRuns:
     """What a folder's records say of the runs of an experiment."""
 
-    published: list[Dated] = field(
-        default_factory=list
-    )  # in MLflow, unless they were deleted there
+    # in MLflow, unless they were deleted there
+    published: list[Dated] = field(default_factory=list)
     unpublished: list[Dated] = field(default_factory=list)  # only in the folder
     damaged: dict[str, str] = field(default_factory=dict)  # job id -> why its record cannot be read
 
@@ -82,9 +81,7 @@ def runs_of_experiment(store: Store, identity: str, job_ids: Collection[str] | N
     if job_ids is None and store.is_own:
         jobs = _jobs(store.output_dir)
     else:  # other records do not belong to the store
-        wanted = (
-            {published_run.key for published_run in noted.values()} if job_ids is None else job_ids
-        )
+        wanted = {published_run.key for published_run in noted.values()} if job_ids is None else job_ids
         jobs = (Job(job_id, store.output_dir / "jobs" / job_id) for job_id in wanted)
     here = FolderRuns()
     for job, record in _records(jobs, here):
@@ -117,28 +114,17 @@ def _records(jobs: Iterator[Job], here: FolderRuns) -> Iterator[tuple[Job, Recor
         except EvidenceError as error:
             here.damaged[job.job_id] = str(error)
             continue
-        if record is not None and (
-            record.status is Status.FINISHED or record.result.metrics.get("errors")
-        ):
+        if record is not None and (record.status is Status.FINISHED or record.result.metrics.get("errors")):
             yield job, record
 
 
 def _run(job: Job, record: Record, noted: published.Published | None = None) -> Dated:
     """Return a record as the run that MLflow has of it."""
-    tags, started_at = (
-        tracking.tags_of(job, record),
-        datetime.fromisoformat(record.started_at or EPOCH),
-    )
-    ids = (
-        (noted.mlflow_id, noted.time_ms)
-        if noted
-        else (record.job_id, round(started_at.timestamp() * 1000))
-    )
+    tags, started_at = (tracking.tags_of(job, record), datetime.fromisoformat(record.started_at or EPOCH))
+    ids = (noted.mlflow_id, noted.time_ms) if noted else (record.job_id, round(started_at.timestamp() * 1000))
     if noted and noted.parent:
         tags[PARENT] = noted.parent
-    return run_of(
-        *ids, record.status.value, tracking.params_of(record), tags, tracking.metrics_of(record)
-    )
+    return run_of(*ids, record.status.value, tracking.params_of(record), tags, tracking.metrics_of(record))
 
 
 def run_of(
@@ -163,9 +149,7 @@ def run_of(
         params={intern(key): intern(value) for key, value in params.items()},
         metrics={intern(key): value for key, value in with_means(metrics).items()},
         grid=intern(tags.get(PARENT, "")),
-        facts={
-            intern(key[5:]): intern(value) for key, value in tags.items() if key.startswith("fact.")
-        },
+        facts={intern(key[5:]): intern(value) for key, value in tags.items() if key.startswith("fact.")},
         has_fresh_processes=getattr(TASKS.get(task), "has_fresh_processes", False),
         errors=0 if status == FINISHED else int(metrics.get("errors", 0)),
     )

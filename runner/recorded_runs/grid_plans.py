@@ -13,15 +13,7 @@ from runner.store import grid_records
 from runner.store.grid_runs import PLAN
 from runner.store.jobs import LOCK, Job
 from runner.store.mlflow_store import EXPERIMENT, Store, one_message
-from runner.store.stored_runs import (
-    JOB_ID,
-    PARENT,
-    RUNNING,
-    cannot_read,
-    download,
-    experiment_of,
-    search,
-)
+from runner.store.stored_runs import JOB_ID, PARENT, RUNNING, cannot_read, download, experiment_of, search
 from runner_base import ConfigError, EvidenceError, Status, one_line, parse_json
 from runner_base.files import is_held
 from runner_compare import Records
@@ -29,11 +21,7 @@ from runner_compare import Records
 IMPOSSIBLE = "impossible"  # a plan's word for a job whose config is invalid
 NOT_STARTED = "not started"
 # the states of jobs without a result, by their statuses
-STATES = {
-    Status.FAILED.value: "failed",
-    Status.KILLED.value: "interrupted",
-    RUNNING: "running",
-}
+STATES = {Status.FAILED.value: "failed", Status.KILLED.value: "interrupted", RUNNING: "running"}
 
 
 @dataclass(frozen=True)
@@ -91,11 +79,7 @@ def plan_named(output_dir: Path, wanted: str, last: str) -> GridPlan:
 
 
 def add_missing_jobs(
-    records: Records,
-    plan: GridPlan,
-    output_dir: Path,
-    client: Any = None,
-    store: Store | None = None,
+    records: Records, plan: GridPlan, output_dir: Path, client: Any = None, store: Store | None = None
 ) -> None:
     """Note which jobs of a grid have no result, and why. MLflow is asked only about jobs without a
     folder here."""
@@ -170,9 +154,7 @@ def _name(plan: GridPlan, planned: Mapping[str, Any]) -> str:
         return str(planned["name"])
     own = planned.get("overrides") or []
     shared = set.intersection(*({*(job.get("overrides") or [])} for job in plan.jobs))
-    return (
-        " ".join(text for text in own if text not in shared) or planned["job_id"] or " ".join(own)
-    )
+    return " ".join(text for text in own if text not in shared) or planned["job_id"] or " ".join(own)
 
 
 def _params(plan: GridPlan, planned: Mapping[str, Any]) -> dict[str, str] | None:

@@ -22,9 +22,7 @@ class SchemaRules(KeyRules):
         self.order = [item.name for item in fields(RunnerConfig)]
         self.written_alike = _written_alike()
         of_some = {
-            key: value
-            for key, value in KeyRules.defaults.items()
-            if key.startswith(("task.", "lora."))
+            key: value for key, value in KeyRules.defaults.items() if key.startswith(("task.", "lora."))
         }
         self.defaults = _in_every_choice() | of_some
 
@@ -92,9 +90,7 @@ def _in_every_choice() -> dict[str, str]:
         for group_name, schemas in GROUPS.items()
         for item in fields(next(iter(schemas.values())))
         if _may_be_left_out(counts_of(item))
-        and all(
-            item.name in {other.name for other in fields(schema)} for schema in schemas.values()
-        )
+        and all(item.name in {other.name for other in fields(schema)} for schema in schemas.values())
     }
 
 

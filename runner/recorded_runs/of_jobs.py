@@ -15,11 +15,7 @@ from runner_compare import ComparisonOptions, NotPaired, label, tabulate
 def verdicts(output_dir: Path, job_ids: Sequence[str]) -> list[str]:
     """Return what can be concluded of finished jobs, the first of each task being the baseline of
     its others."""
-    runs = [
-        run
-        for run in runs_of_jobs(output_dir, job_ids)
-        if (run.score or run.unit) and not run.errors
-    ]
+    runs = [run for run in runs_of_jobs(output_dir, job_ids) if (run.score or run.unit) and not run.errors]
     lines: list[str] = []
     for task in dict.fromkeys(run.task for run in runs):
         of_task = [run for run in runs if run.task == task]
@@ -33,10 +29,7 @@ def verdicts(output_dir: Path, job_ids: Sequence[str]) -> list[str]:
                 lines.append(f"{task}: not compared: {reason}")
                 continue
         base = next(row for row in table.rows if row.is_baseline)
-        name = (
-            ", ".join(f"{label(key)}={value}" for key, value in base.config.items())
-            or base.run.job_id
-        )
+        name = ", ".join(f"{label(key)}={value}" for key, value in base.config.items()) or base.run.job_id
         lines.append(f"{task}, compared with {name}: {table.conclusion}")
         lines += [row.sentence for row in table.rows if row.sentence]
     return lines

@@ -25,15 +25,9 @@ def profile_columns(tables: Sequence[Table]) -> list[Column]:
     """Return the columns of profile | memory | load time | speed | suits; none if there is nothing
     to compare."""
     order = [name for name in PROFILES if name != NONE]
-    runs = [
-        row.run for table in tables for row in table.rows if row.run.params.get("profile") in order
-    ]
+    runs = [row.run for table in tables for row in table.rows if row.run.params.get("profile") in order]
     runs.sort(
-        key=lambda run: (
-            order.index(run.params["profile"]),
-            run.params.get("model.name", ""),
-            run.task,
-        )
+        key=lambda run: (order.index(run.params["profile"]), run.params.get("model.name", ""), run.task)
     )
     names = [run.params["profile"] for run in runs]
     if len(set(names)) < 2:

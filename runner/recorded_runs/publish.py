@@ -46,15 +46,11 @@ def publish(tables: Sequence[Table], folder: Path, benchmark: str) -> list[Path]
     check_single_jobs([row.run for _, row in rows])
     by_model: dict[tuple[tuple[str, str], ...], list[tuple[Table, TableRow]]] = {}
     for table, row in rows:
-        weights = tuple(
-            sorted(param for param in row.run.params.items() if param[0].startswith(OF_WEIGHTS))
-        )
+        weights = tuple(sorted(param for param in row.run.params.items() if param[0].startswith(OF_WEIGHTS)))
         by_model.setdefault(weights, []).append((table, row))
     paths: list[Path] = []
     for number, of_model in enumerate(by_model.values(), 1):
-        folder_of_model = (
-            folder if len(by_model) == 1 else folder / _folder_name(number, *of_model[0])
-        )
+        folder_of_model = folder if len(by_model) == 1 else folder / _folder_name(number, *of_model[0])
         files = {CARD: card(of_model)}
         for dataset, entries in _entries(of_model, benchmark).items():
             files[f"{RESULTS}/{dataset}.yaml"] = as_yaml(entries)
@@ -111,9 +107,7 @@ def card(rows: Sequence[tuple[Table, TableRow]]) -> str:
     return "\n".join([*lines, *(f"    {command}" for command in commands), ""])
 
 
-def _entries(
-    rows: Sequence[tuple[Table, TableRow]], benchmark: str
-) -> dict[str, list[dict[str, Any]]]:
+def _entries(rows: Sequence[tuple[Table, TableRow]], benchmark: str) -> dict[str, list[dict[str, Any]]]:
     """Return the Hub's entries by the name of their file; runs on data that are no benchmark have
     none."""
     found: dict[str, list[dict[str, Any]]] = {}
@@ -154,11 +148,7 @@ def entry_of(run: Run, dataset: str, task: str) -> dict[str, Any]:
         f"accuracy in %, 95 % interval {100 * low:.1f} to {100 * high:.1f}, n = {_count(run)}, form {form_of(run)}, "
         f"task version {run.task_version}; {command_of(run)}"
     )
-    entry = {
-        "dataset": {"id": dataset, "task_id": task},
-        "value": round(100 * accuracy, 2),
-        "notes": notes,
-    }
+    entry = {"dataset": {"id": dataset, "task_id": task}, "value": round(100 * accuracy, 2), "notes": notes}
     record = Job(run.job_id, Path(run.folder)).last_record() if run.folder else None
     return entry | ({"date": record.started_at} if record is not None and record.started_at else {})
 
@@ -169,10 +159,7 @@ def check_entry(entry: Any) -> None:
     dataset = entry["dataset"]
     _check_keys("dataset.", dataset, {"id": str, "task_id": str}, OF_DATASET)
     _refuse_unless(
-        bool(DATASET_ID.fullmatch(dataset["id"])),
-        "dataset.id",
-        dataset["id"],
-        "is no id of the Hub",
+        bool(DATASET_ID.fullmatch(dataset["id"])), "dataset.id", dataset["id"], "is no id of the Hub"
     )
     if "source" in entry:
         _check_keys("source.", entry["source"], {"url": str}, OF_SOURCE)
@@ -183,12 +170,8 @@ def check_entry(entry: Any) -> None:
             _refuse_unless(False, "date", entry["date"], "is no date of ISO 8601")
 
 
-def _check_keys(
-    prefix: str, values: Any, required: dict[str, Any], allowed: dict[str, Any]
-) -> None:
-    _refuse_unless(
-        isinstance(values, dict), prefix.rstrip(".") or "the entry", values, "is no mapping"
-    )
+def _check_keys(prefix: str, values: Any, required: dict[str, Any], allowed: dict[str, Any]) -> None:
+    _refuse_unless(isinstance(values, dict), prefix.rstrip(".") or "the entry", values, "is no mapping")
     kinds = allowed | required
     for key in [*required, *values]:
         value, is_known = values.get(key), key in kinds
@@ -222,37 +205,22 @@ def command_of(run: Run) -> str:
     params = run.params
     overrides = [f"task={params['task.name']}", _model_choice(params["model.name"])]
     names = {
-        group: params.get(f"{group}.name", "")
-        for group in ("quantization", "lora", "rope", "generation")
+        group: params.get(f"{group}.name", "") for group in ("quantization", "lora", "rope", "generation")
     }
     overrides += [f"{group}={name}" for group, name in names.items() if name]
     usual = dict(flatten(to_config(*compose(quote_texts(overrides)))))
-    keys = {
-        key: value
-        for key, value in params.items()
-        if key.partition(".")[0] in GROUPS or key == "seed"
-    }
+    keys = {key: value for key, value in params.items() if key.partition(".")[0] in GROUPS or key == "seed"}
     left_out = {f"{group}.name" for group in GROUPS} | _found_in_data(params)
     changed = [
-        f"{key}={value}"
-        for key, value in keys.items()
-        if usual.get(key) != value and key not in left_out
+        f"{key}={value}" for key, value in keys.items() if usual.get(key) != value and key not in left_out
     ]
     if overrides[1] == "model=auto":
         changed.insert(0, f"model.name={params['model.name']}")
-    usual_choices = {
-        "task=gsm8k",
-        "quantization=none",
-        "lora=none",
-        "rope=native",
-        "generation=greedy",
-    }
+    usual_choices = {"task=gsm8k", "quantization=none", "lora=none", "rope=native", "generation=greedy"}
     return shlex.join(
         [
             "runner",
-            *quote_texts(
-                [*(override for override in overrides if override not in usual_choices), *changed]
-            ),
+            *quote_texts([*(override for override in overrides if override not in usual_choices), *changed]),
         ]
     )
 
@@ -267,9 +235,7 @@ def _model_choice(name: str) -> str:
 def _found_in_data(params: dict[str, str]) -> set[str]:
     """Return the keys that a job has taken from its data: choices in a known shape, and the words
     that ask for one."""
-    is_found = (
-        params.get("task.choices_key") in KNOWN_CHOICES and params.get("task.answer_key") == "null"
-    )
+    is_found = params.get("task.choices_key") in KNOWN_CHOICES and params.get("task.answer_key") == "null"
     return {"task.choices_key", "task.instruction"} if is_found else set()
 
 
@@ -295,7 +261,5 @@ def _compared(row: TableRow) -> str:
     if row.is_baseline or effect is None or row.baseline is None:
         return "the baseline" if row.is_baseline else "–"
     low, high = effect.simultaneous
-    ends = (
-        f"95 % {100 * low:+.1f} to {100 * high:+.1f}{', simultaneous' * (effect.comparisons > 1)}"
-    )
+    ends = f"95 % {100 * low:+.1f} to {100 * high:+.1f}{', simultaneous' * (effect.comparisons > 1)}"
     return f"{100 * effect.value:+.1f} points to {row.baseline.run.job_id} ({ends}): {effect.finding.value}"

@@ -30,9 +30,7 @@ def publish_all(tables: Sequence[Table], folder: Path, benchmark: str) -> list[P
     files."""
     sections = [text for table in tables for text in divergence_sections(table)]
     has_accuracies = any(row.run.interval is not None for table in tables for row in table.rows)
-    paths = (
-        publish(tables, folder, benchmark) if has_accuracies or benchmark or not sections else []
-    )
+    paths = publish(tables, folder, benchmark) if has_accuracies or benchmark or not sections else []
     if not sections:
         return paths
     try:
@@ -48,11 +46,7 @@ def divergence_sections(table: Table) -> list[str]:
     rows = [row for row in table.rows if CHIEF in row.run.metrics]
     check_single_jobs([row.run for row in rows])
     names = dict(
-        zip(
-            (row.run.run_id for row in rows),
-            short_names(rows, table.keys, LONGEST_NAME),
-            strict=True,
-        )
+        zip((row.run.run_id for row in rows), short_names(rows, table.keys, LONGEST_NAME), strict=True)
     )
     alike: dict[tuple[str, ...], list[TableRow]] = {}
     for row in rows:
@@ -111,12 +105,7 @@ def _cells(run: Run) -> list[str]:
     return [
         ABSENT if mib is None else f"{mib:,.2f}",
         f"{mib * BITS_A_MIB / parameters:.2f}" if mib and parameters else ABSENT,
-        *(
-            figure_in_words(run.metrics, key, described(key).write, "{} – {}") or ABSENT
-            for key in keys
-        ),
-        figure_in_words(
-            run.metrics, "ln_ppl_ratio", lambda value: f"{math.exp(value):.4f}", "{} – {}"
-        )
+        *(figure_in_words(run.metrics, key, described(key).write, "{} – {}") or ABSENT for key in keys),
+        figure_in_words(run.metrics, "ln_ppl_ratio", lambda value: f"{math.exp(value):.4f}", "{} – {}")
         or ABSENT,
     ]

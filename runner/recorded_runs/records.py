@@ -17,14 +17,7 @@ from runner.recorded_runs.grid_plans import (
     plans_in_folder,
 )
 from runner.recorded_runs.publish_divergences import publish_all
-from runner.recorded_runs.run_list import (
-    LAST,
-    find_grid,
-    grid_to_log_to,
-    last_grid,
-    load_runs,
-    runs_of,
-)
+from runner.recorded_runs.run_list import LAST, find_grid, grid_to_log_to, last_grid, load_runs, runs_of
 from runner.recorded_runs.sample_reader import SampleReader
 from runner.recorded_runs.which_store import store_to_read
 from runner.store.mlflow_store import Store

@@ -28,9 +28,7 @@ from runner_compare import JOB_ID, Run
 LAST = "last"
 
 
-def load_runs(
-    client: Any, store: Store, job_ids: Collection[str] | None = None, grid: str = ""
-) -> list[Run]:
+def load_runs(client: Any, store: Store, job_ids: Collection[str] | None = None, grid: str = "") -> list[Run]:
     """Return the finished runs, newest first, then runs with errors of jobs that have never
     finished.
 
@@ -49,34 +47,21 @@ def load_runs(
     return runs
 
 
-def runs_here_and_there(
-    client: Any, store: Store, job_ids: Collection[str] | None, grid: str
-) -> list[Dated]:
+def runs_here_and_there(client: Any, store: Store, job_ids: Collection[str] | None, grid: str) -> list[Dated]:
     """Return the runs by what the output folder has recorded, and those that it has no record of as
     MLflow has them."""
     experiment = experiment_of(client, store.experiment)
-    here, where = (
-        runs_of_experiment(store, identity_of(experiment), job_ids),
-        experiment.experiment_id,
-    )
+    here, where = (runs_of_experiment(store, identity_of(experiment), job_ids), experiment.experiment_id)
     deleted = (
-        {run.info.run_id for run in search(client, where, "", view=DELETED_ONLY)}
-        if here.published
-        else set()
+        {run.info.run_id for run in search(client, where, "", view=DELETED_ONLY)} if here.published else set()
     )
     runs = {
-        dated_run[1].run_id: dated_run
-        for dated_run in here.published
-        if dated_run[1].run_id not in deleted
+        dated_run[1].run_id: dated_run for dated_run in here.published if dated_run[1].run_id not in deleted
     }
-    queries = [
-        f"attributes.status = '{FINISHED}'{condition}" for condition in conditions_without([*runs])
-    ]
+    queries = [f"attributes.status = '{FINISHED}'{condition}" for condition in conditions_without([*runs])]
     for query in (*queries, f"attributes.status = '{Status.FAILED.value}' and metrics.errors > 0"):
         for recorded in of_jobs_and_grid(client, where, query, job_ids, grid):
-            if (
-                JOB_ID in recorded.data.tags and recorded.info.run_id not in runs
-            ):  # a grid's own run has none
+            if JOB_ID in recorded.data.tags and recorded.info.run_id not in runs:  # a grid's own run has none
                 data, ids = (
                     recorded.data,
                     (recorded.info.run_id, recorded.info.start_time, recorded.info.status),
@@ -122,8 +107,7 @@ def find_grid(client: Any, experiment: str, wanted: str) -> str:
     if len(matching) != 1:
         count = "several grids begin with it" if matching else "no grid has this run id"
         listed = ", ".join(
-            f"{grid_run.info.run_id} ({grid_run.info.run_name})"
-            for grid_run in (matching or grids)[:6]
+            f"{grid_run.info.run_id} ({grid_run.info.run_name})" for grid_run in (matching or grids)[:6]
         )
         raise ConfigError(f"--grid {wanted}: {count}. Newest first: {listed}")
     run_id: str = matching[0].info.run_id

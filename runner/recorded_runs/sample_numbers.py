@@ -13,15 +13,9 @@ from runner_base import Answer, FinishReason, Sample, Verdict
 from runner_base.thought_tokens import answer_tokens, mean_tokens, thinking_tokens
 from runner_compare import Answers, Better, Chance, QuestionOutcome, Votes, question_of
 
-OF_SAMPLES: dict[
-    str, Callable[[Sample], float | None]
-] = {  # of several answers to a question: the mean
-    "new_tokens": lambda sample: (
-        sum(answer.tokens for answer in sample.answers) / len(sample.answers)
-    ),
-    "characters": lambda sample: (
-        sum(len(answer.text) for answer in sample.answers) / len(sample.answers)
-    ),
+OF_SAMPLES: dict[str, Callable[[Sample], float | None]] = {  # of several answers to a question: the mean
+    "new_tokens": lambda sample: sum(answer.tokens for answer in sample.answers) / len(sample.answers),
+    "characters": lambda sample: sum(len(answer.text) for answer in sample.answers) / len(sample.answers),
     "thinking_tokens": lambda sample: mean_tokens(thinking_tokens, sample.answers),
     "answer_tokens": lambda sample: mean_tokens(answer_tokens, sample.answers),
     "cost_usd": lambda sample: sample.cost_usd,
@@ -42,9 +36,7 @@ def read_numbers(path: Path, name: str, ways: Sequence[str] = ()) -> Answers:
     return {
         question_of(sample): QuestionOutcome.of_number(sample, number_of(sample))
         for sample in read_samples(path).values()
-        if sample.answer.verdict is not None
-        and not sample.failed
-        and not (chance and sample.left_out)
+        if sample.answer.verdict is not None and not sample.failed and not (chance and sample.left_out)
     }
 
 
@@ -62,8 +54,6 @@ def _vote_of(answer: Answer, ways: Sequence[str]) -> tuple[str | None, bool]:
     vote."""
     found = answer.extracted or {}
     said = next((found[way] for way in ways if way in found), next(iter(found.values()), None))
-    is_cut_off = (
-        answer.finish_reason is not FinishReason.stop and found.get(Extractor.strict, said) is None
-    )
+    is_cut_off = answer.finish_reason is not FinishReason.stop and found.get(Extractor.strict, said) is None
     has_vote = answer.verdict in (Verdict.correct, Verdict.wrong) and not is_cut_off
     return said if has_vote else None, answer.verdict is Verdict.correct

@@ -42,7 +42,9 @@ from runner_compare.statistics import EXTRACTOR, SCORER, TextTokens, ratio, unit
 Content = TypeVar("Content")
 
 FETCHED_AT_ONCE = 8  # most of the time is waiting; more would crowd out the server's other users
-TOLERANCE = 1e-9  # nats per token by which a file may differ from what was logged: MLflow stores numbers exactly
+TOLERANCE = (
+    1e-9  # nats per token by which a file may differ from what was logged: MLflow stores numbers exactly
+)
 
 
 class SampleReader(Reader):
@@ -55,17 +57,13 @@ class SampleReader(Reader):
         self.key_rules = SchemaRules()
         self.client, self.output_dir, self.scratch = client, output_dir, scratch
         self.sources: dict[str, Path] = {}  # by run id: the file that its answers were read from
-        self._fetched: dict[
-            tuple[str, str], Path | None
-        ] = {}  # by run id and file name; None: not in MLflow
+        self._fetched: dict[tuple[str, str], Path | None] = {}  # by run id and file name; None: not in MLflow
 
     def of_one(self, run: Run) -> Answers:
         """Return which questions one run solved, from the first intact file that agrees with the
         logged counts."""
         read = partial(read_answers, stopped_after=run.stopped_after)
-        return self.first_intact(
-            run, read, lambda found: _counts(found) == run.score, "n and correct"
-        )
+        return self.first_intact(run, read, lambda found: _counts(found) == run.score, "n and correct")
 
     def texts(self, run: Run) -> Texts:
         """Return each text's log-likelihood, from the first intact file that agrees with the logged
@@ -92,9 +90,7 @@ class SampleReader(Reader):
         parts = [self.first_intact(part, read, bool, "answers") for part in run.parts or [run]]
         return {question: answer for part in parts for question, answer in part.items()}
 
-    def words(
-        self, run: Run, wanted: set[Question], most: int = TEXT_END
-    ) -> dict[Question, dict[str, str]]:
+    def words(self, run: Run, wanted: set[Question], most: int = TEXT_END) -> dict[Question, dict[str, str]]:
         """Return a run's answers to some questions: verdict, extracted answer, and the end of the
         text."""
         answers: dict[Question, dict[str, str]] = {}
@@ -113,9 +109,7 @@ class SampleReader(Reader):
     def left_out(self, run: Run) -> set[Question]:
         """Return the questions that a run has answered and does not count."""
         parts = [part for part in run.parts or [run] if part.metrics.get("n_all")]
-        samples = [
-            sample for part in parts for sample in read_samples(self.sources[part.run_id]).values()
-        ]
+        samples = [sample for part in parts for sample in read_samples(self.sources[part.run_id]).values()]
         return {question_of(sample) for sample in samples if sample.left_out}
 
     def costs(self, run: Run) -> Costs:
@@ -154,11 +148,7 @@ class SampleReader(Reader):
         return rules_between(task, versions)
 
     def first_intact(
-        self,
-        run: Run,
-        read: Callable[[Path], Content],
-        agrees: Callable[[Content], bool],
-        logged: str,
+        self, run: Run, read: Callable[[Path], Content], agrees: Callable[[Content], bool], logged: str
     ) -> Content:
         """Return the content of the first intact file of samples that agrees with the log, or raise
         NotPaired."""
@@ -187,14 +177,9 @@ class SampleReader(Reader):
 
     def fetch(self, runs: Iterable[Run]) -> None:
         """Fetch the samples that no local folder has from MLflow, several at a time."""
-        missing = [
-            run for run in runs if (run.score or run.unit) and not any(self._here(run, SAMPLES))
-        ]
+        missing = [run for run in runs if (run.score or run.unit) and not any(self._here(run, SAMPLES))]
         if missing:
-            with (
-                Progress(len(missing), "fetching") as bar,
-                ThreadPoolExecutor(FETCHED_AT_ONCE) as pool,
-            ):
+            with Progress(len(missing), "fetching") as bar, ThreadPoolExecutor(FETCHED_AT_ONCE) as pool:
                 for _ in pool.map(lambda run: self._download(run, SAMPLES), missing):
                     bar.advance(1)
 
@@ -210,9 +195,7 @@ class SampleReader(Reader):
         folders = [Path(run.folder)] if run.folder else []
         folders.append(self.output_dir / "jobs" / run.job_id)
         address = urlsplit(run.artifacts)
-        if (
-            address.scheme in ("", "file") and address.path
-        ):  # a local folder, perhaps on another machine
+        if address.scheme in ("", "file") and address.path:  # a local folder, perhaps on another machine
             folders.append(Path(unquote(address.path)))
         names = (name, name + GZIP_SUFFIX) if name == SAMPLES else (name,)
         paths = (folder / each for folder in dict.fromkeys(folders) for each in names)
@@ -293,13 +276,9 @@ def _text_tokens(divergences: Path, samples: Path) -> list[TextTokens]:
         for _, sample in sorted(read_samples(samples).items())
         if sample.likelihood and not sample.likelihood.is_other
     ]
-    longest = max(
-        (sample.likelihood.context or 0 for sample in scored if sample.likelihood), default=0
-    )
+    longest = max((sample.likelihood.context or 0 for sample in scored if sample.likelihood), default=0)
     counted = (
-        sample
-        for sample in scored
-        if sample.likelihood and (sample.likelihood.context or 0) == longest
+        sample for sample in scored if sample.likelihood and (sample.likelihood.context or 0) == longest
     )
     found = [by_sample[sample.index] for sample in counted if sample.index in by_sample]
     return [
@@ -309,10 +288,7 @@ def _text_tokens(divergences: Path, samples: Path) -> list[TextTokens]:
             list(tokens.most),
             list(tokens.logprobs),
             list(tokens.reference),
-            sum(
-                own == other
-                for own, other in zip(tokens.first, tokens.reference_first, strict=True)
-            ),
+            sum(own == other for own, other in zip(tokens.first, tokens.reference_first, strict=True)),
         )
         for tokens in found
     ]

@@ -19,9 +19,7 @@ def add_metrics(names: Sequence[str], samples: Mapping[int, Sample], result: Res
         try:
             value = float(of_samples(counted))
         except Exception as error:  # noqa: BLE001 – whatever another package's code raises
-            result.problems.append(
-                f"{plug_ins('metric')[name]} failed ({type(error).__name__}: {error})"
-            )
+            result.problems.append(f"{plug_ins('metric')[name]} failed ({type(error).__name__}: {error})")
             continue
         if math.isfinite(value):
             result.metrics[name] = value

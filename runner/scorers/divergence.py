@@ -16,9 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-ROUNDING = (
-    1e-7  # of a sum of probabilities in float32: a smaller rest is not distinguishable from none
-)
+ROUNDING = 1e-7  # of a sum of probabilities in float32: a smaller rest is not distinguishable from none
 Values = Sequence[float]
 
 
@@ -26,18 +24,14 @@ Values = Sequence[float]
 class Divergence:
     """Sums over the tokens of one sample, in nats, and what each token has."""
 
-    kl_nats: (
-        float  # KL(reference || this): at least, or estimated without bias where tokens were drawn
-    )
+    kl_nats: float  # KL(reference || this): at least, or estimated without bias where tokens were drawn
     truncation_nats: float  # the most that the other tokens can add to it
     agreed: int  # positions in which both have the same first choice
     kl_variance: float = 0.0  # of kl_nats, by the draws
     least: Values = ()  # the divergence in each position, or a lower bound: the other tokens count as one
     most: Values = ()  # an upper bound; empty: `least` is exact
     estimated: Values = ()  # without bias in each position, where tokens were drawn; empty: `least` is the best known
-    firsts: Sequence[
-        tuple[int, int]
-    ] = ()  # the reference's and this model's first choice in each position
+    firsts: Sequence[tuple[int, int]] = ()  # the reference's and this model's first choice in each position
 
     def __add__(self, other: Divergence) -> Divergence:
         """Return the sums over both."""
@@ -71,9 +65,8 @@ class _Kept:
             self.our_rest = np.maximum(1.0 - np.exp(logprobs).sum(axis=1), ROUNDING)
             self.has_rest = rest > ROUNDING
             self.rest = np.where(self.has_rest, rest, 1.0)
-            self.tail = np.where(
-                self.has_rest, self.rest * np.log(self.rest / self.our_rest), 0.0
-            )  # as one token
+            # as one token
+            self.tail = np.where(self.has_rest, self.rest * np.log(self.rest / self.our_rest), 0.0)
 
     def truncation(self, least: Sequence[float]) -> Any:
         """Return the most that the tokens of the rest add in each position: see `diverge`."""
@@ -81,9 +74,8 @@ class _Kept:
 
         lowest = np.asarray(least, dtype=np.float64)
         with np.errstate(invalid="ignore", divide="ignore"):  # in positions that are not selected
-            largest = np.minimum(
-                np.exp(self.reference[:, -1]), self.rest
-            )  # of one token of the rest
+            # of one token of the rest
+            largest = np.minimum(np.exp(self.reference[:, -1]), self.rest)
             largest_tail = np.where(self.has_rest, self.rest * (np.log(largest) - lowest), 0.0)
             return np.maximum(largest_tail - self.tail, 0.0) + np.where(
                 self.has_rest, 0.0, ROUNDING * -lowest
@@ -109,11 +101,7 @@ def diverge(
     kept = _Kept(width, reference, these)
     kl, truncation = kept.inside + kept.tail, kept.truncation(least)
     return Divergence(
-        _total(kl),
-        _total(truncation),
-        sum(same_first),
-        least=kl.tolist(),
-        most=(kl + truncation).tolist(),
+        _total(kl), _total(truncation), sum(same_first), least=kl.tolist(), most=(kl + truncation).tolist()
     )
 
 
@@ -145,15 +133,11 @@ def diverge_with_drawn(
         )
         each = np.where(kept.has_rest[:, None], np.exp(log_r) - 1.0 - log_r, 0.0)
         rest = np.where(kept.has_rest, kept.rest, 0.0)
-        variance = (
-            rest**2 * each.var(axis=1, ddof=1) / drawn if drawn > 1 else np.full(len(rest), np.inf)
-        )
+        variance = rest**2 * each.var(axis=1, ddof=1) / drawn if drawn > 1 else np.full(len(rest), np.inf)
     at_least = kept.inside + kept.tail
     kl, at_most = at_least + rest * each.mean(axis=1), at_least + kept.truncation(least)
     bounds = at_least.tolist(), at_most.tolist()
-    return Divergence(
-        _total(kl), 0.0, sum(same_first), _total(variance), *bounds, estimated=kl.tolist()
-    )
+    return Divergence(_total(kl), 0.0, sum(same_first), _total(variance), *bounds, estimated=kl.tolist())
 
 
 def _total(values: Any) -> float:
@@ -170,10 +154,6 @@ def diverge_whole(reference: Any, these: Any) -> Divergence:
     """
     p, q = (logits.double().log_softmax(dim=-1) for logits in (reference, these))
     parts = (p.exp() * (p - q)).where(p.isfinite(), 0.0)  # a token with probability 0 adds nothing
-    firsts = list(
-        zip(reference.argmax(dim=-1).tolist(), these.argmax(dim=-1).tolist(), strict=True)
-    )
+    firsts = list(zip(reference.argmax(dim=-1).tolist(), these.argmax(dim=-1).tolist(), strict=True))
     agreed = sum(reference_first == first for reference_first, first in firsts)
-    return Divergence(
-        float(parts.sum()), 0.0, agreed, least=parts.sum(dim=-1).tolist(), firsts=firsts
-    )
+    return Divergence(float(parts.sum()), 0.0, agreed, least=parts.sum(dim=-1).tolist(), firsts=firsts)

@@ -22,12 +22,7 @@ from sympy.core.relational import Relational
 
 DIGITS = 50  # to which numbers without a simpler form are compared
 _LATEX = NormalizationConfig(
-    basic_latex=True,
-    units=False,
-    malformed_operators=True,
-    nits=False,
-    boxed="none",
-    equations=False,
+    basic_latex=True, units=False, malformed_operators=True, nits=False, boxed="none", equations=False
 )
 _CONVERSION = ConversionConfig(lowercase_symbols=False)
 _SIGNS = {
@@ -95,9 +90,7 @@ s=sec=second min=minute h=hr=hour month year mph=milesperhour km/h=kmh=kmph=kilo
 dollar cent euro degree=deg radian=rad unit point person=people student way solution side edge vertex apple coin
 ball card page bird car book number digit term integer
 """
-_UNITS = {
-    spelling: names.split("=")[0] for names in _SPELLINGS.split() for spelling in names.split("=")
-}
+_UNITS = {spelling: names.split("=")[0] for names in _SPELLINGS.split() for spelling in names.split("=")}
 _COMMAND = re.compile(r"\\[a-zA-Z]+")
 _WORD = re.compile(r"[a-zA-Z]{3,}")
 _TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)")
@@ -116,9 +109,8 @@ class Written:
     is_percent: bool
     base: str
     lost: tuple[str, ...]  # signs that the parser leaves out
-    word_list: tuple[
-        str, ...
-    ]  # of an answer that is text, sorted where it is a list; empty for an expression
+    # of an answer that is text, sorted where it is a list; empty for an expression
+    word_list: tuple[str, ...]
 
 
 def is_equal(gold: str, answer: str) -> bool:
@@ -126,11 +118,7 @@ def is_equal(gold: str, answer: str) -> bool:
     right, given = written(gold), written(answer)
     if right.word_list or given.word_list:
         return _as_words(right) == _as_words(given)
-    if (
-        right.lost != given.lost
-        or not _agree(right.unit, given.unit)
-        or not _agree(right.base, given.base)
-    ):
+    if right.lost != given.lost or not _agree(right.unit, given.unit) or not _agree(right.base, given.base):
         return False
     is_real = not any(grader.should_treat_as_complex(side.text) for side in (right, given))
     expected, found = parsed(right.text, is_real), parsed(given.text, is_real)
@@ -175,13 +163,10 @@ def written(text: str) -> Written:
     text = _THOUSANDS.sub(lambda number: number[0].replace(",", ""), text)
     lost = tuple(sorted(_LOST.findall(text)))
     lost += ("apart",) * bool(_APART.search(text))
-    text = _DECIMAL.sub(
-        lambda match: rf"\frac{{{int(match[1] + match[2])}}}{{{10 ** len(match[2])}}}", text
-    )
+    text = _DECIMAL.sub(lambda match: rf"\frac{{{int(match[1] + match[2])}}}{{{10 ** len(match[2])}}}", text)
     if text.count(":") > 1:
-        first, *others = text.split(
-            ":"
-        )  # a ratio of several: the parser would divide one by the next
+        # a ratio of several: the parser would divide one by the next
+        first, *others = text.split(":")
         text = f"({','.join(rf'{chr(92)}frac{{{other}}}{{{first}}}' for other in others)})"
     of_base = _BASE.match(text)
     text, base = (of_base["rest"], of_base["base"]) if of_base else (text, "")
@@ -204,9 +189,7 @@ def _without_unit(text: str) -> tuple[str, str]:
     if match is None or not match.start():
         return text, ""
     name = _squeezed(match["wrapped"] or match["bare"] or "").rstrip(".")
-    name = re.sub(r"^(?:square|sq)(?=\w)", "", name) + (
-        "^2" if re.match(r"(?:square|sq)\w", name) else ""
-    )
+    name = re.sub(r"^(?:square|sq)(?=\w)", "", name) + ("^2" if re.match(r"(?:square|sq)\w", name) else "")
     name = re.sub(r"^cubic(?=\w)", "", name) + ("^3" if name.startswith("cubic") else "")
     name, _, power = name.partition("^")
     unit = _UNITS.get(name) or _UNITS.get(name.removesuffix("s"))
@@ -225,9 +208,7 @@ def _repeating(match: re.Match[str]) -> str:
 
 def _words(text: str) -> tuple[str, ...]:
     """Return the words of an answer that is a text and no expression, in small letters."""
-    is_text = re.search(rf"{_WRAP}\{{[^{{}}]*[a-zA-Z]", text) or _WORD.search(
-        _COMMAND.sub(" ", text)
-    )
+    is_text = re.search(rf"{_WRAP}\{{[^{{}}]*[a-zA-Z]", text) or _WORD.search(_COMMAND.sub(" ", text))
     return _listed(text) if is_text and "matrix" not in text else ()
 
 
@@ -255,9 +236,7 @@ def parsed(text: str, is_real: bool = True) -> Any:
             raise
         except Exception:  # noqa: BLE001 – a parser of text that anybody may have written
             continue
-        units = {
-            symbol: sympy.I for symbol in getattr(read, "free_symbols", ()) if symbol.name == "i"
-        }
+        units = {symbol: sympy.I for symbol in getattr(read, "free_symbols", ()) if symbol.name == "i"}
         return read.xreplace(units) if units else read
     return None
 
@@ -269,9 +248,7 @@ def _last_side(latex: str) -> str:
 
 
 def _same(expected: Any, found: Any) -> bool:
-    if _is_listed(expected) is not _is_listed(found) and (
-        _is_ordered(expected) or _is_ordered(found)
-    ):
+    if _is_listed(expected) is not _is_listed(found) and (_is_ordered(expected) or _is_ordered(found)):
         return False
     if not _holds_equation(expected) and not _is_worked_out(found):
         return False

@@ -62,9 +62,7 @@ class Expressions(Scorer):
         answer."""
         gold = boxed(answer) or answer.rpartition("####")[2].strip()
         if not gold or len(gold) > LONGEST:
-            raise ValueError(
-                f"no expression of at most {LONGEST} characters can be found in {answer[:60]!r}"
-            )
+            raise ValueError(f"no expression of at most {LONGEST} characters can be found in {answer[:60]!r}")
         return gold
 
     def is_right(self, answer: str, gold: str) -> bool:
@@ -90,9 +88,7 @@ def boxed(text: str) -> str | None:
     found: list[str] = []
     while (content := last_box(text)) or not found:
         start = text.rfind("\\boxed{")
-        if start < 0 or (
-            found and not _JOINED.fullmatch(text, start + len("\\boxed{") + len(content) + 1)
-        ):
+        if start < 0 or (found and not _JOINED.fullmatch(text, start + len("\\boxed{") + len(content) + 1)):
             break
         found.insert(0, content.strip())
         text = text[:start]
@@ -171,11 +167,7 @@ class Process:
                 if self._process is None:
                     module = "runner.scorers.expressions_child"
                     self._process = child.start(
-                        "-m",
-                        module,
-                        is_trusted=False,
-                        stdin=subprocess.PIPE,
-                        stdout=subprocess.PIPE,
+                        "-m", module, is_trusted=False, stdin=subprocess.PIPE, stdout=subprocess.PIPE
                     )
                 assert self._process.stdin is not None
                 assert self._process.stdout is not None
@@ -186,9 +178,7 @@ class Process:
                     index, why = json.loads(line)
                     return index, why
                 code = self._end()
-        raise JobFailed(
-            f"task.extractor=math: the process that compares answers {child.describe_exit(code)}"
-        )
+        raise JobFailed(f"task.extractor=math: the process that compares answers {child.describe_exit(code)}")
 
     def close(self) -> None:
         """End the process, if it runs."""

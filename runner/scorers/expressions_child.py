@@ -22,10 +22,8 @@ from typing import Any
 from runner_base import MIB
 from runner_base.child import describe_exit
 
-CPU_S, CLOCK_S = (
-    0.5,
-    20.0,
-)  # an answer may take; the first decides, since it does not depend on what else runs here
+# an answer may take; the first decides, since it does not depend on what else runs here
+CPU_S, CLOCK_S = (0.5, 20.0)
 MEMORY_MIB = 1024
 MOST_ASKED = 1000  # of one fork, which remembers how it has parsed
 _NO_MEMORY, _TOO_DEEP, _FAILED = 3, 4, 5  # exit codes
@@ -37,9 +35,8 @@ WHY = {
     _FAILED: "failed in the parser",
 }
 _REFUSED = ("os.", "subprocess.", "socket.", "shutil.", "ctypes.", "pty.", "signal.", "webbrowser.")
-_NUMBER = re.compile(
-    rb"from sympy import \*|-?(?:Integer|Float) ?\('?[\d.eE+-]*'? ?\)"
-)  # so sympy reads digits
+# so sympy reads digits
+_NUMBER = re.compile(rb"from sympy import \*|-?(?:Integer|Float) ?\('?[\d.eE+-]*'? ?\)")
 _TO_IMPORT = ("os.listdir", "os.scandir")  # modules of sympy that are imported at their first use
 
 
@@ -48,9 +45,8 @@ def main() -> None:
     from runner.scorers.equal_expressions import WARMING, is_equal
 
     logging.disable(logging.CRITICAL)
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C is for the other side, which then closes stdin
+    # Ctrl-C is for the other side, which then closes stdin
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     requests, replies = sys.stdin.buffer, os.dup(1)
     for descriptor in (1, 2):
         os.dup2(os.open(os.devnull, os.O_RDWR), descriptor)
@@ -62,10 +58,7 @@ def main() -> None:
         reply = fork.ask(line)
         if not reply or fork.asked == MOST_ASKED:
             code, fork = fork.end(), None
-        os.write(
-            replies,
-            reply or json.dumps([None, WHY.get(code) or describe_exit(code)]).encode() + b"\n",
-        )
+        os.write(replies, reply or json.dumps([None, WHY.get(code) or describe_exit(code)]).encode() + b"\n")
     os._exit(0)  # at once: the fork has seen the end of its requests, too
 
 
@@ -114,8 +107,7 @@ def compare_all(requests: int, replies: int) -> None:
                 signal.setitimer(signal.ITIMER_PROF, CPU_S)
                 signal.setitimer(signal.ITIMER_REAL, CLOCK_S)
                 index = next(
-                    (index for index, candidate in enumerate(among) if is_equal(candidate, answer)),
-                    None,
+                    (index for index, candidate in enumerate(among) if is_equal(candidate, answer)), None
                 )
                 signal.setitimer(signal.ITIMER_PROF, 0)
                 signal.setitimer(signal.ITIMER_REAL, 0)

@@ -68,9 +68,7 @@ def extract_all(text: str, notation: Notation) -> dict[Extractor, str | None]:
     """Return the answer that each extractor finds, in plain form; None where it finds none."""
     readable = notation.readable(text)
     matches = {extractor: find(readable, notation) for extractor, find in EXTRACTORS.items()}
-    return {
-        extractor: notation.plain(match) if match else None for extractor, match in matches.items()
-    }
+    return {extractor: notation.plain(match) if match else None for extractor, match in matches.items()}
 
 
 def extract(text: str, notation: Notation, extractor: Extractor) -> str | None:

@@ -13,9 +13,7 @@ from fractions import Fraction
 
 # Repetitions that could match the same characters are bounded: a megabyte of any text takes linear
 # time.
-_CURRENCY = (
-    r"(?:(?:US|CA|AU|NZ|HK|[CAS])?\$|[€£¥₹₩₽]|USD|EUR|GBP|JPY|CNY|RMB|INR|CAD|AUD|CHF|Rs\.?)"
-)
+_CURRENCY = r"(?:(?:US|CA|AU|NZ|HK|[CAS])?\$|[€£¥₹₩₽]|USD|EUR|GBP|JPY|CNY|RMB|INR|CAD|AUD|CHF|Rs\.?)"
 _SIGN = rf"(?P<sign>(?:-\ ?)?{_CURRENCY}\s?-?|-)?"  # -5, -$3, $-3, USD 3
 _FRACTION = r"""
     (?<![/.0-9]) (?:(?P<whole>[0-9]{1,3})\ )?            # 3/4, 1 1/2; of the date 3/4/2020 nothing is one
@@ -37,7 +35,9 @@ _EXPONENT = r"""
 def _number(spaced: str) -> str:
     """Return the pattern of one number; `spaced`: the pattern of thousands that plain spaces
     separate."""
-    plain = rf"(?:(?P<digits>{_GROUPS} | {spaced} | [0-9]+) (?:\.(?P<rest>[0-9]+))? | (?<!\.)\.(?P<only>[0-9]+))"
+    plain = (
+        rf"(?:(?P<digits>{_GROUPS} | {spaced} | [0-9]+) (?:\.(?P<rest>[0-9]+))? | (?<!\.)\.(?P<only>[0-9]+))"
+    )
     return rf"{_SIGN} (?:{_FRACTION} | {plain} {_EXPONENT})"
 
 
@@ -59,27 +59,19 @@ _BOXED = re.compile(
     re.VERBOSE,
 )
 _LONGEST_BOX = 200  # characters; a number with its words has fewer
-_WRAPPER = re.compile(
-    r"\\(?:f?boxed|text(?:bf|it|rm)?|math(?:bf|it|rm|sf)|mbox|bf|rm)\s*\{([^{}]*)\}"
-)
+_WRAPPER = re.compile(r"\\(?:f?boxed|text(?:bf|it|rm)?|math(?:bf|it|rm|sf)|mbox|bf|rm)\s*\{([^{}]*)\}")
 _BLANK = re.compile(r"\\(?:quad|qquad|[ ,:!()])|~|\*\*")
 
 _MINUS = "\N{MINUS SIGN}\N{EN DASH}\N{NON-BREAKING HYPHEN}\N{FULLWIDTH HYPHEN-MINUS}\N{SMALL HYPHEN-MINUS}"
-_SPACES = "\N{NO-BREAK SPACE}\N{THIN SPACE}\N{FIGURE SPACE}\N{PUNCTUATION SPACE}\N{SIX-PER-EM SPACE}\N{HAIR SPACE}"
+_SPACES = (
+    "\N{NO-BREAK SPACE}\N{THIN SPACE}\N{FIGURE SPACE}\N{PUNCTUATION SPACE}\N{SIX-PER-EM SPACE}\N{HAIR SPACE}"
+)
 _ASCII = str.maketrans(
     dict.fromkeys(_MINUS, "-")
     | dict.fromkeys(_SPACES, _THIN)
-    | {
-        "\N{FULLWIDTH COMMA}": ",",
-        "\N{ARABIC THOUSANDS SEPARATOR}": ",",
-        "\N{ARABIC DECIMAL SEPARATOR}": ".",
-    }
+    | {"\N{FULLWIDTH COMMA}": ",", "\N{ARABIC THOUSANDS SEPARATOR}": ",", "\N{ARABIC DECIMAL SEPARATOR}": "."}
     | {"\N{FULLWIDTH FULL STOP}": ".", "\N{FRACTION SLASH}": "/", "\N{FULLWIDTH SOLIDUS}": "/"}
-    | {
-        "\N{FULLWIDTH DOLLAR SIGN}": "$",
-        "\N{FULLWIDTH YEN SIGN}": "¥",
-        "\N{FULLWIDTH POUND SIGN}": "£",
-    }
+    | {"\N{FULLWIDTH DOLLAR SIGN}": "$", "\N{FULLWIDTH YEN SIGN}": "¥", "\N{FULLWIDTH POUND SIGN}": "£"}
 )
 _VULGAR = re.compile("(?:([0-9])[ \N{NARROW NO-BREAK SPACE}]?)?([¼-¾⅐-⅞])")  # 1½ and ½
 _RAISED = re.compile("(?<=10)([⁺⁻]?)([⁰¹²³⁴-⁹]{1,3})")
@@ -147,9 +139,8 @@ def plain(match: re.Match[str]) -> str:
     negative = "-" in (match["sign"] or "")
     if match["top"]:
         value = Fraction(int(match["top"]), int(match["bottom"]))
-        value += (
-            int(match["whole"] or 0) if value < 1 else 0
-        )  # 2 3/4 is one number, 12 24/2 are two
+        # 2 3/4 is one number, 12 24/2 are two
+        value += int(match["whole"] or 0) if value < 1 else 0
         return _signed(negative, _decimal(value) or str(value))
     whole = re.sub(r"[^0-9]", "", match["digits"] or "")
     rest = match["rest"] or match["only"] or ""
@@ -192,9 +183,7 @@ def _translated(text: str) -> str:
     """Translate digits, signs, separators and fractions of other scripts and LaTeX to what the
     patterns read."""
     if not text.isascii():
-        text = re.sub(r"\d", lambda digit: str(unicodedata.decimal(digit[0])), text).translate(
-            _ASCII
-        )
+        text = re.sub(r"\d", lambda digit: str(unicodedata.decimal(digit[0])), text).translate(_ASCII)
         text = _VULGAR.sub(_vulgar, text)
         text = _RAISED.sub(lambda power: f"^{(power[1] + power[2]).translate(_UNRAISED)}", text)
     if "\\" in text or "{,}" in text:

@@ -21,9 +21,8 @@ class Reading:
     """What was found in a text, by the names of the extractors or of the scorer."""
 
     found: dict[str, str | None]
-    marked: dict[
-        str, bool
-    ]  # whether the answer stands where one is announced, and so is the last word of a text
+    # whether the answer stands where one is announced, and so is the last word of a text
+    marked: dict[str, bool]
     scorer: Scorer | None = None  # which compares; None: equal answers are equal texts
 
     def is_right(self, answer: str, gold: str) -> bool:
@@ -35,9 +34,7 @@ class Reading:
         if self.scorer is None:
             return ""
         return "".join(
-            self.scorer.why_not(answer, gold)
-            for answer in self.found.values()
-            if answer is not None
+            self.scorer.why_not(answer, gold) for answer in self.found.values() if answer is not None
         )
 
 

@@ -20,9 +20,7 @@ def score(samples: list[Sample]) -> dict[str, float]:
     counts = Counter(sample.answer.verdict for sample in samples)
     families = [sample.cluster for sample in samples]
     answers = [sample.right_answers[1] or 1 for sample in samples]
-    at_worst, at_best = (
-        [sample.right_share(is_right) for sample in samples] for is_right in (False, True)
-    )
+    at_worst, at_best = ([sample.right_share(is_right) for sample in samples] for is_right in (False, True))
     return {
         **accuracy_figures(at_worst, families, answers),
         **bounds_of_accuracy(at_worst, at_best, families, answers),
@@ -40,12 +38,7 @@ def score_without_left_out(samples: list[Sample]) -> dict[str, float]:
     if len(counted) == len(samples):
         return every
     ends_of_all = {f"accuracy_all{end}": every[f"accuracy{end}"] for end in ENDS}
-    of_all = {
-        "errors": every["errors"],
-        "correct_all": every["correct"],
-        "n_all": every["n"],
-        **ends_of_all,
-    }
+    of_all = {"errors": every["errors"], "correct_all": every["correct"], "n_all": every["n"], **ends_of_all}
     return score(counted) | token_counts(samples) | of_all
 
 
@@ -66,9 +59,7 @@ def cost_and_sides(samples: list[Sample]) -> dict[str, float]:
 def cost(samples: list[Sample]) -> dict[str, float]:
     """Return the total cost of the answers, if it is known."""
     costs = [
-        sample.cost_usd
-        for sample in samples
-        if sample.cost_usd is not None and sample.reused_from is None
+        sample.cost_usd for sample in samples if sample.cost_usd is not None and sample.reused_from is None
     ]
     return {"cost_usd": sum(costs)} if costs else {}
 

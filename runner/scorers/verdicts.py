@@ -13,8 +13,7 @@ _THINKING_REMOVED = (
 WHY_NOT = "why_not"
 # what changed with a task's VERSION, for those who compare with a job that was scored before it
 _TAGS_MENTIONED = (
-    "tags that a text only speaks of are no thinking, and an answer that was cut off behind "
-    "it is not right"
+    "tags that a text only speaks of are no thinking, and an answer that was cut off behind it is not right"
 )
 NEW_RULES = {
     ("gsm8k", 3): _THINKING_REMOVED,
@@ -31,9 +30,8 @@ class Judgement:
 
     found: dict[str, str | None]  # the number, the letter, or what the scorer finds
     verdicts: dict[str, Verdict]
-    cut_off: dict[
-        str, bool
-    ]  # whether the text ended before its answer: it may contain numbers, but none is marked
+    # whether the text ended before its answer: it may contain numbers, but none is marked
+    cut_off: dict[str, bool]
     parts: Parts
     why_not: str = ""  # why the answer could not be compared with the right one, and so is wrong
 
@@ -52,10 +50,7 @@ def judge(answer: Answer, gold: str, scorer: str | None = None) -> Judgement:
     parts = answer.parts
     is_whole = answer.finish_reason is FinishReason.stop
     reading = read(parts, gold, is_whole, scorer)
-    cut_off = {
-        way: parts.is_open or not (is_whole or is_marked)
-        for way, is_marked in reading.marked.items()
-    }
+    cut_off = {way: parts.is_open or not (is_whole or is_marked) for way, is_marked in reading.marked.items()}
 
     def verdict(way: str, found: str | None) -> Verdict:
         if answer.finish_reason is FinishReason.error:

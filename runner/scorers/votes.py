@@ -25,9 +25,8 @@ class Vote:
     verdict: Verdict
     winner: int  # the first answer that voted for it; the first of all without votes
     tied: bool  # other numbers had as many votes
-    right: tuple[
-        int, ...
-    ]  # the votes for each right number: one number, unless it has several spellings
+    # the votes for each right number: one number, unless it has several spellings
+    right: tuple[int, ...]
     wrong: tuple[int, ...]  # the votes for each wrong number
     n: int
     solved: int  # the answers that are right, with or without a vote
@@ -44,10 +43,7 @@ class Vote:
         """Return the probability that k of the answers elect a right number."""
         shares = [
             majority_at(
-                k,
-                self.n,
-                own_votes,
-                tuple(sorted([*self.right[:at], *self.right[at + 1 :], *self.wrong])),
+                k, self.n, own_votes, tuple(sorted([*self.right[:at], *self.right[at + 1 :], *self.wrong]))
             )
             for at, own_votes in enumerate(self.right)
         ]
@@ -71,35 +67,23 @@ def elect(
     for index, answer in enumerate(judged):
         number = answer.found[by]
         has_vote = len(judged) == 1 or not answer.cut_off[by]
-        if (
-            has_vote
-            and number is not None
-            and answer.verdicts[by] in (Verdict.correct, Verdict.wrong)
-        ):
+        if has_vote and number is not None and answer.verdicts[by] in (Verdict.correct, Verdict.wrong):
             alike = [
-                known
-                for known, first in firsts.items()
-                if judged[first].verdicts[by] is answer.verdicts[by]
+                known for known, first in firsts.items() if judged[first].verdicts[by] is answer.verdicts[by]
             ]
             number = among(number, alike)
             votes[number] += 1
             firsts.setdefault(number, index)
     solved = sum(answer.verdicts[by] is Verdict.correct for answer in judged)
     if not votes:
-        verdict = (
-            Verdict.cut_off if all(answer.cut_off[by] for answer in judged) else Verdict.no_answer
-        )
+        verdict = Verdict.cut_off if all(answer.cut_off[by] for answer in judged) else Verdict.no_answer
         return Vote(None, verdict, 0, False, (), (), len(judged), solved)
     most_votes = max(votes.values())
-    leading = [
-        number for number, count in votes.items() if count == most_votes
-    ]  # in the order of their first answers
-    is_right = {
-        number: judged[index].verdicts[by] is Verdict.correct for number, index in firsts.items()
-    }
+    # in the order of their first answers
+    leading = [number for number, count in votes.items() if count == most_votes]
+    is_right = {number: judged[index].verdicts[by] is Verdict.correct for number, index in firsts.items()}
     right, wrong = (
-        tuple(votes[vote] for vote in votes if is_right[vote] is expected)
-        for expected in (True, False)
+        tuple(votes[vote] for vote in votes if is_right[vote] is expected) for expected in (True, False)
     )
     winner, verdict = firsts[leading[0]], judged[firsts[leading[0]]].verdicts[by]
     return Vote(leading[0], verdict, winner, len(leading) > 1, right, wrong, len(judged), solved)

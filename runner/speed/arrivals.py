@@ -25,9 +25,7 @@ from runner_engine.sessions import FEWER_ROWS
 
 PATIENCE = 3  # after the last request, wait this many times the time of arrivals, and at least MIN_PATIENCE_S
 MIN_PATIENCE_S = 10.0
-LATENCY_FACTOR = (
-    2.0  # at the knee, p95 of whole answers is at most this many times that of the lowest rate
-)
+LATENCY_FACTOR = 2.0  # at the knee, p95 of whole answers is at most this many times that of the lowest rate
 KEEPS_UP = 0.9  # at the knee, answers come at this share of the requests' rate or more
 DRAWS_PER_RATE = 1_000_000  # so that no two rates have the same prompts
 
@@ -110,9 +108,7 @@ def clock(rate: float, count: int, seed: int) -> list[float]:
     return list(accumulate(generator.expovariate(1.0) / rate for _ in range(count)))
 
 
-def loads_of(
-    task: SweepConfig, vocab_size: int, seed: int, real: RealPrompts | None = None
-) -> list[Load]:
+def loads_of(task: SweepConfig, vocab_size: int, seed: int, real: RealPrompts | None = None) -> list[Load]:
     """Return the requests of each rate, the lowest first; each request has a random one of the
     cells' lengths.
 
@@ -148,8 +144,7 @@ def run_load(engine: Engine, load: Load, on_answer: Callable[[], None]) -> None:
             raise
         load.note = f"out of memory: {one_line(error, 200)}"
     load.note = next(
-        (note for note in engine.stats.notes[notes_before:] if note.startswith(FEWER_ROWS)),
-        load.note,
+        (note for note in engine.stats.notes[notes_before:] if note.startswith(FEWER_ROWS)), load.note
     )
 
 
@@ -261,7 +256,5 @@ def knee_of(loads: Sequence[Load]) -> Knee | None:
             f"no knee was found up to {rate:g} requests/s, the highest rate that was tried: {rule}",
         )
     return Knee(
-        rate,
-        False,
-        f"the knee: {rate:g} requests/s is the highest rate that it can keep up with: {rule}",
+        rate, False, f"the knee: {rate:g} requests/s is the highest rate that it can keep up with: {rule}"
     )

@@ -16,38 +16,18 @@ from runner.speed.real_prompts import RealPrompts
 from runner.speed.synthetic import VOCABULARY, synthetic_requests
 from runner_base import is_memory_error, machine, one_line
 from runner_base.spreads import percentiles, relative_spread
-from runner_engine import (
-    Arithmetic,
-    Completion,
-    Engine,
-    EngineReport,
-    EngineStats,
-    Request,
-    complete,
-)
+from runner_engine import Arithmetic, Completion, Engine, EngineReport, EngineStats, Request, complete
 from runner_engine.devices import gpu
 from runner_engine.sessions import FEWER_ROWS, Shape
 
 SPEEDS = ("prefill_tok_per_s", "decode_tok_per_s", "output_tok_per_s")
 GAPS = ("itl_p50_s", "itl_p95_s", "itl_p99_s")
-WORK = (
-    "prefill_gflop_per_s",
-    "decode_gflop_per_s",
-    "decode_gb_per_s",
-)  # compared with the machine's limits
+# compared with the machine's limits
+WORK = ("prefill_gflop_per_s", "decode_gflop_per_s", "decode_gb_per_s")
 ENERGY = ("energy_j", "energy_j_per_token")
-FIGURES = (
-    "ttft_s",
-    *GAPS,
-    *SPEEDS,
-    "seconds",
-    *WORK,
-    *ENERGY,
-    *GAINS,
-)  # in this order, as far as an engine reports them
-NOISY = (
-    0.1  # share of a speed's median: quartiles further apart mean that the machine was too noisy
-)
+# in this order, as far as an engine reports them
+FIGURES = ("ttft_s", *GAPS, *SPEEDS, "seconds", *WORK, *ENERGY, *GAINS)
+NOISY = 0.1  # share of a speed's median: quartiles further apart mean that the machine was too noisy
 ENOUGH_TO_TELL = 3  # repeats
 
 
@@ -60,12 +40,10 @@ class Cell:
     new_tokens: int
     shared_prefix: float = 0.0
     key: str = ""  # its name in metrics
-    lengths: list[int] = field(
-        default_factory=list
-    )  # of real prompts, in tokens: `prompt_tokens` is their median
-    repeats: list[dict[str, float]] = field(
-        default_factory=list
-    )  # figures of each run after the warm-up
+    # of real prompts, in tokens: `prompt_tokens` is their median
+    lengths: list[int] = field(default_factory=list)
+    # figures of each run after the warm-up
+    repeats: list[dict[str, float]] = field(default_factory=list)
     peak_rss_mib: float = 0.0
     cuda_peak_mib: float | None = None
     note: str = ""  # why there are no numbers
@@ -110,12 +88,9 @@ def cells_of(task: SweepConfig) -> list[Cell]:
     """Return every combination of the axes; a key has new tokens and shares only if there are
     several."""
     cells = []
-    prompts = task.prompt_tokens or [
-        0
-    ]  # the lengths of real ones are known after they have been sent
-    for batch, prompt, new, share in product(
-        task.batch_sizes, prompts, task.new_tokens, task.shared_prefix
-    ):
+    # the lengths of real ones are known after they have been sent
+    prompts = task.prompt_tokens or [0]
+    for batch, prompt, new, share in product(task.batch_sizes, prompts, task.new_tokens, task.shared_prefix):
         key = f"batch_{batch}_prompt_{prompt}" if prompt else f"batch_{batch}_prompts"
         key += f"_new_{new}" if len(task.new_tokens) > 1 else ""
         key += f"_shared_{100 * share:g}" if len(task.shared_prefix) > 1 else ""
@@ -172,9 +147,7 @@ class Stopwatch:
         fit."""
         if self.real is None:
             shape = cell.batch_size, cell.prompt_tokens, cell.new_tokens
-            requests = synthetic_requests(
-                *shape, self.vocab_size, self.seed, number, cell.shared_tokens
-            )
+            requests = synthetic_requests(*shape, self.vocab_size, self.seed, number, cell.shared_tokens)
         else:
             requests = self.real.take(cell.batch_size, cell.new_tokens)
         if number == 0:
@@ -213,9 +186,7 @@ class Stopwatch:
             | gains
         )
         joules, new = timed.joules, timed.new_tokens
-        return figures | (
-            {} if joules is None else {"energy_j": joules, "energy_j_per_token": joules / new}
-        )
+        return figures | ({} if joules is None else {"energy_j": joules, "energy_j_per_token": joules / new})
 
     def _batch(self, requests: Sequence[Request]) -> Timed:
         """Time a batch."""
@@ -276,7 +247,6 @@ def gaps_of(completion: Completion) -> Iterator[float]:
 def seen_in_pieces(completions: Sequence[Completion]) -> bool:
     """Whether times are those of pieces of text, which may have several tokens."""
     return any(
-        completion.token_times is not None
-        and len(completion.token_times) != completion.answer.tokens
+        completion.token_times is not None and len(completion.token_times) != completion.answer.tokens
         for completion in completions
     )

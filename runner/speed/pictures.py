@@ -34,8 +34,7 @@ def draw(points: dict[str, Any]) -> list[Picture]:
     speed = DECODE if any(DECODE in cell for cell in cells) else OUTPUT
     latency = "itl_p50_s" if any("itl_p50_s" in cell for cell in cells) else "seconds"
     several = {
-        axis: len({cell[axis] for cell in points["cells"]}) > 1
-        for axis in ("batch_size", "prompt_tokens")
+        axis: len({cell[axis] for cell in points["cells"]}) > 1 for axis in ("batch_size", "prompt_tokens")
     }
     pictures = []
     if any(several.values()):
@@ -45,9 +44,7 @@ def draw(points: dict[str, Any]) -> list[Picture]:
         )
     if several["batch_size"]:
         title_b = f"Speed against batch size: {points['title']}"
-        pictures.append(
-            Picture("speed_batch", title_b, lambda: _over_batches(points, speed, title_b))
-        )
+        pictures.append(Picture("speed_batch", title_b, lambda: _over_batches(points, speed, title_b)))
     if several["prompt_tokens"]:
         title_p = f"Time to first token against prompt length: {points['title']}"
         pictures.append(Picture("ttft_prompt", title_p, lambda: _over_prompts(points, title_p)))
@@ -103,9 +100,7 @@ def _curves(
             continue
         x, y, low, high = zip(*points, strict=True)
         _bars(pane, x, y, spreads=[*zip(low, high, strict=True)], is_vertical=True, colour=colour)
-        pane.plot(
-            x, y, color=colour, marker=marker, markersize=5, linewidth=1.4, label=line_label or None
-        )
+        pane.plot(x, y, color=colour, marker=marker, markersize=5, linewidth=1.4, label=line_label or None)
 
 
 def _bars(
@@ -119,23 +114,17 @@ def _bars(
     """Draw a bar from the lowest to the highest repeat of each point; none where there was one
     repeat only."""
     where = [
-        (at, other, *spread)
-        for at, other, spread in zip(x, y, spreads, strict=True)
-        if spread[0] < spread[1]
+        (at, other, *spread) for at, other, spread in zip(x, y, spreads, strict=True) if spread[0] < spread[1]
     ]
     if not where:
         return
     at, other, low, high = zip(*where, strict=True)
     if is_vertical:
         pane.vlines(at, low, high, color=colour, linewidth=1.2, alpha=0.6)
-        pane.plot(
-            at, low, at, high, color=colour, linestyle="", marker="_", markersize=5, alpha=0.6
-        )
+        pane.plot(at, low, at, high, color=colour, linestyle="", marker="_", markersize=5, alpha=0.6)
     else:
         pane.hlines(other, low, high, color=colour, linewidth=1.2, alpha=0.6)
-        pane.plot(
-            low, other, high, other, color=colour, linestyle="", marker="|", markersize=5, alpha=0.6
-        )
+        pane.plot(low, other, high, other, color=colour, linestyle="", marker="|", markersize=5, alpha=0.6)
 
 
 def _notes(*notes: str, has_bars: bool) -> str:
@@ -161,9 +150,14 @@ def _finish(pane: Axes, lines: int, note: str) -> None:
 def _legend(pane: Axes, title: str | None = None) -> None:
     """Put the legend beside the picture, where it covers nothing."""
     pane.legend(
-        title=title, loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=8, title_fontsize=8,
+        title=title,
+        loc="upper left",
+        bbox_to_anchor=(1.01, 1.0),
+        frameon=False,
+        fontsize=8,
+        title_fontsize=8,
         alignment="left",
-    )  # fmt: skip
+    )
 
 
 def _powers(pane: Axes, values: Sequence[float]) -> None:
@@ -198,36 +192,34 @@ def _throughput(points: dict[str, Any], speed: str, latency: str, title: str) ->
     figure, pane = _figure(title)
     cells = [cell for cell in points["cells"] if not cell["note"]]
     lines = _lines(cells, ("prompt_tokens", "new_tokens", "shared_prefix"))
-    for number, ((line_label, some), colour, marker) in enumerate(
-        zip(lines, COLOURS, MARKERS, strict=False)
-    ):
+    for number, ((line_label, some), colour, marker) in enumerate(zip(lines, COLOURS, MARKERS, strict=False)):
         ordered = sorted(some, key=lambda cell: cell["batch_size"])
         x, y = [1000 * cell[latency][0] for cell in ordered], [cell[speed][0] for cell in ordered]
         speeds = [(cell[speed][1], cell[speed][2]) for cell in ordered]
         latencies = [(1000 * cell[latency][1], 1000 * cell[latency][2]) for cell in ordered]
         _bars(pane, x, y, speeds, is_vertical=True, colour=colour)
         _bars(pane, x, y, latencies, is_vertical=False, colour=colour)
-        pane.plot(
-            x, y, color=colour, marker=marker, markersize=5, linewidth=1.4, label=line_label or None
-        )
+        pane.plot(x, y, color=colour, marker=marker, markersize=5, linewidth=1.4, label=line_label or None)
         if len(cells) <= MAX_LABELS:
             for cell, point in zip(ordered, zip(x, y, strict=True), strict=True):
-                beside = ((6, -8), (-6, 4), (6, 4), (-6, -8))[
-                    number % 4
-                ]  # so that labels of near lines do not overlap
+                # so that labels of near lines do not overlap
+                beside = ((6, -8), (-6, 4), (6, 4), (-6, -8))[number % 4]
                 pane.annotate(
-                    f"{cell['batch_size']}", point, beside, textcoords="offset points", fontsize=7, color=colour,
+                    f"{cell['batch_size']}",
+                    point,
+                    beside,
+                    textcoords="offset points",
+                    fontsize=7,
+                    color=colour,
                     ha="left" if beside[0] > 0 else "right",
-                )  # fmt: skip
+                )
     pane.set_xlabel(
         "time between tokens, median, ms" if latency == "itl_p50_s" else "time of a whole batch, ms"
     )
     pane.set_ylabel(SPEED_WORDS[speed])
     pane.set_ylim(bottom=0)
     pane.set_xlim(left=0)
-    _finish(
-        pane, len(lines), _notes("numbers: batch size", has_bars=_has_bars(cells, speed, latency))
-    )
+    _finish(pane, len(lines), _notes("numbers: batch size", has_bars=_has_bars(cells, speed, latency)))
     return figure
 
 
@@ -235,8 +227,7 @@ def _over_batches(points: dict[str, Any], speed: str, title: str) -> Figure:
     figure, pane = _figure(title)
     cells = points["cells"]
     lines = _lines(
-        [cell for cell in cells if not cell["note"]],
-        ("prompt_tokens", "new_tokens", "shared_prefix"),
+        [cell for cell in cells if not cell["note"]], ("prompt_tokens", "new_tokens", "shared_prefix")
     )
     _curves(pane, lines, lambda cell: cell["batch_size"], speed)
     _powers(pane, [cell["batch_size"] for cell in cells])
@@ -280,11 +271,7 @@ def _over_rates(points: dict[str, Any], title: str) -> Figure:
                       label=f"{label}, {rank}")  # fmt: skip
     if points["knee"] is not None:
         pane.axvline(
-            points["knee"],
-            color=GOOD,
-            linewidth=1.2,
-            zorder=0,
-            label=f"knee: {points['knee']:g} requests/s",
+            points["knee"], color=GOOD, linewidth=1.2, zorder=0, label=f"knee: {points['knee']:g} requests/s"
         )
     _powers(pane, rates)
     _decades(pane)

@@ -48,10 +48,7 @@ class RealPrompts:
     def fit(self, engine: Engine, room: float, new_tokens: int) -> None:
         """Leave out prompts that are too long for the loaded model; a server's token counts are
         unknown."""
-        fits = [
-            len(engine.encode(Request(0, prompt))[1]) + new_tokens <= room
-            for prompt in self.prompts
-        ]
+        fits = [len(engine.encode(Request(0, prompt))[1]) + new_tokens <= room for prompt in self.prompts]
         self.left_out = fits.count(False) if room < inf else 0
         if self.left_out == len(self.prompts):
             raise ConfigError(
@@ -59,9 +56,7 @@ class RealPrompts:
                 f"fits into the {room:.0f} tokens that the model has room for"
             )
         if self.left_out:
-            self.prompts = [
-                prompt for prompt, is_short in zip(self.prompts, fits, strict=True) if is_short
-            ]
+            self.prompts = [prompt for prompt, is_short in zip(self.prompts, fits, strict=True) if is_short]
 
     def take(self, count: int, new_tokens: int) -> list[Request]:
         """Return the next prompts as a batch in which each row decodes `new_tokens`."""
@@ -98,9 +93,9 @@ class RealPrompts:
     @property
     def notes(self) -> list[str]:
         """Notes for a reader of the numbers."""
-        notes = [
-            f"{self.left_out:,} prompts were left out: they are too long for the model"
-        ] * bool(self.left_out)
+        notes = [f"{self.left_out:,} prompts were left out: they are too long for the model"] * bool(
+            self.left_out
+        )
         if self._taken > len(self.prompts):
             notes.append(
                 f"{self._taken:,} prompts were sent, but there are only {len(self.prompts):,}, so some were repeated: "
@@ -120,9 +115,7 @@ def read(task: SweepConfig) -> RealPrompts | None:
         return None
     prompts_config = PromptsConfig(prompts=task.prompts, format=task.format)
     path = Path(task.prompts).expanduser()
-    if path.suffix == ".txt" or (
-        path.suffix == ".jsonl" and path.is_file() and holds_prompts(path)
-    ):
+    if path.suffix == ".txt" or (path.suffix == ".jsonl" and path.is_file() and holds_prompts(path)):
         raw_prompts = load_prompts(prompts_config)[:MAX_PROMPTS]
         if any(isinstance(raw_prompt, Branched) for raw_prompt in raw_prompts):
             raise ConfigError(
@@ -137,10 +130,7 @@ def read(task: SweepConfig) -> RealPrompts | None:
     prompts = [build_prompt(prompts_config, raw_prompt) for raw_prompt in raw_prompts]
     format_words = "as chats" if task.format is Framing.chat else "as raw text"
     return RealPrompts(
-        f"{name}, {format_words}",
-        prompts,
-        hashlib.sha256(json.dumps(hashed).encode()).hexdigest(),
-        data,
+        f"{name}, {format_words}", prompts, hashlib.sha256(json.dumps(hashed).encode()).hexdigest(), data
     )
 
 

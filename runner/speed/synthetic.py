@@ -8,9 +8,7 @@ from math import inf
 from runner_base import ConfigError
 from runner_engine import EngineReport, Request
 
-VOCABULARY = (
-    800  # almost every model has these ids; used if a server does not report its vocabulary
-)
+VOCABULARY = 800  # almost every model has these ids; used if a server does not report its vocabulary
 
 
 def room_of(report: EngineReport) -> float:
@@ -49,9 +47,8 @@ def synthetic_requests(
     draw.
     """
     assert vocab_size >= 1
-    low = (
-        vocab_size // 4
-    )  # the middle half, since special tokens and padding rows are at the ends of the vocabulary
+    # the middle half, since special tokens and padding rows are at the ends of the vocabulary
+    low = vocab_size // 4
     high = max(low + 1, vocab_size - low)
     random_ids = random.Random(f"{seed}/{draw}/{batch_size}/{prompt_tokens}")
     firsts: list[int] = []
@@ -62,11 +59,9 @@ def synthetic_requests(
     return [
         Request(
             id=row,
-            prompt=(
-                *shared,
-                first,
-                *(random_ids.randrange(low, high) for _ in range(prompt_tokens - 1)),
-            )[:prompt_tokens],
+            prompt=(*shared, first, *(random_ids.randrange(low, high) for _ in range(prompt_tokens - 1)))[
+                :prompt_tokens
+            ],
             max_new_tokens=new_tokens,
             ignore_eos=True,
             timed=True,

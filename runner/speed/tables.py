@@ -17,13 +17,7 @@ from runner.speed.real_prompts import span
 Series = dict[str, list[tuple[int, float]]]
 OVER_BATCHES = ("decode_tok_per_s", "output_tok_per_s", "itl_p50_s", "seconds", GAIN)
 OVER_PROMPTS = ("ttft_s", "prefill_tok_per_s")
-OVER_RATES = (
-    "answered_requests_per_s",
-    "ttft_p95_s",
-    "answer_p50_s",
-    "answer_p95_s",
-    "answer_p99_s",
-)
+OVER_RATES = ("answered_requests_per_s", "ttft_p95_s", "answer_p50_s", "answer_p95_s", "answer_p99_s")
 PER_MINUTE = 60  # steps are whole numbers: the step of a rate is its requests per minute
 AGGREGATES: dict[str, Callable[[list[float]], float]] = {"": median, "_min": min, "_max": max}
 
@@ -39,14 +33,8 @@ def metrics_of_cells(cells: Sequence[Cell], limits: MachineRates) -> dict[str, f
     for cell in cells:
         for name, (suffix, aggregate) in product(cell.figures, AGGREGATES.items()):
             metrics[f"{name}{suffix}/{cell.key}"] = aggregate(cell.values(name))
-        single = {
-            "peak_rss_mib": cell.peak_rss_mib,
-            "cuda_peak_mib": cell.cuda_peak_mib,
-            "noise": cell.noise,
-        }
-        metrics |= {
-            f"{name}/{cell.key}": value for name, value in single.items() if value is not None
-        }
+        single = {"peak_rss_mib": cell.peak_rss_mib, "cuda_peak_mib": cell.cuda_peak_mib, "noise": cell.noise}
+        metrics |= {f"{name}/{cell.key}": value for name, value in single.items() if value is not None}
         metrics |= {f"{name}/{cell.key}": value for name, value in limits.shares(cell).items()}
     return metrics
 
@@ -54,10 +42,7 @@ def metrics_of_cells(cells: Sequence[Cell], limits: MachineRates) -> dict[str, f
 def metrics_of_loads(loads: Sequence[Load]) -> dict[str, float]:
     """Return every figure of every measured rate."""
     return {
-        f"{name}/{load.key}": value
-        for load in loads
-        if load.seconds
-        for name, value in load.figures.items()
+        f"{name}/{load.key}": value for load in loads if load.seconds for name, value in load.figures.items()
     }
 
 
@@ -98,16 +83,12 @@ def rows_of_cells(cells: Sequence[Cell], task: SweepConfig) -> list[dict[str, An
         )
         row["peak_rss_mib"] = None if cell.note else round(cell.peak_rss_mib, 1)
         if any(cell_run.cuda_peak_mib is not None for cell_run in measured):
-            row["cuda_peak_mib"] = (
-                None if cell.cuda_peak_mib is None else round(cell.cuda_peak_mib, 1)
-            )
+            row["cuda_peak_mib"] = None if cell.cuda_peak_mib is None else round(cell.cuda_peak_mib, 1)
         rows.append(row | ({"note": cell.note} if len(measured) < len(cells) else {}))
     return rows
 
 
-def rows_of_limits(
-    cells: Sequence[Cell], task: SweepConfig, limits: MachineRates
-) -> list[dict[str, Any]]:
+def rows_of_limits(cells: Sequence[Cell], task: SweepConfig, limits: MachineRates) -> list[dict[str, Any]]:
     """Return the table of gaps between tokens, energy, and the share of the machine's limits that
     cells reached."""
     rows = []
@@ -141,9 +122,7 @@ def rows_of_loads(loads: Sequence[Load], knee: float | None) -> list[dict[str, A
                 for name, value in figures.items()
                 if name.startswith(("ttft_", "answer_"))
             }
-            row["keeps_up"] = (
-                "knee" if load.rate == knee else "yes" if keeps_up(load, lowest) else "no"
-            )
+            row["keeps_up"] = "knee" if load.rate == knee else "yes" if keeps_up(load, lowest) else "no"
         rows.append(row | ({"note": load.note} if any(load.note for load in loads) else {}))
     return rows
 
@@ -165,15 +144,11 @@ def series_of(cells: Sequence[Cell], loads: Sequence[Load], task: SweepConfig) -
     for load in (load for load in loads if load.seconds):
         for name in (key for key in OVER_RATES if key in load.figures):
             step = round(PER_MINUTE * load.rate)
-            series.setdefault(f"{name}/over_requests_per_minute", []).append(
-                (step, load.figures[name])
-            )
+            series.setdefault(f"{name}/over_requests_per_minute", []).append((step, load.figures[name]))
     return {name: sorted(points) for name, points in series.items()}
 
 
-def points_of(
-    title: str, cells: Sequence[Cell], loads: Sequence[Load], knee: float | None
-) -> dict[str, Any]:
+def points_of(title: str, cells: Sequence[Cell], loads: Sequence[Load], knee: float | None) -> dict[str, Any]:
     """Return the data of the pictures."""
     return {
         "title": title,

@@ -53,9 +53,7 @@ def wait_for_answer(
             raise TimeoutError(no_answer(limit_s))
         if waited_s > SAY_AFTER_S and not has_said:
             has_said = True
-            tell(
-                f"waiting for MLflow at {shown} (tracking.uri): no answer yet, {limit_s:.0f} s at most"
-            )
+            tell(f"waiting for MLflow at {shown} (tracking.uri): no answer yet, {limit_s:.0f} s at most")
     if errors:
         raise errors[0]
 
@@ -95,9 +93,7 @@ def probe_database(uri: str, shown: str) -> None:
     _ask_unless_away(uri, shown, _log_in)
 
 
-_away: dict[
-    str, tuple[float, OSError]
-] = {}  # servers that did not answer: when, and with which error
+_away: dict[str, tuple[float, OSError]] = {}  # servers that did not answer: when, and with which error
 
 
 def _ask_unless_away(uri: str, shown: str, ask: Callable[[str], None]) -> None:
@@ -129,9 +125,8 @@ def _request_anything(uri: str) -> None:
     except (urllib.error.HTTPError, http.client.HTTPException):
         return
     except OSError as error:
-        reason = getattr(
-            error, "reason", error
-        )  # urllib wraps errors that occur before it is connected
+        # urllib wraps errors that occur before it is connected
+        reason = getattr(error, "reason", error)
         if isinstance(reason, TimeoutError):
             raise TimeoutError(no_answer(ANSWER_S)) from error
         if not isinstance(reason, ssl.SSLError):

@@ -28,9 +28,7 @@ def promise(files: Mapping[Path, str | None]) -> dict[str, dict[str, Any]]:
 def first_changed(promised: Mapping[str, dict[str, Any]]) -> str | None:
     """Return the first file that is missing or differs from its record; None if all are as
     recorded."""
-    return next(
-        (path for path, record in promised.items() if not _is_unchanged(Path(path), record)), None
-    )
+    return next((path for path, record in promised.items() if not _is_unchanged(Path(path), record)), None)
 
 
 def _is_unchanged(path: Path, record: dict[str, Any]) -> bool:

@@ -50,9 +50,7 @@ def _without_retries() -> Iterator[None]:
             os.environ[RETRIES] = before
 
 
-def reopen(
-    client: Any, experiment_id: str, tags: Mapping[str, str], params: Mapping[str, str]
-) -> Any | None:
+def reopen(client: Any, experiment_id: str, tags: Mapping[str, str], params: Mapping[str, str]) -> Any | None:
     """Return the newest run of a job that was interrupted or whose process died, which is running
     again; None if there is none like this.
 
@@ -68,9 +66,13 @@ def reopen(
         run
         for how in broken_off
         for run in client.search_runs(
-            [experiment_id], f"tags.{JOB_ID} = '{tags[JOB_ID]}' and {how}", 1, 1, ["attributes.start_time DESC"]
+            [experiment_id],
+            f"tags.{JOB_ID} = '{tags[JOB_ID]}' and {how}",
+            1,
+            1,
+            ["attributes.start_time DESC"],
         )
-    ]  # fmt: skip
+    ]
     for run in sorted(found, key=lambda run: int(run.info.start_time), reverse=True)[:1]:
         is_same = _of_job(run.data.params).items() <= _of_job(params).items()
         if not is_same or run.data.tags.get("output_dir") != tags["output_dir"]:
@@ -88,8 +90,4 @@ def reopen(
 def _of_job(params: Mapping[str, str]) -> dict[str, str]:
     """Return the params of the groups, without those that say where results go and how they are
     shown."""
-    return {
-        key: value
-        for key, value in params.items()
-        if "." in key and not key.startswith("tracking.")
-    }
+    return {key: value for key, value in params.items() if "." in key and not key.startswith("tracking.")}

@@ -27,9 +27,8 @@ WORST_TOKENS = "worst_tokens.jsonl"  # beside it, for people: the largest in the
 class TokenDivergences:
     """What each token of one sample has, position by position."""
 
-    least: array[
-        float
-    ]  # KL(reference || this) in nats; where the reference has kept some tokens only, a lower bound
+    # KL(reference || this) in nats; where the reference has kept some tokens only, a lower bound
+    least: array[float]
     most: array[float]  # an upper bound; empty: `least` is exact
     logprobs: array[float]  # of the text's tokens under this model
     reference: array[float]  # under the reference; empty: it did not keep them
@@ -37,25 +36,18 @@ class TokenDivergences:
     reference_first: array[int] = field(default_factory=lambda: array(ID))
 
     def __post_init__(self) -> None:
-        sizes = {
-            len(numbers)
-            for numbers in (self.least, self.logprobs, self.first, self.reference_first)
-        }
+        sizes = {len(numbers) for numbers in (self.least, self.logprobs, self.first, self.reference_first)}
         if sizes | {len(numbers) or len(self.least) for numbers in (self.most, self.reference)} != {
             len(self.least)
         }:
-            raise ValueError(
-                f"numbers for {len(self.least)} tokens expected, found {sorted(sizes)}"
-            )
+            raise ValueError(f"numbers for {len(self.least)} tokens expected, found {sorted(sizes)}")
 
     @classmethod
     def of(
         cls, divergence: Divergence, logprobs: Sequence[float], reference: Sequence[float]
     ) -> TokenDivergences:
         """Return what a comparison has found, beside the log-probabilities of the text's tokens."""
-        reference_first, first = (
-            zip(*divergence.firsts, strict=True) if divergence.firsts else ((), ())
-        )
+        reference_first, first = zip(*divergence.firsts, strict=True) if divergence.firsts else ((), ())
         nats = array(NATS, divergence.least), array(NATS, divergence.most)
         return cls(
             *nats,
@@ -111,6 +103,4 @@ def _lines(path: Path) -> Iterator[tuple[int, TokenDivergences]]:
             }
             yield int(line["index"]), TokenDivergences(**arrays)
         except (ValueError, KeyError, TypeError, OSError) as error:
-            raise damaged(
-                path, number, f"does not say how far a sample's tokens are ({error})"
-            ) from error
+            raise damaged(path, number, f"does not say how far a sample's tokens are ({error})") from error

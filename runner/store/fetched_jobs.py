@@ -21,10 +21,8 @@ from runner_base import EvidenceError, Record, Status, TrackingError, one_line
 
 log = logging.getLogger(__name__)
 
-SERVERS = (
-    "http://",
-    "https://",
-)  # these hand out files, too; the files of a database lie on the disk of a host
+# these hand out files, too; the files of a database lie on the disk of a host
+SERVERS = ("http://", "https://")
 
 
 def server_of(config: RunnerConfig) -> Store | None:
@@ -69,16 +67,12 @@ def fetch_run(store: Store, run_id: str, job: Job) -> Record | None:
             )
             return None
         if record is None or record.job_id != job.job_id or record.status is not Status.FINISHED:
-            log.warning(
-                "run %s of %s is finished, but has no result of %s", run_id, store.shown, job.job_id
-            )
+            log.warning("run %s of %s is finished, but has no result of %s", run_id, store.shown, job.job_id)
             return None
         if record.result.artifacts:  # files that only the other host has
             return None
         put(there.folder, job)
-    record = replace(
-        record, output_dir=str(job.folder), mlflow_run_id=run_id, mlflow_uri=store.shown
-    )
+    record = replace(record, output_dir=str(job.folder), mlflow_run_id=run_id, mlflow_uri=store.shown)
     job.write_record(record)
     log.info("%s was done on %s: its result comes from %s (rerun=all runs it again)", job.job_id,
              record.result.facts.get("machine", "another host"), store.shown)  # fmt: skip

@@ -91,12 +91,8 @@ def split_configs(configs: Sequence[object | None]) -> tuple[dict[str, str], lis
     flat: list[Mapping[str, str]] = [dict(flatten(config)) if config else {} for config in configs]
     known = [keys for keys in flat if keys]
     first = known[0] if known else {}
-    common = {
-        key: value for key, value in first.items() if all(keys.get(key) == value for keys in known)
-    }
-    return common, [
-        {key: value for key, value in keys.items() if key not in common} for keys in flat
-    ]
+    common = {key: value for key, value in first.items() if all(keys.get(key) == value for keys in known)}
+    return common, [{key: value for key, value in keys.items() if key not in common} for keys in flat]
 
 
 def _path(output_dir: Path, grid: str) -> Path:

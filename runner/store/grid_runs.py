@@ -64,9 +64,7 @@ def start(
         pending_file = store.output_dir / GRIDS / uuid.uuid4().hex
         lock = hold(pending_file.with_suffix(".lock"))
         pending = pending_runs.add(pending_file, store)
-        with hold(
-            store.output_dir / f"{GRIDS}.lock"
-        ):  # the same grid may be started twice at the same time
+        with hold(store.output_dir / f"{GRIDS}.lock"):  # the same grid may be started twice at the same time
             stored = read_runs(store, done, grid.digest)
             run_id = next((run for run, _ in stored.grids.get(grid.digest, [])), None)
             if run_id is not None:
@@ -108,11 +106,7 @@ def describe_start(overrides: list[str]) -> dict[str, str]:
 
 
 def log_notes(
-    run: GridRun,
-    metrics: Mapping[str, float],
-    tags: Mapping[str, str],
-    note: str,
-    first_metric: str,
+    run: GridRun, metrics: Mapping[str, float], tags: Mapping[str, str], note: str, first_metric: str
 ) -> None:
     """Log what a grid has come to; a description that somebody has written in MLflow stays.
 
@@ -123,9 +117,7 @@ def log_notes(
         its_run = run.client.get_run(run.run_id)
         there, experiment = its_run.data.tags, its_run.info.experiment_id
         if first_metric and FIRST_METRIC not in run.client.get_experiment(experiment).tags:
-            run.client.set_experiment_tag(
-                experiment, FIRST_METRIC, tracking.legal_name(first_metric)
-            )
+            run.client.set_experiment_tag(experiment, FIRST_METRIC, tracking.legal_name(first_metric))
         texts = dict(tags)
         is_own = NOTE not in there or short_hash(there[NOTE]) == there.get(OWN_NOTE)
         if is_own:
@@ -160,10 +152,7 @@ def end_dead(output_dir: Path) -> None:
     """End the runs of this folder's grids whose process has died; if there is none, MLflow is not
     imported."""
     for path in sorted((output_dir / GRIDS).glob("*.lock")):
-        with (
-            suppress(OSError),
-            hold(path, wait=False) as lock,
-        ):  # fails while the grid's process lives
+        with suppress(OSError), hold(path, wait=False) as lock:  # fails while the grid's process lives
             pending_file = path.with_suffix("")
             pending_runs.end_dead(pending_file, output_dir, Status.KILLED)
             if not pending_runs.any_left(pending_file):
@@ -178,9 +167,7 @@ def end_abandoned(store: Store, stored: StoredRuns) -> None:
     """End the runs that a store shows as RUNNING without a process: it was unreachable when their
     process had died."""
     locks = sorted((store.output_dir / GRIDS).glob("*.lock"))
-    live_tags = set().union(
-        *(pending_runs.tags_of(lock.with_suffix("")) for lock in locks if is_held(lock))
-    )
+    live_tags = set().union(*(pending_runs.tags_of(lock.with_suffix("")) for lock in locks if is_held(lock)))
     dead = []
     for run_id, tags in stored.running.items():
         job_id = tags.get("job_id")

@@ -44,19 +44,15 @@ from runner_compare.statistics import with_means
 
 log = logging.getLogger(__name__)
 
-WORTH_SYNCING_S = (
-    5.0  # waiting for the disk may take 0.1 s; the work of a shorter job is soon done again
-)
+WORTH_SYNCING_S = 5.0  # waiting for the disk may take 0.1 s; the work of a shorter job is soon done again
 MORE_MEMORY = 1.25  # a job that was short of memory runs again when so many times as much is free
 LOCK = ".lock"  # in a job's folder: held by the process that is doing the job
 SENT = ".sent"  # in a job's folder: what is arriving from another host, until it is whole
 OLD = ".old-"  # jobs/<job_id>.old-N: evidence that rerun=... has set aside
 SAMPLES = "samples.jsonl"
 RESULT = "result.json"
-OF_BUDGETS = (
-    "generation.thinking_tokens",
-    "generation.thinking_end",
-)  # change what follows a thought, and not itself
+# change what follows a thought, and not itself
+OF_BUDGETS = ("generation.thinking_tokens", "generation.thinking_end")
 IDENTITY_VERSION = 1  # raise it when the meaning of a job's id changes
 
 
@@ -68,9 +64,7 @@ class Job:
     folder: Path
     sibling_key: str = ""  # the hash of what sibling jobs have in common; empty: it has no siblings
     model_sha256: str = ""  # of the model's files, wherever they are
-    thoughts_key: str = (
-        ""  # the hash of what jobs have in common that think alike; empty: it is not greedy
-    )
+    thoughts_key: str = ""  # the hash of what jobs have in common that think alike; empty: it is not greedy
 
     @property
     def samples_path(self) -> Path:
@@ -89,9 +83,7 @@ class Job:
             return None
         if (changed := first_changed(record.result.artifacts)) is not None:
             log.warning(
-                "%s has changed since %s wrote it: the recorded result no longer counts",
-                changed,
-                self.job_id,
+                "%s has changed since %s wrote it: the recorded result no longer counts", changed, self.job_id
             )
             return None
         short_mib = record.result.ran_short_mib
@@ -115,8 +107,7 @@ class Job:
         except (OSError, ValueError, KeyError, TypeError) as error:
             if is_torn(data) and not isinstance(error, OSError):
                 log.warning(
-                    "%s has no end, as after a power cut: the result is made again from what is kept",
-                    path,
+                    "%s has no end, as after a power cut: the result is made again from what is kept", path
                 )
                 return None
             raise EvidenceError(
@@ -144,14 +135,7 @@ class Job:
 
     def forget(self) -> None:
         """Delete the files of an earlier run, for a task that runs anew every time."""
-        for name in (
-            SAMPLES,
-            "partial.jsonl",
-            "completions.jsonl",
-            "measured.json",
-            RESULT,
-            "log.txt",
-        ):
+        for name in (SAMPLES, "partial.jsonl", "completions.jsonl", "measured.json", RESULT, "log.txt"):
             (self.folder / name).unlink(missing_ok=True)
 
     def set_aside(self) -> None:
@@ -204,23 +188,15 @@ def identify(
         identity |= {"machine": machine.describe(), "versions": machine.versions()}
     job_id = f"{config.task.name}-{short_hash(identity)}"
     for part in ("config", "evidence"):
-        identity[part] = {
-            key: value for key, value in identity[part].items() if key not in ignored_for_reuse
-        }
+        identity[part] = {key: value for key, value in identity[part].items() if key not in ignored_for_reuse}
     identity["config"] = {
-        key: value
-        for key, value in identity["config"].items()
-        if key.partition(".")[0] != "metrics"
+        key: value for key, value in identity["config"].items() if key.partition(".")[0] != "metrics"
     }
     identity["config"] |= usual_for_reuse
     sibling_key = short_hash(identity) if ignored_for_reuse else ""
     folder = Path(config.output_dir).expanduser().absolute() / "jobs" / job_id
-    identity["config"] = {
-        key: value for key, value in identity["config"].items() if key not in OF_BUDGETS
-    }
-    thoughts_key = (
-        short_hash(identity) if ignored_for_reuse and not config.generation.temperature else ""
-    )
+    identity["config"] = {key: value for key, value in identity["config"].items() if key not in OF_BUDGETS}
+    thoughts_key = short_hash(identity) if ignored_for_reuse and not config.generation.temperature else ""
     return Job(job_id, folder, sibling_key, input_hashes.get("model", ""), thoughts_key)
 
 
@@ -265,9 +241,7 @@ class Recorder:
     def __init__(self, job: Job, name: str = SAMPLES) -> None:
         self.job, self.path = job, job.folder / name
         self.done: dict[int, Sample] = {}  # the answers, by index
-        self.failed: dict[
-            int, Sample
-        ] = {}  # those that ended in an error; the next start asks them again
+        self.failed: dict[int, Sample] = {}  # those that ended in an error; the next start asks them again
         self._lines: dict[int, int] = {}  # index of an earlier sample -> its line number
         for index, (number, sample) in _numbered(self.path, repair=True).items():
             self._keep(sample)
@@ -324,8 +298,6 @@ def _numbered(path: Path, repair: bool) -> dict[int, tuple[int, Sample]]:
     for number, sample in read_evidence(path, Sample.from_json, "sample", repair):
         first, earlier = samples.get(sample.index, (0, None))
         if earlier is not None and not earlier.failed and earlier != sample:
-            raise damaged(
-                path, number, f"gives sample {sample.index} another content than line {first}"
-            )
+            raise damaged(path, number, f"gives sample {sample.index} another content than line {first}")
         samples[sample.index] = number, sample
     return samples

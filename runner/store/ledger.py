@@ -99,9 +99,7 @@ def start_tracking(
 def check_free_space(config: RunnerConfig) -> None:
     """Refuse to begin on a full disk: the first thing that cannot be written might come after a
     long load."""
-    errors.check_free_space(
-        "output_dir", Path(config.output_dir).expanduser().absolute(), LEAST_FREE_BYTES
-    )
+    errors.check_free_space("output_dir", Path(config.output_dir).expanduser().absolute(), LEAST_FREE_BYTES)
     store = mlflow_store.store_of(config)
     if store is not None and store.file is not None:
         needed = LEAST_FREE_BYTES if store.file.exists() else NEW_DATABASE_BYTES
@@ -128,9 +126,8 @@ def without_token(config: RunnerConfig, text: str) -> str:
 
 def close(tracker: Tracker, job: jobs.Job, record: Record) -> None:
     """Write the record to disk and then to MLflow, so that a failing store loses no result."""
-    record.mlflow_run_id = (
-        tracker.run_id
-    )  # on disk before MLflow has it, so that a kill in between can be repaired
+    # on disk before MLflow has it, so that a kill in between can be repaired
+    record.mlflow_run_id = tracker.run_id
     try:
         job.write_record(record)
         clean_up_set_aside(job, record)
@@ -141,9 +138,7 @@ def close(tracker: Tracker, job: jobs.Job, record: Record) -> None:
     except RunnerError as error:
         record.mlflow_run_id = None
         if not job.folder.is_dir():
-            end_without_record(
-                tracker, Status.FAILED if record.status is Status.FINISHED else record.status
-            )
+            end_without_record(tracker, Status.FAILED if record.status is Status.FINISHED else record.status)
         if record.status is Status.FINISHED:
             raise NotLogged(error, record) if isinstance(error, TrackingError) else error from None
         # else it has ended the job itself, or what ended the job says that its folder is gone
@@ -172,14 +167,10 @@ def clean_up_set_aside(job: jobs.Job, record: Record) -> None:
     if record.status is Status.FINISHED:
         job.delete_set_aside()
     elif folders := job.set_aside_folders():
-        log.warning(
-            "earlier results of %s, set aside by rerun=..., are kept in %s", job.job_id, folders[-1]
-        )
+        log.warning("earlier results of %s, set aside by rerun=..., are kept in %s", job.job_id, folders[-1])
 
 
-def write_death(
-    config: RunnerConfig, job: jobs.Job, task_version: int, status: Status, message: str
-) -> None:
+def write_death(config: RunnerConfig, job: jobs.Job, task_version: int, status: Status, message: str) -> None:
     """Record how a job ended whose process died before it could do so."""
     try:
         with jobs.claim(job, wait=False):
@@ -189,25 +180,24 @@ def write_death(
                 job.write_record(replace(dead, status=status, error=message))
             pending_runs.end_dead(job.folder / pending_runs.FILE, job.folder.parents[1], status)
     except RunnerError as error:
-        log.warning(
-            "%s", error
-        )  # another process has the job, or the store is unreachable: the next start corrects it
+        # another process has the job, or the store is unreachable: the next start corrects it
+        log.warning("%s", error)
 
 
 def recorded(config: RunnerConfig, job: jobs.Job, record: Record) -> Record:
     """Return a recorded result, after looking for its run in the store; a result without a run is
     logged again."""
-    log.info(
-        "%s is already done: this is the recorded result (rerun=all runs it again)", job.job_id
-    )
+    log.info("%s is already done: this is the recorded result (rerun=all runs it again)", job.job_id)
     requested = dict(tracking.flatten(config))
     for key in measured_keys(config):
         value = requested[key]
         if record.params.get(key, value) != value:
             log.info(
                 "%s=%s changes no answer, and the recorded job was measured with %s: rerun=all measures again",
-                key, value, record.params[key],
-            )  # fmt: skip
+                key,
+                value,
+                record.params[key],
+            )
     record.from_ledger = True
     record.output_dir = str(job.folder)  # the output folder may have been moved
     store = mlflow_store.store_of(config)
@@ -271,15 +261,9 @@ def log_file(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception:
-        about = {
-            "name": __name__,
-            "levelname": "ERROR",
-            "msg": "the job failed",
-            "exc_info": sys.exc_info(),
-        }
-        handler.handle(
-            logging.makeLogRecord(about)
-        )  # the traceback goes only to the file: stderr gets one message
+        about = {"name": __name__, "levelname": "ERROR", "msg": "the job failed", "exc_info": sys.exc_info()}
+        # the traceback goes only to the file: stderr gets one message
+        handler.handle(logging.makeLogRecord(about))
         raise
     finally:
         root.removeHandler(handler)

@@ -17,9 +17,7 @@ def left_to_ask(job: Job, questions: Mapping[int, str], answers_each: int) -> in
     sibling's."""
 
     def same(sample: Sample) -> Sample | None:
-        is_same = (
-            sample.question == questions.get(sample.index) and len(sample.answers) == answers_each
-        )
+        is_same = sample.question == questions.get(sample.index) and len(sample.answers) == answers_each
         return sample if is_same else None
 
     try:

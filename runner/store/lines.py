@@ -31,9 +31,7 @@ class GrowingFile:
                 self._file = self.path.open("ab", buffering=0)
             if not os.fstat(self._file.fileno()).st_nlink:
                 raise deleted(self.path)
-            while (
-                line
-            ):  # unbuffered, so that on a full disk `write` returns how much it has written
+            while line:  # unbuffered, so that on a full disk `write` returns how much it has written
                 line = line[self._file.write(line) :]
         except OSError as error:
             raise cannot_write(self.path, error) from error
@@ -79,9 +77,7 @@ def is_file(path: Path) -> bool:
     read without end."""
     if path.is_file() or not path.exists():
         return path.is_file()
-    raise EvidenceError(
-        f"{path} is not a regular file, but a file of this job has this name: move it away"
-    )
+    raise EvidenceError(f"{path} is not a regular file, but a file of this job has this name: move it away")
 
 
 def damaged(path: Path, number: int, why: str) -> EvidenceError:

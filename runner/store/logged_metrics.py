@@ -34,10 +34,7 @@ WITH_ENDS = (
 FIRST = ("n", "errors", "rank_1_share", "kl_median_nats", "kl_p95_nats", "kl_p99_nats", "kl_max_nats", "ln_ppl_ratio",
          "delta_p_rms", "scored_tokens", "model_mib", "weight_mib", "peak_rss_mib", "prefill_tok_per_s", "load_s",
          "seconds")  # fmt: skip
-ORDER = {
-    key: at
-    for at, key in enumerate([*(f"{key}{end}" for key in WITH_ENDS for end in ENDS), *FIRST])
-}
+ORDER = {key: at for at, key in enumerate([*(f"{key}{end}" for key in WITH_ENDS for end in ENDS), *FIRST])}
 
 
 def logged(metrics: Mapping[str, float]) -> dict[str, float]:
@@ -52,9 +49,7 @@ def _rank(key: str) -> tuple[int, int]:
     if key in ORDER:
         return 0, ORDER[key]
     is_plain = "/" not in key and not key.endswith(ENDS[1:])
-    return (
-        1 if is_plain and described(key).better is not Better.neither else 2 if is_plain else 3
-    ), 0
+    return (1 if is_plain and described(key).better is not Better.neither else 2 if is_plain else 3), 0
 
 
 def read_all(

@@ -25,17 +25,13 @@ CHECKED_AGAIN_S = 600  # a model that is deleted in MLflow is made anew after so
 DIGEST = "runner.digest"  # the tag by which the same model is found again
 
 
-def describe(
-    config: RunnerConfig, params: dict[str, str], model_sha256: str, adapter: str
-) -> dict[str, Any]:
+def describe(config: RunnerConfig, params: dict[str, str], model_sha256: str, adapter: str) -> dict[str, Any]:
     """Return name, digest and params of a job's model with the adapter so called; empty for a job
     without a model."""
     if not model_sha256:
         return {}
     of_model = {key: value for key, value in params.items() if key.partition(".")[0] in GROUPS}
-    counted = {
-        key: str(value) for key, value in semantic_keys(config) if key.partition(".")[0] in GROUPS
-    }
+    counted = {key: str(value) for key, value in semantic_keys(config) if key.partition(".")[0] in GROUPS}
     identity = [model_sha256, sorted(counted.items()), of_model.get("lora.path")]
     called = f"lora-{adapter}" if adapter_of(config.lora) else "none"
     names = [short_name(config.model.name), config.quantization.label, called, config.rope.name]
@@ -47,9 +43,7 @@ def describe(
 _known: dict[tuple[str, str, str], str] = {}  # uri, experiment, digest -> the model's id
 
 
-def log_model(
-    client: Any, store: Store, experiment_id: str, run_id: str, record: Record
-) -> str | None:
+def log_model(client: Any, store: Store, experiment_id: str, run_id: str, record: Record) -> str | None:
     """Return the id of a job's model in MLflow, which is made if it is not there; None if the store
     keeps no models."""
     from mlflow.exceptions import MlflowException
@@ -59,27 +53,18 @@ def log_model(
     digest = record.model["digest"]
     try:
         key = store.uri, experiment_id, digest
-        if (
-            key not in _known
-            and (model_id := find_model(client, store, experiment_id, digest)) is not None
-        ):
+        if key not in _known and (model_id := find_model(client, store, experiment_id, digest)) is not None:
             _known[key] = model_id
         if key in _known:
             return _known[key]
         params = {key: value[:500] for key, value in record.model["params"].items()}
         made = client.create_logged_model(
-            experiment_id,
-            record.model["name"],
-            run_id,
-            {DIGEST: digest},
-            params,
-            model_type="language model",
+            experiment_id, record.model["name"], run_id, {DIGEST: digest}, params, model_type="language model"
         )
         client.finalize_logged_model(made.model_id, "READY")
     except MlflowException as error:  # a server from before MLflow 3 does not know these requests
         log.warning(
-            "this MLflow store keeps no models, the runs are logged without: %s",
-            str(error).splitlines()[0],
+            "this MLflow store keeps no models, the runs are logged without: %s", str(error).splitlines()[0]
         )
         return None
     return _known.setdefault(key, str(made.model_id))
@@ -97,18 +82,10 @@ def find_model(client: Any, store: Store, experiment_id: str, digest: str) -> st
         for model in published.noted(store.output_dir, digest)
         if (model.experiment, model.identity) == experiment
     ]
-    if (
-        store.file is not None
-        and noted
-        and abs(time.time() - noted[-1].time_ms / 1000) < CHECKED_AGAIN_S
-    ):
+    if store.file is not None and noted and abs(time.time() - noted[-1].time_ms / 1000) < CHECKED_AGAIN_S:
         return noted[-1].mlflow_id
-    found = client.search_logged_models(
-        [experiment_id], f"tags.`{DIGEST}` = '{digest}'", max_results=1
-    )
+    found = client.search_logged_models([experiment_id], f"tags.`{DIGEST}` = '{digest}'", max_results=1)
     if found and store.file is not None:
         now_ms = int(time.time() * 1000)
-        published.note(
-            store, published.Published(digest, found[0].model_id, *experiment, now_ms, None, "")
-        )
+        published.note(store, published.Published(digest, found[0].model_id, *experiment, now_ms, None, ""))
     return str(found[0].model_id) if found else None

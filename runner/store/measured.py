@@ -11,13 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.core.energy import Energy
-from runner.core.job_energy import (
-    JobEnergy,
-    JoulesOfJob,
-    metrics_of,
-    notes_on_price,
-    right_answers,
-)
+from runner.core.job_energy import JobEnergy, JoulesOfJob, metrics_of, notes_on_price, right_answers
 from runner_base import Sample, machine, one_line, visible_gpus, write_atomically
 from runner_base.texts import checked, signed
 from runner_compare import OF_GUESSES, OF_PREFILL
@@ -69,17 +63,12 @@ class Measured:
     @property
     def facts(self) -> dict[str, str]:
         """The facts that the job reports of it."""
-        counted = {
-            "decoding_graphs": self.stats.decoding_graphs,
-            "expert_use": self.stats.expert_use,
-        }
+        counted = {"decoding_graphs": self.stats.decoding_graphs, "expert_use": self.stats.expert_use}
         found = {name: text for name, text in counted.items() if text}
         found |= {"energy": self.no_energy} if self.has_counters and self.no_energy else {}
         return self.report.facts | found | {"measured": self.contention, "machine": self.machine}
 
-    def cost_metrics(
-        self, samples: Sequence[Sample], price_kwh: float | None
-    ) -> Mapping[str, float]:
+    def cost_metrics(self, samples: Sequence[Sample], price_kwh: float | None) -> Mapping[str, float]:
         """Return the time of a right answer, and what the energy comes to."""
         right = right_answers(samples)
         time_s = {"right_answer_s": self.answering_s / right} if right and self.answering_s else {}
@@ -95,11 +84,7 @@ class Measured:
         if earlier is None or earlier.machine != self.machine or self.report.parts:
             return self
         contention = next(
-            (
-                known
-                for known in (earlier.contention, self.contention)
-                if known != machine.EXCLUSIVE
-            ),
+            (known for known in (earlier.contention, self.contention) if known != machine.EXCLUSIVE),
             machine.EXCLUSIVE,
         )
         peak_mib = max(earlier.peak_rss_mib, self.peak_rss_mib)
@@ -126,9 +111,7 @@ class Measured:
         damaged."""
         path = folder / MEASURED
         try:
-            values: Any = (
-                checked(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
-            )
+            values: Any = checked(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
             if "company" in values:  # as earlier versions wrote it
                 values["contention"] = values.pop("company")
             report, stats = EngineReport(**values.pop("report")), EngineStats(**values.pop("stats"))
@@ -137,9 +120,7 @@ class Measured:
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             if path.exists():
                 log.warning(
-                    "%s is ignored, and with it the measurements of earlier starts: %s",
-                    path,
-                    one_line(error),
+                    "%s is ignored, and with it the measurements of earlier starts: %s", path, one_line(error)
                 )
             return None
 

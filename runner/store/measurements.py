@@ -53,9 +53,7 @@ class Measurements:
 
 def notes_on(kept: int, total: int, outdated: int) -> list[str]:
     """Say in a record what of it earlier starts have measured, and what was measured again."""
-    notes = [
-        f"{kept} of {total} measurements were on disk from an earlier, interrupted run"
-    ] * bool(kept)
+    notes = [f"{kept} of {total} measurements were on disk from an earlier, interrupted run"] * bool(kept)
     if outdated:
         notes.append(
             f"{outdated} lines of {MEASUREMENTS} were measured with another version or on another machine, and were "

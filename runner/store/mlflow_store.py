@@ -27,13 +27,8 @@ from runner_base.uris import sqlite_path, sqlite_uri
 
 URI_VARIABLE, EXPERIMENT_VARIABLE = "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"
 EXPERIMENT = "runner"
-STORE_MODULES = (
-    "mlflow",
-    "sqlalchemy",
-    "alembic",
-    "requests",
-    "sqlite3",
-)  # their exceptions mean that a store has failed
+# their exceptions mean that a store has failed
+STORE_MODULES = ("mlflow", "sqlalchemy", "alembic", "requests", "sqlite3")
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")  # the beginnings of uris of databases
 
 
@@ -65,11 +60,7 @@ class Store:
     def is_own(self) -> bool:
         """Whether it is the output folder's own database, which moves with the folder."""
         file, own = self.file, self.output_dir / "mlflow.db"
-        return (
-            file is not None
-            and file.name == own.name
-            and file.parent.resolve() == own.parent.resolve()
-        )
+        return file is not None and file.name == own.name and file.parent.resolve() == own.parent.resolve()
 
 
 def store_of(config: RunnerConfig) -> Store | None:
@@ -86,9 +77,7 @@ def store_from_options(output_dir: Path, uri: str | None, experiment: str | None
     """Return a command's store: from its options, else from MLflow's variables, else sqlite in
     output_dir."""
     uri = uri or variable(URI_VARIABLE) or default_uri(output_dir)
-    return Store(
-        _absolute(uri), experiment or variable(EXPERIMENT_VARIABLE) or EXPERIMENT, output_dir
-    )
+    return Store(_absolute(uri), experiment or variable(EXPERIMENT_VARIABLE) or EXPERIMENT, output_dir)
 
 
 def default_uri(output_dir: Path) -> str:
@@ -136,9 +125,8 @@ def set_mlflow_variables() -> None:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault(
-        "MLFLOW_ENABLE_ASYNC_TRACE_LOGGING", "false"
-    )  # a trace that fails is then seen at once
+    # a trace that fails is then seen at once
+    os.environ.setdefault("MLFLOW_ENABLE_ASYNC_TRACE_LOGGING", "false")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("PGCONNECT_TIMEOUT", str(answering.ANSWER_S))
@@ -214,9 +202,7 @@ def _open_first(store: Store) -> tuple[Any, str]:
             return client, experiment.experiment_id
         # A server keeps files itself; for a database, MLflow would put them in the working
         # directory.
-        artifacts = (
-            (output_dir.resolve() / "mlartifacts").as_uri() if uri.startswith(DATABASES) else None
-        )
+        artifacts = (output_dir.resolve() / "mlartifacts").as_uri() if uri.startswith(DATABASES) else None
         return client, _create_experiment(client, name, artifacts)
 
 
@@ -294,10 +280,7 @@ def one_message(compose: Callable[[str], str]) -> Iterator[None]:
     except Exception as error:
         # MLflow's and SQLAlchemy's exceptions are recognized by module, so that neither has to be
         # imported
-        if (
-            not isinstance(error, OSError)
-            and type(error).__module__.split(".")[0] not in STORE_MODULES
-        ):
+        if not isinstance(error, OSError) and type(error).__module__.split(".")[0] not in STORE_MODULES:
             raise
         text = str(error).partition("(Background on this error")[0]  # SQLAlchemy adds paragraphs
         # the error itself may hold a URI with its token: not as the cause, which tracebacks show
@@ -311,9 +294,7 @@ def clear_errors(uri: str | None, kept: Path | None = None) -> AbstractContextMa
         if "locked" in text:
             text = "the database is locked by another program: close it, or wait, and run again"
         elif "readonly" in text or "unable to open" in text or "Permission" in text:
-            text += (
-                ". Give a store you may write: tracking.uri=sqlite:////PATH.db, or tracking=none"
-            )
+            text += ". Give a store you may write: tracking.uri=sqlite:////PATH.db, or tracking=none"
         safe = (
             f" The result is kept in {kept}; the same command logs it without running it again"
             if kept

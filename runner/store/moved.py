@@ -26,9 +26,7 @@ def mend(output_dir: Path) -> None:
         for folder in [*(folder for folder in earlier if not Path(folder).exists()), last]:
             if folder not in ("", here):
                 _rewrite(output_dir / "mlflow.db", Path(folder), Path(here))
-        places = "\0".join(
-            folder for folder in dict.fromkeys((*earlier, last)) if folder not in ("", here)
-        )
+        places = "\0".join(folder for folder in dict.fromkeys((*earlier, last)) if folder not in ("", here))
         if (to_note := f"{places}\0{here}" if places else here) != noted:
             note.write_text(to_note, encoding="utf-8")
 
@@ -41,11 +39,7 @@ def _rewrite(database: Path, old: Path, new: Path) -> None:
             return
         for table, column in LOCATIONS:
             _replace(
-                connection,
-                f"update {table} set {column} = ",
-                column,
-                f"{old.as_uri()}/",
-                f"{new.as_uri()}/",
+                connection, f"update {table} set {column} = ", column, f"{old.as_uri()}/", f"{new.as_uri()}/"
             )
         tags = "update tags set value = "
         _replace(connection, tags, "value", f"{old}/", f"{new}/", " and key = 'output_dir'")

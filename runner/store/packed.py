@@ -6,11 +6,8 @@ import base64
 from array import array
 from typing import Any
 
-ID, LOGPROB, NATS = (
-    "I",
-    "f",
-    "d",
-)  # 4, 4 and 8 bytes, little-endian on all machines that torch runs on
+# 4, 4 and 8 bytes, little-endian on all machines that torch runs on
+ID, LOGPROB, NATS = ("I", "f", "d")
 
 
 def packed(values: array[Any]) -> str:
@@ -27,7 +24,5 @@ def unpacked(typecode: str, text: str | None, count: int) -> array[Any]:
     values: array[Any] = array(typecode)
     if text is not None:
         content, size = base64.b64decode(text, validate=True), count * values.itemsize
-        values.frombytes(
-            pyarrow.decompress(content, decompressed_size=size, codec="zstd", asbytes=True)
-        )
+        values.frombytes(pyarrow.decompress(content, decompressed_size=size, codec="zstd", asbytes=True))
     return values

@@ -65,15 +65,12 @@ class PartialFile:
         self._lines = {name: line for name, line in self._lines.items() if not is_done(name)}
         if self._lines:
             lines = (
-                {key: value for key, value in line.items() if key != "begun"}
-                for line in self._lines.values()
+                {key: value for key, value in line.items() if key != "begun"} for line in self._lines.values()
             )
             write_atomically(self.path, "".join(sealed(line) + "\n" for line in lines))
         begun = len(kept), len(unfinished) - len(kept)
         states = "unfinished kept for resuming", "unfinished will be asked again"
-        return ", ".join(
-            f"{count} {what}" for count, what in zip(begun, states, strict=True) if count
-        )
+        return ", ".join(f"{count} {what}" for count, what in zip(begun, states, strict=True) if count)
 
     def delete(self) -> None:
         """Delete the file, once all answers are there."""
@@ -89,9 +86,7 @@ def describe_resume(recorded: float, total: int, begun: int) -> str:
 
 def _line(choices: list[Completion]) -> dict[str, Any]:
     """Return the line of a request; a choice that has ended is among its choices."""
-    given = [
-        {"text": choice.answer.text, "token_ids": choice.answer.token_ids} for choice in choices
-    ]
+    given = [{"text": choice.answer.text, "token_ids": choice.answer.token_ids} for choice in choices]
     line = {"id": choices[0].id, "prompt_sha256": choices[0].prompt_sha256, "choices": given}
     return line | {"begun": _begun(line)}
 

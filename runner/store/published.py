@@ -28,7 +28,9 @@ class Published:
     key: str  # the id of the job, the name of the grid, or the digest of the model
     mlflow_id: str
     experiment: str  # its name
-    identity: str  # what no other experiment has, wherever its database is moved: names and ids are used again
+    identity: (
+        str  # what no other experiment has, wherever its database is moved: names and ids are used again
+    )
     time_ms: int  # when the run was started, or the model was found
     parent: str | None
     database: str  # the state of sqlite's file; empty: of another store
@@ -47,13 +49,7 @@ def note_run(store: Store, client: Any, run_id: str) -> None:
     note(
         store,
         Published(
-            key,
-            run_id,
-            experiment.name,
-            identity,
-            run.info.start_time,
-            tags.get(PARENT),
-            state_of(store),
+            key, run_id, experiment.name, identity, run.info.start_time, tags.get(PARENT), state_of(store)
         ),
     )
 
@@ -72,11 +68,7 @@ def noted(output_dir: Path, key: str = "") -> Iterator[Published]:
     skipped."""
     file = output_dir / FILE
     with suppress(OSError):
-        for line in (
-            file.read_text(encoding="utf-8", errors="replace").splitlines()
-            if file.is_file()
-            else ()
-        ):
+        for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else ():
             if key in line:
                 with suppress(ValueError, TypeError):
                     published = Published(**json.loads(line))

@@ -76,12 +76,8 @@ def adopt(files: bytes, job: Job, config: RunnerConfig, anew: bool) -> Record:
         if record is None:
             raise EvidenceError(f"{job.job_id}: the host that ran it has sent no result.json")
         own = dict(tracking.flatten(config))
-        there = {
-            key: value for key, value in record.params.items() if not key.startswith(OF_THE_HOST)
-        }
-        record.params = there | {
-            key: value for key, value in own.items() if key.startswith(OF_THE_HOST)
-        }
+        there = {key: value for key, value in record.params.items() if not key.startswith(OF_THE_HOST)}
+        record.params = there | {key: value for key, value in own.items() if key.startswith(OF_THE_HOST)}
         record.output_dir = str(job.folder)
         job.write_record(record)
         store = mlflow_store.store_of(config)

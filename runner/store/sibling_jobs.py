@@ -34,9 +34,7 @@ def siblings(job: Job) -> list[Job]:
         return []
     folders = sorted(path.parent for path in job.folder.parent.glob(f"*/{MARK}{job.sibling_key}"))
     return [
-        Job(at.name, at, job.sibling_key)
-        for at in folders
-        if at.name != job.job_id and OLD not in at.name
+        Job(at.name, at, job.sibling_key) for at in folders if at.name != job.job_id and OLD not in at.name
     ]
 
 

@@ -36,15 +36,12 @@ Tags = tuple[str, str, dict[str, str]]  # id, status and tags of a run
 class StoredRuns:
     """The runs of an experiment that were not deleted, the newest first."""
 
-    jobs: dict[str, dict[str, str | None]] = field(
-        default_factory=dict
-    )  # FINISHED runs: job -> run -> its parent
-    grids: dict[str, list[tuple[str, str]]] = field(
-        default_factory=dict
-    )  # grid -> its runs with their status
-    running: dict[str, dict[str, str]] = field(
-        default_factory=dict
-    )  # RUNNING runs of jobs and grids -> their tags
+    # FINISHED runs: job -> run -> its parent
+    jobs: dict[str, dict[str, str | None]] = field(default_factory=dict)
+    # grid -> its runs with their status
+    grids: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
+    # RUNNING runs of jobs and grids -> their tags
+    running: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def run_of(self, job_id: str, parent: str | None) -> str | None:
         """Return a run of a job below this parent, or any run of it if the parent is None."""
@@ -53,21 +50,15 @@ class StoredRuns:
 
     def free_run_of(self, job_id: str) -> str | None:
         """Return a run of a job without a parent."""
-        return next(
-            (run for run, above in self.jobs.get(job_id, {}).items() if above is None), None
-        )
+        return next((run for run, above in self.jobs.get(job_id, {}).items() if above is None), None)
 
     def orphan_of(self, job_id: str) -> str | None:
         """Return a run of a job without a parent, or whose parent was deleted."""
         grids = {run for runs in self.grids.values() for run, _ in runs}
-        return next(
-            (run for run, above in self.jobs.get(job_id, {}).items() if above not in grids), None
-        )
+        return next((run for run, above in self.jobs.get(job_id, {}).items() if above not in grids), None)
 
 
-def read_runs(
-    store: Store, jobs: Collection[str] | None = None, grid: str | None = None
-) -> StoredRuns:
+def read_runs(store: Store, jobs: Collection[str] | None = None, grid: str | None = None) -> StoredRuns:
     """Return the runs of all grids and jobs that the store has, or at least those of some jobs and
     of a grid.
 
@@ -105,24 +96,17 @@ def _ledger_of(run: Any) -> Tags:
 
 
 def _of_all(client: Any, experiment_id: str) -> Iterator[Tags]:
-    of_jobs = (
-        f"tags.{JOB_ID} LIKE '%' and attributes.status = '{status}'"
-        for status in (FINISHED, RUNNING)
-    )
+    of_jobs = (f"tags.{JOB_ID} LIKE '%' and attributes.status = '{status}'" for status in (FINISHED, RUNNING))
     for query in (*of_jobs, f"tags.{GRID} LIKE '%'"):
         yield from map(_ledger_of, search(client, experiment_id, query))
 
 
 def _of_one(client: Any, experiment_id: str, job: Collection[str]) -> Iterator[Tags]:
     for status in (FINISHED, RUNNING):
-        yield from of_jobs(
-            client, experiment_id, f"attributes.status = '{status}'", job, _ledger_of
-        )
+        yield from of_jobs(client, experiment_id, f"attributes.status = '{status}'", job, _ledger_of)
 
 
-def _of_some(
-    client: Any, experiment_id: str, jobs: Collection[str], grid: str | None
-) -> Iterator[Tags]:
+def _of_some(client: Any, experiment_id: str, jobs: Collection[str], grid: str | None) -> Iterator[Tags]:
     """Yield the runs of grids, the finished runs of some jobs, and the runs that are running."""
 
     def found(query: str) -> list[Tags]:
@@ -131,9 +115,7 @@ def _of_some(
     finished = f"attributes.status = '{FINISHED}'"
     grids = found(f"tags.{GRID} LIKE '%'")
     runs: list[Tags] = []
-    for run_id in [run_id for run_id, _, tags in grids if tags[GRID] == grid][
-        :1
-    ]:  # most jobs are below it
+    for run_id in [run_id for run_id, _, tags in grids if tags[GRID] == grid][:1]:  # most jobs are below it
         runs += found(f"{finished} and tags.`{PARENT}` = '{run_id}'")
     others = {*jobs} - {tags.get(JOB_ID) for _, _, tags in runs}
     runs += of_jobs(client, experiment_id, finished, others, _ledger_of)
@@ -142,11 +124,7 @@ def _of_some(
 
 
 def of_jobs(
-    client: Any,
-    experiment_id: str,
-    condition: str,
-    jobs: Collection[str | None],
-    kept: Callable[[Any], T],
+    client: Any, experiment_id: str, condition: str, jobs: Collection[str | None], kept: Callable[[Any], T]
 ) -> Iterator[T]:
     """Yield what is kept of the runs of some jobs that fulfil a condition.
 
@@ -164,9 +142,7 @@ def of_jobs(
             yield from found
             return
     for job in jobs:
-        yield from map(
-            kept, search(client, experiment_id, f"{condition} and tags.{JOB_ID} = '{job}'")
-        )
+        yield from map(kept, search(client, experiment_id, f"{condition} and tags.{JOB_ID} = '{job}'"))
 
 
 def search(
@@ -175,9 +151,7 @@ def search(
     """Yield the runs that a query of MLflow finds, the newest first, page by page."""
     token: str | None = None
     while True:
-        found = client.search_runs(
-            [experiment_id], query, view, page, ["attributes.start_time DESC"], token
-        )
+        found = client.search_runs([experiment_id], query, view, page, ["attributes.start_time DESC"], token)
         yield from found
         token = found.token
         if not token:

@@ -60,9 +60,7 @@ def sync(options: argparse.Namespace) -> str:
     if not (output_dir / "jobs").is_dir() and not options.fetch:
         raise ConfigError(f"--output-dir {options.output_dir}: there is no {output_dir / 'jobs'}")
     store = mlflow_store.store_from_options(output_dir, options.tracking_uri, options.experiment)
-    jobs = [
-        Job(file.parent.name, file.parent) for file in sorted(output_dir.glob("jobs/*/result.json"))
-    ]
+    jobs = [Job(file.parent.name, file.parent) for file in sorted(output_dir.glob("jobs/*/result.json"))]
     jobs = [job for job in jobs if OLD not in job.job_id]
     stored = read_runs(store, None if options.fetch else [job.job_id for job in jobs], grid="")
     finished: dict[str, Record] = {}
@@ -72,9 +70,7 @@ def sync(options: argparse.Namespace) -> str:
                 finished[job.job_id] = record
         except RunnerError as error:
             say(f"left out: {error}")
-    missing = [
-        job for job in jobs if job.job_id in finished and not stored.run_of(job.job_id, None)
-    ]
+    missing = [job for job in jobs if job.job_id in finished and not stored.run_of(job.job_id, None)]
     grids = synced_grids.grids_to_sync(store)
     grids.assign(finished)
     parents = grids.start(stored)
@@ -108,9 +104,7 @@ def fetch_missing(store: mlflow_store.Store, stored: StoredRuns) -> str:
         for job in missing:
             run_id = stored.run_of(job.job_id, None)
             with claim(job):
-                fetched += (
-                    run_id is not None and fetched_jobs.fetch_run(store, run_id, job) is not None
-                )
+                fetched += run_id is not None and fetched_jobs.fetch_run(store, run_id, job) is not None
             bar.advance()
     left = f", {len(missing) - fetched} cannot be" if fetched < len(missing) else ""
     return (

@@ -65,9 +65,7 @@ class SyncedGrids:
     def finish(self) -> int:
         """Log what the grids have come to, and end their runs; return how many there are."""
         for record, run in self.runs:
-            grid_runs.log_notes(
-                run, record.metrics, record.notes, record.description, record.first_metric
-            )
+            grid_runs.log_notes(run, record.metrics, record.notes, record.description, record.first_metric)
             grid_runs.finish(run, Status(_status(record)), _plan(record))
         return len(self.runs)
 

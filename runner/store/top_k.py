@@ -37,9 +37,8 @@ class TopK:
     drawn: int = 0
     drawn_ids: array[int] = field(default_factory=lambda: array(ID))
     drawn_logprobs: array[float] = field(default_factory=lambda: array(LOGPROB))
-    scored: array[float] = field(
-        default_factory=lambda: array(LOGPROB)
-    )  # of the text's own tokens; once, none
+    # of the text's own tokens; once, none
+    scored: array[float] = field(default_factory=lambda: array(LOGPROB))
 
     def __post_init__(self) -> None:
         if self.width < 1 or len(self.ids) != len(self.logprobs) or len(self.ids) % self.width:
@@ -87,8 +86,7 @@ class TopKFile:
     def __init__(self, folder: Path) -> None:
         self.path = folder / TOP_K
         self.widths = {
-            int(line["index"]): line["width"]
-            for _, line in read_evidence(self.path, unsealed, "line", True)
+            int(line["index"]): line["width"] for _, line in read_evidence(self.path, unsealed, "line", True)
         }
         self._file = GrowingFile(self.path)
 
@@ -100,9 +98,7 @@ class TopKFile:
             content |= {"drawn_logprobs": packed(top.drawn_logprobs)}
         if top.scored:
             content["scored"] = packed(top.scored)
-        self._file.append(
-            sealed({"index": index, "width": top.width, "places": top.places, **content})
-        )
+        self._file.append(sealed({"index": index, "width": top.width, "places": top.places, **content}))
         self.widths[index] = top.width
 
     def close(self) -> None:
@@ -118,33 +114,21 @@ def read_top_k(path: Path) -> dict[int, TopK]:
         try:
             width, drawn = int(line["width"]), int(line.get("drawn", 0))
             ids, logprobs = _unpacked_pair(line, "", width)
-            drawn_ids, drawn_logprobs = (
-                _unpacked_pair(line, "drawn_", drawn) if drawn else _arrays(())
-            )
+            drawn_ids, drawn_logprobs = _unpacked_pair(line, "drawn_", drawn) if drawn else _arrays(())
             scored = unpacked(LOGPROB, line.get("scored"), int(line["places"]))
             by_sample[int(line["index"])] = TopK(
                 width, ids, logprobs, drawn, drawn_ids, drawn_logprobs, scored
             )
         except (ValueError, KeyError, TypeError, OSError) as error:
-            raise damaged(
-                path, number, f"is not a sample's most probable tokens ({error})"
-            ) from error
+            raise damaged(path, number, f"is not a sample's most probable tokens ({error})") from error
     return by_sample
 
 
-def _arrays(
-    pairs_by_position: Sequence[Sequence[tuple[int, float]]],
-) -> tuple[array[int], array[float]]:
+def _arrays(pairs_by_position: Sequence[Sequence[tuple[int, float]]]) -> tuple[array[int], array[float]]:
     pairs = [pair for pairs_of_position in pairs_by_position for pair in pairs_of_position]
-    return array(ID, [token_id for token_id, _ in pairs]), array(
-        LOGPROB, [value for _, value in pairs]
-    )
+    return array(ID, [token_id for token_id, _ in pairs]), array(LOGPROB, [value for _, value in pairs])
 
 
-def _unpacked_pair(
-    line: dict[str, Any], prefix: str, width: int
-) -> tuple[array[int], array[float]]:
+def _unpacked_pair(line: dict[str, Any], prefix: str, width: int) -> tuple[array[int], array[float]]:
     count = width * int(line["places"])
-    return unpacked(ID, line[f"{prefix}ids"], count), unpacked(
-        LOGPROB, line[f"{prefix}logprobs"], count
-    )
+    return unpacked(ID, line[f"{prefix}ids"], count), unpacked(LOGPROB, line[f"{prefix}logprobs"], count)

@@ -58,11 +58,7 @@ def _names(client: Any, experiment_id: str, run_id: str) -> set[str]:
     token = None
     while True:
         page = client.search_traces(
-            locations=[experiment_id],
-            run_id=run_id,
-            max_results=PAGE,
-            page_token=token,
-            include_spans=False,
+            locations=[experiment_id], run_id=run_id, max_results=PAGE, page_token=token, include_spans=False
         )
         names |= {str(trace.info.tags.get(NAME)) for trace in page}
         if not (token := page.token):
@@ -92,17 +88,12 @@ def _log(
     began_ns: int,
 ) -> None:
     answer = sample.answer
-    inputs = {
-        "question": sample.question,
-        "index": sample.index,
-        "prompt_sha256": sample.prompt_sha256,
-    }
+    inputs = {"question": sample.question, "index": sample.index, "prompt_sha256": sample.prompt_sha256}
     trace = client.start_trace(
         _name(record, sample.index),
         span_type="AGENT" if calls else "LLM",
         inputs=without_unset_keys(inputs),
-        tags={"job_id": record.job_id}
-        | ({"verdict": answer.verdict.value} if answer.verdict else {}),
+        tags={"job_id": record.job_id} | ({"verdict": answer.verdict.value} if answer.verdict else {}),
         experiment_id=experiment_id,
         start_time_ns=began_ns,
         run_id=run_id,
@@ -129,17 +120,13 @@ def _log(
     )
 
 
-def _log_calls(
-    client: Any, trace_id: str, parent_id: str, calls: Sequence[Call], began_ns: int
-) -> None:
+def _log_calls(client: Any, trace_id: str, parent_id: str, calls: Sequence[Call], began_ns: int) -> None:
     """Log calls as spans, one after another."""
     for call in calls:
         ended_ns = began_ns + int(call.seconds * NS)
         name = " ".join(filter(None, (call.who, call.what)))
         inputs = {"prompt_sha256": call.prompt_sha256}
-        span = client.start_span(
-            name, trace_id, parent_id, "AGENT", inputs=inputs, start_time_ns=began_ns
-        )
+        span = client.start_span(name, trace_id, parent_id, "AGENT", inputs=inputs, start_time_ns=began_ns)
         _log_calls(client, trace_id, span.span_id, call.calls or (), began_ns)
         client.end_span(
             trace_id,

@@ -35,9 +35,7 @@ from runner_engine import adapter_of
 from runner_engine.quantization.base import Quantized
 
 MAX_TAG_CHARACTERS = 8000  # likewise
-MAX_PARAM_CHARACTERS = (
-    6000  # MLflow cuts longer values with a warning; the whole config is an artifact
-)
+MAX_PARAM_CHARACTERS = 6000  # MLflow cuts longer values with a warning; the whole config is an artifact
 PARAMS_A_CALL, METRICS_A_CALL = 100, 1000  # limits of MLflow's log_batch
 COMMIT = "git.commit"
 
@@ -89,15 +87,9 @@ def start(store: Store | None, job: Job, record: Record, goes_on: bool = False) 
             tags[PARENT] = store.parent_run_id
         params = params_of(record)
         begun = begun_runs.reopen(client, experiment_id, tags, params) if goes_on else None
-        run_id = (
-            begun_runs.create(client, experiment_id, tags)
-            if begun is None
-            else str(begun.info.run_id)
-        )
+        run_id = begun_runs.create(client, experiment_id, tags) if begun is None else str(begun.info.run_id)
         there = {} if begun is None else begun.data.params
-        log_params(
-            client, run_id, {key: value for key, value in params.items() if key not in there}
-        )
+        log_params(client, run_id, {key: value for key, value in params.items() if key not in there})
         model_id = logged_models.log_model(client, store, experiment_id, run_id, record)
         if begun is None or not (begun.inputs and begun.inputs.dataset_inputs):
             _log_inputs(client, run_id, record.data, model_id)
@@ -113,22 +105,16 @@ def log_params(client: Any, run_id: str, params: Mapping[str, str]) -> None:
         client.log_batch(run_id, params=given[begin : begin + PARAMS_A_CALL])
 
 
-def log_facts(
-    client: Any, run_id: str, metrics: Mapping[str, float], tags: Mapping[str, str]
-) -> None:
+def log_facts(client: Any, run_id: str, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
     """Log numbers and texts about a grid's run, in place of earlier ones."""
     from mlflow.entities import Metric, RunTag
 
     now_ms = int(time.time() * 1000)
     numbers = [
-        Metric(legal_name(key), value, now_ms, 0)
-        for key, value in metrics.items()
-        if math.isfinite(value)
+        Metric(legal_name(key), value, now_ms, 0) for key, value in metrics.items() if math.isfinite(value)
     ]
     client.log_batch(
-        run_id,
-        metrics=numbers,
-        tags=[RunTag(key, value[:MAX_TAG_CHARACTERS]) for key, value in tags.items()],
+        run_id, metrics=numbers, tags=[RunTag(key, value[:MAX_TAG_CHARACTERS]) for key, value in tags.items()]
     )
 
 
@@ -154,9 +140,7 @@ def metrics_of(record: Record) -> dict[str, float]:
         key: [point for point in points if math.isfinite(point[1])]
         for key, points in record.result.series.items()
     }
-    values = record.result.metrics | {
-        key: max(points)[1] for key, points in finite.items() if points
-    }
+    values = record.result.metrics | {key: max(points)[1] for key, points in finite.items() if points}
     return {legal_name(key): float(value) for key, value in values.items() if math.isfinite(value)}
 
 
@@ -166,9 +150,8 @@ def end_dead(store: Store, job: Job) -> StoredRuns:
     pending_runs.end_dead(job.folder / pending_runs.FILE, store.output_dir, Status.KILLED)
     may_know = store.file is not None and store.parent_run_id is None
     if may_know and (noted := published.unchanged(store, job.job_id)) is not None:
-        return StoredRuns(
-            {job.job_id: {noted.mlflow_id: noted.parent}}
-        )  # without MLflow, whose import takes seconds
+        # without MLflow, whose import takes seconds
+        return StoredRuns({job.job_id: {noted.mlflow_id: noted.parent}})
     stored = read_runs(store, [job.job_id])
     dead = (run for run, tags in stored.running.items() if pending_runs.is_of_folder(store, tags))
     pending_runs.end_runs(store, dead, Status.KILLED)
@@ -235,16 +218,10 @@ def finish(tracker: Tracker, job: Job, record: Record) -> None:
 
     client, run_id, result = tracker.client, tracker.run_id, record.result
     assert run_id is not None
-    ended_ms = _ended_ms(
-        record
-    )  # MLflow keeps a number once, however often it is logged with the same time
+    # MLflow keeps a number once, however often it is logged with the same time
+    ended_ms = _ended_ms(record)
     name, digest = _data_key(record.data) if record.data else (None, None)
-    about = {
-        "model_id": tracker.model_id,
-        "dataset_name": name,
-        "dataset_digest": digest,
-        "run_id": run_id,
-    }
+    about = {"model_id": tracker.model_id, "dataset_name": name, "dataset_digest": digest, "run_id": run_id}
     finite = {key: value for key, value in result.metrics.items() if math.isfinite(value)}
     shown = logged_metrics.logged(finite)
     metrics = [
@@ -253,9 +230,7 @@ def finish(tracker: Tracker, job: Job, record: Record) -> None:
     ]
     for key, points in result.series.items():
         metrics += [
-            Metric(legal_name(key), value, ended_ms, step)
-            for step, value in points
-            if math.isfinite(value)
+            Metric(legal_name(key), value, ended_ms, step) for step, value in points if math.isfinite(value)
         ]
     tags = [RunTag(key, value) for key, value in tags_of(job, record).items()]
     tags += [RunTag("notes", "\n".join(result.notes)[:8000])] if result.notes else []
@@ -281,11 +256,7 @@ def end(tracker: Tracker, status: Status) -> None:
     """End the run of a job whose folder is gone, and with it the entry from which the next start
     would end it."""
     store = tracker.store
-    if (
-        store is None
-        or tracker.run_id is None
-        or (store.file is not None and not store.file.exists())
-    ):
+    if store is None or tracker.run_id is None or (store.file is not None and not store.file.exists()):
         return
     with clear_errors(store.uri):
         probe(store)
@@ -338,9 +309,7 @@ def run_name(config: RunnerConfig, adapter: str = "") -> str:
     )
 
 
-def _unusual_keys(
-    config: object, usual: Mapping[str, object] | None = None
-) -> Iterator[tuple[str, str]]:
+def _unusual_keys(config: object, usual: Mapping[str, object] | None = None) -> Iterator[tuple[str, str]]:
     """Yield each key that can change an answer and has not the default value, of its class or of
     its choice's file."""
     assert is_dataclass(config)

@@ -130,9 +130,7 @@ class TrackerBeside:
         return os.waitstatus_to_exitcode(status)
 
 
-def _write(
-    pipe: Connection, parent: int, store: Store, job: Job, record: Record, goes_on: bool
-) -> NoReturn:
+def _write(pipe: Connection, parent: int, store: Store, job: Job, record: Record, goes_on: bool) -> NoReturn:
     """Write the run, in the copy, which never returns to what this process was doing."""
     code = 1
     try:

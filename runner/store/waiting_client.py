@@ -16,7 +16,9 @@ from typing import Any
 from runner.store.answering import SAY_AFTER_S, wait_for_answer
 
 CALL_S = 60.0  # of a thousand metrics or runs, which take seconds
-LONG_S = 600.0  # of files, which may be large and go to a store of their own, and of the tables of a new database
+LONG_S = (
+    600.0  # of files, which may be large and go to a store of their own, and of the tables of a new database
+)
 LONG = ("log_artifact", "log_dict", "download_artifacts")
 
 
@@ -40,7 +42,5 @@ class WaitingClient:
         """Return a method of the client, with a limit."""
         return partial(self._call, getattr(self._client, name), LONG_S if name in LONG else CALL_S)
 
-    def _call(
-        self, method: Callable[..., Any], limit_s: float, *arguments: Any, **named: Any
-    ) -> Any:
+    def _call(self, method: Callable[..., Any], limit_s: float, *arguments: Any, **named: Any) -> Any:
         return call(self._shown, partial(method, *arguments, **named), limit_s)

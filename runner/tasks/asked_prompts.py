@@ -25,9 +25,7 @@ def look_at_prompts(
             [identifier == report.bos_token for identifier in ids[:2]]
             for ids in (form_ids, engine.encode(first)[1])
         ]
-        report.facts["bos"] = ("without BOS", "begins with BOS", "begins with two BOS")[
-            max(map(sum, starts))
-        ]
+        report.facts["bos"] = ("without BOS", "begins with BOS", "begins with two BOS")[max(map(sum, starts))]
         description.append(report.facts["bos"])
         use = "there, and not used" if isinstance(form.prompt, str) else "used"
         report.facts["chat_template"] = use if report.has_chat_template else "none"
@@ -39,9 +37,6 @@ def look_at_prompts(
 def prompts_shown(resolved: ResolvedJob, requests: Sequence[Request]) -> str:
     """Return prompts as the model sees them; only the tokenizer is loaded."""
     seen = {
-        request.id: kind_of(resolved.config.model).rendered(resolved, request.prompt)
-        for request in requests
+        request.id: kind_of(resolved.config.model).rendered(resolved, request.prompt) for request in requests
     }
-    return "\n".join(
-        f"prompt {number} as the model sees it:\n{text}" for number, text in seen.items()
-    )
+    return "\n".join(f"prompt {number} as the model sees it:\n{text}" for number, text in seen.items())

@@ -25,9 +25,7 @@ class Uses(StrEnum):
 
     weights = "weights"  # loads what the model group names: its hashes count, and memory is checked before
     model_files = "model_files"  # reads files of the model group without loading them
-    own_location = (
-        "own_location"  # reads what a key of its own names (task.parts), and not the model group
-    )
+    own_location = "own_location"  # reads what a key of its own names (task.parts), and not the model group
     engine = "engine"  # asks an engine for completions
     machine = "machine"  # measures: machine and versions are part of the job's identity, and it runs alone
     fresh_process = "fresh_process"  # measures in child processes of its own
@@ -40,27 +38,22 @@ class Inputs:
     hashes: dict[str, str]  # name -> SHA-256 of everything read that can change the answer
     # the hashes and config keys in which two jobs may differ and still reuse each other's answers
     ignored_for_reuse: frozenset[str] = field(default=frozenset(), kw_only=True)
-    usual_for_reuse: dict[str, Any] = field(
-        default_factory=dict, kw_only=True
-    )  # config keys that count as if so set
-    count: int | None = field(
-        default=None, kw_only=True
-    )  # questions or prompts, for an estimate of time
+    # config keys that count as if so set
+    usual_for_reuse: dict[str, Any] = field(default_factory=dict, kw_only=True)
+    # questions or prompts, for an estimate of time
+    count: int | None = field(default=None, kw_only=True)
     after: str = field(default="", kw_only=True)  # the id of a job that must run first; empty: none
     # the overrides that make that job of this one; empty if it is named by its id: nobody knows
     # what it asks
     after_overrides: list[str] = field(default_factory=list, kw_only=True)
-    is_compared: bool = field(
-        default=False, kw_only=True
-    )  # with another job while it runs, at a share of the 5 %
-    second: RunnerConfig | None = field(
-        default=None, kw_only=True
-    )  # of a model that is loaded beside the job's own
+    # with another job while it runs, at a share of the 5 %
+    is_compared: bool = field(default=False, kw_only=True)
+    # of a model that is loaded beside the job's own
+    second: RunnerConfig | None = field(default=None, kw_only=True)
     # keys of the task that the user has left open, with the values that they have now
     decided: dict[str, Any] = field(default_factory=dict, kw_only=True)
-    data: dict[str, str] = field(
-        default_factory=dict, kw_only=True
-    )  # a data set: name, digest, source_type, source
+    # a data set: name, digest, source_type, source
+    data: dict[str, str] = field(default_factory=dict, kw_only=True)
 
 
 @dataclass
@@ -108,9 +101,8 @@ def with_inputs(resolved: ResolvedJob, inputs: Inputs) -> ResolvedJob:
         before = resolved.config.task
         task = replace(before, **inputs.decided)
         keys = {key.name for key in fields(before)}
-        vars(task).update(
-            {name: value for name, value in vars(before).items() if name not in keys}
-        )  # what was read
+        # what was read
+        vars(task).update({name: value for name, value in vars(before).items() if name not in keys})
         resolved = resolved.having(task=task)
     return resolved.beside(inputs.second)
 

@@ -27,10 +27,8 @@ from runner_base.files import is_held
 
 MODEL_GROUPS = ("model", "quantization", "lora", "rope")  # overrides of these choose another model
 SEED = "seed"
-SCORING = (
-    *MODEL_GROUPS,
-    "generation.kv_cache",
-)  # what else changes log-probabilities of given texts
+# what else changes log-probabilities of given texts
+SCORING = (*MODEL_GROUPS, "generation.kv_cache")
 
 
 def find(
@@ -73,9 +71,7 @@ def is_id(text: str, task: TaskConfig) -> bool:
     return re.fullmatch(rf"{task.name}-[0-9a-f]{{12}}", text) is not None
 
 
-def overridden(
-    config: RunnerConfig, key: str, overrides_text: str, groups: Sequence[str]
-) -> RunnerConfig:
+def overridden(config: RunnerConfig, key: str, overrides_text: str, groups: Sequence[str]) -> RunnerConfig:
     """Return the config with these overrides: GROUP=CHOICE, and GROUP.KEY=VALUE for the keys of a
     choice.
 
@@ -96,19 +92,15 @@ def overridden(
             continue
         if not value or not {group, where} & set(groups):
             what = "GROUP=CHOICE, such as quantization=none, or GROUP.KEY=VALUE; or the id of a job"
-            raise ConfigError(
-                f"{key}={overrides_text}: {unknown('override', word, groups)}. Give {what}"
-            )
+            raise ConfigError(f"{key}={overrides_text}: {unknown('override', word, groups)}. Give {what}")
         if name:
             values[where] = None if value == "null" else value
         else:
             chosen[group] = value
     own = {where: value for where, value in values.items() if where.partition(".")[0] not in chosen}
     others = {where: value for where, value in values.items() if where not in own}
-    from runner.config.compose import (
-        changed,
-        choose,
-    )  # imports Hydra, which most jobs' processes do not need
+    # imports Hydra, which most jobs' processes do not need
+    from runner.config.compose import changed, choose
 
     try:
         return replace(config, **choose(chosen, chosen, others), **changed(config, own))
@@ -149,9 +141,7 @@ def not_done(key: str, named_as: str, job: Job, also: str = "") -> ConfigError:
     what = f"{key}={named_as}: that job ({job.job_id}) is not done in {job.folder.parent}"
     command = as_grid()  # a grid makes what its jobs name
     if command is None:
-        return ConfigError(
-            f"{what}. Run it first: the same command with {named_as}{also} and without {key}"
-        )
+        return ConfigError(f"{what}. Run it first: the same command with {named_as}{also} and without {key}")
     return ConfigError(f"{what}. This command runs it first, and then this job: {command}")
 
 

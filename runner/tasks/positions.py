@@ -23,9 +23,7 @@ TEMPLATE_TOKENS = 512  # more than a chat template adds to a question
 def beyond_words(resolved: ResolvedJob) -> str:
     """Return how texts can be longer than the model has room for, as the end of a message that
     refuses them."""
-    return (
-        "" if kind_of(resolved.config.model).made_for(resolved) is None else f", or {READ_BEYOND}"
-    )
+    return "" if kind_of(resolved.config.model).made_for(resolved) is None else f", or {READ_BEYOND}"
 
 
 def check_longest(resolved: ResolvedJob, key: str, longest: int) -> None:
@@ -34,7 +32,9 @@ def check_longest(resolved: ResolvedJob, key: str, longest: int) -> None:
     if longest <= room:
         return
     further = beyond_words(resolved)  # nothing of an engine that takes no scaling
-    scaling = f", or a scaling of RoPE that reaches further, such as rope=linear rope.factor={longest / room:.3g}"
+    scaling = (
+        f", or a scaling of RoPE that reaches further, such as rope=linear rope.factor={longest / room:.3g}"
+    )
     raise ConfigError(
         f"{key}={longest}: with rope={resolved.config.rope.name} the model has room for {room:,.0f} tokens: "
         f"give no more{scaling + further if further else ''}"
@@ -48,23 +48,18 @@ def needless_scaling(resolved: ResolvedJob, longest: int) -> list[str]:
     if not isinstance(rope, RopeScalingConfig) or rope.factor == 1:
         return []
     own = kind_of(resolved.config.model).own_positions(resolved)
-    trained: int | None = getattr(
-        rope, "original_max_position_embeddings", None
-    )  # of some scalings
+    # of some scalings
+    trained: int | None = getattr(rope, "original_max_position_embeddings", None)
     own = trained or own  # the user knows better than the model's config
     if own is None or longest > own:
         return []
     effect = "changes nothing" if isinstance(rope, RopeDynamicConfig) else "can only hurt"
-    return [
-        f"rope={rope.name}: no text exceeds {own:,} positions, the model's own: scaling {effect} here"
-    ]
+    return [f"rope={rope.name}: no text exceeds {own:,} positions, the model's own: scaling {effect} here"]
 
 
 def needless_scaling_of(resolved: ResolvedJob, samples: Iterable[Sample]) -> list[str]:
     """Return the notes about texts that the model has read and written."""
-    lengths = (
-        sample.prompt_tokens + max(answer.tokens for answer in sample.answers) for sample in samples
-    )
+    lengths = (sample.prompt_tokens + max(answer.tokens for answer in sample.answers) for sample in samples)
     longest = max(lengths, default=0)
     return needless_scaling(resolved, longest) + beyond_notes(resolved, longest)
 
@@ -89,9 +84,7 @@ def of_questions(resolved: ResolvedJob, requests: Sequence[Request]) -> list[str
     if not isinstance(resolved.config.rope, RopeScalingConfig):
         return []
     longest = max((_bytes(request) for request in requests), default=0)
-    return needless_scaling(
-        resolved, longest + TEMPLATE_TOKENS + resolved.config.generation.most_new_tokens
-    )
+    return needless_scaling(resolved, longest + TEMPLATE_TOKENS + resolved.config.generation.most_new_tokens)
 
 
 def of_given(resolved: ResolvedJob, given: Sequence[Given], window: int) -> list[str]:
@@ -105,9 +98,7 @@ def of_given(resolved: ResolvedJob, given: Sequence[Given], window: int) -> list
         is_cut = given_text.form is Form.text
         longest = max(
             longest,
-            min(whole, window)
-            if is_cut
-            else whole + len(given_text.question.encode()) + TEMPLATE_TOKENS,
+            min(whole, window) if is_cut else whole + len(given_text.question.encode()) + TEMPLATE_TOKENS,
         )
     return needless_scaling(resolved, longest)
 
@@ -122,6 +113,4 @@ def _bytes(request: Request) -> int:
     prompt = request.prompt
     if isinstance(prompt, str):
         return len(prompt.encode())
-    return sum(
-        1 if isinstance(message, int) else len(message.content.encode()) for message in prompt
-    )
+    return sum(1 if isinstance(message, int) else len(message.content.encode()) for message in prompt)

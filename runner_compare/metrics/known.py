@@ -52,9 +52,7 @@ def of_all_answers(jobs: Iterable[Mapping[str, float]]) -> list[str]:
     """Return pass@k and maj@k over all answers that jobs have to each question: they stand beside
     the accuracy."""
     jobs = list(jobs)
-    counts = sorted(
-        {f"{job['answers_each']:.0f}" for job in jobs if job.get("answers_each", 1) > 1}, key=int
-    )
+    counts = sorted({f"{job['answers_each']:.0f}" for job in jobs if job.get("answers_each", 1) > 1}, key=int)
     keys = [f"{key}/{count}" for count in counts for key in ("pass_at_k", "maj_at_k")]
     return [key for key in keys if any(key in job for job in jobs)]
 

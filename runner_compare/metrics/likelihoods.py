@@ -47,12 +47,8 @@ METRICS: tuple[Metric, ...] = (
         unit="nats/token",
         head_words="log-likelihood\nnats/token",
     ),
-    *with_ends(
-        "log_likelihood_nats_per_byte", "log-likelihood", ".5f", Better.higher, unit="nats/byte"
-    ),
-    *with_ends(
-        "log_likelihood_nats_per_text", "log-likelihood", ".4f", Better.higher, unit="nats/text"
-    ),
+    *with_ends("log_likelihood_nats_per_byte", "log-likelihood", ".5f", Better.higher, unit="nats/byte"),
+    *with_ends("log_likelihood_nats_per_text", "log-likelihood", ".4f", Better.higher, unit="nats/text"),
     *with_ends("bits_per_token", "", ".4f", Better.lower),
     *with_ends("bits_per_byte", "", ".4f", Better.lower, head_words="bits\n/byte"),
     *with_ends("perplexity", "", ".4f", Better.lower),
@@ -83,29 +79,15 @@ METRICS: tuple[Metric, ...] = (
         better=Better.lower,
         unit="nats/token",
     ),
-    *with_ends(
-        "top_1_agreement", "top-1 agreement", ".2%", Better.higher, head_words="top-1\nagrees"
-    ),
+    *with_ends("top_1_agreement", "top-1 agreement", ".2%", Better.higher, head_words="top-1\nagrees"),
+    *(share for key in (*KL_SHARES, "kl_max_nats") for share in with_ends(key, "", ".3g", Better.lower)),
     *(
-        share
-        for key in (*KL_SHARES, "kl_max_nats")
-        for share in with_ends(key, "", ".3g", Better.lower)
-    ),
-    *(
-        metric(
-            f"{key}_at_most", unit="nats", form=".3g", better=Better.lower, pooling=Pooling.dropped
-        )
+        metric(f"{key}_at_most", unit="nats", form=".3g", better=Better.lower, pooling=Pooling.dropped)
         for key in (*KL_SHARES, "kl_max_nats")
     ),
     *(
         delta
-        for key in (
-            "delta_p_mean",
-            "delta_p_rms",
-            *DELTA_P_SHARES,
-            "delta_p_smallest",
-            "delta_p_largest",
-        )
+        for key in ("delta_p_mean", "delta_p_rms", *DELTA_P_SHARES, "delta_p_smallest", "delta_p_largest")
         for delta in with_ends(key, "", ".3%", Better.neither)
     ),
     *with_ends("ln_ppl_ratio", "ln(PPL / the reference's)", ".4f", Better.lower),

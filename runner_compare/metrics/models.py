@@ -15,22 +15,11 @@ METRICS: tuple[Metric, ...] = (
     metric("quantized_share", "quantized parameters in blocks", ".1%", better=Better.neither),
     metric("quantized_share_of_all", "quantized parameters", ".1%", better=Better.neither),
     metric("quantized_share_of_bytes", "quantized bytes", ".1%", better=Better.neither),
-    metric(
-        "quantized_share_of_wanted",
-        "quantized parameters of those named",
-        ".1%",
-        better=Better.neither,
-    ),
-    *map(
-        metric,
-        ("quantized_modules", "unquantized_linears", "lora_parameters", "rope_pairs_patched"),
-    ),
+    metric("quantized_share_of_wanted", "quantized parameters of those named", ".1%", better=Better.neither),
+    *map(metric, ("quantized_modules", "unquantized_linears", "lora_parameters", "rope_pairs_patched")),
     *map(metric, ("vocab_size", "max_positions", "base_loads")),
     metric(
-        "made_for_positions",
-        "positions that its RoPE setting is made for",
-        ",.0f",
-        better=Better.neither,
+        "made_for_positions", "positions that its RoPE setting is made for", ",.0f", better=Better.neither
     ),
     metric("stored_mib", "on disk"),
     # memory
@@ -51,19 +40,13 @@ METRICS: tuple[Metric, ...] = (
     metric("cuda_peak_mib", "peak GPU", axis_words="peak GPU memory, MiB"),
     metric("gpu_mib", "GPU", ",.0f"),
     metric("load_peak_gpu_mib", "peak GPU of the load", ",.0f"),
-    *map(
-        metric,
-        ("cuda_reserved_mib", "cuda_steady_mib", "steady_rss_mib", "rss_growth_mib", "pss_mib"),
-    ),
+    *map(metric, ("cuda_reserved_mib", "cuda_steady_mib", "steady_rss_mib", "rss_growth_mib", "pss_mib")),
     *map(metric, ("mapped_files_mib", "baseline_mib", "baseline_anon_mib")),
     *(metric(f"{stage}_peak_rss_mib") for stage in ("prefill", "decode")),
     *(metric(f"{stage}_steady_rss_mib") for stage in ("load", "prefill", "decode")),
     *map(
         metric,
-        (
-            "load_peak_anon_mib",
-            *(f"{stage}_steady_anon_mib" for stage in ("load", "prefill", "decode")),
-        ),
+        ("load_peak_anon_mib", *(f"{stage}_steady_anon_mib" for stage in ("load", "prefill", "decode"))),
     ),
     *(
         metric(key, form=",.0f")
@@ -74,10 +57,7 @@ METRICS: tuple[Metric, ...] = (
         for key in ("predicted_weight_mib", "mapped_weight_mib", "kv_cache_mib", "kv_mib")
     ),
     *(metric(f"{part}_held_mib") for part in ("weights", "kv", "activation", "runtime")),
-    *(
-        metric(f"{by}kv_per_1000_tokens_mib", form=",.3f", better=Better.neither)
-        for by in ("", "predicted_")
-    ),
+    *(metric(f"{by}kv_per_1000_tokens_mib", form=",.3f", better=Better.neither) for by in ("", "predicted_")),
     *(
         metric(f"predicted_{part}_mib", better=Better.neither)
         for part in ("weights_held", "activation", "runtime")

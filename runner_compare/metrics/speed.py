@@ -7,16 +7,10 @@ from typing import Any
 from runner_base.spreads import RANKS
 from runner_compare.metrics.kinds import Better, Metric, Pooling, counts, metric, with_ends
 
-OF_RIGHT_ANSWERS: dict[str, Any] = {
-    "better": Better.lower,
-    "pooling": Pooling.weighted,
-    "tokens": "correct",
-}
+OF_RIGHT_ANSWERS: dict[str, Any] = {"better": Better.lower, "pooling": Pooling.weighted, "tokens": "correct"}
 METRICS: tuple[Metric, ...] = (
     # speed
-    metric(
-        "prefill_tok_per_s", form=",.0f", pooling=Pooling.per_token, tokens="computed_prompt_tokens"
-    ),
+    metric("prefill_tok_per_s", form=",.0f", pooling=Pooling.per_token, tokens="computed_prompt_tokens"),
     metric(
         "decode_tok_per_s",
         "",

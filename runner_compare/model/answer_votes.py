@@ -62,9 +62,7 @@ class Chance:
             return pass_at(self.k, answers, right)
         if self.kind == ALL:
             return all_at(self.k, answers, right)
-        return (
-            None if votes is None else float(majority_at(self.k, answers, votes.right, votes.wrong))
-        )
+        return None if votes is None else float(majority_at(self.k, answers, votes.right, votes.wrong))
 
 
 def figures_of(questions: Sequence[tuple[tuple[int, int], Votes | None]]) -> dict[str, float]:

@@ -10,9 +10,7 @@ from runner_compare.model.key_rules import KeyRules
 NOT_SET = "null"  # the value of a key without one, in a record
 
 
-def find_baseline(
-    run: Run, candidates: list[Run], baseline: dict[str, str], keys: list[str]
-) -> Run:
+def find_baseline(run: Run, candidates: list[Run], baseline: dict[str, str], keys: list[str]) -> Run:
     """Return the one candidate that differs from the run only in the baseline's keys.
 
     nf4 has keys that `none` lacks: within a group that the baseline names, a key that only one of
@@ -53,9 +51,7 @@ def is_ignored(key: str, ignored: Sequence[str]) -> bool:
 
 def differing_ignored(run: Run, base: Run, ignored: Sequence[str], rules: KeyRules) -> str | None:
     """Return a remark about the ignored keys in which two runs differ; None if there are none."""
-    keys = [
-        key for key in rules.differing_keys([run.params, base.params]) if is_ignored(key, ignored)
-    ]
+    keys = [key for key in rules.differing_keys([run.params, base.params]) if is_ignored(key, ignored)]
     return f"ignored: {both_values(run, base, keys)}" if keys else None
 
 
@@ -68,12 +64,7 @@ def scoring(run: Run) -> str:
     """Return the rules by which a run was scored: the task's version, and the extractor or the
     scorer."""
     by = next(
-        (
-            method
-            for key in (SCORER, EXTRACTOR)
-            if (method := run.value(key)) not in (None, NOT_SET)
-        ),
-        "",
+        (method for key in (SCORER, EXTRACTOR) if (method := run.value(key)) not in (None, NOT_SET)), ""
     )
     return f"version {run.task_version} {by}".strip()
 

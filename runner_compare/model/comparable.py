@@ -74,11 +74,7 @@ def _left_out(task: str, group: Sequence[Run], rest: Sequence[Run], keys: Sequen
         why[" ".join("another server or none" if key == SERVER and run.value(key) is None else
                      f"{label(key)}={run.value(key)}" for key in differing)] += 1  # fmt: skip
     reasons = few(
-        [
-            f"{count} with {settings or 'other combinations'}"
-            for settings, count in why.most_common()
-        ],
-        4,
+        [f"{count} with {settings or 'other combinations'}" for settings, count in why.most_common()], 4
     )
     return (
         f"{task}: {counted(len(rest), 'run is', 'runs are')} left out, as not comparable with the newest ones "

@@ -28,7 +28,9 @@ CLUSTER = "task.cluster"
 # the fact that names the job that a run was compared with while it ran
 EARLY_STOP = "early_stop_vs"
 MAX_NAMED = 4  # jobs in a sentence
-ALONE_KEYS = "workers=1 hydra.launcher.fresh=true rerun=all"  # so that each job of a grid is measured by itself
+ALONE_KEYS = (
+    "workers=1 hydra.launcher.fresh=true rerun=all"  # so that each job of a grid is measured by itself
+)
 ENGINE = "model.engine.name"  # of runs that another program has computed here; no key of a job, but a fact
 OWN_ENGINE = "runner"
 TEXT_END = 400  # characters of a text that are shown: the answer is at the end
@@ -101,9 +103,7 @@ class Run:
         # after the words of the user
         compared_with = self.facts.get(EARLY_STOP, "").rpartition(" · ")[2]
         recorded = self.metrics.get("early_stop_comparisons")
-        return (
-            int(recorded) if recorded and not self.parts and compared_with == other.job_id else None
-        )
+        return int(recorded) if recorded and not self.parts and compared_with == other.job_id else None
 
     @property
     def score(self) -> tuple[int, int] | None:
@@ -144,17 +144,11 @@ class Run:
         if all(key in self.metrics for key in BOUNDS):
             recorded = Bounds(*(self.metrics[key] for key in BOUNDS))
             return (
-                recorded
-                if self.has_dependent_answers
-                else Bounds.of(*recorded[:2], int(self.metrics["n"]))
+                recorded if self.has_dependent_answers else Bounds.of(*recorded[:2], int(self.metrics["n"]))
             )
         # an error has no verdict of its own
         cut_off = int(self.metrics.get("cut_off", 0) - self.errors)
-        if (
-            self.interval is None
-            or cut_off <= 0
-            or self.metrics.keys() & {"families", "answers_each"}
-        ):
+        if self.interval is None or cut_off <= 0 or self.metrics.keys() & {"families", "answers_each"}:
             return None
         correct, n = self.score or (0, 0)
         return Bounds.of(correct / n, (correct + cut_off) / n, n)
@@ -165,9 +159,7 @@ def question_of(sample: Sample) -> Question:
     return sample.index, sample.question or "", sample.gold or ""
 
 
-def side_of(
-    verdict: Verdict, answer: str | None, text: str, most: int = TEXT_END
-) -> dict[str, str]:
+def side_of(verdict: Verdict, answer: str | None, text: str, most: int = TEXT_END) -> dict[str, str]:
     """Return one side of a flip as it is shown: of a long text, the end."""
     shown = text if len(text) <= most else "…" + text[-most:]
     return {"verdict": verdict.value, "answer": ABSENT if answer is None else answer, "text": shown}
@@ -217,9 +209,7 @@ class TableRow:
 
     def note_beside(self, *remarks: str | None) -> None:
         """Add remarks to the difference to its baseline."""
-        self.effects = [
-            effect if effect.is_ratio else effect.noting(*remarks) for effect in self.effects
-        ]
+        self.effects = [effect if effect.is_ratio else effect.noting(*remarks) for effect in self.effects]
 
     @property
     def ratios(self) -> list[Decision]:

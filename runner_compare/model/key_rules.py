@@ -12,38 +12,138 @@ from runner_compare.model.data import ENGINE, group
 # job has made
 INERT = frozenset(
     {
-        *("tracking", "profile", "metrics", "metrics.package", "notes", "output_dir", "print", "plan", "rerun"),
+        *(
+            "tracking",
+            "profile",
+            "metrics",
+            "metrics.package",
+            "notes",
+            "output_dir",
+            "print",
+            "plan",
+            "rerun",
+        ),
         *("workers", "job_timeout_s", "price_kwh"),
         *("generation.speculate", "quantization.allow_partial", "rope.beyond_trained"),
-        *(f"model.{name}" for name in (
-            "answer_s", "backend", "backoff_s", "cache_dir", "check_memory", "compare", "concurrency", "connect_s",
-            "delay_s", "executable", "first_token_s", "key_variable", "memory_share", "port", "price_in", "price_out",
-            "python", "random_weights", "retries", "stages", "start_s", "timeout_s",
-        )),
-        *(f"task.{name}" for name in (
-            "answer_key", "branches", "choices_key", "choices_seed", "cluster", "compare", "debug", "drain_s",
-            "durable", "early_stop_comparisons", "early_stop_margin", "early_stop_vs", "evaluation", "exact",
-            "executable", "format", "gold", "gold_after", "idle_s", "keep_top_k", "load", "max_body_kib",
-            "max_connections", "max_new_tokens", "max_open", "model_name", "offset", "output", "overwrite",
-            "pictures", "prompt", "python", "question_key", "reference", "rotate", "shots_split", "show",
-            "show_prompt", "shuffle_seed", "split", "subset", "timeout_s", "tool_form", "tool_offer",
-            "train_offset", "write_s",
-        )),
+        *(
+            f"model.{name}"
+            for name in (
+                "answer_s",
+                "backend",
+                "backoff_s",
+                "cache_dir",
+                "check_memory",
+                "compare",
+                "concurrency",
+                "connect_s",
+                "delay_s",
+                "executable",
+                "first_token_s",
+                "key_variable",
+                "memory_share",
+                "port",
+                "price_in",
+                "price_out",
+                "python",
+                "random_weights",
+                "retries",
+                "stages",
+                "start_s",
+                "timeout_s",
+            )
+        ),
+        *(
+            f"task.{name}"
+            for name in (
+                "answer_key",
+                "branches",
+                "choices_key",
+                "choices_seed",
+                "cluster",
+                "compare",
+                "debug",
+                "drain_s",
+                "durable",
+                "early_stop_comparisons",
+                "early_stop_margin",
+                "early_stop_vs",
+                "evaluation",
+                "exact",
+                "executable",
+                "format",
+                "gold",
+                "gold_after",
+                "idle_s",
+                "keep_top_k",
+                "load",
+                "max_body_kib",
+                "max_connections",
+                "max_new_tokens",
+                "max_open",
+                "model_name",
+                "offset",
+                "output",
+                "overwrite",
+                "pictures",
+                "prompt",
+                "python",
+                "question_key",
+                "reference",
+                "rotate",
+                "shots_split",
+                "show",
+                "show_prompt",
+                "shuffle_seed",
+                "split",
+                "subset",
+                "timeout_s",
+                "tool_form",
+                "tool_offer",
+                "train_offset",
+                "write_s",
+            )
+        ),
     }
-)  # fmt: skip
+)
 
 # Of these, what does count in a task of this name
 COUNTING_IN = {
     "gsm8k": {
         f"task.{name}"
         for name in (
-            "branches", "compare", "debug", "drain_s", "durable", "evaluation", "exact", "executable",
-            "format", "idle_s", "keep_top_k", "load", "max_body_kib", "max_connections", "max_new_tokens",
-            "max_open", "model_name", "output", "overwrite", "pictures", "prompt", "python", "reference",
-            "show", "split", "timeout_s", "tool_form", "tool_offer", "train_offset", "write_s",
+            "branches",
+            "compare",
+            "debug",
+            "drain_s",
+            "durable",
+            "evaluation",
+            "exact",
+            "executable",
+            "format",
+            "idle_s",
+            "keep_top_k",
+            "load",
+            "max_body_kib",
+            "max_connections",
+            "max_new_tokens",
+            "max_open",
+            "model_name",
+            "output",
+            "overwrite",
+            "pictures",
+            "prompt",
+            "python",
+            "reference",
+            "show",
+            "split",
+            "timeout_s",
+            "tool_form",
+            "tool_offer",
+            "train_offset",
+            "write_s",
         )
     }
-}  # fmt: skip
+}
 
 NEVER_COUNTING_GUESSES = ("auto", "off")  # ways of guessing tokens that change no answer
 
@@ -102,11 +202,7 @@ class KeyRules:
 
         def config_order(key: str) -> tuple[int, bool, str]:
             top = group(key)
-            return (
-                (order.index(top) if top in order else len(order)),
-                not key.endswith(".name"),
-                key,
-            )
+            return ((order.index(top) if top in order else len(order)), not key.endswith(".name"), key)
 
         counting = set[str]()
         for config in configs:

@@ -18,9 +18,7 @@ Pairs = Sequence[tuple[QuestionOutcome, QuestionOutcome]]
 def has_means(pairs: Pairs) -> bool:
     """Whether questions have several answers or belong to families, so that McNemar's test would
     not do."""
-    return any(
-        outcome.cluster is not None or outcome.samples > 1 for pair in pairs for outcome in pair
-    )
+    return any(outcome.cluster is not None or outcome.samples > 1 for pair in pairs for outcome in pair)
 
 
 def compare_means(pairs: Pairs, field: str) -> MeanFlips:
@@ -58,10 +56,7 @@ def with_functions(questions: Sequence[Question], pairs: Pairs) -> Pairs:
     return [
         (own._replace(cluster=None), base._replace(cluster=None))
         if are_single
-        else (
-            own._replace(cluster=own.cluster or family),
-            base._replace(cluster=base.cluster or family),
-        )
+        else (own._replace(cluster=own.cluster or family), base._replace(cluster=base.cluster or family))
         for family, (own, base) in zip(families, pairs, strict=True)
     ]
 
@@ -100,6 +95,4 @@ def cluster_field(run: Run, base: Run, pairs: Pairs = ()) -> str:
     any."""
     fields = [side.value(CLUSTER) for side in (run, base)]
     usual = _usual_field(run, pairs)
-    return (
-        next((field for field in fields if field not in (None, "null", "None", "")), usual) or usual
-    )
+    return next((field for field in fields if field not in (None, "null", "None", "")), usual) or usual

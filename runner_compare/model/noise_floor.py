@@ -38,9 +38,7 @@ def beside_noise(rows: Sequence[TableRow], reader: Reader) -> None:
         if row.is_repeat or base is None or effect is None or effect.finding is Finding.open:
             continue
         row.note_beside(*map(_changed_when_asked_again, (base.run, row.run)))
-        noise = [
-            floor for floor in floors.get(base.run.run_id, []) if floor.measure == effect.measure
-        ]
+        noise = [floor for floor in floors.get(base.run.run_id, []) if floor.measure == effect.measure]
         noise += earlier_effects(base.run, reader) if base.run.score and not base.run.parts else []
         largest = max(noise, key=lambda earlier: abs(earlier.value), default=None)
         if largest is None:

@@ -27,10 +27,7 @@ class Bounds(NamedTuple):
     def of(cls, at_worst: float, at_best: float, n: int) -> Bounds:
         """Return the bounds of so many independent questions (earlier versions have recorded too
         narrow ends)."""
-        low, high = (
-            exact_interval(round(at_worst * n), n)[0],
-            exact_interval(round(at_best * n), n)[1],
-        )
+        low, high = (exact_interval(round(at_worst * n), n)[0], exact_interval(round(at_best * n), n)[1])
         return cls(at_worst, at_best, low, high)
 
 
@@ -39,9 +36,8 @@ class RecallPlace(NamedTuple):
 
     kind: str  # of question
     length: int  # of the text, in tokens
-    depth: (
-        float | None
-    )  # of what is asked for, as a share of the text; None: it is in several places
+    # of what is asked for, as a share of the text; None: it is in several places
+    depth: float | None
     text: int | None = None  # the haystack, where there are several
     cluster_unit: ClusterUnit = ClusterUnit.question
 
@@ -74,10 +70,8 @@ class QuestionOutcome(NamedTuple):
     solved: bool
     prompt: str | None
     cluster: str | None = None  # the family of questions that it belongs to
-    right: tuple[int, int] = (
-        0,
-        0,
-    )  # of several answers to the question: how many are right, and how many there are
+    # of several answers to the question: how many are right, and how many there are
+    right: tuple[int, int] = (0, 0)
     number: float | None = None  # the value of a metric that is compared instead of the verdict
     cut_off: int = 0  # answers to it that were cut off: they are neither right nor wrong
     votes: Votes | None = None  # how several answers vote, where that is read
@@ -89,9 +83,7 @@ class QuestionOutcome(NamedTuple):
         """Return what a sample with a verdict says."""
         tools, cluster = None, sample.cluster
         if sample.tool_category is not None and sample.tool_outcome is not None:
-            tools = ToolPlace(
-                sample.tool_category, sample.tool_length or 0, ToolOutcome(sample.tool_outcome)
-            )
+            tools = ToolPlace(sample.tool_category, sample.tool_length or 0, ToolOutcome(sample.tool_outcome))
             if sample.tool_function is None:  # of an earlier version, which knew no families
                 cluster = None
         return cls(
@@ -107,22 +99,14 @@ class QuestionOutcome(NamedTuple):
     @classmethod
     def of_number(cls, sample: Sample, number: float | None) -> QuestionOutcome:
         """Return a sample with a number that is compared instead of its verdict."""
-        return cls(
-            False,
-            sample.prompt_sha256,
-            sample.cluster,
-            number=number,
-            recall=RecallPlace.of(sample),
-        )
+        return cls(False, sample.prompt_sha256, sample.cluster, number=number, recall=RecallPlace.of(sample))
 
     def if_cut_off(self, right: bool) -> QuestionOutcome:
         """Return it with all answers that were cut off right, or wrong; of a vote, they decide
         it."""
         if not self.cut_off:
             return self
-        share = (
-            (self.right[0] + self.cut_off * right, self.right[1]) if self.right[1] else self.right
-        )
+        share = (self.right[0] + self.cut_off * right, self.right[1]) if self.right[1] else self.right
         return self._replace(solved=right, right=share)
 
     @property

@@ -29,9 +29,7 @@ def with_number(runs: list[Run], name: str, reader: Reader) -> list[Run]:
     reader.fetch(scored)
     numbered = []
     for run_of_verdicts in scored:
-        better = (
-            {} if chance is not None else {"better": str(reader.numbers_of_questions[name].value)}
-        )
+        better = {} if chance is not None else {"better": str(reader.numbers_of_questions[name].value)}
         run = replace(
             run_of_verdicts,
             task=f"{run_of_verdicts.task}:{name}",
@@ -75,7 +73,5 @@ def number_of(value: Any) -> float | None:
         gold, shares = value[0], [as_number(share) for share in value[1]]
         known = [share for share in shares if share is not None]
         if 0 <= gold < len(shares) == len(known):
-            return as_number(
-                math.fsum((share - (at == gold)) ** 2 for at, share in enumerate(known))
-            )
+            return as_number(math.fsum((share - (at == gold)) ** 2 for at, share in enumerate(known)))
     return as_number(value)

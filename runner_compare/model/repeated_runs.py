@@ -55,6 +55,4 @@ def contention(run: Run) -> str:
 
 def machine_of(run: Run) -> str:
     """Return the machines of a run or of the pooled runs."""
-    return " and ".join(
-        sorted({part.facts.get("machine", "an unknown one") for part in run.parts or [run]})
-    )
+    return " and ".join(sorted({part.facts.get("machine", "an unknown one") for part in run.parts or [run]}))

@@ -10,19 +10,8 @@ from dataclasses import dataclass, field
 
 from runner_base import more_digits
 from runner_compare.render.quantities import points
-from runner_compare.statistics.margins import (
-    MarginVerdict,
-    margin_verdict,
-    points_of_margin,
-    verdict_words,
-)
-from runner_compare.statistics.sequential import (
-    Pairs,
-    Side,
-    confidence_percent,
-    level_of,
-    level_words,
-)
+from runner_compare.statistics.margins import MarginVerdict, margin_verdict, points_of_margin, verdict_words
+from runner_compare.statistics.sequential import Pairs, Side, confidence_percent, level_of, level_words
 
 
 @dataclass
@@ -39,9 +28,7 @@ class RunningBets:
         self.pairs = Pairs(level, self.margin)
         self.ends = Pairs(level, self.margin), Pairs(level, self.margin)
 
-    def add(
-        self, solved: bool, baseline_solved: bool, cut_off: bool, baseline_cut_off: bool
-    ) -> None:
+    def add(self, solved: bool, baseline_solved: bool, cut_off: bool, baseline_cut_off: bool) -> None:
         """Look at one more pair."""
         at_worst, at_best = self.ends
         self.pairs.add(solved, baseline_solved)

@@ -71,9 +71,7 @@ def pick(ids: list[str], runs: list[Run], option: str) -> list[Run]:
 def parse_keys(text: str, runs: list[Run], option: str) -> list[str]:
     """Read KEY[,KEY]; a bare group name stands for group.name."""
     known = set().union(*(run.params for run in runs))
-    return list(
-        dict.fromkeys(full_key(key.strip(), known, f"{option} {text}") for key in text.split(","))
-    )
+    return list(dict.fromkeys(full_key(key.strip(), known, f"{option} {text}") for key in text.split(",")))
 
 
 def parse_pairs(text: str, runs: list[Run], option: str) -> dict[str, str]:
@@ -107,8 +105,7 @@ def at_least_one(chosen: list[Run], runs: list[Run], keys: Iterable[str], option
     """Return the chosen runs; if there are none, the error lists the values of these keys."""
     if not chosen:
         values_by_key = (
-            f"{label(key)} has {listed(run.value(key) for run in runs)}"
-            for key in dict.fromkeys(keys)
+            f"{label(key)} has {listed(run.value(key) for run in runs)}" for key in dict.fromkeys(keys)
         )
         raise NoMatch(f"{option}: no finished run matches; {'; '.join(values_by_key)}")
     return chosen
@@ -153,9 +150,7 @@ def where(runs: list[Run], text: str, flag: str = "--where") -> list[Run]:
     passing_ids = expression.either()
     if expression.tokens:
         raise expression.expected("and, or, or the end")
-    return at_least_one(
-        [run for run in runs if run.run_id in passing_ids], runs, expression.keys, option
-    )
+    return at_least_one([run for run in runs if run.run_id in passing_ids], runs, expression.keys, option)
 
 
 OPERATORS: dict[str, Callable[[str | None, str], bool]] = {
@@ -210,9 +205,7 @@ class _Expression:
             self.needs("in")
         if negated or self.takes("in"):
             wanted = self.values()
-            return self.passing(
-                key, lambda value: any(same(value, choice) for choice in wanted) != negated
-            )
+            return self.passing(key, lambda value: any(same(value, choice) for choice in wanted) != negated)
         sign = self.word("an operator: = != < <= > >= in", among=OPERATORS)
         text = self.value()
         if sign[0] in "<>" and math.isnan(number(text)):
@@ -295,8 +288,6 @@ def parse_margins(texts: Sequence[str], option: str = "--margin ") -> dict[str, 
                 "of nats above 0 with its unit (0.01nats), or of percent between 0 and 1000 with its sign (5%)"
             )
         if measure in margins:
-            raise ConfigError(
-                f"{option}{text}: there is another margin for the same measure: give one"
-            )
+            raise ConfigError(f"{option}{text}: there is another margin for the same measure: give one")
         margins[measure] = value / unit
     return margins

@@ -120,9 +120,7 @@ def _varying_keys(runs: list[Run], choice: ComparisonOptions, rules: KeyRules) -
     return [key for key in varying if not any(section.stands_for(key) for section in sections)]
 
 
-def _table_of(
-    runs: list[Run], varying: list[str], choice: ComparisonOptions, rules: KeyRules
-) -> Table:
+def _table_of(runs: list[Run], varying: list[str], choice: ComparisonOptions, rules: KeyRules) -> Table:
     """Return the table of these rows, in which nothing is compared yet."""
     configs = [run.params for run in runs]
     keys = choice.by or distinguishing_keys(varying, configs)
@@ -141,15 +139,11 @@ def _table_of(
     return Table(runs[0].task, keys, rows, common=common)
 
 
-def _compare_rows(
-    table: Table, varying: list[str], choice: ComparisonOptions, reader: Reader
-) -> None:
+def _compare_rows(table: Table, varying: list[str], choice: ComparisonOptions, reader: Reader) -> None:
     """Find the baseline of each row, compare the two, and judge all comparisons together."""
     rows = {row.run.run_id: row for row in table.rows}
     all_runs = [row.run for row in table.rows]
-    candidates = (
-        [choice.base] if choice.base else [run for run in all_runs if matches(run, choice.baseline)]
-    )
+    candidates = [choice.base] if choice.base else [run for run in all_runs if matches(run, choice.baseline)]
     # the baseline's own repeats show its noise, and are nobody's baseline
     repeats = repeats_among(candidates, choice.baseline)
     candidates = [run for run in candidates if run.run_id not in repeats]
@@ -250,9 +244,7 @@ def arrange(table: Table) -> None:
     outer = [
         key
         for key in table.keys
-        if not baseline_is_one_run
-        and key not in (*table.baseline, REPEAT)
-        and group(key) not in inner
+        if not baseline_is_one_run and key not in (*table.baseline, REPEAT) and group(key) not in inner
     ]
 
     # an adapter unmerged and the same one merged have two names, and one of them is the baseline
@@ -282,19 +274,14 @@ def pool(runs: list[Run], by: list[str], reader: Reader) -> list[Run]:
     groups: dict[tuple[str | None, ...], list[Run]] = {}
     for run in runs:
         groups.setdefault(tuple(run.value(key) for key in by), []).append(run)
-    return [
-        _pooled(members, by, reader) if len(members) > 1 else members[0]
-        for members in groups.values()
-    ]
+    return [_pooled(members, by, reader) if len(members) > 1 else members[0] for members in groups.values()]
 
 
 def _pooled(members: list[Run], by: list[str], reader: Reader) -> Run:
     members = sorted(members, key=lambda run: run.job_id)
     names = ", ".join(f"{label(key)}={members[0].value(key)}" for key in by)
     differing = reader.key_rules.differing_keys([run.params for run in members])
-    differences = "; ".join(
-        f"{label(key)}: {listed(run.value(key) for run in members)}" for key in differing
-    )
+    differences = "; ".join(f"{label(key)}: {listed(run.value(key) for run in members)}" for key in differing)
     where = f"--by {','.join(map(label, by))}: the {len(members)} runs of {names}"
     if len({scoring(run) for run in members}) > 1:
         raise ConfigError(
@@ -316,12 +303,9 @@ def _pooled(members: list[Run], by: list[str], reader: Reader) -> Run:
         families, counts = zip(
             *((answer.cluster, answer.samples) for answer in answers.values()), strict=True
         )
-        whole.metrics |= accuracy_figures(
-            [answer.mean for answer in answers.values()], families, counts
-        )
+        whole.metrics |= accuracy_figures([answer.mean for answer in answers.values()], families, counts)
         at_worst, at_best = (
-            [answer.if_cut_off(right).mean for answer in answers.values()]
-            for right in (False, True)
+            [answer.if_cut_off(right).mean for answer in answers.values()] for right in (False, True)
         )
         whole.metrics |= bounds_of_accuracy(at_worst, at_best, families, counts)
     return whole

@@ -6,15 +6,7 @@ returns the runs in it.
 """
 
 from runner_compare.metrics import Better
-from runner_compare.readers.files import (
-    MIB,
-    changed,
-    file_name,
-    in_words,
-    lines_of,
-    read_bytes,
-    read_parquet,
-)
+from runner_compare.readers.files import MIB, changed, file_name, in_words, lines_of, read_bytes, read_parquet
 from runner_compare.readers.several_answers import joined, votes_of
 from runner_compare.readers.shapes import (
     ANYTHING,

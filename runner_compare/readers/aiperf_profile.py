@@ -119,15 +119,11 @@ def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
     profile = PROFILE.read(raw, where)
     config = profile.input_config
     data = config.datasets[0] if config.datasets else None
-    phase = next(
-        (phase for phase in config.phases or () if not phase.exclude_from_results), Phase()
-    )
+    phase = next((phase for phase in config.phases or () if not phase.exclude_from_results), Phase())
     params = {
         "model.name": " ".join(model.name for model in config.models.items),
         "backend.name": TOOL,
-        **params_of(
-            "backend", {"type": config.endpoint.type, "streaming": config.endpoint.streaming}
-        ),
+        **params_of("backend", {"type": config.endpoint.type, "streaming": config.endpoint.streaming}),
         **params_of("task", {key: getattr(phase, key) for key in OF_PHASE}),
         **params_of("data", _settings(data) if data else None),
     }
@@ -135,9 +131,7 @@ def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
     if profile.time_to_first_token:
         repeats["ttft_s"] = [profile.time_to_first_token.p50 / 1000]
     facts = {"aiperf_version": str(profile.aiperf_version)}
-    return ToolFile(
-        [ToolRun(TOOL, path, TOOL, profile.start_time, params, repeats=repeats, facts=facts)]
-    )
+    return ToolFile([ToolRun(TOOL, path, TOOL, profile.start_time, params, repeats=repeats, facts=facts)])
 
 
 def _settings(data: DataSet) -> dict[str, Any]:

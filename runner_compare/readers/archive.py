@@ -21,7 +21,9 @@ from runner_compare.readers import MIB
 
 MAX_MEMBER_BYTES = 256 * MIB  # of one file in an archive, unpacked
 MAX_ARCHIVE_BYTES = 16 * 1024 * MIB  # of all files in an archive, unpacked, ...
-MOST_PACKED = 100  # ... or so many times the size of the archive: what a packer makes smaller than that was made to be
+MOST_PACKED = (
+    100  # ... or so many times the size of the archive: what a packer makes smaller than that was made to be
+)
 ZSTD = 93  # the method of a zip archive that Python 3.11 cannot unpack
 ENCRYPTED = 1
 LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, lengths of the name and of the extra field
@@ -70,18 +72,14 @@ class Archive:
                 with self._zip.open(member) as stream:
                     content = stream.read(member.file_size + 1)
         if len(content) != member.file_size or zlib.crc32(content) != member.CRC:
-            raise DataError(
-                f"{where} is damaged: its size or checksum is another one than the archive says"
-            )
+            raise DataError(f"{where} is damaged: its size or checksum is another one than the archive says")
         return content
 
     def _unpacked_zstd(self, member: zipfile.ZipInfo) -> bytes:
         import pyarrow
 
         self._raw.seek(member.header_offset)
-        signature, name_length, extra_length = LOCAL_HEADER.unpack(
-            self._raw.read(LOCAL_HEADER.size)
-        )
+        signature, name_length, extra_length = LOCAL_HEADER.unpack(self._raw.read(LOCAL_HEADER.size))
         if signature != b"PK\x03\x04":
             raise zipfile.BadZipFile(f"no file begins at {member.header_offset}")
         self._raw.seek(name_length + extra_length, io.SEEK_CUR)
@@ -97,9 +95,7 @@ class Archive:
                 raise DataError(f"{self.path}: {member.filename} has {size}, more than are read")
         most = max(MAX_ARCHIVE_BYTES, MOST_PACKED * self.path.stat().st_size)
         if sum(member.file_size for member in members) > most:
-            raise DataError(
-                f"{self.path}: unpacked it has more than {most // MIB:,} MiB, more than are read"
-            )
+            raise DataError(f"{self.path}: unpacked it has more than {most // MIB:,} MiB, more than are read")
 
     @contextmanager
     def _readable(self) -> Iterator[None]:
@@ -117,6 +113,4 @@ class Archive:
             zlib.error,
             struct.error,
         ) as error:
-            raise DataError(
-                f"{self.path}: damaged, or not a zip archive ({one_line(error, 120)})"
-            ) from error
+            raise DataError(f"{self.path}: damaged, or not a zip archive ({one_line(error, 120)})") from error

@@ -75,9 +75,7 @@ def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
         )
         check_samples_differ(path, samples)
         params = {"model.name": path.stem.removesuffix(ENDING), METRIC: metric}
-        runs.append(
-            ToolRun(TOOL, path, benchmark, results.date, params, results.hash, samples=samples)
-        )
+        runs.append(ToolRun(TOOL, path, benchmark, results.date, params, results.hash, samples=samples))
     return ToolFile(runs)
 
 
@@ -89,10 +87,7 @@ def _solutions(path: Path, task: str, raw: msgspec.Raw) -> list[Solution]:
 
 
 def _sample(path: Path, task: str, solution: Solution, metric: str) -> ToolSample:
-    where, states = (
-        f"{path}, task {task}",
-        [state or "missing" for state in solution.states(metric)],
-    )
+    where, states = (f"{path}, task {task}", [state or "missing" for state in solution.states(metric)])
     if unknown := [state for state in states if state not in STATES]:
         raise DataError(
             f"{where}: the outcome of a test is {unknown[0][:40]}, and none of {', '.join(STATES)}"

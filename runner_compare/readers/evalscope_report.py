@@ -175,13 +175,10 @@ def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
             left_out.append(f"{dataset} {metric}")
             continue
         numbered = zip((sample for sample, _ in reviews), known, strict=True)
-        samples = joined(
-            replace(sample, number=number, solved=number == 1) for sample, number in numbered
-        )
+        samples = joined(replace(sample, number=number, solved=number == 1) for sample, number in numbered)
         check_samples_differ(path, samples)
         about = next(
-            (metric_report for metric_report in report.metrics if metric_report.name == metric),
-            None,
+            (metric_report for metric_report in report.metrics if metric_report.name == metric), None
         )
         _check_score(where, metric, about, known)
         is_verdict = all(number in (0, 1) for number in known)
@@ -207,9 +204,7 @@ def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
     return ToolFile(runs, left_out)
 
 
-def _reviews(
-    path: Path, report: Report, cluster: str | None
-) -> Iterator[tuple[ToolSample, dict[str, Any]]]:
+def _reviews(path: Path, report: Report, cluster: str | None) -> Iterator[tuple[ToolSample, dict[str, Any]]]:
     """Yield the answers of all subsets without their scores, each with its metrics."""
     subsets = {
         subset.name: subset.num
@@ -298,7 +293,5 @@ def _settings(file: Path) -> Settings:
         content = json.loads(json.dumps(loaded, default=str, skipkeys=True))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise DataError(f"{file}: no YAML ({few(str(error).splitlines(), 1)})") from error
-    settings: Settings = (
-        checked(content, Settings, str(file)) if isinstance(content, dict) else Settings()
-    )
+    settings: Settings = checked(content, Settings, str(file)) if isinstance(content, dict) else Settings()
     return settings

@@ -37,12 +37,7 @@ def read_bytes(path: Path) -> bytes:
 def file_name(name: str, where: object) -> str:
     """Return what a file is called by a name from another file; DataError if none can be called
     so."""
-    if (
-        not name
-        or "/" in name
-        or "\0" in name
-        or len(name.encode("utf-8", "replace")) > LONGEST_NAME
-    ):
+    if not name or "/" in name or "\0" in name or len(name.encode("utf-8", "replace")) > LONGEST_NAME:
         raise DataError(f"{where}: no file is named {name[:80]!r}")
     return name
 
@@ -66,9 +61,7 @@ def lines_of(file: Path, what: str, expected: int, where: str) -> Iterator[tuple
             count += 1
             yield f"{file}, line {number}", line.encode()
     if count != expected:
-        raise DataError(
-            f"{file}: {count} {what}, but {where} counts {expected}: one of them was changed"
-        )
+        raise DataError(f"{file}: {count} {what}, but {where} counts {expected}: one of them was changed")
 
 
 def parse(raw: bytes, where: str) -> Any:
@@ -82,9 +75,7 @@ def parse(raw: bytes, where: str) -> Any:
 
 
 def read_parquet(
-    path: Path,
-    columns: Mapping[str, Sequence[str]],
-    optional: Mapping[str, Sequence[str]] | None = None,
+    path: Path, columns: Mapping[str, Sequence[str]], optional: Mapping[str, Sequence[str]] | None = None
 ) -> Iterator[dict[str, Any]]:
     """Yield the rows of a parquet file with these columns, each of which has at least these fields.
 
@@ -102,9 +93,7 @@ def read_parquet(
             schema = file.schema_arrow
             for column, fields in columns.items():
                 kind = schema.field(column).type if column in schema.names else None
-                if not isinstance(kind, pyarrow.StructType) or set(fields) - {
-                    field.name for field in kind
-                }:
+                if not isinstance(kind, pyarrow.StructType) or set(fields) - {field.name for field in kind}:
                     expected = f"{column} ({', '.join(fields)})" if fields else column
                     raise DataError(
                         f"{path}: other columns: expected {expected}, found {few(schema.names, 8)}"
@@ -117,24 +106,16 @@ def read_parquet(
                 raise DataError(
                     f"{path}: larger than {MAX_FILE_BYTES // MIB} MiB or {MAX_ROWS:,} rows, unpacked"
                 )
-            names = [
-                f"{column}.{name}" for column, fields in columns.items() for name in fields or ("",)
-            ]
+            names = [f"{column}.{name}" for column, fields in columns.items() for name in fields or ("",)]
             for column, fields in (optional or {}).items():
                 names += [
-                    f"{column}.{field.name}"
-                    for field in schema.field(column).type
-                    if field.name in fields
+                    f"{column}.{field.name}" for field in schema.field(column).type if field.name in fields
                 ]
             for batch in file.iter_batches(columns=[name.removesuffix(".") for name in names]):
                 for row in batch.to_pylist():
-                    empty = next(
-                        (column for column in columns if not isinstance(row[column], dict)), None
-                    )
+                    empty = next((column for column in columns if not isinstance(row[column], dict)), None)
                     if empty is not None:
                         raise DataError(f"{path}: {empty} is missing in a row")
                     yield row
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{path}: damaged, or not a parquet file ({one_line(error, 120)})"
-        ) from error
+        raise DataError(f"{path}: damaged, or not a parquet file ({one_line(error, 120)})") from error

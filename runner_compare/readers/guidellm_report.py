@@ -9,16 +9,7 @@ from typing import Annotated, Any
 import msgspec
 
 from runner_base import DataError
-from runner_compare.readers import (
-    Count,
-    Measured,
-    Outline,
-    Parser,
-    ToolFile,
-    ToolRun,
-    in_words,
-    params_of,
-)
+from runner_compare.readers import Count, Measured, Outline, Parser, ToolFile, ToolRun, in_words, params_of
 
 TOOL = "GuideLLM"
 VERSION = 2  # of the report; since GuideLLM 0.7
@@ -142,9 +133,7 @@ ABOUT: Parser[Origin] = Parser(Origin)
 
 def recognises(_path: Path, outline: Outline) -> bool:
     """Whether a file is a report of GuideLLM."""
-    return outline.has("metadata", "benchmarks") and outline.part("metadata").has(
-        "guidellm_version"
-    )
+    return outline.has("metadata", "benchmarks") and outline.part("metadata").has("guidellm_version")
 
 
 def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
@@ -189,6 +178,4 @@ def _run(path: Path, where: str, raw: msgspec.Raw, data: dict[str, Any], release
         "ttft_s": [benchmark.metrics.time_to_first_token_ms.successful.median / 1000],
     }
     time = in_words(datetime.fromtimestamp(benchmark.start_time, UTC))
-    return ToolRun(
-        TOOL, path, TOOL, time, params, repeats=repeats, facts={"guidellm_version": release}
-    )
+    return ToolRun(TOOL, path, TOOL, time, params, repeats=repeats, facts={"guidellm_version": release})

@@ -155,9 +155,7 @@ def _header(path: Path, raw: bytes) -> Header:
     """Return the header of an evaluation that has finished."""
     header = HEADER.read(raw, str(path))
     if header.status != "success":
-        message = (
-            f" ({str(header.error.message)[:120]})" if header.error and header.error.message else ""
-        )
+        message = f" ({str(header.error.message)[:120]})" if header.error and header.error.message else ""
         fix = "finish it with `inspect eval-retry`, or leave it out"
         raise DataError(
             f"{path}: the evaluation has not finished: its status is {header.status[:40]}{message}; {fix}"
@@ -207,9 +205,7 @@ def _run(path: Path, header: Header, name: str, epochs: list[Epoch], logged: Sam
         by_sample.setdefault(epoch.sample_id, []).append(epoch)
     # in whose order they are shown: an archive has them as they were finished
     dataset = header.eval.dataset
-    order = {
-        str(sample_id): at for at, sample_id in enumerate((dataset and dataset.sample_ids) or ())
-    }
+    order = {str(sample_id): at for at, sample_id in enumerate((dataset and dataset.sample_ids) or ())}
     in_order = sorted(by_sample, key=lambda sample_id: order.get(sample_id, len(order)))
     better = _better(header, name, epochs)
     samples = [_sample(name, by_sample[sample_id]) for sample_id in in_order]
@@ -252,8 +248,7 @@ def _votes(name: str, epochs: list[Epoch]) -> Votes | None:
     """Return how the answers of several epochs vote, by what the scorer has extracted from each."""
     scores = [epoch.scores.get(name) for epoch in epochs]
     return votes_of(
-        (None, False, "") if score is None else (score.answer, score.number == 1, "")
-        for score in scores
+        (None, False, "") if score is None else (score.answer, score.number == 1, "") for score in scores
     )
 
 
@@ -263,9 +258,7 @@ def _note_of_reducer(path: Path, header: Header, name: str) -> list[str]:
     if MEAN in reducers:
         return []
     ways = few([reducer[:40] for reducer in reducers], 3)
-    return [
-        f"{path}: inspect_ai's own table reduces the epochs of {name} by {ways}; compared is their mean"
-    ]
+    return [f"{path}: inspect_ai's own table reduces the epochs of {name} by {ways}; compared is their mean"]
 
 
 def _metrics(header: Header, name: str) -> Iterator[dict[str, LoggedFigure]]:
@@ -289,9 +282,7 @@ def _check_means(path: Path, header: Header, name: str, samples: list[ToolSample
         for key in MEANS:
             figure = metrics.get(key) or LoggedFigure()
             if isinstance(figure.value, int | float) and not figure.params:
-                check_mean(
-                    f"{path}: the {key} by {name}", mean, "samples", "its header", figure.value
-                )
+                check_mean(f"{path}: the {key} by {name}", mean, "samples", "its header", figure.value)
 
 
 def _settings(header: Header) -> dict[str, str]:

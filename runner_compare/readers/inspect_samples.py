@@ -36,7 +36,9 @@ from runner_compare.readers.archive import Archive
 SUFFIX = ".eval"
 FOLDER = "samples/"  # in an archive
 GRADES = {"C": 1.0, "P": 0.5, "I": 0.0, "N": 0.0}
-LONGEST_GOLD = 200  # characters of a gold answer, and of an extracted one, that are kept; of a longer one also its hash
+LONGEST_GOLD = (
+    200  # characters of a gold answer, and of an extracted one, that are kept; of a longer one also its hash
+)
 NO_ERROR = (b"null", b'""', b"{}", b"[]", b"false")
 MOST_BYTES = 16 * MIB  # of a sample's input, target, scores or metadata
 
@@ -128,9 +130,7 @@ class Samples:
                         yield sample_id, _texts(ONE.read(archive.read(name), where), score, where)
         else:
             content, shown = read_bytes(self.path), set(sample_ids)
-            for raw in SEVERAL.read(
-                Outline.of(content, str(self.path)).parts["samples"], str(self.path)
-            ):
+            for raw in SEVERAL.read(Outline.of(content, str(self.path)).parts["samples"], str(self.path)):
                 sample = ONE.read(raw, str(self.path))
                 if str(sample.id) in shown:
                     shown.remove(str(sample.id))
@@ -141,23 +141,14 @@ class Samples:
             size = len(bytes(getattr(sample, key)))
             if size > MOST_BYTES:
                 raise DataError(f"{where}: {key} has {size // MIB} MiB, more than are read")
-        family, fields = family_of(
-            _scalars(sample.metadata, where) if self.cluster else None, self.cluster
-        )
-        logged, completion = (
-            SCORES.read(sample.scores, where, "scores") or {},
-            _completion(sample, where),
-        )
+        family, fields = family_of(_scalars(sample.metadata, where) if self.cluster else None, self.cluster)
+        logged, completion = (SCORES.read(sample.scores, where, "scores") or {}, _completion(sample, where))
         return Epoch(
             str(sample.id),
             sample.epoch,
             _hash(text_of(INPUT.read(sample.input, where, "input"))),
             _short(text_of(TARGET.read(sample.target, where, "target"))),
-            dict(
-                pair
-                for name, score in logged.items()
-                for pair in _scores(name, score, completion, where)
-            ),
+            dict(pair for name, score in logged.items() for pair in _scores(name, score, completion, where)),
             bytes(sample.error) not in NO_ERROR,
             family,
             fields,
@@ -168,9 +159,7 @@ def _scalars(metadata: Raw, where: str) -> dict[str, Any]:
     """Return the fields that hold a text or a number."""
     fields = FIELDS.read(metadata, where, "metadata") or {}
     return {
-        key: ANYTHING.read(raw, where)
-        for key, raw in fields.items()
-        if bytes(raw)[:1] not in (b"[", b"{")
+        key: ANYTHING.read(raw, where) for key, raw in fields.items() if bytes(raw)[:1] not in (b"[", b"{")
     }
 
 
@@ -193,27 +182,18 @@ def text_of(field: Any) -> str:
     the other."""
     if isinstance(field, str):
         return field
-    parts = [
-        part.get("content", part.get("text", "")) if isinstance(part, dict) else part
-        for part in field
-    ]
-    return "\n".join(
-        text_of(part) if isinstance(part, str | list) else json.dumps(part) for part in parts
-    )
+    parts = [part.get("content", part.get("text", "")) if isinstance(part, dict) else part for part in field]
+    return "\n".join(text_of(part) if isinstance(part, str | list) else json.dumps(part) for part in parts)
 
 
-def _scores(
-    name: str, score: LoggedScore, completion: str, where: str
-) -> Iterator[tuple[str, Score]]:
+def _scores(name: str, score: LoggedScore, completion: str, where: str) -> Iterator[tuple[str, Score]]:
     """Yield a score by its name; a score of several values is several scores."""
     # the whole text is no vote
     is_extracted = isinstance(score.answer, str) and score.answer != completion
     answer = _short(score.answer) if is_extracted else None
     values = score.value if isinstance(score.value, dict) else None
     named = (
-        {name: score.value}
-        if values is None
-        else {f"{name}.{key}": value for key, value in values.items()}
+        {name: score.value} if values is None else {f"{name}.{key}": value for key, value in values.items()}
     )
     for full_name, value in named.items():
         if value is None:

@@ -86,9 +86,7 @@ class Task(msgspec.Struct):
 
     def metric(self, name: str) -> Metric:
         """Return what it says of a metric."""
-        return next(
-            (metric for metric in self.metrics or () if metric.metric_name == name), Metric()
-        )
+        return next((metric for metric in self.metrics or () if metric.metric_name == name), Metric())
 
 
 class Results(msgspec.Struct):
@@ -155,15 +153,11 @@ def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
                 left_out.append(f"{task} {metric}")
                 continue
             numbered = zip((sample for sample, _ in rows), known, strict=True)
-            samples = [
-                replace(sample, number=number, solved=number == 1) for sample, number in numbered
-            ]
+            samples = [replace(sample, number=number, solved=number == 1) for sample, number in numbered]
             check_samples_differ(details, samples)
             run = _run(path, name[1], content, task, config, metric, samples)
             about = config.metric(metric)
-            is_verdict = about.better is not Better.lower and all(
-                number in (0, 1) for number in known
-            )
+            is_verdict = about.better is not Better.lower and all(number in (0, 1) for number in known)
             run.better = None if is_verdict else about.better
             if is_verdict or about.corpus_level_fn == "mean":
                 results = content.results.get(task)
@@ -240,13 +234,7 @@ def _scored(answer: Answer, choices: list[Any]) -> list[tuple[float, str]]:
 
 
 def _run(
-    path: Path,
-    time: str,
-    content: Results,
-    task: str,
-    config: Task,
-    metric: str,
-    samples: list[ToolSample],
+    path: Path, time: str, content: Results, task: str, config: Task, metric: str, samples: list[ToolSample]
 ) -> ToolRun:
     general = content.config_general
     model = general.model_config
@@ -257,9 +245,7 @@ def _run(
         task=task,
         time=time,
         params={
-            "model.name": checked(
-                model, ModelName, f"{path}: config_general.model_config"
-            ).model_name,
+            "model.name": checked(model, ModelName, f"{path}: config_general.model_config").model_name,
             **params_of("model", {"dtype": model.get("dtype")}),
             **params_of("model_args", rest),
             **params_of("generation", model.get("generation_parameters")),

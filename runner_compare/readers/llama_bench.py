@@ -54,9 +54,7 @@ def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
         test = TEST.read(entry, where)
         params = _settings(test, FIELDS.read(entry, where))
         machine = " · ".join(filter(None, (str(test.cpu_info or ""), str(test.gpu_info or ""))))
-        new = ToolRun(
-            TOOL, path, TOOL, test.test_time, params, facts={"machine": machine} if machine else {}
-        )
+        new = ToolRun(TOOL, path, TOOL, test.test_time, params, facts={"machine": machine} if machine else {})
         run = runs.setdefault(tuple(sorted(params.items())), new)
         measure, tokens = _measure(test, where)
         if measure in run.repeats:
@@ -78,10 +76,6 @@ def _measure(test: Test, where: str) -> tuple[str, int]:
 
 
 def _settings(test: Test, fields: dict[str, Any]) -> dict[str, str]:
-    rest = {
-        key: value for key, value in fields.items() if key not in (*OF_TEST, *OF_MODEL, *OF_RESULT)
-    }
-    settings = {
-        f"backend.{key}": text_of(value) for key, value in rest.items() if value not in (None, "")
-    }
+    rest = {key: value for key, value in fields.items() if key not in (*OF_TEST, *OF_MODEL, *OF_RESULT)}
+    settings = {f"backend.{key}": text_of(value) for key, value in rest.items() if value not in (None, "")}
     return {"model.name": test.model_filename, "backend.name": TOOL, **settings}

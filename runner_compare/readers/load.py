@@ -53,16 +53,10 @@ class ResultsReader(evaluations.FilesReader):
         tool_run = self.read.get(run.run_id)
         if isinstance(tool_run, ToolRun) and tool_run.repeats:
             most = max(map(len, tool_run.repeats.values()))
-            yield {
-                measure: values
-                for measure, values in tool_run.repeats.items()
-                if len(values) == most
-            }
+            yield {measure: values for measure, values in tool_run.repeats.items() if len(values) == most}
 
 
-def load(
-    places: list[str], cluster: str | None = None, metric: str = ""
-) -> tuple[list[Run], ResultsReader]:
+def load(places: list[str], cluster: str | None = None, metric: str = "") -> tuple[list[Run], ResultsReader]:
     """Return the runs below these paths, and a reader of their samples and repeats.
 
     `cluster` is the field of a sample that names its family, `metric` the only metric that is
@@ -86,9 +80,7 @@ def load(
     if of_lm_eval:
         runs, of_documents = evaluations.load(of_lm_eval, cluster)
     if left_out:
-        say(
-            f"note: left out, no number for each sample and no speed: {few(sorted(set(left_out)), 6)}"
-        )
+        say(f"note: left out, no number for each sample and no speed: {few(sorted(set(left_out)), 6)}")
     if cluster is not None:
         check_families(found, cluster)
     runs += _evaluations([run for run in found if run.samples], reader)
@@ -99,9 +91,7 @@ def load(
     if metric:
         metrics = sorted({run.params[METRIC] for run in runs if METRIC in run.params})
         if metric not in metrics:
-            raise ConfigError(
-                f"--metric {metric}: {unknown('metric in these files', metric, metrics)}"
-            )
+            raise ConfigError(f"--metric {metric}: {unknown('metric in these files', metric, metrics)}")
         runs = [run for run in runs if run.params.get(METRIC) == metric]
     return runs, reader
 
@@ -170,9 +160,7 @@ def _holds_nothing(file: Path) -> str:
     return nothing."""
     if file.is_symlink() and not file.exists():
         return "a link to nothing"
-    is_blank = (
-        file.is_file() and file.stat().st_size < BLANK_BYTES and not file.read_bytes().strip()
-    )
+    is_blank = file.is_file() and file.stat().st_size < BLANK_BYTES and not file.read_bytes().strip()
     return "empty" if is_blank else ""
 
 
@@ -198,12 +186,9 @@ def _evaluations(found: list[ToolRun], reader: ResultsReader) -> Iterator[Run]:
         settings = run_of_tool.found_at, run_of_tool.task, tuple(sorted(run_of_tool.params.items()))
         newest.setdefault(settings, run_of_tool)
         if run_of_tool.better is not None:
-            directions.setdefault((run_of_tool.task, run_of_tool.metric), set()).add(
-                run_of_tool.better
-            )
+            directions.setdefault((run_of_tool.task, run_of_tool.metric), set()).add(run_of_tool.better)
     counts = Counter(
-        (run_of_tool.found_at, run_of_tool.task, run_of_tool.metric)
-        for run_of_tool in newest.values()
+        (run_of_tool.found_at, run_of_tool.task, run_of_tool.metric) for run_of_tool in newest.values()
     )
     several = {given for (given, _, _), count in counts.items() if count > 1}
     for run_of_tool in newest.values():
@@ -217,9 +202,7 @@ def _evaluations(found: list[ToolRun], reader: ResultsReader) -> Iterator[Run]:
         if better is None:
             yield run
         else:
-            yield _of_numbers(
-                run, run_of_tool, next(iter(better)) if len(better) == 1 else Better.neither
-            )
+            yield _of_numbers(run, run_of_tool, next(iter(better)) if len(better) == 1 else Better.neither)
 
 
 def _evaluation(run: ToolRun, name: str, reader: ResultsReader) -> Run:
@@ -237,9 +220,7 @@ def _evaluation(run: ToolRun, name: str, reader: ResultsReader) -> Run:
         **run.figures,
     }
     errors = sum(sample.has_error for sample in run.samples)
-    return replace(
-        _run(run, run_id, job_id, {FOLDER_KEY: name}, figures), facts=run.facts, errors=errors
-    )
+    return replace(_run(run, run_id, job_id, {FOLDER_KEY: name}, figures), facts=run.facts, errors=errors)
 
 
 def _run(
@@ -289,9 +270,7 @@ def _measurements(found: list[ToolRun], reader: ResultsReader) -> Iterator[Run]:
         job_id = plain(
             f"{first.found_at.rstrip('/')}:{first.task}{f' {len(reader.read)}' if has_several else ''}"
         )
-        newest_first = sorted(
-            members, key=lambda member: (member.time, str(member.path)), reverse=True
-        )
+        newest_first = sorted(members, key=lambda member: (member.time, str(member.path)), reverse=True)
         runs = [_measurement(run, first.found_at, job_id, reader) for run in newest_first]
         runs[0].earlier = runs[1:]
         yield runs[0]
@@ -303,9 +282,7 @@ def _measurement(run: ToolRun, given: str, job_id: str, reader: ResultsReader) -
     metrics = {measure: median(values) for measure, values in run.repeats.items()}
     cells = Counter(measure.partition("/")[0] for measure in metrics)
     figures = {
-        key: value
-        for measure, value in metrics.items()
-        if cells[key := measure.partition("/")[0]] == 1
+        key: value for measure, value in metrics.items() if cells[key := measure.partition("/")[0]] == 1
     }
     repeats = str(max(map(len, run.repeats.values())))
     params, facts = (

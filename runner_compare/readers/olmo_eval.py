@@ -111,9 +111,7 @@ def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
     where = str(path)
     content = METRICS.read(raw, where)
     if content.errors:
-        raise DataError(
-            f"{where}: {len(content.errors)} of its tasks ended in an error: run them again"
-        )
+        raise DataError(f"{where}: {len(content.errors)} of its tasks ended in an error: run them again")
     runs, left_out = [], []
     for entry in content.tasks:
         model = _model(content.config, entry, where)
@@ -141,9 +139,7 @@ def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
             version = entry.task_hash or ""
             time = content.timestamp
             runs.append(
-                ToolRun(
-                    TOOL, path, entry.task, time, params, version, samples=samples, better=better
-                )
+                ToolRun(TOOL, path, entry.task, time, params, version, samples=samples, better=better)
             )
     return ToolFile(runs, left_out)
 
@@ -161,9 +157,7 @@ def _model(config: dict[str, Any], entry: Task, where: str) -> Model:
     return model
 
 
-def _predictions(
-    path: Path, entry: Task, model: str
-) -> Iterator[tuple[ToolSample, dict[str, Any]]]:
+def _predictions(path: Path, entry: Task, model: str) -> Iterator[tuple[ToolSample, dict[str, Any]]]:
     """Yield the instances of a task, each with its scores by `metric:scorer`."""
     where, task = str(path), _file_name(entry.task)
     folder = path.parent / "predictions"
@@ -173,9 +167,7 @@ def _predictions(
     chosen = [file for file in found if file.parent.name == _file_name(model)] or found
     if len(chosen) != 1:
         state = "are not there" if not chosen else f"are there for {len(chosen)} models"
-        raise DataError(
-            f"{where}: the predictions of {entry.task}, {folder}/MODEL/{names[0]}, {state}"
-        )
+        raise DataError(f"{where}: the predictions of {entry.task}, {folder}/MODEL/{names[0]}, {state}")
     for where_line, line in lines_of(chosen[0], "predictions", entry.num_instances, where):
         prediction = PREDICTION.read(line, where_line)
         yield _sample(prediction), _scores(prediction)
@@ -194,15 +186,11 @@ def _escaped(name: str) -> str:
 
 def _scores(prediction: Prediction) -> dict[str, Any]:
     """Return the scores of an instance by `metric:scorer`."""
-    scorers = (
-        (metric, of) for metric, of in prediction.instance_metrics.items() if isinstance(of, dict)
-    )
+    scorers = ((metric, of) for metric, of in prediction.instance_metrics.items() if isinstance(of, dict))
     return {f"{metric}:{scorer}": value for metric, of in scorers for scorer, value in of.items()}
 
 
-def _check_means(
-    where: str, entry: Task, metric: str, names: Collection[str], numbers: list[float]
-) -> None:
+def _check_means(where: str, entry: Task, metric: str, names: Collection[str], numbers: list[float]) -> None:
     """Raise DataError if a mean of metrics.json is not that of the instances.
 
     Instances have the number of `accuracy:exact_match` under this name, or in older files as
@@ -217,9 +205,7 @@ def _check_means(
         of_scorer = (entry.metrics or {}).get(figure)
         if isinstance(of_scorer, dict) and scorer in of_scorer:
             mean = math.fsum(numbers) / len(numbers)
-            check_mean(
-                f"{where} {figure}:{scorer}", mean, "instances", "this file", of_scorer[scorer]
-            )
+            check_mean(f"{where} {figure}:{scorer}", mean, "instances", "this file", of_scorer[scorer])
 
 
 def _sample(prediction: Prediction) -> ToolSample:

@@ -33,10 +33,7 @@ def read_archive(path: Path, wanted: Collection[str]) -> dict[str, bytes]:
 
 
 def _tar_members(path: Path, wanted: Collection[str]) -> Iterator[tuple[str, bytes]]:
-    with (
-        _open(path) as stream,
-        tarfile.open(fileobj=cast(BinaryIO, stream), mode="r|") as archive,
-    ):
+    with _open(path) as stream, tarfile.open(fileobj=cast(BinaryIO, stream), mode="r|") as archive:
         size, seen = 0, set[str]()
         for member in archive:
             if not _is_wanted(path, member.name, wanted) or member.isdir():
@@ -73,9 +70,5 @@ def _open(path: Path) -> Iterator[LimitedReader]:
     if not path.is_file():
         raise DataError(f"{path}: this is not a file")
     is_gzip = not path.name.lower().endswith(".tar")
-    with (
-        reading(path),
-        path.open("rb") as raw,
-        unpacked(raw, path.stat().st_size, path, is_gzip) as stream,
-    ):
+    with reading(path), path.open("rb") as raw, unpacked(raw, path.stat().st_size, path, is_gzip) as stream:
         yield stream

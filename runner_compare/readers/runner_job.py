@@ -150,9 +150,7 @@ def _read_job(path: Path, record: Record, where: str, lines: bytes, cluster: str
     has_cluster = cluster is None or record.params.get("task.cluster") == cluster
     samples = [_sample(sample, extractor, has_cluster) for sample in counted]
     check_samples_differ(path, samples)
-    params = {
-        key: value for key, value in record.params.items() if not key.startswith(NOT_SETTINGS)
-    }
+    params = {key: value for key, value in record.params.items() if not key.startswith(NOT_SETTINGS)}
     return JobRun(
         TOOL,
         path,

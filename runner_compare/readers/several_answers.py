@@ -22,10 +22,7 @@ def joined(answers: Iterable[ToolSample], can_vote: bool = True) -> list[ToolSam
     by_sample: dict[str, list[ToolSample]] = {}
     for answer in answers:
         by_sample.setdefault(answer.sample_id, []).append(answer)
-    return [
-        _joined(several, can_vote) if len(several) > 1 else several[0]
-        for several in by_sample.values()
-    ]
+    return [_joined(several, can_vote) if len(several) > 1 else several[0] for several in by_sample.values()]
 
 
 def _joined(answers: list[ToolSample], can_vote: bool) -> ToolSample:

@@ -30,13 +30,7 @@ MISSING = re.compile(r"Object missing required field `(.+)`")
 OTHER_TYPE = re.compile(r"Expected `(?P<expected>.+)`, got `(?P<found>.+)`")
 BOUND = re.compile(r"Expected `(?:int|float)` (?P<bound>[<>]=?) (?P<limit>\S+)")
 BOUNDS = {">": "above", ">=": "at least", "<=": "at most"}
-TYPES = {
-    "array": "list",
-    "str": "text",
-    "int": "whole number",
-    "float": "number",
-    "bool": "true or false",
-}
+TYPES = {"array": "list", "str": "text", "int": "whole number", "float": "number", "bool": "true or false"}
 
 
 class Parser(Generic[Shape]):
@@ -88,9 +82,7 @@ class Outline(NamedTuple):
         begin = raw.lstrip()[:1]
         if begin == b"{":
             return cls(OBJECT.read(raw, where), [])
-        if begin == b"[" and all(
-            bytes(element).startswith(b"{") for element in LIST.read(raw, where)
-        ):
+        if begin == b"[" and all(bytes(element).startswith(b"{") for element in LIST.read(raw, where)):
             return cls({}, OBJECTS.read(raw, where))
         return cls({}, [])
 

@@ -84,9 +84,7 @@ class ToolRun:
     def answers(self) -> Answers:
         """Return which samples were answered correctly."""
         return {
-            sample.key: QuestionOutcome(
-                sample.solved, None, sample.cluster, sample.right, votes=sample.votes
-            )
+            sample.key: QuestionOutcome(sample.solved, None, sample.cluster, sample.right, votes=sample.votes)
             for sample in self.samples
         }
 
@@ -97,14 +95,11 @@ class ToolRun:
             for sample in self.samples
         }
 
-    def words(
-        self, wanted: Collection[Question], most: int
-    ) -> Iterator[tuple[Question, dict[str, str]]]:
+    def words(self, wanted: Collection[Question], most: int) -> Iterator[tuple[Question, dict[str, str]]]:
         """Yield the answers to some samples."""
         shown = {sample.sample_id: sample for sample in self.samples if sample.key in wanted}
         kept = (
-            (key, SampleTexts(sample.question, sample.answer, sample.text))
-            for key, sample in shown.items()
+            (key, SampleTexts(sample.question, sample.answer, sample.text)) for key, sample in shown.items()
         )
         for sample_id, texts in kept if self.texts is None or not shown else self.texts(shown):
             sample = shown[sample_id]

@@ -48,6 +48,4 @@ def writers() -> str:
 @cache
 def readers() -> tuple[ToolReader, ...]:
     """Return the readers in their order."""
-    return tuple(
-        cast(ToolReader, import_module(f"runner_compare.readers.{name}")) for name in TOOLS
-    )
+    return tuple(cast(ToolReader, import_module(f"runner_compare.readers.{name}")) for name in TOOLS)

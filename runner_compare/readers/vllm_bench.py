@@ -115,10 +115,7 @@ def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
             return ToolFile([])
         runs = LIST.read(raw, str(path))
         return ToolFile(
-            [
-                _run(path, f"{path}, run {number}", benchmark)
-                for number, benchmark in enumerate(runs, 1)
-            ]
+            [_run(path, f"{path}, run {number}", benchmark) for number, benchmark in enumerate(runs, 1)]
         )
     if _kind(outline.parts) is None:
         failure = FAILED.read(raw, str(path))
@@ -163,22 +160,14 @@ def _read_serve(run: ToolRun, raw: bytes | Raw, fields: dict[str, Raw], where: s
     settings = {
         key: ANYTHING.read(value, where, key)
         for key, value in fields.items()
-        if (key in OF_SERVE or bytes(value).startswith(b'"'))
-        and key not in (*NOT_SETTINGS, "backend")
+        if (key in OF_SERVE or bytes(value).startswith(b'"')) and key not in (*NOT_SETTINGS, "backend")
     }
-    settings["max_concurrency"] = (
-        "unlimited" if serve.max_concurrency is None else serve.max_concurrency
-    )
+    settings["max_concurrency"] = "unlimited" if serve.max_concurrency is None else serve.max_concurrency
     run.params |= params_of("task", settings)
     keys = list(fields)
     of_sweep = keys[keys.index(RUN) + 1 :] if RUN in keys else []
-    run.params |= params_of(
-        "sweep", {key: ANYTHING.read(fields[key], where, key) for key in of_sweep}
-    )
-    run.repeats = {
-        "output_tok_per_s": [serve.output_throughput],
-        "ttft_s": [_first_token_s(serve, where)],
-    }
+    run.params |= params_of("sweep", {key: ANYTHING.read(fields[key], where, key) for key in of_sweep})
+    run.repeats = {"output_tok_per_s": [serve.output_throughput], "ttft_s": [_first_token_s(serve, where)]}
 
 
 def _first_token_s(serve: Serve, where: str) -> float:

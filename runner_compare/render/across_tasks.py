@@ -27,9 +27,7 @@ def accuracy_and_likelihood(tables: list[Table]) -> list[Column]:
     scored = [row for table in tables if table.scored for row in table.rows]
     likely = [row for table in tables if table.unit == "token" for row in table.rows]
     pairs = [
-        (accurate, likelihood)
-        for accurate in scored
-        for likelihood in likelihoods_beside(accurate, likely)
+        (accurate, likelihood) for accurate in scored for likelihood in likelihoods_beside(accurate, likely)
     ]
     if len(pairs) < 2:
         return []
@@ -52,9 +50,7 @@ def accuracy_and_likelihood(tables: list[Table]) -> list[Column]:
             [difference_of(likelihood) for _, likelihood in pairs],
             use=Use.verdict,
         ),
-        Column(
-            "finding", [_finding(likelihood) for _, likelihood in pairs], False, use=Use.verdict
-        ),
+        Column("finding", [_finding(likelihood) for _, likelihood in pairs], False, use=Use.verdict),
         *measured_columns(pairs),
     ]
 
@@ -86,9 +82,7 @@ def measured_columns(pairs: list[tuple[TableRow, TableRow]]) -> list[Column]:
 
 def model_of(row: TableRow) -> tuple[tuple[str, str], ...]:
     """Return the keys and values that define a run's model."""
-    return tuple(
-        sorted((key, value) for key, value in row.run.params.items() if key.startswith(MODEL_KEYS))
-    )
+    return tuple(sorted((key, value) for key, value in row.run.params.items() if key.startswith(MODEL_KEYS)))
 
 
 def _finding(row: TableRow) -> str:

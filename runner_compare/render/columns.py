@@ -74,9 +74,7 @@ def naming(table: Table) -> list[Column]:
     by_job = not table.keys or len(set(names)) < len(names)  # or two runs have the same config
     columns = [Column("job", [row.run.job_id for row in rows], False, use=Use.job)] * by_job
     columns += [_setting(label(key), [row.config[key] for row in rows]) for key in table.keys]
-    return columns + [
-        _setting(key, [row.run.value(key) for row in rows]) for key in varying_notes(rows)
-    ]
+    return columns + [_setting(key, [row.run.value(key) for row in rows]) for key in varying_notes(rows)]
 
 
 def naming_at(table: Table, places: Sequence[int]) -> list[Column]:
@@ -94,9 +92,7 @@ def naming_at(table: Table, places: Sequence[int]) -> list[Column]:
 
 def varying_notes(rows: Sequence[TableRow]) -> list[str]:
     """Return the user's own keys (notes.KEY) in which runs differ."""
-    keys = dict.fromkeys(
-        key for row in rows for key in row.run.params if key.startswith(f"{NOTES}.")
-    )
+    keys = dict.fromkeys(key for row in rows for key in row.run.params if key.startswith(f"{NOTES}."))
     return [key for key in keys if len({row.run.value(key) for row in rows}) > 1]
 
 
@@ -133,9 +129,7 @@ def _of_accuracies(table: Table) -> list[Column]:
 
 
 def _of_sections(table: Table, slot: Slot) -> list[Column]:
-    return [
-        column for section in every_section() for column in section.columns(table).get(slot, [])
-    ]
+    return [column for section in every_section() for column in section.columns(table).get(slot, [])]
 
 
 def _of_likelihoods(table: Table, unit: str) -> list[Column]:
@@ -157,10 +151,7 @@ def _of_likelihoods(table: Table, unit: str) -> list[Column]:
 
 
 def _of_numbers(table: Table, name: str) -> list[Column]:
-    columns = [
-        _number_of(table.rows, "n", "n"),
-        replace(_number_of(table.rows, name, name), use=Use.result),
-    ]
+    columns = [_number_of(table.rows, "n", "n"), replace(_number_of(table.rows, name, name), use=Use.result)]
     return columns + (effect_columns(table.rows, name) if table.baseline else [])
 
 
@@ -221,9 +212,7 @@ def ratio_columns(table: Table) -> list[Column]:
     ]
     if any(effect.verdict for _, effect in lines):
         columns.append(
-            Column(
-                "margin", [margin_decision(effect) for _, effect in lines], False, use=Use.verdict
-            )
+            Column("margin", [margin_decision(effect) for _, effect in lines], False, use=Use.verdict)
         )
     return columns
 

@@ -22,9 +22,7 @@ def conclude(rows: Sequence[TableRow]) -> str:
     """Return what may be concluded over all rows; empty if nothing was to be compared."""
     families: dict[str, list[Decision]] = {}
     for decision in (effect for row in rows for effect in row.effects):
-        families.setdefault("repeats" if decision.is_ratio else decision.measure, []).append(
-            decision
-        )
+        families.setdefault("repeats" if decision.is_ratio else decision.measure, []).append(decision)
     parts = [_of_family(family) for family in families.values()]
     skipped = sum(row.note is not None for row in rows)
     if skipped:
@@ -39,9 +37,7 @@ def _of_family(family: Sequence[Decision]) -> str:
     total, undecided = len(family), [decision for decision in family if is_open(decision)]
     if len(undecided) == total:
         text = (
-            "the one comparison is not decided"
-            if total == 1
-            else f"of {total} comparisons none is decided"
+            "the one comparison is not decided" if total == 1 else f"of {total} comparisons none is decided"
         )
     elif total == 1:
         text = f"one comparison: the row is {label(family[0])}"
@@ -88,15 +84,11 @@ def _what_would_decide(undecided: Sequence[Decision]) -> str:
     # it stopped early: the number of questions was not planned
     if any(not decision.test.knows_power for decision in undecided):
         return ""
-    asked = range_of(
-        [f"{decision.n:,}" for decision in sorted(undecided, key=lambda decision: decision.n)]
-    )
+    asked = range_of([f"{decision.n:,}" for decision in sorted(undecided, key=lambda decision: decision.n)])
     if any(decision.detectable is None for decision in undecided):
         could = f"{asked} {counted} are too few to show any difference"
     else:
-        detectable = sorted(
-            decision.detectable for decision in undecided if decision.detectable is not None
-        )
+        detectable = sorted(decision.detectable for decision in undecided if decision.detectable is not None)
         found = range_of([of.write_detectable(difference) for difference in detectable])
         could = f"{asked} {counted} detect only differences from {found} {unit_of(undecided[0])} up"
     tells_more = {decision.tells_more for decision in undecided}
@@ -111,8 +103,7 @@ def _enough(undecided: Sequence[Decision], of: Quantity) -> str:
     if of is LIKELIHOODS:
         return ""  # no difference in nats is small for every model
     hardest = max(
-        undecided,
-        key=lambda decision: math.inf if decision.detectable is None else decision.detectable,
+        undecided, key=lambda decision: math.inf if decision.detectable is None else decision.detectable
     )
     if not hardest.can_plan_detection:
         return what_shows_more(hardest)

@@ -11,23 +11,8 @@ from typing import Any
 from runner_base import beside_limit, more_digits
 from runner_compare.model.data import ABSENT, TableRow
 from runner_compare.render.labels import about, about_between
-from runner_compare.render.quantities import (
-    ACCURACIES,
-    FIELDS,
-    LIKELIHOODS,
-    METHODS,
-    REPEATS,
-    Quantity,
-)
-from runner_compare.statistics import (
-    ALPHA,
-    Decision,
-    Effect,
-    Finding,
-    MarginVerdict,
-    Method,
-    most_wrong,
-)
+from runner_compare.render.quantities import ACCURACIES, FIELDS, LIKELIHOODS, METHODS, REPEATS, Quantity
+from runner_compare.statistics import ALPHA, Decision, Effect, Finding, MarginVerdict, Method, most_wrong
 from runner_compare.statistics.margins import points_of_margin, verdict_words
 from runner_compare.statistics.sequential import level_words
 
@@ -74,17 +59,13 @@ def records(row: TableRow) -> dict[str, Any]:
     """Return a row's effects as plain data, each under the key of its quantity."""
     record_by_key: dict[str, Any] = {ACCURACIES.record_key: None, REPEATS.record_key: []}
     for effect in row.effects:
-        record = {
-            key: _recorded(effect, FIELDS.get(key, key)) for key in quantity(effect).keys.split()
-        }
+        record = {key: _recorded(effect, FIELDS.get(key, key)) for key in quantity(effect).keys.split()}
         if "baseline_job_id" in record:
             record["baseline_job_id"] = row.baseline.run.job_id if row.baseline else None
         if not effect.is_tested:
             record |= {"p": None, "p_holm": None}
         if has_no_interval(effect):
-            record |= dict.fromkeys(
-                ("ratio_low", "ratio_high", "simultaneous_low", "simultaneous_high")
-            )
+            record |= dict.fromkeys(("ratio_low", "ratio_high", "simultaneous_low", "simultaneous_high"))
         if effect.is_ratio:
             record_by_key[REPEATS.record_key].append(record)
         else:
@@ -104,9 +85,7 @@ def error_budget(effects: Sequence[Decision]) -> str:
     share = most_wrong(of_accuracy)
     if share <= ALPHA * (1 + 1e-9):
         return ""
-    fixed = Counter(
-        effect.early_stop_comparisons for effect in of_accuracy if effect.early_stop_comparisons
-    )
+    fixed = Counter(effect.early_stop_comparisons for effect in of_accuracy if effect.early_stop_comparisons)
     parts = [
         f"{count} run{'s' * (count > 1)} decided at {level_words(comparisons)}{(' each' if count > 1 else '')}"
         for comparisons, count in sorted(fixed.items())
@@ -166,15 +145,11 @@ def _would_decide(decision: Decision) -> str:
     needed, asked = decision.needed or 0, asked_of(decision)
     if "tasks" not in decision.counts:
         families = decision.counts.get("clusters")  # more of them, and not larger ones
-        of_families = (
-            f" in {math.ceil(needed * families / decision.n):,} such families" if families else ""
-        )
+        of_families = f" in {math.ceil(needed * families / decision.n):,} such families" if families else ""
         in_all = "" if decision.is_ratio else " in all"
         number = about_between(needed, decision.needed_between)
         return f"{number} {asked}{in_all}{of_families} would decide"
-    more = (
-        f"{about(needed - decision.n)} more {asked} would decide, " if needed > decision.n else ""
-    )
+    more = f"{about(needed - decision.n)} more {asked} would decide, " if needed > decision.n else ""
     return f"{more}{about(needed)} in all{'' if more else ' would decide'}, each set in proportion"
 
 
@@ -187,9 +162,7 @@ SHARE_LEGEND = (
     "its share of the 5 % was fixed before it ran: there Holm is p times that number of comparisons, the interval has "
     "the same level, and no other row changes the verdict"
 )
-SHARED_ERROR = (
-    f"Findings and margins share {ALPHA:g}: Holm is over both, and counts a comparison once."
-)
+SHARED_ERROR = f"Findings and margins share {ALPHA:g}: Holm is over both, and counts a comparison once."
 MARGIN_LEGEND = (
     "Margin: a row is as good if a test shows its true difference to be above minus the margin, and worse by more if "
     f"one shows it to be below (two-sided). {SHARED_ERROR}"
@@ -223,21 +196,13 @@ def legend(effects: Sequence[Decision]) -> str:
             kind = "other " if 0 < len(adjusted) < len(of_quantity) else ""
             comparisons = comparisons_of(len(adjusted), kind)
             text = " ".join(filter(None, legends))
-            metrics = max((effect.comparisons for effect in adjusted), default=0) // max(
-                1, len(adjusted)
-            )
+            metrics = max((effect.comparisons for effect in adjusted), default=0) // max(1, len(adjusted))
             if metrics > 1:  # of one score
-                text = text.replace(
-                    OF_TABLE, f"{OF_TABLE}, times the {metrics} metrics of this score", 1
-                )
+                text = text.replace(OF_TABLE, f"{OF_TABLE}, times the {metrics} metrics of this score", 1)
             parts.append(text.format(**of_quantity[0].counts, comparisons=comparisons, alpha=ALPHA))
             if any(effect.verdict for effect in adjusted):
                 parts.append(RATIO_MARGIN_LEGEND if of is REPEATS else MARGIN_LEGEND)
-            if any(
-                effect.verdict
-                for effect in of_quantity
-                if effect.early_stop_comparisons is not None
-            ):
+            if any(effect.verdict for effect in of_quantity if effect.early_stop_comparisons is not None):
                 parts.append(BETS_MARGIN_LEGEND)
     return " ".join(parts)
 

@@ -110,11 +110,7 @@ def _limits(effects: Sequence[Decision], largest: Decision, unit: str) -> list[s
     if not largest.test.knows_power and (has_margin or not largest.unplanned):
         return [f"{margin or 'undecided'} after {largest.n:,} questions", more]
     if largest.unplanned:
-        why = (
-            f"{largest.unplanned}, so more questions would not decide"
-            if all(map(is_open, effects))
-            else ""
-        )
+        why = f"{largest.unplanned}, so more questions would not decide" if all(map(is_open, effects)) else ""
         return [why, margin, more]
     if any(effect.detectable is None for effect in effects if effect.test.knows_power):
         return [f"{largest.n:,} questions are too few to show any difference", margin, more]
@@ -126,7 +122,9 @@ def _power(effects: Sequence[Decision], largest: Decision, unit: str) -> str:
     difference."""
     of = quantity(largest)
     evenly = sorted(effect.detectable for effect in effects if effect.detectable is not None)
-    sizes = f"{of.power} power to detect {range_of([of.write_detectable(points) for points in evenly])} {unit}"
+    sizes = (
+        f"{of.power} power to detect {range_of([of.write_detectable(points) for points in evenly])} {unit}"
+    )
     if not largest.test.has_worst_case:
         return sizes
     if any(effect.detectable_at_worst is None for effect in effects):
@@ -209,14 +207,11 @@ def joined(names: Sequence[str]) -> str:
 
 def _too_few_runs(row: TableRow, keys: list[str]) -> str:
     """Say if there are too few runs to show any difference, and how many more of them help."""
-    measured = [
-        ratio for ratio in row.ratios if ratio.method in {Method.student_t, Method.too_few_runs}
-    ]
+    measured = [ratio for ratio in row.ratios if ratio.method in {Method.student_t, Method.too_few_runs}]
     if not measured:
         return ""
     fewest, most = (
-        pick(f(ratio.n, ratio.baseline_n) for ratio in measured)
-        for pick, f in ((min, min), (max, max))
+        pick(f(ratio.n, ratio.baseline_n) for ratio in measured) for pick, f in ((min, min), (max, max))
     )
     family = max(ratio.comparisons for ratio in measured)
     if fewest >= fewest_runs(ALPHA / family):
@@ -234,9 +229,7 @@ def _too_few_runs(row: TableRow, keys: list[str]) -> str:
             "give all files to --results"
         )
     elif measured[0].counts["has_fresh_processes"]:
-        fix = (
-            f"run both jobs with task.repeats={needed} to know: each repeat is a process of its own"
-        )
+        fix = f"run both jobs with task.repeats={needed} to know: each repeat is a process of its own"
     else:
         fix = (
             f"run both jobs {more} with rerun=all to know, alone on the machine (in a grid with "

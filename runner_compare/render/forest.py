@@ -61,9 +61,7 @@ def _plot(
 ) -> list[tuple[str, str]]:
     shown = compared[:MAX_ROWS]
     longest = max(MIN_NAME, width - 2 - MIDDLE_WIDTH)
-    names = [
-        _cut(plain(name), longest) for name in short_names([row for row, _ in shown], keys, longest)
-    ]
+    names = [_cut(plain(name), longest) for name in short_names([row for row, _ in shown], keys, longest)]
     if marks is ASCII:
         names = [name.encode("ascii", "replace").decode() for name in names]
     indent = max(map(len, names)) + 2
@@ -95,8 +93,7 @@ def _plot(
         )
     lines.append(
         (
-            " " * indent
-            + _scale([0.0, *margins, lowest, highest], column, plot_width, effects[0], marks),
+            " " * indent + _scale([0.0, *margins, lowest, highest], column, plot_width, effects[0], marks),
             "dim",
         )
     )

@@ -29,8 +29,6 @@ def write_table(columns_shown: list[Column], classes: list[str], out: TextIO) ->
             cell = column.cells[number]
             tag = "td" if index else 'th scope="row"'
             mark = f"{MARKS[cell]} " if cell in MARKS else ""
-            out.write(
-                f"<{tag}{(' class=n' if column.is_number else '')}>{mark}{escape(cell)}</{tag[:2]}>"
-            )
+            out.write(f"<{tag}{(' class=n' if column.is_number else '')}>{mark}{escape(cell)}</{tag[:2]}>")
         out.write("</tr>\n")
     out.write("</tbody>\n</table>\n</div>\n")

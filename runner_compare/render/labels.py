@@ -85,9 +85,7 @@ def short_names(rows: Sequence[TableRow], keys: Sequence[str], most: int) -> lis
     for index, row in enumerate(rows):
         shown = [(key, values[key][index]) for key in differing if row.config[key] is not None]
         cut = [(key, value if len(value) <= most else f"…{value[-most:]}") for key, value in shown]
-        assigned = [
-            value if is_its_own_name(key) else f"{label(key)}={value}" for key, value in cut
-        ]
+        assigned = [value if is_its_own_name(key) else f"{label(key)}={value}" for key, value in cut]
         names.append(" ".join(assigned) or row.run.job_id)
     return names
 
@@ -114,7 +112,6 @@ def sides(row: TableRow, keys: list[str]) -> tuple[str, str, str]:
     if len(both) == 1 and is_its_own_name(both[0]):
         more = [key for key in own if key not in both]
         name, base_name = (
-            f"{side.config[both[0]]} ({assignments(side, more)})".removesuffix(" ()")
-            for side in (row, base)
+            f"{side.config[both[0]]} ({assignments(side, more)})".removesuffix(" ()") for side in (row, base)
         )
     return name, base_name, shared

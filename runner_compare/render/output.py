@@ -57,9 +57,7 @@ def _rich(comparison: Comparison, out: TextIO) -> None:
                 header_style="bold",
                 show_edge=False,
             )
-        for line, style in (
-            forest(table.rows, table.keys, terminal.width, out.encoding) if table else []
-        ):
+        for line, style in forest(table.rows, table.keys, terminal.width, out.encoding) if table else []:
             terminal.print(Text(line, style), soft_wrap=True)
         for sentence, _ in part.sentences:
             say_item(terminal, sentence)
@@ -114,11 +112,7 @@ def _json(comparison: Comparison, out: TextIO) -> None:
             "pareto_noise": table.of(Front).noise,
             "rows": [row_record(table, row) for row in table.rows],
             "sentences": sentences_of(table),
-            **{
-                key: value
-                for section in every_section()
-                for key, value in section.record(table).items()
-            },
+            **{key: value for section in every_section() for key, value in section.record(table).items()},
         }
         for table in tables
     ]
@@ -174,9 +168,7 @@ def flat_lines(comparison: Comparison) -> list[dict[str, Any]]:
                 for name in RATIO
             }
             added = {
-                key: value
-                for section in every_section()
-                for key, value in section.sheet(table, row).items()
+                key: value for section in every_section() for key, value in section.sheet(table, row).items()
             }
             lines.append({**line, **config, **metrics, **added, **ratios, **effect})
     for section in every_section():
@@ -187,16 +179,13 @@ def flat_lines(comparison: Comparison) -> list[dict[str, Any]]:
 FORMATS = {"table": _rich, "markdown": _markdown, "json": _json, "csv": _csv}
 
 
-def save(
-    comparison: Comparison, folder: Path, reader: Reader, options: dict[str, str]
-) -> list[str]:
+def save(comparison: Comparison, folder: Path, reader: Reader, options: dict[str, str]) -> list[str]:
     """Write the files and return their names."""
     tables = comparison.tables
     with Progress(None, "drawing"):
         parts = [(table, pictures.draw(table) + _figures(table)) for table in tables]
         below = {
-            id(table): "".join(section.page(table, reader) for section in every_section())
-            for table in tables
+            id(table): "".join(section.page(table, reader) for section in every_section()) for table in tables
         }
     names: list[str] = []
 
@@ -206,16 +195,10 @@ def save(
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        drawn = [
-            (section, table, section.pictures(table))
-            for section in every_section()
-            for table in tables
-        ]
+        drawn = [(section, table, section.pictures(table)) for section in every_section() for table in tables]
         page: list[Part] = []
         for table, figures in parts:
-            of_sections = [
-                picture for _, of_table, some in drawn if of_table is table for picture in some
-            ]
+            of_sections = [picture for _, of_table, some in drawn if of_table is table for picture in some]
             of_jobs = [
                 job_picture
                 for section in every_section()
@@ -238,9 +221,7 @@ def save(
             path(f"{figure.name}.png").write_bytes(figure.png())
             path(f"{figure.name}.svg").write_text(figure.svg(), encoding="utf-8")
         for section in every_section():
-            of_section = [
-                picture for added, _, some in drawn if added is section for picture in some
-            ]
+            of_section = [picture for added, _, some in drawn if added is section for picture in some]
             for number, picture in enumerate(of_section, 1):
                 path(f"{section.stem}_{number}.svg").write_bytes(picture.file)
         for table, figures in parts:

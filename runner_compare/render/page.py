@@ -24,11 +24,7 @@ Part = tuple[Table, Sequence[Picture | JobPicture], str]
 
 
 def write_page(
-    comparison: Comparison,
-    parts: list[Part],
-    options: dict[str, str],
-    out: TextIO,
-    samples: str = "",
+    comparison: Comparison, parts: list[Part], options: dict[str, str], out: TextIO, samples: str = ""
 ) -> None:
     """Write the whole page, with a link to the page of all samples if there is one."""
     title = f"Comparison: {', '.join(table.task for table, *_ in parts)}"
@@ -50,9 +46,7 @@ def write_page(
     out.write("</body>\n</html>\n")
 
 
-def _write(
-    part: Shown, figures: Sequence[Picture | JobPicture], out: TextIO, below: str = ""
-) -> None:
+def _write(part: Shown, figures: Sequence[Picture | JobPicture], out: TextIO, below: str = "") -> None:
     runs = f" <small>{part.runs}</small>" if part.runs else ""
     out.write(f"<section>\n<h2>{escape(part.title)}{runs}</h2>\n")
     if part.conclusion:
@@ -91,9 +85,7 @@ def _item(sentence: str, finding: Finding | None) -> str:
 
 
 def _shared(common: dict[str, str], runs: str, out: TextIO) -> None:
-    pairs = "".join(
-        f"<dt>{escape(label(key))}</dt><dd>{escape(value)}</dd>" for key, value in common.items()
-    )
+    pairs = "".join(f"<dt>{escape(label(key))}</dt><dd>{escape(value)}</dd>" for key, value in common.items())
     if pairs:
         out.write(f"<details><summary>What all {runs} share</summary><dl>{pairs}</dl></details>\n")
 

@@ -17,21 +17,14 @@ def shown(comparison: Comparison) -> list[Shown]:
         always = [section for section in every_section() if section.is_always_shown]
         return [*alone, *(part for section in always for part in section.parts(comparison))]
     titled = tables_across(comparison.tables).items()
-    across = [
-        Shown(title, [Grid(columns_across)], is_headed=False) for title, columns_across in titled
-    ]
+    across = [Shown(title, [Grid(columns_across)], is_headed=False) for title, columns_across in titled]
     further = [part for section in every_section() for part in section.parts(comparison)]
     return [*map(of_table, comparison.tables), *across, *further]
 
 
 def alone_parts(comparison: Comparison) -> list[Shown]:
     """Return the parts that are shown in place of all others; none if there is no such part."""
-    return [
-        part
-        for section in every_section()
-        if section.is_alone
-        for part in section.parts(comparison)
-    ]
+    return [part for section in every_section() if section.is_alone for part in section.parts(comparison)]
 
 
 def _class_of_row(row: TableRow) -> str:
@@ -71,10 +64,6 @@ def _said_of_table(table: Table) -> list[Said]:
     said: list[Said] = []
     for row in table.rows:
         said += said_of_row(row)
-        said += [
-            (text, None)
-            for section in every_section()
-            for text in section.row_sentences(table, row)
-        ]
+        said += [(text, None) for section in every_section() for text in section.row_sentences(table, row)]
     of_sections = [text for section in every_section() for text in section.sentences(table)]
     return said + [(text, None) for text in (*table.remarks, *of_sections) if text]

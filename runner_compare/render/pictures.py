@@ -58,9 +58,7 @@ def draw(table: Table) -> list[Picture]:
     measured."""
     if not table.scored:
         return (
-            [Picture("differences", _forest_title(table), lambda: by_row(table))]
-            if _compared(table)
-            else []
+            [Picture("differences", _forest_title(table), lambda: by_row(table))] if _compared(table) else []
         )
     title = "accuracy with 95 % intervals; hollow: the baseline"
     if _compared(table):
@@ -148,9 +146,7 @@ def names_of(rows: Sequence[TableRow], keys: Sequence[str]) -> dict[str, str]:
     """Return the names of rows by the ids of their runs, in lines that a picture has room for."""
     names = short_names(rows, keys, MAX_LETTERS)
     lines = (wrap(plain(name), MAX_LINE, break_on_hyphens=False) for name in names)
-    return {
-        row.run.run_id: literal("\n".join(of_row)) for row, of_row in zip(rows, lines, strict=True)
-    }
+    return {row.run.run_id: literal("\n".join(of_row)) for row, of_row in zip(rows, lines, strict=True)}
 
 
 def longest(names: Mapping[str, str]) -> int:
@@ -168,9 +164,7 @@ def _size(names: Mapping[str, str], width: float) -> tuple[float, float]:
 
 def numbered(pane: Axes, names: dict[str, str]) -> dict[str, str]:
     """Write a list of names beside a pane; return the numbers that stand for them in it."""
-    lines = [
-        f"{number}  {name.replace(chr(10), ' ')}" for number, name in enumerate(names.values(), 1)
-    ]
+    lines = [f"{number}  {name.replace(chr(10), ' ')}" for number, name in enumerate(names.values(), 1)]
     beside: dict[str, Any] = {"transform": pane.transAxes, "va": "top", "fontsize": 8, "color": INK}
     pane.text(1.02, 1, "\n".join(lines), **beside)
     return {run_id: str(number) for number, run_id in enumerate(names, 1)}
@@ -186,12 +180,7 @@ def _dot(
 ) -> None:
     pane.plot([low, high], [y, y], color=colour, linewidth=1.6, solid_capstyle="butt")
     pane.plot(
-        [middle],
-        [y],
-        marker="o",
-        markersize=5.5,
-        color=colour,
-        markerfacecolor=PAPER if hollow else colour,
+        [middle], [y], marker="o", markersize=5.5, color=colour, markerfacecolor=PAPER if hollow else colour
     )
 
 
@@ -230,9 +219,7 @@ def pareto(table: Table) -> Figure:
         line[0].set_title(literal(", ".join(panel)), loc="left")
     if len(panels) < len(all_panels):
         figure.suptitle(
-            f"the first {len(panels)} of {len(all_panels)} sets of questions",
-            color=MUTED,
-            fontsize=9,
+            f"the first {len(panels)} of {len(all_panels)} sets of questions", color=MUTED, fontsize=9
         )
     separate(figure, labels)
     return figure
@@ -270,33 +257,20 @@ def draw_point(
     for xs, ys in bars:
         pane.plot(xs, ys, color=colour, linewidth=1, alpha=0.45, solid_capstyle="butt", zorder=1)
     pane.plot(
-        [x],
-        [y],
-        marker="o",
-        markersize=6.5,
-        color=colour,
-        markerfacecolor=PAPER if is_hollow else colour,
+        [x], [y], marker="o", markersize=6.5, color=colour, markerfacecolor=PAPER if is_hollow else colour
     )
 
 
-def _front_pane(
-    pane: Axes, rows: list[TableRow], axis: str, names: Mapping[str, str]
-) -> list[Annotation]:
+def _front_pane(pane: Axes, rows: list[TableRow], axis: str, names: Mapping[str, str]) -> list[Annotation]:
     """Draw one pane: every row, filled where it is on the front of all axes, and the front of these
     two as a line.
 
     Returns the labels, which may still overlap.
     """
     sign = described(axis).better.value
-    points = [
-        (row.standing[axis].value, 100 * row.run.interval[0], row)
-        for row in rows
-        if row.run.interval
-    ]
+    points = [(row.standing[axis].value, 100 * row.run.interval[0], row) for row in rows if row.run.interval]
     for x, y, row in points:
-        draw_point(
-            pane, x, y, row, row.standing[axis], FRONT if row.on_front else MUTED, not row.on_front
-        )
+        draw_point(pane, x, y, row, row.standing[axis], FRONT if row.on_front else MUTED, not row.on_front)
     shown = [point for point in points if point[2].run.run_id in names]
     labels = name_points(pane, shown, names, [(x, y) for x, y, row in points if row.on_front])
     finish_pane(pane, front_of([(x, y) for x, y, _ in points], sign))
@@ -321,16 +295,9 @@ def name_points(
     ]
 
 
-def annotated(
-    pane: Axes, text: str, point: tuple[float, float], colour: str, **how: Any
-) -> Annotation:
+def annotated(pane: Axes, text: str, point: tuple[float, float], colour: str, **how: Any) -> Annotation:
     """Write the name of a point above it."""
-    usual: dict[str, Any] = {
-        "textcoords": "offset points",
-        "ha": "center",
-        "fontsize": 8,
-        "color": colour,
-    }
+    usual: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "fontsize": 8, "color": colour}
     return pane.annotate(text, point, (0, LABEL_OFFSETS[0]), **usual | how)
 
 
@@ -347,9 +314,7 @@ def front_of(points: list[tuple[float, float]], sign: int) -> list[tuple[float, 
 def finish_pane(pane: Axes, front: Sequence[tuple[float, float]] = ()) -> None:
     """Draw the line of a front, if there is one, the grid and the margins."""
     if front:
-        pane.step(
-            *zip(*front, strict=True), where="post", color=FRONT, linewidth=1, alpha=0.6, zorder=0
-        )
+        pane.step(*zip(*front, strict=True), where="post", color=FRONT, linewidth=1, alpha=0.6, zorder=0)
     pane.grid(color=LINE, linewidth=0.6)
     pane.set_axisbelow(True)
     pane.margins(0.16, 0.2)

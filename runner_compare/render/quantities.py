@@ -57,7 +57,9 @@ class Quantity:
 
 
 # of the intervals of a table
-TOGETHER = "Intervals of Δ contain all true differences of the table together in 95 %, and agree with the findings"
+TOGETHER = (
+    "Intervals of Δ contain all true differences of the table together in 95 %, and agree with the findings"
+)
 ACCURACIES = Quantity(
     record_key="comparison",
     keys="baseline_job_id difference difference_low difference_high simultaneous_low simultaneous_high p method wins "
@@ -127,9 +129,7 @@ FIELDS = {
 }
 
 
-FEWER = ", ".join(
-    f"{factor:g} times below {samples}" for samples, factor in reversed(CAUTION_BELOW.items())
-)
+FEWER = ", ".join(f"{factor:g} times below {samples}" for samples, factor in reversed(CAUTION_BELOW.items()))
 CAUTIOUS = f"{CAUTION:g} times ({FEWER} samples)"
 RARE = "about 4 in n"  # of fewer, often none or one is among n (bench/compare/likelihood_null.py)
 OF_FLIPS = (
@@ -216,9 +216,7 @@ def what_shows_more(decision: Decision) -> str:
     """Say what few families, or few questions with several answers each, lack; empty for others."""
     if not decision.counts.get("few"):
         return ""
-    whole, part = (
-        ("families", "questions in") if decision.counts["clusters"] else ("questions", "answers to")
-    )
+    whole, part = ("families", "questions in") if decision.counts["clusters"] else ("questions", "answers to")
     return f"; more {whole} show smaller differences, more {part} each hardly do"
 
 
@@ -227,7 +225,5 @@ def at_worst(decision: Decision) -> str:
     if decision.counts.get("clusters"):
         return "if whole families are lost"
     return (
-        "if a few questions lose all"
-        if "samples" not in decision.counts
-        else "if whole questions are lost"
+        "if a few questions lose all" if "samples" not in decision.counts else "if whole questions are lost"
     )

@@ -40,9 +40,7 @@ def core_record(table: Table, row: TableRow) -> dict[str, Any]:
         "run_id": run.run_id,
         "output_dir": run.folder,
         "config": row.config,
-        "metrics": {
-            name: value if math.isfinite(value) else None for name, value in metrics.items()
-        },
+        "metrics": {name: value if math.isfinite(value) else None for name, value in metrics.items()},
         "is_baseline": row.is_baseline,
         **effect_records(row),
         "on_front": row.on_front,

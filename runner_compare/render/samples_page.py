@@ -28,17 +28,14 @@ def write_samples_page(tables: Sequence[Table], reader: Reader, out: TextIO) -> 
     contents = []
     for table in tables:
         content = table_content(table, reader, room)
-        room -= sum(
-            len(text) for answers in content["answers"] for _, _, text in filter(None, answers)
-        )
+        room -= sum(len(text) for answers in content["answers"] for _, _, text in filter(None, answers))
         contents.append(content)
     data = json.dumps({"tables": contents}, ensure_ascii=False, separators=(",", ":"))
     # Only "<" can end a script element; in JSON it can be written as an escape.
     page = PAGE.read_text(encoding="utf-8")
     out.write(
         page.replace(
-            DATA,
-            data.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"),
+            DATA, data.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
         )
     )
 
@@ -87,8 +84,7 @@ def table_content(table: Table, reader: Reader, room: int) -> dict[str, Any]:
         "baseline": baseline,
         "left_out": left_out,
         "questions": [
-            [question[0], plain(_shown(sides, question)), plain(question[2])]
-            for question in questions
+            [question[0], plain(_shown(sides, question)), plain(question[2])] for question in questions
         ],
         "answers": [[_answer(side.get(question)) for side in sides] for question in questions],
     }
@@ -104,16 +100,11 @@ def _run(row: TableRow, name: str) -> dict[str, Any]:
 def _shown(sides: list[dict[Question, dict[str, str]]], question: Question) -> str:
     """Return a question as the model read it if the reader has that, else the question itself."""
     return next(
-        (side[question]["question"] for side in sides if "question" in side.get(question, ())),
-        question[1],
+        (side[question]["question"] for side in sides if "question" in side.get(question, ())), question[1]
     )
 
 
 def _answer(side: dict[str, str] | None) -> tuple[str, str, str] | None:
     if side is None:
         return None
-    return (
-        side["verdict"],
-        plain("" if side["answer"] == ABSENT else side["answer"]),
-        plain(side["text"]),
-    )
+    return (side["verdict"], plain("" if side["answer"] == ABSENT else side["answer"]), plain(side["text"]))

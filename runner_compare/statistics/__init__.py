@@ -37,9 +37,7 @@ if TYPE_CHECKING:
     from runner_compare.statistics.methods.number_flips import NumberFlips as NumberFlips
     from runner_compare.statistics.methods.over_seeds import OverSeeds as OverSeeds
     from runner_compare.statistics.methods.pooled_texts import PooledTexts as PooledTexts
-    from runner_compare.statistics.methods.pooled_verdicts import (
-        pooled_accuracies as pooled_accuracies,
-    )
+    from runner_compare.statistics.methods.pooled_verdicts import pooled_accuracies as pooled_accuracies
     from runner_compare.statistics.methods.runs import Measured as Measured
     from runner_compare.statistics.methods.runs import StudentT as StudentT
     from runner_compare.statistics.methods.sign_flips import SignFlips as SignFlips
@@ -47,9 +45,7 @@ if TYPE_CHECKING:
     from runner_compare.statistics.paired_means import MIN_CLUSTERS as MIN_CLUSTERS
     from runner_compare.statistics.planning import expected_disagreement as expected_disagreement
     from runner_compare.statistics.question_plans import detectable_loss as detectable_loss
-    from runner_compare.statistics.question_plans import (
-        questions_for_margin as questions_for_margin,
-    )
+    from runner_compare.statistics.question_plans import questions_for_margin as questions_for_margin
     from runner_compare.statistics.ratios import CAUTION as CAUTION
     from runner_compare.statistics.ratios import CAUTION_BELOW as CAUTION_BELOW
     from runner_compare.statistics.ratios import FLIPS as FLIPS

@@ -15,7 +15,9 @@ from typing import Any
 
 STEP, LAST = 0.08, 7.0  # of the integral: relative errors are below 1e-8 from six numbers on
 FACTORS = 16  # of a product that is logarithmized once: logarithms take longest, and so many factors do not overflow
-HALVINGS = 20  # of the range in which the integral's path crosses the real axis: near the saddle point will do
+HALVINGS = (
+    20  # of the range in which the integral's path crosses the real axis: near the saddle point will do
+)
 
 
 def chance_of(sums: Sequence[float], sizes: Sequence[float], mean: float, worst: int) -> float:

@@ -53,8 +53,7 @@ class PositionBias:
     def most_preferred(self) -> int:
         """The position that was chosen most above its expectation."""
         return max(
-            range(len(self.positions)),
-            key=lambda at: self.positions[at].share - self.positions[at].expected,
+            range(len(self.positions)), key=lambda at: self.positions[at].share - self.positions[at].expected
         )
 
 
@@ -119,12 +118,8 @@ def _p(moved: Sequence[Moved], expected: Sequence[float], observed: float, draws
         for size in {len(orders) for orders in mixed}:
             # [question, order, answer]
             alike = np.stack([orders for orders in mixed if len(orders) == size])
-            order = generator.permuted(
-                np.broadcast_to(np.arange(size), (block, len(alike), size)), axis=2
-            )
-            places = alike[
-                np.arange(len(alike))[None, :, None], np.arange(size)[None, None, :], order
-            ]
+            order = generator.permuted(np.broadcast_to(np.arange(size), (block, len(alike), size)), axis=2)
+            places = alike[np.arange(len(alike))[None, :, None], np.arange(size)[None, None, :], order]
             for position in range(len(expected)):
                 counts[:, position] += (places == position).sum((1, 2))
         distances = ((counts - np.array(expected)) ** 2).sum(1)

@@ -13,13 +13,7 @@ from collections.abc import Hashable, Sequence
 from runner_compare.metrics import BOUNDS
 from runner_compare.statistics import ratios
 from runner_compare.statistics.bounded_means import chance_of
-from runner_compare.statistics.stats import (
-    ALPHA,
-    edge,
-    exact_interval,
-    student_quantile,
-    wilson_interval,
-)
+from runner_compare.statistics.stats import ALPHA, edge, exact_interval, student_quantile, wilson_interval
 
 
 def share_interval(
@@ -78,9 +72,7 @@ def bounds_of_accuracy(
     return dict(zip(BOUNDS, (*means, *ends), strict=True))
 
 
-def guaranteed_interval(
-    solved: Sequence[float], families: Sequence[str | None]
-) -> tuple[float, float]:
+def guaranteed_interval(solved: Sequence[float], families: Sequence[str | None]) -> tuple[float, float]:
     """Return the interval of an accuracy of which each end is beyond the truth in at most 2.5 %,
     whatever that is.
 
@@ -124,9 +116,7 @@ def interval_of_sums(
     of_answers = share * (1 - share) / (n * each)
     clusters_worth = ratios.equal_clusters(sizes)
     worth = n * each * of_answers / max(variance, of_answers) if of_answers > 0 else clusters_worth
-    mixed = min(
-        sum(own > 0 for own in sums), sum(own < size for own, size in zip(sums, sizes, strict=True))
-    )
+    mixed = min(sum(own > 0 for own in sums), sum(own < size for own, size in zip(sums, sizes, strict=True)))
     # Satterthwaite's degrees of freedom of the jackknife: its terms grow with the square of the
     # sizes.
     freedom = math.fsum(size**2 for size in sizes) ** 2 / math.fsum(size**4 for size in sizes) - 1
@@ -136,14 +126,9 @@ def interval_of_sums(
 
     def is_inside(true: float) -> bool:
         gap = share - true
-        estimated, at_worst = (
-            _score(gap, true, worth),
-            _score(gap, true, min(worth, clusters_worth)),
-        )
+        estimated, at_worst = (_score(gap, true, worth), _score(gap, true, min(worth, clusters_worth)))
         skewed = (
-            ratios.unskewed(gap / math.sqrt(variance), bend)
-            if variance > 0
-            else math.copysign(math.inf, gap)
+            ratios.unskewed(gap / math.sqrt(variance), bend) if variance > 0 else math.copysign(math.inf, gap)
         )
         return abs(at_worst) <= widest and min(abs(estimated), abs(skewed)) <= bound
 

@@ -61,9 +61,7 @@ def context_figures(
         texts = by_family(texts, [family_by_unit.get(text.unit) for text in texts])
         cell = f"/{CELL}{length}"
         tokens = [float(text.tokens) for text in texts]
-        found |= loss_and_kl(
-            cell, tokens, [text.nats for text in texts], [text.kl_nats for text in texts]
-        )
+        found |= loss_and_kl(cell, tokens, [text.nats for text in texts], [text.kl_nats for text in texts])
         if shorter and len(texts) >= MIN_TEXTS:
             effect = gain_over(texts, shorter).effect
             ends = {
@@ -74,9 +72,7 @@ def context_figures(
             found |= ends | {f"{GAIN_P}{cell}": effect.p}
         shorter = texts
     if steps := steps_of(found):
-        found[HELPS_UP_TO] = float(
-            next((step.longer for step in reversed(helping(steps))), steps[0].shorter)
-        )
+        found[HELPS_UP_TO] = float(next((step.longer for step in reversed(helping(steps))), steps[0].shorter))
     return found
 
 

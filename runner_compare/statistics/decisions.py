@@ -99,10 +99,7 @@ class Decision(Effect):
         """Whether something would be decided if what was cut off were known to be wrong, and is
         not."""
         counted = self.as_counted
-        return counted is not None and (counted.finding, counted.verdict) != (
-            self.finding,
-            self.verdict,
-        )
+        return counted is not None and (counted.finding, counted.verdict) != (self.finding, self.verdict)
 
     @property
     def at_margin(self) -> float | None:
@@ -193,9 +190,7 @@ class Decision(Effect):
 
 
 def judge(
-    comparisons: Iterable[Compared | Test],
-    margins: Mapping[str, float] | None = None,
-    metrics: int = 1,
+    comparisons: Iterable[Compared | Test], margins: Mapping[str, float] | None = None, metrics: int = 1
 ) -> list[Decision]:
     """Decide what each comparison of a table shows, with one error of 5 % for each measure (by Holm
     and Shaffer).
@@ -208,8 +203,7 @@ def judge(
     """
     margins = margins or {}
     of_table = [
-        comparison if isinstance(comparison, Compared) else Compared(comparison)
-        for comparison in comparisons
+        comparison if isinstance(comparison, Compared) else Compared(comparison) for comparison in comparisons
     ]
     decisions = _decide(of_table, margins, metrics)
     if not any(compared.ends for compared in of_table):
@@ -217,10 +211,7 @@ def judge(
     counted = _decide([replace(compared, ends=None) for compared in of_table], margins, metrics)
     at_worst, at_best = (
         _decide(
-            [
-                Compared(compared.ends[end] if compared.ends else compared.test)
-                for compared in of_table
-            ],
+            [Compared(compared.ends[end] if compared.ends else compared.test) for compared in of_table],
             margins,
             metrics,
         )
@@ -238,16 +229,10 @@ def _with_ends(
     """Return a decision of a table in which answers were cut off, beside what each version of them
     would decide."""
     whole = replace(decision, as_counted=counted, ends=(worst, best) if has_ends else None)
-    return (
-        replace(whole, unplanned=whole.unplanned or CUT_OFF_DECIDES)
-        if whole.hinges_on_cut_off
-        else whole
-    )
+    return replace(whole, unplanned=whole.unplanned or CUT_OFF_DECIDES) if whole.hinges_on_cut_off else whole
 
 
-def _decide(
-    of_table: Sequence[Compared], margins: Mapping[str, float], metrics: int
-) -> list[Decision]:
+def _decide(of_table: Sequence[Compared], margins: Mapping[str, float], metrics: int) -> list[Decision]:
     """Decide what each comparison shows, by the p of the worse of its ends."""
     families: dict[str, list[int]] = {}
     decided: dict[int, Decision] = {}
@@ -256,9 +241,7 @@ def _decide(
         if compared.effect.early_stop_comparisons is None:
             families.setdefault(measure, []).append(number)
         else:
-            decided[number] = _of_bets(
-                compared, compared.effect.early_stop_comparisons, margins.get(measure)
-            )
+            decided[number] = _of_bets(compared, compared.effect.early_stop_comparisons, margins.get(measure))
     for family in families.values():
         margin = _margin_of(of_table[family[0]].effect, margins)
         groups = [_ps(of_table[number], margin) for number in family]
@@ -282,9 +265,7 @@ def _ps(compared: Compared, margin: float | None) -> list[float]:
     return [compared.decisive_p(), compared.decisive_p(_limit(compared.effect, margin))]
 
 
-def _of_family(
-    compared: Compared, ps: Sequence[float], comparisons: int, margin: float | None
-) -> Decision:
+def _of_family(compared: Compared, ps: Sequence[float], comparisons: int, margin: float | None) -> Decision:
     """Decide by Holm's p against no difference, and by that against the margin if there is one."""
     p_holm, *p_margin = ps
     finding = _finding(compared.effect, p_holm)
@@ -292,9 +273,7 @@ def _of_family(
     if margin is not None and (p_margin or compared.effect.is_ratio):
         verdict = _verdict(compared.effect, finding, margin, *p_margin)
         verdict = _if_shown(verdict, compared, margin)
-    return _decision(
-        compared, p_holm, comparisons, finding, margin if verdict is not None else None, verdict
-    )
+    return _decision(compared, p_holm, comparisons, finding, margin if verdict is not None else None, verdict)
 
 
 def _finding(effect: Effect, p_holm: float) -> Finding:
@@ -367,9 +346,7 @@ def _decision(
         unplanned=compared.unplanned,
         tells_more=compared.tells_more,
         no_evidence=compared.no_evidence,
-        baseline_low=compared.baseline_low
-        if margin is not None and _is_too_low(compared, margin)
-        else None,
+        baseline_low=compared.baseline_low if margin is not None and _is_too_low(compared, margin) else None,
         cut_off=compared.cut_off,
     )
 

@@ -13,12 +13,7 @@ from runner_compare.metrics import ACCURACY, BOUNDS, ENDS
 from runner_compare.statistics.stats import wilson_interval
 
 MEAN = "pass_at_k/1"
-OF_VOTES = (
-    *BOUNDS,
-    *(f"accuracy_all{end}" for end in ENDS),
-    "accuracy/strict",
-    "accuracy/flexible",
-)
+OF_VOTES = (*BOUNDS, *(f"accuracy_all{end}" for end in ENDS), "accuracy/strict", "accuracy/flexible")
 
 
 def with_means(metrics: dict[str, float]) -> dict[str, float]:

@@ -108,9 +108,7 @@ def effective_length(
     counted = _first_false([test.is_kept_as_counted for test in tests])
     reached = _first_false([test.p_kept < kept for test in tests])
     possible = [
-        at
-        for at in range(last, 0, -1)
-        if not _is_too_long([test.p_lost for test in tests[:at]], half)
+        at for at in range(last, 0, -1) if not _is_too_long([test.p_lost for test in tests[:at]], half)
     ]
     return EffectiveLength(tuple(lengths), counted, reached, max(possible, default=0))
 

@@ -25,11 +25,17 @@ class Method(StrEnum):
     # exact, paired, over several tasks whose questions have other weights
     weighted_flips = "weighted_flips"
     fisher = "fisher"  # exact, for questions that cannot be paired
-    sequential = "sequential"  # bets on the pairs in the order of the questions, where a run was compared while it ran
+    sequential = (
+        "sequential"  # bets on the pairs in the order of the questions, where a run was compared while it ran
+    )
     sign_flips = "sign_flips"  # signs of paired log-likelihoods' differences
     number_flips = "number_flips"  # signs of the differences of any number that each question has
-    mean_flips = "mean_flips"  # signs of paired means' differences: of clusters of questions, or of several samples
-    over_seeds = "over_seeds"  # the same over jobs that differ in their seed, which count as well as questions
+    mean_flips = (
+        "mean_flips"  # signs of paired means' differences: of clusters of questions, or of several samples
+    )
+    over_seeds = (
+        "over_seeds"  # the same over jobs that differ in their seed, which count as well as questions
+    )
     student_t = "student_t"  # over runs of a measurement, each in a process of its own
     # no test: repeats within one process say nothing about another one
     too_few_runs = "too_few_runs"
@@ -102,13 +108,9 @@ class Test(ABC):
         effect = self.effect
         stretch = normal_bound(alpha) / normal_bound(ALPHA)
         if effect.is_ratio:
-            low, high = (
-                effect.value * (end / effect.value) ** stretch for end in (effect.low, effect.high)
-            )
+            low, high = (effect.value * (end / effect.value) ** stretch for end in (effect.low, effect.high))
             return low, high
-        low, high = (
-            effect.value + stretch * (end - effect.value) for end in (effect.low, effect.high)
-        )
+        low, high = (effect.value + stretch * (end - effect.value) for end in (effect.low, effect.high))
         return low, high
 
     def p_at(self, value: float) -> float:

@@ -105,8 +105,7 @@ def at_equal_tokens(
 
     n = len(own_curve.right[0])
     units, of_unit = np.unique(
-        range(n) if clusters is None else [str(cluster) for cluster in clusters],
-        return_inverse=True,
+        range(n) if clusters is None else [str(cluster) for cluster in clusters], return_inverse=True
     )
     # rows: what is summed; columns: units
     our_sums, their_sums = (
@@ -127,9 +126,7 @@ def at_equal_tokens(
         drawn_points, drawn_base_points = _points(weights, our_sums), _points(weights, their_sums)
         ends = _range(drawn_points, drawn_base_points)
         drawn.append(
-            np.where(
-                ends[0] < ends[1], _mean_difference(drawn_points, drawn_base_points, *ends), np.nan
-            )
+            np.where(ends[0] < ends[1], _mean_difference(drawn_points, drawn_base_points, *ends), np.nan)
         )
         tokens, right = drawn_points
         at_budgets.append(right - _at(drawn_base_points, tokens))
@@ -143,27 +140,17 @@ def at_equal_tokens(
     means = means[~np.isnan(means)]
     scale = math.sqrt(len(units) / (len(units) - 1))  # a resample's variance divides by n
     scale *= 1 + FEW / len(units)
-    differences, reached = (
-        np.concatenate(at_budgets),
-        np.concatenate(inside).mean(0) >= 1 - ALPHA / 2,
-    )
+    differences, reached = (np.concatenate(at_budgets), np.concatenate(inside).mean(0) >= 1 - ALPHA / 2)
     (own_tokens, own_right), its_right = our_points, _at(their_points, our_points[0])
     points = []
     for at in np.flatnonzero(reached).tolist():
         our_accuracy, their_accuracy = float(own_right[0, at]), float(its_right[0, at])
         there, tokens_there = our_accuracy - their_accuracy, float(own_tokens[0, at])
-        signs = _signs(
-            _gaps_at(own_curve.right[at], base_curve, their_points[0][0], tokens_there), of_unit
-        )
+        signs = _signs(_gaps_at(own_curve.right[at], base_curve, their_points[0][0], tokens_there), of_unit)
         interval = _interval(there, differences[:, at], scale, len(units), signs)
-        points.append(
-            AtTokens(at, tokens_there, our_accuracy, their_accuracy, Estimate(there, *interval))
-        )
+        points.append(AtTokens(at, tokens_there, our_accuracy, their_accuracy, Estimate(there, *interval)))
     signs = _signs(np.mean(own_curve.right, axis=0) - np.mean(base_curve.right, axis=0), of_unit)
-    p, (lowest, highest) = (
-        _p(means, scale, len(units)),
-        _interval(value, means, scale, len(units), signs),
-    )
+    p, (lowest, highest) = (_p(means, scale, len(units)), _interval(value, means, scale, len(units), signs))
     if sum(signs) < MIN_DIFFERING:
         p = max(p, stats.mcnemar_exact(*signs))
     if p >= ALPHA:  # the test decides
@@ -211,9 +198,7 @@ def _points(weights: Floats, sums: Floats) -> tuple[Floats, Floats]:
     return means[:, :budgets], means[:, budgets:]
 
 
-def _range(
-    points: tuple[Floats, Floats], base_points: tuple[Floats, Floats]
-) -> tuple[Floats, Floats]:
+def _range(points: tuple[Floats, Floats], base_points: tuple[Floats, Floats]) -> tuple[Floats, Floats]:
     import numpy as np
 
     return (
@@ -245,18 +230,14 @@ def _mean_difference(
     both are of lines."""
     import numpy as np
 
-    at = np.sort(
-        np.clip(np.concatenate([points[0], base_points[0]], 1), low[:, None], high[:, None]), axis=1
-    )
+    at = np.sort(np.clip(np.concatenate([points[0], base_points[0]], 1), low[:, None], high[:, None]), axis=1)
     gaps = _at(points, at) - _at(base_points, at)
     area = ((gaps[:, 1:] + gaps[:, :-1]) / 2 * np.diff(at, axis=1)).sum(1)
     width = high - low
     return np.where(width > 0, area / np.where(width > 0, width, 1.0), 0.0)
 
 
-def _gaps_at(
-    right: Sequence[float], base_curve: Curve, base_tokens: Floats, tokens: float
-) -> Floats:
+def _gaps_at(right: Sequence[float], base_curve: Curve, base_tokens: Floats, tokens: float) -> Floats:
     """Return of each question its verdict minus those of the other curve, between the two budgets
     that are nearest."""
     import numpy as np

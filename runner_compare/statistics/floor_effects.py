@@ -19,15 +19,10 @@ def cut_off_words(metrics: Mapping[str, float], params: Mapping[str, str]) -> st
     if not answers or cut_off / answers < NOTED_SHARE:
         return ""
     at, fix = (
-        (f" at {limit} tokens", f"raise {LIMIT}")
-        if (limit := params.get(LIMIT))
-        else ("", "raise its limit")
+        (f" at {limit} tokens", f"raise {LIMIT}") if (limit := params.get(LIMIT)) else ("", "raise its limit")
     )
     if metrics.get("stopped_by_context", 0) >= cut_off:  # no larger limit would help
-        at, fix = (
-            " where the model's context is full",
-            "shorten the prompts or extend it (rope=yarn)",
-        )
+        at, fix = (" where the model's context is full", "shorten the prompts or extend it (rope=yarn)")
     what = " answers" if answers > metrics["n"] else ""
     return f"{cut_off:,.0f} of {answers:,.0f}{what} cut off{at}: {fix}"
 

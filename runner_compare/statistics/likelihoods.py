@@ -61,9 +61,7 @@ def by_family(texts: Sequence[Likelihood], families: Sequence[str | None]) -> li
     if None in families:
         return list(texts)
     numbers = {family: number for number, family in enumerate(dict.fromkeys(families))}
-    return units(
-        [replace(text, unit=numbers[family]) for text, family in zip(texts, families, strict=True)]
-    )
+    return units([replace(text, unit=numbers[family]) for text, family in zip(texts, families, strict=True)])
 
 
 def figures(
@@ -160,9 +158,7 @@ def _share(name: str, tops: Sequence[float], bottoms: Sequence[float]) -> dict[s
 
 
 def _with_ends(name: str, value: float, ends: tuple[float, float] | None) -> dict[str, float]:
-    return {name: value} | (
-        {} if ends is None else {f"{name}_low": ends[0], f"{name}_high": ends[1]}
-    )
+    return {name: value} | ({} if ends is None else {f"{name}_low": ends[0], f"{name}_high": ends[1]})
 
 
 def _exp(value: float) -> float:

@@ -35,9 +35,7 @@ def cells_in(figures: Mapping[str, float], kind: str) -> list[int]:
     return sorted(int(key.removeprefix(begin)) for key in figures if key.startswith(begin))
 
 
-def curves_over(
-    figures: Mapping[str, float], kind: str, axis: str
-) -> dict[str, list[tuple[int, float]]]:
+def curves_over(figures: Mapping[str, float], kind: str, axis: str) -> dict[str, list[tuple[int, float]]]:
     """Return the curves of loss and KL over the cells of a kind."""
     cells = cells_in(figures, kind)
     curves = {

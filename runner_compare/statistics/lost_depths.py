@@ -66,9 +66,7 @@ class _Exchangeable:
     shares: Numbers
 
 
-def lost_depths(
-    answers: Sequence[DepthAnswer], families: int = 1, draws: int = DRAWS
-) -> list[LostDepths]:
+def lost_depths(answers: Sequence[DepthAnswer], families: int = 1, draws: int = DRAWS) -> list[LostDepths]:
     """Return the range of depths that is most below the rest, for each length with several depths.
 
     `families`: so many settings with such ranges share one error.
@@ -101,9 +99,7 @@ def _range_of(own: Sequence[DepthAnswer], length: int, depths: Sequence[float]) 
     """Return a range of depths with its recall; its p is not known yet."""
     here = [answer.share for answer in own if answer.depth in depths]
     rest = [answer.share for answer in own if answer.depth not in depths]
-    return LostDepths(
-        length, depths[0], depths[-1], sum(here) / len(here), sum(rest) / len(rest), 1.0
-    )
+    return LostDepths(length, depths[0], depths[-1], sum(here) / len(here), sum(rest) / len(rest), 1.0)
 
 
 def _ranges(count: int) -> Places:
@@ -111,10 +107,7 @@ def _ranges(count: int) -> Places:
     that are in it."""
     at = np.arange(count)
     pairs = [
-        (first, last)
-        for first in range(count)
-        for last in range(first, count)
-        if last - first < count - 1
+        (first, last) for first in range(count) for last in range(first, count) if last - first < count - 1
     ]
     return np.array([(first <= at) & (at <= last) for first, last in pairs]).astype(int)
 
@@ -173,9 +166,7 @@ def _drawn_sums(
         step = max(1, MOST_NUMBERS // shares.size)
         for first in range(0, draws, step):
             last = min(draws, first + step)
-            permuted = generator.permuted(
-                np.broadcast_to(shares, (last - first, *shares.shape)), axis=2
-            )
+            permuted = generator.permuted(np.broadcast_to(shares, (last - first, *shares.shape)), axis=2)
             for at in range(count):
                 sums[first:last, at] += permuted[:, depths == at].sum(axis=1)
     return sums

@@ -59,11 +59,7 @@ def points_of_margin(margin: float) -> str:
 
 
 def questions_needed(
-    margin: float,
-    discordant_rate: float,
-    alpha: float = ALPHA,
-    power: float = POWER,
-    seen: Pairs = NO_PAIRS,
+    margin: float, discordant_rate: float, alpha: float = ALPHA, power: float = POWER, seen: Pairs = NO_PAIRS
 ) -> int | None:
     """Return how many paired questions show with this power that a run is as good, if neither run
     is better.

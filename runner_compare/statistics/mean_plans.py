@@ -56,13 +56,7 @@ def detectable_loss(
 
 
 def power_of(
-    sums: Sums,
-    sizes: Sums,
-    answers: int,
-    is_whole: bool,
-    level: float,
-    loss: float,
-    is_strict: bool = False,
+    sums: Sums, sizes: Sums, answers: int, is_whole: bool, level: float, loss: float, is_strict: bool = False
 ) -> float:
     """Return how often a loss is found in as many clusters."""
     import numpy as np
@@ -99,17 +93,15 @@ def flip_ps(sums: Any) -> Any:
         totals, lines, of_row = (
             sums[rows].sum(axis=1),
             *np.unique(
-                np.column_stack([values, np.abs(sums[rows].sum(axis=1))]),
-                axis=0,
-                return_inverse=True,
+                np.column_stack([values, np.abs(sums[rows].sum(axis=1))]), axis=0, return_inverse=True
             ),
         )
         assert len(totals) == len(of_row)
         # the other half mirrors it
         bits = np.arange(2 ** max(0, number - 1))[:, None] >> np.arange(number) & 1
-        reached = np.abs((1.0 - 2 * bits) @ lines[:, :-1].T) >= lines[:, -1] - ROUNDING * lines[
-            :, :-1
-        ].sum(axis=1)
+        reached = np.abs((1.0 - 2 * bits) @ lines[:, :-1].T) >= lines[:, -1] - ROUNDING * lines[:, :-1].sum(
+            axis=1
+        )
         ps[rows] = reached.mean(axis=0)[of_row]
     return ps
 
@@ -120,9 +112,7 @@ def _by_normal(sums: Sums, sizes: Sums, answers: int, is_whole: bool, level: flo
     total, count = math.fsum(sizes), len(sums)
     squares = math.fsum(size * size for size in sizes)
     noise = math.fsum(unit_sum * unit_sum for unit_sum in sums)
-    errors = student_quantile(level, max(1, int(total**2 / squares) - 1)) + NormalDist().inv_cdf(
-        POWER
-    )
+    errors = student_quantile(level, max(1, int(total**2 / squares) - 1)) + NormalDist().inv_cdf(POWER)
 
     def is_enough(loss: float) -> bool:
         of_loss = loss * (1 - loss) * (squares if is_whole else total / answers)
@@ -136,12 +126,7 @@ def _by_normal(sums: Sums, sizes: Sums, answers: int, is_whole: bool, level: flo
 
 
 def questions_for_margin(
-    sums: Sums,
-    sizes: Sums,
-    margin: float,
-    level: float,
-    power: float = POWER,
-    is_strict: bool = False,
+    sums: Sums, sizes: Sums, margin: float, level: float, power: float = POWER, is_strict: bool = False
 ) -> int | None:
     """Return how many questions, in more such clusters, show that a side is as good, if neither is
     better.
@@ -188,9 +173,7 @@ def questions_for_margin(
         (1.0, *of_likelihood(typical * (1 + margin))),
         (CAUTION, *of_likelihood(LOST_ANSWERS * least - margin * typical)),
     ]
-    spread = math.sqrt(
-        float(weights @ (gaps - margin * np.concatenate([sizes_too, sizes_too])) ** 2)
-    )
+    spread = math.sqrt(float(weights @ (gaps - margin * np.concatenate([sizes_too, sizes_too])) ** 2))
     # of a cluster, in clusters of equal size
     worth = total**2 / math.fsum(size * size for size in sizes) / count
 
@@ -204,9 +187,7 @@ def questions_for_margin(
                 + float(log_ndtr(-math.sqrt(clusters * variance)))
             )
             surplus = clusters * of_one - bound
-            by_likelihood = (
-                ndtr(surplus / math.sqrt(clusters * variance)) if variance else float(surplus > 0)
-            )
+            by_likelihood = ndtr(surplus / math.sqrt(clusters * variance)) if variance else float(surplus > 0)
             t = student_quantile(level / caution, max(1, int(clusters * worth) - 1))
             shift = margin * of_size * math.sqrt(clusters)
             return float(min(by_likelihood, ndtr(shift / spread - t) if spread else 1.0))

@@ -46,10 +46,7 @@ class RatioOfRuns:
         error = math.sqrt(variance(logs) / len(logs) + variance(baseline_logs) / len(baseline_logs))
         smaller = min(len(logs), len(baseline_logs))
         return cls(
-            math.exp(fmean(logs) - fmean(baseline_logs)),
-            error,
-            smaller - 1,
-            len(logs) + len(baseline_logs),
+            math.exp(fmean(logs) - fmean(baseline_logs)), error, smaller - 1, len(logs) + len(baseline_logs)
         )
 
     def interval(self, alpha: float = ALPHA) -> tuple[float, float]:
@@ -62,10 +59,7 @@ class RatioOfRuns:
         distance = math.log(self.ratio / ratio)
         if abs(distance) < 1e-12:  # rounding of logarithms
             return 1.0
-        return max(
-            least_p(self.runs),
-            student_p(distance / self.error, self.freedom) if self.error else 0.0,
-        )
+        return max(least_p(self.runs), student_p(distance / self.error, self.freedom) if self.error else 0.0)
 
 
 def least_p(runs: int) -> float:

@@ -23,7 +23,9 @@ from runner_compare.statistics.stats import ALPHA, POWER, edge, student_quantile
 MANY = 10**6  # degrees of freedom that are as good as any number
 LEAST_P = 1e-300  # of which the normal quantile is finite
 
-MIN_FREEDOM = 4  # of what seeds vary by: fewer seeds do not show what they could detect (bench/compare/power_null.py)
+MIN_FREEDOM = (
+    4  # of what seeds vary by: fewer seeds do not show what they could detect (bench/compare/power_null.py)
+)
 DRAWS = 20_000  # of questions and seeds: a power has an error of 0.3 points
 
 Cells = Sequence[Sequence[float]]  # a row for each seed, and in each row a value for each question
@@ -58,10 +60,7 @@ class CrossedMean:
     def of(cls, values: Cells, clusters: Sequence[Hashable] | None = None) -> CrossedMean:
         """Compute it from the values of each seed; questions of one cluster count as one."""
         by_question = [fmean(of_question) for of_question in zip(*values, strict=True)]
-        parts = (
-            of_questions(by_question, clusters),
-            *of_seeds([fmean(of_seed) for of_seed in values]),
-        )
+        parts = (of_questions(by_question, clusters), *of_seeds([fmean(of_seed) for of_seed in values]))
         return cls(fmean(by_question), parts)
 
     @classmethod
@@ -77,9 +76,7 @@ class CrossedMean:
             )
         ]
         of_sides = [
-            part
-            for side in (cells, base_cells)
-            for part in of_seeds([fmean(of_seed) for of_seed in side])
+            part for side in (cells, base_cells) for part in of_seeds([fmean(of_seed) for of_seed in side])
         ]
         return cls(fmean(by_question), (of_questions(by_question, clusters), *of_sides))
 
@@ -92,9 +89,7 @@ class CrossedMean:
         """Return the 95 % interval; infinite for a single question."""
         if math.isinf(self.error):
             return -math.inf, math.inf
-        return self.mean - bound(self.parts, ALPHA, True), self.mean + bound(
-            self.parts, ALPHA, False
-        )
+        return self.mean - bound(self.parts, ALPHA, True), self.mean + bound(self.parts, ALPHA, False)
 
     def p(self) -> float:
         """Return the two-sided p of a true mean of 0, to which the interval belongs."""
@@ -111,15 +106,11 @@ def p_of_gap(parts: Sequence[ErrorPart], gap: float) -> float:
     it."""
     if not gap:
         return 1.0
-    least = edge(
-        lambda log_p: bound(parts, math.exp(log_p), gap > 0) < abs(gap), 0.0, math.log(LEAST_P)
-    )
+    least = edge(lambda log_p: bound(parts, math.exp(log_p), gap > 0) < abs(gap), 0.0, math.log(LEAST_P))
     return math.exp(least)
 
 
-def of_questions(
-    by_question: Sequence[float], clusters: Sequence[Hashable] | None = None
-) -> ErrorPart:
+def of_questions(by_question: Sequence[float], clusters: Sequence[Hashable] | None = None) -> ErrorPart:
     """Return what questions add to the error of their mean; of families, what families add."""
     sums, sizes = ratios.cluster_sums(by_question, clusters)
     bend = ratios.skewness(sums, sizes) / math.sqrt(len(sums))
@@ -131,9 +122,7 @@ def of_seeds(means: Sequence[float]) -> list[ErrorPart]:
     return [ErrorPart(variance(means) / len(means), len(means) - 1)] if len(means) > 1 else []
 
 
-def share_over_seeds(
-    solved: Cells, clusters: Sequence[Hashable] | None = None
-) -> tuple[float, float]:
+def share_over_seeds(solved: Cells, clusters: Sequence[Hashable] | None = None) -> tuple[float, float]:
     """Return the 95 % interval of an accuracy over seeds: the score interval with the error of
     questions and seeds."""
     mean = CrossedMean.of(solved, clusters)
@@ -157,9 +146,7 @@ def share_over_seeds(
     return edge(is_inside, mean.mean, 0.0), edge(is_inside, mean.mean, 1.0)
 
 
-def guaranteed_over_seeds(
-    solved: Cells, clusters: Sequence[str | None] | None = None
-) -> tuple[float, float]:
+def guaranteed_over_seeds(solved: Cells, clusters: Sequence[str | None] | None = None) -> tuple[float, float]:
     """Return an interval whose ends count questions exactly, as those of a single job, and seeds by
     Student's t.
 
@@ -167,13 +154,8 @@ def guaranteed_over_seeds(
     it says nothing.
     """
     by_question = [fmean(of_question) for of_question in zip(*solved, strict=True)]
-    mean, seeds = (
-        fmean(by_question),
-        bound(of_seeds([fmean(of_seed) for of_seed in solved]), ALPHA, True),
-    )
-    exact_low, exact_high = guaranteed_interval(
-        by_question, clusters or [*map(str, range(len(by_question)))]
-    )
+    mean, seeds = (fmean(by_question), bound(of_seeds([fmean(of_seed) for of_seed in solved]), ALPHA, True))
+    exact_low, exact_high = guaranteed_interval(by_question, clusters or [*map(str, range(len(by_question)))])
     low, high = share_over_seeds(solved, clusters)
     below, above = math.hypot(mean - exact_low, seeds), math.hypot(exact_high - mean, seeds)
     return max(0.0, min(low, mean - below)), min(1.0, max(high, mean + above))

@@ -54,19 +54,14 @@ class MeanDifference:
 
     @classmethod
     def of(
-        cls,
-        differences: Sequence[float],
-        clusters: Sequence[Hashable] | None = None,
-        is_strict: bool = False,
+        cls, differences: Sequence[float], clusters: Sequence[Hashable] | None = None, is_strict: bool = False
     ) -> MeanDifference:
         """Compute it from the difference of each question, and the cluster of each; None: each is
         one of its own."""
         sums, sizes = map(tuple, ratios.cluster_sums(differences, clusters))
         n, by_flips = len(differences), ratios.sign_flip_p(sums)
         p = by_flips if by_flips >= 1 else max(by_flips, _p_at(sums, sizes, 0.0, is_strict))
-        return cls(
-            n, math.fsum(differences) / n, sums, sizes, p, ratios.equal_clusters(sizes), is_strict
-        )
+        return cls(n, math.fsum(differences) / n, sums, sizes, p, ratios.equal_clusters(sizes), is_strict)
 
     @property
     def is_few(self) -> bool:
@@ -75,9 +70,7 @@ class MeanDifference:
 
     def p_at(self, difference: float) -> float:
         """Return the two-sided p against a true difference, to which the interval belongs."""
-        return (
-            self.p if difference == 0 else _p_at(self.sums, self.sizes, difference, self.is_strict)
-        )
+        return self.p if difference == 0 else _p_at(self.sums, self.sizes, difference, self.is_strict)
 
     def interval(self, alpha: float = ALPHA) -> tuple[float, float]:
         """Return the interval at a level."""
@@ -102,9 +95,7 @@ class MeanDifference:
         return inside
 
 
-def _p_at(
-    sums: Sequence[float], sizes: Sequence[float], difference: float, is_strict: bool
-) -> float:
+def _p_at(sums: Sequence[float], sizes: Sequence[float], difference: float, is_strict: bool) -> float:
     import numpy as np  # where means are compared: a score needs none of it
 
     rows = np.array([sums], float), np.array([sizes], float)
@@ -127,9 +118,7 @@ def mean_ps(sums: Any, sizes: Any, difference: Any, is_strict: bool = False) -> 
     squares = (off**2).sum(axis=1)
     error = np.sqrt(count / max(1, count - 1) * squares) / total
     is_known = error > ROUNDING
-    t = np.where(
-        is_known, distance / np.where(is_known, error, 1.0), np.where(distance > 0, BEYOND, 0.0)
-    )
+    t = np.where(is_known, distance / np.where(is_known, error, 1.0), np.where(distance > 0, BEYOND, 0.0))
     skewness = np.where(
         is_known, (off**3).mean(axis=1) / np.where(is_known, squares / count, 1.0) ** 1.5, 0.0
     )

@@ -37,8 +37,7 @@ def spread_factors(tails: float, samples: int, most_tails: float) -> tuple[float
     correction = samples / (samples - SPREAD_QUANTILE)
     error = math.sqrt(max(0.0, tails - (samples - 3) / samples) / (samples - 1))
     low, high = (
-        math.sqrt(correction * math.exp(sign * SPREAD_QUANTILE * correction * error))
-        for sign in (-1, 1)
+        math.sqrt(correction * math.exp(sign * SPREAD_QUANTILE * correction * error)) for sign in (-1, 1)
     )
     return low, high if tails <= most_tails else None
 
@@ -69,9 +68,7 @@ def questions_to_detect(
     """
     assert 0 <= noise_rate <= 1
     assert 0 < difference <= 1
-    return fewest(
-        partial(detection_power, noise_rate=noise_rate, difference=difference, alpha=alpha), power
-    )
+    return fewest(partial(detection_power, noise_rate=noise_rate, difference=difference, alpha=alpha), power)
 
 
 @lru_cache(maxsize=1024)
@@ -109,11 +106,7 @@ def smallest_detectable(n: int, noise_rate: float, alpha: float = ALPHA) -> floa
         return None
     while high - low > FINEST_DIFFERENCE:
         middle = (low + high) / 2
-        low, high = (
-            (middle, high)
-            if detection_power(n, noise_rate, middle, alpha) < POWER
-            else (low, middle)
-        )
+        low, high = (middle, high) if detection_power(n, noise_rate, middle, alpha) < POWER else (low, middle)
     return high
 
 

@@ -59,9 +59,7 @@ def mean_difference(tasks: Sequence[PairedVerdicts]) -> float:
     return math.fsum((task.wins - task.losses) / task.n for task in tasks) / len(tasks)
 
 
-def mean_difference_interval(
-    tasks: Sequence[PairedVerdicts], alpha: float = ALPHA
-) -> tuple[float, float]:
+def mean_difference_interval(tasks: Sequence[PairedVerdicts], alpha: float = ALPHA) -> tuple[float, float]:
     """Return the interval of the mean difference, from Tango's interval of each task.
 
     The method of variance estimates recovery (Donner and Zou, Statistical Methods in Medical
@@ -146,9 +144,7 @@ def weighted_flip_p(tasks: Sequence[PairedVerdicts], finest: int = FINEST) -> fl
     return float(min(1.0, max(2 * chances[observed : largest + 1].sum(), math.ulp(0.0))))
 
 
-def detectable_mean_difference(
-    tasks: Sequence[PairedVerdicts], alpha: float = ALPHA
-) -> float | None:
+def detectable_mean_difference(tasks: Sequence[PairedVerdicts], alpha: float = ALPHA) -> float | None:
     """Return the smallest true difference, the same in all tasks, that the test detects with 80 %
     power.
 
@@ -163,14 +159,9 @@ def detectable_mean_difference(
     smallest_step = 1 / (len(tasks) * max(task.n for task in tasks))
 
     def surplus(difference: float) -> float:
-        rates = [
-            (min(1.0, (task.wins + task.losses + 1) / task.n + difference), task.n)
-            for task in tasks
-        ]
+        rates = [(min(1.0, (task.wins + task.losses + 1) / task.n + difference), task.n) for task in tasks]
         of_null = math.sqrt(sum(rate / n for rate, n in rates)) / len(tasks)
-        of_truth = math.sqrt(sum(max(0.0, rate - difference**2) / n for rate, n in rates)) / len(
-            tasks
-        )
+        of_truth = math.sqrt(sum(max(0.0, rate - difference**2) / n for rate, n in rates)) / len(tasks)
         expected = [_with_losses(task, difference) for task in tasks]
         half = mean_difference_interval(expected, alpha)[1] - mean_difference(expected)
         return difference - max(smallest_step + z_alpha * of_null, half) - z_power * of_truth
@@ -196,10 +187,7 @@ def questions_for_mean(
         for share, rate in rates:
             half = count * share * rate / 2
             low, _ = stats.tango_interval(half, half, count * share, alpha)
-            down, spread = (
-                math.hypot(down, low),
-                math.hypot(spread, math.sqrt(rate / (count * share))),
-            )
+            down, spread = (math.hypot(down, low), math.hypot(spread, math.sqrt(rate / (count * share))))
         return normal.cdf((margin * len(tasks) - down) / spread)
 
     return fewest(power_at, power)
@@ -224,9 +212,7 @@ def of_few_texts(tasks: Sequence[PairedTexts], shares: Sequence[float]) -> float
     )
 
 
-def uncertainty(
-    tasks: Sequence[PairedTexts], shares: Sequence[float]
-) -> tuple[float, float, float, int]:
+def uncertainty(tasks: Sequence[PairedTexts], shares: Sequence[float]) -> tuple[float, float, float, int]:
     """Return the weighted mean's standard error, its skewness, kurtosis, and Welch and
     Satterthwaite's freedom.
 

@@ -9,11 +9,7 @@ from runner_compare.statistics.sequential_plans import early_stop_detectable, ea
 
 
 def detectable_loss(
-    questions: int,
-    disagreement: float,
-    alpha: float,
-    stops_early: bool = False,
-    margin: float | None = None,
+    questions: int, disagreement: float, alpha: float, stops_early: bool = False, margin: float | None = None
 ) -> float | None:
     """Return the smallest loss that a job detects with the promised power; None without one.
 
@@ -25,11 +21,7 @@ def detectable_loss(
 
 
 def questions_for_margin(
-    margin: float,
-    disagreement: float,
-    alpha: float,
-    stops_early: bool = False,
-    has_margin: bool = False,
+    margin: float, disagreement: float, alpha: float, stops_early: bool = False, has_margin: bool = False
 ) -> int | None:
     """Return how many questions show with the promised power that a job is as good, if neither is
     better."""

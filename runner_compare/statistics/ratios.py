@@ -17,18 +17,24 @@ from statistics import NormalDist
 from runner_compare.statistics.stats import CONFIDENCE, POWER, student_p, student_quantile
 
 FLIPS = 9_999  # random sign flips at most, for samples with too many possible ones
-ENOUGH = 400  # drawing ends after so many sums that reach the observed one: p then has a relative error of 1/20
+ENOUGH = (
+    400  # drawing ends after so many sums that reach the observed one: p then has a relative error of 1/20
+)
 EXACT_FLIPS = 14  # up to so many samples all sign flips are counted
 ROUNDING = 1e-12  # as a share of the largest sum: closer sums count as equal
 SIGNS_AT_ONCE = 100_000  # so many are drawn together: they fit the cache
-CAUTION = 2.0  # factor on p: by itself, either test calls too many equal pairs with skewed differences different
+CAUTION = (
+    2.0  # factor on p: by itself, either test calls too many equal pairs with skewed differences different
+)
 # samples, which show too little of a heavy tail (bench/compare/likelihood_null.py)
 CAUTION_BELOW = {80: 4.0, 200: 3.0}
 # factor on the caution where each end of an interval has to hold by itself; larger for few texts,
 # of which a heavy tail (lognormal, sigma 1.5) shows too little (bench/compare/gates_null.py)
 EACH_END = 2.0
 EACH_END_BELOW = {80: 4.0, 200: 3.0}
-MIN_TEXTS = 50  # of fewer, neither test keeps its level if differences are skewed (bench/compare/likelihood_null.py)
+MIN_TEXTS = (
+    50  # of fewer, neither test keeps its level if differences are skewed (bench/compare/likelihood_null.py)
+)
 
 
 def cluster_sums(
@@ -38,9 +44,7 @@ def cluster_sums(
     cluster of its own."""
     sums: dict[Hashable, float] = {}
     sizes: dict[Hashable, float] = {}
-    for cluster, value in zip(
-        range(len(values)) if clusters is None else clusters, values, strict=True
-    ):
+    for cluster, value in zip(range(len(values)) if clusters is None else clusters, values, strict=True):
         sums[cluster] = sums.get(cluster, 0.0) + value
         sizes[cluster] = sizes.get(cluster, 0.0) + 1
     return list(sums.values()), list(sizes.values())
@@ -73,17 +77,12 @@ def ratio_error(tops: Sequence[float], bottoms: Sequence[float]) -> float:
     n, centre = len(tops), ratio(tops, bottoms)
     if n < 2:
         return math.inf
-    squares = math.fsum(
-        (top - centre * bottom) ** 2 for top, bottom in zip(tops, bottoms, strict=True)
-    )
+    squares = math.fsum((top - centre * bottom) ** 2 for top, bottom in zip(tops, bottoms, strict=True))
     return math.sqrt(n / (n - 1) * squares) / math.fsum(bottoms)
 
 
 def ratio_interval(
-    tops: Sequence[float],
-    bottoms: Sequence[float],
-    least: float = -math.inf,
-    most: float = math.inf,
+    tops: Sequence[float], bottoms: Sequence[float], least: float = -math.inf, most: float = math.inf
 ) -> tuple[float, float] | None:
     """Return the 95 % interval of such a ratio within its possible range; None for fewer than
     MIN_TEXTS samples, and where a sum is infinite.
@@ -120,8 +119,7 @@ def sign_flip_p(differences: Sequence[float], flips: int = FLIPS, seed: int = 0)
         return 1.0
     if len(nonzero) <= EXACT_FLIPS:
         sums = [
-            abs(sum(signed))
-            for signed in product(*((-difference, difference) for difference in nonzero))
+            abs(sum(signed)) for signed in product(*((-difference, difference) for difference in nonzero))
         ]
         return sum(total >= observed for total in sums) / len(sums)
     import numpy as np
@@ -179,22 +177,16 @@ def skewed_again(bound: float, bend: float) -> float:
 
 def caution(samples: float) -> float:
     """Return the factor on p for so many samples."""
-    return next(
-        (factor for fewer_than, factor in CAUTION_BELOW.items() if samples < fewer_than), CAUTION
-    )
+    return next((factor for fewer_than, factor in CAUTION_BELOW.items() if samples < fewer_than), CAUTION)
 
 
 def one_end_caution(samples: float) -> float:
     """Return the factor on p for so many samples, where one end of an interval decides."""
-    factor = next(
-        (factor for fewer_than, factor in EACH_END_BELOW.items() if samples < fewer_than), EACH_END
-    )
+    factor = next((factor for fewer_than, factor in EACH_END_BELOW.items() if samples < fewer_than), EACH_END)
     return factor * caution(samples)
 
 
-def paired_p(
-    differences: Sequence[float], sizes: Sequence[float], factor: float | None = None
-) -> float:
+def paired_p(differences: Sequence[float], sizes: Sequence[float], factor: float | None = None) -> float:
     """Return a cautious p for the equality of two runs over the same samples."""
     n, bend = len(differences), skewness(differences, sizes) / math.sqrt(len(differences))
     return cautious_p(
@@ -295,9 +287,7 @@ def detectable_shift(
     return errors * error * (1 + 1 / samples + 2 * unknown)
 
 
-def detectable_loss(
-    error: float, samples: int, loss: float, alpha: float, power: float = POWER
-) -> float:
+def detectable_loss(error: float, samples: int, loss: float, alpha: float, power: float = POWER) -> float:
     """Return the smallest true difference that is detected if a few samples have all of it, each
     about so large.
 

@@ -71,8 +71,7 @@ def _steps(difference: float) -> tuple[tuple[float, float, float], ...]:
     # a tie multiplies the bet by this, a win by twice this, a loss by 0
     ratio = 1 / (1 + difference)
     return tuple(
-        (math.log1p(f * (2 * ratio - 1)), math.log1p(-f), math.log1p(f * (ratio - 1)))
-        for f in SHARES
+        (math.log1p(f * (2 * ratio - 1)), math.log1p(-f), math.log1p(f * (ratio - 1))) for f in SHARES
     )
 
 
@@ -123,14 +122,10 @@ class Pairs:
         if self.margin is not None and self.from_margin is Side.open:
             # the only pair from which the gambler below the margin wins
             if base_solved and not solved:
-                is_below = (
-                    log_capital(self.losses, self.wins, self.ties, self.margin) >= self._enough
-                )
+                is_below = log_capital(self.losses, self.wins, self.ties, self.margin) >= self._enough
                 self.from_margin = Side.worse if is_below else Side.open
             else:
-                is_above = (
-                    log_capital(self.wins, self.losses, self.ties, -self.margin) >= self._enough
-                )
+                is_above = log_capital(self.wins, self.losses, self.ties, -self.margin) >= self._enough
                 self.from_margin = Side.better if is_above else Side.open
 
     @property

@@ -24,11 +24,7 @@ WIDER = 4.0  # the most times that a fixed sample's difference is looked for
 
 
 def early_stop_power(
-    questions: int,
-    noise_rate: float,
-    loss: float,
-    level: float,
-    stops_at_margin: float | None = None,
+    questions: int, noise_rate: float, loss: float, level: float, stops_at_margin: float | None = None
 ) -> float:
     """Return the probability that a job with so much more losses than the baseline is found to be
     worse.
@@ -69,9 +65,7 @@ def early_stop_questions(
     while most <= MAX_QUESTIONS:
         worse, as_good = _decided_at(most, noise_rate, 0.0, level, margin)
         shown = sorted(as_good if stops_at_margin else as_good[as_good <= worse])
-        needed = (
-            shown[math.ceil(POWER * COURSES) - 1] if len(shown) >= POWER * COURSES else math.inf
-        )
+        needed = shown[math.ceil(POWER * COURSES) - 1] if len(shown) >= POWER * COURSES else math.inf
         if needed <= most:
             return int(needed)
         most *= 2

@@ -19,9 +19,7 @@ NEAREST = 0.02  # of the distance from the estimate: an end that moves stays so 
 Point = tuple[float, bool]  # a value, and whether the decision excludes it
 
 
-def interval_beside(
-    ends: tuple[float, float], value: float, points: Iterable[Point]
-) -> tuple[float, float]:
+def interval_beside(ends: tuple[float, float], value: float, points: Iterable[Point]) -> tuple[float, float]:
     """Return the ends moved so that the interval contains just those points that are not
     excluded."""
     low, high = min(ends[0], value), max(ends[1], value)

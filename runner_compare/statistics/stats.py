@@ -18,7 +18,9 @@ from statistics import NormalDist
 CONFIDENCE, POWER = 0.95, 0.8  # of every interval, and of every detectable difference
 ALPHA = 0.05  # the level of every decision
 HALVINGS = 40  # of a range, to find the end of an interval in it
-LEAST_P = 1e-12  # of a test that is inverted from intervals: at smaller levels, 1 minus the level is rounded to 1
+LEAST_P = (
+    1e-12  # of a test that is inverted from intervals: at smaller levels, 1 minus the level is rounded to 1
+)
 
 
 def wilson_interval(k: float, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
@@ -227,9 +229,7 @@ def detectable_difference(n: int, discordant_rate: float, alpha: float = ALPHA) 
     return None if surplus(1.0) < 0 else edge(lambda difference: surplus(difference) >= 0, 1.0, 0.0)
 
 
-def unpaired_detectable_difference(
-    n1: int, n2: int, rate: float, alpha: float = ALPHA
-) -> float | None:
+def unpaired_detectable_difference(n1: int, n2: int, rate: float, alpha: float = ALPHA) -> float | None:
     """Return the smallest true difference that Fisher's test detects with 80 % power; None if n
     detects none.
 
@@ -283,9 +283,7 @@ def normal_bound(alpha: float) -> float:
     return -NormalDist().inv_cdf(alpha / 2)
 
 
-def edge(
-    is_inside: Callable[[float], bool], inside: float, end: float, halvings: int = HALVINGS
-) -> float:
+def edge(is_inside: Callable[[float], bool], inside: float, end: float, halvings: int = HALVINGS) -> float:
     """Return where the interval ends between a value inside it and the end of the range, by
     bisection."""
     if is_inside(end):

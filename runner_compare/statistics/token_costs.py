@@ -99,9 +99,7 @@ class TokenSaving:
     sentence: str = ""  # the finding in a sentence
 
     @classmethod
-    def of(
-        cls, cells: TokenCells, base_cells: TokenCells, training_tokens: float = 0.0
-    ) -> TokenSaving:
+    def of(cls, cells: TokenCells, base_cells: TokenCells, training_tokens: float = 0.0) -> TokenSaving:
         """Compare the tokens of two runs question by question."""
         prompt, new, both = (
             CrossedMean.difference(*sides, cells.clusters)
@@ -175,9 +173,7 @@ def right_answer_cost(
     return Estimate(cost, *ends)
 
 
-def correlation_of_means(
-    ones: Cells, others: Cells, clusters: Sequence[Hashable] | None = None
-) -> float:
+def correlation_of_means(ones: Cells, others: Cells, clusters: Sequence[Hashable] | None = None) -> float:
     """Return the correlation of two means over the same questions and seeds; 0 if one of them does
     not vary."""
     errors = [CrossedMean.of(side, clusters).error for side in (ones, others)]

@@ -108,10 +108,7 @@ def _of_probabilities(texts: Sequence[TextTokens]) -> dict[str, float]:
     )
     for key, share in DELTA_P_SHARES.items():
         found |= _with_ends(key, values.percentile(share), _percentile_ends(texts, values, share))
-    found |= {
-        "delta_p_smallest": float(values.ordered[0]),
-        "delta_p_largest": float(values.ordered[-1]),
-    }
+    found |= {"delta_p_smallest": float(values.ordered[0]), "delta_p_largest": float(values.ordered[-1])}
     found |= _with_ends("ln_ppl_ratio", ratio(losses, sizes), ratio_interval(losses, sizes))
     correlation = correlated(*(np.concatenate(some) for some in zip(*pairs, strict=True)))
     return found | ({} if correlation is None else {"ln_ppl_correlation": correlation})
@@ -146,8 +143,7 @@ def correlated(logprobs: Any, reference: Any) -> float | None:
     if np.array_equal(logprobs, reference):
         return 1.0
     centred, centred_reference = (
-        values - values.mean()
-        for values in (logprobs.astype(np.float64), reference.astype(np.float64))
+        values - values.mean() for values in (logprobs.astype(np.float64), reference.astype(np.float64))
     )
     spread = math.sqrt(float((centred**2).sum()) * float((centred_reference**2).sum()))
     return float((centred * centred_reference).sum()) / spread if spread > 0 else None
@@ -175,15 +171,24 @@ def divergence_tables(figures: Mapping[str, float]) -> dict[str, list[dict[str, 
         }
         lines += [line] if any(cell for cell in (line["KL, nats"], line["Δp, points"])) else []
     kinds: list[dict[str, Any]] = [
-        {"category": name, "texts": int(figures[f"n/{name}"]), "tokens": int(figures[f"scored_tokens/{name}"])}
+        {
+            "category": name,
+            "texts": int(figures[f"n/{name}"]),
+            "tokens": int(figures[f"scored_tokens/{name}"]),
+        }
         | {
             head: _cell(figures, key, ".3g", f"/{name}")
-            for head, key in (("mean KL", "kl_nats_per_token"), ("median", "kl_median_nats"), ("99 %", "kl_p99_nats"),
-                              ("99.9 %", "kl_p999_nats"), ("largest", "kl_max_nats"))
+            for head, key in (
+                ("mean KL", "kl_nats_per_token"),
+                ("median", "kl_median_nats"),
+                ("99 %", "kl_p99_nats"),
+                ("99.9 %", "kl_p999_nats"),
+                ("largest", "kl_max_nats"),
+            )
         }
         | {"same first choice": f"{100 * figures[f'top_1_agreement/{name}']:.2f}%"}
         for name in categories_of(figures)
-    ]  # fmt: skip
+    ]
     tables = {
         "how far from the reference, with 95 % intervals over texts where there are enough": lines,
         "by category": kinds,
@@ -232,6 +237,4 @@ def figure_in_words(
     value = written("")
     if f"{key}{AT_MOST}{of}" in figures:
         value = bounds.format(value, written(AT_MOST))
-    return value + (
-        f" [{written('_low')}, {written('_high')}]" if f"{key}_low{of}" in figures else ""
-    )
+    return value + (f" [{written('_low')}, {written('_high')}]" if f"{key}_low{of}" in figures else "")

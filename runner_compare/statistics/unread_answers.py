@@ -27,17 +27,9 @@ def unread_note(jobs: Iterable[tuple[str, Mapping[str, float], Mapping[str, str]
     by_rule: dict[str, list[str]] = {}
     for name, metrics, params in jobs:
         rule = params.get(EXTRACTOR, "")
-        if (
-            params.get(SCORER, "null") != "null"
-            or f"{FOUND}{rule}" not in metrics
-            or rule == BROADEST
-        ):
+        if params.get(SCORER, "null") != "null" or f"{FOUND}{rule}" not in metrics or rule == BROADEST:
             continue
-        ended, found, by_other = (
-            metrics[ENDED],
-            metrics[f"{FOUND}{rule}"],
-            metrics[f"{FOUND}{BROADEST}"],
-        )
+        ended, found, by_other = (metrics[ENDED], metrics[f"{FOUND}{rule}"], metrics[f"{FOUND}{BROADEST}"])
         if by_other - found >= max(NOTED_ANSWERS, NOTED_SHARE * ended):
             counts = f"in {number(found)} of {number(ended)} against {number(by_other)}"
             accuracy = f"accuracy by {BROADEST}: {metrics[f'accuracy/{BROADEST}']:.1%}"

@@ -44,9 +44,7 @@ def steps(sums: Any) -> Any:
     return np.where(np.isfinite(least), least, 0.0)
 
 
-def likelihood_ps(
-    sums: Any, sizes: Any, mean: Any, step: Any, lost_steps: int | None = None
-) -> Any:
+def likelihood_ps(sums: Any, sizes: Any, mean: Any, step: Any, lost_steps: int | None = None) -> Any:
     """Return `likelihood_p` of each row of clusters, all against one mean or each against its own.
 
     `step` is in what the sums of a row's clusters move. The unseen cluster

@@ -58,7 +58,6 @@ def majority_at(k: int, n: int, own_votes: int, rivals: tuple[int, ...]) -> Frac
             ways = ways_with_rival
         for (rival_votes, tied_rivals), count in ways.items():
             probability += Fraction(
-                comb(own_votes, votes) * count * comb(abstaining, k - votes - rival_votes),
-                1 + tied_rivals,
+                comb(own_votes, votes) * count * comb(abstaining, k - votes - rival_votes), 1 + tied_rivals
             )
     return probability / comb(n, k)

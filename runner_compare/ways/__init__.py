@@ -16,14 +16,7 @@ from runner_compare.statistics import Compared
 WAYS = ("numbers", "likelihoods", "repeats", "verdicts")
 
 # keys that begin with one of these change prompts
-PROMPT_KEYS = (
-    "model.",
-    "task.prompt",
-    "task.template",
-    "task.shots",
-    "task.instruction",
-    "task.system",
-)
+PROMPT_KEYS = ("model.", "task.prompt", "task.template", "task.shots", "task.instruction", "task.system")
 # these change how much of a text stands before a token
 CONTEXT_KEYS = ("task.window", "task.stride", "task.contexts")
 

@@ -29,9 +29,7 @@ def fits(run: Run) -> bool:
 def compare(run: Run, base: Run, reader: Reader, asked: Asked) -> list[Compared]:
     """Compare two runs over the same texts, per token, byte or text."""
     if run.task_version != base.task_version:
-        raise NotPaired(
-            f"scored by version {run.task_version}, the baseline by version {base.task_version}"
-        )
+        raise NotPaired(f"scored by version {run.task_version}, the baseline by version {base.task_version}")
     if base.unit is None:
         raise NotPaired("the baseline has scored no text")
     if run.unit is None or run.unit != base.unit:
@@ -40,9 +38,7 @@ def compare(run: Run, base: Run, reader: Reader, asked: Asked) -> list[Compared]
     read = after_longest_context(reader.texts(run)), after_longest_context(reader.texts(base))
     texts, base_texts = in_same_pieces(*read, is_one_text=windows)
     remark = (
-        remark_about_contexts(run, base)
-        if texts is not read[0]
-        else check_pairs(texts, base_texts, asked)
+        remark_about_contexts(run, base) if texts is not read[0] else check_pairs(texts, base_texts, asked)
     )
     pairs = list(
         zip(
@@ -58,17 +54,12 @@ def compare(run: Run, base: Run, reader: Reader, asked: Asked) -> list[Compared]
     )
     if clusters is not None:
         what = f"families of texts by {cluster_field(run, base)}"
-        differences, sizes = (
-            sums_by_cluster(differences, clusters),
-            sums_by_cluster(sizes, clusters),
-        )
+        differences, sizes = (sums_by_cluster(differences, clusters), sums_by_cluster(sizes, clusters))
         remark = "; ".join(filter(None, (f"in {len(sizes):,} {what}", remark)))
     if len(differences) < MIN_TEXTS:
         shift = f"Δ {ratio(differences, sizes):+.5f} nats/{run.unit}".replace("-", "−")
         fix = "; a smaller task.window makes more of them" if windows else ""
-        raise TooFew(
-            f"too few {what} to test: {len(differences)}, at least {MIN_TEXTS} ({shift}){fix}"
-        )
+        raise TooFew(f"too few {what} to test: {len(differences)}, at least {MIN_TEXTS} ({shift}){fix}")
     if windows:
         remark = "; ".join(filter(None, ("the windows of one text count as samples", remark)))
     return [Compared(SignFlips(differences, sizes, run.unit), remark=remark)]
@@ -90,8 +81,7 @@ def remark_about_contexts(run: Run, base: Run) -> str:
 def text_clusters(texts: Texts, base_texts: Texts, field: str) -> list[str] | None:
     """Return the cluster of each text, in the order of `units`; None without clusters."""
     by_unit = {
-        score.likelihood.unit: (score.cluster, base_texts[index].cluster)
-        for index, score in texts.items()
+        score.likelihood.unit: (score.cluster, base_texts[index].cluster) for index, score in texts.items()
     }
     return clusters_of([by_unit[unit] for unit in sorted(by_unit)], field)
 
@@ -106,8 +96,7 @@ def check_pairs(texts: Texts, base_texts: Texts, asked: Asked) -> str | None:
     and do."""
     n = len(texts)
     same_texts = sum(
-        index in base_texts and score.text == base_texts[index].text
-        for index, score in texts.items()
+        index in base_texts and score.text == base_texts[index].text for index, score in texts.items()
     )
     if same_texts < n or len(base_texts) != n:
         raise NotPaired(
@@ -115,9 +104,7 @@ def check_pairs(texts: Texts, base_texts: Texts, asked: Asked) -> str | None:
         )
     different = sum(score.tokens != base_texts[index].tokens for index, score in texts.items())
     if different:
-        raise NotPaired(
-            f"different tokens: {different} of {n} texts have other tokens than in the baseline"
-        )
+        raise NotPaired(f"different tokens: {different} of {n} texts have other tokens than in the baseline")
     different = sum(score.prompt != base_texts[index].prompt for index, score in texts.items())
     if different and not asked.changes_prompts:
         raise NotPaired(

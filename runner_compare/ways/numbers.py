@@ -38,23 +38,17 @@ def compare_numbers(run: Run, base: Run, reader: Reader) -> NumberFlips:
         raise NotPaired(f"some questions have no {run.number}")
     differences = [(number or 0.0) - (base_number or 0.0) for number, base_number in values]
     sizes, what, field = [1.0] * len(pairs), "questions", cluster_field(run, base, pairs)
-    clusters = clusters_of(
-        [(answer.cluster, base_answer.cluster) for answer, base_answer in pairs], field
-    )
+    clusters = clusters_of([(answer.cluster, base_answer.cluster) for answer, base_answer in pairs], field)
     if clusters is not None:
         what = f"families by {field}"
         differences, sizes = cluster_sums(differences, clusters)
     if len(sizes) < MIN_TEXTS:
         shift = math.fsum(differences) / math.fsum(sizes)
         signed = f"{shift:+.4g}".replace("-", "−")
-        raise TooFew(
-            f"too few {what} to test: {len(sizes)}, at least {MIN_TEXTS} (Δ {signed} {run.number})"
-        )
+        raise TooFew(f"too few {what} to test: {len(sizes)}, at least {MIN_TEXTS} (Δ {signed} {run.number})")
     sides = [[value[side] or 0.0 for value in values] for side in (0, 1)]
     grouping = "" if clusters is None else f", in {len(sizes):,} {what}"
-    return NumberFlips(
-        run.number or "", differences, sizes, better_of(run), sides[0], sides[1], grouping
-    )
+    return NumberFlips(run.number or "", differences, sizes, better_of(run), sides[0], sides[1], grouping)
 
 
 def better_of(run: Run) -> Better:

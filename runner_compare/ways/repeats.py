@@ -30,9 +30,7 @@ def compare(run: Run, base: Run, reader: Reader, _asked: Asked) -> list[Compared
     if not shared:
         raise NotPaired(f"nothing was measured in both: {', '.join(of_run)}; {', '.join(of_base)}")
     return [
-        Compared(
-            StudentT(name, measured(run, name, of_run[name]), measured(base, name, of_base[name]))
-        )
+        Compared(StudentT(name, measured(run, name, of_run[name]), measured(base, name, of_base[name])))
         for name in shared
     ]
 
@@ -43,10 +41,7 @@ def repeats_of(run: Run, reader: Reader) -> dict[str, list[float]]:
         raise NotPaired(f"task={run.task} has neither verdicts nor repeats to compare by")
     for measures in reader.repeats(run):
         compared_measures = {
-            name: measures[name]
-            for key in BY_REPEATS
-            for name in measures
-            if name.partition("/")[0] == key
+            name: measures[name] for key in BY_REPEATS for name in measures if name.partition("/")[0] == key
         }
         if compared_measures:
             return compared_measures

@@ -8,13 +8,7 @@ from functools import partial
 from runner_compare.features.seeds.seed_tests import with_seeds
 from runner_compare.model.baselines import scoring
 from runner_compare.model.data import ENGINE, Answers, Bounds, NotPaired, Question, Run, TooFew
-from runner_compare.model.mean_pairs import (
-    Pairs,
-    cluster_field,
-    compare_means,
-    has_means,
-    with_functions,
-)
+from runner_compare.model.mean_pairs import Pairs, cluster_field, compare_means, has_means, with_functions
 from runner_compare.reader import Reader
 from runner_compare.statistics import Bets, Compared, Fisher, McNemar, Test
 from runner_compare.ways import Asked, noting
@@ -44,11 +38,7 @@ def compare_pair(run: Run, base: Run, reader: Reader, asked: Asked = NOTHING_ELS
 
 
 def compare_answers(
-    run: Run,
-    base: Run,
-    answers: tuple[Answers, Answers],
-    reader: Reader,
-    asked: Asked = NOTHING_ELSE,
+    run: Run, base: Run, answers: tuple[Answers, Answers], reader: Reader, asked: Asked = NOTHING_ELSE
 ) -> Compared:
     """Compare two runs of which these are the answers."""
     check_scoring(run, base, reader)
@@ -60,9 +50,7 @@ def compare_answers(
     if run.compared_while_running or base.compared_while_running:
         return noting(_compared_by_bets(run, base, pairs), *remarks)
     test_of = (
-        partial(compare_means, field=cluster_field(run, base, pairs))
-        if has_means(pairs)
-        else by_verdicts
+        partial(compare_means, field=cluster_field(run, base, pairs)) if has_means(pairs) else by_verdicts
     )
     return noting(at_both_ends(test_of, pairs), *remarks)
 
@@ -95,9 +83,7 @@ def check_questions(
         return None
     same_text = {key[:2] for key in of_run} == {key[:2] for key in of_base}
     what = "the gold answers differ" if same_text else f"{shared} are the same"
-    raise NotPaired(
-        f"different questions: {len(of_run)} here, {len(of_base)} in the baseline, {what}"
-    )
+    raise NotPaired(f"different questions: {len(of_run)} here, {len(of_base)} in the baseline, {what}")
 
 
 def check_prompts(pairs: Pairs, asked: Asked) -> str | None:
@@ -136,9 +122,13 @@ def _compared_by_bets(run: Run, base: Run, pairs: Pairs) -> Compared:
         remark = f"{watched[0]} was compared while it ran"
     several = max((outcome.samples for pair in pairs for outcome in pair), default=1)
     if several > 1:
-        remark += f"; this difference is one of votes of {several} answers, which the job compared while it ran"
+        remark += (
+            f"; this difference is one of votes of {several} answers, which the job compared while it ran"
+        )
     if run.errors or base.errors:  # which --count-errors has let in
-        remark += "; questions that ended in an error count as not solved here, and not at all in what the job says"
+        remark += (
+            "; questions that ended in an error count as not solved here, and not at all in what the job says"
+        )
     return noting(compared, remark)
 
 
@@ -171,9 +161,7 @@ def at_both_ends(test_of: Callable[[Pairs], Test], pairs: Pairs) -> Compared:
 def _are_left_out(run: Run, missing: Set[Question], reader: Reader) -> bool:
     """Whether a run lacks questions only because task.only did not ask them, or task.without does
     not count them."""
-    is_asked_less = all(
-        (part.value("task.only") or "null") != "null" for part in run.parts or [run]
-    )
+    is_asked_less = all((part.value("task.only") or "null") != "null" for part in run.parts or [run])
     return not missing or is_asked_less or missing <= reader.left_out(run)
 
 
@@ -193,10 +181,7 @@ def unpaired_scores(
     """Compare right answers of all; with answers that were cut off, also at both ends of what these
     could have been."""
     test = Fisher(*score, *base_score)
-    (worst, best), (base_worst, base_best) = (
-        _ends_of(score, bounds),
-        _ends_of(base_score, base_bounds),
-    )
+    (worst, best), (base_worst, base_best) = (_ends_of(score, bounds), _ends_of(base_score, base_bounds))
     if worst == best and base_worst == base_best:
         return Compared(test)
     n, base_n = score[1], base_score[1]
@@ -208,8 +193,4 @@ def _ends_of(score: Score, bounds: Bounds | None) -> tuple[int, int]:
     """Return how many answers are right if all that were cut off are wrong, and if they are
     right."""
     correct, n = score
-    return (
-        (correct, correct)
-        if bounds is None
-        else (round(bounds.at_worst * n), round(bounds.at_best * n))
-    )
+    return (correct, correct) if bounds is None else (round(bounds.at_worst * n), round(bounds.at_best * n))

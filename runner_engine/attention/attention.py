@@ -45,9 +45,8 @@ class PrefixUse:
 
     kv: SharedKv
     rows: torch.Tensor | None  # [n] places in the pass; None = all tokens, in order
-    row_of: (
-        torch.Tensor
-    )  # int32 [T]: a token's place among the rows, -1 = it does not see the prefix
+    # int32 [T]: a token's place among the rows, -1 = it does not see the prefix
+    row_of: torch.Tensor
     count: int
     start: int = 0  # position of its first token in the texts
     first: torch.Tensor | None = (
@@ -102,15 +101,13 @@ class PassLayout:
     own: OwnKv  # where this pass stores keys and values: those of rows, or of the prefix that it reads
     slot: torch.Tensor  # int32 [T]
     place: torch.Tensor  # int32 [T]
-    seen: (
-        torch.Tensor
-    )  # int32 [T]: own keys that a token sees in its slot; 0 where a span provides them
+    # int32 [T]: own keys that a token sees in its slot; 0 where a span provides them
+    seen: torch.Tensor
     uses: list[PrefixUse] = field(default_factory=list)
     spans: list[Span] = field(default_factory=list)
     is_step: bool = False  # one token a slot, which sees its whole row
-    positions: list[int] = field(
-        default_factory=list
-    )  # of the tokens in their texts, where layers have windows
+    # of the tokens in their texts, where layers have windows
+    positions: list[int] = field(default_factory=list)
     _views: dict[Window, WindowView] = field(default_factory=dict)
 
     @cached_property
@@ -118,9 +115,7 @@ class PassLayout:
         """For each span: a token's place in it, -1 = it is outside."""
         rows = [torch.full_like(self.slot, -1) for _ in self.spans]
         for span, row_of in zip(self.spans, rows, strict=True):
-            row_of[span.first : span.last] = torch.arange(
-                span.last - span.first, device=row_of.device
-            )
+            row_of[span.first : span.last] = torch.arange(span.last - span.first, device=row_of.device)
         return rows
 
     @cached_property
@@ -165,9 +160,8 @@ class PassLayout:
             least = int(within.min())
             if least < use.kv.length:
                 uses.append(replace(use, first=within, least=least))
-        own = (first - (position - self.place)).clamp_(
-            min=0
-        )  # a row's own places begin after its prefixes
+        # a row's own places begin after its prefixes
+        own = (first - (position - self.place)).clamp_(min=0)
         return WindowView(uses, own, own.tolist())
 
     def attend(
@@ -177,8 +171,7 @@ class PassLayout:
         """Return [T, H, D] for query [H, T, D], key and value [KVH, T, D] of one layer."""
         width = value.shape[-1]
         query, key, value = (
-            self.heads.turned(some, self.kernels)
-            for some in padded_heads(self.heads, query, key, value)
+            self.heads.turned(some, self.kernels) for some in padded_heads(self.heads, query, key, value)
         )
         attention = LayerAttention(self.heads.store_of(layer), scale, softmax, self._view(layer))
         result = self.heads.turned(self._attend(attention, query, key, value), self.kernels)
@@ -197,19 +190,14 @@ class PassLayout:
         if self.kernels is not None:
             return _join(self, attention, query, new, _shared_parts(self, attention, query))
         heads = self.heads
-        grouped = query.view(
-            heads.kv_heads, heads.group, -1, heads.dim
-        )  # head h reads key-value head h // G
+        # head h reads key-value head h // G
+        grouped = query.view(heads.kv_heads, heads.group, -1, heads.dim)
         by_sdpa = heads.by_sdpa and not attention.softmax.cap and attention.view.first is None
         parts = []
         for use in attention.view.uses:
             chosen = grouped if use.rows is None else grouped[:, :, use.rows]
             keys, values = (some[:, use.least :] for some in use.kv.read(layer))
-            first = (
-                None
-                if use.first is None
-                else (use.first - use.least).repeat_interleave(heads.group)
-            )
+            first = None if use.first is None else (use.first - use.least).repeat_interleave(heads.group)
             chosen = by_token(chosen)
             if by_sdpa:
                 part = attend_to_prefix(attention.scaling, chosen, keys, values)
@@ -270,10 +258,7 @@ def _attend_within_spans(
         keys, values = key[:, span.first : span.last], value[:, span.first : span.last]
         if span.before:
             earlier = layout.own.read(attention.layer, span.slot, span.before)
-            keys, values = (
-                torch.cat((earlier[0], keys), dim=1),
-                torch.cat((earlier[1], values), dim=1),
-            )
+            keys, values = (torch.cat((earlier[0], keys), dim=1), torch.cat((earlier[1], values), dim=1))
         step = max(most_scores(key) // (heads.kv_heads * heads.group * keys.shape[1]), 16)
         for first in range(span.first, span.last, step):
             last = min(first + step, span.last)
@@ -281,10 +266,7 @@ def _attend_within_spans(
             view = attention.view
             least = view.firsts[first] if view.firsts else 0  # no token sees earlier keys, either
             limit = torch.arange(
-                span.before + first - span.first + 1,
-                reach + 1,
-                dtype=torch.int32,
-                device=key.device,
+                span.before + first - span.first + 1, reach + 1, dtype=torch.int32, device=key.device
             )
             firsts = None if view.first is None else view.first[first:last]
             ends = [
@@ -356,15 +338,7 @@ def _shared_part(
     assert layout.kernels is not None
     places = SharedPlaces(store, slot, sees, causal)
     result = attend_shared(
-        layout.kernels,
-        layout.heads,
-        attention.scaling,
-        attention.layer,
-        query,
-        chosen,
-        count,
-        places,
-        first,
+        layout.kernels, layout.heads, attention.scaling, attention.layer, query, chosen, count, places, first
     )
     return PartialAttention(*result, row_of, count)
 
@@ -393,9 +367,7 @@ def _join(
     shape = (tokens, heads.kv_heads, heads.group)
     terms = [part.term(heads) for part in parts]
     if longest := layout.longest:
-        slots: slice | torch.Tensor = (
-            slice(tokens) if layout.is_in_slot_order else layout.slot.long()
-        )
+        slots: slice | torch.Tensor = slice(tokens) if layout.is_in_slot_order else layout.slot.long()
         keys, values = own.numbers(layer, slots, longest)
         terms.append(own_term(attention.scaling, query, keys, values, layout.seen, first))
     if sinks is not None:

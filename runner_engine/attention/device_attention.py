@@ -22,16 +22,13 @@ from runner_engine.attention.parts import PartialAttention, Scaling, by_token, s
 from runner_engine.kv_cache import Heads
 
 FORCED = "RUNNER_ATTENTION"
-WIDEST = (
-    256  # numbers of a head, above which SDPA has no function that returns the log of the weights
-)
+WIDEST = 256  # numbers of a head, above which SDPA has no function that returns the log of the weights
 WHOLE = 8  # numbers: a head that is no multiple of them is not aligned for a GPU's functions
 MASK_WIDTH = 16  # keys: a mask's rows begin at multiples of them, for the same reason
 HALF = (torch.float16, torch.bfloat16)
 
-Part = tuple[
-    torch.Tensor, torch.Tensor
-]  # outputs, already divided by the sum of weights, and the log of that sum
+# outputs, already divided by the sum of weights, and the log of that sum
+Part = tuple[torch.Tensor, torch.Tensor]
 
 
 class By(StrEnum):
@@ -45,9 +42,7 @@ def requested() -> By | None:
     """Return what RUNNER_ATTENTION forces; ConfigError where it is neither."""
     text = os.environ.get(FORCED, "")
     if text and text not in list(By):
-        raise ConfigError(
-            f"{FORCED}={text}: choose one of {', '.join(By)}, or leave it away: sdpa on a GPU"
-        )
+        raise ConfigError(f"{FORCED}={text}: choose one of {', '.join(By)}, or leave it away: sdpa on a GPU")
     return By(text) if text else None
 
 
@@ -158,8 +153,7 @@ def attend_by_length(scaling: Scaling, query: torch.Tensor, own: OwnKeys) -> Par
             for some in (keys, values)
         )
     keys, values = (
-        some.view(len(query), own.places, -1, some.shape[-1]).transpose(1, 2)
-        for some in (keys, values)
+        some.view(len(query), own.places, -1, some.shape[-1]).transpose(1, 2) for some in (keys, values)
     )
     grouped = query.view(len(query), keys.shape[1], -1, query.shape[-1])
     out, log = attend(scaling, grouped, keys, values, hidden[:, None, None])
@@ -169,12 +163,7 @@ def attend_by_length(scaling: Scaling, query: torch.Tensor, own: OwnKeys) -> Par
 def _is_for_sdpa(scaling: Scaling, query: torch.Tensor) -> bool:
     """Whether an SDPA function computes this: none caps scores."""
     width = query.shape[-1]
-    return (
-        not scaling.cap
-        and width <= WIDEST
-        and width % WHOLE == 0
-        and query.device.type in ("cpu", "cuda")
-    )
+    return not scaling.cap and width <= WIDEST and width % WHOLE == 0 and query.device.type in ("cpu", "cuda")
 
 
 def _bias(hidden: torch.Tensor, query: torch.Tensor, keys: int) -> torch.Tensor:
@@ -234,9 +223,8 @@ class SpanBatches:
     """The spans of a pass, in few batches: how many depends on how different their lengths are."""
 
     batches: list[SpanBatch]
-    row_of: (
-        torch.Tensor
-    )  # int32 [T]: a token's place among the rows of all batches, -1 = it is in no span
+    # int32 [T]: a token's place among the rows of all batches, -1 = it is in no span
+    row_of: torch.Tensor
     rows: int
 
     @classmethod
@@ -281,9 +269,7 @@ def attend_within_spans(
         outs.append(out.view(*shape, heads.dim).permute(1, 0, 3, 2, 4).flatten(1, 3))
         logs.append(log.reshape(shape).permute(1, 0, 3, 2).flatten(1, 3))
     log = torch.cat(logs, dim=1)
-    return PartialAttention(
-        torch.cat(outs, dim=1), log, torch.ones_like(log), batches.row_of, batches.rows
-    )
+    return PartialAttention(torch.cat(outs, dim=1), log, torch.ones_like(log), batches.row_of, batches.rows)
 
 
 def attend_to_earlier(

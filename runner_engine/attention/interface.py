@@ -22,14 +22,7 @@ NAME = "runner_scheduler"
 # arguments of attention that change nothing here; what a window hides is known from the masks
 # (windows.py)
 HARMLESS = {
-    *(
-        "position_ids",
-        "cache_position",
-        "use_cache",
-        "output_attentions",
-        "dropout",
-        "sliding_window",
-    ),
+    *("position_ids", "cache_position", "use_cache", "output_attentions", "dropout", "sliding_window"),
     *("output_router_logits", "logits_to_keep"),  # some models pass these on
 }
 
@@ -39,16 +32,13 @@ class Softmax:
     """A layer's softmax, apart from its scale."""
 
     cap: float = 0.0  # scores become cap · tanh(score / cap); 0: no cap
-    sinks: torch.Tensor | None = (
-        None  # float32 [H]: for each head, a score that gets weight but has no value
-    )
+    sinks: torch.Tensor | None = None  # float32 [H]: for each head, a score that gets weight but has no value
     mask: torch.Tensor | None = None  # the model's own, if it builds one
 
 
 PLAIN = Softmax()
-Attend = Callable[
-    [int, torch.Tensor, torch.Tensor, torch.Tensor, float, Softmax], torch.Tensor
-]  # as PassLayout.attend
+# as PassLayout.attend
+Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor, float, Softmax], torch.Tensor]
 _attend: ContextVar[Attend] = ContextVar("attend")  # of the forward pass that runs in this thread
 
 
@@ -107,8 +97,6 @@ def _attention(
     softmax = PLAIN
     if softcap is not None or s_aux is not None or attention_mask is not None:
         softmax = Softmax(
-            softcap or 0.0,
-            None if s_aux is None else s_aux.detach().float().flatten(),
-            attention_mask,
+            softcap or 0.0, None if s_aux is None else s_aux.detach().float().flatten(), attention_mask
         )
     return _attend.get()(module.layer_idx, query[0], key[0], value[0], scale, softmax)[None], None

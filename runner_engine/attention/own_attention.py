@@ -42,12 +42,22 @@ def attend_own(
     if new is not None:
         put = [pointer(tensor, heads.dtype, tokens, heads.kv_heads, heads.dim) for tensor in new]
     kernels(
-        heads.kernel("attend"), heads.dtype,
+        heads.kernel("attend"),
+        heads.dtype,
         pointer(query, heads.dtype, tokens, heads.kv_heads * heads.group, heads.dim),
-        table.data_ptr(), len(table), *put, heads.kernel_layer(layer),
-        heads.kv_heads, heads.group, heads.dim, tokens, pointer(places.slot, torch.int32, tokens),
-        pointer_or_none(places.first, torch.int32, tokens), pointer(places.seen, torch.int32, tokens),
-        ctypes.c_float(scaling.scale), ctypes.c_float(scaling.cap),
+        table.data_ptr(),
+        len(table),
+        *put,
+        heads.kernel_layer(layer),
+        heads.kv_heads,
+        heads.group,
+        heads.dim,
+        tokens,
+        pointer(places.slot, torch.int32, tokens),
+        pointer_or_none(places.first, torch.int32, tokens),
+        pointer(places.seen, torch.int32, tokens),
+        ctypes.c_float(scaling.scale),
+        ctypes.c_float(scaling.cap),
         pointer_or_none(sinks, torch.float32, heads.kv_heads * heads.group),
         len(parts),
         _int64_array([pointer(part.out, heads.dtype, *part.shape(heads), heads.dim) for part in parts]),
@@ -55,8 +65,9 @@ def attend_own(
         _int64_array([pointer(part.sum, torch.float32, *part.shape(heads)) for part in parts]),
         _int64_array([part.count for part in parts]),
         _int64_array([pointer(part.row_of, torch.int32, tokens) for part in parts]),
-        result.data_ptr(), heads.attention_tile_rows,
-    )  # fmt: skip
+        result.data_ptr(),
+        heads.attention_tile_rows,
+    )
     return result
 
 

@@ -17,13 +17,7 @@ log = logging.getLogger(__name__)
 PAGE = 256  # places of a page: flash attention takes multiples of them
 ALLOWED_OFF = 0.05  # where a wrong key gives 0.2 and more
 # the trial's rows: their pages in order, some of them shared, and how many pages' places each sees
-ROWS = {
-    (4, 2, 7, 1): 3.01,
-    (4, 2, 3, 8): 2.3,
-    (5, 9, 9, 9): 0.5,
-    (4, 6, 0, 0): 2.0,
-    (10, 11, 12, 13): 3.99,
-}
+ROWS = {(4, 2, 7, 1): 3.01, (4, 2, 3, 8): 2.3, (5, 9, 9, 9): 0.5, (4, 6, 0, 0): 2.0, (10, 11, 12, 13): 3.99}
 
 
 def page_of(heads: Heads) -> int:
@@ -48,8 +42,7 @@ def page_of(heads: Heads) -> int:
         if is_memory_error(error):
             raise
         log.info(
-            "shared prefixes are no pages, and a step attends to each of them: %s",
-            one_line(error, limit=160),
+            "shared prefixes are no pages, and a step attends to each of them: %s", one_line(error, limit=160)
         )
         return 0
     return PAGE
@@ -66,26 +59,19 @@ def _off_in_pages(heads: Heads, window: int | None) -> float:
     generator = torch.Generator(device).manual_seed(0)
 
     def random(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, generator=generator, device=device, dtype=torch.float32).to(
-            heads.dtype
-        )
+        return torch.randn(shape, generator=generator, device=device, dtype=torch.float32).to(heads.dtype)
 
     blocks, counts = (
         torch.tensor(some, dtype=torch.int32, device=device)
         for some in (list(ROWS), [int(pages * PAGE) for pages in ROWS.values()])
     )
-    rows, places = (
-        torch.arange(len(ROWS) + 1, dtype=torch.int32, device=device),
-        blocks.shape[1] * PAGE,
-    )
+    rows, places = (torch.arange(len(ROWS) + 1, dtype=torch.int32, device=device), blocks.shape[1] * PAGE)
     where = (blocks.long()[..., None] * PAGE + torch.arange(PAGE, device=device)).flatten(1)
     seen = where[torch.arange(places, device=device) < counts[:, None]]
     pool = []
     for _ in ("keys", "values"):
         pool.append(
-            torch.full(
-                (14 * PAGE, heads.kv_heads, heads.dim), torch.nan, dtype=heads.dtype, device=device
-            )
+            torch.full((14 * PAGE, heads.kv_heads, heads.dim), torch.nan, dtype=heads.dtype, device=device)
         )
         pool[-1][seen] = random(len(seen), heads.kv_heads, heads.dim)
     query, scaling = (
@@ -96,7 +82,5 @@ def _off_in_pages(heads: Heads, window: int | None) -> float:
     paged = OwnKeys(keys, values, rows, rows * places, counts, places, window, blocks)
     keys, values = (some[where.flatten()].nan_to_num() for some in pool)
     ours, _ = attend_by_length(scaling, query, paged)
-    expected, _ = attend_by_length(
-        scaling, query, replace(paged, keys=keys, values=values, blocks=None)
-    )
+    expected, _ = attend_by_length(scaling, query, replace(paged, keys=keys, values=values, blocks=None))
     return float((ours.float() - expected.float()).abs().max())

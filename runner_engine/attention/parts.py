@@ -10,15 +10,12 @@ import torch
 
 from runner_engine.kv_cache import Heads
 
-SCORES = {
-    "cpu": 2**22,
-    "cuda": 2**25,
-}  # in memory at once: more would not fit a CPU's caches; on a GPU, few large products are faster
+# in memory at once: more would not fit a CPU's caches; on a GPU, few large products are faster
+SCORES = {"cpu": 2**22, "cuda": 2**25}
 
 
-Term = tuple[
-    torch.Tensor, torch.Tensor, torch.Tensor
-]  # outputs [T, KVH, G, D]; maxima and sums [T, KVH, G]
+# outputs [T, KVH, G, D]; maxima and sums [T, KVH, G]
+Term = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -48,12 +45,9 @@ class PartialAttention:
         """Return outputs, maxima and sums of every token of the pass; of one that has no row,
         nothing."""
         rows, has_row = self.row_of.clamp(min=0).long(), (self.row_of >= 0)[:, None, None]
-        out = (
-            self.out.view(heads.kv_heads, -1, heads.group, heads.dim).transpose(0, 1)[rows].float()
-        )
+        out = self.out.view(heads.kv_heads, -1, heads.group, heads.dim).transpose(0, 1)[rows].float()
         top, total = (
-            some.view(heads.kv_heads, -1, heads.group).transpose(0, 1)[rows]
-            for some in (self.top, self.sum)
+            some.view(heads.kv_heads, -1, heads.group).transpose(0, 1)[rows] for some in (self.top, self.sum)
         )
         return out, top.where(has_row, -math.inf), total.where(has_row, 0.0)
 
@@ -74,15 +68,11 @@ def attend_to_keys(
     if rows <= step:
         return _attend_rows(scaling, query, keys, values, first, limit)
     out = torch.empty_like(query, dtype=torch.float32)
-    top, total = (
-        torch.empty(kv_heads, rows, dtype=torch.float32, device=query.device) for _ in range(2)
-    )
+    top, total = (torch.empty(kv_heads, rows, dtype=torch.float32, device=query.device) for _ in range(2))
     for start in range(0, rows, step):
         at = slice(start, start + step)
         ends = (None if some is None else some[at] for some in (first, limit))
-        out[:, at], top[:, at], total[:, at] = _attend_rows(
-            scaling, query[:, at], keys, values, *ends
-        )
+        out[:, at], top[:, at], total[:, at] = _attend_rows(scaling, query[:, at], keys, values, *ends)
     return out, top, total
 
 
@@ -118,10 +108,7 @@ def sinks_term(sinks: torch.Tensor, shape: tuple[int, int, int], dim: int) -> Te
 def joined(terms: list[Term], dtype: torch.dtype) -> torch.Tensor:
     """Join terms by their maxima and sums, and divide by the sums: [T, H, D]."""
     best = torch.stack([top for _, top, _ in terms]).amax(dim=0)
-    out, total = (
-        terms[0][0].new_zeros(terms[0][0].shape, dtype=torch.float32),
-        torch.zeros_like(best),
-    )
+    out, total = (terms[0][0].new_zeros(terms[0][0].shape, dtype=torch.float32), torch.zeros_like(best))
     for some, top, count in terms:
         weight = (top - best).exp()
         out += some.where((weight > 0)[..., None], 0.0) * weight[..., None]
@@ -129,9 +116,7 @@ def joined(terms: list[Term], dtype: torch.dtype) -> torch.Tensor:
     return (out / total[..., None]).to(dtype).flatten(1, 2)
 
 
-def joined_by_logs(
-    outs: list[torch.Tensor], logs: list[torch.Tensor], dtype: torch.dtype
-) -> torch.Tensor:
+def joined_by_logs(outs: list[torch.Tensor], logs: list[torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
     """Join outputs [T, KVH, G, D], each divided by its sum, by the logs of these sums [T, KVH, G]:
     [T, H, D].
 

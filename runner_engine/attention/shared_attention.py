@@ -49,10 +49,8 @@ PASSES = {4: 1, 16: 1, 128: 2}  # of those that a job is expected to have, so ma
 FEWEST_TILE_ROWS = 8  # where tiles are forced and not measured
 IN_ORDER = "tile order"  # in the measurements: vectors that sum in the order of tiles
 MAX_SECONDS = 0.05
-TRIAL_TOKENS, TRIAL_KEYS = (
-    37,
-    300,
-)  # remainders of tiles, of blocks of keys and of what is multiplied at a time
+# remainders of tiles, of blocks of keys and of what is multiplied at a time
+TRIAL_TOKENS, TRIAL_KEYS = (37, 300)
 ALLOWED = 2e-2  # of the largest number: bfloat16's rounding, and other orders of sums
 
 Part = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -87,13 +85,29 @@ def attend_shared(
     out = torch.empty(heads.kv_heads, rows, heads.dim, dtype=heads.dtype)
     top, total = (torch.empty(heads.kv_heads, rows, dtype=torch.float32) for _ in range(2))
     kernels(
-        heads.kernel("attend_shared"), heads.dtype, query.data_ptr(), query.stride(0), query.stride(1), query.shape[1],
-        pointer_or_none(chosen, torch.int64, count), count,
-        places.store.table[places.slot].data_ptr(), heads.kernel_layer(layer), heads.kv_heads, heads.group, heads.dim,
-        places.sees, int(places.causal), pointer_or_none(first, torch.int32, count),
-        ctypes.c_float(scaling.scale), ctypes.c_float(scaling.cap),
-        out.data_ptr(), top.data_ptr(), total.data_ptr(), heads.attention_tile_rows,
-    )  # fmt: skip
+        heads.kernel("attend_shared"),
+        heads.dtype,
+        query.data_ptr(),
+        query.stride(0),
+        query.stride(1),
+        query.shape[1],
+        pointer_or_none(chosen, torch.int64, count),
+        count,
+        places.store.table[places.slot].data_ptr(),
+        heads.kernel_layer(layer),
+        heads.kv_heads,
+        heads.group,
+        heads.dim,
+        places.sees,
+        int(places.causal),
+        pointer_or_none(first, torch.int32, count),
+        ctypes.c_float(scaling.scale),
+        ctypes.c_float(scaling.cap),
+        out.data_ptr(),
+        top.data_ptr(),
+        total.data_ptr(),
+        heads.attention_tile_rows,
+    )
     return out, top, total
 
 
@@ -129,9 +143,7 @@ def choose(heads: Heads, kernels: Kernels | None) -> Choice | None:
 def what_tiles_lack(heads: Heads, kernels: Kernels) -> str:
     """Return why there are no tiles for such heads; empty if there are."""
     if heads.dtype != torch.bfloat16:
-        return (
-            f"tiles multiply bfloat16, and these keys are {str(heads.dtype).removeprefix('torch.')}"
-        )
+        return f"tiles multiply bfloat16, and these keys are {str(heads.dtype).removeprefix('torch.')}"
     if heads.dim % TILE_WIDTH:
         return f"heads of {heads.dim} numbers are not whole tiles of {TILE_WIDTH}"
     return kernels.tiles_problem
@@ -141,9 +153,7 @@ def _kept_seconds(heads: Heads, kernels: Kernels) -> Seconds | None:
     """Return the seconds of each way for these heads, one on which others are measured; None if
     they cannot be kept."""
     of_most = replace(heads.kv_cache, layers=())
-    alone = replace(
-        heads, layers=1, kv_heads=1, windows=(), attention_tile_rows=0, kv_cache=of_most
-    )
+    alone = replace(heads, layers=1, kv_heads=1, windows=(), attention_tile_rows=0, kv_cache=of_most)
     stored = str(heads.kv_cache) if heads.in_bytes else "bfloat16"
     key = f"attention of {heads.group} x {heads.dim} to {KEYS} keys, {stored}"
     ways = {"tiles": 1, IN_ORDER: NO_TILES, "vectors": 0}
@@ -164,11 +174,7 @@ def _kept_seconds(heads: Heads, kernels: Kernels) -> Seconds | None:
         return by_turns(calls, inputs, deadline)
 
     known = kept([key], list(ways), ROWS, kernels, measured, MAX_SECONDS)
-    return (
-        None
-        if known is None
-        else {way: {count: known[key][way][count] for count in ROWS} for way in ways}
-    )
+    return None if known is None else {way: {count: known[key][way][count] for count in ROWS} for way in ways}
 
 
 def _attend(kernels: Kernels, heads: Heads, places: SharedPlaces, query: torch.Tensor) -> Part:
@@ -176,15 +182,11 @@ def _attend(kernels: Kernels, heads: Heads, places: SharedPlaces, query: torch.T
     return attend_shared(kernels, heads, scaling, 0, query, None, query.shape[1], places, None)
 
 
-def _random_places(
-    heads: Heads, kernels: Kernels, count: int, random: torch.Generator
-) -> SharedPlaces:
+def _random_places(heads: Heads, kernels: Kernels, count: int, random: torch.Generator) -> SharedPlaces:
     """Return random keys and values of a single layer."""
     kv = SharedKv.empty(heads, count, kernels)
     keys, values = (
-        torch.randn(heads.kv_heads, count, heads.dim, generator=random, dtype=torch.float32).to(
-            heads.dtype
-        )
+        torch.randn(heads.kv_heads, count, heads.dim, generator=random, dtype=torch.float32).to(heads.dtype)
         for _ in range(2)
     )
     where = torch.zeros(count, dtype=torch.int32), torch.arange(count, dtype=torch.int32)
@@ -202,18 +204,15 @@ def difference(group: int, dim: int, kv_cache: KvCache, kernels: Kernels) -> str
     random = torch.Generator().manual_seed(0)
     of_most = replace(kv_cache, layers=())
     heads = Heads(1, 2, group, dim, torch.bfloat16, torch.device("cpu"), kv_cache=of_most)
-    by_tiles = replace(
-        heads, attention_tile_rows=group + 1
-    )  # one token's rows go by vectors, more by tiles
+    # one token's rows go by vectors, more by tiles
+    by_tiles = replace(heads, attention_tile_rows=group + 1)
     query = torch.randn(2 * group, TRIAL_TOKENS, dim, generator=random, dtype=torch.float32).to(
         torch.bfloat16
     )
     whole = _random_places(heads, kernels, TRIAL_KEYS, random)
     windows = torch.arange(TRIAL_TOKENS, dtype=torch.int32) * 11 % TRIAL_KEYS
     for is_causal, first, cap in ((False, None, 0.0), (True, None, 0.0), (True, windows, 2.0)):
-        places = (
-            replace(whole, sees=TRIAL_KEYS - TRIAL_TOKENS + 1, causal=True) if is_causal else whole
-        )
+        places = replace(whole, sees=TRIAL_KEYS - TRIAL_TOKENS + 1, causal=True) if is_causal else whole
         scaling = Scaling(dim**-0.5, cap)
         found, expected = (
             attend_shared(kernels, way, scaling, 0, query, None, TRIAL_TOKENS, places, first)
@@ -225,29 +224,19 @@ def difference(group: int, dim: int, kv_cache: KvCache, kernels: Kernels) -> str
         for at in range(0, TRIAL_TOKENS, 6):
             seen = replace(places, sees=places.sees + at, causal=False) if is_causal else places
             begin = None if first is None else first[at : at + 1]
-            alone = attend_shared(
-                kernels, by_tiles, scaling, 0, query, torch.tensor([at]), 1, seen, begin
-            )
+            alone = attend_shared(kernels, by_tiles, scaling, 0, query, torch.tensor([at]), 1, seen, begin)
             rows = slice(at * group, (at + 1) * group)
-            if not all(
-                torch.equal(one, many[:, rows]) for one, many in zip(alone, found, strict=True)
-            ):
+            if not all(torch.equal(one, many[:, rows]) for one, many in zip(alone, found, strict=True)):
                 return f"{what} some bits from that of each token alone"
     return (
-        ""
-        if heads.in_bytes
-        else _own_difference(kernels, heads, whole, query.transpose(0, 1).contiguous())
+        "" if heads.in_bytes else _own_difference(kernels, heads, whole, query.transpose(0, 1).contiguous())
     )
 
 
-def _own_difference(
-    kernels: Kernels, heads: Heads, whole: SharedPlaces, query: torch.Tensor
-) -> str:
+def _own_difference(kernels: Kernels, heads: Heads, whole: SharedPlaces, query: torch.Tensor) -> str:
     """As _difference, for attention of tokens [T, H, D] to their own keys: fewer and more than a
     tile has."""
-    seen = torch.arange(1, TRIAL_KEYS + 1, TRIAL_KEYS // TRIAL_TOKENS, dtype=torch.int32)[
-        :TRIAL_TOKENS
-    ]
+    seen = torch.arange(1, TRIAL_KEYS + 1, TRIAL_KEYS // TRIAL_TOKENS, dtype=torch.int32)[:TRIAL_TOKENS]
     for first, cap in ((None, 0.0), (seen // 3, 2.0)):
         places = OwnPlaces(whole.store, torch.zeros_like(seen), seen, first)
         by_tiles, by_vectors = (

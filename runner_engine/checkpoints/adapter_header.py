@@ -13,9 +13,8 @@ from runner_engine.checkpoints.resolve import ModelFiles, read_tensors
 from runner_engine.quantization.mixed import Mix
 
 KEY = re.compile(r"base_model\.model\.(?P<path>.+)\.lora_(?P<side>[AB])\.weight")
-Shapes = dict[
-    str, dict[str, tuple[int, ...]]
-]  # by the path of the module: the shapes of A [r, in] and B [out, r]
+# by the path of the module: the shapes of A [r, in] and B [out, r]
+Shapes = dict[str, dict[str, tuple[int, ...]]]
 
 
 def adapter_shapes(folder: Path) -> Shapes:
@@ -55,9 +54,7 @@ def check(files: ModelFiles) -> None:
         a, b, shape = sides.get("A"), sides.get("B"), layers.get(path)
         if a is None or b is None or shape is None or not len(a) == len(b) == len(shape) == 2:
             continue
-        if a[0] != b[1] or sorted((b[0], a[1])) != sorted(
-            shape
-        ):  # some layers are stored transposed
+        if a[0] != b[1] or sorted((b[0], a[1])) != sorted(shape):  # some layers are stored transposed
             raise ConfigError(
                 f"{label}: size mismatch for {path}: A {list(a)} and B {list(b)} are for a layer of {[b[0], a[1]]}, "
                 f"the one of {files.model.name} is {list(shape)}{_made_for(settings.get('base_model_name_or_path'))}"
@@ -75,9 +72,7 @@ def check_experts(files: ModelFiles, mix: Mix) -> None:
     ):
         return
     if fused := [
-        path
-        for path in adapter_shapes(folder)
-        if path.removesuffix(".base_layer").endswith(".experts")
+        path for path in adapter_shapes(folder) if path.removesuffix(".base_layer").endswith(".experts")
     ]:
         raise ConfigError(
             f"quantization={mix.base.label}: the adapter changes all experts of a layer at once ({fused[0]}), and each "

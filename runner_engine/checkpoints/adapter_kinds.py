@@ -40,20 +40,15 @@ NOT_BESIDE_OTHERS = {
     "target_parameters": "it adds to parameters, such as those of all experts",
     "lora_bias": "it adds biases",
 }
-OF_TORCHAO = (
-    "torchao.",
-)  # the holders of layers that stay torch's own, with weights that torchao unpacks
+# the holders of layers that stay torch's own, with weights that torchao unpacks
+OF_TORCHAO = ("torchao.",)
 
 
 def check(resolved: ResolvedModel) -> None:
     """Raise ConfigError for an adapter of a kind that is not computed here, or not with these
     settings."""
     files, lora = resolved.files, resolved.files.lora
-    if (
-        lora is None
-        or files.adapter is None
-        or not (files.adapter / "adapter_config.json").is_file()
-    ):
+    if lora is None or files.adapter is None or not (files.adapter / "adapter_config.json").is_file():
         return
     settings, label = load_json(files.adapter / "adapter_config.json"), lora.label
     kind = settings.get("peft_type")
@@ -63,9 +58,7 @@ def check(resolved: ResolvedModel) -> None:
         )
     for key, reason in REFUSED.items():
         if settings.get(key):
-            raise ConfigError(
-                f"{label}: {key} is set in its adapter_config.json, and {reason}: {MERGED_FIX}"
-            )
+            raise ConfigError(f"{label}: {key} is set in its adapter_config.json, and {reason}: {MERGED_FIX}")
     is_read = (files.adapter / "adapter_model.safetensors").is_file()
     matrices = adapter_shapes(files.adapter) if is_read else {}
     check_ranks(settings, [shape["A"][0] for shape in matrices.values() if shape.get("A")], label)
@@ -109,9 +102,7 @@ def _check_quantized(resolved: ResolvedModel, settings: dict[str, Any], label: s
     if not held or resolved.spec.lora.merges:
         return
     fix = f"use quantization=none{_or_merge_first(held[0].source)}"
-    if settings.get("use_dora") and not all(
-        _gives_norms(choice, resolved.files) for choice in held
-    ):
+    if settings.get("use_dora") and not all(_gives_norms(choice, resolved.files) for choice in held):
         raise ConfigError(
             f"{label}: DoRA (use_dora) needs the norms of the weights, and PEFT cannot read those that "
             f"quantization={held[0].name} holds: {fix}, or torchao_int8"
@@ -128,10 +119,7 @@ def _gives_norms(choice: QuantizationConfig, files: ModelFiles) -> bool:
     """Whether PEFT reads a choice's weights as numbers; on a CPU bitsandbytes may pack those of 4
     bits anew."""
     if isinstance(choice, FourBitConfig):
-        return (
-            machine.device_class(files.model.device) != "cpu"
-            or not processor.has_bfloat16_products()
-        )
+        return machine.device_class(files.model.device) != "cpu" or not processor.has_bfloat16_products()
     return choice.holders == OF_TORCHAO and files.stored is None
 
 

@@ -61,9 +61,14 @@ def check_patterns(settings: Mapping[str, Any], names: list[str], label: str) ->
     tried = [f"(?:.*\\.)?(?:{pattern})$" for pattern in patterns] + patterns
     try:
         subprocess.run(
-            [sys.executable, "-I", "-c", TRY], input=json.dumps([tried, names]), text=True, check=False,
-            timeout=LONGEST_S, env=environment_for_children(), stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+            [sys.executable, "-I", "-c", TRY],
+            input=json.dumps([tried, names]),
+            text=True,
+            check=False,
+            timeout=LONGEST_S,
+            env=environment_for_children(),
+            stderr=subprocess.DEVNULL,
+        )
     except subprocess.TimeoutExpired:
         raise ConfigError(
             f"{label}: a pattern in adapter_config.json takes too long on the names of modules: "

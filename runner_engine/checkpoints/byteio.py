@@ -18,16 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from runner_base import (
-    MIB,
-    ConfigError,
-    DataError,
-    JobFailed,
-    cannot_write,
-    decimals,
-    reading,
-    told_apart,
-)
+from runner_base import MIB, ConfigError, DataError, JobFailed, cannot_write, decimals, reading, told_apart
 from runner_engine.checkpoints.weight_files import DTYPE_BITS, Tensor
 
 KEY = "task.output_dir"  # the key of every folder that this file writes to
@@ -82,9 +73,8 @@ class Digest:
 
         self.algorithm = algorithm
         self._hash: Any = hashlib.sha256() if algorithm == "sha256" else xxhash.xxh3_128()
-        self._pool = (
-            ThreadPoolExecutor(1) if algorithm == "sha256" else None
-        )  # starts its thread with the first task
+        # starts its thread with the first task
+        self._pool = ThreadPoolExecutor(1) if algorithm == "sha256" else None
         self._pending: Future[None] | None = None
 
     def update(self, piece: bytes | memoryview) -> None:
@@ -159,11 +149,7 @@ def build_header(tensors: Iterable[Tensor], metadata: dict[str, str]) -> bytes:
     position = 0
     for tensor in tensors:
         offsets = [position, position := position + tensor.nbytes]
-        entries[tensor.name] = {
-            "dtype": tensor.dtype,
-            "shape": list(tensor.shape),
-            "data_offsets": offsets,
-        }
+        entries[tensor.name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": offsets}
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
@@ -226,9 +212,7 @@ def write_digested(
                 os.fsync(stream.fileno())
         text = digest.text()
         if expected not in (None, text):
-            raise JobFailed(
-                f"{target} would not equal the original: {expected} expected, {text} found"
-            )
+            raise JobFailed(f"{target} would not equal the original: {expected} expected, {text} found")
         partial.replace(target)
     except OSError as error:
         raise cannot_write(target, error, KEY) from error
@@ -237,9 +221,7 @@ def write_digested(
     return text
 
 
-def write_file(
-    target: Path, pieces: Pieces, expected_sha256: str | None = None, durable: bool = True
-) -> str:
+def write_file(target: Path, pieces: Pieces, expected_sha256: str | None = None, durable: bool = True) -> str:
     """Write a file atomically and return its SHA-256 in hex."""
     expected = None if expected_sha256 is None else f"sha256:{expected_sha256}"
     return write_digested(target, pieces, "sha256", expected, durable=durable).partition(":")[2]

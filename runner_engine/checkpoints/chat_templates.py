@@ -18,9 +18,7 @@ MAY_HOLD_ONE = (
     "processor_config.json",
     "tekken.json",  # a format of Mistral's that brings its own
 )
-ALTERNATIVES = (
-    "use task.prompt=text (gsm8k), task.format=raw (generate, sweep) or /v1/completions (serve)"
-)
+ALTERNATIVES = "use task.prompt=text (gsm8k), task.format=raw (generate, sweep) or /v1/completions (serve)"
 
 
 def missing(model_name: str) -> str:
@@ -40,8 +38,7 @@ def surely_lacks_one(path: Path) -> bool:
     template."""
     if path.is_file():
         return not any(
-            key.startswith("tokenizer.chat_template")
-            for key in gguf_file.read_header(path).metadata
+            key.startswith("tokenizer.chat_template") for key in gguf_file.read_header(path).metadata
         )
     if any((path / name).exists() for name in MAY_HOLD_ONE):
         return False
@@ -57,26 +54,15 @@ def text_of(path: Path) -> str | None:
     show none."""
     if path.is_file():
         metadata = gguf_file.read_header(path).metadata
-        texts = [
-            str(value)
-            for key, value in metadata.items()
-            if key.startswith("tokenizer.chat_template")
-        ]
+        texts = [str(value) for key, value in metadata.items() if key.startswith("tokenizer.chat_template")]
         return "\n".join(texts) or None
-    files = [
-        path / "chat_template.jinja",
-        *sorted((path / "additional_chat_templates").glob("*.jinja")),
-    ]
+    files = [path / "chat_template.jinja", *sorted((path / "additional_chat_templates").glob("*.jinja"))]
     found = [read_text(file, "the chat template") for file in files if file.is_file()]
     for name in ("chat_template.json", "tokenizer_config.json"):
         with suppress(RunnerError):
             own = load_json(path / name).get("chat_template")
             named = own if isinstance(own, list) else [{"template": own}]
-            found += [
-                str(one["template"])
-                for one in named
-                if isinstance(one, dict) and one.get("template")
-            ]
+            found += [str(one["template"]) for one in named if isinstance(one, dict) and one.get("template")]
     return "\n".join(found) or None
 
 

@@ -21,9 +21,7 @@ from runner_engine.settings.speculation import KEY, Guesser, Speculate
 from runner_engine.spec import OWN_HEAD, ModelSpec
 
 MOST_NAMED = 3  # tokens that a message shows
-FILLING = (
-    100  # one in so many tokens of a model may be missing in a draft: they only fill a table up
-)
+FILLING = 100  # one in so many tokens of a model may be missing in a draft: they only fill a table up
 LISTED = "tokenizer.ggml.tokens"  # where a .gguf file lists them
 
 
@@ -134,8 +132,7 @@ def check_tokens(how: Speculate, own: Mapping[int, str], its: Mapping[int, str])
     if not others and len(missing) <= len(own) // FILLING:
         return
     shown = ", ".join(
-        f"{number} is {own[number]!r} and {its.get(number)!r}"
-        for number in (others or missing)[:MOST_NAMED]
+        f"{number} is {own[number]!r} and {its.get(number)!r}" for number in (others or missing)[:MOST_NAMED]
     )
     count = len(others) + len(missing)
     raise ConfigError(

@@ -15,11 +15,8 @@ from typing import Any
 
 from runner_engine.checkpoints.weight_files import Tensor
 
-GATE, UP, DOWN = (
-    "gate_proj",
-    "up_proj",
-    "down_proj",
-)  # an expert's matrices, as most checkpoints name them
+# an expert's matrices, as most checkpoints name them
+GATE, UP, DOWN = ("gate_proj", "up_proj", "down_proj")
 APART = {
     GATE: GATE,
     UP: UP,
@@ -31,9 +28,7 @@ APART = {
     "fc3": UP,
     "fc2": DOWN,
 }
-OF_ONE = re.compile(
-    rf"(?P<layer>.*\.experts)\.(?P<number>\d+)\.(?P<name>{'|'.join(APART)})\.weight"
-)
+OF_ONE = re.compile(rf"(?P<layer>.*\.experts)\.(?P<number>\d+)\.(?P<name>{'|'.join(APART)})\.weight")
 GATE_AND_UP = "gate_up_proj"
 FUSED = {f"experts.{name}": name for name in (GATE_AND_UP, UP, DOWN)} | {
     "block_sparse_moe.input_linear.weight": GATE_AND_UP,  # Granite's
@@ -43,12 +38,10 @@ FUSED = {f"experts.{name}": name for name in (GATE_AND_UP, UP, DOWN)} | {
 }
 OF_ALL = re.compile(rf"(?P<block>.*\.)(?P<name>{'|'.join(map(re.escape, FUSED))})")
 OLDER = ".block_sparse_moe.experts"  # where Mixtral's checkpoints have what is in mlp.experts in the model
-TRANSPOSED = frozenset(
-    {"gpt_oss", "llama4", "llama4_text", "aria_text"}
-)  # families that store [inputs, outputs]
-NOT_APART = frozenset(
-    {"longcat_flash", "step3p7"}
-)  # families whose experts compute otherwise than transformers' own
+# families that store [inputs, outputs]
+TRANSPOSED = frozenset({"gpt_oss", "llama4", "llama4_text", "aria_text"})
+# families whose experts compute otherwise than transformers' own
+NOT_APART = frozenset({"longcat_flash", "step3p7"})
 
 
 @dataclass(frozen=True)
@@ -76,9 +69,7 @@ def _matrices_of(tensor: Tensor, is_transposed: bool) -> Iterator[Tensor]:
     apart = OF_ONE.fullmatch(tensor.name) if len(tensor.shape) == 2 else None
     if apart is not None:
         layer = apart["layer"].replace(OLDER, ".mlp.experts")
-        yield _matrix(
-            tensor, layer, int(apart["number"]), APART[apart["name"]], tensor.shape, False
-        )
+        yield _matrix(tensor, layer, int(apart["number"]), APART[apart["name"]], tensor.shape, False)
         return
     fused = OF_ALL.fullmatch(tensor.name) if len(tensor.shape) == 3 else None
     if fused is None:
@@ -91,9 +82,7 @@ def _matrices_of(tensor: Tensor, is_transposed: bool) -> Iterator[Tensor]:
         names, outputs = [GATE, UP], outputs // 2
     for number in range(experts):
         for matrix in names:
-            yield _matrix(
-                tensor, f"{fused['block']}experts", number, matrix, (outputs, inputs), True
-            )
+            yield _matrix(tensor, f"{fused['block']}experts", number, matrix, (outputs, inputs), True)
 
 
 def _matrix(

@@ -38,26 +38,25 @@ from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.settings.model import Attention
 from runner_engine.spec import Workload
 
-PACKED_SHARE = 0.25  # of free memory: linear layers are packed, in addition to the checkpoint, if they need no more
+PACKED_SHARE = (
+    0.25  # of free memory: linear layers are packed, in addition to the checkpoint, if they need no more
+)
 
 # Measured by task=memory after all imports, on CPUs with AVX512; a GPU's allocator counts nothing
 # like this.
-LIBRARY_MIB = (
-    34.0  # pages of libraries, code and tables that the first load and the first pass touch: ± 5
-)
+LIBRARY_MIB = 34.0  # pages of libraries, code and tables that the first load and the first pass touch: ± 5
 LOAD_MIB = 18.0  # the part of it that the load takes and that is not a page of a file
-KERNEL_MIB = 12.0  # what trials of packed layers and of LLM.int8 leave, oneDNN's kernels for each shape among it
-TOKENIZER_LOAD_BYTES, TOKENIZER_BYTES = (
-    512,
-    200,
-)  # for each slot of a vocabulary's table: in the load, and later
+KERNEL_MIB = (
+    12.0  # what trials of packed layers and of LLM.int8 leave, oneDNN's kernels for each shape among it
+)
+# for each slot of a vocabulary's table: in the load, and later
+TOKENIZER_LOAD_BYTES, TOKENIZER_BYTES = (512, 200)
 TOKENIZER_FILLED = 7 / 8  # of the slots at most, and their number is a power of two
 PASS_MIB = 2.0  # what freed blocks of other sizes take in a pass
 FAULT_KIB = 256.0  # of a mapped embedding that are read with one token's row
 VOCABULARY_SHARE = 0.5  # of the embedding's rows that prompts use in the long run
-SHARED_BYTES = (
-    2**24
-)  # from here on an embedding gets its rows from the panels of a tied head: as in fast_layers.py
+# from here on an embedding gets its rows from the panels of a tied head: as in fast_layers.py
+SHARED_BYTES = 2**24
 SCALED = "gemma"  # families with this in their name scale the rows of their embedding, and read them where they are
 
 
@@ -156,9 +155,7 @@ class Footprint:
         weights = {part: self.weights.get(part, 0) + other.weights.get(part, 0) for part in parts}
         mine, its = (round(one.resident_weight_mib * MIB) for one in (self, other))
         pairs = ((self, its), (other, mine))
-        packing = [
-            one.first_pass_bytes and one.first_pass_bytes + resident for one, resident in pairs
-        ]
+        packing = [one.first_pass_bytes and one.first_pass_bytes + resident for one, resident in pairs]
         return Footprint(
             weights,
             self.prefill_kv_bytes + other.prefill_kv_bytes,
@@ -174,9 +171,7 @@ class Footprint:
         )
 
 
-def predict(
-    resolved: ResolvedModel, work: Workload, free_mib: float | None = None
-) -> Footprint | None:
+def predict(resolved: ResolvedModel, work: Workload, free_mib: float | None = None) -> Footprint | None:
     """Predict the footprint of a model at work; None if a checkpoint has no safetensors files to
     read.
 
@@ -197,9 +192,7 @@ def predict(
     second = resolved.second
     if footprint is None or second is None:
         return footprint
-    if machine.device_class(second.files.model.device) != machine.device_class(
-        resolved.files.model.device
-    ):
+    if machine.device_class(second.files.model.device) != machine.device_class(resolved.files.model.device):
         return footprint
     other = _predict_one(second, work, free_mib)
     vocabulary = shape_of(resolved.files.text_settings)["vocab"]
@@ -282,14 +275,11 @@ def _predict_one(
         elif by_panels:
             most = quantized_workspace_bytes(positions, width, machine.cores())
         else:
-            most = max(
-                choice.pass_bytes(device, positions, width, dtype_bytes) for choice in mix.choices
-            )
+            most = max(choice.pass_bytes(device, positions, width, dtype_bytes) for choice in mix.choices)
         return most + activation_bytes(shape, dtype_bytes, pass_shape)
 
-    drawing = (
-        sampled_bytes(spec.generation) if device != "cpu" and new_tokens else 0
-    )  # on a CPU, C draws
+    # on a CPU, C draws
+    drawing = sampled_bytes(spec.generation) if device != "cpu" and new_tokens else 0
     reading = (
         streamed(device, rows, prompt_tokens)
         if is_stream
@@ -302,14 +292,8 @@ def _predict_one(
         by_length = dtype_bytes == BYTES["bfloat16"] and not spec.generation.stored_kv.in_bytes
         spans = () if by_length else (prompt_tokens, context)
         decode += recorded_rows(rows, *spans) * shape["vocab"] * dtype_bytes
-    unpacked = (
-        0
-        if by_panels
-        else largest * max(choice.unpacked_bytes(dtype_bytes) for choice in mix.choices)
-    )
-    of_prompts = kept.prompt_bytes(
-        rows, prompt_tokens, (reading.rows, reading.tokens), keeps_windows
-    )
+    unpacked = 0 if by_panels else largest * max(choice.unpacked_bytes(dtype_bytes) for choice in mix.choices)
+    of_prompts = kept.prompt_bytes(rows, prompt_tokens, (reading.rows, reading.tokens), keeps_windows)
     of_all = kept.final_bytes(rows, prompt_tokens, new_tokens, keeps_windows)
     if (guesses or spec.generation.speculation.is_steady) and new_tokens > 1:
         of_all += rows * kept.state_bytes  # copies, which are given back after wrong guesses
@@ -318,21 +302,13 @@ def _predict_one(
     mixture = mixture_of(settings, tensors, files.stored)
     merging = merging_of(resolved)
     plain = Footprint(
-        weights,
-        of_prompts,
-        of_all,
-        prefill + unpacked,
-        decode + unpacked,
-        mixture=mixture,
-        merging=merging,
+        weights, of_prompts, of_all, prefill + unpacked, decode + unpacked, mixture=mixture, merging=merging
     )
     if device != "cpu":
         return plain
     free_mib = machine.available_mib() if free_mib is None else free_mib
     mapped = _mapped_bytes(resolved, weights)
-    unread, copied, packed_share = _resident(
-        resolved, weights, mapped, rows * context, is_stream, free_mib
-    )
+    unread, copied, packed_share = _resident(resolved, weights, mapped, rows * context, is_stream, free_mib)
     if held.keeps_blocks and packed_share:
         is_tied = weights["head"] == 0  # then the embedding is packed as the head, too
         packed = (tensor for tensor in tensors if is_tied or part_of(tensor) != "embedding")
@@ -392,14 +368,10 @@ def _mapped_bytes(resolved: ResolvedModel, weights: Mapping[str, int]) -> int:
         return 0
     makes_codes = spec.mix.quantizes and files.stored is None
     is_converted = spec.lora.merges or makes_codes or resolved.mix.base.makes_groups
-    in_memory = (
-        ("linear", "scales", "expert", "lora") if is_converted else ("expert", "lora")
-    )  # experts are joined
+    # experts are joined
+    in_memory = ("linear", "scales", "expert", "lora") if is_converted else ("expert", "lora")
     left_alone = plain_layers(files, spec.mix).nbytes if spec.quantization.is_mixed else 0
-    return (
-        sum(size for part, size in weights.items() if part not in in_memory)
-        + left_alone * is_converted
-    )
+    return sum(size for part, size in weights.items() if part not in in_memory) + left_alone * is_converted
 
 
 def _resident(
@@ -436,7 +408,5 @@ def _resident(
         unread = weights["embedding"]  # its rows are taken from the head's panels
     elif mapped and (is_packed or is_own_head):  # else the tied head reads all of the embedding
         used = VOCABULARY_SHARE * weights["embedding"]
-        unread = weights["embedding"] - int(
-            used * (1 - exp(-tokens * FAULT_KIB * 1024 / max(used, 1)))
-        )
+        unread = weights["embedding"] - int(used * (1 - exp(-tokens * FAULT_KIB * 1024 / max(used, 1))))
     return unread, copied, share if is_packed and (linear or held.mixes_rows) else 0.0

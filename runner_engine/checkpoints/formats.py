@@ -22,9 +22,8 @@ from runner_engine.settings.model import LocalModelConfig
 def check(resolved: ResolvedModel) -> None:
     """Reject a checkpoint that cannot be loaded with this quantization."""
     model, wanted = resolved.files.model, resolved.spec.quantization
-    path = (
-        None if model.random_weights else resolved.files.path
-    )  # reading it would make the random weights
+    # reading it would make the random weights
+    path = None if model.random_weights else resolved.files.path
     if wanted.source is CheckpointSource.gguf or (path is not None and path.is_file()):
         _check_gguf(model, wanted, path)
         return
@@ -73,9 +72,7 @@ def notes_of_reach(resolved: ResolvedModel) -> list[str]:
     tell."""
     reached = reach_of(resolved)
     return (
-        []
-        if reached is None
-        else share.notes(resolved.spec.quantization.label, reached.share, reached.left)
+        [] if reached is None else share.notes(resolved.spec.quantization.label, reached.share, reached.left)
     )
 
 
@@ -168,8 +165,7 @@ def _check_same(wanted: QuantizationConfig, stored: Format, where: str) -> None:
     chosen, actual = wanted.keys, stored.config.keys
     if different := [key for key in chosen if chosen[key] != actual[key]]:
         listed = ", ".join(
-            f"quantization.{key}={chosen[key]} (the checkpoint has {actual[key]})"
-            for key in different
+            f"quantization.{key}={chosen[key]} (the checkpoint has {actual[key]})" for key in different
         )
         raise ConfigError(
             f"quantization={wanted.name}: {where} is quantized already, with other settings: {listed}. "

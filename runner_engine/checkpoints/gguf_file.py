@@ -33,28 +33,71 @@ MAX_TEXT_BYTES = 2**26
 MAX_COUNT = 2**31 - 1
 # settings that are whole numbers; those with True may have one for each layer
 COUNTS = {
-    "block_count": False, "embedding_length": False, "feed_forward_length": True, "attention.head_count": True,
-    "attention.head_count_kv": True, "attention.key_length": False, "rope.dimension_count": False, "vocab_size": False,
-}  # fmt: skip
+    "block_count": False,
+    "embedding_length": False,
+    "feed_forward_length": True,
+    "attention.head_count": True,
+    "attention.head_count_kv": True,
+    "attention.key_length": False,
+    "rope.dimension_count": False,
+    "vocab_size": False,
+}
 STRING, ARRAY = 8, 9
 LENGTH = struct.Struct("<Q")  # before each text
 SCALARS = dict(enumerate("BbHhIif?")) | {10: "Q", 11: "q", 12: "d"}
 # the format's own table: number → name, numbers per block, bytes per block
 BLOCKS = {
-    0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22),
-    7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34), 9: ("Q8_1", 32, 40), 10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110),
-    12: ("Q4_K", 256, 144), 13: ("Q5_K", 256, 176), 14: ("Q6_K", 256, 210), 15: ("Q8_K", 256, 292),
-    16: ("IQ2_XXS", 256, 66), 17: ("IQ2_XS", 256, 74), 18: ("IQ3_XXS", 256, 98), 19: ("IQ1_S", 256, 50),
-    20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110), 22: ("IQ2_S", 256, 82), 23: ("IQ4_XS", 256, 136),
-    24: ("I8", 1, 1), 25: ("I16", 1, 2), 26: ("I32", 1, 4), 27: ("I64", 1, 8), 28: ("F64", 1, 8),
-    29: ("IQ1_M", 256, 56), 30: ("BF16", 1, 2), 34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66),
-    39: ("MXFP4", 32, 17), 40: ("NVFP4", 64, 36), 41: ("Q1_0", 128, 18),
-}  # fmt: skip
+    0: ("F32", 1, 4),
+    1: ("F16", 1, 2),
+    2: ("Q4_0", 32, 18),
+    3: ("Q4_1", 32, 20),
+    6: ("Q5_0", 32, 22),
+    7: ("Q5_1", 32, 24),
+    8: ("Q8_0", 32, 34),
+    9: ("Q8_1", 32, 40),
+    10: ("Q2_K", 256, 84),
+    11: ("Q3_K", 256, 110),
+    12: ("Q4_K", 256, 144),
+    13: ("Q5_K", 256, 176),
+    14: ("Q6_K", 256, 210),
+    15: ("Q8_K", 256, 292),
+    16: ("IQ2_XXS", 256, 66),
+    17: ("IQ2_XS", 256, 74),
+    18: ("IQ3_XXS", 256, 98),
+    19: ("IQ1_S", 256, 50),
+    20: ("IQ4_NL", 32, 18),
+    21: ("IQ3_S", 256, 110),
+    22: ("IQ2_S", 256, 82),
+    23: ("IQ4_XS", 256, 136),
+    24: ("I8", 1, 1),
+    25: ("I16", 1, 2),
+    26: ("I32", 1, 4),
+    27: ("I64", 1, 8),
+    28: ("F64", 1, 8),
+    29: ("IQ1_M", 256, 56),
+    30: ("BF16", 1, 2),
+    34: ("TQ1_0", 256, 54),
+    35: ("TQ2_0", 256, 66),
+    39: ("MXFP4", 32, 17),
+    40: ("NVFP4", 64, 36),
+    41: ("Q1_0", 128, 18),
+}
 # types whose blocks stay blocks in memory: runner_engine/models/gguf_types.py takes them apart
 KEPT_TYPES = (
-    "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS",
+    "Q4_0",
+    "Q4_1",
+    "Q5_0",
+    "Q5_1",
+    "Q8_0",
+    "Q2_K",
+    "Q3_K",
+    "Q4_K",
+    "Q5_K",
+    "Q6_K",
+    "IQ4_NL",
+    "IQ4_XS",
     "MXFP4",
-)  # fmt: skip
+)
 # bytes of a block in the kernels' panels, where they are more than in a file: a scale of a part has
 # a whole byte there, and one that is a power of two has two
 PANEL_BYTES = {"MXFP4": 18, "Q3_K": 114, "Q4_K": 148, "Q5_K": 180, "IQ4_XS": 138}
@@ -86,16 +129,12 @@ def read_array(header: Header, key: str, of_texts: bool) -> list[Any]:
     """Return an array of the header, such as a vocabulary: texts, or numbers."""
     array = header.arrays.get(key)
     if array is None or (array.kind != STRING if of_texts else array.kind not in SCALARS):
-        raise DataError(
-            f"{header.file}: {key}: a list of {'texts' if of_texts else 'numbers'} expected"
-        )
+        raise DataError(f"{header.file}: {key}: a list of {'texts' if of_texts else 'numbers'} expected")
     with reading(header.file), header.file.open("rb") as stream:
         blob = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
     with blob:
         if not of_texts:
-            return list(
-                struct.unpack_from(f"<{array.count}{SCALARS[array.kind]}", blob, array.start)
-            )
+            return list(struct.unpack_from(f"<{array.count}{SCALARS[array.kind]}", blob, array.start))
         texts, at, length_at = [], array.start, LENGTH.unpack_from
         try:
             for _ in range(array.count):
@@ -113,14 +152,11 @@ def read_settings(header: Header) -> dict[str, Any]:
     Numbers in blocks are products of a float16 and a small integer, which only float32 represents
     exactly.
     """
-    of = {
-        key.removeprefix(f"{header.architecture}."): value for key, value in header.metadata.items()
-    }
+    of = {key.removeprefix(f"{header.architecture}."): value for key, value in header.metadata.items()}
     names = {tensor.name for tensor in header.tensors}
     kinds = {tensor.dtype for tensor in header.tensors}
-    half_precision = [
-        FLOATS[kind] for kind in ("BF16", "F16") if kind in kinds
-    ]  # their norms stay F32
+    # their norms stay F32
+    half_precision = [FLOATS[kind] for kind in ("BF16", "F16") if kind in kinds]
     settings = {
         "num_hidden_layers": of.get("block_count"),
         "hidden_size": of.get("embedding_length"),
@@ -180,9 +216,7 @@ def _read_header(path: Path, size: int, _mtime_ns: int) -> Header:
     with path.open("rb") as stream:
         start = stream.read(4)
         if start != MAGIC:
-            raise DataError(
-                f"{path}: not a GGUF file: it begins with {start!r} instead of {MAGIC!r}"
-            )
+            raise DataError(f"{path}: not a GGUF file: it begins with {start!r} instead of {MAGIC!r}")
         blob = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
     with blob:
         try:
@@ -203,9 +237,7 @@ class _GgufReader:
         """Count what is to be read one by one."""
         self.values_left -= values
         if self.values_left < 0:
-            raise DataError(
-                f"{path}: damaged header: more than {MAX_VALUES:,} values by byte {self.at}"
-            )
+            raise DataError(f"{path}: damaged header: more than {MAX_VALUES:,} values by byte {self.at}")
 
     def scalar(self, kind: str) -> Any:
         (value,) = struct.unpack_from(f"<{kind}", self.blob, self.at)
@@ -222,11 +254,8 @@ class _GgufReader:
         return self.blob[self.at - length : self.at].decode()
 
     def skip_texts(self, count: int) -> None:
-        blob, at, length_at = (
-            self.blob,
-            self.at,
-            LENGTH.unpack_from,
-        )  # a vocabulary may have 262,144 texts
+        # a vocabulary may have 262,144 texts
+        blob, at, length_at = (self.blob, self.at, LENGTH.unpack_from)
         for _ in range(count):
             at += 8 + length_at(blob, at)[0]
         if at > len(blob):
@@ -239,9 +268,7 @@ class _GgufReader:
         if kind in SCALARS:
             return self.scalar(SCALARS[kind])
         if kind != ARRAY:
-            raise DataError(
-                f"{path}: damaged header: a value of the unknown type {kind} at byte {self.at}"
-            )
+            raise DataError(f"{path}: damaged header: a value of the unknown type {kind} at byte {self.at}")
         inner, count = self.scalar("I"), self.scalar("Q")
         if count <= LONG_ARRAY or inner == STRING:
             self.spend(count, path)
@@ -252,9 +279,7 @@ class _GgufReader:
         elif inner in SCALARS:
             self.at += count * struct.calcsize(f"<{SCALARS[inner]}")
         else:
-            raise DataError(
-                f"{path}: damaged header: a long array of the type {inner} at byte {self.at}"
-            )
+            raise DataError(f"{path}: damaged header: a long array of the type {inner} at byte {self.at}")
         return count
 
 
@@ -266,9 +291,7 @@ def _parse(reader: _GgufReader, path: Path, size: int) -> Header:
         )
     tensor_count, pairs = reader.scalar("Q"), reader.scalar("Q")
     if tensor_count > MAX_TENSORS:
-        raise DataError(
-            f"{path}: damaged header: {tensor_count:,} tensors; at most {MAX_TENSORS:,} are read"
-        )
+        raise DataError(f"{path}: damaged header: {tensor_count:,} tensors; at most {MAX_TENSORS:,} are read")
     reader.spend(pairs, path)
     metadata: dict[str, Any] = {}
     arrays: dict[str, Array] = {}
@@ -281,9 +304,7 @@ def _parse(reader: _GgufReader, path: Path, size: int) -> Header:
             inner, count = struct.unpack_from("<IQ", reader.blob, reader.at)
             arrays[key] = Array(inner, count, reader.at + 12)
         value = reader.value(kind, path)
-        metadata[key] = (
-            len(value) if key == "tokenizer.ggml.tokens" and isinstance(value, list) else value
-        )
+        metadata[key] = len(value) if key == "tokenizer.ggml.tokens" and isinstance(value, list) else value
     _check_metadata(metadata, path)
     alignment = metadata.get("general.alignment", ALIGNMENT)
     unaligned: dict[str, Tensor] = {}
@@ -299,9 +320,7 @@ def _parse(reader: _GgufReader, path: Path, size: int) -> Header:
         fastest_first = [reader.scalar("Q") for _ in range(dimensions)]
         kind, offset = reader.scalar("I"), reader.scalar("Q")
         if kind not in BLOCKS:
-            raise DataError(
-                f"{path}: tensor {name} is stored in the type {kind}, which is unknown here"
-            )
+            raise DataError(f"{path}: tensor {name} is stored in the type {kind}, which is unknown here")
         type_name, numbers, block_bytes = BLOCKS[kind]
         if fastest_first and fastest_first[0] % numbers:
             raise DataError(
@@ -312,9 +331,7 @@ def _parse(reader: _GgufReader, path: Path, size: int) -> Header:
             raise DataError(
                 f"{path}: tensor {name} begins at {offset}, no multiple of general.alignment {alignment}"
             )
-        unaligned[name] = Tensor(
-            name, type_name, tuple(reversed(fastest_first)), path, offset, nbytes
-        )
+        unaligned[name] = Tensor(name, type_name, tuple(reversed(fastest_first)), path, offset, nbytes)
     start = -(-reader.at // alignment) * alignment
     tensors = tuple(replace(tensor, offset=start + tensor.offset) for tensor in unaligned.values())
     for tensor in tensors:
@@ -323,9 +340,7 @@ def _parse(reader: _GgufReader, path: Path, size: int) -> Header:
                 f"{path}: truncated: tensor {tensor.name} should end at byte {tensor.offset + tensor.nbytes}, "
                 f"the file at {size}"
             )
-    in_order = sorted(
-        (tensor for tensor in tensors if tensor.nbytes), key=lambda tensor: tensor.offset
-    )
+    in_order = sorted((tensor for tensor in tensors if tensor.nbytes), key=lambda tensor: tensor.offset)
     for one, after in pairwise(in_order):
         if after.offset < one.offset + one.nbytes:
             raise DataError(f"{path}: tensors {one.name} and {after.name} overlap")
@@ -336,9 +351,7 @@ def _check_metadata(metadata: dict[str, Any], path: Path) -> None:
     """Reject values of other types than those that are read here, or out of range."""
 
     def fail(key: str, expected: str) -> NoReturn:
-        raise DataError(
-            f"{path}: damaged header: {key}: {expected} expected, found {short(metadata[key])}"
-        )
+        raise DataError(f"{path}: damaged header: {key}: {expected} expected, found {short(metadata[key])}")
 
     def is_count(value: object) -> bool:
         return type(value) is int and 0 <= value <= MAX_COUNT

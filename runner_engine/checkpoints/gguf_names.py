@@ -50,13 +50,8 @@ def settings_of(header: Header) -> dict[str, Any]:
     from runner_engine.checkpoints.architectures.base import SETTINGS, layer_count
 
     known, metadata = architecture_of(header), header.metadata
-    keys = {
-        f"{header.architecture}.{key}": name
-        for key, name in (SETTINGS | dict(known.settings)).items()
-    }
-    keys |= {
-        f"tokenizer.ggml.{its}_token_id": f"{own}_token_id" for its, own in SPECIAL_TOKENS.items()
-    }
+    keys = {f"{header.architecture}.{key}": name for key, name in (SETTINGS | dict(known.settings)).items()}
+    keys |= {f"tokenizer.ggml.{its}_token_id": f"{own}_token_id" for its, own in SPECIAL_TOKENS.items()}
     found = {name: _single(metadata[key]) for key, name in keys.items() if key in metadata}
     if "general.name" in metadata:
         found["_model_name_or_path"] = metadata["general.name"]
@@ -144,6 +139,5 @@ def cuts_single_digits(metadata: Mapping[str, Any]) -> bool:
     """Whether a file's tokenizer cuts digits apart, which transformers' reading of such files does
     not do."""
     return (
-        metadata.get("tokenizer.ggml.pre") in SINGLE_DIGITS
-        and metadata.get("tokenizer.ggml.model") == "gpt2"
+        metadata.get("tokenizer.ggml.pre") in SINGLE_DIGITS and metadata.get("tokenizer.ggml.model") == "gpt2"
     )

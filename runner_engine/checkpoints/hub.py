@@ -22,14 +22,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 from urllib.parse import urlsplit
 
-from huggingface_hub import (
-    HfApi,
-    constants,
-    get_hf_file_metadata,
-    get_token,
-    hf_hub_url,
-    is_offline_mode,
-)
+from huggingface_hub import HfApi, constants, get_hf_file_metadata, get_token, hf_hub_url, is_offline_mode
 from huggingface_hub import errors as hub
 from huggingface_hub.file_download import http_get, repo_folder_name
 from huggingface_hub.utils import WeakFileLock, build_hf_headers, silent_tqdm  # type: ignore[attr-defined]  # lazy
@@ -44,9 +37,8 @@ log = logging.getLogger(__name__)
 TRANSPORT: type[Exception] = hub.HfHubHTTPError.__bases__[0]
 # raised for an answer that does not come from a hub
 UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
-CHECKSUM = re.compile(
-    r"[0-9a-f]{40}|[0-9a-f]{64}"
-)  # git's SHA-1 of a small file | SHA-256 of a large one
+# git's SHA-1 of a small file | SHA-256 of a large one
+CHECKSUM = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 RANGE_REFUSED = 416
 READ_BYTES = 4 * 2**20
 
@@ -88,9 +80,7 @@ def download(snapshot: Snapshot) -> None:
     snapshot.check_room()
     _check_token()
     try:
-        with Progress(
-            sum(file.size for file in missing), f"download {snapshot.name}", "bytes"
-        ) as bar:
+        with Progress(sum(file.size for file in missing), f"download {snapshot.name}", "bytes") as bar:
             meter = _Meter(bar)
             for file in missing:
                 _fetch(snapshot, file, meter)
@@ -181,19 +171,15 @@ def _fetch(snapshot: Snapshot, file: File, meter: _Meter) -> None:
     file there."""
     url = hf_hub_url(snapshot.name, file.name, revision=snapshot.commit)
     about = get_hf_file_metadata(url, library_name="runner", retry_on_errors=True)
-    checksum, size = (
-        file.checksum or about.etag or "",
-        file.size if about.size is None else about.size,
-    )
+    checksum, size = (file.checksum or about.etag or "", file.size if about.size is None else about.size)
     if not CHECKSUM.fullmatch(checksum):
         raise ConfigError(
             f"{snapshot.key}={snapshot.name}: {_host()} gives no checksum for {file.name}, so it cannot be checked "
             "after the download: use the hub itself, or a mirror that passes its ETags on"
         )
     hub_cache.begin(snapshot)
-    lock = (
-        snapshot.repo.parent / ".locks" / snapshot.repo.name / f"{checksum}.lock"
-    )  # as huggingface_hub has it
+    # as huggingface_hub has it
+    lock = snapshot.repo.parent / ".locks" / snapshot.repo.name / f"{checksum}.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     with WeakFileLock(lock):
         if not snapshot.blob(checksum).exists():
@@ -202,9 +188,7 @@ def _fetch(snapshot: Snapshot, file: File, meter: _Meter) -> None:
         hub_cache.link(snapshot, file, checksum)
 
 
-def _fetch_rest(
-    snapshot: Snapshot, name: str, url: str, checksum: str, size: int, meter: _Meter
-) -> None:
+def _fetch_rest(snapshot: Snapshot, name: str, url: str, checksum: str, size: int, meter: _Meter) -> None:
     """Fetch the rest of a file, and compare the whole with its checksum."""
     at, part = f"{snapshot.key}={snapshot.name}", snapshot.blob(checksum, ".part")
     if size > constants.MAX_HTTP_DOWNLOAD_SIZE:
@@ -234,18 +218,9 @@ def _fetch_rest(
 def _get(url: str, stream: _PartialFile, size: int) -> None:
     # a compressed transfer could not be resumed at a byte of the file
     headers = build_hf_headers(library_name="runner") | {"Accept-Encoding": "identity"}
-    target, no_bar = (
-        cast(BinaryIO, stream),
-        cast(Any, silent_tqdm),
-    )  # the whole download has one bar
-    http_get(
-        url,
-        target,
-        resume_size=stream.tell(),
-        headers=headers,
-        expected_size=size,
-        tqdm_class=no_bar,
-    )
+    # the whole download has one bar
+    target, no_bar = (cast(BinaryIO, stream), cast(Any, silent_tqdm))
+    http_get(url, target, resume_size=stream.tell(), headers=headers, expected_size=size, tqdm_class=no_bar)
 
 
 def _check_token() -> None:
@@ -265,9 +240,7 @@ def _rejection(snapshot: Snapshot, error: BaseException) -> ConfigError | None:
         where = f"model.revision={snapshot.revision}" if snapshot.key == "model.name" else at
         return ConfigError(f"{where}: {snapshot.name} has no such branch, tag or commit")
     if isinstance(error, hub.RepositoryNotFoundError):
-        reason = (
-            "the hub has no such model, or it is private and HF_TOKEN is not set or not allowed"
-        )
+        reason = "the hub has no such model, or it is private and HF_TOKEN is not set or not allowed"
         return ConfigError(f"{at}: no folder {Path(snapshot.name).absolute()}, and {reason}")
     if _status(error) == 401:
         return ConfigError(
@@ -292,10 +265,7 @@ def _unavailable(cached: Snapshot, gaps: list[str], error: BaseException) -> Con
 
 def _interrupted(snapshot: Snapshot, error: BaseException) -> ConfigError:
     """Return the error for a download that was interrupted."""
-    at, code = (
-        f"{snapshot.key}={snapshot.name}",
-        error.errno if isinstance(error, OSError) else None,
-    )
+    at, code = (f"{snapshot.key}={snapshot.name}", error.errno if isinstance(error, OSError) else None)
     if code in (errno.ENOSPC, errno.EDQUOT):
         return ConfigError(
             f"{at}: the disk got full during the download ({snapshot.repo}). What was fetched is kept: make room and "
@@ -306,9 +276,7 @@ def _interrupted(snapshot: Snapshot, error: BaseException) -> ConfigError:
         return ConfigError(
             f"{at}: cannot write {where} ({error.strerror}): name another with model.cache_dir=FOLDER"
         )
-    return ConfigError(
-        f"{at}: the download broke off: {why_not(error)}. Run the same command to resume"
-    )
+    return ConfigError(f"{at}: the download broke off: {why_not(error)}. Run the same command to resume")
 
 
 def why_not(error: BaseException) -> str:

@@ -24,9 +24,8 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 TREE_FORMAT = 1
 WEIGHTS = (".safetensors", ".bin")
 MAIN = re.compile(r"(adapter_)?model(-\d+-of-\d+)?\.safetensors")
-SPARE = re.compile(
-    r"(pytorch_model|adapter_model).*\.bin.*|consolidated.*\.safetensors"
-)  # the same weights again
+# the same weights again
+SPARE = re.compile(r"(pytorch_model|adapter_model).*\.bin.*|consolidated.*\.safetensors")
 
 Tree = dict[str, dict[str, Any]]  # file -> size, blob_id, and of a large file lfs_size, lfs_sha256
 
@@ -90,9 +89,7 @@ def pick_files(tree: Tree, patterns: Iterable[str]) -> tuple[File, ...]:
     patterns = tuple(patterns)
     has_main = any(MAIN.fullmatch(name) for name in tree)
     names = [name for name in tree if model_files.wanted(name, patterns)]
-    return tuple(
-        _file(name, tree[name]) for name in names if not (has_main and SPARE.fullmatch(name))
-    )
+    return tuple(_file(name, tree[name]) for name in names if not (has_main and SPARE.fullmatch(name)))
 
 
 def _file(name: str, entry: dict[str, Any]) -> File:
@@ -111,9 +108,8 @@ def begin(snapshot: Snapshot) -> None:
     tree = json.dumps({"format_version": TREE_FORMAT, "files": snapshot.tree})
     replace_text(_tree_path(snapshot.repo, snapshot.commit), tree)
     if not (snapshot.repo / "refs" / snapshot.revision).exists():
-        write_ref(
-            snapshot
-        )  # a ref to an older, complete snapshot stays until the new one is complete
+        # a ref to an older, complete snapshot stays until the new one is complete
+        write_ref(snapshot)
 
 
 def write_ref(snapshot: Snapshot) -> None:
@@ -126,8 +122,7 @@ def link(snapshot: Snapshot, file: File, checksum: str) -> None:
     """Link a file whose content is in the cache into the snapshot."""
     blob = snapshot.blob(checksum)
     replace_with(
-        snapshot.folder / file.name,
-        lambda path: path.symlink_to(os.path.relpath(blob, path.parent)),
+        snapshot.folder / file.name, lambda path: path.symlink_to(os.path.relpath(blob, path.parent))
     )
 
 
@@ -168,11 +163,7 @@ def gaps(cached: Snapshot, patterns: Iterable[str]) -> list[str]:
             continue  # reading the model reports a damaged index
     if shards:
         return sorted(shards - present)
-    return (
-        []
-        if any(name.endswith(WEIGHTS) for name in present)
-        else ["the weights (*.safetensors or *.bin)"]
-    )
+    return [] if any(name.endswith(WEIGHTS) for name in present) else ["the weights (*.safetensors or *.bin)"]
 
 
 def _tree_path(repo: Path, commit: str) -> Path:

@@ -16,23 +16,16 @@ from runner_base import BYTES
 from runner_engine.checkpoints.layer_kinds import first_sharing_layer, layer_kinds, window_of
 from runner_engine.settings.kv_cache import FIRST_TOKENS, KvCache, KvNumbers
 
-SCALE_BYTES = (
-    4  # of a place and head, where keys or values are stored in 8 bits: as in kernels/attention.h
-)
-INT4_GROUP, INT4_GROUP_BYTES = (
-    32,
-    18,
-)  # in 4 bits so many numbers of a head, with their scale, take so many bytes
+SCALE_BYTES = 4  # of a place and head, where keys or values are stored in 8 bits: as in kernels/attention.h
+# in 4 bits so many numbers of a head, with their scale, take so many bytes
+INT4_GROUP, INT4_GROUP_BYTES = (32, 18)
 PAGE_BYTES = 4096  # of memory, on most machines
 LANES = 16  # numbers by which heads are stored on a CPU: as in kernels
-TWICE_IN_WINDOWS = {
-    "mimo_v2_flash"
-}  # families whose layers with a window have twice the key-value heads
+# families whose layers with a window have twice the key-value heads
+TWICE_IN_WINDOWS = {"mimo_v2_flash"}
 REWOUND = 32  # places before a window that stay: guessed tokens may turn out wrong
-LEAST_SPARE, SPARE_SHARE = (
-    64,
-    4,
-)  # a row may keep so many places more than its window, or one in so many of it
+# a row may keep so many places more than its window, or one in so many of it
+LEAST_SPARE, SPARE_SHARE = (64, 4)
 
 
 def kept_places(window: int, places: int) -> int:
@@ -69,9 +62,7 @@ class KeptKv:
         """Keys and values of one token in all layers."""
         return self.full_bytes + self.window_bytes
 
-    def prompt_bytes(
-        self, rows: int, prompt: int, last: tuple[int, int], keeps_windows: bool
-    ) -> int:
+    def prompt_bytes(self, rows: int, prompt: int, last: tuple[int, int], keeps_windows: bool) -> int:
         """Return what rows take when the last of their prompts are read, in a pass of so many rows
         and tokens of each.
 
@@ -101,10 +92,7 @@ class KeptKv:
 
 
 def kept_kv(
-    settings: Mapping[str, Any],
-    dtype_bytes: int,
-    kv_cache: KvCache = KvCache.as_model,
-    lanes: int = 1,
+    settings: Mapping[str, Any], dtype_bytes: int, kv_cache: KvCache = KvCache.as_model, lanes: int = 1
 ) -> KeptKv:
     """Return what each row of a model keeps; lanes: heads are stored in so many numbers, or a
     multiple."""
@@ -135,9 +123,7 @@ def kept_kv(
 def layer_head_bytes(kv_cache: KvCache, layer: int, layers: int, dim: int, dtype_bytes: int) -> int:
     """Return the bytes of a key and a value of one place and one head, in one of so many layers
     that store some."""
-    return sum(
-        head_bytes(dim, dtype_bytes, numbers) for numbers in kv_cache.of_layer(layer, layers)
-    )
+    return sum(head_bytes(dim, dtype_bytes, numbers) for numbers in kv_cache.of_layer(layer, layers))
 
 
 def head_bytes(dim: int, dtype_bytes: int, numbers: KvNumbers) -> int:
@@ -154,29 +140,22 @@ def kv_heads_of(settings: Mapping[str, Any]) -> tuple[int, int]:
     heads = _first(settings, "num_attention_heads", "n_head", default=1)
     layers = settings.get("per_layer_config")
     others = (
-        [one for one in layers.values() if isinstance(one, Mapping)]
-        if isinstance(layers, Mapping)
-        else []
+        [one for one in layers.values() if isinstance(one, Mapping)] if isinstance(layers, Mapping) else []
     )
     many = [_first(one, "num_key_value_heads") for one in others]
-    many += [
-        _first(settings, key) for key in ("num_global_key_value_heads", "swa_num_key_value_heads")
-    ]
+    many += [_first(settings, key) for key in ("num_global_key_value_heads", "swa_num_key_value_heads")]
     kv_heads = max(_first(settings, "num_key_value_heads", default=heads), *many)
     if settings.get("model_type") in TWICE_IN_WINDOWS and window_of(settings) is not None:
         kv_heads *= 2
     if _first(settings, "kv_lora_rank") and (
         nope := _first(settings, "qk_nope_head_dim")
     ):  # expanded latents
-        return heads, max(
-            nope + _first(settings, "qk_rope_head_dim"), _first(settings, "v_head_dim")
-        )
+        return heads, max(nope + _first(settings, "qk_rope_head_dim"), _first(settings, "v_head_dim"))
     hidden = _first(settings, "hidden_size", "n_embd")
     own = _first(settings, "attention_head_dim", "head_dim", default=hidden // heads)
     wide = [_first(one, "head_dim") for one in others]
     wide += [
-        _first(settings, key)
-        for key in ("global_head_dim", "v_head_dim", "swa_head_dim", "swa_v_head_dim")
+        _first(settings, key) for key in ("global_head_dim", "v_head_dim", "swa_head_dim", "swa_v_head_dim")
     ]
     return kv_heads, max(own, *wide)
 
@@ -194,11 +173,7 @@ def state_bytes(settings: Mapping[str, Any], dtype_bytes: int) -> int:
             "linear_num_heads": of_linear.get("num_heads"),
             "linear_head_dim": of_linear.get("head_dim"),
         }
-        settings = {
-            **settings,
-            **numbers,
-            "linear_conv_kernel_dim": of_linear.get("short_conv_kernel_size"),
-        }
+        settings = {**settings, **numbers, "linear_conv_kernel_dim": of_linear.get("short_conv_kernel_size")}
     kernel = _first(
         settings,
         "linear_conv_kernel_dim",
@@ -236,11 +211,7 @@ def _of_mamba(settings: Mapping[str, Any], hidden: int) -> tuple[int, int]:
     if settings.get("model_type") == "mamba2":
         heads, dim = _first(settings, "num_heads"), _first(settings, "head_dim")
     if not heads:  # Mamba 1
-        inner = (
-            inner
-            if "mamba_d_state" in settings
-            else _first(settings, "intermediate_size", default=inner)
-        )
+        inner = inner if "mamba_d_state" in settings else _first(settings, "intermediate_size", default=inner)
         return inner, inner * states
     inner = heads * dim if dim else inner
     groups = _first(settings, "mamba_n_groups", "mamba_ngroups", "n_groups", default=1)

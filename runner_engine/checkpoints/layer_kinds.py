@@ -60,15 +60,19 @@ WINDOWS = ("sliding_window", "attention_window_size", "attention_chunk_size")
 ONLY_STATES = {"mamba", "mamba2", "falcon_mamba", "rwkv", "xlstm"}
 BOTH = {"falcon_h1": LayerKind.state_and_full}
 FULL_EVERY = {  # one layer in so many sees everything, the others have a window
-    "gemma2": 2, "gpt_oss": 2, "cohere2": 4, "olmo3": 4, "exaone4": 4, "llama4": 4, "gemma3n": 5, "gemma3": 6,
-    "gemma4": 6, "mimo_v2_flash": 6,
-}  # fmt: skip
-ATTENTION_EVERY = {
-    "qwen3_next": 4,
-    "qwen3_5": 4,
-    "qwen3_5_moe": 4,
-    "olmo_hybrid": 4,
-}  # the others have a state
+    "gemma2": 2,
+    "gpt_oss": 2,
+    "cohere2": 4,
+    "olmo3": 4,
+    "exaone4": 4,
+    "llama4": 4,
+    "gemma3n": 5,
+    "gemma3": 6,
+    "gemma4": 6,
+    "mimo_v2_flash": 6,
+}
+# the others have a state
+ATTENTION_EVERY = {"qwen3_next": 4, "qwen3_5": 4, "qwen3_5_moe": 4, "olmo_hybrid": 4}
 
 
 def layer_kinds(settings: Mapping[str, Any]) -> list[LayerKind]:
@@ -76,9 +80,7 @@ def layer_kinds(settings: Mapping[str, Any]) -> list[LayerKind]:
     pattern = settings.get("hybrid_override_pattern")
     if isinstance(pattern, str):
         return [LETTERS.get(letter, FULL) for letter in pattern]
-    names = next(
-        (settings[key] for key in LAYER_LISTS if isinstance(settings.get(key), list)), None
-    )
+    names = next((settings[key] for key in LAYER_LISTS if isinstance(settings.get(key), list)), None)
     if names is not None:
         kinds = [NAMES.get(str(name), FULL) for name in names]
     else:
@@ -92,9 +94,7 @@ def layer_kinds(settings: Mapping[str, Any]) -> list[LayerKind]:
 
 def layer_count(settings: Mapping[str, Any]) -> int:
     """Return the number of layers; those of a family that attends twice in each count twice."""
-    count = next(
-        (settings[key] for key in ("num_hidden_layers", "n_layer") if settings.get(key)), 0
-    )
+    count = next((settings[key] for key in ("num_hidden_layers", "n_layer") if settings.get(key)), 0)
     return int(count) if count else 2 * int(settings.get("num_layers") or 0)
 
 
@@ -121,21 +121,15 @@ def _kind(settings: Mapping[str, Any], number: int, count: int) -> LayerKind:
     if family in BOTH:
         return BOTH[family]
     cycle = settings.get("block_types")
-    if (
-        isinstance(cycle, list) and cycle
-    ):  # RecurrentGemma: its attention has a window in all layers
+    if isinstance(cycle, list) and cycle:  # RecurrentGemma: its attention has a window in all layers
         return STATE if cycle[number % len(cycle)] == "recurrent" else WINDOW
     if (attending := _attending(settings, family, count)) is not None:
-        other = (
-            LayerKind.state_and_full if isinstance(settings.get("hybrid_layer_ids"), list) else FULL
-        )
+        other = LayerKind.state_and_full if isinstance(settings.get("hybrid_layer_ids"), list) else FULL
         return other if number in attending else STATE
     every = settings.get("sliding_window_pattern", FULL_EVERY.get(family))
     if isinstance(every, int) and every > 0:
         return FULL if (number + 1) % every == 0 else WINDOW
-    if isinstance(
-        first := settings.get("max_window_layers"), int
-    ):  # Qwen: the window begins behind these
+    if isinstance(first := settings.get("max_window_layers"), int):  # Qwen: the window begins behind these
         return WINDOW if number >= first else FULL
     return WINDOW
 

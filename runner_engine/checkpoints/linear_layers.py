@@ -27,12 +27,10 @@ from runner_engine.quantization.share import Share, check_unfit
 IN_A_BLOCK = re.compile(r"\.\d+\.")  # model.layers.0.self_attn…, transformer.h.0.…
 EXPERT = re.compile(r"(^|\.)experts\.\d+\.")  # one of a mixture, whose matrices are stored apart
 ROUTER = re.compile(r"\.(gate|router)(\.(layer|gate))?\.weight$")
-LINEAR_ROUTERS = frozenset(
-    {"afmoe", "dbrx", "jetmoe"}
-)  # families whose routers are linear layers like others
-SHARED = re.compile(
-    r"\.shared_transf(ormer)?\."
-)  # by Zamba's blocks: libraries leave plain what transformers ties
+# families whose routers are linear layers like others
+LINEAR_ROUTERS = frozenset({"afmoe", "dbrx", "jetmoe"})
+# by Zamba's blocks: libraries leave plain what transformers ties
+SHARED = re.compile(r"\.shared_transf(ormer)?\.")
 HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
 
 
@@ -71,21 +69,13 @@ def walk(
     total = in_blocks = named = quantized_bytes = left_bytes = 0
     left: dict[str, int] = {}
     for tensor in listed:
-        part, path, is_in_block = (
-            parts[tensor.name],
-            layer_of(tensor),
-            bool(IN_A_BLOCK.search(tensor.name)),
-        )
+        part, path, is_in_block = (parts[tensor.name], layer_of(tensor), bool(IN_A_BLOCK.search(tensor.name)))
         if part == "head" and is_tied:
             continue  # the same numbers as the embedding's
         total += tensor.params
         in_blocks += tensor.params * is_in_block
-        choice = (
-            mix.choice_for(path, is_head=part == "head") if part in ("linear", "head") else None
-        )
-        is_reached = part == "head" or (
-            choice is not None and choice.reaches(family, mix.base.is_mixed)
-        )
+        choice = mix.choice_for(path, is_head=part == "head") if part in ("linear", "head") else None
+        is_reached = part == "head" or (choice is not None and choice.reaches(family, mix.base.is_mixed))
         is_shared = ties_blocks and SHARED.search(tensor.name)
         is_left = is_shared or is_left_plain(tensor.name, family)
         if choice is not None and choice.packed and is_reached and not is_left:
@@ -117,9 +107,7 @@ def walk(
 
 def walk_files(files: ModelFiles, mix: Mix, device: str) -> Walk:
     """Walk over the headers of a job's model."""
-    return walk(
-        files.matrices, files.text_settings, mix, device, files.fuses_experts, files.dtype_bytes
-    )
+    return walk(files.matrices, files.text_settings, mix, device, files.fuses_experts, files.dtype_bytes)
 
 
 def are_experts_apart(files: ModelFiles, mix: Mix) -> bool:
@@ -145,9 +133,7 @@ class PlainLayers:
 
 def plain_layers(files: ModelFiles, mix: Mix) -> PlainLayers:
     """Count what a mix leaves in model.dtype."""
-    layers, heads = linear_layers(
-        held_tensors(files, mix), files.text_settings, files.fuses_experts
-    )
+    layers, heads = linear_layers(held_tensors(files, mix), files.text_settings, files.fuses_experts)
     plain = [tensor for path, tensor in layers.items() if not mix.choice_for(path).packed]
     shapes, plain_shapes = ({tensor.shape for tensor in some} for some in (layers.values(), plain))
     return PlainLayers(
@@ -201,9 +187,7 @@ def first_number(path: str) -> int:
     none."""
     number = next((at for at, part in enumerate(path.split(".")) if part.isdigit()), None)
     if number is None:
-        raise ConfigError(
-            f"{path}: a linear layer outside of the model's blocks, whose loss is not measured"
-        )
+        raise ConfigError(f"{path}: a linear layer outside of the model's blocks, whose loss is not measured")
     return number
 
 

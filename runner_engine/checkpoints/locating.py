@@ -50,9 +50,7 @@ def locate(model: LocalModelConfig) -> Path:
         key = f"{model.key}.name"
         fetched = of_hub.repository, model.revision, model.cache_dir, of_hub.patterns
         return of_hub.pick(download(key, *fetched), key)
-    if not (path / "config.json").exists() and (
-        files := sorted(file.name for file in path.glob("*.gguf"))
-    ):
+    if not (path / "config.json").exists() and (files := sorted(file.name for file in path.glob("*.gguf"))):
         raise ConfigError(
             f"model.name={model.name}: a folder with .gguf files; name one, with quantization=gguf: "
             + ", ".join(f"model.name={Path(model.name) / name}" for name in files[:5])
@@ -100,9 +98,7 @@ def _folder(
     required file."""
     path = Path(name).expanduser()
     what = "adapter" if required.startswith("adapter") else "model"
-    looks_local = (
-        name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1 or name[1:2] == ":"
-    )
+    looks_local = name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1 or name[1:2] == ":"
     looks_local |= names_gguf_file(name)  # not a hub id, although OWNER/FILE.gguf looks like one
     if path.is_dir():
         folder = path.absolute()
@@ -111,10 +107,7 @@ def _folder(
         raise ConfigError(f"{key}={name}: {path} is a file, a {what} is a folder{also}")
     elif looks_local:
         is_of_hub = (
-            names_gguf_file(name)
-            and "/" in name
-            and not path.is_absolute()
-            and not name.startswith(".")
+            names_gguf_file(name) and "/" in name and not path.is_absolute() and not name.startswith(".")
         )
         fix = (
             ". Is it on a hub? `hf download OWNER/MODEL FILE.gguf --local-dir .` fetches it"

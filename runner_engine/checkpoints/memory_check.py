@@ -39,9 +39,7 @@ def check_memory(resolved: ResolvedModel, rooms_mib: Mapping[str, float]) -> lis
         if resolved.second is not None:
             fixes.append("task.exact=false (one model at a time)")
         if model.device_map is None and "main memory" not in rooms_mib:
-            fixes.append(
-                "model.device=auto model.device_map=auto (spreads it over GPUs and main memory)"
-            )
+            fixes.append("model.device=auto model.device_map=auto (spreads it over GPUs and main memory)")
         raise ConfigError(
             f"model.name={model.name} with quantization={spec.quantization.label}: {weights} need "
             f"{need} MiB, and {where} are free: use {', '.join(fixes)}, or "
@@ -101,20 +99,14 @@ def gpus_needed(resolved: ResolvedModel, mib: float) -> tuple[int, frozenset[int
     return count, named
 
 
-def limited(
-    free_mib: Mapping[str, float], max_memory: Mapping[str, str] | None
-) -> dict[str, float]:
+def limited(free_mib: Mapping[str, float], max_memory: Mapping[str, str] | None) -> dict[str, float]:
     """Limit the free memory of each place to model.max_memory, and return it by the place's name in
     messages."""
     if max_memory:  # as in accelerate, a place that is not named gets nothing
         free_mib = {
-            place: min(room, size_mib(max_memory.get(place, "0GB")))
-            for place, room in free_mib.items()
+            place: min(room, size_mib(max_memory.get(place, "0GB"))) for place, room in free_mib.items()
         }
-    return {
-        "main memory" if place == "cpu" else f"GPU {place}": room
-        for place, room in free_mib.items()
-    }
+    return {"main memory" if place == "cpu" else f"GPU {place}": room for place, room in free_mib.items()}
 
 
 def size_mib(size: str) -> float:

@@ -80,9 +80,7 @@ def _shapes(files: ModelFiles) -> list[tuple[int, int, int]]:
     read, as if all square layers did."""
     assert files.adapter is not None
     if files.adapter.is_dir():
-        return [
-            _shape(sides) for sides in adapter_shapes(files.adapter).values() if len(sides) == 2
-        ]
+        return [_shape(sides) for sides in adapter_shapes(files.adapter).values() if len(sides) == 2]
     layers, _ = linear_layers(files.matrices, files.text_settings, files.fuses_experts)
     square = [one.shape for one in layers.values() if len({*one.shape}) == 1]
     columns = sum(outputs + inputs for outputs, inputs in square)

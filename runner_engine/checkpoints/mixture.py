@@ -24,9 +24,8 @@ USED = (
     "moe_k",
 )
 ROUTED = re.compile(r"(^|\.)experts\.|_exps\.")  # not shared_experts, which all tokens use
-FUSED = re.compile(
-    r"\.(input|output)_linear\.weight$"
-)  # Granite's and JetMoE's: of experts if it has three dimensions
+# Granite's and JetMoE's: of experts if it has three dimensions
+FUSED = re.compile(r"\.(input|output)_linear\.weight$")
 CODES = ("U8", "I8", "I32", "F8_E4M3")  # stored types of which a number takes less than an element
 
 

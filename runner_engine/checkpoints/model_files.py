@@ -28,14 +28,10 @@ BESIDE_GGUF = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("chat_template.jinja", "generation_config.json", f"{TEMPLATES}/*.jinja"),
 )
-SPLIT_MANIFEST, SPLIT_FORMAT = (
-    "manifest.json",
-    "runner-split",
-)  # beside the parts of a split, which are not a model
-AUTO_MAP_FILES = (
-    "config.json",
-    "tokenizer_config.json",
-)  # their auto_map names code that transformers loads
+# beside the parts of a split, which are not a model
+SPLIT_MANIFEST, SPLIT_FORMAT = ("manifest.json", "runner-split")
+# their auto_map names code that transformers loads
+AUTO_MAP_FILES = ("config.json", "tokenizer_config.json")
 
 
 def wanted(name: str, patterns: Iterable[str]) -> bool:
@@ -54,18 +50,14 @@ def of_folder(folder: Path) -> dict[str, Path]:
     paths = (*folder.glob("*"), *folder.glob(f"{TEMPLATES}/*"), *deep)
     by_name = {path.relative_to(folder).as_posix(): path for path in paths}
     return {
-        name: by_name[name]
-        for name in sorted(by_name)
-        if wanted(name, LOCAL) and by_name[name].is_file()
+        name: by_name[name] for name in sorted(by_name) if wanted(name, LOCAL) and by_name[name].is_file()
     }
 
 
 def of_gguf(file: Path) -> dict[str, Path]:
     """Return a .gguf file and the files that transformers reads beside it."""
     beside = sorted(path for one in BESIDE_GGUF for path in file.parent.glob(one) if path.is_file())
-    return {"model.gguf": file} | {
-        path.relative_to(file.parent).as_posix(): path for path in beside
-    }
+    return {"model.gguf": file} | {path.relative_to(file.parent).as_posix(): path for path in beside}
 
 
 def code_references(folder: Path) -> Iterator[str]:
@@ -79,9 +71,7 @@ def code_references(folder: Path) -> Iterator[str]:
             continue  # there is none, or the code that needs the file reports the damage
         for value in values:
             yield from (
-                one
-                for one in (value if isinstance(value, list) else [value])
-                if isinstance(one, str)
+                one for one in (value if isinstance(value, list) else [value]) if isinstance(one, str)
             )
 
 
@@ -113,9 +103,7 @@ def _sha256(files: dict[str, Path], cache: Path) -> str:
     total = hashlib.sha256()
     for name, file in files.items():
         stat = file.stat()
-        key = (
-            f"{file.absolute()}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ctime_ns}|{stat.st_ino}"
-        )
+        key = f"{file.absolute()}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ctime_ns}|{stat.st_ino}"
         digest = known.get(key) or fresh.setdefault(key, file_sha256(file))
         total.update(f"{name} {digest}\n".encode())
     if fresh:

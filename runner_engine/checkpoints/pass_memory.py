@@ -15,15 +15,12 @@ from runner_engine.settings.kv_cache import KvCache, KvNumbers
 from runner_engine.settings.sampling import SamplingKeys, active_parameters
 
 PREFILL_TOKENS = {"cpu": 1024, "cuda": 8192}  # prompt tokens in one pass
-MAX_ROWS = {
-    "cpu": 128,
-    "cuda": 512,
-}  # at once, in 16 bits: with more rows, matrix products get no more efficient
+# at once, in 16 bits: with more rows, matrix products get no more efficient
+MAX_ROWS = {"cpu": 128, "cuda": 512}
 THREAD_BUFFER_BYTES = 163_840  # in which a thread unpacks and sums: as in kernels/quantized.h
 FEWEST_PLACES = 64  # of own keys that a decoding step on a GPU reads
-WAITING_NUMBERS = (
-    2**24
-)  # of waiting distributions: 64 MiB, or more for the distributions of MIN_WAITING positions
+# of waiting distributions: 64 MiB, or more for the distributions of MIN_WAITING positions
+WAITING_NUMBERS = 2**24
 MIN_WAITING = 256
 
 
@@ -47,16 +44,10 @@ def streamed(device: str, rows: int, prompt_tokens: int) -> PassShape:
 def most_rows(device: str, dtype_bytes: int) -> int:
     """Return how many rows may decode at once: fewer with wider numbers, so that the KV cache takes
     the same memory."""
-    return (
-        MAX_ROWS.get(device, MAX_ROWS["cpu"])
-        * BYTES["bfloat16"]
-        // max(dtype_bytes, BYTES["bfloat16"])
-    )
+    return MAX_ROWS.get(device, MAX_ROWS["cpu"]) * BYTES["bfloat16"] // max(dtype_bytes, BYTES["bfloat16"])
 
 
-def place_bytes(
-    settings: dict[str, Any], dtype_bytes: int, kv_cache: KvCache = KvCache.as_model
-) -> int:
+def place_bytes(settings: dict[str, Any], dtype_bytes: int, kv_cache: KvCache = KvCache.as_model) -> int:
     """Return the bytes of keys and values of one token in all layers, from a model's settings."""
     return kept_kv(settings, dtype_bytes, kv_cache).token_bytes
 
@@ -88,14 +79,8 @@ def activation_bytes(shape: dict[str, int], dtype_bytes: int, pass_shape: PassSh
     mlp = positions * (3 * shape["intermediate"] + 2 * shape["hidden"]) * dtype_bytes
     heads = 2 * shape["heads"] + 3 * shape["kv_heads"]
     attention = positions * (heads * shape["head_dim"] + 2 * shape["hidden"]) * dtype_bytes
-    attention += (
-        positions * pass_shape.scores_context * shape["heads"] * (dtype_bytes + BYTES["float32"])
-    )
-    logits = (
-        pass_shape.rows
-        * shape["vocab"]
-        * (dtype_bytes + BYTES["float32"] + pass_shape.sampled_bytes)
-    )
+    attention += positions * pass_shape.scores_context * shape["heads"] * (dtype_bytes + BYTES["float32"])
+    logits = pass_shape.rows * shape["vocab"] * (dtype_bytes + BYTES["float32"] + pass_shape.sampled_bytes)
     return max(mlp, attention, logits)
 
 
@@ -106,9 +91,8 @@ def sampled_bytes(sampling: SamplingKeys) -> int:
     A top_p that is null is often one of the model's own settings.
     """
     penalties = active_parameters(sampling, lambda one: one.for_greedy)
-    of_history = (
-        1 + 4 + BYTES["float32"] if penalties else 0
-    )  # whether and how often a row has it; its lowered score
+    # whether and how often a row has it; its lowered score
+    of_history = 1 + 4 + BYTES["float32"] if penalties else 0
     if not sampling.temperature:
         return of_history
     of_sorting = BYTES["float64"] if sampling.top_p is None or sampling.top_p < 1 else 0
@@ -147,9 +131,8 @@ def shape_of(settings: dict[str, Any]) -> dict[str, int]:
 
     def first(*keys: str, default: int = 0) -> int:
         value = next((settings[key] for key in keys if settings.get(key)), default)
-        return int(
-            max(value) if isinstance(value, list) else value
-        )  # one for each layer: the largest
+        # one for each layer: the largest
+        return int(max(value) if isinstance(value, list) else value)
 
     heads = first("num_attention_heads", "n_head", default=1)
     hidden = first("hidden_size", "n_embd")
@@ -168,9 +151,8 @@ def quantized_workspace_bytes(rows: int, inputs: int, threads: int) -> int:
     """Return the workspace of kernels/quantized.h: rows as bytes, data on rows and columns, and
     thread buffers."""
     padded = -(-inputs // 64) * 64
-    of_parts = (
-        rows * padded // 32 * (1 + 3 + 3) * 4
-    )  # scales; sums, and those of halves, as integers and as numbers
+    # scales; sums, and those of halves, as integers and as numbers
+    of_parts = rows * padded // 32 * (1 + 3 + 3) * 4
     return padded * (rows + 5) + 4 * rows + of_parts + 64 + threads * THREAD_BUFFER_BYTES + 64 * 10
 
 
@@ -182,9 +164,7 @@ def expert_workspace_bytes(
 
     of_product: bytes of what C notes on the rows of an expert.
     """
-    return (
-        expert_note_bytes(rows, experts, of_product) + rows * (hidden + 3 * inner) * size + 64 * 3
-    )
+    return expert_note_bytes(rows, experts, of_product) + rows * (hidden + 3 * inner) * size + 64 * 3
 
 
 def expert_note_bytes(rows: int, experts: int, of_product: int) -> int:

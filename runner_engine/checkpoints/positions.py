@@ -33,10 +33,7 @@ def own_scaling(settings: Mapping[str, Any]) -> Mapping[str, Any]:
 def check_factor(settings: Mapping[str, Any], rope: RopeConfig) -> None:
     """Reject a factor beyond the model's own scaling: the positions that it would make have no
     room."""
-    own, most = (
-        own_scaling(settings),
-        next((settings[key] for key in MOST if settings.get(key)), None),
-    )
+    own, most = (own_scaling(settings), next((settings[key] for key in MOST if settings.get(key)), None))
     if (
         not own
         or not isinstance(rope, RopeLengthScalingConfig)
@@ -64,11 +61,7 @@ def notes_on_factor(settings: Mapping[str, Any], rope: RopeConfig) -> list[str]:
     trained = own.get(ORIGINAL) or settings.get(ORIGINAL)
     of_length = f" of {trained:,} positions" if type(trained) is int else ""
     is_counted_anew = not isinstance(rope, RopeLengthScalingConfig) and type(trained) is int
-    hint = (
-        ", and counts from the model's longest text, not from its pretraining"
-        if is_counted_anew
-        else ""
-    )
+    hint = ", and counts from the model's longest text, not from its pretraining" if is_counted_anew else ""
     return [
         f"rope={rope.name}, factor {rope.factor:g}, takes the place of the model's own {before}{of_length}{hint}"
     ]
@@ -89,11 +82,7 @@ def made_for(settings: Mapping[str, Any], rope: RopeConfig) -> float:
     own = settings.get("rope_parameters") or settings.get("rope_scaling") or {}
     original, factor = own.get(ORIGINAL) or settings.get(ORIGINAL), own.get("factor")
     if isinstance(rope, RopeScalingConfig):
-        given = (
-            rope.original_max_position_embeddings
-            if isinstance(rope, RopeLengthScalingConfig)
-            else None
-        )
+        given = rope.original_max_position_embeddings if isinstance(rope, RopeLengthScalingConfig) else None
         has_length = isinstance(rope, RopeLengthScalingConfig)
         original, factor = (
             (given or original or maximum) if has_length else settings.get(ORIGINAL),

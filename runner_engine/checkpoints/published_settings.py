@@ -37,14 +37,12 @@ class PublishedSettings:
     from."""
 
     file: str  # the words for the file
-    values: Mapping[
-        str, float
-    ]  # by the name of a key of `generation`; all but the penalties by frequency and presence
+    # by the name of a key of `generation`; all but the penalties by frequency and presence
+    values: Mapping[str, float]
     sources: Mapping[str, str]  # by the same names
     max_new_tokens: int | None = None
-    ignored: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # what the file names and no engine here does
+    # what the file names and no engine here does
+    ignored: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def samples(self) -> bool:
@@ -78,10 +76,7 @@ def read_published(path: Path) -> PublishedSettings | None:
 def _of_json(file: Path) -> PublishedSettings:
     """Return what a generation_config.json says."""
     named = load_json(file)
-    name_of_file, of_generate = (
-        f"the model's {FILE}",
-        "transformers' default, as the file does not name it",
-    )
+    name_of_file, of_generate = (f"the model's {FILE}", "transformers' default, as the file does not name it")
     from_file = f"from {name_of_file}"
     samples = named.get("do_sample") or False
     if not isinstance(samples, bool):
@@ -99,9 +94,7 @@ def _of_json(file: Path) -> PublishedSettings:
             sources[name] = from_file
     length = named.get("max_new_tokens")
     if length is not None and not (is_number(length, int) and length >= 1):
-        raise DataError(
-            f"{file}: max_new_tokens: a whole number from 1 expected, found {short(length)}"
-        )
+        raise DataError(f"{file}: max_new_tokens: a whole number from 1 expected, found {short(length)}")
     return PublishedSettings(name_of_file, values, sources, length)
 
 
@@ -127,9 +120,8 @@ def _neutral(source: str) -> tuple[dict[str, float], dict[str, str]]:
 def _number(file: Path, key: str, value: Any, name: str) -> float:
     """Return a setting of a file, if it is in the range that the key of `generation` has."""
     parameter = PARAMETERS[name]
-    is_off = (
-        name == "top_k" and is_number(value, int) and value == -1
-    )  # as llama.cpp and vLLM write it
+    # as llama.cpp and vLLM write it
+    is_off = name == "top_k" and is_number(value, int) and value == -1
     if is_off:
         return 0
     is_whole = parameter.kind is int and isinstance(value, float) and value == int(value)
@@ -139,19 +131,13 @@ def _number(file: Path, key: str, value: Any, name: str) -> float:
     return round(float(number), 6) if parameter.kind is float else int(number)
 
 
-def notes_on_publisher(
-    generation: GenerationConfig, published: PublishedSettings | None
-) -> list[str]:
+def notes_on_publisher(generation: GenerationConfig, published: PublishedSettings | None) -> list[str]:
     """Say so where answers are greedy and the model's publisher draws at random, or names what no
     engine here does."""
     if published is None:
         return []
     notes = []
-    if (
-        generation.temperature == 0
-        and generation.name == GenerationConfig.name
-        and published.samples
-    ):
+    if generation.temperature == 0 and generation.name == GenerationConfig.name and published.samples:
         notes.append(
             f"greedy, and {published.file} samples ({published.words}): generation=model draws as it says, and "
             "generation=greedy,model task.samples=4 compares the two"

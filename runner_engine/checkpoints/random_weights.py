@@ -18,13 +18,7 @@ from typing import Any
 
 from runner_base import ConfigError, Progress, hold, unknown
 from runner_base.own_folders import remove_abandoned, temporary_folder
-from runner_engine.checkpoints.byteio import (
-    build_header,
-    make_folder,
-    require_room,
-    write_file,
-    write_json,
-)
+from runner_engine.checkpoints.byteio import build_header, make_folder, require_room, write_file, write_json
 from runner_engine.checkpoints.weight_files import INDEX, Tensor
 from runner_engine.embedded import MODEL_DIR
 from runner_engine.settings.model import LocalModelConfig
@@ -49,9 +43,7 @@ def read_shape(model: LocalModelConfig) -> dict[str, Any]:
             else unknown("shape", model.shape, names)
         )
         presets = "|".join(sorted(names))
-        raise ConfigError(
-            f"model.random_weights=true needs a known shape: {what}. Pick one: model={presets}"
-        )
+        raise ConfigError(f"model.random_weights=true needs a known shape: {what}. Pick one: model={presets}")
     shape: dict[str, Any] = json.loads((SHAPES_DIR / f"{model.shape}.json").read_text())
     return shape | special_tokens()
 
@@ -65,9 +57,7 @@ def special_tokens() -> dict[str, Any]:
 
 def sha256(model: LocalModelConfig) -> str:
     """Return a hash of everything that decides the checkpoint's content."""
-    return hashlib.sha256(
-        f"{RECIPE} {json.dumps(read_shape(model), sort_keys=True)}".encode()
-    ).hexdigest()
+    return hashlib.sha256(f"{RECIPE} {json.dumps(read_shape(model), sort_keys=True)}".encode()).hexdigest()
 
 
 def list_tensors(shape: dict[str, Any], folder: Path = Path()) -> list[Tensor]:
@@ -79,11 +69,7 @@ def list_tensors(shape: dict[str, Any], folder: Path = Path()) -> list[Tensor]:
     sizes: list[tuple[str, tuple[int, ...]]] = [("model.embed_tokens.weight", (vocab, hidden))]
     for layer in range(shape["num_hidden_layers"]):
         block = f"model.layers.{layer}."
-        outputs = {
-            "q_proj": heads * head_dim,
-            "k_proj": kv_heads * head_dim,
-            "v_proj": kv_heads * head_dim,
-        }
+        outputs = {"q_proj": heads * head_dim, "k_proj": kv_heads * head_dim, "v_proj": kv_heads * head_dim}
         for name, size in outputs.items():
             sizes.append((f"{block}self_attn.{name}.weight", (size, hidden)))
             if shape["model_type"] == "qwen2":
@@ -93,9 +79,7 @@ def list_tensors(shape: dict[str, Any], folder: Path = Path()) -> list[Tensor]:
             sizes += [(f"{block}self_attn.{name}_norm.weight", (head_dim,)) for name in ("q", "k")]
         sizes += [(f"{block}mlp.{name}_proj.weight", (inner, hidden)) for name in ("gate", "up")]
         sizes.append((f"{block}mlp.down_proj.weight", (hidden, inner)))
-        sizes += [
-            (f"{block}{name}_layernorm.weight", (hidden,)) for name in ("input", "post_attention")
-        ]
+        sizes += [(f"{block}{name}_layernorm.weight", (hidden,)) for name in ("input", "post_attention")]
     sizes.append(("model.norm.weight", (hidden,)))
     if not shape.get("tie_word_embeddings"):
         sizes.append(("lm_head.weight", (vocab, hidden)))
@@ -117,10 +101,7 @@ def check_disk(model: LocalModelConfig) -> None:
     needed = sum(tensor.nbytes for tensor in list_tensors(read_shape(model)))
     fix = "make room, name a larger disk with model.cache_dir=FOLDER, or pick a smaller shape"
     require_room(
-        folder.parent,
-        needed,
-        f"model.random_weights=true: noise in the shape of {model.shape}",
-        fix,
+        folder.parent, needed, f"model.random_weights=true: noise in the shape of {model.shape}", fix
     )
 
 
@@ -200,8 +181,5 @@ def _noise() -> bytes:
     """Return normal numbers as bfloat16, the same ones every time."""
     import numpy as np
 
-    numbers = (
-        np.random.default_rng(0).standard_normal(POOL_NUMBERS, dtype=np.float32)
-        * STANDARD_DEVIATION
-    )
+    numbers = np.random.default_rng(0).standard_normal(POOL_NUMBERS, dtype=np.float32) * STANDARD_DEVIATION
     return (numbers.view(np.uint32) >> 16).astype("<u2").tobytes()

@@ -32,17 +32,12 @@ from runner_engine.settings.lora import adapter_of
 from runner_engine.settings.model import LocalModelConfig
 from runner_engine.spec import ModelSpec
 
-OBJECTS = (
-    "text_config",
-    "quantization_config",
-    "rope_scaling",
-    "rope_parameters",
-)  # in config.json
+# in config.json
+OBJECTS = ("text_config", "quantization_config", "rope_scaling", "rope_parameters")
 SIZES = {  # limits for config.json, higher than in the largest models
     **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers"), 10_000),
     **dict.fromkeys(
-        ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads"),
-        10_000_000,
+        ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads"), 10_000_000
     ),
     "vocab_size": 100_000_000,
 }
@@ -69,9 +64,7 @@ class ModelFiles:
     def settings(self) -> dict[str, Any]:
         """The model's config.json; for random weights it is known before they are made."""
         return (
-            random_weights.read_shape(self.model)
-            if self.model.random_weights
-            else read_settings(self.path)
+            random_weights.read_shape(self.model) if self.model.random_weights else read_settings(self.path)
         )
 
     @property
@@ -103,12 +96,8 @@ class ModelFiles:
     def has_blocks(self) -> bool:
         """Whether a .gguf file can keep its blocks: on a CPU, without a device map or an
         adapter."""
-        is_on_cpu = (
-            machine.device_class(self.model.device) == "cpu" and self.model.device_map is None
-        )
-        is_file = (
-            is_on_cpu and not self.adapts and not self.model.random_weights and self.path.is_file()
-        )
+        is_on_cpu = machine.device_class(self.model.device) == "cpu" and self.model.device_map is None
+        is_file = is_on_cpu and not self.adapts and not self.model.random_weights and self.path.is_file()
         return is_file and gguf_file.can_keep_blocks(gguf_file.read_header(self.path))
 
     @cached_property
@@ -124,9 +113,7 @@ class ModelFiles:
     def matrices(self) -> list[Tensor]:
         """The tensors, with each matrix of each expert of a mixture apart, if a load may take
         experts apart."""
-        is_as_it_is = (
-            self.stored is not None or self.model.device_map is not None or not self.fuses_experts
-        )
+        is_as_it_is = self.stored is not None or self.model.device_map is not None or not self.fuses_experts
         return self.tensors if is_as_it_is else expert_matrices(self.tensors, self.text_settings)
 
     @property
@@ -158,23 +145,15 @@ class ModelFiles:
         """Return name and SHA-256 of the model's and the adapter's files, on which the job's
         identity depends."""
         random = self.model.random_weights
-        hashes = {
-            "model": random_weights.sha256(self.model) if random else files_sha256(self.path, cache)
-        }
-        if (
-            self.model.dtype is Dtype.auto
-        ):  # it depends on the machine, and the answers depend on it
+        hashes = {"model": random_weights.sha256(self.model) if random else files_sha256(self.path, cache)}
+        if self.model.dtype is Dtype.auto:  # it depends on the machine, and the answers depend on it
             hashes["dtype"] = self.dtype
         is_gguf = not random and self.path.is_file() and gguf_file.is_gguf(self.path)
         if is_gguf and cuts_single_digits(gguf_file.read_header(self.path).metadata):
-            hashes["tokenizer"] = (
-                "single digits"  # in jobs of before, these files' tokens were others
-            )
+            hashes["tokenizer"] = "single digits"  # in jobs of before, these files' tokens were others
         if self.adapter is not None:
             is_folder = self.adapter.is_dir()
-            hashes["lora"] = (
-                files_sha256(self.adapter, cache) if is_folder else file_sha256(self.adapter)
-            )
+            hashes["lora"] = files_sha256(self.adapter, cache) if is_folder else file_sha256(self.adapter)
         self.hashes = hashes | self._other_code(cache)
         return self.hashes
 
@@ -188,9 +167,7 @@ class ModelFiles:
             if Path(name).is_dir():  # transformers prefers a folder, too
                 versions[f"code of {name}"] = files_sha256(Path(name), cache)
             else:  # into the default cache, where transformers looks for code, and not into model.cache_dir
-                versions[f"code of {name}"] = download(
-                    "model.name", name, None, None, ("*.py",)
-                ).name
+                versions[f"code of {name}"] = download("model.name", name, None, None, ("*.py",)).name
         return versions
 
 
@@ -288,9 +265,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     settings = gguf_file.read_settings(header)
     if gguf_file.is_known(header):  # what its layers are, and how many experts there are
         known = settings_of(header)
-        settings |= {
-            key: gguf_file.largest(known[key]) if key in settings else known[key] for key in known
-        }
+        settings |= {key: gguf_file.largest(known[key]) if key in settings else known[key] for key in known}
     _check_settings(settings, path)
     return settings
 
@@ -302,9 +277,7 @@ def _check_settings(settings: dict[str, Any], path: Path) -> None:
         if settings.get(key) is not None and not isinstance(settings[key], dict):
             raise DataError(f"{path}: {key}: a JSON object expected, found {short(settings[key])}")
     if not isinstance(settings.get("model_type", ""), str):
-        raise DataError(
-            f"{path}: model_type: a text expected, found {short(settings['model_type'])}"
-        )
+        raise DataError(f"{path}: model_type: a text expected, found {short(settings['model_type'])}")
     text = settings.get("text_config") or {}
     for key, most in SIZES.items():
         for value in (settings.get(key), text.get(key)):
@@ -324,9 +297,7 @@ def for_transformers(path: Path, trust_remote_code: bool) -> tuple[Path, dict[st
     """Return the folder and the further arguments for `from_pretrained`, which takes the name of a
     .gguf separately."""
     arguments = {"local_files_only": True, "trust_remote_code": trust_remote_code}
-    return (
-        (path, arguments) if path.is_dir() else (path.parent, arguments | {"gguf_file": path.name})
-    )
+    return (path, arguments) if path.is_dir() else (path.parent, arguments | {"gguf_file": path.name})
 
 
 def read_tensors(path: Path) -> list[Tensor]:
@@ -352,18 +323,12 @@ def _count_pth_numbers(file: Path) -> int:
     """Count the numbers in a `.pth` file: the bytes of its storages divided by the size of their
     type."""
     try:
-        stored = sum(
-            entry.file_size for entry in torch_archive.entries(file) if "/data/" in entry.filename
-        )
+        stored = sum(entry.file_size for entry in torch_archive.entries(file) if "/data/" in entry.filename)
         with zipfile.ZipFile(file) as archive:
             pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
             named = {
-                str(argument)
-                for name in pickles
-                for _, argument, _ in pickletools.genops(archive.read(name))
+                str(argument) for name in pickles for _, argument, _ in pickletools.genops(archive.read(name))
             }
     except Exception:  # noqa: BLE001  # torch's format before 2019, or a damaged file, which the load will report
         return file.stat().st_size // 2
-    return stored // next(
-        (size for name, size in PTH_STORAGES.items() if f"torch {name}" in named), 2
-    )
+    return stored // next((size for name, size in PTH_STORAGES.items() if f"torch {name}" in named), 2)

@@ -14,12 +14,8 @@ from typing import Any
 
 from runner_base import MIB, DataError
 
-WRAPPERS = (
-    "model_state_dict",
-    "state_dict",
-    "module",
-    "model",
-)  # keys under which training scripts save the tensors
+# keys under which training scripts save the tensors
+WRAPPERS = ("model_state_dict", "state_dict", "module", "model")
 SAVE_ANEW = "save the tensors again: torch.save(TENSORS, NEW)"
 
 
@@ -55,9 +51,7 @@ def unwrap(
     keys: list[str] = []
     left_out: list[str] = []
     while found := [
-        key
-        for key in WRAPPERS
-        if isinstance(state.get(key), dict) and _has_tensors(state[key], is_tensor)
+        key for key in WRAPPERS if isinstance(state.get(key), dict) and _has_tensors(state[key], is_tensor)
     ]:
         if len(found) > 1:
             raise DataError(
@@ -67,19 +61,11 @@ def unwrap(
         keys, state = [*keys, *found], state[found[0]]
     if not keys:
         return state, ()
-    others = (
-        f"; left out: {', '.join(left_out[:5])}{(' …' if len(left_out) > 5 else '')}"
-        if left_out
-        else ""
-    )
-    return state, (
-        f"{label}: the tensors are under {'.'.join(keys)} and are taken from there{others}",
-    )
+    others = f"; left out: {', '.join(left_out[:5])}{(' …' if len(left_out) > 5 else '')}" if left_out else ""
+    return state, (f"{label}: the tensors are under {'.'.join(keys)} and are taken from there{others}",)
 
 
 def _has_tensors(state: dict[Any, Any], is_tensor: Callable[[Any], bool]) -> bool:
     """Whether there is a tensor in a dictionary, or in one that it wraps."""
     wrapped = (state[key] for key in WRAPPERS if isinstance(state.get(key), dict))
-    return any(map(is_tensor, state.values())) or any(
-        _has_tensors(inner, is_tensor) for inner in wrapped
-    )
+    return any(map(is_tensor, state.values())) or any(_has_tensors(inner, is_tensor) for inner in wrapped)

@@ -19,10 +19,7 @@ from runner_base.texts import parse_object
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-NAMES = {
-    "safetensors": (SINGLE, INDEX),
-    "bin": ("pytorch_model.bin", "pytorch_model.bin.index.json"),
-}
+NAMES = {"safetensors": (SINGLE, INDEX), "bin": ("pytorch_model.bin", "pytorch_model.bin.index.json")}
 MAX_DIMENSIONS = 8  # a tensor of a language model has at most 5
 MAX_NUMBER = 2**63 - 1  # in a header; a product of eight is still a float, for messages
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
@@ -41,9 +38,7 @@ WEIGHT_SUFFIXES = (
 DTYPE_BITS = {
     "F4": 4,
     **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
-    **dict.fromkeys(
-        ("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8
-    ),
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8),
     **dict.fromkeys(("U16", "I16", "F16", "BF16"), 16),
     **dict.fromkeys(("U32", "I32", "F32"), 32),
     **dict.fromkeys(("U64", "I64", "F64", "C64"), 64),
@@ -56,11 +51,7 @@ DTYPE_NAMES = {  # from the frameworks' names
     "bfloat16": "BF16",
     "bool": "BOOL",
     **{f"float{bits}": f"F{bits}" for bits in (16, 32, 64)},
-    **{
-        f"{sign}int{bits}": f"{sign.upper() or 'I'}{bits}"
-        for sign in ("", "u")
-        for bits in (8, 16, 32, 64)
-    },
+    **{f"{sign}int{bits}": f"{sign.upper() or 'I'}{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)},
 }
 
 
@@ -115,9 +106,7 @@ class Checkpoint:
         return [tensor for file in self.files for tensor in file.tensors]
 
 
-def read_checkpoint(
-    folder: Path, read_bin: Callable[[Path], WeightFile] | None = None
-) -> Checkpoint:
+def read_checkpoint(folder: Path, read_bin: Callable[[Path], WeightFile] | None = None) -> Checkpoint:
     """Read the headers of a model folder and check that they, the files and the index agree.
 
     safetensors are preferred, as in transformers; a .bin is read only if the caller passes a
@@ -134,20 +123,14 @@ def read_checkpoint(
             continue
         break
     else:
-        found = (
-            ", ".join(sorted(path.name for path in folder.iterdir() if _is_weight(path.name)))
-            or "none"
-        )
+        found = ", ".join(sorted(path.name for path in folder.iterdir() if _is_weight(path.name))) or "none"
         names = ", ".join(name for kind in readers for name in NAMES[kind])
         raise DataError(f"{folder} contains none of {names} (weight files found: {found})")
     entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    kept = (
-        {INDEX} if kind == "safetensors" and not single.exists() else set()
-    )  # the index of .bin files is not copied
+    # the index of .bin files is not copied
+    kept = {INDEX} if kind == "safetensors" and not single.exists() else set()
     companions = [
-        path
-        for path in entries
-        if path.is_file() and (path.name in kept or not _is_weight(path.name))
+        path for path in entries if path.is_file() and (path.name in kept or not _is_weight(path.name))
     ]
     known = {file.path.name for file in files} | {path.name for path in companions}
     left_out = [path.name + "/" * path.is_dir() for path in entries if path.name not in known]
@@ -185,14 +168,10 @@ def read_index(index: Path) -> dict[str, str]:
     its folder."""
     weight_map = load_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise DataError(
-            f"{index}: weight_map must map tensor names to file names, found {short(weight_map)}"
-        )
+        raise DataError(f"{index}: weight_map must map tensor names to file names, found {short(weight_map)}")
     for name, shard in weight_map.items():
         if not is_bare_name(shard):
-            raise DataError(
-                f"{index}: tensor {name} is listed in {short(shard)}; expected a bare file name"
-            )
+            raise DataError(f"{index}: tensor {name} is listed in {short(shard)}; expected a bare file name")
     return weight_map
 
 
@@ -201,9 +180,7 @@ def shard_files(index: Path, weight_map: dict[str, str]) -> list[Path]:
     files = [index.parent / shard for shard in sorted(set(weight_map.values()))]
     for path in files:
         if not path.is_file():
-            raise DataError(
-                f"{index}: names the file {path.name}, which does not exist in {index.parent}"
-            )
+            raise DataError(f"{index}: names the file {path.name}, which does not exist in {index.parent}")
     return files
 
 
@@ -238,20 +215,14 @@ def parse_header(header: bytes, path: Path, size: int) -> WeightFile:
     without gaps."""
     entries = parse_object(header[8:], str(path))
     metadata = entries.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(
-        isinstance(value, str) for value in metadata.values()
-    ):
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise DataError(f"{path}: __metadata__ must map names to text, found {short(metadata)}")
     unsorted = [_tensor(name, entry, path, len(header)) for name, entry in entries.items()]
     tensors = sorted(unsorted, key=lambda tensor: (tensor.offset, tensor.nbytes))
     position = len(header)
     for tensor in tensors:
         if tensor.offset != position:
-            what = (
-                "overlaps the one before it"
-                if tensor.offset < position
-                else "leaves a gap before it"
-            )
+            what = "overlaps the one before it" if tensor.offset < position else "leaves a gap before it"
             raise DataError(
                 f"{path}: tensor {tensor.name} {what}: byte {position} expected, {tensor.offset} found"
             )
@@ -273,9 +244,7 @@ def _tensor(name: str, entry: Any, path: Path, header_bytes: int) -> Tensor:
         is_valid = (
             type(shape) is type(entry["data_offsets"]) is list
             and len(shape) <= MAX_DIMENSIONS
-            and all(
-                type(number) is int and 0 <= number <= MAX_NUMBER for number in (*shape, begin, end)
-            )
+            and all(type(number) is int and 0 <= number <= MAX_NUMBER for number in (*shape, begin, end))
         )
     except (KeyError, TypeError, ValueError):
         is_valid = False
@@ -285,9 +254,7 @@ def _tensor(name: str, entry: Any, path: Path, header_bytes: int) -> Tensor:
             f"(whole numbers from 0 to 2^63 - 1, at most {MAX_DIMENSIONS} dimensions)"
         )
     if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
-        raise DataError(
-            f"{path}: tensor {name}: dtype {dtype!r} is none of {', '.join(DTYPE_BITS)}"
-        )
+        raise DataError(f"{path}: tensor {name}: dtype {dtype!r} is none of {', '.join(DTYPE_BITS)}")
     bits = math.prod(shape) * DTYPE_BITS[dtype]
     if (end - begin) * 8 != bits:
         raise DataError(

@@ -42,9 +42,7 @@ def weight_bytes(
     """Bytes of the loaded weights by part, quantization constants (`scales`) included."""
     parts = dict.fromkeys(PARTS, 0)
     choices = (
-        walk(tensors, settings, mix, device, fuses_experts, dtype_bytes).choices
-        if stored is None
-        else {}
+        walk(tensors, settings, mix, device, fuses_experts, dtype_bytes).choices if stored is None else {}
     )
     has_embedding = any(part_of(tensor) == "embedding" for tensor in tensors)
     coded = _coded(tensors, stored)
@@ -55,17 +53,12 @@ def weight_bytes(
         if stored is not None and stored.config.makes_groups and "_weight_" in tensor.name:
             if tensor.name.endswith(stored.config.packed_names):  # a byte for each code in the file
                 linear, scales = stored.config.price(tensor.shape[0], tensor.params, dtype_bytes)
-                parts["linear"], parts["scales"] = (
-                    parts["linear"] + linear,
-                    parts["scales"] + scales,
-                )
+                parts["linear"], parts["scales"] = (parts["linear"] + linear, parts["scales"] + scales)
         elif stored is not None and _is_of_codes(tensor, stored, coded):
             part = "linear" if tensor.name.endswith(stored.config.packed_names) else "scales"
             is_note = any(name in tensor.name for name in stored.config.note_names)
             parts[part] += 0 if is_note else tensor.nbytes
-        elif (
-            tensor.dtype not in STORED_BYTES
-        ):  # stored quantized: loaded as it is, an expert's, too
+        elif tensor.dtype not in STORED_BYTES:  # stored quantized: loaded as it is, an expert's, too
             parts["linear" if part == "expert" else part] += tensor.nbytes
         elif tensor.name in choices:
             linear, scales = choices[tensor.name].price(
@@ -86,9 +79,10 @@ def elements(tensor: Tensor, stored: Format | None, mix: Mix | None = None) -> i
     if stored is not None and (
         packed or (part_of(tensor) == "linear" and tensor.dtype in ("U8", "I8", "F8_E4M3"))
     ):
+        # of one expert
         return stored.numbers(tensor.nbytes, tensor.dtype) // (
             tensor.shape[0] if len(tensor.shape) > 2 else 1
-        )  # of one expert
+        )
     part = part_of(tensor)
     is_quantized_head = (
         mix is not None and part == "head" and mix.choice_for(layer_of(tensor), is_head=True).packed
@@ -112,10 +106,8 @@ def _is_of_codes(tensor: Tensor, stored: Format, coded: set[str]) -> bool:
         return True
     if not stored.config.packed_names:
         return True  # codes have the name of the weight, so their layers cannot be told by names
-    paths = {
-        tensor.name.rpartition(".")[0],
-        tensor.name.rpartition("_")[0],
-    }  # LAYER.scales, LAYER_scales
+    # LAYER.scales, LAYER_scales
+    paths = {tensor.name.rpartition(".")[0], tensor.name.rpartition("_")[0]}
     return (
         not coded.isdisjoint(paths)
         or tensor.name.endswith(stored.config.packed_names)

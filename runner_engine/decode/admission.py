@@ -18,12 +18,8 @@ from runner_engine.kv_cache import NewPrompt
 from runner_engine.sessions import MEMORY_IS_SHORT, EngineStats
 
 MIN_PIECE = 64  # tokens of a prompt that one pass reads, even if memory is short
-SHARE_OF_PIECES = (
-    2  # one in so many tokens of a pass is for long prompts, while other rows could enter
-)
-SHARE_TO_ENTER = (
-    8  # one in so many rows has to leave before others enter, if decoding waits for that pass
-)
+SHARE_OF_PIECES = 2  # one in so many tokens of a pass is for long prompts, while other rows could enter
+SHARE_TO_ENTER = 8  # one in so many rows has to leave before others enter, if decoding waits for that pass
 
 
 class Admission:
@@ -31,12 +27,7 @@ class Admission:
     beginnings are neighbours."""
 
     def __init__(
-        self,
-        rows: RowsUnderWay,
-        kv: KvBudget,
-        decoder: Decoder,
-        stats: EngineStats,
-        asked_rows: int | None,
+        self, rows: RowsUnderWay, kv: KvBudget, decoder: Decoder, stats: EngineStats, asked_rows: int | None
     ) -> None:
         self.rows, self.kv, self.decoder, self.stats = rows, kv, decoder, stats
         self.asked_rows = asked_rows  # None: any number
@@ -54,9 +45,8 @@ class Admission:
         mentioned, too."""
         prompts = [NewPrompt(row.prompt, row.kv, row.given is not None) for row in rows]
         beginnings = dict(zip(rows, self.kv.prefixes.arrange(prompts, mentioned), strict=True))
-        self.rows.waiting.extend(
-            sorted(rows, key=lambda row: (beginnings[row], -row.need))
-        )  # the longest first
+        # the longest first
+        self.rows.waiting.extend(sorted(rows, key=lambda row: (beginnings[row], -row.need)))
 
     def set_budget(self) -> None:
         """Set the budget by free memory; where it has grown, the next row may fit."""
@@ -75,9 +65,7 @@ class Admission:
             self.rows.waiting,
             bool(self.rows.reading) and self.decoder.has_kernels,
         )
-        return self.most_entering(
-            reads_with_kernels or (bool(waiting) and self.joins_decoding(waiting[0]))
-        )
+        return self.most_entering(reads_with_kernels or (bool(waiting) and self.joins_decoding(waiting[0])))
 
     def most_entering(self, joins_decoding: bool) -> int:
         """Return how many rows may enter now; 0 if they are too few to be worth a pass without
@@ -124,11 +112,7 @@ class Admission:
             self.kv.find_copies(row)
             share = most - most // SHARE_OF_PIECES if reading or long else most
             left, wanted = len(row.pending) - row.kv.copied, len(row.given or ())
-            is_long = (
-                left > share
-                or wanted > self.decoder.most_scored
-                or self._is_read_in_spans(row, left)
-            )
+            is_long = left > share or wanted > self.decoder.most_scored or self._is_read_in_spans(row, left)
             if (
                 whole
                 and not is_long
@@ -156,11 +140,7 @@ class Admission:
 
     def _note_shortage(self, rows: int) -> None:
         """Note once that fewer concurrent rows than requested have room."""
-        if (
-            self.asked_rows
-            and not self.has_noted_shortage
-            and rows < self.most_rows == self.asked_rows
-        ):
+        if self.asked_rows and not self.has_noted_shortage and rows < self.most_rows == self.asked_rows:
             self.has_noted_shortage = True
             tokens = f"{self.kv.tokens:,} tokens of keys and values"
             self.stats.notes.append(
@@ -209,9 +189,8 @@ def next_piece(row: Row, slot: int, tokens: int, logits: int, short_span: int) -
         if row.tokens and 1 < short_span <= len(pending) - start:
             end = min(end, prompt if start < prompt else start + short_span - 1)
         return TokenSpan(row, slot, pending[start:end], start, is_last=end == len(pending))
-    scored_from = len(pending) - len(
-        row.given
-    )  # the token that the continuation's first one follows
+    # the token that the continuation's first one follows
+    scored_from = len(pending) - len(row.given)
     end = min(end, max(start, scored_from) + logits)
     targets = row.given[max(start - scored_from, 0) : max(end - scored_from, 0)]
     return TokenSpan(row, slot, pending[start:end], start, targets, end == len(pending))

@@ -63,9 +63,8 @@ class BranchDecoder:
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        self.cache = (
-            DynamicCache()
-        )  # without the config: a sliding window would drop what branches may still see
+        # without the config: a sliding window would drop what branches may still see
+        self.cache = DynamicCache()
         self.times: list[int] = []  # of every token in the cache
         self.clocks: dict[int, int] = {}  # branch -> time of its next token
 
@@ -73,9 +72,7 @@ class BranchDecoder:
         """Read main and the beginnings of all branches in one pass; return logits [k, V] for their
         next tokens."""
         placed = columnar(main, branches)
-        self.clocks = {
-            number: len(main) + len(branch) for number, branch in enumerate(branches, start=1)
-        }
+        self.clocks = {number: len(main) + len(branch) for number, branch in enumerate(branches, start=1)}
         logits = self._forward(placed)
         last = [len(main) - 1] * len(branches)  # a branch without tokens continues main
         for at, (_, number, _) in enumerate(placed):
@@ -104,15 +101,10 @@ class BranchDecoder:
             )
         seen = may_attend(torch.tensor(self.times, device=device), queries=len(placed))
         mask = torch.zeros(seen.shape, dtype=self.model.dtype, device=device)
-        mask.masked_fill_(
-            ~seen, torch.finfo(mask.dtype).min
-        )  # added to the scores: what eager and sdpa both take
+        # added to the scores: what eager and sdpa both take
+        mask.masked_fill_(~seen, torch.finfo(mask.dtype).min)
         times, branches, ids = torch.tensor(placed, device=device).T[:, None]  # each [1, T]
-        with (
-            torch.inference_mode(),
-            rope_2d.in_branches(self.model),
-            rope_2d.at(self.model, branches, times),
-        ):
+        with torch.inference_mode(), rope_2d.in_branches(self.model), rope_2d.at(self.model, branches, times):
             output = self.model(
                 input_ids=ids,
                 attention_mask=mask[None, None],
@@ -129,14 +121,10 @@ def unanswered(rows: Sequence[Row], reason: FinishReason) -> Completion:
     at = rows[0].branch_at
     prompt_tokens = at + sum(len(row.prompt) - at for row in rows)
     answer = Answer("", [], reason)
-    return replace(
-        rows[0].completion(reason, 0.0), answer=answer, choice=0, prompt_tokens=prompt_tokens
-    )
+    return replace(rows[0].completion(reason, 0.0), answer=answer, choice=0, prompt_tokens=prompt_tokens)
 
 
-def complete(
-    loaded: Loaded, rows: Sequence[Row], stats: EngineStats, stopping: Stopping
-) -> Completion:
+def complete(loaded: Loaded, rows: Sequence[Row], stats: EngineStats, stopping: Stopping) -> Completion:
     """Answer a request with branches, a row for each: the prompt is main, and the text of each
     branch continues it.
 
@@ -177,16 +165,13 @@ def complete(
         logits = decoder.step({row.choice: row.tokens[-1] for row in live})
     completion.seconds = time.perf_counter() - started
     note_cache(stats, decoder.cache)
-    note_pass(
-        stats, loaded, completion.prompt_tokens, completion.prompt_tokens
-    )  # logits come of all tokens
+    # logits come of all tokens
+    note_pass(stats, loaded, completion.prompt_tokens, completion.prompt_tokens)
     stats.prefill_s += completion.first_token_s
     stats.prefill_tokens += completion.prompt_tokens
     stats.decode_s += completion.seconds - completion.first_token_s
     stats.decode_tokens += sum(len(row.tokens) - 1 for row in rows)
     completion.branches = [stopping.answer(row, reasons[row.choice]) for row in rows]
     worst = (FinishReason.error, FinishReason.length, FinishReason.context, FinishReason.stop)
-    completion.answer = Answer(
-        "", [], next(reason for reason in worst if reason in reasons.values())
-    )
+    completion.answer = Answer("", [], next(reason for reason in worst if reason in reasons.values()))
     return completion

@@ -30,12 +30,7 @@ class Generated:
     """Rows of equal length that one call of `generate` decodes completely."""
 
     def __init__(
-        self,
-        loaded: Loaded,
-        rows: list[Row],
-        stats: EngineStats,
-        stopping: Stopping,
-        memory: MemoryGuard,
+        self, loaded: Loaded, rows: list[Row], stats: EngineStats, stopping: Stopping, memory: MemoryGuard
     ) -> None:
         self.loaded, self.stats, self.stopping, self.memory = loaded, stats, stopping, memory
         self.alive, self.width = dict(enumerate(rows)), len(rows)
@@ -53,9 +48,8 @@ class Generated:
             nonlocal picked
             self.stopping.force(scores, self.alive.values(), list(self.alive))
             picked = sampler.pick(scores)
-            possible = picked.clamp(
-                min=0
-            )  # generate needs a token for each row, even if it has none
+            # generate needs a token for each row, even if it has none
+            possible = picked.clamp(min=0)
             return torch.full_like(scores, -math.inf).scatter_(1, possible[:, None], 0.0)
 
         def note(ids: torch.Tensor, _: Any, **__: Any) -> torch.Tensor:
@@ -69,21 +63,14 @@ class Generated:
                 if not self.stopping.accept(row, tokens[at], passed, events):
                     del self.alive[at]
             self.memory.check(self.width if self.alive else 0)  # its error ends generate
-            return torch.tensor(
-                [at not in self.alive for at in range(self.width)], device=ids.device
-            )
+            return torch.tensor([at not in self.alive for at in range(self.width)], device=ids.device)
 
         if (
             rope_stable_length(self.loaded) < math.inf
         ):  # a short pass: the embedding forgets the longest row so far
             with torch.inference_mode():
-                self.loaded.model(
-                    input_ids=torch.tensor([rows[0].pending[:1]], device=self.loaded.device)
-                )
-        prompts, most = (
-            [row.pending for row in rows],
-            max(row.limit - len(row.tokens) for row in rows),
-        )
+                self.loaded.model(input_ids=torch.tensor([rows[0].pending[:1]], device=self.loaded.device))
+        prompts, most = ([row.pending for row in rows], max(row.limit - len(row.tokens) for row in rows))
         output = generate(self.loaded, prompts, most, choose, note)
         note_cache(self.stats, output.past_key_values)
         note_pass(self.stats, self.loaded, sum(map(len, prompts)), len(prompts))
@@ -125,9 +112,7 @@ def score_without_cache(loaded: Loaded, rows: list[Row], stats: EngineStats) -> 
     """Score each continuation in one pass over its prompt and itself, without a cache."""
     for row in rows:
         with torch.inference_mode():
-            logits = loaded.model(
-                input_ids=torch.tensor([row.pending], device=loaded.device)
-            ).logits[0]
+            logits = loaded.model(input_ids=torch.tensor([row.pending], device=loaded.device)).logits[0]
         given = row.given or []
         note_pass(stats, loaded, len(row.pending), len(logits))
         score(row, logits[-len(given) :], given)

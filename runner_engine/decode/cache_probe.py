@@ -17,15 +17,11 @@ from transformers.cache_utils import (
     LinearAttentionLayer,
 )
 
-KEYS_AND_VALUES = {
-    DynamicLayer,
-    DynamicSlidingWindowLayer,
-}  # layers of a cache that hold these and nothing else
+# layers of a cache that hold these and nothing else
+KEYS_AND_VALUES = {DynamicLayer, DynamicSlidingWindowLayer}
 STATES = {LinearAttentionLayer}  # what a mixer keeps
-BOTH = {
-    LinearAttentionAndFullAttentionLayer,
-    LinearAttentionAndSlidingWindowAttentionLayer,
-}  # of two layers at once
+# of two layers at once
+BOTH = {LinearAttentionAndFullAttentionLayer, LinearAttentionAndSlidingWindowAttentionLayer}
 HINTS = "transformers.integrations.hub_kernels"  # advises to install libraries for what our mixers compute
 NOTHING = {DummyLayer}  # empty: its layer attends to the keys and values of another layer
 
@@ -55,11 +51,7 @@ def kept_by_cache(model: Any, ids: torch.Tensor, mixers: int) -> list[int | None
     if others or any(layer.get_seq_length() != ids.shape[1] for layer in layers):
         what = ", ".join(sorted(others)) or "a cache of its own"
         raise Incompatible(f"it keeps other state than keys and values: {what}")
-    return [
-        getattr(layer, "sliding_window", None)
-        for layer in cache.layers
-        if type(layer) not in STATES
-    ]
+    return [getattr(layer, "sliding_window", None) for layer in cache.layers if type(layer) not in STATES]
 
 
 def _is_no_hint(record: logging.LogRecord) -> bool:

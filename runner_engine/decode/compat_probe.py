@@ -44,25 +44,17 @@ from runner_engine.sessions import Request
 log = logging.getLogger(__name__)
 
 PREFIX, SUFFIX = 5, 12  # tokens of the trial; the second is longer than a short span
-TOLERANCE = {
-    torch.float32: 1e-3
-}  # of the logits' spread; a wrong mask or a missing key gives about 1
+# of the logits' spread; a wrong mask or a missing key gives about 1
+TOLERANCE = {torch.float32: 1e-3}
 CHECKED = 4  # tokens that are read one by one, and then together
 SAME = 1e-4  # of the logits' spread: the same sums in another order
 COARSE = 0.15  # the same on average in 16 bits and with quantized layers
 SHALLOW = 2  # layers in which last bits have not grown yet
-SPLITS, NEAR = (
-    (1, 2, 4),
-    2.0,
-)  # of a prefix that is longer by so many tokens; so many times its noise is near
-COUNT_BEFORE = {
-    "llama4",
-    "llama4_text",
-}  # families that count positions from the cache: forward.Before answers them
-ROPE_CHANGES_AT = {
-    "dynamic": "max_position_embeddings",
-    "longrope": "original_max_position_embeddings",
-}
+# of a prefix that is longer by so many tokens; so many times its noise is near
+SPLITS, NEAR = ((1, 2, 4), 2.0)
+# families that count positions from the cache: forward.Before answers them
+COUNT_BEFORE = {"llama4", "llama4_text"}
+ROPE_CHANGES_AT = {"dynamic": "max_position_embeddings", "longrope": "original_max_position_embeddings"}
 
 
 def sliding_window(loaded: Loaded) -> float:
@@ -70,9 +62,7 @@ def sliding_window(loaded: Loaded) -> float:
     are unknown."""
     settings = loaded.model.config.get_text_config()
     window: int | None = getattr(settings, "sliding_window", None)
-    return (
-        math.inf if window is None or not getattr(settings, "use_sliding_window", True) else window
-    )
+    return math.inf if window is None or not getattr(settings, "use_sliding_window", True) else window
 
 
 def rope_stable_length(loaded: Loaded) -> float:
@@ -99,18 +89,13 @@ def probe_heads(loaded: Loaded) -> Heads:
     model's answers."""
     model = loaded.model
     settings = model.config.get_text_config()
-    if (
-        getattr(settings, "attn_temperature_tuning", None)
-        and settings.model_type not in COUNT_BEFORE
-    ):
+    if getattr(settings, "attn_temperature_tuning", None) and settings.model_type not in COUNT_BEFORE:
         raise Incompatible("its attention counts the tokens of a pass")
     if len({str(tensor.device) for tensor in model.parameters()} - {"meta"}) > 1:
         raise Incompatible("it is spread over several devices")
     register()
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(
-        0, int(loaded.metrics["vocab_size"]), (PREFIX + SUFFIX + 1,), generator=generator
-    )
+    ids = torch.randint(0, int(loaded.metrics["vocab_size"]), (PREFIX + SUFFIX + 1,), generator=generator)
     ids = ids.to(loaded.device)
 
     def own_logits() -> torch.Tensor:
@@ -142,11 +127,7 @@ def probe_heads(loaded: Loaded) -> Heads:
         raise Incompatible(f"its logits would be off by {off:.2g} of their spread")
     log.debug("scheduler: logits off by %.2g of their spread, %s", off, heads)
     heads = replace(heads, note=note_on(zeroed))
-    return (
-        _by_sdpa_if_right(loaded, heads, ids.tolist(), own_logits)
-        if is_wanted(heads.device)
-        else heads
-    )
+    return _by_sdpa_if_right(loaded, heads, ids.tolist(), own_logits) if is_wanted(heads.device) else heads
 
 
 def _is_right(
@@ -176,9 +157,7 @@ def _without_unpacking(model: Any) -> Iterator[None]:
             del layer.forward
 
 
-def _by_sdpa_if_right(
-    loaded: Loaded, heads: Heads, ids: list[int], own: Callable[[], torch.Tensor]
-) -> Heads:
+def _by_sdpa_if_right(loaded: Loaded, heads: Heads, ids: list[int], own: Callable[[], torch.Tensor]) -> Heads:
     """Return heads whose attention is computed by SDPA, if that gives the model's logits here; else
     the same heads."""
     by_sdpa = replace(heads, by_sdpa=True)
@@ -189,13 +168,8 @@ def _by_sdpa_if_right(
                 ours, expected = _scheduled_logits(loaded.model, one, ids), own()
                 if _is_right(loaded, ours, expected, own):
                     return one
-            why = (
-                f"by SDPA its logits would be off by {distance(ours, expected):.2g} of their spread"
-            )
-        except (
-            RuntimeError,
-            NotImplementedError,
-        ) as error:  # this GPU or this torch has no such function
+            why = f"by SDPA its logits would be off by {distance(ours, expected):.2g} of their spread"
+        except (RuntimeError, NotImplementedError) as error:  # this GPU or this torch has no such function
             if is_memory_error(error):
                 raise
             why = one_line(error, limit=160)
@@ -231,12 +205,7 @@ def _inspect_attention(
     tensors: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # keys and values of each layer
 
     def record(
-        layer: int,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        _: float,
-        softmax: Softmax,
+        layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, _: float, softmax: Softmax
     ) -> torch.Tensor:
         """Return zeros: only shapes and masks matter here."""
         width = max(key.shape[2], value.shape[2])
@@ -259,8 +228,7 @@ def _inspect_attention(
         raise Incompatible("its attention does not go through transformers' interface")
     alike = {(shape.heads, shape.dtype, shape.device) for shape in all_shapes}
     kv_heads, width = (
-        max((getattr(shape, what) for shape in all_shapes), default=0)
-        for what in ("kv_heads", "width")
+        max((getattr(shape, what) for shape in all_shapes), default=0) for what in ("kv_heads", "width")
     )
     if (
         set(shapes) != set(range(layers))
@@ -286,15 +254,7 @@ def _inspect_attention(
         raise Incompatible("its attention sees one chunk of a text at a time")
     stored = layers if not stores else max(stores) + 1
     return Heads(
-        stored,
-        kv_heads,
-        query_heads // kv_heads,
-        width,
-        dtype,
-        device,
-        known,
-        stores,
-        all(softmaxes),
+        stored, kv_heads, query_heads // kv_heads, width, dtype, device, known, stores, all(softmaxes)
     )
 
 
@@ -329,9 +289,7 @@ def probe_fused_forward(
         return None
     room = int(min(loaded.metrics["max_positions"], rope_stable_length(loaded)))
     generator = torch.Generator().manual_seed(1)
-    ids = torch.randint(
-        0, int(loaded.metrics["vocab_size"]), (SUFFIX,), generator=generator
-    ).tolist()
+    ids = torch.randint(0, int(loaded.metrics["vocab_size"]), (SUFFIX,), generator=generator).tolist()
     try:
         with torch.inference_mode():
             fused = FusedForward(loaded.model, heads, room, forward.kernels, packed, experts)
@@ -339,9 +297,7 @@ def probe_fused_forward(
                 return fused
             expected = _trial_logits(forward, ids)
             forward.fused = fused
-            is_exact = (
-                heads.dtype is torch.float32 and not fused.is_quantized and not heads.in_bytes
-            )
+            is_exact = heads.dtype is torch.float32 and not fused.is_quantized and not heads.in_bytes
             # elsewhere a number may be rounded to the other side, and then the farthest of 49,152
             # logits is 0.2 off: noise that a token's mean does not have, and in which each real
             # difference shows
@@ -387,12 +343,7 @@ def _is_as_near_as_its_noise(forward: Forward, ids: list[int], fused: FusedForwa
     expected = logits(None)
     noise = max(worst_distance(logits(None, PREFIX + more), expected[more:]) for more in SPLITS)
     off = worst_distance(logits(fused), expected)
-    log.debug(
-        "in a single call: off by %.2g in few layers, by %.2g in all (noise %.2g)",
-        shallow,
-        off,
-        noise,
-    )
+    log.debug("in a single call: off by %.2g in few layers, by %.2g in all (noise %.2g)", shallow, off, noise)
     return shallow <= COARSE and off <= NEAR * noise
 
 
@@ -410,12 +361,8 @@ def _trial_logits(forward: Forward, ids: list[int], prefix_length: int = PREFIX)
         Row(Request(1, (), adapter=names[-1]), ids[3:-1], "", 1),
     ]
     forward.short_span = len(rows[1].pending)
-    own = own_kv(
-        forward.heads, forward.kernels, [len(ids)] * len(rows), [row.kv.prefix for row in rows]
-    )
-    pieces = [
-        TokenSpan(row, slot, row.pending, targets=row.pending) for slot, row in enumerate(rows)
-    ]
+    own = own_kv(forward.heads, forward.kernels, [len(ids)] * len(rows), [row.kv.prefix for row in rows])
+    pieces = [TokenSpan(row, slot, row.pending, targets=row.pending) for slot, row in enumerate(rows)]
     read = forward.read_prompts(own, pieces)
     for row in rows:
         row.kv.places, row.tokens = len(row.pending), ids[-1:]

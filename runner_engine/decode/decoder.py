@@ -41,9 +41,8 @@ class Decoder:
         if speculation.hidden_reader is not None:
             self.forward.keep_hidden(speculation.hidden_reader)
         self.ahead = Ahead(self.forward)
-        self.most_scored = most_positions(
-            heads.device, vocab_size
-        )  # positions of continuations, in one pass
+        # positions of continuations, in one pass
+        self.most_scored = most_positions(heads.device, vocab_size)
         self.reset()
 
     def reset(self) -> None:
@@ -102,10 +101,7 @@ class Decoder:
         `joins_decoding`, from the step that has begun. Rows whose prompts end here become active.
         """
         self.catch_up(own, decoding)
-        steps = [
-            TokenSpan(row, slot, row.tokens[-1:], row.kv.places)
-            for slot, row in enumerate(decoding)
-        ]
+        steps = [TokenSpan(row, slot, row.tokens[-1:], row.kv.places) for slot, row in enumerate(decoding)]
         logits = read_and_score(self.forward, own, [*steps, *pieces] if joins_decoding else pieces)
         of_decoding = self.ahead.take(decoding)
         if of_decoding is None:
@@ -133,15 +129,9 @@ class Decoder:
 
         reading: the rows in the slots behind them, whose prompts are not complete.
         """
-        drafts = (
-            []
-            if self.ahead.has_begun
-            else self.speculation.drafts(rows, self.forward, self.sampler)
-        )
+        drafts = [] if self.ahead.has_begun else self.speculation.drafts(rows, self.forward, self.sampler)
         if drafts:
-            new = self.speculation.check(
-                self.forward, own, rows, drafts, self.sampler, self.stopping
-            )
+            new = self.speculation.check(self.forward, own, rows, drafts, self.sampler, self.stopping)
             self.speculation.note(len(new))
             return new
         self.catch_up(own, rows)

@@ -44,9 +44,8 @@ from runner_engine.matmul import (
     product_of,
 )
 
-SHARED_BYTES = (
-    2**24
-)  # a smaller table is read where it is: a lookup takes as long as a small model's whole layer
+# a smaller table is read where it is: a lookup takes as long as a small model's whole layer
+SHARED_BYTES = 2**24
 MANY_TOKENS = 64  # a pass over fewer leaves too little garbage on the heap to be worth a look
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
@@ -93,9 +92,7 @@ class FastLayers:
         self.notes += self.quantized.notes
         for layer in self.quantized.left:
             self._watch_heap(layer)
-        tile_rows = {
-            dtype: choice.tile_rows for dtype, choice in choices.items() if choice.way == Way.tiles
-        }
+        tile_rows = {dtype: choice.tile_rows for dtype, choice in choices.items() if choice.way == Way.tiles}
         self.experts = GroupedExperts.of(model, kernels, self.matrices, tile_rows)
         self.notes += self.experts.notes
         if kernels is not None:
@@ -135,11 +132,7 @@ class FastLayers:
         by token.
         """
         weights = ((layer.weight, panels) for layer, panels in self.panels.items())
-        heads = {
-            weight.data_ptr(): panels
-            for weight, panels in weights
-            if isinstance(weight, torch.Tensor)
-        }
+        heads = {weight.data_ptr(): panels for weight, panels in weights if isinstance(weight, torch.Tensor)}
         for table in model.modules():
             if not isinstance(table, nn.Embedding) or type(table) is not nn.Embedding:
                 continue  # a family's own may scale its rows
@@ -173,17 +166,12 @@ def choices_for(
     """
     plain = plain_layers(model)
     dtypes = dict.fromkeys(layer.weight.dtype for layer in plain)
-    if (
-        sum(layer.weight.nbytes for layer in plain)
-        > packed_share * machine.available_mib() * machine.MIB
-    ):
+    if sum(layer.weight.nbytes for layer in plain) > packed_share * machine.available_mib() * machine.MIB:
         return dict.fromkeys(
-            dtypes,
-            Choice(Way.plain, "torch, not packed (there is too little memory)", is_free=False),
+            dtypes, Choice(Way.plain, "torch, not packed (there is too little memory)", is_free=False)
         )
     is_small = (
-        sum(parameter.numel() for parameter in model.parameters())
-        < machine.ONE_THREAD_BELOW_PARAMETERS
+        sum(parameter.numel() for parameter in model.parameters()) < machine.ONE_THREAD_BELOW_PARAMETERS
     )
     return {dtype: choose_plain(plain, dtype, kernels, is_small) for dtype in dtypes}
 
@@ -209,16 +197,20 @@ def _is_here(norm: Any) -> bool:
     return weight is not None and weight.dtype in native.FORMATS and weight.device.type == "cpu"
 
 
-def _norm(
-    kernels: native.Kernels, rows: torch.Tensor, weight: torch.Tensor, epsilon: float
-) -> torch.Tensor:
+def _norm(kernels: native.Kernels, rows: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
     """Normalize rows in one call of C."""
     rows, width = rows.contiguous(), weight.numel()
     if rows.shape[-1] != width or rows.device.type != "cpu":
         raise ValueError(f"rows {list(rows.shape)} on {rows.device} for a norm of {width} numbers")
     result = torch.empty_like(rows)
     kernels(
-        "norm", rows.dtype, rows.data_ptr(), weight.data_ptr(), rows.numel() // width, width, ctypes.c_float(epsilon),
+        "norm",
+        rows.dtype,
+        rows.data_ptr(),
+        weight.data_ptr(),
+        rows.numel() // width,
+        width,
+        ctypes.c_float(epsilon),
         result.data_ptr(),
-    )  # fmt: skip
+    )
     return result

@@ -14,13 +14,7 @@ from torch import nn
 from runner_engine.decode.layouts import NotFusable
 from runner_engine.kernels import native
 from runner_engine.kernels.adapter_numbers import AdaptedTokens, AdapterTile, LowRank
-from runner_engine.kernels.shared_numbers import (
-    ADAPTER_PHASES,
-    LANES,
-    PHASE_BYTES,
-    REGISTER_ROWS,
-    Matrix,
-)
+from runner_engine.kernels.shared_numbers import ADAPTER_PHASES, LANES, PHASE_BYTES, REGISTER_ROWS, Matrix
 from runner_engine.kernels.state_numbers import MIXER_MATRICES
 from runner_engine.models.lora import several
 from runner_engine.models.lora.beside import Beside, matrices_beside
@@ -48,8 +42,9 @@ class FusedAdapters:
         made = LowRank(
             native.pointer(a.detach(), torch.float32, *a.shape),
             native.pointer(b.detach(), torch.float32, len(b), matrix.outputs),
-            ctypes.addressof(start), ctypes.addressof(scaling),
-        )  # fmt: skip
+            ctypes.addressof(start),
+            ctypes.addressof(scaling),
+        )
         self._kept += [own, start, scaling, made]
         self._seen.add(own)
         self._most_rank = max(self._most_rank, *sizes.ranks)
@@ -88,9 +83,13 @@ class FusedAdapters:
         of_c = (ctypes.c_int32 * len(tokens))(*tokens), (AdapterTile * len(tiles))(*tiles)
         self._of_pass = of_c
         return AdaptedTokens(
-            ctypes.addressof(of_c[0]), len(tokens), ctypes.addressof(of_c[1]), len(tiles), of_base,
+            ctypes.addressof(of_c[0]),
+            len(tokens),
+            ctypes.addressof(of_c[1]),
+            len(tiles),
+            of_base,
             self._most_rank,
-        )  # fmt: skip
+        )
 
     def workspace_pieces(self, of_pass: AdaptedTokens | None, widest: int) -> list[int]:
         """Return the bytes of what a pass allocates for them; widest: inputs of its matrices."""

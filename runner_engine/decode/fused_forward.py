@@ -119,8 +119,7 @@ class FusedForward:
         # not tensors: after a pass, whose weights fill all caches, each call of torch takes long
         numbers = (ctypes.c_int32 * (2 * count + len(kept)))(*ids, *positions, *kept)
         of_numbers = (
-            ctypes.addressof(numbers) + ctypes.sizeof(ctypes.c_int32) * at
-            for at in (0, count, 2 * count)
+            ctypes.addressof(numbers) + ctypes.sizeof(ctypes.c_int32) * at for at in (0, count, 2 * count)
         )
         at_ids, at_positions, at_kept = of_numbers
         layout.positions = positions
@@ -132,18 +131,30 @@ class FusedForward:
         needed += self._bytes_of(weights.adapters.workspace_pieces(adapted, self._widest))
         workspace = torch.empty(needed, dtype=torch.uint8)
         apart = [
-            torch.empty(count, weights.hidden, dtype=self.heads.dtype)
-            for _ in range(2 * self.has_mlps_apart)
+            torch.empty(count, weights.hidden, dtype=self.heads.dtype) for _ in range(2 * self.has_mlps_apart)
         ]
         logits = torch.empty(len(kept), weights.vocabulary, dtype=self.heads.dtype)
         part_list = (SharedPart * len(parts))(*parts)
         tokens = FusedTokens(
-            layout.own.table.data_ptr(), len(layout.own.table), count,
-            at_ids, at_positions, *(pointer(one, int32, count) for one in (layout.slot, layout.place, layout.seen)),
-            int(layout.is_step), len(kept), at_kept,
-            len(parts), ctypes.addressof(part_list), workspace.data_ptr(), logits.data_ptr(), workspace.nbytes,
-            len(weights.windows), windows.own, 0, *(some.data_ptr() for some in apart),
-        )  # fmt: skip
+            layout.own.table.data_ptr(),
+            len(layout.own.table),
+            count,
+            at_ids,
+            at_positions,
+            *(pointer(one, int32, count) for one in (layout.slot, layout.place, layout.seen)),
+            int(layout.is_step),
+            len(kept),
+            at_kept,
+            len(parts),
+            ctypes.addressof(part_list),
+            workspace.data_ptr(),
+            logits.data_ptr(),
+            workspace.nbytes,
+            len(weights.windows),
+            windows.own,
+            0,
+            *(some.data_ptr() for some in apart),
+        )
         if weights.mixers.count:
             weights.mixers.point(tokens, layout.own.states)
         if adapted is not None:
@@ -183,31 +194,28 @@ class FusedForward:
     def _call(self, tokens: FusedTokens) -> None:
         weights = self.weights
         self.kernels(
-            "fused_forward", self.heads.dtype,
-            ctypes.addressof(weights.model), ctypes.addressof(weights.layers), ctypes.addressof(tokens),
-        )  # fmt: skip
+            "fused_forward",
+            self.heads.dtype,
+            ctypes.addressof(weights.model),
+            ctypes.addressof(weights.layers),
+            ctypes.addressof(tokens),
+        )
 
     def _workspace_bytes(self, tokens: int, of_parts: list[int], own_pieces: int = 0) -> int:
         """Return the bytes of a pass's workspace, as fused_forward.h allocates them."""
         weights, heads, size = self.weights, self.heads, self.heads.dtype.itemsize
         queries, pairs = heads.kv_heads * heads.group, heads.kv_heads * heads.dim
         wide = queries * heads.dim
-        phases = (
-            len(weights.layers) * LAYER_PHASES + weights.mixers.phases(tokens) + PRODUCT_PHASES + 3
-        )
+        phases = len(weights.layers) * LAYER_PHASES + weights.mixers.phases(tokens) + PRODUCT_PHASES + 3
         of_gates, of_mixers = wide * weights.has_query_gates, weights.mixers
         before = max(wide + of_gates + 2 * pairs, of_mixers.before)
         behind = max(wide, weights.inner, of_mixers.behind)
         pieces = [phases * PHASE_BYTES]
         pieces += [
-            tokens * width * size
-            for width in (weights.hidden, weights.hidden, before, behind, of_gates)
+            tokens * width * size for width in (weights.hidden, weights.hidden, before, behind, of_gates)
         ]
         pieces.append(of_mixers.bytes(tokens, size))
-        pieces += [
-            tokens * weights.hidden * size * weights.has_halves,
-            tokens * weights.gates * size,
-        ]
+        pieces += [tokens * weights.hidden * size * weights.has_halves, tokens * weights.gates * size]
         pieces.append(tokens * weights.hidden * size * (weights.has_halves and of_mixers.count > 0))
         for count in of_parts:
             pieces += [count * wide * size, count * queries * 4, count * queries * 4]
@@ -268,8 +276,7 @@ class _Windows:
         self.layout, self._kept = layout, list[Any]()  # what C has only the addresses of
         furthest = max(layout.positions)
         self.first = [
-            None if window is None or furthest < window.size else self._first(window)
-            for window in windows
+            None if window is None or furthest < window.size else self._first(window) for window in windows
         ]
         self.of_own = [None if first is None else self._of_own(first) for first in self.first]
         self.own = self._addresses(self.of_own)
@@ -278,26 +285,20 @@ class _Windows:
         return torch.tensor([window.first(at) for at in self.layout.positions], dtype=torch.int32)
 
     def _of_own(self, first: torch.Tensor) -> torch.Tensor:
-        begin = (
-            torch.tensor(self.layout.positions, dtype=torch.int32) - self.layout.place
-        )  # of a row's own places
+        # of a row's own places
+        begin = torch.tensor(self.layout.positions, dtype=torch.int32) - self.layout.place
         return (first - begin).clamp_(min=0)
 
     def of_prefix(self, use: PrefixUse) -> int:
         """Return the address of what the tokens that see a prefix see of it, by windows."""
         chosen = slice(None) if use.rows is None else use.rows
         return self._addresses(
-            [
-                None if first is None else (first[chosen] - use.start).clamp_(min=0)
-                for first in self.first
-            ]
+            [None if first is None else (first[chosen] - use.start).clamp_(min=0) for first in self.first]
         )
 
     def of_span(self, first: int, last: int) -> int:
         """Return the same of a span of tokens."""
-        return self._addresses(
-            [None if of_own is None else of_own[first:last] for of_own in self.of_own]
-        )
+        return self._addresses([None if of_own is None else of_own[first:last] for of_own in self.of_own])
 
     def _addresses(self, firsts: list[torch.Tensor | None]) -> int:
         kept = [None if first is None else first.contiguous() for first in firsts]
@@ -315,18 +316,11 @@ def _parts(layout: PassLayout, count: int, windows: _Windows) -> list[SharedPart
         chosen = native.pointer_or_none(use.rows, torch.int64, use.count)
         row_of = native.pointer(use.row_of, torch.int32, count)
         keys = use.kv.store.table[0].data_ptr()
-        parts.append(
-            SharedPart(keys, use.kv.length, 0, chosen, 0, use.count, row_of, windows.of_prefix(use))
-        )
+        parts.append(SharedPart(keys, use.kv.length, 0, chosen, 0, use.count, row_of, windows.of_prefix(use)))
     for span, rows in zip(layout.spans, layout.span_rows, strict=True):
-        arena, row_of = (
-            layout.own.table[span.slot].data_ptr(),
-            native.pointer(rows, torch.int32, count),
-        )
+        arena, row_of = (layout.own.table[span.slot].data_ptr(), native.pointer(rows, torch.int32, count))
         begin = windows.of_span(span.first, span.last)
         parts.append(
-            SharedPart(
-                arena, span.before + 1, 1, None, span.first, span.last - span.first, row_of, begin
-            )
+            SharedPart(arena, span.before + 1, 1, None, span.first, span.last - span.first, row_of, begin)
         )
     return parts

@@ -8,13 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from runner_engine.decode.layouts import LatentLayout, NormLayout
-from runner_engine.kernels.shared_numbers import (
-    LATENT_PHASES,
-    PHASE_BYTES,
-    FusedNorm,
-    Latent,
-    Matrix,
-)
+from runner_engine.kernels.shared_numbers import LATENT_PHASES, PHASE_BYTES, FusedNorm, Latent, Matrix
 from runner_engine.kv_cache import Heads
 
 MatrixOf = Callable[[Any, int, int], Matrix]  # of a linear layer with so many inputs and outputs
@@ -41,11 +35,16 @@ class FusedLatents:
         if of.query_width:
             queries = self.matrix_of(of.to_queries, of.query_width, self._queries(of))
         made = Latent(
-            norm_queries=self.norm_of(of.norm_queries, None), norm_pairs=self.norm_of(of.norm_pairs, None),
-            query_width=of.query_width, pair_width=of.pair_width,
-            unrotated=of.unrotated, rotated=of.rotated, value=of.value,
-            to_queries=None if queries is None else ctypes.addressof(queries), to_pairs=ctypes.addressof(pairs),
-        )  # fmt: skip
+            norm_queries=self.norm_of(of.norm_queries, None),
+            norm_pairs=self.norm_of(of.norm_pairs, None),
+            query_width=of.query_width,
+            pair_width=of.pair_width,
+            unrotated=of.unrotated,
+            rotated=of.rotated,
+            value=of.value,
+            to_queries=None if queries is None else ctypes.addressof(queries),
+            to_pairs=ctypes.addressof(pairs),
+        )
         self._of_layers.append(of)
         self._kept += [pairs, queries, made]
         return ctypes.addressof(made)

@@ -27,18 +27,15 @@ class FusedMixers:
     """Those layers of a model; none in most."""
 
     def __init__(self, layout: ModelLayout) -> None:
-        found = [
-            layer.mixer if layer.beside is None else layer.beside.mixer for layer in layout.layers
-        ]
+        found = [layer.mixer if layer.beside is None else layer.beside.mixer for layer in layout.layers]
         self._parts = {number: parts for number, parts in enumerate(found) if parts is not None}
         self._attends = [layer.attention is not None for layer in layout.layers]
         self.has_beside = any(layer.beside for layer in layout.layers)
         self.count = len(self._parts)
         made = [parts.structure(at) for at, parts in enumerate(self._parts.values())]
         self._structures = dict(zip(self._parts, made, strict=True))
-        self.before = max(
-            (one.width for one in made), default=0
-        )  # numbers of a token before and behind the widest
+        # numbers of a token before and behind the widest
+        self.before = max((one.width for one in made), default=0)
         self.behind = max((one.inner for one in made), default=0)
         self._kept: list[Any] = []  # what a pass has the addresses of
 

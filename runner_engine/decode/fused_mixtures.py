@@ -66,9 +66,7 @@ class FusedMixtures:
     @property
     def widest(self) -> int:
         """The widest inputs of the matrices of experts, and of MLPs beside them."""
-        return max(
-            (int(max(one.set.inner, one.shared_inner)) for one in self.of_layer.values()), default=0
-        )
+        return max((int(max(one.set.inner, one.shared_inner)) for one in self.of_layer.values()), default=0)
 
     @property
     def needs_workspace(self) -> bool:
@@ -91,15 +89,10 @@ class FusedMixtures:
             max(o.shared_inner for o in all_of),
         )
         pieces = [tokens * max(one.set.experts for one in all_of) * 4, rows * 4, rows * 8]
-        pieces += [
-            tokens * 2 * shared * size,
-            tokens * shared * size,
-            self.layers * EXPERT_PASS_BYTES,
-        ]
+        pieces += [tokens * 2 * shared * size, tokens * shared * size, self.layers * EXPERT_PASS_BYTES]
         pieces += [rows * all_of[0].set.hidden * size, rows * inner * size, rows * 2 * inner * size]
         pieces += [
-            expert_note_bytes(tokens * one.set.chosen, one.set.experts, EXPERT_PRODUCT_BYTES)
-            + CACHE_LINE
+            expert_note_bytes(tokens * one.set.chosen, one.set.experts, EXPERT_PRODUCT_BYTES) + CACHE_LINE
             for one in all_of
         ]
         return [*pieces, len(all_of) * MIXTURE_PHASES * PHASE_BYTES]
@@ -110,16 +103,9 @@ class FusedMixtures:
             raise NotFusable("its experts have another number format")
         own = ExpertSet.from_buffer_copy(layer.set)
         own.chosen = formula.chosen
-        weight, added = (
-            router.weight.contiguous(),
-            None if router.added is None else router.added.float(),
-        )
+        weight, added = (router.weight.contiguous(), None if router.added is None else router.added.float())
         at = native.pointer(weight, self.dtype, own.experts, own.hidden)
-        of_added = (
-            None
-            if added is None
-            else native.pointer(added.contiguous(), torch.float32, own.experts)
-        )
+        of_added = None if added is None else native.pointer(added.contiguous(), torch.float32, own.experts)
         with torch.inference_mode(False):  # it is changed outside as well
             counts = torch.zeros(own.experts, dtype=torch.int64)
         shared = self._shared(found.shared, own.hidden, found.shared_scale)
@@ -127,16 +113,24 @@ class FusedMixtures:
         self.is_by_row = self.is_by_row and layer.is_by_row
         self.counts[found.experts] = counts
         return Mixture(
-            set=own, router=at, bias=of_added if formula.has_bias else None,
-            correction=of_added if formula.has_correction else None, counts=counts.data_ptr(), scores=formula.scores,
-            rounds_logits=formula.rounds_logits, rounds_weights=formula.rounds_weights, groups=formula.groups,
-            chosen_groups=formula.chosen_groups, best_of_group=formula.best_of_group, normalizes=formula.normalizes,
-            epsilon=formula.epsilon, scale=formula.scale, **shared,
-        )  # fmt: skip
+            set=own,
+            router=at,
+            bias=of_added if formula.has_bias else None,
+            correction=of_added if formula.has_correction else None,
+            counts=counts.data_ptr(),
+            scores=formula.scores,
+            rounds_logits=formula.rounds_logits,
+            rounds_weights=formula.rounds_weights,
+            groups=formula.groups,
+            chosen_groups=formula.chosen_groups,
+            best_of_group=formula.best_of_group,
+            normalizes=formula.normalizes,
+            epsilon=formula.epsilon,
+            scale=formula.scale,
+            **shared,
+        )
 
-    def _shared(
-        self, mlp: MlpLayout | None, hidden: int, scale: torch.Tensor | None
-    ) -> dict[str, Any]:
+    def _shared(self, mlp: MlpLayout | None, hidden: int, scale: torch.Tensor | None) -> dict[str, Any]:
         """Return the fields of the MLP that all tokens go through."""
         if mlp is None:
             return {}
@@ -151,9 +145,7 @@ class FusedMixtures:
         return {
             "shared_inner": mlp.inner,
             "shared_count": len(into),
-            "shared_activation": Activation.silu_in_product
-            if mlp.gates_in_product
-            else mlp.activation,
+            "shared_activation": Activation.silu_in_product if mlp.gates_in_product else mlp.activation,
             "shared_has_gate": mlp.has_gate,
             "shared_scale": None if scale is None else native.pointer(scale, self.dtype, hidden),
             "shared_into": self._address(*into),

@@ -79,21 +79,17 @@ class FusedWeights:
         self.unpack_rows: nn.Embedding | None = None  # gives a pass the rows of its tokens
         self._kept: list[Any] = []  # tensors of which C has only the addresses
         self.is_quantized = False  # some of its layers
-        self.is_by_row = (
-            True  # a row's sums do not depend on other rows; unknown of an MLP's own module
-        )
+        self.is_by_row = True  # a row's sums do not depend on other rows; unknown of an MLP's own module
         self.is_small = model.num_parameters() < machine.ONE_THREAD_BELOW_PARAMETERS
         check_fusable(model, heads, kernels)
         self.adapters = FusedAdapters(model)
         layout = describe(model, heads)
         self.tables, self.rotation = layout.tables, layout.rotation
         self.body, self.name_of_layers = layout.body, layout.name_of_layers
-        self.blocks = [
-            layer.blocks for layer in layout.layers
-        ]  # of the model, of which each layer consists
-        self.positions = (
-            None if layout.positions is None else len(layout.positions.weight)
-        )  # that it has rows for
+        # of the model, of which each layer consists
+        self.blocks = [layer.blocks for layer in layout.layers]
+        # that it has rows for
+        self.positions = None if layout.positions is None else len(layout.positions.weight)
         self.mixtures = FusedMixtures(layout.layers, experts, heads.dtype, self._matrix)
         # MLPs that their own modules compute, by layer
         self.apart = {
@@ -130,19 +126,33 @@ class FusedWeights:
         self.layers = (FusedLayer * len(layers))(*layers)
         embedding, is_in_panels = self._embedding(layout)
         self.model = FusedModel(
-            layers=len(layers), hidden=self.hidden, inner=self.inner, kv_heads=heads.kv_heads, group=heads.group,
-            dim=heads.dim, is_quantized=self.is_quantized, has_kv_bytes=heads.in_bytes, embedding_rows=self.rows,
+            layers=len(layers),
+            hidden=self.hidden,
+            inner=self.inner,
+            kv_heads=heads.kv_heads,
+            group=heads.group,
+            dim=heads.dim,
+            is_quantized=self.is_quantized,
+            has_kv_bytes=heads.in_bytes,
+            embedding_rows=self.rows,
             attention_tile_rows=heads.attention_tile_rows,
             rotated=0 if self.rotation is None else self.rotation.rotated,
             points=0 if self.rotation is None else self.rotation.points,
-            gates=self.gates, has_halves=self.has_halves, has_query_gates=self.has_query_gates,
-            has_heads_together=_same(attending, "has_heads_together"), mixers=self.mixers.count,
-            embedding_scale=self._scale_of_rows(layout), residual_scale=layout.residual_scale,
-            logit_scale=layout.logit_scale, logit_cap=layout.logit_cap,
-            embedding_in_panels=is_in_panels, embedding=embedding,
+            gates=self.gates,
+            has_halves=self.has_halves,
+            has_query_gates=self.has_query_gates,
+            has_heads_together=_same(attending, "has_heads_together"),
+            mixers=self.mixers.count,
+            embedding_scale=self._scale_of_rows(layout),
+            residual_scale=layout.residual_scale,
+            logit_scale=layout.logit_scale,
+            logit_cap=layout.logit_cap,
+            embedding_in_panels=is_in_panels,
+            embedding=embedding,
             position_embedding=self._position_embedding(layout),
-            norm=self._norm(layout.norm, self.hidden), head=of_head,
-        )  # fmt: skip
+            norm=self._norm(layout.norm, self.hidden),
+            head=of_head,
+        )
 
     def _layer(self, number: int, layer: LayerLayout) -> FusedLayer:
         norms = [self._norm(norm, self.hidden) for norm in layer.norms]
@@ -150,9 +160,15 @@ class FusedWeights:
             raise NotFusable("its MLP is beside its attention, and what both add is normed")
         before = self._mixer(layer.mixer, number) if layer.mixer else self._attention(layer, number)
         return FusedLayer(
-            norm_in=norms[0], after_attention=norms[1], norm_mid=norms[2], after_mlp=norms[3],
-            is_parallel=layer.is_parallel, beside=self._beside(number, layer), **self._mlp(number, layer), **before,
-        )  # fmt: skip
+            norm_in=norms[0],
+            after_attention=norms[1],
+            norm_mid=norms[2],
+            after_mlp=norms[3],
+            is_parallel=layer.is_parallel,
+            beside=self._beside(number, layer),
+            **self._mlp(number, layer),
+            **before,
+        )
 
     def _beside(self, number: int, layer: LayerLayout) -> int | None:
         """Return the address of a mixer beside attention, and of what numbers are multiplied by."""
@@ -163,18 +179,22 @@ class FusedWeights:
             raise NotFusable("the mixer beside its attention has several matrices")
         out, mlp = beside.mixer.out, layer.mlp
         made = MixerBeside(
-            mixer=self.mixers.address(number), into=self._matrix(into, self.hidden, into.out_features),
-            out=self._matrix(out, out.in_features, self.hidden), heads=beside.heads, keys=layer.attention.key_scale,
-            attention=beside.attention, mixed=beside.mixed, gate=mlp.gate_scale, mlp=mlp.scale,
-        )  # fmt: skip
+            mixer=self.mixers.address(number),
+            into=self._matrix(into, self.hidden, into.out_features),
+            out=self._matrix(out, out.in_features, self.hidden),
+            heads=beside.heads,
+            keys=layer.attention.key_scale,
+            attention=beside.attention,
+            mixed=beside.mixed,
+            gate=mlp.gate_scale,
+            mlp=mlp.scale,
+        )
         self._kept.append(made)
         return ctypes.addressof(made)
 
     def _mixer(self, parts: CallParts, number: int) -> dict[str, Any]:
         """Return the fields of a layer that carries a state."""
-        into = self._side_by_side(
-            [self._matrix(part, self.hidden, part.out_features) for part in parts.into]
-        )
+        into = self._side_by_side([self._matrix(part, self.hidden, part.out_features) for part in parts.into])
         out = self._matrix(parts.out, parts.out.in_features, self.hidden)
         address = self.mixers.address(number)
         return {"rope": -1, "qkv_count": len(parts.into), "qkv": into, "out": out, "mixer": address}
@@ -190,15 +210,9 @@ class FusedWeights:
         )
         found, latent = queries, None
         if attention.latent is not None:
-            widths, latent = (
-                self.latents.widths(attention.latent),
-                self.latents.address(attention.latent),
-            )
+            widths, latent = (self.latents.widths(attention.latent), self.latents.address(attention.latent))
             found = heads.kv_heads * attention.latent.value
-        qkv = [
-            self._matrix(part, hidden, width)
-            for part, width in zip(attention.into, widths, strict=True)
-        ]
+        qkv = [self._matrix(part, hidden, width) for part, width in zip(attention.into, widths, strict=True)]
         norm_q, norm_k = (self._norm(norm, None) for norm in layer.head_norms or (None, None))
         sinks = (
             None
@@ -208,25 +222,25 @@ class FusedWeights:
         kv_layer = self.mixers.attending_before(number)
         window = heads.windows[kv_layer] if heads.windows else None
         return {
-            "norm_q": norm_q, "norm_k": norm_k, "sinks": sinks, "scale": attention.scale, "cap": attention.cap,
-            "rope": layer.rope, "window": self.windows.index(window), "norms_all_heads": attention.norms_all_heads,
-            "norms_rotated": attention.norms_rotated, "latent": latent,
-            "qkv_count": len(qkv), "qkv": self._side_by_side(qkv), "out": self._matrix(attention.out, found, hidden),
+            "norm_q": norm_q,
+            "norm_k": norm_k,
+            "sinks": sinks,
+            "scale": attention.scale,
+            "cap": attention.cap,
+            "rope": layer.rope,
+            "window": self.windows.index(window),
+            "norms_all_heads": attention.norms_all_heads,
+            "norms_rotated": attention.norms_rotated,
+            "latent": latent,
+            "qkv_count": len(qkv),
+            "qkv": self._side_by_side(qkv),
+            "out": self._matrix(attention.out, found, hidden),
             "kv": heads.kernel_layers[kv_layer],
-        }  # fmt: skip
+        }
 
     def _side_by_side(self, matrices: list[Matrix]) -> Any:
         """Return the matrices that compute what attention or a mixer reads."""
-        if (
-            len(
-                {
-                    row_format(matrix)
-                    for matrix in matrices
-                    if WeightFormat(matrix.kind).has_byte_rows
-                }
-            )
-            > 1
-        ):
+        if len({row_format(matrix) for matrix in matrices if WeightFormat(matrix.kind).has_byte_rows}) > 1:
             raise NotFusable("the rows before its attention are quantized in different ways")
         return _filled(matrices, MIXER_MATRICES)
 
@@ -312,9 +326,7 @@ class FusedWeights:
             raise NotFusable("its norms differ")
         count = norm.weight.numel()
         is_plain = norm.kind is NormKind.rms_in_steps
-        weight = (
-            self._hold(norm.weight, count) if is_plain else self._hold_floats(norm.weight, count)
-        )
+        weight = self._hold(norm.weight, count) if is_plain else self._hold_floats(norm.weight, count)
         bias = None if norm.bias is None else self._hold_floats(norm.bias, count)
         return FusedNorm(weight, bias, norm.kind, norm.epsilon)
 

@@ -55,9 +55,7 @@ class KvBudget:
         self.share = own_bytes / (own_bytes + beside)  # of the memory for keys and values
         self.own: OwnKv | None = None  # the rows' own keys and values, by slot
         self.tokens = 0  # the budget: whose keys and values may be stored
-        self._measured_s = (
-            0.0  # when the free memory was measured from which the budget was computed
-        )
+        self._measured_s = 0.0  # when the free memory was measured from which the budget was computed
 
     def reset(self) -> None:
         """Forget the store; a GPU's stays, for its recorded steps."""
@@ -154,15 +152,9 @@ class KvBudget:
         all_rows = [*before_long, *long]
         to_come = len(rows.waiting)
         self._insert(
-            self.own,
-            before_long,
-            len(rows.active),
-            len(whole),
-            min(most_rows, len(before_long) + to_come),
+            self.own, before_long, len(rows.active), len(whole), min(most_rows, len(before_long) + to_come)
         )
-        self._insert(
-            self.own, all_rows, len(before_long), len(long), min(most_rows, len(all_rows) + to_come)
-        )
+        self._insert(self.own, all_rows, len(before_long), len(long), min(most_rows, len(all_rows) + to_come))
         cost = self.cost([self._kept(row) for row in all_rows])
         self.own.keep_spare(min(cost, max(self.tokens - self.prefixes.tokens - cost, 0)))
         return self.own
@@ -176,11 +168,7 @@ class KvBudget:
         kept = max(*(self._kept(row) for row in rows), 1)
         expected = min(expected, self.tokens // self.cost([kept]))
         own.insert(
-            at,
-            count,
-            needs,
-            [row.kv.rest + len(row.pending) for row in rows],
-            max(expected, len(rows)),
+            at, count, needs, [row.kv.rest + len(row.pending) for row in rows], max(expected, len(rows))
         )
 
     def begin(self, entering: Sequence[tuple[int, Row]]) -> None:
@@ -207,9 +195,8 @@ class KvBudget:
         assert self.own is not None
         if row.error is not None:
             return
-        has_states = bool(
-            self.heads.states
-        )  # these cannot be cut back to a block of the prompt cache
+        # these cannot be cut back to a block of the prompt cache
+        has_states = bool(self.heads.states)
         states = self.own.states
         if states is not None and states.read[slot] != row.kv.shared + row.kv.places:
             return  # it stands for guessed tokens behind the row's end

@@ -36,8 +36,7 @@ def wavers_to(
     the logits' spread.
     """
     if not any(
-        isinstance(module, SeparateExperts) or form_of(module) is not None
-        for module in model.modules()
+        isinstance(module, SeparateExperts) or form_of(module) is not None for module in model.modules()
     ):
         return False
     left = dict(enumerate(found))
@@ -85,9 +84,9 @@ def other_last_bits(model: nn.Module, share: float, seed: int) -> Iterator[None]
         if not isinstance(made, torch.Tensor) or not made.is_floating_point():
             return None  # what a router chooses follows from its rows
         up = torch.rand(made.shape, generator=generator, dtype=torch.float32) - 0.5
-        by = up.where(
-            torch.rand(made.shape, generator=generator, dtype=torch.float32) < share, 0
-        ).to(made.device)
+        by = up.where(torch.rand(made.shape, generator=generator, dtype=torch.float32) < share, 0).to(
+            made.device
+        )
         return (made.float() * (1 + by * torch.finfo(made.dtype).eps)).to(made.dtype)
 
     with ExitStack() as hooks:

@@ -13,11 +13,8 @@ import torch
 from torch import nn
 
 Fused = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]  # of rows, weight and epsilon
-GPU_TOLERANCE = {
-    torch.float32: 1e-5,
-    torch.float16: 5e-3,
-    torch.bfloat16: 2e-2,
-}  # of the largest number
+# of the largest number
+GPU_TOLERANCE = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 2e-2}
 
 
 class GpuNorms:
@@ -50,9 +47,7 @@ def replace_norm(layer: Any, fused: Fused, tolerance: Mapping[torch.dtype, float
     own, weight = layer.forward, weight.detach().contiguous()
 
     def forward(rows: torch.Tensor) -> torch.Tensor:
-        result: torch.Tensor = (
-            fused(rows, weight, epsilon) if rows.dtype == weight.dtype else own(rows)
-        )
+        result: torch.Tensor = fused(rows, weight, epsilon) if rows.dtype == weight.dtype else own(rows)
         return result
 
     with torch.no_grad():

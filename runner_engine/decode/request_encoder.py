@@ -61,9 +61,7 @@ class RequestEncoder:
         self.tags = tags_of(self.generation, tokenizer)
         self.grammars = grammars
         self._lock = threading.Lock()  # tokenizers may not be thread-safe
-        self._longest_end: int | None = (
-            None  # tokens of the longest end of a thinking that is forced
-        )
+        self._longest_end: int | None = None  # tokens of the longest end of a thinking that is forced
 
     def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
         """Return the prompt as the model sees it (text, or ids as given) and its token ids."""
@@ -82,12 +80,7 @@ class RequestEncoder:
         before = self._ids("a", special=False)
         with self._lock:
             alone, text = (
-                text_of(
-                    self.tokenizer,
-                    some,
-                    skip_special_tokens=False,
-                    clean_up_tokenization_spaces=False,
-                )
+                text_of(self.tokenizer, some, skip_special_tokens=False, clean_up_tokenization_spaces=False)
                 for some in (before, [*before, *ids])
             )
         return text[len(alone) :]
@@ -115,11 +108,20 @@ class RequestEncoder:
             begun = request.begun.of(sha256, request.n)
         return [
             Row(
-                request, ids, sha256, limit, choice, sampling, fills_context=room < wanted, error=error,
-                tokens=list(tokens), thought=Thought(tag, budget), held=self._held(request, is_wanted),
+                request,
+                ids,
+                sha256,
+                limit,
+                choice,
+                sampling,
+                fills_context=room < wanted,
+                error=error,
+                tokens=list(tokens),
+                thought=Thought(tag, budget),
+                held=self._held(request, is_wanted),
             )
             for choice, tokens in enumerate(begun)
-        ]  # fmt: skip
+        ]
 
     def _held(self, request: Request, is_wanted: Callable[[], bool]) -> Held | None:
         """Return the beginning of the grammar that holds a choice; ConfigError if there is none."""
@@ -151,11 +153,18 @@ class RequestEncoder:
         end = self._end_of(seen)
         return [
             Row(
-                request, [*main, *ids], sha256, min(most, room - len(main) - len(ids)), number, sampling,
-                branch_at=len(main), error=error, thought=Thought(opened_by(f"{end}{text}", self.tags), budget),
+                request,
+                [*main, *ids],
+                sha256,
+                min(most, room - len(main) - len(ids)),
+                number,
+                sampling,
+                branch_at=len(main),
+                error=error,
+                thought=Thought(opened_by(f"{end}{text}", self.tags), budget),
             )
             for number, (ids, text) in enumerate(zip(branches, request.branches, strict=True), start=1)
-        ]  # fmt: skip
+        ]
 
     def _continuation(self, request: Request, seen: str | Sequence[int], ids: list[int]) -> Row:
         """Cut the continuation's tokens from those of the whole text: its text alone may have other
@@ -165,9 +174,8 @@ class RequestEncoder:
             given = self._known(list(continuation or ()))
         elif isinstance(seen, str):
             check_scored(request.prompt, seen)
-            is_text = isinstance(
-                request.prompt, str
-            )  # a chat template adds the special tokens itself
+            # a chat template adds the special tokens itself
+            is_text = isinstance(request.prompt, str)
             given = self._ids(seen + continuation, special=is_text)[len(ids) :]
         else:
             given = self._ids(continuation, special=False)
@@ -180,9 +188,7 @@ class RequestEncoder:
             error = f"the prompt and its continuation have {count} tokens, {self._room_words()}"
         elif request.score_token_ids and len(request.score_token_ids) != len(given):
             count = len(request.score_token_ids)
-            error = (
-                f"score_token_ids has {count} entries, but the continuation has {len(given)} tokens"
-            )
+            error = f"score_token_ids has {count} entries, but the continuation has {len(given)} tokens"
         return Row(request, ids, request_sha256(seen, request), 0, given=given, error=error)
 
     def _known(self, ids: list[int]) -> list[int]:
@@ -192,21 +198,13 @@ class RequestEncoder:
         return ids
 
     def _wanted(self, request: Request) -> int:
-        return (
-            self.generation.max_new_tokens
-            if request.max_new_tokens is None
-            else request.max_new_tokens
-        )
+        return self.generation.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens
 
     def _budget(self, request: Request) -> Budget | None:
         """Return the budget of a request's thinking; None if it has none."""
         own, of_job = request.thinking_tokens, self.generation.thinking_tokens
         tokens = of_job if own is None else own
-        return (
-            None
-            if tokens is None
-            else Budget(tokens, self._wanted(request), self.generation.thinking_end)
-        )
+        return None if tokens is None else Budget(tokens, self._wanted(request), self.generation.thinking_end)
 
     def _most_thinking(self, budget: Budget | None) -> int:
         """Return the most tokens that come before the answer, tags included."""
@@ -214,9 +212,7 @@ class RequestEncoder:
             return 0
         if self._longest_end is None:
             with self._lock:
-                self._longest_end = max(
-                    len(end_tokens(self.tokenizer, tag, budget.end)) for tag in self.tags
-                )
+                self._longest_end = max(len(end_tokens(self.tokenizer, tag, budget.end)) for tag in self.tags)
         return budget.tokens + MOST_OPENING + MOST_PARTIAL + self._longest_end
 
     def _rejection_reason(self, tokens: int) -> str:
@@ -229,9 +225,7 @@ class RequestEncoder:
 
     def _chat(self, messages: list[Message]) -> str:
         """Render the chat template, without the lock, because that may take long."""
-        offered = next(
-            (message.tools for message in messages if isinstance(message, OfferedTools)), None
-        )
+        offered = next((message.tools for message in messages if isinstance(message, OfferedTools)), None)
         turns = [message.as_dict() for message in messages if not isinstance(message, OfferedTools)]
         return self.template.render(turns, tools=offered)
 
@@ -258,9 +252,8 @@ def stop_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
 
 def request_encoder_for(loaded: Loaded, spec: ModelSpec) -> RequestEncoder:
     """Return what turns requests to a loaded model into rows."""
-    window = getattr(
-        loaded.model.config.get_text_config(), "sliding_window", None
-    )  # branches cannot slide
+    # branches cannot slide
+    window = getattr(loaded.model.config.get_text_config(), "sliding_window", None)
     room, own, vocab_size = (
         loaded.metrics["max_positions"],
         own_generation(loaded.model),
@@ -275,8 +268,6 @@ def request_encoder_for(loaded: Loaded, spec: ModelSpec) -> RequestEncoder:
 def request_encoder_of(resolved: ResolvedModel) -> RequestEncoder:
     """Return what turns requests into rows, with the tokenizer alone: no weight is read."""
     model = resolved.files.model
-    tokenizer = load_tokenizer(
-        f"model.name={model.name}", resolved.files.path, model.trust_remote_code
-    )
+    tokenizer = load_tokenizer(f"model.name={model.name}", resolved.files.path, model.trust_remote_code)
     rows = resolved.files.text_settings.get("vocab_size", math.inf)
     return RequestEncoder(resolved.spec, tokenizer, model.name, math.inf, vocab_size=rows)

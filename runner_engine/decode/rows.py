@@ -16,12 +16,8 @@ from runner_engine.settings.sampling import GREEDY, Sampling
 
 NO_TOKEN = -1  # a sampler's result if the logits are not numbers
 NOT_SAMPLED = -2  # its result if a row's own settings break it
-NO_NUMBERS = (
-    "the model's logits are not numbers (NaN): its weights are damaged, or overflow in this dtype"
-)
-BROKEN_SAMPLING = (
-    "its next token could not be sampled with its settings, see the log: other rows go on"
-)
+NO_NUMBERS = "the model's logits are not numbers (NaN): its weights are damaged, or overflow in this dtype"
+BROKEN_SAMPLING = "its next token could not be sampled with its settings, see the log: other rows go on"
 
 
 @dataclass(eq=False)
@@ -39,20 +35,16 @@ class Row:
     given: list[int] | None = None  # the continuation to score; then nothing is generated
     branch_at: int = 0  # where the branch begins in the prompt
     error: str | None = None  # why it cannot begin or continue
-    permanent: bool = field(
-        init=False
-    )  # the error was known before the row ran, so it would come again
+    # the error was known before the row ran, so it would come again
+    permanent: bool = field(init=False)
     tokens: list[int] = field(default_factory=list)
     generator: torch.Generator | None = None
-    scores: TokenScores = field(
-        default_factory=TokenScores
-    )  # of the continuation's tokens scored so far
+    # of the continuation's tokens scored so far
+    scores: TokenScores = field(default_factory=TokenScores)
     kv: RowKv = field(default_factory=RowKv)
     thought: Thought = field(default_factory=Thought)
     held: Held | None = None  # by a grammar; None: its answer is free
-    sent: int = (
-        0  # characters of its text, tags included, that were sent as deltas or stand between them
-    )
+    sent: int = 0  # characters of its text, tags included, that were sent as deltas or stand between them
     entered_s: float = 0.0
     first_token_s: float = 0.0
     token_times: list[float] = field(default_factory=list)  # when each of its tokens came out
@@ -78,9 +70,7 @@ class Row:
     def pending(self) -> list[int]:
         """Tokens that the model has not read when the row enters; it need not read a continuation's
         last one."""
-        return self.prompt[self.kv.shared :] + (
-            self.tokens if self.given is None else self.given[:-1]
-        )
+        return self.prompt[self.kv.shared :] + (self.tokens if self.given is None else self.given[:-1])
 
     @property
     def need(self) -> int:
@@ -89,9 +79,7 @@ class Row:
         own = len(self.prompt) - self.kv.shared + more
         return self.kv.rest + rounded(own) if self.kv.rest else own
 
-    def completion(
-        self, reason: FinishReason, seconds: float, answer: Answer | None = None
-    ) -> Completion:
+    def completion(self, reason: FinishReason, seconds: float, answer: Answer | None = None) -> Completion:
         """Return its completion."""
         return Completion(
             answer or Answer.read("", self.tokens, reason, in_thinking=self.thought.in_thinking),

@@ -159,9 +159,7 @@ class Scheduler:
             raise
         return self._accept_tokens(new, events)
 
-    def _prefill(
-        self, whole: list[Row], long: list[Row], most: int
-    ) -> tuple[NewTokens, list[Event]]:
+    def _prefill(self, whole: list[Row], long: list[Row], most: int) -> tuple[NewTokens, list[Event]]:
         """Read prompts of rows that enter, and pieces of long ones; active rows decode in the same
         pass, or wait.
 
@@ -173,17 +171,13 @@ class Scheduler:
         own = self.kv.make_room(rows, whole, long, self.admission.most_rows)
         reading, first = [*rows.reading, *long], len(rows.active)
         entering = [
-            (slot, row)
-            for slot, row in enumerate([*whole, *reading], start=first)
-            if row not in rows.reading
+            (slot, row) for slot, row in enumerate([*whole, *reading], start=first) if row not in rows.reading
         ]
         self.kv.begin(entering)
         for _, row in entering:
             row.entered_s = row.entered_s or started
         pieces = self.admission.pieces(whole, reading, most)
-        joins_decoding = (
-            self.decoder.has_kernels if reading else self.admission.joins_decoding(whole[0])
-        )
+        joins_decoding = self.decoder.has_kernels if reading else self.admission.joins_decoding(whole[0])
         decoding = rows.active[:] if joins_decoding or self.decoder.has_begun_step else []
         new = self.decoder.read(own, pieces, decoding, joins_decoding)
         started_rows = [row for row, _ in new[len(decoding) :]]
@@ -308,9 +302,7 @@ class Scheduler:
         if alone:
             row = self.rows.waiting.popleft()
             self.kv.release(row)
-            row.error = (
-                f"out of memory with its {len(row.prompt) + len(row.given or ())} tokens alone"
-            )
+            row.error = f"out of memory with its {len(row.prompt) + len(row.given or ())} tokens alone"
             return [self.stopping.completion(row, FinishReason.error, _seconds(row))]
         self.admission.halve(at_once)
         when = f"with {at_once} rows at once" if at_once else "while a shared prefix was read"

@@ -23,14 +23,7 @@ from runner_engine.decode.tokens import Stopping, most_positions, sampler_of, sc
 from runner_engine.memory import MemoryGuard, note_cache, note_pass, release_failed_pass
 from runner_engine.models.load import Loaded
 from runner_engine.models.vocabulary import padding_of, rows_of
-from runner_engine.sessions import (
-    MEMORY_IS_SHORT,
-    MEMORY_RAN_OUT,
-    EngineStats,
-    Event,
-    RequestId,
-    RowCount,
-)
+from runner_engine.sessions import MEMORY_IS_SHORT, MEMORY_RAN_OUT, EngineStats, Event, RequestId, RowCount
 
 
 @dataclass(frozen=True)
@@ -40,18 +33,13 @@ class Batching:
     by_generate: bool = False  # decoded by transformers' generate and not by our own loop
     equal_length: bool = False  # prompts of equal length: the model cannot ignore padding
     alone: bool = False  # one prompt at a time
-    why: str = field(
-        default="", compare=False
-    )  # why a batching with fewer restrictions would be wrong
+    # why a batching with fewer restrictions would be wrong
+    why: str = field(default="", compare=False)
 
     def __str__(self) -> str:
         name = "transformers' generate" if self.by_generate else "static batching"
         return name + (
-            ", one prompt at a time"
-            if self.alone
-            else ", equal lengths"
-            if self.equal_length
-            else ""
+            ", one prompt at a time" if self.alone else ", equal lengths" if self.equal_length else ""
         )
 
 
@@ -111,9 +99,7 @@ class StaticBatches:
                     self._count()
                     return self._score(rows)
                 if self.batching.by_generate:
-                    self.batch = Generated(
-                        self.loaded, rows, self.stats, self.stopping, self.memory
-                    )
+                    self.batch = Generated(self.loaded, rows, self.stats, self.stopping, self.memory)
                 else:
                     self.batch = Batch(
                         self.loaded, rows, self.stats, self.stopping, self.batching.equal_length
@@ -202,19 +188,9 @@ class Batch:
     """Rows that are read and decoded together."""
 
     def __init__(
-        self,
-        loaded: Loaded,
-        rows: list[Row],
-        stats: EngineStats,
-        stopping: Stopping,
-        equal_length: bool,
+        self, loaded: Loaded, rows: list[Row], stats: EngineStats, stopping: Stopping, equal_length: bool
     ) -> None:
-        self.loaded, self.stats, self.stopping, self.equal_length = (
-            loaded,
-            stats,
-            stopping,
-            equal_length,
-        )
+        self.loaded, self.stats, self.stopping, self.equal_length = (loaded, stats, stopping, equal_length)
         self.alive = dict(enumerate(rows))  # by their places in the batch: rows that have not ended
         self.cache: Any = None
         self.tokens = torch.empty(0, dtype=torch.long)  # the last of each row, in the batch's order
@@ -251,9 +227,8 @@ class Batch:
     def read(self) -> torch.Tensor:
         """Read the prompts; return the logits [B, V] after them."""
         rows = list(self.alive.values())
-        ids, self.mask, self.positions = _left_pad(
-            [row.pending for row in rows], self.loaded
-        )  # [B, P]
+        # [B, P]
+        ids, self.mask, self.positions = _left_pad([row.pending for row in rows], self.loaded)
         self.cache = DynamicCache(config=self.loaded.model.config)
         self.sampler = sampler_of(rows, int(self.loaded.metrics["vocab_size"]), self.loaded.device)
         return self._logits(ids)
@@ -262,9 +237,8 @@ class Batch:
         """Read the last tokens; return the logits [B, V] after them."""
         if len(self.alive) <= len(self.mask) // 2:
             alive = torch.tensor(list(self.alive), device=self.loaded.device)
-            self.cache.reorder_cache(
-                alive
-            )  # as for beams: this handles every kind of state, on its own device
+            # as for beams: this handles every kind of state, on its own device
+            self.cache.reorder_cache(alive)
             self.sampler.keep(list(self.alive))
             self.mask, self.positions, self.tokens = (
                 self.mask[alive],
@@ -272,9 +246,8 @@ class Batch:
                 self.tokens[alive],
             )
             self.alive = dict(enumerate(self.alive.values()))
-        self.mask = torch.cat(
-            [self.mask, self.mask.new_ones(len(self.mask), 1)], dim=1
-        )  # [B, P + steps]
+        # [B, P + steps]
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], dim=1)
         self.positions = self.positions[:, -1:] + 1  # [B, 1]
         return self._logits(self.tokens[:, None])
 
@@ -282,9 +255,8 @@ class Batch:
         """Pick the next token of each row."""
         self.stopping.force(logits, self.alive.values(), list(self.alive))
         picked = self.sampler.pick(logits)
-        self.tokens = picked.clamp(
-            min=0
-        )  # rows that end without a token stay in the batch for a while
+        # rows that end without a token stay in the batch for a while
+        self.tokens = picked.clamp(min=0)
         return picked
 
     def _logits(self, ids: torch.Tensor) -> torch.Tensor:
@@ -310,18 +282,12 @@ def _score_in_pieces(loaded: Loaded, rows: list[Row], stats: EngineStats) -> Non
     ):  # the first place of each piece whose logits are wanted
         last = min(wanted + most, width)
         place = positions[:, first:last]
-        logits = _forward(
-            loaded, stats, ids[:, first:last], mask[:, :last], place, cache, last - wanted
-        )
+        logits = _forward(loaded, stats, ids[:, first:last], mask[:, :last], place, cache, last - wanted)
         for row, some in zip(rows, logits, strict=True):
             given = row.given or []
             begin = width - len(given)  # before its first token
             if last > begin:
-                score(
-                    row,
-                    some[max(begin - wanted, 0) :],
-                    given[max(wanted - begin, 0) : last - begin],
-                )
+                score(row, some[max(begin - wanted, 0) :], given[max(wanted - begin, 0) : last - begin])
         first = last
     note_cache(stats, cache)
 
@@ -351,15 +317,12 @@ def _forward(
     return logits
 
 
-def _left_pad(
-    prompts: list[list[int]], loaded: Loaded
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _left_pad(prompts: list[list[int]], loaded: Loaded) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return ids, mask and positions, all [B, longest], padded on the left; positions do not count
     padding."""
     width, pad = max(map(len, prompts)), padding_of(loaded.tokenizer, rows_of(loaded.model))
     ids = [[pad] * (width - len(prompt)) + prompt for prompt in prompts]
     mask = torch.tensor(
-        [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts],
-        device=loaded.device,
+        [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=loaded.device
     )
     return torch.tensor(ids, device=loaded.device), mask, (mask.cumsum(dim=-1) - 1).clamp_(min=0)

@@ -19,11 +19,8 @@ from runner_engine.models.tokenizing import ids_of
 from runner_engine.sessions import EngineStats, Event, Request
 
 TEXT = "Ann has 3 pens, Bob has 12; how many are left?"  # words: random token ids could stand for pictures
-LENGTHS = (
-    7,
-    4,
-    4,
-)  # of the trial's prompts: in a batch of all, two are padded; two are of one length
+# of the trial's prompts: in a batch of all, two are padded; two are of one length
+LENGTHS = (7, 4, 4)
 # kinds of layers that are known to ignore padding, also in rows longer than the trial's
 IGNORES_PADDING = {
     "full_attention",
@@ -35,11 +32,8 @@ IGNORES_PADDING = {
     "mlp",
     "moe",
 }
-NEW_TOKENS = (
-    2,
-    2,
-    4,
-)  # of each: the last row, which is padded, continues after the others' cache is dropped
+# of each: the last row, which is padded, continues after the others' cache is dropped
+NEW_TOKENS = (2, 2, 4)
 
 
 class _RecordingBatch(Batch):
@@ -69,8 +63,7 @@ def _probed(loaded: Loaded, named: str) -> Batching:
     prompts = [ids[sum(LENGTHS[:at]) :][:length] for at, length in enumerate(LENGTHS)]
     try:
         outputs = [
-            generate(loaded, [prompt], count)
-            for prompt, count in zip(prompts, NEW_TOKENS, strict=True)
+            generate(loaded, [prompt], count) for prompt, count in zip(prompts, NEW_TOKENS, strict=True)
         ]
     except Exception as error:
         if is_memory_error(error):
@@ -80,21 +73,15 @@ def _probed(loaded: Loaded, named: str) -> Batching:
             f"{type(error).__name__}: {one_line(error, limit=200)}"
         ) from error
     expected = [[step[0].float() for step in output.logits] for output in outputs]
-    problem = _problem_with_padding(loaded) or _problem(
-        loaded, prompts, expected, equal_length=False
-    )
+    problem = _problem_with_padding(loaded) or _problem(loaded, prompts, expected, equal_length=False)
     if not problem:
         return Batching()
     why = f"with padding, {problem}"
     if not _problem(loaded, prompts, expected, equal_length=True):
         return Batching(equal_length=True, why=why)
     together = generate(loaded, prompts[1:], min(NEW_TOKENS)).logits
-    pairs = [
-        ([step[at].float() for step in together], wanted) for at, wanted in enumerate(expected[1:])
-    ]
-    is_same = all(
-        _distance(ours, theirs[: len(ours)]) <= allowed_off(loaded) for ours, theirs in pairs
-    )
+    pairs = [([step[at].float() for step in together], wanted) for at, wanted in enumerate(expected[1:])]
+    is_same = all(_distance(ours, theirs[: len(ours)]) <= allowed_off(loaded) for ours, theirs in pairs)
     return replace(BY_GENERATE, alone=not is_same, why=why)
 
 
@@ -120,9 +107,7 @@ def _problem(
     logits: dict[Row, list[torch.Tensor]] = {}
     try:
         for some in batches:
-            batch = _RecordingBatch(
-                loaded, some, EngineStats(), Stopping(loaded.tokenizer), equal_length
-            )
+            batch = _RecordingBatch(loaded, some, EngineStats(), Stopping(loaded.tokenizer), equal_length)
             batch.logits = logits
             events: list[Event] = []
             while batch.alive:
@@ -134,22 +119,15 @@ def _problem(
             raise
         return f"{type(error).__name__}: {one_line(error, limit=160)}"
     off = max(_distance(logits[row], wanted) for row, wanted in zip(rows, expected, strict=True))
-    return (
-        ""
-        if off <= allowed_off(loaded)
-        else f"its logits would be off by {off:.2g} of their spread"
-    )
+    return "" if off <= allowed_off(loaded) else f"its logits would be off by {off:.2g} of their spread"
 
 
 def _is_filled(layer: Any) -> bool:
     """Whether a layer of a cache holds anything: keys and values, or other states."""
     states = (
-        getattr(layer, name, {})
-        for name in ("is_conv_states_initialized", "is_recurrent_states_initialized")
+        getattr(layer, name, {}) for name in ("is_conv_states_initialized", "is_recurrent_states_initialized")
     )
-    return bool(getattr(layer, "is_initialized", False)) or any(
-        any(of_kind.values()) for of_kind in states
-    )
+    return bool(getattr(layer, "is_initialized", False)) or any(any(of_kind.values()) for of_kind in states)
 
 
 def _distance(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> float:

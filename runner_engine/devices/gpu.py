@@ -21,11 +21,7 @@ def _torch_with_gpus() -> Any:
 def sent(numbers: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Return a tensor of the host on a device; from pinned memory to a GPU, so that the host does
     not wait."""
-    return (
-        numbers.pin_memory().to(device, non_blocking=True)
-        if device.type == "cuda"
-        else numbers.to(device)
-    )
+    return numbers.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else numbers.to(device)
 
 
 def put(numbers: torch.Tensor, into: torch.Tensor) -> None:
@@ -78,8 +74,5 @@ def peak_mib() -> float | None:
     torch = _torch_with_gpus()
     if torch is None:
         return None
-    peaks = [
-        float(torch.cuda.max_memory_allocated(device))
-        for device in range(torch.cuda.device_count())
-    ]
+    peaks = [float(torch.cuda.max_memory_allocated(device)) for device in range(torch.cuda.device_count())]
     return sum(peaks) / MIB

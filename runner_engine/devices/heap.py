@@ -85,9 +85,8 @@ def collecting_only_new() -> Iterator[None]:
     """
     if not (Frozen.here or Frozen.elsewhere):
         Frozen.elsewhere = bool(gc.get_freeze_count())
-    is_first = not (
-        Frozen.here or Frozen.elsewhere
-    )  # else somebody else decides when they are looked at again
+    # else somebody else decides when they are looked at again
+    is_first = not (Frozen.here or Frozen.elsewhere)
     if is_first:
         gc.freeze()
         Frozen.here = True

@@ -15,10 +15,8 @@ from pathlib import Path
 
 MADV_DONTNEED, MADV_PAGEOUT = 4, 21  # of Linux
 ENTRY_BYTES = 8  # of /proc/self/pagemap, for each page
-OF_FILE, IS_PRESENT = (
-    1 << 61,
-    3 << 62,
-)  # flags of a page: unchanged from the file; in memory or in swap
+# flags of a page: unchanged from the file; in memory or in swap
+OF_FILE, IS_PRESENT = (1 << 61, 3 << 62)
 
 
 class MappedFiles:
@@ -96,6 +94,4 @@ def _is_changed(first: int, size: int) -> bool | None:
         return None
     if len(entries) < size // mmap.PAGESIZE * ENTRY_BYTES:
         return None
-    return any(
-        entry & IS_PRESENT and not entry & OF_FILE for entry in memoryview(entries).cast("Q")
-    )
+    return any(entry & IS_PRESENT and not entry & OF_FILE for entry in memoryview(entries).cast("Q"))

@@ -21,9 +21,7 @@ class Form:
     is_transposed: bool = False  # [experts, inputs, outputs] instead of [experts, outputs, inputs]
     is_concatenated: bool = True  # gates, then ups; else they alternate
     has_post_norm: bool = False  # each expert's result goes through post_expert_norm
-    takes_sorted_rows: bool = (
-        False  # one argument: as many rows for each expert, in the experts' order
-    )
+    takes_sorted_rows: bool = False  # one argument: as many rows for each expert, in the experts' order
 
     @property
     def matrices(self) -> tuple[str, ...]:

@@ -28,9 +28,7 @@ class LeftOut(nn.Module):
     def numbers(self) -> int:
         """How many numbers the weights have that are left out."""
         return sum(
-            int(weight.numel())
-            for weight in self.family[0]._parameters.values()
-            if weight is not None
+            int(weight.numel()) for weight in self.family[0]._parameters.values() if weight is not None
         )
 
 

@@ -22,9 +22,7 @@ class Expert(nn.Module):
     """The matrices of one expert: `gate_proj` unless its family has none, `up_proj` and
     `down_proj`."""
 
-    def __init__(
-        self, layers: Mapping[str, nn.Module], between: Callable[..., torch.Tensor]
-    ) -> None:
+    def __init__(self, layers: Mapping[str, nn.Module], between: Callable[..., torch.Tensor]) -> None:
         super().__init__()
         for name, layer in layers.items():
             self.add_module(name, layer)
@@ -34,11 +32,7 @@ class Expert(nn.Module):
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Return the expert's result for each row."""
         up = self.get_submodule(UP)(rows)
-        inner = (
-            self._between(self.get_submodule(GATE)(rows), up)
-            if self.has_gate
-            else self._between(up)
-        )
+        inner = self._between(self.get_submodule(GATE)(rows), up) if self.has_gate else self._between(up)
         return cast(torch.Tensor, self.get_submodule(DOWN)(inner))
 
 
@@ -61,9 +55,8 @@ class SeparateExperts(nn.Module):
         for number in range(self.num_experts):
             layers = {matrix: _view_of(family, form, matrix, number) for matrix in form.matrices}
             self.add_module(str(number), Expert(layers, self.between))
-        self._family = [
-            _without_weights(family)
-        ]  # in a list, so that it is no child: it has no weights
+        # in a list, so that it is no child: it has no weights
+        self._family = [_without_weights(family)]
 
     def between(self, *inner: torch.Tensor) -> torch.Tensor:
         """Return what the last matrix takes, of what gate_proj and up_proj give, or of the latter
@@ -135,11 +128,7 @@ def separated(family: nn.Module) -> SeparateExperts | None:
 
 def separate_all(model: nn.Module) -> dict[str, SeparateExperts]:
     """Put separate experts in place of all fused ones of a model; return them by their paths."""
-    found = {
-        path: made
-        for path, module in model.named_modules()
-        if (made := separated(module)) is not None
-    }
+    found = {path: made for path, module in model.named_modules() if (made := separated(module)) is not None}
     for path, made in found.items():
         model.set_submodule(path, made)
     return found

@@ -61,9 +61,7 @@ class ExpertUse:
         self.tell = tell
         of_c: Mapping[nn.Module, torch.Tensor] = {} if in_c is None else in_c.expert_counts
         self.layers = [
-            layer
-            for module in (model.modules() if model else ())
-            if (layer := _layer_of(module, of_c))
+            layer for module in (model.modules() if model else ()) if (layer := _layer_of(module, of_c))
         ]
         self._told = 0  # choices that were counted when it was told
         self._tokens, self._told_tokens = 0, 0  # of passes in which C counts
@@ -86,10 +84,7 @@ class ExpertUse:
 
         def count_and_forward(*given: Any, **named: Any) -> torch.Tensor:
             layer.passes += 1
-            if (
-                len(given[0] if given else named["hidden_states"]) >= MANY
-                or layer.passes % EVERY == 0
-            ):
+            if len(given[0] if given else named["hidden_states"]) >= MANY or layer.passes % EVERY == 0:
                 self._count(layer, named["top_k_index"] if "top_k_index" in named else given[1])
             return forward(*given, **named)
 

@@ -64,11 +64,7 @@ class Grammars:
     """
 
     def __init__(
-        self,
-        tokenizer: Any,
-        vocab_size: int,
-        stops: frozenset[int],
-        limits: ForkLimits = TRIAL_LIMITS,
+        self, tokenizer: Any, vocab_size: int, stops: frozenset[int], limits: ForkLimits = TRIAL_LIMITS
     ) -> None:
         """vocab_size: of the model's logits; stops: the tokens that end an answer."""
         self._tokenizer, self._vocab_size, self._stops = tokenizer, vocab_size, stops
@@ -156,9 +152,7 @@ class Grammars:
             trials = self._trials
             assert trials is not None
         whole = MARK.sub(self._mark, f"%llguidance {{}}\n{text}")
-        mib = _check_trial(
-            *trials.ask(whole.encode("utf-8", "surrogatepass"), is_wanted), self._limits
-        )
+        mib = _check_trial(*trials.ask(whole.encode("utf-8", "surrogatepass"), is_wanted), self._limits)
         if not is_wanted():
             raise _NotWanted
         # the library lets other threads run while it compiles and while it computes masks
@@ -225,9 +219,7 @@ def _check_trial(outcome: Outcome, answer: bytes, limits: ForkLimits) -> float:
             f"the grammar was not compiled within {limits.wall_s:g} s, since this machine is busy: try again later"
         )
     if outcome is Outcome.too_long:
-        raise _refused(
-            f"compiling it takes more than {limits.cpu_s:g} s of CPU time", is_costly=True
-        )
+        raise _refused(f"compiling it takes more than {limits.cpu_s:g} s of CPU time", is_costly=True)
     if outcome is Outcome.out_of_memory:
         raise _refused(f"compiling it needs more than {limits.memory_mib} MiB", is_costly=True)
     if outcome is Outcome.died:
@@ -253,9 +245,7 @@ def _library() -> Any:
     try:
         import llguidance
     except ImportError as error:
-        raise ConfigError(
-            f"answers are held to a grammar by the package llguidance: {INSTALL}"
-        ) from error
+        raise ConfigError(f"answers are held to a grammar by the package llguidance: {INSTALL}") from error
     return llguidance
 
 

@@ -53,9 +53,8 @@ def walk(matcher: Any) -> tuple[float, str]:
         if place:
             slowest_s = max(slowest_s, time.process_time() - started)
         if matcher.is_error():
-            error = str(
-                matcher.get_error()
-            )  # a dead end behind other tokens is no reason to refuse
+            # a dead end behind other tokens is no reason to refuse
+            error = str(matcher.get_error())
             return slowest_s, "" if place and error.startswith("NoExtension") else error
         rest = mask[draw.randrange(len(mask)) :].lstrip(b"\0") or mask.lstrip(b"\0")
         if not rest:

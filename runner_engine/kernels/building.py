@@ -90,9 +90,7 @@ def library(compiler: str, features: Collection[str] = ()) -> Path:
         note_use(path)
         return path
     with ExitStack() as locked:
-        with suppress(
-            OSError
-        ):  # some network disks have no locks: then several processes may build the same
+        with suppress(OSError):  # some network disks have no locks: then several processes may build the same
             locked.enter_context(hold(path.with_name(LOCK)))
         if not is_ours(path):  # nobody has built it while this process waited
             log.info("building the kernels for this processor, once: this takes 10 to 30 s")
@@ -102,9 +100,7 @@ def library(compiler: str, features: Collection[str] = ()) -> Path:
     return path
 
 
-def unit_command(
-    compiler: str, unit: str, output: Path, processor_flags: str = NATIVE
-) -> list[str]:
+def unit_command(compiler: str, unit: str, output: Path, processor_flags: str = NATIVE) -> list[str]:
     """Return the compiler's command for one unit; RUNNER_CFLAGS adds flags, for `make sanitize`."""
     return [
         compiler,
@@ -121,15 +117,7 @@ def link_command(
     compiler: str, objects: Iterable[Path], output: Path, processor_flags: str = NATIVE
 ) -> list[str]:
     """Return the command that makes a library of units."""
-    return [
-        compiler,
-        *_flags(processor_flags),
-        "-shared",
-        *map(str, objects),
-        "-o",
-        str(output),
-        "-lm",
-    ]
+    return [compiler, *_flags(processor_flags), "-shared", *map(str, objects), "-o", str(output), "-lm"]
 
 
 def key_of(file: Path) -> str:
@@ -148,9 +136,7 @@ def _build(compiler: str, path: Path) -> None:
     """Compile the units of a library that are not there, side by side, and link all of them."""
     features = set(path.name.split(".")[1:-1])
     objects = {
-        unit: path.with_name(f"{key_of(path)}.{unit}.o")
-        for unit, of in UNITS.items()
-        if of <= features
+        unit: path.with_name(f"{key_of(path)}.{unit}.o") for unit, of in UNITS.items() if of <= features
     }
 
     def compile_missing(unit: str) -> None:
@@ -161,9 +147,7 @@ def _build(compiler: str, path: Path) -> None:
         list(several.map(compile_missing, objects))
     try:
         _make(path, lambda partial: link_command(compiler, objects.values(), partial))
-    except (
-        subprocess.CalledProcessError
-    ):  # one may be damaged: the next attempt compiles them again
+    except subprocess.CalledProcessError:  # one may be damaged: the next attempt compiles them again
         for file in objects.values():
             file.unlink(missing_ok=True)
         raise
@@ -180,17 +164,11 @@ def _make(path: Path, command: Callable[[Path], list[str]]) -> None:
 def _place(compiler: str, features: Collection[str]) -> Path:
     """Return where the cache has, or would have, the library that this compiler builds for this
     processor."""
-    parts = (
-        source(),
-        compiler,
-        *_flags(),
-        _version(compiler),
-        _processor(),
-    )  # not the path of the source
+    # not the path of the source
+    parts = (source(), compiler, *_flags(), _version(compiler), _processor())
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
-    some = (
-        FEATURES if sys.platform != "linux" else set(features)
-    )  # linkers elsewhere may want all that is named
+    # linkers elsewhere may want all that is named
+    some = FEATURES if sys.platform != "linux" else set(features)
     return _cache(user_cache()) / ".".join((f"kernels-{key}", *sorted(some), "so"))
 
 
@@ -221,8 +199,9 @@ def _cache(folder: Path | None) -> Path:
         return folder
     log.warning(
         "others may write in %s: no kernels are run from there, and each process builds its own. "
-        "XDG_CACHE_HOME=FOLDER names a folder of yours", folder
-    )  # fmt: skip
+        "XDG_CACHE_HOME=FOLDER names a folder of yours",
+        folder,
+    )
     return _own_folder()
 
 
@@ -248,9 +227,7 @@ def _own_folder() -> Path:
 def _version(compiler: str) -> str:
     """Return what the compiler says about its version: an updated compiler has the same path, and
     builds again."""
-    done = subprocess.run(
-        [compiler, "--version"], capture_output=True, text=True, timeout=60, check=False
-    )
+    done = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=60, check=False)
     return done.stdout
 
 
@@ -258,9 +235,7 @@ def _processor() -> str:
     """Return the instruction set: different machines may share a cache on a shared disk."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(
-            (line for line in lines if line.startswith(("flags", "Features"))), platform.machine()
-        )
+        return next((line for line in lines if line.startswith(("flags", "Features"))), platform.machine())
     except OSError:
         return platform.machine() + platform.processor()
 
@@ -268,9 +243,7 @@ def _processor() -> str:
 def main() -> None:
     """Build the kernels for `make install`, which goes on without them."""
     if processor.c_compiler() is None:
-        print(
-            "no C compiler is here, or RUNNER_NATIVE=0: torch does the kernels' work, more slowly"
-        )
+        print("no C compiler is here, or RUNNER_NATIVE=0: torch does the kernels' work, more slowly")
     elif seconds := prepare():
         print(f"built the kernels for this processor in {seconds:.0f} s")
 

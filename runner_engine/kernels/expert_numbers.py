@@ -49,9 +49,7 @@ class Mixture(ctypes.Structure):
         *fields_of(ctypes.c_int64, "scores", "rounds_logits", "rounds_weights"),
         *fields_of(ctypes.c_int64, "groups", "chosen_groups", "best_of_group", "normalizes"),
         *fields_of(ctypes.c_float, "epsilon", "scale"),
-        *fields_of(
-            ctypes.c_int64, "shared_inner", "shared_count", "shared_activation", "shared_has_gate"
-        ),
+        *fields_of(ctypes.c_int64, "shared_inner", "shared_count", "shared_activation", "shared_has_gate"),
         *fields_of(ctypes.c_void_p, "shared_scale", "shared_into", "shared_down"),
     )
 
@@ -66,8 +64,5 @@ def numbers() -> dict[str, int]:
         "EXPERT_MATRICES": EXPERT_MATRICES,
         "MIXTURE_PHASES": MIXTURE_PHASES,
     }
-    sizes |= {
-        "sizeof expert_product": EXPERT_PRODUCT_BYTES,
-        "sizeof expert_pass": EXPERT_PASS_BYTES,
-    }
+    sizes |= {"sizeof expert_product": EXPERT_PRODUCT_BYTES, "sizeof expert_pass": EXPERT_PASS_BYTES}
     return sizes | {one.name.upper(): int(one) for one in Scores}

@@ -56,9 +56,7 @@ _SIGNATURES: dict[str, list[Any]] = {
     "convolve": [_PTR, _PTR, _INT, _INT, _INT, _PTR, _INT, _PTR, _PTR, _THREADS],
     "delta_rule": [_PTR, _PTR, _INT, _INT, _INT] + [_PTR] * 6 + [_THREADS],
     "scan_heads": [_PTR, _PTR, _INT, _INT, _INT] + [_PTR] * 5 + [_THREADS],
-    "scan_channels": [_PTR, _PTR, _INT, _INT, _INT]
-    + [_PTR] * 4
-    + [_INT, _PTR, _INT, _PTR, _PTR, _THREADS],
+    "scan_channels": [_PTR, _PTR, _INT, _INT, _INT] + [_PTR] * 4 + [_INT, _PTR, _INT, _PTR, _PTR, _THREADS],
     "scan_numbers": [_PTR, _INT, _PTR, _INT, _INT, _INT] + [_PTR] * 7 + [_THREADS],
 }
 for _name in ("store", "attend", "attend_shared"):  # the same over keys and values in bytes
@@ -66,16 +64,10 @@ for _name in ("store", "attend", "attend_shared"):  # the same over keys and val
 _FOR_ALL_FORMATS = ("sample",)
 _RECURRENT = ("convolve", "delta_rule", "scan_heads", "scan_channels", "scan_numbers")
 _IN_ALL_LIBRARIES = ("sample", "argmax", "norm")  # in both formats
-_MISSING = (
-    building.PACKED,
-    building.KV_BYTES,
-    building.RECURRENT,
-)  # by what C adds to MISSING_UNIT (checks.h)
-_UNCHECKED = (
-    "argmax",
-    "norm",
-    "sample",
-)  # no number of a call selects memory; the others return what is wrong
+# by what C adds to MISSING_UNIT (checks.h)
+_MISSING = (building.PACKED, building.KV_BYTES, building.RECURRENT)
+# no number of a call selects memory; the others return what is wrong
+_UNCHECKED = ("argmax", "norm", "sample")
 
 
 class DifferentStructures(Exception):
@@ -94,23 +86,17 @@ class Kernels:
     def _use(self, library: ctypes.CDLL) -> None:
         if wrong := shared_numbers.differences(library):
             raise DifferentStructures("; ".join(wrong))
-        self.has_quantized = hasattr(
-            library, "has_quantized"
-        )  # only for processors with wide products of bytes
+        # only for processors with wide products of bytes
+        self.has_quantized = hasattr(library, "has_quantized")
         self.file = Path(library._name)
-        self.vectors = (
-            ctypes.c_char_p.in_dll(library, "vector_instructions").value or b""
-        ).decode()
+        self.vectors = (ctypes.c_char_p.in_dll(library, "vector_instructions").value or b"").decode()
         self._tiles_state = library.tiles_state if hasattr(library, "tiles_state") else None
         self.panel_width = ctypes.c_int64.in_dll(library, "panel_width").value
         for name, signature in _SIGNATURES.items():
             for dtype, suffix in [(None, "")] if name in _FOR_ALL_FORMATS else FORMATS.items():
                 if _features_of(name, dtype) <= self.features:
                     function = getattr(library, f"{name}_{suffix}" if suffix else name)
-                    function.argtypes, function.restype = (
-                        signature,
-                        None if name in _UNCHECKED else _INT,
-                    )
+                    function.argtypes, function.restype = (signature, None if name in _UNCHECKED else _INT)
                     self._functions[name, dtype] = function
                 else:
                     self._functions[name, dtype] = partial(self._load_and_call, name, dtype)
@@ -144,9 +130,7 @@ class Kernels:
 
     def vectors_for(self, dtype: torch.dtype) -> str:
         """Name what numbers of this format are multiplied with."""
-        return (
-            self.vectors if dtype == torch.bfloat16 else self.vectors.removesuffix(" with bfloat16")
-        )
+        return self.vectors if dtype == torch.bfloat16 else self.vectors.removesuffix(" with bfloat16")
 
     def has(self, name: str, dtype: torch.dtype) -> bool:
         """Whether this processor has a function for a number format."""
@@ -170,9 +154,7 @@ class Kernels:
 
 
 def _features_of(name: str, dtype: torch.dtype | None) -> frozenset[str]:
-    of_format = (
-        {building.FLOAT32} if dtype is torch.float32 and name not in _IN_ALL_LIBRARIES else set()
-    )
+    of_format = {building.FLOAT32} if dtype is torch.float32 and name not in _IN_ALL_LIBRARIES else set()
     of_keys = {building.KV_BYTES} if name.endswith("_bytes") or name == "rotate" else set()
     of_layers = {building.RECURRENT} if name in _RECURRENT else set()
     return frozenset(of_format | of_keys | of_layers)
@@ -219,13 +201,9 @@ def kernels() -> Kernels | None:
             library.unlink(missing_ok=True)
             return Kernels(ctypes.CDLL(str(building.library(compiler))))
     except DifferentStructures as error:
-        log.warning(
-            "the kernels are not used, torch does their work more slowly: %s", str(error)[:300]
-        )
+        log.warning("the kernels are not used, torch does their work more slowly: %s", str(error)[:300])
     except building.FAILURES as error:
-        log.warning(
-            "kernels.c could not be built, torch does its work more slowly: %s", _reason(error)
-        )
+        log.warning("kernels.c could not be built, torch does its work more slowly: %s", _reason(error))
     return None
 
 

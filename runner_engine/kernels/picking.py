@@ -31,15 +31,12 @@ def argmax(scores: torch.Tensor) -> torch.Tensor:
 class RowSettings(NamedTuple):
     """How each row of a batch is sampled, as C reads it."""
 
-    numbers: (
-        torch.Tensor
-    )  # float64 [B, P]: the parameters in the order of the table in settings/sampling.py
-    seen: (
-        torch.Tensor
-    )  # int64 [B]: address of the marks [V] of tokens in prompt and answer, 0: no penalty
-    counts: (
-        torch.Tensor
-    )  # int64 [B]: address of the counts [V] of the answer's tokens, 0: no penalty
+    # float64 [B, P]: the parameters in the order of the table in settings/sampling.py
+    numbers: torch.Tensor
+    # int64 [B]: address of the marks [V] of tokens in prompt and answer, 0: no penalty
+    seen: torch.Tensor
+    # int64 [B]: address of the counts [V] of the answer's tokens, 0: no penalty
+    counts: torch.Tensor
 
 
 def sample(
@@ -50,22 +47,30 @@ def sample(
     logits = logits if logits.stride(1) == 1 and logits.stride(0) >= 0 else logits.contiguous()
     count, width = logits.shape
     numbers = native.pointer(settings.numbers, torch.float64, count, len(PARAMETERS))
-    seen, counts = (
-        native.pointer(one, torch.int64, count) for one in (settings.seen, settings.counts)
-    )
+    seen, counts = (native.pointer(one, torch.int64, count) for one in (settings.seen, settings.counts))
     share = 2 * (int(2.05 * width) + 128)  # numbers for each thread; an even number
     workspace = torch.empty(torch.get_num_threads() * share, dtype=torch.float32)
     tokens = torch.empty(count, dtype=torch.long)
     compiled(
-        "sample", None, logits.data_ptr(), logits.stride(0), int(logits.dtype == torch.bfloat16), count, width,
-        numbers, len(PARAMETERS), seen, counts, native.pointer(uniform, torch.float64, count),
-        workspace.data_ptr(), share, tokens.data_ptr(),
-    )  # fmt: skip
+        "sample",
+        None,
+        logits.data_ptr(),
+        logits.stride(0),
+        int(logits.dtype == torch.bfloat16),
+        count,
+        width,
+        numbers,
+        len(PARAMETERS),
+        seen,
+        counts,
+        native.pointer(uniform, torch.float64, count),
+        workspace.data_ptr(),
+        share,
+        tokens.data_ptr(),
+    )
     return tokens
 
 
 def for_logits(logits: torch.Tensor) -> native.Kernels | None:
     """Return the kernels if they are available and read such logits."""
-    return (
-        native.kernels() if logits.device.type == "cpu" and logits.dtype in native.FORMATS else None
-    )
+    return native.kernels() if logits.device.type == "cpu" and logits.dtype in native.FORMATS else None

@@ -15,9 +15,8 @@ from typing import NamedTuple
 from runner_base import processor
 
 FOLDER = Path(__file__).parent / "prebuilt"
-AVX2 = frozenset(
-    {"avx2", "fma", "f16c", "bmi1", "bmi2", "movbe", "abm"}
-)  # what -march=x86-64-v3 may use
+# what -march=x86-64-v3 may use
+AVX2 = frozenset({"avx2", "fma", "f16c", "bmi1", "bmi2", "movbe", "abm"})
 AVX512 = AVX2 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
 
 
@@ -43,12 +42,7 @@ VARIANTS = (
     Variant("avx512", "x86_64", "-march=x86-64-v4", AVX512),
     Variant("avx_vnni", "x86_64", "-march=x86-64-v3 -mavxvnni", AVX2 | {"avx_vnni"}),
     Variant("avx2", "x86_64", "-march=x86-64-v3", AVX2),
-    Variant(
-        "neon_bf16",
-        "aarch64",
-        "-march=armv8.2-a+dotprod+bf16",
-        frozenset({"asimd", "asimddp", "bf16"}),
-    ),
+    Variant("neon_bf16", "aarch64", "-march=armv8.2-a+dotprod+bf16", frozenset({"asimd", "asimddp", "bf16"})),
     Variant("neon_dotprod", "aarch64", "-march=armv8.2-a+dotprod", frozenset({"asimd", "asimddp"})),
     Variant("neon", "aarch64", "-march=armv8-a", frozenset({"asimd"})),
 )
@@ -67,10 +61,6 @@ def library() -> Path | None:
     if not files:
         return None
     features, here = processor.flags(), platform.machine()
-    fitting = (
-        one
-        for one in VARIANTS
-        if one.machine == here and one.name in files and one.needs <= features
-    )
+    fitting = (one for one in VARIANTS if one.machine == here and one.name in files and one.needs <= features)
     best = next(fitting, None)
     return files[best.name] if best else None

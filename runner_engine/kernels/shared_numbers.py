@@ -27,9 +27,8 @@ PRODUCT_PHASES = 3
 LAYER_PHASES = 4 * PRODUCT_PHASES + 7
 ADAPTER_PHASES = 2 * 8  # of a layer with adapters beside its matrices
 BESIDE_PHASES = 2 * PRODUCT_PHASES + 1  # of a mixer beside attention
-LATENT_PHASES = (
-    2 * PRODUCT_PHASES + 1
-)  # of a layer whose queries, keys and values come out of latents, beside those
+# of a layer whose queries, keys and values come out of latents, beside those
+LATENT_PHASES = 2 * PRODUCT_PHASES + 1
 ROPE_TABLES = 2  # of a model at most
 PHASE_BYTES = 128
 OWN_PIECE = 1024  # own keys of a token that one thread goes through
@@ -55,13 +54,7 @@ class WeightFormat(IntEnum):
     @property
     def has_byte_rows(self) -> bool:
         """Whether rows are quantized, once for all matrices of a product."""
-        return self.name in (
-            "row_int8",
-            "int8_dynamic",
-            "int8_stored",
-            "byte_blocks",
-            "byte_groups",
-        )
+        return self.name in ("row_int8", "int8_dynamic", "int8_stored", "byte_blocks", "byte_groups")
 
     @property
     def needs_workspace(self) -> bool:
@@ -194,14 +187,10 @@ class FusedLayer(ctypes.Structure):
     """fused_layer in fused_structs.h."""
 
     _fields_ = (
-        *fields_of(
-            FusedNorm, "norm_in", "norm_mid", "after_attention", "after_mlp", "norm_q", "norm_k"
-        ),
+        *fields_of(FusedNorm, "norm_in", "norm_mid", "after_attention", "after_mlp", "norm_q", "norm_k"),
         ("sinks", ctypes.c_void_p),
         *fields_of(ctypes.c_float, "scale", "cap"),
-        *fields_of(
-            ctypes.c_int64, "rope", "window", "norms_all_heads", "is_parallel", "norms_rotated"
-        ),
+        *fields_of(ctypes.c_int64, "rope", "window", "norms_all_heads", "is_parallel", "norms_rotated"),
         *fields_of(ctypes.c_int64, "qkv_count", "gated_count", "activation", "has_gate"),
         *fields_of(ctypes.c_int64, "mlp_apart", "has_no_mlp"),
         *fields_of(ctypes.c_void_p, "mixture", "latent"),
@@ -281,10 +270,8 @@ STRUCTURES: dict[str, type[ctypes.Structure]] = {
     **expert_numbers.STRUCTURES,
     **state_numbers.STRUCTURES,
 }
-FOR_QUANTIZED = {
-    "THREAD_BUFFER_BYTES": THREAD_BUFFER_BYTES,
-    "SHIFT": SHIFT,
-}  # C has them only where it multiplies bytes
+# C has them only where it multiplies bytes
+FOR_QUANTIZED = {"THREAD_BUFFER_BYTES": THREAD_BUFFER_BYTES, "SHIFT": SHIFT}
 
 
 class _Number(ctypes.Structure):
@@ -327,13 +314,7 @@ def of_python() -> dict[str, int]:
     enums = {one.name.upper(): int(one) for kind in kinds for one in kind}
     parameters = {name.upper(): place for place, name in enumerate(PARAMETERS)}
     numbers = (
-        sizes
-        | phases
-        | enums
-        | parameters
-        | FOR_QUANTIZED
-        | expert_numbers.numbers()
-        | state_numbers.NUMBERS
+        sizes | phases | enums | parameters | FOR_QUANTIZED | expert_numbers.numbers() | state_numbers.NUMBERS
     )
     for name, structure in STRUCTURES.items():
         numbers[f"sizeof {name}"] = ctypes.sizeof(structure)

@@ -9,10 +9,8 @@ from enum import IntEnum
 from runner_engine.kernels.c_fields import fields_of
 
 STATE_LANES = 16  # such layers have multiples of so many channels, and of so many results of a head
-MAX_CONVOLVED, MAX_KEY_DIM = (
-    8,
-    512,
-)  # inputs of a convolution; a key's width in the gated delta rule
+# inputs of a convolution; a key's width in the gated delta rule
+MAX_CONVOLVED, MAX_KEY_DIM = (8, 512)
 GATE_BY_SILU, GATE_BY_SIGMOID = 0, 1  # the activation of its gate
 CHANNEL_TILE = 4  # a channel's state has a multiple of so many numbers
 STATE_TILE = 4  # and a head's, for each of its results
@@ -45,9 +43,7 @@ class HeadsLayer(ctypes.Structure):
     _fields_ = (
         ("conv", ConvLayer),
         *fields_of(ctypes.c_void_p, "step_bias", "decay", "skip", "norm"),
-        *fields_of(
-            ctypes.c_int64, "heads", "width", "size", "groups", "norm_groups", "norm_before_gate"
-        ),
+        *fields_of(ctypes.c_int64, "heads", "width", "size", "groups", "norm_groups", "norm_before_gate"),
         *fields_of(ctypes.c_float, "epsilon", "least_step", "most_step"),
     )
 

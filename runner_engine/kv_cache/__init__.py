@@ -4,14 +4,7 @@ These names are what those who compute with them need of this folder.
 """
 
 from runner_engine.kv_cache.behind_windows import kept_tokens
-from runner_engine.kv_cache.kv_cache import (
-    Heads,
-    OwnKv,
-    kernels_for,
-    room_tokens,
-    rounded,
-    stores_of,
-)
+from runner_engine.kv_cache.kv_cache import Heads, OwnKv, kernels_for, room_tokens, rounded, stores_of
 from runner_engine.kv_cache.paged_slots import PagedSlots
 from runner_engine.kv_cache.prefix import Prefix
 from runner_engine.kv_cache.prefix_tree import ConversationCache, NewPrompt, Prefixes

@@ -90,9 +90,8 @@ class FreedPlaces:
         """addresses: of the keys and of the values [layer, head, place], each of so many places."""
         self.stored, self.addresses, self.capacity = stored, addresses, capacity
         self.layers = window_sizes(stored)
-        self.first = dict.fromkeys(
-            self.layers, 0
-        )  # by the window's size: the first place that is there
+        # by the window's size: the first place that is there
+        self.first = dict.fromkeys(self.layers, 0)
         self.tokens = 0  # as many, in all layers, as the freed memory has room for
         self.before = 0  # the same when the last pass began
         self._bytes = {size: bytes_of(stored, layers) for size, layers in self.layers.items()}
@@ -120,10 +119,7 @@ class FreedPlaces:
             for side, place_bytes in enumerate(self.stored.place_bytes(layer)):
                 for head in range(heads if layer in self.layers[size] else 0):
                     first_byte = first_bytes[side] + head * self.capacity * place_bytes
-                    page = (
-                        max(-(-first_byte // PAGE), (first_byte + start * place_bytes) // PAGE)
-                        * PAGE
-                    )
+                    page = max(-(-first_byte // PAGE), (first_byte + start * place_bytes) // PAGE) * PAGE
                     last = (first_byte + end * place_bytes) // PAGE * PAGE
                     if page < last:
                         give_back(page, last - page, mmap.MADV_DONTNEED)

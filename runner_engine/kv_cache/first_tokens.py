@@ -23,9 +23,8 @@ class FirstTokens:
     def __init__(self, heads: Heads, slots: int) -> None:
         self.heads, self.count = heads, heads.first_plain
         self.tensors = self._empty(slots)  # keys of all layers, then values: [slot, KVH, LANES, D]
-        self.begins = torch.ones(
-            slots, dtype=torch.bool, device=heads.device
-        )  # whether a slot begins a text
+        # whether a slot begins a text
+        self.begins = torch.ones(slots, dtype=torch.bool, device=heads.device)
 
     def enter(self, at: int, count: int) -> None:
         """Let the rows of new slots begin texts."""
@@ -56,12 +55,7 @@ class FirstTokens:
             tensor[target] = tensor[source]
 
     def write(
-        self,
-        layer: int,
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        slot: torch.Tensor,
-        place: torch.Tensor,
+        self, layer: int, keys: torch.Tensor, values: torch.Tensor, slot: torch.Tensor, place: torch.Tensor
     ) -> None:
         """Keep those of keys and values [T, KVH, D] whose places are among the first."""
         if not self.count:

@@ -35,9 +35,7 @@ class KvArena:
         begins = [layers[0].data_ptr() if layers else 0 for layers in (self.keys, self.values)]
         self.address = [*begins, self.capacity, heads.first_plain]
         self.filled = 0  # places that were ever written, and so take memory unless they are freed
-        self.freed = (
-            FreedPlaces(heads, self.address[:2], self.capacity) if frees_places(heads) else None
-        )
+        self.freed = FreedPlaces(heads, self.address[:2], self.capacity) if frees_places(heads) else None
         self.is_whole = False  # nothing of it may be freed
 
     @property
@@ -81,9 +79,7 @@ class KvArenas(OwnKv):
         """Places that were ever written, without what was freed of them."""
         return sum(arena.held for arena in (*self.arenas, *self._spare))
 
-    def enter(
-        self, at: int, count: int, needs: Sequence[int], held: Sequence[int], most: int
-    ) -> None:
+    def enter(self, at: int, count: int, needs: Sequence[int], held: Sequence[int], most: int) -> None:
         """Give each row that enters an arena."""
         last = at + count
         entering = zip(needs[at:last], held[at:last], strict=True)
@@ -143,21 +139,24 @@ class KvArenas(OwnKv):
         return len(self._spare) < before
 
     def write(
-        self,
-        layer: int,
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        slot: torch.Tensor,
-        place: torch.Tensor,
+        self, layer: int, keys: torch.Tensor, values: torch.Tensor, slot: torch.Tensor, place: torch.Tensor
     ) -> None:
         """Put keys and values [T, KVH, D] of a layer into their arenas and places."""
         keys, values, heads, tokens = keys.contiguous(), values.contiguous(), self.heads, len(slot)
         shape = tokens, heads.kv_heads, heads.dim
         self.kernels(
-            heads.kernel("store"), heads.dtype, *(native.pointer(one, heads.dtype, *shape) for one in (keys, values)),
-            self.table.data_ptr(), len(self.table), heads.kernel_layer(layer), heads.kv_heads, heads.dim, tokens,
-            native.pointer(slot, torch.int32, tokens), native.pointer(place, torch.int32, tokens),
-        )  # fmt: skip
+            heads.kernel("store"),
+            heads.dtype,
+            *(native.pointer(one, heads.dtype, *shape) for one in (keys, values)),
+            self.table.data_ptr(),
+            len(self.table),
+            heads.kernel_layer(layer),
+            heads.kv_heads,
+            heads.dim,
+            tokens,
+            native.pointer(slot, torch.int32, tokens),
+            native.pointer(place, torch.int32, tokens),
+        )
 
     def stored(self, layer: int, slot: int, places: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return keys and values [KVH, places, W] of a row, as copies in the usual layout."""
@@ -171,9 +170,7 @@ class KvArenas(OwnKv):
         """Put keys and values [KVH, places, W] into the first places of the first arena."""
         if not self.heads.in_bytes:
             place = torch.arange(keys.shape[1], dtype=torch.int32)
-            self.write(
-                layer, keys.transpose(0, 1), values.transpose(0, 1), torch.zeros_like(place), place
-            )
+            self.write(layer, keys.transpose(0, 1), values.transpose(0, 1), torch.zeros_like(place), place)
             return
         (of_keys, of_values), pair, dim = self.heads.formats(layer), self._pair, self.heads.dim
         of_keys.put_rows(self.arenas[0].keys[layer], keys, dim, pair, is_keys=True)
@@ -201,9 +198,7 @@ class KvArenas(OwnKv):
         return best
 
     def _number(self) -> None:
-        self._table = torch.tensor(
-            [arena.address for arena in self.arenas], dtype=torch.int64
-        ).view(-1, 4)
+        self._table = torch.tensor([arena.address for arena in self.arenas], dtype=torch.int64).view(-1, 4)
 
 
 def _capacity(heads: Heads, places: int) -> int:

@@ -45,14 +45,16 @@ class Heads:
     windows: tuple[
         Window | None, ...
     ] = ()  # of each layer, None = it sees everything; empty if they are unknown
-    stores: tuple[
-        int, ...
-    ] = ()  # for each layer, which of `layers` it attends to; empty: each to its own
+    stores: tuple[int, ...] = ()  # for each layer, which of `layers` it attends to; empty: each to its own
     plain_softmax: bool = True  # no layer has a cap or sinks
     kv_cache: KvCache = KvCache.as_model
     attention_tile_rows: int = 0  # of attention to shared keys: 0 = vectors (shared_attention.py)
-    by_sdpa: bool = False  # attention by torch's SDPA (device_attention.py) and not by kernels or single operations
-    page: int = 0  # places of a page where a decoding step reads pages by a table (paged_slots.py); 0: it does not
+    by_sdpa: bool = (
+        False  # attention by torch's SDPA (device_attention.py) and not by kernels or single operations
+    )
+    page: int = (
+        0  # places of a page where a decoding step reads pages by a table (paged_slots.py); 0: it does not
+    )
     states: Shapes = ()  # of the layers that carry a state instead of keys and values, or besides them
     note: str = ""  # for a job's result, from the trial that found this
 
@@ -81,8 +83,7 @@ class Heads:
         sizes = []
         for layer in range(self.layers):
             keys, values = (
-                one.width(self.dim) * one.stored_dtype(self.dtype).itemsize
-                for one in self.formats(layer)
+                one.width(self.dim) * one.stored_dtype(self.dtype).itemsize for one in self.formats(layer)
             )
             sizes.append((keys, values))
         return sizes
@@ -122,9 +123,7 @@ class Heads:
             return rotated(given)
         turned = given.clone(memory_format=torch.contiguous_format)
         address = native.pointer(turned, self.dtype, *turned.shape)
-        kernels(
-            "rotate", self.dtype, address, turned.numel() // self.dim, self.dim, self.rotated_piece
-        )
+        kernels("rotate", self.dtype, address, turned.numel() // self.dim, self.dim, self.rotated_piece)
         return turned
 
     @property
@@ -228,10 +227,14 @@ class Heads:
             whole = zeros(size, self.device, in_large_pages)
             pieces = [whole[first:end] for first, end in pairwise(ends)]
             kinds = [self.formats(layer)[side] for layer in range(self.layers)]
-            found.append([
-                piece.view(kind.stored_dtype(self.dtype)).view(self.kv_heads, capacity, kind.width(self.dim))
-                for piece, kind in zip(pieces, kinds, strict=True)
-            ])  # fmt: skip
+            found.append(
+                [
+                    piece.view(kind.stored_dtype(self.dtype)).view(
+                        self.kv_heads, capacity, kind.width(self.dim)
+                    )
+                    for piece, kind in zip(pieces, kinds, strict=True)
+                ]
+            )
             if self.first_plain:
                 firsts += (
                     whole[ends[-1] :]
@@ -277,9 +280,7 @@ class OwnKv(ABC):
         None  # the rows' states, if layers carry some: they move with the keys and values
     )
 
-    def insert(
-        self, at: int, count: int, needs: Sequence[int], held: Sequence[int], most: int
-    ) -> None:
+    def insert(self, at: int, count: int, needs: Sequence[int], held: Sequence[int], most: int) -> None:
         """Insert rows, as `enter`, with states that stand for no token."""
         self.enter(at, count, needs, held, most)
         if self.states is not None:
@@ -294,9 +295,7 @@ class OwnKv(ABC):
     @property
     def held_with_states(self) -> int:
         """The memory that keys, values and states take, in tokens."""
-        return self.held + (
-            0 if self.states is None else self.states.most_used * self.heads.state_tokens
-        )
+        return self.held + (0 if self.states is None else self.states.most_used * self.heads.state_tokens)
 
     @property
     @abstractmethod
@@ -315,9 +314,7 @@ class OwnKv(ABC):
         """The memory it takes, in tokens; on a CPU, places that were never written take none."""
 
     @abstractmethod
-    def enter(
-        self, at: int, count: int, needs: Sequence[int], held: Sequence[int], most: int
-    ) -> None:
+    def enter(self, at: int, count: int, needs: Sequence[int], held: Sequence[int], most: int) -> None:
         """Insert `count` rows at slot `at`; the rows that were there move behind them.
 
         needs, held: how many places each row may fill, and how many it fills after this pass, in
@@ -364,12 +361,7 @@ class OwnKv(ABC):
 
     @abstractmethod
     def write(
-        self,
-        layer: int,
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        slot: torch.Tensor,
-        place: torch.Tensor,
+        self, layer: int, keys: torch.Tensor, values: torch.Tensor, slot: torch.Tensor, place: torch.Tensor
     ) -> None:
         """Put keys and values [T, KVH, D] of a layer into their slots and places (both int32
         [T])."""

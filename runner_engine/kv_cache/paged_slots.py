@@ -41,9 +41,7 @@ class PagedSlots(Slots):
     @property
     def held(self) -> int:
         """As for slots; pages of prefixes that rows continue are counted with the prefixes."""
-        of_prefixes = self.page * sum(
-            len(self.shared.get(prefix, ())) for prefix in self._prefixes()
-        )
+        of_prefixes = self.page * sum(len(self.shared.get(prefix, ())) for prefix in self._prefixes())
         return (
             super().held
             if self.heads.device.type == "cpu"
@@ -85,9 +83,7 @@ class PagedSlots(Slots):
         for slot in range(first, first + count):
             self.filled[slot] = max(self.filled[slot], rest)
 
-    def enter(
-        self, at: int, count: int, needs: Sequence[int], held: Sequence[int], most: int
-    ) -> None:
+    def enter(self, at: int, count: int, needs: Sequence[int], held: Sequence[int], most: int) -> None:
         """As for slots: the rows continue nothing until `begin`."""
         super().enter(at, count, needs, held, most)
         self.continued[at : at + count], self.before[at : at + count] = [None] * count, [0] * count
@@ -101,9 +97,7 @@ class PagedSlots(Slots):
 
     def holds(self, places: Sequence[int]) -> bool:
         """As for slots, behind the copies of what rows continue."""
-        return all(
-            own + before <= self.capacity for own, before in zip(places, self.before, strict=False)
-        )
+        return all(own + before <= self.capacity for own, before in zip(places, self.before, strict=False))
 
     def lengthen(self, places: int, need: int) -> None:
         """As for slots, behind the copies of what rows continue."""
@@ -114,12 +108,7 @@ class PagedSlots(Slots):
         super().fill(slot, self.before[slot] + places)
 
     def write(
-        self,
-        layer: int,
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        slot: torch.Tensor,
-        place: torch.Tensor,
+        self, layer: int, keys: torch.Tensor, values: torch.Tensor, slot: torch.Tensor, place: torch.Tensor
     ) -> None:
         """Store keys and values [T, KVH, D] of a layer in their slots and own places."""
         self._show()
@@ -142,9 +131,8 @@ class PagedSlots(Slots):
         """Return keys and values of all pages: a row's may be anywhere."""
         return super().flat(layer, len(self.keys[layer]))
 
-    @torch.inference_mode(
-        mode=False
-    )  # else the tables that one pass makes could not be changed outside of passes
+    # else the tables that one pass makes could not be changed outside of passes
+    @torch.inference_mode(mode=False)
     def _show(self) -> None:
         """Bring the tables on the device up to date."""
         if not self._is_new:
@@ -200,9 +188,7 @@ class PagedSlots(Slots):
         first, last = (some // self.page * self.page for some in (prefix.start, prefix.length))
         for layer in range(self.heads.layers):
             for pool, parts in zip(
-                self.flat(layer, 0),
-                zip(*_stored(prefix, layer, first, last), strict=True),
-                strict=True,
+                self.flat(layer, 0), zip(*_stored(prefix, layer, first, last), strict=True), strict=True
             ):
                 pool.index_copy_(0, places, torch.cat(parts, dim=1).transpose(0, 1))
 
@@ -238,9 +224,7 @@ class PagedSlots(Slots):
         self.continued[target], self.before[target] = self.continued[source], self.before[source]
 
 
-def _stored(
-    prefix: Prefix, layer: int, first: int, last: int
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def _stored(prefix: Prefix, layer: int, first: int, last: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Go through keys and values [KVH, n, W] of the positions first … last-1 of a prefix, as they
     are stored."""
     for one in prefix.path:

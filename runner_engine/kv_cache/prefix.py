@@ -14,20 +14,19 @@ class Prefix:
     parent: Prefix | None = None
     adapter: str | None = None  # which adapter computes its keys and values; None: the base alone
     users: int = 0  # rows that use it, those of its children included
-    is_copied: bool = False  # each row has a copy of it, and of its children, in its slot, and does not attend to it
+    is_copied: bool = (
+        False  # each row has a copy of it, and of its children, in its slot, and does not attend to it
+    )
     kv: Any = field(default=None, repr=False)  # keys and values (SharedKv), while they are needed
-    partial: Any = field(
-        default=None, repr=False
-    )  # the keys and values so far, while it is read in pieces
+    # the keys and values so far, while it is read in pieces
+    partial: Any = field(default=None, repr=False)
     read: int = 0  # tokens in `partial`
     freed: int = 0  # as many tokens as the memory has room for that was given back behind windows
-    least: int = 0  # tokens of a kept conversation that a prompt must begin with: of fewer, some keys were given back
-    in_pages: int = (
-        0  # tokens of its whole pages, which decoding rows read and which are stored once more
+    least: int = (
+        0  # tokens of a kept conversation that a prompt must begin with: of fewer, some keys were given back
     )
-    of_state: int = (
-        0  # tokens whose keys and values take as much memory as its state, where layers carry one
-    )
+    in_pages: int = 0  # tokens of its whole pages, which decoding rows read and which are stored once more
+    of_state: int = 0  # tokens whose keys and values take as much memory as its state, where layers carry one
 
     @property
     def path(self) -> list[Prefix]:

@@ -51,8 +51,7 @@ def share(
         # rows are sorted: all have in common what the first and the last have; a prompt's last
         # token is its own
         end = min(
-            common(prompts[rows[0]], prompts[rows[-1]], start),
-            min(len(prompts[row]) for row in rows) - 1,
+            common(prompts[rows[0]], prompts[rows[-1]], start), min(len(prompts[row]) for row in rows) - 1
         )
         own = end - start
         if own * least >= MIN_TOKENS and own * (len(rows) - 1) * least >= MIN_SAVED:
@@ -60,9 +59,8 @@ def share(
             for row in rows:
                 deepest[row] = parent
             start, depth = end, depth + 1
-        longer = [
-            row for row in rows if len(prompts[row]) > end + 1
-        ]  # a prompt that ends here shares no more
+        # a prompt that ends here shares no more
+        longer = [row for row in rows if len(prompts[row]) > end + 1]
         if len(longer) < len(rows) or prompts[rows[0]][end] != prompts[rows[-1]][end]:
             for _, group in groupby(longer, key=lambda row: prompts[row][end]):
                 descend(list(group), start, parent, depth)
@@ -89,9 +87,7 @@ class ConversationCache:
     def __init__(self) -> None:
         self._conversations: list[Prefix] = []  # the latest at the end
 
-    def keep(
-        self, tokens: list[int], row_kv: RowKv, own: OwnKv, slot: int, budget_tokens: int
-    ) -> None:
+    def keep(self, tokens: list[int], row_kv: RowKv, own: OwnKv, slot: int, budget_tokens: int) -> None:
         """Keep the keys and values of a row: of all its tokens but the last, which the model has
         not read."""
         kv = SharedKv.empty(own.heads, row_kv.shared + row_kv.places, own.kernels)
@@ -106,18 +102,11 @@ class ConversationCache:
         copy_tensors(first, kv.store.first_tensors(0))
         if kv.store.states is not None and own.states is not None:
             kv.store.states.put(0, own.states, slot)
-        least = max(
-            (prefix.length if prefix.freed else prefix.least for prefix in row_kv.path), default=0
-        )
+        least = max((prefix.length if prefix.freed else prefix.least for prefix in row_kv.path), default=0)
         self.add(tokens[: kv.length], kv, budget_tokens, least, row_kv.adapter)
 
     def add(
-        self,
-        tokens: list[int],
-        kv: SharedKv,
-        budget_tokens: int,
-        least: int = 0,
-        adapter: str | None = None,
+        self, tokens: list[int], kv: SharedKv, budget_tokens: int, least: int = 0, adapter: str | None = None
     ) -> None:
         """Keep a conversation; it replaces those that are of no more use beside it. least, adapter:
         as of Prefix."""
@@ -133,8 +122,7 @@ class ConversationCache:
         if room < 0:
             return
         while others and (
-            len(others) >= MAX_CONVERSATIONS
-            or sum(len(other.tokens) + of_state for other in others) > room
+            len(others) >= MAX_CONVERSATIONS or sum(len(other.tokens) + of_state for other in others) > room
         ):
             others.pop(0)
         self._conversations = [*others, Prefix(tokens, adapter=adapter, kv=kv, least=least)]
@@ -193,9 +181,7 @@ class Prefixes:
     most_attended: how many prefixes a decoding step reads for all of its rows; None: any number.
     """
 
-    def __init__(
-        self, heads: Heads, most_attended: int | None, conversations: ConversationCache
-    ) -> None:
+    def __init__(self, heads: Heads, most_attended: int | None, conversations: ConversationCache) -> None:
         self.heads, self.most_attended, self.conversations = heads, most_attended, conversations
         self.tokens = 0  # whose keys and values are stored
         self.budget = 0  # how many may be
@@ -271,9 +257,7 @@ class Prefixes:
     @property
     def beginnings(self) -> int:
         """How many prefixes begin a text."""
-        return sum(
-            len(prefixes) for (parent, *_), prefixes in self._alive.items() if parent is None
-        )
+        return sum(len(prefixes) for (parent, *_), prefixes in self._alive.items() if parent is None)
 
     def forget(self) -> None:
         """Free all keys and values; they are computed again when needed."""
@@ -286,22 +270,16 @@ class Prefixes:
         """Where rows have more prefixes than a step attends to, let them get copies of those that
         few of them have."""
         users = Counter(prefix for row in rows for prefix in row.path)
-        new = sorted(
-            (prefix for prefix in users if not prefix.users), key=lambda prefix: prefix.start
-        )  # parents first
-        attended = sum(
-            not prefix.is_copied for prefixes in self._alive.values() for prefix in prefixes
-        )
+        # parents first
+        new = sorted((prefix for prefix in users if not prefix.users), key=lambda prefix: prefix.start)
+        attended = sum(not prefix.is_copied for prefixes in self._alive.values() for prefix in prefixes)
         spare, kept = most - attended, new
         if len(new) > spare:
-            often = [
-                prefix for prefix in new if users[prefix] * most >= len(rows)
-            ]  # so are their parents
+            # so are their parents
+            often = [prefix for prefix in new if users[prefix] * most >= len(rows)]
             kept = often[: max(spare, 0)]
         for prefix in new:
-            prefix.is_copied = prefix not in kept or (
-                prefix.parent is not None and prefix.parent.is_copied
-            )
+            prefix.is_copied = prefix not in kept or (prefix.parent is not None and prefix.parent.is_copied)
         for row in rows:
             if row.prefix is not None and row.prefix.attended is not row.prefix:
                 row.source, row.prefix = row.prefix, row.prefix.attended
@@ -316,16 +294,12 @@ class Prefixes:
     def copy(self, entering: Sequence[tuple[int, RowKv]], own: OwnKv) -> None:
         """Copy prefixes into the slots of rows that enter: into neighbouring ones at once."""
         if isinstance(own, PagedSlots):
-            for _, run in groupby(
-                enumerate(entering), key=lambda at: (at[1][1].prefix, at[1][0] - at[0])
-            ):
+            for _, run in groupby(enumerate(entering), key=lambda at: (at[1][1].prefix, at[1][0] - at[0])):
                 slots = [slot_and_kv for _, slot_and_kv in run]
                 own.begin(slots[0][0], len(slots), slots[0][1].prefix)
             return
         wanted = [
-            (slot, row_kv)
-            for slot, row_kv in entering
-            if row_kv.source is not None and not row_kv.blocks
+            (slot, row_kv) for slot, row_kv in entering if row_kv.source is not None and not row_kv.blocks
         ]
         for _, run in groupby(
             enumerate(wanted), key=lambda at: (at[1][1].source, at[1][1].prefix, at[1][0] - at[0])
@@ -337,9 +311,7 @@ class Prefixes:
                 at = prefix.start - row_kv.shared
                 for layer in range(own.heads.layers):
                     stored = prefix.kv.stored(layer)
-                    for slot_tensor, copied in zip(
-                        (own.keys[layer], own.values[layer]), stored, strict=True
-                    ):
+                    for slot_tensor, copied in zip((own.keys[layer], own.values[layer]), stored, strict=True):
                         slot_tensor[first : last + 1, :, at : at + copied.shape[1]] = copied
 
     def _deepest(self, prompt: Sequence[int], adapter: str | None) -> Prefix | None:

@@ -47,9 +47,8 @@ class PromptCache:
 
     def __init__(self) -> None:
         self._store: Slots | None = None  # a slot for each block
-        self._blocks: OrderedDict[int, _Block] = (
-            OrderedDict()
-        )  # by number, the one used last at the end
+        # by number, the one used last at the end
+        self._blocks: OrderedDict[int, _Block] = OrderedDict()
         self._known: dict[Key, _Block] = {}
         self._numbers = count()
 
@@ -92,13 +91,7 @@ class PromptCache:
                 copy_tensors(self._store.first_tensors(row_kv.blocks[0]), own.first_tensors(slot))
 
     def keep(
-        self,
-        row_kv: RowKv,
-        prompt: list[int],
-        answer: list[int],
-        own: OwnKv,
-        slot: int,
-        budget_tokens: int,
+        self, row_kv: RowKv, prompt: list[int], answer: list[int], own: OwnKv, slot: int, budget_tokens: int
     ) -> None:
         """Keep the keys and values of a row: of its whole prompt, and of its answer in whole
         blocks."""
@@ -110,9 +103,8 @@ class PromptCache:
             if not slots:
                 return
             self._store = Slots(own.heads, slots, LANES)
-        prompt_end = (
-            len(prompt) - row_kv.shared - 1
-        )  # so many tokens are looked up when the same prompt comes again
+        # so many tokens are looked up when the same prompt comes again
+        prompt_end = len(prompt) - row_kv.shared - 1
         wanted = max(len(tokens) // LANES, -(-prompt_end // LANES))
         parent: Parent = _digest(prompt[: row_kv.shared], row_kv.adapter)
         used: list[_Block] = []
@@ -147,9 +139,7 @@ class PromptCache:
         """Go through all keys and values: the store's [block, KVH, LANES, W], and a slot's [KVH,
         block, LANES, W]."""
         assert self._store is not None
-        for kept, of_slot in zip(
-            (*self._store.keys, *self._store.values), own.tensors(slot), strict=True
-        ):
+        for kept, of_slot in zip((*self._store.keys, *self._store.values), own.tensors(slot), strict=True):
             yield kept, of_slot.view(own.heads.kv_heads, -1, LANES, kept.shape[-1])
 
     def _new_block(self) -> _Block:

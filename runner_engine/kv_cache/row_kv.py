@@ -14,12 +14,13 @@ class RowKv:
     prefix: Prefix | None = None  # the deepest one that it attends to
     source: Prefix | None = None  # a deeper one, of which it gets a copy in its slot
     places: int = 0  # its own tokens in the scheduler's KV cache
-    blocks: list[int] = field(
-        default_factory=list
-    )  # of the prompt cache, with the beginning of its pending tokens
+    # of the prompt cache, with the beginning of its pending tokens
+    blocks: list[int] = field(default_factory=list)
     copied: int = 0  # tokens in these blocks
     adapter: str | None = None  # which adapter computes them; None: the base alone
-    rest: int = 0  # last tokens of its prefix, of which its slot has a copy before its own ones: less than a page
+    rest: int = (
+        0  # last tokens of its prefix, of which its slot has a copy before its own ones: less than a page
+    )
 
     @property
     def path(self) -> list[Prefix]:

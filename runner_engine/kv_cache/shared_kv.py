@@ -23,9 +23,7 @@ def own_kv(
 ) -> OwnKv:
     """Return a store with rows that may fill so many places each, and continue prefixes that are
     complete."""
-    store: OwnKv = (
-        PagedSlots(heads) if heads.in_pages and kernels is None else _store(heads, kernels)
-    )
+    store: OwnKv = PagedSlots(heads) if heads.in_pages and kernels is None else _store(heads, kernels)
     if needs:
         store.insert(0, len(needs), needs, needs, len(needs))
     for slot, prefix in enumerate(prefixes):
@@ -44,10 +42,7 @@ def own_cost(heads: Heads, kernels: native.Kernels | None, needs: Sequence[int])
     of_states = len(needs) * (heads.state_tokens + heads.first_plain_tokens)
     if kernels is not None:
         return KvArenas.cost(needs) + of_states
-    return (
-        Slots.cost([rounded(need, heads.page) for need in needs] if heads.in_pages else needs)
-        + of_states
-    )
+    return Slots.cost([rounded(need, heads.page) for need in needs] if heads.in_pages else needs) + of_states
 
 
 def put_state(own: OwnKv, slot: int, prefix: Prefix | None) -> None:

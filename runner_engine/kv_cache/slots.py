@@ -44,9 +44,7 @@ class Slots(OwnKv):
         """Places that were ever written, or on a GPU, all of them."""
         return sum(self.filled) if self.heads.device.type == "cpu" else self.slots * self.capacity
 
-    def enter(
-        self, at: int, count: int, needs: Sequence[int], held: Sequence[int], most: int
-    ) -> None:
+    def enter(self, at: int, count: int, needs: Sequence[int], held: Sequence[int], most: int) -> None:
         """Make a slot for each row, and for expected ones, so that not every row that enters causes
         a copy."""
         self.used = len(needs) - count
@@ -98,12 +96,7 @@ class Slots(OwnKv):
         return False
 
     def write(
-        self,
-        layer: int,
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        slot: torch.Tensor,
-        place: torch.Tensor,
+        self, layer: int, keys: torch.Tensor, values: torch.Tensor, slot: torch.Tensor, place: torch.Tensor
     ) -> None:
         """Store keys and values [T, KVH, D] of a layer in their slots and places."""
         self.first.write(layer, keys, values, slot, place)

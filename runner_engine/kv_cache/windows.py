@@ -37,9 +37,7 @@ class Window:
 
     def first(self, position: int) -> int:
         """Return the first position that a token sees."""
-        return (
-            position // self.size * self.size if self.is_chunk else max(position - self.size + 1, 0)
-        )
+        return position // self.size * self.size if self.is_chunk else max(position - self.size + 1, 0)
 
 
 def widest(windows: Iterable[Window | None]) -> Window:
@@ -80,9 +78,7 @@ class Masks:
                 if isinstance(window, Unknown):
                     raise window
                 return window
-        hides = mask.dtype == torch.bool or bool(
-            ((mask == 0) | (mask <= torch.finfo(mask.dtype).min)).all()
-        )
+        hides = mask.dtype == torch.bool or bool(((mask == 0) | (mask <= torch.finfo(mask.dtype).min)).all())
         if not hides:
             raise NotImplementedError("its layers add numbers of their own to the scores")
         raise Unknown
@@ -125,24 +121,13 @@ def _window(rule: Rule, size: int | None, device: torch.device | str) -> Window 
     """Return the window by which a rule hides keys, tested around the places where it would hide
     them."""
     around = size or 64
-    places = {
-        0,
-        1,
-        around // 2,
-        *(turn * around + by for turn in (1, 2, 3) for by in (-2, -1, 0, 1)),
-    }
+    places = {0, 1, around // 2, *(turn * around + by for turn in (1, 2, 3) for by in (-2, -1, 0, 1))}
     queries = torch.tensor(sorted(place for place in places if place >= 0))
     keys = torch.arange(int(queries[-1]) + 2)
     seen = _seen(rule, queries.to(device), keys.to(device)).cpu()
-    choices: list[Window | None] = (
-        [None] if size is None else [Window(size), Window(size, is_chunk=True)]
-    )
+    choices: list[Window | None] = [None] if size is None else [Window(size), Window(size, is_chunk=True)]
     for window in choices:
-        first = torch.tensor(
-            [0 if window is None else window.first(place) for place in queries.tolist()]
-        )
+        first = torch.tensor([0 if window is None else window.first(place) for place in queries.tolist()])
         if torch.equal(seen, (keys >= first[:, None]) & (keys <= queries[:, None])):
             return window
-    raise NotImplementedError(
-        "its mask hides other tokens than those behind a window or before a chunk"
-    )
+    raise NotImplementedError("its mask hides other tokens than those behind a window or before a chunk")

@@ -4,22 +4,11 @@ Imports no torch."""
 from __future__ import annotations
 
 from runner_base import machine
-from runner_engine.checkpoints import (
-    adapter_header,
-    adapter_kinds,
-    chat_templates,
-    formats,
-    random_weights,
-)
+from runner_engine.checkpoints import adapter_header, adapter_kinds, chat_templates, formats, random_weights
 from runner_engine.checkpoints.draft import check_guesses, checked_draft, draft_of
 from runner_engine.checkpoints.kept_kv import kept_kv
 from runner_engine.checkpoints.memory_check import check_memory, limited
-from runner_engine.checkpoints.positions import (
-    check_factor,
-    made_for,
-    notes_on_factor,
-    positions_of,
-)
+from runner_engine.checkpoints.positions import check_factor, made_for, notes_on_factor, positions_of
 from runner_engine.checkpoints.resolve import ResolvedModel
 from runner_engine.kernels import building
 
@@ -48,22 +37,34 @@ def check_files(resolved: ResolvedModel, asks_in_chat: bool = False) -> None:
 def check_fits(resolved: ResolvedModel) -> list[str]:
     """Reject a model that does not fit into this machine's memory; return notes on what is close to
     a limit."""
-    model, notes = (
-        resolved.files.model,
-        notes_on_factor(resolved.files.text_settings, resolved.spec.rope),
-    )
+    model, notes = (resolved.files.model, notes_on_factor(resolved.files.text_settings, resolved.spec.rope))
     if machine.device_class(model.device) == "cuda":
         return notes  # only torch knows how much memory of a GPU is free
-    return notes + check_memory(
-        resolved, limited({"cpu": machine.available_mib()}, model.max_memory)
-    )
+    return notes + check_memory(resolved, limited({"cpu": machine.available_mib()}, model.max_memory))
 
 
 STATE_SPACES = {  # families with layers whose states are computed in C
-    "bailing_hybrid", "bamba", "falcon_h1", "falcon_mamba", "granitemoehybrid", "jamba", "kimi_linear", "lfm2",
-    "lfm2_moe", "lfm3", "mamba", "mamba2", "nemotron_h", "olmo_hybrid", "qwen3_5_moe_text", "qwen3_5_text",
-    "qwen3_next", "recurrent_gemma", "zamba", "zamba2",
-}  # fmt: skip
+    "bailing_hybrid",
+    "bamba",
+    "falcon_h1",
+    "falcon_mamba",
+    "granitemoehybrid",
+    "jamba",
+    "kimi_linear",
+    "lfm2",
+    "lfm2_moe",
+    "lfm3",
+    "mamba",
+    "mamba2",
+    "nemotron_h",
+    "olmo_hybrid",
+    "qwen3_5_moe_text",
+    "qwen3_5_text",
+    "qwen3_next",
+    "recurrent_gemma",
+    "zamba",
+    "zamba2",
+}
 
 
 def own_positions(resolved: ResolvedModel) -> int | None:
@@ -79,9 +80,7 @@ def positions(resolved: ResolvedModel, made_for_only: bool = False) -> float:
     made_for_only: those that it and its scaling are made for, although rope.beyond_trained lets it
     read more.
     """
-    return (made_for if made_for_only else positions_of)(
-        resolved.files.text_settings, resolved.spec.rope
-    )
+    return (made_for if made_for_only else positions_of)(resolved.files.text_settings, resolved.spec.rope)
 
 
 def build_kernels(resolved: ResolvedModel) -> float:

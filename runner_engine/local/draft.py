@@ -77,13 +77,8 @@ class OwnHead:
         if self._loaded is None:
             whole, started = self.of.loaded, time.perf_counter()
             head = load_head(whole.model, self._resolved)
-            own = {
-                "weight_mib": bytes_of_head(head) / machine.MIB,
-                "load_s": time.perf_counter() - started,
-            }
-            self._loaded = replace(
-                whole, model=head, metrics=whole.metrics | own, facts={}, notes=[]
-            )
+            own = {"weight_mib": bytes_of_head(head) / machine.MIB, "load_s": time.perf_counter() - started}
+            self._loaded = replace(whole, model=head, metrics=whole.metrics | own, facts={}, notes=[])
         return EngineReport(dict(self._loaded.metrics), {}, [])
 
     @property

@@ -78,10 +78,7 @@ class LocalEngine:
     """Runs the model that the groups model, quantization, lora and rope describe."""
 
     def __init__(
-        self,
-        resolved: ResolvedModel,
-        bases: BaseCache | None = None,
-        packed_share: float = PACKED_SHARE,
+        self, resolved: ResolvedModel, bases: BaseCache | None = None, packed_share: float = PACKED_SHARE
     ) -> None:
         self.spec, self.capabilities, self._resolved = (
             resolved.spec,
@@ -122,9 +119,7 @@ class LocalEngine:
         facts |= load_draft(generation.speculation, loaded, self.draft)
         if heads is not None:
             facts |= {"kv_cache": heads.kv_cache.words} if heads.in_bytes else {}
-            facts |= ways_of(
-                loaded.model, heads, self.products(loaded, heads), self._shared_attention
-            )
+            facts |= ways_of(loaded.model, heads, self.products(loaded, heads), self._shared_attention)
         notes, tokenizer = loaded.notes + generation.ignored_settings_notes(own), loaded.tokenizer
         notes += notes_on_publisher(generation, self._resolved.files.published)
         if self.spec.cpu_note and loaded.device.type == "cpu":
@@ -161,9 +156,7 @@ class LocalEngine:
 
     def arithmetic(self) -> Arithmetic | None:
         """Return the loaded model in numbers."""
-        return arithmetic_of(
-            self.loaded, self.spec.generation.stored_kv, mixture_in(self._resolved.files)
-        )
+        return arithmetic_of(self.loaded, self.spec.generation.stored_kv, mixture_in(self._resolved.files))
 
     def close(self) -> None:
         """Remove the adapter; free the base model, unless the next job reuses it."""
@@ -173,9 +166,7 @@ class LocalEngine:
             self.stats.packed_mib = 0.0
         self.conversations, self.prompts = ConversationCache(), PromptCache()
         self.speculation = self._speculation()
-        if self._loaded is not None and not (
-            release(self._loaded, self.spec) and not self._owns_bases
-        ):
+        if self._loaded is not None and not (release(self._loaded, self.spec) and not self._owns_bases):
             self._bases.clear()
         self._loaded = self._heads = self._rejection = self._batching = None
         self._fast_layers = self.fused = self._products = self._shared_attention = None
@@ -207,9 +198,7 @@ class LocalEngine:
                 found = self._trials.heads() or self._trials.keep_heads(probe_heads(loaded))
                 heads = replace(found, kv_cache=self.spec.generation.stored_kv)
                 self._shared_attention = shared_attention.choose(heads, kernels_for(heads))
-                tile_rows = (
-                    0 if self._shared_attention is None else self._shared_attention.tile_rows
-                )
+                tile_rows = 0 if self._shared_attention is None else self._shared_attention.tile_rows
                 self._heads = replace(heads, attention_tile_rows=tile_rows)
                 self._trials.ways = ways_of(
                     loaded.model, heads, self.products(loaded, heads), self._shared_attention
@@ -253,9 +242,7 @@ class LocalEngine:
             self.fused = probe_fused_forward(
                 loaded, heads, fast.matrices, fast.grouped, self._trials.is_fused_right()
             )
-            self._expert_use = ExpertUse(
-                loaded.model, partial(setattr, self.stats, "expert_use"), self.fused
-            )
+            self._expert_use = ExpertUse(loaded.model, partial(setattr, self.stats, "expert_use"), self.fused)
             self._trials.keep_fused(self.fused is not None)
             self.stats.rows_are_independent = self.fused is not None and self.fused.is_by_row
             is_whole = self.fused is not None and not self.fused.has_mlps_apart
@@ -263,9 +250,7 @@ class LocalEngine:
             # kernels read a token as they decode it, but families of state spaces may limit the
             # steps of prompts alone
             is_read_alike = kernels_for(heads) is not None and not heads.states
-            self.stats.can_continue = is_read_alike and (
-                is_plain or self.stats.rows_are_independent
-            )
+            self.stats.can_continue = is_read_alike and (is_plain or self.stats.rows_are_independent)
 
     def _load(self) -> Loaded:
         base, reused = self._bases.get(self.spec.base_key, lambda: load_base(self._resolved))
@@ -305,7 +290,9 @@ class LocalEngine:
 
     def note_batching(self, batching: Batching, reason: str) -> None:
         """Note once that rows are decoded in static batches, and why."""
-        note = f"decoding uses {batching} (slower): {reason}{('; and ' if batching.why else '')}{batching.why}"
+        note = (
+            f"decoding uses {batching} (slower): {reason}{('; and ' if batching.why else '')}{batching.why}"
+        )
         if note not in self.stats.notes:
             self.stats.notes.append(note)
 
@@ -324,9 +311,7 @@ class LocalSession(Session):
         # checked here and not for each request: during a pass, the model's attention has another
         # name
         self.branches_rejection = (
-            branches.rejection_reason(loaded.model)
-            if Capability.branches in engine.capabilities
-            else None
+            branches.rejection_reason(loaded.model) if Capability.branches in engine.capabilities else None
         )
         self.branches: deque[list[Row]] = deque()
         self.mentioned: list[list[int]] = []  # prompts that the next rows share beginnings with
@@ -371,16 +356,12 @@ class LocalSession(Session):
         if cancelled:
             ended = [rows for rows in self.branches if rows[0].request.id in cancelled]
             events += [branches.unanswered(rows, FinishReason.cancelled) for rows in ended]
-            self.branches = deque(
-                rows for rows in self.branches if rows[0].request.id not in cancelled
-            )
+            self.branches = deque(rows for rows in self.branches if rows[0].request.id not in cancelled)
             for decoder in self._decoders:
                 events += decoder.cancel(cancelled)
         if self.branches:
             events.append(
-                branches.complete(
-                    self.loaded, self.branches.popleft(), self.engine.stats, self.stopping
-                )
+                branches.complete(self.loaded, self.branches.popleft(), self.engine.stats, self.stopping)
             )
         for decoder in self._decoders:
             if decoder.is_busy:

@@ -29,28 +29,11 @@ from runner_engine.recurrent import StateShape
 
 # the folders whose code the trials run
 CODE = (
-    *(
-        "attention",
-        "decode",
-        "kernels",
-        "kv_cache",
-        "local",
-        "matmul",
-        "memory",
-        "models",
-        "quantization",
-    ),
+    *("attention", "decode", "kernels", "kv_cache", "local", "matmul", "memory", "models", "quantization"),
     *("recurrent", "sessions"),
 )
-CHOOSING = (
-    "RUNNER_",
-    "ONEDNN_",
-    "DNNL_",
-    "ATEN_",
-    "OMP_",
-    "MKL_",
-    "TORCH",
-)  # beginnings of variables
+# beginnings of variables
+CHOOSING = ("RUNNER_", "ONEDNN_", "DNNL_", "ATEN_", "OMP_", "MKL_", "TORCH")
 
 
 class KeptTrials:
@@ -59,9 +42,7 @@ class KeptTrials:
 
     def __init__(self, resolved: ResolvedModel, loaded: Loaded) -> None:
         """Read what is kept; the load has set the number of threads."""
-        self.ways: dict[
-            str, str
-        ] = {}  # of products and of attention, which measurements have chosen
+        self.ways: dict[str, str] = {}  # of products and of attention, which measurements have chosen
         self._file: Path | None = None
         kernels = native.kernels() if loaded.device.type == "cpu" else None
         spec, files = resolved.spec, resolved.files
@@ -105,9 +86,7 @@ class KeptTrials:
             names = "layers", "stores", "kv_heads", "group", "dim", "plain_softmax", "note"
             found: dict[str, Any] = {name: getattr(heads, name) for name in names}
             found["dtype"] = str(heads.dtype).removeprefix("torch.")
-            found["windows"] = [
-                None if window is None else asdict(window) for window in heads.windows
-            ]
+            found["windows"] = [None if window is None else asdict(window) for window in heads.windows]
             found["states"] = [
                 [[shape.shape, str(shape.dtype).removeprefix("torch.")] for shape in of_layer]
                 for of_layer in heads.states

@@ -28,9 +28,8 @@ def open_engine(spec: ModelSpec) -> LocalEngine:
     `load` is called."""
     resolved = resolve(spec)
     check(resolved)
-    from runner_engine.local.engine import (
-        LocalEngine,
-    )  # imports torch: only when the files are right
+    # imports torch: only when the files are right
+    from runner_engine.local.engine import LocalEngine
 
     return LocalEngine(resolved)
 

@@ -28,9 +28,7 @@ READ_MIB = {"cpu": 256, "cuda": 2048}  # many times the size of the caches
 TRIES = 2  # the fastest counts
 
 
-def arithmetic_of(
-    loaded: Loaded, kv_cache: KvCache, mixture: Mixture | None = None
-) -> Arithmetic | None:
+def arithmetic_of(loaded: Loaded, kv_cache: KvCache, mixture: Mixture | None = None) -> Arithmetic | None:
     """Return the model's arithmetic; None if the model's shape is unknown, or how a mixture uses
     its experts.
 
@@ -55,18 +53,12 @@ def arithmetic_of(
     head_parameters = settings.vocab_size * settings.hidden_size
     beside = embedding.weight.numel() + (0 if is_tied else head_parameters)
     # without the head: its product with a large vocabulary would take longer than all others
-    linear = (
-        module for module in model.modules() if type(module) is nn.Linear and module is not head
-    )
+    linear = (module for module in model.modules() if type(module) is nn.Linear and module is not head)
     shapes = Counter((one.out_features, one.in_features) for one in linear)
     dtype: torch.dtype = model.dtype
     unused = 0 if mixture is None else mixture.parameters - mixture.active
-    weight_bytes = int(loaded.metrics["weight_mib"] * MIB) - (
-        0 if is_tied else embedding.weight.nbytes
-    )
-    expert_bytes = (
-        0 if mixture is None else int((weight_bytes - head.weight.nbytes) * mixture.routed_share)
-    )
+    weight_bytes = int(loaded.metrics["weight_mib"] * MIB) - (0 if is_tied else embedding.weight.nbytes)
+    expert_bytes = 0 if mixture is None else int((weight_bytes - head.weight.nbytes) * mixture.routed_share)
     return Arithmetic(
         layer_parameters=int(loaded.metrics["parameters"]) - beside - unused,
         head_parameters=head_parameters,
@@ -80,9 +72,7 @@ def arithmetic_of(
     )
 
 
-def machine_rates(
-    shapes: Iterable[tuple[int, int]], dtype: torch.dtype, device: torch.device
-) -> Rates:
+def machine_rates(shapes: Iterable[tuple[int, int]], dtype: torch.dtype, device: torch.device) -> Rates:
     """Measure products of these shapes and of a large square, in the fastest layout, and reading
     from main memory."""
     once = Counter(set(shapes))
@@ -120,9 +110,7 @@ def product_rates(
         for name in seconds:
             product: Callable[[], Any] = partial(nn.functional.linear, rows, weight)
             if name in ("panels", "tiles") and kernels is not None:
-                product = partial(
-                    Panels.of(weight, None, kernels, int(name == "tiles")).product, rows
-                )
+                product = partial(Panels.of(weight, None, kernels, int(name == "tiles")).product, rows)
             elif name == "packed":
                 product = partial(by_onednn(weight, None), rows)
             seconds[name] += _fastest(product, tries, device) * count
@@ -150,8 +138,7 @@ def _read(numbers: torch.Tensor, device: torch.device) -> float:
     matrix = numbers.view(-1, 8192)
     vector = torch.ones(8192, device=device, dtype=torch.float32)
     took = min(
-        _fastest(numbers.sum, TRIES, device),
-        _fastest(partial(torch.mv, matrix, vector), TRIES, device),
+        _fastest(numbers.sum, TRIES, device), _fastest(partial(torch.mv, matrix, vector), TRIES, device)
     )
     return numbers.nbytes / took / 1e9
 

@@ -56,9 +56,7 @@ class Decision:
     differences: Mapping[str, str]  # of the ways that compute something else: how it differs
     wanted: str | None = None  # the way that a variable forces
     problem: str = ""  # why that one is not used
-    is_unmeasured: bool = (
-        False  # several ways work, and the first is used because nothing could be kept
-    )
+    is_unmeasured: bool = False  # several ways work, and the first is used because nothing could be kept
 
 
 def decide(candidates: Sequence[Candidate], wanted: str | None, contest: Contest) -> Decision:
@@ -69,9 +67,7 @@ def decide(candidates: Sequence[Candidate], wanted: str | None, contest: Contest
     """
     names = [candidate.name for candidate in candidates]
     considered = candidates[names.index(wanted) if wanted else 0 :]
-    trials = {
-        candidate.name: candidate.trial() for candidate in considered if not candidate.missing
-    }
+    trials = {candidate.name: candidate.trial() for candidate in considered if not candidate.missing}
     differences = {name: how for name, how in trials.items() if how}
     usable = [name for name, how in trials.items() if not how]
     first = usable[0]
@@ -129,7 +125,5 @@ def fewest_faster_rows(
 
     most: no larger number is returned.
     """
-    found = (
-        few for few in rows if all(tiles[more] < vectors[more] for more in rows if more >= few)
-    )
+    found = (few for few in rows if all(tiles[more] < vectors[more] for more in rows if more >= few))
     return next((few for few in found if most is None or few <= most), otherwise)

@@ -52,16 +52,18 @@ class Blocks(PackedWeights):
         workspace: for rows in bytes. tile_rows: as of Panels, in bfloat16. release: as of Panels.
         """
         kind, outputs = TYPES[layer.kind], layer.out_features
-        weight = packed(
-            layer.rows(0, outputs), kind, layer.in_features, kernels.panel_width, release
-        )
+        weight = packed(layer.rows(0, outputs), kind, layer.in_features, kernels.panel_width, release)
         bias = None if layer.bias is None else layer.bias.detach().contiguous()
         bias_at = None if bias is None else pointer(bias, bias.dtype, outputs)
         form = WeightFormat.byte_blocks if layer.has_byte_rows else WeightFormat.blocks
         matrix = Matrix(
-            weight=weight.data_ptr(), bias=bias_at, outputs=outputs, kind=form, block=kind.number,
+            weight=weight.data_ptr(),
+            bias=bias_at,
+            outputs=outputs,
+            kind=form,
+            block=kind.number,
             tile_rows=0 if layer.has_byte_rows else tile_rows,
-        )  # fmt: skip
+        )
         return cls(
             kernels,
             matrix,
@@ -77,9 +79,14 @@ class Blocks(PackedWeights):
         outputs = outputs.to(torch.int32).contiguous()
         result = torch.empty(*outputs.shape, self.inputs, dtype=dtype)
         self.kernels(
-            "rows_of_blocks", dtype, outputs.data_ptr(), outputs.numel(), self.inputs,
-            ctypes.addressof(self.matrix), result.data_ptr(),
-        )  # fmt: skip
+            "rows_of_blocks",
+            dtype,
+            outputs.data_ptr(),
+            outputs.numel(),
+            self.inputs,
+            ctypes.addressof(self.matrix),
+            result.data_ptr(),
+        )
         return result
 
     def exchange(self, embedding: GgufEmbedding) -> None:
@@ -136,9 +143,7 @@ def packed(
         last = min(first + some, panels)
         read = rows = stored[first * width : last * width]
         if rows.shape[0] < (last - first) * width:
-            rows = torch.cat(
-                (rows, rows.new_zeros((last - first) * width - rows.shape[0], rows.shape[1]))
-            )
+            rows = torch.cat((rows, rows.new_zeros((last - first) * width - rows.shape[0], rows.shape[1])))
         parts = kind.take_apart(rows.view(rows.shape[0], blocks, kind.stored_bytes))
         planes = [split(parts.scales, -1, 2), parts.of_parts[..., None]]
         planes.append(fours_of(parts.bits & ((1 << kind.low) - 1), kind.low))
@@ -178,9 +183,7 @@ def problem(layer: GgufLinear, kernels: Kernels | None, tile_rows: int = 0) -> s
 
 
 def _difference(layer: GgufLinear, dtype: torch.dtype, kernels: Kernels, tile_rows: int) -> str:
-    few = nn.Linear(
-        layer.in_features, min(TRIAL_OUTPUTS, layer.out_features), bias=False, device="meta"
-    )
+    few = nn.Linear(layer.in_features, min(TRIAL_OUTPUTS, layer.out_features), bias=False, device="meta")
     trial = GgufLinear(few, layer.rows(0, few.out_features), layer.kind, None, layer.has_byte_rows)
     x = trial_rows(layer.in_features, dtype, tile_rows)
     with torch.no_grad():

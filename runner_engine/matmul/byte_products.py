@@ -36,11 +36,7 @@ MAX_SECONDS = 0.1
 def choose_bytes(model: nn.Module, kernels: Kernels | None) -> Choice | None:
     """Return the way for a model's layers of bytes; None where it has none, or the kernels do not
     multiply them."""
-    layers = [
-        module
-        for module in model.modules()
-        if isinstance(module, nn.Linear) and has_byte_rows(module)
-    ]
+    layers = [module for module in model.modules() if isinstance(module, nn.Linear) and has_byte_rows(module)]
     if not layers or kernels is None or not kernels.has_quantized:
         return None
     return choose({(layer.out_features, layer.in_features) for layer in layers}, kernels)
@@ -60,9 +56,7 @@ def choose(shapes: Collection[Shape], kernels: Kernels) -> Choice:
     """Return the way for layers of these shapes."""
     forced = {Way.tiles: TILES, Way.panels: VECTORS}
     wanted, inputs = requested(), tuple(sorted({inputs for _, inputs in shapes}))
-    samples = {
-        "{} x {}, int8".format(*sample_of(shape)): sample_of(shape) for shape in sorted(shapes)
-    }
+    samples = {"{} x {}, int8".format(*sample_of(shape)): sample_of(shape) for shape in sorted(shapes)}
 
     def measured(ways: list[str]) -> Seconds | None:
         known = kept(
@@ -76,8 +70,7 @@ def choose(shapes: Collection[Shape], kernels: Kernels) -> Choice:
         if known is None:
             return None
         return {
-            way: {count: sum(known[key][way][count] for key in samples) for count in ROWS}
-            for way in ways
+            way: {count: sum(known[key][way][count] for key in samples) for count in ROWS} for way in ways
         }
 
     def fastest(took: Seconds) -> tuple[str, int]:
@@ -123,9 +116,7 @@ def _difference(inputs: tuple[int, ...], kernels: Kernels) -> str:
     do."""
     random = torch.Generator().manual_seed(2)
     for width in inputs:
-        by_tiles, by_vectors = (
-            _product((TRIAL_OUTPUTS, width), kernels, tile_rows) for tile_rows in (1, 0)
-        )
+        by_tiles, by_vectors = (_product((TRIAL_OUTPUTS, width), kernels, tile_rows) for tile_rows in (1, 0))
         for count in TRIAL_ROWS:
             rows = torch.randn(count, width, generator=random, dtype=torch.float32).bfloat16()
             if not torch.equal(by_tiles(rows), by_vectors(rows)):

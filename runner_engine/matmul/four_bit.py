@@ -15,13 +15,7 @@ import torch
 
 from runner_engine.kernels.native import Kernels
 from runner_engine.kernels.shared_numbers import WeightFormat
-from runner_engine.matmul.library_layers import (
-    PANEL,
-    check_trial,
-    is_of,
-    kernels_for,
-    let_rearrange,
-)
+from runner_engine.matmul.library_layers import PANEL, check_trial, is_of, kernels_for, let_rearrange
 from runner_engine.matmul.matrices import QuantizedWeights, multiply
 from runner_engine.matmul.replacing import Forward, Means, Replacement, UnsupportedLayer
 
@@ -59,9 +53,7 @@ def _by_packed(layer: Any, means: Means, kernels: Kernels) -> tuple[QuantizedWei
     ):
         raise UnsupportedLayer("its weights are packed in another way")
     are_pairs = layer.compute_dtype in (None, torch.bfloat16) and is_of(layer.bias, torch.bfloat16)
-    weights = QuantizedWeights(
-        WeightFormat.four_bit, inputs, outputs, (torch.bfloat16,) if are_pairs else ()
-    )
+    weights = QuantizedWeights(WeightFormat.four_bit, inputs, outputs, (torch.bfloat16,) if are_pairs else ())
     weights.matrix.block, weights.matrix.tile_rows = block, means.unpacked_tile_rows
 
     def forward(rows: torch.Tensor) -> torch.Tensor:
@@ -71,13 +63,10 @@ def _by_packed(layer: Any, means: Means, kernels: Kernels) -> tuple[QuantizedWei
             return own(rows)  # type: ignore[no-any-return]
         cast = rows.to(layer.compute_dtype or rows.dtype)
         bias = None if layer.bias is None else layer.bias.to(cast.dtype)
-        is_whole = (
-            cast.dtype is torch.bfloat16
-        )  # other formats get the bias without rounding it to bfloat16
+        # other formats get the bias without rounding it to bfloat16
+        is_whole = cast.dtype is torch.bfloat16
         weights.point_at(weight.data, bias if is_whole else None, state.absmax, table)
-        result = multiply(kernels, cast.to(torch.bfloat16), weights, workspace.of(rows)).to(
-            cast.dtype
-        )
+        result = multiply(kernels, cast.to(torch.bfloat16), weights, workspace.of(rows)).to(cast.dtype)
         if bias is not None and not is_whole:
             result += bias
         return result.to(rows.dtype)
@@ -110,15 +99,10 @@ def rejection_reason(layer: Any) -> str:
     ):
         return "its products are not in bfloat16"
     is_whole = (
-        tuple(state.shape) == (layer.out_features, layer.in_features)
-        and layer.weight.data.is_contiguous()
+        tuple(state.shape) == (layer.out_features, layer.in_features) and layer.weight.data.is_contiguous()
     )
     fits = not state.blocksize % INPUTS_AT_ONCE and not layer.in_features % state.blocksize
-    return (
-        ""
-        if is_whole and fits and state.code.numel() == 16
-        else "its blocks are not parts of its rows"
-    )
+    return "" if is_whole and fits and state.code.numel() == 16 else "its blocks are not parts of its rows"
 
 
 def weights_of(layer: Any) -> QuantizedWeights:

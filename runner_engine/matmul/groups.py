@@ -31,19 +31,16 @@ from runner_engine.models.layouts.float8 import E4M3
 from runner_engine.models.layouts.made import PanelsLayout, RowsLayout
 
 PACKED_AT_ONCE = 2**22  # weights, which take a byte each while they are packed
-PLANES = {
-    2: (2, 0),
-    3: (2, 1),
-    4: (4, 0),
-    5: (4, 1),
-    6: (4, 2),
-    7: (8, 0),
-    8: (8, 0),
-}  # lower and upper bits kept
+# lower and upper bits kept
+PLANES = {2: (2, 0), 3: (2, 1), 4: (4, 0), 5: (4, 1), 6: (4, 2), 7: (8, 0), 8: (8, 0)}
 OWN_ZEROS = (-1, -2)  # of each group: in bytes, in the format of the scales; as in groups.h
 SCALE_TYPES = {
-    torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.float8_e8m0fnu: 3, torch.float8_e4m3fn: 4,
-}  # fmt: skip
+    torch.float32: 0,
+    torch.float16: 1,
+    torch.bfloat16: 2,
+    torch.float8_e8m0fnu: 3,
+    torch.float8_e4m3fn: 4,
+}
 
 
 class Groups(PackedWeights):
@@ -92,9 +89,7 @@ class Groups(PackedWeights):
         matrix = Matrix(
             weight=weight.data_ptr(),
             bias=None if bias is None else pointer(bias, bias.dtype, outputs),
-            constants=None
-            if group_of is None
-            else pointer(group_of, torch.int32, layer.in_features),
+            constants=None if group_of is None else pointer(group_of, torch.int32, layer.in_features),
             row_scale=factor,
             outputs=outputs,
             kind=WeightFormat.byte_groups if by_bytes else WeightFormat.groups,
@@ -111,15 +106,7 @@ class Groups(PackedWeights):
         elif table is not None:
             matrix.scale = pointer(table, torch.float32, 16)
         others = tuple(one for one in (group_of, table) if one is not None)
-        return cls(
-            kernels,
-            matrix,
-            layer.in_features,
-            weight,
-            bias,
-            others,
-            workspace if by_bytes else None,
-        )
+        return cls(kernels, matrix, layer.in_features, weight, bias, others, workspace if by_bytes else None)
 
 
 def replacement(layer: GroupedLinear, means: Means) -> Replacement:
@@ -156,9 +143,7 @@ def replacement(layer: GroupedLinear, means: Means) -> Replacement:
 def _span(tensor: torch.Tensor) -> int:
     """Return over how many bytes a tensor extends: outputs of an expert's gate and up may
     alternate."""
-    last = sum(
-        (size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
-    )
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
     return (last + 1) * tensor.itemsize
 
 
@@ -174,9 +159,7 @@ def multiplies_bytes(layer: GroupedLinear) -> bool:
         return False
     kind = code_type(layout)
     return kind is CodeType.integers or (
-        kind is CodeType.table
-        and layout.values is not None
-        and byte_table(layout.values) is not None
+        kind is CodeType.table and layout.values is not None and byte_table(layout.values) is not None
     )
 
 
@@ -197,27 +180,20 @@ def code_type(layout: Layout) -> CodeType | None:
     if layout.bits == 4:
         return CodeType.table
     return (
-        CodeType.e4m3
-        if layout.bits == 8 and values.view(torch.int32).equal(E4M3.view(torch.int32))
-        else None
+        CodeType.e4m3 if layout.bits == 8 and values.view(torch.int32).equal(E4M3.view(torch.int32)) else None
     )
 
 
-def packed(
-    layer: GroupedLinear, zeros: torch.Tensor | None, outputs: int, width: int
-) -> torch.Tensor:
+def packed(layer: GroupedLinear, zeros: torch.Tensor | None, outputs: int, width: int) -> torch.Tensor:
     """Return a layer's first outputs in panels of `width` outputs: uint8 [panels, bytes]."""
     layout, stored, inputs = layer.layout, layer.stored, layer.in_features
     low, high = PLANES[layout.bits]
     in_fours = multiplies_bytes(layer)
     panels = -(-outputs // width)
     each = layout.groups * (
-        layout.panel_scales(stored, 0, 1).element_size()
-        + (0 if zeros is None else zeros.element_size())
+        layout.panel_scales(stored, 0, 1).element_size() + (0 if zeros is None else zeros.element_size())
     )
-    result = huge_pages.empty(
-        panels, (each + inputs // 8 * (low + high)) * width, dtype=torch.uint8
-    )
+    result = huge_pages.empty(panels, (each + inputs // 8 * (low + high)) * width, dtype=torch.uint8)
     some = max(1, PACKED_AT_ONCE // (inputs * width))
     for begin in range(0, panels, some):
         end = min(begin + some, panels)
@@ -227,21 +203,15 @@ def packed(
         if zeros is not None:
             sides.append(zeros[first:last].unsqueeze(2))
         at_once, pack = (
-            (32, _words_of)
-            if in_fours
-            else (8, lambda some, each: fours_of(some, each, 1).squeeze(-1))
+            (32, _words_of) if in_fours else (8, lambda some, each: fours_of(some, each, 1).squeeze(-1))
         )
-        some_codes = layout.codes(stored, first, last).reshape(
-            last - first, inputs // at_once, at_once
-        )
+        some_codes = layout.codes(stored, first, last).reshape(last - first, inputs // at_once, at_once)
         planes = [pack(some_codes & (1 << low) - 1, low)]
         if high:
             planes.append(pack(some_codes >> low, high))
         sides.append(torch.cat(planes, dim=2))
         missing = (end - begin) * width - (last - first)
-        result[begin:end] = torch.cat(
-            [_side_by_side(side, missing, width) for side in sides], dim=1
-        )
+        result[begin:end] = torch.cat([_side_by_side(side, missing, width) for side in sides], dim=1)
     return result
 
 
@@ -253,11 +223,18 @@ def hold_panels(layer: GroupedLinear, it: Groups) -> None:
         return
     scales, zeros = (one(layer.stored, 0, 1) for one in (layout.scales, layout.zeros))
     panels = PanelsLayout(
-        layout.bits, layout.group, layout.inputs, layout.outputs, rows=layout.rows,
-        width=it.kernels.panel_width, planes=PLANES[layout.bits], scale_type=scales.dtype,
-        zero_type=None if matrix.zero_point >= 0 else zeros.dtype, zero_point=max(matrix.zero_point, 0),
+        layout.bits,
+        layout.group,
+        layout.inputs,
+        layout.outputs,
+        rows=layout.rows,
+        width=it.kernels.panel_width,
+        planes=PLANES[layout.bits],
+        scale_type=scales.dtype,
+        zero_type=None if matrix.zero_point >= 0 else zeros.dtype,
+        zero_point=max(matrix.zero_point, 0),
         in_fours=matrix.kind == WeightFormat.byte_groups,
-    )  # fmt: skip
+    )
     layer.hold(panels, {"panels": it.weight.view(torch.int32)})
 
 
@@ -294,16 +271,7 @@ def problem(layer: GroupedLinear, kernels: Kernels | None, tile_rows: int = 0) -
     scales, is_ordered = layer.layout.panel_scales(layer.stored, 0, 1).dtype, layer.group_of is None
     zeros = layer.layout.zeros(layer.stored, 0, 1).dtype if kind is CodeType.integers else None
     sizes = layer.layout.bits, layer.layout.group, layer.in_features
-    key = (
-        type(layer.layout),
-        kind,
-        *sizes,
-        scales,
-        zeros,
-        is_ordered,
-        multiplies_bytes(layer),
-        tile_rows,
-    )
+    key = (type(layer.layout), kind, *sizes, scales, zeros, is_ordered, multiplies_bytes(layer), tile_rows)
     if key not in _tried:
         _tried[key] = next(
             filter(None, (_difference(layer, dtype, kernels, tile_rows) for dtype in FORMATS)), ""

@@ -54,9 +54,7 @@ def _room(size: int, advice: int) -> tuple[_Region, int]:
     if region is None or region.used + size > len(region):
         # a region begins with a large page, which memory from the system need not
         region = _Region(
-            -1,
-            max(REGION, size + ALIGNMENT) + LARGE_PAGE,
-            flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS,
+            -1, max(REGION, size + ALIGNMENT) + LARGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
         )
         with suppress(OSError):  # a kernel without large pages: these are small ones
             region.madvise(advice)

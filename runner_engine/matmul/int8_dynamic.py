@@ -24,9 +24,7 @@ from runner_engine.matmul.library_layers import (
 from runner_engine.matmul.matrices import QuantizedWeights, shifted_sums
 from runner_engine.matmul.replacing import Forward, Means, Replacement, UnsupportedLayer
 
-EXACT_INPUTS = (
-    1024  # so many products of bytes are at most 2 ** 24, up to which float32 holds every integer
-)
+EXACT_INPUTS = 1024  # so many products of bytes are at most 2 ** 24, up to which float32 holds every integer
 LARGEST = 127.5  # torchao's scale is the largest number of a row, divided by this
 LEAST_SCALE = 2.0**-23
 
@@ -60,9 +58,7 @@ def rejection_reason(layer: Any) -> str:
     )
     if not (is_by_row and is_as_they_come):
         return "its rows are quantized in another way"
-    is_by_output = (
-        weight.block_size[-1] == layer.in_features and weight.scale.numel() == layer.out_features
-    )
+    is_by_output = weight.block_size[-1] == layer.in_features and weight.scale.numel() == layer.out_features
     is_readable = weight.qdata.is_contiguous() and weight.scale.dtype is torch.float32
     return "" if is_by_output and is_readable else "its weights are stored in another way"
 
@@ -75,9 +71,7 @@ def _by_kernels(layer: Any, means: Means) -> Replacement:
     weight = in_large_pages(stored.qdata, means)
     scale, sums = stored.scale.flatten().contiguous(), shifted_sums(weight)
     formats = formats_of(layer.bias)
-    weights = QuantizedWeights(
-        WeightFormat.int8_dynamic, layer.in_features, layer.out_features, formats
-    )
+    weights = QuantizedWeights(WeightFormat.int8_dynamic, layer.in_features, layer.out_features, formats)
     weights.matrix.tile_rows = means.byte_tile_rows
     weights.point_at(weight, layer.bias, scale, sums)
     forward = forward_by(layer, weights, means, lambda: layer.weight is stored)

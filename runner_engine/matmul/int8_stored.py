@@ -48,9 +48,7 @@ def replacement(layer: GroupedLinear, means: Means) -> Replacement | None:
 def is_of_bytes(layer: nn.Module) -> TypeGuard[GroupedLinear]:
     """Whether a layer holds int8, and rounds its rows to int8."""
     return (
-        isinstance(layer, GroupedLinear)
-        and isinstance(layer.layout, Int8Layout)
-        and bool(layer.layout.rows)
+        isinstance(layer, GroupedLinear) and isinstance(layer.layout, Int8Layout) and bool(layer.layout.rows)
     )
 
 
@@ -63,16 +61,11 @@ def weights_of(
     assert isinstance(layout, Int8Layout)
     weight = layer.weight.detach()[:outputs]
     scale = layout.scales(stored, 0, outputs).detach().float().flatten().contiguous()
-    bias = (
-        layer.bias.detach()[:outputs].contiguous() if has_bias and layer.bias is not None else None
-    )
+    bias = layer.bias.detach()[:outputs].contiguous() if has_bias and layer.bias is not None else None
     formats = tuple(FORMATS) if bias is None else (bias.dtype,)
     it = QuantizedWeights(WeightFormat.int8_stored, layer.in_features, outputs, formats)
     it.matrix.tile_rows = tile_rows
-    it.matrix.row_scale, it.matrix.zero_point = (
-        layout.row_scale(stored),
-        layout.row_zero_point(stored),
-    )
+    it.matrix.row_scale, it.matrix.zero_point = (layout.row_scale(stored), layout.row_zero_point(stored))
     it.point_at(weight, bias, scale, shifted_sums(weight))
     return it
 
@@ -90,16 +83,10 @@ def problem(layer: GroupedLinear, kernels: Kernels, tile_rows: int) -> str:
     if layer.bias is not None and layer.bias.dtype not in FORMATS:
         return "its bias has another number format"
     assert isinstance(layer.layout, Int8Layout)
-    key = (
-        layer.layout,
-        layer.layout.row_scale(layer.stored),
-        layer.layout.row_zero_point(layer.stored),
-    )
+    key = (layer.layout, layer.layout.row_scale(layer.stored), layer.layout.row_zero_point(layer.stored))
     if key not in _tried:
         found = (
-            _difference(layer, dtype, count, kernels, tile_rows)
-            for dtype in FORMATS
-            for count in TRIAL_ROWS
+            _difference(layer, dtype, count, kernels, tile_rows) for dtype in FORMATS for count in TRIAL_ROWS
         )
         _tried[key] = next(filter(None, found), "")
     return _tried[key]
@@ -109,15 +96,14 @@ def _difference(
     layer: GroupedLinear, dtype: torch.dtype, count: int, kernels: Kernels, tile_rows: int
 ) -> str:
     outputs, inputs = min(TRIAL_OUTPUTS, layer.out_features), layer.in_features
-    trial = weights_of(
-        layer, tile_rows, outputs, has_bias=False
-    )  # it is added in the same way to every product
+    # it is added in the same way to every product
+    trial = weights_of(layer, tile_rows, outputs, has_bias=False)
     workspace = torch.empty(
         quantized_workspace_bytes(count, inputs, torch.get_num_threads()), dtype=torch.uint8
     )
-    rows = torch.randn(
-        count, inputs, generator=torch.Generator().manual_seed(count), dtype=torch.float32
-    ).to(dtype)
+    rows = torch.randn(count, inputs, generator=torch.Generator().manual_seed(count), dtype=torch.float32).to(
+        dtype
+    )
     with torch.no_grad():
         expected = nn.functional.linear(layer.prepared(rows), layer.unpacked(0, outputs, dtype))
         return difference(multiply(kernels, rows, trial, workspace), expected, TOLERANCE[dtype])

@@ -50,10 +50,7 @@ def kept_seconds(
         return None
     whole = {shape: shape[0] / sample_of(shape)[0] for shape in shapes}
     return {
-        shape: {
-            way: {count: took * whole[shape] for count, took in known[key][way].items()}
-            for way in ways
-        }
+        shape: {way: {count: took * whole[shape] for count, took in known[key][way].items()} for way in ways}
         for shape, key in keys.items()
     }
 
@@ -77,9 +74,7 @@ def kept(
     known = _read(file)
     if any(_is_missing(known, key, ways, rows) for key in keys):
         with ExitStack() as locked:
-            with suppress(
-                OSError
-            ):  # some network disks have no locks: then the last one's measurement stays
+            with suppress(OSError):  # some network disks have no locks: then the last one's measurement stays
                 locked.enter_context(hold(file.with_name(LOCK)))
             known = _read(file)  # perhaps somebody has measured while this process waited
             missing = [key for key in keys if _is_missing(known, key, ways, rows)]
@@ -98,9 +93,7 @@ def _keys(shapes: Sequence[Shape], dtype: torch.dtype) -> dict[Shape, str]:
     return {shape: "{} x {}, {}".format(*sample_of(shape), name) for shape in shapes}
 
 
-def _is_missing(
-    known: Mapping[str, Seconds], key: str, ways: Iterable[str], rows: Sequence[int]
-) -> bool:
+def _is_missing(known: Mapping[str, Seconds], key: str, ways: Iterable[str], rows: Sequence[int]) -> bool:
     return any(count not in known.get(key, {}).get(way, {}) for way in ways for count in rows)
 
 
@@ -132,10 +125,5 @@ def _file(kernels: Kernels) -> Path | None:
     folder = building.folder_of(kernels.file)
     if not kernels.is_kept:
         return None
-    parts = (
-        building.key_of(kernels.file),
-        machine.name(),
-        machine.versions()["torch"],
-        *left_out(),
-    )
+    parts = (building.key_of(kernels.file), machine.name(), machine.versions()["torch"], *left_out())
     return folder / f"products-{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}.json"

@@ -49,15 +49,8 @@ def forward_by(
 
     def forward(rows: torch.Tensor) -> torch.Tensor:
         bias = layer.bias
-        has_bias = (
-            bias is None if bias_at is None else bias is not None and bias.data_ptr() == bias_at
-        )
-        if (
-            rows.dtype not in weights.formats
-            or not rows.numel()
-            or not has_bias
-            or not is_unchanged()
-        ):
+        has_bias = bias is None if bias_at is None else bias is not None and bias.data_ptr() == bias_at
+        if rows.dtype not in weights.formats or not rows.numel() or not has_bias or not is_unchanged():
             return own(rows)  # type: ignore[no-any-return]
         return multiply(kernels, rows, weights, workspace.of(rows))
 

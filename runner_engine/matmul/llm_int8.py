@@ -48,9 +48,7 @@ def replacement(layer: Any, means: Means) -> Replacement:
     )
     if is_shared:
         layer.weight.data = weight  # or what it was would stay in memory
-    weights = QuantizedWeights(
-        WeightFormat.row_int8, layer.in_features, layer.out_features, formats_of(bias)
-    )
+    weights = QuantizedWeights(WeightFormat.row_int8, layer.in_features, layer.out_features, formats_of(bias))
     weights.matrix.threshold, weights.matrix.tile_rows = state.threshold, means.byte_tile_rows
     weights.point_at(weight, bias, scale, sums)
     forward = forward_by(layer, weights, means, lambda: state.CB is weight)
@@ -65,9 +63,7 @@ def forward_of(layer: Any) -> Forward:
     def forward(rows: torch.Tensor) -> torch.Tensor:
         half, scale = rows.half().float(), state.SCB.float()
         outliers = (
-            half.abs() >= state.threshold
-            if state.threshold
-            else torch.zeros_like(half, dtype=torch.bool)
+            half.abs() >= state.threshold if state.threshold else torch.zeros_like(half, dtype=torch.bool)
         )
         apart = outliers.any(0)
         top = half.masked_fill(outliers, 0).abs().amax(1, keepdim=True)

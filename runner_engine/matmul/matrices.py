@@ -14,10 +14,8 @@ from runner_engine.kernels.native import FORMATS, Kernels, pointer, pointer_or_n
 from runner_engine.kernels.shared_numbers import SHIFT, Matrix, WeightFormat
 
 TRIAL_OUTPUTS = 70  # whole panels with a remainder
-TOLERANCE = {
-    torch.float32: 1e-5,
-    torch.bfloat16: 1e-2,
-}  # of the largest output of a trial beside torch
+# of the largest output of a trial beside torch
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
 
 
 class LayerWeights(Protocol):
@@ -108,15 +106,18 @@ def multiply(
     quantized weights."""
     rows = rows.contiguous()
     if rows.shape[-1] != weights.inputs or rows.device.type != "cpu":
-        raise ValueError(
-            f"rows {list(rows.shape)} on {rows.device} for a matrix of {weights.inputs} inputs"
-        )
+        raise ValueError(f"rows {list(rows.shape)} on {rows.device} for a matrix of {weights.inputs} inputs")
     result = rows.new_empty(*rows.shape[:-1], weights.matrix.outputs)
     kernels(
-        function, rows.dtype, rows.data_ptr(), rows.numel() // weights.inputs, weights.inputs,
+        function,
+        rows.dtype,
+        rows.data_ptr(),
+        rows.numel() // weights.inputs,
+        weights.inputs,
         ctypes.addressof(weights.matrix),
-        *((None, 0) if workspace is None else (workspace.data_ptr(), workspace.nbytes)), result.data_ptr(),
-    )  # fmt: skip
+        *((None, 0) if workspace is None else (workspace.data_ptr(), workspace.nbytes)),
+        result.data_ptr(),
+    )
     return result
 
 
@@ -140,17 +141,11 @@ class PackedWeights:
     @property
     def tensors(self) -> tuple[torch.Tensor, ...]:
         """The tensors whose addresses are in the matrix."""
-        return (
-            (self.weight, *self.others)
-            if self.bias is None
-            else (self.weight, self.bias, *self.others)
-        )
+        return (self.weight, *self.others) if self.bias is None else (self.weight, self.bias, *self.others)
 
     def product(self, rows: torch.Tensor) -> torch.Tensor:
         """Return [..., outputs] for rows [..., inputs]."""
-        return multiply(
-            self.kernels, rows, self, None if self.workspace is None else self.workspace.of(rows)
-        )
+        return multiply(self.kernels, rows, self, None if self.workspace is None else self.workspace.of(rows))
 
 
 def shifted_sums(weight: torch.Tensor) -> torch.Tensor:
@@ -161,10 +156,7 @@ def shifted_sums(weight: torch.Tensor) -> torch.Tensor:
 
 def difference(found: torch.Tensor, expected: torch.Tensor, allowed: float) -> str:
     """Say by how much outputs are off; empty if that is only rounding: so much of the largest."""
-    off = float(
-        (found.float() - expected.float()).abs().max()
-        / expected.float().abs().max().clamp(min=1e-9)
-    )
+    off = float((found.float() - expected.float()).abs().max() / expected.float().abs().max().clamp(min=1e-9))
     return "" if off <= allowed else f"the outputs would be off by {off:.2g} of the largest"
 
 
@@ -172,8 +164,5 @@ def trial_rows(inputs: int, dtype: torch.dtype, tile_rows: int) -> torch.Tensor:
     """Return rows with a remainder of registers, or of tiles, by which weights in strips are tried
     beside torch."""
     return torch.randn(
-        33 if tile_rows else 7,
-        inputs,
-        generator=torch.Generator().manual_seed(0),
-        dtype=torch.float32,
+        33 if tile_rows else 7, inputs, generator=torch.Generator().manual_seed(0), dtype=torch.float32
     ).to(dtype)

@@ -17,14 +17,10 @@ from runner_engine.models.gguf_blocks import GgufEmbedding
 def means_for(model: nn.Module, heap: Heap) -> Means:
     """Return what a model's layers are multiplied with."""
     kernels = native.kernels()
-    dtype = next(
-        (tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()), torch.float32
-    )
+    dtype = next((tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()), torch.float32)
     of_bytes, unpacked = choose_bytes(model, kernels), choose_unpacked(model, kernels)
     embeddings = {
-        module.weight.data_ptr(): module
-        for module in model.modules()
-        if isinstance(module, GgufEmbedding)
+        module.weight.data_ptr(): module for module in model.modules() if isinstance(module, GgufEmbedding)
     }
     means = Means(
         kernels,

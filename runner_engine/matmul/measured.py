@@ -39,12 +39,7 @@ def _one_thread() -> Iterator[None]:
 @_one_thread()
 @torch.inference_mode()
 def measure(
-    ways: Ways,
-    shape: Shape,
-    rows: Sequence[int],
-    dtype: torch.dtype,
-    deadline: float,
-    slow: float = SLOW,
+    ways: Ways, shape: Shape, rows: Sequence[int], dtype: torch.dtype, deadline: float, slow: float = SLOW
 ) -> Seconds:
     """Return the seconds of a sample of a layer by each way, on one thread; the ways take turns."""
     random = torch.Generator().manual_seed(0)  # the job's own random numbers stay as they are
@@ -86,9 +81,7 @@ def by_turns(
             )
         fastest = min(took[name][count] for name in products)
         products = {
-            name: product
-            for name, product in products.items()
-            if took[name][count] <= slow * fastest
+            name: product for name, product in products.items() if took[name][count] <= slow * fastest
         }
     return took
 

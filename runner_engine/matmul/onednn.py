@@ -8,7 +8,9 @@ from functools import cache
 
 import torch
 
-ROWS = 128  # for which oneDNN chooses the layout; it works for any other number, but is not always the fastest
+ROWS = (
+    128  # for which oneDNN chooses the layout; it works for any other number, but is not always the fastest
+)
 Product = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -18,9 +20,7 @@ def by_onednn(weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
         packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), ROWS)
 
     def product(rows: torch.Tensor) -> torch.Tensor:
-        result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
-            rows, packed, bias, "none", [], ""
-        )
+        result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(rows, packed, bias, "none", [], "")
         return result
 
     return product
@@ -35,13 +35,9 @@ def packing_problem(dtype: torch.dtype) -> str:
     try:
         probe, weight = torch.ones(2, 32, dtype=dtype), torch.eye(32, dtype=dtype)
         packed = torch.ops.mkldnn._reorder_linear_weight(weight, 2)
-        same = (
-            torch.ops.mkldnn._linear_pointwise(probe, packed, None, "none", [], "") == probe
-        ).all()
+        same = (torch.ops.mkldnn._linear_pointwise(probe, packed, None, "none", [], "") == probe).all()
         return "" if same else "this processor's packed product is wrong"
     except (RuntimeError, AttributeError, NotImplementedError) as error:
-        if "memory" in str(
-            error
-        ):  # memory may be free later, but the result is cached for the whole process
+        if "memory" in str(error):  # memory may be free later, but the result is cached for the whole process
             raise
         return " ".join(str(error).split())[:160]

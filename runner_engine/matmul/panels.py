@@ -38,9 +38,7 @@ class Panels(PackedWeights):
         outputs, inputs = weight.shape
         steps = weight.contiguous().view(torch.int32)  # single numbers, or pairs in 16 bits
         missing = -outputs % width
-        panels = huge_pages.empty(
-            (outputs + missing) // width, steps.shape[1], width, dtype=torch.int32
-        )
+        panels = huge_pages.empty((outputs + missing) // width, steps.shape[1], width, dtype=torch.int32)
         whole, some = outputs // width, max(1, PACKED_AT_ONCE // (4 * width * steps.shape[1]))
         for first in range(0, whole, some):
             last = min(first + some, whole)
@@ -52,9 +50,7 @@ class Panels(PackedWeights):
             panels[whole] = nn.functional.pad(steps[whole * width :], (0, 0, 0, missing)).T
         bias = None if bias is None else bias.detach().contiguous()
         bias_at = pointer_or_none(bias, weight.dtype, outputs)
-        matrix = Matrix(
-            weight=panels.data_ptr(), bias=bias_at, outputs=outputs, tile_rows=tile_rows
-        )
+        matrix = Matrix(weight=panels.data_ptr(), bias=bias_at, outputs=outputs, tile_rows=tile_rows)
         return cls(kernels, matrix, inputs, panels.view(weight.dtype), bias)
 
     @property
@@ -71,10 +67,7 @@ class Panels(PackedWeights):
     def rows(self, outputs: torch.Tensor) -> torch.Tensor:
         """Return the weights [..., inputs] of some outputs, such as tokens; IndexError where there
         is no such one."""
-        if (
-            outputs.numel()
-            and not 0 <= int(outputs.min()) <= int(outputs.max()) < self.matrix.outputs
-        ):
+        if outputs.numel() and not 0 <= int(outputs.min()) <= int(outputs.max()) < self.matrix.outputs:
             raise IndexError(f"there is no output {int(outputs.max())} of {self.matrix.outputs}")
         # by numpy: torch starts and ends a region of threads for it, which takes longer than some
         # rows

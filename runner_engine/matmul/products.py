@@ -53,13 +53,13 @@ PASSES = {4: 1, 16: 2, 128: 2}
 # Only with our own products does a pass run in a single call, which makes a question 1.31 times as
 # fast (bench/engine_ladder.py): others have to make up for that.
 SINGLE_CALL = 1.3
-FEWEST_TILE_ROWS = 8  # where tiles are forced and not measured; their instructions take as long for one row as for 16
+FEWEST_TILE_ROWS = (
+    8  # where tiles are forced and not measured; their instructions take as long for one row as for 16
+)
 TRIAL_ROWS = (33, 16, 5, 1)  # remainders of tiles and of registers
 TRIAL_OUTPUTS = 80  # whole panels and a part of one
-ALLOWED = {
-    torch.float32: 1e-4,
-    torch.bfloat16: 2e-2,
-}  # of the largest result: rounding, and other orders of sums
+# of the largest result: rounding, and other orders of sums
+ALLOWED = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 
 
 def product_of(
@@ -76,11 +76,7 @@ def product_of(
     """
     if kernels is not None and choice.way in OWN and fits_panels(weight, kernels):
         return Panels.of(weight, bias, kernels, choice.tile_rows, release)
-    return (
-        None
-        if choice.way == Way.plain or packing_problem(weight.dtype)
-        else by_onednn(weight, bias)
-    )
+    return None if choice.way == Way.plain or packing_problem(weight.dtype) else by_onednn(weight, bias)
 
 
 def requested() -> Way | None:
@@ -126,9 +122,7 @@ def choose_for(
 
     def candidate(way: Way) -> Candidate:
         is_wrong = "off by" in problems[way]
-        return Candidate(
-            way, "" if is_wrong else problems[way], lambda: problems[way] if is_wrong else ""
-        )
+        return Candidate(way, "" if is_wrong else problems[way], lambda: problems[way] if is_wrong else "")
 
     def measured(ways: list[str]) -> Seconds | None:
         assert kernels is not None
@@ -177,9 +171,7 @@ def measured_as(way: Way, kernels: Kernels | None) -> Ways:
     return {way: lambda weight: Panels.of(weight, None, kernels).product}
 
 
-def problem_of(
-    way: Way, inputs: tuple[int, ...], dtype: torch.dtype, kernels: Kernels | None
-) -> str:
+def problem_of(way: Way, inputs: tuple[int, ...], dtype: torch.dtype, kernels: Kernels | None) -> str:
     """Return why a way is not used here; empty if it is one of those to choose from."""
     if way is Way.plain:
         return ""
@@ -191,9 +183,7 @@ def problem_of(
         return f"tiles multiply bfloat16, and these weights are {str(dtype).removeprefix('torch.')}"
     if way is Way.tiles and kernels.tiles_problem:
         return kernels.tiles_problem
-    fitting = tuple(
-        width for width in inputs if fits_panels(torch.empty(1, width, dtype=dtype), kernels)
-    )
+    fitting = tuple(width for width in inputs if fits_panels(torch.empty(1, width, dtype=dtype), kernels))
     if not fitting:
         return "no weight fits in panels"
     return _difference(way, fitting, dtype, kernels)
@@ -209,22 +199,17 @@ def _difference(way: Way, inputs: tuple[int, ...], dtype: torch.dtype, kernels: 
     random = torch.Generator().manual_seed(0)
     for width in inputs:
         weight = torch.randn(TRIAL_OUTPUTS, width, generator=random, dtype=torch.float32).to(dtype)
-        panels = Panels.of(
-            weight, None, kernels, 2 if way is Way.tiles else 0
-        )  # one row goes by vectors, more by tiles
+        # one row goes by vectors, more by tiles
+        panels = Panels.of(weight, None, kernels, 2 if way is Way.tiles else 0)
         for count in TRIAL_ROWS:
             rows = torch.randn(count, width, generator=random, dtype=torch.float32).to(dtype)
-            result, expected = (
-                panels.product(rows),
-                nn.functional.linear(rows.float(), weight.float()),
-            )
+            result, expected = (panels.product(rows), nn.functional.linear(rows.float(), weight.float()))
             off = float((result.float() - expected).abs().max() / expected.abs().max())
             what = f"its product of {count} rows by {TRIAL_OUTPUTS} x {width} is off by"
             if not off <= ALLOWED[dtype]:
                 return f"{what} {off:.2g} of the largest number"
             if way is Way.tiles and not all(
-                torch.equal(panels.product(row[None])[0], it)
-                for row, it in zip(rows, result, strict=True)
+                torch.equal(panels.product(row[None])[0], it) for row, it in zip(rows, result, strict=True)
             ):
                 return f"{what} some bits from that of each row alone"
     return ""
@@ -235,11 +220,7 @@ def choose_unpacked(model: nn.Module, kernels: Kernels | None) -> Choice | None:
     elsewhere."""
     if kernels is None or kernels.tiles_problem:
         return None
-    layers = [
-        module
-        for module in model.modules()
-        if isinstance(module, nn.Linear) and is_unpacked(module)
-    ]
+    layers = [module for module in model.modules() if isinstance(module, nn.Linear) and is_unpacked(module)]
     shapes = Counter((layer.out_features, layer.in_features) for layer in layers)
     if not shapes:
         return None
@@ -268,9 +249,7 @@ def is_transposed(layer: Any) -> bool:
     if type(layer).__name__ != "Conv1D" or type(layer.weight) not in (nn.Parameter, torch.Tensor):
         return False
     return bool(
-        layer.weight.dim() == 2
-        and layer.weight.device.type == "cpu"
-        and layer.weight.dtype in FORMATS
+        layer.weight.dim() == 2 and layer.weight.device.type == "cpu" and layer.weight.dtype in FORMATS
     )
 
 

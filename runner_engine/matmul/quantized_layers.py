@@ -61,9 +61,7 @@ class QuantizedLayers:
         self.left.append(layer)
         if reason.forward is not None:
             layer.forward = reason.forward  # type: ignore[method-assign,assignment]
-        instead = (
-            reason.instead or f"{type(layer).__name__} is multiplied by its library's own function"
-        )
+        instead = reason.instead or f"{type(layer).__name__} is multiplied by its library's own function"
         self._means.note(f"{instead}, which is slower: {reason}")
 
     def _replace(self, layer: nn.Linear, replacement: Replacement) -> None:
@@ -89,7 +87,5 @@ class QuantizedLayers:
 def kind_of(layer: nn.Linear) -> LayerKind | None:
     """Return the module that multiplies such layers; None if there is none."""
     classes = (*type(layer).__mro__, type(layer.weight))
-    name = next(
-        (LAYER_KINDS[kind.__name__] for kind in classes if kind.__name__ in LAYER_KINDS), None
-    )
+    name = next((LAYER_KINDS[kind.__name__] for kind in classes if kind.__name__ in LAYER_KINDS), None)
     return None if name is None else cast(LayerKind, import_module(f"runner_engine.matmul.{name}"))

@@ -51,14 +51,12 @@ class Means:
     byte_tile_rows: int  # from so many rows on tiles multiply bytes; 0: never
     unpacked_tile_rows: int  # the same of weights that are unpacked to bfloat16
     heap: Heap
-    embeddings: Mapping[
-        int, Any
-    ]  # tables in blocks, by their address: a head may share its weights with one
+    # tables in blocks, by their address: a head may share its weights with one
+    embeddings: Mapping[int, Any]
     workspace: Workspace = field(default_factory=Workspace)
     notes: list[str] = field(default_factory=list)
-    trials: dict[tuple[Any, ...], str] = field(
-        default_factory=dict
-    )  # what is wrong with layers of a kind
+    # what is wrong with layers of a kind
+    trials: dict[tuple[Any, ...], str] = field(default_factory=dict)
     _released: list[tuple[int, int]] = field(default_factory=list)  # first address and end
 
     @cached_property

@@ -33,9 +33,7 @@ def _weights_of(layer: Any, dtype: torch.dtype) -> torch.Tensor:
     """Return the unpacked weights of a layer whose library rounds rows."""
     if _is_llm_int8(layer):
         state = layer.state
-        codes, scale = (
-            (layer.weight.data, layer.weight.SCB) if state.CB is None else (state.CB, state.SCB)
-        )
+        codes, scale = (layer.weight.data, layer.weight.SCB) if state.CB is None else (state.CB, state.SCB)
         unpacked: torch.Tensor = codes.float() * (scale.float() * OF_WEIGHT)[:, None]
     else:
         unpacked = layer.weight.dequantize()

@@ -41,9 +41,7 @@ def _weights_of(layer: Any, means: Means) -> QuantizedWeights:
     inputs, outputs, stored = layer.in_features, layer.out_features, layer.weight
     weight, scale = stored.qdata, stored.scale.to(torch.bfloat16).flatten().contiguous()
     is_plain = (
-        stored.act_quant_kwargs is None
-        and stored.act_pre_scale is None
-        and stored.block_size[-1] == inputs
+        stored.act_quant_kwargs is None and stored.act_pre_scale is None and stored.block_size[-1] == inputs
     )
     if not (is_plain and weight.is_contiguous() and scale.numel() == outputs):
         raise UnsupportedLayer("its weights are stored in another way")

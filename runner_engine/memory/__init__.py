@@ -2,13 +2,7 @@
 folder."""
 
 from runner_engine.memory.memory import MemoryGuard, free_mib, release_failed_pass
-from runner_engine.memory.own_memory import (
-    PeakMemory,
-    note_cache,
-    note_cuda,
-    note_pass,
-    restart_cuda,
-)
+from runner_engine.memory.own_memory import PeakMemory, note_cache, note_cuda, note_pass, restart_cuda
 
 __all__ = [  # noqa: RUF022 - by what they are for
     # free memory

@@ -65,9 +65,7 @@ class PeakMemory:
 def int_settings(model: Any) -> dict[str, Any]:
     """Return a model's sizes; of a multimodal model, those of its language model."""
     settings: dict[str, Any] = model.config.get_text_config().to_dict()
-    return {
-        key: value for key, value in settings.items() if isinstance(value, int) or _are_ints(value)
-    }
+    return {key: value for key, value in settings.items() if isinstance(value, int) or _are_ints(value)}
 
 
 def restart_cuda(loaded: Loaded) -> None:
@@ -80,9 +78,7 @@ def restart_cuda(loaded: Loaded) -> None:
 def note_cuda(stats: EngineStats, loaded: Loaded) -> None:
     """Note the allocator's peak, if the whole model is on GPUs."""
     if _is_on_gpus(loaded):
-        stats.peak_cuda_bytes = max(
-            stats.peak_cuda_bytes, sum(map(torch.cuda.max_memory_allocated, gpus()))
-        )
+        stats.peak_cuda_bytes = max(stats.peak_cuda_bytes, sum(map(torch.cuda.max_memory_allocated, gpus())))
 
 
 def _is_on_gpus(loaded: Loaded) -> bool:

@@ -30,9 +30,7 @@ log = logging.getLogger(__name__)
 def adapt(base: Loaded, resolved: ResolvedModel) -> Loaded:
     """Apply the adapter and thread count to a base, and report on both together."""
     started = time.perf_counter()
-    loaded = replace(
-        base, metrics=dict(base.metrics), facts=dict(base.facts), notes=list(base.notes)
-    )
+    loaded = replace(base, metrics=dict(base.metrics), facts=dict(base.facts), notes=list(base.notes))
     spec, files, lora, report = resolved.spec, resolved.files, resolved.files.lora, None
     if lora is not None:
         loaded.model, report = _adapted(base, resolved, lora)
@@ -60,9 +58,7 @@ def adapt(base: Loaded, resolved: ResolvedModel) -> Loaded:
     return loaded
 
 
-def _adapted(
-    base: Loaded, resolved: ResolvedModel, lora: AdapterConfig
-) -> tuple[Any, AdapterReport]:
+def _adapted(base: Loaded, resolved: ResolvedModel, lora: AdapterConfig) -> tuple[Any, AdapterReport]:
     """Return the model with its adapter, beside the weights or merged into them, and what was
     applied."""
     if base.merged is not None:

@@ -23,9 +23,7 @@ from runner_engine.checkpoints.byteio import file_size
 from runner_engine.checkpoints.weight_files import DTYPE_BITS, DTYPE_NAMES, Tensor, WeightFile
 
 ZIP, LFS = b"PK\x03\x04", b"version https://git-lfs"
-OLD_FORMAT = (
-    b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the first bytes of torch.save's files before 1.6
-)
+OLD_FORMAT = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the first bytes of torch.save's files before 1.6
 LOCAL_HEADER_BYTES = 30
 DTYPES = DTYPE_NAMES | {
     "complex64": "C64",
@@ -48,12 +46,7 @@ def read_bin(path: Path) -> WeightFile:
     state, storages, notes = _open(path, size)
     tensors = [_tensor(path, name, value, storages) for name, value in state.items()]
     return WeightFile(
-        path,
-        size,
-        b"",
-        {},
-        sorted(tensors, key=lambda tensor: (tensor.offset, tensor.nbytes)),
-        notes,
+        path, size, b"", {}, sorted(tensors, key=lambda tensor: (tensor.offset, tensor.nbytes)), notes
     )
 
 
@@ -83,9 +76,7 @@ def _open(path: Path, size: int) -> tuple[dict[Any, Any], dict[int, int], tuple[
         raise DataError(
             f"{path}: a dictionary from name to tensor is expected, found a {type(state).__name__}"
         )
-    state, notes = torch_archive.unwrap(
-        state, str(path), lambda value: isinstance(value, torch.Tensor)
-    )
+    state, notes = torch_archive.unwrap(state, str(path), lambda value: isinstance(value, torch.Tensor))
     return state, storages, notes
 
 
@@ -96,9 +87,7 @@ def _require_zip(path: Path, size: int) -> None:
     if start.startswith(ZIP):
         return
     if start.startswith(LFS):
-        raise DataError(
-            f"{path} is a Git LFS pointer and not the weights: fetch them with git lfs pull"
-        )
+        raise DataError(f"{path} is a Git LFS pointer and not the weights: fetch them with git lfs pull")
     refuse_code(path, "")
     if start.startswith(OLD_FORMAT):
         raise OldFormat(
@@ -106,9 +95,7 @@ def _require_zip(path: Path, size: int) -> None:
             f"once, which takes {size / 2**20:,.0f} MiB of memory: "
             "torch.save(torch.load(OLD, weights_only=True), NEW)"
         )
-    raise DataError(
-        f"{path} is not a .bin file written by torch: empty, truncated or another format"
-    )
+    raise DataError(f"{path} is not a .bin file written by torch: empty, truncated or another format")
 
 
 def _read_directory(path: Path, size: int) -> dict[int, int]:
@@ -124,9 +111,7 @@ def _read_directory(path: Path, size: int) -> dict[int, int]:
                     )
                 stream.seek(entry.header_offset)
                 header = stream.read(LOCAL_HEADER_BYTES)
-                name_bytes, extra_bytes = (
-                    int.from_bytes(header[at : at + 2], "little") for at in (26, 28)
-                )
+                name_bytes, extra_bytes = (int.from_bytes(header[at : at + 2], "little") for at in (26, 28))
                 begin = entry.header_offset + LOCAL_HEADER_BYTES + name_bytes + extra_bytes
                 if begin + entry.compress_size > size:
                     end = begin + entry.compress_size
@@ -153,9 +138,7 @@ def _unpickle(path: Path) -> Any:
     except Exception as error:  # torch raises a different exception for each kind of damage
         refuse_code(path, str(error))
         reason = (
-            ""
-            if isinstance(error, pickle.UnpicklingError)
-            else f": {' '.join(str(error).split())[:160]}"
+            "" if isinstance(error, pickle.UnpicklingError) else f": {' '.join(str(error).split())[:160]}"
         )
         raise DataError(f"{path}: torch cannot read it ({type(error).__name__}{reason})") from error
 
@@ -189,18 +172,14 @@ def _tensor(path: Path, name: object, value: Any, storages: dict[int, int]) -> T
         raise DataError(f"{path}: {name} is a {kind}, a tensor is expected{inside}")
     dtype = DTYPES.get(str(value.dtype).removeprefix("torch."))
     if dtype is None or value.layout is not torch.strided or value.is_quantized:
-        raise DataError(
-            f"{path}: tensor {name}: safetensors has no type for {value.dtype} ({value.layout})"
-        )
+        raise DataError(f"{path}: tensor {name}: safetensors has no type for {value.dtype} ({value.layout})")
     size, shape = DTYPE_BITS[dtype] // 8, tuple(value.shape)
     nbytes = size * math.prod(shape)
     if nbytes == 0:
         return Tensor(name, dtype, shape, path, 0, 0)
     begin = getattr(value.untyped_storage(), "_checkpoint_offset", None)
     if begin is None:
-        raise DataError(
-            f"{path}: torch {torch.__version__} does not tell where tensor {name} is in the file"
-        )
+        raise DataError(f"{path}: torch {torch.__version__} does not tell where tensor {name} is in the file")
     first = value.storage_offset() * size
     reach = size * (
         1 + sum((count - 1) * stride for count, stride in zip(shape, value.stride(), strict=True))
@@ -208,8 +187,6 @@ def _tensor(path: Path, name: object, value: Any, storages: dict[int, int]) -> T
     length = storages.get(begin, -1)
     if length < first + reach:
         actual = f"{length} bytes are" if length >= 0 else "no entry is"
-        raise DataError(
-            f"{path}: tensor {name} needs {first + reach} bytes at byte {begin}, {actual} there"
-        )
+        raise DataError(f"{path}: tensor {name} needs {first + reach} bytes at byte {begin}, {actual} there")
     strides = None if value.is_contiguous() else tuple(value.stride())
     return Tensor(name, dtype, shape, path, begin + first, nbytes, strides)

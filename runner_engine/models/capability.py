@@ -47,13 +47,13 @@ def places_for(model: LocalModelConfig) -> tuple[dict[int | str, str], list[str]
 
     count = torch.cuda.device_count()
     limits = model.max_memory or {}
-    given: dict[int | str, str] = {
-        int(at) if at.isdigit() else at: size for at, size in limits.items()
-    }
+    given: dict[int | str, str] = {int(at) if at.isdigit() else at: size for at, size in limits.items()}
     absent = [f"GPU {at}" for at in given if isinstance(at, int) and at >= count]
     if not absent:
         return given, []
-    note = f"model.max_memory names {', '.join(absent)}, which this machine does not have: that limit is ignored"
+    note = (
+        f"model.max_memory names {', '.join(absent)}, which this machine does not have: that limit is ignored"
+    )
     return {at: size for at, size in given.items() if f"GPU {at}" not in absent}, [note]
 
 
@@ -71,9 +71,7 @@ def pick_attention(wanted: Attention, device: str, model_class: Any) -> tuple[At
         Attention.flash_attention_2: getattr(model_class, "_supports_flash_attn", True),
     }
     if not supports.get(wanted, True):
-        others = [
-            name.value for name in (Attention.sdpa, Attention.flash_attention_2) if supports[name]
-        ]
+        others = [name.value for name in (Attention.sdpa, Attention.flash_attention_2) if supports[name]]
         raise ConfigError(
             f"model.attention={wanted.value}: {model_class.__name__} does not support it: "
             f"use model.attention={' or '.join([*others, 'eager'])}, or auto"
@@ -97,9 +95,7 @@ def settings_of(path: Path, trust_remote_code: bool = False) -> Any:
 
     if path.is_file() and gguf_file.is_known(header := gguf_file.read_header(path)):
         settings = gguf_names.settings_of(header)
-        return CONFIG_MAPPING[settings["model_type"]].from_dict(
-            settings, name_or_path=str(path.parent)
-        )
+        return CONFIG_MAPPING[settings["model_type"]].from_dict(settings, name_or_path=str(path.parent))
     folder, arguments = for_transformers(path, trust_remote_code)
     return AutoConfig.from_pretrained(folder, **arguments)
 
@@ -112,9 +108,7 @@ def skeleton(settings: Any, trust_remote_code: bool = False) -> Any:
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):  # from_config changes its argument
-        return AutoModelForCausalLM.from_config(
-            deepcopy(settings), trust_remote_code=trust_remote_code
-        )
+        return AutoModelForCausalLM.from_config(deepcopy(settings), trust_remote_code=trust_remote_code)
 
 
 def class_of(path: Path, trust_remote_code: bool) -> Any:

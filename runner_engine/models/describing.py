@@ -39,15 +39,11 @@ def describe_base(base: Loaded, resolved: ResolvedModel) -> None:
         "vocab_size": settings.vocab_size,
     }
     base.metrics |= (
-        rope_metrics
-        | inventory.peaks()
-        | {"unpacked_mib": inventory.unpacked_mib(model, resolved.mix)}
+        rope_metrics | inventory.peaks() | {"unpacked_mib": inventory.unpacked_mib(model, resolved.mix)}
     )
     base.notes += rope_room.notes(settings, spec.rope)
     base.facts |= {
-        "architecture": (
-            settings.architectures or model.config.architectures or [type(model).__name__]
-        )[0],
+        "architecture": (settings.architectures or model.config.architectures or [type(model).__name__])[0],
         "device": inventory.places(model, base.device),
         "attention": str(getattr(settings, "_attn_implementation", "unknown")),
         **rope_facts,

@@ -9,12 +9,8 @@ from torch import nn
 from runner_base import ConfigError
 from runner_engine.settings.speculation import KEY
 
-OF_LAYERS = (
-    "layer_types",
-    "layers_block_type",
-    "mlp_layer_types",
-    "no_rope_layers",
-)  # lists with an entry for each
+# lists with an entry for each
+OF_LAYERS = ("layer_types", "layers_block_type", "mlp_layer_types", "no_rope_layers")
 
 
 def keep_first(model: Any, count: int) -> None:

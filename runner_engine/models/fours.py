@@ -25,6 +25,4 @@ def of_fours(fours: torch.Tensor, each: int) -> torch.Tensor:
     """Return the codes of `each` bits that are in fours of bytes, or other numbers: the inverse of
     fours_of."""
     mask = (1 << each) - 1
-    return torch.stack(
-        [fours >> place * each & mask for place in range(8 // each)], dim=-2
-    ).flatten(-3)
+    return torch.stack([fours >> place * each & mask for place in range(8 // each)], dim=-2).flatten(-3)

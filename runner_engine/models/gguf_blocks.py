@@ -14,9 +14,8 @@ from torch import nn
 from runner_engine.models.gguf_types import TYPES, unpacked
 from runner_engine.models.grouped import multiply_in_steps, rounded_by_parts
 
-UNPACKED_AT_ONCE = (
-    2**20
-)  # weights of a layer that is multiplied by torch, which take some 25 bytes each meanwhile
+# weights of a layer that is multiplied by torch, which take some 25 bytes each meanwhile
+UNPACKED_AT_ONCE = 2**20
 
 
 class GgufLinear(nn.Linear):
@@ -39,17 +38,13 @@ class GgufLinear(nn.Linear):
         self.in_features, self.out_features = like.in_features, like.out_features
         # a head that is tied to the embedding has the same parameter
         self.weight = (
-            stored
-            if isinstance(stored, nn.Parameter)
-            else nn.Parameter(stored, requires_grad=False)
+            stored if isinstance(stored, nn.Parameter) else nn.Parameter(stored, requires_grad=False)
         )
         self.bias, self.kind, self.order, self.has_byte_rows = like.bias, kind, order, has_byte_rows
 
     def rows(self, first: int, last: int) -> torch.Tensor:
         """Return the blocks of these outputs."""
-        return (
-            self.weight[first:last] if self.order is None else self.weight[self.order[first:last]]
-        )
+        return self.weight[first:last] if self.order is None else self.weight[self.order[first:last]]
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Round the rows if that is asked for, and multiply them."""
@@ -96,11 +91,7 @@ class OfDtype(nn.Module):
 
 
 def with_columns(
-    like: nn.Linear,
-    stored: torch.Tensor,
-    kind: str,
-    order: torch.Tensor | None,
-    columns: torch.Tensor,
+    like: nn.Linear, stored: torch.Tensor, kind: str, order: torch.Tensor | None, columns: torch.Tensor
 ) -> nn.Module:
     """Return a layer whose inputs have another order than the file's columns; blocks move where
     whole ones can."""
@@ -119,9 +110,7 @@ class GgufEmbedding(nn.Embedding):
 
     makes_rows = True  # a pass in a single call asks for those of its tokens
 
-    def __init__(
-        self, like: nn.Embedding, stored: torch.Tensor, kind: str, dtype: torch.dtype
-    ) -> None:
+    def __init__(self, like: nn.Embedding, stored: torch.Tensor, kind: str, dtype: torch.dtype) -> None:
         nn.Module.__init__(self)
         self.num_embeddings, self.embedding_dim, self.padding_idx = (
             like.num_embeddings,
@@ -159,9 +148,7 @@ def parameters(model: Any) -> int:
         if isinstance(module, GgufLinear | GgufEmbedding)
     }
     numbers = sum(map(numbers_in_blocks, stored.values()))
-    return int(
-        model.num_parameters() - sum(one.weight.numel() for one in stored.values()) + numbers
-    )
+    return int(model.num_parameters() - sum(one.weight.numel() for one in stored.values()) + numbers)
 
 
 def numbers_in_blocks(layer: GgufLinear | GgufEmbedding) -> int:

@@ -16,15 +16,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from tokenizers import (
-    AddedToken,
-    Regex,
-    Tokenizer,
-    decoders,
-    normalizers,
-    pre_tokenizers,
-    processors,
-)
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE, Unigram
 
 from runner_base import DataError, short
@@ -33,10 +25,8 @@ from runner_engine.checkpoints.gguf_header import Header
 from runner_engine.checkpoints.gguf_names import SPECIAL_TOKENS, cuts_single_digits, settings_of
 from runner_engine.checkpoints.model_files import of_gguf
 
-ALONE = {
-    "model.gguf",
-    "generation_config.json",
-}  # files of a model that do not change its tokenizer
+# files of a model that do not change its tokenizer
+ALONE = {"model.gguf", "generation_config.json"}
 CONTROL, OWN = 3, 4  # types of tokens: llama.cpp's control tokens, and those that a user defined
 SPACE = "\u2581"  # stands for a space in SentencePiece's tokens
 TEMPLATE = "tokenizer.chat_template"  # further ones are named behind a dot
@@ -91,9 +81,7 @@ class Vocabulary:
         """Return the tokens' scores, which are numbers."""
         scores = read_array(self.header, "tokenizer.ggml.scores", of_texts=False)
         if any(map(math.isnan, scores)):
-            raise DataError(
-                f"{self.header.file}: tokenizer.ggml.scores: one of them is not a number"
-            )
+            raise DataError(f"{self.header.file}: tokenizer.ggml.scores: one of them is not a number")
         return scores
 
     def merges(self, tokens: list[str], scores: list[float] | None = None) -> list[tuple[str, str]]:
@@ -104,9 +92,7 @@ class Vocabulary:
             return _merges_of(tokens, self.scores() if scores is None else scores)
         merges: list[Any] = [tuple(merge.split(" ")) for merge in listed]
         if wrong := next((merge for merge in merges if len(merge) != 2), None):
-            raise DataError(
-                f"{self.header.file}: tokenizer.ggml.merges: two tokens expected, found {wrong}"
-            )
+            raise DataError(f"{self.header.file}: tokenizer.ggml.merges: two tokens expected, found {wrong}")
         return merges
 
 
@@ -128,7 +114,9 @@ def notes(path: Path) -> list[str]:
     elif (kind := header.metadata.get("tokenizer.ggml.model")) not in MAKERS:
         what = f"its tokenizer {short(kind)}"
     else:
-        what = f"its tokenizer, with {', '.join(name for name in of_gguf(path) if name not in ALONE)} beside it,"
+        what = (
+            f"its tokenizer, with {', '.join(name for name in of_gguf(path) if name not in ALONE)} beside it,"
+        )
     return [
         f"{path.name}: {what} is read by transformers in Python, which takes seconds for a large vocabulary"
     ]
@@ -162,9 +150,8 @@ def make(path: Path, padding_side: str) -> Any:
         if f"tokenizer.ggml.{key}" in metadata:
             settings[key] = metadata[f"tokenizer.ggml.{key}"]
     if kind == "llama":
-        settings.setdefault(
-            "add_bos_token", True
-        )  # as in llama.cpp, where older files do not say it
+        # as in llama.cpp, where older files do not say it
+        settings.setdefault("add_bos_token", True)
     if TEMPLATE in metadata:
         further = {
             name.removeprefix(f"{TEMPLATE}."): metadata[name]
@@ -176,9 +163,7 @@ def make(path: Path, padding_side: str) -> Any:
     config_class = CONFIG_MAPPING[settings_of(header)["model_type"]]
     tokenizer_class: Any = TOKENIZER_MAPPING.get(config_class, TokenizersBackend)
     place = {"name_or_path": str(path.parent), "is_local": True, "local_files_only": True}
-    return tokenizer_class(
-        tokenizer_object=_Handed(made), padding_side=padding_side, **place, **settings
-    )
+    return tokenizer_class(tokenizer_object=_Handed(made), padding_side=padding_side, **place, **settings)
 
 
 class _Handed:
@@ -198,9 +183,7 @@ def _token(vocabulary: Vocabulary, name: str) -> str | None:
     if (number := vocabulary.header.metadata.get(key)) is None:
         return None
     if type(number) is not int or not 0 <= number < len(vocabulary.tokens):
-        raise DataError(
-            f"{vocabulary.header.file}: {key}={number!r}: it has {len(vocabulary.tokens)} tokens"
-        )
+        raise DataError(f"{vocabulary.header.file}: {key}={number!r}: it has {len(vocabulary.tokens)} tokens")
     return vocabulary.tokens[number]
 
 
@@ -214,9 +197,7 @@ def _byte_level(vocabulary: Vocabulary) -> Tokenizer:
         for number, token in enumerate(vocabulary.tokens)
     }
     merges = vocabulary.merges(vocabulary.tokens)
-    made = Tokenizer(
-        BPE(ids, merges, continuing_subword_prefix="", end_of_word_suffix="", fuse_unk=False)
-    )
+    made = Tokenizer(BPE(ids, merges, continuing_subword_prefix="", end_of_word_suffix="", fuse_unk=False))
     made.pre_tokenizer, made.decoder = (
         pre_tokenizers.ByteLevel(add_prefix_space=False),
         decoders.ByteLevel(),
@@ -233,21 +214,15 @@ def _spelling() -> dict[int, str]:
         *range(ord("®"), ord("ÿ") + 1),
     ]
     others = [byte for byte in range(256) if byte not in printable]
-    return {byte: chr(byte) for byte in printable} | {
-        byte: chr(256 + at) for at, byte in enumerate(others)
-    }
+    return {byte: chr(byte) for byte in printable} | {byte: chr(256 + at) for at, byte in enumerate(others)}
 
 
 def _llama(vocabulary: Vocabulary) -> Tokenizer:
     """Return a tokenizer as SentencePiece's for Llama: a space is put before a text."""
     merges = vocabulary.merges(vocabulary.tokens)
     made = Tokenizer(BPE(_ids(vocabulary.tokens), merges, fuse_unk=True, byte_fallback=True))
-    made.pre_tokenizer = pre_tokenizers.Metaspace(
-        replacement=SPACE, prepend_scheme="first", split=False
-    )
-    made.decoder = decoders.Sequence(
-        [*_sentencepiece_decoders(), decoders.Strip(content=" ", left=1)]
-    )
+    made.pre_tokenizer = pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="first", split=False)
+    made.decoder = decoders.Sequence([*_sentencepiece_decoders(), decoders.Strip(content=" ", left=1)])
     return _with_special(made, ("<s>", "</s>", "<unk>"))
 
 
@@ -255,9 +230,7 @@ def _phi3(vocabulary: Vocabulary) -> Tokenizer:
     """Return Phi-3's, which normalizes a text instead of cutting it: it differs for texts that
     begin with a space."""
     made = _llama(vocabulary)
-    made.normalizer = normalizers.Sequence(
-        [normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)]
-    )
+    made.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)])
     made.pre_tokenizer = None
     return made
 
@@ -266,13 +239,10 @@ def _gemma(vocabulary: Vocabulary) -> Tokenizer:
     """Return Gemma's: several spaces are a token, spelled with spaces in the file; merges are in
     the tokens' order."""
     tokens = [
-        SPACE * len(token) if " " in token and not token.strip() else token
-        for token in vocabulary.tokens
+        SPACE * len(token) if " " in token and not token.strip() else token for token in vocabulary.tokens
     ]
     merges = vocabulary.merges(tokens, [-number for number in range(len(tokens))])
-    made = Tokenizer(
-        BPE(_ids(tokens), merges, fuse_unk=True, unk_token="<unk>", byte_fallback=True)
-    )
+    made = Tokenizer(BPE(_ids(tokens), merges, fuse_unk=True, unk_token="<unk>", byte_fallback=True))
     made.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
     made.decoder = decoders.Sequence(_sentencepiece_decoders())
     made.normalizer = normalizers.Replace(" ", SPACE)
@@ -292,9 +262,7 @@ def _unigram(vocabulary: Vocabulary) -> Tokenizer:
     prefixed = pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="always", split=True)
     made.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), prefixed])
     made.decoder = decoders.Metaspace(replacement=SPACE, prepend_scheme="always", split=True)
-    _with_special(
-        made, ("</s>", "<unk>", "<pad>", *(f"<extra_id_{number}>" for number in range(EXTRA)))
-    )
+    _with_special(made, ("</s>", "<unk>", "<pad>", *(f"<extra_id_{number}>" for number in range(EXTRA))))
     end = made.token_to_id("</s>")
     made.post_processor = processors.TemplateProcessing(
         single=["$A", "</s>"], pair=["$A", "</s>", "$B", "</s>"], special_tokens=[("</s>", end)]
@@ -302,16 +270,9 @@ def _unigram(vocabulary: Vocabulary) -> Tokenizer:
     return made
 
 
-MAKERS: dict[str, Callable[[Vocabulary], Tokenizer]] = {
-    "gpt2": _byte_level,
-    "llama": _llama,
-    "t5": _unigram,
-}
-SENTENCEPIECE = {
-    "gemma2": _gemma,
-    "gemma3": _gemma,
-    "phi3": _phi3,
-}  # by architecture; others have Llama's
+MAKERS: dict[str, Callable[[Vocabulary], Tokenizer]] = {"gpt2": _byte_level, "llama": _llama, "t5": _unigram}
+# by architecture; others have Llama's
+SENTENCEPIECE = {"gemma2": _gemma, "gemma3": _gemma, "phi3": _phi3}
 
 
 def _ids(tokens: list[str]) -> dict[str, int]:
@@ -342,12 +303,8 @@ def _add_tokens(made: Tokenizer, vocabulary: Vocabulary, is_byte_level: bool) ->
     alphabet = frozenset(_spelling().values()) if is_byte_level else None
     # of bytes, a control token in other letters is one by mistake: it would be a token beyond the
     # vocabulary
-    control = [
-        token for token in of_type[CONTROL] if alphabet is None or alphabet.issuperset(token)
-    ]
-    made.add_special_tokens(
-        [AddedToken(token, normalized=False, special=True) for token in control]
-    )
+    control = [token for token in of_type[CONTROL] if alphabet is None or alphabet.issuperset(token)]
+    made.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in control])
     own = [token for token in of_type[OWN] if made.token_to_id(token) is not None]
     made.add_tokens([AddedToken(token, normalized=False, special=False) for token in own])
 

@@ -19,12 +19,10 @@ from runner_engine.models.grouped import ROW_BLOCK, ROW_PART
 class BlockParts(NamedTuple):
     """The blocks of some outputs, taken apart: [outputs, blocks, …] each."""
 
-    scales: (
-        torch.Tensor
-    )  # uint8 [outputs, blocks, 2 or 4]: float16 of the scale, and of what is subtracted
-    of_parts: (
-        torch.Tensor
-    )  # uint8 [outputs, blocks, bytes]: parts' scales, in the order of blocks.h; no bytes: none
+    # uint8 [outputs, blocks, 2 or 4]: float16 of the scale, and of what is subtracted
+    scales: torch.Tensor
+    # uint8 [outputs, blocks, bytes]: parts' scales, in the order of blocks.h; no bytes: none
+    of_parts: torch.Tensor
     bits: torch.Tensor  # uint8 [outputs, blocks, inputs]: the bits of each weight
 
 
@@ -55,11 +53,7 @@ class BlockType:
     def packed_bytes(self) -> int:
         """The bytes of a block here."""
         parts = self.take_apart(torch.zeros(1, 1, self.stored_bytes, dtype=torch.uint8))
-        return (
-            parts.scales.shape[2]
-            + parts.of_parts.shape[2]
-            + self.inputs * (self.low + self.high) // 8
-        )
+        return parts.scales.shape[2] + parts.of_parts.shape[2] + self.inputs * (self.low + self.high) // 8
 
 
 def split(tensor: torch.Tensor, *sizes: int) -> torch.Tensor:
@@ -85,9 +79,7 @@ def _of_32(has_minimum: bool, has_fifth_bit: bool) -> Callable[[torch.Tensor], B
         bits = _nibbles(blocks[..., scales + 4 * has_fifth_bit :])
         if has_fifth_bit:
             fifth = (
-                _shifted(blocks[..., scales : scales + 4], tuple(range(8)), 1)
-                .transpose(-1, -2)
-                .flatten(-2)
+                _shifted(blocks[..., scales : scales + 4], tuple(range(8)), 1).transpose(-1, -2).flatten(-2)
             )
             bits = bits | fifth << 4
         return BlockParts(blocks[..., :scales], blocks[..., :0], bits)
@@ -105,12 +97,7 @@ def _q2_k(blocks: torch.Tensor) -> BlockParts:
 
 
 def _q3_k(blocks: torch.Tensor) -> BlockParts:
-    high, bits, packed, scale = (
-        blocks[..., :32],
-        blocks[..., 32:96],
-        blocks[..., 96:108],
-        blocks[..., 108:],
-    )
+    high, bits, packed, scale = (blocks[..., :32], blocks[..., 32:96], blocks[..., 96:108], blocks[..., 108:])
     lower = _nibbles(packed[..., :8])
     upper = _shifted(packed[..., 8:], (0, 2, 4, 6), 3).flatten(-2)
     low = _shifted(split(bits, 2, 32), (0, 2, 4, 6), 3).flatten(-3)
@@ -180,11 +167,8 @@ TYPES = {
 }
 UNEVEN = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 FLOAT4 = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)  # twice the four-bit floats
-LISTED = {
-    "IQ4_NL": UNEVEN,
-    "IQ4_XS": UNEVEN,
-    "MXFP4": FLOAT4,
-}  # types whose bits are places in a list of weights
+# types whose bits are places in a list of weights
+LISTED = {"IQ4_NL": UNEVEN, "IQ4_XS": UNEVEN, "MXFP4": FLOAT4}
 
 
 def scales_of(stored: torch.Tensor, name: str) -> torch.Tensor:
@@ -194,11 +178,7 @@ def scales_of(stored: torch.Tensor, name: str) -> torch.Tensor:
     blocks = split(stored, -1, kind.stored_bytes)
     if name == "MXFP4":
         return _halves(blocks[..., :1]).view(torch.float16)
-    return (
-        blocks[..., kind.scales_at : kind.scales_at + 2 * kind.scales]
-        .contiguous()
-        .view(torch.float16)
-    )
+    return blocks[..., kind.scales_at : kind.scales_at + 2 * kind.scales].contiguous().view(torch.float16)
 
 
 def unpacked(stored: torch.Tensor, name: str, inputs: int) -> torch.Tensor:

@@ -45,9 +45,8 @@ class GroupedLinear(nn.Linear):
             del self._parameters[name]
         self.layout, self._names = layout, tuple(stored)
         for name, tensor in stored.items():
-            self._parameters[name] = nn.Parameter(
-                tensor, requires_grad=False
-            )  # also `weight`, a property here
+            # also `weight`, a property here
+            self._parameters[name] = nn.Parameter(tensor, requires_grad=False)
 
     @property
     def class_name(self) -> str:
@@ -85,9 +84,8 @@ class GroupedLinear(nn.Linear):
         ):  # looking at the numbers makes the host wait for a GPU
             groups = order.to(torch.int64)
             in_order = torch.arange(self.in_features, device=order.device) // self.layout.group
-            is_plain = bool((order == -1).all()) or torch.equal(
-                groups, in_order
-            )  # -1: the format's word for none
+            # -1: the format's word for none
+            is_plain = bool((order == -1).all()) or torch.equal(groups, in_order)
             self._order = of_tensor, None if is_plain else groups
         return self._order[1]
 
@@ -102,11 +100,7 @@ class GroupedLinear(nn.Linear):
         codes, values = layout.codes(stored, first, last), layout.values
         weights = codes.float() if values is None else values.to(codes.device)[codes.int()]
         scales = layout.scales(stored, first, last).float()
-        zeros = (
-            None
-            if values is not None
-            else layout.zeros(stored, first, last).float().expand_as(scales)
-        )
+        zeros = None if values is not None else layout.zeros(stored, first, last).float().expand_as(scales)
         if order is None and self.in_features % layout.group:  # the last group is a short one
             order = torch.arange(self.in_features, device=weights.device) // layout.group
         if order is None:
@@ -133,14 +127,10 @@ class GroupedLinear(nn.Linear):
     def multiplied(self, input: torch.Tensor) -> torch.Tensor:
         """Unpack some outputs at a time: slow, for places where there are no kernels."""
         most = UNPACKED_AT_ONCE.get(input.device.type, ELSEWHERE)
-        return multiply_in_steps(
-            self, self.unpacked, input, max(32, most // self.in_features // 32 * 32)
-        )
+        return multiply_in_steps(self, self.unpacked, input, max(32, most // self.in_features // 32 * 32))
 
 
-def multiply_in_steps(
-    layer: nn.Linear, unpacked: Unpacked, input: torch.Tensor, step: int
-) -> torch.Tensor:
+def multiply_in_steps(layer: nn.Linear, unpacked: Unpacked, input: torch.Tensor, step: int) -> torch.Tensor:
     """Return a layer's product with weights of so many outputs at a time."""
     # in one piece from the start: on the heap, parts between what is freed would keep the whole
     # matrix in memory
@@ -148,34 +138,25 @@ def multiply_in_steps(
     for first in range(0, layer.out_features, step):
         last = min(first + step, layer.out_features)
         bias = None if layer.bias is None else layer.bias[first:last]
-        result[..., first:last] = nn.functional.linear(
-            input, unpacked(first, last, input.dtype), bias
-        )
+        result[..., first:last] = nn.functional.linear(input, unpacked(first, last, input.dtype), bias)
     return result
 
 
 def rounded_by_parts(rows: torch.Tensor, each: int = ROW_PART) -> torch.Tensor:
     """Return rows as the numbers that their bytes stand for: of `each` neighbours the largest has
     127."""
-    filled = nn.functional.pad(
-        rows.float(), (0, -rows.shape[-1] % each)
-    )  # the last part may be a short one
+    # the last part may be a short one
+    filled = nn.functional.pad(rows.float(), (0, -rows.shape[-1] % each))
     parts = filled.reshape(*rows.shape[:-1], -1, each)
     most = parts.abs().amax(-1, keepdim=True)
-    factor = torch.where(
-        most > 0, torch.tensor(127.0) / most, 0
-    )  # one rounding; `127 / most` would have two
-    return (
-        ((parts * factor).round() * (most / 127)).flatten(-2)[..., : rows.shape[-1]].to(rows.dtype)
-    )
+    # one rounding; `127 / most` would have two
+    factor = torch.where(most > 0, torch.tensor(127.0) / most, 0)
+    return ((parts * factor).round() * (most / 127)).flatten(-2)[..., : rows.shape[-1]].to(rows.dtype)
 
 
 def hidden_parameters(model: nn.Module) -> int:
     """Return by how much the numbers in groups are more than the parameters that hold them."""
-    layers = {
-        id(module.weight): module for module in model.modules() if isinstance(module, GroupedLinear)
-    }
+    layers = {id(module.weight): module for module in model.modules() if isinstance(module, GroupedLinear)}
     return sum(
-        layer.numbers - sum(tensor.numel() for tensor in layer.stored.values())
-        for layer in layers.values()
+        layer.numbers - sum(tensor.numel() for tensor in layer.stored.values()) for layer in layers.values()
     )

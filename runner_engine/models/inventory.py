@@ -35,7 +35,9 @@ def start_memory() -> list[str]:
     is_reset = machine.restart_peak()
     for gpu in gpus():
         torch.cuda.reset_peak_memory_stats(gpu)
-    note = "this system cannot reset the high-water mark: load_peak_rss_mib counts from the start of the process"
+    note = (
+        "this system cannot reset the high-water mark: load_peak_rss_mib counts from the start of the process"
+    )
     return [] if is_reset else [note]
 
 
@@ -49,9 +51,7 @@ def peaks() -> dict[str, float]:
     """Return the peaks since `start_memory`, with those of the GPUs in use."""
     figures = {"load_peak_rss_mib": machine.peak_rss_mib()}
     if gpus():
-        figures["load_peak_gpu_mib"] = (
-            sum(map(torch.cuda.max_memory_allocated, gpus())) / machine.MIB
-        )
+        figures["load_peak_gpu_mib"] = sum(map(torch.cuda.max_memory_allocated, gpus())) / machine.MIB
     return figures
 
 
@@ -81,9 +81,7 @@ def mapped_mib(model: torch.nn.Module) -> float:
     """Return how much of the parameters is in mapped files, such as the checkpoint."""
     files = MappedFiles()
     sizes = {
-        parameter.data_ptr(): parameter.nbytes
-        for parameter in model.parameters()
-        if not parameter.is_cuda
+        parameter.data_ptr(): parameter.nbytes for parameter in model.parameters() if not parameter.is_cuda
     }
     return sum(size for address, size in sizes.items() if files.has(address)) / machine.MIB
 
@@ -111,15 +109,10 @@ def describe_quantization(model: Any, mix: Mix) -> tuple[Described, list[str]]:
             continue
         if kind := _quantized_kind(module, of_layers):
             kinds[kind] += 1
-        elif (
-            isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D"
-        ):  # GPT-2's linear layer
+        elif isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D":  # GPT-2's linear layer
             unquantized.append(path)
     quantized, total = kinds.total(), kinds.total() + len(unquantized)
-    metrics = {
-        "quantized_modules": float(quantized),
-        "unquantized_linears": float(len(unquantized)),
-    }
+    metrics = {"quantized_modules": float(quantized), "unquantized_linears": float(len(unquantized))}
     if not quantized:
         return (metrics, {"quantized": "none", "left_alone": f"all {total} linear layers"}), []
     counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
@@ -162,8 +155,7 @@ def describe_lora(lora: LoraConfig, report: AdapterReport | None) -> Described:
     from."""
     applied = report or AdapterReport(0, 0, 0, 0.0, ())
     metrics = {
-        f"lora_{key}": float(getattr(applied, key))
-        for key in ("modules", "rank", "parameters", "delta_norm")
+        f"lora_{key}": float(getattr(applied, key)) for key in ("modules", "rank", "parameters", "delta_norm")
     }
     if lora.each:
         words = f"{lora.name}, beside the weights: {'; '.join(applied.besides)} · {applied.parameters:,} parameters"
@@ -190,11 +182,7 @@ def _how_merged(adapter: AdapterConfig) -> str:
         MergeOrder.merge_first: " · merged into the weights, which were then quantized",
         MergeOrder.quantize_first: " · merged into the quantized weights, which were unpacked and quantized again",
     }[adapter.merge_order]
-    return (
-        order
-        if adapter.merge_dtype is Dtype.auto
-        else f"{order}, added in {adapter.merge_dtype.value}"
-    )
+    return order if adapter.merge_dtype is Dtype.auto else f"{order}, added in {adapter.merge_dtype.value}"
 
 
 def describe_weights(bytes_by_dtype: Counter[str]) -> Described:

@@ -71,8 +71,7 @@ def keeping(read: Callable[..., Names]) -> Callable[..., Names]:
         if prefix is None:
             return found
         return {
-            needs: {f"{prefix}.{at}": its for at, its in modules.items()}
-            for needs, modules in found.items()
+            needs: {f"{prefix}.{at}": its for at, its in modules.items()} for needs, modules in found.items()
         }
 
     return names
@@ -98,8 +97,7 @@ def _read(file: Path) -> Names | None:
     try:
         entries = kept.read(file).get("names", [])
         return {
-            frozenset(needs): {at: set(its) for at, its in modules.items()}
-            for needs, modules in entries
+            frozenset(needs): {at: set(its) for at, its in modules.items()} for needs, modules in entries
         } or None
     except (ValueError, TypeError, AttributeError):
         return None
@@ -107,7 +105,6 @@ def _read(file: Path) -> Names | None:
 
 def _keep(file: Path, names: Names) -> None:
     entries = [
-        [sorted(needs), {at: sorted(its) for at, its in modules.items()}]
-        for needs, modules in names.items()
+        [sorted(needs), {at: sorted(its) for at, its in modules.items()}] for needs, modules in names.items()
     ]
     kept.keep(file, {"names": entries})

@@ -40,11 +40,7 @@ def load_base(resolved: ResolvedModel) -> Loaded:
     rope_room.apply(model, resolved.spec.rope)
     device = target.device if resolved.files.model.device_map is None else entry_device(model)
     base = Loaded(
-        model,
-        tokenizer,
-        device,
-        notes=[*target.notes, *of_tokenizer, *of_weights],
-        merged=way.merged,
+        model, tokenizer, device, notes=[*target.notes, *of_tokenizer, *of_weights], merged=way.merged
     )
     base.metrics["load_s"] = time.perf_counter() - started
     describe_base(base, resolved)

@@ -27,9 +27,7 @@ def load_tokenizer(named: str, path: Path, trust_remote_code: bool = False) -> A
             if path.is_file() and gguf_tokenizer.can_make(path):
                 tokenizer = gguf_tokenizer.make(path, padding_side="left")
             else:
-                tokenizer = AutoTokenizer.from_pretrained(
-                    location, **arguments, padding_side="left"
-                )
+                tokenizer = AutoTokenizer.from_pretrained(location, **arguments, padding_side="left")
     except Exception as error:  # a library may raise anything over a user's files
         raise ConfigError(
             f"{named}: no usable tokenizer in {path}: {type(error).__name__}: {one_line(error)}{gguf_fix(path)}"

@@ -36,9 +36,7 @@ class Joined(nn.Module):
         self.table: Any = table
         self.norm_of_embedding, self.norm_of_hidden = copy.deepcopy(norm), copy.deepcopy(norm)
         width, weight = norm.weight.numel(), norm.weight
-        self.join = nn.Linear(
-            2 * width, width, bias=False, dtype=weight.dtype, device=weight.device
-        )
+        self.join = nn.Linear(2 * width, width, bias=False, dtype=weight.dtype, device=weight.device)
         self.hidden: torch.Tensor | None = None  # [tokens of the next pass, width]; None: zeros
 
     @property
@@ -76,9 +74,7 @@ def load_head(model: Any, resolved: ResolvedModel) -> Any:
     device = next(body.layers[-1].parameters()).device
     joined = Joined(model.get_input_embeddings(), head.get_decoder().norm)
     found = joined.load_state_dict(norms, strict=False)
-    assert set(found.missing_keys) <= {
-        f"table.{name}" for name, _ in joined.table.named_parameters()
-    }
+    assert set(found.missing_keys) <= {f"table.{name}" for name, _ in joined.table.named_parameters()}
     head.set_input_embeddings(joined)
     head.set_output_embeddings(model.get_output_embeddings())
     head.get_decoder().rotary_emb = body.rotary_emb
@@ -113,11 +109,7 @@ def _one_layer(model: Any, weights: dict[str, torch.Tensor], resolved: ResolvedM
         for name in ("model.embed_tokens.weight", "lm_head.weight")
     }
     head, report = kind.from_pretrained(
-        None,
-        config=settings,
-        state_dict=weights | dropped,
-        dtype=model.dtype,
-        output_loading_info=True,
+        None, config=settings, state_dict=weights | dropped, dtype=model.dtype, output_loading_info=True
     )
     if wrong := sorted([*report["missing_keys"], *report["unexpected_keys"]]):
         raise ConfigError(

@@ -15,9 +15,8 @@ from torch import Tensor
 from runner_base import ConfigError
 from runner_engine.checkpoints import torch_archive
 
-PICKLE_BYTES = (
-    16 * 2**20
-)  # how much of a rejected file is searched for the code that it would have called
+# how much of a rejected file is searched for the code that it would have called
+PICKLE_BYTES = 16 * 2**20
 
 
 def load_tensors(file: Path, label: str) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -69,9 +68,7 @@ def code_in(file: Path, message: str) -> str:
             else:
                 words += [argument] if isinstance(argument, str) else []
                 continue
-            if re.fullmatch(r"[\w.]+", name) and not name.startswith(
-                ("torch.", "collections.OrderedDict")
-            ):
+            if re.fullmatch(r"[\w.]+", name) and not name.startswith(("torch.", "collections.OrderedDict")):
                 return name
     except Exception:  # noqa: BLE001  # not a readable pickle: the caller reports that torch cannot read it
         return ""

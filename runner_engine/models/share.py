@@ -38,9 +38,7 @@ def share_of(model: nn.Module, kind_of: KindOf, mix: Mix) -> tuple[Share, dict[s
             left[path] = left.get(path, 0) + numbers
     of_quantized = held_bytes(_quantized_tensors(model, kind_of)).total()
     of_all = held_bytes([*model.parameters(), *model.buffers()]).total()
-    return Share(
-        quantized, total, quantized_in_blocks, in_blocks, named, of_quantized, of_all
-    ), left
+    return Share(quantized, total, quantized_in_blocks, in_blocks, named, of_quantized, of_all), left
 
 
 def _quantized_tensors(model: nn.Module, kind_of: KindOf) -> Iterator[Any]:
@@ -60,15 +58,11 @@ def _counted(model: nn.Module, kind_of: KindOf) -> Iterator[tuple[str, int, bool
         own = {name: value for name, value in module._parameters.items() if value is not None}
         if is_quantized and own:
             weight = (
-                module.weight
-                if isinstance(module, nn.Linear | nn.Embedding)
-                else next(iter(own.values()))
+                module.weight if isinstance(module, nn.Linear | nn.Embedding) else next(iter(own.values()))
             )
             if id(weight) not in seen:
                 yield path, _numbers(module, own), True, True
-            seen |= {
-                id(value) for value in own.values() if value is not module._parameters.get("bias")
-            }
+            seen |= {id(value) for value in own.values() if value is not module._parameters.get("bias")}
         for value in own.values():
             if id(value) not in seen:
                 seen.add(id(value))

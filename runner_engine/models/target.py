@@ -43,9 +43,7 @@ def target_of(resolved: ResolvedModel) -> Target:
     for adapted in resolved.apart or [resolved]:
         capability.check_adapter(adapted.files)
     dtype, notes = pick_dtype(model.dtype, files.settings, device)
-    if dtype != (
-        expected := getattr(torch, files.dtype)
-    ):  # torch cannot use a GPU that the system has
+    if dtype != (expected := getattr(torch, files.dtype)):  # torch cannot use a GPU that the system has
         dtype, notes = (
             expected,
             [f"no GPU can be used after all, but the job was identified with {files.dtype}"],
@@ -53,9 +51,7 @@ def target_of(resolved: ResolvedModel) -> Target:
     model_class = capability.class_of(files.path, model.trust_remote_code)
     places, absent = capability.places_for(model)
     attention, fallback = capability.pick_attention(model.attention, device.type, model_class)
-    notes += (
-        absent + memory_notes + fallback + check_memory(resolved, capability.rooms(model, device))
-    )
+    notes += absent + memory_notes + fallback + check_memory(resolved, capability.rooms(model, device))
     notes += formats.notes(files.path, files.stored, mix.base, str(dtype).removeprefix("torch."))
     notes += gguf_tokenizer.notes(files.path)
     return Target(device, dtype, attention, places, notes)
@@ -75,12 +71,7 @@ def pick_device(wanted: str) -> torch.device:
     if device.type == "cuda":
         count = torch.cuda.device_count()
         visible = f"{count} CUDA GPUs are visible" if count else "no CUDA GPU is visible"
-        check(
-            (device.index or 0) < count,
-            "model.device",
-            wanted,
-            f"{visible}; use model.device=auto or cpu",
-        )
+        check((device.index or 0) < count, "model.device", wanted, f"{visible}; use model.device=auto or cpu")
     return device
 
 
@@ -90,9 +81,8 @@ def entry_device(model: Any) -> torch.device:
     embedding = model.get_input_embeddings()
     if embedding.weight.device.type != "meta":
         return torch.device(embedding.weight.device)
-    hook = getattr(
-        embedding, "_hf_hook", None
-    )  # offloaded: its weights are there only while it computes
+    # offloaded: its weights are there only while it computes
+    hook = getattr(embedding, "_hf_hook", None)
     at = getattr(hook, "execution_device", "cpu")
     return torch.device("cuda", at) if isinstance(at, int) else torch.device(at)
 
@@ -109,7 +99,5 @@ def pick_dtype(
         )
     notes = []
     if wanted is Dtype.auto and name != stored_dtype(settings):
-        notes = [
-            f"the checkpoint is {stored_dtype(settings)}, several times slower on a CPU: {name} is used"
-        ]
+        notes = [f"the checkpoint is {stored_dtype(settings)}, several times slower on a CPU: {name} is used"]
     return dtype, notes

@@ -17,12 +17,13 @@ from typing import Any
 
 from runner_base import ConfigError, one_line
 
-MAX_GROWTH = 1000  # characters that one character may become before it is tokenized, or when tokens are decoded
+MAX_GROWTH = (
+    1000  # characters that one character may become before it is tokenized, or when tokens are decoded
+)
 SHOWN = 200  # characters of a text in a message
 STEPS = re.compile(r'"(normalizer|decoder)"\s*:\s*(?=\{)')
-WITHOUT_WIDTH = re.compile(
-    r"\(\?[=!<]|\\[bBAGzZ]|\^|\$"
-)  # parts of a pattern that match between two characters
+# parts of a pattern that match between two characters
+WITHOUT_WIDTH = re.compile(r"\(\?[=!<]|\\[bBAGzZ]|\^|\$")
 
 
 def ids_of(tokenizer: Any, text: str, special: bool, named: str) -> list[int]:
@@ -35,9 +36,7 @@ def ids_of(tokenizer: Any, text: str, special: bool, named: str) -> list[int]:
 
 def text_of(tokenizer: Any, ids: Sequence[int], **how: bool) -> str:
     """Return the text of token ids, as `decode` of transformers does; ConfigError if that fails."""
-    with panics(
-        f"the tokenizer of {tokenizer.name_or_path} cannot put these tokens together", [*ids]
-    ):
+    with panics(f"the tokenizer of {tokenizer.name_or_path} cannot put these tokens together", [*ids]):
         text: str = tokenizer.decode(ids, **how)
     return text
 
@@ -52,9 +51,7 @@ def panics(failed: str, what: str | list[int] = "") -> Iterator[None]:
             raise
         shown = f": {what[:SHOWN]!r}" if what else ""
         more = f"… ({len(what):,} in all)" if len(what) > SHOWN else ""
-        raise ConfigError(
-            f"{failed} (the library gave up: {one_line(error)}){shown}{more}"
-        ) from error
+        raise ConfigError(f"{failed} (the library gave up: {one_line(error)}){shown}{more}") from error
 
 
 def check_growth(file: Path) -> None:
@@ -90,9 +87,7 @@ def _replacements(step: Any) -> Iterator[tuple[str, bool, str]]:
         yield str(pattern["Regex" if is_regex else "String"]), is_regex, str(step["content"])
 
 
-def growth(
-    replacements: Iterator[tuple[str, bool, str]] | Sequence[tuple[str, bool, str]],
-) -> float:
+def growth(replacements: Iterator[tuple[str, bool, str]] | Sequence[tuple[str, bool, str]]) -> float:
     """Return a bound on how many characters one becomes, found from the last step backwards."""
     bounds: dict[str, float] = {}  # of each character in a plain pattern
     others = 1.0  # of all other characters
@@ -100,9 +95,7 @@ def growth(
         made = sum(count * bounds.get(one, others) for one, count in Counter(content).items())
         if is_regex:
             is_empty = _may_be_empty(pattern)
-            bounds = {
-                one: bound + made if is_empty else max(bound, made) for one, bound in bounds.items()
-            }
+            bounds = {one: bound + made if is_empty else max(bound, made) for one, bound in bounds.items()}
             others = others + made if is_empty else max(others, made)
         elif pattern:
             bounds |= {one: max(bounds.get(one, others), made / len(pattern)) for one in pattern}

@@ -34,16 +34,11 @@ def check_ids(ids: Sequence[int], rows: float, tokenizer: Any, named: str) -> No
 def check_tokenizer(tokenizer: Any, rows: int, named: str) -> list[str]:
     """Reject a tokenizer whose every prompt would be rejected; return a note on tokens that no
     prompt may contain."""
-    check_ids(
-        ids_of(tokenizer, "", True, named), rows, tokenizer, named
-    )  # what it puts around every text
-    if tokenizer.vocab_size <= rows and all(
-        number < rows for number in tokenizer.added_tokens_decoder
-    ):
+    # what it puts around every text
+    check_ids(ids_of(tokenizer, "", True, named), rows, tokenizer, named)
+    if tokenizer.vocab_size <= rows and all(number < rows for number in tokenizer.added_tokens_decoder):
         return []
-    beyond = sorted(
-        (number, token) for token, number in tokenizer.get_vocab().items() if number >= rows
-    )
+    beyond = sorted((number, token) for token, number in tokenizer.get_vocab().items() if number >= rows)
     tokens = few([f"{token} ({number})" for number, token in beyond])
     return [
         f"the tokenizer has {len(beyond)} tokens beyond the {rows} that the model knows, rejected in prompts: {tokens}"

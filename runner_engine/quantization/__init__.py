@@ -33,9 +33,7 @@ PLACES = {  # the module and the class of each choice
     "gguf": "gguf:GgufConfig",
 }
 CHOICES = Choices(
-    "quantization",
-    QuantizationConfig,
-    {name: f"{__name__}.{place}" for name, place in PLACES.items()},
+    "quantization", QuantizationConfig, {name: f"{__name__}.{place}" for name, place in PLACES.items()}
 )
 WITHOUT_CHOICE = ("modelopt:ModelOptConfig",)  # formats that `none` loads, and that no choice names
 SMALLEST = "nf4"  # of those that quantize a plain checkpoint: what to use when memory is short
@@ -57,12 +55,7 @@ def read_format(settings: dict[str, Any]) -> Format | None:
             return next((found for found in formats if found.matched), formats[0])
     method = str(stored.get("quant_method") or "")
     return Format(
-        method,
-        QuantizationConfig(),
-        8,
-        method or "an unnamed quant_method",
-        matched=False,
-        known=False,
+        method, QuantizationConfig(), 8, method or "an unnamed quant_method", matched=False, known=False
     )
 
 

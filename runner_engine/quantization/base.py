@@ -21,14 +21,10 @@ if TYPE_CHECKING:
     import torch
 
 
-MIX_KEYS = (
-    "skip",
-    "overrides",
-)  # of every choice: which layers it leaves to others (runner_engine/quantization/mixed.py)
-GENERAL_KEYS = (
-    *MIX_KEYS,
-    "allow_partial",
-)  # that say nothing about the numbers of a quantized layer
+# of every choice: which layers it leaves to others (runner_engine/quantization/mixed.py)
+MIX_KEYS = ("skip", "overrides")
+# that say nothing about the numbers of a quantized layer
+GENERAL_KEYS = (*MIX_KEYS, "allow_partial")
 
 # Families of transformers whose linear layers have a class of their own: one derived from torch's,
 # or one that is not.
@@ -65,12 +61,8 @@ class QuantizationConfig:
     holders: ClassVar[
         tuple[str, ...]
     ] = ()  # the modules that define the classes of its layers, or of their weights
-    packed_names: ClassVar[
-        tuple[str, ...]
-    ] = ()  # how names of stored packed weights end, if not in .weight
-    bits_by_type: ClassVar[
-        Mapping[str, int]
-    ] = {}  # of a code, by the stored type, where layers differ
+    packed_names: ClassVar[tuple[str, ...]] = ()  # how names of stored packed weights end, if not in .weight
+    bits_by_type: ClassVar[Mapping[str, int]] = {}  # of a code, by the stored type, where layers differ
     fused_names: ClassVar[
         tuple[str, ...]
     ] = ()  # ends of names of scales beside codes of all experts of a layer
@@ -87,10 +79,7 @@ class QuantizationConfig:
         default_factory=dict, kw_only=True, repr=False, metadata={"counts": UNLESS_DEFAULT}
     )
     allow_partial: bool = field(
-        default=False,
-        kw_only=True,
-        repr=False,
-        metadata={"counts": Inert("runs what is refused without it")},
+        default=False, kw_only=True, repr=False, metadata={"counts": Inert("runs what is refused without it")}
     )
 
     def price(self, rows: int, numbers: int, dtype_bytes: int) -> tuple[int, int]:
@@ -212,11 +201,7 @@ class QuantizationConfig:
     @property
     def keys(self) -> dict[str, Any]:
         """The choice's own keys."""
-        return {
-            item.name: getattr(self, item.name)
-            for item in fields(self)
-            if item.name not in GENERAL_KEYS
-        }
+        return {item.name: getattr(self, item.name) for item in fields(self) if item.name not in GENERAL_KEYS}
 
     @property
     def mix_keys(self) -> list[Any]:

@@ -12,10 +12,8 @@ from typing import Any, ClassVar
 from runner_engine.quantization.base import Format
 from runner_engine.quantization.grouped import GroupedConfig, GroupSettings
 
-LINEAR_CLASSES = {
-    "bitlinear": "divided",
-    "autobitlinear": "multiplied",
-}  # what happens to outputs by the scale
+# what happens to outputs by the scale
+LINEAR_CLASSES = {"bitlinear": "divided", "autobitlinear": "multiplied"}
 
 
 @dataclass
@@ -51,5 +49,7 @@ class BitnetConfig(GroupedConfig):
         if (mode := stored.get("quantization_mode", "offline")) != "offline":
             return f"quantization_mode={mode!r}: the runner reads offline, whose weights are packed"
         if stored.get("use_rms_norm"):
-            return f"use_rms_norm={stored['use_rms_norm']}: the runner reads layers without a norm of their own"
+            return (
+                f"use_rms_norm={stored['use_rms_norm']}: the runner reads layers without a norm of their own"
+            )
         return ""

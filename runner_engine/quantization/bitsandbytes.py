@@ -32,10 +32,8 @@ class BitsAndBytesConfig(Quantized):
     install: ClassVar[str] = "pip install bitsandbytes"
     method: ClassVar[str] = "bitsandbytes"
     holders: ClassVar[tuple[str, ...]] = ("bitsandbytes.",)
-    note_names: ClassVar[tuple[str, ...]] = (
-        ".quant_state.",
-        ".weight_format",
-    )  # loaded as Python numbers
+    # loaded as Python numbers
+    note_names: ClassVar[tuple[str, ...]] = (".quant_state.", ".weight_format")
     loaded_mark: ClassVar[str]  # the attribute of transformers' models with such layers
 
     @classmethod
@@ -99,9 +97,7 @@ class BitsAndBytesConfig(Quantized):
         import torch
 
         weight = layer.weight.data
-        if (
-            type(layer).__name__ == "Conv1D"
-        ):  # GPT-2's linear layer has its weight the other way round
+        if type(layer).__name__ == "Conv1D":  # GPT-2's linear layer has its weight the other way round
             weight = weight.T
         with torch.device("meta"):
             quantized = self._empty_layer(weight.shape[1], weight.shape[0], layer.bias is not None)
@@ -186,9 +182,7 @@ class Int8Config(BitsAndBytesConfig):
         """Return transformers' own config."""
         import transformers
 
-        config = transformers.BitsAndBytesConfig(
-            load_in_8bit=True, llm_int8_threshold=self.threshold
-        )
+        config = transformers.BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=self.threshold)
         return {"quantization_config": config}
 
     def _empty_layer(self, inputs: int, outputs: int, has_bias: bool) -> Any:
@@ -248,21 +242,15 @@ class FourBitConfig(BitsAndBytesConfig):
 
     def __post_init__(self) -> None:
         need = "choose bfloat16, float16 or float32"
-        check(
-            self.compute_dtype is not Dtype.auto,
-            "quantization.compute_dtype",
-            self.compute_dtype,
-            need,
-        )
+        check(self.compute_dtype is not Dtype.auto, "quantization.compute_dtype", self.compute_dtype, need)
 
     def price(self, rows: int, numbers: int, dtype_bytes: int) -> tuple[int, int]:
         """Half a byte for each number; a scale for each block, and the table of the 16 values."""
         blocks, table = math.ceil(numbers / BLOCK), 16 * 4
         if not self.double_quant:
             return math.ceil(numbers / 2), 4 * blocks + table
-        nested = (
-            4 * math.ceil(blocks / NESTED_BLOCK) + 256 * 4 + 4
-        )  # scales of scales, their table, offset
+        # scales of scales, their table, offset
+        nested = 4 * math.ceil(blocks / NESTED_BLOCK) + 256 * 4 + 4
         return math.ceil(numbers / 2), blocks + table + nested
 
     def has_kernels(self, dtype_bytes: int) -> bool:
@@ -292,9 +280,7 @@ class FourBitConfig(BitsAndBytesConfig):
         from bitsandbytes.nn.modules import Linear4bit
 
         dtype = getattr(torch, self.compute_dtype.value)
-        layer = Linear4bit(
-            inputs, outputs, has_bias, dtype, self.double_quant, quant_type=self.name
-        )
+        layer = Linear4bit(inputs, outputs, has_bias, dtype, self.double_quant, quant_type=self.name)
         limit_packing(layer)
         return layer
 
@@ -326,9 +312,7 @@ class FourBitConfig(BitsAndBytesConfig):
         For a state dict bitsandbytes unpacks them permanently, and rounds their scales a second
         time: the next job on this base would get other answers than the first.
         """
-        states: list[Any] = [
-            getattr(parameter, "quant_state", None) for parameter in model.parameters()
-        ]
+        states: list[Any] = [getattr(parameter, "quant_state", None) for parameter in model.parameters()]
         packed = [state for state in states if getattr(state, "packing_format_for_cpu", False)]
         for state in packed:
             state.packing_format_for_cpu = False

@@ -65,8 +65,7 @@ def forms_of(stored: dict[str, Any]) -> set[str]:
     groups = stored.get("config_groups")
     listed = list(groups.values()) if isinstance(groups, dict) else []
     return {
-        str((one.get("format") if isinstance(one, dict) else None) or stored.get("format"))
-        for one in listed
+        str((one.get("format") if isinstance(one, dict) else None) or stored.get("format")) for one in listed
     }
 
 

@@ -40,9 +40,7 @@ class Float4Config(CompressedConfig):
     @classmethod
     def problem_of_rows(cls, rows: dict[str, Any]) -> str:  # noqa: ARG003
         """Rows stay as they are."""
-        return (
-            "its rows are quantized, too, and the runner reads weights alone in this format (W4A16)"
-        )
+        return "its rows are quantized, too, and the runner reads weights alone in this format (W4A16)"
 
 
 @dataclass
@@ -58,10 +56,7 @@ class Nvfp4Config(Float4Config):
     def problem_of_rows(cls, rows: dict[str, Any]) -> str:
         """Rows are rounded to NVFP4, too."""
         found = keys_of(rows, num_bits=None, type=None, dynamic=None, group_size=None)
-        if (
-            tuple(found.values()) == (4, "float", "local", cls.group)
-            and rows.get("symmetric", True) is True
-        ):
+        if tuple(found.values()) == (4, "float", "local", cls.group) and rows.get("symmetric", True) is True:
             return ""
         return unread("rows", found, "float of 4 bits, local, in groups of 16")
 
@@ -90,8 +85,4 @@ class Mxfp4Config(Float4Config):
     def settings_of(cls, stored: dict[str, Any]) -> GroupSettings:
         """Codes of all experts may be in one tensor."""
         is_fused = stored.get("quant_method") == FUSED
-        return (
-            GroupSettings("mxfp4_fused", (4,), cls.group)
-            if is_fused
-            else super().settings_of(stored)
-        )
+        return GroupSettings("mxfp4_fused", (4,), cls.group) if is_fused else super().settings_of(stored)

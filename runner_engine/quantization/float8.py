@@ -82,9 +82,7 @@ class FloatQuantizedConfig(CompressedConfig):
         rows, row_group = rows_of(group), -1
         if rows and group["input_activations"]["strategy"] == "group":
             row_group = group["input_activations"]["group_size"]
-        return GroupSettings(
-            "float8", (8,), inputs, rows=rows, row_group=row_group, outputs=outputs
-        )
+        return GroupSettings("float8", (8,), inputs, rows=rows, row_group=row_group, outputs=outputs)
 
     @classmethod
     def problem_of(cls, weights: dict[str, Any]) -> str:
@@ -94,33 +92,21 @@ class FloatQuantizedConfig(CompressedConfig):
         group, block = weights.get("group_size"), weights.get("block_structure")
         sizes = {"channel": [], "tensor": [], "group": [group], "block": block}
         if kinds != [8, "float", True] or not isinstance(strategy, str) or strategy not in sizes:
-            return unread(
-                "weights", found, "symmetric float of 8 bits by channel, tensor, group or block"
-            )
+            return unread("weights", found, "symmetric float of 8 bits by channel, tensor, group or block")
         is_read = _are_sizes(sizes[strategy], 2 if strategy == "block" else 1)
         return "" if is_read else f"its weights have group_size={group} block_structure={block}"
 
     @classmethod
     def problem_of_rows(cls, rows: dict[str, Any]) -> str:
         """Rows are e4m3 by row or group as they come, or as a whole."""
-        found = keys_of(
-            rows, num_bits=None, type=None, dynamic=None, strategy=None, group_size=None
-        )
+        found = keys_of(rows, num_bits=None, type=None, dynamic=None, strategy=None, group_size=None)
         *kinds, group = found.values()
-        known = [
-            [8, "float", True, "token"],
-            [8, "float", True, "group"],
-            [8, "float", False, "tensor"],
-        ]
-        is_read = (
-            kinds in known and rows.get("symmetric", True) is True and not rows.get("scale_dtype")
-        )
+        known = [[8, "float", True, "token"], [8, "float", True, "group"], [8, "float", False, "tensor"]]
+        is_read = kinds in known and rows.get("symmetric", True) is True and not rows.get("scale_dtype")
         if is_read and (kinds[3] != "group" or _are_sizes([group], 1)):
             return ""
         return unread(
-            "rows",
-            found,
-            "symmetric float of 8 bits, dynamic by token or group, or static by tensor",
+            "rows", found, "symmetric float of 8 bits, dynamic by token or group, or static by tensor"
         )
 
     @classmethod
@@ -151,6 +137,5 @@ def _are_sizes(values: Any, count: int) -> bool:
     if not isinstance(values, list):
         return False
     return not values or (
-        len(values) == count
-        and all(type(value) is int and 0 < value <= MAX_BLOCK for value in values)
+        len(values) == count and all(type(value) is int and 0 < value <= MAX_BLOCK for value in values)
     )

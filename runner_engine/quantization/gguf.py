@@ -6,12 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from runner_base import check
-from runner_engine.quantization.base import (
-    CheckpointSource,
-    QuantizationConfig,
-    Quantized,
-    WithByteRows,
-)
+from runner_engine.quantization.base import CheckpointSource, QuantizationConfig, Quantized, WithByteRows
 
 
 @dataclass
@@ -23,9 +18,7 @@ class GgufConfig(WithByteRows, Quantized):
 
     def __post_init__(self) -> None:
         need = "with quantization.unpacked=true there are no blocks: leave one of the two out"
-        check(
-            not (self.int8_rows and self.unpacked), "quantization.int8_rows", self.int8_rows, need
-        )
+        check(not (self.int8_rows and self.unpacked), "quantization.int8_rows", self.int8_rows, need)
 
     packages: ClassVar[tuple[str, ...]] = ("gguf",)
     install: ClassVar[str] = "pip install 'runner-llm[gguf]'"

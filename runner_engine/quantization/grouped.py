@@ -146,9 +146,7 @@ class AutoRoundConfig(WithByteRows, GroupedConfig):
     def refusal_of(cls, stored: dict[str, Any]) -> str:
         """Only weights are quantized, to integers."""
         if type(rows := stored.get("act_bits", 16)) is not int or rows < 16:
-            return (
-                f"act_bits={rows}: the runner reads checkpoints whose weights alone are quantized"
-            )
+            return f"act_bits={rows}: the runner reads checkpoints whose weights alone are quantized"
         named = (
             ""
             if stored.get("packing_format") is None

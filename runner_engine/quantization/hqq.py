@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 ROUNDS = 20  # at most: the first that does not lessen the mean error is the last
 NORM = 0.7  # of the error that is minimised: below 1, so that outliers count less
 BETA = 10.0
-BITS_OF_ROUNDED_START = (
-    4  # zero points are whole numbers at first, as the package has it for these bits only
-)
+BITS_OF_ROUNDED_START = 4  # zero points are whole numbers at first, as the package has it for these bits only
 STORED_BITS = (2, 3, 4, 5, 6, 8)
 SMALLEST_RANGE, LARGEST_INVERSE = 1e-4, 2e4  # of a group: keeps its scale within 16 bits
 
@@ -102,9 +100,7 @@ class StoredHqqConfig(WithByteRows, GroupedConfig):
     @classmethod
     def settings_of(cls, stored: dict[str, Any]) -> GroupSettings:
         """Return the bits; groups follow from the shapes of the tensors."""
-        return GroupSettings(
-            "hqq", tuple(settings["nbits"] for settings in _settings_of_weights(stored)), -1
-        )
+        return GroupSettings("hqq", tuple(settings["nbits"] for settings in _settings_of_weights(stored)), -1)
 
     @classmethod
     def refusal_of(cls, stored: dict[str, Any]) -> str:
@@ -116,9 +112,7 @@ class StoredHqqConfig(WithByteRows, GroupedConfig):
             if group is not None and (type(group) is not int or group < 1):
                 return f"group_size={group!r}: a whole number from 1, or null, expected"
             if settings.get("axis") != 1:
-                return (
-                    f"axis={settings.get('axis')!r}: the runner reads groups along inputs (axis=1)"
-                )
+                return f"axis={settings.get('axis')!r}: the runner reads groups along inputs (axis=1)"
             if settings.get("view_as_float") or settings.get("channel_wise") is False:
                 return "view_as_float or channel_wise=false: the runner reads codes as integers, with scales of groups"
         return ""
@@ -131,12 +125,8 @@ def _settings_of_weights(stored: dict[str, Any]) -> list[dict[str, Any]]:
     several = [config] if isinstance(config, dict) and "weight_quant_params" in config else config
     if isinstance(several, dict):
         several = [one for one in several.values() if one is not None]
-    listed = [
-        one.get("weight_quant_params") if isinstance(one, dict) else None for one in several or []
-    ]
+    listed = [one.get("weight_quant_params") if isinstance(one, dict) else None for one in several or []]
     weights = [one for one in listed if isinstance(one, dict)]
     if not weights or len(weights) < len(listed):
-        raise ConfigError(
-            "config.json: quantization_config.quant_config needs `weight_quant_params`"
-        )
+        raise ConfigError("config.json: quantization_config.quant_config needs `weight_quant_params`")
     return weights

@@ -30,9 +30,7 @@ class IntQuantizedConfig(CompressedConfig):
     @classmethod
     def settings_of(cls, stored: dict[str, Any]) -> GroupSettings:
         """All groups of layers quantize rows in the same way."""
-        return GroupSettings(
-            "int8", (8,), -1, rows=rows_of(next(iter(stored["config_groups"].values())))
-        )
+        return GroupSettings("int8", (8,), -1, rows=rows_of(next(iter(stored["config_groups"].values()))))
 
     @classmethod
     def problem_of(cls, weights: dict[str, Any]) -> str:
@@ -45,13 +43,9 @@ class IntQuantizedConfig(CompressedConfig):
     @classmethod
     def problem_of_rows(cls, rows: dict[str, Any]) -> str:
         """Rows are int8 by row as they come, or as a whole."""
-        found = keys_of(
-            rows, num_bits=None, type="int", dynamic=None, strategy=None, symmetric=True
-        )
+        found = keys_of(rows, num_bits=None, type="int", dynamic=None, strategy=None, symmetric=True)
         *kinds, symmetric = found.values()
         is_read = kinds == [8, "int", True, "token"] and symmetric is True
         if (is_read or kinds == [8, "int", False, "tensor"]) and not rows.get("scale_dtype"):
             return ""
-        return unread(
-            "rows", found, "int of 8 bits, dynamic by token and symmetric, or static by tensor"
-        )
+        return unread("rows", found, "int of 8 bits, dynamic by token and symmetric, or static by tensor")

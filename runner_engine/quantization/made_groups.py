@@ -23,9 +23,8 @@ class CodedGroups:
 
     codes: torch.Tensor  # uint8 [outputs, inputs]
     scales: torch.Tensor  # [outputs, groups], in float32 or in 16 bits
-    zeros: (
-        torch.Tensor
-    )  # uint8 or the scales' format [outputs, groups], or [1, 1] where all are the same
+    # uint8 or the scales' format [outputs, groups], or [1, 1] where all are the same
+    zeros: torch.Tensor
 
 
 @dataclass
@@ -42,14 +41,10 @@ class MadeGroupsConfig(Quantized):
 
     def __post_init__(self) -> None:
         if self.bits not in BITS:
-            raise ConfigError(
-                f"quantization.bits={self.bits}: give one of {', '.join(map(str, BITS))}"
-            )
+            raise ConfigError(f"quantization.bits={self.bits}: give one of {', '.join(map(str, BITS))}")
         check_least(8, "quantization.group_size", self.group_size)
         if self.group_size % 8:
-            raise ConfigError(
-                f"quantization.group_size={self.group_size}: a multiple of 8 expected"
-            )
+            raise ConfigError(f"quantization.group_size={self.group_size}: a multiple of 8 expected")
 
     @property
     def rounds_rows(self) -> bool:

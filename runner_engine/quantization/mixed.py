@@ -13,19 +13,13 @@ from typing import Any
 
 from runner_base import ConfigError, few, unknown
 from runner_engine.quantization import CHOICES
-from runner_engine.quantization.base import (
-    GENERAL_KEYS,
-    MIX_KEYS,
-    CheckpointSource,
-    QuantizationConfig,
-)
+from runner_engine.quantization.base import GENERAL_KEYS, MIX_KEYS, CheckpointSource, QuantizationConfig
 
 NONE = QuantizationConfig()
 HEAD = "lm_head"  # what a head is called that is tied to the embedding, and so has no tensor of its own
 EXAMPLES = 8
-Make = Callable[
-    [str, type[QuantizationConfig], dict[str, Any]], QuantizationConfig
-]  # of a pattern, its choice, and the name with its keys
+# of a pattern, its choice, and the name with its keys
+Make = Callable[[str, type[QuantizationConfig], dict[str, Any]], QuantizationConfig]
 
 
 @dataclass(frozen=True)
@@ -65,11 +59,7 @@ class Mix:
                 raise ConfigError(
                     f"{given}: quantization={choice.name} quantizes whole models only, not single layers"
                 )
-        mix = Mix(
-            wanted,
-            overrides,
-            {pattern: _compiled(pattern) for pattern in [*wanted.skip, *overrides]},
-        )
+        mix = Mix(wanted, overrides, {pattern: _compiled(pattern) for pattern in [*wanted.skip, *overrides]})
         if wanted.skip and not mix.quantizes:
             raise ConfigError(
                 "quantization.skip with quantization=none: nothing is quantized that could be skipped"
@@ -114,9 +104,7 @@ class Mix:
             if any(self.matches(pattern, path) for path in layers):
                 continue
             if not any(self.matches(pattern, path) for path in heads):
-                raise ConfigError(
-                    self._no_layer("quantization.overrides", pattern, [*layers, *heads])
-                )
+                raise ConfigError(self._no_layer("quantization.overrides", pattern, [*layers, *heads]))
             if tied and choice.packed:
                 raise ConfigError(
                     f"quantization.overrides: {pattern} is tied to the embedding in this model, which is not a linear "
@@ -150,9 +138,7 @@ def only_matching(mix: Mix, paths: Iterable[str]) -> QuantizationConfig:
         if any(mix.matches(pattern, it) for it in known)
     ]
     overrides = {pattern: value for pattern, value in wanted.overrides.items() if pattern in kept}
-    return replace(
-        wanted, skip=[pattern for pattern in wanted.skip if pattern in kept], overrides=overrides
-    )
+    return replace(wanted, skip=[pattern for pattern in wanted.skip if pattern in kept], overrides=overrides)
 
 
 def _choice(pattern: str, value: Any, make: Make) -> QuantizationConfig:
@@ -167,15 +153,11 @@ def _choice(pattern: str, value: Any, make: Make) -> QuantizationConfig:
     kind = CHOICES[name] if name in CHOICES.names() else None
     if kind is None or kind.source is not CheckpointSource.plain:
         every = ((name, CHOICES.get(name)) for name in CHOICES.names())
-        usable = [
-            one for one, kind in every if kind is not None and kind.source is CheckpointSource.plain
-        ]
+        usable = [one for one, kind in every if kind is not None and kind.source is CheckpointSource.plain]
         raise ConfigError(f"{key}={name}: {unknown('choice for single layers', str(name), usable)}")
     own = [item.name for item in fields(kind) if item.name not in GENERAL_KEYS]
     if strange := [str(key) for key in keys if key not in own]:
-        raise ConfigError(
-            f"{key}: {name} has no key {few(strange)}; it has {', '.join(own) or 'none'}"
-        )
+        raise ConfigError(f"{key}: {name} has no key {few(strange)}; it has {', '.join(own) or 'none'}")
     return make(pattern, kind, dict(value)) if keys else kind()
 
 

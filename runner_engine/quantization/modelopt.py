@@ -18,14 +18,7 @@ from runner_engine.quantization.grouped import GroupedConfig, GroupSettings
 
 METHOD = "modelopt"
 OWN_FILE = "hf_quant_config.json"
-BITS = {
-    "FP8": 8,
-    "FP8_PER_CHANNEL_PER_TOKEN": 8,
-    "FP8_PB_WO": 8,
-    "MXFP8": 8,
-    "NVFP4": 4,
-    "W4A16_NVFP4": 4,
-}
+BITS = {"FP8": 8, "FP8_PER_CHANNEL_PER_TOKEN": 8, "FP8_PB_WO": 8, "MXFP8": 8, "NVFP4": 4, "W4A16_NVFP4": 4}
 MIXED = "MIXED_PRECISION"
 INSTEAD = "use the original checkpoint, with quantization=nf4 or int8"
 BEYOND = {  # what else a layer of these would need
@@ -50,10 +43,8 @@ class ModelOptConfig(GroupedConfig):
         "_proj_weight_scale_2",
         "_proj_input_scale",
     )
-    note_names: ClassVar[tuple[str, ...]] = (
-        ".k_scale",
-        ".v_scale",
-    )  # of keys and values in fewer bits
+    # of keys and values in fewer bits
+    note_names: ClassVar[tuple[str, ...]] = (".k_scale", ".v_scale")
 
     @classmethod
     def read_stored(cls, stored: dict[str, Any]) -> Format | None:
@@ -83,7 +74,9 @@ class ModelOptConfig(GroupedConfig):
             return f"its settings name no quant_algo: {INSTEAD}"
         layers = of_layers(stored) if algorithm == MIXED else {}
         if algorithm == MIXED and not layers:
-            return f"quant_algo={MIXED} without quantized_layers, which would say what each layer is: {INSTEAD}"
+            return (
+                f"quant_algo={MIXED} without quantized_layers, which would say what each layer is: {INSTEAD}"
+            )
         for layer, name in [("", algorithm)] if algorithm != MIXED else layers.items():
             if name not in BITS:
                 at = f" of {layer}" if layer else ""
@@ -113,11 +106,7 @@ def with_own_file(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
         return settings
     own = load_json(file)
     said, producer = own.get("quantization"), own.get("producer")
-    if (
-        not isinstance(said, dict)
-        or not isinstance(producer, dict)
-        or producer.get("name") != METHOD
-    ):
+    if not isinstance(said, dict) or not isinstance(producer, dict) or producer.get("name") != METHOD:
         return settings
     if not said.get("quant_algo"):
         return settings  # keys and values alone are in fewer bits

@@ -27,9 +27,7 @@ class PackQuantizedConfig(WithByteRows, CompressedConfig):
     def settings_of(cls, stored: dict[str, Any]) -> GroupSettings:
         """Groups of layers may have different bits."""
         weights = [one["weights"] for one in stored["config_groups"].values()]
-        several = tuple(
-            dict.fromkeys(bits_of(weight.get("num_bits"), "num_bits") for weight in weights)
-        )
+        several = tuple(dict.fromkeys(bits_of(weight.get("num_bits"), "num_bits") for weight in weights))
         return GroupSettings("packed", several, group_of(weights[0].get("group_size")))
 
     @classmethod
@@ -38,9 +36,7 @@ class PackQuantizedConfig(WithByteRows, CompressedConfig):
         if not super().is_own(stored):
             return False
         listed = [one for one in stored["config_groups"].values() if isinstance(one, dict)]
-        return not any(
-            one.get("input_activations") or one.get("output_activations") for one in listed
-        )
+        return not any(one.get("input_activations") or one.get("output_activations") for one in listed)
 
     @classmethod
     def problem_of(cls, weights: dict[str, Any]) -> str:

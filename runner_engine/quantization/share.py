@@ -19,7 +19,9 @@ from runner_base.texts import quantized_in_words
 
 REFUSED_BELOW = 0.5  # and what is reached still less runs only with quantization.allow_partial=true
 KINDS_SHOWN = 3
-UNFIT_AT_MOST = 0.02  # of the parameters in blocks: layers that a library's kernels cannot take, and so stay plain
+UNFIT_AT_MOST = (
+    0.02  # of the parameters in blocks: layers that a library's kernels cannot take, and so stay plain
+)
 
 
 @dataclass(frozen=True)
@@ -31,9 +33,7 @@ class Share:
     total: int
     quantized_in_blocks: int
     in_blocks: int
-    named: int = (
-        0  # in blocks, which the user's patterns leave as they are: no library has missed them
-    )
+    named: int = 0  # in blocks, which the user's patterns leave as they are: no library has missed them
     quantized_bytes: int = 0  # in memory, constants such as scales included
     all_bytes: int = 0  # of all weights in memory; 0: not known
 

@@ -34,9 +34,8 @@ class TorchaoConfig(Quantized):
     packages: ClassVar[tuple[str, ...]] = ("torchao",)
     install: ClassVar[str] = "pip install 'runner-llm[torchao]'"
     method: ClassVar[str] = "torchao"
-    holders: ClassVar[tuple[str, ...]] = (
-        "torchao.",
-    )  # the layers remain torch's, only their weights are replaced
+    # the layers remain torch's, only their weights are replaced
+    holders: ClassVar[tuple[str, ...]] = ("torchao.",)
     packed_names: ClassVar[tuple[str, ...]] = ("_qdata",)
     config_type: ClassVar[str] = ""  # the class of torchao that a checkpoint of the choice names
 
@@ -73,9 +72,7 @@ class TorchaoConfig(Quantized):
         """Silence PEFT's word on merging, which needs a model that transformers has quantized:
         nothing merges here."""
         with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", message=".*instantiated without `get_apply_tensor_subclass`"
-            )
+            warnings.filterwarnings("ignore", message=".*instantiated without `get_apply_tensor_subclass`")
             yield
 
     @classmethod
@@ -84,8 +81,7 @@ class TorchaoConfig(Quantized):
         row = {"_type": "PerRow"}
         each = keys.get("granularity") or row
         return all(
-            (one or row).get("_type") == "PerRow"
-            for one in (each if isinstance(each, list) else [each])
+            (one or row).get("_type") == "PerRow" for one in (each if isinstance(each, list) else [each])
         )
 
     @staticmethod
@@ -146,9 +142,7 @@ class TorchaoFloat8Config(TorchaoConfig):
         from torchao.quantization import Float8WeightOnlyConfig
         from transformers import TorchAoConfig
 
-        return {
-            "quantization_config": TorchAoConfig(Float8WeightOnlyConfig(set_inductor_config=False))
-        }
+        return {"quantization_config": TorchAoConfig(Float8WeightOnlyConfig(set_inductor_config=False))}
 
     @classmethod
     def _is_plain(cls, keys: dict[str, Any]) -> bool:
@@ -234,16 +228,10 @@ class TorchaoIntxConfig(TorchaoConfig, MadeGroupsConfig):
         keys, has_rows = kind.get("_data") or {}, kind.get("_type") == INTX_WITH_ROWS
         if stored.get("quant_method") == cls.method and has_rows:
             others = {
-                name.removeprefix("weight_"): value
-                for name, value in keys.items()
-                if name != "weight_dtype"
+                name.removeprefix("weight_"): value for name, value in keys.items() if name != "weight_dtype"
             }
             keys = {"weight_dtype": keys.get("weight_dtype"), **others}
-        is_own = (
-            has_rows
-            and _named(keys.get("act_mapping_type")) == "ASYMMETRIC"
-            and cls._is_plain(keys)
-        )
+        is_own = has_rows and _named(keys.get("act_mapping_type")) == "ASYMMETRIC" and cls._is_plain(keys)
         found = super().read_stored(stored)
         if found is None or not (found.matched or is_own):
             return found
@@ -265,9 +253,7 @@ class TorchaoIntxConfig(TorchaoConfig, MadeGroupsConfig):
 
         mapping = MappingType.SYMMETRIC if self.symmetric else MappingType.ASYMMETRIC
         kind = getattr(torch, f"int{self.bits}")
-        made = IntxUnpackedToInt8Tensor.from_hp(
-            weight, (1, self.group_size), kind, mapping_type=mapping
-        )
+        made = IntxUnpackedToInt8Tensor.from_hp(weight, (1, self.group_size), kind, mapping_type=mapping)
         return self._without_sign(made)
 
     def stored_groups_of(self, weight: Any) -> CodedGroups | None:
@@ -283,8 +269,7 @@ class TorchaoIntxConfig(TorchaoConfig, MadeGroupsConfig):
             return None
         rows = weight.activation_quantization
         is_own = (
-            weight.target_dtype is getattr(torch, f"int{self.bits}")
-            and (rows is not None) == self.int8_rows
+            weight.target_dtype is getattr(torch, f"int{self.bits}") and (rows is not None) == self.int8_rows
         )
         if not is_own or list(weight.block_size) != [1, self.group_size]:
             raise ValueError(
@@ -310,8 +295,7 @@ class TorchaoIntxConfig(TorchaoConfig, MadeGroupsConfig):
 
         middle = 2 ** (self.bits - 1)
         codes, zeros = (
-            (one.to(torch.int16) + middle).to(torch.uint8)
-            for one in (weight.qdata, weight.zero_point)
+            (one.to(torch.int16) + middle).to(torch.uint8) for one in (weight.qdata, weight.zero_point)
         )
         return CodedGroups(codes, weight.scale, zeros[:1, :1].clone() if self.symmetric else zeros)
 
@@ -320,18 +304,17 @@ class TorchaoIntxConfig(TorchaoConfig, MadeGroupsConfig):
         kind, group, mapping = (
             _named(keys.get(key)) for key in ("weight_dtype", "granularity", "mapping_type")
         )
-        others = [
-            _named(keys.get(key))
-            for key in ("intx_choose_qparams_algorithm", "intx_packing_format")
-        ]
+        others = [_named(keys.get(key)) for key in ("intx_choose_qparams_algorithm", "intx_packing_format")]
         size = group.get("group_size") if isinstance(group, dict) else None
         return (
             kind in [f"int{bits}" for bits in BITS]
             and mapping in ("SYMMETRIC", "ASYMMETRIC")
-            and type(size) is int and size > 0 and not size % 8
+            and type(size) is int
+            and size > 0
+            and not size % 8
             and others in ([None, None], ["AFFINE", "UNPACKED_TO_INT8"])
             and keys.get("scale_dtype") is None
-        )  # fmt: skip
+        )
 
 
 def _named(value: Any) -> Any:

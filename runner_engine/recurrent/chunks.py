@@ -21,9 +21,7 @@ class Chunk(NamedTuple):
     rows: slice  # where their chunks are among all
 
 
-def chunks_of(
-    segments: Segments, device: torch.device, size: int = CHUNK
-) -> tuple[Tensor, list[Chunk]]:
+def chunks_of(segments: Segments, device: torch.device, size: int = CHUNK) -> tuple[Tensor, list[Chunk]]:
     """Return the tokens of each chunk [chunks, size], −1 behind the end, and which chunks come at
     the same place."""
     rows: list[Tensor] = []

@@ -37,10 +37,7 @@ LIMITLESS = 3e38  # more than any time step
 
 def is_silu(activation: Activation) -> bool:
     """Whether an activation is the one that C computes."""
-    return (
-        type(activation).__name__ in ("SiLU", "SiLUActivation")
-        or activation is torch.nn.functional.silu
-    )
+    return type(activation).__name__ in ("SiLU", "SiLUActivation") or activation is torch.nn.functional.silu
 
 
 def kernels_of(like: Tensor, *multiples: int) -> native.Kernels | None:
@@ -79,9 +76,7 @@ def _fill_convolution(
 class Convolution:
     """A convolution of channels, with its activation."""
 
-    def __init__(
-        self, kernels: native.Kernels, weight: Tensor, bias: Tensor | None, has_silu: bool
-    ) -> None:
+    def __init__(self, kernels: native.Kernels, weight: Tensor, bias: Tensor | None, has_silu: bool) -> None:
         self.kernels, self.dtype = kernels, weight.dtype
         structure = ConvLayer()
         self.layer = _Layer(structure)
@@ -91,24 +86,26 @@ class Convolution:
     def of(cls, weight: Tensor, bias: Tensor | None, has_silu: bool) -> Convolution | None:
         """Return what computes it, None where C cannot."""
         kernels = kernels_of(weight, weight.shape[0])
-        return (
-            cls(kernels, weight, bias, has_silu)
-            if kernels and weight.shape[1] <= MAX_CONVOLVED
-            else None
-        )
+        return cls(kernels, weight, bias, has_silu) if kernels and weight.shape[1] <= MAX_CONVOLVED else None
 
     def __call__(self, inputs: Tensor, state: Tensor, segments: Segments) -> Tensor:
         """As `convolve`, for inputs whose rows are contiguous."""
         tokens, channels = inputs.shape
         if inputs.stride(1) != 1:
-            raise ValueError(
-                f"inputs with strides {inputs.stride()}: those of a row need to be contiguous"
-            )
+            raise ValueError(f"inputs with strides {inputs.stride()}: those of a row need to be contiguous")
         out = inputs.new_empty((tokens, channels))
         self.kernels(
-            "convolve", self.dtype, self.layer.address, *_table(segments), tokens, len(state),
-            inputs.data_ptr(), inputs.stride(0), native.pointer(state, self.dtype, *state.shape), out.data_ptr(),
-        )  # fmt: skip
+            "convolve",
+            self.dtype,
+            self.layer.address,
+            *_table(segments),
+            tokens,
+            len(state),
+            inputs.data_ptr(),
+            inputs.stride(0),
+            native.pointer(state, self.dtype, *state.shape),
+            out.data_ptr(),
+        )
         return out
 
 
@@ -120,19 +117,14 @@ class Heads:
         self.heads, self.width = module.num_heads, module.head_dim
         structure = HeadsLayer()
         self.layer, self.structure = _Layer(structure), structure
-        _fill_convolution(
-            self.layer, structure.conv, module.conv1d.weight[:, 0], module.conv1d.bias, True
-        )
+        _fill_convolution(self.layer, structure.conv, module.conv1d.weight[:, 0], module.conv1d.bias, True)
         structure.heads, structure.width = module.num_heads, module.head_dim
         structure.size, structure.groups = module.ssm_state_size, module.n_groups
         structure.least_step, structure.most_step = (
             min(limit, LIMITLESS) for limit in module.time_step_limit
         )
         self.layer.point(
-            structure,
-            step_bias=module.dt_bias,
-            decay=-module.A_log.detach().float().exp(),
-            skip=module.D,
+            structure, step_bias=module.dt_bias, decay=-module.A_log.detach().float().exp(), skip=module.D
         )
         if getattr(module, "mamba_rms_norm", True):
             structure.epsilon = module.norm.variance_epsilon
@@ -152,9 +144,7 @@ class Heads:
         )
         return cls(kernels, module) if kernels and fits else None
 
-    def __call__(
-        self, projected: Tensor, conv_state: Tensor, state: Tensor, segments: Segments
-    ) -> Tensor:
+    def __call__(self, projected: Tensor, conv_state: Tensor, state: Tensor, segments: Segments) -> Tensor:
         """Return the gated results [tokens, inner] for what the first projection gave."""
         tokens, channels = len(projected), self.structure.conv.channels
         inner = self.heads * self.width
@@ -163,11 +153,18 @@ class Heads:
             min(tokens, ROUND_TOKENS) * (channels + inner + 2 * STATE_LANES), dtype=torch.float32
         )
         self.kernels(
-            "scan_heads", self.dtype, self.layer.address, *_table(segments), tokens, len(state),
+            "scan_heads",
+            self.dtype,
+            self.layer.address,
+            *_table(segments),
+            tokens,
+            len(state),
             native.pointer(projected, self.dtype, tokens, inner + channels + self.heads),
             native.pointer(conv_state, self.dtype, *conv_state.shape),
-            native.pointer(state, torch.float32, *state.shape), workspace.data_ptr(), out.data_ptr(),
-        )  # fmt: skip
+            native.pointer(state, torch.float32, *state.shape),
+            workspace.data_ptr(),
+            out.data_ptr(),
+        )
         return out
 
 
@@ -214,12 +211,22 @@ class Channels:
             keys, queries = keys.contiguous(), queries.contiguous()
         out = inputs.new_empty((tokens, channels))
         self.kernels(
-            "scan_channels", self.dtype, self.layer.address, *_table(segments), tokens, len(state),
+            "scan_channels",
+            self.dtype,
+            self.layer.address,
+            *_table(segments),
+            tokens,
+            len(state),
             native.pointer(inputs, self.dtype, tokens, channels),
             native.pointer(steps.to(self.dtype).contiguous(), self.dtype, tokens, channels),
-            keys.data_ptr(), queries.data_ptr(), keys.stride(0), gate.data_ptr(), gate.stride(0),
-            native.pointer(state, torch.float32, *state.shape), out.data_ptr(),
-        )  # fmt: skip
+            keys.data_ptr(),
+            queries.data_ptr(),
+            keys.stride(0),
+            gate.data_ptr(),
+            gate.stride(0),
+            native.pointer(state, torch.float32, *state.shape),
+            out.data_ptr(),
+        )
         return out
 
 
@@ -251,11 +258,21 @@ class Numbers:
         tokens, channels = inputs.shape
         out = inputs.new_empty((tokens, channels))
         self.kernels(
-            "scan_numbers", self.dtype, self.rate.data_ptr(), channels, *_table(segments), tokens, len(state),
-            *(native.pointer(of, self.dtype, tokens, channels) for of in (inputs, input_gates, open_gates, gates)),
+            "scan_numbers",
+            self.dtype,
+            self.rate.data_ptr(),
+            channels,
+            *_table(segments),
+            tokens,
+            len(state),
+            *(
+                native.pointer(of, self.dtype, tokens, channels)
+                for of in (inputs, input_gates, open_gates, gates)
+            ),
             native.pointer(state, torch.float32, *state.shape),
-            native.pointer(started, torch.float32, len(state), 1), out.data_ptr(),
-        )  # fmt: skip
+            native.pointer(started, torch.float32, len(state), 1),
+            out.data_ptr(),
+        )
         return out
 
 
@@ -279,24 +296,14 @@ class DeltaRule:
         the family's.
         """
         gates = {"silu": GATE_BY_SILU, "sigmoid": GATE_BY_SIGMOID}
-        kernels = (
-            kernels_of(like, *dims) if norm.activation in gates and dims[0] <= MAX_KEY_DIM else None
-        )
+        kernels = kernels_of(like, *dims) if norm.activation in gates and dims[0] <= MAX_KEY_DIM else None
         if kernels is None:
             return None
-        shape = DeltaLayer(
-            *heads, *dims, decays, None, norm.variance_epsilon, gates[norm.activation]
-        )
+        shape = DeltaLayer(*heads, *dims, decays, None, norm.variance_epsilon, gates[norm.activation])
         return cls(kernels, like.dtype, shape, norm.weight)
 
     def __call__(
-        self,
-        mixed: Tensor,
-        decay: Tensor,
-        beta: Tensor,
-        gate: Tensor,
-        state: Tensor,
-        segments: Segments,
+        self, mixed: Tensor, decay: Tensor, beta: Tensor, gate: Tensor, state: Tensor, segments: Segments
     ) -> Tensor:
         """Return the gated results [tokens, heads * V].
 
@@ -307,13 +314,19 @@ class DeltaRule:
         inner = shape.heads * shape.value_dim
         out = mixed.new_empty((tokens, inner))
         self.kernels(
-            "delta_rule", self.dtype, self.layer.address, *_table(segments), tokens, len(state),
+            "delta_rule",
+            self.dtype,
+            self.layer.address,
+            *_table(segments),
+            tokens,
+            len(state),
             native.pointer(mixed, self.dtype, tokens, 2 * shape.key_heads * shape.key_dim + inner),
             native.pointer(decay.reshape(tokens, -1), torch.float32, tokens, shape.heads * shape.decays),
             native.pointer(beta, torch.float32, tokens, shape.heads),
             native.pointer(gate.reshape(tokens, -1), self.dtype, tokens, inner),
-            native.pointer(state, torch.float32, *state.shape), out.data_ptr(),
-        )  # fmt: skip
+            native.pointer(state, torch.float32, *state.shape),
+            out.data_ptr(),
+        )
         return out
 
 

@@ -96,9 +96,7 @@ class Segments:
     def _places(self) -> Tensor:
         """The place of each token among the padded ones, [tokens]."""
         pairs = enumerate(self.counts)
-        return torch.tensor(
-            [at * self.longest + step for at, count in pairs for step in range(count)]
-        )
+        return torch.tensor([at * self.longest + step for at, count in pairs for step in range(count)])
 
     @cached_property
     def table(self) -> Tensor:
@@ -130,9 +128,7 @@ class Segments:
         """Return the state of each segment's slot, [segments, …]; in a step this is a view, and not
         a copy."""
         return (
-            state[: len(self.slots)]
-            if self.is_step
-            else state[torch.tensor(self.slots, device=state.device)]
+            state[: len(self.slots)] if self.is_step else state[torch.tensor(self.slots, device=state.device)]
         )
 
     def write(self, state: Tensor, new: Tensor) -> None:

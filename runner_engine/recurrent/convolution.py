@@ -33,9 +33,7 @@ def convolve(
         return _sums(extended, weight, bias).flatten(0, 1)
     numbers, counts = torch.arange(len(segments.counts)), torch.tensor(segments.counts)
     ends = (counts + kept).cumsum(0)  # of each segment, with what is before it
-    places = (torch.arange(len(inputs)) + kept * (numbers + 1).repeat_interleave(counts)).to(
-        inputs.device
-    )
+    places = (torch.arange(len(inputs)) + kept * (numbers + 1).repeat_interleave(counts)).to(inputs.device)
     of_states = torch.arange(kept)
     starts = ((ends - counts - kept)[:, None] + of_states).to(inputs.device)
     extended = inputs.new_empty((int(ends[-1]), inputs.shape[1]))

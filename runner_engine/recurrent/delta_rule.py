@@ -69,9 +69,8 @@ def chunks(inputs: Inputs, state: Tensor, segments: Segments) -> tuple[Tensor, T
     places, parts = chunks_of(segments, state.device, size)
     cut = inputs.each(lambda numbers: taken(numbers, places).transpose(1, 2))
     known, attended = _pairs(cut)
-    total = cut.decay.cumsum(
-        2
-    )  # of the tokens from the chunk's start up to each, [chunks, heads, tokens(, K)]
+    # of the tokens from the chunk's start up to each, [chunks, heads, tokens(, K)]
+    total = cut.decay.cumsum(2)
     since = total[..., None] if total.dim() == 3 else total  # broadcasts over K
     grown, left = since.exp(), (since[:, :, -1:] - since).exp()
     weighted = cut.key * cut.beta[..., None]
@@ -79,11 +78,7 @@ def chunks(inputs: Inputs, state: Tensor, segments: Segments) -> tuple[Tensor, T
     new, of_state = torch.linalg.solve_triangular(
         known, both, upper=False, unitriangular=True
     ).split_with_sizes([cut.value.shape[3], cut.key.shape[3]], dim=3)
-    query, key, results = (
-        cut.query * grown,
-        (cut.key * left).transpose(2, 3),
-        torch.empty_like(cut.value),
-    )
+    query, key, results = (cut.query * grown, (cut.key * left).transpose(2, 3), torch.empty_like(cut.value))
     state = state.clone()
     for part in parts:
         rows, before = part.rows, state[part.segments]
@@ -97,21 +92,15 @@ def _pairs(cut: Inputs) -> tuple[Tensor, Tensor]:
     """Return what each token of a chunk knows of the earlier keys, and what its query has of them:
     [..., i, j]."""
     total = cut.decay.cumsum(2)
-    later = torch.ones(
-        cut.key.shape[2], cut.key.shape[2], dtype=torch.bool, device=cut.key.device
-    ).triu(1)
+    later = torch.ones(cut.key.shape[2], cut.key.shape[2], dtype=torch.bool, device=cut.key.device).triu(1)
     weighted = cut.key * cut.beta[..., None]
     if total.dim() == 3:
         between = (total[..., :, None] - total[..., None, :]).masked_fill(later, -torch.inf).exp()
         keys = cut.key.transpose(2, 3)
         return (weighted @ keys) * between, (cut.query @ keys) * between
     between = (
-        (total[..., :, None, :] - total[..., None, :, :])
-        .masked_fill(later[..., None], -torch.inf)
-        .exp()
+        (total[..., :, None, :] - total[..., None, :, :]).masked_fill(later[..., None], -torch.inf).exp()
     )
     decayed = between * cut.key[..., None, :, :]
-    known, attended = (
-        torch.einsum("chik,chijk->chij", one, decayed) for one in (weighted, cut.query)
-    )
+    known, attended = (torch.einsum("chik,chijk->chij", one, decayed) for one in (weighted, cut.query))
     return known, attended

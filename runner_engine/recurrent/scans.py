@@ -38,9 +38,8 @@ def scan_heads(
     places, chunks = chunks_of(segments, inputs.device)
     per_group = inputs.shape[1] // keys.shape[1]
     weighted = taken(inputs * steps[..., None], places).transpose(1, 2)  # [chunks, H, Q, P]
-    keys, queries = (
-        taken(numbers, places).transpose(1, 2) for numbers in (keys, queries)
-    )  # [chunks, G, Q, N]
+    # [chunks, G, Q, N]
+    keys, queries = (taken(numbers, places).transpose(1, 2) for numbers in (keys, queries))
     # in float64, since small differences of large sums are what counts
     sums = taken(steps * decay, places).double().cumsum(1).transpose(1, 2)  # [chunks, H, Q]
     apart = (sums[..., :, None] - sums[..., None, :]).tril().exp().tril().float()
@@ -101,9 +100,7 @@ def scan_channels(
 
     def advance(current: Tensor, tokens: Tensor | slice) -> None:
         """Read one token of each segment."""
-        key, query = (
-            numbers[tokens].repeat_interleave(per_group, dim=2) for numbers in (keys, queries)
-        )
+        key, query = (numbers[tokens].repeat_interleave(per_group, dim=2) for numbers in (keys, queries))
         current.mul_((steps[tokens][:, None] * decay).exp_()).add_(key * weighted[tokens][:, None])
         results[tokens] = (current * query).sum(1)
 
@@ -136,9 +133,8 @@ def _advance_all(
         if not segments.is_step:
             segments.write(state, current)
         return
-    order = sorted(
-        range(len(segments.counts)), key=lambda at: -segments.counts[at]
-    )  # those that go on are the first
+    # those that go on are the first
+    order = sorted(range(len(segments.counts)), key=lambda at: -segments.counts[at])
     counts = [segments.counts[at] for at in order]
     firsts = torch.tensor([segments.firsts[at] for at in order], device=state.device)
     by_length = torch.tensor(order, device=state.device)

@@ -102,11 +102,7 @@ class RowStates:
 
     @contextmanager
     def reading(
-        self,
-        slots: Sequence[int],
-        starts: Sequence[int],
-        counts: Sequence[int],
-        is_decoded: bool = False,
+        self, slots: Sequence[int], starts: Sequence[int], counts: Sequence[int], is_decoded: bool = False
     ) -> Iterator[None]:
         """Let a pass be read into the states: `counts` tokens into each of these slots, one by one.
 
@@ -181,12 +177,7 @@ class RowStates:
 
 
 def _mixed(
-    mixer: Mixer,
-    states: Sequence[Tensor],
-    segments: Segments,
-    hidden_states: Tensor,
-    *_: Any,
-    **__: Any,
+    mixer: Mixer, states: Sequence[Tensor], segments: Segments, hidden_states: Tensor, *_: Any, **__: Any
 ) -> Any:
     """Stand in for the forward of the family's layer: [1, tokens, width] of a flat pass."""
     result = mixer.forward(hidden_states[0], states, segments)[None]

@@ -44,9 +44,7 @@ class Arithmetic:
     dtype: str
     measure: Callable[[], Rates]  # takes about half a second
     expert_bytes: int = 0  # of weight_bytes, those of experts of which each token uses a few
-    touched: Callable[[float], float] | None = (
-        None  # the share of them that a step of so many rows uses
-    )
+    touched: Callable[[float], float] | None = None  # the share of them that a step of so many rows uses
 
     def prefill_gflop(self, shape: Shape) -> float:
         """Return the operations to read the prompts."""
@@ -61,9 +59,7 @@ class Arithmetic:
         """Return the operations for all new tokens after the first of each row."""
         steps = shape.new_tokens - 1
         pairs = steps * shape.prompt_tokens + _sum_to(steps)
-        each = (
-            2 * (self.layer_parameters + self.head_parameters) * steps + self.attention_flop * pairs
-        )
+        each = 2 * (self.layer_parameters + self.head_parameters) * steps + self.attention_flop * pairs
         return shape.batch_size * each / GIGA
 
     def decode_gb(self, shape: Shape) -> float:
@@ -75,14 +71,8 @@ class Arithmetic:
         """
         steps = shape.new_tokens - 1
         own = shape.prompt_tokens - shape.shared_tokens
-        cached = steps * (
-            shape.shared_tokens + shape.batch_size * own
-        ) + shape.batch_size * _sum_to(steps)
-        untouched = (
-            0.0
-            if self.touched is None
-            else self.expert_bytes * (1 - self.touched(shape.batch_size))
-        )
+        cached = steps * (shape.shared_tokens + shape.batch_size * own) + shape.batch_size * _sum_to(steps)
+        untouched = 0.0 if self.touched is None else self.expert_bytes * (1 - self.touched(shape.batch_size))
         return ((self.weight_bytes - untouched) * steps + self.kv_bytes * cached) / GIGA
 
 

@@ -53,9 +53,7 @@ class NotOffered(ConfigError):
         )
 
 
-def require_among(
-    offered: frozenset[Capability], what: str, capabilities: Iterable[Capability]
-) -> None:
+def require_among(offered: frozenset[Capability], what: str, capabilities: Iterable[Capability]) -> None:
     """Raise NotOffered unless all of these capabilities are offered."""
     if missing := sorted(set(capabilities) - offered):
         raise NotOffered(what, missing, offered)
@@ -120,10 +118,10 @@ class NoChatTemplate(ConfigError):
     """The model has no chat template."""
 
 
-MEMORY_RAN_OUT = (
-    "memory ran out"  # begins the note of an engine that continued with fewer rows at once
+MEMORY_RAN_OUT = "memory ran out"  # begins the note of an engine that continued with fewer rows at once
+MEMORY_IS_SHORT = (
+    "memory has room for"  # begins the note of an engine that started with fewer rows than requested
 )
-MEMORY_IS_SHORT = "memory has room for"  # begins the note of an engine that started with fewer rows than requested
 FEWER_ROWS = (MEMORY_RAN_OUT, MEMORY_IS_SHORT)
 Prompt = str | tuple[Message, ...] | tuple[int, ...]  # raw text, a chat, or token ids as they are
 
@@ -189,15 +187,11 @@ class Request:
     ignore_eos: bool = False  # continue to max_new_tokens after an end token, for benchmarks
     branches: tuple[str, ...] = ()
     keep: bool = False  # keep the KV cache: a later prompt will begin with this one and its answer
-    recurring: bool = (
-        False  # keep the KV cache in the prompt cache: later prompts may begin like this one
-    )
+    recurring: bool = False  # keep the KV cache in the prompt cache: later prompts may begin like this one
     sampling: Sampling = OPEN
     n: int = 1  # completions of the prompt, each with its own random numbers
     deltas: bool = False  # return text as it is generated, not only at the end
-    timed: bool = (
-        False  # note when each token came out; other engines may return several at once otherwise
-    )
+    timed: bool = False  # note when each token came out; other engines may return several at once otherwise
     # the answer, behind the thinking that the prompt has begun, is of this grammar:
     # runner_engine/grammars/compiling.py says how one is written; None: it is free
     grammar: str | None = None
@@ -232,17 +226,13 @@ class Request:
         """Whether its prompt is a chat that offers functions: then the answer keeps the special
         tokens of calls."""
         return (
-            isinstance(self.prompt, tuple)
-            and bool(self.prompt)
-            and isinstance(self.prompt[0], OfferedTools)
+            isinstance(self.prompt, tuple) and bool(self.prompt) and isinstance(self.prompt[0], OfferedTools)
         )
 
     @property
     def needs(self) -> frozenset[Capability]:
         """What an engine must be able to do to serve it."""
-        is_ids = isinstance(self.prompt, tuple) and all(
-            isinstance(part, int) for part in self.prompt
-        )
+        is_ids = isinstance(self.prompt, tuple) and all(isinstance(part, int) for part in self.prompt)
         needs = {
             Capability.token_ids: is_ids,
             Capability.chat: not is_ids and not isinstance(self.prompt, str),
@@ -267,20 +257,10 @@ class Request:
         limit, top = self.max_new_tokens, self.top_logprobs
         check(is_number(self.n, int) and self.n >= 1, "request.n", self.n, "must be 1 or more")
         ok = limit is None or (is_number(limit, int) and limit >= 1)
-        check(
-            ok,
-            "request.max_new_tokens",
-            limit,
-            "must be 1 or more, or none for the generation group's",
-        )
+        check(ok, "request.max_new_tokens", limit, "must be 1 or more, or none for the generation group's")
         budget = self.thinking_tokens
         ok = budget is None or (is_number(budget, int) and budget >= 0)
-        check(
-            ok,
-            "request.thinking_tokens",
-            budget,
-            "must be 0 or more, or none for the generation group's",
-        )
+        check(ok, "request.thinking_tokens", budget, "must be 0 or more, or none for the generation group's")
         need = "goes with a continuation" if self.continuation is None else "must be 0 or more"
         scores, others = self.continuation is not None, self.score_token_ids
         check(top == 0 or (top > 0 and scores), "request.top_logprobs", top, need)
@@ -355,9 +335,8 @@ class EngineReport:
     metrics: dict[str, float] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    parts: list[dict[str, Any]] = field(
-        default_factory=list
-    )  # one line per part, if the model is split
+    # one line per part, if the model is split
+    parts: list[dict[str, Any]] = field(default_factory=list)
     bos_token: int | None = (
         None  # the token that begins a text; None: there is none, or the tokenizer is not here
     )

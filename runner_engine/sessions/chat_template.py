@@ -52,11 +52,7 @@ class ChatTemplate:
     """The chat template of a model's tokenizer."""
 
     def __init__(
-        self,
-        tokenizer: Any,
-        model_name: str,
-        values: Mapping[str, Any],
-        limits: RenderLimits | None = None,
+        self, tokenizer: Any, model_name: str, values: Mapping[str, Any], limits: RenderLimits | None = None
     ) -> None:
         self.tokenizer, self.values, self.limits = tokenizer, values, limits or RenderLimits()
         file = Path(str(tokenizer.name_or_path)) / TEMPLATE_FILE
@@ -83,10 +79,7 @@ class ChatTemplate:
             raise NoChatTemplate(missing(self.model_name))
         if not turns:
             raise ConfigError("a conversation needs at least one message")
-        if (
-            type(self.tokenizer).apply_chat_template
-            is not PreTrainedTokenizerBase.apply_chat_template
-        ):
+        if type(self.tokenizer).apply_chat_template is not PreTrainedTokenizerBase.apply_chat_template:
             return self._render_with_own_code(turns, continues, tools)
         messages = [dict(turn) for turn in turns]
         if continues:
@@ -110,16 +103,11 @@ class ChatTemplate:
             roles = ", ".join(turn["role"] for turn in turns)
             raise ConfigError(f"{self.name} refuses {roles}: {text}")
         if outcome != TEXT:
-            raise ConfigError(
-                f"{self.name} {self._limit_message(outcome, text)}: fix it, or {ALTERNATIVES}"
-            )
+            raise ConfigError(f"{self.name} {self._limit_message(outcome, text)}: fix it, or {ALTERNATIVES}")
         return _without_mark(text, turns[-1]["content"], self.name) if continues else text
 
     def _render_with_own_code(
-        self,
-        turns: Sequence[Mapping[str, Any]],
-        continues: bool,
-        tools: Sequence[Mapping[str, Any]] | None,
+        self, turns: Sequence[Mapping[str, Any]], continues: bool, tools: Sequence[Mapping[str, Any]] | None
     ) -> str:
         """Render with the tokenizer's own code, which the user trusts, so without limits."""
         continued: dict[str, Any] = {"continue_final_message": True} if continues else {}
@@ -155,10 +143,18 @@ class _Renderer:
     def __init__(self, limits: RenderLimits) -> None:
         numbers = (limits.cpu_s, limits.memory_mib * MIB, limits.characters)
         self.process = child.start(
-            "-S", "-B", "-X", "utf8", template_child.__file__, *map(str, numbers),
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
+            "-S",
+            "-B",
+            "-X",
+            "utf8",
+            template_child.__file__,
+            *map(str, numbers),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
             is_trusted=False,
-        )  # fmt: skip
+        )
 
     def render(self, conversation: bytes, wall_s: float) -> tuple[bytes, str]:
         """Render a conversation; return the outcome, and the text or the reason."""
@@ -280,11 +276,7 @@ def _plain(value: Any) -> Any:
     """Return a value as plain numbers, texts, lists and dictionaries."""
     if value is None or isinstance(value, (bool, int, float, str)):
         kinds = (bool, int, float, str)
-        return (
-            value
-            if value is None
-            else next(kind(value) for kind in kinds if isinstance(value, kind))
-        )
+        return value if value is None else next(kind(value) for kind in kinds if isinstance(value, kind))
     if isinstance(value, Mapping):
         return {_plain(key): _plain(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
@@ -295,9 +287,7 @@ def _plain(value: Any) -> Any:
 def _without_mark(text: str, last: str, name: str) -> str:
     """Cut off what the template has put behind a message that is to be continued."""
     if last.strip() not in text or MARK.strip() not in text:
-        raise ConfigError(
-            f"{name} leaves out the last message, or a part of it, so it cannot be continued"
-        )
+        raise ConfigError(f"{name} leaves out the last message, or a part of it, so it cannot be continued")
     at = text.rindex(MARK.strip())
     return text[:at] if text[at:].startswith(MARK) else text[:at].rstrip()
 

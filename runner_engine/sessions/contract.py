@@ -13,14 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from runner_base import signals
 from runner_engine.devices import heap
-from runner_engine.sessions.base import (
-    Capability,
-    Completion,
-    EngineReport,
-    Event,
-    Request,
-    require_among,
-)
+from runner_engine.sessions.base import Capability, Completion, EngineReport, Event, Request, require_among
 from runner_engine.sessions.session import Session
 from runner_engine.sessions.stats import EngineStats
 

@@ -33,9 +33,8 @@ class Driver:
     def __init__(self, engine: Engine, batch_size: int | None = None) -> None:
         self.engine, self._batch_size = engine, batch_size
         self._session: Session | None = None
-        self._replacing = (
-            threading.Lock()
-        )  # held while a session that has failed is replaced by a new one
+        # held while a session that has failed is replaced by a new one
+        self._replacing = threading.Lock()
         self._closing = False
         self.failure: RunnerError | None = None  # the error that ended the engine
         self._loaded: Future[EngineReport] = Future()

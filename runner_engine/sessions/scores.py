@@ -10,21 +10,16 @@ class TokenScores:
     """One entry for each token; logarithms are natural ones."""
 
     logprobs: list[float] = field(default_factory=list)
-    greedy: list[bool] = field(
-        default_factory=list
-    )  # whether the token is the model's most probable one
-    top_logprobs: list[list[tuple[int, float]]] = field(
-        default_factory=list
-    )  # the most probable tokens in its place
-    drawn_logprobs: list[list[tuple[int, float]]] = field(
-        default_factory=list
-    )  # drawn from all others
-    score_token_logprobs: list[list[float]] = field(
-        default_factory=list
-    )  # of the request's score_token_ids
-    min_logprobs: list[float] = field(
-        default_factory=list
-    )  # of the least probable token in its place
+    # whether the token is the model's most probable one
+    greedy: list[bool] = field(default_factory=list)
+    # the most probable tokens in its place
+    top_logprobs: list[list[tuple[int, float]]] = field(default_factory=list)
+    # drawn from all others
+    drawn_logprobs: list[list[tuple[int, float]]] = field(default_factory=list)
+    # of the request's score_token_ids
+    score_token_logprobs: list[list[float]] = field(default_factory=list)
+    # of the least probable token in its place
+    min_logprobs: list[float] = field(default_factory=list)
 
     def clear(self) -> None:
         """Drop all scores."""

@@ -9,20 +9,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 from runner_base import ConfigError
-from runner_engine.sessions.base import (
-    Capability,
-    Completion,
-    Event,
-    Request,
-    RequestId,
-    require_among,
-)
+from runner_engine.sessions.base import Capability, Completion, Event, Request, RequestId, require_among
 
 log = logging.getLogger(__name__)
 
-Listener = Callable[
-    [Event | Exception], None
-]  # called in the thread that steps, so it must be quick
+# called in the thread that steps, so it must be quick
+Listener = Callable[[Event | Exception], None]
 
 
 class Session(ABC):
@@ -36,9 +28,8 @@ class Session(ABC):
     def __init__(self, capabilities: frozenset[Capability]) -> None:
         self._capabilities = capabilities
         self._changed = threading.Condition()
-        self._driving = (
-            threading.RLock()
-        )  # locked during a step, so that `close` waits until it has ended
+        # locked during a step, so that `close` waits until it has ended
+        self._driving = threading.RLock()
         self._admitting: set[RequestId] = set()
         self._left: dict[RequestId, int] = {}  # completions that are still to come
         self._listeners: dict[RequestId, Listener] = {}
@@ -101,11 +92,7 @@ class Session(ABC):
         with self._changed:
             self._check_open()
             for request in requests:
-                if (
-                    request.id in self._left
-                    or request.id in self._admitting
-                    or request.id in entering
-                ):
+                if request.id in self._left or request.id in self._admitting or request.id in entering:
                     raise ConfigError(
                         f"request {request.id} is under way already: give each request an id of its own"
                     )
@@ -211,6 +198,4 @@ def notify(listener: Listener, event: Event | Exception) -> None:
     try:
         listener(event)
     except Exception:
-        log.exception(
-            "the listener of request %s has failed: the others continue", getattr(event, "id", "")
-        )
+        log.exception("the listener of request %s has failed: the others continue", getattr(event, "id", ""))

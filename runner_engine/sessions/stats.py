@@ -35,41 +35,30 @@ class EngineStats:
     rows_waiting: int = 0
     kv_tokens: int = 0  # now: tokens in the KV cache, if the engine knows
     kept_tokens: int = 0  # now: tokens in the prompt cache
-    packed_mib: float = (
-        0.0  # now: weights in the kernels' layout; they replace the checkpoint's pages
-    )
+    packed_mib: float = 0.0  # now: weights in the kernels' layout; they replace the checkpoint's pages
     under_way: float = 0.0  # now: progress of the rows alive, as a number of completions
     peak_rows: int = 0  # most rows at once so far
     peak_kv_bytes: int = 0  # most bytes of the KV cache so far
-    peak_pass_tokens: int = (
-        0  # most tokens that one pass has read, and most for which it computed logits
-    )
+    peak_pass_tokens: int = 0  # most tokens that one pass has read, and most for which it computed logits
     peak_pass_logits: int = 0
     peak_activation_bytes: int = 0  # what such a pass needs, computed from its shapes; 0 if unknown
     peak_cuda_bytes: int = 0  # of the allocator, if the whole model is on GPUs
-    can_continue: bool = (
-        False  # an answer that was begun goes on with the tokens that it would have had
-    )
+    can_continue: bool = False  # an answer that was begun goes on with the tokens that it would have had
     rows_are_independent: bool = (
         False  # known: the bits of a row's answer are the same whatever rows go along
     )
-    expert_use: str = (
-        ""  # of a mixture: how unevenly its experts were used, once enough choices were counted
-    )
+    expert_use: str = ""  # of a mixture: how unevenly its experts were used, once enough choices were counted
     decoding_graphs: str = ""  # on a GPU: how many steps were recorded ones, or why none was
     notes: list[str] = field(default_factory=list)  # deviations from what was requested
     # one entry per process, if the engine has several; set when a session ends with nothing under
     # way
     processes: list[dict[str, float]] = field(default_factory=list)
-    servers: list[dict[str, Any]] = field(
-        default_factory=list
-    )  # one entry per server, if the model has several
+    # one entry per server, if the model has several
+    servers: list[dict[str, Any]] = field(default_factory=list)
 
     def __sub__(self, earlier: EngineStats) -> EngineStats:
         totals = {name: getattr(self, name) - getattr(earlier, name) for name in TOTALS}
-        totals |= {
-            name: summed(getattr(self, name), getattr(earlier, name), -1) for name in BY_PLACE
-        }
+        totals |= {name: summed(getattr(self, name), getattr(earlier, name), -1) for name in BY_PLACE}
         return replace(self, **totals, notes=[], processes=[])
 
     def __add__(self, later: EngineStats) -> EngineStats:
@@ -77,19 +66,14 @@ class EngineStats:
         totals |= {name: summed(getattr(self, name), getattr(later, name)) for name in BY_PLACE}
         peaks = [field.name for field in fields(self) if field.name.startswith("peak_")]
         highest = {name: max(getattr(self, name), getattr(later, name)) for name in peaks}
-        return replace(
-            later, **totals, **highest, notes=list(dict.fromkeys(self.notes + later.notes))
-        )
+        return replace(later, **totals, **highest, notes=list(dict.fromkeys(self.notes + later.notes)))
 
     def own_memory(self, weight_mib: float | None) -> dict[str, float]:
         """Peak memory attributable to a model with these weights; empty if the engine cannot know
         it."""
         if weight_mib is None or not self.peak_activation_bytes:
             return {}
-        parts = {
-            "kv_peak_mib": self.peak_kv_bytes / MIB,
-            "activation_mib": self.peak_activation_bytes / MIB,
-        }
+        parts = {"kv_peak_mib": self.peak_kv_bytes / MIB, "activation_mib": self.peak_activation_bytes / MIB}
         if cuda_mib := self.peak_cuda_bytes / MIB:
             return parts | {"cuda_peak_mib": cuda_mib, "model_mib": cuda_mib}
         return parts | {"model_mib": weight_mib + sum(parts.values())}
@@ -99,9 +83,8 @@ class EngineStats:
         """The metrics of speed; empty if the engine cannot measure its model."""
         if not self.prefill_s:
             return {}
-        decoded = (
-            {"decode_tok_per_s": self.decode_tok_per_s} if self.decode_tokens else {}
-        )  # else no row went on
+        # else no row went on
+        decoded = {"decode_tok_per_s": self.decode_tok_per_s} if self.decode_tokens else {}
         return {
             "prefill_tok_per_s": self.prefill_tok_per_s,
             **decoded,
@@ -129,9 +112,7 @@ class EngineStats:
     def busy_shares(self) -> list[float]:
         """The share of the time with requests under way that each process spent computing."""
         seconds = self.prefill_s + self.decode_s
-        return [
-            min(1.0, process["busy_s"] / seconds) if seconds else 0.0 for process in self.processes
-        ]
+        return [min(1.0, process["busy_s"] / seconds) if seconds else 0.0 for process in self.processes]
 
     @property
     def process_metrics(self) -> dict[str, float]:
@@ -156,8 +137,7 @@ class EngineStats:
             return tables
         busy, peaks = self.busy_shares, [process["peak_rss_mib"] for process in self.processes]
         rows = [
-            part | {"busy_share": busy[(at := part["process"])], "peak_rss_mib": peaks[at]}
-            for part in parts
+            part | {"busy_share": busy[(at := part["process"])], "peak_rss_mib": peaks[at]} for part in parts
         ]
         return tables | {"the parts of the model": rows}
 

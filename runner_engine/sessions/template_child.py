@@ -135,9 +135,8 @@ def render(template: str, values: dict[str, Any], most_characters: int) -> tuple
 def main() -> None:
     """Render each conversation from stdin until it is closed."""
     for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(
-            number, signal.SIG_IGN
-        )  # they are for the runner, which closes stdin when it ends
+        # they are for the runner, which closes stdin when it ends
+        signal.signal(number, signal.SIG_IGN)
     cpu_s, memory, most_characters = float(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     with suppress(ValueError, OSError):  # not all systems have this limit
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
@@ -145,9 +144,8 @@ def main() -> None:
     stdin, stdout = sys.stdin.buffer, sys.stdout.buffer
     while head := stdin.read(LENGTH.size):
         conversation = stdin.read(*LENGTH.unpack(head))
-        signal.setitimer(
-            signal.ITIMER_PROF, cpu_s
-        )  # its signal ends the process, also during a call into C
+        # its signal ends the process, also during a call into C
+        signal.setitimer(signal.ITIMER_PROF, cpu_s)
         template, values = marshal.loads(conversation)
         outcome, text = render(template, values, most_characters)
         answer = outcome + text.encode("utf-8", "surrogatepass")

@@ -74,9 +74,7 @@ class Thought:
 class ThoughtReader:
     """Follows the thinking of rows, token by token."""
 
-    def __init__(
-        self, tokenizer: Any, tags: Tags, raw_text: Callable[[Sequence[int]], str]
-    ) -> None:
+    def __init__(self, tokenizer: Any, tags: Tags, raw_text: Callable[[Sequence[int]], str]) -> None:
         self.tokenizer, self.tags, self.raw_text = tokenizer, tags, raw_text
         self._last_characters = frozenset(mark[-1] for tag in tags for mark in tag[:2])
         self._may_end: dict[int, bool] = {}  # whether a token may be the last one of a tag
@@ -123,14 +121,8 @@ class ThoughtReader:
                 thought.begins_at = thought.seen - was_undecided
             thought.tag = found.tag
             return
-        begin = (
-            thought.forced_at
-            if is_forced
-            else self._begin_of(found.tag.closing, tokens[: thought.seen])
-        )
-        thought.tokens += max(
-            begin - (thought.answer_from if thought.tag is None else thought.begins_at), 0
-        )
+        begin = thought.forced_at if is_forced else self._begin_of(found.tag.closing, tokens[: thought.seen])
+        thought.tokens += max(begin - (thought.answer_from if thought.tag is None else thought.begins_at), 0)
         thought.tag, thought.answer_from = None, thought.seen - was_undecided
 
     def close(self, thought: Thought, tokens: Sequence[int]) -> None:
@@ -170,16 +162,12 @@ class ThoughtReader:
         if known is None:
             if len(self._may_end) >= MAX_CACHED:
                 self._may_end.clear()
-            known = self._may_end[token] = not self._last_characters.isdisjoint(
-                self.raw_text([token])
-            )
+            known = self._may_end[token] = not self._last_characters.isdisjoint(self.raw_text([token]))
         return known
 
     def _begin_of(self, mark: str, tokens: Sequence[int]) -> int:
         """Return how many tokens are before the last occurrence of a tag."""
-        return next(
-            (at for at in range(len(tokens) - 1, -1, -1) if mark in self.raw_text(tokens[at:])), 0
-        )
+        return next((at for at in range(len(tokens) - 1, -1, -1) if mark in self.raw_text(tokens[at:])), 0)
 
 
 def end_text(tag: Tag, end: str | None) -> str:
@@ -194,14 +182,9 @@ def end_tokens(tokenizer: Any, tag: Tag, end: str | None) -> list[int]:
     text = end_text(tag, end)
     name = str(getattr(tokenizer, "name_or_path", "the model"))
     before = ids_of(tokenizer, "a", special=False, named=name)
-    whole = ids_of(
-        tokenizer, "a" + text, special=False, named=name
-    )  # alone, some texts begin with another space
-    return (
-        whole[len(before) :]
-        if whole[: len(before)] == before
-        else ids_of(tokenizer, text, False, name)
-    )
+    # alone, some texts begin with another space
+    whole = ids_of(tokenizer, "a" + text, special=False, named=name)
+    return whole[len(before) :] if whole[: len(before)] == before else ids_of(tokenizer, text, False, name)
 
 
 def tags_of(generation: GenerationConfig, tokenizer: Any = None) -> Tags:

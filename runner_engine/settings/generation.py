@@ -50,17 +50,14 @@ class GenerationConfig(SamplingKeys):
     max_new_tokens: int = setting(256, takes=least(1))
     temperature: float | None = 0.0  # null: of generation=model alone
     batch_size: int | None = setting(None, takes=least(1, ", or null for what fits"))
+    # or a mapping
     speculate: Any = setting(
-        "auto",
-        Inert("a guessed token counts only if the model gives the same", measured=True, only=INERT),
-    )  # or a mapping
-
-    kv_cache: Any = setting(
-        "as_model", UNLESS_DEFAULT
-    )  # or a mapping: OmegaConf has no type for a text or a mapping
-    thinking_tokens: int | None = setting(
-        None, UNLESS_DEFAULT, takes=least(0, ", or null for no budget")
+        "auto", Inert("a guessed token counts only if the model gives the same", measured=True, only=INERT)
     )
+
+    # or a mapping: OmegaConf has no type for a text or a mapping
+    kv_cache: Any = setting("as_model", UNLESS_DEFAULT)
+    thinking_tokens: int | None = setting(None, UNLESS_DEFAULT, takes=least(0, ", or null for no budget"))
     thinking_end: Text | None = setting(None, UNLESS_DEFAULT)
     thinking_tags: list[str] = field(default_factory=list, metadata={"counts": UNLESS_DEFAULT})
 
@@ -78,9 +75,7 @@ class GenerationConfig(SamplingKeys):
         check_thinking(self)
         check_sampling("generation.", self)
         is_greedy = self.temperature == 0
-        idle = (
-            active_parameters(self, lambda parameter: not parameter.for_greedy) if is_greedy else {}
-        )
+        idle = active_parameters(self, lambda parameter: not parameter.for_greedy) if is_greedy else {}
         if idle:
             words, off = (
                 " and ".join(f"generation.{name}={value:g}" for name, value in values.items())
@@ -112,9 +107,7 @@ class GenerationConfig(SamplingKeys):
         chosen: dict[str, Any] = {}
         for key, neutral in NEUTRAL.items():
             default = own.get(key) if self.temperature or PARAMETERS[key].for_greedy else None
-            chosen[key] = next(
-                it for it in (getattr(self, key), default, neutral) if it is not None
-            )
+            chosen[key] = next(it for it in (getattr(self, key), default, neutral) if it is not None)
         return replace(self, **chosen)
 
     def describe(self, own: Mapping[str, Any]) -> str:
@@ -124,8 +117,7 @@ class GenerationConfig(SamplingKeys):
         for key, neutral in NEUTRAL.items():
             if (value := getattr(effective, key)) != neutral:
                 words.append(
-                    f"{key} {value:g}"
-                    + (" (the model's own)" if getattr(self, key) is None else "")
+                    f"{key} {value:g}" + (" (the model's own)" if getattr(self, key) is None else "")
                 )
         return ", ".join(words)
 
@@ -135,11 +127,7 @@ class GenerationConfig(SamplingKeys):
         return False
 
     def closed(
-        self,
-        values: Mapping[str, float],
-        sources: Mapping[str, str],
-        file: str,
-        max_new_tokens: int | None,
+        self, values: Mapping[str, float], sources: Mapping[str, str], file: str, max_new_tokens: int | None
     ) -> GenerationConfig:
         """Return it with the settings of the model's files where its keys leave them open: nothing
         is open here."""
@@ -154,11 +142,7 @@ class GenerationConfig(SamplingKeys):
         """Return notes about the model's own settings that no engine here knows."""
         ignored = [f"{key}={own[key]}" for key, off in IGNORED_SETTINGS.items() if own.get(key) not in (None, off)
                    and (self.temperature or key not in IGNORED_ONLY_IN_SAMPLING)]  # fmt: skip
-        return (
-            [f"ignored from the model's generation_config.json: {', '.join(ignored)}"]
-            if ignored
-            else []
-        )
+        return [f"ignored from the model's generation_config.json: {', '.join(ignored)}"] if ignored else []
 
 
 USUAL_NEW_TOKENS = 512  # of generation=model, where the model's files name no length
@@ -189,11 +173,7 @@ class ModelGeneration(GenerationConfig):
         return (self.max_new_tokens or USUAL_NEW_TOKENS) + (self.thinking_tokens or 0)
 
     def closed(
-        self,
-        values: Mapping[str, float],
-        sources: Mapping[str, str],
-        file: str,
-        max_new_tokens: int | None,
+        self, values: Mapping[str, float], sources: Mapping[str, str], file: str, max_new_tokens: int | None
     ) -> ModelGeneration:
         """Return it with the values of the model's files where the user has given none."""
         given = {name: getattr(self, name) for name in OF_PUBLISHER} | {
@@ -201,20 +181,12 @@ class ModelGeneration(GenerationConfig):
         }
         published: dict[str, Any] = {**values, "max_new_tokens": max_new_tokens or USUAL_NEW_TOKENS}
         named_length = (
-            f"from {file}"
-            if max_new_tokens
-            else "the usual length here, as the file does not name one"
+            f"from {file}" if max_new_tokens else "the usual length here, as the file does not name one"
         )
         of_files = {**sources, "max_new_tokens": named_length}
-        if given["temperature"] == 0 or (
-            given["temperature"] is None and not values["temperature"]
-        ):
-            published |= {
-                name: NEUTRAL[name] for name in OF_PUBLISHER[1:] if not PARAMETERS[name].for_greedy
-            }
-        chosen = {
-            name: published[name] if value is None else value for name, value in given.items()
-        }
+        if given["temperature"] == 0 or (given["temperature"] is None and not values["temperature"]):
+            published |= {name: NEUTRAL[name] for name in OF_PUBLISHER[1:] if not PARAMETERS[name].for_greedy}
+        chosen = {name: published[name] if value is None else value for name, value in given.items()}
         closed = replace(self, **chosen)
         for name, value in given.items():
             closed._sources[name] = of_files[name] if value is None else "as given"

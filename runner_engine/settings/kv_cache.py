@@ -38,12 +38,8 @@ class KvCache:
     keys: KvNumbers = KvNumbers.as_model
     values: KvNumbers = KvNumbers.as_model
     rotate: bool = False  # the numbers of a head, before they are rounded
-    first_tokens: KvNumbers | None = (
-        None  # as_model: those of each text are stored in the model's numbers
-    )
-    layers: tuple[
-        tuple[int, KvNumbers], ...
-    ] = ()  # those that are stored otherwise; -1 is the last one
+    first_tokens: KvNumbers | None = None  # as_model: those of each text are stored in the model's numbers
+    layers: tuple[tuple[int, KvNumbers], ...] = ()  # those that are stored otherwise; -1 is the last one
 
     as_model: ClassVar[KvCache]
     int8: ClassVar[KvCache]
@@ -69,11 +65,7 @@ class KvCache:
         """What a job says of it."""
         kinds = {self.keys, self.values, *(numbers for _, numbers in self.layers)}
         scales = [SCALES[one] for one in KvNumbers if one in kinds and one in SCALES]
-        first = (
-            [f"the first {FIRST_TOKENS} tokens of a text as the model's"]
-            if self.first_tokens
-            else []
-        )
+        first = [f"the first {FIRST_TOKENS} tokens of a text as the model's"] if self.first_tokens else []
         return ", ".join([str(self), *["rotated"] * self.rotate, *scales, *first])
 
     def of_layer(self, layer: int, layers: int) -> tuple[KvNumbers, KvNumbers]:
@@ -96,11 +88,7 @@ class KvCache:
         name = next((name for name, known in SHORT_NAMES.items() if known == self), None)
         if name is not None:
             return name
-        parts = [
-            f"keys: {self.keys}",
-            f"values: {self.values}",
-            f"rotate: {str(self.rotate).lower()}",
-        ]
+        parts = [f"keys: {self.keys}", f"values: {self.values}", f"rotate: {str(self.rotate).lower()}"]
         if self.first_tokens:
             parts.append(f"first_tokens: {self.first_tokens}")
         if self.layers:
@@ -141,9 +129,7 @@ def _of_mapping(given: Mapping[Any, Any]) -> KvCache:
     known = {one.name for one in fields(KvCache)}
     if unknown := [str(name) for name in given if name not in known]:
         raise _wrong(_flow(given), f"it has no key {unknown[0]}")
-    keys, values = (
-        _numbers(given, given.get(side, KvNumbers.as_model)) for side in ("keys", "values")
-    )
+    keys, values = (_numbers(given, given.get(side, KvNumbers.as_model)) for side in ("keys", "values"))
     rotate = given.get("rotate", KvNumbers.int4 in (keys, values))
     if not isinstance(rotate, bool):
         raise _wrong(_flow(given), f"rotate is {rotate!r}, and must be true or false")
@@ -158,8 +144,7 @@ def _of_mapping(given: Mapping[Any, Any]) -> KvCache:
     alone = [name for name in ("rotate", "first_tokens") if getattr(found, name)]
     if alone and not found.in_bytes:
         raise _wrong(
-            _flow(given),
-            f"{alone[0]} alone changes nothing: give keys or values fewer bits, or leave it out",
+            _flow(given), f"{alone[0]} alone changes nothing: give keys or values fewer bits, or leave it out"
         )
     return found
 

@@ -75,11 +75,7 @@ class LoraConfig:
     @property
     def merges_first(self) -> bool:
         """Whether that is done before the model is quantized."""
-        return (
-            isinstance(self, AdapterConfig)
-            and self.merge
-            and self.merge_order is MergeOrder.merge_first
-        )
+        return isinstance(self, AdapterConfig) and self.merge and self.merge_order is MergeOrder.merge_first
 
 
 @dataclass
@@ -95,9 +91,7 @@ class AdapterConfig(LoraConfig):
     adapts: ClassVar[bool] = True
     module: ClassVar[str]  # applies the adapter to a model
     is_single_file: ClassVar[bool] = False
-    usual_rope: ClassVar[str | None] = (
-        None  # with which adapters of this format were mostly trained
-    )
+    usual_rope: ClassVar[str | None] = None  # with which adapters of this format were mostly trained
 
     def __post_init__(self) -> None:
         check_keys("lora", self)
@@ -140,8 +134,7 @@ class AdapterConfig(LoraConfig):
                 "lora.merge_order=merge_first or quantize_first"
             )
         if not all(
-            choice.source is CheckpointSource.plain and choice.quantizes_layers()
-            for choice in mix.choices
+            choice.source is CheckpointSource.plain and choice.quantizes_layers() for choice in mix.choices
         ):
             raise ConfigError(
                 f"lora.merge=true with quantization={label}, lora.merge_order={self.merge_order}: it quantizes no "

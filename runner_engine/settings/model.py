@@ -7,18 +7,7 @@ from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any, ClassVar
 
-from runner_base import (
-    HASHED,
-    MISSING,
-    ConfigError,
-    Dtype,
-    Inert,
-    check,
-    check_keys,
-    filled,
-    setting,
-    within,
-)
+from runner_base import HASHED, MISSING, ConfigError, Dtype, Inert, check, check_keys, filled, setting, within
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.settings.generation import GenerationConfig, require_no_scheduler
 from runner_engine.settings.lora import LoraConfig
@@ -44,9 +33,7 @@ class ModelConfig:
 
     module: ClassVar[str]  # describes a kind of model that a caller has besides those of the engine
     key: ClassVar[str] = "model"  # the prefix of these keys
-    has_weights: ClassVar[bool] = (
-        False  # on this machine: its own, or those of the local model within it
-    )
+    has_weights: ClassVar[bool] = False  # on this machine: its own, or those of the local model within it
     local_part: ClassVar[str | None] = None  # the key of the local model within it, if it has one
     is_on_server: ClassVar[bool] = False  # nothing of it is on this machine
     publishes_settings: ClassVar[bool] = (
@@ -83,20 +70,15 @@ class LocalModelConfig(ModelConfig):
     dtype: Dtype = Dtype.auto
     attention: Attention = Attention.auto
     device_map: str | None = None
-    max_memory: Any = (
-        None  # {place: size}; OmegaConf has no type for keys that are numbers or words
-    )
+    max_memory: Any = None  # {place: size}; OmegaConf has no type for keys that are numbers or words
     threads: int | None = setting(
         None, takes=within(1, MAX_THREADS, f"must lie in 1..{MAX_THREADS:,}, or be null")
     )
     shape: str | None = setting(None, HASHED)
-    random_weights: bool = setting(
-        False, Inert("the recipe of the noise and the shape are hashed instead")
-    )
+    random_weights: bool = setting(False, Inert("the recipe of the noise and the shape are hashed instead"))
     trust_remote_code: bool = False
-    chat_template_kwargs: dict[str, Any] = field(
-        default_factory=dict
-    )  # variables of its chat template
+    # variables of its chat template
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     check_memory: bool = setting(True, Inert("rejects a model that would not fit"))
 
     has_weights: ClassVar[bool] = True
@@ -125,26 +107,16 @@ class LocalModelConfig(ModelConfig):
             f"{prefix}.device=cpu"
         )
         check(kind != "mps", f"{prefix}.device", self.device, no_metal)
-        known = kind in ("auto", "cpu", "cuda") and (
-            not index or (kind == "cuda" and index.isdigit())
-        )
+        known = kind in ("auto", "cpu", "cuda") and (not index or (kind == "cuda" and index.isdigit()))
         check(known, f"{prefix}.device", self.device, "use auto, cpu, cuda or cuda:N")
         for name in self.chat_template_kwargs:
             is_valid = name not in TEMPLATE_ARGUMENTS_OF_RUNNER and name.isidentifier()
             need = "give names that the chat template reads, e.g. enable_thinking"
             check(is_valid, f"{prefix}.chat_template_kwargs", name, need)
         spread, sizes = self.device_map, self.max_memory
+        check(spread in (None, "auto"), f"{prefix}.device_map", spread, "use auto, or null for one device")
         check(
-            spread in (None, "auto"),
-            f"{prefix}.device_map",
-            spread,
-            "use auto, or null for one device",
-        )
-        check(
-            sizes is None or isinstance(sizes, dict),
-            f"{prefix}.max_memory",
-            sizes,
-            "give {0: 3GB, cpu: 8GB}",
+            sizes is None or isinstance(sizes, dict), f"{prefix}.max_memory", sizes, "give {0: 3GB, cpu: 8GB}"
         )
         self.max_memory = {str(place): str(size) for place, size in (sizes or {}).items()} or None
         for place, size in (self.max_memory or {}).items():
@@ -152,9 +124,7 @@ class LocalModelConfig(ModelConfig):
                 f"{prefix}.max_memory.{place}",
                 re.fullmatch(r"\d+(\.\d+)?[KMG]i?B", size) is not None,
             )
-            check(
-                place == "cpu" or place.isdigit(), key, size, "name a place: a GPU's number, or cpu"
-            )
+            check(place == "cpu" or place.isdigit(), key, size, "name a place: a GPU's number, or cpu")
             check(is_size, key, size, "give a size such as 3GB or 800MiB")
         if self.max_memory and self.device_map is None:
             raise ConfigError(
@@ -192,12 +162,8 @@ def local_model(model: ModelConfig) -> LocalModelConfig:
         return within
     if isinstance(model, LocalModelConfig):
         return model
-    shared = {item.name for item in fields(model)} & {
-        item.name for item in fields(LocalModelConfig)
-    }
-    return LocalModelConfig(
-        **{"name": model.name} | {name: getattr(model, name) for name in shared}
-    )
+    shared = {item.name for item in fields(model)} & {item.name for item in fields(LocalModelConfig)}
+    return LocalModelConfig(**{"name": model.name} | {name: getattr(model, name) for name in shared})
 
 
 def require_own_weights(

@@ -40,9 +40,7 @@ class Rope2dConfig(RopeConfig):
 class RopeScalingConfig(RopeConfig):
     """Shared key of transformers' own scalings: how many times longer the context becomes."""
 
-    factor: float = setting(
-        MISSING, takes=Takes(lambda value: 1 <= value < math.inf, "must be 1 or more")
-    )
+    factor: float = setting(MISSING, takes=Takes(lambda value: 1 <= value < math.inf, "must be 1 or more"))
 
 
 @dataclass
@@ -97,10 +95,7 @@ class RopeLlama3Config(RopeLengthScalingConfig):
         super().__post_init__()
         need = f"must be more than rope.low_freq_factor={self.low_freq_factor}"
         check(
-            self.high_freq_factor > self.low_freq_factor,
-            "rope.high_freq_factor",
-            self.high_freq_factor,
-            need,
+            self.high_freq_factor > self.low_freq_factor, "rope.high_freq_factor", self.high_freq_factor, need
         )
 
 

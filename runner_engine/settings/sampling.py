@@ -30,9 +30,7 @@ class Parameter:
     high: float
     excludes_low: bool = False
     least: float = 0.0  # the smallest value above 0: with a smaller one, logits would overflow
-    in_openai: bool = (
-        False  # whether OpenAI's API has this field; vLLM's, ours and others' have all of them
-    )
+    in_openai: bool = False  # whether OpenAI's API has this field; vLLM's, ours and others' have all of them
     for_greedy: bool = False  # whether it can also change which token is the likeliest
 
     @property
@@ -43,11 +41,7 @@ class Parameter:
             return f"must be a whole number in {self.low}..{self.high}{off}"
         if self.least:
             return f"must be {self.low:g}, or lie in {self.least:g}..{self.high:g}{off}"
-        span = (
-            f"({self.low:g}, {self.high:g}]"
-            if self.excludes_low
-            else f"{self.low:g}..{self.high:g}"
-        )
+        span = f"({self.low:g}, {self.high:g}]" if self.excludes_low else f"{self.low:g}..{self.high:g}"
         return f"must lie in {span}{off}"
 
     def fits(self, value: Any) -> bool:
@@ -71,13 +65,7 @@ def is_number(value: Any, kind: type[int] | type[float]) -> bool:
 
 
 def _parameter(
-    meaning: str,
-    neutral: float,
-    low: float,
-    high: float,
-    *,
-    counts: Unless | None = None,
-    **more: float,
+    meaning: str, neutral: float, low: float, high: float, *, counts: Unless | None = None, **more: float
 ) -> Any:
     parameter = {"meaning": meaning, "neutral": neutral, "low": low, "high": high, **more}
     return field(default=None, metadata={"parameter": parameter, "counts": counts})
@@ -112,8 +100,12 @@ class SamplingKeys:
     )
     frequency_penalty: float | None = _parameter(
         "above 0: tokens become less likely with each occurrence in the answer",
-        0.0, -2, 2, in_openai=True, for_greedy=True,
-    )  # fmt: skip
+        0.0,
+        -2,
+        2,
+        in_openai=True,
+        for_greedy=True,
+    )
     presence_penalty: float | None = _parameter(
         "above 0: tokens that occur in the answer become less likely",
         0.0,
@@ -141,9 +133,7 @@ def _table() -> dict[str, Parameter]:
     hints = get_type_hints(SamplingKeys)
     return {
         field.name: Parameter(
-            field.name,
-            int if hints[field.name] == int | None else float,
-            **field.metadata["parameter"],
+            field.name, int if hints[field.name] == int | None else float, **field.metadata["parameter"]
         )
         for field in fields(SamplingKeys)
     }
@@ -219,9 +209,7 @@ def check_sampling(prefix: str, sampling: SamplingKeys) -> None:
         check(value is None or one.fits(value), f"{prefix}{name}", value, one.need)
 
 
-def active_parameters(
-    sampling: SamplingKeys, among: Callable[[Parameter], bool]
-) -> dict[str, float]:
+def active_parameters(sampling: SamplingKeys, among: Callable[[Parameter], bool]) -> dict[str, float]:
     """Return the parameters, among the selected ones, whose value has an effect."""
     values = {name: getattr(sampling, name) for name in NEUTRAL if among(PARAMETERS[name])}
     return {name: value for name, value in values.items() if value not in (None, NEUTRAL[name])}

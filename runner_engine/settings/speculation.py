@@ -83,9 +83,7 @@ class Speculate:
             return name
         given = {item.name: getattr(self, item.name) for item in fields(self)}
         usual = {"tokens": USUAL_TOKENS}
-        return _flow(
-            {name: value for name, value in given.items() if value not in (None, usual.get(name))}
-        )
+        return _flow({name: value for name, value in given.items() if value not in (None, usual.get(name))})
 
 
 Speculate.auto = Speculate()
@@ -137,9 +135,7 @@ def _of_mapping(given: Mapping[Any, Any]) -> Speculate:
         raise _wrong(_flow(given), f"{of_draft[0]} is of a draft model, and kind is {kind}")
     if kind in (Guesser.off, Guesser.auto):
         if "tokens" in given:
-            raise _wrong(
-                _flow(given), f"tokens is for the kinds ngram, draft and mtp, and kind is {kind}"
-            )
+            raise _wrong(_flow(given), f"tokens is for the kinds ngram, draft and mtp, and kind is {kind}")
         return Speculate(kind)
     if kind is Guesser.draft and not _named(model, quantization, layers):
         quantization = DRAFT_QUANTIZATION

@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-Schemas = Sequence[
-    Mapping[str, Any]
-]  # functions as they were offered: name, description, parameters (JSON schema)
+# functions as they were offered: name, description, parameters (JSON schema)
+Schemas = Sequence[Mapping[str, Any]]
 
 
 class Malformed(ValueError):
@@ -25,9 +24,7 @@ class ToolCall:
 
     def __str__(self) -> str:
         """Return the call as Python writes it."""
-        return (
-            f"{self.name}({', '.join(f'{key}={value!r}' for key, value in self.arguments.items())})"
-        )
+        return f"{self.name}({', '.join(f'{key}={value!r}' for key, value in self.arguments.items())})"
 
 
 @dataclass(frozen=True)
@@ -51,9 +48,7 @@ def call_of(
         value = value["function"]
     name = next((value[key] for key in names if key in value), None)
     if not isinstance(name, str) or not name:
-        raise Malformed(
-            f"a call names its function as {names[0]!r}, and this does not: {_shown(value)}"
-        )
+        raise Malformed(f"a call names its function as {names[0]!r}, and this does not: {_shown(value)}")
     arguments: Any = next((value[key] for key in keys if key in value), {})
     return ToolCall(name, arguments_of(name, arguments))
 

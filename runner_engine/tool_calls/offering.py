@@ -17,10 +17,7 @@ IN_SYSTEM = """You may call functions. These are offered, as JSON:
 If some of them do what the user asks for, answer with nothing but calls, such as:
 {example}
 If none does, call nothing, and answer in words."""
-EXAMPLE = (
-    ToolCall("function_name", {"parameter": "value"}),
-    ToolCall("other_function", {"parameter": 1}),
-)
+EXAMPLE = (ToolCall("function_name", {"parameter": "value"}), ToolCall("other_function", {"parameter": 1}))
 
 
 def in_system(schemas: Sequence[Mapping[str, Any]], form: Form, system: str | None = None) -> str:

@@ -24,9 +24,17 @@ NO_JSON = r"/[^\s{\[`<](.|\n)*/"
 NO_PYTHON = r"/([^\s\[<A-Za-z_]|[A-Za-z_][\w.]*[^\w.(])(.|\n)*/ | /[A-Za-z_][\w.]*/"
 # what a schema of parameters may say where they are written one by one
 KNOWN = {
-    "type", "properties", "required", "additionalProperties", "$defs", "definitions", "title",
-    "description", "$schema", "strict",
-}  # fmt: skip
+    "type",
+    "properties",
+    "required",
+    "additionalProperties",
+    "$defs",
+    "definitions",
+    "title",
+    "description",
+    "$schema",
+    "strict",
+}
 SHAPES = {"enum", "const", "minLength", "maxLength", "pattern", "format"}
 PYTHON_ESCAPES = '"\\bfnrt'  # those that mean the same in a string of Python
 
@@ -111,9 +119,7 @@ def plain_value(form: str, name: str, schema: Mapping[str, Any], end: str, mark:
     values = schema.get("enum", [schema.get("const")])
     if set(schema) & SHAPES - {"enum", "const"} or not all(isinstance(one, str) for one in values):
         shape = ", ".join(sorted(SHAPES & set(schema)))
-        raise ConfigError(
-            f"{name}: the form {form} has no quotes, so {shape} of a text is not held"
-        )
+        raise ConfigError(f"{name}: the form {form} has no quotes, so {shape} of a text is not held")
     if odd := [one for one in values if one != one.strip("\n") or mark.strip() in one]:
         raise ConfigError(f"{name}: the form {form} cannot write {odd[0]!r}")
     return f"({' | '.join(map(quoted, values))}) {end}"

@@ -27,9 +27,7 @@ def test_the_normal_test_of_few_contested_questions_is_wrong_and_the_exact_one_i
     from simulation import Limits
 
     three_won = np.array([True] * 3 + [False] * 7)
-    assert tests_of_others.contested_wald(three_won & False, three_won) == 0, (
-        "as olmo-eval says itself"
-    )
+    assert tests_of_others.contested_wald(three_won & False, three_won) == 0, "as olmo-eval says itself"
     monkeypatch.setattr(tests_of_others, "SETTINGS", [(50, 0.9, 0.9, 0.1)])
     monkeypatch.setattr(tests_of_others, "OF_CLUSTERS", [])
     limits = Limits()

@@ -20,9 +20,7 @@ def test_beside_the_others_few_further_passes_are_needed() -> None:
     try:
         engine.load()
         work = Work(config, engine)
-        (none, _, plain), (few, _, beside), (also, _, alone) = map(
-            work.count, ("not at all", BESIDE, ALONE)
-        )
+        (none, _, plain), (few, _, beside), (also, _, alone) = map(work.count, ("not at all", BESIDE, ALONE))
     finally:
         engine.close()
     assert (none, few, also) == (0, 5, 5)

@@ -33,8 +33,6 @@ def test_each_type_has_a_line_beside_plain_panels() -> None:
     command = [sys.executable, str(BENCH / "block_speed.py"), *chosen]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    table = [
-        line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")
-    ]
+    table = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")]
     names = [line[0] for line in table if len(line) == 4 and line[0] not in ("GFLOP/s", "---")]
     assert names == ["float32", "Q4_K", "Q4_K x int8", "Q8_0", "Q8_0 x int8"]

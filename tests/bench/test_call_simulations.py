@@ -33,9 +33,7 @@ def test_answers_that_guesses_have_changed_are_judged_by_what_is_true() -> None:
         false = sum(decision.finding != "no difference shown" for decision in same)
         assert Rate(false, 60).low <= 0.05
     wrong = [drawn(generator, 1319, 0.2, "any", 0.3) for _ in range(20)]
-    assert all(
-        decision.finding == "worse" and decision.verdict not in GOOD for decision, _ in wrong
-    )
+    assert all(decision.finding == "worse" and decision.verdict not in GOOD for decision, _ in wrong)
     assert all(0.05 < lost < 0.15 for _, lost in wrong)
 
 
@@ -48,9 +46,7 @@ def test_settings_that_react_to_functions_are_not_called_different() -> None:
     assert questions.parts.shape == (320, 26)
 
     def found(share: float, loss: float, pairs: int) -> tuple[int, int]:
-        ps = [
-            p_of_rows(questions.answered(generator, share, 0.5, (0.0, loss))) for _ in range(pairs)
-        ]
+        ps = [p_of_rows(questions.answered(generator, share, 0.5, (0.0, loss))) for _ in range(pairs)]
         own, alone = (sum(p[at] < 0.05 for p in ps) for at in (0, 1))
         return own, alone
 

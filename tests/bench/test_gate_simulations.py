@@ -79,10 +79,7 @@ def test_the_range_of_a_plan_holds_what_the_true_spread_needs(
 
     monkeypatch.setattr(spread_ranges_null, "CLUSTERED", [(80, 5, 0.1, 0.3, 1)])
     monkeypatch.setattr(spread_ranges_null, "TEXTS", (80,))
-    missed = [
-        *spread_ranges_null.of_clusters(generator, 30),
-        *spread_ranges_null.of_texts(generator, 30),
-    ]
+    missed = [*spread_ranges_null.of_clusters(generator, 30), *spread_ranges_null.of_texts(generator, 30)]
     assert len(missed) == 6
     assert all(rate.low <= 0.06 for rate in missed)
 

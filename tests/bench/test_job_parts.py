@@ -18,31 +18,13 @@ BENCH = Path(__file__).parents[2] / "bench"
 def test_the_parts_are_the_whole_job() -> None:
     if native.kernels() is None:
         pytest.skip("there is no C compiler here")
-    words = [
-        "--model",
-        "embedded",
-        "--gsm8k",
-        "",
-        "--questions",
-        "4",
-        "--new-tokens",
-        "6",
-        "--threads",
-        "1",
-    ]
+    words = ["--model", "embedded", "--gsm8k", "", "--questions", "4", "--new-tokens", "6", "--threads", "1"]
     done = subprocess.run(
-        [sys.executable, str(BENCH / "job_parts.py"), *words],
-        capture_output=True,
-        text=True,
-        check=False,
+        [sys.executable, str(BENCH / "job_parts.py"), *words], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    lines = [
-        line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")
-    ][2:]
+    lines = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")][2:]
     assert [line[0] for line in lines][:2] == ["products of the layers", "attention"]
     shares = [float(line[-1].strip("| %")) for line in lines]
-    assert sum(shares) == pytest.approx(100, abs=0.1 * len(shares)), (
-        "no part is counted twice or left out"
-    )
+    assert sum(shares) == pytest.approx(100, abs=0.1 * len(shares)), "no part is counted twice or left out"
     assert shares[0] > 0

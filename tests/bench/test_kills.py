@@ -13,9 +13,8 @@ from real_vllm import needs_vllm
 
 ROOT = Path(__file__).parents[2]
 LONGEST_S = 1800
-LONGEST_VLLM_S = (
-    3 * 3600
-)  # each of 21 starts takes a minute of a quiet machine, and three of a busy one
+# each of 21 starts takes a minute of a quiet machine, and three of a busy one
+LONGEST_VLLM_S = 3 * 3600
 needs_llama_cpp = pytest.mark.skipif(
     not (ROOT / ".llama_cpp").exists(), reason="llama.cpp is not installed here: make llama_cpp"
 )

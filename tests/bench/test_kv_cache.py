@@ -27,13 +27,10 @@ def test_the_cache_takes_less_memory_and_the_cost_has_an_interval(tiny_llama: Pa
     command += ["--context", "40", "--new", "4", "--texts", "3", "--long", "50"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    lines = [
-        line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")
-    ]
+    lines = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")]
     memory = lines[next(at for at, line in enumerate(lines) if line[0].startswith("MiB")) :]
     plain, eight = (
-        float(next(line for line in memory if line[0] == name)[2].split()[0])
-        for name in ("as_model", "int8")
+        float(next(line for line in memory if line[0] == name)[2].split()[0]) for name in ("as_model", "int8")
     )
     assert 0 < eight < 0.75 * plain
     costs = [line for line in lines if line[0].startswith("after ")]

@@ -21,13 +21,9 @@ def test_the_tables_of_the_page_are_those_of_the_results() -> None:
 def test_the_page_names_each_benchmark_and_each_result_is_of_one() -> None:
     import latest
 
-    scripts = {
-        path.stem for path in BENCH.glob("*.py") if f"python bench/{path.name}" in path.read_text()
-    }
+    scripts = {path.stem for path in BENCH.glob("*.py") if f"python bench/{path.name}" in path.read_text()}
     named = set(
-        re.findall(
-            r"^### .*`python bench/(\w+)\.py`$", (BENCH / "README.md").read_text(), re.MULTILINE
-        )
+        re.findall(r"^### .*`python bench/(\w+)\.py`$", (BENCH / "README.md").read_text(), re.MULTILINE)
     )
     assert named == scripts - {"latest"}
     assert {it.benchmark for it in latest.read()} <= named
@@ -42,10 +38,7 @@ def test_what_a_benchmark_saves_is_in_the_table_in_place_of_older_figures(
     monkeypatch.setattr(sys, "argv", ["bench/startup.py", "--rounds", "3", "--save"])
     for times in ([1.0, 2.0, 9.0], [1.0, 3.0, 1234.5]):
         latest.save(
-            [
-                latest.Figure.of("a job", "s", times, "here"),
-                latest.Figure.of("a job", "s", [4.0], "there"),
-            ]
+            [latest.Figure.of("a job", "s", times, "here"), latest.Figure.of("a job", "s", [4.0], "there")]
         )
     (saved,) = latest.read(tmp_path)
     assert saved.command == "python bench/startup.py --rounds 3"

@@ -84,7 +84,5 @@ def test_a_prompt_that_is_in_the_cache_already_is_no_measurement(
     job = Job("vllm", "folder", "bfloat16", [[5, 6, 7], [5, 6, 8]], [2, 2], None, settings=settings)
     for key, value in stand_in(tmp_path, resets=False).items():
         monkeypatch.setenv(key, value)
-    with pytest.raises(
-        SystemExit, match="3 tokens of the first prompt were in vLLM's prefix cache"
-    ):
+    with pytest.raises(SystemExit, match="3 tokens of the first prompt were in vLLM's prefix cache"):
         run_counts(job, [1, 2])

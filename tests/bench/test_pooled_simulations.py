@@ -9,8 +9,7 @@ pytestmark = pytest.mark.thorough
 
 
 def test_a_plan_from_a_small_sample_holds_its_power_and_the_observed_share_does_not(
-    generator: np.random.Generator,
-    monkeypatch: pytest.MonkeyPatch,
+    generator: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Planned questions: the plan holds its power, and the control falls short."""
     import planning_null
@@ -24,9 +23,7 @@ def test_a_plan_from_a_small_sample_holds_its_power_and_the_observed_share_does_
     assert planning_null.plan(0, 0, 20, False, True) < planning_null.plan(0, 0, 20, False, False)
 
 
-def test_pooled_verdicts_are_true_and_see_more_than_single_tasks(
-    generator: np.random.Generator,
-) -> None:
+def test_pooled_verdicts_are_true_and_see_more_than_single_tasks(generator: np.random.Generator) -> None:
     """Pooled verdicts: they keep their level, and see what no single task shows."""
     from pool_null import SETTINGS, chances, draw, look, on_top, opposite
     from simulation import Rate
@@ -40,9 +37,7 @@ def test_pooled_verdicts_are_true_and_see_more_than_single_tasks(
     assert Rate(seen.covered, 100).high >= 0.94
     assert seen.summed > 50, "the control: summed wins and losses answer another question"
     ten = SETTINGS["ten"]
-    seen = look(
-        draw(generator, ten, [on_top(task, -0.025) for task in ten], 60), Weights.questions, -0.025
-    )
+    seen = look(draw(generator, ten, [on_top(task, -0.025) for task in ten], 60), Weights.questions, -0.025)
     assert seen.worse > 2 * seen.any_single
 
 
@@ -52,9 +47,7 @@ def test_as_many_questions_as_planned_decide_about_the_mean() -> None:
 
     generator, tasks = np.random.default_rng(1), SETTINGS["four unequal"]
     ns = tuple(40 * task.n for task in tasks)
-    count = planned(
-        tuple(round(n * task.disagree) for n, task in zip(ns, tasks, strict=True)), ns, 0.05
-    )
+    count = planned(tuple(round(n * task.disagree) for n, task in zip(ns, tasks, strict=True)), ns, 0.05)
     rate = Rate(decides(generator, grown(tasks, count), 0.05, 200), 200)
     assert rate.low < 0.83
     assert rate.high > 0.77
@@ -72,13 +65,9 @@ def test_pooled_likelihoods_are_true_and_see_more_than_single_tasks() -> None:
     assert all(rate.low <= 0.06 for rate in missed)
     assert odd.times == 0
     assert student.times >= missed[0].times, "the control: Student's interval misses more often"
-    found, single = power(
-        generator, [Task(60, "skewed")] * 3, Weights.questions, {}, 60, 0.8 * least
-    )
+    found, single = power(generator, [Task(60, "skewed")] * 3, Weights.questions, {}, 60, 0.8 * least)
     assert found.times > single.times
-    growth, shown = planned(
-        generator, [Task(100, "skewed")] * 3, Weights.questions, {}, 40, 0.5 * least
-    )
+    growth, shown = planned(generator, [Task(100, "skewed")] * 3, Weights.questions, {}, 40, 0.5 * least)
     assert growth > 0
     assert shown is not None
     assert shown.high >= 0.8
@@ -86,6 +75,4 @@ def test_pooled_likelihoods_are_true_and_see_more_than_single_tasks() -> None:
         "60 texts say too little"
     )
     one_is_small = [Task(50, "lopsided", 5.0), Task(800, "normal")]
-    assert planned(generator, one_is_small, Weights.questions, {}, 8, least) == (0.0, None), (
-        "so do 50 of 850"
-    )
+    assert planned(generator, one_is_small, Weights.questions, {}, 8, least) == (0.0, None), "so do 50 of 850"

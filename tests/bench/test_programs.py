@@ -33,6 +33,6 @@ def test_what_a_program_imports_is_there(script: Path) -> None:
         elif isinstance(node, ast.ImportFrom):
             module = importlib.import_module(str(node.module))
             for name in node.names:
-                assert hasattr(module, name.name) or importlib.import_module(
-                    f"{node.module}.{name.name}"
-                ), name.name
+                assert hasattr(module, name.name) or importlib.import_module(f"{node.module}.{name.name}"), (
+                    name.name
+                )

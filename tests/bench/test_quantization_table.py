@@ -32,20 +32,10 @@ def numbers(cell: str) -> list[float]:
 
 
 def test_the_same_model_differs_by_nothing_and_a_quantized_one_by_more_than_nothing() -> None:
-    command = [
-        sys.executable,
-        str(BENCH / "quantization_table.py"),
-        *OPTIONS,
-        "--new",
-        "4",
-        "--texts",
-        "50",
-    ]
+    command = [sys.executable, str(BENCH / "quantization_table.py"), *OPTIONS, "--new", "4", "--texts", "50"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    rows = [
-        line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")
-    ]
+    rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")]
     assert rows[0][-4:] == ["none", "none again", "nf4", "KV cache int8"]
     by_name = {row[0]: row[1:] for row in rows[2:]}
     none, again, nf4, _ = (float(cell) for cell in by_name["weights, MiB"])
@@ -55,11 +45,7 @@ def test_the_same_model_differs_by_nothing_and_a_quantized_one_by_more_than_noth
     for what in ("decode", "prefill"):
         for count in ("1 row", "2 rows"):
             assert len(by_name[f"{what}, tokens/s, {count}"]) == 4
-    assert (
-        numbers(by_name["Δ log-likelihood, nats"][1])
-        == numbers(by_name["KL, nats"][1])
-        == [0, 0, 0]
-    )
+    assert numbers(by_name["Δ log-likelihood, nats"][1]) == numbers(by_name["KL, nats"][1]) == [0, 0, 0]
     for cell in by_name["Δ log-likelihood, nats"][2:]:
         value, low, high = numbers(cell)
         assert low <= value <= high

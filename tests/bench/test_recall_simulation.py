@@ -14,9 +14,7 @@ def test_intervals_hold_and_the_simple_rules_do_not(generator: np.random.Generat
 
     models = {model.name: model for model in simulation.MODELS}
 
-    def counts(
-        name: str, a_cell: int, draws: int, is_same_at_depths: bool = False
-    ) -> simulation.Counts:
+    def counts(name: str, a_cell: int, draws: int, is_same_at_depths: bool = False) -> simulation.Counts:
         counted = simulation.Counts()
         for _ in range(draws):
             (outcomes,) = simulation.drawn(generator, models[name], a_cell, is_same_at_depths)
@@ -30,9 +28,7 @@ def test_intervals_hold_and_the_simple_rules_do_not(generator: np.random.Generat
     assert middle.depths_false <= 4
     margin = counts("loses just the margin", 10, 40)
     assert margin.missed <= 4
-    assert margin.as_counted >= 8, (
-        "the control: the longest length within the margin, as it was counted"
-    )
+    assert margin.as_counted >= 8, "the control: the longest length within the margin, as it was counted"
     again = counts("remembers again at 8,192", 50, 8)
     assert again.missed == 0
     assert again.longest_shown == 8, (
@@ -50,9 +46,7 @@ def test_the_usual_number_of_cases_finds_what_is_forgotten(generator: np.random.
     def found(cases: int) -> int:
         counted = simulation.Counts()
         for _ in range(30):
-            simulation.count(
-                counted, model, simulation.drawn(generator, model, cases, False)[0], False
-            )
+            simulation.count(counted, model, simulation.drawn(generator, model, cases, False)[0], False)
         return counted.found
 
     assert found(RecallConfig().cases) >= 22

@@ -5,9 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 
-def test_clusters_hold_for_further_texts_and_questions_do_not(
-    generator: np.random.Generator,
-) -> None:
+def test_clusters_hold_for_further_texts_and_questions_do_not(generator: np.random.Generator) -> None:
     import recall_null as models
     import recall_texts_null as simulation
 

@@ -39,9 +39,7 @@ def test_equal_jobs_are_rarely_told_apart_and_others_soon(generator: np.random.G
     assert all(rate.low <= 0.05 for rate in covered(generator, 10))
 
 
-def test_runs_hold_the_level_and_repeats_of_one_process_do_not(
-    generator: np.random.Generator,
-) -> None:
+def test_runs_hold_the_level_and_repeats_of_one_process_do_not(generator: np.random.Generator) -> None:
     """Runs: over them equal jobs are rarely told apart, by repeats of one process often."""
     from runs_null import covered, jobs, named
 
@@ -66,9 +64,7 @@ def test_the_interval_of_a_mean_over_answers_holds_and_that_of_the_majority_is_o
     monkeypatch.setattr(sys, "argv", ["answer_means_null.py", "--pairs", "100"])
     assert answer_means_null.main() == 0
     lines = [
-        line.split()
-        for line in capsys.readouterr().out.splitlines()
-        if line.split()[:2] == ["150", "10"]
+        line.split() for line in capsys.readouterr().out.splitlines() if line.split()[:2] == ["150", "10"]
     ]
     assert len(lines) == 2
     for words in lines:
@@ -86,9 +82,7 @@ def test_intervals_by_families_hold_and_those_of_independent_questions_do_not(
     monkeypatch.setattr(cluster_accuracy, "FURTHER", [])
     monkeypatch.setattr(sys, "argv", ["cluster_accuracy.py", "--pairs", "60"])
     assert cluster_accuracy.main() == 0
-    line = next(
-        line for line in capsys.readouterr().out.splitlines() if line.split()[:2] == ["20", "10"]
-    )
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.split()[:2] == ["20", "10"])
     by_families, independent = float(line.split()[3]), float(line.split()[-3])
     assert by_families >= 90
     assert independent <= 85
@@ -141,9 +135,7 @@ def test_equal_runs_are_rarely_found_to_differ_and_moved_ones_often(kind: str) -
 
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("case", ["the same", "50 % longer", "8 points less"])
-def test_intervals_at_equal_tokens_hold_the_truth_and_equal_settings_rarely_differ(
-    case: str,
-) -> None:
+def test_intervals_at_equal_tokens_hold_the_truth_and_equal_settings_rarely_differ(case: str) -> None:
     """Accuracy at equal tokens: the truth is known from many questions."""
     from equal_tokens_null import CASES, rates
 
@@ -157,9 +149,7 @@ def test_intervals_at_equal_tokens_hold_the_truth_and_equal_settings_rarely_diff
 
 
 @THOROUGH
-def test_too_few_texts_have_no_verdict_and_enough_rarely_a_false_one(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_too_few_texts_have_no_verdict_and_enough_rarely_a_false_one(monkeypatch: pytest.MonkeyPatch) -> None:
     import likelihood_null
 
     monkeypatch.setattr(likelihood_null, "FEW", (20, 50))
@@ -172,8 +162,7 @@ def test_too_few_texts_have_no_verdict_and_enough_rarely_a_false_one(
 
 @THOROUGH
 def test_intervals_of_kl_hold_where_students_does_not_and_lognormal_differences_seldom_deceive(
-    generator: np.random.Generator,
-    monkeypatch: pytest.MonkeyPatch,
+    generator: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import likelihood_null
 
@@ -215,12 +204,10 @@ def test_few_families_with_all_the_losses_deceive_flips_alone_and_not_the_verdic
 
     generator = np.random.default_rng(0)
     of_families = [
-        cluster_null.wrong(*cluster_null.families_that_lose(generator, 10, True))
-        for _ in range(100)
+        cluster_null.wrong(*cluster_null.families_that_lose(generator, 10, True)) for _ in range(100)
     ]
     of_answers = [
-        cluster_null.wrong(cluster_null.questions_that_lose(generator, 20, 16), None, 16)
-        for _ in range(100)
+        cluster_null.wrong(cluster_null.questions_that_lose(generator, 20, 16), None, 16) for _ in range(100)
     ]
     for found in (of_families, of_answers):
         different, missed, by_flips = (sum(which) for which in zip(*found, strict=True))
@@ -245,9 +232,7 @@ def test_a_plan_decides_and_too_few_families_have_none() -> None:
 
 
 @THOROUGH
-def test_tables_keep_the_verdicts_of_their_jobs_and_did_not_before(
-    generator: np.random.Generator,
-) -> None:
+def test_tables_keep_the_verdicts_of_their_jobs_and_did_not_before(generator: np.random.Generator) -> None:
     """Grids that stop early: tables repeat what jobs have said, and are rarely wrong."""
     from early_stop_tables import tables
     from simulation import Rate
@@ -302,10 +287,7 @@ def test_wrong_rows_are_rare_and_dominated_ones_are_found(generator: np.random.G
     for noise, runs in ((0.08, 1), (0.06, 3), (0.03, 5)):
         tables = [table_of(generator, [none] * 5, 200, 0.95, noise, runs) for _ in range(20)]
         assert sum(any(row.dominated_by for row in rows) for rows in tables) <= 1
-    tables = [
-        table_of(generator, [Setting("same", 0.7)] * 3, 200, IN_FAMILIES, 0.08, 1)
-        for _ in range(15)
-    ]
+    tables = [table_of(generator, [Setting("same", 0.7)] * 3, 200, IN_FAMILIES, 0.08, 1) for _ in range(15)]
     assert sum(any(row.dominated_by for row in rows) for rows in tables) <= 2, (
         "of the questions of families, 3 to 8"
     )
@@ -359,9 +341,7 @@ def test_intervals_that_count_seeds_hold_and_those_of_questions_only_do_not(
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("    5  ")]
     *_, only_questions, _ = lines[0].split()
     assert float(only_questions) < 80
-    assert float(lines[1].split("]")[2].split("%")[0]) > 20, (
-        "equal teams, called different by questions only"
-    )
+    assert float(lines[1].split("]")[2].split("%")[0]) > 20, "equal teams, called different by questions only"
 
 
 def test_two_broken_runs_pass_no_margin_and_healthy_ones_do(generator: np.random.Generator) -> None:

@@ -48,9 +48,7 @@ def test_a_checkpoint_loads(
     loaded = load_base(
         make_config(model=LocalModelConfig(name=str(folder), device="cpu"), quantization=choice)
     )
-    layers = {
-        path: one for path, one in loaded.model.named_modules() if isinstance(one, GroupedLinear)
-    }
+    layers = {path: one for path, one in loaded.model.named_modules() if isinstance(one, GroupedLinear)}
     assert len(layers) == 14
     expected = load_base(make_config(model=LocalModelConfig(name=str(plain), device="cpu"))).model
     for path, layer in layers.items():

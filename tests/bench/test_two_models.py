@@ -39,9 +39,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iter
 
 @pytest.mark.parametrize(("way", "pair"), CASES, indirect=["way"], ids=str)
 @pytest.mark.usefixtures("way")
-def test_every_answer_is_the_one_that_the_model_gives_alone(
-    pair: tuple[str, str], tmp_path: Path
-) -> None:
+def test_every_answer_is_the_one_that_the_model_gives_alone(pair: tuple[str, str], tmp_path: Path) -> None:
     from two_models import NAMES, opened, run_pair
 
     models = [opened(route, tmp_path) for route in pair]
@@ -71,8 +69,7 @@ def test_models_that_are_loaded_at_once_are_as_those_loaded_one_by_one() -> None
                 said.append(model.generate(question, stop="\n", temperature=0.01))
 
     threads = [
-        threading.Thread(target=open_and_close, args=(dtype,))
-        for dtype in ("bfloat16", "float32") * 2
+        threading.Thread(target=open_and_close, args=(dtype,)) for dtype in ("bfloat16", "float32") * 2
     ]
     for thread in threads:
         thread.start()

@@ -38,15 +38,7 @@ def test_each_choice_has_a_line() -> None:
     lines = done.stdout.splitlines()
     rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("| ")]
     costs = {row[0]: row[1:] for row in rows if len(row) > 6}
-    assert list(costs)[2:] == [
-        "none",
-        "none again",
-        "nf4",
-        "gptq",
-        "gptq, int8 rows",
-        "bitnet",
-        "fp8",
-    ], costs
+    assert list(costs)[2:] == ["none", "none again", "nf4", "gptq", "gptq, int8 rows", "bitnet", "fp8"], costs
     assert costs["nf4"][0] == costs["none"][0], "the same file"
     assert float(costs["gptq"][0]) < float(costs["none"][0])
     for name in ("nf4", "gptq", "bitnet", "fp8"):
@@ -63,7 +55,5 @@ def test_each_choice_has_a_line() -> None:
 def test_every_choice_for_stored_checkpoints_can_be_written() -> None:
     from stored_of import FORMATS
 
-    stored = {
-        name for name, choice in CHOICES.items() if choice.source is CheckpointSource.quantized
-    }
+    stored = {name for name, choice in CHOICES.items() if choice.source is CheckpointSource.quantized}
     assert {one.choice for one in FORMATS.values()} == stored

@@ -42,10 +42,7 @@ def test_format_rank_and_revision_tell_equal_names_apart() -> None:
     assert named(*runs) == (["lora.name"], ["embedded (peft)", "embedded (pth)"])
     runs = run(1, name="peft", path="/a/polite"), run(2, 16, name="peft", path="/b/polite")
     assert named(*runs) == (["lora.name"], ["polite (rank 8)", "polite (rank 16)"])
-    runs = (
-        run(1, name="peft", path="org/polite"),
-        run(2, name="peft", path="org/polite", revision="v2"),
-    )
+    runs = (run(1, name="peft", path="org/polite"), run(2, name="peft", path="org/polite", revision="v2"))
     assert named(*runs) == (["lora.name"], ["org/polite", "org/polite@v2"])
 
 
@@ -77,10 +74,9 @@ def test_how_an_adapter_is_merged_is_a_part_of_its_name_where_rows_differ_in_it(
         ],
     )
     same = named(*runs[2:4], by=["lora.merge_order"])
-    assert same == (
-        ["lora.name"],
-        ["polite merged before quantizing", "polite merged after quantizing"],
-    ), "one adapter in all rows: it is named nevertheless"
+    assert same == (["lora.name"], ["polite merged before quantizing", "polite merged after quantizing"]), (
+        "one adapter in all rows: it is named nevertheless"
+    )
     two = (adapter(0, "true"), adapter(1, "true", path="/a/rude"))
     assert named(*two) == (["lora.name"], ["polite", "rude"]), "all are merged: no need to say so"
 
@@ -95,6 +91,4 @@ def test_jobs_of_before_the_keys_of_merging_differ_in_none_of_them() -> None:
     old = {"lora.name": "peft", "lora.path": "a", "lora.merge": "true"}
     new = old | {"lora.merge_order": "null", "lora.merge_dtype": "auto", "lora.revision": "null"}
     assert KeyRules().differing_keys([old, new]) == []
-    assert KeyRules().differing_keys([old, new | {"lora.merge_dtype": "float32"}]) == [
-        "lora.merge_dtype"
-    ]
+    assert KeyRules().differing_keys([old, new | {"lora.merge_dtype": "float32"}]) == ["lora.merge_dtype"]

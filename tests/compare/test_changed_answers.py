@@ -36,9 +36,7 @@ class Planted(Reader):
 
     of_baseline = of
 
-    def words(
-        self, run: Run, wanted: set[Question], most: int = TEXT_END
-    ) -> dict[Question, dict[str, str]]:
+    def words(self, run: Run, wanted: set[Question], most: int = TEXT_END) -> dict[Question, dict[str, str]]:
         """Return the texts, of which only the beginning differs."""
         texts = {
             question: f"{'B' if question[0] < self.changed[run.run_id] else 'A'}{' and so on' * 100}"
@@ -67,10 +65,7 @@ def table_of(changed: dict[str, int], also: str = "none", family: int = 0) -> Ta
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        (
-            0,
-            "none of 40 answers has another text; up to 8.8 % may differ (exact two-sided 95 % interval)",
-        ),
+        (0, "none of 40 answers has another text; up to 8.8 % may differ (exact two-sided 95 % interval)"),
         (10, "10 of 40 answers have another text [12.7, 41.2] %"),
     ],
 )
@@ -82,9 +77,7 @@ def test_answers_that_guesses_changed_are_counted(changed: int, said: str) -> No
     FORMATS["json"](Comparison([table]), out)
     document = json.loads(out.getvalue())
     assert list(faults(document, SCHEMA)) == []
-    (found,) = (
-        row["changed_answers"] for row in document["tables"][0]["rows"] if not row["is_baseline"]
-    )
+    (found,) = (row["changed_answers"] for row in document["tables"][0]["rows"] if not row["is_baseline"])
     assert (found["changed"], found["answers"]) == (changed, N)
 
 

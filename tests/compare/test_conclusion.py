@@ -22,9 +22,7 @@ def test_few_questions_decide_nothing_and_the_line_says_how_many_would_do() -> N
     needed = questions_to_detect(expected_disagreement(3, 20), 0.05, 0.05 / 10)
     assert needed is not None
     head, _, tail = text.partition("; ")
-    assert head.startswith(
-        "Of 10 comparisons none is decided: 20 questions detect only differences from "
-    )
+    assert head.startswith("Of 10 comparisons none is decided: 20 questions detect only differences from ")
     assert head.endswith(" points up")
     assert tail.endswith(" in all would detect 5 points")
     about = int(tail.split()[1].replace(",", ""))
@@ -72,9 +70,7 @@ def test_likelihoods_repeats_early_stops_and_rows_without_a_comparison() -> None
     text = conclusion(likelihood, log_likelihood=0.01)
     assert text.startswith("The one comparison is not decided (about ")
     assert " samples of each, those so far included, would decide" in text
-    assert "detect only differences from" in conclusion(
-        SignFlips([0.1, -0.3, 0.2], [3.0, 5.0, 2.0], "token")
-    )
+    assert "detect only differences from" in conclusion(SignFlips([0.1, -0.3, 0.2], [3.0, 5.0, 2.0], "token"))
     base, slow = (Measured([1.0], [at, at + 0.1, at + 0.2, at + 0.3]) for at in (1.0, 4.0))
     slower, alike = StudentT("load_s", slow, base), StudentT("load_s", base, base)
     assert conclusion(slower, alike) == "Of 2 comparisons 1 is larger and 1 is undecided"
@@ -118,6 +114,4 @@ def test_rows_with_another_verdict_about_the_margin_stay_apart() -> None:
 def test_nothing_is_called_equal(margins: dict[str, float]) -> None:
     rows = rows_of(*(McNemar(1, 1, n) for n in (10, 400, 400, 10_000)), margins=margins)
     for text in [conclude(rows), *(row.sentence for row in rows)]:
-        assert not {"equal", "same", "identical", "equivalent"} & set(
-            text.replace(",", " ").split()
-        )
+        assert not {"equal", "same", "identical", "equivalent"} & set(text.replace(",", " ").split())

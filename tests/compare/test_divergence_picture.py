@@ -30,13 +30,7 @@ def table_of(*names: str, texts: str = "") -> Table:
         metrics |= {f"kl_nats_per_token{end}": value for end, value in values}
         config: dict[str, str | None] = {"quantization.name": name}
         run = Run(
-            name + texts,
-            f"likelihood-{name}",
-            "likelihood",
-            "4",
-            "",
-            {"quantization.name": name},
-            metrics,
+            name + texts, f"likelihood-{name}", "likelihood", "4", "", {"quantization.name": name}, metrics
         )
         rows.append(TableRow(run, config, panel=(f"task.data={texts}",) if texts else ()))
     return Table("likelihood", ["quantization.name"], rows)
@@ -50,9 +44,7 @@ def pane_of(table: Table) -> Any:
 
 def test_each_row_is_a_point_with_its_interval_over_its_weights() -> None:
     pane = pane_of(table_of("none", "int8", "nf4"))
-    lines = [
-        ([*map(float, line.get_xdata())], [*map(float, line.get_ydata())]) for line in pane.lines
-    ]
+    lines = [([*map(float, line.get_xdata())], [*map(float, line.get_ydata())]) for line in pane.lines]
     points = [(xs[0], ys[0]) for xs, ys in lines if len(xs) == 1]
     assert points == [(3.29, 2.4e-5), (1.92, 1.1e-3)]
     bars = [ys for xs, ys in lines if len(xs) == 2]
@@ -73,10 +65,7 @@ def test_each_set_of_texts_has_a_pane() -> None:
     table.rows += table_of("nf4", texts="b.jsonl").rows
     (picture,) = divergence_pictures(table)
     panes = picture.make().axes
-    assert [pane.get_title(loc="left") for pane in panes] == [
-        "task.data=a.jsonl",
-        "task.data=b.jsonl",
-    ]
+    assert [pane.get_title(loc="left") for pane in panes] == ["task.data=a.jsonl", "task.data=b.jsonl"]
     assert [len(pane.texts) for pane in panes] == [2, 1]
 
 

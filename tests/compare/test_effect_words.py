@@ -53,9 +53,7 @@ TESTS = [
     Bets([(True, True), (True, False)]),
     Bets([(True, True), (True, False)], 4),
     SignFlips([0.1, -0.3, 0.2], [3.0, 5.0, 2.0], "token"),
-    NumberFlips(
-        "f1", [0.1, -0.3, 0.2], [1.0, 1.0, 1.0], Better.higher, [0.6, 0.4, 0.5], [0.5, 0.7, 0.3]
-    ),
+    NumberFlips("f1", [0.1, -0.3, 0.2], [1.0, 1.0, 1.0], Better.higher, [0.6, 0.4, 0.5], [0.5, 0.7, 0.3]),
     StudentT("load_s", Measured([2.0], [2.0, 3.0, 2.5]), Measured([1.0], [1.0, 5.5, 1.2])),
     StudentT("load_s", Measured([2.0, 3.0], [2.5]), Measured([1.0, 1.5], [1.25])),
 ]
@@ -76,9 +74,7 @@ def test_every_method_has_words_and_an_effect_here() -> None:
 def processes(ours: int, theirs: int, *, fresh: bool = False) -> StudentT:
     """The same speed in so many runs each."""
     return StudentT(
-        "load_s",
-        Measured([2.0, 3.0], [2.5] * ours, fresh),
-        Measured([1.0, 1.5], [1.25] * theirs, fresh),
+        "load_s", Measured([2.0, 3.0], [2.5] * ours, fresh), Measured([1.0, 1.5], [1.25] * theirs, fresh)
     )
 
 
@@ -109,19 +105,9 @@ def test_too_few_runs_say_how_many_more_are_needed() -> None:
 
 def test_what_is_not_tested_has_no_p_and_no_finding() -> None:
     (effect,) = judge([processes(1, 1)], {RATIOS: 0.05})
-    cells = {
-        column.head: column.cells[0] for column in ratio_columns(Table("any", [], [row(effect)]))
-    }
-    assert (cells["p"], cells["Holm"], cells["finding"]) == (
-        "–",
-        "–",
-        "within these processes only",
-    )
-    assert (cells["runs"], cells["ratio"], cells["margin"]) == (
-        "1/1",
-        "×2 [1.33, 3]",
-        "undecided within 5 %",
-    )
+    cells = {column.head: column.cells[0] for column in ratio_columns(Table("any", [], [row(effect)]))}
+    assert (cells["p"], cells["Holm"], cells["finding"]) == ("–", "–", "within these processes only")
+    assert (cells["runs"], cells["ratio"], cells["margin"]) == ("1/1", "×2 [1.33, 3]", "undecided within 5 %")
     record = records(row(effect))["ratios"][0]
     assert (record["p"], record["p_holm"], record["method"]) == (None, None, "too_few_runs")
     assert (record["repeats"], record["runs"], record["verdict"], record["runs_needed"]) == (
@@ -136,24 +122,16 @@ def test_what_is_not_tested_has_no_p_and_no_finding() -> None:
 
 
 def test_one_run_each_of_one_repeat_has_no_interval() -> None:
-    (effect,) = judge(
-        [StudentT("decode_tok_per_s", Measured([710.0], [710.0]), Measured([533.0], [533.0]))]
-    )
+    (effect,) = judge([StudentT("decode_tok_per_s", Measured([710.0], [710.0]), Measured([533.0], [533.0]))])
     table = Table("any", [], [row(effect)])
     cells = {column.head: column.cells[0] for column in ratio_columns(table)}
     assert cells["ratio"] == "×1.33, one run each, no interval"
     (record,) = records(row(effect))["ratios"]
     assert (record["ratio_low"], record["ratio_high"]) == (None, None)
     (several,) = judge(
-        [
-            StudentT(
-                "decode_tok_per_s", Measured([700.0, 720.0], [710.0]), Measured([533.0], [533.0])
-            )
-        ]
+        [StudentT("decode_tok_per_s", Measured([700.0, 720.0], [710.0]), Measured([533.0], [533.0]))]
     )
-    assert value_of(several) == "1.33, one run each, no interval", (
-        "one side's repeats are no range of both"
-    )
+    assert value_of(several) == "1.33, one run each, no interval", "one side's repeats are no range of both"
 
 
 def test_the_table_of_ratios_names_both_sides_where_one_row_was_compared() -> None:
@@ -170,27 +148,19 @@ def test_the_table_of_ratios_names_both_sides_where_one_row_was_compared() -> No
 
 
 def test_a_margin_of_a_ratio_has_words() -> None:
-    (noisy,) = judge(
-        [StudentT("load_s", *[Measured([1.0], [1.0, 1.2, 0.9, 1.1])] * 2)], {RATIOS: 0.05}
-    )
-    (steady,) = judge(
-        [StudentT("load_s", *[Measured([1.0], [1.0, 1.001, 0.999, 1.0])] * 2)], {RATIOS: 0.05}
-    )
+    (noisy,) = judge([StudentT("load_s", *[Measured([1.0], [1.0, 1.2, 0.9, 1.1])] * 2)], {RATIOS: 0.05})
+    (steady,) = judge([StudentT("load_s", *[Measured([1.0], [1.0, 1.001, 0.999, 1.0])] * 2)], {RATIOS: 0.05})
     assert (
         margin_decision(noisy)
         == "undecided within 5 % (if neither is better, about 103 runs of each would decide)"
     )
     assert margin_decision(steady) == "as good within 5 %"
-    assert "above 1/1.05 of the baseline's, or its time or memory below 1.05 of it" in legend(
-        [steady]
-    )
+    assert "above 1/1.05 of the baseline's, or its time or memory below 1.05 of it" in legend([steady])
 
 
 def test_other_ratios_have_their_own_words(monkeypatch: pytest.MonkeyPatch) -> None:
     (few,) = judge([processes(1, 1)])
-    counted = Quantity(
-        record_key=REPEATS.record_key, keys=REPEATS.keys, write=REPEATS.write, counted="words"
-    )
+    counted = Quantity(record_key=REPEATS.record_key, keys=REPEATS.keys, write=REPEATS.write, counted="words")
     monkeypatch.setitem(METHODS, Method.fisher, MethodWords(counted, sample="{n}/{baseline_n}"))
     other = replace(few, method=Method.fisher, measure="words")
     assert sentence(row(other), []) == ""
@@ -204,11 +174,7 @@ def test_other_ratios_have_their_own_words(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize("effect", EFFECTS, ids=lambda it: it.method)
 def test_what_is_written_and_recorded_of_an_effect(effect: Decision) -> None:
     record_by_key = records(row(effect))
-    record = (
-        record_by_key["ratios"][0]
-        if effect.is_ratio
-        else record_by_key[quantity(effect).record_key]
-    )
+    record = record_by_key["ratios"][0] if effect.is_ratio else record_by_key[quantity(effect).record_key]
     assert list(record) == quantity(effect).keys.split()
     assert json.loads(json.dumps(record))["finding"] == "no difference shown"
     assert " [" in value_of(effect)
@@ -245,9 +211,8 @@ def test_a_row_that_is_worse_gets_no_advice_for_equal_ones() -> None:
     assert ": worse (" in text
     assert text.endswith("; perhaps by more than 2 points")
     (alike,) = judge([McNemar(0, 0, 50)], {"accuracy": 0.02})
-    assert (
-        "undecided within 2 points (if neither is better and they disagree as often, about "
-        in sentence(row(alike), [])
+    assert "undecided within 2 points (if neither is better and they disagree as often, about " in sentence(
+        row(alike), []
     )
 
 
@@ -273,9 +238,7 @@ def test_few_families_are_told_what_would_show_more() -> None:
     """Twenty families show only large differences, however many questions are in each."""
     for families, is_told in ((20, True), (60, False)):
         for differences in ([0.5, 0.0, -0.5] * 400, [0.0, 0.0, 1.0] * 400):
-            (it,) = judge(
-                [MeanFlips(differences, [number % families for number in range(1200)], "template")]
-            )
+            (it,) = judge([MeanFlips(differences, [number % families for number in range(1200)], "template")])
             more = "; more families show smaller differences, more questions in each hardly do"
             assert (more in sentence(row(it), [])) == (is_told and it.finding is Finding.open)
     (it,) = judge([MeanFlips([0.5, 0.0, -0.5] * 8, samples=2)])

@@ -12,13 +12,7 @@ import pytest
 from runner_base.errors import ConfigError
 from runner_base.result import Likelihood
 from runner_compare.features.files.compute import file_table
-from runner_compare.features.files.ranks import (
-    FileTable,
-    Kind,
-    as_close_pairs,
-    closer_pairs,
-    p_of_lower,
-)
+from runner_compare.features.files.ranks import FileTable, Kind, as_close_pairs, closer_pairs, p_of_lower
 from runner_compare.features.files.table import (
     file_columns,
     file_legend,
@@ -53,10 +47,7 @@ class Likelihoods(Reader):
         kls = self.kls[run.run_id]
         return {
             at: TextScore(
-                (f"q{at}", "a"),
-                "p",
-                (1,) * tokens,
-                self.likelihood(at, tokens, kls[at] if kls else None),
+                (f"q{at}", "a"), "p", (1,) * tokens, self.likelihood(at, tokens, kls[at] if kls else None)
             )
             for at, tokens in enumerate(TOKENS)
         }
@@ -85,31 +76,22 @@ class Files:
         params: dict[str, str] | None = None,
     ) -> None:
         """Add a likelihood and a sweep of a file."""
-        own = {"model.name": name, "quantization.name": "gguf", "task.limit": "120"} | (
-            params or {}
-        )
-        facts = {"model_sha256": sha} | (
-            {} if kl is None else {"reference": "x · likelihood-000000000000"}
-        )
+        own = {"model.name": name, "quantization.name": "gguf", "task.limit": "120"} | (params or {})
+        facts = {"model_sha256": sha} | ({} if kl is None else {"reference": "x · likelihood-000000000000"})
         parts = [
-            Likelihoods.likelihood(at, tokens, kl[at] if kl else None)
-            for at, tokens in enumerate(TOKENS)
+            Likelihoods.likelihood(at, tokens, kl[at] if kl else None) for at, tokens in enumerate(TOKENS)
         ]
         number = len(self.runs)
         job_id = "likelihood-000000000000" if kl is None else f"likelihood-{number}"
         metrics = figures(parts) | {"file_mib": mib, "model_mib": mib + 1}
-        self.runs.append(
-            Run(f"l{number}", job_id, "likelihood", "1", "", own, metrics, facts=facts)
-        )
+        self.runs.append(Run(f"l{number}", job_id, "likelihood", "1", "", own, metrics, facts=facts))
         self.reader.kls[f"l{number}"] = kl
         cells = {
             "decode_tok_per_s/batch_1_prompt_64": speed,
             "decode_tok_per_s/batch_32_prompt_64": 10 * speed,
         }
         measured = cells | {"file_mib": mib, "model_mib": mib + 2, "load_s": 1.5}
-        self.runs.append(
-            Run(f"s{number}", f"sweep-{number}", "sweep", "1", "", own, measured, facts=facts)
-        )
+        self.runs.append(Run(f"s{number}", f"sweep-{number}", "sweep", "1", "", own, measured, facts=facts))
 
     def table(self, **options: Any) -> FileTable:
         return file_table(self.runs, self.reader, **options)
@@ -141,9 +123,7 @@ def test_ranks_overlap_where_no_test_tells_files_apart(files: Files) -> None:
     assert "bad" not in tied
     assert {*table.files[1].closer_than} == {"q4.gguf", "q4_other.gguf", "bad.gguf"}
     assert "dominated: bad.gguf by q8.gguf, q4.gguf, q4_other.gguf" in said
-    assert (
-        "on the front of bytes, memory and KL: full.gguf, q8.gguf, q4.gguf, q4_other.gguf" in said
-    )
+    assert "on the front of bytes, memory and KL: full.gguf, q8.gguf, q4.gguf, q4_other.gguf" in said
 
 
 def test_files_that_a_test_has_told_apart_are_in_no_group_together() -> None:
@@ -160,15 +140,11 @@ def test_files_that_a_test_has_told_apart_are_in_no_group_together() -> None:
     made.add("/m/high.gguf", "33", high, 50)
     table = made.table()
     ranks = {it.name: it.kl_rank for it in table.files if it.kl_rank}
-    assert ranks == {"low.gguf": (1, 2), "between.gguf": (1, 3), "high.gguf": (2, 3)}, (
-        "ranges of all overlap"
-    )
+    assert ranks == {"low.gguf": (1, 2), "between.gguf": (1, 3), "high.gguf": (2, 3)}, "ranges of all overlap"
     assert tied_groups(table) == [["low.gguf", "between.gguf"], ["between.gguf", "high.gguf"]]
     said = next(line for line in file_sentences(table) if line.startswith("KL does not tell apart"))
     assert said == "KL does not tell apart: low.gguf, between.gguf; between.gguf, high.gguf"
-    assert {it["file"]: it["closer_than"] for it in file_records(table)}["low.gguf"] == [
-        "high.gguf"
-    ]
+    assert {it["file"]: it["closer_than"] for it in file_records(table)}["low.gguf"] == ["high.gguf"]
 
 
 def test_a_margin_lets_a_smaller_file_dominate_and_a_tolerance_counts_speed(files: Files) -> None:
@@ -206,9 +182,7 @@ def test_one_file_that_is_loaded_in_two_ways_has_two_lines(files: Files) -> None
 
 def test_what_cannot_be_joined_is_said(files: Files) -> None:
     files.add("/m/q8.gguf", "11", kl_of(0.001, 1), 50, params={"task.limit": "100"})
-    with pytest.raises(
-        ConfigError, match=r"--files: /m/q8.gguf has two jobs of .*choose one with --grid"
-    ):
+    with pytest.raises(ConfigError, match=r"--files: /m/q8.gguf has two jobs of .*choose one with --grid"):
         files.table()
     del files.runs[-2:]
     files.runs[2].facts["reference"] = "y · likelihood-111111111111"
@@ -218,8 +192,7 @@ def test_what_cannot_be_joined_is_said(files: Files) -> None:
         files.table()
     del files.runs[:2]
     with pytest.raises(
-        ConfigError,
-        match="0 of 4 likelihood jobs have no reference: say which file is the reference",
+        ConfigError, match="0 of 4 likelihood jobs have no reference: say which file is the reference"
     ):
         files.table()
     assert files.table(baseline="model.name=/m/q8.gguf").files[0].name == "q8.gguf"

@@ -23,15 +23,11 @@ from runner_compare.render.effects import value_of
 from runner_compare.render.quantities import points
 from runner_compare.statistics import Bets, McNemar, Measured, SignFlips, StudentT, Test, judge
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
-]
+pytestmark = [pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]
 BASELINE = ("--baseline", "quantization=none")
 
 
-def outcomes(
-    text: str, *effects: Test | str, metrics: dict[str, float] | None = None
-) -> list[Requirement]:
+def outcomes(text: str, *effects: Test | str, metrics: dict[str, float] | None = None) -> list[Requirement]:
     rows = rows_of(*effects, margins={"accuracy": 0.02})
     for row in rows:
         row.run.metrics = {"weight_mib": 0.2} | (metrics or {})
@@ -76,9 +72,7 @@ def test_a_margin_of_points_is_about_tables_of_accuracies_where_there_are_some()
     ]
     terms = parse_requirements(["margin=2"], [row.run for table in tables for row in table.rows])
     check(tables, terms)
-    assert [len(table.of(Requirements).of_rows) for table in tables] == [1, 0], (
-        "likelihoods have no points"
-    )
+    assert [len(table.of(Requirements).of_rows) for table in tables] == [1, 0], "likelihoods have no points"
     assert failures(tables) == []
     check(tables[1:], terms)
     assert [it.met for it in tables[1].of(Requirements).of_rows] == [False], (
@@ -86,9 +80,7 @@ def test_a_margin_of_points_is_about_tables_of_accuracies_where_there_are_some()
     )
     tables[0] = Table("gsm8k", KEYS, rows_of("other questions", margins={"accuracy": 0.02}))
     check(tables, terms)
-    assert len(failures(tables)) == 2, (
-        "a row that could not be compared is no reason to leave a margin out"
-    )
+    assert len(failures(tables)) == 2, "a row that could not be compared is no reason to leave a margin out"
 
 
 def test_findings_and_metrics() -> None:
@@ -97,20 +89,12 @@ def test_findings_and_metrics() -> None:
     by_job = {(it.job_id, it.requirement): it for it in outcomes(text, *effects)}
     assert len(by_job) == 15
     met = [key for key, it in by_job.items() if it.met]
-    for job, holds in (
-        ("job-0", {"finding!=worse", "finding=better"}),
-        ("job-1", set()),
-        ("job-2", set()),
-    ):
+    for job, holds in (("job-0", {"finding!=worse", "finding=better"}), ("job-1", set()), ("job-2", set())):
         always = {"weight_mib<0.3", "weight_mib>=0.2"}
         assert {requirement for one, requirement in met if one == job} == holds | always
     assert by_job["job-1", "finding!=worse"].reason == "q1: worse, required finding!=worse"
-    assert (
-        by_job["job-2", "finding!=worse"].reason == "q2: finding!=worse: not compared, no baseline"
-    )
-    assert (
-        by_job["job-0", "weight_mib<=0.1"].reason == "q0: weight_mib 0.2, required weight_mib<=0.1"
-    )
+    assert by_job["job-2", "finding!=worse"].reason == "q2: finding!=worse: not compared, no baseline"
+    assert by_job["job-0", "weight_mib<=0.1"].reason == "q0: weight_mib 0.2, required weight_mib<=0.1"
 
 
 def met(text: str, metrics: dict[str, float]) -> tuple[bool, str]:
@@ -153,10 +137,7 @@ CHAT = {"kl_p99_nats/chat": 0.01, "kl_p99_nats_low/chat": 0.009, "kl_p99_nats_hi
     ],
 )  # fmt: skip
 def test_a_metric_passes_by_the_end_of_its_interval(text: str, is_met: bool, reason: str) -> None:
-    assert met(text, KL | CHAT | {"new_tokens_per_question": 80.0, "no_answer": 3.0}) == (
-        is_met,
-        reason,
-    )
+    assert met(text, KL | CHAT | {"new_tokens_per_question": 80.0, "no_answer": 3.0}) == (is_met, reason)
 
 
 def test_a_kept_part_of_the_distributions_bounds_a_percentile_from_both_sides() -> None:
@@ -215,9 +196,7 @@ def test_a_speed_passes_over_six_runs_of_its_job() -> None:
 
     one = decided("decode_tok_per_s>=100")
     assert not one.met
-    assert (
-        "110, no interval, so it is not shown (1 run, of 6 there is one: workers=1 " in one.reason
-    )
+    assert "110, no interval, so it is not shown (1 run, of 6 there is one: workers=1 " in one.reason
     run.earlier = [
         replace(run, metrics={"decode_tok_per_s": speed}) for speed in (109.0, 111.0, 110.0, 112.0)
     ]
@@ -282,9 +261,7 @@ def test_mistakes_name_what_was_wrong(text: str, message: str) -> None:
 
 
 def test_a_margin_of_speed_and_memory_is_about_every_ratio() -> None:
-    rows = rows_of(
-        StudentT("load_s", *[Measured([1.0], [1.0, 1.2, 0.9, 1.1])] * 2), margins={"ratios": 0.05}
-    )
+    rows = rows_of(StudentT("load_s", *[Measured([1.0], [1.0, 1.2, 0.9, 1.1])] * 2), margins={"ratios": 0.05})
     table = Table("memory", KEYS, rows)
     check([table], parse_requirements(["margin=5%"], []))
     assert failures([table])[0].startswith(

@@ -59,9 +59,7 @@ def test_documents_are_paired_with_those_of_the_first_folder(run: Any, tmp_path:
     (table,) = tables(run, a, b)
     assert table["task"] == "sums"
     assert table["baseline"] == {"output_dir": str(a)}
-    rows = {
-        (row["config"]["output_dir"], row["config"]["task.filter"]): row for row in table["rows"]
-    }
+    rows = {(row["config"]["output_dir"], row["config"]["task.filter"]): row for row in table["rows"]}
     assert len(rows) == 4
     assert rows[str(a), strict]["is_baseline"]
     comparison = rows[str(b), strict]["comparison"]
@@ -71,8 +69,7 @@ def test_documents_are_paired_with_those_of_the_first_folder(run: Any, tmp_path:
     assert comparison["finding"] == "worse"
     assert comparison["baseline_job_id"] == f"{a}:sums:exact_match,{strict}"
     assert (
-        comparison["remark"]
-        == "they also differ in quantization (none, here nf4), backend (hf, here runner)"
+        comparison["remark"] == "they also differ in quantization (none, here nf4), backend (hf, here runner)"
     )
     assert rows[str(b), flexible]["comparison"]["ties"] == N
     assert rows[str(b), strict]["metrics"]["accuracy"] == 42 / N
@@ -83,13 +80,7 @@ def test_documents_are_paired_with_those_of_the_first_folder(run: Any, tmp_path:
     assert "≥ 80 % power to detect" in out
     # and by config keys, like our own runs
     (table,) = tables(
-        run,
-        a,
-        b,
-        "--baseline",
-        "quantization=none,backend=hf",
-        "--where",
-        "task.filter=strict-match",
+        run, a, b, "--baseline", "quantization=none,backend=hf", "--where", "task.filter=strict-match"
     )
     assert [row["config"]["quantization.name"] for row in table["rows"]] == ["none", "nf4"]
     assert table["rows"][1]["comparison"]["losses"] == 14
@@ -99,25 +90,18 @@ def test_log_likelihoods_are_paired_by_bytes_or_by_texts(run: Any, tmp_path: Pat
     sizes = [20 + at for at in range(N)]
     base = [-1.5 * size for size in sizes]
     less = [
-        nats - 0.01 * size * (1 + at % 3)
-        for at, (nats, size) in enumerate(zip(base, sizes, strict=True))
+        nats - 0.01 * size * (1 + at % 3) for at, (nats, size) in enumerate(zip(base, sizes, strict=True))
     ]
     for name, nats in (("a", base), ("b", less)):
         pairs = [[value, size] for value, size in zip(nats, sizes, strict=True)]
-        of_bytes = {
-            "none": {"word_perplexity": pairs, "byte_perplexity": pairs, "bits_per_byte": pairs}
-        }
+        of_bytes = {"none": {"word_perplexity": pairs, "byte_perplexity": pairs, "bits_per_byte": pairs}}
         lm_eval_folder(tmp_path / name, of_bytes, task="pages", kind="loglikelihood_rolling")
         texts = {"none": {"perplexity": nats, "acc": of(BASE)}}
-        lm_eval_folder(
-            tmp_path / name, texts, task="words", kind="loglikelihood", time="2026-01-02T03-04-06"
-        )
+        lm_eval_folder(tmp_path / name, texts, task="words", kind="loglikelihood", time="2026-01-02T03-04-06")
     table_by_task = {table["task"]: table for table in tables(run, tmp_path / "a", tmp_path / "b")}
     assert sorted(table_by_task) == ["pages:likelihood", "words", "words:likelihood"]
     differences = [here - there for here, there in zip(less, base, strict=True)]
-    pages, words = (
-        table_by_task[f"{task}:likelihood"]["rows"][1]["shift"] for task in ("pages", "words")
-    )
+    pages, words = (table_by_task[f"{task}:likelihood"]["rows"][1]["shift"] for task in ("pages", "words"))
     assert (pages["unit"], pages["size"], pages["samples"], pages["finding"]) == (
         "byte",
         sum(sizes),
@@ -150,9 +134,7 @@ def test_every_output_has_them(run: Any, tmp_path: Path) -> None:
     assert "<b>worse</b>" in page
     assert "What is 3?" in page  # a flip, with its question
     assert "hf says 3" in page
-    assert {"accuracy.png", "comparison.md"} <= {
-        path.name for path in (tmp_path / "saved").iterdir()
-    }
+    assert {"accuracy.png", "comparison.md"} <= {path.name for path in (tmp_path / "saved").iterdir()}
     code, out, _ = run(a, b, "--flips", f"output_dir={a}", f"output_dir={b}")
     assert code == 0
     assert "14 lost, 0 won, 42 right in both, 4 wrong in both" in " ".join(out.split())
@@ -177,19 +159,10 @@ def test_the_tasks_of_a_group_share_one_table_and_can_be_pooled(run: Any, tmp_pa
     (table,) = tables(run, tmp_path / "a", tmp_path / "b")
     assert (table["task"], len(table["rows"])) == ("mmlu", 4)
     (table,) = tables(
-        run,
-        tmp_path / "a",
-        tmp_path / "b",
-        "--by",
-        "quantization",
-        "--baseline",
-        "quantization=none",
+        run, tmp_path / "a", tmp_path / "b", "--by", "quantization", "--baseline", "quantization=none"
     )
     assert [row["config"]["quantization.name"] for row in table["rows"]] == ["none", "int8"]
-    assert (table["rows"][1]["comparison"]["losses"], table["rows"][1]["metrics"]["n"]) == (
-        28,
-        2 * N,
-    )
+    assert (table["rows"][1]["comparison"]["losses"], table["rows"][1]["metrics"]["n"]) == (28, 2 * N)
 
 
 def test_the_newest_of_equal_runs_counts_and_other_runs_have_rows_of_their_own(
@@ -217,12 +190,7 @@ def test_a_number_of_each_document_is_compared_and_one_of_all_documents_left_out
     for name, loss in (("a", 0.0), ("b", 0.1)):
         f1 = [0.25 + 0.01 * (at % 7) - loss * (at % 3) for at in range(N)]
         brier = [[1, [0.3 + loss * (at % 2), 0.7 - loss * (at % 2)]] for at in range(N)]
-        metrics: dict[str, list[Any]] = {
-            "acc": of(BASE),
-            "f1": f1,
-            "brier_score": brier,
-            "mcc": [[1, 0]] * N,
-        }
+        metrics: dict[str, list[Any]] = {"acc": of(BASE), "f1": f1, "brier_score": brier, "mcc": [[1, 0]] * N}
         lm_eval_folder(tmp_path / name, {"none": metrics}, higher_is_better={"sums": better})
     a, b = tmp_path / "a", tmp_path / "b"
     code, out, err = run(a, b)
@@ -235,11 +203,7 @@ def test_a_number_of_each_document_is_compared_and_one_of_all_documents_left_out
     number = table_by_task["sums:brier_score"]["rows"][1]["number"]
     assert number["baseline_mean"] == pytest.approx(2 * 0.3**2)
     assert number["difference"] == pytest.approx((2 * 0.4**2 - 2 * 0.3**2) / 2)
-    assert (number["finding"], number["questions"], number["method"]) == (
-        "worse",
-        N,
-        "number_flips",
-    )
+    assert (number["finding"], number["questions"], number["method"]) == ("worse", N, "number_flips")
     (table,) = tables(run, a, b, "--metric", "f1")
     assert table["task"] == "sums:f1"
     assert table["rows"][1]["number"]["difference"] == pytest.approx(-0.1)
@@ -260,11 +224,7 @@ def test_documents_of_one_family_count_as_one(run: Any, tmp_path: Path) -> None:
         file.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     (table,) = tables(run, tmp_path / "a", tmp_path / "b", "--cluster", "story")
     comparison = table["rows"][1]["comparison"]
-    assert (comparison["method"], comparison["clusters"], comparison["losses"]) == (
-        "mean_flips",
-        12,
-        14,
-    )
+    assert (comparison["method"], comparison["clusters"], comparison["losses"]) == ("mean_flips", 12, 14)
     differences = [float(worse) - base for worse, base in zip(WORSE, BASE, strict=True)]
     assert comparison["p"] == MeanDifference.of(differences, [number // 5 for number in range(N)]).p
     families = [str(number // 5) for number in range(N)]
@@ -283,9 +243,7 @@ def test_zeros_and_ones_beside_fractions_are_compared_as_numbers(run: Any, tmp_p
     sides."""
     a, b = tmp_path / "a", tmp_path / "b"
     for place, f1, acc in ((a, of(BASE), BASE), (b, [0.8 * it for it in of(BASE)], WORSE)):
-        lm_eval_folder(
-            place, {"none": {"f1": f1, "acc": of(acc)}}, higher_is_better={"sums": {"f1": True}}
-        )
+        lm_eval_folder(place, {"none": {"f1": f1, "acc": of(acc)}}, higher_is_better={"sums": {"f1": True}})
     for option in ("--lm-eval", "--results"):
         for places, sign in (((a, b), -1), ((b, a), 1)):
             table_by_task = {it["task"]: it for it in tables(run, *places, option=option)}
@@ -293,10 +251,7 @@ def test_zeros_and_ones_beside_fractions_are_compared_as_numbers(run: Any, tmp_p
             (row,) = (it for it in table_by_task["sums:f1"]["rows"] if not it["is_baseline"])
             number = row["number"]
             assert number["difference"] == pytest.approx(sign * 0.2 * sum(BASE) / N)
-            assert (number["questions"], number["finding"]) == (
-                N,
-                "worse" if sign < 0 else "better",
-            )
+            assert (number["questions"], number["finding"]) == (N, "worse" if sign < 0 else "better")
 
 
 def damage(path: Path, line: int, text: str | None) -> None:
@@ -335,12 +290,10 @@ def test_an_error_in_a_file_is_reported_by_file_and_line(run: Any, tmp_path: Pat
     assert_reported(edited(doc_id=3), "{}, line 5: document 3 is already in line 4")
     assert_reported(edited(acc=0.0), "{}: acc of filter none is 0.916667 over its lines")
     assert_reported(
-        edited(doc_hash="other"),
-        "{}, line 5: document 4 has another document than in " + str(tmp_path / "a"),
+        edited(doc_hash="other"), "{}, line 5: document 4 has another document than in " + str(tmp_path / "a")
     )
     assert_reported(
-        edited(target="7"),
-        "{}, line 5: document 4 has another gold answer than in " + str(tmp_path / "a"),
+        edited(target="7"), "{}, line 5: document 4 has another gold answer than in " + str(tmp_path / "a")
     )
     assert_reported(
         lambda path: path.unlink(),
@@ -398,9 +351,7 @@ def test_unreadable_folders_are_rejected(
 def test_tasks_are_pooled_for_each_folder(run: Any, tmp_path: Path) -> None:
     for folder, solved in (("a", BASE), ("b", marks(56, N, 5))):
         for task in ("sums", "products"):
-            lm_eval_folder(
-                tmp_path / folder / task, {"none": {"acc": of(solved)}}, task=task, document=task
-            )
+            lm_eval_folder(tmp_path / folder / task, {"none": {"acc": of(solved)}}, task=task, document=task)
     code, out, err = run(tmp_path / "a", tmp_path / "b", "--format", "json", "--pool", "tasks")
     assert code == 0, err
     (table,) = json.loads(out)["pooled"]

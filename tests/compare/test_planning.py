@@ -7,32 +7,16 @@ import pytest
 from compared import KEYS, rows_of
 
 from runner_base.errors import ConfigError
-from runner_compare.features.planning.section import (
-    Plans,
-    QuestionPlan,
-    duration,
-    parse_aim,
-    plan_questions,
-)
+from runner_compare.features.planning.section import Plans, QuestionPlan, duration, parse_aim, plan_questions
 from runner_compare.model.data import Table
 from runner_compare.statistics import Bets, Fisher, McNemar, SignFlips, Test
 from runner_compare.statistics.margins import questions_needed
-from runner_compare.statistics.planning import (
-    expected_disagreement,
-    questions_to_detect,
-    samples_to_detect,
-)
+from runner_compare.statistics.planning import expected_disagreement, questions_to_detect, samples_to_detect
 from runner_compare.statistics.ratios import kurtosis, skewness
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
-]
-SPEEDS = {
-    "prefill_tok_per_s": 100.0,
-    "decode_tok_per_s": 10.0,
-    "prompt_tokens": 4000.0,
-    "new_tokens": 800.0,
-}  # 200 first ones
+pytestmark = [pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]
+# 200 first ones
+SPEEDS = {"prefill_tok_per_s": 100.0, "decode_tok_per_s": 10.0, "prompt_tokens": 4000.0, "new_tokens": 800.0}
 
 
 def planned(aim: str, *effects: Test) -> Table:
@@ -57,12 +41,7 @@ def test_a_row_needs_what_its_own_disagreement_asks_for() -> None:
         table = planned(aim, McNemar(10, 10, 200), McNemar(30, 30, 200))
         few, many = plans_of(table)
         assert needed is not None
-        assert (few.asked, few.disagreement, few.needed, few.further) == (
-            200,
-            0.1,
-            needed,
-            needed - 200,
-        )
+        assert (few.asked, few.disagreement, few.needed, few.further) == (200, 0.1, needed, needed - 200)
         assert few.needed_low is not None
         assert few.needed_high is not None
         assert few.needed_low < needed < few.needed_high

@@ -18,9 +18,7 @@ def pairs(ours: list[str], theirs: list[str]) -> dict[int, int]:
     return {one[0]: other[0] for one, other in same_questions(texts(ours), texts(theirs)).items()}
 
 
-def test_a_question_is_found_in_the_prompt_that_ends_with_it_and_not_where_it_is_an_example() -> (
-    None
-):
+def test_a_question_is_found_in_the_prompt_that_ends_with_it_and_not_where_it_is_an_example() -> None:
     draw, order = Random(4), [*range(10)]
     draw.shuffle(order)
     prompts = []
@@ -31,9 +29,7 @@ def test_a_question_is_found_in_the_prompt_that_ends_with_it_and_not_where_it_is
         prompts.append(f"{examples}\n\nQuestion: {RAW[at]}\nAnswer:")
     found = {at: place for place, at in enumerate(order)}
     assert pairs(RAW, prompts) == found
-    assert pairs(prompts, RAW) == {place: at for at, place in found.items()}, (
-        "whichever side has the prompts"
-    )
+    assert pairs(prompts, RAW) == {place: at for at, place in found.items()}, "whichever side has the prompts"
 
 
 def test_what_two_tools_put_around_all_of_their_questions_is_left_out() -> None:

@@ -67,12 +67,7 @@ def test_rows_of_all_engines_stand_side_by_side_and_what_is_not_known_is_said() 
         "and api (what a server uses is not counted here)"
     ]
     record = RIGHT_ANSWERS.row_record(table, table.rows[0])
-    assert record["right_answer"] == {
-        "seconds": 2.0,
-        "tokens": 100.0,
-        "money": 0.004,
-        "joules": 10.0,
-    }
+    assert record["right_answer"] == {"seconds": 2.0, "tokens": 100.0, "money": 0.004, "joules": 10.0}
     assert RIGHT_ANSWERS.row_record(table, table.rows[3])["right_answer"]["money"] == 0.01
 
 
@@ -82,11 +77,7 @@ def test_rows_of_one_engine_without_energy_and_money_have_no_such_table() -> Non
         RIGHT_ANSWERS.tables(table),
         RIGHT_ANSWERS.sentences(table),
         RIGHT_ANSWERS.legend(table, True),
-    ) == (
-        {},
-        [],
-        "",
-    )
+    ) == ({}, [], "")
 
 
 def test_no_right_answer_has_no_cost() -> None:
@@ -101,10 +92,7 @@ def test_the_json_is_as_its_schema_says() -> None:
     out = io.StringIO()
     FORMATS["json"](Comparison([table_of(row("a", energy), row("b", {}))]), out)
     first = json.loads(out.getvalue())["tables"][0]["rows"][0]
-    assert first["energy"].keys() == {*energy} - {
-        "joules_per_right_answer",
-        "energy_cost_per_right_answer",
-    }
+    assert first["energy"].keys() == {*energy} - {"joules_per_right_answer", "energy_cost_per_right_answer"}
     assert list(faults(json.loads(out.getvalue()), SCHEMA)) == []
 
 
@@ -146,9 +134,7 @@ def test_costs_have_intervals_over_questions() -> None:
     interval = table.rows[0].run.interval
     assert interval is not None
     accuracy_alone = 0.5 / interval[1]
-    assert local["joules_high"] / local["joules"] > accuracy_alone, (
-        "wrong answers are the long ones"
-    )
+    assert local["joules_high"] / local["joules"] > accuracy_alone, "wrong answers are the long ones"
     cells = {column.head: column.cells for column in RIGHT_ANSWERS.tables(table)[TITLE]}
     assert cells["J /right\nanswer"][0].startswith("10 [")
     assert cells["money /right\nanswer"][1].startswith("0.001 [")

@@ -62,17 +62,13 @@ def test_equal_models_are_called_different_in_any_of_three_metrics_in_at_most_5_
         drawn = generator.normal(0, 0.2, (3, 80)).tolist()
         for metrics in (1, 3):
             effects = [
-                shift(name, row).effect
-                for name, row in zip(("f1", "match", "length"), drawn, strict=True)
+                shift(name, row).effect for name, row in zip(("f1", "match", "length"), drawn, strict=True)
             ]
-            ps = [
-                math.erfc(abs(it.value / it.counts["error"]) / math.sqrt(2)) for it in effects
-            ]  # for normal noise
+            # for normal noise
+            ps = [math.erfc(abs(it.value / it.counts["error"]) / math.sqrt(2)) for it in effects]
             tests = [Known(replace(it, p=p)) for it, p in zip(effects, ps, strict=True)]
             found = any(
-                it.finding is not Finding.open
-                for test in tests
-                for it in judge([test], metrics=metrics)
+                it.finding is not Finding.open for test in tests for it in judge([test], metrics=metrics)
             )
             any_shared += found * (metrics == 3)
             any_alone += found * (metrics == 1)

@@ -36,10 +36,8 @@ RUNS = [
         ("not quantization='nf4'", "ad"),
         ("not (quantization='nf4' or seed=2)", "a"),
         ("quantization != 'nf4'", "ad"),
-        (
-            "quantization.double_quant != 'true'",
-            "acd",
-        ),  # a run without the key does not have that value
+        # a run without the key does not have that value
+        ("quantization.double_quant != 'true'", "acd"),
         ("quantization.double_quant = 'true'", "b"),
         ("quantization in ('nf4', \"int8\")", "bcd"),
         ("quantization not in (nf4, int8)", "a"),
@@ -86,10 +84,7 @@ def test_mistakes_are_named(text: str, message: str) -> None:
 
 
 leaves = st.builds(
-    "{} {} {}".format,
-    st.just("seed"),
-    st.sampled_from(["=", "!=", "<", "<=", ">", ">="]),
-    st.integers(0, 3),
+    "{} {} {}".format, st.just("seed"), st.sampled_from(["=", "!=", "<", "<=", ">", ">="]), st.integers(0, 3)
 )
 
 
@@ -108,9 +103,7 @@ leaves = st.builds(
 def test_it_means_what_python_means(text: str) -> None:
     runs = [run(str(seed), "none", seed, 0.5) for seed in range(4)]
     expected = [
-        one.job_id
-        for one in runs
-        if eval(text.replace(" = ", " == "), {"seed": int(one.params["seed"])})
+        one.job_id for one in runs if eval(text.replace(" = ", " == "), {"seed": int(one.params["seed"])})
     ]
     assert EXPRESSION.search(text)
     if expected:

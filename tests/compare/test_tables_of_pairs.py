@@ -78,10 +78,7 @@ def agrees(test: Unplanned, points: int) -> None:
     assert f": {it.finding} (Δ " in text
     # The interval is that of the very tests: it excludes 0, or minus the margin, where they reject,
     # and only there.
-    assert (it.low > 0, it.high < 0) == (
-        it.finding is Finding.better,
-        it.finding is Finding.worse,
-    ), text
+    assert (it.low > 0, it.high < 0) == (it.finding is Finding.better, it.finding is Finding.worse), text
     assert (it.low > -margin) == (
         said_good := it.verdict not in (MarginVerdict.undecided, MarginVerdict.worse_by_more)
     )
@@ -93,13 +90,10 @@ def agrees(test: Unplanned, points: int) -> None:
     assert low > -100 * margin - ROUNDING or not said_good, text
     assert high < -100 * margin + ROUNDING or it.verdict is not MarginVerdict.worse_by_more, text
     table = Table("any", KEYS, rows)
-    check(
-        [table], parse_requirements([f"margin={points} finding!=worse"], [row.run for row in rows])
+    check([table], parse_requirements([f"margin={points} finding!=worse"], [row.run for row in rows]))
+    assert [one.met for one in table.of(Requirements).of_rows] == [is_met, it.finding is not Finding.worse], (
+        text
     )
-    assert [one.met for one in table.of(Requirements).of_rows] == [
-        is_met,
-        it.finding is not Finding.worse,
-    ], text
 
 
 @pytest.mark.parametrize("points", MARGINS)
@@ -138,10 +132,7 @@ def test_rows_of_one_table_agree_with_their_intervals(count: int) -> None:
         for it in map(decided, rows[1:]):
             assert it.finding is not Finding.better or it.low > 0
             assert it.finding is not Finding.worse or it.high < 0
-            assert (
-                it.verdict in (MarginVerdict.undecided, MarginVerdict.worse_by_more)
-                or it.low > -0.1
-            )
+            assert it.verdict in (MarginVerdict.undecided, MarginVerdict.worse_by_more) or it.low > -0.1
             assert it.verdict is not MarginVerdict.worse_by_more or (
                 it.high < -0.1 and it.finding is Finding.worse
             )

@@ -10,12 +10,7 @@ from collections.abc import Iterable
 import pytest
 
 from runner_base.tables import WORD, Column
-from runner_compare.features.tokens.section import (
-    BY_CATEGORY,
-    TITLE,
-    category_columns,
-    token_columns,
-)
+from runner_compare.features.tokens.section import BY_CATEGORY, TITLE, category_columns, token_columns
 from runner_compare.metrics import KL_SHARES
 from runner_compare.model.comparison import Comparison
 from runner_compare.model.data import Run, Table, TableRow
@@ -66,9 +61,7 @@ def figures_of(factor: float) -> dict[str, float]:
     for of in ("", *(f"/{kind}" for kind in KINDS)):
         for key, ends in FIGURES.items():
             values = zip(("", "_low", "_high"), ends, strict=True)
-            found |= {
-                f"{key}{end}{of}": factor * value for end, value in values if value is not None
-            }
+            found |= {f"{key}{end}{of}": factor * value for end, value in values if value is not None}
     return found | {f"{key}/{kind}": 50.0 for kind in KINDS for key in ("n", "scored_tokens")}
 
 
@@ -76,8 +69,7 @@ def figures_of(factor: float) -> dict[str, float]:
 def table() -> Table:
     """Three quantizations, and the reference, which has no figures of tokens."""
     rows = [
-        run_of(name, figures_of(factor))
-        for name, factor in (("int8", 0.713), ("nf4", 1.0), ("hqq", 0.937))
+        run_of(name, figures_of(factor)) for name, factor in (("int8", 0.713), ("nf4", 1.0), ("hqq", 0.937))
     ]
     return Table("likelihood", ["quantization.name"], [run_of("none", {}), *rows])
 
@@ -98,16 +90,11 @@ def broken(text: str, expected: Iterable[str]) -> list[str]:
 
 
 def words_of(column: Column) -> set[str]:
-    return {
-        *column.head.split("\n"),
-        *(word for cell in column.cells for word in WORD.findall(cell)),
-    }
+    return {*column.head.split("\n"), *(word for cell in column.cells for word in WORD.findall(cell))}
 
 
 @pytest.mark.parametrize("width", [80, 100, 120, 200])
-def test_no_number_and_no_head_is_broken(
-    table: Table, width: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_number_and_no_head_is_broken(table: Table, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     of_all, by_kind = shown_at(width, table, monkeypatch)
     assert max(map(len, [*of_all.splitlines(), *by_kind.splitlines()])) <= width
     for column in token_columns(table):

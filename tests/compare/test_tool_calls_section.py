@@ -58,9 +58,7 @@ def planted(
                 failure = fails if category == "simple" else ToolOutcome.called_without_need
                 place = ToolPlace(category, length, success if is_right else failure)
                 key = len(answers), f"{category} {number}", "f()"
-                answers[key] = QuestionOutcome(
-                    is_right, f"p{length}", f"{category}_{number}", tools=place
-                )
+                answers[key] = QuestionOutcome(is_right, f"p{length}", f"{category}_{number}", tools=place)
     return answers
 
 
@@ -68,14 +66,8 @@ def table_of(settings: Mapping[str, Answers], baseline: str = "none") -> Table:
     runs = []
     for name, answers in settings.items():
         right = sum(outcome.solved for outcome in answers.values())
-        metrics = {
-            "n": float(len(answers)),
-            "correct": float(right),
-            "tool_accuracy": right / len(answers),
-        }
-        runs.append(
-            Run(name, f"job-{name}", "tools", "1", "", {"quantization.name": name}, metrics)
-        )
+        metrics = {"n": float(len(answers)), "correct": float(right), "tool_accuracy": right / len(answers)}
+        runs.append(Run(name, f"job-{name}", "tools", "1", "", {"quantization.name": name}, metrics))
     return tabulate(runs, ComparisonOptions({"quantization.name": baseline}), Planted(settings))
 
 
@@ -88,10 +80,7 @@ SETTINGS = {
 
 def test_rows_are_compared_in_each_category_and_length_and_all_share_one_error() -> None:
     compared = table_of(SETTINGS).of(CallsOfTable).compared
-    found = {
-        run_id: {cell: str(it.finding) for cell, it in own.items()}
-        for run_id, own in compared.items()
-    }
+    found = {run_id: {cell: str(it.finding) for cell, it in own.items()} for run_id, own in compared.items()}
     nothing = "no difference shown"
     assert found == {
         "int8": dict.fromkeys([(it, length) for length in LENGTHS for it in CATEGORIES], nothing),
@@ -145,9 +134,7 @@ def test_the_record_is_as_its_schema_says_and_tables_fit() -> None:
     FORMATS["json"](Comparison([table]), out)
     record = json.loads(out.getvalue())
     assert list(faults(record, SCHEMA)) == []
-    [row] = [
-        row for row in record["tables"][0]["rows"] if row["config"]["quantization.name"] == "nf4"
-    ]
+    [row] = [row for row in record["tables"][0]["rows"] if row["config"]["quantization.name"] == "nf4"]
     found = row["tool_calls"]
     assert found["steps"]["right_arguments"] == 110 / 160
     assert found["cells"][2]["outcomes"] == {"right": 30, "malformed": 50}
@@ -210,17 +197,16 @@ def test_steps_are_compared_with_the_baseline_and_share_one_error() -> None:
     """nf4 fails at the first step, int8 only fills in some more wrong arguments."""
     steps = table_of(SETTINGS).of(CallsOfTable).steps
     found = {
-        run_id: {step: str(it.finding) for step, it in of_row.items()}
-        for run_id, of_row in steps.items()
+        run_id: {step: str(it.finding) for step, it in of_row.items()} for run_id, of_row in steps.items()
     }
     nothing = "no difference shown"
     names = ("well_formed", "right_tool", "right_arguments", "nothing_called")
     assert found == {"int8": dict.fromkeys(names, nothing), "nf4": dict.fromkeys(names, "worse")}
     assert {decision.comparisons for own in steps.values() for decision in own.values()} == {8}
-    assert (
-        steps["nf4"]["well_formed"].counts["wins"],
-        steps["nf4"]["well_formed"].counts["losses"],
-    ) == (0, 50)
+    assert (steps["nf4"]["well_formed"].counts["wins"], steps["nf4"]["well_formed"].counts["losses"]) == (
+        0,
+        50,
+    )
     assert steps["nf4"]["nothing_called"].n == 160
     said = "\n".join(sentences_of(table_of(SETTINGS)))
     assert "steps of nf4 vs none: worse at well formed (−31.2 points [" in said

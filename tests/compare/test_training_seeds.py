@@ -21,10 +21,7 @@ def table(*params: dict[str, str], over_seeds: bool = False) -> Table:
     ("values", "keys"),
     [
         ([{"lora.path": "out/adapter-seed1"}, {"lora.path": "out/adapter-seed2"}], ["lora.path"]),
-        (
-            [{"model.name": "a/b_seed_3"}, {"model.name": "a/b_seed_4"}, {"model.name": "c"}],
-            ["model.name"],
-        ),
+        ([{"model.name": "a/b_seed_3"}, {"model.name": "a/b_seed_4"}, {"model.name": "c"}], ["model.name"]),
         ([{"notes.training_seed": "1"}, {"notes.training_seed": "2"}], ["notes.training_seed"]),
         ([{"lora.path": "a-seed1"}, {"lora.path": "b-seed2"}], []),
         ([{"lora.path": "a-seed1"}, {"lora.path": "a-seed1"}], []),
@@ -48,6 +45,4 @@ def test_seeds_of_sampling_say_nothing_of_other_training_runs() -> None:
     trained = {"lora.path": "one"}, {"lora.path": "other"}
     assert "(lora.path) they say nothing" in training_sentence(table(*trained, over_seeds=True))
     assert training_sentence(table(*trained)) == ""
-    assert (
-        training_sentence(table({"lora.path": "one"}, {"lora.path": "one"}, over_seeds=True)) == ""
-    )
+    assert training_sentence(table({"lora.path": "one"}, {"lora.path": "one"}, over_seeds=True)) == ""

@@ -19,10 +19,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 HOME = ROOT / "wheels" / "compare"
 PACKAGES = ("runner_base", "runner_compare")
-DISTRIBUTIONS = {
-    "dotenv": "python-dotenv",
-    "yaml": "pyyaml",
-}  # packages whose name is not the module's
+# packages whose name is not the module's
+DISTRIBUTIONS = {"dotenv": "python-dotenv", "yaml": "pyyaml"}
 LOGS = (
     ("inspect_ai/none", "inspect_ai/nf4"),
     ("lighteval/whole", "lighteval/cut_off"),
@@ -36,16 +34,7 @@ LOGS = (
     ("guidellm/guidellm_1.json", "guidellm/guidellm_2.json"),
     ("aiperf/1", "aiperf/2"),
 )
-ABSENT = (
-    "torch",
-    "transformers",
-    "hydra",
-    "omegaconf",
-    "mlflow",
-    "bitsandbytes",
-    "runner",
-    "runner_engine",
-)
+ABSENT = ("torch", "transformers", "hydra", "omegaconf", "mlflow", "bitsandbytes", "runner", "runner_engine")
 
 
 def project(folder: Path) -> dict[str, object]:
@@ -65,9 +54,7 @@ def test_all_that_it_imports_is_a_dependency_and_no_more() -> None:
     for file in (file for package in PACKAGES for file in (ROOT / package).rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            names += (
-                [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
-            )
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
             imported |= {name.split(".")[0] for name in names}
     others = imported - set(sys.stdlib_module_names) - {*PACKAGES}
     assert {DISTRIBUTIONS.get(name, name) for name in others} == required
@@ -79,12 +66,8 @@ def _nothing_hides_the_wheel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PYTHONPATH", raising=False)
 
 
-def test_the_examples_of_its_page_do_what_they_say(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (example,) = re.findall(
-        r"^```python\n(.*?)^```$", (HOME / "README.md").read_text(), re.M | re.S
-    )
+def test_the_examples_of_its_page_do_what_they_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (example,) = re.findall(r"^```python\n(.*?)^```$", (HOME / "README.md").read_text(), re.M | re.S)
     for name, logs in (("base", "none"), ("quantized", "nf4")):
         shutil.copytree(ROOT / "tests/data/inspect_ai" / logs, tmp_path / "logs" / name)
     monkeypatch.chdir(tmp_path)
@@ -101,16 +84,7 @@ def test_the_examples_of_its_page_do_what_they_say(
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("build")
     folder = tmp_path_factory.mktemp("dist")
-    command = [
-        sys.executable,
-        "-m",
-        "build",
-        "--wheel",
-        "--no-isolation",
-        "--outdir",
-        str(folder),
-        str(HOME),
-    ]
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(HOME)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     (built,) = folder.glob("runner_compare-*-py3-none-any.whl")
@@ -132,9 +106,7 @@ def test_it_holds_the_comparison_and_the_floor_below(wheel: Path) -> None:
 
 
 @pytest.mark.thorough
-def test_in_an_empty_environment_it_says_what_the_checkout_says(
-    wheel: Path, tmp_path: Path
-) -> None:
+def test_in_an_empty_environment_it_says_what_the_checkout_says(wheel: Path, tmp_path: Path) -> None:
     venv.create(tmp_path / "env", with_pip=True)
     commands = tmp_path / "env" / "bin"
     install = [
@@ -154,16 +126,9 @@ def test_in_an_empty_environment_it_says_what_the_checkout_says(
     assert found.stdout == "[]\n"
     entry = "import sys; from runner_compare import entry; sys.argv[0] = 'runner-compare'; entry()"
     for places in LOGS:
-        arguments = [
-            "--results",
-            *(str(ROOT / "tests/data" / place) for place in places),
-            "--format",
-            "json",
-        ]
+        arguments = ["--results", *(str(ROOT / "tests/data" / place) for place in places), "--format", "json"]
         alone, here = (
-            subprocess.run(
-                [*command, *arguments], cwd=folder, capture_output=True, text=True, check=False
-            )
+            subprocess.run([*command, *arguments], cwd=folder, capture_output=True, text=True, check=False)
             for command, folder in (
                 ([commands / "runner-compare"], tmp_path),
                 ([sys.executable, "-c", entry], ROOT),

@@ -21,10 +21,7 @@ def plugin() -> CompletionPlugin:
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
-        (
-            "model.trust_remote_code=",
-            ["model.trust_remote_code=false", "model.trust_remote_code=true"],
-        ),
+        ("model.trust_remote_code=", ["model.trust_remote_code=false", "model.trust_remote_code=true"]),
         ("print=", ["print=full", "print=json", "print=none", "print=table"]),
         ("-m quantization=none,nf", ["quantization=none,nf4"]),
         ("-m rope=native,linear,l", ["rope=native,linear,llama3"]),
@@ -45,10 +42,7 @@ def plugin() -> CompletionPlugin:
         ("task.strategy=", []),  # another task's
         ("quantization=no_such_one task.prompt=", []),
         ("task.nam", []),
-        (
-            "quantization.",
-            ["quantization.allow_partial=", "quantization.overrides=", "quantization.skip="],
-        ),
+        ("quantization.", ["quantization.allow_partial=", "quantization.overrides=", "quantization.skip="]),
         ("task.prompt=[ch", []),
     ],
 )
@@ -63,6 +57,4 @@ def test_every_place_of_a_file_goes_on(
     for name in ("a.jsonl", "b.jsonl"):
         (tmp_path / name).touch()
     assert plugin._query("config", "-m task.data=./a") == ["task.data=./a.jsonl"]
-    assert plugin._query("config", "-m task.data=./a.jsonl,./b") == [
-        "task.data=./a.jsonl,./b.jsonl"
-    ]
+    assert plugin._query("config", "-m task.data=./a.jsonl,./b") == ["task.data=./a.jsonl,./b.jsonl"]

@@ -35,15 +35,11 @@ from runner.grid.expand import expand
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
 
 CHOICES = [f"{group}={file.stem}" for group in GROUPS for file in own_files(group)]
-OF_GROUPS = [
-    [*lines] for _, lines in itertools.groupby(CHOICES, key=lambda line: line.partition("=")[0])
-]
+OF_GROUPS = [[*lines] for _, lines in itertools.groupby(CHOICES, key=lambda line: line.partition("=")[0])]
 # Each choice once at least, beside one of every other group.
 ROWS = [[lines[row % len(lines)] for lines in OF_GROUPS] for row in range(max(map(len, OF_GROUPS)))]
 NAMELESS = [
-    f"model={name}"
-    for name, kind in MODELS.items()
-    if not any(key.name == "name" for key in fields(kind))
+    f"model={name}" for name, kind in MODELS.items() if not any(key.name == "name" for key in fields(kind))
 ]
 GOOD = [
     "seed=3", "seed='3'", "task.limit=null", "task.limit=7", "output_dir=/a/b", "output_dir=${model.name}/x",
@@ -86,9 +82,7 @@ def shape(node: Node, path: str = "") -> dict[str, Any]:
     """Return everything in a config: keys in order, unresolved values, types, flags, annotations,
     cached resolutions."""
     meta = {name: value for name, value in vars(node._metadata).items() if name != "flags"}
-    flags = {
-        name: value for name, value in (node._metadata.flags or {}).items() if value is not None
-    }
+    flags = {name: value for name, value in (node._metadata.flags or {}).items() if value is not None}
     value = node.__dict__.get("_content", node.__dict__.get("_val"))
     parts = {path: (type(node), meta, flags)}
     if isinstance(node, BaseContainer) and isinstance(value, dict | list):
@@ -119,9 +113,7 @@ def loader() -> ConfigLoader:
     return hydra_of().config_loader
 
 
-def start(
-    loader: ConfigLoader, overrides: list[str], name: str = "config"
-) -> tuple[DictConfig, Composer]:
+def start(loader: ConfigLoader, overrides: list[str], name: str = "config") -> tuple[DictConfig, Composer]:
     quiet = [line for line in overrides if "NO_SUCH_NAME" not in line]
     master = loader.load_configuration(name, ["hydra.mode=MULTIRUN", *quiet], RunMode.MULTIRUN)
     for line in overrides:
@@ -135,9 +127,7 @@ def started(loader: ConfigLoader) -> dict[str, tuple[DictConfig, Composer]]:
     return {name: start(loader, overrides) for name, overrides in MASTERS.items()}
 
 
-def assert_equal(
-    loader: ConfigLoader, pair: tuple[DictConfig, Composer], overrides: list[str]
-) -> str:
+def assert_equal(loader: ConfigLoader, pair: tuple[DictConfig, Composer], overrides: list[str]) -> str:
     master, composer = pair
     full = outcome(lambda: loader.load_sweep_config(master, overrides))
     for turn in ("first", "again") if full[0] == "config" else ("first",):
@@ -176,14 +166,12 @@ def test_any_mixture(data: st.DataObject, loader: ConfigLoader, started: dict[st
 @pytest.mark.parametrize("file", studies(), ids=lambda file: file.stem)
 def test_every_study(file: Path, loader: ConfigLoader) -> None:
     own = loader_of(create_config_search_path(str(file.parent)))
-    pair = start(
-        own, [f"hydra.searchpath=[file://{CONF}]"], file.stem
-    )  # the groups stand in this folder alone
+    # the groups stand in this folder alone
+    pair = start(own, [f"hydra.searchpath=[file://{CONF}]"], file.stem)
     jobs = expand(["seed=1,2"], pair[0].hydra.sweeper.params, None, own)
     for job in random.Random(0).sample(jobs, k=2):
-        lacking = pair[1].compose_without_missing_keys(job)[
-            1
-        ]  # a key goes to the tasks that have it
+        # a key goes to the tasks that have it
+        lacking = pair[1].compose_without_missing_keys(job)[1]
         assert assert_equal(own, pair, [line for line in job if line not in lacking]) == "config"
     assert any(pair[1]._kept.values())
 
@@ -209,7 +197,9 @@ def test_a_search_path_of_the_job(loader: ConfigLoader, tmp_path: Path) -> None:
     (tmp_path / "extra" / "one.yaml").write_text("a: 1\n")
     pair = start(loader, [])
     assert assert_equal(loader, pair, ["+extra=one"]) == "config"
-    search = f"hydra.searchpath=[file://{tmp_path}]"  # makes extra a group, and the schema has none of that name
+    search = (
+        f"hydra.searchpath=[file://{tmp_path}]"  # makes extra a group, and the schema has none of that name
+    )
     assert assert_equal(loader, pair, [search, "+extra=one"]) == "error"
     assert assert_equal(loader, pair, [search, "+extra@model=one"]) == "error"
     (tmp_path / "extra" / "one.yaml").write_text("name: z\n")
@@ -255,9 +245,7 @@ def test_jobs_share_nothing(loader: ConfigLoader) -> None:
 # ----------------------------------------------------------------------------------------- and fast
 
 
-def test_a_combination_is_composed_once(
-    loader: ConfigLoader, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_combination_is_composed_once(loader: ConfigLoader, monkeypatch: pytest.MonkeyPatch) -> None:
     _, composer = start(loader, ["hydra.job.name=abc", "hydra/job_logging=none"])
     calls: list[list[str]] = []
     whole = loader.load_configuration
@@ -269,9 +257,7 @@ def test_a_combination_is_composed_once(
     monkeypatch.setattr(loader, "load_configuration", counted)
     words = ["quantization=none,int8,nf4,fp4", "seed=range(10)", "task.limit=1,2", "+tag=x,${seed}"]
     jobs = expand(words, None, None, loader)
-    assert [composer.compose(job).seed for job in jobs] == [
-        int(job[1].removeprefix("seed=")) for job in jobs
-    ]
+    assert [composer.compose(job).seed for job in jobs] == [int(job[1].removeprefix("seed=")) for job in jobs]
     assert len(jobs) == 160
     assert [lines[-1] for lines in calls] == [
         "quantization=none",
@@ -281,9 +267,7 @@ def test_a_combination_is_composed_once(
     ]
 
 
-def test_only_so_many_combinations_are_kept(
-    loader: ConfigLoader, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_so_many_combinations_are_kept(loader: ConfigLoader, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compose_module, "MAX_KEPT", 2)
     pair = start(loader, [])
     for line in ("quantization=nf4", "quantization=fp4", "quantization=int8", "quantization=nf4"):

@@ -122,14 +122,10 @@ def test_a_file_of_the_users_own_and_who_wins(mine: Path) -> None:
     )
     assert (own.split, own.prompt, own.shots, own.subset) == ("test", PromptStyle.chat, 0, None)
     assert own.answer_key == "key"
-    (mine / "study.yaml").write_text(
-        "defaults: [config, _self_]\ntask: {data: quiz, split: test}\n"
-    )
+    (mine / "study.yaml").write_text("defaults: [config, _self_]\ntask: {data: quiz, split: test}\n")
     composed = composer_of("study", str(mine)).compose([])
-    assert (composed.task.split, composed.task.subset) == (
-        "test",
-        "hard",
-    )  # a study's keys win as well
+    # a study's keys win as well
+    assert (composed.task.split, composed.task.subset) == ("test", "hard")
     by_search_path = task("task.data=quiz", f"hydra.searchpath=[file://{mine}]")
     assert by_search_path == quiz
 
@@ -161,19 +157,13 @@ def test_a_file_or_folder_wins_over_a_name(mine: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (
-            "data: x\nsplt: test\n",
-            r"quiz\.yaml: no key of a data set 'splt'\. Did you mean split\?",
-        ),
+        ("data: x\nsplt: test\n", r"quiz\.yaml: no key of a data set 'splt'\. Did you mean split\?"),
         (
             "split: test\n",
             r"quiz\.yaml: the file of a data set needs its location: data: FILE, FOLDER or an id",
         ),
         ("[1]", r"quiz\.yaml: the file of a data set needs its location"),
-        (
-            "data: x\nprompt: chatt\n",
-            r"quiz\.yaml: task\.prompt=chatt: no choice .* Did you mean chat\?",
-        ),
+        ("data: x\nprompt: chatt\n", r"quiz\.yaml: task\.prompt=chatt: no choice .* Did you mean chat\?"),
         ("data: x\nshots: many\n", r"quiz\.yaml: task\.shots=many: a whole number is needed"),
         ("data: [", r"quiz\.yaml, line .*: it is not valid YAML"),
     ],
@@ -186,8 +176,7 @@ def test_bad_files_are_named(mine: Path, text: str, message: str) -> None:
 
 def test_a_name_that_there_is_not(mine: Path) -> None:
     with pytest.raises(
-        ConfigError,
-        match="task.data=quizz: no data set 'quizz'. Did you mean quiz\\? Choices: .*embedded",
+        ConfigError, match="task.data=quizz: no data set 'quizz'. Did you mean quiz\\? Choices: .*embedded"
     ):
         task("task.data=quizz", folder=mine)
     with pytest.raises(ConfigError, match=f"Choices: {', '.join(SHIPPED)}; and there is no file"):

@@ -35,20 +35,13 @@ def published(tiny_llama: Path, tmp_path: Path) -> Callable[..., LocalModelConfi
     return make
 
 
-def test_each_value_has_its_source(
-    make_config: Make, published: Callable[..., LocalModelConfig]
-) -> None:
+def test_each_value_has_its_source(make_config: Make, published: Callable[..., LocalModelConfig]) -> None:
     config = make_config(
         model=published(**SAMPLES), generation=ModelGeneration(top_k=7), task=Gsm8kConfig(limit=2)
     )
     resolved = resolve(config)
     generation = resolved.config.generation
-    assert (
-        generation.temperature,
-        generation.top_p,
-        generation.top_k,
-        generation.max_new_tokens,
-    ) == (
+    assert (generation.temperature, generation.top_p, generation.top_k, generation.max_new_tokens) == (
         0.6,
         0.95,
         7,
@@ -78,9 +71,7 @@ def test_jobs_differ_where_the_files_differ(
     make_config: Make, published: Callable[..., LocalModelConfig]
 ) -> None:
     def job_id(**own: object) -> str:
-        config = make_config(
-            model=published(**own), generation=ModelGeneration(), task=Gsm8kConfig(limit=2)
-        )
+        config = make_config(model=published(**own), generation=ModelGeneration(), task=Gsm8kConfig(limit=2))
         return plan_job([], config).job_id
 
     same = job_id(**SAMPLES)
@@ -94,9 +85,7 @@ def test_one_command_compares_greedy_with_the_publisher(
     model, task = published(**SAMPLES), Gsm8kConfig(limit=2, samples=4)
     greedy = plan_job([], make_config(model=model, generation=GenerationConfig(), task=task))
     drawn = plan_job([], make_config(model=model, generation=ModelGeneration(), task=task))
-    once = plan_job(
-        [], make_config(model=model, generation=GenerationConfig(), task=Gsm8kConfig(limit=2))
-    )
+    once = plan_job([], make_config(model=model, generation=GenerationConfig(), task=Gsm8kConfig(limit=2)))
     assert greedy.config is not None
     assert drawn.config is not None
     assert (greedy.config.task.samples, drawn.config.task.samples) == (1, 4)  # type: ignore[attr-defined]
@@ -134,7 +123,6 @@ def test_a_model_without_files_here_is_refused(make_config: Make) -> None:
 
 def test_null_is_for_the_model_alone() -> None:
     with pytest.raises(
-        ConfigError,
-        match=r"generation\.temperature=None: must be a number; null, what the model's files",
+        ConfigError, match=r"generation\.temperature=None: must be a number; null, what the model's files"
     ):
         GenerationConfig(temperature=None)

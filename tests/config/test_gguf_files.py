@@ -46,13 +46,7 @@ def test_the_config_is_that_of_the_given_choice(file: Path) -> None:
 
 
 def test_the_job_is_that_of_the_given_choice(runner: Run, file: Path) -> None:
-    job = (
-        "model=auto",
-        f"model.name={file}",
-        "task.limit=1",
-        "generation.max_new_tokens=2",
-        "print=json",
-    )
+    job = ("model=auto", f"model.name={file}", "task.limit=1", "generation.max_new_tokens=2", "print=json")
     first, again = runner(*job).json(), runner(*job, "quantization=gguf")
     assert first["job_id"] == again.json()["job_id"]
     assert "is already done" in again.err
@@ -65,11 +59,7 @@ def test_a_draft_of_the_file_says_what_to_use(runner: Run, file: Path) -> None:
     done = runner("model=auto", f"model.name={file}", "generation.speculate=draft", "task.limit=1")
     assert done.code == 2
     assert "use quantization=gguf" not in done.err
-    for fix in (
-        "{kind: draft, layers: N}",
-        "{kind: draft, model: FILE.gguf}",
-        "generation.speculate=ngram",
-    ):
+    for fix in ("{kind: draft, layers: N}", "{kind: draft, model: FILE.gguf}", "generation.speculate=ngram"):
         assert fix in done.err
     layers = runner(
         "model=auto", f"model.name={file}", "generation.speculate={kind: draft, layers: 1}", "task.limit=1", "plan=true"
@@ -79,9 +69,7 @@ def test_a_draft_of_the_file_says_what_to_use(runner: Run, file: Path) -> None:
 
 def test_a_grid_over_other_quantizations_is_refused_in_one_line(runner: Run, file: Path) -> None:
     for plan in ("false", "true"):
-        done = runner(
-            "-m", "model=auto", f"model.name={file}", "quantization=none,int8,nf4", f"plan={plan}"
-        )
+        done = runner("-m", "model=auto", f"model.name={file}", "quantization=none,int8,nf4", f"plan={plan}")
         assert (done.code, done.out) == (2, "")
         assert done.err.count("\n") == 1
         assert done.err.startswith("error: quantization=none,int8,nf4: ")

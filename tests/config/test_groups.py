@@ -50,23 +50,18 @@ def refusal(*overrides: str) -> str | None:
 @pytest.mark.parametrize("group", [*NAMED, "profile"])
 def test_the_name_of_a_choice_is_no_key(group: str) -> None:
     choices = choices_for(group)
-    ways = [
-        way for way in WAYS if group != "profile" or "{{" not in way
-    ]  # it is a text, which holds no keys
+    # it is a text, which holds no keys
+    ways = [way for way in WAYS if group != "profile" or "{{" not in way]
     for number, choice in enumerate(choices):
         other = choices[number - 1]
         for way in ways if number == 0 else [ways[number % len(ways)]]:
             message = refusal(f"{group}={choice}", way.format(group=group, other=other))
             assert message is not None, (choice, way)
-            assert re.match(f"{group}.n.*is not a key: use {group}=({other}|CHOICE)", message), (
-                message
-            )
+            assert re.match(f"{group}.n.*is not a key: use {group}=({other}|CHOICE)", message), message
 
 
 def test_a_model_without_a_place_has_no_name_to_be_given(tmp_path: Path) -> None:
-    with pytest.raises(
-        ConfigError, match=r"model\.name=x: the chosen model has no key for a name: use mod"
-    ):
+    with pytest.raises(ConfigError, match=r"model\.name=x: the chosen model has no key for a name: use mod"):
         job(tmp_path, "model.name=x")
     assert job(tmp_path).params["model.name"] == "stub"
 
@@ -78,10 +73,7 @@ def test_a_model_without_a_place_has_no_name_to_be_given(tmp_path: Path) -> None
             "quantization: {name: nf4}",
             "own.yaml: quantization.name: the name of a choice is not a key: use quantization=CHOICE",
         ),
-        (
-            "rope:\n  name: yarn",
-            "own.yaml: rope.name: the name of a choice is not a key: use rope=CHOICE",
-        ),
+        ("rope:\n  name: yarn", "own.yaml: rope.name: the name of a choice is not a key: use rope=CHOICE"),
         (
             "hydra: {sweeper: {params: {quantization.name: 'none,nf4'}}}",
             "quantization.name=none: the name of a cho",
@@ -122,11 +114,7 @@ def test_nor_from_python(tmp_path: Path) -> None:
 
 def test_what_is_recorded_is_the_class_that_was_composed(tmp_path: Path) -> None:
     record = job(
-        tmp_path,
-        "rope=yarn",
-        "generation=sampling",
-        "generation.temperature=0.4",
-        "profile=low_memory",
+        tmp_path, "rope=yarn", "generation=sampling", "generation.temperature=0.4", "profile=low_memory"
     )
     expected = {
         "quantization": "nf4",

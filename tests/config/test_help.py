@@ -44,13 +44,9 @@ def test_every_key_of_every_choice_says_what_it_is(group: str) -> None:
         silent += [f"{choice}: {key}" for key, (_, words) in said.items() if len(words) < 3]
         for name in (item.name for item in fields(schema)):
             shown, values = said.get(f"{group}.{name}", ("", ""))[1], allowed(schema, name)
-            if values[:1] != ["true"] and not all(
-                re.search(rf"\b{value}\b", shown) for value in values
-            ):
+            if values[:1] != ["true"] and not all(re.search(rf"\b{value}\b", shown) for value in values):
                 incomplete.append((choice, name, values, shown))
-    assert (silent, incomplete) == ([], []), (
-        "each key has a comment, and each choice of an enum is named"
-    )
+    assert (silent, incomplete) == ([], []), "each key has a comment, and each choice of an enum is named"
 
 
 def test_the_data_sets_stand_beside_their_key() -> None:
@@ -61,9 +57,7 @@ def test_the_data_sets_stand_beside_their_key() -> None:
 
 
 def test_values_choices_and_comments_stand_beside_a_key() -> None:
-    said = keys(
-        "task.limit=7", "model=stub", "task.shuffle_seed=null", "tracking.uri=sqlite:///x y.db"
-    )
+    said = keys("task.limit=7", "model=stub", "task.shuffle_seed=null", "tracking.uri=sqlite:///x y.db")
     assert said["task.limit"] == ("7", "then the first N questions; null: all of them")
     assert said["tracking.uri"][0] == '"sqlite:///x y.db"'
     assert said["task.shuffle_seed"][0] == "null"
@@ -92,11 +86,9 @@ def test_the_resolved_config_names_the_choices_above_it(runner: Callable[..., An
     assert shown.startswith(
         "# model=embedded quantization=nf4 lora=embedded rope=native generation=greedy task=gsm8k "
     )
-    assert set(yaml.safe_load(shown)["quantization"]) == {
-        "double_quant",
-        "compute_dtype",
-        *GENERAL_KEYS,
-    }, "a name is not a key"
+    assert set(yaml.safe_load(shown)["quantization"]) == {"double_quant", "compute_dtype", *GENERAL_KEYS}, (
+        "a name is not a key"
+    )
     assert runner("--cfg", "job", "-p", "quantization", "quantization=nf4").out.startswith(
         "# @package quantization\n"
     )

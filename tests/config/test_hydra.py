@@ -22,9 +22,7 @@ def test_nothing_is_composed_to_see_a_mode_that_nobody_has_set(
     composed: list[str | None] = []
     compose = Hydra.compose_config
 
-    def noted(
-        self: Hydra, config_name: str | None, overrides: list[str], *rest: Any, **keys: Any
-    ) -> Any:
+    def noted(self: Hydra, config_name: str | None, overrides: list[str], *rest: Any, **keys: Any) -> Any:
         composed.append(config_name)
         return compose(self, config_name, overrides, *rest, **keys)
 
@@ -32,9 +30,7 @@ def test_nothing_is_composed_to_see_a_mode_that_nobody_has_set(
     ours = hydra_of()
     assert ours.get_mode("config", ["model=stub", "seed=1"]) is None
     assert composed == []
-    assert compose(ours, "config", ["model=stub"], RunMode.RUN, False).hydra.mode is None, (
-        "so it was right"
-    )
+    assert compose(ours, "config", ["model=stub"], RunMode.RUN, False).hydra.mode is None, "so it was right"
     assert mode(ours, "config", "hydra.mode=MULTIRUN") is RunMode.MULTIRUN
     (tmp_path / "own.yaml").write_text("hydra: {mode: MULTIRUN}\n")
     assert mode(hydra_of(str(tmp_path)), "own") is RunMode.MULTIRUN
@@ -44,8 +40,6 @@ def test_nothing_is_composed_to_see_a_mode_that_nobody_has_set(
 def mode(hydra: Hydra, config_name: str, *overrides: str) -> Any:
     """Return hydra.mode, as Hydra's command line asks for it."""
     parsed = (
-        {"parsed_overrides": OverridesParser.create().parse_overrides([*overrides])}
-        if IS_HYDRA_1_4
-        else {}
+        {"parsed_overrides": OverridesParser.create().parse_overrides([*overrides])} if IS_HYDRA_1_4 else {}
     )
     return hydra.get_mode(config_name, [*overrides], **parsed)

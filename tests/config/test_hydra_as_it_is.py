@@ -17,16 +17,11 @@ from runner.config.hydra_versions import IS_HYDRA_1_4
 ROOT = Path(__file__).resolve().parents[2]
 RESOLVERS = "omegaconf.basecontainer.BaseContainer._resolvers"
 OF_EACH_HYDRA = {"hydra", "now", "python_version"}  # every Hydra object registers these again
-OF_EACH_HYDRA |= (
-    {"hydra_deprecated_override_dirname", "hydra_override_dirname"} if IS_HYDRA_1_4 else set()
-)
-OURS = {
-    "data_set",
-    "variable",
-}  # ${data_set:KEY} and ${variable:NAME} of conf/: OmegaConf has one table for all
-OF_FIRST_USE = (
-    {"hydra.instantiate_override"} if IS_HYDRA_1_4 else set()
-)  # Hydra registers it at its first use
+OF_EACH_HYDRA |= {"hydra_deprecated_override_dirname", "hydra_override_dirname"} if IS_HYDRA_1_4 else set()
+# ${data_set:KEY} and ${variable:NAME} of conf/: OmegaConf has one table for all
+OURS = {"data_set", "variable"}
+# Hydra registers it at its first use
+OF_FIRST_USE = {"hydra.instantiate_override"} if IS_HYDRA_1_4 else set()
 PATCHES = (
     "from omegaconf import OmegaConf; OmegaConf.load = staticmethod(lambda file, load=OmegaConf.load: load(file))",
     "from hydra.core.config_store import ConfigStore; ConfigStore.__deepcopy__ = lambda self, memo: self",
@@ -37,9 +32,7 @@ PATCHES = (
 
 def child(*arguments: str, given: str = "") -> Any:
     command = [sys.executable, "-m", "tests.support.attributes", *arguments]
-    done = subprocess.run(
-        command, cwd=ROOT, input=given, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command, cwd=ROOT, input=given, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -88,7 +81,9 @@ def test_nor_by_an_import(module: str, tmp_path: Path) -> None:
 
 def test_other_programs_import_nothing_of_the_runner() -> None:
     """Hydra reads the file of our plugins in every program that uses it."""
-    program = "import sys, hydra_plugins.runner; print([name for name in sys.modules if name.startswith('runner')])"
+    program = (
+        "import sys, hydra_plugins.runner; print([name for name in sys.modules if name.startswith('runner')])"
+    )
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
     )

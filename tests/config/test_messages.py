@@ -18,10 +18,8 @@ from runner_base.errors import ConfigError
         ),
         (["task.until=nf4"], "^task.until is now task.early_stop_vs$"),
         (["task=memory", "task.context=[64]"], "^task.context is now task.context_lengths$"),
-        (
-            ["task=generate", "task.batch=[1]"],
-            "^task.batch: no key 'task.batch'",
-        ),  # no key of this task is meant
+        # no key of this task is meant
+        (["task=generate", "task.batch=[1]"], "^task.batch: no key 'task.batch'"),
     ],
 )
 def test_an_old_name_is_answered_with_the_new_one(overrides: list[str], message: str) -> None:

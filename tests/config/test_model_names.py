@@ -24,9 +24,7 @@ from runner_engine.settings.lora import LoraConfig, PeftConfig, PthConfig
         (f"hub/models--Qwen--Qwen3-1.7B/snapshots/{'7' * 40}", "Qwen/Qwen3-1.7B"),
     ],
 )
-def test_a_folder_is_called_by_the_part_that_says_something(
-    tmp_path: Path, path: str, name: str
-) -> None:
+def test_a_folder_is_called_by_the_part_that_says_something(tmp_path: Path, path: str, name: str) -> None:
     place = tmp_path / path
     place.parent.mkdir(parents=True, exist_ok=True)
     place.touch() if place.suffix == ".gguf" else place.mkdir(exist_ok=True)

@@ -31,10 +31,7 @@ def test_each_profile_has_a_file() -> None:
         (["profile=low_memory"], ("nf4", "cpu", "auto")),
         (["profile=standard"], ("nf4", "auto", "auto")),
         (["profile=high_performance", "model=qwen25_7b_instruct"], ("none", "auto", "bfloat16")),
-        (
-            ["profile=low_memory", "quantization=int8", "model.device=cuda"],
-            ("int8", "cuda", "auto"),
-        ),
+        (["profile=low_memory", "quantization=int8", "model.device=cuda"], ("int8", "cuda", "auto")),
         (
             ["quantization=int8", "profile=high_performance", "model.dtype=float16"],
             ("int8", "auto", "float16"),
@@ -52,10 +49,7 @@ def test_what_each_means_and_that_what_is_asked_for_wins(
 
 
 def test_its_name_makes_no_other_job() -> None:
-    by_profile, by_hand = (
-        composed("profile=low_memory"),
-        composed("quantization=nf4", "model.device=cpu"),
-    )
+    by_profile, by_hand = (composed("profile=low_memory"), composed("quantization=nf4", "model.device=cpu"))
     assert dict(semantic_keys(by_profile)) == dict(semantic_keys(by_hand))
     assert by_profile.profile == "low_memory"
 

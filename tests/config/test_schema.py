@@ -116,16 +116,10 @@ def test_menu_defaults_equal_the_schema() -> None:
             lambda: LocalModelConfig(name="x", device="mps"),
             "model.device=mps: the engine has no Metal: use model=llama_cpp",
         ),
-        (
-            lambda: LocalModelConfig(name="x", device="gpu"),
-            "model.device=gpu: use auto, cpu, cuda or cuda:N",
-        ),
+        (lambda: LocalModelConfig(name="x", device="gpu"), "model.device=gpu: use auto, cpu, cuda or cuda:N"),
         (lambda: LocalModelConfig(name="x", device="cpu:1"), "model.device=cpu:1"),
         (lambda: LocalModelConfig(name=" "), "model.name=' '"),
-        (
-            lambda: LocalModelConfig(name="x", device_map="balanced"),
-            "model.device_map=balanced: use auto",
-        ),
+        (lambda: LocalModelConfig(name="x", device_map="balanced"), "model.device_map=balanced: use auto"),
         (
             lambda: LocalModelConfig(name="x", max_memory={"cpu": "8GB"}),
             "model.max_memory needs model.device_map=auto",
@@ -146,17 +140,11 @@ def test_menu_defaults_equal_the_schema() -> None:
         (lambda: Int8Config(threshold=-1), "quantization.threshold=-1"),
         (lambda: Nf4Config(compute_dtype=Dtype.auto), "quantization.compute_dtype=auto"),
         (lambda: PeftConfig(path=""), "lora.path=''"),
-        (
-            lambda: PthConfig(path=" "),
-            "lora.path=' ': give the adapter's folder, hub id or .pth file",
-        ),
+        (lambda: PthConfig(path=" "), "lora.path=' ': give the adapter's folder, hub id or .pth file"),
         (lambda: PthConfig(path="x", rank=0), "lora.rank=0: must be 1 or more, or null"),
         (lambda: GenerationConfig(max_new_tokens=0), "generation.max_new_tokens=0"),
         (lambda: GenerationConfig(temperature=-0.1), "generation.temperature=-0.1"),
-        (
-            lambda: GenerationConfig(temperature=1, top_p=0),
-            r"generation.top_p=0: must lie in \(0, 1\]",
-        ),
+        (lambda: GenerationConfig(temperature=1, top_p=0), r"generation.top_p=0: must lie in \(0, 1\]"),
         (lambda: GenerationConfig(temperature=1, top_k=-1), "generation.top_k=-1"),
         (lambda: GenerationConfig(repetition_penalty=0), "generation.repetition_penalty=0"),
         (lambda: GenerationConfig(batch_size=0), "generation.batch_size=0"),
@@ -179,10 +167,7 @@ def test_menu_defaults_equal_the_schema() -> None:
         (lambda: Gsm8kConfig(check_invariance="some"), "task.check_invariance=some: give auto"),
         (lambda: Gsm8kConfig(check_contamination=-1), "task.check_contamination=-1"),
         (lambda: Gsm8kConfig(data=""), "task.data=''"),
-        (
-            lambda: Gsm8kConfig(prompt=PromptStyle.text, system="x"),
-            "task.system needs task.prompt=chat",
-        ),
+        (lambda: Gsm8kConfig(prompt=PromptStyle.text, system="x"), "task.system needs task.prompt=chat"),
         (
             lambda: Gsm8kConfig(prompt=PromptStyle.lm_eval_5shot, system="x"),
             "task.system needs task.prompt=chat",
@@ -195,10 +180,7 @@ def test_menu_defaults_equal_the_schema() -> None:
             lambda: Gsm8kConfig(prompt=PromptStyle.lm_eval_5shot, template="{question}"),
             "task.template='{question}': task.prompt=lm_eval_5shot is what",
         ),
-        (
-            lambda: Gsm8kConfig(template="Solve it."),
-            "task.template='Solve it.': {question} must stand where",
-        ),
+        (lambda: Gsm8kConfig(template="Solve it."), "task.template='Solve it.': {question} must stand where"),
         (
             lambda: Gsm8kConfig(template="{qestion}"),
             "task.template='{qestion}': no name 'qestion'. Did you mean question",
@@ -209,10 +191,7 @@ def test_menu_defaults_equal_the_schema() -> None:
         (lambda: SweepConfig(new_tokens=1), "task.new_tokens=1"),
         (lambda: SweepConfig(new_tokens="many"), "task.new_tokens=.*give whole numbers"),
         (lambda: SweepConfig(shared_prefix=[0, 1.5]), "task.shared_prefix=.*from 0 to 1"),
-        (
-            lambda: SweepConfig(arrival_rates=[1, 0]),
-            "task.arrival_rates=.*above 0: requests a second",
-        ),
+        (lambda: SweepConfig(arrival_rates=[1, 0]), "task.arrival_rates=.*above 0: requests a second"),
         (lambda: SweepConfig(arrival_s=0), "task.arrival_s=0: must be above 0"),
         (lambda: SweepConfig(arrival_requests=1), "task.arrival_requests=1: must be 2 or more"),
         (lambda: MemoryConfig(repeats=0), "task.repeats=0"),
@@ -236,12 +215,8 @@ def test_a_repeat_counts_only_if_it_is_one(make_config: Any) -> None:
 
 def test_a_kv_cache_counts_only_in_another_format(make_config: Any) -> None:
     """So the jobs that were recorded before the key was there keep their ids."""
-    plain, eight = (
-        make_config(generation=GenerationConfig(kv_cache=one)) for one in ("as_model", "int8")
-    )
-    assert set(semantic_keys(eight)) - set(semantic_keys(plain)) == {
-        ("generation.kv_cache", "int8")
-    }
+    plain, eight = (make_config(generation=GenerationConfig(kv_cache=one)) for one in ("as_model", "int8"))
+    assert set(semantic_keys(eight)) - set(semantic_keys(plain)) == {("generation.kv_cache", "int8")}
     assert set(semantic_keys(plain)) <= set(semantic_keys(eight))
 
 
@@ -250,12 +225,7 @@ INT8_KV = GenerationConfig(kv_cache="int8")
 
 @pytest.mark.parametrize(
     ("model", "why"),
-    [
-        (
-            LocalModelConfig(name="x", attention=Attention.sdpa),
-            "model.attention=sdpa was requested",
-        ),
-    ],
+    [(LocalModelConfig(name="x", attention=Attention.sdpa), "model.attention=sdpa was requested")],
 )
 def test_a_kv_cache_in_8_bits_needs_the_scheduler(make_config: Any, model: Any, why: str) -> None:
     with pytest.raises(
@@ -265,9 +235,7 @@ def test_a_kv_cache_in_8_bits_needs_the_scheduler(make_config: Any, model: Any, 
 
 
 def test_inert_keys_have_a_reason_and_the_rest_counts(make_config: Any) -> None:
-    config = make_config(
-        model=LocalModelConfig(name="x"), task=Gsm8kConfig(), lora=PeftConfig(path="y")
-    )
+    config = make_config(model=LocalModelConfig(name="x"), task=Gsm8kConfig(), lora=PeftConfig(path="y"))
     counted = dict(semantic_keys(config))
     everything, reasons = _keys(config, "", {})
     choices = {f"{group}.name" for group in ("quantization", "lora", "rope", "generation", "task")}

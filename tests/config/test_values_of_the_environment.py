@@ -14,12 +14,7 @@ STUB = ("model=stub", "task.limit=1", "print=json")
 
 
 @pytest.mark.parametrize(
-    ("key", "needed"),
-    [
-        ("notes", "names with values"),
-        ("metrics", "a list"),
-        ("task.cluster", None),
-    ],
+    ("key", "needed"), [("notes", "names with values"), ("metrics", "a list"), ("task.cluster", None)]
 )
 def test_one_value_where_several_belong_is_one_message(
     runner: Run, tmp_path: Path, key: str, needed: str | None
@@ -48,9 +43,7 @@ def test_a_secret_is_refused_where_it_would_be_recorded(
 ) -> None:
     done = runner(*STUB, *keys, cwd=tmp_path, database=False, OPENAI_API_KEY=SECRET)
     assert done.code == 2, done.err
-    assert (
-        "=***: the value of the environment variable OPENAI_API_KEY would be recorded" in done.err
-    )
+    assert "=***: the value of the environment variable OPENAI_API_KEY would be recorded" in done.err
     assert SECRET not in done.err + done.out
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 

@@ -35,9 +35,7 @@ def test_ordinary_aliases_and_damaged_files_pass() -> None:
     check_aliases("a: 5 * 3 & 4\n", "x.yaml")
 
 
-def test_a_study_is_refused_before_it_is_unpacked(
-    runner: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_a_study_is_refused_before_it_is_unpacked(runner: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "bomb.yaml").write_text(f"defaults: [config, _self_]\n{BOMB}")
     done = runner("-cd", ".", "-cn", "bomb", "model=stub", "tracking=none")
     assert done.code == 2
@@ -72,10 +70,7 @@ def test_what_cannot_be_loaded_is_one_message_with_its_place(tmp_path: Path, cas
 
 def test_bytes_that_are_no_text_are_one_message(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_bytes(b"seed: \xff\xfe\n")
-    with (
-        pytest.raises(ConfigError, match="x.yaml: it is not valid YAML"),
-        checked(tmp_path / "x.yaml"),
-    ):
+    with pytest.raises(ConfigError, match="x.yaml: it is not valid YAML"), checked(tmp_path / "x.yaml"):
         OmegaConf.load(tmp_path / "x.yaml")
 
 

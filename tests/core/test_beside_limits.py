@@ -9,27 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner_base.beside_limits import (
-    Writer,
-    beside_limit,
-    decimals,
-    more_digits,
-    told_apart,
-)
+from runner_base.beside_limits import Writer, beside_limit, decimals, more_digits, told_apart
 from runner_compare.render.effects import p_value
 from runner_compare.render.labels import number
 from runner_compare.render.quantities import nats, points, signed, to_three_digits
 
 whole, with_two_decimals = decimals(0), decimals(2)
-WRITERS: list[Writer] = [
-    whole,
-    with_two_decimals,
-    number,
-    points,
-    nats,
-    signed,
-    to_three_digits,
-]
+WRITERS: list[Writer] = [whole, with_two_decimals, number, points, nats, signed, to_three_digits]
 NUMBERS = st.floats(-1e6, 1e6).filter(lambda value: value == 0 or abs(value) > 1e-6)
 
 
@@ -59,9 +45,7 @@ def test_all_values_of_a_column_have_the_digits_of_the_closest_one() -> None:
 
 @pytest.mark.parametrize("write", WRITERS)
 @given(value=NUMBERS, limit=NUMBERS)
-def test_what_is_shown_is_on_the_same_side_as_the_value(
-    write: Writer, value: float, limit: float
-) -> None:
+def test_what_is_shown_is_on_the_same_side_as_the_value(write: Writer, value: float, limit: float) -> None:
     if math.isclose(value, limit, rel_tol=1e-9, abs_tol=1e-9):
         return
     shown, shown_limit = (read(text) for text in told_apart(value, limit, write))
@@ -73,12 +57,7 @@ def test_what_is_shown_is_on_the_same_side_as_the_value(
 
 
 def test_p_is_told_from_five_percent() -> None:
-    assert [p_value(p) for p in (0.0496, 0.05, 0.0504, 0.04951)] == [
-        "0.0496",
-        "0.05",
-        "0.0504",
-        "0.0495",
-    ]
+    assert [p_value(p) for p in (0.0496, 0.05, 0.0504, 0.04951)] == ["0.0496", "0.05", "0.0504", "0.0495"]
     assert [p_value(p) for p in (0.0449, 0.056, 0.77, 0.99999, 0.00001)] == [
         "0.045",
         "0.056",

@@ -107,9 +107,7 @@ def test_the_work_outlives_its_readers(tmp_path: Path, command: str, code: int) 
     )
     assert done.returncode == code, done.stderr
     results = [json.loads(file.read_text()) for file in tmp_path.glob("outputs/jobs/*/result.json")]
-    assert [result["status"] for result in results] == ["FINISHED"] * (
-        3 if "-m seed" in command else 1
-    )
+    assert [result["status"] for result in results] == ["FINISHED"] * (3 if "-m seed" in command else 1)
     assert "Traceback" not in done.stderr
     assert "BrokenPipe" not in done.stderr
     if code:
@@ -123,13 +121,7 @@ def test_every_command_says_that_a_device_is_full(tmp_path: Path, module: str) -
     with Path("/dev/full").open("w") as full:
         command = [sys.executable, "-m", module, "--help"]
         done = subprocess.run(
-            command,
-            cwd=tmp_path,
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            timeout=200,
-            check=False,
+            command, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, timeout=200, check=False
         )
     assert done.returncode == 1
     assert "stdout cannot be written (No space left on device)" in done.stderr
@@ -151,9 +143,7 @@ def test_what_only_the_log_is_for_and_what_the_table_says_stay_off_stderr(
     assert not passes(**IN_TABLE)
 
 
-def test_stderr_says_nothing_that_the_table_says(
-    runner: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_stderr_says_nothing_that_the_table_says(runner: Callable[..., Any], tmp_path: Path) -> None:
     done = runner("task=generate", "task.prompt=Hi", "model.device=cpu", "tracking=none")
     assert (done.code, done.err) == (0, "")
     assert "LlamaForCausalLM" in done.out

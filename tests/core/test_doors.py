@@ -34,9 +34,7 @@ def _read_anew() -> Iterator[None]:
     forget_entry_points()
 
 
-def install(
-    folder: Path, name: str, version: str, text: str = TEXT, ending: str = "dist-info"
-) -> None:
+def install(folder: Path, name: str, version: str, text: str = TEXT, ending: str = "dist-info") -> None:
     """Write the metadata of a package."""
     place = folder / f"{name}-{version}.{ending}"
     place.mkdir(parents=True)

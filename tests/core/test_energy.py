@@ -21,10 +21,7 @@ def package(root: Path, name: str, microjoules: int) -> Path:
 
 
 def test_whole_packages_are_counted_also_over_the_end_of_a_counter(tmp_path: Path) -> None:
-    first, second = (
-        package(tmp_path, "intel-rapl:0", 100_000),
-        package(tmp_path, "intel-rapl:1", 990_000),
-    )
+    first, second = (package(tmp_path, "intel-rapl:0", 100_000), package(tmp_path, "intel-rapl:1", 990_000))
     part = package(tmp_path, "intel-rapl:0:0", 5)  # the cores of the first one
     energy = Energy(tmp_path)
     before = energy.read()
@@ -52,9 +49,7 @@ def test_what_cannot_be_read_is_said_and_is_no_zero(tmp_path: Path) -> None:
     assert elsewhere.why_not == ["the processors that work are another machine's"]
 
 
-def test_gpus_are_asked_where_the_model_is_on_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gpus_are_asked_where_the_model_is_on_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     counted = {0: 5_000, 1: 90_000}
     library = SimpleNamespace(
         NVMLError=RuntimeError,

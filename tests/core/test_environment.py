@@ -65,9 +65,7 @@ def test_a_file_names_a_store_that_is_a_file_and_no_server(
         (folder / ".env").write_text(f"MLFLOW_TRACKING_URI={uri}\nCC=evil\n")
         environment.read()
         assert "MLFLOW_TRACKING_URI" not in os.environ
-        assert capsys.readouterr().err.startswith(
-            ".env: MLFLOW_TRACKING_URI (of a server), CC ignored: "
-        )
+        assert capsys.readouterr().err.startswith(".env: MLFLOW_TRACKING_URI (of a server), CC ignored: ")
     (folder / ".env").write_text("MLFLOW_TRACKING_URI=sqlite:///here.db\n")
     environment.read()
     assert os.environ["MLFLOW_TRACKING_URI"] == "sqlite:///here.db"

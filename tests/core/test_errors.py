@@ -34,10 +34,7 @@ def test_memory_that_runs_out_is_said_and_other_errors_are_as_they_were() -> Non
 @pytest.mark.parametrize(
     ("named", "message"),
     [
-        (
-            "file",
-            "output_dir=file: {here}/file is a file. Give a folder you may write: output_dir=...",
-        ),
+        ("file", "output_dir=file: {here}/file is a file. Give a folder you may write: output_dir=..."),
         ("file/x/y", "output_dir=file/x/y: {here}/file is a file."),
         ("link", "output_dir=link: {here}/link is a link to gone, which is not there."),
         ("link/x", "output_dir=link/x: {here}/link is a link to gone, which is not there."),
@@ -107,9 +104,7 @@ def test_an_error_amid_an_interrupt_is_the_interrupt(capsys: pytest.CaptureFixtu
     assert capsys.readouterr().err == ""
 
 
-def test_what_the_program_itself_says_amid_an_interrupt_is_said(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_what_the_program_itself_says_amid_an_interrupt_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     assert (
         exit_code_of("error", lambda: failing_cleanup(OutputError("the disk is full")))
         == OutputError.exit_code

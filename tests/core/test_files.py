@@ -11,14 +11,7 @@ from pathlib import Path
 import pytest
 
 from runner_base.errors import ConfigError, OutputError
-from runner_base.files import (
-    hold,
-    hold_folder,
-    is_held,
-    replace_text,
-    replace_with,
-    write_atomically,
-)
+from runner_base.files import hold, hold_folder, is_held, replace_text, replace_with, write_atomically
 
 
 def test_a_file_is_held_once_and_free_afterwards(tmp_path: Path) -> None:
@@ -41,11 +34,7 @@ def test_a_folder_is_written_by_one_process_at_a_time(tmp_path: Path) -> None:
     refusal = pytest.raises(
         ConfigError, match=f"^task.output_dir={tmp_path}: another process is writing there"
     )
-    with (
-        hold_folder(tmp_path, "task.output_dir"),
-        refusal,
-        hold_folder(tmp_path, "task.output_dir"),
-    ):
+    with hold_folder(tmp_path, "task.output_dir"), refusal, hold_folder(tmp_path, "task.output_dir"):
         pass
     with hold_folder(tmp_path, "task.output_dir"):
         pass
@@ -65,8 +54,7 @@ def test_a_file_is_replaced_or_stays_as_it_was(tmp_path: Path) -> None:
     write_atomically(file, "new")
     assert file.read_text() == "new"
     with pytest.raises(
-        OutputError,
-        match=r"cannot write .*/none/file \(No such file or directory\).* task.output=\.\.\.",
+        OutputError, match=r"cannot write .*/none/file \(No such file or directory\).* task.output=\.\.\."
     ):
         write_atomically(tmp_path / "none" / "file", "text", "task.output")
 
@@ -90,26 +78,18 @@ def read_whole(file: Path, letters: str) -> None:
 
 def test_two_writers_in_containers_have_one_process_id_and_do_not_meet(tmp_path: Path) -> None:
     file = tmp_path / "file"
-    alone = [
-        "unshare",
-        *([] if os.geteuid() == 0 else ["--user", "--map-root-user"]),
-        "--pid",
-        "--fork",
-    ]
+    alone = ["unshare", *([] if os.geteuid() == 0 else ["--user", "--map-root-user"]), "--pid", "--fork"]
     if subprocess.run([*alone, "true"], capture_output=True, check=False).returncode:
         pytest.skip("no namespaces here")  # the test with threads, below, finds the same fault
     writers = [
         subprocess.Popen(
-            [*alone, sys.executable, "-c", WRITER, file, letter, str(WRITES)],
-            stdout=subprocess.PIPE,
+            [*alone, sys.executable, "-c", WRITER, file, letter, str(WRITES)], stdout=subprocess.PIPE
         )
         for letter in "ab"
     ]
     while any(writer.poll() is None for writer in writers):
         read_whole(file, "ab")
-    assert [writer.communicate()[0] for writer in writers] == [b"1\n", b"1\n"], (
-        "the same process id"
-    )
+    assert [writer.communicate()[0] for writer in writers] == [b"1\n", b"1\n"], "the same process id"
     assert [writer.returncode for writer in writers] == [0, 0]
     assert list(tmp_path.iterdir()) == [file], "and nothing is left"
 
@@ -117,9 +97,7 @@ def test_two_writers_in_containers_have_one_process_id_and_do_not_meet(tmp_path:
 def test_two_threads_of_a_process_write_one_file(tmp_path: Path) -> None:
     file = tmp_path / "file"
     with ThreadPoolExecutor(4) as threads:
-        writing = [
-            threads.submit(write_atomically, file, letter * 300_000) for letter in "abcd" * WRITES
-        ]
+        writing = [threads.submit(write_atomically, file, letter * 300_000) for letter in "abcd" * WRITES]
         while not all(it.done() for it in writing):
             read_whole(file, "abcd")
     assert [it.exception() for it in writing] == [None] * len(writing)
@@ -132,9 +110,7 @@ def test_a_name_that_exists_is_not_written(tmp_path: Path, monkeypatch: pytest.M
     theirs.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(FileExistsError):
         replace_text(tmp_path / "file", "text")
-    assert list(tmp_path.iterdir()) == [theirs], (
-        "nothing was written through the link, and it is still there"
-    )
+    assert list(tmp_path.iterdir()) == [theirs], "nothing was written through the link, and it is still there"
 
 
 def test_an_interrupt_leaves_no_part(tmp_path: Path) -> None:

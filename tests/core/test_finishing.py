@@ -14,10 +14,7 @@ from runner_base.model_text import Answer, FinishReason
 def test_the_curve_is_kaplan_and_meiers() -> None:
     generator = np.random.default_rng(3)
     lengths, limits = generator.integers(1, 60, (2, 300))
-    seen = [
-        Length(int(min(pair)), bool(pair[0] <= pair[1]))
-        for pair in zip(lengths, limits, strict=True)
-    ]
+    seen = [Length(int(min(pair)), bool(pair[0] <= pair[1])) for pair in zip(lengths, limits, strict=True)]
     data = CensoredData(
         uncensored=[it.tokens for it in seen if it.finished],
         right=[it.tokens for it in seen if not it.finished],
@@ -51,12 +48,7 @@ def test_what_cannot_be_told_is_not_told_and_twice_the_limit_has_a_price() -> No
 
 def test_the_limit_counts_the_answer_alone_where_thinking_has_a_budget() -> None:
     thought = Answer(
-        "3",
-        list(range(50)),
-        FinishReason.length,
-        thinking="2+1",
-        thinking_tokens=40,
-        answer_tokens=9,
+        "3", list(range(50)), FinishReason.length, thinking="2+1", thinking_tokens=40, answer_tokens=9
     )
     failed = Answer("", [], FinishReason.error)
     plain = Answer("3", [1, 2], FinishReason.stop)

@@ -19,9 +19,7 @@ def watched(*arguments: str, folder: Path, in_terminal: bool, switch: str = "on"
     """Run the runner with a model that is slow, and note its silences."""
     command = [sys.executable, "-m", "runner", "model=stub", "task=gsm8k", "tracking=none"]
     environment = {**os.environ, "RUNNER_PROGRESS": switch}
-    return watch(
-        [*command, f"output_dir={folder}", *arguments], in_terminal, environment=environment
-    )
+    return watch([*command, f"output_dir={folder}", *arguments], in_terminal, environment=environment)
 
 
 def lines(ran: Watched) -> list[str]:
@@ -85,12 +83,7 @@ def test_a_grid_prints_its_jobs_where_it_has_no_terminal(tmp_path: Path) -> None
 
 @pytest.mark.slow
 def test_json_on_stdout_stays_alone(tmp_path: Path) -> None:
-    arguments = (
-        "print=json",
-        "task.limit=4",
-        f"model.delay_s={DELAY_S}",
-        "generation.batch_size=1",
-    )
+    arguments = ("print=json", "task.limit=4", f"model.delay_s={DELAY_S}", "generation.batch_size=1")
     ran = watched(*arguments, folder=tmp_path, in_terminal=False)
     assert len(lines(ran)) >= 1
     assert ran.output.splitlines()[-1].startswith("{")

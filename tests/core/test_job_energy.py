@@ -66,12 +66,7 @@ def counted_on(machine: Machine, beside: str = "") -> JobEnergy:
 def sample(index: int, verdict: Verdict, reused_from: str | None = None) -> Sample:
     answer = Answer(text="", token_ids=[], finish_reason=FinishReason.stop, verdict=verdict)
     return Sample(
-        index=index,
-        prompt_sha256="",
-        prompt_tokens=1,
-        seconds=1.0,
-        answer=answer,
-        reused_from=reused_from,
+        index=index, prompt_sha256="", prompt_tokens=1, seconds=1.0, answer=answer, reused_from=reused_from
     )
 
 
@@ -123,15 +118,10 @@ def test_a_setting_whose_counter_runs_twice_as_fast_leaves_the_front(tmp_path: P
 
 def test_answers_that_were_reused_cost_nothing(tmp_path: Path) -> None:
     joules = counted_on(Machine(tmp_path)).so_far
-    samples = [
-        sample(0, Verdict.correct),
-        sample(1, Verdict.wrong),
-        sample(2, Verdict.correct, "gsm8k-1"),
-    ]
+    samples = [sample(0, Verdict.correct), sample(1, Verdict.wrong), sample(2, Verdict.correct, "gsm8k-1")]
     found = metrics_of(joules, samples, price_kwh=0.36)
-    assert found["joules_per_right_answer"] == pytest.approx(
-        joules.net_j
-    )  # one right answer was given here
+    # one right answer was given here
+    assert found["joules_per_right_answer"] == pytest.approx(joules.net_j)
     assert found["joules_per_question"] == pytest.approx(joules.net_j / 2)
     assert found["energy_cost_per_right_answer"] == found["energy_cost"]
     assert found["energy_wh"] == pytest.approx(joules.gross_j / 3600)
@@ -141,9 +131,7 @@ def test_answers_that_were_reused_cost_nothing(tmp_path: Path) -> None:
 
 
 def test_a_shared_machine_is_not_counted(tmp_path: Path) -> None:
-    assert counted_on(
-        Machine(tmp_path), beside="beside other work that used 1.0 of 2 cores"
-    ).why_not() == (
+    assert counted_on(Machine(tmp_path), beside="beside other work that used 1.0 of 2 cores").why_not() == (
         "not counted: beside other work that used 1.0 of 2 cores, and the counters count whole processors, whoever uses them"
     )
 

@@ -47,13 +47,8 @@ def test_a_place_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
 
 
 def test_what_nobody_uses_goes_when_something_new_is_kept(cache: Path) -> None:
-    unused = [
-        aged(cache / name, OLD_S)
-        for name in ("kernels-1.so", "kernels-1.SHARED.o", "trials-1.json")
-    ]
-    others = [
-        aged(cache / name, OLD_S) for name in ("random_weights", "products.lock", "notes.json")
-    ]
+    unused = [aged(cache / name, OLD_S) for name in ("kernels-1.so", "kernels-1.SHARED.o", "trials-1.json")]
+    others = [aged(cache / name, OLD_S) for name in ("random_weights", "products.lock", "notes.json")]
     used = aged(cache / "trials-2.json", OLD_S)
     kept.note_use(used)
     kept.keep(cache / "trials-3.json", {})

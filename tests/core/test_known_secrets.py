@@ -23,8 +23,7 @@ SECRET = 'tok+en/"123456'
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_PASSWORD", "PGPASSWORD", "HF_TOKEN", "API_KEY"],
+    "name", ["MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_PASSWORD", "PGPASSWORD", "HF_TOKEN", "API_KEY"]
 )
 def test_a_store_that_sends_a_secret_back_does_not_get_it_shown(
     name: str, monkeypatch: pytest.MonkeyPatch
@@ -32,10 +31,7 @@ def test_a_store_that_sends_a_secret_back_does_not_get_it_shown(
     monkeypatch.setenv(name, SECRET)
     monkeypatch.setenv("SHORT_KEY", "EMPTY")
     spellings = (SECRET, "tok%2Ben%2F%22123456", 'tok+en/\\"123456')
-    with (
-        pytest.raises(TrackingError) as raised,
-        one_message(lambda text: f"cannot be written: {text}"),
-    ):
+    with pytest.raises(TrackingError) as raised, one_message(lambda text: f"cannot be written: {text}"):
         raise OSError(f"401 for Bearer {' and '.join(spellings)}: EMPTY")
     assert str(raised.value) == "cannot be written: 401 for Bearer *** and *** and ***: EMPTY"
 
@@ -76,11 +72,7 @@ def test_children_that_read_the_words_of_a_model_get_no_secret(
     compares.close()
     tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
     tokenizer.chat_template = "{{ messages[0].content }}"
-    limits = RenderLimits(
-        cpu_s=3.5
-    )  # as no other test has them, so that a process of its own renders
-    assert (
-        ChatTemplate(tokenizer, "it", {}, limits).render([{"role": "user", "content": "Hi"}])
-        == "Hi"
-    )
+    # as no other test has them, so that a process of its own renders
+    limits = RenderLimits(cpu_s=3.5)
+    assert ChatTemplate(tokenizer, "it", {}, limits).render([{"role": "user", "content": "Hi"}]) == "Hi"
     assert SECRET not in environment_of("template_child").values()

@@ -71,10 +71,7 @@ def printed(tmp_path: Path) -> object:
         ("print(library.DEEP['a']) if hasattr(library.DEEP, 'keys') else None", "imported"),
         ("print(library.child().__mro__[1].__name__)", "imported Base"),
         ("print(library.other())", "imported 5"),
-        (
-            "import slow; print(library.is_made(slow.make(2)), library.is_made(3))",
-            "imported True False",
-        ),
+        ("import slow; print(library.is_made(slow.make(2)), library.is_made(3))", "imported True False"),
         ("import slow; print(library.made == 5, library.make(3).value)", "imported False 3"),
         ("print(library.optional())", "None"),
     ],

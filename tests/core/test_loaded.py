@@ -23,27 +23,10 @@ from runner_engine.settings.model import LocalModelConfig
 from runner_engine.settings.rope import Rope2dConfig
 
 Make = Callable[..., RunnerConfig]
-FACTS = {
-    "architecture",
-    "dtype",
-    "quantized",
-    "left_alone",
-    "lora",
-    "rope",
-    "attention",
-    "device",
-    "threads",
-}
+FACTS = {"architecture", "dtype", "quantized", "left_alone", "lora", "rope", "attention", "device", "threads"}
 KEYS = {"parameters", "weight_mib", "quantized_modules", "unquantized_linears", "lora_modules", "rope_pairs",
         "rope_pairs_patched", "load_s", "load_peak_rss_mib", "load_rss_mib"}  # fmt: skip
-KEYS |= {
-    "base_loads",
-    "lora_rank",
-    "lora_parameters",
-    "lora_delta_norm",
-    "vocab_size",
-    "max_positions",
-}
+KEYS |= {"base_loads", "lora_rank", "lora_parameters", "lora_delta_norm", "vocab_size", "max_positions"}
 TASKS: dict[str, TaskConfig] = {
     "gsm8k": Gsm8kConfig(limit=1),
     "generate": GenerateConfig(prompt="2+3=?"),
@@ -83,10 +66,7 @@ def test_the_same_report_from_every_task(make_config: Make, task: str) -> None:
         8 * 2 * 16 * 256,
     )
     assert metrics["lora_delta_norm"] == pytest.approx(6.149, abs=0.001)
-    assert (
-        facts["lora"]
-        == "pth embedded: 8 modules · rank 16 · norm of the delta 6.15 · 65,536 parameters"
-    )
+    assert facts["lora"] == "pth embedded: 8 modules · rank 16 · norm of the delta 6.15 · 65,536 parameters"
     assert (metrics["rope_pairs"], metrics["rope_pairs_patched"]) == (32, 16)
     assert "pairs 17–32 of 32: branch 17, 19, … time 18, 20, …, stride 128" in facts["rope"]
     assert (facts["attention"], facts["device"], facts["threads"]) == ("sdpa", "cpu", "1")
@@ -105,17 +85,10 @@ def test_what_is_off_says_so(make_config: Make, caplog: pytest.LogCaptureFixture
         "all 29 linear layers",
         "none",
     )
-    assert (
-        metrics["quantized_modules"]
-        == metrics["rope_pairs_patched"]
-        == metrics["lora_modules"]
-        == 0
-    )
+    assert metrics["quantized_modules"] == metrics["rope_pairs_patched"] == metrics["lora_modules"] == 0
     assert metrics["lora_delta_norm"] == metrics["lora_parameters"] == metrics["lora_rank"] == 0
     assert (metrics["unquantized_linears"], metrics["rope_pairs"]) == (29, 32)
-    (message,) = [
-        entry.message for entry in caplog.records if entry.name == "runner_engine.models.adapting"
-    ]
+    (message,) = [entry.message for entry in caplog.records if entry.name == "runner_engine.models.adapting"]
     assert message.splitlines()[1].split()[:2] == ["loaded", "LlamaForCausalLM"]
     assert len(message.splitlines()) == 1 + 6
     log = (Path(record.output_dir) / "log.txt").read_text()
@@ -125,12 +98,8 @@ def test_what_is_off_says_so(make_config: Make, caplog: pytest.LogCaptureFixture
 @pytest.mark.parametrize("merge", [False, True])
 def test_a_peft_adapter_proves_itself(make_config: Make, merge: bool) -> None:
     lora, plain = PeftConfig(path="embedded", merge=merge), QuantizationConfig()
-    config = make_config(
-        model=EMBEDDED, quantization=plain, lora=lora, task=GenerateConfig(prompt="2+3=?")
-    )
+    config = make_config(model=EMBEDDED, quantization=plain, lora=lora, task=GenerateConfig(prompt="2+3=?"))
     result = run(config).result
     assert (result.metrics["lora_modules"], result.metrics["lora_rank"]) == (28, 8)
-    assert result.facts["lora"].startswith(
-        "peft embedded: 28 modules · rank 8 · norm of the delta 9.11 · "
-    )
+    assert result.facts["lora"].startswith("peft embedded: 28 modules · rank 8 · norm of the delta 9.11 · ")
     assert result.facts["lora"].endswith(" · merged into the weights") is merge

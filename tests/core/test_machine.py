@@ -71,9 +71,7 @@ def test_generations_that_call_themselves_the_same_have_names_of_their_own(tmp_p
 
 
 @pytest.mark.parametrize(("jobs", "words"), [(1, "1 job before"), (2, "2 jobs before")])
-def test_earlier_jobs_are_counted_in_words(
-    jobs: int, words: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_earlier_jobs_are_counted_in_words(jobs: int, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     contention = Contention()
     monkeypatch.setattr(contention, "beside", lambda: "")
     contention.earlier = jobs

@@ -61,9 +61,7 @@ def test_a_loaded_model_reports_described_metrics(make_config: Make) -> None:
         "rope": Rope2dConfig(),
         "generation": SHORT,
     }
-    metrics = run(
-        make_config(model=EMBEDDED, task=GenerateConfig(prompt="2+3=?"), **groups)
-    ).result.metrics
+    metrics = run(make_config(model=EMBEDDED, task=GenerateConfig(prompt="2+3=?"), **groups)).result.metrics
     assert "weight_mib/int8" in metrics
     assert undescribed(metrics) == set()
 
@@ -107,15 +105,9 @@ def test_a_metric_of_somebody_elses_task_is_described_by_its_unit() -> None:
 
 
 def test_labels_for_columns_and_axes() -> None:
-    peak, speed, cut_off = (
-        known_metrics()[key] for key in ("peak_rss_mib", "decode_tok_per_s", "cut_off")
-    )
+    peak, speed, cut_off = (known_metrics()[key] for key in ("peak_rss_mib", "decode_tok_per_s", "cut_off"))
     assert (peak.title, peak.head, peak.axis) == ("peak RSS MiB", "peak RSS\nMiB", "peak RSS, MiB")
-    assert (speed.title, speed.head, speed.axis) == (
-        "decode tok/s",
-        "decode\ntok/s",
-        "decode tokens/s",
-    )
+    assert (speed.title, speed.head, speed.axis) == ("decode tok/s", "decode\ntok/s", "decode tokens/s")
     assert (cut_off.title, cut_off.head, cut_off.axis) == ("cut off", "cut\noff", "cut off")
     heads = [metric.title for metric in known_metrics().values()]
     assert len(set(heads)) == len(heads)
@@ -123,22 +115,8 @@ def test_labels_for_columns_and_axes() -> None:
 
 
 def test_runs_are_pooled_by_each_metrics_own_rule() -> None:
-    one = {
-        "n": 10,
-        "correct": 9,
-        "new_tokens": 100,
-        "decode_tok_per_s": 100,
-        "peak_rss_mib": 5,
-        "load_s": 1,
-    }
-    two = {
-        "n": 30,
-        "correct": 3,
-        "new_tokens": 300,
-        "decode_tok_per_s": 300,
-        "peak_rss_mib": 7,
-        "load_s": 2,
-    }
+    one = {"n": 10, "correct": 9, "new_tokens": 100, "decode_tok_per_s": 100, "peak_rss_mib": 5, "load_s": 1}
+    two = {"n": 30, "correct": 3, "new_tokens": 300, "decode_tok_per_s": 300, "peak_rss_mib": 7, "load_s": 2}
     pooled = pool([one | {"accuracy": 0.9, "wrong": 1}, two | {"accuracy": 0.1}])
     assert pooled == {
         "n": 40,
@@ -149,9 +127,8 @@ def test_runs_are_pooled_by_each_metrics_own_rule() -> None:
         "peak_rss_mib": 7,
         "load_s": 1.5,
     }
-    assert (
-        pool([one | {"decode_tok_per_s": 0}, two])["decode_tok_per_s"] == 150
-    )  # one has no speed to weigh by
+    # one has no speed to weigh by
+    assert pool([one | {"decode_tok_per_s": 0}, two])["decode_tok_per_s"] == 150
 
 
 @pytest.mark.parametrize(
@@ -173,10 +150,7 @@ def test_one_answer_is_no_answers() -> None:
     assert headline(values)["student"] == "1 answer · 1 call · 2,001 new tokens"
     values = {"requests": 1.0, "answered": 1.0, "refused": 0.0, "clients_left": 1.0, "client_errors": 1.0,
               "server_errors": 0.0}  # fmt: skip
-    assert (
-        headline(values)["requests"]
-        == "1   1 answered · 0 sent away · 1 client left · 1 wrong · 0 failed"
-    )
+    assert headline(values)["requests"] == "1   1 answered · 0 sent away · 1 client left · 1 wrong · 0 failed"
     values = {
         "accuracy/strict": 1.0,
         "accuracy/flexible": 1.0,
@@ -187,26 +161,15 @@ def test_one_answer_is_no_answers() -> None:
 
 
 def test_a_speed_of_decoding_is_shown_only_where_something_was_decoded() -> None:
-    values = {
-        "prefill_tok_per_s": 5000.0,
-        "decode_tok_per_s": 0.0,
-    }  # as earlier versions recorded it
+    # as earlier versions recorded it
+    values = {"prefill_tok_per_s": 5000.0, "decode_tok_per_s": 0.0}
     assert headline(values)["speed"] == "prefill 5,000 tok/s"
-    assert (
-        headline(values | {"decode_tok_per_s": 12.0})["speed"]
-        == "prefill 5,000 tok/s · decode 12 tok/s"
-    )
+    assert headline(values | {"decode_tok_per_s": 12.0})["speed"] == "prefill 5,000 tok/s · decode 12 tok/s"
 
 
 def test_a_grid_shows_one_right_of_all_answers_and_their_vote_beside_the_questions() -> None:
     single = {"n": 5.0, "decode_tok_per_s": 3.0}
-    several = {
-        **single,
-        "answers_each": 4.0,
-        "pass_at_k/1": 0.5,
-        "pass_at_k/4": 0.8,
-        "maj_at_k/4": 0.6,
-    }
+    several = {**single, "answers_each": 4.0, "pass_at_k/1": 0.5, "pass_at_k/4": 0.8, "maj_at_k/4": 0.6}
     titles = [it.title for it in grid_columns([single, several, {**several, "answers_each": 1.0}])]
     assert titles == ["n", "pass@4", "maj@4", "decode tok/s"]
     assert [it.title for it in grid_columns([single])] == ["n", "decode tok/s"]

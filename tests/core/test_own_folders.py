@@ -52,9 +52,7 @@ def test_a_link_is_refused_and_its_folder_stays(
     assert link.is_symlink()
 
 
-def test_abandoned_folders_are_removed_but_no_link_and_no_other_name(
-    tmp_path: Path, victim: Path
-) -> None:
+def test_abandoned_folders_are_removed_but_no_link_and_no_other_name(tmp_path: Path, victim: Path) -> None:
     left = tmp_path / LEFT
     left.mkdir()
     (left / "inner").symlink_to(victim)
@@ -74,9 +72,7 @@ def test_abandoned_folders_are_removed_but_no_link_and_no_other_name(
     assert [path.name for path in victim.iterdir()] == ["precious"]
 
 
-def test_a_folder_that_was_exchanged_for_a_link_is_not_removed(
-    tmp_path: Path, victim: Path
-) -> None:
+def test_a_folder_that_was_exchanged_for_a_link_is_not_removed(tmp_path: Path, victim: Path) -> None:
     with temporary_folder(tmp_path, "own-") as folder:
         folder.rename(tmp_path / "moved")
         folder.symlink_to(victim)

@@ -40,9 +40,7 @@ def add(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Add]:
             del sys.modules[module]
 
     def package(name: str, entry_points: str, version: str = "2.0", **modules: str) -> Path:
-        folder = write_package(
-            tmp_path / f"{name}-{version}", name, entry_points, version, **modules
-        )
+        folder = write_package(tmp_path / f"{name}-{version}", name, entry_points, version, **modules)
         monkeypatch.syspath_prepend(folder)
         forget()
         return folder
@@ -139,17 +137,16 @@ def test_an_older_copy_further_back_on_the_path_is_not_a_rival(add: Add) -> None
 
 
 def test_objects(add: Add) -> None:
-    module = "from runner_compare.metrics import Metric\nM = Metric('m', 'm')\nN = Metric('other', 'n')\nO = 3"
+    module = (
+        "from runner_compare.metrics import Metric\nM = Metric('m', 'm')\nN = Metric('other', 'n')\nO = 3"
+    )
     points = "".join(f"{name} = of_test_m:{name.upper()}\n" for name in "mno")
     add("numbers", f"[runner.metrics]\n{points}[other.group]\nx = y\n", of_test_m=module)
     assert plugins.load_object("metric", "m", Metric).label == "m"
-    with pytest.raises(
-        ConfigError, match="metric n of numbers 2.0: of_test_m:N calls itself 'other'"
-    ):
+    with pytest.raises(ConfigError, match="metric n of numbers 2.0: of_test_m:N calls itself 'other'"):
         plugins.load_object("metric", "n", Metric)
     with pytest.raises(
-        ConfigError,
-        match="of_test_m:O is no Metric \\(runner_compare.metrics\\), but an object of class int",
+        ConfigError, match="of_test_m:O is no Metric \\(runner_compare.metrics\\), but an object of class int"
     ):
         plugins.load_object("metric", "o", Metric)
     with pytest.raises(ConfigError, match="metrics=p: no metric 'p'. .*Choices: m, n, o"):

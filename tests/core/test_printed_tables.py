@@ -11,16 +11,7 @@ from rich.console import Console
 from runner_base.printed_tables import print_fitted
 from runner_base.tables import WORD, Column, Use, fit
 
-STATISTICS = [
-    "mean",
-    "median",
-    "90 %",
-    "99.9 %",
-    "largest",
-    "ln(PPL\nratio)",
-    "correlation",
-    "same\nfirst",
-]
+STATISTICS = ["mean", "median", "90 %", "99.9 %", "largest", "ln(PPL\nratio)", "correlation", "same\nfirst"]
 FIGURES = {
     "int8": "2.44e−05 [1.62e−05, 3.63e−05]",
     "nf4": "0.0011 [0.000687, 0.0017]",
@@ -40,9 +31,7 @@ def table_of(rows: int) -> list[Column]:
 def printed(columns: list[Column], width: int) -> list[str]:
     out = io.StringIO()
     terminal = Console(file=out, width=width, force_terminal=True, color_system=None)
-    print_fitted(
-        terminal, columns, "elsewhere", frame="SIMPLE", padding=(0, 1, 0, 0), show_edge=False
-    )
+    print_fitted(terminal, columns, "elsewhere", frame="SIMPLE", padding=(0, 1, 0, 0), show_edge=False)
     return [line.rstrip() for line in out.getvalue().splitlines()]
 
 
@@ -69,10 +58,7 @@ def test_rows_without_room_follow_in_a_further_block() -> None:
 
 
 def test_a_table_with_room_is_not_turned() -> None:
-    columns = [
-        Column("quantization", ["int8", "nf4"], False, use=Use.setting),
-        Column("n", ["1,000", "200"]),
-    ]
+    columns = [Column("quantization", ["int8", "nf4"], False, use=Use.setting), Column("n", ["1,000", "200"])]
     assert not fit(columns, 40).breaks_words
     assert printed(columns, 40)[0].split() == ["quantization", "n"]
     assert fit(table_of(2), 100).breaks_words
@@ -89,19 +75,13 @@ def test_cells_of_words_are_wrapped_before_anything_is_turned() -> None:
 
 def test_what_all_rows_share_is_said_once_and_jobs_name_the_columns_of_a_turned_table() -> None:
     jobs = ["likelihood-434d73f7bdeb", "likelihood-b125edb7ad83"]
-    columns = [
-        *table_of(2)[1:],
-        Column("job", jobs, False, use=Use.job),
-        Column("n", ["200", "200"]),
-    ]
+    columns = [*table_of(2)[1:], Column("job", jobs, False, use=Use.job), Column("n", ["200", "200"])]
     lines = printed(columns, 90)
     assert lines[0] == "all rows: n 200"
     assert lines[1].split() == ["job", *jobs]
 
 
 def test_words_longer_than_the_terminal_are_broken_even_then() -> None:
-    lines = printed(
-        [Column("job", ["likelihood-434d73f7bdeb"], False, use=Use.job), Column("n", ["1"])], 14
-    )
+    lines = printed([Column("job", ["likelihood-434d73f7bdeb"], False, use=Use.job), Column("n", ["1"])], 14)
     assert max(map(len, lines)) <= 14
     assert "likelihood-434d73f7bdeb" in "".join("".join(lines).replace("job", "").split())

@@ -42,11 +42,7 @@ def test_the_speed_is_the_mean_and_not_that_of_the_last_seconds(
 ) -> None:
     seen, now = steps
     with Progress(100, "gsm8k") as bar:
-        for at, done in (
-            (10.0, 50),
-            (11.0, 50.1),
-            (20.0, 50.2),
-        ):  # a bunch of answers, then nearly nothing
+        for at, done in ((10.0, 50), (11.0, 50.1), (20.0, 50.2)):  # a bunch of answers, then nearly nothing
             now.append(at)
             bar.show(done)
     assert seen[-1].left_s == pytest.approx(49.8 * 20 / 50.2)

@@ -16,13 +16,7 @@ from runner_base.result import Answer, Call, FinishReason, Sample, Verdict
 from runner_base.sealed_lines import sealed
 
 ONE = Sample(
-    Answer("so 4", [1, 2], FinishReason.stop, verdict=Verdict.correct),
-    "sha",
-    7,
-    0.5,
-    3,
-    "2+2?",
-    "4",
+    Answer("so 4", [1, 2], FinishReason.stop, verdict=Verdict.correct), "sha", 7, 0.5, 3, "2+2?", "4"
 )
 ANSWER = '"text": "b", "token_ids": [1], "finish_reason": "stop", "new_tokens": 3, "thinking": "t", "in_thinking": true'
 CALL = '''"prompt_sha256": "c", "prompt_tokens": 3, "text": "x", "token_ids": [1], "finish_reason": "error", "seconds": 0.2,
@@ -62,9 +56,7 @@ def test_a_question_may_take_several_calls() -> None:
 
 
 def test_tokens_may_be_counted_and_not_known() -> None:
-    sample = replace(
-        ONE, answer=Answer("so 4", [], FinishReason.stop, new_tokens=7), by="gpt", cost_usd=0.25
-    )
+    sample = replace(ONE, answer=Answer("so 4", [], FinishReason.stop, new_tokens=7), by="gpt", cost_usd=0.25)
     assert Sample.from_json(sample.to_json()) == sample
     assert sample.answers[0].tokens == 7
     assert '"by": "gpt"' in sample.to_json()

@@ -70,9 +70,7 @@ except KeyboardInterrupt: printed.append('interrupted')
     [("send()", "stopped closed interrupted"), ("pass", "work closed interrupted")],
     ids=["twice", "while-closing"],
 )
-def test_what_is_begun_is_closed_before_a_signal_acts(
-    tmp_path: Path, first: str, words: str
-) -> None:
+def test_what_is_begun_is_closed_before_a_signal_acts(tmp_path: Path, first: str, words: str) -> None:
     assert printed(tmp_path, CLOSING.format(first=first)) == words
 
 
@@ -123,9 +121,7 @@ def test_the_first_one_waits_for_the_step_and_the_second_acts_at_once(
 
 
 def test_one_wish_that_is_sent_twice_is_one(tmp_path: Path) -> None:
-    words = printed(
-        tmp_path, SLOWLY.replace("signals.SAME_S = 0.0", "").format(work=STEP, cleanup="send()")
-    )
+    words = printed(tmp_path, SLOWLY.replace("signals.SAME_S = 0.0", "").format(work=STEP, cleanup="send()"))
     assert words == "step BetweenSteps closed interrupted"
 
 
@@ -151,13 +147,8 @@ def test_an_interrupt_while_a_class_is_made_is_the_same_exit_code(tmp_path: Path
     file = tmp_path / "program.py"
     file.write_text(PROGRAM.format(WHILE_A_CLASS_IS_MADE))
     command = [sys.executable, "-m", "program"]  # a file or -c sets aside what has passed
-    done = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False
-    )
-    assert (done.returncode, done.stderr) == (
-        130,
-        "interrupted: what was done is kept, try again\n",
-    )
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False)
+    assert (done.returncode, done.stderr) == (130, "interrupted: what was done is kept, try again\n")
 
 
 LOST = """
@@ -246,13 +237,8 @@ run_entry("error", work, when_interrupted="try again")
 """
     file = tmp_path / "program.py"
     file.write_text(PROGRAM.format(body))
-    done = subprocess.run(
-        [sys.executable, file], capture_output=True, text=True, timeout=200, check=False
-    )
-    assert (done.returncode, done.stderr) == (
-        130,
-        "interrupted: what was done is kept, try again\n",
-    )
+    done = subprocess.run([sys.executable, file], capture_output=True, text=True, timeout=200, check=False)
+    assert (done.returncode, done.stderr) == (130, "interrupted: what was done is kept, try again\n")
 
 
 def test_the_user_is_told_that_a_step_is_waited_for(tmp_path: Path) -> None:
@@ -277,8 +263,6 @@ def test_before_the_work_a_signal_ends_the_process_at_once(tmp_path: Path) -> No
         "import os, signal\nfrom runner_base import signals\nsignals.exit_at_signals()\n"
         "try: os.kill(os.getpid(), signal.SIGINT)\nexcept BaseException: print('a library')\n"
     )
-    done = subprocess.run(
-        [sys.executable, file], capture_output=True, text=True, timeout=200, check=False
-    )
+    done = subprocess.run([sys.executable, file], capture_output=True, text=True, timeout=200, check=False)
     assert (done.returncode, done.stdout) == (130, "")
     assert done.stderr == "interrupted: nothing was begun\n"

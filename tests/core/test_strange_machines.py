@@ -12,11 +12,7 @@ from pathlib import Path
 import pytest
 
 JOB = ["task.limit=3", "tracking=none", "print=json"]
-ROOT_OF_ITS_OWN = [
-    "unshare",
-    *([] if os.geteuid() == 0 else ["--user", "--map-root-user"]),
-    "--mount",
-]
+ROOT_OF_ITS_OWN = ["unshare", *([] if os.geteuid() == 0 else ["--user", "--map-root-user"]), "--mount"]
 NO_PROC = 'mount -t tmpfs none /proc && exec "$@"'
 READ_ONLY_HOME = 'mount -t tmpfs -o ro none "$HOME" && exec "$@"'
 # musl gives a thread 128 KiB; glibc gives it the limit of the main thread's stack as it is at the
@@ -47,9 +43,7 @@ def metrics_of(done: subprocess.CompletedProcess[str]) -> dict[str, float]:
     return metrics
 
 
-def within(
-    script: str, folder: Path, *words: str, **variables: str
-) -> subprocess.CompletedProcess[str]:
+def within(script: str, folder: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run the program in a mount namespace of its own, which the script changes first."""
     if run(folder, *ROOT_OF_ITS_OWN, "true").returncode:
         pytest.skip("no mount namespaces here")

@@ -9,15 +9,12 @@ from runner_base.tables import Column, Fitted, Use, fit, short_paths
 
 
 def lines_of(table: Fitted) -> list[str]:
-    return [
-        line for it in table.columns for text in (it.head, *it.cells) for line in text.split("\n")
-    ]
+    return [line for it in table.columns for text in (it.head, *it.cells) for line in text.split("\n")]
 
 
 def width_of(table: Fitted, gap: int = 2) -> int:
     longest = (
-        max(len(line) for text in (it.head, *it.cells) for line in text.split("\n"))
-        for it in table.columns
+        max(len(line) for text in (it.head, *it.cells) for line in text.split("\n")) for it in table.columns
     )
     return sum(gap + one for one in longest)
 
@@ -36,7 +33,7 @@ COLUMNS = [
 def test_columns_are_in_the_order_of_their_use_and_equal_cells_in_the_caption() -> None:
     table = fit(COLUMNS, 200)
     assert [it.head.split()[0] for it in table.columns] == [
-        *("generation.max_new_tokens", "accuracy", "finding", "decode", "new", "job"),
+        *("generation.max_new_tokens", "accuracy", "finding", "decode", "new", "job")
     ]
     assert (table.caption, table.left_out) == (["n 500"], [])
 
@@ -61,9 +58,7 @@ def test_what_few_need_is_left_out_before_cells_are_wrapped() -> None:
 def test_words_are_broken_only_where_nothing_else_is_left() -> None:
     table = fit(COLUMNS, 30)
     assert width_of(table) <= 30
-    assert (
-        "".join(table.columns[-1].cells).replace("\n", "") == "gsm8k-0123456789abgsm8k-ba9876543210"
-    )
+    assert "".join(table.columns[-1].cells).replace("\n", "") == "gsm8k-0123456789abgsm8k-ba9876543210"
     assert table.left_out == ["new tokens", "decode tok/s"]
 
 
@@ -85,10 +80,7 @@ def test_paths_are_shortened_to_what_differs() -> None:
     assert short_paths(["/a/b/7/model", "/a/b/8/model"]) == ["…/7/…", "…/8/…"]
     assert short_paths(["embedded", "/long/way/to/model"]) == ["embedded", "…/model"]
     assert short_paths(["org/a", "other/b"]) == ["org/a", "other/b"]
-    assert short_paths(["a sentence with and/or", "no path"]) == [
-        "a sentence with and/or",
-        "no path",
-    ]
+    assert short_paths(["a sentence with and/or", "no path"]) == ["a sentence with and/or", "no path"]
     values = ["/m/a/q/1", "/m/b/q/1", "/m/b/r/1", "x"]
     assert len({*short_paths(values)}) == len(values)
 

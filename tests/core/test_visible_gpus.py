@@ -68,9 +68,7 @@ def nvml(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     class NotFoundError(Exception):
         """NVML's one kind of error."""
 
-    cards = {
-        line.split("UUID: ")[1][:-1]: line for line in LISTED.splitlines() if line.startswith("GPU")
-    }
+    cards = {line.split("UUID: ")[1][:-1]: line for line in LISTED.splitlines() if line.startswith("GPU")}
     parts = {"MIG-dddd-3": 20_000, "MIG-eeee-4": 5_000}
     memory = {"GPU-aaaa-0": 70_000, "GPU-abbb-1": 500, "GPU-cccc-2": 30_000, **parts}
 
@@ -225,9 +223,7 @@ def test_a_torch_that_does_not_answer_is_no_gpu_and_is_asked_again(
     assert len(visible_gpus.visible()) == 2
 
 
-def test_nvml_that_fails_leaves_it_to_nvidia_smi(
-    nvml: SimpleNamespace, smi: Callable[[str], None]
-) -> None:
+def test_nvml_that_fails_leaves_it_to_nvidia_smi(nvml: SimpleNamespace, smi: Callable[[str], None]) -> None:
     def fail(*_: Any) -> Any:
         raise nvml.NVMLError("Driver/library version mismatch")
 

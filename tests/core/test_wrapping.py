@@ -29,8 +29,7 @@ def draw_text(chance: random.Random) -> str:
     of = chance.choice(LETTERS)
     length = chance.choice([0, 1, 3, 10, 30, 80])
     return "".join(
-        chance.choice(chance.choice(LETTERS) if chance.random() < 0.3 else of)
-        for _ in range(length)
+        chance.choice(chance.choice(LETTERS) if chance.random() < 0.3 else of) for _ in range(length)
     )
 
 
@@ -49,11 +48,7 @@ def test_random_tables_are_wrapped_as_by_steps(seed: int) -> None:
 
 @pytest.mark.parametrize(
     ("ours", "theirs"),
-    [
-        (tables.WORD, WORD),
-        (tables.PART_OF_HEAD, PART_OF_HEAD),
-        (tables.PART_OF_SETTING, PART_OF_SETTING),
-    ],
+    [(tables.WORD, WORD), (tables.PART_OF_HEAD, PART_OF_HEAD), (tables.PART_OF_SETTING, PART_OF_SETTING)],
 )
 def test_random_texts_have_the_same_lines(ours: re.Pattern[str], theirs: re.Pattern[str]) -> None:
     chance = random.Random(1)

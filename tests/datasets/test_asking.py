@@ -22,8 +22,7 @@ ITEM, SHOT = Item("Q?", "A #### 1", "1"), Item("S?", "B #### 2", "2")
 def prompts(task: Gsm8kConfig) -> list[Prompt]:
     items = load_questions(task)
     return [
-        build_prompt(task, item, shots)
-        for item, shots in zip(items, load_shots(task, items)[0], strict=True)
+        build_prompt(task, item, shots) for item, shots in zip(items, load_shots(task, items)[0], strict=True)
     ]
 
 
@@ -44,9 +43,7 @@ def test_prompts() -> None:
 
 def test_an_own_template_puts_questions_and_worked_examples() -> None:
     task = Gsm8kConfig(
-        prompt=PromptStyle.text,
-        template="Q: {question}\n{instruction} \\boxed{}\nA:",
-        instruction="Go.",
+        prompt=PromptStyle.text, template="Q: {question}\n{instruction} \\boxed{}\nA:", instruction="Go."
     )
     odd = Item("Is {instruction} text?", "#### 1", "1")
     assert build_prompt(task, odd, [SHOT]) == (
@@ -62,9 +59,7 @@ def test_an_own_template_puts_questions_and_worked_examples() -> None:
 
 def few_rows(folder: Path) -> Gsm8kConfig:
     for split, count in (("train", 12), ("test", 4)):
-        rows = [
-            {"question": f"{split} {i}?", "answer": f"It is {i}.\n#### {i}"} for i in range(count)
-        ]
+        rows = [{"question": f"{split} {i}?", "answer": f"It is {i}.\n#### {i}"} for i in range(count)]
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return Gsm8kConfig(data=str(folder), prompt=PromptStyle.lm_eval_5shot, limit=None)
 
@@ -109,22 +104,12 @@ def test_the_fingerprint_of_worked_examples_says_what_they_are_drawn_from(tmp_pa
         return load_shots(task, load_questions(task))[1]
 
     few_rows(tmp_path)
-    assert (
-        fingerprint(shots=1, limit=2)
-        == fingerprint(shots=1, limit=3)
-        != fingerprint(shots=2, limit=2)
-    )
+    assert fingerprint(shots=1, limit=2) == fingerprint(shots=1, limit=3) != fingerprint(shots=2, limit=2)
     theirs = {"prompt": PromptStyle.lm_eval_5shot}
     first = fingerprint(limit=2, **theirs)
     assert first == fingerprint(limit=3, **theirs)  # a longer job goes on from a shorter one
     assert (
-        len(
-            {
-                first,
-                fingerprint(limit=2, offset=1, **theirs),
-                fingerprint(limit=4, shuffle_seed=1, **theirs),
-            }
-        )
+        len({first, fingerprint(limit=2, offset=1, **theirs), fingerprint(limit=4, shuffle_seed=1, **theirs)})
         == 3
     )
     with (tmp_path / "train.jsonl").open("a") as train:
@@ -135,9 +120,7 @@ def test_the_fingerprint_of_worked_examples_says_what_they_are_drawn_from(tmp_pa
 def test_what_lm_eval_would_not_send_is_refused(tmp_path: Path) -> None:
     task = few_rows(tmp_path)
     (tmp_path / "train.jsonl").write_text('{"question": "?", "answer": "#### 1"}\n')
-    with pytest.raises(
-        ConfigError, match="task.prompt=lm_eval_5shot: the train split has only 1 examples"
-    ):
+    with pytest.raises(ConfigError, match="task.prompt=lm_eval_5shot: the train split has only 1 examples"):
         prompts(task)
     task.split = "train"
     with pytest.raises(

@@ -68,31 +68,22 @@ def test_without_marks_those_that_do_not_count(listed: Callable[..., str]) -> No
 
 
 def test_nothing_left_is_an_error(listed: Callable[..., str]) -> None:
-    with pytest.raises(
-        ConfigError, match=r"task.only=.*: none of its questions comes after task.offset=50"
-    ):
+    with pytest.raises(ConfigError, match=r"task.only=.*: none of its questions comes after task.offset=50"):
         load_questions(Gsm8kConfig(only=listed(3), offset=50))
     with pytest.raises(
-        ConfigError,
-        match=r"task.without=.*: it names all 2 questions that are asked: none is scored",
+        ConfigError, match=r"task.without=.*: it names all 2 questions that are asked: none is scored"
     ):
         load_questions(Gsm8kConfig(limit=2, without=listed(0, 1)))
     with pytest.raises(
-        ConfigError,
-        match="1 of its 1 entries name no question of split test, which has 8,640: 8640",
+        ConfigError, match="1 of its 1 entries name no question of split test, which has 8,640: 8640"
     ):
         load_questions(Gsm8kConfig(without=listed(8640)))
     with pytest.raises(ConfigError, match=r"task.without=x: leaves questions out of an accuracy"):
         LikelihoodConfig(without="x")
 
 
-def test_ids_are_read_from_lines_and_from_tables(
-    tmp_path: Path, listed: Callable[..., str]
-) -> None:
-    rows = [
-        {"question": f"{number}?", "answer": str(number), "ID": f"chal-{number}"}
-        for number in range(4)
-    ]
+def test_ids_are_read_from_lines_and_from_tables(tmp_path: Path, listed: Callable[..., str]) -> None:
+    rows = [{"question": f"{number}?", "answer": str(number), "ID": f"chal-{number}"} for number in range(4)]
     (tmp_path / "lines.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "table.parquet")
     for name in ("lines.jsonl", "table.parquet"):
@@ -108,13 +99,9 @@ def test_texts_of_likelihoods_are_chosen_too(tmp_path: Path, listed: Callable[..
     ]
 
 
-def test_lm_evals_examples_are_drawn_as_without_the_file(
-    tmp_path: Path, listed: Callable[..., str]
-) -> None:
+def test_lm_evals_examples_are_drawn_as_without_the_file(tmp_path: Path, listed: Callable[..., str]) -> None:
     for split, count in (("test", 8), ("train", 9)):
-        rows = [
-            f'{{"question": "{split} {number}?", "answer": {number}}}\n' for number in range(count)
-        ]
+        rows = [f'{{"question": "{split} {number}?", "answer": {number}}}\n' for number in range(count)]
         (tmp_path / f"{split}.jsonl").write_text("".join(rows))
     whole = Gsm8kConfig(data=str(tmp_path), prompt=PromptStyle.lm_eval_5shot, limit=None)
     some = Gsm8kConfig(data=str(tmp_path), prompt=PromptStyle.lm_eval_5shot, only=listed(2, 6))
@@ -133,38 +120,18 @@ def test_the_choice_identifies_a_job_and_the_files_name_does_not(
     first = job_id(without=listed(1, 3))
     assert first == job_id(without=listed("# the same", 3, 1, name="other.txt"))
     assert (
-        len(
-            {
-                plain,
-                first,
-                job_id(without=listed(1)),
-                job_id(only=listed(1)),
-                job_id(only=listed(1, 3)),
-            }
-        )
-        == 5
+        len({plain, first, job_id(without=listed(1)), job_id(only=listed(1)), job_id(only=listed(1, 3))}) == 5
     )
-    assert job_id(without=listed(1, 300)) == job_id(without=listed(1)), (
-        "only questions that are asked matter"
-    )
+    assert job_id(without=listed(1, 300)) == job_id(without=listed(1)), "only questions that are asked matter"
 
 
-def test_both_scores_and_the_answers_of_the_whole_job(
-    make_config: Make, listed: Callable[..., str]
-) -> None:
+def test_both_scores_and_the_answers_of_the_whole_job(make_config: Make, listed: Callable[..., str]) -> None:
     whole = run(make_config(task=Gsm8kConfig(limit=6)))
     record = run(make_config(task=Gsm8kConfig(limit=6, without=listed(0, 1))))
     metrics = record.result.metrics
     samples = read_samples(Path(record.output_dir) / "samples.jsonl")
     assert {sample.reused_from for sample in samples.values()} == {whole.job_id}
-    assert [sample.left_out for sample in samples.values()] == [
-        True,
-        True,
-        False,
-        False,
-        False,
-        False,
-    ]
+    assert [sample.left_out for sample in samples.values()] == [True, True, False, False, False, False]
     right = [sample.answer.verdict is Verdict.correct for sample in samples.values()]
     assert (metrics["n"], metrics["correct"]) == (4, sum(right[2:]))
     assert (metrics["n_all"], metrics["correct_all"]) == (6, sum(right))
@@ -176,12 +143,8 @@ def test_both_scores_and_the_answers_of_the_whole_job(
     assert [metrics[f"accuracy_all{end}"] for end in ends] == [
         whole.result.metrics[f"accuracy{end}"] for end in ends
     ]
-    assert metrics["prompt_tokens"] == whole.result.metrics["prompt_tokens"], (
-        "all of them were asked"
-    )
-    assert (
-        f"task.without={listed(0, 1)}: 4 of 6 questions count; left out: 2" in record.result.notes
-    )
+    assert metrics["prompt_tokens"] == whole.result.metrics["prompt_tokens"], "all of them were asked"
+    assert f"task.without={listed(0, 1)}: 4 of 6 questions count; left out: 2" in record.result.notes
     some = run(make_config(task=Gsm8kConfig(limit=6, only=listed(4, 2))))
     assert list(read_samples(Path(some.output_dir) / "samples.jsonl")) == [2, 4]
     assert some.result.metrics["n"] == 2
@@ -191,20 +154,13 @@ def test_both_scores_and_the_answers_of_the_whole_job(
     )
     again = run(make_config(task=Gsm8kConfig(limit=6, samples=1)))
     assert not any(
-        sample.left_out
-        for sample in read_samples(Path(again.output_dir) / "samples.jsonl").values()
+        sample.left_out for sample in read_samples(Path(again.output_dir) / "samples.jsonl").values()
     )
 
 
 @pytest.mark.slow
-def test_a_plan_says_how_many_are_left(
-    runner: Callable[..., Any], listed: Callable[..., str]
-) -> None:
-    words = (
-        "task=gsm8k",
-        f"task.only={listed(1, 2, 3)}",
-        f"task.without={listed(3, name='bad.txt')}",
-    )
+def test_a_plan_says_how_many_are_left(runner: Callable[..., Any], listed: Callable[..., str]) -> None:
+    words = ("task=gsm8k", f"task.only={listed(1, 2, 3)}", f"task.without={listed(3, name='bad.txt')}")
     out = runner("model=stub", "plan=true", *words, "tracking=none").out
     assert "3 questions are asked" in out
     assert "2 of 3 questions count; left out: 1" in out
@@ -217,9 +173,7 @@ def test_hashes_of_the_real_questions(listed: Callable[..., str]) -> None:
 
     bad = [item for item in whole if item.position % 12 == 0]
     task = Gsm8kConfig(
-        data=str(GSM8K),
-        limit=None,
-        without=listed(*(question_sha256(item.question) for item in bad)),
+        data=str(GSM8K), limit=None, without=listed(*(question_sha256(item.question) for item in bad))
     )
     assert [item.position for item in load_questions(task) if item.left_out] == [
         item.position for item in bad

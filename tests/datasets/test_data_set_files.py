@@ -51,15 +51,7 @@ def describe(folder: Path, data: str, subset: str = "null") -> None:
 
 def run(folder: Path, *arguments: str, **settings: str) -> Path:
     """Run a job on the quiz; return its folder."""
-    asked = [
-        "-cd",
-        "mine",
-        "model=stub",
-        "task.data=quiz",
-        "tracking=none",
-        "print=none",
-        *arguments,
-    ]
+    asked = ["-cd", "mine", "model=stub", "task.data=quiz", "tracking=none", "print=none", *arguments]
     done = subprocess.run(
         [sys.executable, "-m", "runner", *asked],
         cwd=folder, env=environment(folder, **settings), capture_output=True, text=True, timeout=2000, check=False,
@@ -85,9 +77,8 @@ def test_a_set_of_the_hub_with_a_subset(tmp_path: Path) -> None:
     ]
     verdicts = [(one.gold, one.answer.verdict) for one in samples.values()]
     assert verdicts == [("B", Verdict.correct), ("A", Verdict.wrong)]
-    assert (
-        "subset: hard" in (job / "config.yaml").read_text()
-    )  # the record needs no file of the user's
+    # the record needs no file of the user's
+    assert "subset: hard" in (job / "config.yaml").read_text()
 
 
 @pytest.mark.slow
@@ -99,9 +90,7 @@ def test_gsm8k_platinum_is_read_as_the_hub_has_it(tmp_path: Path) -> None:
             "answer": f"<<3+4=7>>\n#### {gold}",
             "cleaning_status": status,
         }
-        for number, (gold, status) in enumerate(
-            [("7", "consensus"), ("8", "revised"), ("7", "verified")]
-        )
+        for number, (gold, status) in enumerate([("7", "consensus"), ("8", "revised"), ("7", "verified")])
     ]
     card = "---\nconfigs:\n- config_name: main\n  data_files:\n  - split: test\n    path: main/test-*\n---\n"
     (tmp_path / "mine" / "dataset").mkdir(parents=True)
@@ -126,9 +115,7 @@ def test_choices_by_letter_in_a_file_beside(tmp_path: Path) -> None:
 
 def test_the_same_file_for_likelihoods(tmp_path: Path) -> None:
     describe(tmp_path, "./quiz.jsonl")
-    (tmp_path / "mine" / "dataset" / "quiz.jsonl").write_text(
-        "".join(json.dumps(row) + "\n" for row in ROWS)
-    )
+    (tmp_path / "mine" / "dataset" / "quiz.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     samples = read_samples(run(tmp_path, "task=likelihood") / "samples.jsonl")
     assert {(one.question, one.gold) for one in samples.values()} == {
         (row["stem"], text) for row in ROWS for text in ("green", "blue")

@@ -39,17 +39,13 @@ def load_base() -> Any:
 def with_peft(base: Any, folder: Path = LORA_PEFT_DIR) -> Any:
     with warnings.catch_warnings():
         # peft 0.21 uses a deprecated name of transformers 5.23.
-        warnings.filterwarnings(
-            "ignore", message="`is_gradient_checkpointing`", category=FutureWarning
-        )
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
         return PeftModel.from_pretrained(base, str(folder)).eval()
 
 
 def accuracy_in_chat(model: Any, tokenizer: Any, questions: list[Problem], messages: Any) -> float:
     prompts = [
-        tokenizer.apply_chat_template(
-            messages(question), tokenize=False, add_generation_prompt=True
-        )
+        tokenizer.apply_chat_template(messages(question), tokenize=False, add_generation_prompt=True)
         for question in questions
     ]
     return accuracy(complete(model, tokenizer, prompts), questions)
@@ -57,9 +53,9 @@ def accuracy_in_chat(model: Any, tokenizer: Any, questions: list[Problem], messa
 
 def accuracy(texts: list[str], questions: list[Problem]) -> float:
     matches = [FINAL_NUMBER.search(text) for text in texts]
-    return sum(
-        m is not None and m[1] == p.gold for m, p in zip(matches, questions, strict=True)
-    ) / len(questions)
+    return sum(m is not None and m[1] == p.gold for m, p in zip(matches, questions, strict=True)) / len(
+        questions
+    )
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -88,9 +84,7 @@ def test_shipped_files_are_small_and_name_no_machine() -> None:
         raw = path.read_bytes()
         assert not re.search(rb"(?<!\w)/(?:home|root|tmp|work|usr|Users)/", raw), path
         if path.suffix == ".json":
-            assert b"_name_or_path" not in raw.replace(
-                b'"base_model_name_or_path": "embedded"', b""
-            ), path
+            assert b"_name_or_path" not in raw.replace(b'"base_model_name_or_path": "embedded"', b""), path
 
 
 def test_shape(model: Any) -> None:
@@ -146,10 +140,7 @@ def test_pth_is_y_equals_wx_plus_bax() -> None:
     with torch.no_grad():
         for name, module in merged.named_modules():
             if f"{name}.lora.A.weight" in state:
-                up, down = (
-                    state[f"{name}.lora.B.weight"].float(),
-                    state[f"{name}.lora.A.weight"].float(),
-                )
+                up, down = (state[f"{name}.lora.B.weight"].float(), state[f"{name}.lora.A.weight"].float())
                 module.weight += up @ down
         ids = torch.arange(5, 69).unsqueeze(0)
         torch.testing.assert_close(attached(ids).logits, merged(ids).logits, atol=1e-3, rtol=1e-3)
@@ -169,26 +160,16 @@ def test_follows_a_system_message_and_earlier_turns(model: Any, tokenizer: Any) 
     def ask(one: Problem) -> dict[str, str]:
         return {"role": "user", "content": TASK_WRAPPER.format(question=one.question)}
 
-    system = {
-        "role": "system",
-        "content": "You are a careful assistant who solves math word problems.",
-    }
+    system = {"role": "system", "content": "You are a careful assistant who solves math word problems."}
     turns = [turn for s in shots for turn in (ask(s), {"role": "assistant", "content": s.answer})]
     assert accuracy_in_chat(model, tokenizer, questions, lambda one: [system, ask(one)]) >= 0.80
-    assert (
-        accuracy_in_chat(model, tokenizer, questions, lambda one: [system, *turns, ask(one)])
-        >= 0.75
-    )
+    assert accuracy_in_chat(model, tokenizer, questions, lambda one: [system, *turns, ask(one)]) >= 0.75
 
 
 def test_few_shot_text_without_roles(model: Any, tokenizer: Any) -> None:
-    shots = "".join(
-        f"Question: {s.question}\nAnswer: {s.answer}\n\n" for s in problems(Split.TRAIN, 3)
-    )
+    shots = "".join(f"Question: {s.question}\nAnswer: {s.answer}\n\n" for s in problems(Split.TRAIN, 3))
     questions = problems(Split.TEST, 40)
-    texts = complete(
-        model, tokenizer, [f"{shots}Question: {p.question}\nAnswer:" for p in questions]
-    )
+    texts = complete(model, tokenizer, [f"{shots}Question: {p.question}\nAnswer:" for p in questions])
     assert all(text.startswith(" ") for text in texts)
     assert accuracy(texts, questions) >= 0.70
 

@@ -27,13 +27,9 @@ def recall(runner: Callable[..., Any], folder: Path, lora: str) -> dict[int, flo
     (lines,) = samples(folder).values()
     lengths = sorted({line["recall_length"] for line in lines})
     verdicts = {
-        length: [line["verdict"] for line in lines if line["recall_length"] == length]
-        for length in lengths
+        length: [line["verdict"] for line in lines if line["recall_length"] == length] for length in lengths
     }
-    return {
-        length: of_length.count("correct") / len(of_length)
-        for length, of_length in verdicts.items()
-    }
+    return {length: of_length.count("correct") / len(of_length) for length, of_length in verdicts.items()}
 
 
 def test_the_adapter_finds_needles_within_its_positions_and_the_model_alone_does_not(
@@ -54,9 +50,7 @@ def test_card_is_in_the_readme() -> None:
         for name in names:
             measured = Score(scores[name]["correct"], scores[name]["n"])
             low, high = measured.interval()
-            assert f"{100 * measured.accuracy:.1f} ({100 * low:.1f}–{100 * high:.1f})" in README, (
-                name
-            )
+            assert f"{100 * measured.accuracy:.1f} ({100 * low:.1f}–{100 * high:.1f})" in README, name
     assert min(CARD["scores"]["adapter"][name]["accuracy"] for name in names[:-1]) >= 0.75
     assert max(CARD["scores"]["base"][name]["accuracy"] for name in names[:-1]) <= 0.05
 

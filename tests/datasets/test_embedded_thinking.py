@@ -24,9 +24,7 @@ README = (MODEL_DIR.parent / "README.md").read_text()
 
 
 def test_a_job_thinks_then_answers(runner: Callable[..., Any], tmp_path: Path) -> None:
-    done = runner(
-        "lora=embedded_thinking", "task.split=hard", "task.limit=16", "print=none", "tracking=none"
-    )
+    done = runner("lora=embedded_thinking", "task.split=hard", "task.limit=16", "print=none", "tracking=none")
     assert done.code == 0, done.stderr
     (lines,) = samples(tmp_path).values()
     closed = [line for line in lines if line["verdict"] != "cut_off"]
@@ -38,10 +36,7 @@ def test_a_job_thinks_then_answers(runner: Callable[..., Any], tmp_path: Path) -
 
 
 def test_card_is_in_the_readme_and_rises_with_the_budget() -> None:
-    rows = {
-        name: [CARD["scores"][split][name] for split in CARD_SPLITS]
-        for name in CARD["scores"]["hard5"]
-    }
+    rows = {name: [CARD["scores"][split][name] for split in CARD_SPLITS] for name in CARD["scores"]["hard5"]}
     assert len(rows) == len(BUDGETS) + len(MAX_NEW_TOKENS)
     for name, entries in rows.items():
         measured = [Score(entry["correct"], entry["n"]) for entry in entries]
@@ -56,8 +51,7 @@ def test_card_is_in_the_readme_and_rises_with_the_budget() -> None:
         assert none["accuracy"] + 0.8 < whole["accuracy"]
     for split, (least, first) in {"hard": (0.87, 0.1), "hard5": (0.75, 0.1)}.items():
         scores = [
-            CARD["scores"][split][f"at most {budget} thinking tokens"]["accuracy"]
-            for budget in BUDGETS
+            CARD["scores"][split][f"at most {budget} thinking tokens"]["accuracy"] for budget in BUDGETS
         ]
         assert scores == sorted(scores)
         assert scores[0] < first
@@ -68,15 +62,11 @@ def test_card_is_in_the_readme_and_rises_with_the_budget() -> None:
 def test_more_thinking_solves_more_and_a_budget_saves_thoughts_without_end() -> None:
     with warnings.catch_warnings():
         # peft 0.21 uses a deprecated name of transformers 5.23.
-        warnings.filterwarnings(
-            "ignore", message="`is_gradient_checkpointing`", category=FutureWarning
-        )
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
         base = AutoModelForCausalLM.from_pretrained(str(MODEL_DIR), dtype=torch.bfloat16)
         model = PeftModel.from_pretrained(base, str(LORA_THINKING_DIR)).eval()
     asked = problems(Split.HARD5, 40)
-    measured = measure(
-        model, AutoTokenizer.from_pretrained(str(MODEL_DIR)), asked, (0, 128), (256,)
-    )
+    measured = measure(model, AutoTokenizer.from_pretrained(str(MODEL_DIR)), asked, (0, 128), (256,))
     none, whole = (measured.scores[f"at most {it} thinking tokens"].correct for it in (0, 128))
     assert none + 24 <= whole
     assert measured.cut_off[256] >= 2

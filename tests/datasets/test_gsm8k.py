@@ -23,9 +23,7 @@ def examples(task: Gsm8kConfig) -> list[Item]:
 
 def write_jsonl(path: Path, count: int, answer: str = "1+1=2\n#### {}") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    rows = [
-        {"question": f"{path.stem} {i}?", "answer": answer.format(f"{i},000")} for i in range(count)
-    ]
+    rows = [{"question": f"{path.stem} {i}?", "answer": answer.format(f"{i},000")} for i in range(count)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
@@ -60,9 +58,8 @@ def test_shuffle_then_offset_then_limit(tmp_path: Path) -> None:
         assert of(mixed) != of(questions(Gsm8kConfig(data=data, shuffle_seed=4, limit=30)))
         assert mixed[5:9] == questions(Gsm8kConfig(data=data, shuffle_seed=3, offset=5, limit=4))
         assert len(set(of(mixed))) == 30
-        assert all(
-            whole[item.position] == item for item in mixed if whole
-        )  # all of them are there, and know their place
+        # all of them are there, and know their place
+        assert all(whole[item.position] == item for item in mixed if whole)
     assert of(questions(Gsm8kConfig(data=file, offset=28, limit=None))) == ["test 28?", "test 29?"]
     assert questions(Gsm8kConfig(offset=7, limit=2)) == questions(Gsm8kConfig(limit=9))[7:]
 
@@ -78,15 +75,9 @@ def test_what_lies_behind_the_limit_is_not_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        (
-            {"data": "./nope.jsonl"},
-            r"task.data=./nope.jsonl: data path does not exist: .*nope.jsonl",
-        ),
+        ({"data": "./nope.jsonl"}, r"task.data=./nope.jsonl: data path does not exist: .*nope.jsonl"),
         ({"data": "nope"}, "task.data=nope: data path does not exist"),
-        (
-            {"split": "tset"},
-            r"task.split=tset: no split .*'tset'. Did you mean test\? Choices: hard, hard5",
-        ),
+        ({"split": "tset"}, r"task.split=tset: no split .*'tset'. Did you mean test\? Choices: hard, hard5"),
         ({"limit": None}, "task.limit=null: the embedded generator is endless"),
         (
             {"shuffle_seed": 1, "offset": 8640, "limit": 1},
@@ -111,14 +102,8 @@ def test_bad_data_keys(keys: dict[str, object], message: str) -> None:
             "line 2: the answer is not a number, and has no '#### NUMBER'",
         ),
         ('{"question": null, "answer": "#### 1"}', "line 2: `question` is null, not a text"),
-        (
-            '{"question": "Q?", "answer": []}',
-            r"line 2: `answer` is \[\] and neither a text nor a number",
-        ),
-        (
-            "[1]",
-            "line 2: not an object with keys .a row needs a question, and an answer that is a number",
-        ),
+        ('{"question": "Q?", "answer": []}', r"line 2: `answer` is \[\] and neither a text nor a number"),
+        ("[1]", "line 2: not an object with keys .a row needs a question, and an answer that is a number"),
     ],
 )
 def test_bad_lines_are_named(tmp_path: Path, line: str, message: str) -> None:
@@ -130,9 +115,7 @@ def test_bad_lines_are_named(tmp_path: Path, line: str, message: str) -> None:
 
 def test_missing_split_and_missing_shots(tmp_path: Path) -> None:
     file = write_jsonl(tmp_path / "test.jsonl", 5)
-    with pytest.raises(
-        ConfigError, match="task.split=train: no file for split 'train'. Choices: test"
-    ):
+    with pytest.raises(ConfigError, match="task.split=train: no file for split 'train'. Choices: test"):
         questions(Gsm8kConfig(data=str(tmp_path), split="train"))
     with pytest.raises(ConfigError, match="give task.shots_data=FILE.jsonl"):
         examples(Gsm8kConfig(data=str(file), shots=2))
@@ -158,16 +141,12 @@ def test_a_subset_is_a_folder_and_examples_come_from_a_split_of_their_own(tmp_pa
         ConfigError, match=r"task.subset=hrad: no folder of that name 'hrad'. Did you mean hard\?"
     ):
         questions(Gsm8kConfig(data=str(tmp_path), subset="hrad"))
-    with pytest.raises(
-        ConfigError, match="task.subset=hard: task.data=embedded has none: leave it out"
-    ):
+    with pytest.raises(ConfigError, match="task.subset=hard: task.data=embedded has none: leave it out"):
         questions(Gsm8kConfig(subset="hard"))
     with pytest.raises(
         ConfigError, match="task.split=dev with task.shots=2: the examples would be questions too"
     ):
-        examples(
-            Gsm8kConfig(data=str(tmp_path), subset="hard", split="dev", shots=2, shots_split="dev")
-        )
+        examples(Gsm8kConfig(data=str(tmp_path), subset="hard", split="dev", shots=2, shots_split="dev"))
 
 
 def test_real_gsm8k_when_it_is_at_hand() -> None:

@@ -62,9 +62,7 @@ def test_balances_of_tables_add_up() -> None:
 
 def test_who_is_named_again_has_the_same_trade_and_town() -> None:
     prose = next(long_text(index) for index in range(3) if kind_of_text(index) == "prose")
-    found = re.findall(
-        r"(\w+ \w+), the (\w+ of \w+ \w+ under the seal of an? \w+ above \w+ \w+)", prose
-    )
+    found = re.findall(r"(\w+ \w+), the (\w+ of \w+ \w+ under the seal of an? \w+ above \w+ \w+)", prose)
     known = dict(found)
     assert len(found) > 4 * len(known) > 100
     assert all(known[name] == rest for name, rest in found)
@@ -72,8 +70,7 @@ def test_who_is_named_again_has_the_same_trade_and_town() -> None:
 
 def test_other_tasks_say_what_they_are_for() -> None:
     with pytest.raises(
-        DataError,
-        match="task.data=long: it has texts without questions: they are for task=likelihood",
+        DataError, match="task.data=long: it has texts without questions: they are for task=likelihood"
     ):
         load_questions(QuestionsConfig(data="long"))
     assert describe_questions("long", "test", "0" * 64)["source_type"] == "code"

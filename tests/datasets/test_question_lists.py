@@ -31,9 +31,7 @@ def test_a_line_is_a_number_an_id_or_a_hash(tmp_path: Path) -> None:
     assert places(tmp_path, "chal-1\nid:chal-3\n") == {0, 2}
     assert places(tmp_path, "id:7\n") == {1}, "a whole number alone is the number of a question"
     assert places(tmp_path, f"{question_sha256('Four?')}\n") == {3}
-    assert places(tmp_path, f"{question_sha256('One?')[:16].upper()}\n") == {0}, (
-        "without its choices"
-    )
+    assert places(tmp_path, f"{question_sha256('One?')[:16].upper()}\n") == {0}, "without its choices"
     assert places(tmp_path, question_sha256("Two?")) == {1, 2}, "both questions of this text"
     assert places(tmp_path, json.dumps([1, "chal-3", question_sha256("Four?")])) == {1, 2, 3}
     assert places(tmp_path, "[\n 1,\n 2]") == {1, 2}

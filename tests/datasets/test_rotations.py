@@ -27,9 +27,7 @@ Load = Callable[..., list[Item]]
 @pytest.fixture
 def load(tmp_path: Path) -> Load:
     def loaded(rows: list[dict[str, Any]], **keys: Any) -> list[Item]:
-        return load_questions(
-            Gsm8kConfig(data=jsonl(tmp_path / "rows.jsonl", rows), limit=None, **keys)
-        )
+        return load_questions(Gsm8kConfig(data=jsonl(tmp_path / "rows.jsonl", rows), limit=None, **keys))
 
     return loaded
 
@@ -77,15 +75,12 @@ def test_the_columns_of_gpqa_are_shuffled_by_a_seed(load: Load) -> None:
     ]
 
 
-def test_columns_that_name_the_right_choice_are_shuffled_and_a_list_only_on_request(
-    load: Load,
-) -> None:
+def test_columns_that_name_the_right_choice_are_shuffled_and_a_list_only_on_request(load: Load) -> None:
     rows = [{"q": f"{number}?", "good": "yes", "bad": f"no {number}"} for number in range(40)]
     named = load(rows, question_key="q", answer_key="good", choices_key="good+bad")
     assert {item.gold for item in named} == {"A", "B"}
     listed = [
-        {"question": f"{number}?", "choices": ["yes", f"no {number}"], "answer": 0}
-        for number in range(40)
+        {"question": f"{number}?", "choices": ["yes", f"no {number}"], "answer": 0} for number in range(40)
     ]
     assert {item.gold for item in load(listed)} == {"A"}
     shuffled = load(listed, choices_seed=5)
@@ -123,13 +118,9 @@ def test_rotations_keep_the_right_text_and_are_one_cluster(load: Load) -> None:
         assert right_text(item) == f"right {at // 4}"
         assert item.cluster == f"question {at // 4}"
         assert item.question.startswith(f"Question {at // 4}?\nA. {item.choices[0]}\n")
-    assert sorted(item.gold for item in orders[:4]) == list("ABCD"), (
-        "the right one is once at each position"
-    )
+    assert sorted(item.gold for item in orders[:4]) == list("ABCD"), "the right one is once at each position"
     assert orders[0].question == items[0].question
     assert [item.shift for item in rotated(load([pro(0)]), 4)] == [0, 2, 5, 7]
     assert len(rotated(items, 26)) == 12, "no order twice"
-    with pytest.raises(
-        ConfigError, match=r"task.rotate=4: question 0 has no list of choices.*leave it out"
-    ):
+    with pytest.raises(ConfigError, match=r"task.rotate=4: question 0 has no list of choices.*leave it out"):
         rotated(load_questions(Gsm8kConfig(limit=2)), 4)

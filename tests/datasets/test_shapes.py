@@ -49,21 +49,13 @@ def test_known_shapes_are_recognised(row: dict[str, Any], question: str) -> None
 
 
 def test_keys_of_the_users_own(tmp_path: Path) -> None:
-    row = {
-        "story": "Ann has 3.",
-        "ask": "And 2 more?",
-        "n": -5,
-        "question": "another",
-        "answer": "7",
-    }
+    row = {"story": "Ann has 3.", "ask": "And 2 more?", "n": -5, "question": "another", "answer": "7"}
     read, other = read_row(row, Keys("story+ask", "n")), read_row(row, Keys(answer="n"))
     assert (read.question, read.answer, read.gold) == ("Ann has 3. And 2 more?", "#### -5", "-5")
     assert (other.question, other.gold) == ("another", "-5")
     file = tmp_path / "own.jsonl"
     file.write_text(json.dumps(row))
-    own = Gsm8kConfig(
-        data=str(file), question_key="ask", answer_key="n", shots=1, shots_data=str(file)
-    )
+    own = Gsm8kConfig(data=str(file), question_key="ask", answer_key="n", shots=1, shots_data=str(file))
     assert load_questions(own) == load_examples(own) == [Item("And 2 more?", "#### -5", "-5")]
 
 
@@ -72,22 +64,14 @@ def test_keys_of_the_users_own(tmp_path: Path) -> None:
     [
         ({"text": "Q?", "answer": "5"}, Keys(), "no key 'question': it has answer, text"),
         ({"question": "Q?"}, Keys(), "no key 'answer': it has question"),
-        (
-            {"question": "Q?", "answer": "5"},
-            Keys("body+question"),
-            "no key 'body': it has answer, question",
-        ),
+        ({"question": "Q?", "answer": "5"}, Keys("body+question"), "no key 'body': it has answer, question"),
         (
             {"question": "Q?", "answer": "five"},
             Keys(),
             "the answer is not a number, and has no '#### NUMBER'",
         ),
         ({"question": "Q?", "answer": "5 or 6"}, Keys(), "the answer is not a number"),
-        (
-            {"question": "Q?", "answer": True},
-            Keys(),
-            "`answer` is true and neither a text nor a number",
-        ),
+        ({"question": "Q?", "answer": True}, Keys(), "`answer` is true and neither a text nor a number"),
         ({"question": "Q?", "answer": [5, 6]}, Keys(), r"`answer` is \[5, 6\] and neither"),
         ({"question": "Q?", "answer": float("nan")}, Keys(), "`answer` is NaN and neither"),
         ({"question": " ", "answer": 5}, Keys(), '`question` is " ", not a text'),
@@ -98,38 +82,26 @@ def test_keys_of_the_users_own(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_rows_that_are_no_question_with_a_number(
-    row: dict[str, Any], keys: Keys, message: str
-) -> None:
+def test_rows_that_are_no_question_with_a_number(row: dict[str, Any], keys: Keys, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read_row(row, keys)
 
 
 def test_files_of_these_shapes(tmp_path: Path) -> None:
-    listed, table, lists = (
-        tmp_path / "SVAMP.json",
-        tmp_path / "svamp.parquet",
-        tmp_path / "mawps.parquet",
-    )
+    listed, table, lists = (tmp_path / "SVAMP.json", tmp_path / "svamp.parquet", tmp_path / "mawps.parquet")
     listed.write_text(json.dumps([SVAMP, SVAMP | {"Answer": 6.0}], indent=1))
     parquet.write_table(pa.Table.from_pylist([SVAMP]), table)
     parquet.write_table(pa.Table.from_pylist([MAWPS]), lists)
     assert [item.gold for item in load_questions(Gsm8kConfig(data=str(listed)))] == ["5", "6"]
     assert [item.gold for item in load_questions(Gsm8kConfig(data=str(listed), offset=1))] == ["6"]
-    assert (
-        load_questions(Gsm8kConfig(data=str(table)))[0].question
-        == "Ann has 3 pens. How many are 2 more?"
-    )
+    assert load_questions(Gsm8kConfig(data=str(table)))[0].question == "Ann has 3 pens. How many are 2 more?"
     assert load_questions(Gsm8kConfig(data=str(lists)))[0].gold == "5"
     with pytest.raises(
-        DataError,
-        match=r"svamp\.parquet: no key 'text': it has Answer, Body, Equation, ID, Question",
+        DataError, match=r"svamp\.parquet: no key 'text': it has Answer, Body, Equation, ID, Question"
     ):
         load_questions(Gsm8kConfig(data=str(table), question_key="text"))
     listed.write_text('[{"question": "Q?", "answer": 1}, 7]')
-    with pytest.raises(
-        DataError, match=r"SVAMP\.json, entry 2: not an object with keys \(a row needs"
-    ):
+    with pytest.raises(DataError, match=r"SVAMP\.json, entry 2: not an object with keys \(a row needs"):
         load_questions(Gsm8kConfig(data=str(listed)))
     listed.write_text("[1,")
     with pytest.raises(DataError, match=r"SVAMP\.json: not JSON"):
@@ -143,10 +115,8 @@ CHOICES = ("red", "green", "blue")
     ("row", "keys"),
     [
         ({"choices": list(CHOICES), "answer": "C"}, Keys(choices="choices", has_letters=True)),
-        (
-            {"choices": list(CHOICES), "answer": 2},
-            Keys(choices="choices", has_letters=True),
-        ),  # MMLU
+        # MMLU
+        ({"choices": list(CHOICES), "answer": 2}, Keys(choices="choices", has_letters=True)),
         ({"choices": list(CHOICES), "answer": "blue"}, Keys(choices="choices", has_letters=True)),
         (  # ARC, some of whose labels are numbers
             {"choices": {"text": list(CHOICES), "label": ["1", "2", "3"]}, "answerKey": "3"},
@@ -158,9 +128,7 @@ CHOICES = ("red", "green", "blue")
         ),
     ],
 )
-def test_choices_follow_the_question_and_the_answer_is_a_letter(
-    row: dict[str, Any], keys: Keys
-) -> None:
+def test_choices_follow_the_question_and_the_answer_is_a_letter(row: dict[str, Any], keys: Keys) -> None:
     read = read_row({"question": "Sky?"} | row, keys)
     assert (read.question, read.gold) == ("Sky?\nA. red\nB. green\nC. blue", "C")
     assert (read.stem, read.choices) == ("Sky?", CHOICES)
@@ -176,10 +144,7 @@ def test_choices_follow_the_question_and_the_answer_is_a_letter(
             'the answer is "C", not a letter of the 2 choices, its number',
         ),
         ({"choices": ["a", "b"], "answer": 2}, "the answer is 2, not a letter of the 2 choices"),
-        (
-            {"choices": ["a"], "answer": "A"},
-            r'`choices` is \["a"\]: a list of 2 to 26 choices expected',
-        ),
+        ({"choices": ["a"], "answer": "A"}, r'`choices` is \["a"\]: a list of 2 to 26 choices expected'),
         ({"choices": "a, b", "answer": "A"}, "`choices` is .*: a list of 2 to 26 choices"),
         ({"answer": "A"}, "no key 'choices'"),
     ],
@@ -204,21 +169,15 @@ def test_a_row_names_its_family_of_questions(tmp_path: Path) -> None:
     file.write_text(
         '{"question": "a?", "answer": 1, "story": "fox"}\n{"question": "b?", "answer": 2, "story": 7}\n'
     )
-    assert [it.cluster for it in load_questions(Gsm8kConfig(data=str(file), cluster="story"))] == [
-        "fox",
-        "7",
-    ]
+    assert [it.cluster for it in load_questions(Gsm8kConfig(data=str(file), cluster="story"))] == ["fox", "7"]
     assert [it.cluster for it in load_questions(Gsm8kConfig(data=str(file)))] == [None, None]
     with pytest.raises(DataError, match="no key 'tale'"):
         load_questions(Gsm8kConfig(data=str(file), cluster="tale"))
     with pytest.raises(
-        ConfigError,
-        match="task.cluster=story: the embedded questions have families by template only",
+        ConfigError, match="task.cluster=story: the embedded questions have families by template only"
     ):
         load_questions(Gsm8kConfig(cluster="story"))
-    families = [
-        it.cluster for it in load_questions(Gsm8kConfig(cluster="template", shuffle_seed=3))
-    ]
+    families = [it.cluster for it in load_questions(Gsm8kConfig(cluster="template", shuffle_seed=3))]
     assert len(set(families)) == 18
     assert {"buy", "give", "two_kinds"} < set(families)
     file.write_text('{"question": "a?", "answer": 1, "story": [1]}\n')
@@ -247,9 +206,8 @@ def test_programming_tasks_are_refused_with_the_reason(row: dict[str, Any]) -> N
             read_row(row, keys)
         with pytest.raises(ValueError, match=why):
             keys.columns(list(row))
-    read_row(
-        {"question": "Which test is code?", "answer": "7", "test": "a", "code": "b"}, Keys()
-    )  # no such set
+    # no such set
+    read_row({"question": "Which test is code?", "answer": "7", "test": "a", "code": "b"}, Keys())
 
 
 MMLU = {
@@ -267,16 +225,9 @@ ARC = {
 
 
 @pytest.mark.parametrize(
-    "row",
-    [
-        MMLU,
-        ARC,
-        ARC | {"choices": {"text": MMLU["choices"], "label": list("ABCD")}, "answerKey": "B"},
-    ],
+    "row", [MMLU, ARC, ARC | {"choices": {"text": MMLU["choices"], "label": list("ABCD")}, "answerKey": "B"}]
 )
-def test_the_shapes_of_mmlu_and_arc_are_multiple_choice(
-    row: dict[str, Any], tmp_path: Path
-) -> None:
+def test_the_shapes_of_mmlu_and_arc_are_multiple_choice(row: dict[str, Any], tmp_path: Path) -> None:
     read = read_row(row, Keys())
     assert read.question == "Which colour has grass?\nA. blue\nB. green\nC. red\nD. 1"
     assert (read.gold, read.answer) == ("B", "#### B")
@@ -312,13 +263,8 @@ def test_other_choices_are_refused_and_the_key_is_named(row: dict[str, Any]) -> 
 
 
 def test_choices_that_are_named_or_empty_or_in_the_question_are_no_choices_to_recognise() -> None:
-    assert (
-        read_row(MMLU | {"answer": "green"}, Keys(choices="choices", has_letters=True)).gold == "B"
-    )
-    assert (
-        read_row(MMLU | {"answer": "B"}, Keys(has_letters=True)).question
-        == "Which colour has grass?"
-    )
+    assert read_row(MMLU | {"answer": "green"}, Keys(choices="choices", has_letters=True)).gold == "B"
+    assert read_row(MMLU | {"answer": "B"}, Keys(has_letters=True)).question == "Which colour has grass?"
     for row in (
         {"question": "Q?", "choices": None, "answer": 5},
         {"question": "Q?", "choices": [], "answer": 5},

@@ -35,10 +35,7 @@ def put(path: Path, values: list[dict[str, str]]) -> Path:
 
 
 def asked(data: Path | str, split: str = "test", limit: int | None = None) -> list[str]:
-    return [
-        item.question
-        for item in load_questions(Gsm8kConfig(data=str(data), split=split, limit=limit))
-    ]
+    return [item.question for item in load_questions(Gsm8kConfig(data=str(data), split=split, limit=limit))]
 
 
 def test_the_layout_of_the_hub(tmp_path: Path) -> None:
@@ -47,10 +44,7 @@ def test_the_layout_of_the_hub(tmp_path: Path) -> None:
             put(tmp_path / config / f"{split}-00000-of-00001.parquet", rows(f"{config} {split}"))
     assert asked(tmp_path) == [f"main test {i}?" for i in range(4)]
     assert asked(tmp_path / "socratic", limit=2) == ["socratic test 0?", "socratic test 1?"]
-    assert [item.gold for item in load_examples(Gsm8kConfig(data=str(tmp_path), shots=2))] == [
-        "0",
-        "1",
-    ]
+    assert [item.gold for item in load_examples(Gsm8kConfig(data=str(tmp_path), shots=2))] == ["0", "1"]
     assert asked(tmp_path / "main" / "train-00000-of-00001.parquet", limit=1) == ["main train 0?"]
     with pytest.raises(
         Exception, match="no file for split 'tset'. Did you mean test\\? Choices: test, train"
@@ -67,9 +61,7 @@ def test_several_files_of_one_split_are_all_read_or_none(tmp_path: Path) -> None
     assert len(asked(tmp_path)) == 8
     assert asked(tmp_path, limit=5)[-1] == "part 1 0?"
     (tmp_path / "data" / "test-00000-of-00002.parquet").unlink()
-    with pytest.raises(
-        DataError, match="2 files of this split expected, found test-00001-of-00002.parquet"
-    ):
+    with pytest.raises(DataError, match="2 files of this split expected, found test-00001-of-00002.parquet"):
         asked(tmp_path)
 
 
@@ -102,8 +94,7 @@ def test_bad_tables_are_refused_in_one_message(tmp_path: Path) -> None:
     named = tmp_path / "named.jsonl"
     shutil.copyfile(tmp_path / "plain.parquet", named)
     with pytest.raises(
-        DataError,
-        match=r"named\.jsonl: this is a parquet file, and lines of UTF-8 text are expected",
+        DataError, match=r"named\.jsonl: this is a parquet file, and lines of UTF-8 text are expected"
     ):
         asked(named)
 
@@ -131,15 +122,11 @@ def fill_datasets_cache(home: Path) -> None:
 
 
 @pytest.mark.parametrize("fill", [fill_hub_cache, fill_datasets_cache])
-def test_a_filled_cache_does_without_a_network(
-    tmp_path: Path, fill: Callable[[Path], None]
-) -> None:
+def test_a_filled_cache_does_without_a_network(tmp_path: Path, fill: Callable[[Path], None]) -> None:
     fill(tmp_path / "hf")
     bare = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-    settings = {
-        "HF_HOME": str(tmp_path / "hf"),
-        "HF_ENDPOINT": "http://127.0.0.1:9",
-    }  # where nobody answers
+    # where nobody answers
+    settings = {"HF_HOME": str(tmp_path / "hf"), "HF_ENDPOINT": "http://127.0.0.1:9"}
     arguments = ["model=stub", "task.data=openai/gsm8k", "task.limit=3", "tracking=none"]
     done = subprocess.run(
         [sys.executable, "-m", "runner", *arguments],
@@ -162,8 +149,7 @@ def test_without_a_cache_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(constants, "HF_HOME", str(tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     with pytest.raises(
-        DataError,
-        match="openai/gsm8k, task.split=test: no folder .*, not in the cache, and the hub can",
+        DataError, match="openai/gsm8k, task.split=test: no folder .*, not in the cache, and the hub can"
     ):
         asked("openai/gsm8k", limit=1)
 

@@ -16,8 +16,7 @@ from runner.datasets.given import Form, load_given
 from runner.tasks.likelihood.keys import LikelihoodConfig
 
 ROWS = [
-    json.loads(line)
-    for line in (CONF / "dataset" / "texts.jsonl").read_text(encoding="utf-8").splitlines()
+    json.loads(line) for line in (CONF / "dataset" / "texts.jsonl").read_text(encoding="utf-8").splitlines()
 ]
 OF_EACH = {"chat": 40, "code": 40, "mathematics": 40, "language": 40, "json": 20, "long": 20}
 
@@ -45,8 +44,7 @@ def test_json_is_json_and_python_is_python() -> None:
     python = [
         row["text"]
         for row in ROWS
-        if row["category"] in ("code", "long")
-        and ("\ndef " in row["text"] or row["text"][:4] == "def ")
+        if row["category"] in ("code", "long") and ("\ndef " in row["text"] or row["text"][:4] == "def ")
     ]
     assert len(python) > 10
     for text in python:
@@ -64,9 +62,7 @@ def test_json_is_json_and_python_is_python() -> None:
         (["model=stub"], "embedded"),
     ],
 )
-def test_they_are_what_other_models_than_the_embedded_one_are_scored_on(
-    model: list[str], data: str
-) -> None:
+def test_they_are_what_other_models_than_the_embedded_one_are_scored_on(model: list[str], data: str) -> None:
     config = to_config(*compose(["task=likelihood", *model]))
     assert vars(config.task)["data"] == data
 

@@ -49,12 +49,8 @@ def test_the_generator_tells_the_same_story_with_other_numbers(split: Split) -> 
         assert other.answer.endswith(f"#### {other.gold}")
         assert twin(split, index) == other
     question = Item(one.question, one.answer, one.gold, position=29)
-    assert twin_of(EMBEDDED, split.value, question) == Item(
-        other.question, other.answer, other.gold
-    )
-    assert twin_of(EMBEDDED, split.value, replace(question, position=28)) is None, (
-        "another story is no twin"
-    )
+    assert twin_of(EMBEDDED, split.value, question) == Item(other.question, other.answer, other.gold)
+    assert twin_of(EMBEDDED, split.value, replace(question, position=28)) is None, "another story is no twin"
 
 
 def test_the_chain_of_a_worked_answer_is_computed_anew() -> None:
@@ -77,23 +73,11 @@ def test_the_chain_of_a_worked_answer_is_computed_anew() -> None:
 @pytest.mark.parametrize(
     ("question", "answer", "why"),
     [
-        (
-            "He has 48 dogs. Half are 24.",
-            "<<48/2=24>>\n<<48+24=72>>\n#### 72",
-            "a day has 24 hours, too",
-        ),
+        ("He has 48 dogs. Half are 24.", "<<48/2=24>>\n<<48+24=72>>\n#### 72", "a day has 24 hours, too"),
         ("He has 48 dogs.", "#### 48", "nothing says how it is solved"),
         ("He has 48 dogs and 3 cats.", "48+3=<<48+3=52>>52\n#### 52", "a sum that is wrong"),
-        (
-            "He has 48 dogs and 3 cats.",
-            "48+3=<<48+3=51>>51, so\n#### 52",
-            "the last step is not the answer",
-        ),
-        (
-            "He has 48 dogs and 3 cats.",
-            "48+19=<<48+19=67>>67\n#### 67",
-            "nobody knows where 19 comes from",
-        ),
+        ("He has 48 dogs and 3 cats.", "48+3=<<48+3=51>>51, so\n#### 52", "the last step is not the answer"),
+        ("He has 48 dogs and 3 cats.", "48+19=<<48+19=67>>67\n#### 67", "nobody knows where 19 comes from"),
         ("He has 48 dogs. 48 cats.", "48+48=<<48+48=96>>96\n#### 96", "two numbers look alike"),
         ("He works 6 days a week.", "6*2=<<6*2=12>>12\n#### 12", "a week has no more days"),
         (
@@ -115,8 +99,7 @@ def test_there_is_no_twin_of_what_is_not_understood(question: str, answer: str, 
 def test_of_the_real_questions_a_third_or_more_have_twins() -> None:
     lines = [json.loads(line) for line in REAL.read_text().splitlines()[:300]]
     items = [
-        replace(item(line["question"], line["answer"]), number=number)
-        for number, line in enumerate(lines)
+        replace(item(line["question"], line["answer"]), number=number) for number, line in enumerate(lines)
     ]
     found = twins_of("openai/gsm8k", "test", items)
     assert len(found) > 100
@@ -124,11 +107,6 @@ def test_of_the_real_questions_a_third_or_more_have_twins() -> None:
         assert other.gold != items[number].gold
         assert story(other.question) == story(items[number].question)
         assert (
-            sum(
-                a != b
-                for a, b in zip(
-                    numbers(items[number].question), numbers(other.question), strict=True
-                )
-            )
+            sum(a != b for a, b in zip(numbers(items[number].question), numbers(other.question), strict=True))
             >= 1
         )

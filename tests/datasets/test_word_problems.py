@@ -43,9 +43,7 @@ def test_same_problem_in_another_process() -> None:
     # another hash seed: nothing may depend on hash()
     code = "from runner.datasets.word_problems import *; print(repr(problems(Split.TEST, 3)))"
     env = {**os.environ, "PYTHONHASHSEED": "12345"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
     assert done.stdout.strip() == repr(problems(Split.TEST, 3))
 
 
@@ -79,9 +77,7 @@ def test_every_answer_is_true(split: Split, index: int, seed: int) -> None:
         if sign == "/":
             assert int(a) == int(b) * int(value)
         else:
-            assert {"+": int(a) + int(b), "-": int(a) - int(b), "*": int(a) * int(b)}[sign] == int(
-                value
-            )
+            assert {"+": int(a) + int(b), "-": int(a) - int(b), "*": int(a) * int(b)}[sign] == int(value)
     assert value == one.gold
     assert all(0 < int(n) <= MAX_VALUE for n in re.findall(r"\d+", one.question + one.answer))
 
@@ -106,22 +102,14 @@ def test_splits_are_disjoint_whatever_the_names() -> None:
     train = {base(one.question) for one in problems(Split.TRAIN, 10_000)}
     train |= {base(practice_problem(5, index).question) for index in range(2_000)}
     valid = {base(one.question) for one in problems(Split.VALID, 1_000)}
-    test = {
-        base(one.question)
-        for s in (Split.TEST, Split.HARD, Split.HARD5)
-        for one in problems(s, 1_000)
-    }
+    test = {base(one.question) for s in (Split.TEST, Split.HARD, Split.HARD5) for one in problems(s, 1_000)}
     assert not train & valid
     assert not train & test
     assert not valid & test
 
 
 def test_practice_problems_have_the_steps_asked_for() -> None:
-    assert {practice_problem(steps, index).steps for steps in (3, 4, 5) for index in range(36)} == {
-        3,
-        4,
-        5,
-    }
+    assert {practice_problem(steps, index).steps for steps in (3, 4, 5) for index in range(36)} == {3, 4, 5}
 
 
 def test_problem_is_frozen() -> None:
@@ -130,5 +118,7 @@ def test_problem_is_frozen() -> None:
 
 
 def test_problems_need_no_torch() -> None:
-    code = "import sys, runner_engine.embedded, runner.datasets.word_problems; sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys, runner_engine.embedded, runner.datasets.word_problems; sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -31,9 +31,7 @@ def test_the_reason_is_the_smaller_of_both_limits(
     left = ROOM - len(engine.encode(Request(0, prompt))[1])
     assert 0 < left <= 20
     wanted = {0: left - 1, 1: left, 2: left + 1}
-    requests = [
-        Request(name, prompt, max_new_tokens=most, ignore_eos=True) for name, most in wanted.items()
-    ]
+    requests = [Request(name, prompt, max_new_tokens=most, ignore_eos=True) for name, most in wanted.items()]
     done = {one.id: one.answer for one in complete(engine, requests)}
     engine.close()
     assert [done[name].finish_reason for name in wanted] == [LENGTH, LENGTH, CONTEXT]

@@ -10,15 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = (
-    "attention",
-    "kv_cache",
-    "matmul",
-    "memory",
-    "sessions",
-    "decode/passes",
-    "decode/tokens",
-)
+FOLDERS = ("attention", "kv_cache", "matmul", "memory", "sessions", "decode/passes", "decode/tokens")
 PACKAGE_DOOR = ROOT / "runner_engine/__init__.py"  # names the module of each name itself
 
 
@@ -35,9 +27,7 @@ def test_what_is_at_the_door_of_a_folder_is_fetched_there(folder: str) -> None:
             if path.is_relative_to(inside) or path == PACKAGE_DOOR:
                 continue
             for node in ast.walk(ast.parse(path.read_text())):
-                if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(
-                    f"{dotted(folder)}."
-                ):
+                if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{dotted(folder)}."):
                     by_window = names & {alias.name for alias in node.names}
                     assert not by_window, (
                         f"{path} imports {by_window} from {node.module}, and not from the door"

@@ -32,9 +32,7 @@ PROMPTS = [
 Make = Callable[..., RunnerConfig]
 
 
-def complete(
-    engine: Engine, requests: list[Request], batch_size: int | None = None
-) -> dict[Any, Completion]:
+def complete(engine: Engine, requests: list[Request], batch_size: int | None = None) -> dict[Any, Completion]:
     return {done.id: done for done in contract.complete(engine, requests, batch_size)}
 
 
@@ -84,8 +82,7 @@ def test_sampling_follows_the_seed(make_config: Make, tiny_model: LocalModelConf
         {
             i: c.answer.text
             for i, c in complete(
-                open_engine(make_config(model=tiny_model, generation=generation, seed=s)),
-                requests(),
+                open_engine(make_config(model=tiny_model, generation=generation, seed=s)), requests()
             ).items()
         }
         for s in (1, 1, 2)
@@ -115,9 +112,7 @@ def test_eos_ends_a_row(make_config: Make, tiny_model: LocalModelConfig, tiny_ll
     free = complete(engine, requests(ignore_eos=True))
     engine.load()
     loaded = engine._real._loaded  # type: ignore[attr-defined]  # make a token that does come the end token
-    at = next(
-        i for i in range(1, 24) if free[0].answer.token_ids[i] not in free[0].answer.token_ids[:i]
-    )
+    at = next(i for i in range(1, 24) if free[0].answer.token_ids[i] not in free[0].answer.token_ids[:i])
     loaded.model.generation_config.eos_token_id = [free[0].answer.token_ids[at]]
     done = complete(engine, requests())[0]
     assert done.answer.finish_reason is FinishReason.stop
@@ -126,9 +121,7 @@ def test_eos_ends_a_row(make_config: Make, tiny_model: LocalModelConfig, tiny_ll
 
 
 def test_prompts_as_token_ids_and_stats(engine: Engine) -> None:
-    done = complete(
-        engine, [Request(0, (5, 6, 7), ignore_eos=True), Request(1, (8, 9), ignore_eos=True)]
-    )
+    done = complete(engine, [Request(0, (5, 6, 7), ignore_eos=True), Request(1, (8, 9), ignore_eos=True)])
     assert [done[0].prompt_tokens, done[1].prompt_tokens] == [3, 2]
     assert engine.stats.prefill_tokens == 5
     assert engine.stats.decode_tokens == 2 * 23
@@ -157,24 +150,17 @@ def test_no_chat_template_is_an_error(make_config: Make, tiny_model: LocalModelC
 
 
 def test_prompt_longer_than_the_model_is_an_error_of_that_sample(engine: Engine) -> None:
-    done = complete(
-        engine, [Request(0, tuple([5] * 600)), Request(1, (5, 6)), Request(2, tuple([5] * 505))]
-    )
+    done = complete(engine, [Request(0, tuple([5] * 600)), Request(1, (5, 6)), Request(2, tuple([5] * 505))])
     assert done[0].answer.finish_reason is FinishReason.error
     assert "600 tokens" in str(done[0].error)
     assert done[1].answer.finish_reason is not FinishReason.error
     assert len(done[2].answer.token_ids) <= 7  # room is what is left of 512
 
 
-def test_jobs_on_one_base_cache_share_a_base(
-    make_config: Make, tiny_model: LocalModelConfig
-) -> None:
+def test_jobs_on_one_base_cache_share_a_base(make_config: Make, tiny_model: LocalModelConfig) -> None:
     bases = BaseCache()
     other = GenerationConfig(max_new_tokens=3)
-    configs = [
-        make_config(model=tiny_model),
-        make_config(model=tiny_model, generation=other, seed=5),
-    ]
+    configs = [make_config(model=tiny_model), make_config(model=tiny_model, generation=other, seed=5)]
     configs.append(make_config(model=dataclasses.replace(tiny_model, dtype=Dtype.bfloat16)))
     loads = []
     for config in configs:
@@ -183,9 +169,7 @@ def test_jobs_on_one_base_cache_share_a_base(
         engine.close()
     assert loads == [1, 0, 1]
     alone = open_engine(configs[2])
-    assert alone.load().metrics["base_loads"] == 1, (
-        "without a cache of bases each engine has its own"
-    )
+    assert alone.load().metrics["base_loads"] == 1, "without a cache of bases each engine has its own"
 
 
 def test_lazy_engine_loads_on_first_use(make_config: Make, tiny_model: LocalModelConfig) -> None:

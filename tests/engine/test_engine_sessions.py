@@ -43,9 +43,7 @@ def configure(
     attention: Attention = Attention.auto,
     **keys: object,
 ) -> RunnerConfig:
-    model = LocalModelConfig(
-        name=str(folder), device="cpu", dtype=Dtype.float32, attention=attention
-    )
+    model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32, attention=attention)
     generation = GenerationConfig(max_new_tokens=NEW_TOKENS)
     return make_config(**({"model": model, "generation": generation} | keys))
 
@@ -66,9 +64,7 @@ def any_engine(
 def engine(
     make_config: Callable[..., RunnerConfig], saved_family: Callable[..., Path]
 ) -> Iterator[LocalEngine]:
-    engine = local_engine(
-        configure(make_config, saved_family("llama", max_position_embeddings=512))
-    )
+    engine = local_engine(configure(make_config, saved_family("llama", max_position_embeddings=512)))
     yield engine
     assert engine.stats.notes == [], "the scheduler served, not its fallback"
     engine.close()
@@ -101,9 +97,7 @@ def alone(engine: LocalEngine, request: Request) -> list[int]:
 # requests
 
 
-def test_a_request_that_comes_while_a_hundred_decode_starts_within_a_step(
-    engine: LocalEngine,
-) -> None:
+def test_a_request_that_comes_while_a_hundred_decode_starts_within_a_step(engine: LocalEngine) -> None:
     late = Request("late", "Nobody has said this before.", max_new_tokens=1)
     long_late = Request("long", SYSTEM + AGENTS[0] + "And now?", ignore_eos=True)
     expected = {request.id: alone(engine, request) for request in (late, long_late)}
@@ -130,9 +124,7 @@ def test_a_request_that_comes_while_a_hundred_decode_starts_within_a_step(
 
 
 def test_late_requests_use_the_beginnings_that_are_there(engine: LocalEngine) -> None:
-    first = [
-        Request(number, SYSTEM + AGENTS[0] + f"{number}?", ignore_eos=True) for number in range(4)
-    ]
+    first = [Request(number, SYSTEM + AGENTS[0] + f"{number}?", ignore_eos=True) for number in range(4)]
     late = Request(9, SYSTEM + AGENTS[0] + "And what about nine?", ignore_eos=True)
     expected = alone(engine, late)
     with engine.open() as session:
@@ -149,9 +141,7 @@ def test_late_requests_use_the_beginnings_that_are_there(engine: LocalEngine) ->
         assert completions(drain(session))[9, 0].answer.token_ids == expected
         assert isinstance(session, LocalSession)
         assert session.scheduler is not None
-        assert session.scheduler.kv.prefixes._alive == {}, (
-            "nothing is held for those that have ended"
-        )
+        assert session.scheduler.kv.prefixes._alive == {}, "nothing is held for those that have ended"
         assert session.scheduler.kv.own is None
 
 
@@ -189,12 +179,7 @@ def test_requests_of_one_batch_are_each_sampled_as_alone(
     asked = [
         Request(0, PROMPTS[0], max_new_tokens=20),
         Request(1, PROMPTS[1], max_new_tokens=7, sampling=Sampling(temperature=0.7)),
-        Request(
-            2,
-            PROMPTS[2],
-            max_new_tokens=13,
-            sampling=Sampling(temperature=1.3, top_k=12, top_p=0.9),
-        ),
+        Request(2, PROMPTS[2], max_new_tokens=13, sampling=Sampling(temperature=1.3, top_k=12, top_p=0.9)),
         Request(3, PROMPTS[3], sampling=Sampling(repetition_penalty=1.4)),
         Request(4, PROMPTS[4], sampling=Sampling(temperature=0.7, seed=77)),
         Request(5, PROMPTS[4], sampling=Sampling(temperature=0.7, repetition_penalty=1.3)),
@@ -211,9 +196,7 @@ def test_requests_of_one_batch_are_each_sampled_as_alone(
         )
         folder = Path(any_engine.spec.model.name)
         attention = attention_of(any_engine)
-        config = configure(
-            make_config, folder, attention, generation=generation, seed=own.seed or 0
-        )
+        config = configure(make_config, folder, attention, generation=generation, seed=own.seed or 0)
         lone = local_engine(config)
         expected[request.id, 0] = alone(lone, replace(request, sampling=Sampling()))
         lone.close()
@@ -240,9 +223,7 @@ def test_three_choices_are_three_runs(any_engine: LocalEngine) -> None:
     done = completions(events)
     assert [done[5, choice].answer.token_ids for choice in range(3)] == expected
     for choice in range(3):
-        texts = [
-            event.text for event in events if isinstance(event, Delta) and event.choice == choice
-        ]
+        texts = [event.text for event in events if isinstance(event, Delta) and event.choice == choice]
         assert "".join(texts) == done[5, choice].answer.text
     if attention_of(any_engine) is Attention.auto:
         assert any_engine.stats.prefill_tokens - before == len(SYSTEM + "How many?") + 2, (
@@ -273,9 +254,7 @@ def test_cancelling_frees_the_row_at_once(engine: LocalEngine) -> None:
         tokens = done["long", 0].answer.token_ids
         assert 1 <= len(tokens) <= 5
         assert tokens == expected["long"][: len(tokens)]
-        assert done["short", 0].answer.token_ids == expected["short"], (
-            "it has the row from this very step on"
-        )
+        assert done["short", 0].answer.token_ids == expected["short"], "it has the row from this very step on"
         assert completions(drain(session))["other", 0].answer.token_ids == expected["other"]
 
 
@@ -287,9 +266,7 @@ def test_whoever_waits_can_be_cancelled_too(any_engine: LocalEngine) -> None:
         session.cancel(1)
         events += drain(session)
         done = completions(events)
-        assert [done[1, choice].answer for choice in range(2)] == [
-            Answer("", [], FinishReason.cancelled)
-        ] * 2
+        assert [done[1, choice].answer for choice in range(2)] == [Answer("", [], FinishReason.cancelled)] * 2
         assert len(done[0, 0].answer.token_ids) == NEW_TOKENS
         session.submit(Request(1, "y", max_new_tokens=2, ignore_eos=True))
         assert completions(drain(session))[1, 0].answer.finish_reason is FinishReason.length, (
@@ -306,9 +283,7 @@ def test_eight_threads_submit_many_requests(engine: LocalEngine, each: int) -> N
         beginning = (SYSTEM + AGENTS[number % 2], "", AGENTS[0])[number % 3]
         sampling = (Sampling(), WARM, Sampling(temperature=1.1, top_k=30))[number % 5 % 3]
         id, prompt = f"{thread}/{number}", f"{beginning}{thread} and {number}"
-        return Request(
-            id, prompt, max_new_tokens=1 + number % 4, ignore_eos=True, sampling=sampling
-        )
+        return Request(id, prompt, max_new_tokens=1 + number % 4, ignore_eos=True, sampling=sampling)
 
     with engine.open() as session:
 
@@ -342,9 +317,7 @@ def test_what_a_session_refuses(engine: LocalEngine) -> None:
     session.submit(Request(0, "x"))
     with pytest.raises(ConfigError, match="request 0 is under way already"):
         session.submit(Request(0, "y"))
-    with pytest.raises(
-        ConfigError, match="request 1 needs branches, which this engine does not offer"
-    ):
+    with pytest.raises(ConfigError, match="request 1 needs branches, which this engine does not offer"):
         session.submit(Request(1, "x", branches=("a", "b")))
     with pytest.raises(ConfigError, match=r"temperature=-1: must be 0, or lie in 1e-10\.\.10"):
         Request(1, "x", sampling=Sampling(temperature=-1))
@@ -363,9 +336,7 @@ def test_what_a_session_refuses(engine: LocalEngine) -> None:
         session.submit(Request(2, "x"))
 
 
-def test_a_request_that_cannot_be_read_reaches_who_submits_it_and_no_other(
-    engine: LocalEngine,
-) -> None:
+def test_a_request_that_cannot_be_read_reaches_who_submits_it_and_no_other(engine: LocalEngine) -> None:
     engine.load()
     engine.loaded.tokenizer.chat_template = None
     with engine.open() as session:

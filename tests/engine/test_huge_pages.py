@@ -10,15 +10,11 @@ import torch
 from runner_base.errors import JobFailed, memory_errors_as_job_failed
 from runner_engine.matmul import huge_pages
 
-on_linux = pytest.mark.skipif(
-    huge_pages.ADVICE is None, reason="the system has no advice about large pages"
-)
+on_linux = pytest.mark.skipif(huge_pages.ADVICE is None, reason="the system has no advice about large pages")
 
 
 @on_linux
-def test_small_weights_share_a_region_that_begins_with_a_large_page(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_small_weights_share_a_region_that_begins_with_a_large_page(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huge_pages, "_last", None)
     first = huge_pages.empty(3, 5, dtype=torch.float32).fill_(1)
     second = huge_pages.empty(100, dtype=torch.uint8).fill_(2)
@@ -65,9 +61,7 @@ def test_without_such_pages_memory_is_torchs(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @on_linux
-def test_a_system_that_refuses_the_advice_gives_small_pages(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_system_that_refuses_the_advice_gives_small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """As a kernel that was built without large pages does."""
     monkeypatch.setattr(huge_pages, "_last", None)
     monkeypatch.setattr(huge_pages, "ADVICE", 12345)

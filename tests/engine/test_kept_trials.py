@@ -26,9 +26,7 @@ from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import LocalModelConfig
 
 kernels = native.kernels()
-pytestmark = pytest.mark.skipif(
-    kernels is None or not kernels.is_kept, reason="no kernels are kept here"
-)
+pytestmark = pytest.mark.skipif(kernels is None or not kernels.is_kept, reason="no kernels are kept here")
 Run = Callable[..., tuple[list[str], list[str]]]
 
 
@@ -52,9 +50,7 @@ def run(
         tried.append("heads")
         return probe_heads(loaded)  # type: ignore[arg-type]
 
-    def noted_fused(
-        loaded: object, heads: object, packed: object, experts: object, is_right: bool
-    ) -> object:
+    def noted_fused(loaded: object, heads: object, packed: object, experts: object, is_right: bool) -> object:
         if not is_right:
             tried.append("fused")
         return probe_fused(loaded, heads, packed, experts, is_right)  # type: ignore[arg-type]
@@ -100,17 +96,13 @@ def test_a_model_that_was_not_identified_is_tried_each_time(run: Run) -> None:
     assert run(identified=False)[1] == ["heads", "fused"]
 
 
-def test_attention_as_on_a_gpu_is_tried_each_time(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_attention_as_on_a_gpu_is_tried_each_time(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is kept does not say that it is by SDPA: a second engine would attend by kernels."""
     monkeypatch.setenv("RUNNER_ATTENTION", "sdpa")
     assert [run()[1][0] for _ in range(2)] == ["heads", "heads"]
 
 
-@pytest.mark.parametrize(
-    "change", ["variable", "machine", "version", "code", "threads", "key", "model"]
-)
+@pytest.mark.parametrize("change", ["variable", "machine", "version", "code", "threads", "key", "model"])
 def test_a_change_is_tried_again(run: Run, change: str, monkeypatch: pytest.MonkeyPatch) -> None:
     run()
     if change == "variable":

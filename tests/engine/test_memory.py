@@ -19,17 +19,13 @@ from runner_engine.settings.model import Attention, LocalModelConfig
 
 SHORT: dict[str, Callable[[], BaseException]] = {
     "torch": lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
-    "a processor": lambda: RuntimeError(
-        "[enforce fail] DefaultCPUAllocator: can't allocate memory"
-    ),
+    "a processor": lambda: RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
     "the system": lambda: OSError(errno.ENOMEM, "in another language"),
     "cuBLAS": lambda: RuntimeError(
         "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"
     ),
     "the model's code": lambda: from_another(ValueError("no cache could be made"), MemoryError()),
-    "a library": lambda: from_another(
-        TypeError("no kernel"), torch.OutOfMemoryError("CUDA out of memory.")
-    ),
+    "a library": lambda: from_another(TypeError("no kernel"), torch.OutOfMemoryError("CUDA out of memory.")),
 }
 
 
@@ -43,15 +39,11 @@ def test_other_errors_are_none_of_memory() -> None:
     assert not is_memory_error(from_another(ValueError("x"), KeyError("y")))
 
 
-@pytest.mark.parametrize(
-    "attention", [Attention.auto, Attention.eager]
-)  # the stream's trial, and the batches'
+# the stream's trial, and the batches'
+@pytest.mark.parametrize("attention", [Attention.auto, Attention.eager])
 @pytest.mark.parametrize("who", SHORT)
 def test_a_passing_shortage_does_not_decide_how_a_model_is_decoded(
-    make_config: Callable[..., RunnerConfig],
-    tiny_model: LocalModelConfig,
-    who: str,
-    attention: Attention,
+    make_config: Callable[..., RunnerConfig], tiny_model: LocalModelConfig, who: str, attention: Attention
 ) -> None:
     tiny_model.attention = attention
     config, bases = make_config(model=tiny_model), BaseCache()

@@ -69,11 +69,7 @@ print(json.dumps([run(None), run(8)]))
 @pytest.mark.slow
 def test_a_memory_limit_that_falls_during_the_run(saved_family: Callable[..., Path]) -> None:
     folder = saved_family(
-        "llama",
-        head_dim=128,
-        num_key_value_heads=2,
-        num_hidden_layers=4,
-        max_position_embeddings=1024,
+        "llama", head_dim=128, num_key_value_heads=2, num_hidden_layers=4, max_position_embeddings=1024
     )
     done = subprocess.run(
         [sys.executable, "-c", LIMITED, str(folder)],
@@ -87,9 +83,7 @@ def test_a_memory_limit_that_falls_during_the_run(saved_family: Callable[..., Pa
     assert done.returncode == 0, done.stderr[-3000:]
     free, limited = json.loads(done.stdout.strip().splitlines()[-1])
     assert free["notes"] == []
-    assert (
-        "memory ran out with 43 rows at once: 21 concurrent rows from now on" in limited["notes"][0]
-    )
+    assert "memory ran out with 43 rows at once: 21 concurrent rows from now on" in limited["notes"][0]
     assert limited["tokens"] == free["tokens"]
     assert len(limited["tokens"]) == 54
 
@@ -101,9 +95,7 @@ SMALL_MIB = 400  # with that build; without the guard, the process is killed wit
 
 def imported_torch_mib() -> int:
     """Measure a process that has imported torch: its CUDA build takes more than twice as much."""
-    measure = (
-        "import resource, torch; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
-    )
+    measure = "import resource, torch; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
     return max(int(subprocess.check_output([sys.executable, "-c", measure])), CPU_TORCH_MIB)
 
 
@@ -141,9 +133,7 @@ def test_a_containers_memory_limit_ends_in_a_smaller_batch(
     inside = f'echo $$ > "{small_group}/cgroup.procs"; exec "$@"'
     (folder := tmp_path / "limited").mkdir()
     command = ["bash", "-c", inside, "bash", sys.executable, "-m", "runner", *arguments]
-    limited = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, timeout=300, check=False
-    )
+    limited = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
     assert limited.returncode == 0, limited.stderr[-2000:]
     (tmp_path / "free").mkdir()
     free = runner(*arguments, cwd=tmp_path / "free")
@@ -154,9 +144,4 @@ def test_a_containers_memory_limit_ends_in_a_smaller_batch(
         lines = [json.loads(line) for line in samples.read_text().splitlines()]
         answers[name] = sorted((line["index"], line["text"]) for line in lines)
     assert len(answers["limited"]) == 200
-    assert (
-        sum(
-            ours == theirs for ours, theirs in zip(answers["free"], answers["limited"], strict=True)
-        )
-        > 150
-    )
+    assert sum(ours == theirs for ours, theirs in zip(answers["free"], answers["limited"], strict=True)) > 150

@@ -38,12 +38,8 @@ PROMPT, NEW = tuple(range(10, 30)), 6  # tokens: 20 are read and 5 of the 6 new 
 def engine_of(
     make_config: Make, folder: Path, attention: Attention = Attention.auto, **groups: Any
 ) -> LocalEngine:
-    model = LocalModelConfig(
-        name=str(folder), device="cpu", dtype=Dtype.float32, attention=attention
-    )
-    return local_engine(
-        make_config(model=model, generation=GenerationConfig(max_new_tokens=NEW), **groups)
-    )
+    model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32, attention=attention)
+    return local_engine(make_config(model=model, generation=GenerationConfig(max_new_tokens=NEW), **groups))
 
 
 def ask(engine: LocalEngine, rows: int) -> None:
@@ -57,9 +53,7 @@ def ask(engine: LocalEngine, rows: int) -> None:
 def test_the_most_keys_and_values_at_once_are_counted(
     make_config: Make, saved_family: Saved, batching: Batching | None
 ) -> None:
-    engine = engine_of(
-        make_config, saved_family("llama"), Attention.sdpa if batching else Attention.auto
-    )
+    engine = engine_of(make_config, saved_family("llama"), Attention.sdpa if batching else Attention.auto)
     engine.load()
     engine._batching = batching
     it = engine.loaded.model.config
@@ -94,9 +88,7 @@ def test_other_jobs_of_the_process_leave_no_mark(make_config: Make, saved_family
 
 def test_branches_count(make_config: Make, saved_family: Saved) -> None:
     engine = engine_of(make_config, saved_family("llama"), rope=Rope2dConfig())
-    (done,) = completions(
-        engine, [Request(0, "Tom has 3 pens.", branches=(" Ann", " Bob"), ignore_eos=True)]
-    )
+    (done,) = completions(engine, [Request(0, "Tom has 3 pens.", branches=(" Ann", " Bob"), ignore_eos=True)])
     assert done.error is None
     it = engine.loaded.model.config
     places = done.prompt_tokens + 2 * (NEW - 1)
@@ -119,18 +111,14 @@ def test_a_shared_beginning_counts_once(make_config: Make, saved_family: Saved) 
     engine.close()
 
 
-def test_the_copy_that_a_quantized_product_makes_counts(
-    make_config: Make, saved_family: Saved
-) -> None:
+def test_the_copy_that_a_quantized_product_makes_counts(make_config: Make, saved_family: Saved) -> None:
     plain = engine_of(make_config, saved_family("llama"))
     packed = engine_of(make_config, saved_family("llama"), quantization=Nf4Config())
     for engine in (plain, packed):
         ask(engine, 1)
     assert plain.load().metrics["unpacked_mib"] == 0
     largest = max(
-        module.weight.numel()
-        for name, module in plain.loaded.model.named_modules()
-        if "mlp.up" in name
+        module.weight.numel() for name, module in plain.loaded.model.named_modules() if "mlp.up" in name
     )
     kernels = native.kernels()
     taken = largest * 2  # in bfloat16, the compute dtype
@@ -149,10 +137,7 @@ def test_the_copy_that_a_quantized_product_makes_counts(
 
 def test_an_engine_that_sees_no_pass_says_nothing() -> None:
     assert EngineStats(peak_kv_bytes=MIB).own_memory(10.0) == {}
-    assert (
-        EngineStats(peak_activation_bytes=MIB).own_memory(EngineReport().metrics.get("weight_mib"))
-        == {}
-    )
+    assert EngineStats(peak_activation_bytes=MIB).own_memory(EngineReport().metrics.get("weight_mib")) == {}
 
 
 def test_on_gpus_the_allocators_peak_is_the_models_own() -> None:
@@ -164,12 +149,7 @@ def test_what_several_starts_measured_is_one() -> None:
     first = EngineStats(prefill_tokens=10, peak_kv_bytes=7, peak_rows=4, kv_tokens=3, notes=["a"])
     later = EngineStats(prefill_tokens=5, peak_kv_bytes=2, peak_rows=6, notes=["a", "b"])
     whole = first + later
-    assert (whole.prefill_tokens, whole.peak_kv_bytes, whole.peak_rows, whole.kv_tokens) == (
-        15,
-        7,
-        6,
-        0,
-    )
+    assert (whole.prefill_tokens, whole.peak_kv_bytes, whole.peak_rows, whole.kv_tokens) == (15, 7, 6, 0)
     assert whole.notes == ["a", "b"]
     between = whole - first
     assert (between.prefill_tokens, between.peak_kv_bytes, between.notes) == (5, 7, [])

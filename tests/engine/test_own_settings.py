@@ -35,9 +35,7 @@ def answers_of(
     **keys: object,
 ) -> tuple[dict[int | str, Completion], dict[str, str], list[str]]:
     """Complete the prompts; return the completions, the facts and the notes."""
-    model = LocalModelConfig(
-        name=str(folder), device="cpu", dtype=Dtype.float32, attention=attention
-    )
+    model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32, attention=attention)
     engine = open_engine(make_config(model=model, generation=generation))
     report = engine.load()
     requests = [Request(index, prompt, **keys) for index, prompt in enumerate(PROMPTS)]  # type: ignore[arg-type]
@@ -73,23 +71,17 @@ def test_a_models_own_penalty_holds_and_greedy_stays_greedy(
     tokenizer = AutoTokenizer.from_pretrained(penalized)
     for index, prompt in enumerate(PROMPTS):
         ids = tokenizer(prompt, return_tensors="pt").input_ids
-        expected = model.generate(ids, do_sample=False, max_new_tokens=NEW, min_length=0)[
-            0, ids.shape[1] :
-        ]
+        expected = model.generate(ids, do_sample=False, max_new_tokens=NEW, min_length=0)[0, ids.shape[1] :]
         assert done[index].answer.token_ids == expected.tolist()
 
 
-def test_the_generation_group_may_say_otherwise(
-    make_config: Make, penalized: Path, tiny_llama: Path
-) -> None:
+def test_the_generation_group_may_say_otherwise(make_config: Make, penalized: Path, tiny_llama: Path) -> None:
     off = GenerationConfig(max_new_tokens=NEW, repetition_penalty=1.0)
     plain = GenerationConfig(max_new_tokens=NEW)
     ours, facts, _ = answers_of(make_config, penalized, off)
     theirs, _, _ = answers_of(make_config, tiny_llama, plain)
     assert facts["sampling"] == "greedy"
-    assert [ours[n].answer.token_ids for n in range(3)] == [
-        theirs[n].answer.token_ids for n in range(3)
-    ]
+    assert [ours[n].answer.token_ids for n in range(3)] == [theirs[n].answer.token_ids for n in range(3)]
     sampling = GenerationConfig(temperature=0.7, top_k=50, repetition_penalty=1.1)
     own = {"repetition_penalty": 1.3, "top_p": 0.8, "top_k": 20}
     assert (

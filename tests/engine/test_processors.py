@@ -35,11 +35,8 @@ ARM = {"armv8-a": "NEON", "armv8.6-a+bf16+i8mm": "NEON with bfloat16"}
 def checked(program: Path, compiler: str, *flags: str, emulator: tuple[str, ...] = ()) -> str:
     """Build the program that compares the kernels with double precision, run it, and return what it
     says it uses."""
-    warnings = [
-        *building.WARNINGS.split(),
-        "-Werror",
-        "-Wno-unused-parameter",
-    ]  # units.h passes over those, too
+    # units.h passes over those, too
+    warnings = [*building.WARNINGS.split(), "-Werror", "-Wno-unused-parameter"]
     command = [compiler, "-Og", "-fopenmp", *building.MATH.split(), *warnings, *flags]
     command += [f"-I{building.FOLDER}", str(SUPPORT / "check_kernels.c"), "-o", str(program), "-lm"]
     built = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -55,14 +52,9 @@ def checked(program: Path, compiler: str, *flags: str, emulator: tuple[str, ...]
 @pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler here")
 @pytest.mark.parametrize(
     "level",
-    [
-        pytest.param(level, marks=pytest.mark.thorough if level != "x86-64-v3" else ())
-        for level in X86
-    ],
+    [pytest.param(level, marks=pytest.mark.thorough if level != "x86-64-v3" else ()) for level in X86],
 )
-def test_a_processor_with_fewer_instructions_multiplies_and_attends(
-    level: str, tmp_path: Path
-) -> None:
+def test_a_processor_with_fewer_instructions_multiplies_and_attends(level: str, tmp_path: Path) -> None:
     feature = {"x86-64-v4": "avx512", "x86-64-v4+bf16": "bf16"}.get(level, "")
     if not feature or processors.has(feature):
         march, *more = level.split("+")
@@ -97,9 +89,7 @@ def test_arm_multiplies_every_stored_format_under_an_emulator(level: str, tmp_pa
     workspace, off = Workspace(), {torch.float32: 1e-5, torch.bfloat16: 1e-2}
     for one, there in zip(products(kernels.panel_width), found, strict=True):
         here = multiply(kernels, one.rows, one.weights, workspace.of(one.rows)).float()
-        assert (there.float() - here).abs().max() <= off[one.rows.dtype] * here.abs().max(), (
-            one.name
-        )
+        assert (there.float() - here).abs().max() <= off[one.rows.dtype] * here.abs().max(), one.name
 
 
 def answered(cache: Path, **environment: str) -> dict[str, Any]:
@@ -112,9 +102,7 @@ def answered(cache: Path, **environment: str) -> dict[str, Any]:
     )
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    assert found["alone"] == found["together"], (
-        "a row's answer does not depend on the rows beside it"
-    )
+    assert found["alone"] == found["together"], "a row's answer does not depend on the rows beside it"
     assert found["fused"]
     return found
 
@@ -139,17 +127,10 @@ def test_a_job_by_tiles_decodes_few_rows_by_vectors_and_many_by_tiles_and_answer
     """The instructions of tiles are emulated, and AVX-512 where this processor lacks it; all else is the engine as it is."""
     by_avx512 = "" if processors.has("bf16") else " ".join(processors.emulation_flags())
     emulated = f"-O1 {by_avx512} -include {SUPPORT / 'emulated_tiles.h'}"
-    tiles = {
-        "RUNNER_PRODUCTS": "tiles",
-        "RUNNER_SHARED_ATTENTION": "tiles",
-        "RUNNER_CFLAGS": emulated,
-    }
+    tiles = {"RUNNER_PRODUCTS": "tiles", "RUNNER_SHARED_ATTENTION": "tiles", "RUNNER_CFLAGS": emulated}
     found = answered(tmp_path, **tiles)
     assert found["fact"] == "tiles from 8 rows, AVX-512 with bfloat16 below (by RUNNER_PRODUCTS)"
-    assert (
-        found["attention"]
-        == "tiles from 8 rows, AVX-512 with bfloat16 below (by RUNNER_SHARED_ATTENTION)"
-    )
+    assert found["attention"] == "tiles from 8 rows, AVX-512 with bfloat16 below (by RUNNER_SHARED_ATTENTION)"
     without = answered(tmp_path, **tiles, RUNNER_WITHOUT="amx")
     note = "RUNNER_PRODUCTS=tiles: RUNNER_WITHOUT names amx"
     assert without["fact"] == f"panels, by AVX-512 with bfloat16 ({note}; RUNNER_WITHOUT=amx)"
@@ -171,9 +152,7 @@ def test_features_are_left_out_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUNNER_WITHOUT", "avx2")
     assert processor.without_left_out(flags) == {"fma", "amx_tile", "amx_bf16"}
     monkeypatch.setenv("RUNNER_WITHOUT", "sse")
-    with pytest.raises(
-        ConfigError, match="RUNNER_WITHOUT=sse: sse is none of avx2, avx512, avx512_bf16"
-    ):
+    with pytest.raises(ConfigError, match="RUNNER_WITHOUT=sse: sse is none of avx2, avx512, avx512_bf16"):
         processor.left_out()
 
 

@@ -51,8 +51,7 @@ def test_quantized_weights_are_read_as_they_are_stored_and_computed_as_they_are_
 ) -> None:
     model = LocalModelConfig(name="embedded", device="cpu")
     engines = [
-        open_engine(make_config(model=model, **groups))
-        for groups in ({}, {"quantization": Nf4Config()})
+        open_engine(make_config(model=model, **groups)) for groups in ({}, {"quantization": Nf4Config()})
     ]
     for engine in engines:
         engine.load()
@@ -74,9 +73,7 @@ def test_a_mixture_reads_the_experts_that_its_rows_use(make_config: Make, tmp_pa
     experts = 2 * 4 * 3 * 64 * 32  # two layers, four experts, three matrices
     total = int(report.metrics["parameters"])
     assert report.metrics["active_parameters"] == total - experts // 2
-    assert (
-        report.facts["experts"] == f"2 of 4 · {short(total - experts / 2)} of {short(total)} active"
-    )
+    assert report.facts["experts"] == f"2 of 4 · {short(total - experts / 2)} of {short(total)} active"
     assert f"experts {report.facts['experts']}" in lines(report.metrics, report.facts)["loaded"]
     found = engine.arithmetic()
     assert found is not None
@@ -85,12 +82,8 @@ def test_a_mixture_reads_the_experts_that_its_rows_use(make_config: Make, tmp_pa
     assert found.expert_bytes == pytest.approx(4 * experts, rel=0.01)
     read = {rows: found.decode_gb(Shape(rows, 0, 2)) * 1e9 for rows in (1, 2, 64)}
     of_kv = {rows: rows * found.kv_bytes for rows in read}
-    assert read[1] - of_kv[1] == pytest.approx(
-        found.weight_bytes - found.expert_bytes / 2, rel=1e-3
-    )
-    assert read[2] - of_kv[2] == pytest.approx(
-        found.weight_bytes - found.expert_bytes / 4, rel=1e-3
-    )
+    assert read[1] - of_kv[1] == pytest.approx(found.weight_bytes - found.expert_bytes / 2, rel=1e-3)
+    assert read[2] - of_kv[2] == pytest.approx(found.weight_bytes - found.expert_bytes / 4, rel=1e-3)
     assert read[64] - of_kv[64] == pytest.approx(found.weight_bytes, rel=1e-3)
 
 

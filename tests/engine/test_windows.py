@@ -29,9 +29,8 @@ pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
 masking_utils: Any = typed
 Make = Callable[..., RunnerConfig]
 NEW_TOKENS = 24
-SHARED = [
-    30 + place * 7 % 90 for place in range(45)
-]  # longer than any window, so that parts of it leave the view
+# longer than any window, so that parts of it leave the view
+SHARED = [30 + place * 7 % 90 for place in range(45)]
 PROMPTS = [
     [*SHARED, 60, 61, 62], [*SHARED, *range(100, 121)], [*SHARED, *range(100, 119)], [*SHARED, 9],
     list(range(130, 190)), [5], list(range(40, 53)),
@@ -45,19 +44,14 @@ WINDOWED = {  # family: how far its layers see
     "llama4_text": {Window(16, is_chunk=True), None},
     "deepseek_v3": {None},
 }
-LIVELY = {
-    "query_pre_attn_scalar": 8,
-    "tie_word_embeddings": False,
-}  # else a tiny Gemma repeats its last token for ever
+# else a tiny Gemma repeats its last token for ever
+LIVELY = {"query_pre_attn_scalar": 8, "tie_word_embeddings": False}
 OVERRIDES: dict[str, dict[str, Any]] = {
     "gemma2": LIVELY | {"attn_logit_softcapping": 1.0},
     "gemma3_text": LIVELY,
     "gpt_oss": {"layer_types": ["sliding_attention", "full_attention"]},
     "mimo_v2_flash": {"layer_types": ["full_attention", "sliding_attention"]},
-    "llama4_text": {
-        "layer_types": ["chunked_attention", "full_attention"],
-        "no_rope_layers": [1, 0],
-    },
+    "llama4_text": {"layer_types": ["chunked_attention", "full_attention"], "no_rope_layers": [1, 0]},
 }
 
 
@@ -72,9 +66,7 @@ def engine_of(
 ) -> Callable[[str], LocalEngine]:
     def make(family: str) -> LocalEngine:
         monkeypatch.setitem(
-            families.OVERRIDES,
-            family,
-            families.OVERRIDES.get(family, {}) | OVERRIDES.get(family, {}),
+            families.OVERRIDES, family, families.OVERRIDES.get(family, {}) | OVERRIDES.get(family, {})
         )
         families.build(family, tmp_path / family)
         model = LocalModelConfig(name=str(tmp_path / family), device="cpu", dtype=Dtype.float32)
@@ -109,9 +101,7 @@ def test_rows_longer_than_a_window_answer_as_generate(
     engine.close()
 
 
-def test_what_is_set_in_the_models_of_these_tests_matters(
-    engine_of: Callable[[str], LocalEngine],
-) -> None:
+def test_what_is_set_in_the_models_of_these_tests_matters(engine_of: Callable[[str], LocalEngine]) -> None:
     """Without windows, caps or the temperature of far positions, generate itself gives other
     answers."""
     changes: dict[str, dict[str, Any]] = {

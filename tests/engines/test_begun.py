@@ -43,10 +43,7 @@ def alone(
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(
     "sampling",
-    [
-        Sampling(),
-        Sampling(temperature=1.0, top_p=0.9, seed=5, repetition_penalty=1.2, frequency_penalty=0.4),
-    ],
+    [Sampling(), Sampling(temperature=1.0, top_p=0.9, seed=5, repetition_penalty=1.2, frequency_penalty=0.4)],
     ids=["greedy", "sampled"],
 )
 def test_every_answer_goes_on_from_any_place(
@@ -66,17 +63,11 @@ def test_every_answer_goes_on_from_any_place(
 
     def begun(request: Request, share: float) -> Request:
         every = [whole[request.id, choice] for choice in range(choices)]
-        cut = tuple(
-            tuple(one.answer.token_ids[: round(share * len(one.answer.token_ids))]) for one in every
-        )
+        cut = tuple(tuple(one.answer.token_ids[: round(share * len(one.answer.token_ids))]) for one in every)
         return replace(request, begun=Begun(every[0].prompt_sha256, cut))
 
     for share, size in product((0.0, 0.3, 0.95, 1.0), (None, 1)):
-        again = [
-            one
-            for request in requests
-            for one in alone(engine, begun(request, share), requests, size)
-        ]
+        again = [one for request in requests for one in alone(engine, begun(request, share), requests, size)]
         assert {(it.id, it.choice): answer(it) for it in again} == {
             key: answer(it) for key, it in whole.items()
         }
@@ -94,19 +85,12 @@ def test_beginnings_are_shared_as_among_all_choices(
     sampled = Sampling(temperature=1.0, seed=5)
     first, second = (
         Request(
-            number,
-            f"{STORY * 2}{number} and 7",
-            max_new_tokens=12,
-            sampling=sampled,
-            n=3,
-            ignore_eos=True,
+            number, f"{STORY * 2}{number} and 7", max_new_tokens=12, sampling=sampled, n=3, ignore_eos=True
         )
         for number in (1, 2)
     )
 
-    def shared(
-        answered: list[Request], requests: list[Request]
-    ) -> tuple[list[int], list[Completion]]:
+    def shared(answered: list[Request], requests: list[Request]) -> tuple[list[int], list[Completion]]:
         done: list[Event] = []
         with engine.open() as session:
             assert isinstance(session, LocalSession)
@@ -142,33 +126,20 @@ def test_after_a_long_prompt_too(make_config: Callable[..., RunnerConfig]) -> No
         for number in (3, 9, 10, 12, 17)
     ]
     whole = {it.id: it for it in complete(engine, requests)}
-    assert [it.prompt_tokens > SHORT_SPAN for it in whole.values()] == [
-        False,
-        True,
-        True,
-        True,
-        True,
-    ]
+    assert [it.prompt_tokens > SHORT_SPAN for it in whole.values()] == [False, True, True, True, True]
     for share in (0.1, 0.6, 0.95):
         begun = {
             one.id: Begun(
-                one.prompt_sha256,
-                (tuple(one.answer.token_ids[: round(share * len(one.answer.token_ids))]),),
+                one.prompt_sha256, (tuple(one.answer.token_ids[: round(share * len(one.answer.token_ids))]),)
             )
             for one in whole.values()
         }
-        again = complete(
-            engine, [replace(request, begun=begun[request.id]) for request in requests]
-        )
-        assert {it.id: answer(it) for it in again} == {
-            name: answer(it) for name, it in whole.items()
-        }
+        again = complete(engine, [replace(request, begun=begun[request.id]) for request in requests])
+        assert {it.id: answer(it) for it in again} == {name: answer(it) for name, it in whole.items()}
     engine.close()
 
 
-def test_what_was_begun_of_another_prompt_is_ignored(
-    make_config: Callable[..., RunnerConfig],
-) -> None:
+def test_what_was_begun_of_another_prompt_is_ignored(make_config: Callable[..., RunnerConfig]) -> None:
     config = make_config(model=LocalModelConfig(name="embedded", dtype=Dtype.float32))
     engine = open_engine(resolve(config))
     request = Request(1, STORY, max_new_tokens=8)

@@ -26,9 +26,7 @@ from runner_engine.settings.rope import Rope2dConfig
 Make = Callable[..., RunnerConfig]
 
 
-def test_capabilities_are_known_before_anything_is_loaded(
-    make_config: Make, tiny_llama: Path
-) -> None:
+def test_capabilities_are_known_before_anything_is_loaded(make_config: Make, tiny_llama: Path) -> None:
     """Branches need rope_2d, and an attention that accepts a mask."""
     model = LocalModelConfig(name=str(tiny_llama), device="cpu")
     without = open_engine(make_config(model=model))
@@ -37,16 +35,9 @@ def test_capabilities_are_known_before_anything_is_loaded(
         ConfigError, match="task=generate needs branches, which this engine does not offer: it has "
     ):
         contract.require(without, "task=generate", [Capability.branches, Capability.chat])
-    contract.require(
-        open_engine(make_config(model=model, rope=Rope2dConfig())), "x", [Capability.branches]
-    )
-    flash = LocalModelConfig(
-        name=str(tiny_llama), device="cpu", attention=Attention.flash_attention_2
-    )
-    assert (
-        Capability.branches
-        not in open_engine(make_config(model=flash, rope=Rope2dConfig())).capabilities
-    )
+    contract.require(open_engine(make_config(model=model, rope=Rope2dConfig())), "x", [Capability.branches])
+    flash = LocalModelConfig(name=str(tiny_llama), device="cpu", attention=Attention.flash_attention_2)
+    assert Capability.branches not in open_engine(make_config(model=flash, rope=Rope2dConfig())).capabilities
     assert without.stats.load_s == 0
 
 
@@ -67,9 +58,7 @@ config = RunnerConfig(model=LocalModelConfig(name={str(tiny_llama)!r}), quantiza
     tracking=NoTrackingConfig())
 print(len(open_engine(resolve(config)).capabilities), [name for name in ("torch", "transformers") if name in sys.modules])
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     # without lora=several there is no adapter to choose, and one more needs a loaded model
     assert done.stdout.strip() == f"{len(Capability) - 2} []"
@@ -112,9 +101,7 @@ def test_a_listener_may_end_the_session(make_config: Make) -> None:
 
     assert [
         one.id
-        for one in contract.complete(
-            engine, [Request(number, "x") for number in range(5)], None, listen
-        )
+        for one in contract.complete(engine, [Request(number, "x") for number in range(5)], None, listen)
     ] == [0]
     assert steps == [1]
 
@@ -151,11 +138,7 @@ def test_ahead_limits_the_requests_under_way(make_config: Make) -> None:
     left: list[int] = []
     with open_engine(make_config(model=StubConfig())).open() as session:
         contract.gather(
-            session,
-            requests,
-            lambda _: left.append(session.under_way),
-            ahead=lambda ended: 2 + ended // 3,
+            session, requests, lambda _: left.append(session.under_way), ahead=lambda ended: 2 + ended // 3
         )
-    assert left == [
-        min(2 + ended // 3, 10 - ended) - 1 for ended in range(10)
-    ]  # the stub answers one in each step
+    # the stub answers one in each step
+    assert left == [min(2 + ended // 3, 10 - ended) - 1 for ended in range(10)]

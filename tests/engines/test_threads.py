@@ -19,16 +19,10 @@ def test_waiting_threads_sleep_soon_unless_the_user_has_set_otherwise(
     package: str, variables: dict[str, str], expected: str
 ) -> None:
     plain = {
-        key: value
-        for key, value in os.environ.items()
-        if key not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+        key: value for key, value in os.environ.items() if key not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
     }
     code = f"import sys, os, {package}; print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
     done = subprocess.run(
-        [sys.executable, "-c", code],
-        env=plain | variables,
-        capture_output=True,
-        text=True,
-        check=True,
+        [sys.executable, "-c", code], env=plain | variables, capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == [expected, "False"]

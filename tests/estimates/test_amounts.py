@@ -25,12 +25,8 @@ def completions(config: Any, read: int | None = None) -> int:
 
 
 @pytest.mark.parametrize("quantization", ["none", "nf4", "int8_dynamic"])
-def test_rows_on_a_cpu_may_be_independent(
-    make_config: Callable[..., Any], quantization: str
-) -> None:
-    config = make_config(
-        model=LOCAL, task=Gsm8kConfig(limit=700), quantization=CHOICES[quantization]()
-    )
+def test_rows_on_a_cpu_may_be_independent(make_config: Callable[..., Any], quantization: str) -> None:
+    config = make_config(model=LOCAL, task=Gsm8kConfig(limit=700), quantization=CHOICES[quantization]())
     assert completions(config) == 707
     assert completions(config, 900) == 909
 
@@ -45,21 +41,15 @@ def test_rows_on_a_cpu_may_be_independent(
         {"generation": GenerationConfig(max_new_tokens=24, batch_size=1)},
     ],
 )
-def test_elsewhere_nothing_is_asked_again(
-    make_config: Callable[..., Any], changes: dict[str, Any]
-) -> None:
+def test_elsewhere_nothing_is_asked_again(make_config: Callable[..., Any], changes: dict[str, Any]) -> None:
     config = make_config(**{"model": LOCAL, "task": Gsm8kConfig(limit=700), **changes})
     assert completions(config) == 700
-    asked = make_config(
-        **{"model": LOCAL, "task": Gsm8kConfig(limit=700, check_invariance=7), **changes}
-    )
+    asked = make_config(**{"model": LOCAL, "task": Gsm8kConfig(limit=700, check_invariance=7), **changes})
     assert completions(asked) == 707, "so many are asked again whatever the engine is"
 
 
 def test_int8_without_outliers_counts_each_row_by_itself(make_config: Callable[..., Any]) -> None:
     assert (
-        completions(
-            make_config(model=LOCAL, task=Gsm8kConfig(limit=700), quantization=Int8Config(0.0))
-        )
+        completions(make_config(model=LOCAL, task=Gsm8kConfig(limit=700), quantization=Int8Config(0.0)))
         == 707
     )

@@ -29,9 +29,8 @@ def without_busy(lines: list[str]) -> Callable[[str], None]:
 @pytest.mark.slow
 @pytest.mark.usefixtures("warm_children")
 def test_a_model_is_timed_exactly_once(make_config: Callable[..., Any]) -> None:
-    task = SweepConfig(
-        batch_sizes=[2], prompt_tokens=[8], new_tokens=512, repeats=1000, warmup=0
-    )  # worth timing
+    # worth timing
+    task = SweepConfig(batch_sizes=[2], prompt_tokens=[8], new_tokens=512, repeats=1000, warmup=0)
     config = make_config(model=LocalModelConfig("embedded", device="cpu"), task=task)
     lines: list[str] = []
     folder = Path(config.output_dir)
@@ -62,9 +61,7 @@ def test_a_model_is_timed_exactly_once(make_config: Callable[..., Any]) -> None:
 
 
 def test_small_work_is_guessed_and_nothing_is_timed(make_config: Callable[..., Any]) -> None:
-    config = make_config(
-        model=LocalModelConfig("embedded", device="cpu"), task=Gsm8kConfig(limit=20)
-    )
+    config = make_config(model=LocalModelConfig("embedded", device="cpu"), task=Gsm8kConfig(limit=20))
     lines: list[str] = []
     time = estimate(
         {0: resolve(config)}, Path(config.output_dir), calibrate=True, on_line=without_busy(lines)
@@ -84,9 +81,7 @@ def test_what_was_timed_before_an_interruption_is_kept(make_config: Callable[...
     config = make_config(model=LocalModelConfig("embedded", device="cpu"))
     folder, lines = Path(config.output_dir), list[str]()
     formats = [replace(config, quantization=CHOICES[name]()) for name in ("none", "int8", "nf4")]
-    models = [
-        model for it in formats if (model := calibration_model_of(resolve(it), 6.0)) is not None
-    ]
+    models = [model for it in formats if (model := calibration_model_of(resolve(it), 6.0)) is not None]
 
     def interrupt(line: str) -> None:
         lines.append(line)
@@ -107,15 +102,11 @@ def test_a_calibration_ends_with_its_time(make_config: Callable[..., Any]) -> No
     model = calibration_model_of(resolve(config), 6.0)
     assert model is not None
     lines: list[str] = []
-    large, small = (
-        Calibration(model, 1000.0),
-        Calibration(model, -5.0),
-    )  # the second is believed to take no time
+    # the second is believed to take no time
+    large, small = (Calibration(model, 1000.0), Calibration(model, -5.0))
     assert measure([large, small], Path(config.output_dir), 0.01, lines.append) == {}
     assert lines[0].startswith("guessed, not calibrated: embedded none: ")
-    assert lines[-1].startswith(
-        "calibration ended after 0.0 s, a tenth of the time that the jobs take"
-    )
+    assert lines[-1].startswith("calibration ended after 0.0 s, a tenth of the time that the jobs take")
 
 
 def test_a_large_model_is_timed_by_a_few_of_its_layers(make_config: Callable[..., Any]) -> None:

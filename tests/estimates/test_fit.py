@@ -40,24 +40,19 @@ def test_a_job_that_fits_names_no_change(seven_billion: Any) -> None:
 
 
 @pytest.mark.parametrize("room_mib", [15_500.0, 11_000.0, 7_000.0])
-def test_the_named_change_fits_and_half_of_it_would_not(
-    seven_billion: Any, room_mib: float
-) -> None:
+def test_the_named_change_fits_and_half_of_it_would_not(seven_billion: Any, room_mib: float) -> None:
     free_mib = {"main memory": room_mib}
     result = fit(resolve(seven_billion), free_mib)
     assert result is not None
     assert not result.fits
     changes = dict(
-        word.split("=")
-        for word in result.would_fit.removeprefix("fits with ").split(" (")[0].split()
+        word.split("=") for word in result.would_fit.removeprefix("fits with ").split(" (")[0].split()
     )
     rows = int(changes.get("generation.batch_size", 64))
 
     def tried(quantization: str, rows: int) -> bool:
         generation = replace(seven_billion.generation, batch_size=rows)
-        changed = replace(
-            seven_billion, quantization=CHOICES[quantization](), generation=generation
-        )
+        changed = replace(seven_billion, quantization=CHOICES[quantization](), generation=generation)
         again = fit(resolve(changed), free_mib, fixes=False)
         return again is not None and again.fits
 
@@ -75,9 +70,7 @@ def test_if_nothing_helps_no_change_is_named(seven_billion: Any) -> None:
 
 def test_the_engine_chooses_fewer_rows_to_fit(seven_billion: Any) -> None:
     free = replace(
-        seven_billion,
-        generation=replace(seven_billion.generation, batch_size=None),
-        task=seven_billion.task,
+        seven_billion, generation=replace(seven_billion.generation, batch_size=None), task=seven_billion.task
     )
     free.task.limit = 128
     many = fit(resolve(free), {"main memory": 100_000.0})
@@ -93,9 +86,7 @@ def test_the_engine_chooses_fewer_rows_to_fit(seven_billion: Any) -> None:
     assert few.rows < 64
 
 
-def test_a_cpu_has_the_free_memory_without_that_of_a_new_process(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_cpu_has_the_free_memory_without_that_of_a_new_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "available_mib", lambda: 4000.0)
     assert free_mib_by_device("cpu") == {"main memory": 4000.0 - PROCESS_MIB}
     assert free_mib_by_device("cpu", {"cpu": "1GiB"}) == {"main memory": 1024.0}
@@ -109,8 +100,7 @@ def embedded(make_config: Make) -> Any:
 def test_rows_and_answers_are_no_more_than_can_be(embedded: Any) -> None:
     usual, free_mib = fit(resolve(embedded), {"main memory": 2000.0}), {"main memory": 2000.0}
     huge = replace(
-        embedded,
-        generation=replace(embedded.generation, batch_size=100_000, max_new_tokens=100_000),
+        embedded, generation=replace(embedded.generation, batch_size=100_000, max_new_tokens=100_000)
     )
     result = fit(resolve(huge), free_mib)
     assert usual is not None
@@ -118,19 +108,14 @@ def test_rows_and_answers_are_no_more_than_can_be(embedded: Any) -> None:
     assert (result.rows, result.fits) == (5, True)
     room = resolve(huge).files.text_settings["max_position_embeddings"]
     assert possible(resolve(huge)).config.generation.max_new_tokens < room
-    (note,) = [
-        note for note in kind_of(huge.model).check(resolve(huge)) if "max_new_tokens" in note
-    ]
-    assert note.startswith(
-        f"generation.max_new_tokens=100000: the model has room for {room:,} tokens"
-    )
+    (note,) = [note for note in kind_of(huge.model).check(resolve(huge)) if "max_new_tokens" in note]
+    assert note.startswith(f"generation.max_new_tokens=100000: the model has room for {room:,} tokens")
 
 
 def test_texts_that_are_scored_are_in_memory_for_one_pass_only(make_config: Make) -> None:
     model = LocalModelConfig("x", shape="qwen25_15b_instruct", random_weights=True, device="cpu")
     scored = fit(
-        resolve(make_config(model=model, task=LikelihoodConfig(limit=200))),
-        {"main memory": 20_000.0},
+        resolve(make_config(model=model, task=LikelihoodConfig(limit=200))), {"main memory": 20_000.0}
     )
     assert scored is not None
     assert scored.predicted.kv_cache_mib < 40, (
@@ -141,9 +126,7 @@ def test_texts_that_are_scored_are_in_memory_for_one_pass_only(make_config: Make
 def test_a_tokenizer_counts_in_the_memory_of_the_load(make_config: Make, tmp_path: Path) -> None:
     """Measured with the vocabularies of 49,152 and 130,000: 32 and 151 MiB beyond that of small
     ones."""
-    shape = make_config(
-        model=LocalModelConfig("x", shape="smollm2_135m", random_weights=True, device="cpu")
-    )
+    shape = make_config(model=LocalModelConfig("x", shape="smollm2_135m", random_weights=True, device="cpu"))
     random_weights.write(resolve(shape).files.settings, tmp_path / "model")
     files = make_config(model=LocalModelConfig(str(tmp_path / "model"), device="cpu"))
     noise, real = (fit(resolve(it), {"main memory": 20_000.0}) for it in (shape, files))

@@ -16,9 +16,7 @@ from runner_engine.checkpoints.mixture import Mixture
 
 
 def test_few_rows_read_few_experts(make_config: Callable[..., RunnerConfig]) -> None:
-    mixture = Mixture(
-        experts=128, used=8, parameters=30_000_000, routed=28_000_000, in_blocks=29_000_000
-    )
+    mixture = Mixture(experts=128, used=8, parameters=30_000_000, routed=28_000_000, in_blocks=29_000_000)
     weights = {"expert": 29_000_000 * 2, "embedding": 1_000_000 * 2}
     predicted = Footprint(weights, 0, 0, 0, 0)
     rates = Rates("cpu", 1e6, 1e15, unpacks=False)
@@ -37,6 +35,4 @@ def test_few_rows_read_few_experts(make_config: Callable[..., RunnerConfig]) -> 
         seconds(by_products, predicted),
         seconds(by_products, replace(predicted, mixture=mixture)),
     )
-    assert sparse[512.0] / dense[512.0] == pytest.approx(
-        mixture.active / mixture.parameters, rel=0.01
-    )
+    assert sparse[512.0] / dense[512.0] == pytest.approx(mixture.active / mixture.parameters, rel=0.01)

@@ -26,9 +26,8 @@ from runner_engine.settings.model import LocalModelConfig
 from runner_engine.settings.rope import Rope2dConfig, RopeConfig, RopeYarnConfig
 
 Make = Callable[..., Any]
-COSTS = LengthCosts(
-    pair_share=1 / 1024, place_share=0.0
-)  # 1,024 tokens before a token cost as much as its products
+# 1,024 tokens before a token cost as much as its products
+COSTS = LengthCosts(pair_share=1 / 1024, place_share=0.0)
 ROWS = GenerationConfig(max_new_tokens=24, batch_size=4)
 LOAD_S = SPEEDS["load_s"]
 
@@ -83,9 +82,7 @@ def test_longer_texts_are_read_longer_and_each_token_looks_back_further(config: 
 
 def test_a_record_of_several_lengths_tells_of_each(config: Any) -> None:
     recorded(config, replace(config.task, lengths=["512", "2k"], depths=[0.25, 0.5]))
-    shorter, longer = (
-        planned(config, replace(config.task, lengths=[length])) for length in ("512", "2k")
-    )
+    shorter, longer = (planned(config, replace(config.task, lengths=[length])) for length in ("512", "2k"))
     assert shorter is not None
     assert longer is not None
     assert shorter.seconds < LOAD_S + 50 < longer.seconds
@@ -93,9 +90,7 @@ def test_a_record_of_several_lengths_tells_of_each(config: Any) -> None:
 
 def test_other_questions_and_unknown_sizes_tell_nothing(config: Any) -> None:
     recorded(config, config.task)
-    assert planned(config, replace(config.task, kinds=["count"])) is None, (
-        "its answers have other lengths"
-    )
+    assert planned(config, replace(config.task, kinds=["count"])) is None, "its answers have other lengths"
     assert planned(config, LikelihoodConfig(limit=4)) is None
     for key, value in {"task.lengths": "[", "task.cases": "many", "task.depths": "3"}.items():
         records = FinishedJobs(Path(config.output_dir))
@@ -107,9 +102,7 @@ def test_a_scaling_of_rope_changes_no_time(config: Any) -> None:
     recorded(config, config.task)
     assert planned(replace(config, rope=RopeYarnConfig(factor=2)), config.task) is not None
     assert planned(replace(config, rope=RopeConfig(beyond_trained=True)), config.task) is not None
-    assert planned(replace(config, rope=Rope2dConfig()), config.task) is None, (
-        "it is computed in another way"
-    )
+    assert planned(replace(config, rope=Rope2dConfig()), config.task) is None, "it is computed in another way"
     scaled = replace(config, rope=RopeYarnConfig(factor=4))
     assert FinishedJobs(Path(config.output_dir)).like(scaled) == [], "its answers are others"
 
@@ -119,8 +112,7 @@ def test_contexts_are_told_from_windows_and_from_each_other(config: Any) -> None
     recorded(config, of_contexts)
     assert planned(config, LikelihoodConfig(limit=4)) is None
     one, both = (
-        planned(config, replace(of_contexts, contexts=lengths))
-        for lengths in (["4k"], ["1k", "4k"])
+        planned(config, replace(of_contexts, contexts=lengths)) for lengths in (["4k"], ["1k", "4k"])
     )
     assert one is not None
     assert both is not None
@@ -153,9 +145,7 @@ def test_measured_passes_are_short_and_long_prompts_take_more(make_config: Make)
     flat = speed.seconds(amount, 1)
     assert flat == pytest.approx(2 * 4.096)
     assert knows.seconds(amount, 1) == pytest.approx(flat * (1 + (1024 + 2048) / 1024))
-    config = make_config(
-        model=LocalModelConfig("embedded", device="cpu"), task=RecallConfig(lengths=["1k"])
-    )
+    config = make_config(model=LocalModelConfig("embedded", device="cpu"), task=RecallConfig(lengths=["1k"]))
     resolved = resolve(config)
     time = estimate({0: resolved}, Path(config.output_dir), calibrate=False)[0]
     assert time.fit is not None
@@ -172,9 +162,7 @@ def test_what_is_timed_is_a_folder_with_the_models_own_rope(make_config: Make) -
     scaled = calibration_model_of(
         replace(resolved, config=replace(resolved.config, rope=RopeYarnConfig(factor=2))), 6.0
     )
-    other = calibration_model_of(
-        replace(resolved, config=replace(resolved.config, rope=Rope2dConfig())), 6.0
-    )
+    other = calibration_model_of(replace(resolved, config=replace(resolved.config, rope=Rope2dConfig())), 6.0)
     assert native is not None
     assert scaled is not None
     assert other is not None

@@ -88,9 +88,7 @@ def measured(made: tuple[Path, Path], quantization: str, order: str) -> dict[str
 def test_the_peak_of_the_load_counts_the_layers_that_are_merged(
     made: tuple[Path, Path], quantization: str, order: str
 ) -> None:
-    lora = PeftConfig(
-        path=str(made[1]), merge=True, merge_order=MergeOrder(order) if order else None
-    )
+    lora = PeftConfig(path=str(made[1]), merge=True, merge_order=MergeOrder(order) if order else None)
     of_merging = planned(made[0], quantization, lora)
     without = planned(made[0], quantization, LoraConfig())
     found = measured(made, quantization, order)
@@ -104,9 +102,7 @@ def test_the_time_of_a_load_counts_the_merging(made: tuple[Path, Path]) -> None:
     """The guess is by the rates of the process that loads, so what else runs slows both."""
     predicted = planned(made[0], "none", PeftConfig(path=str(made[1]), merge=True))
     parameters = sum(predicted.weights.values()) / 2
-    quickest = min(
-        (measured(made, "none", "") for _ in range(TRIES)), key=lambda found: found["core_s"]
-    )
+    quickest = min((measured(made, "none", "") for _ in range(TRIES)), key=lambda found: found["core_s"])
     rates = Rates("cpu", *quickest["rates"])
     speed = rates.speed(CHOICES["none"](), predicted, parameters, 1)
     with_merging, without = speed.load_s + speed.merge_s, speed.load_s

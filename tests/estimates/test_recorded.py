@@ -25,9 +25,7 @@ from runner_engine.settings.model import LocalModelConfig
 @pytest.fixture
 def config(make_config: Callable[..., Any]) -> Any:
     generation = GenerationConfig(max_new_tokens=24, batch_size=4)
-    return make_config(
-        model=LocalModelConfig("embedded"), task=Gsm8kConfig(limit=4), generation=generation
-    )
+    return make_config(model=LocalModelConfig("embedded"), task=Gsm8kConfig(limit=4), generation=generation)
 
 
 def test_answers_are_scaled_by_their_number(config: Any) -> None:
@@ -38,9 +36,7 @@ def test_answers_are_scaled_by_their_number(config: Any) -> None:
     assert estimate.seconds == pytest.approx(3 + 40 * (1 + 2))
     assert estimate.source is EstimateBasis.recorded
     everything = replace(config, task=Gsm8kConfig(limit=None))
-    assert FinishedJobs(Path(config.output_dir)).estimate(everything) is None, (
-        "their number is unknown"
-    )
+    assert FinishedJobs(Path(config.output_dir)).estimate(everything) is None, "their number is unknown"
     estimate = FinishedJobs(Path(config.output_dir)).estimate(everything, read=7)
     assert estimate is not None
     assert estimate.seconds == pytest.approx(3 + 7 * (1 + 2)), "the data has been read"
@@ -70,18 +66,14 @@ def test_other_numbers_of_rows_make_the_range_wider(config: Any) -> None:
     """Of 40 rows at once a step takes longer than of 4, but not ten times as long."""
     free = replace(config, generation=GenerationConfig(max_new_tokens=24))
     write(free, ANSWERS)
-    estimate = FinishedJobs(Path(config.output_dir)).estimate(
-        replace(free, task=Gsm8kConfig(limit=40))
-    )
+    estimate = FinishedJobs(Path(config.output_dir)).estimate(replace(free, task=Gsm8kConfig(limit=40)))
     assert estimate is not None
     assert estimate.seconds * (1 - estimate.spread) == pytest.approx(3 + 40 + 8)
     assert estimate.seconds * (1 + estimate.spread) == pytest.approx(3 + 40 + 80)
 
 
 def test_several_answers_to_each_question_count(config: Any) -> None:
-    sampling = replace(
-        config, generation=GenerationConfig(max_new_tokens=24, batch_size=4, temperature=1.0)
-    )
+    sampling = replace(config, generation=GenerationConfig(max_new_tokens=24, batch_size=4, temperature=1.0))
     four = replace(sampling, task=Gsm8kConfig(limit=4, samples=4))
     write(four, ANSWERS | {"answers_each": 4, "new_tokens": 96})
     estimate = FinishedJobs(Path(config.output_dir)).estimate(four)
@@ -92,13 +84,9 @@ def test_several_answers_to_each_question_count(config: Any) -> None:
 def test_likelihoods_have_no_new_tokens(config: Any) -> None:
     texts = replace(config, task=LikelihoodConfig(limit=4))
     write(
-        texts,
-        {"n": 4, "computed_prompt_tokens": 400, "prefill_tok_per_s": 100.0, "load_s": 3.0},
-        seconds=8.0,
+        texts, {"n": 4, "computed_prompt_tokens": 400, "prefill_tok_per_s": 100.0, "load_s": 3.0}, seconds=8.0
     )
-    estimate = FinishedJobs(Path(config.output_dir)).estimate(
-        replace(texts, task=LikelihoodConfig(limit=8))
-    )
+    estimate = FinishedJobs(Path(config.output_dir)).estimate(replace(texts, task=LikelihoodConfig(limit=8)))
     assert estimate is not None
     assert estimate.seconds == pytest.approx(4 + 8 * 1)
 
@@ -121,11 +109,7 @@ def test_a_job_that_ran_beside_other_work_says_less(config: Any) -> None:
 def test_another_base_another_machine_and_reused_answers_do_not_count(config: Any) -> None:
     write(config, ANSWERS, machine="a supercomputer")
     write(replace(config, quantization=CHOICES["nf4"]()), ANSWERS, "nf4")
-    write(
-        config,
-        {key: value for key, value in ANSWERS.items() if not key.endswith("_per_s")},
-        "taken",
-    )
+    write(config, {key: value for key, value in ANSWERS.items() if not key.endswith("_per_s")}, "taken")
     (Path(config.output_dir) / "jobs" / "taken" / "other.json").write_text("{")
     assert FinishedJobs(Path(config.output_dir)).estimate(config) is None
 
@@ -138,9 +122,7 @@ def test_a_record_of_a_version_without_a_key_has_its_default(config: Any) -> Non
         del record["params"][key]
     file.write_text(json.dumps(record))
     assert FinishedJobs(Path(config.output_dir)).estimate(config) is not None
-    other = replace(
-        config, model=replace(config.model, chat_template_kwargs={"enable_thinking": False})
-    )
+    other = replace(config, model=replace(config.model, chat_template_kwargs={"enable_thinking": False}))
     assert FinishedJobs(Path(config.output_dir)).estimate(other) is None
 
 

@@ -8,16 +8,11 @@ from runner.config.task import Amount
 from runner.estimates.speed import Speed, interpolate
 
 SPEED = Speed(
-    prefill=[(10.0, 1.0), (100.0, 2.0)],
-    decode=[(1.0, 0.1), (8.0, 0.2)],
-    place_s=0.001,
-    pass_tokens=100,
+    prefill=[(10.0, 1.0), (100.0, 2.0)], decode=[(1.0, 0.1), (8.0, 0.2)], place_s=0.001, pass_tokens=100
 )
 
 
-@pytest.mark.parametrize(
-    ("size", "seconds"), [(1, 0.1), (1.0, 0.1), (4.5, 0.15), (8, 0.2), (15, 0.3)]
-)
+@pytest.mark.parametrize(("size", "seconds"), [(1, 0.1), (1.0, 0.1), (4.5, 0.15), (8, 0.2), (15, 0.3)])
 def test_times_are_interpolated_and_extrapolated(size: float, seconds: float) -> None:
     assert interpolate(SPEED.decode, size) == pytest.approx(seconds)
 

@@ -56,17 +56,13 @@ def test_answers_are_as_recorded(case: Case, tmp_path: Path) -> None:
     for name, text in INPUTS.items():
         (folder / name).write_text(text)
     source = next(TREE.glob("runner*/**/embedded/model"))
-    model = shutil.copytree(
-        source, tmp_path / "tiny" / "model"
-    )  # called tiny, as the last folder says nothing
+    # called tiny, as the last folder says nothing
+    model = shutil.copytree(source, tmp_path / "tiny" / "model")
     with ExitStack() as stack:
         place = Place(folder, model, INPUTS["prompts.txt"], stack)
-        place.has_own_ids = any(
-            re.match("serve|.*(task=|-cn )split", command) for command in case.commands
-        )
+        place.has_own_ids = any(re.match("serve|.*(task=|-cn )split", command) for command in case.commands)
         answers = {
-            f"{number} {command}": place.run(command)
-            for number, command in enumerate(case.commands, 1)
+            f"{number} {command}": place.run(command) for number, command in enumerate(case.commands, 1)
         }
         for name in INPUTS:
             (folder / name).unlink()
@@ -75,9 +71,7 @@ def test_answers_are_as_recorded(case: Case, tmp_path: Path) -> None:
     if os.environ.get("GOLDEN") == "record":
         case.file.write_text(pretty(now) + "\n")
         pytest.skip("recorded")
-    found = [
-        one for one in differences(json.loads(case.file.read_text()), now) if not is_new_key(one)
-    ]
+    found = [one for one in differences(json.loads(case.file.read_text()), now) if not is_new_key(one)]
     assert not found, f"{len(found)} differences, such as:\n" + "\n".join(found[:30])
 
 
@@ -89,9 +83,7 @@ def test_every_record_has_its_case() -> None:
 def test_differences_are_found() -> None:
     """The controls: each kind of difference is seen, and sums in another order are none."""
     assert is_new_key("one params rope.beyond_trained: is new: 'false'")
-    assert not is_new_key("one params rope.beyond_trained: is new: 'true'"), (
-        "it changes what is read"
-    )
+    assert not is_new_key("one params rope.beyond_trained: is new: 'true'"), "it changes what is read"
     assert is_new_key(" params price_kwh: is new: 'null'")
     assert not is_new_key(" params price_kwh: is new: '0.3'")
     assert not is_new_key("one params rope.factor: is new: '2.0'"), "it counts always"

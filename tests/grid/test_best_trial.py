@@ -24,11 +24,7 @@ KEYS = ("generation.temperature", "generation.top_p")
 
 def trial(number: int, right: int, n: int, config: RunnerConfig | None = None) -> Scored:
     """Return a trial with so many right answers to n questions."""
-    overrides = [
-        "generation=sampling",
-        f"generation.temperature=0.{number}",
-        "generation.top_p=0.9",
-    ]
+    overrides = ["generation=sampling", f"generation.temperature=0.{number}", "generation.top_p=0.9"]
     planned = PlannedJob(overrides, config, job=Job(f"gsm8k-{number}", Path()))
     low, high = wilson_interval(right, n)
     metrics = {"accuracy": right / n, "accuracy_low": low, "accuracy_high": high, "n": n}
@@ -88,15 +84,10 @@ def test_of_equal_trials_none_is_called_the_best(count: int) -> None:
     assert share_apart([0.9] + [0.5] * (count - 1)) >= 0.8, "the control"
 
 
-def test_the_check_takes_questions_after_those_of_the_search(
-    make_config: MakeConfig, tmp_path: Path
-) -> None:
+def test_the_check_takes_questions_after_those_of_the_search(make_config: MakeConfig, tmp_path: Path) -> None:
     rows = tmp_path / "questions.jsonl"
     rows.write_text(
-        "".join(
-            json.dumps({"question": f"{n} + 1?", "answer": f"#### {n + 1}"}) + "\n"
-            for n in range(50)
-        )
+        "".join(json.dumps({"question": f"{n} + 1?", "answer": f"#### {n + 1}"}) + "\n" for n in range(50))
     )
 
     def check(limit: int | None, offset: int = 0, keys: tuple[str, ...] = KEYS) -> list[str]:

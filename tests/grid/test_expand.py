@@ -20,16 +20,7 @@ from runner.grid.expand import MAX_JOBS, check_exclude, excluded, expand
 from runner_base.errors import ConfigError
 from runner_engine.quantization import CHOICES
 
-KEYS = [
-    "seed",
-    "task.limit",
-    "task.system",
-    "quantization",
-    "model@other",
-    "+new",
-    "++new",
-    "~gone",
-]
+KEYS = ["seed", "task.limit", "task.system", "quantization", "model@other", "+new", "++new", "~gone"]
 VALUES = [
     "1", "-2.5", "null", "true", "", "word", "'quoted, text'", '"it\'s"', r"'a\'b'", r"a\,b", r"a\=b", "a b", "${seed}/x",
     "[1,4]", "[[1],[x,'y z']]", "{a:1,b:[2,{c:d}]}", "1,2,3", "nf4,fp4", "a,'b,c',null", "[1,4],[2,8]", "{a:1},{b:2}",
@@ -54,9 +45,7 @@ def basic(arguments: list[str], loader: ConfigLoader | None = None) -> list[list
 
 
 def error_of(
-    arguments: list[str],
-    params: dict[str, str] | None = None,
-    zips: list[dict[str, str]] | None = None,
+    arguments: list[str], params: dict[str, str] | None = None, zips: list[dict[str, str]] | None = None
 ) -> str:
     with pytest.raises(ConfigError) as caught:
         expand(arguments, params, zips, None)
@@ -90,11 +79,7 @@ def test_a_job_is_itself_again_when_expanded(arguments: list[str]) -> None:
 @settings(max_examples=100)
 @given(st.text(alphabet="ab1 ,='\"\\[]{}$:()~+", max_size=12))
 def test_any_quoted_text_arrives_unchanged(text: str) -> None:
-    escaped = (
-        text.replace("\\", "\\\\").replace("'", "\\'")
-        if text.endswith("\\") or "'" in text
-        else text
-    )
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'") if text.endswith("\\") or "'" in text else text
     line = f"task.system='{escaped}'"
     try:
         wanted = basic([line])
@@ -125,12 +110,7 @@ def test_the_last_one_varies_fastest() -> None:
 
 
 def test_nothing_to_vary_is_one_job() -> None:
-    assert (
-        expand([], None, None, None)
-        == [[]]
-        == expand([], {}, [], None)
-        == expand([], {}, [{}], None)
-    )
+    assert expand([], None, None, None) == [[]] == expand([], {}, [], None) == expand([], {}, [{}], None)
 
 
 def test_the_command_line_wins_over_params_in_their_place() -> None:
@@ -143,9 +123,7 @@ def test_the_last_of_two_equal_keys_wins_in_the_place_of_the_first() -> None:
 
 
 def test_shuffled_values_are_all_there() -> None:
-    assert sorted(expand(["a=shuffle(range(20))"], None, None, None)) == sorted(
-        basic(["a=range(20)"])
-    )
+    assert sorted(expand(["a=shuffle(range(20))"], None, None, None)) == sorted(basic(["a=range(20)"]))
     assert sorted(expand(["a=shuffle(x,y,z)"], None, None, None)) == [["a=x"], ["a=y"], ["a=z"]]
 
 
@@ -162,20 +140,15 @@ def test_texts_of_a_study_are_what_they_say() -> None:
     assert jobs == [
         [f"task.prompt={text}"] for text in ("'Ann has 3, Bob has 4'", "'null'", "null", "'请写'")
     ]
-    assert expand([], {"task.stop": listed["task.stop"]}, None, None) == [
-        ["task.stop=['。','a']"]
-    ], "one list"
-    assert expand([], {"task": {"limit": "1,2"}}, None, None) == [
-        ["task.limit=1"],
-        ["task.limit=2"],
-    ]
+    assert expand([], {"task.stop": listed["task.stop"]}, None, None) == [["task.stop=['。','a']"]], (
+        "one list"
+    )
+    assert expand([], {"task": {"limit": "1,2"}}, None, None) == [["task.limit=1"], ["task.limit=2"]]
     assert excluded([{"task.data": "数据,库.jsonl"}], lambda _: "库.jsonl")
 
 
 def test_params_may_come_from_a_config() -> None:
-    node = OmegaConf.create(
-        {"n": 2, "params": {"a": "1,${..n}"}, "zip": [{"b": "3,4", "c": "5,6"}]}
-    )
+    node = OmegaConf.create({"n": 2, "params": {"a": "1,${..n}"}, "zip": [{"b": "3,4", "c": "5,6"}]})
     assert len(expand([], node.params, node.zip, None)) == 4
     assert expand([], node.params, node.zip, None)[2] == ["a=2", "b=3", "c=5"]
 
@@ -239,10 +212,7 @@ def test_a_key_may_be_given_in_one_place_only() -> None:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        (
-            "seed=interval(0,1)",
-            ["seed=interval(0,1)", "seed=range(start,stop,step)", "hydra/sweeper=optuna"],
-        ),
+        ("seed=interval(0,1)", ["seed=interval(0,1)", "seed=range(start,stop,step)", "hydra/sweeper=optuna"]),
         ("seed=tag(t,interval(0,1))", ["hydra/sweeper=optuna"]),
         ("seed=range(1,5,0)", ["seed=range(1,5,0)", "must not be 0"]),
         ("seed=range(1.5,5,0.0)", ["must not be 0"]),
@@ -253,22 +223,15 @@ def test_a_key_may_be_given_in_one_place_only() -> None:
         ("seed=shuffle(range(0,1,1e-12))", ["more than 1,000,000 values"]),
     ],
 )
-def test_what_has_no_finite_list_is_rejected_wherever_it_is_given(
-    line: str, words: list[str]
-) -> None:
+def test_what_has_no_finite_list_is_rejected_wherever_it_is_given(line: str, words: list[str]) -> None:
     key, _, value = line.partition("=")
-    for message in (
-        error_of([line]),
-        error_of([], {key: value}),
-        error_of([], None, [{key: value}]),
-    ):
+    for message in (error_of([line]), error_of([], {key: value}), error_of([], None, [{key: value}])):
         assert all(word in message for word in words), message
 
 
 def test_a_glob_that_matches_nothing_names_the_choices(loader: ConfigLoader) -> None:
     with pytest.raises(
-        ConfigError,
-        match=rf"quantization=glob\(q\*\): matches no choice .*{', '.join(sorted(CHOICES))}",
+        ConfigError, match=rf"quantization=glob\(q\*\): matches no choice .*{', '.join(sorted(CHOICES))}"
     ):
         expand(["quantization=glob(q*)"], None, None, loader)
     with pytest.raises(
@@ -284,12 +247,8 @@ def test_the_error_about_a_huge_grid_names_its_sizes() -> None:
 
 
 def test_the_error_about_unreadable_params_says_where_they_are() -> None:
-    assert error_of([], {"seed": "1,,2"}).startswith(
-        "hydra.sweeper.params: seed=1,,2 cannot be read"
-    )
-    assert error_of([], None, [{"seed": "'x"}]).startswith(
-        "hydra.sweeper.zip[0]: seed='x cannot be read"
-    )
+    assert error_of([], {"seed": "1,,2"}).startswith("hydra.sweeper.params: seed=1,,2 cannot be read")
+    assert error_of([], None, [{"seed": "'x"}]).startswith("hydra.sweeper.zip[0]: seed='x cannot be read")
 
 
 # -------------------------------------------------------------------------------------- leaving out
@@ -333,9 +292,7 @@ JOB = {
         ({}, False),
     ],
 )
-def test_a_job_is_excluded_when_every_key_of_a_dict_matches(
-    rule: dict[str, str], out: bool
-) -> None:
+def test_a_job_is_excluded_when_every_key_of_a_dict_matches(rule: dict[str, str], out: bool) -> None:
     assert excluded([rule], JOB.get) is out
     assert excluded([{"model": "auto"}, rule], JOB.get) is out
     assert excluded([], JOB.get) is False
@@ -352,9 +309,7 @@ def test_what_is_excluded_are_the_combinations_of_the_sweep_strings(
     rule = {"w": f"choice({','.join(words)})", "n": f"choice({','.join(map(str, numbers))})"}
     for job in expand(["w=a,b,c,d", "n=range(10)"], None, None, None):
         values = dict(line.split("=") for line in job)
-        assert excluded([rule], values.get) is (
-            values["w"] in words and int(values["n"]) in numbers
-        )
+        assert excluded([rule], values.get) is (values["w"] in words and int(values["n"]) in numbers)
 
 
 def test_an_exclude_key_that_no_job_knows_is_named_with_the_nearest() -> None:

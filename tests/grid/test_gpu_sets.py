@@ -41,9 +41,7 @@ NO = frozenset[int]()
 @pytest.fixture
 def on_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four GPUs."""
-    monkeypatch.setattr(
-        machine, "device_class", lambda device: "cpu" if device == "cpu" else "cuda"
-    )
+    monkeypatch.setattr(machine, "device_class", lambda device: "cpu" if device == "cpu" else "cuda")
     monkeypatch.setattr(machine, "gpu_models", lambda: [gpu.model for gpu in FOUR])
     monkeypatch.setattr(visible_gpus, "visible", lambda: FOUR)
     monkeypatch.setattr(visible_gpus, "free_mib", list)
@@ -95,12 +93,8 @@ def test_sets_of_gpus_are_as_large_as_needed_and_not_shared() -> None:
     used = Counter({0: 1, 1: 1})
     assert sets.pick(needs(), used) == GpuSet(frozenset({2}), {"CUDA_VISIBLE_DEVICES": "2"})
     assert sets.pick(needs(3), used) is None
-    assert sets.pick(needs(9), Counter()) == sets.pick(needs(4), Counter()), (
-        "all, where it needs more"
-    )
-    assert sets.pick(needs(), used, avoided={2}) == GpuSet(
-        frozenset({3}), {"CUDA_VISIBLE_DEVICES": "3"}
-    )
+    assert sets.pick(needs(9), Counter()) == sets.pick(needs(4), Counter()), "all, where it needs more"
+    assert sets.pick(needs(), used, avoided={2}) == GpuSet(frozenset({3}), {"CUDA_VISIBLE_DEVICES": "3"})
     assert sets.pick(needs(0), used) == GpuSet(), "a job on the CPU takes none"
     assert sets.pick(needs(1, 1), Counter()) == GpuSet(frozenset({1})), (
         "a number means that of all that are seen"
@@ -114,18 +108,16 @@ def test_sets_of_gpus_are_as_large_as_needed_and_not_shared() -> None:
     assert not sets.is_right(GpuSet(frozenset({1})), needs()), (
         "it was started for jobs of cuda:1, and sees cuda:0"
     )
-    assert GpuSets(FOUR, are_shared=True).pick(
-        needs(), Counter({0: 2, 1: 1, 2: 1, 3: 2})
-    ) == GpuSet(frozenset({1}), {"CUDA_VISIBLE_DEVICES": "1"})
+    assert GpuSets(FOUR, are_shared=True).pick(needs(), Counter({0: 2, 1: 1, 2: 1, 3: 2})) == GpuSet(
+        frozenset({1}), {"CUDA_VISIBLE_DEVICES": "1"}
+    )
     parts = [replace(gpu, name=f"MIG-{gpu.name}", is_part=True) for gpu in FOUR]
     assert GpuSets(parts).pick(needs(2), Counter({0: 1})) == GpuSet(
         frozenset({1}), {"CUDA_VISIBLE_DEVICES": "MIG-1"}
     ), "a process sees one part at most"
 
 
-def pool_of(
-    make_config: Make, jobs: dict[str, list[Need]], limits: WorkerLimits, folder: Path
-) -> WorkerPool:
+def pool_of(make_config: Make, jobs: dict[str, list[Need]], limits: WorkerLimits, folder: Path) -> WorkerPool:
     """Return a pool for jobs of these bases."""
     plan: list[PlannedJob] = []
     for base, each in jobs.items():
@@ -136,19 +128,12 @@ def pool_of(
             plan.append(planned)
     numbers = [*range(len(plan))]
     return WorkerPool(
-        plan=plan,
-        numbers=numbers,
-        view=GridView([], 0),
-        limits=limits,
-        log_folder=folder,
-        gpus=FOUR,
+        plan=plan, numbers=numbers, view=GridView([], 0), limits=limits, log_folder=folder, gpus=FOUR
     )
 
 
 @pytest.mark.usefixtures("on_gpus")
-def test_workers_on_gpus_and_on_the_cpu_are_counted_apart(
-    make_config: Make, tmp_path: Path
-) -> None:
+def test_workers_on_gpus_and_on_the_cpu_are_counted_apart(make_config: Make, tmp_path: Path) -> None:
     jobs = {"a": [needs(2)] * 3, "b": [needs()], "": [needs(0)] * 3}
     pool = pool_of(make_config, jobs, WorkerLimits(1, 1), tmp_path)
     limits = worker_limits(pool.plan, pool.numbers, "auto")
@@ -186,13 +171,7 @@ def test_the_last_job_goes_to_a_free_gpu_if_it_would_wait_for_longer_than_the_lo
 ) -> None:
     pool = pool_of(make_config, {"a": [needs()] * 2}, WorkerLimits(4, 0), tmp_path)
     busy = Worker(
-        cast(Any, None),
-        cast(Any, None),
-        tmp_path,
-        deque([1]),
-        GpuSet(frozenset({0}), {"x": "0"}),
-        1,
-        0,
+        cast(Any, None), cast(Any, None), tmp_path, deque([1]), GpuSet(frozenset({0}), {"x": "0"}), 1, 0
     )
     busy.note_progress(ProgressState("loads", 0, 10), 1.0)
     assert busy.load_s == 0, "nothing of the work is done"
@@ -213,9 +192,7 @@ def test_the_last_job_goes_to_a_free_gpu_if_it_would_wait_for_longer_than_the_lo
         (RuntimeError("device-side assert"), False),
     ],
 )
-def test_a_gpu_is_lost_by_an_error_that_is_no_shortage_of_memory(
-    error: Exception, lost: bool
-) -> None:
+def test_a_gpu_is_lost_by_an_error_that_is_no_shortage_of_memory(error: Exception, lost: bool) -> None:
     hiding = ValueError("a model's own code hides it")
     hiding.__cause__ = error
     assert bool(lost_gpu(hiding)) is lost
@@ -277,10 +254,7 @@ def with_gpus(tmp_path: Path) -> dict[str, str]:
     program = tmp_path / "site" / "nvidia-smi"
     program.write_text(SMI)
     program.chmod(0o755)
-    return {
-        "PYTHONPATH": str(tmp_path / "site"),
-        "PATH": f"{tmp_path / 'site'}:{os.environ['PATH']}",
-    }
+    return {"PYTHONPATH": str(tmp_path / "site"), "PATH": f"{tmp_path / 'site'}:{os.environ['PATH']}"}
 
 
 STUB = ("model=stub", "task.limit=3", "model.delay_s=0.1", "tracking=none")
@@ -288,15 +262,11 @@ STUB = ("model=stub", "task.limit=3", "model.delay_s=0.1", "tracking=none")
 
 def events_of(folder: Path) -> list[tuple[float, str, int, int, str]]:
     lines = [line.split() for line in (folder / "events").read_text().splitlines()]
-    return [
-        (float(at), word, int(seed), int(process), sees) for at, word, seed, process, sees in lines
-    ]
+    return [(float(at), word, int(seed), int(process), sees) for at, word, seed, process, sees in lines]
 
 
 @pytest.mark.slow
-def test_no_two_jobs_of_a_grid_have_the_same_gpu(
-    grid: Callable[..., Any], with_gpus: dict[str, str]
-) -> None:
+def test_no_two_jobs_of_a_grid_have_the_same_gpu(grid: Callable[..., Any], with_gpus: dict[str, str]) -> None:
     started = grid(*STUB, "seed=range(0,6)", NEEDS="1=2,3=n1,4=0", **with_gpus)
     ended = started.wait()
     assert ended.code == 0, ended.err
@@ -320,12 +290,7 @@ def test_a_worker_ends_that_has_lost_its_gpu_and_its_job_is_repeated_once_elsewh
     grid: Callable[..., Any], with_gpus: dict[str, str], times: int
 ) -> None:
     started = grid(
-        *STUB,
-        "seed=range(0,5)",
-        "workers=1",
-        LOST=",".join(["1"] * times),
-        BASE="the same",
-        **with_gpus,
+        *STUB, "seed=range(0,5)", "workers=1", LOST=",".join(["1"] * times), BASE="the same", **with_gpus
     )
     ended = started.wait()
     assert ended.code == times - 1, ended.err
@@ -333,10 +298,7 @@ def test_a_worker_ends_that_has_lost_its_gpu_and_its_job_is_repeated_once_elsewh
     assert f"REPEATED seed=1: GPU 0 cannot be used any more by its worker: {why}" in ended.err
     assert ended.err.count("REPEATED") == 1
     assert f"repeated on GPU 1, because GPU 0 had failed: {why}" in ended.err
-    status = {
-        int(result["params"]["seed"]): result["status"]
-        for result in results(started.folder).values()
-    }
+    status = {int(result["params"]["seed"]): result["status"] for result in results(started.folder).values()}
     assert status == {seed: "FAILED" if seed == times - 1 == 1 else "FINISHED" for seed in range(5)}
     begun = [
         (seed, process, sees)
@@ -345,9 +307,7 @@ def test_a_worker_ends_that_has_lost_its_gpu_and_its_job_is_repeated_once_elsewh
     ]
     assert [seed for seed, _, _ in begun] == [0, 1, 2, 3, 4, 1], "its other jobs first"
     assert [sees for _, _, sees in begun] == ["0", "0", "1", "1", "1", "1"]
-    assert len({process for _, process, _ in begun}) == 2, (
-        "no job came to the process that had lost its GPU"
-    )
+    assert len({process for _, process, _ in begun}) == 2, "no job came to the process that had lost its GPU"
 
 
 # A grid sees these durations instead of those that it measures: the load of a base, and the work

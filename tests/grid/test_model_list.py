@@ -43,26 +43,17 @@ def folder(tmp_path: Path) -> Path:
     write(tmp_path / "models" / "deep" / "a-Q8_0.gguf", "Q8_0")
     write(tmp_path / "models" / "mmproj-b.gguf", "F16", architecture="clip")
     write(tmp_path / "models" / "big-00001-of-00002.gguf", "Q8_0")
-    (tmp_path / "models" / "broken.gguf").write_bytes(
-        (tmp_path / "models" / "b.gguf").read_bytes()[:50]
-    )
+    (tmp_path / "models" / "broken.gguf").write_bytes((tmp_path / "models" / "b.gguf").read_bytes()[:50])
     (tmp_path / "models" / "notes.txt").write_text("no model")
     checkpoint = tmp_path / "models" / "quantized"
     checkpoint.mkdir()
     settings = json.loads((MODEL_DIR / "config.json").read_text())
-    settings["quantization_config"] = {
-        "quant_method": "awq",
-        "bits": 4,
-        "group_size": 64,
-        "zero_point": True,
-    }
+    settings["quantization_config"] = {"quant_method": "awq", "bits": 4, "group_size": 64, "zero_point": True}
     (checkpoint / "config.json").write_text(json.dumps(settings))
     return tmp_path / "models"
 
 
-def test_a_folder_gives_its_files_and_model_folders_and_names_what_is_no_model(
-    folder: Path,
-) -> None:
+def test_a_folder_gives_its_files_and_model_folders_and_names_what_is_no_model(folder: Path) -> None:
     models, left_out = model_list.listed(str(folder))
     names = [it.name.removeprefix(f"{folder}/") for it in models]
     assert names == ["a-Q8_0.gguf", "b.gguf", "broken.gguf", "deep/a-Q8_0.gguf", "quantized"]
@@ -84,9 +75,7 @@ def test_a_pattern_a_list_and_a_hub_id(folder: Path) -> None:
     with pytest.raises(ConfigError, match="there is no .*/nowhere: give a folder, a pattern"):
         model_list.listed(f"{folder}/nowhere")
     (folder / "empty").mkdir()
-    with pytest.raises(
-        ConfigError, match=r"neither a \.gguf file nor a folder with a config\.json"
-    ):
+    with pytest.raises(ConfigError, match=r"neither a \.gguf file nor a folder with a config\.json"):
         model_list.listed(str(folder / "empty"))
 
 
@@ -98,25 +87,17 @@ def test_the_reference_is_the_largest_unquantized_model_unless_it_is_named(folde
     with pytest.raises(ConfigError, match=r"reference=a-Q8_0\.gguf: 2 of the files have this name"):
         model_list.reference_among(models, "a-Q8_0.gguf")
     assert (
-        model_list.reference_among(models, f"{folder}/deep/a-Q8_0.gguf").name
-        == f"{folder}/deep/a-Q8_0.gguf"
+        model_list.reference_among(models, f"{folder}/deep/a-Q8_0.gguf").name == f"{folder}/deep/a-Q8_0.gguf"
     )
     with pytest.raises(ConfigError, match=r"reference=c\.gguf: it is not among the files: "):
         model_list.reference_among(models, "c.gguf")
     words = model_list.first_word("models", models, left_out, reference)
     assert words[0].startswith("files=models: 5 models, ")
     assert "and 1 of unknown size; reference: " in words[0]
-    assert [line.partition(":")[0] for line in words[1:]] == [
-        "cannot be read",
-        "left out",
-        "left out",
-    ]
+    assert [line.partition(":")[0] for line in words[1:]] == ["cannot be read", "left out", "left out"]
     quantized = [it for it in models if it.is_quantized and not it.problem]
     best = model_list.reference_among(quantized, None)
-    assert (
-        "no unquantized model is among them"
-        in model_list.first_word("models", quantized, [], best)[1]
-    )
+    assert "no unquantized model is among them" in model_list.first_word("models", quantized, [], best)[1]
 
 
 def test_each_model_has_the_reference_and_keys_of_the_user_stay(folder: Path) -> None:
@@ -145,12 +126,7 @@ def test_the_plan_names_files_below_their_folder_and_the_broken_one(
     folder: Path, runner: Callable[..., Any]
 ) -> None:
     plan = runner(
-        "-m",
-        f"files={folder}",
-        "task=generate,likelihood",
-        "task.limit=3",
-        "plan=quick",
-        "tracking=none",
+        "-m", f"files={folder}", "task=generate,likelihood", "task.limit=3", "plan=quick", "tracking=none"
     )
     assert "broken.gguf: truncated" in plan.err
     assert f"/{folder.name}/deep" not in plan.out
@@ -164,10 +140,7 @@ def test_the_plan_names_files_below_their_folder_and_the_broken_one(
     [
         (("files={}",), "makes a grid of the models in it: add -m, or run the study which_file"),
         (("-m", "files={}", "quantization=nf4"), "leave out quantization"),
-        (
-            ("-m", "reference=b.gguf"),
-            "reference=b.gguf is one of the models of files=FOLDER: give that, too",
-        ),
+        (("-m", "reference=b.gguf"), "reference=b.gguf is one of the models of files=FOLDER: give that, too"),
         (
             ("-cd", "{studies}", "-cn", "which_file"),
             "this study compares the models in a folder: give files=FOLDER",

@@ -17,13 +17,7 @@ from runner.store.jobs import Job
 from runner_base.result import Record
 
 Run = Callable[..., Any]
-JOB = (
-    "task=likelihood",
-    "task.limit=4",
-    "task.reference=quantization=none",
-    "tracking=none",
-    "workers=1",
-)
+JOB = ("task=likelihood", "task.limit=4", "task.reference=quantization=none", "tracking=none", "workers=1")
 KEPT = (*JOB, "task.exact=false")
 
 
@@ -72,18 +66,15 @@ def test_a_row_that_keeps_nothing_gives_its_place_to_the_reference(
 ) -> None:
     own = "runner.tasks.likelihood.ways._why_too_large"
     too_large = lambda config, _second: "large" * (config.quantization.name != "none")  # noqa: E731
-    monkeypatch.setattr(
-        own, too_large
-    )  # beside itself the reference would fit, and beside the other one it does not
+    # beside itself the reference would fit, and beside the other one it does not
+    monkeypatch.setattr(own, too_large)
     done = runner("-m", *JOB, "quantization=none,nf4")
     assert done.code == 0, done.err
     assert "2 jobs: 2 to do" in done.err
     assert records(tmp_path)["none"].params["task.keep_top_k"] == "64"
 
 
-def test_a_single_job_names_the_command_that_makes_its_reference(
-    runner: Run, tmp_path: Path
-) -> None:
+def test_a_single_job_names_the_command_that_makes_its_reference(runner: Run, tmp_path: Path) -> None:
     job = (*KEPT, "quantization=nf4")
     planned, failed = runner(*job, "plan=quick"), runner(*job)
     for ended in (planned, failed):
@@ -110,15 +101,9 @@ def test_the_baseline_of_an_early_stop_is_made_too(runner: Run, tmp_path: Path) 
     stop = "task.early_stop_vs='generation.max_new_tokens=12'"
     done = runner("-m", *words, "generation.max_new_tokens=6,8", stop)
     assert done.code == 0, done.err
-    found = [
-        json.loads(file.read_text())["params"]
-        for file in tmp_path.glob("outputs/jobs/*/result.json")
-    ]
+    found = [json.loads(file.read_text())["params"] for file in tmp_path.glob("outputs/jobs/*/result.json")]
     assert sorted(int(it["generation.max_new_tokens"]) for it in found) == [6, 8, 12]
-    assert (
-        "generation.max_new_tokens=12: added, because 2 jobs of this grid are compared with it"
-        in done.err
-    )
+    assert "generation.max_new_tokens=12: added, because 2 jobs of this grid are compared with it" in done.err
 
 
 @pytest.mark.parametrize(
@@ -138,9 +123,7 @@ def test_overrides_on_top_of_a_jobs_own(
     assert overrides_with(overrides, changes) == expected
 
 
-def test_a_launcher_of_another_package_gets_the_named_jobs_before_the_others(
-    tmp_path: Path,
-) -> None:
+def test_a_launcher_of_another_package_gets_the_named_jobs_before_the_others(tmp_path: Path) -> None:
     plan = [PlannedJob([], job=Job(name, tmp_path / name), after=after)
             for name, after in (("a", "c"), ("b", "elsewhere"), ("c", ""), ("d", "c"))]  # fmt: skip
     assert in_turn(plan, [0, 1, 2, 3]) == ([1, 2], [0, 3])

@@ -54,12 +54,7 @@ class Done:
     """A finished process and the folder that it worked in."""
 
     def __init__(self, done: subprocess.CompletedProcess[str], folder: Path) -> None:
-        self.code, self.out, self.err, self.folder = (
-            done.returncode,
-            done.stdout,
-            done.stderr,
-            folder,
-        )
+        self.code, self.out, self.err, self.folder = (done.returncode, done.stdout, done.stderr, folder)
 
     @property
     def lines(self) -> list[dict[str, Any]]:
@@ -74,9 +69,7 @@ Start = Callable[..., Done]  # takes a folder and arguments, returns a finished 
 def start(new_database: Callable[[Path], None]) -> Start:
     """Return a function that runs `python -m runner -m ARGUMENTS` in a folder, to its end."""
 
-    def call(
-        folder: Path, *arguments: str, python: str = sys.executable, **environment: str
-    ) -> Done:
+    def call(folder: Path, *arguments: str, python: str = sys.executable, **environment: str) -> Done:
         if "tracking=none" not in arguments and not (folder / "outputs").exists():
             new_database(folder / "outputs" / "mlflow.db")
         folder.mkdir(exist_ok=True)
@@ -97,9 +90,7 @@ def with_tiny(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> str
 
 
 @pytest.fixture(scope="session")
-def reference(
-    start: Start, with_tiny: str, made_once: Callable[[str, Callable[[Path], None]], Path]
-) -> Done:
+def reference(start: Start, with_tiny: str, made_once: Callable[[str, Callable[[Path], None]], Path]) -> Done:
     """The grid under our own launcher."""
 
     def make(folder: Path) -> None:
@@ -165,9 +156,7 @@ def assert_children_of_one_grid(folder: Path, status: str) -> None:
     runs = mlflow_runs(folder)
     (parent,) = (run for run in runs if run.is_grid)
     assert parent.status == status
-    assert {run.tags.get("mlflow.parentRunId") for run in runs if not run.is_grid} == {
-        parent.run_id
-    }
+    assert {run.tags.get("mlflow.parentRunId") for run in runs if not run.is_grid} == {parent.run_id}
 
 
 # ------------------------------------------------------------------------------- the same grid
@@ -211,9 +200,8 @@ def test_a_job_that_fails_fails_alone(
     tmp_path: Path,
 ) -> None:
     python, folder = python_for(launcher), tmp_path / "work"
-    died = (
-        "sys.exit" if launcher == "basic" else "kill"
-    )  # `basic` runs jobs in the grid's own process
+    # `basic` runs jobs in the grid's own process
+    died = "sys.exit" if launcher == "basic" else "kill"
     grid = (f"hydra/launcher={launcher}", "model=stub", "seed=1,2,3,4", "task.limit=3")
     more = IMPATIENT if launcher == "submitit_local" else ""
     done = start(folder, *grid, python=python, **faults(f"2=raise,4={died}", more))
@@ -227,9 +215,7 @@ def test_a_job_that_fails_fails_alone(
     assert f"FAILED: seed=4: {message}" in done.err
     assert done.err.endswith("error: 2 of 4 jobs are not finished, see above\n")
     assert "Traceback" not in done.err
-    rows = [
-        line.split() for line in done.out.splitlines() if "gsm8k-" in line and " finished " in line
-    ]
+    rows = [line.split() for line in done.out.splitlines() if "gsm8k-" in line and " finished " in line]
     assert [row[0] for row in rows] == ["1", "3"], "the table has all that finished"
     assert done.out.count("gsm8k-") == 4, "and all that did not"
     assert_children_of_one_grid(folder, "FAILED")
@@ -237,8 +223,7 @@ def test_a_job_that_fails_fails_alone(
     assert len(logged) == 4
     assert "RUNNING" not in {run.status for run in mlflow_runs(folder)}
     assert (
-        sorted(result["status"] for result in results(folder).values())
-        == ["FAILED"] * 2 + ["FINISHED"] * 2
+        sorted(result["status"] for result in results(folder).values()) == ["FAILED"] * 2 + ["FINISHED"] * 2
     )
     # without the faults and with our own launcher, only these two run, and resume from the sample
     # that they had
@@ -253,10 +238,7 @@ def test_a_job_that_fails_fails_alone(
 
 @THOROUGH
 def test_a_process_that_dies_between_disk_and_mlflow(
-    start: Start,
-    python_for: Callable[[str], str],
-    faults: Callable[..., dict[str, str]],
-    tmp_path: Path,
+    start: Start, python_for: Callable[[str], str], faults: Callable[..., dict[str, str]], tmp_path: Path
 ) -> None:
     python, folder = python_for("joblib"), tmp_path / "work"
     grid = ("hydra/launcher=joblib", "model=stub", "seed=1,2", "task.limit=3", "print=json")
@@ -271,9 +253,7 @@ def test_a_process_that_dies_between_disk_and_mlflow(
     assert [line["status"] for line in done.lines] == ["FINISHED"] * 2
     runs = [run for run in mlflow_runs(folder) if not run.is_grid]
     assert "RUNNING" not in {run.status for run in runs}, "the run whose process died has ended"
-    assert len({run.job_id for run in runs if run.status == "FINISHED"}) == 2, (
-        "and MLflow has both results"
-    )
+    assert len({run.job_id for run in runs if run.status == "FINISHED"}) == 2, "and MLflow has both results"
     assert all([s["index"] for s in job] == [0, 1, 2] for job in samples(folder).values()), (
         "none twice, none lost"
     )
@@ -317,9 +297,7 @@ def test_a_signal_keeps_what_was_done(
     assert {run.status for run in mlflow_runs(tmp_path)} == {"KILLED"}
     again = start(tmp_path, *grid)  # our own launcher resumes them, and waits for nothing
     assert again.code == 0, again.err
-    assert all(
-        [s["index"] for s in job] == list(range(16)) for job in timeless_samples(tmp_path).values()
-    )
+    assert all([s["index"] for s in job] == list(range(16)) for job in timeless_samples(tmp_path).values())
 
 
 # ----------------------------------------------------------------------------------------- what is
@@ -335,11 +313,7 @@ def test_a_signal_keeps_what_was_done(
     ],
 )  # fmt: skip
 def test_settings_that_only_our_launcher_supports_are_rejected(
-    runner: Callable[..., Any],
-    python_for: Callable[[str], str],
-    launcher: str,
-    setting: str,
-    message: str,
+    runner: Callable[..., Any], python_for: Callable[[str], str], launcher: str, setting: str, message: str
 ) -> None:
     python_for(launcher)
     done = runner("-m", f"hydra/launcher={launcher}", "model=stub", setting)
@@ -349,8 +323,7 @@ def test_settings_that_only_our_launcher_supports_are_rejected(
 
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize(
-    ("choice", "extra"),
-    [("hydra/launcher=joblib", "joblib"), ("hydra/launcher=submitit_local", "submitit")],
+    ("choice", "extra"), [("hydra/launcher=joblib", "joblib"), ("hydra/launcher=submitit_local", "submitit")]
 )
 def test_a_missing_package_is_named(
     runner: Callable[..., Any], tmp_path: Path, choice: str, extra: str

@@ -20,9 +20,7 @@ def plan_of(*jobs: str) -> list[PlannedJob]:
 
 
 def test_a_grid_is_called_by_its_study_or_by_what_varies() -> None:
-    plan = plan_of(
-        "quantization=none seed=1", "quantization=int8 seed=1", "quantization=nf4 seed=1"
-    )
+    plan = plan_of("quantization=none seed=1", "quantization=int8 seed=1", "quantization=nf4 seed=1")
     assert title(plan, "") == "quantization=none,int8,nf4"
     assert title(plan, "which_layers") == "which_layers"
     assert title(plan_of("seed=1"), "") == "grid of 1 job"
@@ -34,9 +32,7 @@ def test_a_grid_is_called_by_its_study_or_by_what_varies() -> None:
 def test_a_title_that_would_not_fit_counts_the_values() -> None:
     plan = plan_of(*(f"task.system=a_rather_long_text_{n} seed={n % 2}" for n in range(8)))
     assert title(plan, "") == "task.system (8) × seed (2)"
-    many = plan_of(
-        *(" ".join(f"generation.a_long_key_{k}={n}" for k in range(9)) for n in range(3))
-    )
+    many = plan_of(*(" ".join(f"generation.a_long_key_{k}={n}" for k in range(9)) for n in range(3)))
     assert len(title(many, "")) <= MAX_TITLE + 20
     assert title(many, "").endswith("and 5 more: 3 jobs")
 
@@ -69,9 +65,7 @@ def test_the_run_has_the_best_jobs_and_the_verdict_and_keeps_what_a_person_wrote
     children = client.search_runs(
         [experiment.experiment_id], f"tags.`mlflow.parentRunId` = '{run.info.run_id}'"
     )
-    accuracies = {
-        child.data.params["lora.name"]: child.data.metrics["accuracy"] for child in children
-    }
+    accuracies = {child.data.params["lora.name"]: child.data.metrics["accuracy"] for child in children}
     assert run.info.run_name == "lora=none,embedded"
     assert run.data.params == {"jobs": "2", "lora.name": "none,embedded"}
     assert (run.data.metrics["jobs_finished"], run.data.metrics["best_accuracy"]) == (
@@ -80,10 +74,7 @@ def test_the_run_has_the_best_jobs_and_the_verdict_and_keeps_what_a_person_wrote
     )
     assert accuracies["peft"] > accuracies["none"], "the adapter was trained on these"
     assert run.data.tags["best"] == "lora=embedded"
-    assert (
-        run.data.tags["verdict"]
-        == "gsm8k, compared with lora=none: One comparison: the row is better"
-    )
+    assert run.data.tags["verdict"] == "gsm8k, compared with lora=none: One comparison: the row is better"
     note = run.data.tags["mlflow.note.content"]
     assert "| lora=embedded |" in note
     assert note.startswith("- gsm8k, compared with lora=none: One comparison: the row is better")

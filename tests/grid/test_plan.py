@@ -39,18 +39,12 @@ def planned(make_config: Make, task: TaskConfig, **groups: Any) -> PlannedJob:
 
 def pool_of(plan: list[PlannedJob], folder: Path) -> WorkerPool:
     numbers, view = [*range(len(plan))], GridView([], 0)
-    return WorkerPool(
-        plan=plan, numbers=numbers, view=view, limits=WorkerLimits(2, 2), log_folder=folder
-    )
+    return WorkerPool(plan=plan, numbers=numbers, view=view, limits=WorkerLimits(2, 2), log_folder=folder)
 
 
-def test_a_job_waits_for_its_reference_if_the_grid_has_it(
-    make_config: Make, tmp_path: Path
-) -> None:
+def test_a_job_waits_for_its_reference_if_the_grid_has_it(make_config: Make, tmp_path: Path) -> None:
     plan = [planned(make_config, Gsm8kConfig()) for _ in range(4)]
-    for number, (job_id, after) in enumerate(
-        [("a", "c"), ("b", "elsewhere"), ("c", ""), ("d", "c")]
-    ):
+    for number, (job_id, after) in enumerate([("a", "c"), ("b", "elsewhere"), ("c", ""), ("d", "c")]):
         plan[number].job, plan[number].after = Job(job_id, tmp_path / job_id), after
     pool = pool_of(plan, tmp_path)
     pool._groups = group(plan, pool.numbers)
@@ -80,9 +74,7 @@ def test_an_idle_worker_takes_half_of_another_ones_jobs_but_none_that_waits(
     pool.limits = WorkerLimits(2, 2, is_given=True)
     assert (pool._take_share(), busy.todo) == (deque([2, 5]), deque([1, 3, 4]))
     assert pool._take_share() == deque([3])
-    assert (pool._take_share(), busy.todo) == (deque(), deque([1, 4])), (
-        "one is its own, one waits for it"
-    )
+    assert (pool._take_share(), busy.todo) == (deque(), deque([1, 4])), "one is its own, one waits for it"
 
 
 def test_of_jobs_that_share_a_base_the_reference_goes_first(make_config: Make) -> None:
@@ -105,9 +97,7 @@ COUNTS = [
 
 
 @pytest.mark.parametrize(("task", "key"), COUNTS)
-def test_no_count_is_so_large_that_a_plan_does_not_end(
-    make_config: Make, task: str, key: str
-) -> None:
+def test_no_count_is_so_large_that_a_plan_does_not_end(make_config: Make, task: str, key: str) -> None:
     is_list = get_origin(get_type_hints(TASKS[task])[key]) is list
     state = planned_state(make_config, task, **{key: [ABSURD] if is_list else ABSURD})
     assert state in (State.todo, State.impossible) or f"task.{key}=" in state, state
@@ -150,9 +140,7 @@ def test_a_job_that_cannot_work_yet_takes_its_share_of_the_error(make_config: Ma
     )
     absent = plan_job([], make_config(task=task))
     assert absent.problem
-    assert absent.is_compared, (
-        "once the file is there, the other jobs of the grid keep their shares and ids"
-    )
+    assert absent.is_compared, "once the file is there, the other jobs of the grid keep their shares and ids"
     assert not plan_job([], make_config(task=replace(task, early_stop_vs=None))).is_compared
     unreadable = replace(task, early_stop_vs="generation=greedy generation.max_new_token=12")
     assert not plan_job([], make_config(task=unreadable)).is_compared

@@ -21,11 +21,7 @@ from runner.store.jobs import Job
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.result import Answer, FinishReason, Sample, Verdict
 from runner_compare.statistics.margins import questions_needed
-from runner_compare.statistics.planning import (
-    detection_power,
-    expected_disagreement,
-    smallest_detectable,
-)
+from runner_compare.statistics.planning import detection_power, expected_disagreement, smallest_detectable
 from runner_compare.statistics.sequential import Pairs, Side, log_capital
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Int8Config, Nf4Config
@@ -51,20 +47,14 @@ def record(job: Job, solved: set[int]) -> None:
     job.folder.mkdir()
     verdicts = [Verdict.correct if index in solved else Verdict.wrong for index in range(500)]
     answers = [Answer("text", [1], FinishReason.stop, verdict=verdict) for verdict in verdicts]
-    samples = [
-        Sample(one, "sha", 9, 0.1, index, f"q {index}", "7") for index, one in enumerate(answers)
-    ]
+    samples = [Sample(one, "sha", 9, 0.1, index, f"q {index}", "7") for index, one in enumerate(answers)]
     job.samples_path.write_text("".join(f"{one.to_json()}\n" for one in samples))
 
 
-def test_quantized_jobs_are_planned_against_the_unquantized_one(
-    make_config: Make, tmp_path: Path
-) -> None:
+def test_quantized_jobs_are_planned_against_the_unquantized_one(make_config: Make, tmp_path: Path) -> None:
     plan = [planned(make_config, tmp_path, it) for it in (None, Nf4Config(), Int8Config())]
     time = Estimate(10.0, 0.2, EstimateBasis.recorded)
-    lines = question_lines(
-        plan, {number: JobEstimate(time=time) for number in range(3)}, is_quick=False
-    )
+    lines = question_lines(plan, {number: JobEstimate(time=time) for number in range(3)}, is_quick=False)
     least, needed = smallest_detectable(500, USUAL, 0.025), questions_needed(0.02, USUAL, 0.025)
     assert least is not None
     assert needed is not None
@@ -73,10 +63,7 @@ def test_quantized_jobs_are_planned_against_the_unquantized_one(
         "power (2 comparisons, if 10% of the verdicts differ, as is usual)"
     )
     assert lines[1].startswith("    about 2,")
-    assert (
-        "questions a job would show 'as good within 2 points' if neither is better, and take"
-        in lines[1]
-    )
+    assert "questions a job would show 'as good within 2 points' if neither is better, and take" in lines[1]
     assert lines[1].endswith("for these 3 jobs here")
     assert question_lines(plan, {}, is_quick=True) == lines[:1]
 
@@ -120,9 +107,7 @@ def test_jobs_that_stop_early_are_planned_by_their_bets(make_config: Make, tmp_p
         for draw in generator.random(500).tolist():
             it.add(draw < USUAL / 2, USUAL / 2 <= draw < USUAL + loss)
         worse += it.decision is Side.worse
-        wins, losses, ties = generator.multinomial(
-            questions, [USUAL / 2, USUAL / 2, 1 - USUAL]
-        ).tolist()
+        wins, losses, ties = generator.multinomial(questions, [USUAL / 2, USUAL / 2, 1 - USUAL]).tolist()
         as_good += log_capital(wins, losses, ties, -0.02) >= math.log(2 / 0.05)
     assert worse / courses == pytest.approx(0.8, abs=0.03 + 0.06)
     assert as_good / courses > 0.6  # at the last look alone; of a plan for a single look 0.3
@@ -130,10 +115,7 @@ def test_jobs_that_stop_early_are_planned_by_their_bets(make_config: Make, tmp_p
 
 @pytest.mark.parametrize(
     "tasks",
-    [
-        [{}, {"instruction": "Go."}],
-        [{"samples": 8}, {"samples": 8}],
-    ],
+    [[{}, {"instruction": "Go."}], [{"samples": 8}, {"samples": 8}]],
     ids=["no quantization", "several answers"],
 )
 def test_other_grids_have_no_such_lines(
@@ -155,10 +137,7 @@ def test_of_clusters_a_plan_says_that_nothing_is_planned(make_config: Make, tmp_
 
 
 def test_another_prompt_is_not_a_baseline(make_config: Make, tmp_path: Path) -> None:
-    plan = [
-        planned(make_config, tmp_path),
-        planned(make_config, tmp_path, Nf4Config(), instruction="Go."),
-    ]
+    plan = [planned(make_config, tmp_path), planned(make_config, tmp_path, Nf4Config(), instruction="Go.")]
     assert question_lines(plan, {}, is_quick=False) == []
 
 
@@ -183,12 +162,9 @@ def test_no_difference_is_larger_than_the_share_of_verdicts_that_differ(
 
 
 @pytest.mark.parametrize(
-    ("n", "disagreement", "alpha"),
-    [(20, 0.1, 0.05), (60, 0.1, 0.05), (100, 0.1, 0.0125), (5, 0.5, 0.05)],
+    ("n", "disagreement", "alpha"), [(20, 0.1, 0.05), (60, 0.1, 0.05), (100, 0.1, 0.0125), (5, 0.5, 0.05)]
 )
-def test_the_largest_power_is_that_of_the_exact_test(
-    n: int, disagreement: float, alpha: float
-) -> None:
+def test_the_largest_power_is_that_of_the_exact_test(n: int, disagreement: float, alpha: float) -> None:
     exact = detection_power(n, 0.0, disagreement, alpha)
     assert abs(_largest_power(n, disagreement, alpha) - exact) < 1e-9
 
@@ -196,15 +172,11 @@ def test_the_largest_power_is_that_of_the_exact_test(
 def test_more_questions_than_there_are_are_not_advised(make_config: Make, tmp_path: Path) -> None:
     data = tmp_path / "some.jsonl"
     data.write_text(
-        "".join(
-            f'{{"question": "What is {n} + 1?", "answer": "#### {n + 1}"}}\n' for n in range(1319)
-        )
+        "".join(f'{{"question": "What is {n} + 1?", "answer": "#### {n + 1}"}}\n' for n in range(1319))
     )
     plan = [planned(make_config, tmp_path, it, data=str(data)) for it in (None, Nf4Config())]
     time = Estimate(10.0, 0.2, EstimateBasis.recorded)
-    lines = question_lines(
-        plan, {number: JobEstimate(time=time) for number in range(2)}, is_quick=False
-    )
+    lines = question_lines(plan, {number: JobEstimate(time=time) for number in range(2)}, is_quick=False)
     assert lines[1].endswith(
         "would show 'as good within 2 points' if neither is better: there are only 1,319"
     )

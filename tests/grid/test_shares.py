@@ -21,12 +21,7 @@ pytestmark = [
 Run = Callable[..., Any]  # the fixture `runner`: takes arguments, returns a finished command
 BASELINE = "generation=greedy generation.max_new_tokens=256"
 STUB = (
-    *(
-        "model=stub",
-        "task.extractor=flexible",
-        "task.limit=30",
-        "generation.max_new_tokens=256,2,1,255",
-    ),
+    *("model=stub", "task.extractor=flexible", "task.limit=30", "generation.max_new_tokens=256,2,1,255"),
     f"task.early_stop_vs='{BASELINE}'",
 )
 
@@ -35,9 +30,7 @@ def shares(folder: Path) -> dict[str, Any]:
     """Return what each job has recorded, by its number of tokens."""
     jobs = results(folder).values()
     return {
-        job["params"]["generation.max_new_tokens"]: job["result"]["metrics"].get(
-            "early_stop_comparisons"
-        )
+        job["params"]["generation.max_new_tokens"]: job["result"]["metrics"].get("early_stop_comparisons")
         for job in jobs
     }
 
@@ -52,9 +45,7 @@ def test_all_ways_to_run_a_grid_give_its_jobs_the_same_share(
     plan = runner("-m", *STUB, "plan=quick", "tracking=none")
     assert plan.code == 0, plan.err
     assert plan.out.count("at most 30 questions; error 1.7 % (5 % shared by 3 jobs)") == 3
-    assert plan.out.count("early_stop_comparisons") == 0, (
-        "no column for a key that the user has not given"
-    )
+    assert plan.out.count("early_stop_comparisons") == 0, "no column for a key that the user has not given"
     done = runner("-m", *STUB, "tracking=none", "print=none")
     assert done.code == 0, done.err
     assert shares(tmp_path) == {"256": None, "2": 3, "1": 3, "255": 3}
@@ -64,9 +55,7 @@ def test_all_ways_to_run_a_grid_give_its_jobs_the_same_share(
     assert "4 jobs: 4 done" in again.err
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    other = runner(
-        "-m", *STUB, "tracking=none", "print=none", "hydra/launcher=basic", cwd=elsewhere
-    )
+    other = runner("-m", *STUB, "tracking=none", "print=none", "hydra/launcher=basic", cwd=elsewhere)
     assert other.code == 0, other.err
     assert (ids(elsewhere), shares(elsewhere)) == (ids(tmp_path), shares(tmp_path))
     monkeypatch.chdir(tmp_path)
@@ -78,12 +67,7 @@ def test_the_number_of_comparisons_that_the_user_gives_counts(runner: Run) -> No
     given = runner("-m", *STUB, "task.early_stop_comparisons=8", "tracking=none", "plan=quick")
     assert given.out.count("error 0.62 % (5 % shared by 8 jobs)") == 3
     twice = runner(
-        "-m",
-        *STUB[:3],
-        "generation.max_new_tokens=256,2,2",
-        STUB[-1],
-        "tracking=none",
-        "plan=quick",
+        "-m", *STUB[:3], "generation.max_new_tokens=256,2,2", STUB[-1], "tracking=none", "plan=quick"
     )
     assert twice.out.count("error 5 %\n") == 2, "a job that is listed twice is one comparison"
 
@@ -116,10 +100,7 @@ def test_the_table_shows_what_the_jobs_have_decided(
         table = json.loads(captured.out)["tables"][0]
         by_penalty = {row["config"]["generation.repetition_penalty"]: row for row in table["rows"]}
         records = results(tmp_path)
-        facts = {
-            penalty: records[row["job_id"]]["result"]["facts"]
-            for penalty, row in by_penalty.items()
-        }
+        facts = {penalty: records[row["job_id"]]["result"]["facts"] for penalty, row in by_penalty.items()}
         bad, alike = (by_penalty[penalty]["comparison"] for penalty in ("3.0", "1.0"))
         assert (bad["finding"], alike["finding"]) == ("worse", "no difference shown")
         for penalty, comparison in (("3.0", bad), ("1.0", alike)):
@@ -135,10 +116,7 @@ def test_the_table_shows_what_the_jobs_have_decided(
             for penalty in ("3.0", "1.0")
         }
         if margin:
-            assert said == {
-                "3.0": "worse by more than 25 points",
-                "1.0": "as good within 25 points",
-            }
+            assert said == {"3.0": "worse by more than 25 points", "1.0": "as good within 25 points"}
             assert (bad["verdict"], alike["verdict"]) == ("worse by more", "as good")
             assert by_penalty["1.0"]["metrics"]["questions_left"] > 0, (
                 "it need not ask all to be called as good"

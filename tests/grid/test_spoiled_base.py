@@ -25,15 +25,11 @@ from runner_engine.settings.lora import PeftConfig
 @pytest.fixture
 def config(make_config: Callable[..., RunnerConfig], tiny_model: LocalModelConfig) -> RunnerConfig:
     return make_config(
-        model=tiny_model,
-        task=Gsm8kConfig(limit=3),
-        generation=GenerationConfig(max_new_tokens=12),
+        model=tiny_model, task=Gsm8kConfig(limit=3), generation=GenerationConfig(max_new_tokens=12)
     )
 
 
-def answers(
-    config: RunnerConfig, bases: BaseCache, seed: int = 0
-) -> tuple[Status, list[Sequence[int]], str]:
+def answers(config: RunnerConfig, bases: BaseCache, seed: int = 0) -> tuple[Status, list[Sequence[int]], str]:
     """Run a job as a worker does; return how it ended, the tokens of its answers, and its message."""
     outcome = run_job(replace(config, seed=seed), bases=bases)
     if outcome.record is None or outcome.status is not Status.FINISHED:
@@ -42,9 +38,7 @@ def answers(
     return outcome.status, [sample.answer.token_ids for sample in found], outcome.message
 
 
-def fail_amid_exchange(
-    patch: pytest.MonkeyPatch, config: RunnerConfig, folder: Path
-) -> RunnerConfig:
+def fail_amid_exchange(patch: pytest.MonkeyPatch, config: RunnerConfig, folder: Path) -> RunnerConfig:
     def half_exchanged(model: Any, *rest: Any) -> Any:
         with torch.no_grad():
             model.get_output_embeddings().weight.fill_(float("nan"))
@@ -54,9 +48,7 @@ def fail_amid_exchange(
     return config
 
 
-def fail_while_decoding(
-    patch: pytest.MonkeyPatch, config: RunnerConfig, folder: Path
-) -> RunnerConfig:
+def fail_while_decoding(patch: pytest.MonkeyPatch, config: RunnerConfig, folder: Path) -> RunnerConfig:
     whole, calls = Decoder.step, itertools.count()
 
     def step(decoder: Decoder, *rest: Any) -> Any:
@@ -68,23 +60,17 @@ def fail_while_decoding(
     return config
 
 
-def fail_at_a_wrong_adapter(
-    patch: pytest.MonkeyPatch, config: RunnerConfig, folder: Path
-) -> RunnerConfig:
+def fail_at_a_wrong_adapter(patch: pytest.MonkeyPatch, config: RunnerConfig, folder: Path) -> RunnerConfig:
     """The first matrices fit, a later one has another shape."""
     from peft import LoraConfig, get_peft_model
     from safetensors.torch import load_file, save_file
     from transformers import AutoModelForCausalLM
 
     base = AutoModelForCausalLM.from_pretrained(config.model.name)
-    get_peft_model(base, LoraConfig(r=4, target_modules=["q_proj", "down_proj"])).save_pretrained(
-        str(folder)
-    )
+    get_peft_model(base, LoraConfig(r=4, target_modules=["q_proj", "down_proj"])).save_pretrained(str(folder))
     tensors = load_file(folder / "adapter_model.safetensors")
     last = max(tensors)
-    save_file(
-        {**tensors, last: tensors[last][:, :-1].contiguous()}, folder / "adapter_model.safetensors"
-    )
+    save_file({**tensors, last: tensors[last][:, :-1].contiguous()}, folder / "adapter_model.safetensors")
     return replace(config, lora=PeftConfig(path=str(folder)))
 
 

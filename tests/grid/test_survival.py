@@ -19,9 +19,7 @@ pytestmark = pytest.mark.slow
 SEED = 20
 # half of the jobs wait in a slow stub, the others compute
 SLOW_STUB = "defaults: [/hydra/schema/model/stub@_here_, _self_]\ndelay_s: 0.1\n"
-REAL = (
-    "defaults: [/hydra/schema/model/model@_here_, _self_]\nname: embedded\ndevice: cpu\ndtype: {}\n"
-)
+REAL = "defaults: [/hydra/schema/model/model@_here_, _self_]\nname: embedded\ndevice: cpu\ndtype: {}\n"
 ANSWERS = ("accuracy", "accuracy_low", "accuracy_high", "n", "correct", "wrong", "no_answer", "cut_off",
            "prompt_tokens", "new_tokens")  # fmt: skip
 
@@ -74,9 +72,7 @@ def check_mlflow(folder: Path, jobs: int) -> Counter[str]:
 
 
 def lines_in(folder: Path) -> int:
-    return sum(
-        file.read_bytes().count(b"\n") for file in folder.glob("outputs/jobs/*/samples.jsonl")
-    )
+    return sum(file.read_bytes().count(b"\n") for file in folder.glob("outputs/jobs/*/samples.jsonl"))
 
 
 class Killer:
@@ -112,10 +108,7 @@ class Killer:
                 return
             workers = grid.workers()
             victim = "worker" if workers and self.chance.random() < 0.7 else "parent"
-            end_at(
-                self.chance.choice(workers) if victim == "worker" else grid.process.pid,
-                signal.SIGKILL,
-            )
+            end_at(self.chance.choice(workers) if victim == "worker" else grid.process.pid, signal.SIGKILL)
             self.victims[victim] += 1
             self.kills_left -= 1
             if victim == "parent":
@@ -125,9 +118,8 @@ class Killer:
 def survive(grid: Start, killer: Killer, folder: str, arguments: list[str]) -> bool:
     """Start the same grid again and again while it is killed; return whether it has finished."""
     for _ in range(60):
-        started = grid(
-            *arguments, folder=folder, database=folder != "grid_0"
-        )  # in one folder, kills may also hit the creation of the database
+        # in one folder, kills may also hit the creation of the database
+        started = grid(*arguments, folder=folder, database=folder != "grid_0")
         killer.hunt(started)
         code = started.wait().code
         assert code in (0, 1, -signal.SIGKILL), started.err.read_text()
@@ -140,9 +132,7 @@ def survive(grid: Start, killer: Killer, folder: str, arguments: list[str]) -> b
     ("models", "jobs", "kills"),
     [("slow", 6, 3), pytest.param("slow,real", 12, 12, marks=pytest.mark.thorough)],
 )
-def test_kills_change_nothing(
-    grid: Start, tmp_path: Path, models: str, jobs: int, kills: int
-) -> None:
+def test_kills_change_nothing(grid: Start, tmp_path: Path, models: str, jobs: int, kills: int) -> None:
     arguments = jobs_of(tmp_path, models)
     assert grid(*arguments, folder="undisturbed").wait().code == 0
     truth, metrics = samples_by_index(tmp_path / "undisturbed"), answers(tmp_path / "undisturbed")
@@ -157,9 +147,7 @@ def test_kills_change_nothing(
         assert samples_by_index(tmp_path / name) == truth
         assert answers(tmp_path / name) == metrics
         ended += check_mlflow(tmp_path / name, jobs)
-    print(
-        f"\n{dict(killer.victims)} killed over {folders} grids of {jobs} jobs; their runs: {dict(ended)}"
-    )
+    print(f"\n{dict(killer.victims)} killed over {folders} grids of {jobs} jobs; their runs: {dict(ended)}")
     assert sum(killer.victims.values()) == kills
 
 

@@ -25,9 +25,7 @@ Start = Callable[..., Grid]  # the fixture `grid`: takes arguments, returns a st
 Run = Callable[..., Any]  # the fixture `runner`: takes arguments, returns a finished command
 STUB = ("model=stub", "task.limit=2")
 
-QUESTIONS = "".join(
-    f'{{"question": "{text}", "answer": "#### 1"}}\n' for text in ("one?", "x" * 600)
-)
+QUESTIONS = "".join(f'{{"question": "{text}", "answer": "#### 1"}}\n' for text in ("one?", "x" * 600))
 
 STUDY = """
 defaults: [config, {override /model: stub}, _self_]
@@ -66,13 +64,9 @@ def test_the_plan_says_what_would_happen_and_does_nothing(grid: Start) -> None:
     assert ended.out.count(" tset         impossible ") == 4
     reason = "impossible: seed=1 task.split=tset\n    task.split=tset: no split of the embedded data 'tset'."
     assert reason in ended.out
-    assert (
-        "8 jobs: 2 to do, 1 to resume, 1 done, 4 impossible (1 listed twice, run once)" in ended.out
-    )
+    assert "8 jobs: 2 to do, 1 to resume, 1 done, 4 impossible (1 listed twice, run once)" in ended.out
     imported = {
-        line.rpartition("|")[2].strip()
-        for line in ended.err.splitlines()
-        if line.startswith("import time:")
+        line.rpartition("|")[2].strip() for line in ended.err.splitlines() if line.startswith("import time:")
     }
     assert "omegaconf" in imported
     assert not imported & {"torch", "mlflow", "transformers", "numpy"}, "a plan loads nothing heavy"
@@ -97,9 +91,7 @@ def test_zip_and_exclude_from_a_study(runner: Run, tmp_path: Path) -> None:
     again = runner(*study, "print=json")
     assert again.code == 0
     assert "4 jobs: 4 done" in again.err
-    assert sorted(json.loads(line)["job_id"] for line in again.out.splitlines()) == sorted(
-        results(tmp_path)
-    )
+    assert sorted(json.loads(line)["job_id"] for line in again.out.splitlines()) == sorted(results(tmp_path))
 
     collision = runner(*study, "seed=3")
     assert collision.code == 2
@@ -137,9 +129,7 @@ def test_rerun_failed_and_rerun_all(grid: Start, runner: Run) -> None:
     now = {seed: file.stat().st_mtime_ns for seed, file in by_seed(started.folder).items()}
     assert [seed for seed in now if now[seed] != written[seed]] == [1]
     notes = json.loads(by_seed(started.folder)[1].read_text())["result"]["notes"]
-    assert [note for note in notes if "were on disk" in note], (
-        "the job resumes from the answers on disk"
-    )
+    assert [note for note in notes if "were on disk" in note], "the job resumes from the answers on disk"
     assert "4 jobs: 4 done" in grid(*arguments, "rerun=failed").wait().err
 
     everything = runner("-m", *arguments, "rerun=all", cwd=started.folder)
@@ -150,9 +140,7 @@ def test_rerun_failed_and_rerun_all(grid: Start, runner: Run) -> None:
     assert [len(lines) for lines in samples(started.folder).values()] == [2, 2, 2]
 
 
-def test_a_job_with_errors_is_shown_as_failed_and_not_by_its_numbers(
-    grid: Start, tiny_llama: Path
-) -> None:
+def test_a_job_with_errors_is_shown_as_failed_and_not_by_its_numbers(grid: Start, tiny_llama: Path) -> None:
     started = grid(
         *(
             "model=auto",
@@ -169,9 +157,7 @@ def test_a_job_with_errors_is_shown_as_failed_and_not_by_its_numbers(
     lines = ended.err.splitlines()
     for place, name in enumerate(("text", "chat"), start=1):
         (at,) = [number for number, line in enumerate(lines) if line.startswith(f"[{place}/2]")]
-        assert lines[at].startswith(f"[{place}/2] FAILED task.prompt={name}: 1 problem found:"), (
-            lines[at]
-        )
+        assert lines[at].startswith(f"[{place}/2] FAILED task.prompt={name}: 1 problem found:"), lines[at]
         assert "1 of 2 prompts cannot be answered, number 1 first: the prompt has" in lines[at + 1]
     assert "accuracy" not in ended.err
     assert "0.0 [" not in ended.out, "a question without an answer does not count as wrong"
@@ -199,9 +185,7 @@ def test_the_parent_run_of_the_jobs(grid: Start) -> None:
 
     assert grid(*arguments).wait().code == 0
     runs = mlflow_runs(started.folder)
-    assert [run.status for run in runs if run.is_grid] == ["FINISHED"], (
-        "the same grid has the same run"
-    )
+    assert [run.status for run in runs if run.is_grid] == ["FINISHED"], "the same grid has the same run"
     assert Counter(run.status for run in runs if not run.is_grid) == {"FINISHED": 2, "FAILED": 1}
 
     third = grid(*arguments, PYTHONPROFILEIMPORTTIME="1").wait()
@@ -226,28 +210,21 @@ def test_a_death_between_two_writes_is_mended(grid: Start) -> None:
     result.write_text(record.to_json())
     with contextlib.closing(sqlite3.connect(started.folder / "outputs" / "mlflow.db")) as database:
         database.execute(
-            "update runs set status = 'RUNNING', end_time = null where run_uuid = ?",
-            (above.run_id,),
+            "update runs set status = 'RUNNING', end_time = null where run_uuid = ?", (above.run_id,)
         )
         database.commit()
     pending_file = started.folder / "outputs" / ".grids" / "0123"
-    pending_file.write_text(
-        json.dumps([{"uri": None, "experiment": "runner", "tag": above.tags["begun"]}])
-    )
+    pending_file.write_text(json.dumps([{"uri": None, "experiment": "runner", "tag": above.tags["begun"]}]))
     pending_file.with_suffix(".lock").touch()
 
-    again = grid(
-        *STUB, "seed=1"
-    )  # all done: the dead grid's run is ended, and this grid gets its own
+    # all done: the dead grid's run is ended, and this grid gets its own
+    again = grid(*STUB, "seed=1")
     assert again.wait().code == 0
-    assert [run.status for run in mlflow_runs(started.folder) if run.is_grid] == [
-        "KILLED",
-        "FINISHED",
-    ]
+    assert [run.status for run in mlflow_runs(started.folder) if run.is_grid] == ["KILLED", "FINISHED"]
     assert grid(*STUB, "workers=1", "seed=0,1").wait().code == 0
-    assert Counter(run.status for run in mlflow_runs(started.folder) if not run.is_grid) == {
-        "FINISHED": 3
-    }, "one below both"
+    assert Counter(run.status for run in mlflow_runs(started.folder) if not run.is_grid) == {"FINISHED": 3}, (
+        "one below both"
+    )
     assert not list((started.folder / "outputs" / ".grids").iterdir())
 
 
@@ -261,19 +238,12 @@ def plan_of(folder: Path, run_id: str) -> list[dict[str, Any]]:
     ("swept", "wanted"),
     [
         ("output_dir=p1,p2", ("p1/jobs/*/result.json", "p2/jobs/*/result.json")),
-        (
-            "tracking.uri=sqlite:///a.db,sqlite:///b.db",
-            ("a.db", "b.db", "outputs/jobs/*/result.json"),
-        ),
+        ("tracking.uri=sqlite:///a.db,sqlite:///b.db", ("a.db", "b.db", "outputs/jobs/*/result.json")),
         ("task.output=x.jsonl,y.jsonl", ("x.jsonl", "y.jsonl", "outputs/jobs/*/result.json")),
     ],
 )
 def test_jobs_that_differ_only_in_their_destination_are_each_delivered(
-    runner: Run,
-    new_database: Callable[[Path], None],
-    tmp_path: Path,
-    swept: str,
-    wanted: tuple[str, ...],
+    runner: Run, new_database: Callable[[Path], None], tmp_path: Path, swept: str, wanted: tuple[str, ...]
 ) -> None:
     tracked = "tracking.uri" in swept
     for name in ("a.db", "b.db") if tracked else ():
@@ -294,24 +264,19 @@ def planned(
     tmp_path: Path, *overrides: Any, model: str = "stub", study: Path | None = None
 ) -> list[dict[str, Any]]:
     return package.grid(
-        "plan=quick",
-        "tracking=none",
-        f"model={model}",
-        f"output_dir={tmp_path}",
-        *overrides,
-        study=study,
+        "plan=quick", "tracking=none", f"model={model}", f"output_dir={tmp_path}", *overrides, study=study
     )
 
 
 def test_a_key_goes_to_the_jobs_whose_choices_have_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows = planned(
-        tmp_path, {"quantization": ["none", "nf4", "int8"]}, "quantization.double_quant=false"
-    )
+    rows = planned(tmp_path, {"quantization": ["none", "nf4", "int8"]}, "quantization.double_quant=false")
     assert [row.get("quantization.double_quant") for row in rows] == [None, False, None]
     assert {row["status"] for row in rows} == {"to do"}
-    message = "quantization.double_quant is passed to the jobs that have it, and left out with quantization=none, "
+    message = (
+        "quantization.double_quant is passed to the jobs that have it, and left out with quantization=none, "
+    )
     assert f"note: {message}quantization=int8\n" in capsys.readouterr().err
     plain = planned(tmp_path, {"quantization": ["none", "nf4"]})
     assert rows[0]["job_id"] == plain[0]["job_id"], "it is the same job as without the key"
@@ -326,13 +291,9 @@ def test_a_key_goes_to_the_jobs_whose_choices_have_it(
 
 def test_a_sweep_over_such_a_key_runs_the_other_jobs_once(tmp_path: Path) -> None:
     rows = planned(
-        tmp_path,
-        {"quantization": ["none", "nf4"], "quantization.double_quant": [True, False]},
-        "seed=1,2",
+        tmp_path, {"quantization": ["none", "nf4"], "quantization.double_quant": [True, False]}, "seed=1,2"
     )
-    names = [
-        (row["quantization"], row.get("quantization.double_quant"), row["seed"]) for row in rows
-    ]
+    names = [(row["quantization"], row.get("quantization.double_quant"), row["seed"]) for row in rows]
     assert names == [
         ("none", None, 1),
         ("none", None, 2),
@@ -342,8 +303,7 @@ def test_a_sweep_over_such_a_key_runs_the_other_jobs_once(tmp_path: Path) -> Non
 
 def test_a_key_that_no_choice_of_the_grid_has_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(
-        ConfigError,
-        match=r"quantization\.doubel_quant: no key .* Did you mean quantization.double_q",
+        ConfigError, match=r"quantization\.doubel_quant: no key .* Did you mean quantization.double_q"
     ):
         planned(tmp_path, {"quantization": ["nf4", "fp4"]}, "quantization.doubel_quant=false")
     with pytest.raises(ConfigError, match=r"quantization\.double_quant: no key"):

@@ -61,15 +61,7 @@ FRESH = pytest.mark.parametrize(
 @FRESH
 @pytest.mark.slow
 def test_every_way_to_fail_costs_one_job(grid: Start, fresh: str) -> None:
-    faults = {
-        0: "hang",
-        1: "raise",
-        2: "sys.exit",
-        3: "kill",
-        4: "exit",
-        5: "segfault",
-        6: "interrupt",
-    }
+    faults = {0: "hang", 1: "raise", 2: "sys.exit", 3: "kill", 4: "exit", 5: "segfault", 6: "interrupt"}
     arguments = (
         *STUB,
         "tracking=none",
@@ -102,9 +94,7 @@ def test_every_way_to_fail_costs_one_job(grid: Start, fresh: str) -> None:
     assert "Traceback" not in ended.err
 
     recorded = {int(seed): result for seed, result in by_seed(started.folder).items()}
-    assert [recorded[seed]["status"] for seed in range(10)] == ["FAILED"] * 6 + ["KILLED"] + [
-        "FINISHED"
-    ] * 3
+    assert [recorded[seed]["status"] for seed in range(10)] == ["FAILED"] * 6 + ["KILLED"] + ["FINISHED"] * 3
     assert recorded[3]["error"].startswith("the worker was killed by SIGKILL")
     assert sorted(map(len, samples(started.folder).values())) == [1] * 6 + [2] + [3] * 3
 
@@ -115,9 +105,7 @@ def test_every_way_to_fail_costs_one_job(grid: Start, fresh: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_worker_is_failed_at_once_and_a_killed_parent_takes_its_workers_along(
-    grid: Start,
-) -> None:
+def test_a_killed_worker_is_failed_at_once_and_a_killed_parent_takes_its_workers_along(grid: Start) -> None:
     arguments = ("model=stub", "task.limit=4", "workers=2", "seed=0,1,2,3,4")
     started = grid(*arguments, faults={0: "hang", 1: "hang", 2: "kill"})
 
@@ -127,9 +115,7 @@ def test_a_killed_worker_is_failed_at_once_and_a_killed_parent_takes_its_workers
     end_at(first[1], signal.SIGKILL)
     # printed while the other job still hangs
     wait_for(lambda: "likely for lack of memory" in started.err.read_text())
-    assert "FAILED" in {run.status for run in mlflow_runs(started.folder)}, (
-        "MLflow is told before the user"
-    )
+    assert "FAILED" in {run.status for run in mlflow_runs(started.folder)}, "MLflow is told before the user"
     assert "not finished" not in started.err.read_text()
 
     # a new worker has replaced it, and died with the job with seed 2
@@ -162,9 +148,7 @@ def test_a_killed_worker_is_failed_at_once_and_a_killed_parent_takes_its_workers
 
 def finished(folder: Path) -> set[str | None]:
     """Return the jobs with a FINISHED run; assert that each has only one."""
-    jobs = Counter(
-        run.job_id for run in mlflow_runs(folder) if run.status == "FINISHED" and not run.is_grid
-    )
+    jobs = Counter(run.job_id for run in mlflow_runs(folder) if run.status == "FINISHED" and not run.is_grid)
     assert set(jobs.values()) <= {1}, jobs
     return set(jobs)
 
@@ -190,9 +174,7 @@ def test_one_interrupt_keeps_what_is_done(grid: Start, sent: signal.Signals) -> 
     assert [len(lines) for lines in before.values()] == [1, 1]
     if store == "none":
         return
-    assert [run.status for run in mlflow_runs(started.folder)] == ["KILLED"] * 3, (
-        "two jobs and the grid"
-    )
+    assert [run.status for run in mlflow_runs(started.folder)] == ["KILLED"] * 3, "two jobs and the grid"
     again = grid(*arguments).wait()
     assert again.code == 0, again.err
     assert "3 jobs: 1 to do, 2 to resume" in again.err
@@ -222,14 +204,7 @@ def test_a_second_interrupt_ends_at_once_what_does_not_listen(grid: Start, fresh
 @pytest.mark.slow
 def test_two_grids_at_once_do_each_job_once(grid: Start) -> None:
     both = [
-        grid(
-            "model=stub",
-            "task.limit=3",
-            "model.delay_s=0.1",
-            "workers=2",
-            f"seed={seeds}",
-            folder="work",
-        )
+        grid("model=stub", "task.limit=3", "model.delay_s=0.1", "workers=2", f"seed={seeds}", folder="work")
         for seeds in ("0,1,2,3,4", "4,3,2,1,0")
     ]
     assert [started.wait().code for started in both] == [0, 0], both[0].err.read_text()
@@ -258,11 +233,7 @@ def test_a_fresh_process_for_every_job(grid: Start) -> None:
     started = grid(*EMBEDDED, "seed=0,1,2", "hydra.launcher.fresh=true", "print=json")
     ended = started.wait()
     assert ended.code == 0, ended.err
-    assert [json.loads(line)["metrics"]["base_loads"] for line in ended.out.splitlines()] == [
-        1,
-        1,
-        1,
-    ]
+    assert [json.loads(line)["metrics"]["base_loads"] for line in ended.out.splitlines()] == [1, 1, 1]
     workers = len(list(started.folder.glob("outputs/workers/*/worker_*.log")))
     assert workers == 1, "each job is a copy of the one worker"
     peaks = [json.loads(line)["metrics"]["load_peak_rss_mib"] for line in ended.out.splitlines()]
@@ -345,12 +316,8 @@ def test_only_linux_without_gpus_copies_a_process(monkeypatch: pytest.MonkeyPatc
 def test_a_new_worker_gets_the_gpu_of_a_dead_one() -> None:
     gpus = [Gpu(str(number), "H100") for number in range(2)]
     limits = WorkerLimits(2, 2, is_given=True)
-    pool = WorkerPool(
-        plan=[], numbers=[], view=GridView([], 0), limits=limits, log_folder=Path(), gpus=gpus
-    )
-    sets = [
-        GpuSet(frozenset({number}), {"CUDA_VISIBLE_DEVICES": str(number)}) for number in range(2)
-    ]
+    pool = WorkerPool(plan=[], numbers=[], view=GridView([], 0), limits=limits, log_folder=Path(), gpus=gpus)
+    sets = [GpuSet(frozenset({number}), {"CUDA_VISIBLE_DEVICES": str(number)}) for number in range(2)]
     workers = [Worker(None, None, Path(), None, it) for it in sets]  # type: ignore[arg-type]
     need = Need(0.0, 1, 1)
     assert pool._sets.pick(need, pool._used_gpus) == sets[0]

@@ -71,10 +71,7 @@ def test_code_in_auto_map_does_not_run_untrusted(arena: Arena, tiny_llama: Path)
         "AutoTokenizer": ["evil.Tok", None],
     }
     for name in ("config.json", "tokenizer_config.json"):
-        settings = json.loads((model / name).read_text()) | {
-            "auto_map": names,
-            "model_type": "evil",
-        }
+        settings = json.loads((model / name).read_text()) | {"auto_map": names, "model_type": "evil"}
         (model / name).write_text(json.dumps(settings))
     (model / "evil.py").write_text(f"import os\nos.mkdir({str(arena.mark)!r})\n")
     arena.give(*MODEL, *GSM8K)
@@ -106,9 +103,7 @@ def test_safetensors(arena: Arena, tiny_llama: Path, case: str) -> None:
 def test_names_in_an_index(arena: Arena, tiny_llama: Path, end: str, name: Any) -> None:
     model = corpus.copy_model(tiny_llama, arena.folder)
     (model / "model.safetensors").unlink()
-    index = (
-        "model.safetensors.index.json" if end == "safetensors" else "pytorch_model.bin.index.json"
-    )
+    index = "model.safetensors.index.json" if end == "safetensors" else "pytorch_model.bin.index.json"
     (model / index).write_text(json.dumps({"weight_map": {"w": name}}))
     assert "a bare file name" in arena.give(*MODEL, *GSM8K)
 
@@ -129,9 +124,8 @@ def test_wrapped_weights_are_not_invented(arena: Arena, tiny_llama: Path) -> Non
     weights = load_file(model / "model.safetensors")
     (model / "model.safetensors").unlink()
     torch.save({"model_state_dict": weights, "epoch": 3}, model / "pytorch_model.bin")
-    assert (
-        "the tensors are under model_state_dict: transformers would find none of them"
-        in arena.give(*MODEL, *GSM8K)
+    assert "the tensors are under model_state_dict: transformers would find none of them" in arena.give(
+        *MODEL, *GSM8K
     )
 
 
@@ -199,15 +193,11 @@ def test_parquet(arena: Arena, case: str) -> None:
     assert "x.jsonl" in arena.give("model=stub", "task=generate", "task.prompts=x.jsonl")
 
 
-def test_a_parquet_with_more_text_than_is_read(
-    arena: Arena, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_parquet_with_more_text_than_is_read(arena: Arena, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tables, "MAX_BYTES", 1000)
     rows = [f"{number}?" for number in range(400)]
     corpus.put_parquet(arena.folder / "x.parquet", pa.table({"question": rows, "answer": rows}))
-    assert "GiB of text unpacked" in arena.give(
-        "model=stub", "task.data=x.parquet", "task.limit=null"
-    )
+    assert "GiB of text unpacked" in arena.give("model=stub", "task.data=x.parquet", "task.limit=null")
 
 
 def test_in_a_grid_only_the_job_with_the_bad_file_fails(arena: Arena) -> None:
@@ -232,11 +222,7 @@ def test_in_a_grid_only_the_job_with_the_bad_file_fails(arena: Arena) -> None:
     }
 )
 def test_evidence(arena: Arena, name: str, case: str) -> None:
-    bad = {
-        **corpus.JSONS,
-        "no result": b'{"result": null}',
-        "lists": b'{"result": {"metrics": []}}',
-    }[case]
+    bad = {**corpus.JSONS, "no result": b'{"result": null}', "lists": b'{"result": {"metrics": []}}'}[case]
     arena.give("model=stub", "task.limit=2", fails=False)
     (file,) = arena.folder.glob(f"outputs/jobs/*/{name}")
     file.write_bytes(bad + b"\n" * bool(bad))
@@ -248,9 +234,7 @@ def test_evidence(arena: Arena, name: str, case: str) -> None:
         arena.give("model=stub", "task.limit=2", fails=False)
     if name == "result.json":
         with warnings.catch_warnings():
-            assert "left out" not in arena.give(
-                "--output-dir", "outputs", module="sync", fails=False
-            )
+            assert "left out" not in arena.give("--output-dir", "outputs", module="sync", fails=False)
 
 
 def test_a_cache_of_hashes(arena: Arena) -> None:

@@ -35,9 +35,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("task", "name"), FILES)
-def test_an_edit_is_rejected_or_changes_nothing(
-    done: Path, tmp_path: Path, task: str, name: str
-) -> None:
+def test_an_edit_is_rejected_or_changes_nothing(done: Path, tmp_path: Path, task: str, name: str) -> None:
     check_edits(TASKS[task], done / task, tmp_path, name)
 
 
@@ -46,10 +44,7 @@ def test_edited_repeats_are_rejected(tmp_path: Path) -> None:
     for repeat, value in enumerate((1.5, 2.5, 3.5)):
         log.add(repeat, {"decode_tok_per_s": value, "load_s": value})
     sound = log.path.read_text()
-    assert read_repeats(log.path) == {
-        "decode_tok_per_s": [1.5, 2.5, 3.5],
-        "load_s": [1.5, 2.5, 3.5],
-    }
+    assert read_repeats(log.path) == {"decode_tok_per_s": [1.5, 2.5, 3.5], "load_s": [1.5, 2.5, 3.5]}
     for old, new in (("2.5", "9.5"), ("load_s", "load_x"), ('"repeat": 1', '"repeat": 2')):
         log.path.write_text(sound.replace(old, new, 1))
         with pytest.raises(ValueError, match="checksum does not fit"):

@@ -57,16 +57,12 @@ def test_all_files_of_a_job_are_in_the_named_folder(
         )
         with closing(sqlite3.connect(folder / name / "mlflow.db")) as database:
             assert database.execute("select status from runs").fetchall() == [("FINISHED",)]
-        assert len(list((folder / name / "mlartifacts").glob("*/artifacts/samples.jsonl"))) == 1, (
-            name
-        )
+        assert len(list((folder / name / "mlartifacts").glob("*/artifacts/samples.jsonl"))) == 1, name
 
 
 @pytest.mark.parametrize("name", ["a\0b", "a\udcff", "\ud800"], ids=repr)
 def test_names_that_no_folder_can_have(make_config: Make, tmp_path: Path, name: str) -> None:
-    with pytest.raises(
-        ConfigError, match="output_dir=.*no UTF-8 text and no file name can contain"
-    ):
+    with pytest.raises(ConfigError, match="output_dir=.*no UTF-8 text and no file name can contain"):
         make_config(output_dir=str(tmp_path / name))
 
 
@@ -93,15 +89,7 @@ def put(path: Path, kind: str) -> None:
 
 
 KINDS = ("folder", "pipe", "loop", "dangling", "/dev/zero", "/dev/full", "/dev/null")
-FILES = (
-    "samples.jsonl",
-    "result.json",
-    "config.yaml",
-    "log.txt",
-    "measured.json",
-    ".lock",
-    ".begun",
-)
+FILES = ("samples.jsonl", "result.json", "config.yaml", "log.txt", "measured.json", ".lock", ".begun")
 
 
 def rejection(config: RunnerConfig) -> str | None:
@@ -114,16 +102,13 @@ def rejection(config: RunnerConfig) -> str | None:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_no_regular_file_in_place_of_a_jobs_file(
-    make_config: Make, tmp_path: Path, name: str
-) -> None:
+def test_no_regular_file_in_place_of_a_jobs_file(make_config: Make, tmp_path: Path, name: str) -> None:
     outcomes = {}
     for kind in KINDS:
         config = make_config(output_dir=str(tmp_path / kind.replace("/", "")))
         folder = Path(run(config).output_dir)
         truth = {
-            index: sample.answer.text
-            for index, sample in read_samples(folder / "samples.jsonl").items()
+            index: sample.answer.text for index, sample in read_samples(folder / "samples.jsonl").items()
         }
         if name != "result.json":
             (folder / "result.json").unlink()
@@ -132,14 +117,13 @@ def test_no_regular_file_in_place_of_a_jobs_file(
         assert error is None or str(folder) in error, "the error names the folder"
         if error is None:
             texts = {
-                index: sample.answer.text
-                for index, sample in read_samples(folder / "samples.jsonl").items()
+                index: sample.answer.text for index, sample in read_samples(folder / "samples.jsonl").items()
             }
             assert texts == truth
         outcomes[kind] = "done" if error is None else "rejected"
-    assert all(
-        outcomes[kind] == "rejected" for kind in KINDS if kind.startswith("/dev") or kind == "pipe"
-    ), outcomes
+    assert all(outcomes[kind] == "rejected" for kind in KINDS if kind.startswith("/dev") or kind == "pipe"), (
+        outcomes
+    )
 
 
 def test_pipes_in_place_of_an_output_folders_hidden_files(
@@ -152,9 +136,7 @@ def test_pipes_in_place_of_an_output_folders_hidden_files(
         model = {} if name != ".hashes.json" else {"model": _embedded()}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            error = rejection(
-                make_config(output_dir=str(folder), tracking=TrackingConfig(), **model)
-            )
+            error = rejection(make_config(output_dir=str(folder), tracking=TrackingConfig(), **model))
         assert message in (error or ""), error
         assert bool(message) == bool(error)
 

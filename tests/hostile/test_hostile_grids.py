@@ -27,11 +27,8 @@ CHOICES = {
         "short": "greedy@_here_, _self_]\nmax_new_tokens: 3\nbatch_size: 4\n",
     },
 }  # fmt: skip
-MOMENTS = (
-    1,
-    QUESTIONS // 2,
-    QUESTIONS + 3,
-)  # samples on disk: within the baseline, and while the difference is decided
+# samples on disk: within the baseline, and while the difference is decided
+MOMENTS = (1, QUESTIONS // 2, QUESTIONS + 3)
 Start = Callable[..., Grid]
 
 
@@ -54,12 +51,7 @@ def start(tmp_path: Path, new_database: Callable[[Path], None]) -> Iterator[Star
             "print=none",
         ]
         started.append(
-            Grid(
-                tmp_path / folder,
-                [f"--config-dir={tmp_path / 'conf'}", "-m", *grid],
-                environment,
-                name,
-            )
+            Grid(tmp_path / folder, [f"--config-dir={tmp_path / 'conf'}", "-m", *grid], environment, name)
         )
         return started[-1]
 

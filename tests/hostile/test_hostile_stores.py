@@ -17,9 +17,7 @@ from arena import Arena
 from stores import INT8, NF4, NONE, Store, marks
 
 pytestmark = pytest.mark.smoke(1)
-NASTY = (
-    "<script>alert(1)</script></pre>\x1b]0;owned\x07\x1b[2J [red]x[/red] | $\\frac$ \u202e {{7*7}}"
-)
+NASTY = "<script>alert(1)</script></pre>\x1b]0;owned\x07\x1b[2J [red]x[/red] | $\\frac$ \u202e {{7*7}}"
 BASELINE = ("--baseline", "quantization=none")
 HERE = ("--output-dir", ".", "--experiment", "x")
 BROKEN = {content for content in (*corpus.JSONS.values(), *corpus.LINES.values()) if content}
@@ -67,9 +65,7 @@ def test_files_that_are_no_database_of_mlflow(arena: Arena, case: str) -> None:
 
 
 @pytest.mark.slow
-def test_hostile_texts_in_runs(
-    arena: Arena, store: Store, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_hostile_texts_in_runs(arena: Arena, store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     odd = {"n": math.nan, "correct": math.inf, "accuracy": -1e308, "decode_tok_per_s": -math.inf}
     tags = {
         "task": NASTY,
@@ -79,13 +75,7 @@ def test_hostile_texts_in_runs(
         "mlflow.runName": NASTY,
     }
     store.job("x", "base", {**NONE, "task.instruction": NASTY}, marks(3, 4), questions=NASTY)
-    store.job(
-        "x",
-        "int8",
-        {**INT8, "task.instruction": NASTY, "seed": NASTY},
-        marks(2, 4),
-        questions=NASTY,
-    )
+    store.job("x", "int8", {**INT8, "task.instruction": NASTY, "seed": NASTY}, marks(2, 4), questions=NASTY)
     store.job("x", "odd", NF4, marks(2, 4), metrics=odd)
     store.job("x", f"tags {NASTY}".replace("/", "-"), NF4, marks(2, 4), tags=tags)
     commands: tuple[tuple[str, ...], ...] = (
@@ -100,9 +90,7 @@ def test_hostile_texts_in_runs(
     for more in commands:
         arena.give(*HERE, *more, "--save", "saved", module="compare", fails=None)
     printed = capsys.readouterr()
-    pages = "".join(
-        (arena.folder / "saved" / f"comparison.{end}").read_text() for end in ("html", "md")
-    )
+    pages = "".join((arena.folder / "saved" / f"comparison.{end}").read_text() for end in ("html", "md"))
     assert "\x1b" not in printed.out + printed.err + pages
     assert "\x07" not in printed.out + printed.err + pages
     assert "<script>alert" not in (arena.folder / "saved" / "comparison.html").read_text()

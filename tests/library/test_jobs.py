@@ -22,10 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow'
 
 @pytest.fixture
 def folder(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    new_database: Callable[[Path], None],
-    warm_children: None,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new_database: Callable[[Path], None], warm_children: None
 ) -> Path:
     """An empty working directory with an empty database."""
     monkeypatch.chdir(tmp_path)
@@ -38,18 +35,10 @@ def runs(folder: Path) -> list[tuple[Any, ...]]:
         return database.execute("select name, status from runs order by name").fetchall()
 
 
-def test_a_job_from_python_is_the_command_lines_job(
-    folder: Path, runner: Callable[..., Any]
-) -> None:
+def test_a_job_from_python_is_the_command_lines_job(folder: Path, runner: Callable[..., Any]) -> None:
     before = signal.getsignal(signal.SIGINT), logging.getLogger("runner").level
-    record = package.evaluate(
-        "model=stub", ["task.limit=3", "seed=2"], {"task.system": "Be brief, please"}
-    )
-    assert (record.status, record.from_ledger, record.result.metrics["n"]) == (
-        Status.FINISHED,
-        False,
-        3,
-    )
+    record = package.evaluate("model=stub", ["task.limit=3", "seed=2"], {"task.system": "Be brief, please"})
+    assert (record.status, record.from_ledger, record.result.metrics["n"]) == (Status.FINISHED, False, 3)
     assert runs(folder) == [("gsm8k stub test limit=3 system=Be brief, please seed=2", "FINISHED")]
     assert (folder / "outputs" / "jobs" / record.job_id / "log.txt").exists()
     by_command = runner("model=stub", "task.limit=3", "seed=2", "task.system=Be brief, please")
@@ -82,9 +71,7 @@ def test_a_mistake_is_the_command_lines_message(folder: Path, override: str, mes
 
 def test_a_job_that_fails_raises_what_the_command_line_says(folder: Path) -> None:
     Path("long.txt").write_text("eggs " * 3000)
-    with pytest.raises(
-        JobFailed, match="nothing could be completed; the first reason: the prompt has"
-    ):
+    with pytest.raises(JobFailed, match="nothing could be completed; the first reason: the prompt has"):
         package.evaluate("task=generate", "task.prompts=long.txt", "tracking=none")
 
 
@@ -98,9 +85,7 @@ def test_a_grid_is_rows_for_a_table(folder: Path, capfd: pytest.CaptureFixture[s
     first = package.evaluate("model=stub", "task.limit=3", "seed=1")
     with pytest.raises(ConfigError, match="lora=pht: no choice for lora"):
         package.grid("model=stub", "lora=none,pht")
-    rows = package.grid(
-        "model=stub", "task.limit=3", {"seed": [1, 2], "generation": ["greedy", "creative"]}
-    )
+    rows = package.grid("model=stub", "task.limit=3", {"seed": [1, 2], "generation": ["greedy", "creative"]})
     assert [(row["seed"], row["generation"], row["status"]) for row in rows] == [
         (1, "greedy", "done before"),
         (1, "creative", "finished"),
@@ -118,11 +103,7 @@ def test_a_grid_is_rows_for_a_table(folder: Path, capfd: pytest.CaptureFixture[s
 
 def test_a_job_that_cannot_work_is_a_row_with_its_error(folder: Path) -> None:
     rows = package.grid(
-        "tracking=none",
-        "task.limit=2",
-        {"model": ["stub", "local"]},
-        "model.name=nowhere",
-        "plan=true",
+        "tracking=none", "task.limit=2", {"model": ["stub", "local"]}, "model.name=nowhere", "plan=true"
     )
     assert [row["status"] for row in rows] == ["to do", "impossible"]
     assert rows[0]["error"] is None

@@ -54,13 +54,9 @@ def configured(model: Any = None, **arguments: Any) -> RunnerConfig:
         ),
     ],
 )  # fmt: skip
-def test_arguments_are_what_the_command_line_says(
-    arguments: dict[str, Any], overrides: list[str]
-) -> None:
+def test_arguments_are_what_the_command_line_says(arguments: dict[str, Any], overrides: list[str]) -> None:
     by_command, by_load = to_config(*compose(overrides)), configured(**arguments)
-    assert [getattr(by_load, group) for group in GROUPS] == [
-        getattr(by_command, group) for group in GROUPS
-    ]
+    assert [getattr(by_load, group) for group in GROUPS] == [getattr(by_command, group) for group in GROUPS]
 
 
 @pytest.mark.sampled(4)
@@ -91,9 +87,7 @@ def test_a_gguf_file_needs_no_quantization(tmp_path: Path) -> None:
     assert configured(file).quantization.name == "gguf"
     in_bytes = configured(file, quantization={"int8_rows": True}).quantization
     assert (in_bytes.name, in_bytes.has_byte_rows) == ("gguf", True)
-    assert configured(file, quantization="none").quantization.name == "none", (
-        "what is given is not replaced"
-    )
+    assert configured(file, quantization="none").quantization.name == "none", "what is given is not replaced"
     assert configured(tmp_path / "no.gguf").quantization.name == "none"
 
 

@@ -28,8 +28,7 @@ from runner_base.result import FinishReason
 
 QUESTION = "Tom has 8 pens. Tom buys 5 more. How many pens does Tom have now?"
 PROMPTS = [
-    f"Ann has {number} eggs. Ann finds 2 more. How many eggs does Ann have now?"
-    for number in range(3, 11)
+    f"Ann has {number} eggs. Ann finds 2 more. How many eggs does Ann have now?" for number in range(3, 11)
 ]
 WAIT_S = 30
 
@@ -44,9 +43,7 @@ def model() -> Iterator[Model]:
 @pytest.fixture(scope="module")
 def rambling(tiny_llama: Path) -> Iterator[Model]:
     """A model whose answers always reach the limit."""
-    with load(
-        tiny_llama, device="cpu", dtype="float32", generation={"max_new_tokens": 480}
-    ) as loaded:
+    with load(tiny_llama, device="cpu", dtype="float32", generation={"max_new_tokens": 480}) as loaded:
         yield loaded
 
 
@@ -79,11 +76,7 @@ def test_an_answer_is_a_text_with_its_tokens_and_finish_reason(model: Model) -> 
     assert len(answer.token_ids) > 10
     assert repr(model) == "<model embedded: LlamaForCausalLM, cpu, float32 12.13 MiB>"
     copy = pickle.loads(pickle.dumps(answer))
-    assert (copy, copy.token_ids, copy.finish_reason) == (
-        answer,
-        answer.token_ids,
-        answer.finish_reason,
-    )
+    assert (copy, copy.token_ids, copy.finish_reason) == (answer, answer.token_ids, answer.finish_reason)
 
 
 def test_a_prompt_that_is_too_long_is_one_error_and_no_warning(
@@ -91,9 +84,7 @@ def test_a_prompt_that_is_too_long_is_one_error_and_no_warning(
 ) -> None:
     with load(device="cpu") as fresh:  # a tokenizer warns only once
         monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
-        with pytest.raises(
-            Unanswered, match="the prompt has 2011 tokens, the model has room for 1024"
-        ):
+        with pytest.raises(Unanswered, match="the prompt has 2011 tokens, the model has room for 1024"):
             fresh.generate("word " * 2000)
     assert caplog.messages == []
 
@@ -121,9 +112,7 @@ def test_sampling_repeats_itself_and_follows_the_seed(model: Model) -> None:
     assert model.generate(QUESTION, max_new_tokens=2).finish_reason is FinishReason.length
 
 
-def test_the_same_answers_as_a_job(
-    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_same_answers_as_a_job(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("prompts.txt").write_text("\n".join(PROMPTS))
     keys = ["task=generate", "task.prompts=prompts.txt", "task.system=Be brief.", "tracking=none"]
@@ -176,10 +165,7 @@ def test_logprobs_are_those_of_the_models_own_answer(model: Model) -> None:
     assert scores.token_ids == answer.token_ids[: len(scores.token_ids)]
     assert all(scores.greedy)
     other = model.logprobs(QUESTION, [answer, "Fifty."])
-    assert [other[0].total, other[0].token_ids] == [
-        pytest.approx(scores.total, abs=1e-3),
-        scores.token_ids,
-    ]
+    assert [other[0].total, other[0].token_ids] == [pytest.approx(scores.total, abs=1e-3), scores.token_ids]
     assert other[1].total < scores.total
     assert model.logprobs("2+2=", "4", format="raw").total < 0
 
@@ -196,11 +182,7 @@ def test_tasks_of_a_running_loop_share_a_model(model: Model) -> None:
         each = await asyncio.gather(*(model.agenerate(prompt) for prompt in PROMPTS))
         assert list(each) == await model.agenerate(PROMPTS)
         pieces = [piece async for piece in model.astream(PROMPTS[0])]
-        assert (
-            "".join(pieces)
-            == each[0]
-            == await model.achat([{"role": "user", "content": PROMPTS[0]}])
-        )
+        assert "".join(pieces) == each[0] == await model.achat([{"role": "user", "content": PROMPTS[0]}])
         scores = await model.alogprobs(PROMPTS[0], ["one", "two"])
         assert [one.total for one in scores] == [pytest.approx(one.total, abs=1e-3) for one in model.logprobs(PROMPTS[0], ["one", "two"])]  # fmt: skip
 
@@ -311,10 +293,7 @@ def test_a_program_can_exit_while_requests_are_running(tiny_llama: Path) -> None
         "while not model.stats.rows_alive: time.sleep(0.01)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, str(tiny_llama)],
-        capture_output=True,
-        text=True,
-        check=False,
+        [sys.executable, "-c", program, str(tiny_llama)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     assert "terminate" not in done.stderr

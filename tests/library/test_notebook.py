@@ -53,10 +53,7 @@ def shown_by(cell: str, names: dict[str, Any]) -> Any:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning")
 def test_every_cell_of_the_notebook_runs_and_shows_something(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    new_database: Callable[[Path], None],
-    warm_children: None,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new_database: Callable[[Path], None], warm_children: None
 ) -> None:
     monkeypatch.chdir(tmp_path)
     new_database(tmp_path / "outputs" / "mlflow.db")
@@ -68,9 +65,7 @@ def test_every_cell_of_the_notebook_runs_and_shows_something(
         found = Elements(value._repr_html_()).found
         assert image in found
         assert "table" in found
-        assert "\n" not in repr(value) or hasattr(value, "iloc"), (
-            "a data frame has lines of its own"
-        )
+        assert "\n" not in repr(value) or hasattr(value, "iloc"), "a data frame has lines of its own"
     record, rows, comparison, frame = values
     assert f"{record.result.metrics['accuracy']:.1%}" in record._repr_html_()
     assert repr(rows) == "<grid of 3 jobs over quantization, 3 finished>"
@@ -82,9 +77,7 @@ def test_every_cell_of_the_notebook_runs_and_shows_something(
 
 
 def test_the_notebook_ships_without_outputs() -> None:
-    cells = [
-        cell for cell in json.loads(NOTEBOOK.read_text())["cells"] if cell["cell_type"] == "code"
-    ]
+    cells = [cell for cell in json.loads(NOTEBOOK.read_text())["cells"] if cell["cell_type"] == "code"]
     assert [cell["outputs"] for cell in cells] == [[]] * len(cells)
 
 
@@ -98,8 +91,7 @@ def test_what_models_and_users_wrote_is_text_on_the_page() -> None:
     assert "<b>x" not in page
     assert repr(record) == "<gsm8k-1: FAILED, <script>alert(1)</script>>"
     rows = GridRows(
-        [{"job_id": "a", "task.system": "<i>hi</i>", "status": "finished", "accuracy": 0.5}],
-        ["task.system"],
+        [{"job_id": "a", "task.system": "<i>hi</i>", "status": "finished", "accuracy": 0.5}], ["task.system"]
     )
     assert "<i>" not in rows._repr_html_()
 
@@ -118,10 +110,7 @@ def test_a_picture_is_of_what_all_rows_have() -> None:
             {"basline": "quantization=none"},
             r"compare\(basline=...\): no option 'basline'. Did you mean baseline",
         ),
-        (
-            {"format": "json"},
-            r"compare\(format=...\): it says where the command writes; here use to_df\(\)",
-        ),
+        ({"format": "json"}, r"compare\(format=...\): it says where the command writes; here use to_df\(\)"),
         ({"tolerance": "much"}, "compare: argument --tolerance: invalid float value: 'much'"),
         ({"output_dir": "/nowhere"}, "no MLflow database at /nowhere/mlflow.db"),
     ],
@@ -132,7 +121,5 @@ def test_a_wrong_option_is_named(options: dict[str, Any], message: str) -> None:
 
 
 def test_what_cannot_be_compared_is_named() -> None:
-    with pytest.raises(
-        ConfigError, match=r"compare\(3\): give job ids, records of runner.evaluate or rows"
-    ):
+    with pytest.raises(ConfigError, match=r"compare\(3\): give job ids, records of runner.evaluate or rows"):
         package.compare(3)

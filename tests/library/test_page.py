@@ -17,10 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning")
 def test_the_session_on_the_page_runs(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    new_database: Callable[[Path], None],
-    warm_children: None,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new_database: Callable[[Path], None], warm_children: None
 ) -> None:
     monkeypatch.chdir(tmp_path)
     new_database(tmp_path / "outputs" / "mlflow.db")
@@ -35,9 +32,7 @@ def test_the_session_on_the_page_runs(
 def test_the_old_scripts_lines_have_counterparts(tiny_llama: Path, tmp_path: Path) -> None:
     text = (ROOT / "docs" / "from_the_old_tools.md").read_text()
     lines = next(
-        block
-        for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-        if "import load\n" in block
+        block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "import load\n" in block
     )
     adapter = tmp_path / "adapter.pth"
     weights: dict[str, torch.Tensor] = {}

@@ -18,9 +18,7 @@ from tools import real_model
 pytestmark = [
     pytest.mark.slow,
     needs_llama_cpp,
-    pytest.mark.skipif(
-        not real_model.is_there(), reason=f"the real model is not here: {real_model.HOW}"
-    ),
+    pytest.mark.skipif(not real_model.is_there(), reason=f"the real model is not here: {real_model.HOW}"),
 ]
 Run = Callable[..., Any]
 QUESTIONS, MOST_OTHER = 8, 8  # first choices of 128 that rounding may make others

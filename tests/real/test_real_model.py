@@ -32,14 +32,11 @@ from tools import real_model
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.smoke(3),
-    pytest.mark.skipif(
-        not real_model.is_there(), reason=f"the real model is not here: {real_model.HOW}"
-    ),
+    pytest.mark.skipif(not real_model.is_there(), reason=f"the real model is not here: {real_model.HOW}"),
 ]
 Make = Callable[..., RunnerConfig]
-LLAMA_CPP = json.loads(
-    (Path(__file__).parent / "llama_cpp.json").read_text()
-)  # by bench/llamacpp_next_tokens.py
+# by bench/llamacpp_next_tokens.py
+LLAMA_CPP = json.loads((Path(__file__).parent / "llama_cpp.json").read_text())
 # How many readings of its file a load may cost in processor time: seen are 5 of the folder and 15
 # to 35 of the .gguf
 MOST_READINGS = 150
@@ -57,12 +54,7 @@ PROMPTS = [
 # Nats a token by which each format differs from plain weights on the first texts of the study: half
 # of what was seen with AVX-512, and twice of what was seen with AVX2 alone, where the libraries'
 # sums of bytes are less exact
-KL_BANDS = {
-    "int8": (0.014, 0.12),
-    "int8_dynamic": (0.024, 0.17),
-    "nf4": (0.15, 0.62),
-    "fp4": (0.25, 1.0),
-}
+KL_BANDS = {"int8": (0.014, 0.12), "int8_dynamic": (0.024, 0.17), "nf4": (0.15, 0.62), "fp4": (0.25, 1.0)}
 STUDY = Path(__file__).parents[2] / "experiments"
 
 
@@ -111,18 +103,16 @@ def test_greedy_tokens_are_those_of_transformers(make_config: Make) -> None:
 
 @pytest.mark.parametrize("has_byte_rows", [False, True])
 @pytest.mark.parametrize("dtype", [Dtype.float32, Dtype.bfloat16])
-def test_a_gguf_files_pass_is_a_single_call(
-    make_config: Make, has_byte_rows: bool, dtype: Dtype
-) -> None:
+def test_a_gguf_files_pass_is_a_single_call(make_config: Make, has_byte_rows: bool, dtype: Dtype) -> None:
     """Of 49,152 logits the farthest is off by more than a tiny model's, when a number is rounded to
     the next byte."""
     quantization = CHOICES["gguf"](int8_rows=has_byte_rows)  # type: ignore[call-arg]
     engine = local_engine(
         make_config(model=local(real_model.gguf_file(), dtype=dtype), quantization=quantization)
     )
-    assert [
-        done.error for done in contract.complete(engine, [Request(0, PROMPTS[0], max_new_tokens=2)])
-    ] == [None]
+    assert [done.error for done in contract.complete(engine, [Request(0, PROMPTS[0], max_new_tokens=2)])] == [
+        None
+    ]
     assert engine.fused is not None
 
 
@@ -130,15 +120,11 @@ def test_texts_have_the_tokens_of_llama_cpp() -> None:
     """Of llama.cpp's server, by /tokenize, on texts in many scripts: numbers among them."""
     tokenizer = load_tokenizer("model.name", real_model.gguf_file())
     for one in json.loads((Path(__file__).parent / "llama_cpp_tokens.json").read_text()):
-        assert tokenizer(one["text"], add_special_tokens=False)["input_ids"] == one["tokens"], one[
-            "text"
-        ]
+        assert tokenizer(one["text"], add_special_tokens=False)["input_ids"] == one["tokens"], one["text"]
 
 
 def test_next_tokens_are_as_probable_as_for_llama_cpp(make_config: Make) -> None:
-    requests = [
-        Request(one["text"], one["text"], continuation="!", top_logprobs=200) for one in LLAMA_CPP
-    ]
+    requests = [Request(one["text"], one["text"], continuation="!", top_logprobs=200) for one in LLAMA_CPP]
     done = complete(make_config(model=local(real_model.gguf_file())), requests)
     gaps = []
     for one in LLAMA_CPP:
@@ -147,9 +133,7 @@ def test_next_tokens_are_as_probable_as_for_llama_cpp(make_config: Make) -> None
         assert top is not None
         ours = dict(top[0])
         theirs = {
-            int(token): math.exp(nats)
-            for token, nats in one["likeliest"].items()
-            if math.exp(nats) > LIKELY
+            int(token): math.exp(nats) for token, nats in one["likeliest"].items() if math.exp(nats) > LIKELY
         }
         gaps += [abs(math.exp(ours[token]) - chance) for token, chance in theirs.items()]
     assert len(gaps) > 40
@@ -159,9 +143,7 @@ def test_next_tokens_are_as_probable_as_for_llama_cpp(make_config: Make) -> None
 
 def test_it_knows_its_chat_template() -> None:
     with load(str(real_model.plain_folder())) as model:
-        answer = model.generate(
-            "What is the capital of France? Answer in one sentence.", max_new_tokens=24
-        )
+        answer = model.generate("What is the capital of France? Answer in one sentence.", max_new_tokens=24)
     assert "Paris" in answer
     assert answer.finish_reason == "stop"
 
@@ -192,17 +174,13 @@ def test_each_format_is_as_far_from_plain_weights_as_it_should_be(tmp_path: Path
         assert low < found[name]["kl_nats_per_token"] < high, name
 
 
-@pytest.mark.parametrize(
-    "quantization", [Int8DynamicConfig(), Int8Config()], ids=lambda one: one.name
-)
+@pytest.mark.parametrize("quantization", [Int8DynamicConfig(), Int8Config()], ids=lambda one: one.name)
 def test_rows_in_eight_bits_are_decoded_in_a_stream(
     make_config: Make, quantization: QuantizationConfig
 ) -> None:
     """Its rounded rows differ between its own passes by up to a third of the logits' spread; its
     attention does not."""
-    engine = local_engine(
-        make_config(model=local(real_model.plain_folder()), quantization=quantization)
-    )
+    engine = local_engine(make_config(model=local(real_model.plain_folder()), quantization=quantization))
     assert engine.load().facts["decoding"] == "in a stream"
     [done] = contract.complete(engine, [Request(0, PROMPTS[0], max_new_tokens=8)])
     assert " Paris" in done.answer.text

@@ -16,9 +16,7 @@ from tools import real_model
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(
-        not real_model.is_there(), reason=f"the real model is not here: {real_model.HOW}"
-    ),
+    pytest.mark.skipif(not real_model.is_there(), reason=f"the real model is not here: {real_model.HOW}"),
 ]
 BEGIN = "<|im_start|>assistant\n"  # of the answer, by the chat template
 BUDGETS = (0, 5, 24, None)

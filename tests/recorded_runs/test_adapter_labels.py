@@ -9,9 +9,7 @@ from typing import Any
 import pytest
 from stores import NF4, NONE, Store, marks
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
-]
+pytestmark = [pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]
 ORDERS = ("merge_first", "quantize_first")
 
 
@@ -60,12 +58,7 @@ def test_sentences_name_the_adapter_and_how_it_is_merged(show: Any) -> None:
 def test_each_row_of_a_table_has_its_name_and_stands_below_its_baseline(show: Any) -> None:
     where = ["--where", "quantization.name == 'nf4'"]
     code, out, _ = show(
-        "adapters",
-        "--format",
-        "json",
-        *where,
-        "--baseline",
-        "lora.merge=false,lora.merge_order=null",
+        "adapters", "--format", "json", *where, "--baseline", "lora.merge=false,lora.merge_order=null"
     )
     assert code == 0
     (table,) = json.loads(out)["tables"]
@@ -83,10 +76,7 @@ def test_each_row_of_a_table_has_its_name_and_stands_below_its_baseline(show: An
 def test_beside_a_model_without_an_adapter_all_rows_have_names_of_their_own(show: Any) -> None:
     code, out, _ = show("adapters", "--baseline", "lora=none,quantization=none")
     assert code == 0
-    assert (
-        "quantization=nf4, lora=rude merged before quantizing vs quantization=none, lora=none"
-        in out
-    )
+    assert "quantization=nf4, lora=rude merged before quantizing vs quantization=none, lora=none" in out
     assert any("polite merged" in head and " vs none on " in head for head in heads(out))
     assert len({*heads(out)}) == len(heads(out))
 

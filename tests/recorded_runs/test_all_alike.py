@@ -10,9 +10,7 @@ import pytest
 from question_families import with_samples
 from stores import NF4, NONE, Store
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
-]
+pytestmark = [pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]
 
 
 @pytest.mark.parametrize(
@@ -50,9 +48,7 @@ def test_a_repeat_of_several_answers_is_counted_by_their_shares(store: Store, sh
     """Every vote is the same in both, and 20 of 60 questions have another share of right
     answers."""
     for repeat, right in (("0", [8] * 60), ("1", [8] * 40 + [6] * 20)):
-        with_samples(
-            store, "shares of answers", f"base-{repeat}", {**NONE, "task.repeat": repeat}, right
-        )
+        with_samples(store, "shares of answers", f"base-{repeat}", {**NONE, "task.repeat": repeat}, right)
     with_samples(store, "shares of answers", "nf4", {**NF4, "task.repeat": "0"}, [8] * 60)
     _, out, _ = show("shares of answers", "--baseline", "quantization=none")
     assert "20 of 60 questions have another share of right answers" in " ".join(out.split())

@@ -16,9 +16,7 @@ class Terminal(io.StringIO):
 
 
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
-def test_notes_that_differ_are_a_column_and_notes_that_all_share_are_none(
-    store: Store, show: Any
-) -> None:
+def test_notes_that_differ_are_a_column_and_notes_that_all_share_are_none(store: Store, show: Any) -> None:
     for name, config, why in (("first", NONE, "baseline"), ("second", NF4, "a second look")):
         store.job("noted", name, config | {"notes.why": why, "notes.team": "blue"}, marks(180, 200))
     code, out, _ = show("noted", "--baseline", "quantization=none")

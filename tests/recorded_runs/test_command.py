@@ -26,7 +26,7 @@ from runner_compare.model.key_rules import distinguishing_keys
 pytestmark = [
     # mlflow 3.17 still uses a loader strategy that SQLAlchemy 2.1 deprecates; nothing of ours calls
     # it.
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 ]
 
 BASELINE = "quantization=none"
@@ -41,16 +41,7 @@ def test_table_has_differing_keys_only_and_whole_numbers(grid: Store, show: Any)
     head = out.split("\n• ")[0]
     assert "quantization" in head
     assert "task.split" in head
-    for absent in (
-        "model",
-        "tracking",
-        "output_dir",
-        "print",
-        "double_quant",
-        "threshold",
-        "seed",
-        "…",
-    ):
+    for absent in ("model", "tracking", "output_dir", "print", "double_quant", "threshold", "seed", "…"):
         assert absent not in head, absent
     assert "90.0 % [85.1, 93.4]" in out
     assert "-30 " not in out
@@ -82,9 +73,7 @@ def test_a_margin_is_decided_for_each_row(grid: Store, show: Any, rows: Any) -> 
     assert {"worse by more", "as good"} <= {*verdicts}
     assert verdicts["as good"]["margin"] == 0.05
     _, out, _ = show("grid", "--baseline", BASELINE, "--margin", "1")
-    assert (
-        "undecided within 1 point (if neither is better and they disagree as often, about " in out
-    )
+    assert "undecided within 1 point (if neither is better and they disagree as often, about " in out
     _, out, _ = show("grid", "--baseline", BASELINE)
     assert "undecided within" not in out
     assert "Margin:" not in out
@@ -104,9 +93,7 @@ def test_a_margin_is_decided_for_each_row(grid: Store, show: Any, rows: Any) -> 
         (["2", "3"], "--margin 3: there is another margin for the same measure"),
     ],
 )
-def test_a_margin_that_is_none_is_refused(
-    grid: Store, show: Any, margins: list[str], message: str
-) -> None:
+def test_a_margin_that_is_none_is_refused(grid: Store, show: Any, margins: list[str], message: str) -> None:
     options = [f"--margin={margin}" for margin in margins]
     code, _, err = show("grid", "--baseline", BASELINE, *options)
     assert code == 2
@@ -136,11 +123,7 @@ def test_json_holds_every_number(grid: Store, rows: Any) -> None:
     assert row["metrics"]["n"] == 200
     assert row["metrics"]["accuracy_low"] == pytest.approx(0.6857, abs=1e-3)
     comparison = row["comparison"]
-    assert (comparison["baseline_job_id"], comparison["wins"], comparison["losses"]) == (
-        "none-test",
-        0,
-        30,
-    )
+    assert (comparison["baseline_job_id"], comparison["wins"], comparison["losses"]) == ("none-test", 0, 30)
     assert comparison["finding"] == "worse"
     assert comparison["p"] == pytest.approx(2 / 2**30)
     assert comparison["p_holm"] == pytest.approx(8 / 2**30)
@@ -180,11 +163,7 @@ def test_tasks_without_accuracy_get_a_plain_table(store: Store, show: Any) -> No
     for batch in ("1", "4"):
         config = {"task.name": "memory", "task.batch_size": batch}
         store.job(
-            "mixed",
-            f"memory-{batch}",
-            config,
-            tags={"task": "memory"},
-            metrics={"predicted_mib": 7.25},
+            "mixed", f"memory-{batch}", config, tags={"task": "memory"}, metrics={"predicted_mib": 7.25}
         )
     store.job("mixed", "gsm8k-a", NONE, marks(5, 10))
     _, out, _ = show("mixed", "--baseline", BASELINE)
@@ -261,14 +240,7 @@ def test_columns_follow_the_config_and_distinguish_rows() -> None:
     configs: list[dict[str, str]] = [
         {"seed": "0", **NONE, "model.name": "a"},
         {"seed": "1", **NF4, "model.name": "b"},
-        {
-            "seed": "1",
-            **NF4,
-            "model.name": "b",
-            "print": "json",
-            "tracking.uri": "x",
-            "model.cache_dir": "y",
-        },
+        {"seed": "1", **NF4, "model.name": "b", "print": "json", "tracking.uri": "x", "model.cache_dir": "y"},
     ]
     keys = SchemaRules().differing_keys(configs)
     assert keys == ["model.name", "quantization.name", "quantization.double_quant", "seed"]
@@ -292,16 +264,12 @@ def test_keys_of_an_engine_that_the_other_has_not_are_no_columns() -> None:
 def test_records_from_before_a_key_of_every_choice_have_its_default() -> None:
     new = {**NF4, "quantization.skip": "[]", "quantization.overrides": "{}"}
     assert SchemaRules().differing_keys([NF4, new]) == []
-    assert SchemaRules().differing_keys([NF4, {**new, "quantization.skip": "[mlp]"}]) == [
-        "quantization.skip"
-    ]
+    assert SchemaRules().differing_keys([NF4, {**new, "quantization.skip": "[mlp]"}]) == ["quantization.skip"]
 
 
 def test_a_key_counts_by_the_task_that_has_it() -> None:
     def differ(task: str, key: str) -> list[str]:
-        return SchemaRules().differing_keys(
-            [{"task.name": task, key: value} for value in ("a", "b")]
-        )
+        return SchemaRules().differing_keys([{"task.name": task, key: value} for value in ("a", "b")])
 
     assert differ("gsm8k", "task.split") == ["task.split"], (
         "it selects the questions; in a sweep their SHA-256 does"
@@ -321,10 +289,7 @@ def test_other_questions_are_rejected(store: Store, rows: Any) -> None:
     store.job("others", "fewer", NF4, marks(50, 80))
     store.job("others", "regraded", INT8, marks(50, 100), gold="43")
     row_by_job = rows("others", "--baseline", BASELINE)
-    assert (
-        row_by_job["fewer"]["note"]
-        == "different questions: 80 here, 100 in the baseline, 80 are the same"
-    )
+    assert row_by_job["fewer"]["note"] == "different questions: 80 here, 100 in the baseline, 80 are the same"
     assert row_by_job["regraded"]["note"].endswith("the gold answers differ")
     assert row_by_job["fewer"]["comparison"] is row_by_job["regraded"]["comparison"] is None
 
@@ -333,9 +298,7 @@ def test_other_scoring_is_rejected(store: Store, rows: Any) -> None:
     store.job("scoring", "base", NONE, marks(50, 100))
     store.job("scoring", "version", NF4, marks(50, 100), tags={"task_version": "2"})
     store.job("scoring", "extractor", {**NONE, "task.extractor": "flexible"}, marks(50, 100))
-    assert rows("scoring", "--baseline", BASELINE)["version"]["note"].startswith(
-        "scored differently"
-    )
+    assert rows("scoring", "--baseline", BASELINE)["version"]["note"].startswith("scored differently")
     row_by_job = rows("scoring", "--baseline", "task.extractor=strict,quantization=none")
     assert row_by_job["extractor"]["note"] == (
         "scored differently: the baseline with version 1 strict, this run with version 1 flexible"
@@ -395,9 +358,7 @@ def test_a_damaged_line_is_named_and_the_rest_goes_on(
     assert why in err
     rows = {row["job_id"]: row for row in json.loads(out)["tables"][0]["rows"]}
     assert rows["nf4"]["comparison"]["losses"] == 10, "the copy in MLflow is whole"
-    (
-        store.output_dir / "artifacts" / store.run_ids[-1] / "artifacts" / "samples.jsonl"
-    ).write_bytes(changed)
+    (store.output_dir / "artifacts" / store.run_ids[-1] / "artifacts" / "samples.jsonl").write_bytes(changed)
     code, out, err = show(experiment, *arguments)
     assert (code, err) == (0, "")
     rows = {row["job_id"]: row for row in json.loads(out)["tables"][0]["rows"]}
@@ -422,10 +383,7 @@ def test_missing_samples_are_reported(store: Store, rows: Any) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (
-            ["--baseline", "quantization=fp8"],
-            "no finished run matches; quantization has int8, nf4, none",
-        ),
+        (["--baseline", "quantization=fp8"], "no finished run matches; quantization has int8, nf4, none"),
         (["--where", "task.split=dev"], "task.split has test, train"),
         (["--baseline", "quantisation=none"], "Did you mean quantization?"),
         (["--where", "task.spilt=test"], "Did you mean task.split?"),
@@ -460,10 +418,7 @@ def test_a_missing_database_is_reported_and_not_created(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    for arguments in (
-        ["--output-dir", str(tmp_path)],
-        ["--tracking-uri", f"sqlite:///{tmp_path}/mlflow.db"],
-    ):
+    for arguments in (["--output-dir", str(tmp_path)], ["--tracking-uri", f"sqlite:///{tmp_path}/mlflow.db"]):
         assert compare.main(arguments) == 2
         assert str(tmp_path) in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
@@ -477,9 +432,7 @@ def test_a_file_that_is_no_database(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert message.count("\n") == 1
 
 
-def test_a_password_stays_out_of_messages(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_password_stays_out_of_messages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     uri = "http://me:secret@127.0.0.1:1"
     assert compare.main(["--output-dir", str(tmp_path), "--tracking-uri", uri]) == 2
     message = capsys.readouterr().err
@@ -496,9 +449,7 @@ def test_which_store_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     )
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "theirs")
-    assert store_to_read(tmp_path, None, None) == mlflow_store.Store(
-        "http://server", "theirs", tmp_path
-    )
+    assert store_to_read(tmp_path, None, None) == mlflow_store.Store("http://server", "theirs", tmp_path)
     assert store_to_read(tmp_path, "http://given", "mine") == mlflow_store.Store(
         "http://given", "mine", tmp_path
     )

@@ -33,9 +33,7 @@ def jobs_of(out: str) -> list[set[str]]:
     return [{row["job_id"] for row in table["rows"]} for table in json.loads(out)["tables"]]
 
 
-def test_the_newest_comparable_runs_are_one_table_and_the_rest_is_named(
-    mixed: Store, show: Any
-) -> None:
+def test_the_newest_comparable_runs_are_one_table_and_the_rest_is_named(mixed: Store, show: Any) -> None:
     code, out, err = show("of-all", "--format", "json", "--baseline", "quantization=none")
     assert (code, jobs_of(out)) == (0, [{"none", "int8", "nf4"}])
     assert len([row for row in json.loads(out)["tables"][0]["rows"] if row["is_baseline"]]) == 1
@@ -58,9 +56,7 @@ def test_what_the_user_chooses_is_shown(mixed: Store, show: Any) -> None:
         assert (code, jobs_of(out), err) == (0, [jobs], ""), options
 
 
-def test_the_jobs_of_a_grid_stay_together_and_a_lone_job_hides_no_others(
-    store: Store, show: Any
-) -> None:
+def test_the_jobs_of_a_grid_stay_together_and_a_lone_job_hides_no_others(store: Store, show: Any) -> None:
     grid = store.grid("of-one-grid", "of-one-grid-g2", ["a", "b"])
     store.job("of-one-grid", "a", NONE | LIMIT_20, marks(10, 20), grid=grid)
     store.job("of-one-grid", "b", NONE | LIMIT_200, marks(180, 200), grid=grid)

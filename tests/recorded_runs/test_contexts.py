@@ -16,9 +16,7 @@ from runner_base.result import Answer, FinishReason, Likelihood, Sample
 from runner_compare.features.contexts.card import of_texts
 from runner_compare.statistics.likelihoods import WINDOWS
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
-]
+pytestmark = [pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]
 TEXTS, TOKENS = 60, 100
 Loss = Callable[[int, int], float]  # of a token of a text, with so many tokens before it
 
@@ -49,12 +47,7 @@ def sample(
     prompt = f"{unit} {ids[0]} after {before}"
     answer = Answer("", list(ids), FinishReason.stop)
     return Sample(
-        answer,
-        index=index,
-        prompt_sha256=prompt,
-        prompt_tokens=before,
-        seconds=0.1,
-        likelihood=likelihood,
+        answer, index=index, prompt_sha256=prompt, prompt_tokens=before, seconds=0.1, likelihood=likelihood
     )
 
 
@@ -101,28 +94,20 @@ def test_other_windows_are_the_same_texts(store: Store, rows: Any, show: Any) ->
     loss = of_context(Random(1), 60)
     for window in (16, 32, 64):
         log_job(
-            store,
-            "other windows",
-            f"w{window}",
-            {**NONE, "task.window": f"{window}"},
-            windows(window, loss),
+            store, "other windows", f"w{window}", {**NONE, "task.window": f"{window}"}, windows(window, loss)
         )
     found = rows("other windows", "--baseline", "task.window=16")
     for window in (32, 64):
         shift = found[f"w{window}"]["shift"]
         assert (shift["samples"], shift["size"]) == (TEXTS, TEXTS * (TOKENS - 1))
         assert shift["finding"] == "better"
-        words = (
-            f"the same tokens after other context (task.window={window} here, 16 in the baseline)"
-        )
+        words = f"the same tokens after other context (task.window={window} here, 16 in the baseline)"
         assert words in shift["remark"]
     logged = [found[name]["metrics"]["log_likelihood_nats_per_token"] for name in ("w64", "w16")]
     assert found["w64"]["shift"]["difference"] == pytest.approx(logged[0] - logged[1])
 
 
-def test_windows_of_a_single_text_are_compared_between_places_that_both_have(
-    store: Store, rows: Any
-) -> None:
+def test_windows_of_a_single_text_are_compared_between_places_that_both_have(store: Store, rows: Any) -> None:
     draw = Random(2)
 
     def loss(_: int, before: int) -> float:
@@ -133,9 +118,8 @@ def test_windows_of_a_single_text_are_compared_between_places_that_both_have(
         samples = windows(window, loss, 1, 2000, is_one=True)
         log_job(store, "one text", f"w{window}", config, samples, {"samples": WINDOWS})
     shift = rows("one text", "--baseline", "task.window=8")["w16"]["shift"]
-    assert (
-        shift["samples"] == 249
-    )  # windows of 16 begin every 8 tokens, those of 8 at these places, too
+    # windows of 16 begin every 8 tokens, those of 8 at these places, too
+    assert shift["samples"] == 249
     assert shift["size"] == 1999
     assert shift["finding"] == "better"
 
@@ -143,9 +127,7 @@ def test_windows_of_a_single_text_are_compared_between_places_that_both_have(
 def test_other_tokens_are_other_texts(store: Store, rows: Any) -> None:
     loss = of_context(Random(3), 60)
     log_job(store, "other tokens", "base", {**NONE, "task.window": "16"}, windows(16, loss))
-    log_job(
-        store, "other tokens", "fewer", {**NONE, "task.window": "32"}, windows(32, loss, TEXTS - 1)
-    )
+    log_job(store, "other tokens", "fewer", {**NONE, "task.window": "32"}, windows(32, loss, TEXTS - 1))
     changed = windows(64, loss)
     changed[3].answer.token_ids[5] += 1
     log_job(store, "other tokens", "changed", {**NONE, "task.window": "64"}, changed)
@@ -160,9 +142,7 @@ def test_each_row_says_how_far_context_helps_and_is_compared_at_each(
 ) -> None:
     lengths = [32, 64, 128, 256]
     log_job(store, "contexts", "far", NONE, after_contexts(lengths, of_context(Random(4), 128)))
-    log_job(
-        store, "contexts", "near", INT8, after_contexts(lengths, of_context(Random(4), 64, 0.2))
-    )
+    log_job(store, "contexts", "near", INT8, after_contexts(lengths, of_context(Random(4), 64, 0.2)))
     code, out, _ = show("contexts", "--baseline", "quantization=none")
     assert code == 0
     said = " ".join(out.split())
@@ -186,25 +166,15 @@ def test_each_row_says_how_far_context_helps_and_is_compared_at_each(
         assert it["loss_difference_low"] <= it["loss_difference"] <= it["loss_difference_high"]
     # the finding is about the longest context
     assert row["shift"]["difference"] == pytest.approx(-row["contexts"][-1]["loss_difference"])
-    code, _, err = show(
-        "contexts", "--baseline", "quantization=none", "--save", str(tmp_path / "page")
-    )
+    code, _, err = show("contexts", "--baseline", "quantization=none", "--save", str(tmp_path / "page"))
     assert code == 0, err
     assert "contexts.png" in {path.name for path in (tmp_path / "page").iterdir()}
 
 
 def test_contexts_of_other_lists_share_their_longest(store: Store, rows: Any) -> None:
     loss = of_context(Random(5), 256)
-    log_job(
-        store,
-        "lists",
-        "base",
-        {**NONE, "task.contexts": "['32', '64']"},
-        after_contexts([32, 64], loss),
-    )
-    log_job(
-        store, "lists", "more", {**NONE, "task.contexts": "['256']"}, after_contexts([256], loss)
-    )
+    log_job(store, "lists", "base", {**NONE, "task.contexts": "['32', '64']"}, after_contexts([32, 64], loss))
+    log_job(store, "lists", "more", {**NONE, "task.contexts": "['256']"}, after_contexts([256], loss))
     shift = rows("lists", "--baseline", "task.contexts=['32', '64']")["more"]["shift"]
     assert (shift["samples"], shift["finding"]) == (TEXTS, "better")
 

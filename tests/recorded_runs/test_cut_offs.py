@@ -15,9 +15,7 @@ from stores import INT8, NF4, NONE, Store, marks
 
 from runner_compare.statistics.stats import exact_interval, mcnemar_exact
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
-]
+pytestmark = [pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]
 BASELINE = ("--baseline", "quantization=none")
 N = 200
 OPEN = "no difference shown"
@@ -43,14 +41,8 @@ def test_a_finding_that_cut_off_answers_decide_is_not_said(cut: Store, show: Any
         "; worse as counted, but cut-off answers decide it (30 of 200 answers here): right or wrong, they make Δ"
         in said
     )
-    assert (
-        "make Δ −15.0 … 0.0 [−21.6, +2.2] points; give it a larger generation.max_new_tokens"
-        in said
-    )
-    assert (
-        "whatever the cut-off answers (5 of 200 answers here) would have been: Δ −15.0 … −12.5"
-        in said
-    )
+    assert "make Δ −15.0 … 0.0 [−21.6, +2.2] points; give it a larger generation.max_new_tokens" in said
+    assert "whatever the cut-off answers (5 of 200 answers here) would have been: Δ −15.0 … −12.5" in said
     assert (
         "Of 2 comparisons 1 is worse and 1 is undecided (cut-off answers decide it: more questions would not"
         in said
@@ -99,12 +91,8 @@ def test_both_ends_are_recorded_and_the_worse_p_decides(cut: Store, rows: Any, s
         ("margin=5", False, "undecided within 5 points"),
     ],
 )
-def test_requirements_use_the_worse_end(
-    cut: Store, show: Any, term: str, met: bool, reason: str
-) -> None:
-    code, out, _ = show(
-        "cut off", *BASELINE, "--require", term, "--format", "json", "--runs", "none", "nf4"
-    )
+def test_requirements_use_the_worse_end(cut: Store, show: Any, term: str, met: bool, reason: str) -> None:
+    code, out, _ = show("cut off", *BASELINE, "--require", term, "--format", "json", "--runs", "none", "nf4")
     (outcome,) = json.loads(out)["requirements"]
     assert (code == 0, outcome["met"]) == (met, met)
     assert reason in outcome["reason"]
@@ -130,9 +118,7 @@ def test_families_seeds_bets_and_unpaired_runs_have_both_ends(store: Store, rows
         "apart": ("--unpaired",),
         "families": (),
     }.items():
-        row = next(
-            it for it in rows(f"cut {kind}", *BASELINE, *options).values() if not it["is_baseline"]
-        )
+        row = next(it for it in rows(f"cut {kind}", *BASELINE, *options).values() if not it["is_baseline"])
         ends = row["comparison"]["without_limit"]
         times = 2 if kind == "seeds" else 1
         assert (ends["cut_off"], ends["baseline_cut_off"], ends["decides"]) == (

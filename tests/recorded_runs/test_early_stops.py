@@ -11,9 +11,7 @@ from stores import INT8, NF4, NONE, Store, marks
 
 from runner_compare.statistics.sequential import p_of
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
-]
+pytestmark = [pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]
 
 BASELINE = "quantization=none"
 
@@ -24,9 +22,8 @@ def test_a_run_that_stopped_early_is_compared_by_bets_on_what_both_have(
     base = store.job("early", "base", NONE, marks(90, 100))
     stops = {"questions_asked": 40.0, "questions_left": 60.0}
     nf4 = store.job("early", "nf4", NF4, [index % 4 > 0 for index in range(40)], metrics=stops)
-    later = (
-        (base / "samples.jsonl").read_text().splitlines(keepends=True)[40:45]
-    )  # they arrived before the decision
+    # they arrived before the decision
+    later = (base / "samples.jsonl").read_text().splitlines(keepends=True)[40:45]
     with (nf4 / "samples.jsonl").open("a") as file:
         file.writelines(later)
     comparison = rows("early", "--baseline", BASELINE)["nf4"]["comparison"]
@@ -49,14 +46,9 @@ def test_a_run_that_stopped_early_is_compared_by_bets_on_what_both_have(
     )
     _, out, _ = show("early", "--flips", "base", "nf4")
     assert "10 lost, 0 won, 30 right in both, 0 wrong in both" in out
-    store.job(
-        "early", "few", INT8, marks(4, 7), metrics={"questions_asked": 7.0, "questions_left": 93.0}
-    )
+    store.job("early", "few", INT8, marks(4, 7), metrics={"questions_asked": 7.0, "questions_left": 93.0})
     comparison = rows("early", "--baseline", BASELINE)["few"]["comparison"]
-    assert (comparison["finding"], comparison["detectable_difference"]) == (
-        "no difference shown",
-        None,
-    )
+    assert (comparison["finding"], comparison["detectable_difference"]) == ("no difference shown", None)
     assert "undecided after 7 questions" in show("early", "--baseline", BASELINE)[1]
 
 
@@ -89,26 +81,17 @@ def compared_while_running(
     }
     shared = {"early_stop_comparisons": comparisons} if comparisons else {}
     facts = {"fact.early_stop_vs": f"quantization=none · {baseline}"}
-    return {
-        "metrics": {key: float(value) for key, value in (asked | shared).items()},
-        "tags": facts,
-    }
+    return {"metrics": {key: float(value) for key, value in (asked | shared).items()}, "tags": facts}
 
 
-def test_the_verdict_of_a_job_stands_whatever_else_the_table_has(
-    store: Store, rows: Any, show: Any
-) -> None:
+def test_the_verdict_of_a_job_stands_whatever_else_the_table_has(store: Store, rows: Any, show: Any) -> None:
     store.job("shares", "base", NONE, marks(90, 100))
     losing = [index >= 10 for index in range(30)]  # ten losses: p 0.013
     store.job("shares", "stopped", NF4, losing, **compared_while_running("base", 3, 30))
     store.job("shares", "ran-on", INT8, marks(84, 100), **compared_while_running("base", 3))
     row_by_job = rows("shares", "--baseline", BASELINE, "--margin", "2")
     stopped, ran_on = (row_by_job[name]["comparison"] for name in ("stopped", "ran-on"))
-    assert (stopped["finding"], stopped["p"], stopped["p_holm"]) == (
-        "worse",
-        p_of(0, 10),
-        3 * p_of(0, 10),
-    )
+    assert (stopped["finding"], stopped["p"], stopped["p_holm"]) == ("worse", p_of(0, 10), 3 * p_of(0, 10))
     assert (stopped["verdict"], stopped["early_stop_comparisons"]) == ("worse by more", 3)
     # six losses and no win: McNemar would say p 0.03, but the bets have been looked at 100 times
     assert (ran_on["method"], ran_on["finding"], ran_on["p"]) == (
@@ -134,26 +117,19 @@ def test_the_verdict_of_a_job_stands_whatever_else_the_table_has(
         "3 jobs) each while running, and the other comparisons share 5 %"
     ) in out
     assert "Holm: p adjusted for the 4 other comparisons of this table" in out
-    reverse = rows("shares", "--baseline", "job_id=stopped")["base"][
-        "comparison"
-    ]  # the same pair, seen from the other side
+    # the same pair, seen from the other side
+    reverse = rows("shares", "--baseline", "job_id=stopped")["base"]["comparison"]
     assert (reverse["finding"], reverse["p_holm"]) == ("better", stopped["p_holm"])
 
 
-def test_bets_without_a_share_are_adjusted_with_the_table(
-    store: Store, rows: Any, show: Any
-) -> None:
+def test_bets_without_a_share_are_adjusted_with_the_table(store: Store, rows: Any, show: Any) -> None:
     """Jobs of earlier versions, and pairs with another run than the one that a job was compared
     with."""
     store.job("old", "base", NONE, marks(90, 100))
     losing = [index >= 8 for index in range(30)]  # eight losses: p 0.04
     for seed in "12":
         store.job(
-            "old",
-            f"old-{seed}",
-            {**NF4, "seed": seed},
-            losing,
-            **compared_while_running("base", 0, 30),
+            "old", f"old-{seed}", {**NF4, "seed": seed}, losing, **compared_while_running("base", 0, 30)
         )
     row_by_job = rows("old", "--baseline", "job_id=base")
     comparisons = [row_by_job[f"old-{seed}"]["comparison"] for seed in "12"]
@@ -175,9 +151,7 @@ def test_bets_without_a_share_are_adjusted_with_the_table(
     ) in out
 
 
-def test_errors_that_the_table_counts_and_the_job_does_not_are_said(
-    store: Store, show: Any
-) -> None:
+def test_errors_that_the_table_counts_and_the_job_does_not_are_said(store: Store, show: Any) -> None:
     store.job("erring", "base", NONE, marks(90, 100))
     asked = compared_while_running("base", 1)
     asked["metrics"] |= {"errors": 2.0}
@@ -187,25 +161,16 @@ def test_errors_that_the_table_counts_and_the_job_does_not_are_said(
     assert f"nf4 was compared while it ran; {remark}" in out
 
 
-def test_a_difference_of_votes_that_decided_while_a_job_ran_says_so(
-    store: Store, rows: Any
-) -> None:
+def test_a_difference_of_votes_that_decided_while_a_job_ran_says_so(store: Store, rows: Any) -> None:
     with_samples(store, "early votes", "base", NONE, [8] * 60)
     stops = {"questions_asked": 60.0, "questions_left": 40.0}
     with_samples(
-        store,
-        "early votes",
-        "nf4",
-        NF4,
-        [6 if index % 4 else 2 for index in range(60)],
-        metrics=stops,
+        store, "early votes", "nf4", NF4, [6 if index % 4 else 2 for index in range(60)], metrics=stops
     )
     row = rows("early votes", "--baseline", BASELINE)["nf4"]
     assert row["metrics"]["accuracy"] == (45 * 6 + 15 * 2) / 480, "the mean over all answers"
     comparison = row["comparison"]
-    assert (comparison["method"], comparison["difference"]) == ("sequential", -0.25), (
-        "15 votes are lost"
-    )
+    assert (comparison["method"], comparison["difference"]) == ("sequential", -0.25), "15 votes are lost"
     assert (
         "this difference is one of votes of 8 answers, which the job compared while it ran"
         in comparison["remark"]

@@ -20,14 +20,7 @@ pytestmark = [
     pytest.mark.slow,  # grids are processes
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
 ]
-GRID = (
-    "-m",
-    "model=stub",
-    "task.limit=4",
-    "print=none",
-    "seed=1,2",
-    "generation.max_new_tokens=256,2",
-)
+GRID = ("-m", "model=stub", "task.limit=4", "print=none", "seed=1,2", "generation.max_new_tokens=256,2")
 
 
 @pytest.fixture
@@ -42,20 +35,13 @@ def outputs(runner: Callable[..., Any], tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def compared(
-    capsys: pytest.CaptureFixture[str], outputs: Path
-) -> Callable[..., dict[str, dict[str, Any]]]:
+def compared(capsys: pytest.CaptureFixture[str], outputs: Path) -> Callable[..., dict[str, dict[str, Any]]]:
     """Return a function that compares the folder's jobs, and returns the rows by job."""
 
     def run(*arguments: str) -> dict[str, dict[str, Any]]:
         capsys.readouterr()
-        assert (
-            compare.main(["--output-dir", str(outputs), "--format", "json", "--all", *arguments])
-            == 0
-        )
-        return {
-            row["job_id"]: row for row in json.loads(capsys.readouterr().out)["tables"][0]["rows"]
-        }
+        assert compare.main(["--output-dir", str(outputs), "--format", "json", "--all", *arguments]) == 0
+        return {row["job_id"]: row for row in json.loads(capsys.readouterr().out)["tables"][0]["rows"]}
 
     return run
 
@@ -68,11 +54,7 @@ def test_records_say_what_mlflow_says(
 ) -> None:
     """With the runs' ids and in their order: by the index, also in parts of it, and without it, as
     it was before."""
-    choices: list[tuple[str, ...]] = [
-        (),
-        ("--grid", "last"),
-        ("--grid", "last", "--baseline", "seed=1"),
-    ]
+    choices: list[tuple[str, ...]] = [(), ("--grid", "last"), ("--grid", "last", "--baseline", "seed=1")]
     read: list[str] = []
     search = stored_runs.search
 
@@ -98,9 +80,7 @@ def test_what_only_one_of_both_has_is_compared_unless_it_was_deleted(
 ) -> None:
     before = compared()
     of_seed_1 = {job for job, row in before.items() if row["config"]["seed"] == "1"}
-    gone, deleted = sorted(
-        of_seed_1, key=lambda job: int(before[job]["config"]["generation.max_new_tokens"])
-    )
+    gone, deleted = sorted(of_seed_1, key=lambda job: int(before[job]["config"]["generation.max_new_tokens"]))
     damaged, _ = before.keys() - of_seed_1
     shutil.rmtree(outputs / "jobs" / gone)
     (outputs / "jobs" / damaged / "result.json").write_text('{"result": 1}')

@@ -17,27 +17,19 @@ from runner_compare.model.data import Run, Table, TableRow
 from runner_compare.model.repeated_runs import values_of
 from runner_compare.render.parts import sentences_of
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
-]
+pytestmark = [pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]
 
 
 def row(
     job: str, correct: int, memory: float | None, speed: float | None, panel: tuple[str, ...] = ()
 ) -> TableRow:
-    metrics = {
-        "n": 200.0,
-        "correct": float(correct),
-        "model_mib": memory,
-        "decode_tok_per_s": speed,
-    }
+    metrics = {"n": 200.0, "correct": float(correct), "model_mib": memory, "decode_tok_per_s": speed}
     measured = {name: value for name, value in metrics.items() if value is not None}
     return TableRow(Run(job, job, "gsm8k", "1", "", {}, measured), {}, panel=panel)
 
 
-WIDE = {
-    "accuracy": 0.2
-}  # of two rows of which only counts are known, 200 questions show no smaller margin
+# of two rows of which only counts are known, 200 questions show no smaller margin
+WIDE = {"accuracy": 0.2}
 
 
 def front_of(
@@ -56,9 +48,7 @@ def dominates(one: TableRow, other: TableRow) -> bool:
     """The definition, with 20 % for speeds, 2 % for memory, and accuracies that are as good within
     the margin."""
     a, b = one.run.metrics, other.run.metrics
-    slower, faster = (
-        x / y > 1.2 for x, y in permutations((b["decode_tok_per_s"], a["decode_tok_per_s"]))
-    )
+    slower, faster = (x / y > 1.2 for x, y in permutations((b["decode_tok_per_s"], a["decode_tok_per_s"])))
     larger, smaller = (x / y > 1.02 for x, y in permutations((a["model_mib"], b["model_mib"])))
     return not slower and not larger and (faster or smaller)
 
@@ -84,22 +74,15 @@ def test_the_front_is_what_nothing_on_it_dominates(points: list[tuple[int, float
 def test_noise_dominates_nothing() -> None:
     """A swing of 1.6 % in memory or a little speed is noise, a third of the memory is not."""
     assert set(
-        front_of(
-            row("a", 180, 100.0, 50), row("b", 180, 101.6, 45), row("c", 178, 100, 52)
-        ).values()
+        front_of(row("a", 180, 100.0, 50), row("b", 180, 101.6, 45), row("c", 178, 100, 52)).values()
     ) == {None}
-    assert front_of(row("nf4", 180, 36.0, 46), row("none", 180, 100, 50)) == {
-        "nf4": None,
-        "none": "nf4",
-    }
-    assert front_of(row("nf4", 180, 36.0, 41), row("none", 180, 100, 50)) == {
-        "nf4": None,
-        "none": None,
-    }, "slower"
-    assert front_of(row("nf4", 160, 36.0, 50), row("none", 180, 100, 50)) == {
-        "nf4": None,
-        "none": None,
-    }, "worse"
+    assert front_of(row("nf4", 180, 36.0, 46), row("none", 180, 100, 50)) == {"nf4": None, "none": "nf4"}
+    assert front_of(row("nf4", 180, 36.0, 41), row("none", 180, 100, 50)) == {"nf4": None, "none": None}, (
+        "slower"
+    )
+    assert front_of(row("nf4", 160, 36.0, 50), row("none", 180, 100, 50)) == {"nf4": None, "none": None}, (
+        "worse"
+    )
 
 
 def test_as_many_right_answers_do_not_show_that_a_row_is_as_accurate() -> None:
@@ -115,9 +98,7 @@ def test_the_tolerance_is_the_users() -> None:
     rows = row("quick", 180, 100, 55), row("slow", 180, 100, 50)
     assert front_of(*rows) == {"quick": None, "slow": None}
     assert front_of(*rows, tolerance=0.05) == {"quick": None, "slow": "quick"}
-    assert front_of(*rows, tolerance=None) == {"quick": None, "slow": None}, (
-        "one run each: nothing is known"
-    )
+    assert front_of(*rows, tolerance=None) == {"quick": None, "slow": None}, "one run each: nothing is known"
 
 
 def test_speeds_of_one_run_each_are_left_out_and_the_sentence_says_so() -> None:
@@ -125,11 +106,7 @@ def test_speeds_of_one_run_each_are_left_out_and_the_sentence_says_so() -> None:
     not tested."""
     rows = [row("nf4", 180, 36.0, 25), row("none", 180, 100, 50), row("quick", 180, 36.0, 99)]
     table = Table("gsm8k", [], rows)
-    assert front_of(*rows, tolerance=None, pooled=table) == {
-        "nf4": None,
-        "none": "nf4",
-        "quick": None,
-    }
+    assert front_of(*rows, tolerance=None, pooled=table) == {"nf4": None, "none": "nf4", "quick": None}
     assert table.of(Front).axes == ["model_mib"]
     assert front_sentences(table) == [
         "the Pareto front leaves out speed: speeds of fewer than 3 runs do not show how far runs differ by themselves, "
@@ -146,10 +123,9 @@ def test_speeds_of_one_run_each_are_left_out_and_the_sentence_says_so() -> None:
 def test_an_accuracy_that_is_worse_for_sure_is_dominated() -> None:
     assert front_of(row("nf4", 180, 36, 50), row("fp4", 150, 36, 54)) == {"nf4": None, "fp4": "nf4"}
     assert front_of(row("nf4", 180, 36, 50), row("fp4", 172, 36, 54)) == {"nf4": None, "fp4": None}
-    assert front_of(row("nf4", 180, 36, 50), row("fp4", 150, 36, 61)) == {
-        "nf4": None,
-        "fp4": None,
-    }, "but quicker"
+    assert front_of(row("nf4", 180, 36, 50), row("fp4", 150, 36, 61)) == {"nf4": None, "fp4": None}, (
+        "but quicker"
+    )
 
 
 def test_a_dominated_row_dominates_no_other() -> None:
@@ -172,9 +148,7 @@ def test_the_spread_of_runs_is_the_noise() -> None:
     )
     assert steady[0].standing["decode_tok_per_s"].runs == 4
     wild = repeated("quick", 65, 50, 81, 55), repeated("slow", 50, 62, 39, 44)
-    assert front_of(*wild, tolerance=None) == {"quick": None, "slow": None}, (
-        "30 %, and as much of spread"
-    )
+    assert front_of(*wild, tolerance=None) == {"quick": None, "slow": None}, "30 %, and as much of spread"
     elsewhere = repeated("quick", 55, 55.3, 54.8, 55.1), repeated("slow", 50, 50.2, 49.7, 50)
     for one in elsewhere:
         for run in one.run.earlier[1:]:
@@ -220,9 +194,10 @@ def test_energy_is_an_axis() -> None:
         assert table.of(Front).axes == ["model_mib", "decode_tok_per_s", "joules_per_question"]
     assert "as fast within 10 % and as low in energy within 10 %" in front_rule(table)
     wild = (1.0, 1.6, 0.6, 1.3, 0.8)
-    assert front_of(
-        counted("thrifty", 10, wild), counted("other", 12, wild[::-1]), tolerance=None
-    ) == {"thrifty": None, "other": None}
+    assert front_of(counted("thrifty", 10, wild), counted("other", 12, wild[::-1]), tolerance=None) == {
+        "thrifty": None,
+        "other": None,
+    }
 
 
 def test_a_row_that_takes_more_energy_dominates_nothing() -> None:
@@ -269,9 +244,7 @@ def test_a_counter_that_counted_nothing_is_no_axis() -> None:
 
 
 def test_pooled_jobs_have_the_runs_of_each_round() -> None:
-    first, second = (
-        repeated(job, *speeds).run for job, speeds in (("a", (50, 40, 45)), ("b", (50, 40)))
-    )
+    first, second = (repeated(job, *speeds).run for job, speeds in (("a", (50, 40, 45)), ("b", (50, 40))))
     for run in (first, second, *first.earlier, *second.earlier):
         run.metrics["new_tokens"] = 100.0
     pooled = replace(first, parts=[first, second])
@@ -323,10 +296,7 @@ def test_accuracies_are_compared_question_by_question(store: Store, rows: Any, s
     )
     assert "as accurate within 2 points (--margin)" in out
     assert "Noise: 2 % in memory (model_mib); in accuracy" in out
-    assert (
-        "20 %, as given by --tolerance, in speed"
-        in show("paired", "--tolerance", "20", "--explain")[1]
-    )
+    assert "20 %, as given by --tolerance, in speed" in show("paired", "--tolerance", "20", "--explain")[1]
     out = show("paired")[1]
     assert "How the Pareto front is found: --explain." in out
     assert "Noise:" not in out
@@ -341,8 +311,7 @@ def test_a_row_is_as_accurate_if_the_test_excludes_a_loss(store: Store, rows: An
             store.job(f"close{n}", name, config, marks(right, n), metrics={"model_mib": size})
         assert rows(f"close{n}")["none"]["dominated_by"] == falls, n
     assert (
-        rows("close200", "--baseline", "quantization=none", "--margin", "5")["none"]["dominated_by"]
-        == "nf4"
+        rows("close200", "--baseline", "quantization=none", "--margin", "5")["none"]["dominated_by"] == "nf4"
     )
 
 
@@ -384,9 +353,7 @@ def test_dominated_rows_are_marked_everywhere(store: Store, rows: Any, show: Any
     line = next(line for line in out.splitlines() if line.startswith("int8"))
     assert line.index("as good within 15 points") < line.index(" dominated ") < line.index(" 950 ")
     _, out, _ = show("front", *given, "--format", "csv")
-    assert next(line for line in out.splitlines() if line.startswith("gsm8k,int8")).split(",")[
-        -5:-2
-    ] == [
+    assert next(line for line in out.splitlines() if line.startswith("gsm8k,int8")).split(",")[-5:-2] == [
         "False",
         "none",
         "model_mib decode_tok_per_s",
@@ -394,12 +361,7 @@ def test_dominated_rows_are_marked_everywhere(store: Store, rows: Any, show: Any
 
 
 def test_a_row_measured_beside_others_or_elsewhere_dominates_nothing() -> None:
-    rows = [
-        row("a", 90, 100, 50),
-        row("b", 88, 200, 40),
-        row("c", 90, 50, 90),
-        row("d", 90, 60, 80),
-    ]
+    rows = [row("a", 90, 100, 50), row("b", 88, 200, 40), row("c", 90, 50, 90), row("d", 90, 60, 80)]
     for one in rows:
         one.run.facts = {"measured": "alone", "machine": "this one"}
     rows[2].run.facts["measured"] = "beside other work that used 1.7 of 2 cores"
@@ -424,10 +386,7 @@ def test_a_grid_beside_others_has_no_front_and_says_how_to_get_one(store: Store,
     assert "dominated" not in out
     assert "• no Pareto front: 0 of 3 runs were measured alone (a process and" in out
     assert "on one kind of machine), and a front needs 2. Left out:" in out
-    assert (
-        "run the jobs again on an idle machine with workers=1 hydra.launcher.fresh=true rerun=all"
-        in out
-    )
+    assert "run the jobs again on an idle machine with workers=1 hydra.launcher.fresh=true rerun=all" in out
 
 
 def test_the_baselines_machine_decides(store: Store, show: Any) -> None:

@@ -11,15 +11,12 @@ from stores import NF4, NONE, Store, marks
 
 from runner_compare.statistics.unseen_kind import likelihood_p
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
-]
+pytestmark = [pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]
 
 
 def test_a_row_is_not_dominated_by_the_questions_of_a_few_families(store: Store, rows: Any) -> None:
-    lost = [
-        index // 10 >= 4 for index in range(200)
-    ]  # four families of ten are lost as a whole: p 0.125
+    # four families of ten are lost as a whole: p 0.125
+    lost = [index // 10 >= 4 for index in range(200)]
     in_families(store, "front of families", "none", NONE, [True] * 200, 10)
     in_families(store, "front of families", "nf4", NF4, lost, 10)
     assert rows("front of families")["nf4"]["dominated_by"] is None

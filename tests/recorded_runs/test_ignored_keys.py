@@ -7,9 +7,7 @@ from typing import Any
 import pytest
 from stores import NF4, NONE, Store, marks
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
-]
+pytestmark = [pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]
 BASELINE = "quantization=none"
 
 

@@ -19,9 +19,7 @@ from runner_compare.model.data import Table
 from runner_compare.render.output import FORMATS
 from runner_compare.statistics import SignFlips
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
-]
+pytestmark = [pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]
 
 
 def disagreements(show: Any, experiment: str, *arguments: str) -> list[str]:
@@ -39,18 +37,14 @@ def test_accuracies_with_all_options(grid: Store, show: Any) -> None:
     assert disagreements(show, "grid", *arguments, "--pool") == []
     assert disagreements(show, "grid", *arguments, "--metric", "characters") == []
     assert (
-        disagreements(
-            show, "grid", "--runs", "none-test", "nf4-train", "--baseline", "quantization=none"
-        )
+        disagreements(show, "grid", "--runs", "none-test", "nf4-train", "--baseline", "quantization=none")
         == []
     )
 
 
 def test_repeats_and_rows_that_cannot_be_paired(store: Store, show: Any) -> None:
     for name, config, load_s in (("m-none", NONE, 1.0), ("m-nf4", NF4, 2.0)):
-        repeats = [
-            {"measure": "load_s", "repeat": it, "value": load_s + it / 100} for it in range(4)
-        ]
+        repeats = [{"measure": "load_s", "repeat": it, "value": load_s + it / 100} for it in range(4)]
         tags = {"task": "memory"}
         store.job(
             "measured",
@@ -69,10 +63,7 @@ def test_likelihoods() -> None:
     likelihood = SignFlips([0.1, -0.3, 0.2] * 7, [3.0, 5.0, 2.0] * 7, "token")
     out = io.StringIO()
     FORMATS["json"](
-        Comparison(
-            [Table("likelihood", KEYS, rows_of(likelihood, margins={"log_likelihood": 0.01}))]
-        ),
-        out,
+        Comparison([Table("likelihood", KEYS, rows_of(likelihood, margins={"log_likelihood": 0.01}))]), out
     )
     assert json.loads(out.getvalue())["tables"][0]["rows"][1]["shift"]["samples"] == 21
     assert list(faults(json.loads(out.getvalue()), SCHEMA)) == []
@@ -84,9 +75,7 @@ def test_a_disagreement_is_found() -> None:
     assert "$.tables[0].task: 3 is no string" in found
     assert "$.tables[0].surprise is not described" in found
     assert "$.tables[0].rows is missing" in found
-    assert (
-        list(faults({"finding": "fine"}, {"properties": {"finding": {"enum": ["better"]}}})) != []
-    )
+    assert list(faults({"finding": "fine"}, {"properties": {"finding": {"enum": ["better"]}}})) != []
 
 
 def test_every_key_is_explained_on_the_page() -> None:

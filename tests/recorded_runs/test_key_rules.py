@@ -12,9 +12,7 @@ from runner.tasks.likelihood.keys import LikelihoodConfig
 from runner_compare.model.key_rules import KeyRules
 
 
-@pytest.mark.parametrize(
-    "config", [{}, {"task.name": "gsm8k"}, {"task.name": "a task of another tool"}]
-)
+@pytest.mark.parametrize("config", [{}, {"task.name": "gsm8k"}, {"task.name": "a task of another tool"}])
 def test_the_same_keys_count(config: dict[str, str]) -> None:
     plain, of_schema = KeyRules().inert_keys(config), SchemaRules().inert_keys(config)
     assert plain >= of_schema
@@ -30,25 +28,17 @@ def test_the_same_values_mean_the_same() -> None:
 
 def test_records_from_before_a_key_of_a_task_have_its_default() -> None:
     defaults = {
-        key.removeprefix("task."): it
-        for key, it in KeyRules.defaults.items()
-        if key.startswith("task.")
+        key.removeprefix("task."): it for key, it in KeyRules.defaults.items() if key.startswith("task.")
     }
-    of_likelihood = {
-        key: text_of(getattr(LikelihoodConfig(), key)) for key in ("contexts", "last_tokens")
-    }
+    of_likelihood = {key: text_of(getattr(LikelihoodConfig(), key)) for key in ("contexts", "last_tokens")}
     assert defaults == of_likelihood | {"role_adapters": "{}"}, "the last is a key of task=agents"
     earlier = {"task.name": "likelihood", "task.window": "1024"}
     today = earlier | {"task.contexts": "[]", "task.last_tokens": "256"}
     assert SchemaRules().differing_keys([earlier, today]) == []
-    assert SchemaRules().differing_keys([earlier, today | {"task.contexts": "['64']"}]) == [
-        "task.contexts"
-    ]
+    assert SchemaRules().differing_keys([earlier, today | {"task.contexts": "['64']"}]) == ["task.contexts"]
 
 
-def test_native_rope_beyond_its_training_is_the_baseline_of_scalings_that_need_no_such_key() -> (
-    None
-):
+def test_native_rope_beyond_its_training_is_the_baseline_of_scalings_that_need_no_such_key() -> None:
     native = {"rope.name": "native", "rope.beyond_trained": "true"}
     scaled = {"rope.name": "yarn", "rope.beyond_trained": "false", "rope.factor": "2.0"}
     assert SchemaRules().differing_keys([native, scaled]) == ["rope.name", "rope.factor"]

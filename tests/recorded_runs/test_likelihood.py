@@ -20,21 +20,15 @@ from runner_compare.metrics import LOG_LIKELIHOOD
 from runner_compare.statistics.likelihoods import figures
 from runner_compare.statistics.ratios import paired_interval, paired_p
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
-]
+pytestmark = [pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]
 
 BASELINE = "quantization=none"
 N = 60
 DRAW = Random(0)
 TOKENS = [DRAW.randrange(10, 90) for _ in range(N)]
 BASE = [-0.25 * tokens * DRAW.uniform(0.5, 1.5) for tokens in TOKENS]
-WORSE = [
-    nats - tokens * DRAW.gauss(0.002, 0.003) for nats, tokens in zip(BASE, TOKENS, strict=True)
-]
-NEARLY_SAME = [
-    nats + tokens * DRAW.gauss(0, 0.0001) for nats, tokens in zip(BASE, TOKENS, strict=True)
-]
+WORSE = [nats - tokens * DRAW.gauss(0.002, 0.003) for nats, tokens in zip(BASE, TOKENS, strict=True)]
+NEARLY_SAME = [nats + tokens * DRAW.gauss(0, 0.0001) for nats, tokens in zip(BASE, TOKENS, strict=True)]
 
 
 def job(
@@ -71,24 +65,16 @@ def job(
     (folder / "samples.jsonl").write_text("".join(line.to_json() + "\n" for line in lines))
 
 
-def test_differences_are_paired_weighted_by_tokens_and_adjusted(
-    store: Store, rows: Any, show: Any
-) -> None:
+def test_differences_are_paired_weighted_by_tokens_and_adjusted(store: Store, rows: Any, show: Any) -> None:
     job(store, "likely", "base", NONE, BASE)
-    kl = {
-        "kl_nats_per_token": 0.0007,
-        "kl_nats_per_token_low": 0.0002,
-        "kl_nats_per_token_high": 0.0012,
-    }
+    kl = {"kl_nats_per_token": 0.0007, "kl_nats_per_token_low": 0.0002, "kl_nats_per_token_high": 0.0012}
     job(store, "likely", "nf4", NF4, WORSE, metrics={**kl, "top_1_agreement": 0.9987})
     job(store, "likely", "int8", INT8, NEARLY_SAME)
     row_by_job = rows("likely", "--baseline", BASELINE)
     shift = row_by_job["nf4"]["shift"]
     differences = [ours - theirs for ours, theirs in zip(WORSE, BASE, strict=True)]
     assert shift["difference"] == pytest.approx(sum(differences) / sum(TOKENS))
-    logged = (
-        row_by_job["nf4"]["metrics"][LOG_LIKELIHOOD] - row_by_job["base"]["metrics"][LOG_LIKELIHOOD]
-    )
+    logged = row_by_job["nf4"]["metrics"][LOG_LIKELIHOOD] - row_by_job["base"]["metrics"][LOG_LIKELIHOOD]
     assert shift["difference"] == pytest.approx(logged)
     assert (shift["difference_low"], shift["difference_high"]) == pytest.approx(
         paired_interval(differences, TOKENS)
@@ -130,14 +116,8 @@ def test_a_page_says_it_too(store: Store, show: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "note"),
     [
-        (
-            {"text": "another answer"},
-            f"different texts: {N} here, {N} in the baseline, 0 are the same",
-        ),
-        (
-            {"ids": [1, 2, 3]},
-            f"different tokens: {N} of {N} texts have other tokens than in the baseline",
-        ),
+        ({"text": "another answer"}, f"different texts: {N} here, {N} in the baseline, 0 are the same"),
+        ({"ids": [1, 2, 3]}, f"different tokens: {N} of {N} texts have other tokens than in the baseline"),
         (
             {"prompt": "reworded"},
             f"different prompts: {N} of {N} texts follow another prompt than in the baseline",
@@ -169,9 +149,7 @@ def test_fewer_texts_are_rejected(store: Store, rows: Any) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 49])
-def test_of_too_few_texts_nothing_is_claimed(
-    store: Store, rows: Any, show: Any, count: int
-) -> None:
+def test_of_too_few_texts_nothing_is_claimed(store: Store, rows: Any, show: Any, count: int) -> None:
     experiment = f"likely {count}"
     job(store, experiment, "base", NONE, BASE[:count])
     job(store, experiment, "nf4", NF4, WORSE[:count])
@@ -181,14 +159,10 @@ def test_of_too_few_texts_nothing_is_claimed(
     assert "shift" not in row
     assert row["note"] == f"too few texts to test: {count}, at least 50 (Δ {words} nats/token)"
     _, out, _ = show(experiment, "--baseline", BASELINE)
-    assert f"nf4: not compared, too few texts to test: {count}, at least 50" in " ".join(
-        out.split()
-    )
+    assert f"nf4: not compared, too few texts to test: {count}, at least 50" in " ".join(out.split())
 
 
-def test_accuracy_and_likelihood_of_the_same_models_are_in_one_table(
-    store: Store, show: Any
-) -> None:
+def test_accuracy_and_likelihood_of_the_same_models_are_in_one_table(store: Store, show: Any) -> None:
     for name, config, nats, right in (
         ("base", NONE, BASE, 150),
         ("nf4", NF4, WORSE, 148),
@@ -214,18 +188,9 @@ def test_likelihoods_of_several_splits_are_pooled_among_themselves(store: Store,
     for split in ("one", "two"):
         for config, nats in ((NONE, BASE), (NF4, WORSE)):
             name = f"{config['quantization.name']}-{split}"
-            job(
-                store,
-                "pooled",
-                f"likelihood-{name}",
-                {**config, "task.split": split},
-                nats,
-                text=split,
-            )
+            job(store, "pooled", f"likelihood-{name}", {**config, "task.split": split}, nats, text=split)
             right = marks(30, 60, 5 if config is NF4 else 0)
-            store.job(
-                "pooled", f"gsm8k-{name}", {**config, "task.split": split}, right, questions=split
-            )
+            store.job("pooled", f"gsm8k-{name}", {**config, "task.split": split}, right, questions=split)
     for weights in ("questions", "tasks"):
         _, out, _ = show("pooled", "--baseline", BASELINE, "--pool", weights, "--format", "json")
         accuracy, likelihood = json.loads(out)["pooled"]

@@ -19,9 +19,7 @@ from runner_compare.statistics import MeanFlips
 from runner_compare.statistics.clustered_share import bounds_of_accuracy, share_interval
 from runner_compare.statistics.stats import wilson_interval
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
-]
+pytestmark = [pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]
 
 BASELINE = "quantization=none"
 DRAW = Random(0)
@@ -43,10 +41,7 @@ def test_families_count_as_one(store: Store, rows: Any, show: Any) -> None:
     assert comparison["difference_low"] < -0.3
     assert comparison["difference_high"] >= 0
     _, out, _ = show("families", "--baseline", BASELINE, "--cluster", "template")
-    assert (
-        "nf4 vs none (n=200, in 20 families by template): no difference shown (Δ −20.0 points"
-        in out
-    )
+    assert "nf4 vs none (n=200, in 20 families by template): no difference shown (Δ −20.0 points" in out
     assert "p and intervals count whole questions or families" in out
     _, out, _ = show("families", "--baseline", BASELINE, "--margin", "5")
     assert "undecided within 5 points" in out
@@ -85,13 +80,8 @@ def test_several_answers_are_compared_by_their_mean(store: Store, rows: Any, sho
     with_samples(store, "several", "base", NONE, base)
     with_samples(store, "several", "nf4", NF4, fewer)
     row = rows("several", "--baseline", BASELINE)["nf4"]
-    differences = [
-        (ours - theirs) / NUMBER_OF_ANSWERS for ours, theirs in zip(fewer, base, strict=True)
-    ]
-    comparison, expected = (
-        row["comparison"],
-        MeanFlips(differences, samples=NUMBER_OF_ANSWERS).effect,
-    )
+    differences = [(ours - theirs) / NUMBER_OF_ANSWERS for ours, theirs in zip(fewer, base, strict=True)]
+    comparison, expected = (row["comparison"], MeanFlips(differences, samples=NUMBER_OF_ANSWERS).effect)
     assert comparison["difference"] == pytest.approx(sum(differences) / 60)
     assert (comparison["p"], comparison["samples_a_question"], comparison["clusters"]) == (
         expected.p,
@@ -101,9 +91,7 @@ def test_several_answers_are_compared_by_their_mean(store: Store, rows: Any, sho
     assert comparison["finding"] == "worse"
     assert row["metrics"]["correct"] == sum(it > 4 for it in fewer), "by the vote"
     accuracies = [sum(it) / (8 * 60) for it in (fewer, base)]
-    assert row["metrics"]["accuracy"] == pytest.approx(accuracies[0]), (
-        "what is printed is what is compared"
-    )
+    assert row["metrics"]["accuracy"] == pytest.approx(accuracies[0]), "what is printed is what is compared"
     low, high = row["metrics"]["accuracy_low"], row["metrics"]["accuracy_high"]
     assert (low, high) == share_interval([it / 8 for it in fewer], [None] * 60, [8] * 60)
     assert high - low < 0.6 * (
@@ -121,28 +109,19 @@ def test_several_answers_are_compared_by_their_mean(store: Store, rows: Any, sho
 def test_records_of_the_vote_show_the_mean_today(store: Store, rows: Any) -> None:
     """Earlier versions logged the vote's accuracy, 100 % here, and the mean as pass@1."""
     of_votes = {"accuracy": 1.0, "accuracy_low": 0.94, "accuracy_high": 1.0}
-    with_samples(
-        store, "earlier votes", "base", NONE, [8] * 60, metrics=of_votes | {"pass_at_k/1": 1.0}
-    )
+    with_samples(store, "earlier votes", "base", NONE, [8] * 60, metrics=of_votes | {"pass_at_k/1": 1.0})
     with_samples(store, "earlier votes", "nf4", NF4, [6] * 60, metrics=of_votes)
     row = rows("earlier votes", "--baseline", BASELINE)["nf4"]
     assert row["comparison"]["difference"] == -0.25
-    assert (row["metrics"]["accuracy"], row["metrics"]["accuracy_low"]) == (
-        0.75,
-        wilson_interval(45, 60)[0],
-    )
+    assert (row["metrics"]["accuracy"], row["metrics"]["accuracy_low"]) == (0.75, wilson_interval(45, 60)[0])
 
 
-def test_votes_and_one_right_of_several_are_compared_by_name(
-    store: Store, rows: Any, show: Any
-) -> None:
+def test_votes_and_one_right_of_several_are_compared_by_name(store: Store, rows: Any, show: Any) -> None:
     right = [8 if index < 30 else 3 for index in range(60)]
     with_samples(store, "by name", "base", NONE, right)
     with_samples(store, "by name", "nf4", NF4, [5 if index < 40 else 0 for index in range(60)])
     number = rows("by name", "--baseline", BASELINE, "--metric", "maj@8")["nf4"]["number"]
-    assert (number["mean"], number["baseline_mean"]) == (pytest.approx(40 / 60), 0.5), (
-        "3 of 8 lose the vote"
-    )
+    assert (number["mean"], number["baseline_mean"]) == (pytest.approx(40 / 60), 0.5), "3 of 8 lose the vote"
     assert (number["measure"], number["finding"]) == ("number:maj@8", "better")
     number = rows("by name", "--baseline", BASELINE, "--metric", "pass@8")["nf4"]["number"]
     assert (number["mean"], number["baseline_mean"], number["finding"]) == (
@@ -161,9 +140,7 @@ def test_votes_and_one_right_of_several_are_compared_by_name(
     assert show("by name", "--metric", "pass@0")[0] == 2
 
 
-def test_the_mean_of_one_side_is_compared_with_the_verdicts_of_the_other(
-    store: Store, rows: Any
-) -> None:
+def test_the_mean_of_one_side_is_compared_with_the_verdicts_of_the_other(store: Store, rows: Any) -> None:
     config = {"task.samples": "1"}
     store.job("one side", "base", {**NONE, **config}, [True] * 60)
     with_samples(store, "one side", "several", NONE, [7] * 60)
@@ -177,9 +154,7 @@ def test_the_tokens_of_an_answer_are_compared(store: Store, rows: Any, show: Any
     folder = store.job("tokens", "nf4", NF4, marks(50, 60))
 
     def change(sample: Sample) -> Sample:
-        return replace(
-            sample, answer=replace(sample.answer, token_ids=[1] * (2 + sample.index % 3))
-        )
+        return replace(sample, answer=replace(sample.answer, token_ids=[1] * (2 + sample.index % 3)))
 
     rewrite(folder, change)
     number = rows("tokens", "--baseline", BASELINE, "--metric", "new_tokens")["nf4"]["number"]
@@ -196,13 +171,7 @@ def test_the_tokens_of_an_answer_are_compared(store: Store, rows: Any, show: Any
 
 
 def test_the_interval_of_a_run_over_families_is_the_one_that_its_job_has_recorded() -> None:
-    metrics = {
-        "n": 200.0,
-        "correct": 150.0,
-        "accuracy": 0.75,
-        "accuracy_low": 0.6,
-        "accuracy_high": 0.86,
-    }
+    metrics = {"n": 200.0, "correct": 150.0, "accuracy": 0.75, "accuracy_low": 0.6, "accuracy_high": 0.86}
     plain, families = (
         Run("id", "job", "gsm8k", "2", "", {}, it) for it in (metrics, metrics | {"families": 18.0})
     )
@@ -215,31 +184,17 @@ def test_runs_that_are_pooled_have_an_interval_over_their_families(store: Store,
     for split in ("test", "hard"):
         for name, config in (("base", NONE), ("nf4", NF4)):
             config = config | {"task.split": split}
-            in_families(
-                store, "families by split", f"{name}-{split}", config, solved, 10, questions=split
-            )
+            in_families(store, "families by split", f"{name}-{split}", config, solved, 10, questions=split)
     for row in rows("families by split", "--by", "quantization", "--baseline", BASELINE).values():
-        families = [
-            str(index // 10) for index in range(200)
-        ] * 2  # a template has questions in both splits
+        families = [str(index // 10) for index in range(200)] * 2  # a template has questions in both splits
         ends = row["metrics"]["accuracy_low"], row["metrics"]["accuracy_high"]
         assert ends == pytest.approx(share_interval(solved * 2, families))
         assert ends[1] - ends[0] > 3 * (wilson_interval(240, 400)[1] - wilson_interval(240, 400)[0])
         assert row["metrics"]["families"] == 20
 
 
-def test_without_a_limit_the_interval_of_several_answers_is_the_one_that_its_job_has_recorded() -> (
-    None
-):
+def test_without_a_limit_the_interval_of_several_answers_is_the_one_that_its_job_has_recorded() -> None:
     """Each question has a share of right answers, which no number of right questions stands for."""
     recorded = bounds_of_accuracy([0.75] * 19 + [0.5], [1.0] * 19 + [0.5], [None] * 20, [4] * 20)
-    run = Run(
-        "run",
-        "run",
-        "any",
-        "1",
-        "",
-        {},
-        {"n": 20.0, "correct": 19.0, "answers_each": 4.0, **recorded},
-    )
+    run = Run("run", "run", "any", "1", "", {}, {"n": 20.0, "correct": 19.0, "answers_each": 4.0, **recorded})
     assert run.bounds == tuple(recorded.values())

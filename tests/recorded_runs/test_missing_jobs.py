@@ -50,10 +50,7 @@ def test_each_missing_job_is_named_and_no_requirement_passes(
     started = grid(*STUB, f"tracking={tracking}", faults=faults)
     folder = started.folder / "outputs"
     wait_for(
-        lambda: (
-            len([*folder.glob("jobs/*/result.json")]) == 4
-            and started.err.read_text().count("[4/5]")
-        )
+        lambda: len([*folder.glob("jobs/*/result.json")]) == 4 and started.err.read_text().count("[4/5]")
     )
     now = {"seed=1": "failed", "seed=2": "interrupted", "seed=3": "running"}
     for choice in (("--grid", "last"), ()):
@@ -100,9 +97,7 @@ def test_from_python_the_verdict_of_the_requirements_is_part_of_the_result(
     import runner
 
     monkeypatch.chdir(tmp_path)
-    rows = runner.grid(
-        *STUB[:-2], "tracking=none", {"seed": [0, 1], "task.split": ["test", "no_such_split"]}
-    )
+    rows = runner.grid(*STUB[:-2], "tracking=none", {"seed": [0, 1], "task.split": ["test", "no_such_split"]})
     compared = runner.compare(rows, baseline="seed=0", require=["n>=60"])
     assert compared.passed is False
     assert [(one.requirement, one.met) for one in compared.requirements] == [

@@ -9,9 +9,7 @@ from typing import Any
 import pytest
 from stores import NF4, NONE, Store, marks
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
-]
+pytestmark = [pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]
 
 BASELINE = ("--baseline", "quantization=none")
 N = 200
@@ -61,9 +59,7 @@ def test_a_finding_that_is_no_larger_than_the_noise_says_so(repeated: Store, sho
     assert "Holm: p adjusted for the 2 comparisons of this table" in out
 
 
-def test_noise_that_may_be_chance_is_not_said_beside_a_larger_finding(
-    store: Store, show: Any
-) -> None:
+def test_noise_that_may_be_chance_is_not_said_beside_a_larger_finding(store: Store, show: Any) -> None:
     store.job("quiet", "none", {**NONE, "task.repeat": "0"}, marks(180, N))
     store.job("quiet", "none-again", {**NONE, "task.repeat": "1"}, marks(180, N, 2))
     store.job("quiet", "fp4", {"quantization.name": "fp4", "task.repeat": "0"}, marks(180, N, 40))

@@ -33,14 +33,7 @@ def saved(grid: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from runner import compare
 
     folder = tmp_path_factory.mktemp("saved")
-    arguments = [
-        "--output-dir",
-        str(grid.output_dir),
-        "--experiment",
-        "grid",
-        "--baseline",
-        BASELINE,
-    ]
+    arguments = ["--output-dir", str(grid.output_dir), "--experiment", "grid", "--baseline", BASELINE]
     assert compare.main([*arguments, "--save", str(folder)]) == 0
     return folder
 
@@ -56,16 +49,14 @@ def test_save_writes_all_files(saved: Path) -> None:
 def test_the_page_is_whole_and_needs_nothing_else(saved: Path) -> None:
     text = (saved / "comparison.html").read_text()
     page = Page(text)
-    assert {it for it in page.references if not it.startswith("#")} == {
-        "samples.html"
-    }  # a link, nothing that is loaded
+    # a link, nothing that is loaded
+    assert {it for it in page.references if not it.startswith("#")} == {"samples.html"}
     assert not {"script", "link", "iframe", "img"} & set(page.tags)
     assert not re.findall(r"url\((?!#)|@import|https?://(?!www\.w3\.org/)", text)
     assert "prefers-color-scheme: dark" in text
     assert page.tags.count("svg") == 2
-    assert not re.findall(
-        r"#[0-9a-f]{6}", text[text.index("<svg") : text.rindex("</svg>")]
-    )  # the page's colours only
+    # the page's colours only
+    assert not re.findall(r"#[0-9a-f]{6}", text[text.index("<svg") : text.rindex("</svg>")])
 
 
 def test_the_picture_draws_the_margin(grid: Store, show: Any, tmp_path: Path) -> None:
@@ -94,9 +85,7 @@ def test_the_page_says_what_the_terminal_says(saved: Path, grid: Store, show: An
     _, out, _ = show("grid", "--baseline", BASELINE)
     sentences = [line.removeprefix("• ") for line in out.splitlines() if line.startswith("• ")]
     assert len(sentences) == 5
-    assert sentences[-2].startswith(
-        "dominated beyond noise (speed left out): nf4 task.split=test by "
-    )
+    assert sentences[-2].startswith("dominated beyond noise (speed left out): nf4 task.split=test by ")
     assert sentences[-1].startswith("the Pareto front leaves out speed: ")
     assert page.text.index(out.splitlines()[1]) < page.text.index("wins/losses"), (
         "what may be concluded comes first"
@@ -149,10 +138,7 @@ def test_texts_of_models_are_shown_and_not_run(store: Store, show: Any, tmp_path
     assert "script" not in page.tags
     assert "img" not in page.tags
     assert f"nf4 thinks about {seen} 2" in page.text
-    assert (
-        "\x1b"
-        not in (tmp_path / "comparison.html").read_text() + (tmp_path / "comparison.md").read_text()
-    )
+    assert "\x1b" not in (tmp_path / "comparison.html").read_text() + (tmp_path / "comparison.md").read_text()
     assert "<script" not in (tmp_path / "comparison.md").read_text()
     assert "&lt;script>alert(1)&lt;/script>" in (tmp_path / "comparison.md").read_text()
     _, out, _ = show("nasty", "--flips", "base", "nf4")
@@ -174,18 +160,14 @@ def test_a_sheet_runs_no_cell_and_markdown_follows_no_link(store: Store, show: A
     _, out, _ = show("sheet", *arguments, "--format", "csv")
     lines = [*csv.DictReader(out.splitlines())]
     assert {line["task.instruction"] for line in lines} == {"-1", f"'{formula}"}
-    assert not [
-        cell for line in lines for cell in line.values() if cell.startswith(("=", "+", "@"))
-    ]
+    assert not [cell for line in lines for cell in line.values() if cell.startswith(("=", "+", "@"))]
     assert all(float(line["accuracy"]) > 0 for line in lines), "numbers are numbers"
     _, out, _ = show("sheet", "--flips", "base", "nf4", "--format", "markdown")
     assert "[open]\\(javascript:alert(1)) ![seen]\\(http://evil.example)" in out
     assert "](" not in out
 
 
-def test_tasks_without_verdicts_have_a_page_and_no_pictures(
-    store: Store, show: Any, tmp_path: Path
-) -> None:
+def test_tasks_without_verdicts_have_a_page_and_no_pictures(store: Store, show: Any, tmp_path: Path) -> None:
     for batch in ("1", "4"):
         store.job("plain", f"memory-{batch}", {"task.batch_size": batch}, tags={"task": "memory"})
     code, _, _ = show("plain", "--save", str(tmp_path))

@@ -16,9 +16,7 @@ from runner import compare
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
-    pytest.mark.skipif(
-        not CHROMIUM, reason="needs Chromium to look at the page: apt-get install chromium"
-    ),
+    pytest.mark.skipif(not CHROMIUM, reason="needs Chromium to look at the page: apt-get install chromium"),
 ]
 
 LIGHT, DARK = "--blink-settings=preferredColorScheme=1", "--blink-settings=preferredColorScheme=0"
@@ -62,18 +60,9 @@ def luminance(picture: Path) -> list[int]:
 
 @pytest.mark.thorough
 @pytest.mark.parametrize(("scheme", "dark"), [(LIGHT, False), (DARK, True)], ids=["light", "dark"])
-def test_it_is_drawn_in_the_readers_colours(
-    page: Path, tmp_path: Path, scheme: str, dark: bool
-) -> None:
+def test_it_is_drawn_in_the_readers_colours(page: Path, tmp_path: Path, scheme: str, dark: bool) -> None:
     picture = tmp_path / "page.png"
-    browse(
-        page,
-        tmp_path,
-        scheme,
-        "--window-size=1300,1500",
-        "--hide-scrollbars",
-        f"--screenshot={picture}",
-    )
+    browse(page, tmp_path, scheme, "--window-size=1300,1500", "--hide-scrollbars", f"--screenshot={picture}")
     greys = luminance(picture)
     black, white, whole = sum(greys[:50]), sum(greys[220:]), sum(greys)
     assert (black if dark else white) > 0.7 * whole  # the paper, behind the drawings too

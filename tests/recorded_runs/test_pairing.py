@@ -11,9 +11,7 @@ import pytest
 from scipy import stats as reference
 from stores import INT8, NF4, NONE, Store, marks
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
-]
+pytestmark = [pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]
 
 BASELINE = "quantization=none"
 SWEEP: dict[str, Any] = {"tags": {"task": "sweep"}}
@@ -25,10 +23,7 @@ def test_other_prompts_are_rejected_and_counted(store: Store, rows: Any) -> None
     store.job("prompts", "nf4", NF4, marks(50, 100), prompts="reworded")
     row = rows("prompts", "--baseline", BASELINE)["nf4"]
     assert row["comparison"] is None
-    assert (
-        row["note"]
-        == "different prompts: 100 of 100 questions have another prompt than in the baseline"
-    )
+    assert row["note"] == "different prompts: 100 of 100 questions have another prompt than in the baseline"
 
 
 def test_prompts_may_differ_if_they_are_compared(store: Store, rows: Any) -> None:
@@ -47,10 +42,7 @@ def test_questions_that_one_side_leaves_out_are_not_paired(store: Store, rows: A
     row = rows("left out", "--baseline", "quantization=none,task.without=null")["nf4"]
     comparison = row["comparison"]
     assert (comparison["wins"], comparison["losses"], comparison["ties"]) == (8, 0, 89)
-    assert (
-        comparison["remark"]
-        == "paired on the 97 questions that count in both: of 97 here, 100 there"
-    )
+    assert comparison["remark"] == "paired on the 97 questions that count in both: of 97 here, 100 there"
     store.job("left out", "clean", {**NONE, **chosen}, marks(50, 100), left_out=[55, 56, 99])
     comparison = rows("left out", "--baseline", BASELINE)["nf4"]["comparison"]
     assert (comparison["wins"], comparison["ties"], comparison["remark"]) == (8, 89, None), (
@@ -58,14 +50,10 @@ def test_questions_that_one_side_leaves_out_are_not_paired(store: Store, rows: A
     )
 
 
-def test_a_run_of_some_questions_is_paired_with_one_of_all(
-    store: Store, rows: Any, show: Any
-) -> None:
+def test_a_run_of_some_questions_is_paired_with_one_of_all(store: Store, rows: Any, show: Any) -> None:
     store.job("some", "base", {**NONE, "task.only": "null"}, marks(50, 100))
     some = [3, 51, 52, 53, 54, 55, 56, 99]
-    store.job(
-        "some", "nf4", {**NF4, "task.only": "few.txt"}, [True] * 7 + [False], numbers_asked=some
-    )
+    store.job("some", "nf4", {**NF4, "task.only": "few.txt"}, [True] * 7 + [False], numbers_asked=some)
     comparison = rows("some", "--baseline", "quantization=none,task.only=null")["nf4"]["comparison"]
     assert (comparison["wins"], comparison["losses"], comparison["ties"]) == (6, 0, 2)
     _, out, _ = show("some", "--flips", "base", "nf4", "--format", "json")
@@ -87,24 +75,17 @@ def test_unpaired_takes_fishers_test(store: Store, rows: Any, show: Any) -> None
     assert comparison["method"] == "fisher"
     assert comparison["p"] == pytest.approx(reference.fisher_exact([[50, 30], [90, 10]])[1])
     assert comparison["difference"] == pytest.approx(50 / 80 - 90 / 100)
-    assert (
-        comparison["difference_low"] < comparison["difference"] < comparison["difference_high"] < 0
-    )
+    assert comparison["difference_low"] < comparison["difference"] < comparison["difference_high"] < 0
     assert (comparison["wins"], comparison["losses"], comparison["ties"]) == (None, None, None)
     assert comparison["finding"] == "worse"
     assert (
-        comparison["remark"]
-        == "unpaired, different questions: 80 here, 100 in the baseline, 80 are the same"
+        comparison["remark"] == "unpaired, different questions: 80 here, 100 in the baseline, 80 are the same"
     )
-    assert (
-        row_by_job["same"]["comparison"]["method"] == "mcnemar"
-    )  # runs that can be paired are paired
+    # runs that can be paired are paired
+    assert row_by_job["same"]["comparison"]["method"] == "mcnemar"
     _, out, _ = show("unpaired", "--baseline", BASELINE, "--unpaired")
     assert "nf4 vs none (n=80 and 100, Fisher's exact test): worse" in out
-    assert (
-        "rows without wins are unpaired (Newcombe's interval with exact ends, Fisher's exact test)"
-        in out
-    )
+    assert "rows without wins are unpaired (Newcombe's interval with exact ends, Fisher's exact test)" in out
 
 
 def test_a_job_as_baseline_is_compared_with_all_others(grid: Store, rows: Any) -> None:
@@ -114,10 +95,8 @@ def test_a_job_as_baseline_is_compared_with_all_others(grid: Store, rows: Any) -
         name: [row["comparison"][key] for key in ("wins", "losses")]
         for name, row in list(row_by_job.items())[1:]
     }
-    assert (counts["nf4-test"], counts["nf4-train"]) == (
-        [0, 30],
-        [9, 0],
-    )  # they differ in the split, too
+    # they differ in the split, too
+    assert (counts["nf4-test"], counts["nf4-train"]) == ([0, 30], [9, 0])
     assert all(
         row["comparison"]["baseline_job_id"] == "none-test"
         for row in row_by_job.values()
@@ -158,16 +137,11 @@ def test_the_numbers_are_scipys(grid: Store, rows: Any) -> None:
             n = comparison["wins"] + comparison["losses"]
             ps[name] = reference.binomtest(comparison["wins"], n).pvalue if n else 1.0
             assert comparison["p"] == pytest.approx(ps[name])
-            assert (
-                comparison["wins"] + comparison["losses"] + comparison["ties"]
-                == row["metrics"]["n"]
-            )
+            assert comparison["wins"] + comparison["losses"] + comparison["ties"] == row["metrics"]["n"]
     # Holm's step-down by its definition
     ordered = sorted(ps, key=lambda name: ps[name])
     for rank, name in enumerate(ordered):
-        expected = max(
-            min(1.0, (len(ps) - at) * ps[other]) for at, other in enumerate(ordered[: rank + 1])
-        )
+        expected = max(min(1.0, (len(ps) - at) * ps[other]) for at, other in enumerate(ordered[: rank + 1]))
         assert row_by_job[name]["comparison"]["p_holm"] == pytest.approx(expected)
 
 
@@ -191,9 +165,7 @@ def sweep_runs(
     for speed in speeds:
         repeats = cells(speed - 1, speed, speed + 1)
         metrics = {line["measure"]: line["value"] for line in repeats if line["repeat"] == 2}
-        store.job(
-            experiment, name, {**config, **REPEATED}, repeats=repeats, metrics=metrics, **SWEEP
-        )
+        store.job(experiment, name, {**config, **REPEATED}, repeats=repeats, metrics=metrics, **SWEEP)
 
 
 @pytest.fixture(scope="session")
@@ -206,17 +178,12 @@ def sweeps(store: Store) -> Store:
 def test_a_sweep_compares_its_cells_over_its_runs(sweeps: Store, rows: Any, show: Any) -> None:
     row = rows("sweeps", "--baseline", BASELINE)["nf4"]
     ratio_by_measure = {ratio["measure"]: ratio for ratio in row["ratios"]}
-    assert set(ratio_by_measure) == {
-        "decode_tok_per_s/batch_8_prompt_64",
-        "ttft_s/batch_8_prompt_64",
-    }
+    assert set(ratio_by_measure) == {"decode_tok_per_s/batch_8_prompt_64", "ttft_s/batch_8_prompt_64"}
     ratio = ratio_by_measure["decode_tok_per_s/batch_8_prompt_64"]
     ours, theirs = np.log([120, 124, 121, 122, 123]), np.log([100, 104, 101, 103, 102])
     assert ratio["ratio"] == pytest.approx(np.exp(ours.mean() - theirs.mean()))
     distance = reference.ttest_ind(ours, theirs, equal_var=False).statistic
-    assert (
-        ratio["p"] == ratio["p_holm"] == pytest.approx(max(2 * reference.t.sf(distance, 4), 2**-9))
-    )
+    assert ratio["p"] == ratio["p_holm"] == pytest.approx(max(2 * reference.t.sf(distance, 4), 2**-9))
     assert (ratio["finding"], ratio["method"]) == ("larger", "student_t")
     assert (ratio["runs"], ratio["baseline_runs"], ratio["repeats"], ratio["baseline_repeats"]) == (
         5,
@@ -228,10 +195,7 @@ def test_a_sweep_compares_its_cells_over_its_runs(sweeps: Store, rows: Any, show
     _, out, _ = show("sweeps", "--baseline", BASELINE)
     assert "×1.2 [" in out
     assert "Student's t over the runs' logarithms" in out
-    for style, text in (
-        ("markdown", "| ×1.2 ["),
-        ("csv", "ratio/decode_tok_per_s/batch_8_prompt_64"),
-    ):
+    for style, text in (("markdown", "| ×1.2 ["), ("csv", "ratio/decode_tok_per_s/batch_8_prompt_64")):
         assert text in show("sweeps", "--baseline", BASELINE, "--format", style)[1]
 
 
@@ -240,10 +204,7 @@ def test_a_margin_decides_about_speeds(sweeps: Store, rows: Any, show: Any) -> N
     assert {(it["margin"], it["verdict"], it["runs_needed"]) for it in ratios} == {
         (0.05, "worse by more", None)
     }
-    assert (
-        "worse by more than 5 %"
-        in show("sweeps", "--baseline", "quantization=nf4", "--margin", "5%")[1]
-    )
+    assert "worse by more than 5 %" in show("sweeps", "--baseline", "quantization=nf4", "--margin", "5%")[1]
 
 
 def test_one_process_each_names_nothing(store: Store, rows: Any, show: Any) -> None:
@@ -286,8 +247,7 @@ def test_a_run_beside_other_work_or_elsewhere_is_no_repeat(store: Store, rows: A
 def test_each_repeat_of_a_memory_benchmark_is_a_run(store: Store, rows: Any, show: Any) -> None:
     for name, config, size in (("base", NONE, 900.0), ("nf4", NF4, 700.0)):
         peaks = [
-            {"measure": "peak_rss_mib", "repeat": number, "value": size + number}
-            for number in range(1, 4)
+            {"measure": "peak_rss_mib", "repeat": number, "value": size + number} for number in range(1, 4)
         ]
         store.job("memory", name, {**config, "task.name": "memory", "task.repeats": "3"}, repeats=peaks,
                   tags={"task": "memory"})  # fmt: skip
@@ -307,9 +267,7 @@ def test_without_repeats_there_is_no_comparison(store: Store, rows: Any) -> None
     store.job("bare", "base", {**NONE, **REPEATED}, repeats=cells(100, 101), **SWEEP)
     store.job("bare", "nf4", {**NF4, **REPEATED}, **SWEEP)
     note = rows("bare", "--baseline", BASELINE)["nf4"]["note"]
-    assert note.startswith(
-        "no repeats: repeats.jsonl of nf4 is neither in its folder nor in MLflow"
-    )
+    assert note.startswith("no repeats: repeats.jsonl of nf4 is neither in its folder nor in MLflow")
     split: dict[str, Any] = {"tags": {"task": "split"}}
     store.job("parts", "base", {**NONE, "task.name": "split"}, **split)
     store.job("parts", "nf4", {**NF4, "task.name": "split"}, **split)
@@ -338,9 +296,8 @@ def test_side_by_side_in_the_terminal(flips: Store, show: Any) -> None:
     lost = out.index("lost #0 question 0  gold 42")
     assert lost < out.index("lost #1 question 1") < out.index("won #6 question 6")
     first = out[lost : out.index("lost #1")]
-    assert first.index("none  correct: 42") < first.index(
-        "nf4  wrong: 7"
-    )  # the baseline on the left
+    # the baseline on the left
+    assert first.index("none  correct: 42") < first.index("nf4  wrong: 7")
     line = next(line for line in first.splitlines() if "base thinks about question 0" in line)
     assert line.index("base thinks") < line.index("four thinks about question 0")
     assert "#2 " not in out
@@ -358,12 +315,7 @@ def test_everything_in_json(flips: Store, show: Any) -> None:
         flips_of_pair["won"],
         flips_of_pair["both_right"],
         flips_of_pair["both_wrong"],
-    ) == (
-        2,
-        1,
-        4,
-        3,
-    )
+    ) == (2, 1, 4, 3)
     assert [(flip["index"], flip["won"]) for flip in flips_of_pair["questions"]] == [
         (0, False),
         (1, False),
@@ -381,9 +333,8 @@ def test_everything_in_json(flips: Store, show: Any) -> None:
 
 
 def test_any_two_runs_that_answered_the_same_questions(flips: Store, show: Any) -> None:
-    code, out, _ = show(
-        "flips", "--flips", "four", "far", "--format", "markdown"
-    )  # they differ in three keys
+    # they differ in three keys
+    code, out, _ = show("flips", "--flips", "four", "far", "--format", "markdown")
     assert code == 0
     assert "- **lost, question 6:** question 6 Gold: 42" in out
     assert "- **won, question 1:**" in out
@@ -393,10 +344,7 @@ def test_any_two_runs_that_answered_the_same_questions(flips: Store, show: Any) 
     ("arguments", "message"),
     [
         (["base", "base"], "both are base"),
-        (
-            ["base", "quantization=nf4"],
-            "2 runs match (far, four); they differ in lora, seed: name one",
-        ),
+        (["base", "quantization=nf4"], "2 runs match (far, four); they differ in lora, seed: name one"),
         (["base", "fuor"], "no finished job or run 'fuor'. Did you mean four?"),
         (["base", "four", "--baseline", "quantization=none"], "leave out --baseline"),
     ],
@@ -413,18 +361,14 @@ def test_runs_that_cannot_be_compared_are_rejected(store: Store, show: Any) -> N
     store.job("unlike", "speed", {"task.name": "sweep"}, tags={"task": "sweep"})
     code, _, err = show("unlike", "--flips", "base", "other")
     assert code == 2
-    assert (
-        "--flips base other: different questions: 10 here, 10 in the baseline, 0 are the same"
-        in err
-    )
+    assert "--flips base other: different questions: 10 here, 10 in the baseline, 0 are the same" in err
     store.job("unlike", "reworded", {"lora.name": "peft"}, marks(5, 10), prompts="reworded")
     store.job("unlike", "shots", {"task.shots": "8"}, marks(4, 10), prompts="reworded")
     code, _, err = show("unlike", "--flips", "base", "reworded")
     assert code == 2
     assert "different prompts: 10 of 10 questions have another prompt" in err
-    code, out, _ = show(
-        "unlike", "--flips", "base", "shots"
-    )  # they differ in a key that changes the prompts
+    # they differ in a key that changes the prompts
+    code, out, _ = show("unlike", "--flips", "base", "shots")
     assert code == 0
     assert "different prompts for 10 of 10 questions" in out
     code, _, err = show("unlike", "--flips", "base", "speed")

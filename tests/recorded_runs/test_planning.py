@@ -9,9 +9,7 @@ from typing import Any
 import pytest
 from stores import INT8, NF4, NONE, Store, marks
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
-]
+pytestmark = [pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]
 
 
 def test_the_command_shows_the_plan_in_every_format(store: Store, show: Any) -> None:
@@ -30,17 +28,13 @@ def test_the_command_shows_the_plan_in_every_format(store: Store, show: Any) -> 
     arguments = ("--baseline", "quantization=none", "--plan-questions", "margin=2", "power=0.9")
     code, out, err = show("planned", *arguments)
     assert (code, err) == (0, "")
-    assert (
-        "questions in all to be shown as good within 2 points with 90 % power, if neither is better"
-        in out
-    )
+    assert "questions in all to be shown as good within 2 points with 90 % power, if neither is better" in out
     _, out, _ = show("planned", *arguments, "--format", "json")
     plans = {row["job_id"]: row["plan"] for row in json.loads(out)["tables"][0]["rows"]}
     assert plans["base"] is None
     assert plans["nf4"]["further"] == plans["nf4"]["needed"] - 200
-    assert plans["nf4"]["further_s"] == pytest.approx(
-        plans["nf4"]["further"] * (180 + 200 / 321) / 200
-    )  # 200 first tokens come from prompts
+    # 200 first tokens come from prompts
+    assert plans["nf4"]["further_s"] == pytest.approx(plans["nf4"]["further"] * (180 + 200 / 321) / 200)
     _, out, _ = show("planned", *arguments, "--format", "csv")
     assert {"plan_needed", "plan_further_s"} <= set(out.splitlines()[0].split(","))
     _, out, _ = show("planned", *arguments, "--format", "markdown")

@@ -14,9 +14,7 @@ from stores import INT8, NF4, NONE, Store, marks
 
 from runner_compare.statistics.paired_means import MeanDifference
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
-]
+pytestmark = [pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]
 
 SETS = ("test", "train", "hard")
 BASELINE = ("--baseline", "quantization=none")
@@ -95,9 +93,7 @@ def test_the_margin_is_decided_on_the_pooled_difference(pooled: Any) -> None:
     assert row_of(table, "nf4")["comparison"]["verdict"] == "worse by more"
 
 
-def test_a_required_margin_is_decided_on_the_pooled_difference_too(
-    three_sets: Store, show: Any
-) -> None:
+def test_a_required_margin_is_decided_on_the_pooled_difference_too(three_sets: Store, show: Any) -> None:
     code, out, _ = show("pool", *BASELINE, "--pool", "--require", "margin=2", "--format", "json")
     assert code == 1
     (table,) = json.loads(out)["pooled"]
@@ -110,9 +106,7 @@ def test_an_undecided_margin_says_how_many_more_questions_decide(pooled: Any, sh
     assert comparison["verdict"] == "undecided"
     assert comparison["questions_needed"] > 400
     _, out, _ = show("pool", *BASELINE, "--pool", "tasks", "--margin", "1")
-    (line,) = (
-        line for line in out.splitlines() if line.startswith("• int8") and "over 3 sets" in line
-    )
+    (line,) = (line for line in out.splitlines() if line.startswith("• int8") and "over 3 sets" in line)
     assert re.search(r"more questions would decide, [\d,]+ in all, each set in proportion\)", line)
 
 
@@ -122,9 +116,7 @@ def test_the_table_has_a_line_for_each_setting_and_a_column_for_each_set(
     code, out, _ = show("pool", "--format", "markdown", *BASELINE, "--pool")
     assert code == 0
     section = out.split("### accuracy over 3 sets of questions")[1]
-    head, nf4 = (
-        next(line for line in section.splitlines() if word in line) for word in ("| hard", "| nf4 ")
-    )
+    head, nf4 = (next(line for line in section.splitlines() if word in line) for word in ("| hard", "| nf4 "))
     assert "hard 100 | test 100 | train 200 | pooled Δ points [simultaneous 95 %]" in head
     assert "−6.0 | −6.0 | −3.0 | −4.5 [" in nf4
     assert nf4.rstrip().endswith("| worse |")
@@ -140,9 +132,7 @@ def test_csv_has_a_line_for_each_pooled_setting(three_sets: Store, show: Any) ->
 
 
 @pytest.mark.slow
-def test_the_page_begins_with_the_pooled_verdicts(
-    three_sets: Store, show: Any, tmp_path: Any
-) -> None:
+def test_the_page_begins_with_the_pooled_verdicts(three_sets: Store, show: Any, tmp_path: Any) -> None:
     code, _, _ = show("pool", *BASELINE, "--pool", "--save", str(tmp_path))
     assert code == 0
     page = (tmp_path / "comparison.html").read_text()
@@ -152,13 +142,7 @@ def test_the_page_begins_with_the_pooled_verdicts(
 
 def test_opposite_differences_are_said_beside_the_mean(store: Store, show: Any) -> None:
     for split, right in (("test", marks(80, 200, 20)), ("train", marks(100, 200))):
-        store.job(
-            "opposite",
-            f"none-{split}",
-            {**NONE, "task.split": split},
-            marks(80, 200),
-            questions=split,
-        )
+        store.job("opposite", f"none-{split}", {**NONE, "task.split": split}, marks(80, 200), questions=split)
         store.job("opposite", f"nf4-{split}", {**NF4, "task.split": split}, right, questions=split)
     _, out, _ = show("opposite", *BASELINE, "--pool", "--margin", "5")
     (line,) = (line for line in out.splitlines() if "over 2 sets" in line and line.startswith("•"))
@@ -174,16 +158,8 @@ def test_a_small_set_that_is_worse_by_more_is_said_beside_a_mean_that_is_as_good
 ) -> None:
     """The mean of 30 and 3,000 questions hides that nf4 loses a third of the small set."""
     for split, n, lost in (("small", 30, 10), ("large", 3000, 0)):
-        store.job(
-            "hidden", f"none-{split}", {**NONE, "task.split": split}, marks(n, n), questions=split
-        )
-        store.job(
-            "hidden",
-            f"nf4-{split}",
-            {**NF4, "task.split": split},
-            marks(n, n, lost),
-            questions=split,
-        )
+        store.job("hidden", f"none-{split}", {**NONE, "task.split": split}, marks(n, n), questions=split)
+        store.job("hidden", f"nf4-{split}", {**NF4, "task.split": split}, marks(n, n, lost), questions=split)
     _, out, _ = show("hidden", *BASELINE, "--pool", "--margin", "2")
     (line,) = (line for line in out.splitlines() if "over 2 sets" in line and line.startswith("•"))
     assert (
@@ -198,10 +174,7 @@ def test_the_same_questions_twice_are_not_pooled(store: Store, show: Any) -> Non
         for quantization in (NONE, NF4):
             config = {**quantization, "task.extractor": extractor}
             store.job(
-                "overlapping",
-                f"{quantization['quantization.name']}-{extractor}",
-                config,
-                marks(80, 100),
+                "overlapping", f"{quantization['quantization.name']}-{extractor}", config, marks(80, 100)
             )
     _, out, _ = show("overlapping", *BASELINE, "--pool")
     assert "not pooled, flexible and strict have 80 questions in common" in out.replace(
@@ -212,14 +185,8 @@ def test_the_same_questions_twice_are_not_pooled(store: Store, show: Any) -> Non
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (
-            ("--pool",),
-            "--pool questions: a pooled verdict needs a baseline: add --baseline KEY=VALUE",
-        ),
-        (
-            (*BASELINE, "--pool", "--where", "task.split=test"),
-            "there is one set of questions only: ",
-        ),
+        (("--pool",), "--pool questions: a pooled verdict needs a baseline: add --baseline KEY=VALUE"),
+        ((*BASELINE, "--pool", "--where", "task.split=test"), "there is one set of questions only: "),
         (("--pool", "--flips", "nf4-test", "none-test"), "leave out --pool"),
     ],
 )

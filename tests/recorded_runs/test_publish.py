@@ -36,13 +36,7 @@ def published(
     def publish(*arguments: str) -> tuple[int, str]:
         capsys.readouterr()
         code = compare.main(
-            [
-                "--output-dir",
-                str(tmp_path / "outputs"),
-                "--publish",
-                str(tmp_path / "pub"),
-                *arguments,
-            ]
+            ["--output-dir", str(tmp_path / "outputs"), "--publish", str(tmp_path / "pub"), *arguments]
         )
         return code, capsys.readouterr().err
 
@@ -53,13 +47,9 @@ def test_the_files_follow_the_schema_and_their_commands_find_the_jobs(
     runner: Callable[..., Any], published: Callable[..., Any], tmp_path: Path
 ) -> None:
     data = jsonl(tmp_path / "sums.jsonl", QUESTIONS)
-    done = runner(
-        "-m", "model=stub", f"task.data={data}", "task.rotate=2", "model.answer='#### A','#### B'"
-    )
+    done = runner("-m", "model=stub", f"task.data={data}", "task.rotate=2", "model.answer='#### A','#### B'")
     assert done.code == 0, done.err
-    code, err = published(
-        "--benchmark", "Idavidrein/gpqa:gpqa_diamond", "--baseline", "model.answer=#### A"
-    )
+    code, err = published("--benchmark", "Idavidrein/gpqa:gpqa_diamond", "--baseline", "model.answer=#### A")
     assert code == 0, err
     assert "nothing was uploaded" in err
     files = sorted((tmp_path / "pub").rglob(".eval_results/*.yaml"))
@@ -70,11 +60,7 @@ def test_the_files_follow_the_schema_and_their_commands_find_the_jobs(
         content = yaml.safe_load(file.read_text())
         (entry,) = parse_eval_result_entries(content)
         assert eval_result_entries_to_yaml([entry]) == content
-        assert (entry.dataset_id, entry.task_id, entry.value) == (
-            "Idavidrein/gpqa",
-            "gpqa_diamond",
-            25.0,
-        )
+        assert (entry.dataset_id, entry.task_id, entry.value) == ("Idavidrein/gpqa", "gpqa_diamond", 25.0)
         form = re.search(
             r"95 % interval \d+\.\d to \d+\.\d, n = 24 in 12 clusters, form ([0-9a-f]{12}),",
             entry.notes or "",
@@ -104,9 +90,7 @@ def test_data_that_are_no_benchmark_get_a_card_and_no_entry(
     code, err = published()
     assert code == 0, err
     assert "task.data=embedded is no data set of the Hub" in err
-    assert [file.name for file in (tmp_path / "pub").rglob("*") if file.is_file()] == [
-        "evaluation.md"
-    ]
+    assert [file.name for file in (tmp_path / "pub").rglob("*") if file.is_file()] == ["evaluation.md"]
     code, err = published("--benchmark", "gpqa")
     assert code == 2
     assert "--benchmark gpqa: give DATASET_ID:TASK_ID" in err
@@ -129,8 +113,6 @@ def test_data_that_are_no_benchmark_get_a_card_and_no_entry(
 )
 def test_an_entry_that_breaks_the_schema_is_refused(change: dict[str, Any], message: str) -> None:
     check_entry(HUB)
-    check_entry(
-        HUB | {"date": "2026-11-26", "source": {"url": "https://x", "org": "y"}, "verifyToken": "z"}
-    )
+    check_entry(HUB | {"date": "2026-11-26", "source": {"url": "https://x", "org": "y"}, "verifyToken": "z"})
     with pytest.raises(ConfigError, match=re.escape(message)):
         check_entry(HUB | change)

@@ -58,12 +58,7 @@ def test_the_table_has_what_was_recorded_and_its_commands_find_the_jobs(
     assert "from quantization=none, in nats a token, over whole distributions; on 60 texts" in text
 
     capsys.readouterr()
-    assert (
-        compare.main(
-            ["--output-dir", out, "--publish", str(tmp_path / "x"), "--benchmark", "a/b:c"]
-        )
-        == 2
-    )
+    assert compare.main(["--output-dir", out, "--publish", str(tmp_path / "x"), "--benchmark", "a/b:c"]) == 2
     assert "no accuracy to publish" in capsys.readouterr().err
 
 

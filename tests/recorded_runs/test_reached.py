@@ -9,9 +9,7 @@ from typing import Any
 import pytest
 from stores import NF4, NONE, Store, marks
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
-]
+pytestmark = [pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]
 
 N = 200
 SAID = "quantizes only 5.9 % of the parameters in blocks"
@@ -28,11 +26,7 @@ def test_it_is_said_beside_the_verdict_of_a_row_and_of_a_baseline(store: Store, 
     store.job("reach", "none", NONE, marks(180, N))
     store.job("reach", "nf4", NF4, marks(180, N, 1), metrics={"quantized_share": 0.0588})
     store.job(
-        "reach",
-        "int8",
-        {"quantization.name": "int8"},
-        marks(180, N, 2),
-        metrics={"quantized_share": 0.998},
+        "reach", "int8", {"quantization.name": "int8"}, marks(180, N, 2), metrics={"quantized_share": 0.998}
     )
     found = remarks(show, "reach", "quantization=none")
     assert found == {"nf4": f"nf4 of nf4 {SAID}", "int8": None}
@@ -44,15 +38,9 @@ def test_it_is_said_beside_the_verdict_of_a_row_and_of_a_baseline(store: Store, 
     assert line.endswith(SAID)
 
 
-def test_it_has_the_shares_of_all_and_of_bytes_where_they_are_recorded(
-    store: Store, show: Any
-) -> None:
+def test_it_has_the_shares_of_all_and_of_bytes_where_they_are_recorded(store: Store, show: Any) -> None:
     store.job("bytes", "none", NONE, marks(180, N))
-    shares = {
-        "quantized_share": 0.0588,
-        "quantized_share_of_all": 0.05,
-        "quantized_share_of_bytes": 0.014,
-    }
+    shares = {"quantized_share": 0.0588, "quantized_share_of_all": 0.05, "quantized_share_of_bytes": 0.014}
     store.job("bytes", "nf4", NF4, marks(180, N, 1), metrics=shares)
     found = remarks(show, "bytes", "quantization=none")
     assert found == {"nf4": f"nf4 of nf4 {SAID}, 5 % of all, 1.4 % of the weights' bytes"}

@@ -17,11 +17,8 @@ pytestmark = [
 ]
 
 NAMES = {f"comparison.{kind}" for kind in ("html", "md", "csv", "json")}
-OF_CUT_OFF = (
-    "accuracy_cut_off_",
-    "accuracy_uncut_",
-    "finished_share",
-)  # metrics of jobs with answers that were cut off
+# metrics of jobs with answers that were cut off
+OF_CUT_OFF = ("accuracy_cut_off_", "accuracy_uncut_", "finished_share")
 
 
 def compared(capsys: pytest.CaptureFixture[str], tmp_path: Path, *arguments: str) -> dict[str, Any]:
@@ -55,24 +52,17 @@ def test_a_grid_is_one_run_with_its_jobs_and_their_comparison(
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id])
     (parent,) = (run for run in runs if "grid" in run.data.tags)
-    children = [
-        run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id
-    ]
+    children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
     assert {run.data.tags["job_id"] for run in children} == {row["job_id"] for row in table["rows"]}
-    named = [
-        {name for name in run.data.metrics if not name.startswith(OF_CUT_OFF)} for run in children
-    ]
+    named = [{name for name in run.data.metrics if not name.startswith(OF_CUT_OFF)} for run in children]
     assert named[0] == named[1]  # MLflow's own view has every metric of both
-    logged = {
-        Path(item.path).name for item in client.list_artifacts(parent.info.run_id, "comparison")
-    }
+    logged = {Path(item.path).name for item in client.list_artifacts(parent.info.run_id, "comparison")}
     assert logged >= NAMES
     for child in children:
         assert "samples.jsonl" in {item.path for item in client.list_artifacts(child.info.run_id)}
 
-    done = runner(
-        *shared, "generation.max_new_tokens=256,16"
-    )  # one of the two jobs is already done
+    # one of the two jobs is already done
+    done = runner(*shared, "generation.max_new_tokens=256,16")
     assert done.code == 0, done.err
     table = compared(capsys, tmp_path, "--grid", "last", *baseline)
     assert {row["config"]["generation.max_new_tokens"] for row in table["rows"]} == {"256", "16"}
@@ -91,9 +81,7 @@ def test_sweeps_and_memory_are_compared_by_their_repeats(
     ]
     done = runner(*shared, *sweep)
     assert done.code == 0, done.err
-    done = runner(
-        *shared, "task=memory", "task.batch_size=1", "task.prompt_tokens=16", "task.repeats=2"
-    )
+    done = runner(*shared, "task=memory", "task.batch_size=1", "task.prompt_tokens=16", "task.repeats=2")
     assert done.code == 0, done.err
     for task, measure, repeats in (
         ("sweep", "decode_tok_per_s/batch_2_prompt_16", 4),
@@ -112,9 +100,8 @@ def test_sweeps_and_memory_are_compared_by_their_repeats(
         assert (ratio["method"], ratio["p"], ratio["p_holm"]) == ("too_few_runs", None, None)
         ours = row["metrics"][measure]
         theirs = next(row["metrics"][measure] for row in table["rows"] if row["is_baseline"])
-        assert ratio["ratio"] == pytest.approx(
-            ours / theirs
-        )  # the medians that the jobs themselves reported
+        # the medians that the jobs themselves reported
+        assert ratio["ratio"] == pytest.approx(ours / theirs)
 
 
 def test_a_table_of_answers_that_were_cut_off_names_the_limit_and_plans_no_questions(
@@ -125,19 +112,13 @@ def test_a_table_of_answers_that_were_cut_off_names_the_limit_and_plans_no_quest
     for limit in (2, 3):
         words = f"{limit}: 20 of 20 cut off at {limit} tokens: raise generation.max_new_tokens"
         assert f"note: {words}" in done.out
-    baseline = [
-        "--output-dir",
-        str(tmp_path / "outputs"),
-        "--baseline",
-        "generation.max_new_tokens=3",
-    ]
+    baseline = ["--output-dir", str(tmp_path / "outputs"), "--baseline", "generation.max_new_tokens=3"]
     capsys.readouterr()
     assert compare.main(baseline) == 0
     out = capsys.readouterr().out
     assert "is not decided (most answers are cut off: more questions would not decide)" in out
     assert (
-        "• generation.max_new_tokens=2: 20 of 20 cut off at 2 tokens: raise generation.max_new_tokens"
-        in out
+        "• generation.max_new_tokens=2: 20 of 20 cut off at 2 tokens: raise generation.max_new_tokens" in out
     )
     assert "would do" not in out
     assert compare.main([*baseline, "--margin", "2", "--plan-questions", "margin=2"]) == 0

@@ -43,18 +43,16 @@ def server(
         store = Store(folder)
         store.client = MlflowClient(uri)
         for name in ("many", "lost"):
-            store.client.create_experiment(
-                name
-            )  # without a location of its own: the server keeps the files
+            # without a location of its own: the server keeps the files
+            store.client.create_experiment(name)
         for number in range(RUNS // 3):
             seed = {"seed": str(number)}
             store.job("many", f"none-{number}", NONE | seed, marks(50 + number, 100))
             store.job("many", f"int8-{number}", INT8 | seed, marks(50, 100))
             store.job("many", f"nf4-{number}", NF4 | seed, marks(40, 100))
         store.job("lost", "none", NONE, marks(50, 100))
-        store.job(
-            "lost", "nf4", NF4, metrics={"n": 100, "correct": 50}
-        )  # its samples never arrived
+        # its samples never arrived
+        store.job("lost", "nf4", NF4, metrics={"n": 100, "correct": 50})
         for experiment in ("many", "lost"):
             shutil.rmtree(folder / experiment)
         yield uri, process
@@ -128,9 +126,7 @@ def test_a_dead_server_is_not_mistaken_for_runs_without_samples(
 
     real = stored_runs.download
     monkeypatch.setattr(sample_reader, "download", gone)
-    code = compare.main(
-        ["--tracking-uri", uri, "--experiment", "lost", "--baseline", "quantization=none"]
-    )
+    code = compare.main(["--tracking-uri", uri, "--experiment", "lost", "--baseline", "quantization=none"])
     captured = capsys.readouterr()
     assert (code, captured.out) == (2, "")
     assert captured.err.startswith("runner-compare: cannot fetch samples.jsonl of run ")

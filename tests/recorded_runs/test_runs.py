@@ -7,9 +7,7 @@ from typing import Any
 import pytest
 from stores import INT8, NF4, NONE, Store, marks
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
-]
+pytestmark = [pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]
 
 BASELINE = "quantization=none"
 
@@ -124,9 +122,7 @@ def splits(store: Store) -> Store:
                     "load_s": 2.0,
                 }
                 numbers |= {"peak_rss_mib": 800.0 if split == "test" else 900.0}
-                store.job(
-                    "splits", name, config, marks(right, 100), questions=split, metrics=numbers
-                )
+                store.job("splits", name, config, marks(right, 100), questions=split, metrics=numbers)
     return store
 
 
@@ -135,31 +131,19 @@ def test_by_pools_splits(splits: Store, rows: Any) -> None:
     assert set(row_by_job) == {"none-test-0+none-train-0", "nf4-test-0+nf4-train-0"}
     nf4 = row_by_job["nf4-test-0+nf4-train-0"]
     assert nf4["config"] == {"quantization.name": "nf4"}
-    assert (nf4["metrics"]["n"], nf4["metrics"]["correct"], nf4["metrics"]["accuracy"]) == (
-        200,
-        155,
-        0.775,
-    )
-    assert (nf4["comparison"]["wins"], nf4["comparison"]["losses"], nf4["comparison"]["ties"]) == (
-        0,
-        25,
-        175,
-    )
+    assert (nf4["metrics"]["n"], nf4["metrics"]["correct"], nf4["metrics"]["accuracy"]) == (200, 155, 0.775)
+    assert (nf4["comparison"]["wins"], nf4["comparison"]["losses"], nf4["comparison"]["ties"]) == (0, 25, 175)
     assert nf4["metrics"]["peak_rss_mib"] == 900
     assert nf4["metrics"]["new_tokens"] == 2000
-    assert nf4["metrics"]["decode_tok_per_s"] == pytest.approx(
-        150
-    )  # 2,000 tokens in 10 s and 3.33 s
+    # 2,000 tokens in 10 s and 3.33 s
+    assert nf4["metrics"]["decode_tok_per_s"] == pytest.approx(150)
     assert nf4["metrics"]["load_s"] == 2
 
 
 def test_by_never_counts_a_question_twice(splits: Store, show: Any) -> None:
     code, _, err = show("splits", "--by", "quantization", "--where", "task.split=test")
     assert code == 2
-    assert (
-        "answered the same questions more than once (seed: 0, 1): name those keys in --by, too"
-        in err
-    )
+    assert "answered the same questions more than once (seed: 0, 1): name those keys in --by, too" in err
 
 
 def test_by_compares_within_the_other_keys_named(splits: Store, rows: Any) -> None:
@@ -174,7 +158,5 @@ def test_by_reports_other_differences(store: Store, rows: Any) -> None:
     store.job("also", "base", NONE, marks(50, 100))
     store.job("also", "nf4", {**NF4, "generation.temperature": "0.5"}, marks(40, 100))
     row = rows("also", "--by", "quantization", "--baseline", BASELINE)["nf4"]
-    assert (
-        row["comparison"]["remark"] == "they also differ in generation.temperature (0.0, here 0.5)"
-    )
+    assert row["comparison"]["remark"] == "they also differ in generation.temperature (0.0, here 0.5)"
     assert rows("also", "--baseline", BASELINE)["nf4"]["comparison"] is None

@@ -14,9 +14,7 @@ from stores import NF4, NONE, Store, marks
 from runner import compare
 from runner_compare.render import samples_page
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
-]
+pytestmark = [pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]
 
 
 def saved_by(store: Store, experiment: str, folder: Path, *more: str) -> Path:
@@ -34,9 +32,7 @@ def saved_by(store: Store, experiment: str, folder: Path, *more: str) -> Path:
 
 
 def data_of(page: Path) -> list[dict[str, Any]]:
-    match = re.search(
-        r'<script type="application/json" id="data">(.*?)</script>', page.read_text(), re.S
-    )
+    match = re.search(r'<script type="application/json" id="data">(.*?)</script>', page.read_text(), re.S)
     assert match is not None
     tables: list[dict[str, Any]] = json.loads(match[1])["tables"]
     return tables
@@ -45,9 +41,7 @@ def data_of(page: Path) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def page(grid: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("samples")
-    return saved_by(
-        grid, "grid", folder, "--baseline", "quantization=none", "--where", "task.split=test"
-    )
+    return saved_by(grid, "grid", folder, "--baseline", "quantization=none", "--where", "task.split=test")
 
 
 def test_it_holds_every_question_and_what_each_run_answered(page: Path) -> None:
@@ -61,18 +55,14 @@ def test_it_holds_every_question_and_what_each_run_answered(page: Path) -> None:
     assert [run["accuracy"] for run in table["runs"]] == [
         {"none": 0.9, "int8": 0.89, "nf4": 0.75}[it] for it in names
     ]
-    assert [(index, gold) for index, _, gold in table["questions"]] == [
-        (index, "42") for index in range(200)
-    ]
+    assert [(index, gold) for index, _, gold in table["questions"]] == [(index, "42") for index in range(200)]
     assert not table["left_out"]
     verdict, answer, text = table["answers"][150][names.index("nf4")]
     assert (verdict, answer) == ("wrong", "7")
     assert "nf4-test thinks about question 150" in text
 
 
-def test_a_text_cannot_end_the_script_and_a_damaged_run_is_named(
-    store: Store, tmp_path: Path
-) -> None:
+def test_a_text_cannot_end_the_script_and_a_damaged_run_is_named(store: Store, tmp_path: Path) -> None:
     evil = "</script><script>document.title='owned'</script>\u2028 what is 40 + 2?"
     for name, quantization in (("s-none", NONE), ("s-nf4", NF4)):
         store.job("samples", name, quantization, marks(3, 4), questions=evil)
@@ -103,9 +93,7 @@ def test_runs_beyond_the_room_are_named_and_the_baseline_stays(
 
 
 @pytest.mark.thorough
-@pytest.mark.skipif(
-    not CHROMIUM, reason="needs Chromium to look at the page: apt-get install chromium"
-)
+@pytest.mark.skipif(not CHROMIUM, reason="needs Chromium to look at the page: apt-get install chromium")
 def test_a_browser_filters_and_unfolds(page: Path, tmp_path: Path) -> None:
     """Flips first; then another outcome, a search, and a question with both answers."""
     with browser(tmp_path) as tab:

@@ -13,9 +13,7 @@ from json_schema import SCHEMA, faults
 from stores import NF4, NONE, Store, marks
 from team_jobs import team
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
-]
+pytestmark = [pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]
 
 N, SEEDS = 60, 5
 BASELINE = ["--baseline", "task.mode=full_connected", "--seeds"]
@@ -54,16 +52,10 @@ def table_of(show: Any, experiment: str, *arguments: str) -> dict[str, Any]:
 def test_a_row_is_the_mean_over_its_seeds(grids: Store, show: Any) -> None:
     table = table_of(show, "team-seeds", *BASELINE)
     rows = {row["config"]["task.mode"]: row for row in table["rows"]}
-    assert rows["full_connected"]["metrics"]["accuracy"] == pytest.approx(
-        np.mean([40, 41, 42, 43, 44]) / N
-    )
+    assert rows["full_connected"]["metrics"]["accuracy"] == pytest.approx(np.mean([40, 41, 42, 43, 44]) / N)
     seeds = rows["star"]["seeds"]
-    assert [(one["seed"], one["job_id"]) for one in seeds] == [
-        (f"{it}", f"star-{it}") for it in range(SEEDS)
-    ]
-    assert [one["accuracy"] for one in seeds] == pytest.approx(
-        [(20 + 10 * it) / N for it in range(SEEDS)]
-    )
+    assert [(one["seed"], one["job_id"]) for one in seeds] == [(f"{it}", f"star-{it}") for it in range(SEEDS)]
+    assert [one["accuracy"] for one in seeds] == pytest.approx([(20 + 10 * it) / N for it in range(SEEDS)])
     assert rows["star"]["metrics"]["spatial_edges_after"] == 6, "the mean, not the sum"
     assert rows["star"]["tokens"]["seeds"] == SEEDS
     assert rows["star"]["saved"]["finding"] == "saves"
@@ -74,9 +66,7 @@ def test_a_row_is_the_mean_over_its_seeds(grids: Store, show: Any) -> None:
 def test_seeds_that_are_far_apart_widen_the_interval(grids: Store, show: Any) -> None:
     table = table_of(show, "team-seeds", *BASELINE)
     star, full = (row for row in sorted(table["rows"], key=lambda row: row["is_baseline"]))
-    widths = [
-        row["metrics"]["accuracy_high"] - row["metrics"]["accuracy_low"] for row in (full, star)
-    ]
+    widths = [row["metrics"]["accuracy_high"] - row["metrics"]["accuracy_low"] for row in (full, star)]
     assert widths[1] > 1.5 * widths[0]
     comparison = star["comparison"]
     assert (comparison["method"], comparison["finding"]) == ("over_seeds", "no difference shown")
@@ -94,9 +84,7 @@ def test_the_output_says_how_far_seeds_are_apart(grids: Store, show: Any, tmp_pa
     page = (tmp_path / "comparison.html").read_text()
     assert "how far seeds are apart" in page
     answers = (tmp_path / "samples.html").read_text()
-    assert all(
-        f'"star seed={seed}"' in answers or f"seed={seed}" in answers for seed in range(SEEDS)
-    )
+    assert all(f'"star seed={seed}"' in answers or f"seed={seed}" in answers for seed in range(SEEDS))
     assert "| 60 × 5 seeds |" in (tmp_path / "comparison.md").read_text()
 
 
@@ -124,9 +112,7 @@ def test_a_named_job_stands_for_all_its_seeds(grids: Store, show: Any) -> None:
         table_of(show, "team-seeds", "--seeds", "--baseline", baseline)
         for baseline in (BASELINE[1], "job_id=full-3")
     )
-    rows = [
-        next(row for row in table["rows"] if not row["is_baseline"]) for table in (by_key, by_job)
-    ]
+    rows = [next(row for row in table["rows"] if not row["is_baseline"]) for table in (by_key, by_job)]
     assert rows[0]["comparison"] == rows[1]["comparison"]
     assert rows[0]["saved"] == rows[1]["saved"]
 
@@ -144,10 +130,7 @@ def test_word_problems_have_seeds_too(store: Store, show: Any) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (
-            ["--by", "task.mode"],
-            "--seeds makes one row of all seeds of a configuration: leave out --by",
-        ),
+        (["--by", "task.mode"], "--seeds makes one row of all seeds of a configuration: leave out --by"),
         (["--flips", "full-0", "star-0"], "leave out --flips"),
         (
             ["--runs", "full-0", "star-0"],
@@ -155,9 +138,7 @@ def test_word_problems_have_seeds_too(store: Store, show: Any) -> None:
         ),
     ],
 )
-def test_options_that_do_not_go_with_seeds(
-    grids: Store, show: Any, arguments: list[str], words: str
-) -> None:
+def test_options_that_do_not_go_with_seeds(grids: Store, show: Any, arguments: list[str], words: str) -> None:
     code, _, err = show("team-seeds", "--seeds", *arguments)
     assert code == 2
     assert words in err

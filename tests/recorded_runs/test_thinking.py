@@ -19,9 +19,7 @@ from runner_compare.model.data import Run
 from runner_compare.statistics.stats import wilson_interval
 from runner_compare.statistics.token_costs import Estimate, TokenCells, TokenCost
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
-]
+pytestmark = [pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]
 
 N = 100
 BUDGETS = (0, 16, 32, 64, 128, None)
@@ -39,9 +37,7 @@ def lengths(seed: int, longer: float = 1.0) -> list[int]:
 def thinkers(store: Store) -> Store:
     """A baseline, one that thinks 20 % longer, and one that thinks as long."""
     for name, words in (("none", lengths(0)), ("nf4", lengths(1, 1.2)), ("fp4", lengths(2))):
-        thinking_job(
-            store, "thinkers", name, marks(80, N), words, config={"quantization.name": name}
-        )
+        thinking_job(store, "thinkers", name, marks(80, N), words, config={"quantization.name": name})
     return store
 
 
@@ -68,10 +64,7 @@ def test_the_same_is_a_number_that_any_comparison_takes(thinkers: Store, rows: A
     assert as_number["number"]["finding"] == "larger"
     assert as_number["metrics"]["thinking_tokens"] == beside["mean"]
     answers = rows("thinkers", *BASELINE, "--metric", "answer_tokens")["nf4"]
-    assert (answers["metrics"]["answer_tokens"], answers["number"]["difference"]) == (
-        ANSWER_TOKENS,
-        0,
-    )
+    assert (answers["metrics"]["answer_tokens"], answers["number"]["difference"]) == (ANSWER_TOKENS, 0)
 
 
 def test_nothing_is_said_of_models_that_do_not_think(store: Store, rows: Any, show: Any) -> None:
@@ -79,9 +72,7 @@ def test_nothing_is_said_of_models_that_do_not_think(store: Store, rows: Any, sh
         thinking_job(store, "no thinking", name, marks(80, N), None, config=config)
     found = rows("no thinking", *BASELINE)["plain-nf4"]
     assert found.keys().isdisjoint({"thinking", "right_answer_costs"})
-    assert "think" not in show("no thinking", *BASELINE)[1].replace(
-        "generation.thinking_tokens", ""
-    )
+    assert "think" not in show("no thinking", *BASELINE)[1].replace("generation.thinking_tokens", "")
     same = rows("no thinking", *BASELINE, "--metric", "thinking_tokens")["plain-nf4"]["number"]
     assert (same["mean"], same["finding"]) == (0, "no difference shown")
 
@@ -96,9 +87,7 @@ def budgets(store: Store, experiment: str, longer: float, n: int = 150) -> None:
             words = need if budget is None else np.minimum(need, budget)
             solved = luck < 0.2 + 0.7 * (words / need) ** 2
             name = f"{config['quantization.name']}-{budget}"
-            thinking_job(
-                store, experiment, name, solved.tolist(), words.tolist(), budget, config=config
-            )
+            thinking_job(store, experiment, name, solved.tolist(), words.tolist(), budget, config=config)
 
 
 def compared(show: Any, experiment: str, *arguments: str) -> dict[str, Any]:
@@ -124,9 +113,7 @@ def test_longer_thoughts_are_worse_at_equal_tokens_and_equal_ones_are_not(
     assert all(low["tokens"] <= longer["high_tokens"] for low in longer["points"])
     assert show("longer", *BASELINE, "--save", str(tmp_path))[0] == 0
     picture = (tmp_path / "thinking_budget.svg").read_text()
-    assert picture.count("stroke-opacity: 0.45") == 2 * 2 * len(BUDGETS), (
-        "two panes, a bar for each job"
-    )
+    assert picture.count("stroke-opacity: 0.45") == 2 * 2 * len(BUDGETS), "two panes, a bar for each job"
     assert all(f">{words}<" in picture for words in ("nf4", "none", "no limit", "16"))
     page = (tmp_path / "comparison.html").read_text()
     assert "at equal tokens, nf4 vs none (n=150): worse (Δ −" in page
@@ -147,13 +134,7 @@ def test_what_is_not_compared_is_said(store: Store, show: Any) -> None:
         for budget in (100, 200):
             words = [least + budget // 10] * 60
             thinking_job(
-                store,
-                "tokens apart",
-                f"{least}-{budget}",
-                marks(40, 60),
-                words,
-                budget,
-                config=config,
+                store, "tokens apart", f"{least}-{budget}", marks(40, 60), words, budget, config=config
             )
     text = PROMPT_TOKENS + ANSWER_TOKENS
     assert compared(show, "tokens apart")["note"] == (
@@ -175,13 +156,9 @@ def test_what_a_right_answer_costs_has_an_interval_over_questions(
         < 1.3 * costs["tokens"]
     )
     accuracy = found["metrics"]["accuracy_high"] / found["metrics"]["accuracy"]
-    assert costs["tokens"] / costs["tokens_low"] > accuracy**0.5, (
-        "not narrower than the accuracy allows"
-    )
+    assert costs["tokens"] / costs["tokens_low"] > accuracy**0.5, "not narrower than the accuracy allows"
     out = " ".join(show("thinkers", *BASELINE)[1].split())
-    assert (
-        f"{costs['tokens']:,.1f} [{costs['tokens_low']:,.1f}, {costs['tokens_high']:,.1f}]" in out
-    )
+    assert f"{costs['tokens']:,.1f} [{costs['tokens_low']:,.1f}, {costs['tokens_high']:,.1f}]" in out
 
 
 def test_the_interval_of_a_right_answers_cost_holds() -> None:
@@ -190,8 +167,7 @@ def test_the_interval_of_a_right_answers_cost_holds() -> None:
     generator, missed = np.random.default_rng(7), 0
     hard = generator.normal(0, 1, 200_000)
     truth = float(
-        np.exp(4 + 0.5 * hard).mean()
-        / (generator.random(200_000) < 1 / (1 + np.exp(hard - 1))).mean()
+        np.exp(4 + 0.5 * hard).mean() / (generator.random(200_000) < 1 / (1 + np.exp(hard - 1))).mean()
     )
     for _ in range(300):
         hard = generator.normal(0, 1, 120)
@@ -208,18 +184,8 @@ def test_the_interval_of_a_right_answers_cost_holds() -> None:
 
 
 def test_a_right_answer_costs_the_wrong_ones_too() -> None:
-    metrics = {
-        "n": 10.0,
-        "correct": 4.0,
-        "prompt_tokens": 100.0,
-        "new_tokens": 300.0,
-        "cost_usd": 0.2,
-    }
+    metrics = {"n": 10.0, "correct": 4.0, "prompt_tokens": 100.0, "new_tokens": 300.0, "cost_usd": 0.2}
     speeds = {"prefill_tok_per_s": 50.0, "decode_tok_per_s": 29.0, "computed_prompt_tokens": 100.0}
     costs = right_answer_costs(Run("", "", "gsm8k", "1", "", {}, metrics | speeds))
-    assert costs == {
-        "tokens": 100.0,
-        "usd": 0.05,
-        "seconds": pytest.approx((100 / 50 + 290 / 29) / 4),
-    }
+    assert costs == {"tokens": 100.0, "usd": 0.05, "seconds": pytest.approx((100 / 50 + 290 / 29) / 4)}
     assert right_answer_costs(Run("", "", "gsm8k", "1", "", {}, metrics | {"correct": 0.0})) == {}

@@ -15,9 +15,7 @@ from team_jobs import team
 from runner_compare.features.savings.section import graph_words
 from runner_compare.model.data import Run
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
-]
+pytestmark = [pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]
 
 BASELINE = "task.mode=full_connected"
 N = 60
@@ -32,15 +30,11 @@ def around(mean: float, seed: int = 0) -> list[int]:
     return [int(it) for it in values]
 
 
-def test_the_words_name_the_graph_and_say_saved_only_where_it_is(
-    store: Store, rows: Any, show: Any
-) -> None:
+def test_the_words_name_the_graph_and_say_saved_only_where_it_is(store: Store, rows: Any, show: Any) -> None:
     team(store, "team-saved", "full", marks(45, N), around(1000), [100] * N)
     team(store, "team-saved", "chain", marks(44, N), around(880, 1), [100] * N, mode="chain")
     team(store, "team-saved", "star", marks(45, N), around(1050, 2), [110] * N, mode="star")
-    found = {
-        name: row.get("saved") for name, row in rows("team-saved", "--baseline", BASELINE).items()
-    }
+    found = {name: row.get("saved") for name, row in rows("team-saved", "--baseline", BASELINE).items()}
     assert found["full"] is None
     chain, star = found["chain"], found["star"]
     assert (chain["finding"], star["finding"]) == ("saves", "costs more")
@@ -62,20 +56,11 @@ def test_the_words_name_the_graph_and_say_saved_only_where_it_is(
     assert "training" not in out
 
 
-def test_training_is_paid_back_only_where_something_is_saved(
-    store: Store, rows: Any, show: Any
-) -> None:
+def test_training_is_paid_back_only_where_something_is_saved(store: Store, rows: Any, show: Any) -> None:
     kept = [(0, 1), (1, 2), (2, 3)]
     team(store, "team-paid", "full", marks(45, N), around(1000), [100] * N)
     team(
-        store,
-        "team-paid",
-        "less",
-        marks(45, N),
-        around(900, 1),
-        [100] * N,
-        training_tokens=20_000,
-        kept=kept,
+        store, "team-paid", "less", marks(45, N), around(900, 1), [100] * N, training_tokens=20_000, kept=kept
     )
     team(
         store,
@@ -105,10 +90,7 @@ def test_equal_tokens_save_nothing(store: Store, rows: Any, show: Any) -> None:
     other = around(1000)
     other = [it + (5 if at % 2 else -5) for at, it in enumerate(other)]
     team(store, "team-same", "star", marks(45, N), other, [100] * N, mode="star")
-    assert (
-        rows("team-same", "--baseline", BASELINE)["star"]["saved"]["finding"]
-        == "no difference shown"
-    )
+    assert rows("team-same", "--baseline", BASELINE)["star"]["saved"]["finding"] == "no difference shown"
     assert ": no saving is shown: " in show("team-same", "--baseline", BASELINE)[1]
 
 
@@ -117,23 +99,12 @@ def test_only_questions_that_both_answered_count(store: Store, rows: Any) -> Non
     save."""
     fewer = [1 if at < 10 else it for at, it in enumerate(around(1000))]
     team(store, "team-errors", "full", marks(N, N), around(1000), [100] * N)
-    team(
-        store,
-        "team-errors",
-        "star",
-        marks(N, N, 10),
-        fewer,
-        [100] * N,
-        mode="star",
-        failed=range(10),
-    )
+    team(store, "team-errors", "star", marks(N, N, 10), fewer, [100] * N, mode="star", failed=range(10))
     saved = rows("team-errors", "--baseline", BASELINE)["star"]["saved"]
     assert (saved["questions"], saved["tokens_a_question"]) == (N - 10, 0)
 
 
-def test_json_agrees_with_its_schema_and_csv_has_the_figures(
-    store: Store, show: Any, tmp_path: Path
-) -> None:
+def test_json_agrees_with_its_schema_and_csv_has_the_figures(store: Store, show: Any, tmp_path: Path) -> None:
     import csv
     import json
 
@@ -145,18 +116,13 @@ def test_json_agrees_with_its_schema_and_csv_has_the_figures(
     with (tmp_path / "comparison.csv").open() as file:
         lines = {line["job_id"]: line for line in csv.DictReader(file)}
     assert lines["chain"]["saved_finding"] == "saves"
-    assert float(lines["full"]["tokens_correct_per_1000"]) == pytest.approx(
-        1000 * 45 / N / 1100, rel=0.01
-    )
+    assert float(lines["full"]["tokens_correct_per_1000"]) == pytest.approx(1000 * 45 / N / 1100, rel=0.01)
     page = (tmp_path / "comparison.html").read_text()
     assert (
-        "tokens of the fixed chain graph with 3 spatial edges against the fixed full_connected graph"
-        in page
+        "tokens of the fixed chain graph with 3 spatial edges against the fixed full_connected graph" in page
     )
     picture = (tmp_path / "tokens.svg").read_text()
-    assert picture.count("stroke-opacity: 0.45") == 4, (
-        "each of two dots has a bar in both directions"
-    )
+    assert picture.count("stroke-opacity: 0.45") == 4, "each of two dots has a bar in both directions"
 
 
 @pytest.mark.parametrize(

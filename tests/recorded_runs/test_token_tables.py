@@ -27,24 +27,14 @@ def jobs(runner: Command, tmp_path: Path) -> Path:
     """Score texts of two categories with 4-bit weights, and with the reference's own weights under
     another name."""
     rows = [
-        {
-            "prompt": one.question,
-            "continuation": " " + one.answer,
-            "category": ("sums", "stories")[at % 2],
-        }
+        {"prompt": one.question, "continuation": " " + one.answer, "category": ("sums", "stories")[at % 2]}
         for at, one in enumerate(problems(Split.TEST, TEXTS))
     ]
     (tmp_path / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     twin = shutil.copytree(MODEL_DIR, tmp_path / "twin")
     settings = json.loads((twin / "config.json").read_text())
     (twin / "config.json").write_text(json.dumps(settings | {"a_remark": "the same weights"}))
-    job = [
-        "task=likelihood",
-        "task.data=texts.jsonl",
-        "output_dir=out",
-        "tracking=none",
-        "print=none",
-    ]
+    job = ["task=likelihood", "task.data=texts.jsonl", "output_dir=out", "tracking=none", "print=none"]
     against = [f"task.reference='model=local model.name={twin} quantization=none'"]
     done = runner("-m", "quantization=none,nf4", *job, *against, "task.exact=true", "workers=1")
     assert done.code == 0, done.err
@@ -62,28 +52,16 @@ def test_tokens_of_two_jobs_compared(jobs: Path, runner: Command, tmp_path: Path
         for key, value in found["none"].items()
         if key.startswith(("kl_", "delta_p_", "ln_ppl_ratio"))
     }
-    assert same.keys() >= {
-        *KL_SHARES,
-        *DELTA_P_SHARES,
-        "kl_max_nats",
-        "kl_p99_nats/sums",
-        "delta_p_rms_high",
-    }
+    assert same.keys() >= {*KL_SHARES, *DELTA_P_SHARES, "kl_max_nats", "kl_p99_nats/sums", "delta_p_rms_high"}
     assert set(same.values()) == {0}, "the same model twice"
     nf4 = found["nf4"]
-    assert (
-        0
-        < nf4["kl_p90_nats_low"]
-        < nf4["kl_p90_nats"]
-        < nf4["kl_p90_nats_high"]
-        < nf4["kl_max_nats"]
-    )
+    assert 0 < nf4["kl_p90_nats_low"] < nf4["kl_p90_nats"] < nf4["kl_p90_nats_high"] < nf4["kl_max_nats"]
     assert nf4["n/sums"] == nf4["n/stories"] == TEXTS / 2
     sizes = [nf4[f"scored_tokens/{name}"] for name in ("sums", "stories")]
     parts = [nf4[f"kl_nats_per_token/{name}"] for name in ("sums", "stories")]
-    assert sum(size * part for size, part in zip(sizes, parts, strict=True)) / sum(
-        sizes
-    ) == pytest.approx(nf4["kl_nats_per_token"])
+    assert sum(size * part for size, part in zip(sizes, parts, strict=True)) / sum(sizes) == pytest.approx(
+        nf4["kl_nats_per_token"]
+    )
 
     table = compare().out
     assert "divergence from the reference by token" in table
@@ -96,9 +74,7 @@ def test_tokens_of_two_jobs_compared(jobs: Path, runner: Command, tmp_path: Path
 
     high = nf4["kl_p90_nats_high"]
     assert compare("--require", f"kl_p90<{1.01 * high:.9f}nats").code == 0
-    assert compare("--require", f"kl_p90<{0.99 * high:.9f}nats").code == 1, (
-        "the end decides, not the value"
-    )
+    assert compare("--require", f"kl_p90<{0.99 * high:.9f}nats").code == 1, "the end decides, not the value"
     few = compare("--require", "kl_p99/stories<1e3nats")
     assert few.code == 1
     assert "no interval, so it is not shown (needs at least 368 texts, has 26)" in few.err
@@ -113,9 +89,7 @@ def test_tokens_of_two_jobs_compared(jobs: Path, runner: Command, tmp_path: Path
     compare("--save", str(tmp_path / "page"))
     page = (tmp_path / "page" / "comparison.html").read_text()
     assert "50 worst tokens: quantization=nf4" in page or "50 worst tokens: nf4" in page
-    (folder,) = (
-        path.parent for path in jobs.glob("jobs/*/config.yaml") if "nf4" in path.read_text()
-    )
+    (folder,) = (path.parent for path in jobs.glob("jobs/*/config.yaml") if "nf4" in path.read_text())
     worst = [json.loads(line) for line in (folder / "worst_tokens.jsonl").read_text().splitlines()]
     assert worst[0]["kl_nats"] == nf4["kl_max_nats"]
     samples = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]

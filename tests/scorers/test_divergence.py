@@ -40,11 +40,7 @@ def test_the_true_divergence_is_between_the_estimate_and_its_bound(
     exact = float((np.exp(p) * (p - q)).sum())
     divergence = divergence_of_top(*draw(sharp, difference), width)
     noise = 1e-6 * PLACES  # of float32
-    assert (
-        divergence.kl_nats - noise
-        <= exact
-        <= divergence.kl_nats + divergence.truncation_nats + noise
-    )
+    assert divergence.kl_nats - noise <= exact <= divergence.kl_nats + divergence.truncation_nats + noise
     if width == VOCABULARY:
         assert exact == pytest.approx(divergence.kl_nats, abs=noise)
         assert divergence.truncation_nats < 1e-3
@@ -55,9 +51,7 @@ def test_more_kept_tokens_make_the_bound_tighter() -> None:
     assert bounds[0] > 2 * bounds[1] > 4 * bounds[2] > 0
 
 
-def test_a_token_with_probability_0_adds_nothing_and_one_that_this_model_excludes_adds_infinity() -> (
-    None
-):
+def test_a_token_with_probability_0_adds_nothing_and_one_that_this_model_excludes_adds_infinity() -> None:
     reference = [math.log(0.5), math.log(0.5), -math.inf]
     alike = diverge(3, reference, [reference], [-20.0], [True])
     assert alike.kl_nats == pytest.approx(0, abs=1e-9)
@@ -74,8 +68,7 @@ def divergence_with_drawn(
     generator = np.random.default_rng(seed)
     others = np.stack([generator.choice(VOCABULARY, drawn, p=one / one.sum()) for one in rest])
     (top, chosen), (ours, ours_chosen) = (
-        [np.take_along_axis(one, some, axis=1) for some in (ids, others)]
-        for one in (reference, these)
+        [np.take_along_axis(one, some, axis=1) for some in (ids, others)] for one in (reference, these)
     )
     both, least = np.concatenate([ours, ours_chosen], axis=1).tolist(), these.min(axis=1).tolist()
     return diverge_with_drawn(
@@ -96,24 +89,17 @@ def test_drawn_tokens_estimate_the_divergence_without_bias_and_say_how_exactly(
     within = [abs(it.kl_nats - exact) < 1.96 * math.sqrt(it.kl_variance) for it in found]
     assert np.mean(within) > 0.9
     at_least = divergence_of_top(*draw(sharp, difference), 8)
-    assert abs(errors).max() < exact - at_least.kl_nats, (
-        "each draw is nearer than the rest as one token"
-    )
+    assert abs(errors).max() < exact - at_least.kl_nats, "each draw is nearer than the rest as one token"
     assert at_least.truncation_nats > 100 * errors.std()
 
 
 def test_each_tokens_divergence_is_within_its_bounds() -> None:
     p, q = (one.astype(np.float64) for one in draw(4.0, 0.3))
     exact = (np.exp(p) * (p - q)).sum(axis=1)
-    for it in (
-        divergence_with_drawn(*draw(4.0, 0.3), 8, 16, 0),
-        divergence_of_top(*draw(4.0, 0.3), 8),
-    ):
+    for it in (divergence_with_drawn(*draw(4.0, 0.3), 8, 16, 0), divergence_of_top(*draw(4.0, 0.3), 8)):
         assert (np.array(it.least) <= exact + 1e-6).all()
         assert (exact <= np.array(it.most) + 1e-6).all()
-        assert (np.array(it.most) - np.array(it.least)).max() > 1e-3, (
-            "a control: they are not the same"
-        )
+        assert (np.array(it.most) - np.array(it.least)).max() > 1e-3, "a control: they are not the same"
 
 
 def test_nothing_is_added_where_no_rest_is_left() -> None:

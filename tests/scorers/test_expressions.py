@@ -80,9 +80,7 @@ def test_five_hundred_labelled_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert slowest <= MOST_S
     assert len(reasons) >= 10, reasons
     assert list(tmp_path.iterdir()) == []
-    assert not [
-        it for it in children_of(os.getpid()) - before if "expressions_child" in str(command(it))
-    ]
+    assert not [it for it in children_of(os.getpid()) - before if "expressions_child" in str(command(it))]
 
 
 @pytest.mark.parametrize(
@@ -104,10 +102,7 @@ def test_a_hostile_answer_is_no_match_and_says_why(text: str, reason: str | None
     assert bool(judged.why_not) is (reason is not None)
     if reason is None or not reason.startswith("took"):  # needs no process
         assert time.perf_counter() - started < MOST_S
-    assert (
-        judge(Answer(r"\boxed{\frac{10}{2}}", [], STOP), "5", "math").verdicts["math"]
-        is Verdict.correct
-    )
+    assert judge(Answer(r"\boxed{\frac{10}{2}}", [], STOP), "5", "math").verdicts["math"] is Verdict.correct
 
 
 def test_memory_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,15 +197,12 @@ def test_equal_expressions_vote_together() -> None:
     vote = elect(judged, "math", Expressions().among)
     assert (vote.answer, vote.verdict) == (r"\sqrt{12}", Verdict.correct)
     assert (vote.right, vote.wrong, vote.tied) == ((3,), (2,), False)
-    assert (
-        elect(judged[:1] + judged[2:3] + judged[1:2], "math", Expressions().among).answer == "x+1"
-    )
+    assert elect(judged[:1] + judged[2:3] + judged[1:2], "math", Expressions().among).answer == "x+1"
 
 
 def test_without_the_package_one_message_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(expressions, "find_spec", lambda _: None)
     with pytest.raises(
-        ConfigError,
-        match=r"task.extractor=math needs math-verify.*pip install 'runner-llm\[math\]'",
+        ConfigError, match=r"task.extractor=math needs math-verify.*pip install 'runner-llm\[math\]'"
     ):
         expressions.require_package()

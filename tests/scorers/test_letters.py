@@ -29,11 +29,7 @@ from runner_base.result import Answer, FinishReason, Verdict
     ],
 )
 def test_what_each_rule_finds(
-    text: str,
-    strict: str | None,
-    flexible: str | None,
-    boxed: str | None,
-    the_answer_is: str | None,
+    text: str, strict: str | None, flexible: str | None, boxed: str | None, the_answer_is: str | None
 ) -> None:
     assert [*extract_all(text, letters).values()] == [strict, flexible, boxed, the_answer_is]
 
@@ -85,7 +81,5 @@ def test_a_value_that_names_a_choice(text: str, letter: str | None) -> None:
 
 def test_another_letter_takes_its_place_where_it_is_a_choice() -> None:
     text = "B is larger than A. A Bus, CO2 and I. The answer is (B)"
-    assert (
-        replaced_letter(text, "B", "C") == "C is larger than A. A Bus, CO2 and I. The answer is (C)"
-    )
+    assert replaced_letter(text, "B", "C") == "C is larger than A. A Bus, CO2 and I. The answer is (C)"
     assert replaced_letter("A pen costs A", "A", "B") == "A pen costs B"

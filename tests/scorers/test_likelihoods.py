@@ -31,11 +31,7 @@ def test_windows_of_a_text_make_one_sample_and_other_choices_none() -> None:
     whole = Likelihood(0, -4.0, 6, 16, 14, 3, kl_nats=nats, truncation_nats=0.03, top_1_agreed=5)
     assert units(parts) == [whole, parts[3]]
     job_figures = figures(parts)
-    assert (job_figures["n"], job_figures["scored_tokens"], job_figures["scored_bytes"]) == (
-        2,
-        10,
-        24,
-    )
+    assert (job_figures["n"], job_figures["scored_tokens"], job_figures["scored_bytes"]) == (2, 10, 24)
     assert job_figures[LOG_LIKELIHOOD] == -0.6
     assert job_figures["bits_per_byte"] == pytest.approx(6 / 24 / math.log(2))
     assert job_figures["perplexity"] == pytest.approx(math.exp(0.6))
@@ -99,12 +95,7 @@ def test_choices_are_normalized_by_length_as_in_lm_eval() -> None:
         job_figures["acc_norm"],
         job_figures["acc_bytes"],
         job_figures["acc_tokens"],
-    ) == (
-        0.5,
-        0.5,
-        0.5,
-        1.0,
-    )
+    ) == (0.5, 0.5, 0.5, 1.0)
     assert job_figures["acc_low"] < 0.5 < job_figures["acc_high"]
 
 
@@ -114,25 +105,18 @@ def test_texts_and_questions_in_families_count_by_families() -> None:
     for unit in range(300):
         is_easy = unit // 5 % 2 == 0
         right, other = (-1.0, -2.0) if is_easy else (-3.0, -2.0)
-        parts += [
-            Likelihood(unit, right, 2, 6, 5, 1),
-            Likelihood(unit, other, 2, 6, 5, 1, is_other=True),
-        ]
+        parts += [Likelihood(unit, right, 2, 6, 5, 1), Likelihood(unit, other, 2, 6, 5, 1, is_other=True)]
     families = {unit: f"story {unit // 5}" for unit in range(300)}
     alone, in_families = figures(parts), figures(parts, families)
     assert "families" not in alone
     assert (in_families["n"], in_families["families"]) == (300, 60)
     solved = [unit // 5 % 2 == 0 for unit in range(300)]
-    assert (in_families["acc_low"], in_families["acc_high"]) == share_interval(
-        solved, [*families.values()]
-    )
+    assert (in_families["acc_low"], in_families["acc_high"]) == share_interval(solved, [*families.values()])
     assert (alone["acc_low"], alone["acc_high"]) == wilson_interval(150, 300)
     for name in (LOG_LIKELIHOOD, "bits_per_byte", "perplexity"):
         assert in_families[name] == pytest.approx(alone[name])
         widths = [it[f"{name}_high"] - it[f"{name}_low"] for it in (in_families, alone)]
-        assert widths[0] > 2 * widths[1], (
-            "sixty families of alike texts are worth about sixty texts"
-        )
+        assert widths[0] > 2 * widths[1], "sixty families of alike texts are worth about sixty texts"
 
 
 def of_divergences(kl: Sequence[float]) -> list[Likelihood]:

@@ -20,8 +20,7 @@ from runner.scorers.verdicts import judge
 from runner_base.result import Answer, FinishReason, Verdict
 
 AWKWARD = [
-    json.loads(line)
-    for line in (Path(__file__).parent / "awkward_outputs.jsonl").read_text().splitlines()
+    json.loads(line) for line in (Path(__file__).parent / "awkward_outputs.jsonl").read_text().splitlines()
 ]
 
 WHERE_LM_EVAL_IS_WRONG = {
@@ -61,8 +60,6 @@ def test_scores_equal_lm_evals_except_where_it_is_wrong(one: dict[str, Any]) -> 
 
 
 def test_every_reason_has_a_case() -> None:
-    assert {why for one in AWKWARD for why in one.get("why", {}).values()} == set(
-        WHERE_LM_EVAL_IS_WRONG
-    )
+    assert {why for one in AWKWARD for why in one.get("why", {}).values()} == set(WHERE_LM_EVAL_IS_WRONG)
     agreed = sum("why" not in one for one in AWKWARD)
     assert agreed > len(AWKWARD) / 3  # not only exceptions

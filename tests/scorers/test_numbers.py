@@ -111,9 +111,7 @@ def test_boxed_and_the_answer_is(text: str, boxed: str | None, the_answer_is: st
 
 
 def test_a_cut_off_text_has_no_answer_unless_it_is_marked() -> None:
-    def verdict(
-        text: str, reason: FinishReason, extractor: Extractor = Extractor.strict
-    ) -> Verdict:
+    def verdict(text: str, reason: FinishReason, extractor: Extractor = Extractor.strict) -> Verdict:
         return judge(Answer(text, [], reason), "18").verdicts[extractor]
 
     stop, length, error = FinishReason.stop, FinishReason.length, FinishReason.error
@@ -141,10 +139,7 @@ def notations(value: int | Decimal) -> list[str]:
         f"{sign}{size}",
         *(grouped.replace(",", mark) for mark in ("_", THIN, NARROW, "{,}", r"\,")),
         *(f"{minus}{mark}{size:,}" for mark in ("$", "€", "£", "¥", "USD ", r"\$")),
-        *(
-            f"{grouped}{mark}"
-            for mark in ("$", " €", "%", " percent", " USD", " apples", "kg", ".")
-        ),
+        *(f"{grouped}{mark}" for mark in ("$", " €", "%", " percent", " USD", " apples", "kg", ".")),
         f"**{grouped}**",
         f"\\({grouped}\\)",
     ]
@@ -187,18 +182,14 @@ def test_scientific_notation_is_exact(mantissa: Decimal, power: int) -> None:
 
 @given(st.text())
 def test_any_text_is_read_without_an_error(text: str) -> None:
-    for number in extracting.extract_all(
-        f"#### {text} \\boxed{{{text}}} answer is {text}", numbers
-    ).values():
+    for number in extracting.extract_all(f"#### {text} \\boxed{{{text}}} answer is {text}", numbers).values():
         assert number is None or plain_number(number) == number
 
 
 def test_numbers_of_any_length_are_compared_exactly() -> None:
     long = "1" + "0" * 5000 + "1"
     assert (
-        extract(f"#### {long}", Extractor.strict)
-        == long
-        != extract(f"#### {long[:-1]}2", Extractor.strict)
+        extract(f"#### {long}", Extractor.strict) == long != extract(f"#### {long[:-1]}2", Extractor.strict)
     )
     assert plain_number("0.1000000000000000000000000000000000001") != plain_number("0.1")
 
@@ -215,9 +206,7 @@ PIECES = [
 def test_a_long_text_of_anything_ends(piece: str) -> None:
     """A pattern whose time grew with the square of the length would take many minutes here."""
     for head in ("", "####", "answer is"):
-        assert set(extracting.extract_all(head + piece * (200_000 // len(piece)), numbers)) == set(
-            OF_NUMBERS
-        )
+        assert set(extracting.extract_all(head + piece * (200_000 // len(piece)), numbers)) == set(OF_NUMBERS)
 
 
 def test_gold_answers() -> None:
@@ -243,9 +232,8 @@ def test_every_gold_answer_of_gsm8k_parses() -> None:
     answers = [json.loads(line)["answer"] for text in texts for line in text.splitlines()]
     assert len(answers) == 8792
     for answer in answers:
-        expected = answer.rsplit("#### ", 1)[1].replace(
-            ",", ""
-        )  # lm-eval's own rule for gold answers
+        # lm-eval's own rule for gold answers
+        expected = answer.rsplit("#### ", 1)[1].replace(",", "")
         assert (
             gold_number(answer)
             == expected

@@ -18,9 +18,7 @@ def sample(*answers: Answer) -> Sample:
 def test_tokens_and_endings_are_those_of_the_answers() -> None:
     thought = Answer.read("<think>2+3</think>5", [1] * 8, STOP, thinking_tokens=5, answer_tokens=1)
     cut = Answer.read("<think>2+", [1] * 4, LENGTH, thinking_tokens=3, answer_tokens=0)
-    spent = Answer.read(
-        "<think></think>5", [1] * 3, STOP, is_spent=True, thinking_tokens=0, answer_tokens=1
-    )
+    spent = Answer.read("<think></think>5", [1] * 3, STOP, is_spent=True, thinking_tokens=0, answer_tokens=1)
     plain = Answer.read("it is 5", [1] * 3, STOP)
     assert [(thinking_tokens(it), answer_tokens(it)) for it in (thought, cut, spent, plain)] == [
         *((5, 1), (3, 0), (0, 1), (0, 3))
@@ -40,12 +38,7 @@ def test_tokens_and_endings_are_those_of_the_answers() -> None:
 
 
 def test_a_job_that_does_not_think_has_none_of_it_and_what_nobody_counted_is_not_guessed() -> None:
-    assert (
-        thinking_totals(
-            [sample(Answer.read("5", [1], STOP)), sample(Answer.read("a", [1], LENGTH))]
-        )
-        == {}
-    )
+    assert thinking_totals([sample(Answer.read("5", [1], STOP)), sample(Answer.read("a", [1], LENGTH))]) == {}
     of_earlier_version = Answer("<think>2+3</think>5", [1] * 8, STOP)
     assert (thinking_tokens(of_earlier_version), answer_tokens(of_earlier_version)) == (None, None)
     by_a_server = Answer.read("5", [], STOP, thinking="2+3", new_tokens=8)

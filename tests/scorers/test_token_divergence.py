@@ -40,9 +40,7 @@ def test_figures_are_those_of_numpy_and_an_interval_contains_its_figure() -> Non
     some = texts(200)
     found = token_figures(some)
     kl = np.concatenate([it.least for it in some])
-    ours, theirs = (
-        np.concatenate([getattr(it, name) for it in some]) for name in ("logprobs", "reference")
-    )
+    ours, theirs = (np.concatenate([getattr(it, name) for it in some]) for name in ("logprobs", "reference"))
     change = np.exp(ours) - np.exp(theirs)
     expected = {
         "kl_median_nats": np.median(kl),
@@ -61,28 +59,20 @@ def test_figures_are_those_of_numpy_and_an_interval_contains_its_figure() -> Non
             name = key.removesuffix("_low")
             assert found[key] < found[name] < found[f"{name}_high"], name
     without = {key for key in expected if f"{key}_low" not in found}
-    assert without == {
-        "kl_max_nats",
-        "ln_ppl_correlation",
-        "kl_p99_nats",
-        "kl_p999_nats",
-        "delta_p_p01",
-    }, "no interval holds for the first two, and for the others not of 200 texts"
+    assert without == {"kl_max_nats", "ln_ppl_correlation", "kl_p99_nats", "kl_p999_nats", "delta_p_p01"}, (
+        "no interval holds for the first two, and for the others not of 200 texts"
+    )
 
 
 def test_the_same_model_twice_is_exactly_0_with_intervals_of_0() -> None:
     same = [replace(it, least=[0.0] * 60, logprobs=it.reference, agreed=60) for it in texts(60)]
     found = token_figures(same)
-    changed = {
-        key: value for key, value in found.items() if value != 0 and not key.startswith("top_1")
-    }
+    changed = {key: value for key, value in found.items() if value != 0 and not key.startswith("top_1")}
     assert changed == {"ln_ppl_correlation": 1}
     assert {"kl_p999_nats_low", "kl_p999_nats_high", "delta_p_rms_high"} <= found.keys()
 
 
-def test_no_interval_is_given_where_a_kind_of_text_that_is_in_none_of_them_could_have_the_tail() -> (
-    None
-):
+def test_no_interval_is_given_where_a_kind_of_text_that_is_in_none_of_them_could_have_the_tail() -> None:
     assert not any(key.endswith("_low") for key in token_figures(texts(49)))
     found = token_figures(texts(50))
     assert "kl_p90_nats_low" in found
@@ -114,9 +104,7 @@ def test_an_interval_holds_where_a_rare_kind_of_text_has_the_tail(rare: float) -
             for share in (0.9, 0.95, 0.99):
                 ends = drawn.interval(share)
                 given[count] += ends is not None
-                missed[count] += (
-                    ends is not None and not ends[0] <= whole.percentile(share) <= ends[1]
-                )
+                missed[count] += ends is not None and not ends[0] <= whole.percentile(share) <= ends[1]
     assert given == {50: 60, 100: 120}, "that of the 90 % of 50 texts, of the 90 and 95 % of 100"
     for count, times in missed.items():
         assert wilson_interval(times, given[count])[0] <= 0.05, (count, times)
@@ -182,8 +170,7 @@ def test_the_block_has_llama_cpps_layout() -> None:
         NUMBERS.sub(" #", line) for line in theirs
     ]
     widths = [
-        [len(line) for line in text if "PPL" in line or "KLD" in line]
-        for text in (ours.splitlines(), theirs)
+        [len(line) for line in text if "PPL" in line or "KLD" in line] for text in (ours.splitlines(), theirs)
     ]
     assert widths[0] == widths[1], "and its columns"
 
@@ -191,8 +178,7 @@ def test_the_block_has_llama_cpps_layout() -> None:
 def test_the_blocks_numbers_are_those_of_their_definitions() -> None:
     some = texts(30)
     kl, ours, theirs = (
-        np.concatenate([getattr(it, name) for it in some])
-        for name in ("least", "logprobs", "reference")
+        np.concatenate([getattr(it, name) for it in some]) for name in ("least", "logprobs", "reference")
     )
     lines = block(list(kl), list(ours), list(theirs), 1700).splitlines()
     found = {line.partition(":")[0].strip(): [float(it) for it in re.findall(r"-?\d+\.\d+", line.partition(":")[2])]
@@ -208,9 +194,7 @@ def test_the_blocks_numbers_are_those_of_their_definitions() -> None:
         [100 * 1700 / 1800, 100 * math.sqrt(17 / 18 / 18 / 1799)], abs=1e-3
     )
     gap = (theirs - ours).std() / math.sqrt(n - 1)
-    assert found["Mean ln(PPL(Q)/PPL(base))"] == pytest.approx(
-        [(theirs - ours).mean(), gap], abs=1e-5
-    )
+    assert found["Mean ln(PPL(Q)/PPL(base))"] == pytest.approx([(theirs - ours).mean(), gap], abs=1e-5)
     assert found["Cor(ln(PPL(Q)), ln(PPL(base)))"] == pytest.approx(
         [100 * np.corrcoef(ours, theirs)[0, 1]], abs=0.02
     )

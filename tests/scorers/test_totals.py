@@ -13,14 +13,7 @@ from runner_compare.statistics.stats import wilson_interval
 def samples(families: list[str | None]) -> list[Sample]:
     verdicts = [Verdict.correct if index % 3 else Verdict.wrong for index in range(len(families))]
     return [
-        Sample(
-            Answer("text", [1], FinishReason.stop, verdict=verdict),
-            "sha",
-            3,
-            0.1,
-            index,
-            cluster=family,
-        )
+        Sample(Answer("text", [1], FinishReason.stop, verdict=verdict), "sha", 3, 0.1, index, cluster=family)
         for index, (family, verdict) in enumerate(zip(families, verdicts, strict=True))
     ]
 

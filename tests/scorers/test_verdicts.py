@@ -18,8 +18,7 @@ from runner_base.thinking import TAGS, Tag, Tags, read, split
 
 def lines_of(name: str) -> list[dict[str, Any]]:
     return [
-        json.loads(line)
-        for line in Path(__file__).with_name(name).read_text(encoding="utf-8").splitlines()
+        json.loads(line) for line in Path(__file__).with_name(name).read_text(encoding="utf-8").splitlines()
     ]
 
 
@@ -29,11 +28,7 @@ JUDGED, THINKING = lines_of("judged_by_hand.jsonl"), lines_of("thinking_outputs.
 def written(one: dict[str, Any]) -> Answer:
     reason = FinishReason(one["finish_reason"])
     return Answer(
-        one["text"],
-        [],
-        reason,
-        thinking=one.get("thinking"),
-        in_thinking=one.get("in_thinking", False),
+        one["text"], [], reason, thinking=one.get("thinking"), in_thinking=one.get("in_thinking", False)
     )
 
 
@@ -44,17 +39,13 @@ def tags_of(one: dict[str, Any]) -> Tags:
 
 @pytest.mark.parametrize("one", JUDGED, ids=lambda one: one["why"])
 def test_outputs_are_judged_as_by_hand(one: dict[str, Any]) -> None:
-    verdicts = {
-        way: verdict.value for way, verdict in judge(written(one), one["gold"]).verdicts.items()
-    }
+    verdicts = {way: verdict.value for way, verdict in judge(written(one), one["gold"]).verdicts.items()}
     assert verdicts == one["expected"], one["text"]
 
 
 def test_at_least_forty_outputs_were_judged() -> None:
     assert len(JUDGED) >= 40
-    assert {verdict for one in JUDGED for verdict in one["expected"].values()} == {
-        it.value for it in Verdict
-    }
+    assert {verdict for one in JUDGED for verdict in one["expected"].values()} == {it.value for it in Verdict}
 
 
 @pytest.mark.parametrize("one", THINKING, ids=lambda one: f"{one['kind']}: {one['why']}")
@@ -62,33 +53,21 @@ def test_outputs_of_models_that_think_are_read_as_by_hand(one: dict[str, Any]) -
     apart = {"in_thinking": one.get("in_thinking", False), "thinking": one.get("thinking")}
     answer = Answer.read(one["text"], [], FinishReason(one["finish_reason"]), tags_of(one), **apart)
     verdicts = {way: verdict.value for way, verdict in judge(answer, one["gold"]).verdicts.items()}
-    expected = {
-        key: it for key, it in one["expected"].items() if key != "reader"
-    }  # the verdict without an extractor
+    # the verdict without an extractor
+    expected = {key: it for key, it in one["expected"].items() if key != "reader"}
     thinking, ending = answer.parts.thinking.strip(), answer.ending or Ending.no_thinking
-    found = {
-        "answer": answer.parts.answer.strip(),
-        "thinking": thinking,
-        "ending": ending.value,
-        **verdicts,
-    }
+    found = {"answer": answer.parts.answer.strip(), "thinking": thinking, "ending": ending.value, **verdicts}
     assert {key: found[key] for key in expected} == expected
 
 
 def test_two_hundred_outputs_of_models_that_think_were_judged() -> None:
     assert (
-        len(
-            {
-                (one["text"], one.get("thinking"), one["finish_reason"], one["gold"])
-                for one in THINKING
-            }
-        )
+        len({(one["text"], one.get("thinking"), one["finish_reason"], one["gold"]) for one in THINKING})
         == 200
     )
     endings = {one["expected"]["ending"] for one in THINKING}
-    assert endings == {it.value for it in Ending} - {
-        Ending.budget_spent.value
-    }  # a budget is no part of a text
+    # a budget is no part of a text
+    assert endings == {it.value for it in Ending} - {Ending.budget_spent.value}
     assert {one["expected"]["reader"] for one in THINKING} == {it.value for it in Verdict}
 
 
@@ -99,10 +78,7 @@ def test_a_text_is_read_while_it_is_written(one: dict[str, Any]) -> None:
     for end in range(len(text)):
         *before, last = read(text[:end], tags_of(one), is_begun, is_whole=False).spans
         assert before == whole[: len(before)]
-        assert (last.start, last.is_thinking) == (
-            whole[len(before)].start,
-            whole[len(before)].is_thinking,
-        )
+        assert (last.start, last.is_thinking) == (whole[len(before)].start, whole[len(before)].is_thinking)
 
 
 @pytest.mark.parametrize("tag", TAGS)
@@ -116,9 +92,7 @@ def test_every_pair_of_tags_divides_a_text(tag: Tag) -> None:
 
 
 def test_a_text_without_thinking_is_an_answer_as_it_is() -> None:
-    assert split(" 3 < 4, and [4] is #### 4\n") == split("").__class__(
-        "", " 3 < 4, and [4] is #### 4\n"
-    )
+    assert split(" 3 < 4, and [4] is #### 4\n") == split("").__class__("", " 3 < 4, and [4] is #### 4\n")
     assert split("hm", in_thinking=True).is_open
 
 
@@ -126,7 +100,5 @@ def test_an_answer_that_ended_in_its_thinking_has_no_vote() -> None:
     texts = ["<think>#### 9", "<think>#### 9", "<think>#### 9</think>#### 7"]
     vote = elect([judge(Answer(text, [], FinishReason.stop), "7") for text in texts], "strict")
     assert (vote.answer, vote.verdict, vote.right, vote.wrong) == ("7", Verdict.correct, (1,), ())
-    none = elect(
-        [judge(Answer(text, [], FinishReason.stop), "9") for text in texts[:2]], "flexible"
-    )
+    none = elect([judge(Answer(text, [], FinishReason.stop), "9") for text in texts[:2]], "flexible")
     assert (none.answer, none.verdict) == (None, Verdict.cut_off)

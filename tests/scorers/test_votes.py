@@ -79,9 +79,7 @@ def test_many_answers_are_counted_without_trying_all_subsets() -> None:
     assert 0.3 < vote.majority_at(16) < vote.majority_at(32) < 0.5
 
 
-@pytest.mark.parametrize(
-    ("n", "expected"), [(1, [1]), (2, [1, 2]), (5, [1, 2, 4, 5]), (8, [1, 2, 4, 8])]
-)
+@pytest.mark.parametrize(("n", "expected"), [(1, [1]), (2, [1, 2]), (5, [1, 2, 4, 5]), (8, [1, 2, 4, 8])])
 def test_sizes(n: int, expected: list[int]) -> None:
     assert sizes(n) == expected
 

@@ -35,9 +35,7 @@ def test_arrivals_are_a_poisson_process_that_the_seed_fixes() -> None:
 
 
 def test_each_rate_has_its_own_prompts_of_the_cells_lengths() -> None:
-    task = SweepConfig(
-        prompt_tokens=[3, 5], new_tokens=[2, 4], arrival_rates=[2, 0.5], arrival_s=20
-    )
+    task = SweepConfig(prompt_tokens=[3, 5], new_tokens=[2, 4], arrival_rates=[2, 0.5], arrival_s=20)
     slow, quick = loads_of(task, vocab_size=1000, seed=0)
     assert (slow.rate, len(slow.requests), quick.rate, len(quick.requests)) == (0.5, 10, 2, 40)
     assert {(len(one.request.prompt), one.request.max_new_tokens) for one in quick.requests} == {
@@ -80,8 +78,7 @@ class OneByOne(StubEngine):
 
 def load_of(due_s: list[float], rate: float = 1.0) -> Load:
     return Load(
-        rate,
-        [TimedRequest(Request(at, (5,), max_new_tokens=1), due, 1) for at, due in enumerate(due_s)],
+        rate, [TimedRequest(Request(at, (5,), max_new_tokens=1), due, 1) for at, due in enumerate(due_s)]
     )
 
 
@@ -95,9 +92,7 @@ def test_latency_counts_from_when_a_request_was_due(make_config: MakeConfig) -> 
     assert load.note == ""
     assert max(load.answers_s) >= 10 * 0.02 - 0.009
     assert load.answers_s == sorted(load.answers_s)
-    assert all(
-        first <= whole for first, whole in zip(load.first_tokens_s, load.answers_s, strict=True)
-    )
+    assert all(first <= whole for first, whole in zip(load.first_tokens_s, load.answers_s, strict=True))
     figures = load.figures
     assert figures["answer_p99_s"] == max(load.answers_s)
     assert figures["answered_requests_per_s"] == pytest.approx(10 / load.seconds)
@@ -183,9 +178,8 @@ def test_the_knee_is_the_highest_rate_up_to_which_all_keep_up() -> None:
         round(40 / (39 + 0.5), 3),
         round(40 / (39 / 2 + 0.5), 3),
     ]
-    too_late = answered_load(
-        2, 0.5, until_s=30.0
-    )  # 40 requests within 20 s: answers come at two thirds of their rate
+    # 40 requests within 20 s: answers come at two thirds of their rate
+    too_late = answered_load(2, 0.5, until_s=30.0)
     behind = knee_of([good, too_late])
     assert behind is not None
     assert behind.rate == 1

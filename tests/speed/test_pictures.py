@@ -58,9 +58,7 @@ def test_throughput_against_latency_has_bars_of_both() -> None:
     upright = [bar for bar in bars if bar[0][0] == bar[1][0]]
     level = [bar for bar in bars if bar[0][1] == bar[1][1]]
     assert (len(bars), len(upright), len(level)) == (8, 4, 4), "two of each of the four cells"
-    assert np.asarray(min(upright)) == pytest.approx(
-        np.asarray([[2.0, 400 / 1.1], [2.0, 400 / 0.9]])
-    )
+    assert np.asarray(min(upright)) == pytest.approx(np.asarray([[2.0, 400 / 1.1], [2.0, 400 / 0.9]]))
     assert np.asarray(min(level)) == pytest.approx(np.asarray([[1.8, 400.0], [2.2, 400.0]]))
 
 

@@ -23,13 +23,7 @@ from runner_engine.sessions.base import Message
 from runner_engine.settings.model import LocalModelConfig
 
 Make = Callable[..., RunnerConfig]
-QUICK: dict[str, Any] = {
-    "batch_sizes": [1, 3],
-    "new_tokens": 3,
-    "repeats": 2,
-    "warmup": 0,
-    "pictures": False,
-}
+QUICK: dict[str, Any] = {"batch_sizes": [1, 3], "new_tokens": 3, "repeats": 2, "warmup": 0, "pictures": False}
 
 
 @pytest.fixture
@@ -57,10 +51,7 @@ def test_a_real_model_reads_each_prompt_once_and_reports_their_lengths(
     result = work(sweep, config, recorder, engine)
     lengths = [len("word " * number + "end") for number in range(1, 13)]  # one byte is one token
     assert engine.stats.prefill_tokens + engine.stats.shared_tokens == sum(lengths)
-    assert [(row["batch_size"], row["prompt_tokens"]) for row in result.rows] == [
-        (1, "8–28"),
-        (3, "13–43"),
-    ]
+    assert [(row["batch_size"], row["prompt_tokens"]) for row in result.rows] == [(1, "8–28"), (3, "13–43")]
     assert result.facts["prompts"] == "texts.txt, as raw text · 30 prompts · 8–43 tokens, median 26"
     assert {"decode_tok_per_s/batch_3_prompts", "ttft_s/batch_1_prompts"} <= result.metrics.keys()
     assert result.metrics["requests/rate_200"] == 4
@@ -78,9 +69,7 @@ def test_too_few_prompts_are_repeated_and_too_long_ones_are_left_out(
     result = work(sweep, config, recorder, open_engine(config))
     assert result.rows[1]["prompt_tokens"] == "3–3"
     assert "1 prompts were left out: they are too long for the model" in result.notes
-    assert any(
-        note.startswith("8 prompts were sent, but there are only 2") for note in result.notes
-    )
+    assert any(note.startswith("8 prompts were sent, but there are only 2") for note in result.notes)
     (tmp_path / "few.txt").write_text(f"{'long ' * 200}\n")
     with pytest.raises(
         ConfigError, match="none of its 1 prompts with task.new_tokens=3 more fits into the 512"
@@ -92,10 +81,7 @@ def test_too_few_prompts_are_repeated_and_too_long_ones_are_left_out(
     ("name", "text"),
     [
         ("p.jsonl", '{"prompt": "one"}\n{"messages": [{"role": "user", "content": "two"}]}\n'),
-        (
-            "q.jsonl",
-            '{"question": "one", "answer": "#### 1"}\n{"question": "two", "answer": "#### 2"}\n',
-        ),
+        ("q.jsonl", '{"question": "one", "answer": "#### 1"}\n{"question": "two", "answer": "#### 2"}\n'),
         ("t.txt", "one\ntwo\n"),
     ],
 )
@@ -111,9 +97,7 @@ def test_prompts_count_by_their_text_and_format(tmp_path: Path, name: str, text:
     assert differing.sha256 != prompts.sha256
 
 
-def test_prompts_count_in_the_jobs_id_and_random_tokens_do_not(
-    make_config: Make, texts: Path
-) -> None:
+def test_prompts_count_in_the_jobs_id_and_random_tokens_do_not(make_config: Make, texts: Path) -> None:
     def hashes(**keys: Any) -> dict[str, str]:
         return sweep.prepare(make_config(task=SweepConfig(**QUICK, **keys))).hashes
 

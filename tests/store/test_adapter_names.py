@@ -32,9 +32,7 @@ def test_rank_and_alpha_tell_adapters_of_one_name_apart(
     configs = [make_config(model=model, lora=lora) for lora in loras]
     called = [told_apart(config) for config in configs]
     assert called == ["polite", "polite (rank 16, alpha 32)", "polite (rank 16, alpha 32) #2"]
-    assert [told_apart(config) for config in reversed(configs)] == called[::-1], (
-        "they keep their names"
-    )
+    assert [told_apart(config) for config in reversed(configs)] == called[::-1], "they keep their names"
     names = [run_name(config, name) for config, name in zip(configs, called, strict=True)]
     assert len({*names}) == 3
     assert "lora=polite (rank 16, alpha 32)" in names[1]

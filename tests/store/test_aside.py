@@ -45,9 +45,7 @@ def test_rerun_touches_nothing_before_its_checks_have_passed(runner: Run, tmp_pa
 
 
 @pytest.mark.slow
-def test_what_rerun_sets_aside_is_deleted_when_the_job_is_done_again(
-    runner: Run, tmp_path: Path
-) -> None:
+def test_what_rerun_sets_aside_is_deleted_when_the_job_is_done_again(runner: Run, tmp_path: Path) -> None:
     assert runner(*WHOLE).code == 0
     before = evidence(tmp_path)
     (job,) = (tmp_path / "outputs" / "jobs").iterdir()
@@ -85,9 +83,7 @@ def restarted(folder: Path, job: Path) -> subprocess.Popen[bytes]:
 
 
 @pytest.mark.slow
-def test_a_moved_and_a_copied_folder_keep_to_themselves(
-    runner: Run, tmp_path: Path, database: Path
-) -> None:
+def test_a_moved_and_a_copied_folder_keep_to_themselves(runner: Run, tmp_path: Path, database: Path) -> None:
     assert runner("-m", *STUB, "seed=1,2").code == 0
     shutil.copytree(tmp_path / "outputs", tmp_path / "a copy")
     (tmp_path / "outputs").rename(tmp_path / "moved")
@@ -100,7 +96,7 @@ def test_a_moved_and_a_copied_folder_keep_to_themselves(
         assert len(uris) == 7, "two grids, and two of the jobs are below both"
         assert all(uri.startswith(folder.as_uri() + "/") for uri in uris)
         assert len(list(folder.glob("mlartifacts/*/artifacts/samples.jsonl"))) == 5
-        assert {
-            row.tags["output_dir"].rpartition("/")[0] for row in jobs(folder / "mlflow.db")
-        } == {str(folder / "jobs")}
+        assert {row.tags["output_dir"].rpartition("/")[0] for row in jobs(folder / "mlflow.db")} == {
+            str(folder / "jobs")
+        }
     assert not (tmp_path / "outputs").exists()

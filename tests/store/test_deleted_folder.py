@@ -18,26 +18,14 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow'
 
 
 @pytest.mark.slow
-def test_a_deleted_folder_ends_the_job_with_one_message(
-    runner: Callable[..., Any], tmp_path: Path
-) -> None:
-    words = [
-        "model=stub",
-        "model.delay_s=0.3",
-        "task.limit=40",
-        "print=none",
-        f"output_dir={tmp_path}/here",
-    ]
+def test_a_deleted_folder_ends_the_job_with_one_message(runner: Callable[..., Any], tmp_path: Path) -> None:
+    words = ["model=stub", "model.delay_s=0.3", "task.limit=40", "print=none", f"output_dir={tmp_path}/here"]
     process = warm_process.popen(
         [sys.executable, "-m", "runner", *words],
         cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     wait_for(
-        lambda: [
-            1
-            for path in tmp_path.glob("here/jobs/*/samples.jsonl")
-            if path.read_text().count("\n") > 2
-        ]
+        lambda: [1 for path in tmp_path.glob("here/jobs/*/samples.jsonl") if path.read_text().count("\n") > 2]
     )
     (folder,) = (tmp_path / "here" / "jobs").glob("*-*")
     shutil.rmtree(folder)
@@ -68,16 +56,12 @@ def test_in_a_grid_the_run_of_the_deleted_job_ends_too(tmp_path: Path) -> None:
         cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     samples = "here/jobs/*/samples.jsonl"
-    begun = wait_for(
-        lambda: [path for path in tmp_path.glob(samples) if path.read_text().count("\n") > 2]
-    )
+    begun = wait_for(lambda: [path for path in tmp_path.glob(samples) if path.read_text().count("\n") > 2])
     shutil.rmtree(begun[0].parent)
     _, err = process.communicate(timeout=100)
     assert process.returncode == 1, err
     assert "was deleted while the job was running" in err
-    assert statuses(tmp_path / "here") == ["FAILED", "FAILED", "FINISHED"], (
-        "the grid, and its two jobs"
-    )
+    assert statuses(tmp_path / "here") == ["FAILED", "FAILED", "FINISHED"], "the grid, and its two jobs"
 
 
 def statuses(output_dir: Path) -> list[str]:

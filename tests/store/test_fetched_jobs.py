@@ -13,9 +13,7 @@ import pytest
 from grids import results, samples, timeless
 from servers import free_port, mlflow_server
 
-pytest.importorskip(
-    "flask_wtf", reason="MLflow's own log-in needs Flask-WTF: pip install 'runner-llm[dev]'"
-)
+pytest.importorskip("flask_wtf", reason="MLflow's own log-in needs Flask-WTF: pip install 'runner-llm[dev]'")
 pytestmark = pytest.mark.slow
 Run = Callable[..., Any]
 JOB = ("-m", "model=stub", "task.limit=3", "print=json")
@@ -49,15 +47,9 @@ def server(tmp_path: Path, new_database: Callable[[Path], None]) -> Iterator[Ser
         "admin_username = admin\nadmin_password = a-long-password\n"
         "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
     )
-    of_server = {
-        "MLFLOW_AUTH_CONFIG_PATH": str(folder / "auth.ini"),
-        "MLFLOW_FLASK_SERVER_SECRET_KEY": "k",
-    }
+    of_server = {"MLFLOW_AUTH_CONFIG_PATH": str(folder / "auth.ini"), "MLFLOW_FLASK_SERVER_SECRET_KEY": "k"}
     with mlflow_server(folder, port, None, ("--app-name", "basic-auth"), **of_server):
-        log_in = {
-            "MLFLOW_TRACKING_USERNAME": "admin",
-            "MLFLOW_TRACKING_PASSWORD": "a-long-password",
-        }
+        log_in = {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": "a-long-password"}
         yield Server(f"http://127.0.0.1:{port}", folder, log_in)
 
 
@@ -67,11 +59,7 @@ def host(runner: Run, server: Server, tmp_path: Path) -> Run:
 
     def call(name: str, *arguments: str, module: str = "runner", **environment: str) -> Any:
         (tmp_path / name).mkdir(exist_ok=True)
-        uri = (
-            ("--tracking-uri", server.uri)
-            if module != "runner"
-            else (f"tracking.uri={server.uri}",)
-        )
+        uri = ("--tracking-uri", server.uri) if module != "runner" else (f"tracking.uri={server.uri}",)
         variables = server.log_in | environment
         return runner(*arguments, *uri, module=module, cwd=tmp_path / name, **variables)
 

@@ -39,9 +39,7 @@ def test_the_last_started_comes_first_and_damaged_ones_are_left_out(
     assert GRID.job_ids == ["gsm8k-1"]
 
 
-def test_configs_are_split_into_what_agrees_and_what_does_not(
-    make_config: Callable[..., Any],
-) -> None:
+def test_configs_are_split_into_what_agrees_and_what_does_not(make_config: Callable[..., Any]) -> None:
     configs = [make_config(seed=seed) for seed in (1, 2)]
     common, own = grid_records.split_configs([configs[0], None, configs[1]])
     assert own == [{"seed": "1"}, {}, {"seed": "2"}]

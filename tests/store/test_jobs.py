@@ -26,9 +26,7 @@ def sample(index: int, text: str = "ok") -> Sample:
     return Sample(Answer(text, [1, 2], FinishReason.stop), "sha", 3, 0.1, index)
 
 
-def job_id(
-    config: RunnerConfig, version: int = 1, model_hash: str = "a", measures: bool = False
-) -> str:
+def job_id(config: RunnerConfig, version: int = 1, model_hash: str = "a", measures: bool = False) -> str:
     return identify(config, version, {"model": model_hash}, measures).job_id
 
 
@@ -42,10 +40,7 @@ def test_what_cannot_change_the_answer_does_not_change_the_id(make_config: Make)
         make_config(task=Gsm8kConfig(limit=4, data="a copy of the same data")),
     ):
         assert job_id(other) == plain
-    one, two = (
-        make_config(model=LocalModelConfig(name="a")),
-        make_config(model=LocalModelConfig(name="b")),
-    )
+    one, two = (make_config(model=LocalModelConfig(name="a")), make_config(model=LocalModelConfig(name="b")))
     assert job_id(one) == job_id(two), "two names of the same weights are one job"
 
 
@@ -79,8 +74,7 @@ def test_samples_survive_an_incomplete_last_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "bad",
-    ["not json", "[]", '{"index": 1}', '{"index": "x"}', '{"index": 1, "verdict": "great"}', ""],
+    "bad", ["not json", "[]", '{"index": 1}', '{"index": "x"}', '{"index": 1, "verdict": "great"}', ""]
 )
 def test_a_corrupt_line_is_named_and_nothing_is_changed(tmp_path: Path, bad: str) -> None:
     path = tmp_path / "samples.jsonl"
@@ -96,9 +90,7 @@ def test_record_round_trip_and_what_counts_as_done(tmp_path: Path) -> None:
     part.write_text("x")
     job = Job("x", tmp_path)
     assert job.recorded() is None
-    record = Record(
-        "x", Status.FINISHED, str(tmp_path), Result({"n": 1.0}, artifacts=promise({part: None}))
-    )
+    record = Record("x", Status.FINISHED, str(tmp_path), Result({"n": 1.0}, artifacts=promise({part: None})))
     job.write_record(record)
     assert job.recorded() == record
     os.utime(part)
@@ -128,9 +120,7 @@ def _hold_until_released(folder: Path, ready: Event, release: Event) -> None:
         (folder / "released").touch()
 
 
-def test_a_job_is_held_by_one_process_at_a_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_job_is_held_by_one_process_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     context = multiprocessing.get_context("spawn")
     ready, release = context.Event(), context.Event()
     messages: list[str] = []

@@ -43,9 +43,7 @@ def test_a_comparison_from_mlflow_alone_says_what_one_from_the_folder_says(
 
     task = ("task=likelihood", "task.limit=60", "print=none", "model.dtype=float32")
     assert runner(*task, "task.keep_top_k=64").code == 0
-    assert (
-        runner("-m", *task, "quantization=int8,nf4", "task.reference=quantization=none").code == 0
-    )
+    assert runner("-m", *task, "quantization=int8,nf4", "task.reference=quantization=none").code == 0
     outputs = tmp_path / "outputs"
     uri = f"sqlite:///{outputs / 'mlflow.db'}"
     client = MlflowClient(uri)
@@ -57,14 +55,7 @@ def test_a_comparison_from_mlflow_alone_says_what_one_from_the_folder_says(
 
     def compared(folder: Path) -> str:
         capsys.readouterr()
-        asked = [
-            "--output-dir",
-            str(folder),
-            "--tracking-uri",
-            uri,
-            "--baseline",
-            "quantization=none",
-        ]
+        asked = ["--output-dir", str(folder), "--tracking-uri", uri, "--baseline", "quantization=none"]
         assert compare.main(asked) == 0
         return capsys.readouterr().out
 

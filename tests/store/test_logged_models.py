@@ -44,18 +44,12 @@ def test_jobs_with_one_model_share_it_and_another_quantization_is_another(
     assert used[0] == used[1] == used[2]
     assert len({ids[0] for ids in used}) == 3
     models = client.search_logged_models([runs[0].info.experiment_id])
-    assert sorted(model.name for model in models) == [
-        "embedded",
-        "embedded int8",
-        "embedded lora-embedded",
-    ]
+    assert sorted(model.name for model in models) == ["embedded", "embedded int8", "embedded lora-embedded"]
     (int8,) = (model for model in models if model.name == "embedded int8")
     assert int8.params["quantization.name"] == "int8"
     assert int8.status.value == "READY"
     plain = client.get_logged_model(used[0][0])
-    linked = {
-        (metric.run_id, metric.dataset_name) for metric in plain.metrics if metric.key == "accuracy"
-    }
+    linked = {(metric.run_id, metric.dataset_name) for metric in plain.metrics if metric.key == "accuracy"}
     names = [run.inputs.dataset_inputs[0].dataset.name for run in runs]
     assert names[:3] == ["embedded test", "embedded hard", "embedded test"]
     assert linked == {(run.info.run_id, name) for run, name in zip(runs[:3], names, strict=False)}
@@ -76,17 +70,11 @@ def test_a_store_that_keeps_no_models_is_no_obstacle(caplog: pytest.LogCaptureFi
                 "API request to endpoint /api/2.0/mlflow/logged-models/search failed with error code 404"
             )
 
-    record = Record(
-        "x", Status.FINISHED, "", Result({}), model={"name": "m", "digest": "d", "params": {}}
-    )
+    record = Record("x", Status.FINISHED, "", Result({}), model={"name": "m", "digest": "d", "params": {}})
     with caplog.at_level(logging.WARNING):
         assert logged_models.log_model(Older(), SERVER, "1", "2", record) is None
+    assert "this MLflow store keeps no models, the runs are logged without: API request" in caplog.text
     assert (
-        "this MLflow store keeps no models, the runs are logged without: API request" in caplog.text
-    )
-    assert (
-        logged_models.log_model(
-            Older(), SERVER, "1", "2", Record("x", Status.FINISHED, "", Result({}))
-        )
+        logged_models.log_model(Older(), SERVER, "1", "2", Record("x", Status.FINISHED, "", Result({})))
         is None
     )

@@ -19,24 +19,18 @@ def used(folder: Path, new_database: Make) -> None:
     with contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as database, database:
         keys = "name, artifact_location, lifecycle_stage"
         artifacts = f"{folder.as_uri()}/mlartifacts"
-        database.execute(
-            f"insert into experiments ({keys}) values ('runner', ?, 'active')", (artifacts,)
-        )
+        database.execute(f"insert into experiments ({keys}) values ('runner', ?, 'active')", (artifacts,))
 
 
 def artifact_folder(folder: Path) -> str:
     """Return where MLflow puts the files of the next run."""
     with contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as database:
         return str(
-            database.execute(
-                "select artifact_location from experiments where name = 'runner'"
-            ).fetchone()[0]
+            database.execute("select artifact_location from experiments where name = 'runner'").fetchone()[0]
         ).removesuffix("/mlartifacts")
 
 
-def test_a_database_that_was_missing_during_a_move_is_corrected(
-    tmp_path: Path, new_database: Make
-) -> None:
+def test_a_database_that_was_missing_during_a_move_is_corrected(tmp_path: Path, new_database: Make) -> None:
     first, second, third = tmp_path / "first", tmp_path / "second", tmp_path / "third"
     used(first, new_database)
     first.rename(second)
@@ -62,9 +56,7 @@ def test_a_copy_leaves_the_original_alone(tmp_path: Path, new_database: Make) ->
         assert artifact_folder(folder) == folder.as_uri()
 
 
-def test_paths_of_other_folders_in_the_same_database_stay(
-    tmp_path: Path, new_database: Make
-) -> None:
+def test_paths_of_other_folders_in_the_same_database_stay(tmp_path: Path, new_database: Make) -> None:
     """Another folder that logs to this database keeps its files, even if this folder once was a
     copy of it."""
     first, copy = tmp_path / "first", tmp_path / "copy"
@@ -73,8 +65,6 @@ def test_paths_of_other_folders_in_the_same_database_stay(
     moved.mend(copy)
     used(first, new_database)
     with contextlib.closing(sqlite3.connect(copy / "mlflow.db")) as database, database:
-        database.execute(
-            "update experiments set artifact_location = ?", (f"{first.as_uri()}/mlartifacts",)
-        )
+        database.execute("update experiments set artifact_location = ?", (f"{first.as_uri()}/mlartifacts",))
     moved.mend(copy)
     assert artifact_folder(copy) == first.as_uri()

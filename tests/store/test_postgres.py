@@ -78,9 +78,7 @@ def test_a_grid_on_a_server_with_postgres_loses_nothing_and_is_read_elsewhere(
 
         runs = dict(query_postgres(postgres, "select run_uuid, status from runs"))
         assert list(runs.values()) == ["FINISHED"] * 9, "eight jobs and the grid"
-        jobs = dict(
-            query_postgres(postgres, "select value, run_uuid from tags where key = 'job_id'")
-        )
+        jobs = dict(query_postgres(postgres, "select value, run_uuid from tags where key = 'job_id'"))
         assert jobs == {job_id: line["mlflow_run_id"] for job_id, line in results.items()}
         (parent,) = runs.keys() - jobs.values()
         parents = query_postgres(
@@ -92,20 +90,14 @@ def test_a_grid_on_a_server_with_postgres_loses_nothing_and_is_read_elsewhere(
             record = json.loads((folder / "result.json").read_text())
             assert record["mlflow_uri"] == uri
             logged = dict(
-                query_postgres(
-                    postgres, f"select key, value from latest_metrics where run_uuid = '{run_id}'"
-                )
+                query_postgres(postgres, f"select key, value from latest_metrics where run_uuid = '{run_id}'")
             )
             metrics = record["result"]["metrics"]
             assert logged == pytest.approx(
                 {key: value for key, value in metrics.items() if math.isfinite(value)}
             )
             assert (
-                dict(
-                    query_postgres(
-                        postgres, f"select key, value from params where run_uuid = '{run_id}'"
-                    )
-                )
+                dict(query_postgres(postgres, f"select key, value from params where run_uuid = '{run_id}'"))
                 == record["params"]
             )
             (artifacts,) = server.glob(f"a/*/{run_id}/artifacts")
@@ -172,20 +164,12 @@ def test_postgres_without_a_server_keeps_files_in_the_output_folder(
     query_postgres(postgres, "create database direct")
     uri = postgres.replace("/postgres?", "/direct?")
     done = runner(
-        "-m",
-        "model=stub",
-        "task.limit=5",
-        "seed=1,2",
-        "workers=2",
-        f"tracking.uri='{uri}'",
-        "print=json",
+        "-m", "model=stub", "task.limit=5", "seed=1,2", "workers=2", f"tracking.uri='{uri}'", "print=json"
     )
     assert done.code == 0, done.err
     assert len(query_postgres(uri, "select run_uuid from runs where status = 'FINISHED'")) == 3
     assert len(list(tmp_path.glob("outputs/mlartifacts/*/artifacts/samples.jsonl"))) == 2
-    assert {path.name for path in tmp_path.iterdir()} == {"outputs"}, (
-        "no mlruns in the working directory"
-    )
+    assert {path.name for path in tmp_path.iterdir()} == {"outputs"}, "no mlruns in the working directory"
     compared = runner(
         "--tracking-uri", uri, "--baseline", "seed=1", "--format", "json", module="runner_compare"
     )
@@ -195,9 +179,7 @@ def test_postgres_without_a_server_keeps_files_in_the_output_folder(
 
 
 def test_a_password_is_rejected_before_it_is_written_anywhere(runner: Run, tmp_path: Path) -> None:
-    done = runner(
-        "model=stub", "task.limit=2", "tracking.uri='postgresql://ann:s3cret@127.0.0.1/runs'"
-    )
+    done = runner("model=stub", "task.limit=2", "tracking.uri='postgresql://ann:s3cret@127.0.0.1/runs'")
     assert done.code == 2
     assert "tracking.uri=postgresql://***@127.0.0.1/runs: a password" in done.err
     assert "PGPASSWORD" in done.err
@@ -245,8 +227,7 @@ def test_a_database_without_its_driver_is_named(
     ):
         run(config)
     with pytest.raises(
-        ConfigError,
-        match="--tracking-uri=postgresql://127.0.0.1/runs: this needs the package psycopg",
+        ConfigError, match="--tracking-uri=postgresql://127.0.0.1/runs: this needs the package psycopg"
     ):
         open_to_read(mlflow_store.Store("postgresql://127.0.0.1/runs", "runner", Path("outputs")))
 

@@ -33,9 +33,7 @@ def stopped(folder: Path, sent: signal.Signals, *words: str, beside: str = "") -
     """Start the job, and send it a signal once it has new samples."""
 
     def lines() -> int:
-        return sum(
-            path.read_bytes().count(b"\n") for path in folder.glob("outputs/jobs/*/samples.jsonl")
-        )
+        return sum(path.read_bytes().count(b"\n") for path in folder.glob("outputs/jobs/*/samples.jsonl"))
 
     before = lines()
     process = warm_process.popen(
@@ -52,10 +50,7 @@ def stopped(folder: Path, sent: signal.Signals, *words: str, beside: str = "") -
 @pytest.mark.slow
 @pytest.mark.parametrize("words", [(), ("-m", "seed=1")], ids=["job", "grid"])
 def test_a_job_that_goes_on_has_its_run_again(
-    runner: Callable[..., Any],
-    tmp_path: Path,
-    new_database: Callable[[Path], None],
-    words: tuple[str, ...],
+    runner: Callable[..., Any], tmp_path: Path, new_database: Callable[[Path], None], words: tuple[str, ...]
 ) -> None:
     database = tmp_path / "outputs" / "mlflow.db"
     new_database(database)
@@ -76,24 +71,16 @@ def test_what_cannot_be_the_same_run_is_another_one(
     database = tmp_path / "outputs" / "mlflow.db"
     new_database(database)
     stopped(tmp_path, signal.SIGINT)
-    assert (
-        runner(*WHOLE, process=True).code == 0
-    )  # its param model.delay_s is another one, which MLflow cannot change
+    # its param model.delay_s is another one, which MLflow cannot change
+    assert runner(*WHOLE, process=True).code == 0
     assert sorted(row.status for row in rows(database)) == ["FINISHED", "KILLED"]
     stopped(tmp_path, signal.SIGINT, "rerun=all")
     assert runner(*SLOW, "rerun=all", process=True).code == 0
-    assert sorted(row.status for row in rows(database)) == [
-        "FINISHED",
-        "FINISHED",
-        "KILLED",
-        "KILLED",
-    ]
+    assert sorted(row.status for row in rows(database)) == ["FINISHED", "FINISHED", "KILLED", "KILLED"]
 
 
 @pytest.mark.slow
-def test_begun_answers_are_no_artifact(
-    tmp_path: Path, new_database: Callable[[Path], None]
-) -> None:
+def test_begun_answers_are_no_artifact(tmp_path: Path, new_database: Callable[[Path], None]) -> None:
     new_database(tmp_path / "outputs" / "mlflow.db")
     stopped(tmp_path, signal.SIGINT, beside="partial.jsonl")
     logged = {path.name for path in tmp_path.glob("outputs/**/artifacts/*")}
@@ -101,20 +88,13 @@ def test_begun_answers_are_no_artifact(
     assert "partial.jsonl" not in logged
 
 
-def test_names_tell_runs_apart_that_differ_in_any_key(
-    make_config: Callable[..., RunnerConfig],
-) -> None:
+def test_names_tell_runs_apart_that_differ_in_any_key(make_config: Callable[..., RunnerConfig]) -> None:
     model, usual = (
         LocalConfig(name="/models/smol"),
         {"task": Gsm8kConfig(), "generation": GenerationConfig()},
     )
     assert tracking.run_name(make_config(**usual | {"model": model})) == "gsm8k smol test"
-    limited = usual | {
-        "model": model,
-        "task": Gsm8kConfig(limit=20),
-        "quantization": Nf4Config(),
-        "seed": 3,
-    }
+    limited = usual | {"model": model, "task": Gsm8kConfig(limit=20), "quantization": Nf4Config(), "seed": 3}
     assert tracking.run_name(make_config(**limited)) == "gsm8k smol nf4 test limit=20 seed=3"
     precise = usual | {
         "model": LocalConfig(name="/models/smol", dtype=Dtype.float32),

@@ -58,8 +58,6 @@ def test_progress_counts_questions_as_the_plan_does(
 
     monkeypatch.setattr(progress.Progress, "show_begun", show_begun)
     data = ("task.data=two.jsonl", "task.choices_key=choices", "task.answer_key=answer")
-    done = runner(
-        "model=stub", "task=likelihood", *data, "task.question_key=question", "tracking=none"
-    )
+    done = runner("model=stub", "task=likelihood", *data, "task.question_key=question", "tracking=none")
     assert done.code == 0, done.err
     assert seen[-1] == (2, 2)

@@ -142,10 +142,7 @@ def test_every_job_of_a_grid_is_below_its_one_parent(runner: Run, database: Path
     assert done.code == 0, done.err
     assert [row.status for row in grids(database)] == ["FINISHED"] * 2
     other = grids(database)[1].run_id
-    assert {run: len(set(ids)) for run, ids in below(database).items()} == {
-        parent.run_id: 2,
-        other: 2,
-    }
+    assert {run: len(set(ids)) for run, ids in below(database).items()} == {parent.run_id: 2, other: 2}
     assert len(jobs(database)) == 4, "seed 2 is logged once more, below the second grid"
 
 
@@ -156,11 +153,7 @@ def test_a_grid_whose_jobs_are_all_done_has_its_parent(runner: Run, database: Pa
     for _ in range(2):
         assert runner("-m", *STUB, "seed=1,2").code == 0
     (parent,) = grids(database)
-    assert (parent.status, {*below(database)}, len(jobs(database))) == (
-        "FINISHED",
-        {parent.run_id},
-        2,
-    )
+    assert (parent.status, {*below(database)}, len(jobs(database))) == ("FINISHED", {parent.run_id}, 2)
     client(database).delete_run(parent.run_id)
     assert runner("-m", *STUB, "seed=2,1").code == 0
     new = grids(database)[1]
@@ -172,9 +165,7 @@ def test_a_grid_with_a_job_that_cannot_work_is_failed(runner: Run, database: Pat
     done = runner("-m", *STUB, "task.split=test,nope")
     assert done.code == 2
     assert [row.status for row in grids(database)] == ["FAILED"]
-    assert runner("-m", *STUB, "task.split=test,nope", "plan=true").code == 2, (
-        "as the plan of that job alone"
-    )
+    assert runner("-m", *STUB, "task.split=test,nope", "plan=true").code == 2, "as the plan of that job alone"
     for arguments in (["-m", "task.split=no,nope"], ["task.split=nope"]):
         assert runner(*STUB, *arguments, "plan=true").code == 2
 
@@ -191,10 +182,7 @@ def started(folder: Path, *arguments: str, **popen: Any) -> subprocess.Popen[byt
 
     def has_two_samples() -> bool:
         assert process.poll() is None
-        return (
-            sum(file.read_bytes().count(b"\n") for file in folder.glob("*/jobs/*/samples.jsonl"))
-            >= 2
-        )
+        return sum(file.read_bytes().count(b"\n") for file in folder.glob("*/jobs/*/samples.jsonl")) >= 2
 
     wait_for(has_two_samples)
     return process
@@ -218,9 +206,8 @@ def test_an_interrupted_run_is_killed_in_mlflow(
     tmp_path: Path, empty_database: Path, sent: signal.Signals, grid: bool
 ) -> None:
     arguments = ["-m", "seed=1,2", "workers=1"] if grid else []
-    process = started(
-        tmp_path, *arguments, ignored=[signal.SIGINT]
-    )  # as a script does with `runner … &`
+    # as a script does with `runner … &`
+    process = started(tmp_path, *arguments, ignored=[signal.SIGINT])
     process.send_signal(sent)
     assert exit_code(process) == 130
     assert {row.status for row in rows(empty_database)} == {"KILLED"}
@@ -241,16 +228,12 @@ def test_nohup_is_respected(tmp_path: Path, empty_database: Path) -> None:
 @pytest.mark.sampled(1)
 @pytest.mark.slow
 @pytest.mark.parametrize("grid", [False, True], ids=["job", "grid"])
-def test_ctrl_c_twice_leaves_nothing_running(
-    tmp_path: Path, empty_database: Path, grid: bool
-) -> None:
+def test_ctrl_c_twice_leaves_nothing_running(tmp_path: Path, empty_database: Path, grid: bool) -> None:
     process = started(tmp_path, *(["-m", "seed=1,2", "workers=1"] if grid else []))
     for _ in range(3):
         process.send_signal(signal.SIGINT)
         time.sleep(0.05)
-    assert exit_code(process) in (130, -signal.SIGINT), (
-        "the last signal may come after the end is recorded"
-    )
+    assert exit_code(process) in (130, -signal.SIGINT), "the last signal may come after the end is recorded"
     assert {row.status for row in rows(empty_database)} == {"KILLED"}
 
 
@@ -264,9 +247,7 @@ def test_a_dead_run_is_found_in_the_store_and_folder_where_it_was_started(
     other = tmp_path / "other.db"
     new_database(other)
     arguments = [*WHOLE, "print=json"]
-    done = runner(
-        *arguments, "output_dir=link", f"tracking.uri=sqlite:///{other}", "tracking.experiment=x"
-    )
+    done = runner(*arguments, "output_dir=link", f"tracking.uri=sqlite:///{other}", "tracking.experiment=x")
     assert done.code == 0, done.err
     assert [row.status for row in jobs(empty_database)] == ["KILLED"]
     assert [(row.status, row.experiment) for row in jobs(other)] == [("FINISHED", "x")]
@@ -295,11 +276,7 @@ def test_a_dead_grid_is_ended_by_a_grid_of_another_experiment(
 @pytest.mark.slow
 @pytest.mark.parametrize("grid", [False, True], ids=["job", "grid"])
 def test_a_store_that_was_away_shows_nothing_as_running(
-    runner: Run,
-    tmp_path: Path,
-    empty_database: Path,
-    new_database: Callable[[Path], None],
-    grid: bool,
+    runner: Run, tmp_path: Path, empty_database: Path, new_database: Callable[[Path], None], grid: bool
 ) -> None:
     arguments = ["-m", "seed=1,2", "workers=1"] if grid else []
     process = started(tmp_path, *arguments)
@@ -324,16 +301,12 @@ def test_a_run_of_a_living_process_or_of_another_folder_is_left_alone(
     process = started(tmp_path, shared, "output_dir=elsewhere")
     kill(process)
     command = [sys.executable, "-m", "runner", *STUB, "seed=3", "model.delay_s=600"]
-    living = warm_process.popen(
-        command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    living = warm_process.popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait_for(lambda: len(jobs(empty_database)) == 2)
     done = runner("-m", *STUB, shared, "seed=1,2")
     assert done.code == 0, done.err
     folders = {
-        row.tags["output_dir"].split("/")[-3]
-        for row in jobs(empty_database)
-        if row.status == "RUNNING"
+        row.tags["output_dir"].split("/")[-3] for row in jobs(empty_database) if row.status == "RUNNING"
     }
     assert folders == {"elsewhere", "outputs"}, "one of another folder, and one whose process lives"
     living.terminate()
@@ -342,12 +315,8 @@ def test_a_run_of_a_living_process_or_of_another_folder_is_left_alone(
 
 @pytest.mark.slow
 def test_a_grid_that_could_not_be_logged_fails(tmp_path: Path, empty_database: Path) -> None:
-    grid = (
-        "-m",
-        "seed=1,2",
-        "workers=1",
-        "task.limit=20",
-    )  # nine seconds are left when it is locked
+    # nine seconds are left when it is locked
+    grid = ("-m", "seed=1,2", "workers=1", "task.limit=20")
     process = started(tmp_path, *grid, env=os.environ | impatient(tmp_path))
     with contextlib.closing(sqlite3.connect(empty_database)) as lock:
         lock.execute("begin exclusive")
@@ -357,9 +326,7 @@ def test_a_grid_that_could_not_be_logged_fails(tmp_path: Path, empty_database: P
     assert code == 0, errors
     assert "RUNNING" not in {row.status for row in rows(empty_database)}
     assert [row.status for row in grids(empty_database)] == ["FINISHED"]
-    assert (
-        len({row.tags["job_id"] for row in jobs(empty_database) if row.status == "FINISHED"}) == 2
-    )
+    assert len({row.tags["job_id"] for row in jobs(empty_database) if row.status == "FINISHED"}) == 2
 
 
 @pytest.mark.slow

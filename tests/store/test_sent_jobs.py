@@ -53,9 +53,7 @@ def statuses(tmp_path: Path) -> list[str]:
     return [run.status for run in runs(tmp_path / "runs.db")]
 
 
-def test_the_samples_of_a_running_job_come_without_a_result(
-    config: RunnerConfig, ended: Job
-) -> None:
+def test_the_samples_of_a_running_job_come_without_a_result(config: RunnerConfig, ended: Job) -> None:
     """The thread that sends them may find the result that the job has written this moment."""
     sent_jobs.keep(sent_jobs.pack(ended, is_running=True), here(config))
     assert here(config).last_record() is None, "it is not done before it is logged"
@@ -73,9 +71,7 @@ def test_a_job_that_ended_is_logged_once(config: RunnerConfig, ended: Job, tmp_p
         assert statuses(tmp_path) == ["FINISHED"]
 
 
-def test_a_result_that_was_not_logged_is_logged(
-    config: RunnerConfig, ended: Job, tmp_path: Path
-) -> None:
+def test_a_result_that_was_not_logged_is_logged(config: RunnerConfig, ended: Job, tmp_path: Path) -> None:
     """Another process may have written it here, and died before it could log it."""
     sent_jobs.keep(sent_jobs.pack(ended), here(config))
     assert statuses(tmp_path) == []

@@ -13,9 +13,7 @@ from runner.recorded_runs.run_list import load_runs
 from runner.store import logged_models, stored_runs
 from runner.store.mlflow_store import Store, open_client, set_mlflow_variables
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
-]
+pytestmark = [pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]
 
 
 @pytest.fixture
@@ -34,16 +32,13 @@ def store(tmp_path: Path, new_database: Callable[[Path], None]) -> Store:
         ).info.run_id
         client.log_metric(made, "errors", float(status == "FAILED"))
         for step in range(2):
-            client.log_metric(
-                made, "accuracy", number * step, step=step
-            )  # only the last value counts
+            # only the last value counts
+            client.log_metric(made, "accuracy", number * step, step=step)
         if status != "RUNNING":
             client.set_terminated(made, status)
         return made
 
-    grids = [
-        client.create_run(experiment, tags={"grid": name}).info.run_id for name in ("f1", "f2")
-    ]
+    grids = [client.create_run(experiment, tags={"grid": name}).info.run_id for name in ("f1", "f2")]
     for number, status in enumerate(("FINISHED", "FAILED", "RUNNING", "KILLED", "FINISHED")):
         parent = {"mlflow.parentRunId": grids[number % 2]} if number else {}
         run(f"gsm8k-{number}", status, number, **parent)
@@ -68,25 +63,20 @@ def test_a_logged_model(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
 
     def found() -> list[str | None]:
         return [
-            logged_models.find_model(client, store, experiment, digest)
-            for digest in ("a", "b", "c", "d")
+            logged_models.find_model(client, store, experiment, digest) for digest in ("a", "b", "c", "d")
         ]
 
     assert found() == [*made, None, None]
     assert logged_models.find_model(client, store, "77", "a") is None
     with monkeypatch.context() as without_search:
         without_search.delattr(type(client), "search_logged_models")
-        assert [
-            logged_models.find_model(client, store, experiment, digest) for digest in ("a", "b")
-        ] == made
+        assert [logged_models.find_model(client, store, experiment, digest) for digest in ("a", "b")] == made
     client.delete_logged_model(made[0])
     monkeypatch.setattr(logged_models, "CHECKED_AGAIN_S", 0)
     assert found() == [None, made[1], None, None]
 
 
-def test_a_comparison_reads_the_same_in_every_way(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_comparison_reads_the_same_in_every_way(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """All runs, and those of some jobs and of a grid: by a query for each job, and by one for
     all."""
     client: Any = open_client(store.uri, "uri")
@@ -100,25 +90,18 @@ def test_a_comparison_reads_the_same_in_every_way(
         monkeypatch.setattr(stored_runs, "RUNS_A_QUERY", runs_a_query)
         some = load_runs(client, store, ["gsm8k-0", "gsm8k-4"])
         assert repr(some) == repr(everything[:3])
-        assert [run.job_id for run in load_runs(client, store, ["gsm8k-1"], grid)] == [
-            "gsm8k-4",
-            "gsm8k-1",
-        ]
+        assert [run.job_id for run in load_runs(client, store, ["gsm8k-1"], grid)] == ["gsm8k-4", "gsm8k-1"]
 
 
 @pytest.mark.parametrize("runs_a_query", [0, 1, 100])
-def test_the_runs_of_some_jobs(
-    store: Store, monkeypatch: pytest.MonkeyPatch, runs_a_query: int
-) -> None:
+def test_the_runs_of_some_jobs(store: Store, monkeypatch: pytest.MonkeyPatch, runs_a_query: int) -> None:
     """Whatever way they are read, and with a parent that was deleted: the same, and the newest run
     first."""
     client: Any = open_client(store.uri, "uri")
     experiment = client.get_experiment_by_name("odd").experiment_id
     lost = client.create_run(experiment, tags={"grid": "f3"}).info.run_id
     for job in ("gsm8k-5", "gsm8k-6"):
-        made = client.create_run(
-            experiment, tags={"job_id": job, "mlflow.parentRunId": lost}
-        ).info.run_id
+        made = client.create_run(experiment, tags={"job_id": job, "mlflow.parentRunId": lost}).info.run_id
         client.set_terminated(made, "FINISHED")
     client.delete_run(lost)
     whole = stored_runs.read_runs(store)
@@ -142,9 +125,7 @@ def test_the_runs_of_some_jobs(
     assert not whole.orphan_of("gsm8k-4")
 
 
-def test_what_others_have_recorded_is_not_read(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_others_have_recorded_is_not_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     client: Any = open_client(store.uri, "uri")
     experiment = client.get_experiment_by_name("odd").experiment_id
     read: list[int] = []
@@ -163,9 +144,7 @@ def test_what_others_have_recorded_is_not_read(
     monkeypatch.setattr(type(client), "search_runs", counting)
     before = runs_read()
     for number in range(40):
-        made = client.create_run(
-            experiment, tags={"job_id": f"gsm8k-of-others-{number}"}
-        ).info.run_id
+        made = client.create_run(experiment, tags={"job_id": f"gsm8k-of-others-{number}"}).info.run_id
         client.set_terminated(made, "FINISHED")
     assert before <= runs_read() <= before + 2 * stored_runs.RUNS_A_QUERY
     stored_runs.read_runs(store)
@@ -179,16 +158,8 @@ def test_conditions_that_leave_out_many_runs(store: Store, count: int) -> None:
     experiment = client.get_experiment_by_name("odd").experiment_id
     known, *others = (run.info.run_id for run in client.search_runs([experiment]))
     left_out = [known, *(uuid.uuid4().hex for _ in range(count - 1))] if count else []
-    conditions = [
-        f"attributes.status != 'SCHEDULED'{it}" for it in stored_runs.conditions_without(left_out)
-    ]
+    conditions = [f"attributes.status != 'SCHEDULED'{it}" for it in stored_runs.conditions_without(left_out)]
     assert len(conditions) == (1 if count <= 4000 else 16 if count < 64_000 else 256)
-    found = [
-        run.info.run_id
-        for it in conditions[:16]
-        for run in stored_runs.search(client, experiment, it)
-    ]
-    expected = [
-        run for run in ([known] * (not count) + others) if len(conditions) < 256 or run[0] == "0"
-    ]
+    found = [run.info.run_id for it in conditions[:16] for run in stored_runs.search(client, experiment, it)]
+    expected = [run for run in ([known] * (not count) + others) if len(conditions) < 256 or run[0] == "0"]
     assert sorted(found) == sorted(expected)

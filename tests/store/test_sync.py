@@ -38,13 +38,9 @@ def test_sync_logs_what_is_missing_and_only_once(runner: Run, tmp_path: Path) ->
     broken = tmp_path / "outputs" / "jobs" / "gsm8k-broken"
     broken.mkdir()
     (broken / "result.json").write_text("{")
-    shutil.copytree(
-        tmp_path / "outputs" / "jobs" / ids[0], tmp_path / "outputs" / "jobs" / ids[1] / SENT
-    )
+    shutil.copytree(tmp_path / "outputs" / "jobs" / ids[0], tmp_path / "outputs" / "jobs" / ids[1] / SENT)
     first = runner(module="runner.store.sync")
-    assert (first.code, first.out.startswith("2 results logged to sqlite:///")) == (0, True), (
-        first.err
-    )
+    assert (first.code, first.out.startswith("2 results logged to sqlite:///")) == (0, True), first.err
     assert "left out: " in first.err
     assert not list(tmp_path.glob(f"outputs/jobs/*/{SENT}")), "whoever was receiving it is dead"
     database = tmp_path / "outputs" / "mlflow.db"
@@ -95,9 +91,8 @@ def test_a_server_that_becomes_unreachable_loses_no_result(
             env={**os.environ, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"},
         )
         jobs = tmp_path / "outputs" / "jobs"
-        wait_for(
-            lambda: list(jobs.glob("*/result.json"))
-        )  # one job is done, and eight seconds are left
+        # one job is done, and eight seconds are left
+        wait_for(lambda: list(jobs.glob("*/result.json")))
     out, err = process.communicate(timeout=180)
     assert process.returncode == 2, "the results are on disk, and MLflow does not have them"
     results = [json.loads(line) for line in out.splitlines()]

@@ -49,9 +49,7 @@ def described(uri: str) -> dict[str, Any]:
     (grid,) = (run for run in tags if "grid" in tags[run])
     statuses = {run: status for run, status, _ in found["runs"]}
     below = {
-        tags[run]["job_id"]: statuses[run]
-        for run in tags
-        if tags[run].get("mlflow.parentRunId") == grid
+        tags[run]["job_id"]: statuses[run] for run in tags if tags[run].get("mlflow.parentRunId") == grid
     }
     assert len(tags) == 1 + len(below), "each job has one run, below the grid"
     of_store = ("begun", "mlflow.user", "mlflow.artifactLocation", "runner.note")

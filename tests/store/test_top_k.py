@@ -20,10 +20,7 @@ def test_lines_are_read_as_they_were_written(tmp_path: Path) -> None:
     lines = read_top_k(tmp_path / TOP_K)
     assert lines == {4: TOP}
     assert [list(ids) for ids in lines[4].ids_by_position()] == [[7, 900_000], [3, 4], [1, 2]]
-    assert (lines[4].places, lines[4].logprobs.tolist()) == (
-        3,
-        [-0.25, -2.5, -0.5, -1.5, 0.0, -30.0],
-    )
+    assert (lines[4].places, lines[4].logprobs.tolist()) == (3, [-0.25, -2.5, -0.5, -1.5, 0.0, -30.0])
 
 
 def test_drawn_tokens_stand_behind_the_most_probable_ones(tmp_path: Path) -> None:
@@ -53,7 +50,5 @@ def test_an_incomplete_line_is_cut_off_and_a_changed_one_named(tmp_path: Path) -
     again.close()
     assert set(read_top_k(path)) == {0, 1}
     path.write_text(path.read_text().replace('"index": 1', '"index": 2'))
-    with pytest.raises(
-        EvidenceError, match="line 2 is not a line of top_k.jsonl .its checksum does not fit"
-    ):
+    with pytest.raises(EvidenceError, match="line 2 is not a line of top_k.jsonl .its checksum does not fit"):
         read_top_k(path)

@@ -15,17 +15,13 @@ STUB = ("model=stub", "task.limit=5")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.99], ids=["empty", "half", "without its end"])
-def test_a_result_that_a_power_cut_has_torn_is_made_again_from_the_samples(
-    runner: Run, share: float
-) -> None:
+def test_a_result_that_a_power_cut_has_torn_is_made_again_from_the_samples(runner: Run, share: float) -> None:
     first = runner(*STUB, "print=json", "tracking=none").json()
     folder = Path(first["output_dir"])
     result, samples = folder / "result.json", folder / "samples.jsonl"
     whole, answers = json.loads(result.read_text()), samples.read_bytes()
     data = result.read_bytes()
-    result.write_bytes(
-        data[: int(share * len(data))].ljust(len(data) if share == 0.5 else 0, b"\0")
-    )
+    result.write_bytes(data[: int(share * len(data))].ljust(len(data) if share == 0.5 else 0, b"\0"))
     plan = runner(*STUB, "tracking=none", "plan=quick")
     assert (plan.code, "1 to resume" in plan.out) == (0, True), plan.out + plan.err
     again = runner(*STUB, "print=json", "tracking=none")

@@ -42,9 +42,7 @@ def logged(make_config: Make, shared: Path) -> Callable[..., RunnerConfig]:
 def start(config: RunnerConfig, job: Job) -> tracking.Tracker:
     params = dict(tracking.flatten(config))
     return tracking.start(
-        mlflow_store.store_of(config),
-        job,
-        Record(job.job_id, Status.FAILED, "", Result({}), params=params),
+        mlflow_store.store_of(config), job, Record(job.job_id, Status.FAILED, "", Result({}), params=params)
     )
 
 
@@ -57,8 +55,7 @@ def mlflow_run(record: Record) -> Any:
 
 def test_a_mix_is_recorded_as_it_is_typed(make_config: Make) -> None:
     mix = Nf4Config(
-        skip=["lm_head", "layers.0"],
-        overrides={"down_proj": {"name": "nf4", "double_quant": False}},
+        skip=["lm_head", "layers.0"], overrides={"down_proj": {"name": "nf4", "double_quant": False}}
     )
     config = make_config(model=LocalConfig(name="models/tiny"), quantization=mix)
     params = dict(tracking.flatten(config))
@@ -99,9 +96,7 @@ def test_a_job_is_one_run_with_everything_in_it(logged: Make, tmp_path: Path) ->
     local = client.download_artifacts(record.mlflow_run_id, "samples.jsonl", str(tmp_path))
     assert len([json.loads(line) for line in Path(local).read_text().splitlines()]) == 3
     assert (
-        Path(
-            client.download_artifacts(record.mlflow_run_id, "config.yaml", str(tmp_path))
-        ).read_text()
+        Path(client.download_artifacts(record.mlflow_run_id, "config.yaml", str(tmp_path))).read_text()
         == "seed: 7\n"
     )
 
@@ -218,9 +213,7 @@ def test_a_deleted_experiment_is_named(logged: Make) -> None:
 def test_a_server_that_is_unreachable(make_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     config = make_config(tracking=TrackingConfig(uri="http://127.0.0.1:9"))
-    with pytest.raises(
-        TrackingError, match="MLflow at http://127.0.0.1:9 cannot be reached or written"
-    ):
+    with pytest.raises(TrackingError, match="MLflow at http://127.0.0.1:9 cannot be reached or written"):
         run(config)
 
 

@@ -70,9 +70,7 @@ def log_while_a_signal_comes(opened: tuple[str, Any, str]) -> None:
 
 
 def test_a_call_ends_with_one_message_and_the_next_one_is_answered(
-    opened: tuple[str, Any, str],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    opened: tuple[str, Any, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     log(opened, "before")
     capsys.readouterr()

@@ -45,10 +45,7 @@ def test_a_server_that_never_answers_is_an_error(runner: Run, silent: str) -> No
     [
         ("http://TOKEN@host:5000/x?token=abc", "http://***@host:5000/x?token=***"),
         ("https://ann:pw@host/", "https://***@host/"),
-        (
-            "mssql+pyodbc:///?odbc_connect=Driver%3DX%3BPWD%3Dpw",
-            "mssql+pyodbc:///?odbc_connect=***",
-        ),
+        ("mssql+pyodbc:///?odbc_connect=Driver%3DX%3BPWD%3Dpw", "mssql+pyodbc:///?odbc_connect=***"),
         (
             "postgresql://host/runs?sslmode=require&user=ann",
             "postgresql://host/runs?sslmode=require&user=***",
@@ -83,9 +80,7 @@ USER = st.text("abcXYZ019!$&'()*+,;=:/?#@-._~%[]{}|\\", max_size=8)
 
 
 @given(st.sampled_from(["http", "https", "postgresql", "mysql+pymysql"]), USER, USER)
-def test_no_character_of_a_user_part_lets_its_secret_through(
-    scheme: str, before: str, after: str
-) -> None:
+def test_no_character_of_a_user_part_lets_its_secret_through(scheme: str, before: str, after: str) -> None:
     assume("://" not in f":{before}S3CRET{after}")  # with it, another URI begins there
     uri = f"{scheme}://ann:{before}S3CRET{after}@host/path"
     shown = without_secrets(f"cannot open '{uri}': why")
@@ -117,10 +112,7 @@ run_entry("error", {"work": work, "bug": bug}[sys.argv[1]], lambda error: None)
 
 @pytest.mark.parametrize(
     ("what", "said"),
-    [
-        ("work", "API request to http://***@host/api failed"),
-        ("bug", "ValueError: http://***@host/#***"),
-    ],
+    [("work", "API request to http://***@host/api failed"), ("bug", "ValueError: http://***@host/#***")],
 )
 def test_a_whole_traceback_shows_no_token(tmp_path: Path, what: str, said: str) -> None:
     """An error of MLflow names its store; it is neither the cause of ours, nor shown for a bug."""
@@ -164,12 +156,7 @@ def test_printed_commands_can_be_pasted(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
     odd = Store(f"sqlite:///{tmp_path}/my runs/mlflow.db", "it's mine", tmp_path / "my runs")
     assert shlex.split(see_all(odd.uri))[-1] == "sqlite:///my runs/mlflow.db"
-    assert shlex.split(compare_command(odd))[1:] == [
-        "--output-dir",
-        "my runs",
-        "--experiment",
-        "it's mine",
-    ]
+    assert shlex.split(compare_command(odd))[1:] == ["--output-dir", "my runs", "--experiment", "it's mine"]
     server = Store("http://host:5000", "runner", tmp_path / "outputs")
     assert see_all(server.uri) == "http://host:5000"
     assert shlex.split(compare_command(server))[1:] == ["--tracking-uri", "http://host:5000"]
@@ -177,9 +164,7 @@ def test_printed_commands_can_be_pasted(tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.slow
 @pytest.mark.parametrize("blank", ["", "  "])
-def test_a_blank_variable_is_not_set_for_all_three_commands(
-    runner: Run, tmp_path: Path, blank: str
-) -> None:
+def test_a_blank_variable_is_not_set_for_all_three_commands(runner: Run, tmp_path: Path, blank: str) -> None:
     variables = {"MLFLOW_TRACKING_URI": blank, "MLFLOW_EXPERIMENT_NAME": blank}
     done = runner(*STUB, **variables)
     assert done.code == 0, done.err
@@ -203,7 +188,9 @@ def test_one_rule_for_all_three_commands(
     chosen = {"MLFLOW_TRACKING_URI": f"sqlite:///{theirs}", "MLFLOW_EXPERIMENT_NAME": "it's theirs"}
     done = runner(*STUB, **chosen)
     assert done.code == 0, done.err
-    query = "select source_type, name, dataset_source_type from inputs join datasets on dataset_uuid = source_id"
+    query = (
+        "select source_type, name, dataset_source_type from inputs join datasets on dataset_uuid = source_id"
+    )
     with contextlib.closing(sqlite3.connect(theirs)) as connection:
         names = "select experiments.name from experiments join runs using (experiment_id) where status = 'FINISHED'"
         assert connection.execute(names).fetchall() == [("it's theirs",)]

@@ -33,9 +33,7 @@ def save_adapter(folder: Path, base: Path, **keys: Any) -> Path:
     config = LoraConfig(task_type="CAUSAL_LM", **({"r": 4, "lora_alpha": 8} | keys))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = get_peft_model(
-            AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), config
-        )
+        model = get_peft_model(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), config)
     trained = [numbers for _, numbers in model.named_parameters() if numbers.requires_grad]
     assert trained
     with torch.no_grad():

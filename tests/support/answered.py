@@ -40,9 +40,7 @@ def record_job(
         verdicts = [Verdict.correct if right else Verdict.wrong for right in solved]
         answers = [Answer("", [], FinishReason.stop, verdict=verdict) for verdict in verdicts]
         lines = [
-            Sample(
-                answer, "prompt", 9, 0.1, number, item.question, item.gold, item.cluster
-            ).to_json()
+            Sample(answer, "prompt", 9, 0.1, number, item.question, item.gold, item.cluster).to_json()
             for number, (item, answer) in enumerate(zip(items, answers, strict=True))
         ]
         (folder / "samples.jsonl").write_text("".join(f"{line}\n" for line in lines))

@@ -57,12 +57,9 @@ class Api:
         self.gone = 0  # requests whose client left
         self.at_once = self.most_at_once = 0
         self.delay_s = 0.0  # between two pieces of an answer
-        self.thinking: tuple[str, Answer] | None = (
-            None  # the field that has thinking, and the thinking
-        )
-        self.budget_of: Callable[[dict[str, Any]], int | None] = lambda body: (
-            None
-        )  # the budget that a request asks for
+        self.thinking: tuple[str, Answer] | None = None  # the field that has thinking, and the thinking
+        # the budget that a request asks for
+        self.budget_of: Callable[[dict[str, Any]], int | None] = lambda body: None
         self.counts_thinking = False
         self.models: list[dict[str, Any]] | None = [
             {"id": "tiny", "object": "model", "root": "/models/tiny-v1", "max_model_len": 512}
@@ -106,10 +103,7 @@ class Api:
         return self
 
     def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.go_on.set()
         self.server.shutdown()
@@ -138,14 +132,7 @@ class Api:
         if self.key is None or sent == f"Bearer {self.key}":
             return False
         send(
-            to,
-            401,
-            {
-                "error": {
-                    "message": f"Incorrect API key provided: {sent}",
-                    "code": "invalid_api_key",
-                }
-            },
+            to, 401, {"error": {"message": f"Incorrect API key provided: {sent}", "code": "invalid_api_key"}}
         )
         return True
 
@@ -162,18 +149,11 @@ class Api:
             self.at_once += 1
             self.most_at_once = max(self.most_at_once, self.at_once)
         try:
-            if body["model"] not in [
-                entry["id"] for entry in self.models or [{"id": body["model"]}]
-            ]:
+            if body["model"] not in [entry["id"] for entry in self.models or [{"id": body["model"]}]]:
                 send(
                     to,
                     404,
-                    {
-                        "error": {
-                            "message": f"The model `{body['model']}` does not exist.",
-                            "code": 404,
-                        }
-                    },
+                    {"error": {"message": f"The model `{body['model']}` does not exist.", "code": 404}},
                 )
             elif trouble is None:
                 self.stream(to, body)
@@ -202,9 +182,7 @@ class Api:
             case "reset":
                 begin(to)
                 event(to, self.chunk(body, text="half"))
-                to.connection.setsockopt(
-                    socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
-                )
+                to.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 to.close_connection = True
             case "cut":
                 begin(to)
@@ -265,17 +243,11 @@ class Api:
         self, to: http.server.BaseHTTPRequestHandler, body: dict[str, Any], usage: bool = True
     ) -> None:
         begin(to)
-        text, limit = (
-            self.answer(body),
-            int(body.get("max_tokens") or body["max_completion_tokens"]),
-        )
-        field, thought = (
-            ("", "") if self.thinking is None else (self.thinking[0], self.thinking[1](body))
-        )
+        text, limit = (self.answer(body), int(body.get("max_tokens") or body["max_completion_tokens"]))
+        field, thought = ("", "") if self.thinking is None else (self.thinking[0], self.thinking[1](body))
         words = [(field, word) for word in re.findall(r" ?[^ ]+", thought)][: self.budget_of(body)]
         words += [
-            ("content", word if number == 0 else f" {word}")
-            for number, word in enumerate(text.split(" "))
+            ("content", word if number == 0 else f" {word}") for number, word in enumerate(text.split(" "))
         ]
         reason = "length" if len(words) > limit else "stop"
         pieces = words[:limit]
@@ -293,9 +265,7 @@ class Api:
                 of_thinking = sum(name != "content" for name, _ in pieces) * body.get("n", 1)
                 counts["completion_tokens_details"] = {"reasoning_tokens": of_thinking}
             event(to, self.chunk(body) | {"choices": [], "usage": counts})
-        with (
-            self._lock
-        ):  # before the client can know that its answer is complete, and a test look here
+        with self._lock:  # before the client can know that its answer is complete, and a test look here
             self.answered.append(prompt_of(body))
         part(to, b"data: [DONE]\n\n")
         part(to, b"")
@@ -314,20 +284,11 @@ class Api:
     ) -> dict[str, Any]:
         choice: dict[str, Any] = {"index": number, "finish_reason": reason}
         choice |= {"delta": {name: text}} if "messages" in body else {"text": text}
-        return {
-            "id": "x",
-            "object": "chunk",
-            "created": 1,
-            "model": self.reports,
-            "choices": [choice],
-        }
+        return {"id": "x", "object": "chunk", "created": 1, "model": self.reports, "choices": [choice]}
 
 
 def send(
-    to: http.server.BaseHTTPRequestHandler,
-    status: int,
-    what: object,
-    headers: dict[str, str] | None = None,
+    to: http.server.BaseHTTPRequestHandler, status: int, what: object, headers: dict[str, str] | None = None
 ) -> None:
     """Send an answer with one body."""
     data = (what if isinstance(what, str) else json.dumps(what)).encode()

@@ -62,9 +62,7 @@ class Arena:
         if module == "runner":
             return self.refusal(partial(self._run_job, list(arguments)), fails)
         if module == "compare":
-            return self.refusal(
-                lambda: command.compare(parser().parse_args(arguments), self.scratch), fails
-            )
+            return self.refusal(lambda: command.compare(parser().parse_args(arguments), self.scratch), fails)
         return self.refusal(lambda: sync.sync(sync.parser().parse_args(arguments)), fails)
 
     def refusal(self, work: Callable[[], object], fails: bool | None = True) -> str:

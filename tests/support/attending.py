@@ -14,20 +14,12 @@ from runner_engine.kv_cache.kv_cache import Heads
 from runner_engine.kv_cache.shared_kv import SharedKv
 from runner_engine.kv_cache.windows import Window
 
-TOLERANCE = {
-    torch.float32: 2e-5,
-    torch.bfloat16: 4e-2,
-}  # for outputs of about 1; bfloat16 has 8 bits
+# for outputs of about 1; bfloat16 has 8 bits
+TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 4e-2}
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA GPU")
 ON_GPU = " on a GPU"
 WAYS = pytest.mark.parametrize(
-    "way",
-    [
-        "kernels",
-        "torch",
-        "sdpa",
-        *(pytest.param(one + ON_GPU, marks=GPU) for one in ("torch", "sdpa")),
-    ],
+    "way", ["kernels", "torch", "sdpa", *(pytest.param(one + ON_GPU, marks=GPU) for one in ("torch", "sdpa"))]
 )
 
 
@@ -42,9 +34,7 @@ def heads_for(
 ) -> Heads:
     """Return heads on the way's device, computed by SDPA if that is the way."""
     device = torch.device("cuda" if way.endswith(ON_GPU) else "cpu")
-    return Heads(
-        layers, kv_heads, group, dim, dtype, device, windows, by_sdpa=way.startswith("sdpa")
-    )
+    return Heads(layers, kv_heads, group, dim, dtype, device, windows, by_sdpa=way.startswith("sdpa"))
 
 
 @pytest.fixture(autouse=True)
@@ -71,9 +61,7 @@ def ints(numbers: list[int]) -> torch.Tensor:
 
 
 def random(generator: torch.Generator, *shape: int, dtype: torch.dtype) -> torch.Tensor:
-    return torch.randn(*shape, generator=generator, device="cpu").to(
-        torch.get_default_device(), dtype
-    )
+    return torch.randn(*shape, generator=generator, device="cpu").to(torch.get_default_device(), dtype)
 
 
 def shared_kv(
@@ -95,6 +83,4 @@ def use_of(prefix: SharedKv, rows: list[int], tokens: int) -> PrefixUse:
     row_of = [-1] * tokens
     for number, at in enumerate(rows):
         row_of[at] = number
-    return PrefixUse(
-        prefix, None if len(rows) == tokens else torch.tensor(rows), ints(row_of), len(rows)
-    )
+    return PrefixUse(prefix, None if len(rows) == tokens else torch.tensor(rows), ints(row_of), len(rows))

@@ -16,22 +16,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-PACKAGES = (
-    "hydra",
-    "omegaconf",
-    "mlflow",
-)  # the beginnings of names: hydra_plugins, mlflow_skinny …
+# the beginnings of names: hydra_plugins, mlflow_skinny …
+PACKAGES = ("hydra", "omegaconf", "mlflow")
 OURS = "hydra_plugins.runner"
 SCALARS = (str, int, float, bool, type(None))
 
 
 def modules() -> dict[str, ModuleType]:
     """Return the loaded modules of these packages."""
-    return {
-        name: it
-        for name, it in {**sys.modules}.items()
-        if name.startswith(PACKAGES) and name != OURS
-    }
+    return {name: it for name, it in {**sys.modules}.items() if name.startswith(PACKAGES) and name != OURS}
 
 
 def attributes(of: dict[str, ModuleType]) -> dict[str, Any]:
@@ -44,11 +37,7 @@ def attributes(of: dict[str, ModuleType]) -> dict[str, Any]:
             if isinstance(value, type) and value.__module__ == module_name:
                 found |= {f"{module_name}.{name}.{key}": it for key, it in vars(value).items()}
     kept = ("__", "_cache", "_engine_map")  # by Python, and by MLflow for its own use
-    dicts = {
-        key: value
-        for key, value in found.items()
-        if isinstance(value, dict) and not key.endswith(kept)
-    }
+    dicts = {key: value for key, value in found.items() if isinstance(value, dict) and not key.endswith(kept)}
     return found | {
         f"{key}[{entry!r}]": it for key, value in dicts.items() for entry, it in {**value}.items()
     }
@@ -63,17 +52,12 @@ def described(value: Any) -> str:
     name = getattr(value, "__qualname__", None)
     if isinstance(name, str):
         return f"{getattr(value, '__module__', '')}.{name}"
-    return (
-        f"{type(value).__name__} {value!r}" if isinstance(value, SCALARS) else type(value).__name__
-    )
+    return f"{type(value).__name__} {value!r}" if isinstance(value, SCALARS) else type(value).__name__
 
 
 def descriptions(names: list[str]) -> dict[str, str]:
     """Return what the attributes of modules are."""
-    return {
-        key: described(it)
-        for key, it in attributes({name: sys.modules[name] for name in names}).items()
-    }
+    return {key: described(it) for key, it in attributes({name: sys.modules[name] for name in names}).items()}
 
 
 def use_hydra(folder: Path) -> Any:
@@ -139,9 +123,7 @@ def main(folder: Path, patch: str) -> dict[str, Any]:
     missing = object()
     return {
         "changed": sorted(key for key in before if after.get(key, missing) is not before[key]),
-        "added": sorted(
-            key for key in after if key not in before and not isinstance(after[key], ModuleType)
-        ),
+        "added": sorted(key for key in after if key not in before and not isinstance(after[key], ModuleType)),
         "imported": descriptions(new),
         "modules": new,
         "same": [first == second, first, second],

@@ -33,9 +33,7 @@ def their_checker() -> Check:
         f"{PLACE}.type_convertor.js_type_converter",
     ):
         module = ModuleType(name)
-        vars(module).update(
-            MODEL_CONFIG_MAPPING=_Models(), java_type_converter=None, js_type_converter=None
-        )
+        vars(module).update(MODEL_CONFIG_MAPPING=_Models(), java_type_converter=None, js_type_converter=None)
         sys.modules[name] = module
     checker = import_module(f"{PLACE}.ast_checker").ast_checker
     python = import_module("bfcl_eval.constants.enums").Language.PYTHON
@@ -43,9 +41,7 @@ def their_checker() -> Check:
     def check(
         functions: list[dict[str, Any]], calls: Calls, wanted: list[dict[str, Any]], category: str
     ) -> bool:
-        found = checker(
-            copy.deepcopy(functions), copy.deepcopy(calls), wanted, python, category, "any"
-        )
+        found = checker(copy.deepcopy(functions), copy.deepcopy(calls), wanted, python, category, "any")
         return bool(found["valid"])
 
     return check
@@ -60,9 +56,7 @@ class _Models(dict[str, Any]):
 
 def _function(name: str, required: list[str], **types: Any) -> dict[str, Any]:
     kinds = {
-        key: {"type": kind[0], "items": {"type": kind[1]}}
-        if isinstance(kind, tuple)
-        else {"type": kind}
+        key: {"type": kind[0], "items": {"type": kind[1]}} if isinstance(kind, tuple) else {"type": kind}
         for key, kind in types.items()
     }
     return {
@@ -87,9 +81,7 @@ WANTED: list[dict[str, Any]] = [
 ]  # fmt: skip
 
 
-def changed_calls(
-    count: int, seed: int, wanted: list[list[dict[str, Any]]]
-) -> Iterator[tuple[int, Calls]]:
+def changed_calls(count: int, seed: int, wanted: list[list[dict[str, Any]]]) -> Iterator[tuple[int, Calls]]:
     """Yield so many calls, right ones and such with something changed, each with the number of what
     is wanted."""
     random = Random(seed)
@@ -107,9 +99,7 @@ def _right(random: Random, call: dict[str, Any]) -> dict[str, dict[str, Any]]:
     drawn = {key: random.choice(values) for key, values in allowed.items() if values}
     return {
         name: {
-            key: _plain(random, value)
-            for key, value in drawn.items()
-            if value != "" or random.random() < 0.2
+            key: _plain(random, value) for key, value in drawn.items() if value != "" or random.random() < 0.2
         }
     }
 
@@ -118,8 +108,7 @@ def _plain(random: Random, value: Any) -> Any:
     """Return a value as a call has it: in wanted objects each key has a list of values."""
     if isinstance(value, dict):
         drawn = {
-            key: random.choice(one) if isinstance(one, list) and one else one
-            for key, one in value.items()
+            key: random.choice(one) if isinstance(one, list) and one else one for key, one in value.items()
         }
         return {key: _plain(random, one) for key, one in drawn.items() if one != ""}
     return [_plain(random, one) for one in value] if isinstance(value, list) else value
@@ -184,11 +173,7 @@ def _other(random: Random, value: Any) -> Any:
 def record(count: int = 600) -> Iterator[str]:
     """Yield the lines of a recording."""
     check = their_checker()
-    groups = [[one] for one in WANTED] + [
-        [WANTED[0], WANTED[1]],
-        [WANTED[0], WANTED[2], WANTED[0]],
-        WANTED,
-    ]
+    groups = [[one] for one in WANTED] + [[WANTED[0], WANTED[1]], [WANTED[0], WANTED[2], WANTED[0]], WANTED]
     yield json.dumps({"functions": FUNCTIONS, "wanted": groups})
     for number, calls in changed_calls(count, 1, groups):
         functions = (

@@ -14,19 +14,7 @@ DEEP, HUGE = "@deep@", "@huge@"  # replaced in the written text: what json.dumps
 TEXTS = {f'"{DEEP}"': "[" * 20_000 + "]" * 20_000, f'"{HUGE}"': "7" * 10_000}
 VALUES: tuple[Any, ...] = (
     *(None, True, False, 0, 1, -1, -0.5, 1e308, 10**400, -(10**400), HUGE, DEEP),
-    *(
-        float("nan"),
-        float("inf"),
-        float("-inf"),
-        "",
-        " ",
-        "7",
-        "nan",
-        "\x1b[2J",
-        "../../x",
-        "\0",
-        "é" * 3000,
-    ),
+    *(float("nan"), float("inf"), float("-inf"), "", " ", "7", "nan", "\x1b[2J", "../../x", "\0", "é" * 3000),
     *([], {}, [[]], [{}], [None], {"a": None}, {"": {}}, [1, "a", None, {}], [[[[[[[[]]]]]]]]),
 )
 Place = tuple[Any, Any]  # an object or a list, and a key in it

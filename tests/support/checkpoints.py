@@ -53,9 +53,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 def build(family: str, **keys: Any) -> Any:
     """Build a model with random weights, the same ones for the same arguments."""
     torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(
-        AutoConfig.for_model(family, **(FAMILIES[family] | keys))
-    ).eval()
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **(FAMILIES[family] | keys))).eval()
 
 
 def save(
@@ -100,9 +98,7 @@ def save_packed(folder: Path, kind: str) -> Path:
             packed[f"{stem}.qweight"] = torch.randint(
                 -(2**31), 2**31 - 1, (columns // 8, rows), dtype=torch.int32
             )
-            packed[f"{stem}.qzeros"] = torch.randint(
-                0, 2**31 - 1, (2, rows // 8), dtype=torch.int32
-            )
+            packed[f"{stem}.qzeros"] = torch.randint(0, 2**31 - 1, (2, rows // 8), dtype=torch.int32)
             packed[f"{stem}.scales"] = torch.rand(2, rows).half()
             packed[f"{stem}.g_idx"] = torch.arange(columns, dtype=torch.int32)
         elif kind == "int8":
@@ -119,18 +115,10 @@ def save_bitsandbytes(folder: Path, kind: str = "nf4") -> Path:
     """Save a Llama quantized by bitsandbytes: packed weights (nf4 or int8) with their constants."""
     from transformers import BitsAndBytesConfig
 
-    plain = save(
-        folder / "plain", hidden_size=128, intermediate_size=192, tie_word_embeddings=False
-    )
-    four_bit = {
-        "load_in_4bit": True,
-        "bnb_4bit_quant_type": "nf4",
-        "bnb_4bit_use_double_quant": True,
-    }
+    plain = save(folder / "plain", hidden_size=128, intermediate_size=192, tie_word_embeddings=False)
+    four_bit = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
     settings = BitsAndBytesConfig(**(four_bit if kind == "nf4" else {"load_in_8bit": True}))
-    model = AutoModelForCausalLM.from_pretrained(
-        plain, quantization_config=settings, device_map="cpu"
-    )
+    model = AutoModelForCausalLM.from_pretrained(plain, quantization_config=settings, device_map="cpu")
     model.save_pretrained(folder / kind)
     return folder / kind
 

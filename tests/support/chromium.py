@@ -16,12 +16,7 @@ from pathlib import Path
 from typing import Any
 
 CHROMIUM = next(
-    (
-        path
-        for name in ("chromium", "chromium-browser", "google-chrome")
-        if (path := shutil.which(name))
-    ),
-    "",
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), ""
 )
 
 
@@ -34,9 +29,7 @@ class Page:
         self.events: list[dict[str, Any]] = []
         self._session: str | None = None
         target = self.send("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self.send("Target.attachToTarget", targetId=target, flatten=True)[
-            "sessionId"
-        ]
+        self._session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.send(f"{domain}.enable")
 
@@ -71,11 +64,7 @@ class Page:
     def do(self, script: str) -> Any:
         """Run a script in the page, like its console, and return the value."""
         done = self.send(
-            "Runtime.evaluate",
-            expression=script,
-            returnByValue=True,
-            awaitPromise=True,
-            userGesture=True,
+            "Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True, userGesture=True
         )
         assert "exceptionDetails" not in done, done
         return done["result"].get("value")
@@ -99,17 +88,13 @@ class Page:
 
     def picture(self, path: Path) -> None:
         """Save a picture of the page."""
-        path.write_bytes(
-            base64.b64decode(self.send("Page.captureScreenshot", format="png")["data"])
-        )
+        path.write_bytes(base64.b64decode(self.send("Page.captureScreenshot", format="png")["data"]))
 
     def requested(self) -> list[str]:
         """Return every address that the page has requested."""
         self.do("1")  # receives the events up to now
         sent = (
-            event["params"]
-            for event in self.events
-            if event.get("method") == "Network.requestWillBeSent"
+            event["params"] for event in self.events if event.get("method") == "Network.requestWillBeSent"
         )
         return [one["request"]["url"] for one in sent]
 
@@ -120,10 +105,7 @@ class Page:
         for event in self.events:
             if event.get("method") == "Runtime.exceptionThrown":
                 errors.append(json.dumps(event["params"]))
-            if (
-                event.get("method") == "Log.entryAdded"
-                and event["params"]["entry"]["level"] == "error"
-            ):
+            if event.get("method") == "Log.entryAdded" and event["params"]["entry"]["level"] == "error":
                 errors.append(event["params"]["entry"]["text"])
         return errors
 

@@ -24,13 +24,7 @@ STATIC: dict[str, Any] = TOKEN | {"strategy": "tensor", "dynamic": False}
 def scheme(rows: Any, strategy: str = "channel", **extra: Any) -> dict[str, Any]:
     """The quantization_config of compressed-tensors; a size of blocks or groups belongs to the
     weights."""
-    weights = {
-        "num_bits": 8,
-        "type": "float",
-        "symmetric": True,
-        "strategy": strategy,
-        "dynamic": False,
-    }
+    weights = {"num_bits": 8, "type": "float", "symmetric": True, "strategy": strategy, "dynamic": False}
     weights |= {key: extra.pop(key) for key in ("group_size", "block_structure") if key in extra}
     group = {"weights": weights, "input_activations": rows, "format": "float-quantized"}
     return compressed_tensors("float-quantized", group, **extra)
@@ -92,9 +86,7 @@ def tensors_of(name: str, outputs: int, inputs: int, random: torch.Generator) ->
         name in ("fp8", "fp8_exponents", "float_quantized_blocks"),
         name.endswith("_tensor"),
     )
-    shape = (
-        (-(-outputs // 64), -(-inputs // 32)) if has_blocks else (1,) if has_one else (outputs, 1)
-    )
+    shape = (-(-outputs // 64), -(-inputs // 32)) if has_blocks else (1,) if has_one else (outputs, 1)
     scale = (torch.rand(shape, generator=random) + 0.2) * 0.2 / 448
     is_ours = CHOICE_OF[name] == "float_quantized"
     tensors = {"weight": codes.view(torch.float8_e4m3fn)}
@@ -105,9 +97,7 @@ def tensors_of(name: str, outputs: int, inputs: int, random: torch.Generator) ->
     )
     if has_one:
         small = torch.tensor([0.02])
-        tensors["input_scale" if is_ours else "activation_scale"] = (
-            small.bfloat16() if is_ours else small
-        )
+        tensors["input_scale" if is_ours else "activation_scale"] = small.bfloat16() if is_ours else small
     return tensors
 
 
@@ -115,19 +105,11 @@ def float4(name: str, outputs: int, inputs: int, random: torch.Generator) -> Ten
     """Return the tensors of a layer of four-bit floats."""
     packed = torch.randint(0, 256, (outputs, inputs // 2), generator=random, dtype=torch.uint8)
     if name.startswith("mxfp4"):
-        exponents = torch.randint(
-            119, 123, (outputs, inputs // 32), generator=random, dtype=torch.uint8
-        )
+        exponents = torch.randint(119, 123, (outputs, inputs // 32), generator=random, dtype=torch.uint8)
         return {"weight_packed": packed, "weight_scale": exponents}
     scale = (torch.rand(outputs, inputs // 16, generator=random) * 400 + 1).to(torch.float8_e4m3fn)
-    tensors = {
-        "weight_packed": packed,
-        "weight_scale": scale,
-        "weight_global_scale": torch.tensor([12000.0]),
-    }
-    return tensors | (
-        {"input_global_scale": torch.tensor([500.0])} if name.endswith("_rows") else {}
-    )
+    tensors = {"weight_packed": packed, "weight_scale": scale, "weight_global_scale": torch.tensor([12000.0])}
+    return tensors | ({"input_global_scale": torch.tensor([500.0])} if name.endswith("_rows") else {})
 
 
 def ternary(outputs: int, inputs: int, random: torch.Generator, scale: float) -> Tensors:

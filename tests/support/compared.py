@@ -29,14 +29,10 @@ class Known(Test):
 def rows_of(*effects: Test | str, margins: dict[str, float] | None = None) -> list[TableRow]:
     """One row for each test, compared with one baseline; a text is the reason why a row was not
     compared."""
-    base = TableRow(
-        Run("base", "base", "any", "1", "", {}, {}), {KEYS[0]: "none"}, is_baseline=True
-    )
+    base = TableRow(Run("base", "base", "any", "1", "", {}, {}), {KEYS[0]: "none"}, is_baseline=True)
     rows = [base]
     for number, it in enumerate(effects):
-        row = TableRow(
-            Run(f"run {number}", f"job-{number}", "any", "1", "", {}, {}), {KEYS[0]: f"q{number}"}
-        )
+        row = TableRow(Run(f"run {number}", f"job-{number}", "any", "1", "", {}, {}), {KEYS[0]: f"q{number}"})
         if isinstance(it, str):
             row.note = it
         else:
@@ -65,12 +61,7 @@ def example() -> Table:
     """A baseline and two rows compared with it, as wide as tables get."""
     rows = []
     for name, wins, losses in (("none", 0, 0), ("int8", 10, 20), ("nf4", 1, 90)):
-        metrics = {
-            "n": 1000.0,
-            "correct": 500.0 + wins - losses,
-            "weight_mib": 6.07,
-            "load_s": 1.5 + wins,
-        }
+        metrics = {"n": 1000.0, "correct": 500.0 + wins - losses, "weight_mib": 6.07, "load_s": 1.5 + wins}
         metrics |= {
             "stored_mib": 3.0 + wins,
             "model_mib": 843.0 + losses,

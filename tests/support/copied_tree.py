@@ -39,9 +39,8 @@ class CopiedTree:
 
     def __post_init__(self) -> None:
         venv.create(self.home, with_pip=False)
-        (self.site / "a_copy.pth").write_text(
-            f"{self.folder}\n"
-        )  # .pth files are read in the order of their names
+        # .pth files are read in the order of their names
+        (self.site / "a_copy.pth").write_text(f"{self.folder}\n")
         # this environment's packages are visible, but not its editable project, because .pth files
         # do not nest
         packages = dict.fromkeys(

@@ -37,9 +37,7 @@ JSONS: dict[str, bytes] = {
 }
 LINES: dict[str, bytes] = {
     "no utf-8": b'{"question": "\xff", "answer": "#### 1", "prompt": "\xff"}',
-    "surrogate": b'{"question": "\\ud800", "answer": "#### 1"}'.replace(
-        b"}", b', "prompt": "\\ud800"}'
-    ),
+    "surrogate": b'{"question": "\\ud800", "answer": "#### 1"}'.replace(b"}", b', "prompt": "\\ud800"}'),
     "deep": DEEP,
     "null": b"null",
     "number": b"7",
@@ -108,9 +106,7 @@ PICKLES: dict[str, Callable[[Path, Path], object]] = {
     "list": lambda file, _: torch.save([torch.ones(2)], file),
     "torn": lambda file, _: file.write_bytes(b"PK\x03\x04" + bytes(200)),
     "empty": lambda file, _: file.write_bytes(b""),
-    "lfs": lambda file, _: file.write_bytes(
-        b"version https://git-lfs.github.com/spec/v1\noid sha256:1"
-    ),
+    "lfs": lambda file, _: file.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:1"),
 }
 
 
@@ -155,9 +151,7 @@ GGUF: dict[str, bytes] = {
     "endless tensors": gguf(ARCHITECTURE, tensors=2**40),
     "endless pairs": gguf(pairs=2**60),
     "arrays in arrays": gguf(pair(b"a", 9, struct.pack("<IQ", 9, 1) * 100_000)),
-    "no alignment": gguf(
-        ARCHITECTURE, pair(b"general.alignment", 4, struct.pack("<I", 0)), pairs=2
-    ),
+    "no alignment": gguf(ARCHITECTURE, pair(b"general.alignment", 4, struct.pack("<I", 0)), pairs=2),
     "alignment is text": gguf(
         ARCHITECTURE, pair(b"general.alignment", 8, struct.pack("<Q", 2) + b"xx"), pairs=2
     ),
@@ -179,9 +173,7 @@ PARQUETS: dict[str, Callable[[Path], object]] = {
     "no columns": lambda file: put_parquet(file, pa.table({"x": [1]})),
     "numbers": lambda file: put_parquet(file, pa.table({"question": [1], "answer": [2]})),
     "nothing": lambda file: put_parquet(file, pa.table({"question": [None], "answer": [None]})),
-    "lists": lambda file: put_parquet(
-        file, pa.table({"question": [["a"]], "answer": [["#### 1"]]})
-    ),
+    "lists": lambda file: put_parquet(file, pa.table({"question": [["a"]], "answer": [["#### 1"]]})),
     "bytes": lambda file: put_parquet(file, pa.table({"question": [b"\xff"], "answer": [b"\xff"]})),
 }
 

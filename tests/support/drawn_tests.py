@@ -30,9 +30,7 @@ def mark_thorough(items: list[pytest.Item]) -> None:
     for file, names in smoke.items():
         marker = cases[names[0]][0].get_closest_marker("smoke")
         assert marker is not None
-        left_out += [
-            item for name in _not_drawn(file, names, marker.args[0]) for item in cases[name]
-        ]
+        left_out += [item for name in _not_drawn(file, names, marker.args[0]) for item in cases[name]]
     for item in left_out:
         item.add_marker(pytest.mark.thorough)
 

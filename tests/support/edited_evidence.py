@@ -28,11 +28,7 @@ Edit = Callable[[bytes, random.Random], bytes]
 
 def config_of(task: TaskConfig, folder: Path) -> RunnerConfig:
     """Return a job of the stub."""
-    plain_groups: Any = {
-        "quantization": QuantizationConfig(),
-        "lora": LoraConfig(),
-        "rope": RopeConfig(),
-    }
+    plain_groups: Any = {"quantization": QuantizationConfig(), "lora": LoraConfig(), "rope": RopeConfig()}
     return RunnerConfig(
         model=StubConfig(),
         generation=GenerationConfig(max_new_tokens=24),
@@ -46,9 +42,7 @@ def config_of(task: TaskConfig, folder: Path) -> RunnerConfig:
 def other_character(data: bytes, chance: random.Random) -> bytes:
     at = chance.randrange(len(data))
     return (
-        data[:at]
-        + bytes([chance.choice([it for it in b'0127"a}{ \n' if it != data[at]])])
-        + data[at + 1 :]
+        data[:at] + bytes([chance.choice([it for it in b'0127"a}{ \n' if it != data[at]])]) + data[at + 1 :]
     )
 
 
@@ -59,9 +53,7 @@ def other_digit(data: bytes, chance: random.Random) -> bytes:
 
 def turned_verdict(data: bytes, chance: random.Random) -> bytes:
     words = [
-        word
-        for word in (b"no_answer", b"wrong", b"correct", b"stop", b"length", b"-1.0")
-        if word in data
+        word for word in (b"no_answer", b"wrong", b"correct", b"stop", b"length", b"-1.0") if word in data
     ]
     return data.replace(chance.choice(words), b"correct", 1) if words else other_digit(data, chance)
 
@@ -120,12 +112,7 @@ def check_edits(task: TaskConfig, done: Path, folder: Path, name: str) -> None:
         else:
             assert results_of(record) == truth, f"{edit.__name__} {number} was not noticed"
             if name.endswith("l"):
-                lines = {
-                    json.dumps(plain(json.loads(line)))
-                    for line in file.read_bytes().split(b"\n")[:-1]
-                }
-                assert lines == {
-                    json.dumps(plain(json.loads(line))) for line in before.split(b"\n")[:-1]
-                }
+                lines = {json.dumps(plain(json.loads(line))) for line in file.read_bytes().split(b"\n")[:-1]}
+                assert lines == {json.dumps(plain(json.loads(line))) for line in before.split(b"\n")[:-1]}
     if name in ("samples.jsonl", "calls.jsonl", "result.json"):
         assert rejections >= EDITS // 3

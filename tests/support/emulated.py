@@ -34,10 +34,7 @@ FLAGS = [
 
 
 def build(
-    folder: Path,
-    *flags: str,
-    source: str = "products_only.c",
-    target: Sequence[str] | None = None,
+    folder: Path, *flags: str, source: str = "products_only.c", target: Sequence[str] | None = None
 ) -> Path:
     """Compile a file of tests/support beside the kernels, for AVX-512 with bfloat16 unless a target is given."""
     library = folder / "products.so"
@@ -49,9 +46,7 @@ def build(
         f"-I{KERNELS}",
         str(HERE / source),
     ]
-    subprocess.run(
-        [*command, "-o", str(library), "-lm"], check=True, capture_output=True, text=True
-    )
+    subprocess.run([*command, "-o", str(library), "-lm"], check=True, capture_output=True, text=True)
     return library
 
 
@@ -125,9 +120,8 @@ def sums_in_the_order_of_tiles(rows: torch.Tensor, weight: torch.Tensor) -> torc
     for first in range(0, x.shape[1], 32):
         sums = [torch.zeros(len(rows), len(weight)) for _ in range(2)]
         for at in range(32):
-            product = (
-                x[:, first + at, None] * w[None, :, first + at]
-            )  # exact, as is the sum in 64 bits before rounding
+            # exact, as is the sum in 64 bits before rounding
+            product = x[:, first + at, None] * w[None, :, first + at]
             sums[at % 2] = (sums[at % 2].double() + product).float()
         total = total + (sums[0] + sums[1])
     return total

@@ -54,9 +54,7 @@ def settings(family: str, head_dim: int = 64, tied: bool = False, **keys: Any) -
     return FAMILIES[family][0](**plain | keys)
 
 
-def build(
-    family: str, head_dim: int = 64, tied: bool = False, *, seed: int = 0, **keys: Any
-) -> Any:
+def build(family: str, head_dim: int = 64, tied: bool = False, *, seed: int = 0, **keys: Any) -> Any:
     """Build a model in float32, the same one for the same arguments; `keys` are those of its
     config."""
     torch.manual_seed(seed)
@@ -92,26 +90,16 @@ def squares(config: Any) -> list[str]:
         "mlp.down_proj": (config.intermediate_size, hidden),
     }
     names = [name for name, (inputs, outputs) in sizes.items() if inputs == outputs]
-    return [
-        f"model.layers.{layer}.{name}"
-        for layer in range(config.num_hidden_layers)
-        for name in names
-    ]
+    return [f"model.layers.{layer}.{name}" for layer in range(config.num_hidden_layers) for name in names]
 
 
-def pth_state(
-    config: Any, rank: int = 4, seed: int = 1, scale: float = 0.1
-) -> dict[str, torch.Tensor]:
+def pth_state(config: Any, rank: int = 4, seed: int = 1, scale: float = 0.1) -> dict[str, torch.Tensor]:
     """Return A and B of a `.pth` adapter for every square layer."""
     random = torch.Generator().manual_seed(seed)
     state = {}
     for path in squares(config):
-        state[f"{path}.lora.A.weight"] = (
-            torch.randn(rank, config.hidden_size, generator=random) * scale
-        )
-        state[f"{path}.lora.B.weight"] = (
-            torch.randn(config.hidden_size, rank, generator=random) * scale
-        )
+        state[f"{path}.lora.A.weight"] = torch.randn(rank, config.hidden_size, generator=random) * scale
+        state[f"{path}.lora.B.weight"] = torch.randn(config.hidden_size, rank, generator=random) * scale
     return state
 
 
@@ -132,9 +120,7 @@ def save_peft(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=PEFT_WARNS, category=FutureWarning)
         plain = AutoModelForCausalLM.from_pretrained(base)
-        model = get_peft_model(
-            plain, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=list(modules))
-        )
+        model = get_peft_model(plain, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=list(modules)))
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)

@@ -27,31 +27,23 @@ def evidence(folder: Path) -> dict[str, dict[str, Any]]:
     for job_id, result in results(folder).items():
         job_folder = folder / "outputs" / "jobs" / job_id
         metrics, facts = result["result"]["metrics"], result["result"]["facts"]
-        asked = metrics.get(
-            "questions_asked", math.inf
-        )  # questions under way after the end do not count
+        # questions under way after the end do not count
+        asked = metrics.get("questions_asked", math.inf)
         results_by_job[job_id] = {
             "status": result["status"],
             "metrics": {name: metrics[name] for name in FOUND if name in metrics},
             "early_stop_verdict": facts.get("early_stop_verdict"),
             "samples": {
-                line["index"]: plain(line)
-                for line in lines.get(job_id, [])
-                if line["index"] < asked
+                line["index"]: plain(line) for line in lines.get(job_id, []) if line["index"] < asked
             },
             "top_k": {
-                line["index"]: (line["width"], line["places"])
-                for line in read(job_folder / "top_k.jsonl")
+                line["index"]: (line["width"], line["places"]) for line in read(job_folder / "top_k.jsonl")
             },
             "calls": {
-                line["id"]: plain(line)
-                for line in read(job_folder / "calls.jsonl")
-                if "code" not in line
+                line["id"]: plain(line) for line in read(job_folder / "calls.jsonl") if "code" not in line
             },
             "programs": {
-                line["id"]: plain(line)
-                for line in read(job_folder / "calls.jsonl")
-                if "code" in line
+                line["id"]: plain(line) for line in read(job_folder / "calls.jsonl") if "code" in line
             },
             "graph": json.loads((job_folder / "graph.json").read_text())
             if (job_folder / "graph.json").exists()
@@ -94,11 +86,7 @@ def differences(truth: Any, found: Any, where: str = "") -> list[str]:
                 else [f"{where}/{key} is {'lost' if key in truth else 'new'}"]
             )
         ]
-    if (
-        isinstance(truth, float)
-        and isinstance(found, float)
-        and math.isclose(truth, found, rel_tol=CLOSE)
-    ):
+    if isinstance(truth, float) and isinstance(found, float) and math.isclose(truth, found, rel_tol=CLOSE):
         return []
     return [] if truth == found else [f"{where}: {str(truth)[:200]} is now {str(found)[:200]}"]
 
@@ -121,7 +109,5 @@ def check(folder: Path, truth: dict[str, dict[str, Any]]) -> Counter[str]:
         for run in runs
         if run.status == "FINISHED" and not list(folder.glob(f"**/{run.run_id}/artifacts"))
     ]
-    assert not without_artifacts, (
-        f"{folder}: the artifacts of {without_artifacts} are not in the folder"
-    )
+    assert not without_artifacts, f"{folder}: the artifacts of {without_artifacts} are not in the folder"
     return ended

@@ -20,10 +20,8 @@ from runner_engine.local.engine import LocalEngine
 from runner_engine.models.load import Loaded
 from runner_engine.sessions.base import Request
 
-OFF = {
-    Dtype.float32: 2e-5,
-    Dtype.bfloat16: 0.04,
-}  # of the logits' spread: the farthest, and in 16 bits their mean
+# of the logits' spread: the farthest, and in 16 bits their mean
+OFF = {Dtype.float32: 2e-5, Dtype.bfloat16: 0.04}
 LENGTHS = (1, 2, 5, 16, 17, 33, 40)  # of prompts: remainders of tiles, blocks and panels
 
 
@@ -37,9 +35,7 @@ def with_fast_kernels(engine: LocalEngine) -> tuple[Loaded, Heads, FusedForward 
     return loaded, heads, engine.fused
 
 
-def all_logits(
-    forward: Forward, with_prefix: bool, adapters: Sequence[str | None] = (None,)
-) -> torch.Tensor:
+def all_logits(forward: Forward, with_prefix: bool, adapters: Sequence[str | None] = (None,)) -> torch.Tensor:
     """Return the logits of rows of all lengths, some of which decode while others are read; half
     have a prefix. adapters: of the rows by turns, where they have no prefix."""
     torch.manual_seed(0)
@@ -55,23 +51,16 @@ def all_logits(
         else Row(Request(number, (), adapter=adapter), ids, "", 9)
         for number, (ids, adapter) in enumerate(zip(prompts, cycle(adapters), strict=False))
     ]
-    own = own_kv(
-        forward.heads, forward.kernels, [64] * len(prompts), [row.kv.prefix for row in rows]
-    )
+    own = own_kv(forward.heads, forward.kernels, [64] * len(prompts), [row.kv.prefix for row in rows])
     going, entering = rows[:4], rows[4:]
-    read = forward.read_prompts(
-        own, [TokenSpan(row, slot, row.pending) for slot, row in enumerate(going)]
-    )
+    read = forward.read_prompts(own, [TokenSpan(row, slot, row.pending) for slot, row in enumerate(going)])
     for row in going:
         row.kv.places, row.tokens = len(row.pending), [3]
     pieces = [TokenSpan(row, slot, [3], row.kv.places) for slot, row in enumerate(going)]
     pieces += [TokenSpan(row, slot, row.pending) for slot, row in enumerate(entering, start=4)]
     mixed = forward.read_prompts(own, pieces)
     for row in rows:
-        row.kv.places, row.tokens = (
-            row.kv.places + 1 if row.tokens else len(row.pending),
-            [*row.tokens, 5],
-        )
+        row.kv.places, row.tokens = (row.kv.places + 1 if row.tokens else len(row.pending), [*row.tokens, 5])
     return torch.cat((read, mixed, forward.step(own, rows, forward.uses_of(rows)))).float()
 
 

@@ -12,9 +12,9 @@ from runner_engine.models.gguf_types import TYPES
 def random_blocks(name: str, outputs: int, inputs: int, seed: int = 0) -> torch.Tensor:
     """Return uint8 [outputs, bytes] of a type."""
     random, kind = torch.Generator().manual_seed(seed), TYPES[name]
-    blocks = torch.randint(
-        256, (outputs, inputs // kind.inputs, kind.stored_bytes), generator=random
-    ).to(torch.uint8)
+    blocks = torch.randint(256, (outputs, inputs // kind.inputs, kind.stored_bytes), generator=random).to(
+        torch.uint8
+    )
     if name == "MXFP4":
         blocks[..., 0] = torch.randint(112, 126, blocks.shape[:2], generator=random).to(torch.uint8)
         return blocks.flatten(1)

@@ -90,13 +90,7 @@ MLA = {
 GRANITE = {
     "attention_multiplier": 0.2, "embedding_multiplier": 3.0, "residual_multiplier": 0.5, "logits_scaling": 2.0,
 }  # fmt: skip
-MAMBA = {
-    "mamba_n_heads": 8,
-    "mamba_d_head": 16,
-    "mamba_d_state": 16,
-    "mamba_n_groups": 1,
-    "mamba_expand": 2,
-}
+MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 16, "mamba_d_state": 16, "mamba_n_groups": 1, "mamba_expand": 2}
 LLAMA3 = {
     **ROPE, "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_position_embeddings": 128,
@@ -228,8 +222,7 @@ def tiny(name: str, seed: int = 0, **more: Any) -> Any:
                 weight.copy_(0.3 * torch.randn_like(weight))
             elif weight.dim() > 1:
                 weight.copy_(
-                    torch.randn_like(weight)
-                    * (0.6 if "embed" in path else weight.shape[-1] ** -0.5)
+                    torch.randn_like(weight) * (0.6 if "embed" in path else weight.shape[-1] ** -0.5)
                 )
     return model
 
@@ -257,9 +250,7 @@ def write_gguf(
         wanted = kind if isinstance(kind, str) else kind(tensor)
         packed = gguf.GGMLQuantizationType[wanted]
         is_matrix = (
-            values.ndim > 1
-            and tensor.endswith(".weight")
-            and not any(word in tensor for word in PLAIN)
+            values.ndim > 1 and tensor.endswith(".weight") and not any(word in tensor for word in PLAIN)
         )
         if not is_matrix or wanted == "F32":
             writer.add_tensor(tensor, np.ascontiguousarray(values, dtype=np.float32))
@@ -274,20 +265,14 @@ def write_gguf(
     return path
 
 
-PLAIN = (
-    "ssm_conv1d",
-    "shortconv.conv",
-    "ffn_gate_inp",
-    "ssm_norm",
-)  # which llama.cpp never quantizes
+# which llama.cpp never quantizes
+PLAIN = ("ssm_conv1d", "shortconv.conv", "ffn_gate_inp", "ssm_norm")
 
 
 def tensors_of(name: str, model: Any) -> Iterator[Named]:
     """Return the tensors of a file, by their names there."""
     family, config = FAMILIES[name], model.config
-    number = next(
-        key for key, value in gguf.MODEL_ARCH_NAMES.items() if value == family.architecture
-    )
+    number = next(key for key, value in gguf.MODEL_ARCH_NAMES.items() if value == family.architecture)
     names = gguf.get_tensor_name_map(number, 32)
     weights = model.state_dict()
     if config.tie_word_embeddings:
@@ -343,9 +328,7 @@ def _add_tokenizer(writer: gguf.GGUFWriter, vocabulary: int) -> None:
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("llama-bpe")
     writer.add_token_list([*TOKENS, *unused])
-    writer.add_token_types(
-        [3] * len(SPECIAL) + [1] * (len(TOKENS) - len(SPECIAL)) + [5] * len(unused)
-    )
+    writer.add_token_types([3] * len(SPECIAL) + [1] * (len(TOKENS) - len(SPECIAL)) + [5] * len(unused))
     writer.add_token_merges([" ".join(pair) for pair in MERGES])
     writer.add_pad_token_id(0)
     writer.add_bos_token_id(1)

@@ -15,10 +15,7 @@ def experts(config: Any) -> Keys:
 
 
 def local_experts(config: Any) -> Keys:
-    return {
-        "expert_count": config.num_local_experts,
-        "expert_used_count": config.num_experts_per_tok,
-    }
+    return {"expert_count": config.num_local_experts, "expert_used_count": config.num_experts_per_tok}
 
 
 def head(config: Any) -> Keys:
@@ -46,9 +43,7 @@ def windows(config: Any) -> Keys:
 
 
 def shared_expert(config: Any) -> Keys:
-    return experts(config) | {
-        "expert_shared_feed_forward_length": config.shared_expert_intermediate_size
-    }
+    return experts(config) | {"expert_shared_feed_forward_length": config.shared_expert_intermediate_size}
 
 
 def routed(config: Any) -> Keys:
@@ -71,9 +66,7 @@ def latent(config: Any) -> Keys:
         "attention.value_length_mla": config.v_head_dim, "rope.dimension_count": config.qk_rope_head_dim,
         "expert_gating_func": 2 if config.model_type == "deepseek_v3" else 1,
     }  # fmt: skip
-    return keys | (
-        {} if config.q_lora_rank is None else {"attention.q_lora_rank": config.q_lora_rank}
-    )
+    return keys | ({} if config.q_lora_rank is None else {"attention.q_lora_rank": config.q_lora_rank})
 
 
 def gated_delta(config: Any) -> Keys:
@@ -91,9 +84,7 @@ def mrope(config: Any) -> Keys:
 
 
 def short_conv(config: Any) -> Keys:
-    heads = [
-        config.num_key_value_heads if kind == "full_attention" else 0 for kind in config.layer_types
-    ]
+    heads = [config.num_key_value_heads if kind == "full_attention" else 0 for kind in config.layer_types]
     return {"attention.head_count_kv": heads, "shortconv.l_cache": config.conv_L_cache}
 
 
@@ -103,9 +94,7 @@ def short_conv_experts(config: Any) -> Keys:
 
 
 def hybrid_keys(config: Any) -> Keys:
-    heads = [
-        config.num_key_value_heads if kind == "full_attention" else 0 for kind in config.layer_types
-    ]
+    heads = [config.num_key_value_heads if kind == "full_attention" else 0 for kind in config.layer_types]
     shared = (
         {"expert_shared_feed_forward_length": config.shared_intermediate_size}
         if config.num_local_experts

@@ -30,18 +30,14 @@ def rope_keys(config: Any) -> dict[str, Any]:
             "beta_fast": "yarn_beta_fast",
             "beta_slow": "yarn_beta_slow",
         }
-        keys |= {
-            key: float(rope[name]) for name, key in further.items() if rope.get(name) is not None
-        }
+        keys |= {key: float(rope[name]) for name, key in further.items() if rope.get(name) is not None}
         if rope.get("mscale_all_dim"):
             keys["yarn_log_multiplier"] = 0.1 * rope["mscale_all_dim"]
     elif kind == "longrope":
         trained = rope["original_max_position_embeddings"]
         times = config.max_position_embeddings / trained
         keys["original_context_length"] = trained
-        keys["attn_factor"] = (
-            math.sqrt(1 + math.log(times) / math.log(trained)) if times > 1 else 1.0
-        )
+        keys["attn_factor"] = math.sqrt(1 + math.log(times) / math.log(trained)) if times > 1 else 1.0
     return {f"rope.scaling.{key}": value for key, value in keys.items()}
 
 

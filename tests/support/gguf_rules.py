@@ -155,9 +155,7 @@ def qwen35(path: str, values: Values, config: Any) -> Iterator[Named]:
     keys = 2 * heads * config.linear_key_head_dim
 
     def tiled(some: Values, of_head: int) -> Values:
-        return (
-            some.reshape(heads, each, of_head, *some.shape[1:]).swapaxes(0, 1).reshape(some.shape)
-        )
+        return some.reshape(heads, each, of_head, *some.shape[1:]).swapaxes(0, 1).reshape(some.shape)
 
     if "linear_attn" in path:
         if path.endswith(("in_proj_qkv.weight", "conv1d.weight")):
@@ -173,9 +171,7 @@ def qwen35(path: str, values: Values, config: Any) -> Iterator[Named]:
 
 def lfm2(path: str, values: Values, config: Any) -> Iterator[Named]:
     """Drop a convolution's dimension of one."""
-    yield from as_they_are(
-        path, values.squeeze(1) if path.endswith("conv.conv.weight") else values, config
-    )
+    yield from as_they_are(path, values.squeeze(1) if path.endswith("conv.conv.weight") else values, config)
 
 
 def mamba(path: str, values: Values, config: Any) -> Iterator[Named]:

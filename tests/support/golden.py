@@ -73,23 +73,15 @@ LEFT_OUT = {
         "place",
         "key",
     ),
-    *(
-        "model_mib",
-        "activation_mib",
-        "ran_short_mib",
-        "products",
-        "int8_products",
-        "shared_attention",
-    ),
+    *("model_mib", "activation_mib", "ran_short_mib", "products", "int8_products", "shared_attention"),
     *("machine", "threads", "question", "gold"),
 }
 JOB_ID = re.compile(r"\b([a-z0-9]+-)[0-9a-f]{12}\b")
 MEASURING = ("sweep", "memory")
 # So that every x86 gives the same bits: products of bfloat16 add up in another order
 PLAIN_PROCESSOR = {"RUNNER_WITHOUT": "amx,avx512"}
-OF_MACHINE = re.compile(
-    r"\b((?:sweep|memory)-)[0-9a-f]{12}\b"
-)  # what is measured is a job of its machine
+# what is measured is a job of its machine
+OF_MACHINE = re.compile(r"\b((?:sweep|memory)-)[0-9a-f]{12}\b")
 # Sentences that depend on speed, and on other work of the machine
 OF_SPEED = re.compile(
     r"(• )?(no Pareto front|the Pareto front leaves out|dominated beyond noise|decoding read faster)"
@@ -140,7 +132,9 @@ class Place:
     stdin: str
     stack: ExitStack
     server: Serving | None = None
-    has_own_ids: bool = False  # the ids of its jobs are others each time: of a server's port, of the times in a manifest
+    has_own_ids: bool = (
+        False  # the ids of its jobs are others each time: of a server's port, of the times in a manifest
+    )
 
     def named(self, text: str) -> str:
         """Replace what differs from place to place by names."""
@@ -156,10 +150,7 @@ class Place:
 
     def run(self, command: str) -> dict[str, Any]:
         """Run one command; return what it answers."""
-        for short, whole in (
-            ("float32 ", "run model.dtype=float32 "),
-            ("run ", "runner tracking=none "),
-        ):
+        for short, whole in (("float32 ", "run model.dtype=float32 "), ("run ", "runner tracking=none ")):
             command = whole + command.removeprefix(short) if command.startswith(short) else command
         command = command.replace("{tree}", str(TREE)).replace("{model}", str(self.model))
         kind, _, rest = command.partition(" ")
@@ -206,10 +197,7 @@ class Place:
         for job in sorted(found, key=lambda job: (job["job_id"], job["name"], str(job["params"]))):
             same = sum(name.startswith(job["job_id"]) for name in jobs)
             jobs[f"{job['job_id']} {same + 1}" if same else job["job_id"]] = job
-        paths = {
-            path.relative_to(self.folder).as_posix(): path
-            for path in sorted(self.folder.rglob("*"))
-        }
+        paths = {path.relative_to(self.folder).as_posix(): path for path in sorted(self.folder.rglob("*"))}
         files = {
             name: self._file(path)
             for name, path in paths.items()
@@ -217,9 +205,7 @@ class Place:
         }
         params = dict(next(iter(jobs.values()))["params"]) if jobs else {}
         for job in jobs.values():
-            job["params"] = {
-                key: value for key, value in job["params"].items() if params.get(key) != value
-            }
+            job["params"] = {key: value for key, value in job["params"].items() if params.get(key) != value}
         return {"jobs": jobs, "params": params, "mlflow": [*self._runs()], "files": files}
 
     def _job(self, folder: Path) -> dict[str, Any]:
@@ -237,13 +223,9 @@ class Place:
                 if key in ("metrics", "rows", "facts", "tables")
             }
             record.pop("notes", None), record.pop("series", None)
-        record["files"] = sorted(
-            path.name for path in folder.iterdir() if not path.name.startswith(".")
-        )
+        record["files"] = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
         lines = (
-            (folder / "samples.jsonl").read_text().splitlines()
-            if (folder / "samples.jsonl").exists()
-            else []
+            (folder / "samples.jsonl").read_text().splitlines() if (folder / "samples.jsonl").exists() else []
         )
         samples = sorted(
             (json.loads(self.named(line)) for line in lines), key=lambda line: line.get("index", 0)
@@ -266,20 +248,14 @@ class Place:
             )
             job = self.folder / "outputs" / "jobs" / tags.get("job_id", "") / "result.json"
             record = (
-                json.loads(job.read_text())
-                if "job_id" in tags
-                else {"params": {}, "result": {"metrics": {}}}
+                json.loads(job.read_text()) if "job_id" in tags else {"params": {}, "result": {"metrics": {}}}
             )
             here = {"params": params, "metrics": metrics, "tags": sorted(tags)}
             here["params"] = {
                 key: value for key, value in params.items() if record["params"].get(key) != value
             }
             here["metrics"] = sorted(metrics.keys() ^ record["result"]["metrics"].keys())
-            yield {
-                "name": name,
-                "status": status,
-                "job_id": self.named(tags.get("job_id", "")),
-            } | kept(here)
+            yield {"name": name, "status": status, "job_id": self.named(tags.get("job_id", ""))} | kept(here)
 
     def _file(self, path: Path) -> Any:
         """Return the content of a file that a user gets."""
@@ -297,12 +273,8 @@ class Place:
 def referring(value: Any, jobs: dict[str, Any]) -> Any:
     """Return JSON in which the metrics of a job that is known are named, and not repeated."""
     match value:
-        case {"job_id": job_id, "metrics": metrics} if metrics == jobs.get(job_id, {}).get(
-            "metrics"
-        ):
-            return {key: referring(one, jobs) for key, one in value.items()} | {
-                "metrics": "the job's"
-            }
+        case {"job_id": job_id, "metrics": metrics} if metrics == jobs.get(job_id, {}).get("metrics"):
+            return {key: referring(one, jobs) for key, one in value.items()} | {"metrics": "the job's"}
         case dict():
             return {key: referring(one, jobs) for key, one in value.items()}
         case list():
@@ -400,9 +372,7 @@ def _defaults() -> dict[str, set[str]]:
     """Return the defaults, as MLflow has them, of keys that count in a job's id unless they have
     these, or never."""
     defaults: dict[str, set[str]] = {}
-    schemas = [
-        (f"{group}.", schema) for group, of_group in GROUPS.items() for schema in of_group.values()
-    ]
+    schemas = [(f"{group}.", schema) for group, of_group in GROUPS.items() for schema in of_group.values()]
     for prefix, schema in [("", RunnerConfig), *schemas]:
         for item in fields(schema):
             if isinstance(counts_of(item), (Unless, Inert)):

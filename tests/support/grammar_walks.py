@@ -31,9 +31,7 @@ def allowed(held: Held) -> list[int]:
     return [int(one) for one in np.flatnonzero(np.unpackbits(mask, bitorder="little"))]
 
 
-def walk(
-    grammars: Grammars, tokenizer: Any, text: str, drawn: random.Random, most: int = 300
-) -> str | None:
+def walk(grammars: Grammars, tokenizer: Any, text: str, drawn: random.Random, most: int = 300) -> str | None:
     """Return a text of a grammar; None if it has not ended after so many tokens."""
     held, tokens = begun(grammars, text), list[int]()
     for _ in range(most):

@@ -32,11 +32,7 @@ def grid(tmp_path: Path, new_database: Callable[[Path], None]) -> Iterator[Calla
         if faults:
             environment["PYTHONPATH"] = str(tmp_path / "faults")
             environment["FAULTS"] = ",".join(f"{seed}={fault}" for seed, fault in faults.items())
-        if (
-            database
-            and "tracking=none" not in arguments
-            and not (place / folder / "outputs").exists()
-        ):
+        if database and "tracking=none" not in arguments and not (place / folder / "outputs").exists():
             new_database(place / folder / "outputs" / "mlflow.db")
         for file, text in (files or {}).items():
             (place / folder).mkdir(exist_ok=True)

@@ -160,9 +160,7 @@ def command(pid: int) -> bytes:
 def children(pid: int) -> list[int]:
     """The ids of a process's child processes; none when it has ended."""
     try:
-        return [
-            int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        ]
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except OSError:
         return []
 
@@ -212,9 +210,7 @@ def mlflow_runs(folder: Path) -> list[Run]:
             tags: dict[str, dict[str, str]] = {}
             for run_id, key, value in database.execute("select run_uuid, key, value from tags"):
                 tags.setdefault(run_id, {})[key] = value
-            rows = database.execute(
-                "select run_uuid, status from runs order by start_time"
-            ).fetchall()
+            rows = database.execute("select run_uuid, status from runs order by start_time").fetchall()
         except sqlite3.OperationalError as error:
             if "no such table" not in str(error):
                 raise
@@ -225,9 +221,7 @@ def mlflow_runs(folder: Path) -> list[Run]:
 def samples(folder: Path) -> dict[str, list[dict[str, Any]]]:
     """Return every job's samples in the order of its file."""
     files = folder.glob("outputs/jobs/*/samples.jsonl")
-    whole_lines = {
-        file.parent.name: file.read_text().rpartition("\n")[0].splitlines() for file in files
-    }
+    whole_lines = {file.parent.name: file.read_text().rpartition("\n")[0].splitlines() for file in files}
     return {job_id: [json.loads(line) for line in lines] for job_id, lines in whole_lines.items()}
 
 
@@ -239,8 +233,7 @@ def without_time(sample: dict[str, Any]) -> dict[str, Any]:
 def results(folder: Path) -> dict[str, dict[str, Any]]:
     """Return every job's result.json."""
     return {
-        file.parent.name: json.loads(file.read_text())
-        for file in folder.glob("outputs/jobs/*/result.json")
+        file.parent.name: json.loads(file.read_text()) for file in folder.glob("outputs/jobs/*/result.json")
     }
 
 
@@ -279,13 +272,9 @@ def assert_each_done_once(folder: Path, jobs: int, questions: int) -> None:
     for lines in found.values():
         assert sorted(int(line["index"]) for line in lines) == list(range(questions))
     assert {result["status"] for result in results(folder).values()} == {"FINISHED"}
-    finished = [
-        run.job_id for run in mlflow_runs(folder) if run.status == "FINISHED" and not run.is_grid
-    ]
+    finished = [run.job_id for run in mlflow_runs(folder) if run.status == "FINISHED" and not run.is_grid]
     amiss = {
-        job: count
-        for job, count in Counter(map(str, finished)).items()
-        if count != 1 or job not in found
+        job: count for job, count in Counter(map(str, finished)).items() if count != 1 or job not in found
     }
     assert sorted(map(str, finished)) == sorted(found), (
         f"FINISHED, but not once: {amiss}; never: {found.keys() - finished}"

@@ -16,12 +16,7 @@ KINDS = ("gptq", "gptq_order", "awq", "packed", "packed_float32")
 
 
 def layer_of(
-    kind: str,
-    outputs: int,
-    inputs: int,
-    bits: int = 4,
-    group: int = 64,
-    bias: torch.Tensor | None = None,
+    kind: str, outputs: int, inputs: int, bits: int = 4, group: int = 64, bias: torch.Tensor | None = None
 ) -> tuple[GroupedLinear, Integers]:
     like = nn.Linear(inputs, outputs, bias=False)
     if bias is not None:
@@ -36,12 +31,8 @@ def layer_of(
         of.scales = of.scales.to(torch.bfloat16 if kind == "packed" else torch.float32)
         if kind != "packed":
             of.scales *= 1.001  # of more bits than 16
-        return GroupedLinear(
-            like, PackedLayout(*sizes), pack_quantized(of, bits, symmetric=True)
-        ), of
-    return GroupedLinear(
-        like, GptqLayout(*sizes, is_minus_one=False), gptq(of, bits, minus_one=False)
-    ), of
+        return GroupedLinear(like, PackedLayout(*sizes), pack_quantized(of, bits, symmetric=True)), of
+    return GroupedLinear(like, GptqLayout(*sizes, is_minus_one=False), gptq(of, bits, minus_one=False)), of
 
 
 def rows_of(count: int, inputs: int, dtype: torch.dtype) -> torch.Tensor:
@@ -61,13 +52,9 @@ class ValuesLayout(PackedLayout):
         return E2M1 if self.bits == 4 else E4M3
 
 
-def values_layer(
-    outputs: int, inputs: int, bits: int, group: int, scales: torch.dtype
-) -> GroupedLinear:
+def values_layer(outputs: int, inputs: int, bits: int, group: int, scales: torch.dtype) -> GroupedLinear:
     seeded = torch.Generator().manual_seed(2)
-    codes = torch.randint(
-        0, 2**bits, (outputs, inputs * bits // 8), dtype=torch.uint8, generator=seeded
-    )
+    codes = torch.randint(0, 2**bits, (outputs, inputs * bits // 8), dtype=torch.uint8, generator=seeded)
     codes[(codes & 127) == 127] = 5  # float8's NaN, which a layer never has
     stored = {
         "weight_packed": codes.view(torch.int32),

@@ -37,13 +37,7 @@ class Integers:
 
 
 def random_integers(
-    outputs: int,
-    inputs: int,
-    bits: int,
-    group: int,
-    seed: int,
-    symmetric: bool = False,
-    ordered: bool = True,
+    outputs: int, inputs: int, bits: int, group: int, seed: int, symmetric: bool = False, ordered: bool = True
 ) -> Integers:
     random = torch.Generator().manual_seed(seed)
     group = inputs if group == -1 else group
@@ -70,9 +64,7 @@ def pack(numbers: torch.Tensor, bits: int) -> torch.Tensor:
     return torch.from_numpy(words.astype(np.uint32).view(np.int32))
 
 
-def gptq(
-    of: Integers, bits: int, minus_one: bool = True, g_idx: bool = True
-) -> dict[str, torch.Tensor]:
+def gptq(of: Integers, bits: int, minus_one: bool = True, g_idx: bool = True) -> dict[str, torch.Tensor]:
     zeros = (of.zeros - int(minus_one)).T.contiguous()
     tensors = {
         "qweight": pack(of.codes, bits).T.contiguous(),
@@ -87,11 +79,7 @@ def awq(of: Integers) -> dict[str, torch.Tensor]:
         words = numbers.T.reshape(numbers.shape[1], -1, 8)[..., AWQ_ORDER]
         return pack(words.reshape(numbers.shape[1], -1), 4)
 
-    return {
-        "qweight": packed(of.codes),
-        "qzeros": packed(of.zeros),
-        "scales": of.scales.T.contiguous(),
-    }
+    return {"qweight": packed(of.codes), "qzeros": packed(of.zeros), "scales": of.scales.T.contiguous()}
 
 
 def pack_quantized(of: Integers, bits: int, symmetric: bool) -> dict[str, torch.Tensor]:
@@ -141,9 +129,7 @@ STORED: dict[str, dict[str, Any]] = {
     "pack_quantized_8_bits": scheme(bits=8, group=-1),
 }  # fmt: skip
 CHOICE_OF = {
-    name: next(
-        one for one in ("gptq", "awq", "auto_round", "pack_quantized") if name.startswith(one)
-    )
+    name: next(one for one in ("gptq", "awq", "auto_round", "pack_quantized") if name.startswith(one))
     for name in STORED
 }
 
@@ -159,23 +145,13 @@ def tensors_of(
     stored = STORED[name]
     if name.startswith("pack"):
         weights = stored["config_groups"]["group_0"]["weights"]
-        bits, group, symmetric = (
-            weights["num_bits"],
-            weights["group_size"] or -1,
-            weights["symmetric"],
-        )
+        bits, group, symmetric = (weights["num_bits"], weights["group_size"] or -1, weights["symmetric"])
         of = random_integers(outputs, inputs, bits, group, seed, symmetric, is_ordered(name))
         of.scales = of.scales.bfloat16()
         return of, pack_quantized(of, bits, symmetric)
     bits = stored.get("extra_config", {}).get(path, stored)["bits"]
     of = random_integers(
-        outputs,
-        inputs,
-        bits,
-        stored["group_size"],
-        seed,
-        stored.get("sym", False),
-        is_ordered(name),
+        outputs, inputs, bits, stored["group_size"], seed, stored.get("sym", False), is_ordered(name)
     )
     if name in ("awq", "auto_round_awq"):
         return of, awq(of)

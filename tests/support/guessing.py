@@ -23,10 +23,7 @@ NEW_TOKENS = 24
 
 
 def guessing_engine(
-    opened: Callable[..., LocalEngine],
-    folder: Path,
-    speculate: Any = "off",
-    dtype: Dtype = Dtype.float32,
+    opened: Callable[..., LocalEngine], folder: Path, speculate: Any = "off", dtype: Dtype = Dtype.float32
 ) -> LocalEngine:
     """Return an engine that guesses; opened: the fixture that closes it."""
     generation = GenerationConfig(max_new_tokens=NEW_TOKENS, speculate=speculate)

@@ -61,9 +61,7 @@ DRAWN = {
 def body_of(path: str, written: dict[str, str]) -> bytes:
     """Return a good body in which these fields have these values, as they are written in JSON."""
     base = {**DRAWN, **GOOD[path]}
-    fields = {
-        json.dumps(name): json.dumps(value) for name, value in base.items() if name not in written
-    }
+    fields = {json.dumps(name): json.dumps(value) for name, value in base.items() if name not in written}
     fields |= {json.dumps(name): value for name, value in written.items()}
     return ("{" + ", ".join(f"{name}: {value}" for name, value in fields.items()) + "}").encode()
 

@@ -13,9 +13,8 @@ from types import TracebackType
 from typing import Any
 
 Bytes = Iterator[bytes]
-Attack = Callable[
-    [dict[str, Any]], Bytes
-]  # from the body of a request to the bytes of the answer, with pauses
+# from the body of a request to the bytes of the answer, with pauses
+Attack = Callable[[dict[str, Any]], Bytes]
 
 TEXT = "It is 7.\n#### 7"
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -27,9 +26,7 @@ class Hostile:
     """`with Hostile() as server:` lists the model `tiny`, and answers each completion with
     `attack`."""
 
-    def __init__(
-        self, attack: Attack | None = None, listing: Callable[[], Bytes] | None = None
-    ) -> None:
+    def __init__(self, attack: Attack | None = None, listing: Callable[[], Bytes] | None = None) -> None:
         self.attack = attack or sound
         self.listing = listing or (lambda: iter([whole(json.dumps(MODELS).encode())]))
         self.seen = 0  # the number of requested completions
@@ -43,10 +40,7 @@ class Hostile:
         return self
 
     def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.over.set()
         with contextlib.suppress(OSError):
@@ -94,15 +88,9 @@ def event(what: object) -> bytes:
     return b"data: " + (what if isinstance(what, bytes) else json.dumps(what).encode()) + b"\n\n"
 
 
-def chunk(
-    text: object = None, reason: object = None, index: object = 0, **keys: Any
-) -> dict[str, Any]:
+def chunk(text: object = None, reason: object = None, index: object = 0, **keys: Any) -> dict[str, Any]:
     """Return one event of a chat."""
-    choice = {
-        "index": index,
-        "delta": {} if text is None else {"content": text},
-        "finish_reason": reason,
-    }
+    choice = {"index": index, "delta": {} if text is None else {"content": text}, "finish_reason": reason}
     return {
         "id": "x",
         "object": "chat.completion.chunk",

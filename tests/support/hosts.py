@@ -46,20 +46,9 @@ class Host:
         """Start Python with these arguments here."""
         command = ["ip", "netns", "exec", self.name, sys.executable, *words]
         if self.group is not None:
-            command = [
-                "sh",
-                "-c",
-                'echo $$ > "$0"/cgroup.procs && exec "$@"',
-                str(self.group),
-                *command,
-            ]
+            command = ["sh", "-c", 'echo $$ > "$0"/cgroup.procs && exec "$@"', str(self.group), *command]
         process = subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-            **keys,
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, **keys
         )
         self.processes.append(process)
         return process
@@ -68,9 +57,7 @@ class Host:
         """Let all processes that start here from now on have so much memory together; skips where
         that is not allowed."""
         version_1 = Path("/sys/fs/cgroup/memory")
-        root, file = (
-            (version_1, "memory.limit_in_bytes") if version_1.exists() else (CGROUPS, "memory.max")
-        )
+        root, file = (version_1, "memory.limit_in_bytes") if version_1.exists() else (CGROUPS, "memory.max")
         group = root / self.name
         try:
             group.mkdir()
@@ -122,22 +109,12 @@ def two_hosts(delay_s: float = 0.0, loss: float = 0.0) -> Iterator[tuple[Host, H
     if reason := why_not():
         pytest.skip(reason)
     token = uuid4().hex[:8]  # the host of a test that was killed may still be there
-    hosts = [
-        Host(f"runner-{token}-{letter}", f"10.77.0.{number}")
-        for number, letter in ((1, "a"), (2, "b"))
-    ]
+    hosts = [Host(f"runner-{token}-{letter}", f"10.77.0.{number}") for number, letter in ((1, "a"), (2, "b"))]
     relay = None
     try:
         for host in hosts:
             ip("netns", "add", host.name)
-        command = [
-            sys.executable,
-            str(RELAY),
-            hosts[0].name,
-            hosts[1].name,
-            str(delay_s),
-            str(loss),
-        ]
+        command = [sys.executable, str(RELAY), hosts[0].name, hosts[1].name, str(delay_s), str(loss)]
         relay = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert relay.stdout is not None
         assert relay.stdout.readline() == "ready\n"

@@ -29,10 +29,7 @@ def stored(**params: Any) -> dict[str, Any]:
         "round_zero": True,
         "axis": 1,
     }
-    config = {
-        "weight_quant_params": weights | {"view_as_float": False} | params,
-        "offload_meta": False,
-    }
+    config = {"weight_quant_params": weights | {"view_as_float": False} | params, "offload_meta": False}
     return {"quant_method": "hqq", "quant_config": config, "skip_modules": ["lm_head"]}
 
 
@@ -63,12 +60,7 @@ def layer(weight: torch.Tensor, bits: int, group: int) -> Tensors:
         "offload_meta": 0,
         "encoded_state_dict": 1,
     }
-    flags |= {
-        "stores_quant_config": 1,
-        "channel_wise": 1,
-        "optimize": 1,
-        "round_zero": int(bits == 4),
-    }
+    flags |= {"stores_quant_config": 1, "channel_wise": 1, "optimize": 1, "round_zero": int(bits == 4)}
     numbers = {"nbits": bits, "group_size": group, "axis": 1}
     return {
         "W_q": packed(made.codes.reshape(-1, group), bits),

@@ -35,9 +35,7 @@ class Seen:
 
 def checksum(name: str, data: bytes) -> str:
     return (
-        hashlib.sha256(data)
-        if name.endswith(LARGE)
-        else hashlib.sha1(b"blob %d\0" % len(data) + data)
+        hashlib.sha256(data) if name.endswith(LARGE) else hashlib.sha1(b"blob %d\0" % len(data) + data)
     ).hexdigest()
 
 
@@ -48,9 +46,7 @@ class Hub:
         self.files = files
         self.commit = hashlib.sha1(repr(sorted(files.items())).encode()).hexdigest()
         self.seen: list[Seen] = []
-        self.stall_after: int | None = (
-            None  # bytes of a large file, then nothing until `go_on` is set
-        )
+        self.stall_after: int | None = None  # bytes of a large file, then nothing until `go_on` is set
         self.go_on = threading.Event()
         self.ignores_ranges = False
         self.sends: dict[str, bytes] = {}  # instead of a file's content
@@ -76,10 +72,7 @@ class Hub:
         return self
 
     def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.go_on.set()
         self.server.shutdown()
@@ -92,9 +85,7 @@ class Hub:
 
     def gets(self, name: str) -> list[Seen]:
         """Return the requests for a file's content."""
-        return [
-            seen for seen in self.seen if seen.method == "GET" and seen.path.endswith(f"/{name}")
-        ]
+        return [seen for seen in self.seen if seen.method == "GET" and seen.path.endswith(f"/{name}")]
 
     def answer(self, http: http.server.BaseHTTPRequestHandler) -> None:
         path = http.path.split("?")[0]
@@ -107,9 +98,7 @@ class Hub:
         http.end_headers()
         if http.command == "HEAD":
             return
-        stop = (
-            len(data) if self.stall_after is None or not path.endswith(LARGE) else self.stall_after
-        )
+        stop = len(data) if self.stall_after is None or not path.endswith(LARGE) else self.stall_after
         try:
             for piece in (data[:stop], data[stop:]):
                 seen.sent.append(len(piece))  # before the client can have it, and a test can look
@@ -133,17 +122,13 @@ class Hub:
             return (
                 200,
                 {},
-                json.dumps(
-                    {"id": "org/open", "sha": self.commit, "siblings": self.listing()}
-                ).encode(),
+                json.dumps({"id": "org/open", "sha": self.commit, "siblings": self.listing()}).encode(),
             )
         if re.fullmatch(r"/api/datasets/org/\w+(?:/revision/\w+)?", path):
             return (
                 200,
                 {},
-                json.dumps(
-                    {"id": "org/open", "sha": self.commit, "siblings": self.listing()}
-                ).encode(),
+                json.dumps({"id": "org/open", "sha": self.commit, "siblings": self.listing()}).encode(),
             )
         if match := re.fullmatch(r"/api/datasets/org/\w+/tree/\w+(?:/(\w+))?", path):
             return 200, {}, json.dumps(self.tree(match[1])).encode()
@@ -158,40 +143,23 @@ class Hub:
         if seen.range is None or self.ignores_ranges:
             return 200, etag, data
         begin = int(seen.range.removeprefix("bytes=").split("-")[0])
-        return (
-            206,
-            etag | {"Content-Range": f"bytes {begin}-{len(data) - 1}/{len(data)}"},
-            data[begin:],
-        )
+        return (206, etag | {"Content-Range": f"bytes {begin}-{len(data) - 1}/{len(data)}"}, data[begin:])
 
     def listing(self) -> list[dict[str, object]]:
         entries: list[dict[str, object]] = []
         for name, data in self.files.items():
             entries.append({"rfilename": name, "size": len(data), "blobId": checksum("", data)})
             if name.endswith(LARGE):
-                entries[-1]["lfs"] = {
-                    "sha256": checksum(name, data),
-                    "size": len(data),
-                    "pointerSize": 130,
-                }
+                entries[-1]["lfs"] = {"sha256": checksum(name, data), "size": len(data), "pointerSize": 130}
         return entries
 
     def tree(self, folder: str | None) -> list[dict[str, object]]:
         """Return the files and folders directly in a folder."""
         head = f"{folder}/" if folder else ""
-        inside = {
-            name.removeprefix(head): data
-            for name, data in self.files.items()
-            if name.startswith(head)
-        }
+        inside = {name.removeprefix(head): data for name, data in self.files.items() if name.startswith(head)}
         folders = {name.partition("/")[0] for name in inside if "/" in name}
         entries: list[dict[str, object]] = [
-            {
-                "type": "directory",
-                "path": f"{head}{name}",
-                "size": 0,
-                "oid": checksum("", name.encode()),
-            }
+            {"type": "directory", "path": f"{head}{name}", "size": 0, "oid": checksum("", name.encode())}
             for name in sorted(folders)
         ]
         return entries + [
@@ -205,15 +173,12 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
     """Return the environment of a process with its own cache; huggingface_hub reads it at
     import."""
     bare = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-    patient = dict.fromkeys(
-        ("HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT"), "600"
-    )  # the machine may be busy
+    # the machine may be busy
+    patient = dict.fromkeys(("HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT"), "600")
     return bare | {"HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "0"} | patient | more
 
 
-def locating(
-    folder: Path, name: str, revision: str | None = None, **more: str
-) -> subprocess.Popen[str]:
+def locating(folder: Path, name: str, revision: str | None = None, **more: str) -> subprocess.Popen[str]:
     """Start a process that fetches a model and prints its path, or the error."""
     program = f"""
 from runner_engine.settings.model import LocalModelConfig

@@ -35,12 +35,7 @@ HYBRIDS: dict[str, Any] = {
 }  # fmt: skip
 
 # Sizes suit the kernels: widths of heads and channels are multiples of 16.
-_MAMBA2: dict[str, Any] = {
-    "mamba_n_heads": 8,
-    "mamba_d_head": 16,
-    "mamba_d_state": 16,
-    "mamba_n_groups": 2,
-}
+_MAMBA2: dict[str, Any] = {"mamba_n_heads": 8, "mamba_d_head": 16, "mamba_d_state": 16, "mamba_n_groups": 2}
 _EXPERTS: dict[str, Any] = {"num_experts_per_tok": 2}
 STATE_SPACES: dict[str, dict[str, Any]] = {  # what the config of each family of state spaces has beside PLAIN
     "mamba2": {"num_heads": 8, "head_dim": 16, "state_size": 16, "n_groups": 2},
@@ -103,14 +98,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {  # other forms of a family
     ),
     "mamba2 of one format": ("mamba2", STATE_SPACES["mamba2"] | {"residual_in_fp32": False}),
 }  # fmt: skip
-SINGLE_CALL = (
-    *HYBRIDS,
-    "bamba",
-    "granitemoehybrid",
-    "nemotron_h",
-    "falcon_h1",
-    *VARIANTS,
-)  # those whose forward pass is a single call of C
+# those whose forward pass is a single call of C
+SINGLE_CALL = (*HYBRIDS, "bamba", "granitemoehybrid", "nemotron_h", "falcon_h1", *VARIANTS)
 
 
 def settings_of(family: str) -> Any:

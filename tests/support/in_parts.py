@@ -21,9 +21,7 @@ from runner_engine.settings.model import LocalModelConfig, ModelConfig
 Make = Callable[..., RunnerConfig]
 CPU: dict[str, Any] = {"device": "cpu", "dtype": Dtype.float32}
 GREEDY = GenerationConfig(max_new_tokens=12)
-SAMPLED = GenerationConfig(
-    max_new_tokens=12, temperature=1.0, top_k=30, top_p=0.9, repetition_penalty=1.1
-)
+SAMPLED = GenerationConfig(max_new_tokens=12, temperature=1.0, top_k=30, top_p=0.9, repetition_penalty=1.1)
 
 
 def in_parts(parts: Path | str, **keys: Any) -> PartsModelConfig:
@@ -38,11 +36,7 @@ def whole(model: Path | str) -> LocalModelConfig:
 
 
 def generate(
-    make_config: Make,
-    model: ModelConfig,
-    prompts: str,
-    generation: GenerationConfig = GREEDY,
-    **keys: Any,
+    make_config: Make, model: ModelConfig, prompts: str, generation: GenerationConfig = GREEDY, **keys: Any
 ) -> Record:
     """Complete the raw prompts of a file."""
     task = GenerateConfig(prompts=prompts, format=Framing.raw, **keys)

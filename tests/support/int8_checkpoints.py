@@ -28,13 +28,7 @@ STATIC: dict[str, Any] = {
 
 def scheme(rows: Any, strategy: str = "channel", **extra: Any) -> dict[str, Any]:
     """The quantization_config of compressed-tensors."""
-    weights = {
-        "num_bits": 8,
-        "type": "int",
-        "symmetric": True,
-        "strategy": strategy,
-        "dynamic": False,
-    }
+    weights = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": strategy, "dynamic": False}
     group = {"weights": weights, "input_activations": rows, "format": "int-quantized"}
     return compressed_tensors("int-quantized", group, **extra)
 
@@ -54,9 +48,7 @@ def save(folder: Path, name: str, **settings: Any) -> None:
 
     def layer(path: str, outputs: int, inputs: int) -> Tensors:
         has_one = name == "dynamic_tensor"
-        scale = (
-            (torch.rand(1 if has_one else outputs, 1, generator=random) + 0.2) * 0.2 / 256
-        ).bfloat16()
+        scale = ((torch.rand(1 if has_one else outputs, 1, generator=random) + 0.2) * 0.2 / 256).bfloat16()
         codes = torch.randint(-128, 128, (outputs, inputs), generator=random, dtype=torch.int8)
         tensors = {"weight": codes, "weight_scale": scale.flatten() if has_one else scale}
         if name.startswith("static"):

@@ -29,9 +29,7 @@ KINDS = {
 }
 
 
-def layer_of(
-    inputs: int, outputs: int, kind: Kind, bias: torch.dtype | None = None
-) -> GroupedLinear:
+def layer_of(inputs: int, outputs: int, kind: Kind, bias: torch.dtype | None = None) -> GroupedLinear:
     """A layer as a checkpoint holds it."""
     random = torch.Generator().manual_seed(inputs + outputs)
     like = nn.Linear(inputs, outputs, bias is not None, dtype=bias).requires_grad_(False)

@@ -23,9 +23,7 @@ STARTS = 8  # until one is interrupted while an answer is begun
 def of_job(folder: Path, name: str) -> list[dict[str, Any]]:
     """Return the lines of a file of the only job in a folder."""
     return [
-        json.loads(line)
-        for path in folder.glob(f"jobs/*/{name}")
-        for line in path.read_text().splitlines()
+        json.loads(line) for path in folder.glob(f"jobs/*/{name}") for line in path.read_text().splitlines()
     ]
 
 
@@ -61,9 +59,7 @@ def check_the_same_tokens(
         process.send_signal(sent)
         _, err = process.communicate(timeout=200)
         assert process.returncode == 130, err
-        assert of_job(interrupted, log)[: len(before)] == before, (
-            "nothing that is done is asked again"
-        )
+        assert of_job(interrupted, log)[: len(before)] == before, "nothing that is done is asked again"
         if partial := of_job(interrupted, "partial.jsonl"):
             break
     said = SAID.search(err)

@@ -9,17 +9,13 @@ from typing import Any
 
 from runner_compare import command as compare
 
-SCHEMA = json.loads(
-    (Path(compare.__file__).parent / "comparison.schema.json").read_text(encoding="utf-8")
-)
+SCHEMA = json.loads((Path(compare.__file__).parent / "comparison.schema.json").read_text(encoding="utf-8"))
 TYPES = {"object": dict, "array": list, "string": str, "boolean": bool, "null": type(None)}
 
 
 def is_a(value: Any, name: str) -> bool:
     if name in ("number", "integer"):
-        return isinstance(value, int if name == "integer" else int | float) and not isinstance(
-            value, bool
-        )
+        return isinstance(value, int if name == "integer" else int | float) and not isinstance(value, bool)
     return isinstance(value, TYPES[name])
 
 
@@ -41,16 +37,12 @@ def faults(value: Any, schema: dict[str, Any], where: str = "$") -> Iterator[str
     }
     assert not unread, unread
     names = schema.get("type", [])
-    if names and not any(
-        is_a(value, name) for name in ([names] if isinstance(names, str) else names)
-    ):
+    if names and not any(is_a(value, name) for name in ([names] if isinstance(names, str) else names)):
         yield f"{where}: {value!r} is no {names}"
     if "enum" in schema and value not in schema["enum"]:
         yield f"{where}: {value!r} is none of {schema['enum']}"
     if isinstance(value, dict):
-        yield from (
-            f"{where}.{key} is missing" for key in schema.get("required", []) if key not in value
-        )
+        yield from (f"{where}.{key} is missing" for key in schema.get("required", []) if key not in value)
         for key, part in value.items():
             below = schema.get("properties", {}).get(key, schema.get("additionalProperties"))
             yield from (

@@ -59,11 +59,7 @@ def save(folder: Path, kind: str, **keys: Any) -> Path:
     """Save a model with random weights in bfloat16, without a tokenizer."""
     name, own = KINDS[kind]
     torch.manual_seed(0)
-    settings = {
-        key: value
-        for key, value in (PLAIN | own | keys).items()
-        if key not in FOLLOWS.get(kind, ())
-    }
+    settings = {key: value for key, value in (PLAIN | own | keys).items() if key not in FOLLOWS.get(kind, ())}
     model = AutoModelForCausalLM.from_config(getattr(transformers, name)(**settings))
     model.to(torch.bfloat16).save_pretrained(folder)
     return folder

@@ -45,9 +45,7 @@ def large_archive(path: Path, samples: int, *, seed: int = 0, extra_bytes: int =
             right += is_right
             sample = templates[number % len(templates)] | {"id": f"sample-{number}"}
             sample["input"] = f"{sample['input']} Case {number}."
-            sample["scores"] = {
-                "match": sample["scores"]["match"] | {"value": "C" if is_right else "I"}
-            }
+            sample["scores"] = {"match": sample["scores"]["match"] | {"value": "C" if is_right else "I"}}
             if extra_bytes:
                 sample["store"] = " ".join(rng.choices(WORDS, k=extra_bytes // 5))
             add(f"samples/sample-{number}_epoch_1.json", sample)

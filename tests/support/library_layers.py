@@ -32,9 +32,8 @@ def layer_of(kind: str, inputs: int, outputs: int, bias: bool, **keys: Any) -> A
     else:
         dtype = keys.get("compute_dtype", torch.bfloat16)
         layer = Linear4bit(inputs, outputs, bias, dtype, keys.get("double_quant", True), kind)
-        layer.support_avx512bf16_for_cpu &= (
-            processor.has_bfloat16_products()
-        )  # as the runner loads it
+        # as the runner loads it
+        layer.support_avx512bf16_for_cpu &= processor.has_bfloat16_products()
         layer.weight = Params4bit(
             weight, False, quant_type=kind, compress_statistics=keys.get("double_quant", True)
         )

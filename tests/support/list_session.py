@@ -13,9 +13,7 @@ class ListSession(Session):
     wait."""
 
     def __init__(
-        self,
-        capabilities: frozenset[Capability],
-        run: Callable[[list[Request]], Iterator[list[Event]]],
+        self, capabilities: frozenset[Capability], run: Callable[[list[Request]], Iterator[list[Event]]]
     ) -> None:
         super().__init__(capabilities)
         self._run = run

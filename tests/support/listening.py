@@ -20,9 +20,7 @@ def complete_with_deltas(
             if isinstance(event, Delta):
                 on_text(event)
 
-    return complete(
-        engine, [replace(request, deltas=True) for request in requests], listener=listen
-    )
+    return complete(engine, [replace(request, deltas=True) for request in requests], listener=listen)
 
 
 def complete_first(

@@ -10,9 +10,8 @@ from typing import Any
 
 TIME = "2026-01-02T03-04-05.678901"
 
-Metrics = Mapping[
-    str, Mapping[str, Sequence[Any]]
-]  # by filter and metric, a value for each document
+# by filter and metric, a value for each document
+Metrics = Mapping[str, Mapping[str, Sequence[Any]]]
 
 BY_AGGREGATION: dict[str, list[Any]] = {  # metrics of 60 documents
     "mean": [0.25 + 0.01 * (at % 7) for at in range(60)],
@@ -61,17 +60,13 @@ def lm_eval_folder(
         for at in range(n)
     ]
     means = {
-        f"{metric},{name}": sum(values) / n
-        if all(isinstance(one, int | float) for one in values)
-        else 0.5
+        f"{metric},{name}": sum(values) / n if all(isinstance(one, int | float) for one in values) else 0.5
         for name, of_filter in metrics.items()
         for metric, values in of_filter.items()
     }
     listed = [{"metric": metric, "aggregation": "mean"} for metric in next(iter(metrics.values()))]
     results = {
-        "results": {
-            task: {"name": task, "alias": task, "sample_len": n, **means, "acc_stderr,none": "N/A"}
-        },
+        "results": {task: {"name": task, "alias": task, "sample_len": n, **means, "acc_stderr,none": "N/A"}},
         "group_subtasks": {},
         "configs": {task: {"task": task, "output_type": kind, "metric_list": listed}},
         "versions": {task: 3.0},

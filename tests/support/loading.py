@@ -49,9 +49,7 @@ def load(
 def logits(model: Any) -> torch.Tensor:
     """Return the logits of a few tokens; a model that is loaded, or a library's."""
     with torch.inference_mode():
-        found: torch.Tensor = (model.model if isinstance(model, Loaded) else model)(
-            IDS
-        ).logits.float()
+        found: torch.Tensor = (model.model if isinstance(model, Loaded) else model)(IDS).logits.float()
     return found
 
 

@@ -15,21 +15,7 @@ RANGES = {  # code points
     "marks": "\u0300\u0310", "mathematics": "𝐀𝐙",
 }  # fmt: skip
 SPACES = (" ", " ", " ", "  ", "   ", "\n", "\n\n", "\t", "\r\n", "\u00a0", "\u3000", "")
-MARKS = (
-    *string.punctuation,
-    "…",
-    "«",
-    "»",
-    "。",
-    "¿",
-    "—",
-    "'s",
-    "'LL",
-    "▁",
-    "\x00",
-    "\ufffd",
-    "\u200d",
-)
+MARKS = (*string.punctuation, "…", "«", "»", "。", "¿", "—", "'s", "'LL", "▁", "\x00", "\ufffd", "\u200d")
 MORE = (
     "<s>",
     "</s>",
@@ -54,13 +40,9 @@ def texts(count: int, seed: int = 0) -> list[str]:
         for _ in range(chance.randrange(1, 16)):
             word = "".join(chance.choices(letters, k=chance.randrange(1, 6)))
             number, mark = str(chance.randrange(10**6)), chance.choice(MARKS)
+            parts.append(chance.choice((word, word, word, word.upper(), word.title(), number, mark)))
             parts.append(
-                chance.choice((word, word, word, word.upper(), word.title(), number, mark))
-            )
-            parts.append(
-                chance.choice(MORE)
-                if at % 5 == 0 and chance.random() < 0.3
-                else chance.choice(SPACES)
+                chance.choice(MORE) if at % 5 == 0 and chance.random() < 0.3 else chance.choice(SPACES)
             )
         made.append("".join(parts))
     return made

@@ -51,9 +51,7 @@ def mixer_results(
     edges = [0, *cuts, max(map(len, rows))]
     for start, end in pairwise(edges):
         present = [
-            (at, row[start : min(end, len(row) - 3)])
-            for at, row in enumerate(rows)
-            if start < len(row) - 3
+            (at, row[start : min(end, len(row) - 3)]) for at, row in enumerate(rows) if start < len(row) - 3
         ]
         if not present:
             continue
@@ -84,18 +82,14 @@ def spread_weights(module: nn.Module, seed: int = 0) -> None:
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.copy_(
-                torch.randn(parameter.shape, generator=generator)
-                * (0.5 if parameter.dim() == 1 else 0.2)
+                torch.randn(parameter.shape, generator=generator) * (0.5 if parameter.dim() == 1 else 0.2)
             )
 
 
 def off(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
     """Return how far the results are apart at most, as a share of the largest."""
     largest = max(float(row.abs().max()) for row in theirs)
-    return (
-        max(float((one - other).abs().max()) for one, other in zip(ours, theirs, strict=True))
-        / largest
-    )
+    return max(float((one - other).abs().max()) for one, other in zip(ours, theirs, strict=True)) / largest
 
 
 def rows_of(width: int, lengths: Sequence[int] = LENGTHS) -> list[Tensor]:

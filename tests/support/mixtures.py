@@ -61,16 +61,13 @@ def mixture(family: str, **keys: Any) -> Any:
     name, own = MIXTURES[family]
     torch.manual_seed(0)
     model = (
-        AutoModelForCausalLM.from_config(getattr(transformers, name)(**(PLAIN | own | keys)))
-        .float()
-        .eval()
+        AutoModelForCausalLM.from_config(getattr(transformers, name)(**(PLAIN | own | keys))).float().eval()
     )
     with torch.no_grad():
         for path, numbers in model.named_parameters():
             if path.endswith("bias"):
                 numbers.normal_(0, 0.1)
             elif ".experts." in path:
-                numbers.normal_(
-                    0, 0.15
-                )  # as large as the rest, so that an exchanged expert is seen
+                # as large as the rest, so that an exchanged expert is seen
+                numbers.normal_(0, 0.15)
     return model

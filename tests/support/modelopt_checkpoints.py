@@ -25,12 +25,7 @@ def settings(algorithm: str, **more: Any) -> dict[str, Any]:
 
 def own_file(algorithm: str, **more: Any) -> dict[str, Any]:
     """Return hf_quant_config.json, which is all that exports before 0.29 have."""
-    said = {
-        "quant_algo": algorithm,
-        "kv_cache_quant_algo": None,
-        "exclude_modules": ["lm_head"],
-        **more,
-    }
+    said = {"quant_algo": algorithm, "kv_cache_quant_algo": None, "exclude_modules": ["lm_head"], **more}
     return {"producer": PRODUCER, "quantization": said}
 
 
@@ -46,10 +41,7 @@ STORED: dict[str, dict[str, Any]] = {
         "MIXED_PRECISION",
         quantized_layers={
             "model.layers.0.self_attn.q_proj": {"quant_algo": "FP8"},
-            "model.layers.0.mlp.experts.0.gate_proj": {
-                "quant_algo": "W4A16_NVFP4",
-                "group_size": 16,
-            },
+            "model.layers.0.mlp.experts.0.gate_proj": {"quant_algo": "W4A16_NVFP4", "group_size": 16},
         },
     ),
 }
@@ -63,30 +55,21 @@ def layer_of(
     if name == "modelopt_mixed":
         name = "modelopt_nvfp4" if ".experts." in path else "modelopt_tensor"
     made = (
-        _nvfp4(name, outputs, inputs, random)
-        if "nvfp4" in name
-        else _float8(name, outputs, inputs, random)
+        _nvfp4(name, outputs, inputs, random) if "nvfp4" in name else _float8(name, outputs, inputs, random)
     )
     if path.endswith((".k_proj", ".v_proj")) and STORED.get(name, {}).get("kv_cache_scheme"):
         made[0][f"{path[-6]}_scale"] = torch.tensor(0.5)
     return made
 
 
-def _float8(
-    name: str, outputs: int, inputs: int, random: torch.Generator
-) -> tuple[Tensors, torch.Tensor]:
+def _float8(name: str, outputs: int, inputs: int, random: torch.Generator) -> tuple[Tensors, torch.Tensor]:
     codes = torch.randint(0, 256, (outputs, inputs), generator=random, dtype=torch.uint8)
     codes[(codes & 127) == 127] = 0  # NaN
     weight = codes.view(torch.float8_e4m3fn)
     if name == "modelopt_mxfp8":
-        exponents = torch.randint(
-            112, 116, (outputs, inputs // 32), generator=random, dtype=torch.uint8
-        )
+        exponents = torch.randint(112, 116, (outputs, inputs // 32), generator=random, dtype=torch.uint8)
         scale = torch.exp2(exponents.float() - 127)
-        return {
-            "weight": weight,
-            "weight_scale": exponents,
-        }, weight.float() * scale.repeat_interleave(32, 1)
+        return {"weight": weight, "weight_scale": exponents}, weight.float() * scale.repeat_interleave(32, 1)
     blocks = -(-outputs // 128), -(-inputs // 128)
     shape = {"modelopt_channels": (outputs,), "modelopt_blocks": blocks}.get(name, ())
     scale = (torch.rand(shape, generator=random) + 0.2) * 0.2 / 448
@@ -102,9 +85,7 @@ def _float8(
     return tensors, weight.float() * scale
 
 
-def _nvfp4(
-    name: str, outputs: int, inputs: int, random: torch.Generator
-) -> tuple[Tensors, torch.Tensor]:
+def _nvfp4(name: str, outputs: int, inputs: int, random: torch.Generator) -> tuple[Tensors, torch.Tensor]:
     packed = torch.randint(0, 256, (outputs, inputs // 2), generator=random, dtype=torch.uint8)
     scale = (torch.rand(outputs, inputs // 16, generator=random) * 400 + 1).to(torch.float8_e4m3fn)
     tensors = {"weight": packed, "weight_scale": scale, "weight_scale_2": torch.tensor(1 / 12000)}

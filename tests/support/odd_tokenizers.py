@@ -25,18 +25,8 @@ def with_tokenizer(folder: Path, **steps: Any) -> Path:
 
 def save_runaway(folder: Path) -> Path:
     """Save the embedded model with a pattern that tries 2 ** N ways on N letters x."""
-    split = {
-        "type": "Split",
-        "pattern": {"Regex": "(x+x+)+y"},
-        "behavior": "Isolated",
-        "invert": False,
-    }
-    level = {
-        "type": "ByteLevel",
-        "add_prefix_space": False,
-        "trim_offsets": True,
-        "use_regex": True,
-    }
+    split = {"type": "Split", "pattern": {"Regex": "(x+x+)+y"}, "behavior": "Isolated", "invert": False}
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     pre = {"type": "Sequence", "pretokenizers": [split, level]}
     return with_tokenizer(folder, pre_tokenizer=pre)
 

@@ -11,7 +11,5 @@ def opened(folder: Path) -> list[str]:
     numbers = os.listdir("/proc/self/fd")
     links = (Path("/proc/self/fd", number) for number in numbers)
     return [
-        name
-        for name in (os.readlink(it) for it in links if it.is_symlink())
-        if name.startswith(f"{folder}/")
+        name for name in (os.readlink(it) for it in links if it.is_symlink()) if name.startswith(f"{folder}/")
     ]

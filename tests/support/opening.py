@@ -17,9 +17,7 @@ if TYPE_CHECKING:  # imports torch
     from runner_engine.models.load import Loaded
 
 
-def open_engine(
-    config: RunnerConfig, bases: BaseCache | None = None, folder: Path = Path()
-) -> Engine:
+def open_engine(config: RunnerConfig, bases: BaseCache | None = None, folder: Path = Path()) -> Engine:
     """Call `runner.engines.open_engine` with the resolved model."""
     return engines.open_engine(resolve(config), bases, folder)
 

@@ -22,10 +22,7 @@ class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.__name__.partition(".")[0]
         self.calls.append((name, args, kwargs))
-        views = [
-            one.alias_info is not None and not one.alias_info.is_write
-            for one in func._schema.returns
-        ]
+        views = [one.alias_info is not None and not one.alias_info.is_write for one in func._schema.returns]
         if not any(views) and name not in NO_KERNEL:
             self.kernels[name] += 1
         return func(*args, **(kwargs or {}))

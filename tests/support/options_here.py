@@ -29,9 +29,7 @@ def absent() -> set[str]:
 def studies() -> list[Path]:
     """Return the studies of experiments/, without those of options that have been taken away."""
     return [
-        file
-        for file in sorted((ROOT / "experiments").glob("*.yaml"))
-        if not absent() or _is_possible(file)
+        file for file in sorted((ROOT / "experiments").glob("*.yaml")) if not absent() or _is_possible(file)
     ]
 
 
@@ -39,20 +37,14 @@ def is_possible(command: str) -> bool:
     """Whether all tasks and models of a command are here, and those of its study."""
     chosen = re.findall(rf"(?<![\w.])({'|'.join(GROUPS)})=(\w+)", command)
     studied = [ROOT / "experiments" / f"{name}.yaml" for name in re.findall(r" -cn (\w+)", command)]
-    return all(choice in choices_for(group) for group, choice in chosen) and all(
-        map(_is_possible, studied)
-    )
+    return all(choice in choices_for(group) for group, choice in chosen) and all(map(_is_possible, studied))
 
 
 def _is_possible(study: Path) -> bool:
     chosen = [
-        line
-        for line in yaml.safe_load(study.read_text()).get("defaults", [])
-        if isinstance(line, dict)
+        line for line in yaml.safe_load(study.read_text()).get("defaults", []) if isinstance(line, dict)
     ]
     overrides = {
-        key.removeprefix("override ").strip("/"): choice
-        for line in chosen
-        for key, choice in line.items()
+        key.removeprefix("override ").strip("/"): choice for line in chosen for key, choice in line.items()
     }
     return all(overrides[group] in choices_for(group) for group in GROUPS if group in overrides)

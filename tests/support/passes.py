@@ -33,18 +33,9 @@ FORMATS = {  # of keys and values: those of the model, and as they are stored
         torch.bfloat16,
         KvCache(KvNumbers.as_model, KvNumbers.int4, layers=((0, KvNumbers.int8),)),
     ),
-    "f32 in int4, first plain": (
-        torch.float32,
-        KvCache.of(f"{{keys: int4, values: int4, {FIRST}}}"),
-    ),
-    "bf16 in int8, first plain": (
-        torch.bfloat16,
-        KvCache.of(f"{{keys: int8, values: int8, {FIRST}}}"),
-    ),
-    "bf16 in k8v4, first plain": (
-        torch.bfloat16,
-        KvCache.of(f"{{keys: int8, values: int4, {FIRST}}}"),
-    ),
+    "f32 in int4, first plain": (torch.float32, KvCache.of(f"{{keys: int4, values: int4, {FIRST}}}")),
+    "bf16 in int8, first plain": (torch.bfloat16, KvCache.of(f"{{keys: int8, values: int8, {FIRST}}}")),
+    "bf16 in k8v4, first plain": (torch.bfloat16, KvCache.of(f"{{keys: int8, values: int4, {FIRST}}}")),
 }
 
 
@@ -90,21 +81,14 @@ LENGTHS = (1, 2, 15, 16, 17, 33, 127, 129, 511, 512, 513, 700)
 SEEN_BY = (range(len(LENGTHS)), (0, 3, 4, 9), (1, 3))
 DECODING = Scene(
     tuple(
-        PassRow(
-            length - 1, prefixes=tuple(number for number, rows in enumerate(SEEN_BY) if row in rows)
-        )
+        PassRow(length - 1, prefixes=tuple(number for number, rows in enumerate(SEEN_BY) if row in rows))
         for row, length in enumerate(LENGTHS)
     ),
     prefixes=(1100, 7, 1),
     shuffled=True,
 )
 PROMPTS = Scene(
-    (
-        PassRow(0, 90, (0,), is_span=True),
-        PassRow(64),
-        PassRow(530, 130, is_span=True),
-        PassRow(0, 5, (0,)),
-    ),
+    (PassRow(0, 90, (0,), is_span=True), PassRow(64), PassRow(530, 130, is_span=True), PassRow(0, 5, (0,))),
     prefixes=(33,),
 )
 MANY_PREFIXES = Scene(
@@ -161,9 +145,7 @@ def one_softmax(
     if softmax.cap:
         scores = softmax.cap * (scores / softmax.cap).tanh()
     if softmax.sinks is not None:
-        scores = torch.cat(
-            (scores, softmax.sinks.to(scores).view(heads.kv_heads, heads.group, 1)), dim=2
-        )
+        scores = torch.cat((scores, softmax.sinks.to(scores).view(heads.kv_heads, heads.group, 1)), dim=2)
     return (scores.softmax(dim=-1)[..., : keys.shape[1]] @ values.double()).flatten(0, 1)
 
 
@@ -179,17 +161,13 @@ def as_stored(
     return numbers[0], numbers[1]
 
 
-def as_read(
-    heads: Heads, layer: int, given: list[torch.Tensor], is_beginning: bool
-) -> list[torch.Tensor]:
+def as_read(heads: Heads, layer: int, given: list[torch.Tensor], is_beginning: bool) -> list[torch.Tensor]:
     """Return keys and values [KVH, L, D] of a prefix or of a row's own places: the first of a text
     as the model's."""
     read = [*as_stored(heads, layer, *given)]
     for some, plain in zip(read, given, strict=True):
         if is_beginning:
-            some[:, : heads.first_plain] = heads.turned(
-                heads.turned(plain[:, : heads.first_plain])
-            ).float()
+            some[:, : heads.first_plain] = heads.turned(heads.turned(plain[:, : heads.first_plain])).float()
     return read
 
 
@@ -210,9 +188,7 @@ def check_pass(case: Case, form: str, way: str) -> None:
     order = torch.randperm(count + 2, generator=numbers, device="cpu")[:count].tolist()
     slot_of = order if scene.shuffled else [*range(count)]
     own = own_kv(
-        heads,
-        kernels,
-        [max(row.before + row.new for row in scene.rows)] * (count + 2 * scene.shuffled),
+        heads, kernels, [max(row.before + row.new for row in scene.rows)] * (count + 2 * scene.shuffled)
     )
     for slot, row in zip(slot_of, scene.rows, strict=True):
         own.set_beginning(slot, not row.prefixes)
@@ -225,14 +201,11 @@ def check_pass(case: Case, form: str, way: str) -> None:
             as_read(heads, layer, prefix, not number) for number, prefix in enumerate(seen_prefixes)
         ]
         seen_rows = [
-            as_read(heads, layer, mine, not row.prefixes)
-            for mine, row in zip(rows, scene.rows, strict=True)
+            as_read(heads, layer, mine, not row.prefixes) for mine, row in zip(rows, scene.rows, strict=True)
         ]
     texts = [
         [
-            torch.cat(
-                [*(seen_prefixes[number][kind] for number in row.prefixes), mine[kind]], dim=1
-            )
+            torch.cat([*(seen_prefixes[number][kind] for number in row.prefixes), mine[kind]], dim=1)
             for kind in (0, 1)
         ]
         for row, mine in zip(scene.rows, seen_rows, strict=True)
@@ -264,9 +237,7 @@ def check_pass(case: Case, form: str, way: str) -> None:
             users[number] += range(first, len(slots))
     uses = [
         use_of(
-            shared_kv(
-                heads, kernels, [kv[0] for kv in prefix], [kv[1] for kv in prefix], not number
-            ),
+            shared_kv(heads, kernels, [kv[0] for kv in prefix], [kv[1] for kv in prefix], not number),
             tokens,
             len(slots),
         )
@@ -275,22 +246,11 @@ def check_pass(case: Case, form: str, way: str) -> None:
     for use, start in zip(uses, starts, strict=False):
         use.start = start
     layout = PassLayout(
-        heads,
-        kernels,
-        own,
-        ints(slots),
-        ints(places),
-        ints(seen),
-        uses,
-        spans,
-        case.is_step,
-        position_of,
+        heads, kernels, own, ints(slots), ints(places), ints(seen), uses, spans, case.is_step, position_of
     )
     query = random(numbers, heads.kv_heads * heads.group, len(slots), heads.dim, dtype=dtype)
     new = [
-        torch.cat(
-            [mine[kind][:, row.before :] for row, mine in zip(scene.rows, rows, strict=True)], dim=1
-        )
+        torch.cat([mine[kind][:, row.before :] for row, mine in zip(scene.rows, rows, strict=True)], dim=1)
         for kind in (0, 1)
     ]
     scale = case.scale * heads.dim**-0.5
@@ -300,9 +260,7 @@ def check_pass(case: Case, form: str, way: str) -> None:
     text_of = [text for row, text in zip(scene.rows, texts, strict=True) for _ in range(row.new)]
     for token, (text, position) in enumerate(zip(text_of, position_of, strict=True)):
         visible = slice(case.window.first(position) if case.window else 0, position + 1)
-        wanted = one_softmax(
-            query[:, token], text[0][:, visible], text[1][:, visible], heads, scale, softmax
-        )
+        wanted = one_softmax(query[:, token], text[0][:, visible], text[1][:, visible], heads, scale, softmax)
         off = float((result[token].double() - wanted).abs().max())
         assert off < TOLERANCE[dtype], f"token {token}, position {position}: off by {off}"
     for slot, mine in zip(slot_of, rows, strict=True):

@@ -14,23 +14,14 @@ EXAMPLE = Path(__file__).parent / "plugin"
 def install_example(folder: Path) -> Path:
     """Install the example into a folder, as pip does; with that on the path it is an installed
     package."""
-    quiet = (
-        "--quiet",
-        "--no-deps",
-        "--no-index",
-        "--no-build-isolation",
-        "--disable-pip-version-check",
-    )
+    quiet = ("--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--disable-pip-version-check")
     subprocess.run(
-        [sys.executable, "-m", "pip", "install", *quiet, "--target", str(folder), str(EXAMPLE)],
-        check=True,
+        [sys.executable, "-m", "pip", "install", *quiet, "--target", str(folder), str(EXAMPLE)], check=True
     )
     return folder
 
 
-def write_package(
-    folder: Path, name: str, entry_points: str, version: str = "2.0", **modules: str
-) -> Path:
+def write_package(folder: Path, name: str, entry_points: str, version: str = "2.0", **modules: str) -> Path:
     """Write an installed package with entry points and modules; return the folder for the path."""
     about = folder / f"{name}-{version}.dist-info"
     about.mkdir(parents=True)

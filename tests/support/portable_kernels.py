@@ -24,9 +24,7 @@ ONLY_VNNI = ("-DEMULATED_WITHOUT_BF16", "-DEMULATED_WITHOUT_BW_AND_DQ")
 TARGETS = ["x86-64", "x86-64-v3", "x86-64-v3 -mavx512vnni -mavx512vl"]
 
 is_x86 = processors.needs("x86")
-has_compiler = pytest.mark.skipif(
-    processor.c_compiler() is None, reason="there is no C compiler here"
-)
+has_compiler = pytest.mark.skipif(processor.c_compiler() is None, reason="there is no C compiler here")
 
 
 @cache

@@ -105,9 +105,7 @@ def emulation_flags() -> list[str]:
 def summary_lines(reasons: Iterable[str]) -> list[str]:
     """Return the lines for a run's end: how many tests this processor could not run, by what they need."""
     missing = Counter(
-        reason[reason.index(PREFIX) + len("another processor: ") :]
-        for reason in reasons
-        if PREFIX in reason
+        reason[reason.index(PREFIX) + len("another processor: ") :] for reason in reasons if PREFIX in reason
     )
     if has("bf16", "vnni"):
         how = "AVX-512 is this processor's own"

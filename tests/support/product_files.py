@@ -60,14 +60,10 @@ def every_format(width: int) -> Iterator[tuple[str, LayerWeights]]:
     for name in TYPES:
         for has_byte_rows in (False, True):
             like = nn.Linear(INPUTS, OUTPUTS, bias=False)
-            layer = GgufLinear(
-                like, random_blocks(name, OUTPUTS, INPUTS), name, None, has_byte_rows
-            )
+            layer = GgufLinear(like, random_blocks(name, OUTPUTS, INPUTS), name, None, has_byte_rows)
             yield f"{name}, rows in bytes: {has_byte_rows}", Blocks.of(layer, kernels, workspace)
     grouped = {kind: layer_of(kind, OUTPUTS, INPUTS)[0] for kind in KINDS}
-    grouped |= {
-        f"{bits} bits": layer_of("packed", OUTPUTS, INPUTS, bits)[0] for bits in range(2, 9)
-    }
+    grouped |= {f"{bits} bits": layer_of("packed", OUTPUTS, INPUTS, bits)[0] for bits in range(2, 9)}
     grouped |= {
         "table": values_layer(OUTPUTS, INPUTS, 4, 32, BF16),
         "float8": values_layer(OUTPUTS, INPUTS, 8, 128, F32),
@@ -80,10 +76,8 @@ def every_format(width: int) -> Iterator[tuple[str, LayerWeights]]:
     library = library_layer("int8", INPUTS, OUTPUTS, True)
     library(rows_of(2, INPUTS, BF16))  # the library rearranges its weights in the first pass
     yield "int8", row_int8(library)
-    yield (
-        "torchao_int8",
-        weight_int8(library_layer("torchao_int8", INPUTS, 96, True)),
-    )  # whole panels
+    # whole panels
+    yield ("torchao_int8", weight_int8(library_layer("torchao_int8", INPUTS, 96, True)))
     for name, rounding in INT8_KINDS.items():
         yield (
             f"int8 of a checkpoint, {name}",
@@ -109,16 +103,12 @@ def written(some: Sequence[Product], path: Path) -> None:
             count, inputs = one.rows.shape
             size = quantized_workspace_bytes(count, inputs, 2)
             tensors = {
-                name: tensor
-                for name in POINTERS
-                if (tensor := _pointed_at(one.weights, name)) is not None
+                name: tensor for name in POINTERS if (tensor := _pointed_at(one.weights, name)) is not None
             }
             file.write(struct.pack("5q", one.rows.dtype is F32, count, inputs, size, len(tensors)))
             file.write(bytes(one.weights.matrix))
             for name, tensor in tensors.items():
-                file.write(
-                    struct.pack("2q", getattr(Matrix, name).offset, tensor.nbytes) + _bytes(tensor)
-                )
+                file.write(struct.pack("2q", getattr(Matrix, name).offset, tensor.nbytes) + _bytes(tensor))
             file.write(_bytes(one.rows))
 
 
@@ -126,9 +116,7 @@ def _pointed_at(weights: LayerWeights, name: str) -> torch.Tensor | None:
     address = getattr(weights.matrix, name)
     if not address:
         return None
-    (tensor,) = {
-        one.data_ptr(): one for one in weights.tensors if one.data_ptr() == address
-    }.values()
+    (tensor,) = {one.data_ptr(): one for one in weights.tensors if one.data_ptr() == address}.values()
     return tensor
 
 
@@ -139,15 +127,7 @@ def _bytes(tensor: torch.Tensor) -> bytes:
 def build(compiler: str, program: Path, *flags: str) -> Path:
     """Build the program for a processor."""
     source = Path(__file__).with_name("product_files.c")
-    command = [
-        compiler,
-        "-O1",
-        "-fopenmp",
-        *building.MATH.split(),
-        "-w",
-        *flags,
-        f"-I{building.FOLDER}",
-    ]
+    command = [compiler, "-O1", "-fopenmp", *building.MATH.split(), "-w", *flags, f"-I{building.FOLDER}"]
     subprocess.run([*command, str(source), "-o", str(program), "-lm"], check=True)
     return program
 
@@ -161,9 +141,7 @@ def computed(command: Sequence[str | Path], folder: Path) -> list[torch.Tensor]:
     for one in some:
         count = len(one.rows) * one.weights.matrix.outputs
         found.append(
-            torch.frombuffer(read, dtype=one.rows.dtype, count=count, offset=at).view(
-                len(one.rows), -1
-            )
+            torch.frombuffer(read, dtype=one.rows.dtype, count=count, offset=at).view(len(one.rows), -1)
         )
         at += found[-1].nbytes
     assert at == len(read)

@@ -12,9 +12,8 @@ import torch
 from families import settings as family_settings
 
 Tensors = dict[str, torch.Tensor]
-Layer = Callable[
-    [str, int, int], Tensors
-]  # of its path, outputs and inputs: its tensors by the ends of their names
+# of its path, outputs and inputs: its tensors by the ends of their names
+Layer = Callable[[str, int, int], Tensors]
 
 
 def tensors_of(layer: Layer, **settings: Any) -> tuple[Any, Tensors]:

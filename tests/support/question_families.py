@@ -63,9 +63,7 @@ def with_samples(
         "pass_at_k/8": passed,
         "maj_at_k/8": voted,
     }
-    folder = store.job(
-        experiment, name, {**config, **counts}, elected, metrics=figures | (metrics or {})
-    )
+    folder = store.job(experiment, name, {**config, **counts}, elected, metrics=figures | (metrics or {}))
 
     def change(sample: Sample) -> Sample:
         # every wrong answer is the same number, so that a vote is a strict majority

@@ -80,20 +80,7 @@ class RayCluster:
         ip("-n", head, "link", "set", "bridge", "up")
         for name in NODES:
             host = self.hosts[name]
-            ip(
-                "link",
-                "add",
-                name,
-                "netns",
-                head,
-                "type",
-                "veth",
-                "peer",
-                "name",
-                "wire",
-                "netns",
-                host.name,
-            )
+            ip("link", "add", name, "netns", head, "type", "veth", "peer", "name", "wire", "netns", host.name)
             ip("-n", head, "link", "set", name, "master", "bridge")
             ip("-n", head, "link", "set", name, "up")
             ip("-n", host.name, "addr", "add", f"{host.address}/24", "dev", "wire")
@@ -104,14 +91,7 @@ class RayCluster:
         host = self.hosts[name]
         ray = [sys.executable, "-m", "ray.scripts.scripts", "start", f"--node-ip-address={host.address}", "--block",
                "--object-store-memory=80000000", "--disable-usage-stats", *words]  # fmt: skip
-        hidden = [
-            "unshare",
-            "--mount",
-            "sh",
-            "-c",
-            'mount -t tmpfs none "$0" && exec "$@"',
-            str(self.folder),
-        ]
+        hidden = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(self.folder)]
         log = self.folder / f"{name}.log"
         command = [
             "ip",
@@ -163,10 +143,7 @@ class RayCluster:
 
 @contextmanager
 def running_ray(
-    folder: Path,
-    environment: dict[str, str] | None = None,
-    cores: int = 2,
-    shares_folder: bool = False,
+    folder: Path, environment: dict[str, str] | None = None, cores: int = 2, shares_folder: bool = False
 ) -> Iterator[RayCluster]:
     """Start a cluster whose head runs no jobs, and end it with every process in it."""
     cluster = RayCluster(folder, cores, shares_folder, environment=environment or {})

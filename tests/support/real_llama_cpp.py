@@ -13,9 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PLACES = (ROOT / ".llama_cpp", ROOT / "outputs" / ".xllamacpp")
 HEAD = 64  # numbers of a head of the embedded model
 PYTHON = next((place / "bin" / "python" for place in PLACES if (place / "bin" / "python").exists()), None)  # fmt: skip
-needs_llama_cpp = pytest.mark.skipif(
-    PYTHON is None, reason="llama.cpp is not installed here: make llama_cpp"
-)
+needs_llama_cpp = pytest.mark.skipif(PYTHON is None, reason="llama.cpp is not installed here: make llama_cpp")
 
 
 def embedded_file(folder: Path, kind: str = "F16") -> Path:

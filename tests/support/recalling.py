@@ -61,8 +61,5 @@ def prompts_of(config: RunnerConfig) -> list[Sequence[int]]:
     inputs, resolved = recall.prepare(config), resolve(config)
     requests = recall.requests_for(inputs.task, written(inputs.task, inputs.units, resolved))
     return [
-        ids
-        for _, ids in kind_of(config.model).encoded(
-            resolved, [request.prompt for request in requests]
-        )
+        ids for _, ids in kind_of(config.model).encoded(resolved, [request.prompt for request in requests])
     ]

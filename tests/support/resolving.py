@@ -10,9 +10,7 @@ from runner_engine.checkpoints import footprint, formats, memory_check
 from runner_engine.checkpoints.footprint import Footprint
 
 
-def predict(
-    config: RunnerConfig, batch_size: int, prompt_tokens: int, new_tokens: int
-) -> Footprint | None:
+def predict(config: RunnerConfig, batch_size: int, prompt_tokens: int, new_tokens: int) -> Footprint | None:
     return footprint.predict(resolve(config), (batch_size, prompt_tokens, new_tokens))
 
 

@@ -27,16 +27,12 @@ class Scripted:
 
     capabilities = frozenset(Capability)
 
-    def __init__(
-        self, answers: Mapping[int, Reply | list[Reply]] | Callable[[Request], Reply]
-    ) -> None:
+    def __init__(self, answers: Mapping[int, Reply | list[Reply]] | Callable[[Request], Reply]) -> None:
         self.answers, self.stats = answers, EngineStats()
         self.asked: list[RequestId] = []
 
     def load(self) -> EngineReport:
-        return EngineReport(
-            metrics={"load_s": 0.5, "weight_mib": 1.0, "lora_modules": 2, "vocab_size": 3}
-        )
+        return EngineReport(metrics={"load_s": 0.5, "weight_mib": 1.0, "lora_modules": 2, "vocab_size": 3})
 
     def encode(self, request: Request) -> tuple[str, list[int]]:
         return str(request.prompt), []
@@ -48,12 +44,8 @@ class Scripted:
         for request in reversed(requests):
             self.asked.append(request.id)
             sha256 = request_sha256(str(request.prompt), request)
-            scripted = (
-                self.answers(request) if callable(self.answers) else self.answers[int(request.id)]
-            )
-            for choice, (text, reason) in enumerate(
-                scripted if isinstance(scripted, list) else [scripted]
-            ):
+            scripted = self.answers(request) if callable(self.answers) else self.answers[int(request.id)]
+            for choice, (text, reason) in enumerate(scripted if isinstance(scripted, list) else [scripted]):
                 error = "boom" if reason is FinishReason.error else None
                 answer = Answer(text, [0, 1, 2], reason)
                 yield [Completion(answer, sha256, 10, 0.2, request.id, 0.1, choice, error=error)]

@@ -29,9 +29,8 @@ PLAIN = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
 def free_port() -> int:
     """Return a port that is free, and that the system does not give to other sockets meanwhile."""
-    own_range = Path(
-        "/proc/sys/net/ipv4/ip_local_port_range"
-    )  # the ports that the system gives away itself
+    # the ports that the system gives away itself
+    own_range = Path("/proc/sys/net/ipv4/ip_local_port_range")
     first_given = int(own_range.read_text().split()[0]) if own_range.exists() else 32768
     while True:
         port = random.SystemRandom().randrange(max(1024, first_given // 2), first_given)
@@ -51,11 +50,7 @@ def until(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path
 
 @contextlib.contextmanager
 def mlflow_server(
-    folder: Path,
-    port: int,
-    backend: str | None = None,
-    options: tuple[str, ...] = (),
-    **environment: str,
+    folder: Path, port: int, backend: str | None = None, options: tuple[str, ...] = (), **environment: str
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run a real MLflow server with its runs in a backend (sqlite in the folder) and its files in
     the folder."""
@@ -85,9 +80,7 @@ def mlflow_server(
     path = folder / "server.log"
     with path.open("ab") as log:
         variables = os.environ | PLAIN | environment
-        process = warm_process.popen(
-            command, env=variables, stdout=log, stderr=log, start_new_session=True
-        )
+        process = warm_process.popen(command, env=variables, stdout=log, stderr=log, start_new_session=True)
     try:
         until(healthy, process, path)
         yield process
@@ -103,12 +96,7 @@ def postgres_binaries() -> Path | None:
     folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     folders += [Path(found).resolve().parent for found in [shutil.which("initdb")] if found]
     return next(
-        (
-            folder
-            for folder in folders
-            if {"initdb", "postgres"} <= {it.name for it in folder.iterdir()}
-        ),
-        None,
+        (folder for folder in folders if {"initdb", "postgres"} <= {it.name for it in folder.iterdir()}), None
     )
 
 
@@ -125,9 +113,7 @@ def postgres_server() -> Iterator[str]:
     if os.geteuid() == 0 and user is None:
         pytest.skip("PostgreSQL does not run as root, and there is no user named postgres")
     as_user: dict[str, Any] = (
-        {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
-        if os.geteuid() == 0 and user
-        else {}
+        {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if os.geteuid() == 0 and user else {}
     )
     # Below /tmp: a socket's path may have 107 characters, and pytest's folders are closed to other
     # users.
@@ -136,14 +122,7 @@ def postgres_server() -> Iterator[str]:
         if as_user and user:
             os.chown(folder, user.pw_uid, user.pw_gid)
         data, path = folder / "data", folder / "server.log"
-        quick = [
-            "-c",
-            "fsync=off",
-            "-c",
-            "listen_addresses=",
-            "-c",
-            f"unix_socket_directories={folder}",
-        ]
+        quick = ["-c", "fsync=off", "-c", "listen_addresses=", "-c", f"unix_socket_directories={folder}"]
         made = subprocess.run(
             [
                 binaries / "initdb",
@@ -167,11 +146,7 @@ def postgres_server() -> Iterator[str]:
         assert made.returncode == 0, made.stderr
         with path.open("ab") as log:
             process = subprocess.Popen(
-                [binaries / "postgres", "-D", data, *quick],
-                cwd=folder,
-                stdout=log,
-                stderr=log,
-                **as_user,
+                [binaries / "postgres", "-D", data, *quick], cwd=folder, stdout=log, stderr=log, **as_user
             )
 
         def accepts() -> bool:

@@ -46,9 +46,7 @@ class Serving:
     def err(self) -> str:
         return (self.folder / "err.txt").read_text()
 
-    def ask(
-        self, path: str, body: Any = None, method: str | None = None, **headers: str
-    ) -> tuple[int, Any]:
+    def ask(self, path: str, body: Any = None, method: str | None = None, **headers: str) -> tuple[int, Any]:
         """Send JSON, or bytes unchanged; return the status and the answer, parsed if it is JSON."""
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         headers = {"Content-Type": "application/json"} | {
@@ -124,18 +122,14 @@ def serving(folder: Path, *overrides: str, **environment: str) -> Iterator[Servi
     folder.mkdir(parents=True, exist_ok=True)
     port = () if any(word.startswith("task.port") for word in overrides) else ("task.port=0",)
     command = [sys.executable, "-m", "runner", "task=serve", *port, *overrides]
-    variables = {
-        key: value for key, value in os.environ.items() if key != "RUNNER_API_KEY"
-    } | environment
+    variables = {key: value for key, value in os.environ.items() if key != "RUNNER_API_KEY"} | environment
     with (folder / "out.txt").open("wb") as out, (folder / "err.txt").open("wb") as err:
         process = warm_process.popen(
             command, cwd=folder, stdout=out, stderr=err, env=variables, start_new_session=True
         )
     try:
         end = time.monotonic() + WAIT_S
-        while not (
-            match := re.search(r"^serving .* at (http://\S+?),? ", stderr_of(folder), re.MULTILINE)
-        ):
+        while not (match := re.search(r"^serving .* at (http://\S+?),? ", stderr_of(folder), re.MULTILINE)):
             assert process.poll() is None, stderr_of(folder)
             assert time.monotonic() < end, stderr_of(folder)
             time.sleep(0.05)

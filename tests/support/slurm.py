@@ -40,9 +40,8 @@ INSTALL = "apt-get install --no-install-recommends slurmctld slurmd slurm-client
 NODES = ("alpha", "beta")
 STARTS = 3
 START_S = 30.0  # a start takes about one second
-PATH = os.pathsep.join(
-    [os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"]
-)  # daemons are in sbin
+# daemons are in sbin
+PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
 # KillWait: seconds from SIGTERM to SIGKILL. cred_expire: a requeued job waits so long, 120 s unless
 # set. SlurmdTimeout: seconds until a node that is silent counts as down.
 CONFIG = """
@@ -141,24 +140,13 @@ class Slurm:
     def kill_node(self, node: str) -> None:
         """Kill a node's daemon and the processes of its jobs at once, as when its power fails."""
         of_node = [
-            pid
-            for pid in self.processes()
-            if f"SLURMD_NODENAME={node}".encode() in _words(pid, "environ")
+            pid for pid in self.processes() if f"SLURMD_NODENAME={node}".encode() in _words(pid, "environ")
         ]
-        daemons = [
-            pid
-            for pid in self.processes()
-            if _words(pid, "cmdline")[-3:-1] == [b"-N", node.encode()]
-        ]
+        daemons = [pid for pid in self.processes() if _words(pid, "cmdline")[-3:-1] == [b"-N", node.encode()]]
         parents = {
-            pid: int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-            for pid in of_node
+            pid: int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]) for pid in of_node
         }
-        steps = [
-            pid
-            for pid in {*parents.values()}
-            if _words(pid, "cmdline")[0].startswith(b"slurmstepd")
-        ]
+        steps = [pid for pid in {*parents.values()} if _words(pid, "cmdline")[0].startswith(b"slurmstepd")]
         for pid in (
             *daemons,
             *steps,
@@ -229,16 +217,8 @@ def _start(cluster: Slurm, cores: int, largest_array: int) -> bool:
     for name in NODES:
         text += f"NodeName={name} NodeHostname=localhost NodeAddr=127.0.0.1 Port={free_port()} CPUs={cores} State=UNKNOWN\n"
     (folder / "slurm.conf").write_text(f"{text}PartitionName=main Nodes=ALL Default=YES State=UP\n")
-    files = {
-        "socket": "socket",
-        "key-file": "key",
-        "pid-file": "pid",
-        "log-file": "log",
-        "seed-file": "seed",
-    }
-    options = [
-        word for option, name in files.items() for word in (f"--{option}", f"{folder}/munge/{name}")
-    ]
+    files = {"socket": "socket", "key-file": "key", "pid-file": "pid", "log-file": "log", "seed-file": "seed"}
+    options = [word for option, name in files.items() for word in (f"--{option}", f"{folder}/munge/{name}")]
     cluster.start("munged", "--force", "--foreground", *options)
     wait_for((folder / "munge" / "socket").exists, 20)
     cluster.start("slurmctld", "-D")

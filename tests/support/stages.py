@@ -71,9 +71,7 @@ SPECIAL_CONFIGS = {"Gemma3": "Gemma3TextConfig"}
 def save_family(folder: Path, family: str, dtype: str = "float32", **keys: Any) -> Path:
     """Save a tiny model of a family in which all weights are random, also norms and biases."""
     name, own = FAMILIES[family]
-    config = getattr(transformers, SPECIAL_CONFIGS.get(name, f"{name}Config"))(
-        **(PLAIN | own | keys)
-    )
+    config = getattr(transformers, SPECIAL_CONFIGS.get(name, f"{name}Config"))(**(PLAIN | own | keys))
     torch.manual_seed(0)
     model = getattr(transformers, SPECIAL_CLASSES.get(name, f"{name}ForCausalLM"))(config).eval()
     with torch.no_grad():
@@ -131,11 +129,7 @@ def whole(folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
         position_argument = {"position_ids": positions} if takes_positions else {}
         with torch.inference_mode():
             output = model(
-                input_ids=ids,
-                attention_mask=mask,
-                past_key_values=cache,
-                use_cache=True,
-                **position_argument,
+                input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **position_argument
             )
         logits: torch.Tensor = output.logits
         return logits

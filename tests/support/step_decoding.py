@@ -73,13 +73,7 @@ class Decoding:
         ends = [IDS[at : at + 3 + at % 7] for at in (100, 111, 135, 147)]
         starts = [IDS[: TRUNK + BRANCH]] * 2 + [IDS[:TRUNK]] * 2
         self.rows = [
-            Row(
-                Request(number, ()),
-                [*start, *end],
-                "",
-                50,
-                kv=RowKv(branch if number < 2 else trunk),
-            )
+            Row(Request(number, ()), [*start, *end], "", 50, kv=RowKv(branch if number < 2 else trunk))
             for number, (start, end) in enumerate(zip(starts, ends, strict=True))
         ]
         self.rows.append(Row(Request(9, ()), IDS[200:230], "", 50))
@@ -87,17 +81,12 @@ class Decoding:
         for prefix in (trunk, branch):
             self.forward.read_prefix(prefix, 1000)
         self.own = own_kv(
-            heads,
-            self.forward.kernels,
-            [128] * 8,
-            [row.kv.prefix for row in (*self.rows, self.long)],
+            heads, self.forward.kernels, [128] * 8, [row.kv.prefix for row in (*self.rows, self.long)]
         )
         assert isinstance(self.own, Slots)
         pieces = [TokenSpan(row, slot, row.pending) for slot, row in enumerate([*self.rows])]
         first = self.forward.read_prompts(self.own, pieces).argmax(dim=-1).tolist()
-        self.forward.read_prompts(
-            self.own, [TokenSpan(self.long, 5, self.long.pending[:30], is_last=False)]
-        )
+        self.forward.read_prompts(self.own, [TokenSpan(self.long, 5, self.long.pending[:30], is_last=False)])
         self.long.kv.places = 30
         self.own.fill(len(self.rows), 30)
         for slot, (row, token) in enumerate(zip(self.rows, first, strict=True)):
@@ -106,13 +95,9 @@ class Decoding:
 
     def step(self) -> torch.Tensor:
         """Decode one more token of each row."""
-        logits = self.forward.step(
-            self.own, self.rows, self.forward.uses_of(self.rows), [self.long]
-        )
+        logits = self.forward.step(self.own, self.rows, self.forward.uses_of(self.rows), [self.long])
         logits = logits.clone()
-        for slot, (row, token) in enumerate(
-            zip(self.rows, logits.argmax(dim=-1).tolist(), strict=True)
-        ):
+        for slot, (row, token) in enumerate(zip(self.rows, logits.argmax(dim=-1).tolist(), strict=True)):
             row.tokens.append(token)
             row.kv.places += 1
             self.own.fill(slot, row.kv.places)
@@ -120,9 +105,7 @@ class Decoding:
 
     def finish(self) -> torch.Tensor:
         """Read the rest of the long prompt."""
-        return self.forward.read_prompts(
-            self.own, [TokenSpan(self.long, 5, self.long.pending[30:], 30)]
-        )
+        return self.forward.read_prompts(self.own, [TokenSpan(self.long, 5, self.long.pending[30:], 30)])
 
     def leave(self, slot: int) -> None:
         """Let a row end: the last one moves into its slot, and the one that is read follows."""
@@ -135,7 +118,5 @@ class Decoding:
 CLOSE = {KvCache.as_model: 1e-4, KvCache.int8: 5e-3}
 
 
-def assert_close(
-    ours: torch.Tensor, expected: torch.Tensor, kv_cache: KvCache = KvCache.as_model
-) -> None:
+def assert_close(ours: torch.Tensor, expected: torch.Tensor, kv_cache: KvCache = KvCache.as_model) -> None:
     assert float((ours - expected).abs().max() / expected.std()) < CLOSE[kv_cache]

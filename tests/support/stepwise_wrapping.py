@@ -17,9 +17,7 @@ PART_OF_HEAD = re.compile(r"\[[^\]]*\]|[^\s./_]+[./_]*|[./_]+")
 PART_OF_SETTING = re.compile(r"[^\s/_,=\-]+[/_,=\-]*|[/_,=\-]+")
 
 
-def wrap_by_steps(
-    columns: Sequence[Column], room: int, most_lines: int | None
-) -> list[Column] | None:
+def wrap_by_steps(columns: Sequence[Column], room: int, most_lines: int | None) -> list[Column] | None:
     """Wrap the cells of the widest columns until all fit; None if they cannot.
 
     most_lines: of a cell; if there is no limit, words are broken, too.
@@ -28,9 +26,7 @@ def wrap_by_steps(
     for narrow in (_narrower, _broken)[: 1 if most_lines else 2]:
         while sum(map(width_of, now)) > room:
             by_width = sorted(range(len(now)), key=lambda index: -width_of(now[index]))
-            found = (
-                (index, narrow(columns[index], width_of(now[index]) - 1)) for index in by_width
-            )
+            found = ((index, narrow(columns[index], width_of(now[index]) - 1)) for index in by_width)
             fitting = (
                 (index, narrowed)
                 for index, narrowed in found
@@ -67,9 +63,7 @@ def _broken(column: Column, width: int) -> Column | None:
     def broken(cell: str) -> str:
         lines = lines_by_steps(cell, width, WORD)
         pieces = (
-            part
-            for line in lines
-            for part in ([line] if cell_width(line) <= width else _pieces(line, width))
+            part for line in lines for part in ([line] if cell_width(line) <= width else _pieces(line, width))
         )
         return "\n".join(pieces)
 

@@ -45,9 +45,7 @@ def rows(database: Path) -> list[Row]:
 
 def jobs(database: Path, **tags: str) -> list[Row]:
     """Return the runs of jobs."""
-    return [
-        row for row in rows(database) if "job_id" in row.tags and tags.items() <= row.tags.items()
-    ]
+    return [row for row in rows(database) if "job_id" in row.tags and tags.items() <= row.tags.items()]
 
 
 def grids(database: Path) -> list[Row]:

@@ -25,16 +25,12 @@ class Format:
 
 
 ROUND_ROWS = {  # the layers of those whose rows are rounded
-    **dict.fromkeys(
-        ("float_quantized", "float_quantized_tensor", "float_quantized_blocks"), "Float8Linear"
-    ),
+    **dict.fromkeys(("float_quantized", "float_quantized_tensor", "float_quantized_blocks"), "Float8Linear"),
     **dict.fromkeys(("bitnet", "bitnet_multiplied"), "TernaryLinear"),
     "nvfp4_pack_quantized_rows": "Nvfp4Linear",
 }
 CODED = {
-    name: Format(
-        coded_checkpoints.save, name, CHOICES[choice](), ROUND_ROWS.get(name, "GroupedLinear")
-    )
+    name: Format(coded_checkpoints.save, name, CHOICES[choice](), ROUND_ROWS.get(name, "GroupedLinear"))
     for name, choice in coded_checkpoints.CHOICE_OF.items()
 }
 INT8 = {

@@ -23,9 +23,8 @@ from mixtures import mixture
 from safetensors.torch import load_file, save_file
 
 Tensors = dict[str, torch.Tensor]
-LINEAR = re.compile(
-    r"\.\d+\..*(proj|w1|w2|w3|lin)\.weight$"
-)  # in a block, and neither a norm nor a router
+# in a block, and neither a norm nor a router
+LINEAR = re.compile(r"\.\d+\..*(proj|w1|w2|w3|lin)\.weight$")
 STORED: dict[str, dict[str, Any]] = {
     **{
         name: grouped.STORED[name]
@@ -44,9 +43,7 @@ MXFP4 = {
 }
 
 
-def layer_of(
-    name: str, path: str, outputs: int, inputs: int, seed: int
-) -> tuple[Tensors, torch.Tensor]:
+def layer_of(name: str, path: str, outputs: int, inputs: int, seed: int) -> tuple[Tensors, torch.Tensor]:
     """Return the tensors of a layer, and its weights in float32."""
     if name in grouped.STORED:
         of, tensors = grouped.tensors_of(name, "", outputs, inputs, seed)
@@ -145,19 +142,11 @@ def save_fused(folder: Path, name: str, **keys: Any) -> tuple[Path, Path]:
     if name == "fp8":  # outputs first
         folder, plain_folder = save(folder, family, name, **keys)
         save_file(
-            _joined(load_file(folder / "model.safetensors")),
-            folder / "model.safetensors",
-            {"format": "pt"},
+            _joined(load_file(folder / "model.safetensors")), folder / "model.safetensors", {"format": "pt"}
         )
         return folder, plain_folder
     seeds = iter(range(10**6))
-    kind = (
-        "modelopt_nvfp4"
-        if "nvfp4" in name
-        else "modelopt_tensor"
-        if name == "modelopt_fp8"
-        else name
-    )
+    kind = "modelopt_nvfp4" if "nvfp4" in name else "modelopt_tensor" if name == "modelopt_fp8" else name
 
     def fused(key: str, old: torch.Tensor) -> tuple[Tensors, torch.Tensor]:
         """Make each expert's matrix by itself, as the formats' own programs do, and put them into
@@ -173,9 +162,7 @@ def save_fused(folder: Path, name: str, **keys: Any) -> tuple[Path, Path]:
             tensors[key + FUSED_ENDS[end]] = torch.stack([part.T.contiguous() for part in parts])
         if kind == "fbgemm_fp8":
             scale = tensors.pop(f"{key}_weight_scale")
-            tensors[f"{key}_scale"] = (
-                scale if "gate_up" in key else scale.transpose(1, 2).contiguous()
-            )
+            tensors[f"{key}_scale"] = scale if "gate_up" in key else scale.transpose(1, 2).contiguous()
         return tensors, torch.stack([plain.T for _, plain in of_experts]).contiguous()
 
     return _save(
@@ -197,11 +184,7 @@ def _parts_of(kind: str, weight: torch.Tensor, seed: int) -> tuple[Tensors, torc
     random = torch.Generator().manual_seed(seed)
     if kind.startswith("modelopt"):  # one number for all experts
         made, plain = modelopt.layer_of(kind, "", outputs, inputs, random)
-        fixed = (
-            {"weight_scale": 0.2 / 448}
-            if kind == "modelopt_tensor"
-            else {"weight_scale_2": 1 / 12000}
-        )
+        fixed = {"weight_scale": 0.2 / 448} if kind == "modelopt_tensor" else {"weight_scale_2": 1 / 12000}
         for end, number in fixed.items():
             plain, made[end] = plain * (number / made[end]), torch.tensor(number)
         return made, plain
@@ -241,8 +224,7 @@ def _save(
     mixture(family, **keys).save_pretrained(plain_folder)
     tensors: Tensors = {}
     plain = {
-        key: old.bfloat16().float()
-        for key, old in load_file(plain_folder / "model.safetensors").items()
+        key: old.bfloat16().float() for key, old in load_file(plain_folder / "model.safetensors").items()
     }
     for key in [*plain]:
         if is_changed(key):

@@ -59,20 +59,14 @@ class Store:
         the_experiment = self.client.get_experiment_by_name(name)
         if the_experiment is not None:
             return str(the_experiment.experiment_id)
-        return str(
-            self.client.create_experiment(
-                name, artifact_location=str(self.output_dir / "artifacts")
-            )
-        )
+        return str(self.client.create_experiment(name, artifact_location=str(self.output_dir / "artifacts")))
 
     def grid(self, experiment: str, name: str, jobs: list[str]) -> str:
         """Log the parent run of a grid with the plan of its jobs; returns its id."""
         self.belongs_to_this_file(experiment)
         self.clock_ms += 1000
         tags = {"grid": name, "mlflow.runName": f"grid of {len(jobs)} jobs"}
-        run = self.client.create_run(
-            self.experiment(experiment), start_time=self.clock_ms, tags=tags
-        )
+        run = self.client.create_run(self.experiment(experiment), start_time=self.clock_ms, tags=tags)
         run_id: str = run.info.run_id
         self.client.log_dict(run_id, {"jobs": [{"job_id": job} for job in jobs]}, "plan.json")
         return run_id

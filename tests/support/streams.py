@@ -19,9 +19,8 @@ AGENTS = (
 )
 QUESTIONS = ("Ann has 3 apples.", "How many pens are left?", "1+1=", "x")
 PROMPTS = [
-    *(
-        SYSTEM + agent + question for agent in AGENTS for question in QUESTIONS
-    ),  # two prefixes inside another
+    # two prefixes inside another
+    *(SYSTEM + agent + question for agent in AGENTS for question in QUESTIONS),
     SYSTEM + AGENTS[0] + QUESTIONS[0],  # the same again
     SYSTEM + AGENTS[0],  # one inside others
     "Nothing in common with anybody.",
@@ -80,11 +79,7 @@ def generated(
 
 
 def chosen(
-    model: Any,
-    tokenizer: Any,
-    prompts: Sequence[str],
-    answers: dict[Any, list[int]],
-    clear: float = CLEAR,
+    model: Any, tokenizer: Any, prompts: Sequence[str], answers: dict[Any, list[int]], clear: float = CLEAR
 ) -> dict[Any, list[int]]:
     """Return what transformers' own pass chooses behind each token of given answers, in one pass
     for each prompt.
@@ -106,6 +101,4 @@ def _check_clear(scores: torch.Tensor, prompt: int, clear: float) -> None:
     scores = scores.where(scores.isfinite(), scores[scores.isfinite()].min())
     best = scores.topk(2, dim=-1).values
     margin = ((best[:, 0] - best[:, 1]) / scores.std(dim=-1)).min()
-    assert float(margin) >= clear, (
-        f"prompt {prompt}: a toss-up, {margin:.1e} between first and second"
-    )
+    assert float(margin) >= clear, f"prompt {prompt}: a toss-up, {margin:.1e} between first and second"

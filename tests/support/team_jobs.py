@@ -63,9 +63,7 @@ def team(
     }
     config |= {"task.optimized_spatial": str(kept is not None), "task.graph": "None"}
     config |= {f"task.{key}": value for key, value in keys.items()}
-    folder = store.job(
-        experiment, name, config, list(solved), metrics=metrics, tags={"task": "agents"}
-    )
+    folder = store.job(experiment, name, config, list(solved), metrics=metrics, tags={"task": "agents"})
     samples = folder / "samples.jsonl"
     lines = ""
     for at, it in enumerate(read_samples(samples).values()):

@@ -15,14 +15,7 @@ from runner.options.agents import task as agents
 from runner.options.agents.keys import AgentsConfig, Domain, Mode, Role
 from runner.store.jobs import Job, Recorder
 from runner_base.result import CALLS, Answer, FinishReason
-from runner_engine.sessions.base import (
-    Capability,
-    Completion,
-    EngineReport,
-    Event,
-    Message,
-    Request,
-)
+from runner_engine.sessions.base import Capability, Completion, EngineReport, Event, Message, Request
 from runner_engine.sessions.stats import EngineStats
 
 TALKERS = [Role.inspector]  # a team that writes no code
@@ -61,24 +54,14 @@ class Team:
 
 
 def team(**keys: Any) -> AgentsConfig:
-    plain: dict[str, Any] = {
-        "limit": 3,
-        "roles": TALKERS,
-        "domain": Domain.brief,
-        "mode": Mode.debate,
-    }
+    plain: dict[str, Any] = {"limit": 3, "roles": TALKERS, "domain": Domain.brief, "mode": Mode.debate}
     return AgentsConfig(**(plain | keys))
 
 
 def right(config: RunnerConfig) -> Callable[[str, str], str]:
     """Return a function that answers every call with the gold number."""
-    golds = {
-        item.question: item.gold
-        for item in agents.prepare(config).items + agents.prepare(config).train
-    }
-    return lambda _, prompt: (
-        f"#### {next(gold for question, gold in golds.items() if question in prompt)}"
-    )
+    golds = {item.question: item.gold for item in agents.prepare(config).items + agents.prepare(config).train}
+    return lambda _, prompt: f"#### {next(gold for question, gold in golds.items() if question in prompt)}"
 
 
 def calls_in(recorder: Recorder) -> list[dict[str, Any]]:

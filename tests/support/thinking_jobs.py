@@ -43,20 +43,14 @@ def thinking_job(
 ) -> Path:
     """Log a job whose answers have thoughts of so many tokens: at most the budget; None: its model
     does not think."""
-    keys = {"generation.thinking_tokens": "null" if budget is None else str(budget)} | (
-        config or {}
-    )
+    keys = {"generation.thinking_tokens": "null" if budget is None else str(budget)} | (config or {})
     metrics = {
         "prefill_tok_per_s": 1000.0,
         "decode_tok_per_s": 100.0,
         "computed_prompt_tokens": 9.0 * len(solved),
     }
     folder = store.job(
-        experiment,
-        name,
-        keys,
-        list(solved),
-        metrics=metrics | _totals(_samples(solved, words, budget)),
+        experiment, name, keys, list(solved), metrics=metrics | _totals(_samples(solved, words, budget))
     )
     samples = folder / "samples.jsonl"
     read = list(read_samples(samples).values())

@@ -13,11 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 TEMPLATE = "{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}"
 SPECIAL = ["<|pad|>", "<|im_start|>", "<|im_end|>"]
 MERGES = [("h", "e"), ("l", "l"), ("he", "ll")]
-TOKENS = [
-    *SPECIAL,
-    *sorted(pre_tokenizers.ByteLevel.alphabet()),
-    *("".join(pair) for pair in MERGES),
-]
+TOKENS = [*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet()), *("".join(pair) for pair in MERGES)]
 HEADS, KV_HEADS = 4, 2
 NAMES = {
     "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
@@ -72,9 +68,7 @@ def write(path: Path, model: LlamaForCausalLM, kind: str, architecture: str = "l
             writer.add_tensor(gguf_name(name), weight)
         else:
             packed = gguf.GGMLQuantizationType[kind]
-            writer.add_tensor(
-                gguf_name(name), gguf.quants.quantize(weight, packed), raw_dtype=packed
-            )
+            writer.add_tensor(gguf_name(name), gguf.quants.quantize(weight, packed), raw_dtype=packed)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -84,16 +78,10 @@ def write(path: Path, model: LlamaForCausalLM, kind: str, architecture: str = "l
 
 def save_original(folder: Path) -> Path:
     """Save an untied Llama with grouped heads and merges, as transformers saves them."""
-    raw = Tokenizer(
-        models.BPE(vocab={token: number for number, token in enumerate(TOKENS)}, merges=MERGES)
-    )
+    raw = Tokenizer(models.BPE(vocab={token: number for number, token in enumerate(TOKENS)}, merges=MERGES))
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
-    extra = {
-        "pad_token": "<|pad|>",
-        "eos_token": "<|im_end|>",
-        "extra_special_tokens": ["<|im_start|>"],
-    }
+    extra = {"pad_token": "<|pad|>", "eos_token": "<|im_end|>", "extra_special_tokens": ["<|im_start|>"]}
     PreTrainedTokenizerFast(tokenizer_object=raw, **extra).save_pretrained(folder)
     torch.manual_seed(0)
     settings = LlamaConfig(

@@ -12,7 +12,5 @@ def traces_of(folder: Path, done: Any) -> list[Any]:
 
     client = MlflowClient(f"sqlite:///{folder / 'outputs' / 'mlflow.db'}")
     run = client.get_run(done.json()["mlflow_run_id"])
-    found = client.search_traces(
-        locations=[run.info.experiment_id], run_id=run.info.run_id, max_results=100
-    )
+    found = client.search_traces(locations=[run.info.experiment_id], run_id=run.info.run_id, max_results=100)
     return sorted(found, key=lambda trace: int(trace.data.spans[0].name.split()[-1]))

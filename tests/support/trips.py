@@ -49,15 +49,10 @@ class Trip:
 
     def merge(self, parts: Path | None = None, into: Path | None = None, **keys: Any) -> Result:
         return self._run(
-            merge,
-            MergeConfig(
-                parts=str(parts or self.parts), output_dir=str(into or self.merged), **keys
-            ),
+            merge, MergeConfig(parts=str(parts or self.parts), output_dir=str(into or self.merged), **keys)
         )
 
-    def verify(
-        self, parts: Path | None = None, source: Path | str | None = None, **keys: Any
-    ) -> Result:
+    def verify(self, parts: Path | None = None, source: Path | str | None = None, **keys: Any) -> Result:
         named = None if source is None else str(source)
         return self._run(verify, VerifyConfig(parts=str(parts or self.parts), source=named, **keys))
 
@@ -126,11 +121,7 @@ class Trip:
 
 def contents(folder: Path) -> dict[str, bytes]:
     """Return the content of every file below a folder."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def flip_last_byte(path: Path) -> None:

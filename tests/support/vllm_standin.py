@@ -69,21 +69,16 @@ class VllmStandIn:
         (package / "_version.py").write_text(f"__version__ = version = '{version}'\n")
         words = package / "model_executor" / "layers" / "quantization" / "__init__.py"
         words.parent.mkdir(parents=True)
-        words.write_text(
-            'QuantizationMethods = Literal[\n    "awq",\n    "fp8",\n    "mxfp8",\n]\n'
-        )
+        words.write_text('QuantizationMethods = Literal[\n    "awq",\n    "fp8",\n    "mxfp8",\n]\n')
         (entry / "api_server.py").write_text(SERVER.format(failures=FAILURES, root=str(ROOT)))
         self.python = folder / "bin" / "python"
         self.python.parent.mkdir()
-        cpu_torch = (
-            folder / "cpu_torch" / "torch"
-        )  # the probe reads this build, whichever one runs the tests
+        # the probe reads this build, whichever one runs the tests
+        cpu_torch = folder / "cpu_torch" / "torch"
         cpu_torch.mkdir(parents=True)
         (cpu_torch / "__init__.py").touch()
         (cpu_torch / "version.py").write_text("cuda: Optional[str] = None\n")
-        self.python.write_text(
-            PYTHON.format(site=self.site, torch=cpu_torch.parent, python=sys.executable)
-        )
+        self.python.write_text(PYTHON.format(site=self.site, torch=cpu_torch.parent, python=sys.executable))
         self.python.chmod(self.python.stat().st_mode | stat.S_IXUSR)
         self.wish(wish)
 
@@ -105,10 +100,7 @@ class VllmStandIn:
 def is_alive(pid: int) -> bool:
     """Whether a process runs, and is not only waited for."""
     try:
-        return (
-            os.access(f"/proc/{pid}", os.F_OK)
-            and ") Z " not in Path(f"/proc/{pid}/stat").read_text()
-        )
+        return os.access(f"/proc/{pid}", os.F_OK) and ") Z " not in Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return False
 

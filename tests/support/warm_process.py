@@ -52,12 +52,7 @@ LIBRARIES = (
         "tabulate",
         "hydra._internal.core_plugins.structured_config_source",
     ),
-    *(
-        "optuna",
-        "optuna.importance",
-        "optuna.visualization.matplotlib",
-        "matplotlib.backends.backend_agg",
-    ),
+    *("optuna", "optuna.importance", "optuna.visualization.matplotlib", "matplotlib.backends.backend_agg"),
 )
 MODULES = (
     "runner.run",
@@ -99,32 +94,12 @@ LATE = (
         "TORCH_NCCL_",
         "OMP_NUM_THREADS",
     ),
-    *(
-        "FAULTS",
-        "RUNNER_",
-        "STUDENT_",
-        "ENABLE_HYBRID",
-        "FORCE_STUDENT_STUB",
-        "API_KEY",
-        "COLUMNS",
-        "TERM",
-    ),
+    *("FAULTS", "RUNNER_", "STUDENT_", "ENABLE_HYBRID", "FORCE_STUDENT_STUB", "API_KEY", "COLUMNS", "TERM"),
     *("TOKENIZERS_PARALLELISM", "HF_DATASETS_OFFLINE", "XDG_CACHE_HOME"),
-    *(
-        "KMP_INIT_AT_FORK",
-        "KMP_DUPLICATE_LIB_OK",
-        "TORCHINDUCTOR_CACHE_DIR",
-    ),  # libraries set these at import
+    # libraries set these at import
+    *("KMP_INIT_AT_FORK", "KMP_DUPLICATE_LIB_OK", "TORCHINDUCTOR_CACHE_DIR"),
     # joblib sets these for its workers: numbers of threads, which OMP_NUM_THREADS decides
-    *(
-        "OPENBLAS_NUM",
-        "MKL_NUM",
-        "BLIS_NUM",
-        "VECLIB_MAXIMUM",
-        "NUMBA_NUM",
-        "NUMEXPR_NUM",
-        "ENABLE_IPC",
-    ),
+    *("OPENBLAS_NUM", "MKL_NUM", "BLIS_NUM", "VECLIB_MAXIMUM", "NUMBA_NUM", "NUMEXPR_NUM", "ENABLE_IPC"),
 )
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PR_SET_CHILD_SUBREAPER = 36  # of Linux's prctl: orphans below this process become its children
@@ -145,9 +120,7 @@ class WarmPopen(subprocess.Popen[Any]):
     def __init__(self, args: Any, *rest: Any, ignored: Sequence[int] = (), **keys: Any) -> None:
         self._ignored, self._own_session = [*ignored], bool(keys.get("start_new_session"))
         if ignored and self._order(args, keys.get("env")) is None:
-            keys["preexec_fn"] = lambda: [
-                signal.signal(number, signal.SIG_IGN) for number in ignored
-            ]
+            keys["preexec_fn"] = lambda: [signal.signal(number, signal.SIG_IGN) for number in ignored]
         super().__init__(args, *rest, **keys)
 
     def _order(self, args: Any, env: Mapping[str, str] | None) -> dict[str, Any] | None:
@@ -176,11 +149,7 @@ class WarmPopen(subprocess.Popen[Any]):
         """Return the variables that make a start cold: they differ from the nursery's, and
         libraries may read them."""
         names = {*variables, *cls.known}
-        return [
-            key
-            for key in names
-            if variables.get(key) != cls.known.get(key) and not key.startswith(LATE)
-        ]
+        return [key for key in names if variables.get(key) != cls.known.get(key) and not key.startswith(LATE)]
 
     def _execute_child(self, args: Any, executable: Any, preexec_fn: Any, close_fds: Any, pass_fds: Any, cwd: Any,
                        env: Any, startupinfo: Any, creationflags: Any, shell: Any, p2cread: int, p2cwrite: int,
@@ -224,9 +193,7 @@ def _hides_modules(python_path: str) -> bool:
     """Whether new folders hold modules that the nursery may have imported from elsewhere."""
     known = {os.path.abspath(folder) for folder in sys.path}
     new = [
-        Path(name)
-        for name in python_path.split(os.pathsep)
-        if name and os.path.abspath(name) not in known
+        Path(name) for name in python_path.split(os.pathsep) if name and os.path.abspath(name) not in known
     ]
     names = {path.stem for folder in new for path in folder.glob("*") if path.suffix in ("", ".py")}
     return any(name != "sitecustomize" and PathFinder.find_spec(name) is not None for name in names)
@@ -243,17 +210,15 @@ def warm() -> type[WarmPopen]:
     if WarmPopen.nursery is None and sys.platform == "linux":
         ours, theirs = socket.socketpair()
         command = [sys.executable, __file__, str(theirs.fileno()), " " * ROOM]
-        variables = dict(
-            WarmPopen.known or os.environ
-        )  # explicit: C code sets variables that os.environ does not show
+        # explicit: C code sets variables that os.environ does not show
+        variables = dict(WarmPopen.known or os.environ)
         streams: dict[str, Any] = {
             "stdin": subprocess.DEVNULL,
             "stdout": subprocess.DEVNULL,
             "env": variables,
         }
-        server = COLD(
-            command, pass_fds=[theirs.fileno()], cwd="/", **streams
-        )  # a test's folder is deleted with it
+        # a test's folder is deleted with it
+        server = COLD(command, pass_fds=[theirs.fileno()], cwd="/", **streams)
         atexit.register(server.wait)
         atexit.register(ours.close)  # runs first, because it is registered last
         theirs.close()
@@ -267,11 +232,7 @@ def complete(
     """Run a process to its end, with data on its stdin, like subprocess.run, and capture its
     output."""
     stdin = subprocess.DEVNULL if data is None else subprocess.PIPE
-    keys = {
-        "text": not isinstance(data, bytes),
-        "stdout": subprocess.PIPE,
-        "stderr": subprocess.PIPE,
-    } | keys
+    keys = {"text": not isinstance(data, bytes), "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | keys
     with popen(args, stdin=stdin, **keys) as process:
         try:
             out, err = process.communicate(data, timeout=timeout_s)
@@ -281,9 +242,7 @@ def complete(
         return subprocess.CompletedProcess(args, process.returncode, out, err)
 
 
-def run(
-    module: str, arguments: Sequence[str], timeout_s: float, **keys: Any
-) -> tuple[int, str, str]:
+def run(module: str, arguments: Sequence[str], timeout_s: float, **keys: Any) -> tuple[int, str, str]:
     """Run `python -m MODULE ARGUMENTS`; return its exit code and output."""
     done = complete([sys.executable, "-m", module, *arguments], timeout_s=timeout_s, **keys)
     return done.returncode, done.stdout, done.stderr
@@ -323,9 +282,7 @@ def main() -> None:
             start_for_joblib
         )
     gc.freeze()  # a collection in a fork would copy all of this memory
-    sys.modules[
-        "runner_engine.devices.heap"
-    ].Frozen.elsewhere = True  # so that no fork counts what is frozen
+    sys.modules["runner_engine.devices.heap"].Frozen.elsewhere = True  # so that no fork counts what is frozen
     made = {key: value for key, value in os.environ.items() if given.get(key) != value}
     serve(socket.socket(fileno=int(sys.argv[1])), given, made)
 
@@ -334,9 +291,7 @@ def start_for_joblib(
     command: list[str], descriptors: Sequence[int], env: Mapping[str, str] | None = None
 ) -> int:
     """Start a worker of joblib, which does not use subprocess; return its process id."""
-    process = WarmPopen(
-        command, pass_fds=sorted({*map(int, descriptors)}), env=os.environ | (env or {})
-    )
+    process = WarmPopen(command, pass_fds=sorted({*map(int, descriptors)}), env=os.environ | (env or {}))
     process.returncode = 0  # joblib itself waits for it
     return process.pid
 
@@ -378,9 +333,8 @@ def become(
         signal.signal(ending, signal.SIG_IGN if ending in order["ignored"] else default)
     if order["session"]:
         os.setsid()
-    room = max(
-        200, *(number + 1 for number in order["numbers"])
-    )  # copies above this overwrite no ordered number
+    # copies above this overwrite no ordered number
+    room = max(200, *(number + 1 for number in order["numbers"]))
     own_nursery(given, made, order["ignored"], descriptors, room + 100)
     os.chdir(order["folder"])
     os.environ.clear()
@@ -395,21 +349,14 @@ def become(
     if (threads := os.environ.get("OMP_NUM_THREADS", "")) != given.get(
         "OMP_NUM_THREADS", ""
     ) and threads.isdigit():
-        sys.modules["torch"].set_num_threads(
-            int(threads)
-        )  # the library has already read the variable
+        # the library has already read the variable
+        sys.modules["torch"].set_num_threads(int(threads))
     search_path = [*sys.path]
     if not order["safe"]:
-        own = {
-            "-m": order["folder"],
-            "-c": "",
-            "file": os.path.dirname(os.path.abspath(order["what"])),
-        }
+        own = {"-m": order["folder"], "-c": "", "file": os.path.dirname(os.path.abspath(order["what"]))}
         sys.path.insert(0, own[order["kind"]])
     python_path = os.environ.get("PYTHONPATH", "")
-    for folder in reversed(
-        [at for at in python_path.split(os.pathsep) if at and at not in search_path]
-    ):
+    for folder in reversed([at for at in python_path.split(os.pathsep) if at and at not in search_path]):
         sys.path.insert(not order["safe"], folder)
         if (
             python_path != given.get("PYTHONPATH", "")
@@ -448,11 +395,7 @@ def become(
 
 
 def own_nursery(
-    given: dict[str, str],
-    made: dict[str, str],
-    ignored: Sequence[int],
-    descriptors: Sequence[int],
-    room: int,
+    given: dict[str, str], made: dict[str, str], ignored: Sequence[int], descriptors: Sequence[int], room: int
 ) -> None:
     """Fork a nursery for this process's own, which ends with it; the socket to it has a number from
     `room` on."""
@@ -472,9 +415,7 @@ def own_nursery(
             serve(theirs, given, made, ignored)
         os._exit(0)
     theirs.close()
-    _adopt(
-        socket.socket(fileno=fcntl.fcntl(ours.detach(), fcntl.F_DUPFD_CLOEXEC, room)), given | made
-    )
+    _adopt(socket.socket(fileno=fcntl.fcntl(ours.detach(), fcntl.F_DUPFD_CLOEXEC, room)), given | made)
 
 
 def name_this_process(command: Sequence[str]) -> None:

@@ -11,12 +11,7 @@ from runner.store.tracking import flatten
 from runner_base.result import Record, Result, Status
 
 SPEEDS = {"prefill_tok_per_s": 100.0, "decode_tok_per_s": 10.0, "load_s": 3.0}
-ANSWERS = {
-    "n": 4,
-    "correct": 3,
-    "prompt_tokens": 400,
-    "new_tokens": 84,
-} | SPEEDS  # 1 s and 2 s each, and 3 s
+ANSWERS = {"n": 4, "correct": 3, "prompt_tokens": 400, "new_tokens": 84} | SPEEDS  # 1 s and 2 s each, and 3 s
 
 
 def write(
@@ -27,11 +22,6 @@ def write(
     folder.mkdir(parents=True)
     params = dict(flatten(config))
     record = Record(
-        name,
-        Status.FINISHED,
-        str(folder),
-        Result(metrics, facts=facts),
-        params=params,
-        seconds=seconds,
+        name, Status.FINISHED, str(folder), Result(metrics, facts=facts), params=params, seconds=seconds
     )
     (folder / "result.json").write_text(json.dumps(asdict(record)))

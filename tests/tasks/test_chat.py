@@ -37,20 +37,10 @@ def chatty(saved_family: Callable[..., Path]) -> Path:
 
 
 def piped(folder: Path, said: str | bytes, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [
-        sys.executable,
-        "-m",
-        "runner",
-        "task=chat",
-        "tracking=none",
-        "print=json",
-        *arguments,
-    ]
+    command = [sys.executable, "-m", "runner", "task=chat", "tracking=none", "print=json", *arguments]
     data = said if isinstance(said, bytes) else said.encode()
     done = warm_process.complete(command, data, cwd=folder)
-    return subprocess.CompletedProcess(
-        command, done.returncode, done.stdout.decode(), done.stderr.decode()
-    )
+    return subprocess.CompletedProcess(command, done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
 def samples(folder: Path) -> dict[int, Sample]:
@@ -80,16 +70,10 @@ def test_a_conversation_through_a_pipe(tmp_path: Path) -> None:
     ]
     (first, second) = stats
     assert first[1] == 0
-    assert second[1] == first[0] + 11 - 1, (
-        "all but the last token of the answer has been through the model"
-    )
+    assert second[1] == first[0] + 11 - 1, "all but the last token of the answer has been through the model"
     assert second[2] == second[0] - second[1]
     record = json.loads(done.stdout.splitlines()[-1])
-    assert (
-        record["metrics"]["n"],
-        record["metrics"]["cut_off"],
-        record["metrics"]["cancelled"],
-    ) == (4, 3, 0)
+    assert (record["metrics"]["n"], record["metrics"]["cut_off"], record["metrics"]["cancelled"]) == (4, 3, 0)
 
 
 def test_wrong_commands_are_said_and_the_chat_goes_on(tmp_path: Path) -> None:
@@ -118,10 +102,7 @@ def test_wrong_commands_are_said_and_the_chat_goes_on(tmp_path: Path) -> None:
 
 def test_the_record_says_what_was_set_last(tmp_path: Path) -> None:
     done = piped(
-        tmp_path,
-        "/set temperature=0.5\nHi\n/set temperature=0.1\nHi\n",
-        "generation=creative",
-        "print=table",
+        tmp_path, "/set temperature=0.5\nHi\n/set temperature=0.1\nHi\n", "generation=creative", "print=table"
     )
     assert done.returncode == 0, done.stderr
     assert "sampling" not in done.stdout, "stdout has the answers alone"
@@ -136,8 +117,7 @@ def test_lines_that_are_no_text_and_a_grid(tmp_path: Path, runner: Callable[...,
     refused = runner("task=chat", "model=stub", "seed=1,2", "-m")
     assert refused.code == 2
     assert (
-        "task=chat would read stdin, which the jobs of a grid do not have: run it without -m"
-        in refused.err
+        "task=chat would read stdin, which the jobs of a grid do not have: run it without -m" in refused.err
     )
 
 
@@ -151,9 +131,7 @@ def test_a_model_without_a_chat_template(tmp_path: Path, saved_family: Callable[
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     settings.pop("chat_template", None)
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    done = piped(
-        tmp_path, "Hi\nHo\n", "model=local", f"model.name={folder}", "generation.max_new_tokens=5"
-    )
+    done = piped(tmp_path, "Hi\nHo\n", "model=local", f"model.name={folder}", "generation.max_new_tokens=5")
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("note: the model has no chat template") == 1
     assert "\nUser:" not in samples(tmp_path)[0].answer.text
@@ -167,21 +145,14 @@ def test_a_model_that_thinks(tmp_path: Path) -> None:
     model = thinking_model(tmp_path / "thinks")
     said = f"/set thinking_tokens=12\n{ASKED}\n/save c.json\nand then?\n/reset\n/load c.json\n/set thinking_tokens=-1\n"
     done = piped(
-        tmp_path,
-        said,
-        "model=auto",
-        f"model.name={model}",
-        "generation.max_new_tokens=24",
-        "print=none",
+        tmp_path, said, "model=auto", f"model.name={model}", "generation.max_new_tokens=24", "print=none"
     )
     assert done.returncode == 0, done.stderr
     first, second = (sample.answer for sample in samples(tmp_path).values())
     assert (first.thinking_tokens, second.thinking_tokens) == (12, 12)
     assert first.thinking
     assert f"[thinking] {first.thinking.strip()}" in done.stderr
-    assert done.stdout.rstrip("\n") == f"{first.text}\n{second.text}", (
-        "stdout has the answers alone"
-    )
+    assert done.stdout.rstrip("\n") == f"{first.text}\n{second.text}", "stdout has the answers alone"
     turns = json.loads((tmp_path / "c.json").read_text())["messages"]
     assert turns[1] == {
         "role": "assistant",
@@ -193,9 +164,7 @@ def test_a_model_that_thinks(tmp_path: Path) -> None:
     turns = [("user", ASKED), ("assistant", first.text), ("user", "and then?")]
     prompt = "".join(f"<|im_start|>{role}\n{text}<|im_end|>\n" for role, text in turns)
     seen = prompt_sha256(f"{prompt}<|im_start|>assistant\n<think>\n")
-    assert samples(tmp_path)[1].prompt_sha256 == seen, (
-        "a template that reads no old thoughts gets none"
-    )
+    assert samples(tmp_path)[1].prompt_sha256 == seen, "a template that reads no old thoughts gets none"
 
 
 @pytest.mark.slow
@@ -219,15 +188,7 @@ class Terminal:
 
     def __init__(self, folder: Path, *arguments: str) -> None:
         self.master, slave = pty.openpty()
-        command = [
-            sys.executable,
-            "-m",
-            "runner",
-            "task=chat",
-            "tracking=none",
-            "print=none",
-            *arguments,
-        ]
+        command = [sys.executable, "-m", "runner", "task=chat", "tracking=none", "print=none", *arguments]
         self.process = warm_process.popen(
             command,
             cwd=folder,

@@ -77,15 +77,10 @@ def lines_of(folder: str) -> list[str]:
 
 def answers(folder: str) -> list[tuple[int, list[int], str | None]]:
     found = read_samples(Path(folder) / "samples.jsonl")
-    return [
-        (index, found[index].answer.token_ids, found[index].answer.verdict)
-        for index in sorted(found)
-    ]
+    return [(index, found[index].answer.token_ids, found[index].answer.verdict) for index in sorted(found)]
 
 
-def test_answers_that_memory_was_too_short_for_are_asked_again(
-    config: RunnerConfig, tmp_path: Path
-) -> None:
+def test_answers_that_memory_was_too_short_for_are_asked_again(config: RunnerConfig, tmp_path: Path) -> None:
     undisturbed = run(config)
     config.output_dir = str(tmp_path / "short")
     bases = BaseCache()  # of a worker, which lives on
@@ -103,9 +98,7 @@ def test_answers_that_memory_was_too_short_for_are_asked_again(
     assert again.status is Status.FINISHED
     assert again.result.metrics["errors"] == 0
     were = (
-        "sample that had ended in an error was"
-        if errors == 1
-        else "samples that had ended in an error were"
+        "sample that had ended in an error was" if errors == 1 else "samples that had ended in an error were"
     )
     assert f"{errors} {were} asked again" in again.result.notes
     assert len(lines_of(again.output_dir)) == 6 + errors
@@ -175,10 +168,7 @@ DAMAGE: dict[str, tuple[Callable[[list[str]], list[str]], str]] = {
         lambda it: [*it[:5], resealed(it[5], index=77)],
         "line 6 is sample 77, and this job has 6",
     ),
-    "no checksum": (
-        lambda it: [it[0].partition(', "checksum"')[0] + "}", *it[1:]],
-        "line 1 .*no checksum",
-    ),
+    "no checksum": (lambda it: [it[0].partition(', "checksum"')[0] + "}", *it[1:]], "line 1 .*no checksum"),
 }
 
 
@@ -191,9 +181,7 @@ def test_samples_that_are_not_as_they_were_written_are_refused_by_line(
     change, message = DAMAGE[damage]
     (folder / "result.json").unlink()
     file = folder / "samples.jsonl"
-    changed = "".join(f"{line}\n" for line in change(lines_of(str(folder)))).encode(
-        errors="surrogateescape"
-    )
+    changed = "".join(f"{line}\n" for line in change(lines_of(str(folder)))).encode(errors="surrogateescape")
     file.write_bytes(changed)
     with pytest.raises(EvidenceError, match=message):
         run(config)
@@ -217,9 +205,7 @@ def test_a_job_that_goes_on_counts_what_was_measured_before(config: RunnerConfig
     whole = run(config)
     folder = Path(whole.output_dir)
     (folder / "result.json").unlink()
-    (folder / "samples.jsonl").write_text(
-        "".join(f"{line}\n" for line in lines_of(str(folder))[:4])
-    )
+    (folder / "samples.jsonl").write_text("".join(f"{line}\n" for line in lines_of(str(folder))[:4]))
     before = json.loads((folder / "measured.json").read_text())["stats"]
     run(config)
     after = json.loads((folder / "measured.json").read_text())["stats"]
@@ -261,9 +247,8 @@ def test_a_prompt_that_is_too_long_is_said_again_without_a_load(
     assert "does not ask again; rerun=failed does" in first.err
     file = Path(first.json()["output_dir"]) / "samples.jsonl"
     kept = file.read_text()
-    again = runner(
-        *arguments, PYTHONPROFILEIMPORTTIME="1"
-    )  # a cold start, which says what it imports
+    # a cold start, which says what it imports
+    again = runner(*arguments, PYTHONPROFILEIMPORTTIME="1")
     assert again.code == 1
     assert stands in again.err
     assert "| torch\n" not in again.err.replace(" ", "").replace("|", "| "), "nothing is loaded"
@@ -322,9 +307,7 @@ def test_more_questions_generate_only_what_is_new_and_fewer_nothing(
     alone = run(config, bases=bases)
     assert kept(alone) == kept(large), "an equal question gets an equal draw"
     names = ("accuracy", "n", "prompt_tokens", "new_tokens", "wrong", "cut_off")
-    assert [alone.result.metrics[name] for name in names] == [
-        large.result.metrics[name] for name in names
-    ]
+    assert [alone.result.metrics[name] for name in names] == [large.result.metrics[name] for name in names]
 
     config.output_dir = str(Path(large.output_dir).parents[1])
     config.task = Gsm8kConfig(limit=3)
@@ -339,7 +322,9 @@ def test_more_questions_generate_only_what_is_new_and_fewer_nothing(
     reused, cut_off, *of_engine = less.result.notes
     assert reused.startswith("3 of 3 samples were taken from job ")
     assert cut_off == "3 of 3 cut off at 8 tokens: raise generation.max_new_tokens"
-    of_speed = "which generation.max_new_tokens lets"  # of three answers, and at a speed that was measured here
+    of_speed = (
+        "which generation.max_new_tokens lets"  # of three answers, and at a speed that was measured here
+    )
     said = [
         [note for note in notes if not note.startswith(of_speed)]
         for notes in (of_engine, small.result.notes[1:])
@@ -365,24 +350,13 @@ def test_errors_other_prompts_and_changed_lines_are_not_taken(config: RunnerConf
     config.task = Gsm8kConfig(limit=6)
     large = run(config, bases=bases)
     found = read_samples(Path(large.output_dir) / "samples.jsonl")
-    assert [found[index].reused_from for index in range(6)] == [
-        None,
-        None,
-        *[small.job_id] * 3,
-        None,
-    ]
+    assert [found[index].reused_from for index in range(6)] == [None, None, *[small.job_id] * 3, None]
     assert found[2].answer.verdict is not Verdict.correct, "a text is taken, and its verdict is not"
     assert not any(one.failed for one in found.values())
     assert file.read_bytes() == before
     file.write_bytes(before.replace(b'"seconds"', b'"seconde"', 1))
     config.task = Gsm8kConfig(limit=7)
     notes = run(config, bases=bases).result.notes
-    assert any(
-        note.startswith(f"no answers were reused from job {small.job_id}: ") for note in notes
-    )
-    assert any(
-        note.startswith(f"3 of 7 samples were taken from job {large.job_id}") for note in notes
-    )
-    assert any(
-        note.startswith(f"3 of 7 samples were taken from job {small.job_id}") for note in notes
-    )
+    assert any(note.startswith(f"no answers were reused from job {small.job_id}: ") for note in notes)
+    assert any(note.startswith(f"3 of 7 samples were taken from job {large.job_id}") for note in notes)
+    assert any(note.startswith(f"3 of 7 samples were taken from job {small.job_id}") for note in notes)

@@ -60,23 +60,17 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine.Contention, "beside", lambda _: "")
 
 
-def measured(
-    make_config: Make, folder: Path, monkeypatch: pytest.MonkeyPatch, **keys: object
-) -> Result:
+def measured(make_config: Make, folder: Path, monkeypatch: pytest.MonkeyPatch, **keys: object) -> Result:
     with counter(folder / "powercap") as root:
         monkeypatch.setattr(counters, "POWERCAP", root)
         model = LocalModelConfig(name="embedded", device="cpu")
         return run(
-            make_config(
-                model=model, task=Gsm8kConfig(limit=24), output_dir=str(folder / "out"), **keys
-            )
+            make_config(model=model, task=Gsm8kConfig(limit=24), output_dir=str(folder / "out"), **keys)
         ).result
 
 
 @pytest.mark.usefixtures("quiet")
-def test_known_watts_are_found(
-    make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_known_watts_are_found(make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     began = time.process_time()
     metrics = measured(make_config, tmp_path, monkeypatch, price_kwh=0.30).metrics
     of_process_j = BUSY_W * (time.process_time() - began)  # with the load, which is not counted
@@ -89,26 +83,21 @@ def test_known_watts_are_found(
     assert min(parts) > 0
     # between the parts the counter may be behind its idle power, for the same reason
     assert sum(parts) <= metrics["energy_net_j"] * 1.1
-    assert metrics["joules_per_right_answer"] == pytest.approx(
-        metrics["energy_net_j"] / metrics["correct"]
-    )
+    assert metrics["joules_per_right_answer"] == pytest.approx(metrics["energy_net_j"] / metrics["correct"])
     assert metrics["energy_cost"] == pytest.approx(metrics["energy_j"] / 3.6e6 * 0.30)
 
 
 def test_beside_other_work_nothing_is_counted(
     make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        machine.Contention, "beside", lambda _: "beside other work that used 1.5 of 2 cores"
-    )
+    monkeypatch.setattr(machine.Contention, "beside", lambda _: "beside other work that used 1.5 of 2 cores")
     result = measured(make_config, tmp_path, monkeypatch, price_kwh=0.30)
     assert "energy_j" not in result.metrics
     assert result.facts["energy"].startswith(
         "not counted: beside other work that used 1.5 of 2 cores, and the counters"
     )
     assert any(
-        note.startswith("price_kwh=0.3 prices nothing: the energy was not counted")
-        for note in result.notes
+        note.startswith("price_kwh=0.3 prices nothing: the energy was not counted") for note in result.notes
     )
 
 
@@ -117,9 +106,7 @@ def test_without_a_counter_one_line_says_what_would_give_one(
     make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(counters, "POWERCAP", tmp_path / "nothing")
-    config = make_config(
-        task=Gsm8kConfig(limit=2), output_dir=str(tmp_path / "out"), price_kwh=0.30
-    )
+    config = make_config(task=Gsm8kConfig(limit=2), output_dir=str(tmp_path / "out"), price_kwh=0.30)
     (note,) = [note for note in run(config).result.notes if "price_kwh" in note]
     assert "no energy counter of the CPU (RAPL) is shown here" in note
     assert "chmod a+r" in note

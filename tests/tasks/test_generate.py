@@ -55,10 +55,7 @@ def completions(record: Record) -> list[dict[str, object]]:
         ({"prompt": "a", "stop": ["x", ""]}, "task.stop="),
         ({"prompt": "a", "show": -1}, "task.show=-1"),
         ({"prompt": "a", "output": ""}, "task.output=''"),
-        (
-            {"prompt": "a", "format": Framing.raw, "system": "s"},
-            "task.system needs task.format=chat",
-        ),
+        ({"prompt": "a", "format": Framing.raw, "system": "s"}, "task.system needs task.format=chat"),
     ],
 )
 def test_bad_keys(keys: dict[str, object], message: str) -> None:
@@ -86,8 +83,7 @@ def test_text_file(tmp_path: Path) -> None:
 def test_jsonl_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     turns = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
     file = write_prompts(
-        tmp_path / "p.jsonl",
-        [json.dumps({"prompt": "a", "id": 7}), "", json.dumps({"messages": turns})],
+        tmp_path / "p.jsonl", [json.dumps({"prompt": "a", "id": 7}), "", json.dumps({"messages": turns})]
     )
     for _ in range(2):
         assert load_prompts(GenerateConfig(prompts=file)) == [
@@ -137,12 +133,8 @@ def test_other_bad_input(tmp_path: Path) -> None:
 
     (tmp_path / "folder.txt").mkdir()
     (tmp_path / "latin.txt").write_bytes(b"fine\ncaf\xe9\n")
-    chats = write_prompts(
-        tmp_path / "chats.jsonl", ['{"messages": [{"role": "user", "content": "a"}]}']
-    )
-    refused(
-        "task.prompts=./nope.txt: prompt file does not exist: /.*nope.txt", prompts="./nope.txt"
-    )
+    chats = write_prompts(tmp_path / "chats.jsonl", ['{"messages": [{"role": "user", "content": "a"}]}'])
+    refused("task.prompts=./nope.txt: prompt file does not exist: /.*nope.txt", prompts="./nope.txt")
     refused("task.prompts=p.csv: give FILE.txt", prompts="p.csv")
     refused("holds no prompts", prompts=write_prompts(tmp_path / "empty.txt", ["", "  "]))
     refused("cannot be read", prompts=str(tmp_path / "folder.txt"))
@@ -160,9 +152,7 @@ def test_build_prompt() -> None:
     assert build_prompt(GenerateConfig(prompt="x", format=Framing.raw), "a") == "a"
 
 
-def test_the_same_prompts_are_the_same_job_wherever_they_lie(
-    make_config: Make, tmp_path: Path
-) -> None:
+def test_the_same_prompts_are_the_same_job_wherever_they_lie(make_config: Make, tmp_path: Path) -> None:
     text = write_prompts(tmp_path / "a.txt", ["one"])
     other = write_prompts(tmp_path / "b.jsonl", ['{"prompt": "one"}'])
     evidence = [
@@ -181,19 +171,13 @@ def test_the_same_prompts_are_the_same_job_wherever_they_lie(
 # jobs
 
 
-def test_a_job_with_the_stub(
-    make_config: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    prompts = write_prompts(
-        tmp_path / "p.txt", ["[bold]one[/nope]", "two words", "three words here"]
-    )
+def test_a_job_with_the_stub(make_config: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prompts = write_prompts(tmp_path / "p.txt", ["[bold]one[/nope]", "two words", "three words here"])
     record = run(make_config(task=GenerateConfig(prompts=prompts, show=2)))
     metrics = record.result.metrics
     assert (metrics["n"], metrics["stopped"], metrics["cut_off"], metrics["errors"]) == (3, 3, 0, 0)
     assert metrics["prompt_tokens"] == 6
-    assert {"new_tokens", "load_s", "prefill_tok_per_s", "decode_tok_per_s", "peak_rss_mib"} <= set(
-        metrics
-    )
+    assert {"new_tokens", "load_s", "prefill_tok_per_s", "decode_tok_per_s", "peak_rss_mib"} <= set(metrics)
     lines = completions(record)
     assert lines[1] == {
         "index": 1,
@@ -225,9 +209,7 @@ def test_a_single_prompt_is_shown_whole_and_first(
     assert "1   1 ended" in out
 
 
-def test_what_is_shown_and_handed_over_may_change_after_the_job(
-    make_config: Make, tmp_path: Path
-) -> None:
+def test_what_is_shown_and_handed_over_may_change_after_the_job(make_config: Make, tmp_path: Path) -> None:
     prompts = write_prompts(tmp_path / "p.txt", ["one", "two", "three"])
     first = run(make_config(task=GenerateConfig(prompts=prompts, show=1)))
     assert len(first.result.rows) == 1
@@ -259,8 +241,7 @@ def test_output_replaces_nothing_of_others(make_config: Make, tmp_path: Path) ->
     output.write_text("dear diary\n")
     for seed in (0, 1):  # recorded already, and new
         with pytest.raises(
-            ConfigError,
-            match="task.output=.*mine.jsonl exists and holds something else.*overwrite=true",
+            ConfigError, match="task.output=.*mine.jsonl exists and holds something else.*overwrite=true"
         ):
             job(seed)
     assert output.read_text() == "dear diary\n"
@@ -276,15 +257,10 @@ def test_output_replaces_nothing_of_others(make_config: Make, tmp_path: Path) ->
 
 def echo(request: Request) -> Reply:
     """Answer with the prompt; one that says `fail` ends in an error."""
-    return (
-        f"to {request.prompt}",
-        FinishReason.error if request.prompt == "fail" else FinishReason.length,
-    )
+    return (f"to {request.prompt}", FinishReason.error if request.prompt == "fail" else FinishReason.length)
 
 
-def test_torn_samples_are_made_again_and_the_order_is_kept(
-    make_config: Make, tmp_path: Path
-) -> None:
+def test_torn_samples_are_made_again_and_the_order_is_kept(make_config: Make, tmp_path: Path) -> None:
     prompts = write_prompts(tmp_path / "p.txt", ["a", "fail", "c", "d"])
     config = make_config(task=GenerateConfig(prompts=prompts, format=Framing.raw))
     folder = tmp_path / "job"
@@ -293,12 +269,7 @@ def test_torn_samples_are_made_again_and_the_order_is_kept(
     whole = work(generate, config, first, Scripted(echo))
     first.close()
     kept = (folder / "completions.jsonl").read_text()
-    assert [json.loads(line)["text"] for line in kept.splitlines()] == [
-        "to a",
-        "to fail",
-        "to c",
-        "to d",
-    ]
+    assert [json.loads(line)["text"] for line in kept.splitlines()] == ["to a", "to fail", "to c", "to d"]
     assert json.loads(kept.splitlines()[1])["error"] == "boom"
     assert (whole.metrics["cut_off"], whole.metrics["errors"], whole.metrics["n"]) == (3, 1, 4)
     assert "1 of 4 prompts ended in an error, number 1 first: boom" in str(whole.complaint)
@@ -354,17 +325,11 @@ def test_presets_lie_in_the_middle_of_what_is_recommended(name: str) -> None:
 # models
 
 
-TEXTS = [
-    "a",
-    "quite a long prompt, so that sorting by length turns the order round",
-    "middling one",
-]
+TEXTS = ["a", "quite a long prompt, so that sorting by length turns the order round", "middling one"]
 
 
 @pytest.fixture
-def of_tiny_llama(
-    make_config: Make, tiny_model: LocalModelConfig, tmp_path: Path
-) -> Callable[..., Record]:
+def of_tiny_llama(make_config: Make, tiny_model: LocalModelConfig, tmp_path: Path) -> Callable[..., Record]:
     prompts = write_prompts(tmp_path / "p.txt", TEXTS)
 
     def job(generation: GenerationConfig, seed: int = 0, **keys: object) -> Record:
@@ -435,9 +400,7 @@ def test_debug_shows_a_recorded_job_too(
     assert f"completion 0, token ids: {sample['token_ids']}" in caplog.text
 
 
-def test_a_key_that_only_a_run_can_heed_says_so(
-    make_config: Make, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_key_that_only_a_run_can_heed_says_so(make_config: Make, caplog: pytest.LogCaptureFixture) -> None:
     asked = {"task": GenerateConfig(prompt="hi")}
     greedy = GenerationConfig(max_new_tokens=8)
     run(make_config(generation=greedy, **asked))
@@ -450,9 +413,7 @@ def test_a_key_that_only_a_run_can_heed_says_so(
     assert said in caplog.text
 
 
-def test_chat_without_a_template_says_what_to_do(
-    make_config: Make, tiny_llama: Path, tmp_path: Path
-) -> None:
+def test_chat_without_a_template_says_what_to_do(make_config: Make, tiny_llama: Path, tmp_path: Path) -> None:
     import shutil
 
     from runner_base.dtypes import Dtype
@@ -461,9 +422,7 @@ def test_chat_without_a_template_says_what_to_do(
     shutil.copytree(tiny_llama, plain)
     (plain / "chat_template.jinja").unlink()
     model = LocalModelConfig(name=str(plain), device="cpu", dtype=Dtype.float32)
-    with pytest.raises(
-        ConfigError, match=r"has no chat template.*task.format=raw \(generate, sweep\)"
-    ):
+    with pytest.raises(ConfigError, match=r"has no chat template.*task.format=raw \(generate, sweep\)"):
         run(make_config(model=model, task=GenerateConfig(prompt="hi")))
     refusing = "{{ raise_exception('system is not for me') }}"
     (plain / "chat_template.jinja").write_text(refusing)

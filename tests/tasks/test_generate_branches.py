@@ -46,8 +46,7 @@ def write(path: Path, *lines: dict[str, Any]) -> str:
 
 def completions(record: Record) -> list[dict[str, Any]]:
     return [
-        json.loads(line)
-        for line in (Path(record.output_dir) / "completions.jsonl").read_text().splitlines()
+        json.loads(line) for line in (Path(record.output_dir) / "completions.jsonl").read_text().splitlines()
     ]
 
 
@@ -65,9 +64,7 @@ def job(make_config: Make, saved_family: Callable[..., Path]) -> Job:
         model = LocalModelConfig(name=str(saved_family()), device="cpu")
         greedy = generation or GenerationConfig(max_new_tokens=8)
         task = GenerateConfig(**({"format": Framing.raw} | keys))
-        return run(
-            make_config(model=model, rope=Rope2dConfig(), task=task, generation=greedy, seed=seed)
-        )
+        return run(make_config(model=model, rope=Rope2dConfig(), task=task, generation=greedy, seed=seed))
 
     return generated
 
@@ -84,44 +81,29 @@ def test_where_branches_come_from(tmp_path: Path) -> None:
     with_own = [Branched("a", ("b", "")), "c", Branched((Message("user", "u"),), ("d",))]
     assert load_prompts(GenerateConfig(prompts=file)) == with_own
     given = load_prompts(GenerateConfig(prompts=file, branches=["x"]))
-    assert given == [with_own[0], Branched("c", ("x",)), with_own[2]], (
-        "a prompt's own branches stand"
-    )
+    assert given == [with_own[0], Branched("c", ("x",)), with_own[2]], "a prompt's own branches stand"
     assert load_prompts(GenerateConfig(prompt="a", branches=["b", ""])) == [with_own[0]]
 
 
 @pytest.mark.parametrize("branches", ["[]", '"text"', "[3]", "null", '["a", "\\ud800"]'])
 def test_bad_branches_are_named_by_line(tmp_path: Path, branches: str) -> None:
-    (tmp_path / "bad.jsonl").write_text(
-        f'{{"prompt": "fine"}}\n{{"prompt": "a", "branches": {branches}}}\n'
-    )
-    with pytest.raises(
-        DataError, match="bad.jsonl, line 2: (branches is a list|a text is needed|not UTF-8)"
-    ):
+    (tmp_path / "bad.jsonl").write_text(f'{{"prompt": "fine"}}\n{{"prompt": "a", "branches": {branches}}}\n')
+    with pytest.raises(DataError, match="bad.jsonl, line 2: (branches is a list|a text is needed|not UTF-8)"):
         load_prompts(GenerateConfig(prompts=str(tmp_path / "bad.jsonl")))
 
 
 def test_what_is_refused_before_anything_loads(make_config: Make, tmp_path: Path) -> None:
     with pytest.raises(
-        ConfigError,
-        match=r"task.branches=\[\]: give the text that each branch begins with, or null",
+        ConfigError, match=r"task.branches=\[\]: give the text that each branch begins with, or null"
     ):
         GenerateConfig(prompt="a", branches=[])
     file = write(tmp_path / "p.jsonl", {"prompt": "a"}, {"prompt": "a", "branches": ["b"]})
     for task in (GenerateConfig(prompt="a", branches=["b"]), GenerateConfig(prompts=file)):
-        with pytest.raises(
-            ConfigError, match="rope=native has no place for the branches.*use rope=rope_2d"
-        ):
+        with pytest.raises(ConfigError, match="rope=native has no place for the branches.*use rope=rope_2d"):
             run(make_config(model=LocalModelConfig(name="embedded"), task=task))
     flash = LocalModelConfig(name="embedded", attention=Attention.flash_attention_2)
-    with pytest.raises(
-        ConfigError, match="model.attention=flash_attention_2 takes no mask of its own"
-    ):
-        run(
-            make_config(
-                model=flash, rope=Rope2dConfig(), task=GenerateConfig(prompt="a", branches=["b"])
-            )
-        )
+    with pytest.raises(ConfigError, match="model.attention=flash_attention_2 takes no mask of its own"):
+        run(make_config(model=flash, rope=Rope2dConfig(), task=GenerateConfig(prompt="a", branches=["b"])))
 
 
 def test_branches_count_as_a_part_of_the_prompts(make_config: Make, tmp_path: Path) -> None:
@@ -201,9 +183,7 @@ def test_a_sampled_branch_depends_on_seed_prompt_and_number_alone(job: Job, tmp_
     alone = completions(job(sampling, prompts=write(tmp_path / "a.jsonl", first)))[0]
     among = job(
         sampling,
-        prompts=write(
-            tmp_path / "b.jsonl", first, {"prompt": "b" * 30}, {"prompt": "c", "branches": ["x"]}
-        ),
+        prompts=write(tmp_path / "b.jsonl", first, {"prompt": "b" * 30}, {"prompt": "c", "branches": ["x"]}),
     )
     assert completions(among)[0] == alone
     texts = [one["text"] for one in alone["completions"]]
@@ -223,18 +203,11 @@ def test_stop_texts_and_limits_count_for_each_branch(job: Job) -> None:
     stopped = samples(job(prompt="a", branches=BEGUN, stop=[stop]))[0]
     assert stopped.branches is not None
     one = stopped.branches[0]
-    assert (one.finish_reason, one.text) == (
-        FinishReason.stop,
-        free[0].text[: free[0].text.index(stop)],
-    )
+    assert (one.finish_reason, one.text) == (FinishReason.stop, free[0].text[: free[0].text.index(stop)])
     assert len(one.token_ids) < 8
-    others = [
-        said for said, whole in zip(stopped.branches, free, strict=True) if stop not in whole.text
-    ]
+    others = [said for said, whole in zip(stopped.branches, free, strict=True) if stop not in whole.text]
     assert others
-    assert all(
-        said.finish_reason is FinishReason.length and len(said.token_ids) == 8 for said in others
-    )
+    assert all(said.finish_reason is FinishReason.length and len(said.token_ids) == 8 for said in others)
     assert stopped.answer.finish_reason is FinishReason.length, "one branch at least was cut off"
 
 
@@ -247,19 +220,14 @@ def test_room_is_what_the_longest_branch_leaves(job: Job, tmp_path: Path) -> Non
     fits, too_long = samples(record)[0], samples(record)[1]
     assert fits.branches is not None
     assert [len(said.token_ids) for said in fits.branches] == [16, 50], "256 positions in all"
-    assert (
-        too_long.error
-        == "the prompt with its longest branch has 256 tokens, the model has room for 256"
-    )
+    assert too_long.error == "the prompt with its longest branch has 256 tokens, the model has room for 256"
     assert record.result.metrics["errors"] == 1
     assert completions(record)[1]["completions"] == []
     assert completions(record)[1]["error"] == too_long.error
     show(record, {}, Print.table)
 
 
-def test_a_sliding_window_bounds_the_room(
-    make_config: Make, saved_family: Callable[..., Path]
-) -> None:
+def test_a_sliding_window_bounds_the_room(make_config: Make, saved_family: Callable[..., Path]) -> None:
     model = LocalModelConfig(name=str(saved_family("mistral", sliding_window=32)), device="cpu")
     task = GenerateConfig(prompt="a" * 20, branches=["b", "cc"], format=Framing.raw)
     generation = GenerationConfig(max_new_tokens=50)
@@ -320,9 +288,7 @@ def test_the_embedded_model_in_branches(runner: Run, tmp_path: Path) -> None:
         (["task.prompt=a", "task.branches=b"], "task.branches"),
     ],
 )  # fmt: skip
-def test_wrong_input_is_one_message_and_exit_2(
-    runner: Run, arguments: list[str], message: str
-) -> None:
+def test_wrong_input_is_one_message_and_exit_2(runner: Run, arguments: list[str], message: str) -> None:
     done = runner(*FAST, *arguments)
     assert (done.code, done.out) == (2, "")
     assert message in done.err

@@ -37,26 +37,14 @@ def test_what_was_begun_goes_on_with_the_same_tokens(
     check_the_same_tokens(runner, tmp_path, JOBS[name], "samples.jsonl", sent)
 
 
-def test_a_partial_file_that_is_damaged_is_no_evidence(
-    runner: Callable[..., Any], tmp_path: Path
-) -> None:
-    words = [
-        "task=gsm8k",
-        "task.limit=2",
-        "tracking=none",
-        "print=none",
-        f"output_dir={tmp_path}/here",
-    ]
+def test_a_partial_file_that_is_damaged_is_no_evidence(runner: Callable[..., Any], tmp_path: Path) -> None:
+    words = ["task=gsm8k", "task.limit=2", "tracking=none", "print=none", f"output_dir={tmp_path}/here"]
     assert runner(*words, "model.dtype=float32").code == 0
     whole = answers(tmp_path / "here")
     (job,) = (tmp_path / "here" / "jobs").glob("*-*")
     for name in ("samples.jsonl", "result.json"):
         (job / name).unlink()
-    lines = [
-        "not JSON",
-        '{"id": 0}',
-        '{"id": 0, "prompt_sha256": "x", "choices": [], "checksum": "0"}',
-    ]
+    lines = ["not JSON", '{"id": 0}', '{"id": 0, "prompt_sha256": "x", "choices": [], "checksum": "0"}']
     (job / "partial.jsonl").write_bytes("\n".join(lines).encode() + b"\n\xff\n")
     done = runner(*words, "model.dtype=float32")
     assert done.code == 0, done.err

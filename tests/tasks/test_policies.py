@@ -71,12 +71,8 @@ def test_what_one_policy_knows_the_next_one_is_not_asked_for() -> None:
     assert second.asked_for == {3, 4}
 
 
-@pytest.mark.parametrize(
-    ("numbers", "fewest"), [((), None), ((None, None), None), ((None, 7, 5), 5)]
-)
-def test_the_fewest_questions_are_enough(
-    numbers: tuple[int | None, ...], fewest: int | None
-) -> None:
+@pytest.mark.parametrize(("numbers", "fewest"), [((), None), ((None, None), None), ((None, 7, 5), 5)])
+def test_the_fewest_questions_are_enough(numbers: tuple[int | None, ...], fewest: int | None) -> None:
     policies = Policies([Enough(number) for number in numbers])
     assert policies.begin({}) == policies.answered(sample(0)) == fewest
     assert policies.ahead(1) == (sys.maxsize if fewest is None else 5)
@@ -85,8 +81,7 @@ def test_the_fewest_questions_are_enough(
 def test_each_round_of_one_policy_has_the_order_of_the_next() -> None:
     requests = [Request(number, "18?") for number in range(12)]
     rounds = [
-        [request.id for request in some]
-        for some in Policies([Rounds(), OrderOfRepeat(1)]).rounds(requests)
+        [request.id for request in some] for some in Policies([Rounds(), OrderOfRepeat(1)]).rounds(requests)
     ]
     assert rounds[0] == [0]
     assert sorted(map(int, rounds[1])) == [*range(1, 12)] != rounds[1]

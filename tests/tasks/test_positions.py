@@ -22,9 +22,7 @@ HURTS = "no text exceeds 1,024 positions, the model's own: scaling can only hurt
 def test_the_scalings_have_one_default_factor() -> None:
     folder = Path(__file__).parents[2] / "conf" / "rope"
     scalings = [name for name, one in ROPES.items() if issubclass(one, RopeScalingConfig)]
-    factors = {
-        name: yaml.safe_load((folder / f"{name}.yaml").read_text())["factor"] for name in scalings
-    }
+    factors = {name: yaml.safe_load((folder / f"{name}.yaml").read_text())["factor"] for name in scalings}
     assert len(factors) == 4
     assert set(factors.values()) == {2.0}
 
@@ -43,9 +41,7 @@ def test_a_scaling_that_no_question_needs_is_named(runner: Callable[..., Any]) -
 
 
 @pytest.mark.slow
-def test_a_text_that_needs_the_scaling_is_not_warned_of(
-    runner: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_a_text_that_needs_the_scaling_is_not_warned_of(runner: Callable[..., Any], tmp_path: Path) -> None:
     rows = tmp_path / "long.jsonl"
     rows.write_text(json.dumps({"text": "a b c d. " * OWN}) + "\n")
     task = ("task=likelihood", f"task.data={rows}", "rope=linear")
@@ -57,39 +53,24 @@ def test_a_text_that_needs_the_scaling_is_not_warned_of(
 
 
 @pytest.mark.slow
-def test_native_beyond_its_training_is_called_so(
-    runner: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_native_beyond_its_training_is_called_so(runner: Callable[..., Any], tmp_path: Path) -> None:
     rows = tmp_path / "long.jsonl"
-    rows.write_text(
-        "".join(json.dumps({"text": f"a b {letter} d. " * OWN}) + "\n" for letter in "cdef")
-    )
+    rows.write_text("".join(json.dumps({"text": f"a b {letter} d. " * OWN}) + "\n" for letter in "cdef"))
     task = ("task=likelihood", f"task.data={rows}", f"task.window={OWN + 500}")
     refused = runner(*task, "plan=true")
     assert refused.code == 2
     assert (
-        f"room for {OWN} tokens: give task.window={OWN}, or less, or rope.beyond_trained=true"
-        in refused.out
+        f"room for {OWN} tokens: give task.window={OWN}, or less, or rope.beyond_trained=true" in refused.out
     )
     done = runner(*task, "rope.beyond_trained=true", COLUMNS="200")
     assert done.code == 0, done.err
-    assert (
-        "rope=native, beyond its trained 1,024 positions: the longest text has 1,524 tokens"
-        in done.out
-    )
+    assert "rope=native, beyond its trained 1,024 positions: the longest text has 1,524 tokens" in done.out
     assert "theta 10000.0, beyond its trained 1,024" in done.out
-    short = runner(
-        "task=likelihood", f"task.data={rows}", "task.window=512", "rope.beyond_trained=true"
-    )
-    assert (
-        "rope.beyond_trained=true: no text exceeds 1,024 positions, so it changes nothing"
-        in short.out
-    )
+    short = runner("task=likelihood", f"task.data={rows}", "task.window=512", "rope.beyond_trained=true")
+    assert "rope.beyond_trained=true: no text exceeds 1,024 positions, so it changes nothing" in short.out
 
 
-def test_what_the_user_says_of_the_training_counts(
-    make_config: Callable[..., Any], tiny_model: Any
-) -> None:
+def test_what_the_user_says_of_the_training_counts(make_config: Callable[..., Any], tiny_model: Any) -> None:
     resolved = resolve(make_config(model=tiny_model, rope=RopeYarnConfig(factor=2)))
     assert needless_scaling(resolved, 400), "the tiny model's config names 512 positions"
     known = RopeYarnConfig(factor=2, original_max_position_embeddings=256)

@@ -13,9 +13,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.sampled(2)
-@pytest.mark.parametrize(
-    "page", check_docs.pages(), ids=lambda page: str(page.relative_to(check_docs.ROOT))
-)
+@pytest.mark.parametrize("page", check_docs.pages(), ids=lambda page: str(page.relative_to(check_docs.ROOT)))
 def test_links_resolve_and_commands_compose(page: Path) -> None:
     problems = list(check_docs.problems(page))
     if problems and (absent := options_here.absent()):
@@ -34,10 +32,7 @@ def test_the_readme_has_commands_to_check() -> None:
         ("see [below](#no-such-heading)", "link to nowhere: #no-such-heading"),
         ("`runner quantization=nf5`", "no choice for quantization 'nf5'"),
         ("`runner task.limit=0`", "must be 1 or more"),
-        (
-            "```\nrunner -m quantization=none,nf5 task.limit=3\n```",
-            "no choice for quantization 'nf5'",
-        ),
+        ("```\nrunner -m quantization=none,nf5 task.limit=3\n```", "no choice for quantization 'nf5'"),
         ("```\nrunner quantization=nf4 \\\n  task.limt=3\n```", "Did you mean task.limit?"),
         ("```\n$ runner task.limit=5\nerror: something else\n```", "task.limit=5: no error"),
         ("`runner -cd experiments -cn nothing`", "Cannot find primary config 'nothing'"),

@@ -44,9 +44,7 @@ def test_the_whole_compiler_finds_an_instruction_that_a_target_lacks(
     (tmp_path / "emulated_tiles.h").touch()
     (tmp_path / "tiles_only.c").write_text("int is_right(void) { return 1; }\n")
     body = "__m512 twice(const float *x) { return _mm512_add_ps(_mm512_loadu_ps(x), _mm512_loadu_ps(x)); }\n"
-    (tmp_path / compile_targets.WHOLE).write_text(
-        f"#include <immintrin.h>\nvoid use(__m512);\n{body}"
-    )
+    (tmp_path / compile_targets.WHOLE).write_text(f"#include <immintrin.h>\nvoid use(__m512);\n{body}")
     assert compile_targets.main() == 1
 
 

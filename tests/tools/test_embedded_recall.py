@@ -18,14 +18,7 @@ from runner.tasks.recall.cases import Recipe
 from runner.tasks.recall.kinds import drawn_by
 from runner_engine.embedded import MODEL_DIR
 from tools.embedded_model.fit import Batch, fit
-from tools.embedded_model.recall_data import (
-    LONG_ROWS,
-    SHORT_ROWS,
-    Needles,
-    batches,
-    example_of,
-    positioned,
-)
+from tools.embedded_model.recall_data import LONG_ROWS, SHORT_ROWS, Needles, batches, example_of, positioned
 from tools.embedded_model.tokenizer import MAX_POSITION, TURN_START
 
 
@@ -39,18 +32,14 @@ def needles(tokenizer: Any) -> Needles:
     return Needles(tokenizer, "training/0")
 
 
-def test_an_example_is_a_case_in_parts_and_answered_with_its_needle(
-    tokenizer: Any, needles: Needles
-) -> None:
+def test_an_example_is_a_case_in_parts_and_answered_with_its_needle(tokenizer: Any, needles: Needles) -> None:
     for number in range(60):
         one = needles.spread(number, is_long=False)
         *asked, answer = one.example
         prompt = "".join(piece.text for piece in asked)
         assert prompt.endswith(f"{TURN_START}assistant\n")
         assert answer.text.removesuffix("<|im_end|>") in prompt, "the needle's own words"
-        assert prompt.index("One of the special") == len(asked[0].text) + 1, (
-            "cut before the first needle"
-        )
+        assert prompt.index("One of the special") == len(asked[0].text) + 1, "cut before the first needle"
         assert [piece.is_answer for piece in one.example] == [False] * 4 + [True]
         # cut where tokens end: the model reads what it is asked in a job
         assert sum(needles.tokens_of(piece.text) for piece in asked) == needles.tokens_of(prompt)
@@ -98,20 +87,14 @@ def test_no_job_asks_for_a_needle_that_was_trained_on(needles: Needles) -> None:
 
 def test_a_text_fills_its_length(needles: Needles) -> None:
     for length in (256, 1000):
-        tokens = sum(
-            needles.tokens_of(piece.text) for piece in example_of(needles.filling(3, length))
-        )
+        tokens = sum(needles.tokens_of(piece.text) for piece in example_of(needles.filling(3, length)))
         assert length - 15 < tokens <= length
 
 
 def test_what_stands_before_a_gap_is_seen_behind_it() -> None:
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=30,
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
+        vocab_size=30, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
     )
     model: Any = LlamaForCausalLM(config)
     ids = torch.tensor([[3, 4, 5, 6, 7, 8]])
@@ -137,25 +120,14 @@ def test_what_stands_before_a_gap_is_seen_behind_it() -> None:
 def test_a_short_training_writes_adapter_and_card_and_repeats(tmp_path: Path) -> None:
     digests = []
     for name in ("first", "again"):
-        command = [
-            sys.executable,
-            "-m",
-            "tools.embedded_model.recall",
-            "--steps",
-            "2",
-            "--card-cases",
-            "1",
-        ]
+        command = [sys.executable, "-m", "tools.embedded_model.recall", "--steps", "2", "--card-cases", "1"]
         done = warm_process.complete([*command, "--output", str(tmp_path / name)])
         assert done.returncode == 0, done.stderr
         folder = tmp_path / name / "lora_recall"
         assert (
-            json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
-            == "embedded"
+            json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == "embedded"
         )
-        digests.append(
-            hashlib.sha256((folder / "adapter_model.safetensors").read_bytes()).hexdigest()
-        )
+        digests.append(hashlib.sha256((folder / "adapter_model.safetensors").read_bytes()).hexdigest())
         card = json.loads((tmp_path / name / "card_recall.json").read_text())
         assert {score["n"] for by in card["scores"].values() for score in by.values()} == {1}
         assert set(card["scores"]) == {"base", "adapter"}

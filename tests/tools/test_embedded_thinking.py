@@ -52,8 +52,7 @@ def test_a_thought_is_the_steps_and_calculates_the_last_one_again_where_it_halve
 
 def test_a_few_problems_are_doubted_and_more_of_those_with_many_steps() -> None:
     shares = {
-        it: sum(is_doubt(steps_of(p)) for p in problems(it, 1000)) / 1000
-        for it in (Split.TEST, Split.HARD5)
+        it: sum(is_doubt(steps_of(p)) for p in problems(it, 1000)) / 1000 for it in (Split.TEST, Split.HARD5)
     }
     assert 0.03 < shares[Split.TEST] < 0.08
     assert 0.12 < shares[Split.HARD5] < 0.22
@@ -86,15 +85,7 @@ def test_most_thoughts_are_closed_by_force_and_the_answer_is_always_right() -> N
 
 @pytest.mark.thorough
 def test_a_short_training_writes_adapter_and_card(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "tools.embedded_model.thinking",
-        "--steps",
-        "2",
-        "--card-problems",
-        "1",
-    ]
+    command = [sys.executable, "-m", "tools.embedded_model.thinking", "--steps", "2", "--card-problems", "1"]
     done = warm_process.complete([*command, "--output", str(tmp_path)])
     assert done.returncode == 0, done.stderr
     config = json.loads((tmp_path / "lora_thinking" / "adapter_config.json").read_text())

@@ -11,13 +11,7 @@ from transformers import AutoTokenizer
 from runner_engine.embedded import MODEL_DIR
 from tools.embedded_model.data import base_example, task_prompt
 from tools.embedded_model.fit import encode
-from tools.embedded_model.tokenizer import (
-    PAD,
-    TURN_END,
-    VOCAB_SIZE,
-    build_tokenizer,
-    save_tokenizer,
-)
+from tools.embedded_model.tokenizer import PAD, TURN_END, VOCAB_SIZE, build_tokenizer, save_tokenizer
 
 SHIPPED = AutoTokenizer.from_pretrained(str(MODEL_DIR))
 
@@ -47,9 +41,7 @@ def test_special_tokens_and_side(tokenizer: Any) -> None:
 
 
 def test_digits_are_single_tokens(tokenizer: Any) -> None:
-    assert tokenizer.convert_ids_to_tokens(tokenizer("12*345=4140")["input_ids"]) == [
-        *"12*345=4140"
-    ]
+    assert tokenizer.convert_ids_to_tokens(tokenizer("12*345=4140")["input_ids"]) == [*"12*345=4140"]
 
 
 @given(st.text(max_size=60))
@@ -63,12 +55,8 @@ def test_chat_template(tokenizer: Any) -> None:
     plain = tokenizer.apply_chat_template(turns, tokenize=False)
     assert plain == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n#### 1<|im_end|>\n"
     system = [{"role": "system", "content": "Be brief."}]
-    asked = tokenizer.apply_chat_template(
-        [*system, turns[0]], tokenize=False, add_generation_prompt=True
-    )
-    assert asked.startswith(
-        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n"
-    )
+    asked = tokenizer.apply_chat_template([*system, turns[0]], tokenize=False, add_generation_prompt=True)
+    assert asked.startswith("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n")
     assert asked.endswith("<|im_start|>assistant\n")
 
 
@@ -95,10 +83,7 @@ def test_pieces_are_tokenized_as_the_whole(index: int) -> None:
     # Training encodes piece by piece, inference all at once: the ids must be the same.
     example = base_example(index, 0)
     ids, weights = encode(SHIPPED, example)
-    assert (
-        ids
-        == SHIPPED("".join(piece.text for piece in example), add_special_tokens=False)["input_ids"]
-    )
+    assert ids == SHIPPED("".join(piece.text for piece in example), add_special_tokens=False)["input_ids"]
     assert SHIPPED.decode([i for i, w in zip(ids, weights, strict=True) if w == 1.0]) == "".join(
         piece.text for piece in example if piece.is_answer
     )

@@ -62,17 +62,12 @@ def test_a_short_training_writes_all_and_repeats(
 
     # once more here, without another process and with next to no scoring: neither reaches the
     # weights
-    monkeypatch.setattr(
-        train, "ProcessPoolExecutor", lambda count, mp_context: ThreadPoolExecutor(1)
-    )
+    monkeypatch.setattr(train, "ProcessPoolExecutor", lambda count, mp_context: ThreadPoolExecutor(1))
     monkeypatch.setattr(evaluate, "MAX_NEW_TOKENS", 2)
+    # for all of this process
+    monkeypatch.setattr(transformers.utils.logging, "disable_progress_bar", lambda: None)
     monkeypatch.setattr(
-        transformers.utils.logging, "disable_progress_bar", lambda: None
-    )  # for all of this process
-    monkeypatch.setattr(
-        sys,
-        "argv",
-        ["train", "--output", str(again), "--steps", "2", "--skip-lora", "--card-problems", "1"],
+        sys, "argv", ["train", "--output", str(again), "--steps", "2", "--skip-lora", "--card-problems", "1"]
     )
     train.main()
     assert sha256(again / weights) == card["weights_sha256"]
@@ -87,9 +82,7 @@ def test_a_short_training_writes_all_and_repeats(
         load_square_lora(model, first / "lora.pth")
         assert not torch.equal(model(**ids).logits, bare)
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message="`is_gradient_checkpointing`", category=FutureWarning
-        )
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
         PeftModel.from_pretrained(
             AutoModelForCausalLM.from_pretrained(str(first / "model")), str(first / "lora_peft")
         )
@@ -123,9 +116,7 @@ def test_hints_are_right_about_half_the_time() -> None:
             start = hint.split("{")[0]
             if start in asked:
                 guess = asked.split(start)[1].split(".")[0]
-                right, wrong = (
-                    (right + 1, wrong) if f"#### {guess}<" in answer else (right, wrong + 1)
-                )
+                right, wrong = (right + 1, wrong) if f"#### {guess}<" in answer else (right, wrong + 1)
     assert min(right, wrong) >= 0.25 * (right + wrong) > 0
 
 
@@ -145,8 +136,6 @@ def test_square_lora_starts_at_zero_and_survives_a_file(tmp_path: Path) -> None:
     torch.testing.assert_close(fresh(x), model(x), atol=1e-2, rtol=1e-2)
 
 
-@pytest.mark.parametrize(
-    ("correct", "n", "low", "high"), [(0, 10, 0.0, 0.2775), (81, 263, 0.2553, 0.3662)]
-)
+@pytest.mark.parametrize(("correct", "n", "low", "high"), [(0, 10, 0.0, 0.2775), (81, 263, 0.2553, 0.3662)])
 def test_wilson_interval(correct: int, n: int, low: float, high: float) -> None:
     assert Score(correct, n).interval() == pytest.approx((low, high), abs=5e-5)

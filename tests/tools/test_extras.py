@@ -17,10 +17,7 @@ def test_pip_takes_the_installed_runner_and_asks_no_index() -> None:
     assert len(extras) > 5
     command = [sys.executable, "-m", "pip", "install", "--dry-run", "--no-index"]
     done = subprocess.run(
-        [*command, f"runner-llm[{','.join(extras)}]"],
-        capture_output=True,
-        text=True,
-        check=False,
+        [*command, f"runner-llm[{','.join(extras)}]"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     assert "Would install" not in done.stdout

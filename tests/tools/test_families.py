@@ -11,17 +11,7 @@ from tools import families
 pytestmark = pytest.mark.slow
 
 ROWS = families.rows(families.PAGE.read_text())
-FEW = (
-    "llama",
-    "mixtral",
-    "gemma3n_text",
-    "falcon_h1",
-    "mamba",
-    "rwkv",
-    "llama4_text",
-    "xlnet",
-    "xmod",
-)
+FEW = ("llama", "mixtral", "gemma3n_text", "falcon_h1", "mamba", "rwkv", "llama4_text", "xlnet", "xmod")
 
 
 @pytest.mark.sampled(1)

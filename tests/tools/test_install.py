@@ -40,9 +40,7 @@ def test_without_settings_uv_keeps_its_own_rules() -> None:
     assert install.uv_variables(install.pip_settings("")) == {}
 
 
-@pytest.mark.parametrize(
-    ("failing", "wanted"), [("", ["uv"]), ("pip uv", ["pip"]), ("uv", ["uv", "pip"])]
-)
+@pytest.mark.parametrize(("failing", "wanted"), [("", ["uv"]), ("pip uv", ["pip"]), ("uv", ["uv", "pip"])])
 def test_pip_installs_where_uv_does_not(
     monkeypatch: pytest.MonkeyPatch, failing: str, wanted: list[str]
 ) -> None:
@@ -80,17 +78,9 @@ def test_pip_does_not_install_what_uv_found_changed(monkeypatch: pytest.MonkeyPa
 
 def test_every_pin_but_torch_has_digests_of_its_version() -> None:
     """After a change of constraints.txt: `make hashes`."""
-    pins = {
-        line
-        for line in (ROOT / "constraints.txt").read_text().splitlines()
-        if not line.startswith("#")
-    }
+    pins = {line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")}
     text = hashes.FILE.read_text()
-    blocks = [
-        block.split()
-        for block in text.replace("\\\n", " ").splitlines()
-        if not block.startswith("#")
-    ]
+    blocks = [block.split() for block in text.replace("\\\n", " ").splitlines() if not block.startswith("#")]
     assert {normal(block[0]) for block in blocks} == {normal(pin) for pin in pins}
     assert [block[0] for block in blocks if len(block) < 2] == ["torch==2.13.0"]
     assert all(part.startswith("--hash=sha256:") for block in blocks for part in block[1:])
@@ -100,9 +90,7 @@ def test_every_pin_but_torch_has_digests_of_its_version() -> None:
 def test_every_package_that_the_tools_need_is_pinned() -> None:
     """Without a pin, and so without digests, `make install` takes whatever is newest that day."""
     pinned = {
-        normal(line).partition("==")[0]
-        for line in hashes.FILE.read_text().splitlines()
-        if "==" in line
+        normal(line).partition("==")[0] for line in hashes.FILE.read_text().splitlines() if "==" in line
     }
     needed, waiting = set(), [Requirement("runner-llm[dev]")]
     while waiting:
@@ -112,13 +100,10 @@ def test_every_package_that_the_tools_need_is_pinned() -> None:
         needed.add(name)
         for requirement in map(Requirement, distribution(name).requires or []):
             marker = requirement.marker
-            if marker is None or any(
-                marker.evaluate({"extra": extra}) for extra in (wanted.extras or {""})
-            ):
+            if marker is None or any(marker.evaluate({"extra": extra}) for extra in (wanted.extras or {""})):
                 waiting.append(requirement)
-    of_cuda = re.compile(
-        "nvidia-|cuda-|triton$"
-    )  # torch's CUDA build brings them; CI has the CPU build
+    # torch's CUDA build brings them; CI has the CPU build
+    of_cuda = re.compile("nvidia-|cuda-|triton$")
     unpinned = {name for name in needed - pinned if not of_cuda.match(name)}
     assert unpinned == {"runner-llm", "setuptools"}
 

@@ -44,29 +44,10 @@ Free: 19,311 MiB of main memory
 """
 JSON = '{"job_id": "gsm8k-01", "metrics": {"accuracy": 0.5, "seconds": 0.2, "peak_rss_mib": 238.7}, "mlflow_run_id": "3fdc"}'
 SAME = [
-    (
-        REPORT,
-        [
-            ("31,831", "9"),
-            ("762", "1,762"),
-            ("18.7", "8"),
-            ("2.52 s", "12.1 s"),
-            ("527be", "0aaaa"),
-        ],
-    ),
+    (REPORT, [("31,831", "9"), ("762", "1,762"), ("18.7", "8"), ("2.52 s", "12.1 s"), ("527be", "0aaaa")]),
     (GRID, [("7,922", "17,922"), ("    752", "  1,752"), ("13.3", "1.3")]),
-    (
-        GRID,
-        [
-            ("decode tok/s", "  decode tok/s"),
-            ("   7,922", "     7,922"),
-            ("   4,626", "     4,626"),
-        ],
-    ),
-    (
-        COMPARED,
-        [("4,626", "  626"), ("  844", "1,844"), (" 7.26", " 9.26"), ("1.6 of 2", "1.3 of 2")],
-    ),
+    (GRID, [("decode tok/s", "  decode tok/s"), ("   7,922", "     7,922"), ("   4,626", "     4,626")]),
+    (COMPARED, [("4,626", "  626"), ("  844", "1,844"), (" 7.26", " 9.26"), ("1.6 of 2", "1.3 of 2")]),
     (PLAN, [("≤ 3:37 ± 50%", "≤ 9:37 ± 20%"), ("19,311", "2"), ("7:37 ± 49%", "1 s ± 20%")]),
     (JSON, [("0.2,", "0.3,"), ("238.7", "240"), ("3fdc", "4fdc")]),
 ]
@@ -110,12 +91,8 @@ def test_of_a_measurement_only_the_names_and_the_job_count() -> None:
     ]
     other = [line.replace("knee   3", "knee   4") for line in sweep]
     assert measured.same("runner task=sweep", sweep, other)
-    assert not measured.same(
-        "runner task=sweep", sweep, [line.replace("knee", "bend") for line in sweep]
-    )
-    assert not measured.same(
-        "runner task=sweep", sweep, [line.replace("2b1622", "2b1623") for line in sweep]
-    )
+    assert not measured.same("runner task=sweep", sweep, [line.replace("knee", "bend") for line in sweep])
+    assert not measured.same("runner task=sweep", sweep, [line.replace("2b1622", "2b1623") for line in sweep])
 
 
 def test_what_a_team_holds_at_once_is_measured() -> None:
@@ -128,6 +105,4 @@ def test_what_a_team_holds_at_once_is_measured() -> None:
 
 def test_ids_of_jobs_over_parts_rest_on_when_these_were_written() -> None:
     assert measured.same("runner", ["  job   merge-50809a684889"], ["  job   merge-68f2d297edbe"])
-    assert not measured.same(
-        "runner", ["  job   split-50809a684889"], ["  job   split-68f2d297edbe"]
-    )
+    assert not measured.same("runner", ["  job   split-50809a684889"], ["  job   split-68f2d297edbe"])

@@ -105,9 +105,7 @@ def today(folder: Path, lines: str, runner: Callable[..., Any]) -> dict[str, sho
         program, *arguments = shlex.split(line)
         done = runner(*arguments, module=MODULES[program])
         assert done.code == 0, f"{line}\n{done.err}"
-        found |= {
-            kind(line, table): table for table in shown.tables(page_machine.tidy(done.out, folder))
-        }
+        found |= {kind(line, table): table for table in shown.tables(page_machine.tidy(done.out, folder))}
     return found
 
 
@@ -118,9 +116,7 @@ def differing(found: dict[str, shown.Table]) -> list[str]:
         if which in found:
             now = found[which]
             names = [
-                name
-                for name in now.names_without(table.shared)
-                if name in table.names or not table.excerpt
+                name for name in now.names_without(table.shared) if name in table.names or not table.excerpt
             ]
             shown_names = table.names_without(now.shared)
             # a Pareto front is shown where nothing else ran beside the jobs: on a page, or today
@@ -159,10 +155,7 @@ def test_all_tables_on_the_pages_have_the_rows_and_columns_of_today(
 ) -> None:
     new_database(tmp_path / "outputs" / "mlflow.db")
     (tmp_path / "prompts.txt").write_text("2+2?\n3+3?\n")
-    sums = [
-        {"question": f"{n} + 1?", "choices": [n, n + 1, n + 2, n + 3], "answer": 1}
-        for n in range(40)
-    ]
+    sums = [{"question": f"{n} + 1?", "choices": [n, n + 1, n + 2, n + 3], "answer": 1} for n in range(40)]
     (tmp_path / "sums.jsonl").write_text("".join(json.dumps(one) + "\n" for one in sums))
     (tmp_path / "server").mkdir()
     (tmp_path / "models").mkdir()
@@ -173,9 +166,7 @@ def test_all_tables_on_the_pages_have_the_rows_and_columns_of_today(
         remote = REMOTE.format(
             url=f"http://127.0.0.1:{server.port}/v1", python=VllmStandIn(tmp_path / "env").python
         )
-        found = today(
-            tmp_path, QUICK + OTHERS.format(experiments=ROOT / "experiments") + remote, process
-        )
+        found = today(tmp_path, QUICK + OTHERS.format(experiments=ROOT / "experiments") + remote, process)
     missing = [where for where, which, _ in SHOWN if which not in found]
     assert not missing or absent(), "no small run shows such a table: add one"
     assert not (wrong := differing(found)), "\n".join(wrong)
@@ -224,17 +215,11 @@ def a_page(folder: Path, text: str) -> Path:
 
 
 def test_a_page_is_renewed(tmp_path: Path) -> None:
-    text = PAGE.replace(
-        "$ ls missing\nerror: …\n", "$ echo 'error: no' >&2; false\nerror: nothing\n"
-    )
+    text = PAGE.replace("$ ls missing\nerror: …\n", "$ echo 'error: no' >&2; false\nerror: nothing\n")
     page = a_page(tmp_path, text.replace(" other.txt |", " |"))
     (example,) = run_docs.renew_story([page], times=False)
     assert example == "not run, an example: page.md:26: no machine, 1 May 2026"
-    wanted = (
-        text.replace(" other.txt |", " |")
-        .replace("old .../x", "new ...")
-        .replace("\n9\n…", "\n1\n…")
-    )
+    wanted = text.replace(" other.txt |", " |").replace("old .../x", "new ...").replace("\n9\n…", "\n1\n…")
     assert page.read_text() == wanted.replace("error: nothing", "error: no")
 
 
@@ -252,15 +237,10 @@ def test_a_second_run_changes_nothing_but_times(tmp_path: Path) -> None:
     [
         ("$ ls missing\nthere", "page.md:3: $ ls missing: exit code 2"),
         ("$ echo hello\nerror: no", "page.md:3: $ echo hello: exit code 0"),
-        (
-            "$ echo hello\n…\nwholly other\n…",
-            "nothing in this looks like the excerpt of $ echo hello",
-        ),
+        ("$ echo hello\n…\nwholly other\n…", "nothing in this looks like the excerpt of $ echo hello"),
     ],
 )
-def test_what_cannot_be_renewed_is_named_and_its_page_stays(
-    tmp_path: Path, block: str, why: str
-) -> None:
+def test_what_cannot_be_renewed_is_named_and_its_page_stays(tmp_path: Path, block: str, why: str) -> None:
     page = a_page(tmp_path, before := f"# Title\n\n```\n{block}\n```\n")
     (said,) = run_docs.renew_story([page], times=True)
     assert said.startswith("failed: ")
@@ -278,7 +258,9 @@ def test_a_command_that_asks_gets_the_lines_of_the_page(tmp_path: Path) -> None:
 def test_a_server_runs_until_it_is_interrupted(tmp_path: Path) -> None:
     ends = "signal.signal(15, lambda *_: sys.exit(print('over')))"
     script = f"import signal, sys; {ends}; print('serving x', file=sys.stderr, flush=True); signal.pause()"
-    text = f'<!-- server: python -c "{script}" -->\n```\n$ head .server.err\nnothing\n```\n\n```\n^C\nold\n```\n'
+    text = (
+        f'<!-- server: python -c "{script}" -->\n```\n$ head .server.err\nnothing\n```\n\n```\n^C\nold\n```\n'
+    )
     page = a_page(tmp_path, text)
     assert run_docs.renew_story([page], times=False) == []
     assert page.read_text() == text.replace("nothing", "serving x").replace("old", "over")
@@ -286,8 +268,7 @@ def test_a_server_runs_until_it_is_interrupted(tmp_path: Path) -> None:
 
 def test_a_picture_is_made_by_its_command(tmp_path: Path) -> None:
     page = a_page(
-        tmp_path,
-        "<!-- picture: echo new | tee $PICTURE -->\n![it](it.png)\n\n```\n$ echo 2\n1\n```\n",
+        tmp_path, "<!-- picture: echo new | tee $PICTURE -->\n![it](it.png)\n\n```\n$ echo 2\n1\n```\n"
     )
     assert run_docs.renew_story([page], times=False) == []
     assert (tmp_path / "it.png").read_text() == "new\n"
@@ -299,12 +280,9 @@ def test_a_picture_is_made_by_its_command(tmp_path: Path) -> None:
 def test_every_page_belongs_to_one_story() -> None:
     told = [page for story in run_docs.stories([]) for page in story]
     assert len(told) == len({*told})
-    assert {
-        ROOT / "README.md",
-        ROOT / "docs/jobs.md",
-        ROOT / "experiments/README.md",
-        families.PAGE,
-    } <= {*told}
+    assert {ROOT / "README.md", ROOT / "docs/jobs.md", ROOT / "experiments/README.md", families.PAGE} <= {
+        *told
+    }
     assert list(run_docs.stories([ROOT / "docs/grids.md"])) == [
         [ROOT / "docs/jobs.md", ROOT / "docs/grids.md"]
     ]

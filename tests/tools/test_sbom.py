@@ -53,11 +53,7 @@ def test_it_lists_what_is_required_directly_or_by_others(wheel: Path) -> None:
 
 def test_it_has_the_fields_of_the_format(wheel: Path) -> None:
     content = written(wheel)
-    assert (content["bomFormat"], content["specVersion"], content["version"]) == (
-        "CycloneDX",
-        "1.6",
-        1,
-    )
+    assert (content["bomFormat"], content["specVersion"], content["version"]) == ("CycloneDX", "1.6", 1)
     for part in content["components"]:
         assert part["type"] == "library"
         assert part["name"]
@@ -72,18 +68,14 @@ def test_it_has_the_fields_of_the_format(wheel: Path) -> None:
     graph = {node["ref"]: node["dependsOn"] for node in content["dependencies"]}
     references = {part["bom-ref"] for part in content["components"]} | {root["bom-ref"]}
     assert set(graph) == references
-    assert {needed for needs in graph.values() for needed in needs} == references - {
-        root["bom-ref"]
-    }
+    assert {needed for needs in graph.values() for needed in needs} == references - {root["bom-ref"]}
     assert torch["purl"] in graph[root["bom-ref"]]
 
 
 def test_the_wheel_is_named_with_its_digest(wheel: Path) -> None:
     (file,) = written(wheel)["metadata"]["component"]["components"]
     assert file["name"] == wheel.name
-    assert file["hashes"] == [
-        {"alg": "SHA-256", "content": hashlib.sha256(wheel.read_bytes()).hexdigest()}
-    ]
+    assert file["hashes"] == [{"alg": "SHA-256", "content": hashlib.sha256(wheel.read_bytes()).hexdigest()}]
 
 
 def test_the_same_wheel_gives_the_same_file(wheel: Path) -> None:

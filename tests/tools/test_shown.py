@@ -21,10 +21,7 @@ NOW = [
 @pytest.mark.parametrize(
     ("old", "now"),
     [
-        (
-            ["model=stub", "", "  accuracy   9.0%", "…"],
-            ["model=stub", "", "  accuracy   93.5%", "…"],
-        ),
+        (["model=stub", "", "  accuracy   9.0%", "…"], ["model=stub", "", "  accuracy   93.5%", "…"]),
         (["…", "  job   b-22", "…"], ["…", "  job   a-1", "…"]),
         (["…", "note: all is good"], ["…", "note: all is well"]),
         (["another beginning", "…", "another end"], ["model=stub", "…", "note: all is well"]),
@@ -38,11 +35,8 @@ def test_an_excerpt_is_renewed_in_its_places(old: list[str], now: list[str]) -> 
     assert shown.renewed_excerpt(old, NOW) == now
 
 
-MISPLACED = [
-    "…",
-    "  accuracy   9.0%",
-    "  verdicts   18 correct",
-]  # a part of the middle, without `…` after it
+# a part of the middle, without `…` after it
+MISPLACED = ["…", "  accuracy   9.0%", "  verdicts   18 correct"]
 
 
 @pytest.mark.parametrize("old", [["…", "zzz", "…"], ["more lines", *NOW, "…"], MISPLACED])
@@ -69,9 +63,5 @@ def test_a_missing_row_is_seen() -> None:
 
 def test_a_column_that_all_rows_share_may_stand_above_the_table() -> None:
     table = shown.Table("comparison", ["accuracy", "MiB", "tok/s", "MiB", "tokens"])
-    assert table.names_without("n 200 · weights MiB 1.92 · new tokens 16") == [
-        "accuracy",
-        "MiB",
-        "tok/s",
-    ]
+    assert table.names_without("n 200 · weights MiB 1.92 · new tokens 16") == ["accuracy", "MiB", "tok/s"]
     assert table.names_without("") == table.names

@@ -33,9 +33,7 @@ def test_each_question_stands_once_and_is_answered_by_its_right_calls_alone() ->
 def test_nothing_that_is_offered_beside_an_irrelevant_question_is_of_its_domain() -> None:
     domains = {function.name: function.domain for function in FUNCTIONS}
     asked = {
-        text: function
-        for function in FUNCTIONS
-        for text in (wording.text for wording in function.wordings)
+        text: function for function in FUNCTIONS for text in (wording.text for wording in function.wordings)
     }
     for case in made_cases():
         if case.category != "irrelevant":

@@ -150,11 +150,7 @@ def wrapper(rng: Random) -> str:
     before, after = instruction(rng), instruction(rng)
     gap = rng.choice((" ", "\n", "\n\n"))
     return rng.choice(
-        (
-            f"{before}{gap}{{question}}",
-            f"{{question}}{gap}{after}",
-            f"{before}{gap}{{question}}{gap}{after}",
-        )
+        (f"{before}{gap}{{question}}", f"{{question}}{gap}{after}", f"{before}{gap}{{question}}{gap}{after}")
     )
 
 
@@ -178,9 +174,7 @@ def _hint(rng: Random, one: Problem) -> str:
         guess = str(max(1, int(one.gold) + rng.choice((-10, -3, -2, -1, 1, 2, 5, 10, 20))))
     if rng.random() < 0.6:
         return rng.choice(HINTS).format(guess=guess)
-    attempt = one.answer.replace(f"={one.gold} ", f"={guess} ").replace(
-        f"#### {one.gold}", f"#### {guess}"
-    )
+    attempt = one.answer.replace(f"={one.gold} ", f"={guess} ").replace(f"#### {one.gold}", f"#### {guess}")
     return rng.choice(ATTEMPTS).format(attempt=attempt)
 
 
@@ -190,10 +184,7 @@ def system_turn(rng: Random) -> Example:
         return []
     return [
         Piece(
-            chat_turn(
-                "system", rng.choice(SYSTEM_PROMPTS) if rng.random() < 0.6 else instruction(rng)
-            ),
-            False,
+            chat_turn("system", rng.choice(SYSTEM_PROMPTS) if rng.random() < 0.6 else instruction(rng)), False
         )
     ]
 

@@ -50,11 +50,7 @@ def score(model: Any, tokenizer: Any, asked: list[Problem], batch_size: int = 10
 
 
 def complete(
-    model: Any,
-    tokenizer: Any,
-    prompts: list[str],
-    batch_size: int = 100,
-    max_new_tokens: int | None = None,
+    model: Any, tokenizer: Any, prompts: list[str], batch_size: int = 100, max_new_tokens: int | None = None
 ) -> list[str]:
     """Continue each prompt greedily until the end of its turn."""
     texts = [""] * len(prompts)
@@ -66,12 +62,8 @@ def complete(
         inputs = tokenizer([prompts[i] for i in chosen], return_tensors="pt", padding=True)
         inputs = {name: tensor.to(model.device) for name, tensor in inputs.items()}
         with torch.inference_mode():
-            ids = model.generate(
-                **inputs, do_sample=False, max_new_tokens=max_new_tokens or MAX_NEW_TOKENS
-            )
-        answers = tokenizer.batch_decode(
-            ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
-        )
+            ids = model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens or MAX_NEW_TOKENS)
+        answers = tokenizer.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         for index, answer in zip(chosen, answers, strict=True):
             texts[index] = answer
     return texts

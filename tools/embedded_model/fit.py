@@ -16,9 +16,7 @@ from tools.embedded_model.data import Example
 from tools.embedded_model.tokenizer import MAX_POSITION
 
 PROMPT_WEIGHT = 0.2  # of a prompt token in the loss; an answer token weighs 1
-WINDOW_BATCHES = (
-    16  # examples are sorted by length within this many batches, then the batches are shuffled
-)
+WINDOW_BATCHES = 16  # examples are sorted by length within this many batches, then the batches are shuffled
 CLIP_NORM = 1.0
 FINAL_LR_SHARE = 0.03
 WARMUP_STEPS = 60
@@ -89,9 +87,7 @@ def fit(
     otherwise.
     """
     peaks = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
-    trained = [
-        p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]
-    ]
+    trained = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
     losses: list[float] = []
     tokens, start = 0, time.perf_counter()
     model.train()
@@ -109,9 +105,7 @@ def fit(
         losses.append(loss.item())
         tokens += batch.tokens
         if step % LOG_EVERY_STEPS == 0 or step == steps:
-            _log_progress(
-                name, step, steps, losses[-LOG_EVERY_STEPS:], tokens, time.perf_counter() - start
-            )
+            _log_progress(name, step, steps, losses[-LOG_EVERY_STEPS:], tokens, time.perf_counter() - start)
         if after_step is not None:
             after_step(step)
     model.eval()
@@ -129,9 +123,7 @@ def collate(rows: list[tuple[list[int], list[float]]]) -> Batch:
     # Padding is on the right and has no weight: with causal attention no real token sees it, so no
     # mask is needed.
     ids = torch.tensor([row_ids + [0] * (length - len(row_ids)) for row_ids, _ in rows])
-    weights = torch.tensor(
-        [row_weights + [0.0] * (length - len(row_weights)) for _, row_weights in rows]
-    )
+    weights = torch.tensor([row_weights + [0.0] * (length - len(row_weights)) for _, row_weights in rows])
     return Batch(ids, weights, sum(len(row_ids) for row_ids, _ in rows))
 
 
@@ -142,9 +134,7 @@ def _loss(model: nn.Module, batch: Batch, is_bfloat16: bool) -> Tensor:
     ):  # without a mask transformers takes a gap for the beginning of another text
         places = {"position_ids": batch.positions, "attention_mask": torch.ones_like(batch.ids)}
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_bfloat16):
-        logits = model(
-            input_ids=batch.ids, use_cache=False, **places
-        ).logits  # [batch, length, vocab]
+        logits = model(input_ids=batch.ids, use_cache=False, **places).logits  # [batch, length, vocab]
     per_token = nn.functional.cross_entropy(
         logits[:, :-1].flatten(0, 1).float(), batch.ids[:, 1:].flatten(), reduction="none"
     )
@@ -161,9 +151,7 @@ def _schedule(step: int, steps: int, warmup_steps: int) -> float:
     return FINAL_LR_SHARE + (1 - FINAL_LR_SHARE) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def _log_progress(
-    name: str, step: int, steps: int, losses: list[float], tokens: int, seconds: float
-) -> None:
+def _log_progress(name: str, step: int, steps: int, losses: list[float], tokens: int, seconds: float) -> None:
     left_s = seconds / step * (steps - step)
     log(
         f"{name}  step {step}/{steps}  loss {_mean(losses):.3f}  "

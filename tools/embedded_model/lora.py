@@ -11,9 +11,7 @@ from torch import Tensor, nn
 def attach_square_lora(model: nn.Module, rank: int) -> list[nn.Parameter]:
     """Give every square linear layer a low-rank path, initially zero, and return the new
     parameters."""
-    squares = [
-        m for m in model.modules() if isinstance(m, nn.Linear) and m.in_features == m.out_features
-    ]
+    squares = [m for m in model.modules() if isinstance(m, nn.Linear) and m.in_features == m.out_features]
     parameters: list[nn.Parameter] = []
     for linear in squares:
         size, like = linear.in_features, linear.weight
@@ -31,18 +29,13 @@ def attach_square_lora(model: nn.Module, rank: int) -> list[nn.Parameter]:
 
 def save_square_lora(model: nn.Module, path: Path) -> None:
     """Write the adapter in half precision."""
-    torch.save(
-        {name: tensor.half() for name, tensor in model.state_dict().items() if ".lora." in name},
-        path,
-    )
+    torch.save({name: tensor.half() for name, tensor in model.state_dict().items() if ".lora." in name}, path)
 
 
 def load_square_lora(model: nn.Module, path: Path) -> None:
     """Load the adapter of a file onto a model without one."""
     state: dict[str, Tensor] = torch.load(path, weights_only=True)
-    rank = next(
-        tensor.shape[0] for name, tensor in state.items() if name.endswith(".lora.A.weight")
-    )
+    rank = next(tensor.shape[0] for name, tensor in state.items() if name.endswith(".lora.A.weight"))
     attach_square_lora(model, rank)
     expected = {name for name in model.state_dict() if ".lora." in name}
     assert expected == set(state), sorted(expected ^ set(state))[:4]

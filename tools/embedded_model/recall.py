@@ -22,14 +22,7 @@ from runner_engine.embedded import MODEL_DIR
 from tools.embedded_model.evaluate import Score, complete, score
 from tools.embedded_model.fit import Fitted, fit, log
 from tools.embedded_model.recall_data import SCORES, Needles, batches, example_of
-from tools.embedded_model.train import (
-    entries,
-    halve,
-    load_base,
-    rounded,
-    tidy_peft_folder,
-    versions,
-)
+from tools.embedded_model.train import entries, halve, load_base, rounded, tidy_peft_folder, versions
 
 STEPS = 420
 SAVE_EVERY_STEPS = 100
@@ -73,9 +66,7 @@ def main() -> None:
 def train(tokenizer: Any, folder: Path, steps: int, seed: int) -> Fitted:
     """Train a PEFT adapter on all seven projections of the shipped base model."""
     torch.manual_seed(seed)
-    config = peft.LoraConfig(
-        r=RANK, lora_alpha=2 * RANK, target_modules="all-linear", task_type="CAUSAL_LM"
-    )
+    config = peft.LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules="all-linear", task_type="CAUSAL_LM")
     model = peft.get_peft_model(load_base(MODEL_DIR, torch.float32), config)
     trained = [p for p in model.parameters() if p.requires_grad]
     log(f"recall  {sum(p.numel() for p in trained):,} parameters, {steps} steps")
@@ -88,22 +79,14 @@ def train(tokenizer: Any, folder: Path, steps: int, seed: int) -> Fitted:
 
     optimizer = torch.optim.AdamW(trained, lr=PEAK_LR, betas=(0.9, 0.98), weight_decay=0.0)
     return fit(
-        "recall",
-        model,
-        [optimizer],
-        batches(tokenizer, steps, seed),
-        steps,
-        save,
-        warmup_steps=WARMUP_STEPS,
+        "recall", model, [optimizer], batches(tokenizer, steps, seed), steps, save, warmup_steps=WARMUP_STEPS
     )
 
 
 def measure(model: Any, tokenizer: Any, cases: int) -> dict[str, Score]:
     """Count in how many texts of each length the asked number is found, and how many word problems
     are solved."""
-    scores = {
-        f"{length:,} tokens": found(model, tokenizer, length, cases) for length in CARD_LENGTHS
-    }
+    scores = {f"{length:,} tokens": found(model, tokenizer, length, cases) for length in CARD_LENGTHS}
     scores["word problems"] = score(model, tokenizer, problems(Split.TEST, cases))
     for name, counted in scores.items():
         log(f"card  {name}  {counted}")
@@ -116,28 +99,17 @@ def found(model: Any, tokenizer: Any, length: int, cases: int) -> Score:
     asked = [needles.filling(number, length) for number in range(cases)]
     prompts = ["".join(piece.text for piece in example_of(one)[:-1]) for one in asked]
     answers = complete(model, tokenizer, prompts, CARD_ROWS, ANSWER_TOKENS)
-    return Score(
-        sum(one.gold[0] in answer for one, answer in zip(asked, answers, strict=True)), cases
-    )
+    return Score(sum(one.gold[0] in answer for one, answer in zip(asked, answers, strict=True)), cases)
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.embedded_model.recall", description=__doc__
-    )
+    parser = argparse.ArgumentParser(prog="python -m tools.embedded_model.recall", description=__doc__)
+    parser.add_argument("--output", type=Path, required=True, help="the folder for the adapter and its card")
     parser.add_argument(
-        "--output", type=Path, required=True, help="the folder for the adapter and its card"
-    )
-    parser.add_argument(
-        "--steps",
-        type=int,
-        default=STEPS,
-        help="of the training (%(default)s); 0: only score again",
+        "--steps", type=int, default=STEPS, help="of the training (%(default)s); 0: only score again"
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--card-cases", type=int, default=CARD_CASES, help="of each length (%(default)s)"
-    )
+    parser.add_argument("--card-cases", type=int, default=CARD_CASES, help="of each length (%(default)s)")
     return parser.parse_args()
 
 

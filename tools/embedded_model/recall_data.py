@@ -23,18 +23,14 @@ from tools.embedded_model.data import Example, Piece, chat_turn
 from tools.embedded_model.fit import Batch, collate, encode
 from tools.embedded_model.tokenizer import MAX_POSITION, TURN_END, TURN_START
 
-TRAINING, SCORES = (
-    "training",
-    "scores",
-)  # begin the seeds of needles here; those of jobs are numbers
+# begin the seeds of needles here; those of jobs are numbers
+TRAINING, SCORES = ("training", "scores")
 SEVERAL_SHARE = 0.2  # two or three needles, of which one is asked for
 NO_GAPS_SHARE = 0.15
 SHORT_UNITS = (2, 6)  # sentences of noise in a short text
 LONG_TOKENS = (300, 860)  # of noise in a long text
-LONG_FROM, LONG_EVERY = (
-    0.5,
-    5,
-)  # from which share of the steps on, and every how many steps, a batch is of long texts
+# from which share of the steps on, and every how many steps, a batch is of long texts
+LONG_FROM, LONG_EVERY = (0.5, 5)
 SHORT_ROWS, LONG_ROWS = 8, 2
 NUMBERS_A_STEP = 1000  # by which the numbers of examples go on
 NEEDLE, QUESTION = "One of the special", "\nWhat is"  # how a needle and the question begin
@@ -57,8 +53,7 @@ class Needles:
     def filler(self) -> Filler:
         """The noise with the tokens of each of its sentences."""
         return measured(
-            read_filler("noise", MAX_POSITION),
-            lambda texts: [self.tokens_of(text) for text in texts],
+            read_filler("noise", MAX_POSITION), lambda texts: [self.tokens_of(text) for text in texts]
         )
 
     def asked(self, number: int, units: int) -> Asked:
@@ -69,11 +64,7 @@ class Needles:
         """Return a case with gaps in its positions, of any size that these have room for."""
         random = self._random(number)
         case = self._case(number, random)
-        units = (
-            self.filler.size_of(random.randint(*LONG_TOKENS))
-            if is_long
-            else random.randint(*SHORT_UNITS)
-        )
+        units = self.filler.size_of(random.randint(*LONG_TOKENS)) if is_long else random.randint(*SHORT_UNITS)
         prompt, turn, answer = example_of(case.at(units))
         example = [*_parts(prompt, random), turn, answer]
         free = max(0, MAX_POSITION - 1 - sum(self.tokens_of(piece.text) for piece in example))

@@ -62,13 +62,9 @@ def main() -> None:
             "versions": versions(),
         }
     model = peft.PeftModel.from_pretrained(load_base(MODEL_DIR, torch.float32), str(folder)).eval()
-    for (
-        split
-    ) in CARD_SPLITS:  # the card is written each time: scoring takes as long as the training
+    for split in CARD_SPLITS:  # the card is written each time: scoring takes as long as the training
         path.write_text(json.dumps(card, indent=2) + "\n")
-        card["scores"][split.value] = entries(
-            measure(model, tokenizer, problems(split, args.card_problems))
-        )
+        card["scores"][split.value] = entries(measure(model, tokenizer, problems(split, args.card_problems)))
     path.write_text(json.dumps(card, indent=2) + "\n")
     print(f"{time.perf_counter() - start:.0f} s in all; scores in {path}")
 
@@ -76,14 +72,10 @@ def main() -> None:
 def train(tokenizer: Any, folder: Path, steps: int, seed: int) -> Fitted:
     """Train a PEFT adapter on all seven projections of the shipped base model."""
     torch.manual_seed(seed)
-    config = peft.LoraConfig(
-        r=RANK, lora_alpha=2 * RANK, target_modules="all-linear", task_type="CAUSAL_LM"
-    )
+    config = peft.LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules="all-linear", task_type="CAUSAL_LM")
     model = peft.get_peft_model(load_base(MODEL_DIR, torch.float32), config)
     trained = [p for p in model.parameters() if p.requires_grad]
-    log(
-        f"team  {sum(p.numel() for p in trained):,} parameters, {steps} steps of {BATCH_SIZE} examples"
-    )
+    log(f"team  {sum(p.numel() for p in trained):,} parameters, {steps} steps of {BATCH_SIZE} examples")
     data = batches(tokenizer, lambda index: team_example(index, seed), BATCH_SIZE, seed)
     optimizer = torch.optim.AdamW(trained, lr=PEAK_LR, betas=(0.9, 0.98), weight_decay=0.0)
     fitted = fit("team", model, [optimizer], data, steps, is_bfloat16=False)
@@ -110,44 +102,28 @@ def measure(model: Any, tokenizer: Any, asked: list[Problem]) -> dict[str, Score
         ]
 
     def scored(name: str, messages: Sequence[AgentMessage]) -> Score:
-        score = Score(
-            sum(one.answer == p.gold for one, p in zip(messages, asked, strict=True)), len(asked)
-        )
+        score = Score(sum(one.answer == p.gold for one, p in zip(messages, asked, strict=True)), len(asked))
         log(f"card  {name}  {score}")
         return score
 
     nobody: list[list[AgentMessage]] = [[] for _ in asked]
     alone = [say(agent, nobody) for agent in range(AGENTS)]
-    scores = {
-        f"alone, {own[0].role.words}": scored(f"alone, {own[0].role.words}", own) for own in alone
-    }
+    scores = {f"alone, {own[0].role.words}": scored(f"alone, {own[0].role.words}", own) for own in alone}
     solver, analyst, _, inspector = range(AGENTS)
     for name, heard in (
         ("right", [[spoken(analyst, steps_of(p))] for p in asked]),
-        (
-            "wrong",
-            [
-                [spoken(analyst, _wrong(Random(f"card/{index}"), p))]
-                for index, p in enumerate(asked)
-            ],
-        ),
+        ("wrong", [[spoken(analyst, _wrong(Random(f"card/{index}"), p))] for index, p in enumerate(asked)]),
     ):
         for agent in (solver, inspector):
             label = f"{name} neighbour, {roles.ROLES[agent].words}"
             scores[label] = scored(label, say(agent, heard))
     teams = list(zip(*alone, strict=True))
-    votes = [
-        max(team, key=lambda one: sum(one.answer == other.answer for other in team))
-        for team in teams
-    ]
+    votes = [max(team, key=lambda one: sum(one.answer == other.answer for other in team)) for team in teams]
     scores["majority of the four"] = scored("majority of the four", votes)
     calls = [
-        roles.decision_messages(Domain.brief, p.question, team)
-        for p, team in zip(asked, teams, strict=True)
+        roles.decision_messages(Domain.brief, p.question, team) for p, team in zip(asked, teams, strict=True)
     ]
-    decided = [
-        roles.agent_message(0, roles.ROLES[0], text) for text in _complete(model, tokenizer, calls)
-    ]
+    decided = [roles.agent_message(0, roles.ROLES[0], text) for text in _complete(model, tokenizer, calls)]
     scores["decision over the four"] = scored("decision over the four", decided)
     return scores
 
@@ -166,17 +142,10 @@ def _complete(model: Any, tokenizer: Any, calls: list[tuple[Message, ...]]) -> l
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.embedded_model.team", description=__doc__
-    )
+    parser = argparse.ArgumentParser(prog="python -m tools.embedded_model.team", description=__doc__)
+    parser.add_argument("--output", type=Path, required=True, help="the folder for the adapter and its card")
     parser.add_argument(
-        "--output", type=Path, required=True, help="the folder for the adapter and its card"
-    )
-    parser.add_argument(
-        "--steps",
-        type=int,
-        default=STEPS,
-        help="of the training (%(default)s); 0: only score again",
+        "--steps", type=int, default=STEPS, help="of the training (%(default)s); 0: only score again"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(

@@ -22,27 +22,16 @@ from tools.embedded_model.tokenizer import TURN_END, TURN_START
 AGENTS = 4
 DECISION_SHARE = 0.15
 ALONE_SHARE = 0.4  # of the agents' calls: without neighbours
-RIGHT_SHARES = (
-    0.35,
-    0.6,
-    0.85,
-)  # of the neighbours' texts; one of these for each problem, since problems differ
-SAME_MISTAKE_SHARE = (
-    0.4  # of mistakes that repeat another agent's: a team's agents share their weaknesses
-)
-STEP_WEIGHTS = {
-    2: 1,
-    3: 2,
-    4: 3,
-    5: 4,
-}  # weight of problems by their number of steps; 2: one to three steps
+# of the neighbours' texts; one of these for each problem, since problems differ
+RIGHT_SHARES = (0.35, 0.6, 0.85)
+SAME_MISTAKE_SHARE = 0.4  # of mistakes that repeat another agent's: a team's agents share their weaknesses
+# weight of problems by their number of steps; 2: one to three steps
+STEP_WEIGHTS = {2: 1, 3: 2, 4: 3, 5: 4}
 
 
 def written_out(steps: list[Step]) -> str:
     """Write steps as an agent that calculates by itself does."""
-    lines = [
-        step.line.format(sum=f"{step.left}{step.sign}{step.right}={step.value}") for step in steps
-    ]
+    lines = [step.line.format(sum=f"{step.left}{step.sign}{step.right}={step.value}") for step in steps]
     return "\n".join([*lines, f"The answer is {steps[-1].value}"])
 
 
@@ -68,9 +57,7 @@ def mistaken(rng: Random, steps: list[Step]) -> list[Step]:
     """Return steps with one mistake, and what follows from it."""
     kind = rng.random()
     place = rng.randrange(len(steps))
-    if (
-        kind < 0.5 and len(steps) > 2
-    ):  # left out; the first step would leave a story without a beginning
+    if kind < 0.5 and len(steps) > 2:  # left out; the first step would leave a story without a beginning
         place = rng.randrange(1, len(steps))
         return _carried(
             [*steps[:place], *steps[place + 1 :]], place, steps[place].value, steps[place - 1].value
@@ -111,18 +98,14 @@ def spoken(agent: int, steps: list[Step]) -> AgentMessage:
     try:
         exec(text, {}, variables)
     except ZeroDivisionError as error:
-        return roles.agent_message(
-            agent, role, text, CodeOutcome(None, CodeStatus.code_failed, str(error))
-        )
+        return roles.agent_message(agent, role, text, CodeOutcome(None, CodeStatus.code_failed, str(error)))
     value, _ = as_text(variables["answer"])  # a program calculates without mistakes
     return roles.agent_message(agent, role, text, CodeOutcome(value, CodeStatus.ok))
 
 
 def verdicts(heard: tuple[AgentMessage, ...], gold: str) -> str:
     """Say whether each neighbour's answer is right, as the Inspector does before its own answer."""
-    return " ".join(
-        f"{one.agent + 1} is {'correct' if one.answer == gold else 'wrong'}." for one in heard
-    )
+    return " ".join(f"{one.agent + 1} is {'correct' if one.answer == gold else 'wrong'}." for one in heard)
 
 
 def team_example(index: int, seed: int) -> Example:
@@ -134,9 +117,7 @@ def team_example(index: int, seed: int) -> Example:
     speakers = _Speakers(rng, steps)
     if rng.random() < DECISION_SHARE:
         messages = tuple(speakers.say(other) for other in range(AGENTS))
-        return dialogue(
-            roles.decision_messages(Domain.brief, one.question, messages), written_out(steps)
-        )
+        return dialogue(roles.decision_messages(Domain.brief, one.question, messages), written_out(steps))
     agent = rng.randrange(AGENTS)
     spatial, temporal = _neighbours(rng, agent)
     now = tuple(speakers.say(other) for other in spatial)
@@ -171,11 +152,7 @@ def dialogue(asked: tuple[Message, ...], answered: str) -> Example:
 
 def _problem(rng: Random, index: int, seed: int) -> Problem:
     (count,) = rng.choices(list(STEP_WEIGHTS), list(STEP_WEIGHTS.values()))
-    return (
-        problem(Split.TRAIN, index, seed + 2)
-        if count == 2
-        else practice_problem(count, index, seed + 2)
-    )
+    return problem(Split.TRAIN, index, seed + 2) if count == 2 else practice_problem(count, index, seed + 2)
 
 
 class _Speakers:

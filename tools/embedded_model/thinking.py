@@ -24,14 +24,7 @@ from tools.embedded_model.data import task_prompt
 from tools.embedded_model.evaluate import FINAL_NUMBER, Score, complete
 from tools.embedded_model.fit import Fitted, batches, fit, log
 from tools.embedded_model.thinking_data import CLOSING, OPENING, thinking_example
-from tools.embedded_model.train import (
-    entries,
-    halve,
-    load_base,
-    rounded,
-    tidy_peft_folder,
-    versions,
-)
+from tools.embedded_model.train import entries, halve, load_base, rounded, tidy_peft_folder, versions
 
 STEPS = 600
 SAVE_EVERY_STEPS = 100
@@ -88,21 +81,15 @@ def main() -> None:
     print(f"{time.perf_counter() - start:.0f} s in all; scores in {path}")
 
 
-def train(
-    tokenizer: Any, folder: Path, steps: int, seed: int, start: Path = LORA_PEFT_DIR
-) -> Fitted:
+def train(tokenizer: Any, folder: Path, steps: int, seed: int, start: Path = LORA_PEFT_DIR) -> Fitted:
     """Train a PEFT adapter on all seven projections of the shipped base model, from another adapter
     on."""
     torch.manual_seed(seed)
-    config = peft.LoraConfig(
-        r=RANK, lora_alpha=2 * RANK, target_modules="all-linear", task_type="CAUSAL_LM"
-    )
+    config = peft.LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules="all-linear", task_type="CAUSAL_LM")
     model = peft.get_peft_model(load_base(MODEL_DIR, torch.float32), config)
     _start_from(model, start / "adapter_model.safetensors")
     trained = [p for p in model.parameters() if p.requires_grad]
-    log(
-        f"thinking  {sum(p.numel() for p in trained):,} parameters, {steps} steps of {BATCH_SIZE} examples"
-    )
+    log(f"thinking  {sum(p.numel() for p in trained):,} parameters, {steps} steps of {BATCH_SIZE} examples")
 
     def save(step: int) -> None:
         if step % SAVE_EVERY_STEPS == 0 or step == steps:
@@ -140,16 +127,13 @@ def measure(
     def solved(answers: list[str]) -> Score:
         found = [FINAL_NUMBER.search(text.partition(CLOSING)[2]) for text in answers]
         return Score(
-            sum(m is not None and m[1] == p.gold for m, p in zip(found, asked, strict=True)),
-            len(asked),
+            sum(m is not None and m[1] == p.gold for m, p in zip(found, asked, strict=True)), len(asked)
         )
 
     done = 0
     for limit in sorted(limits):
         going_on = [index for index, text in enumerate(texts) if CLOSING not in text]
-        for index, text in go_on(
-            going_on, [texts[index] for index in going_on], limit - done
-        ).items():
+        for index, text in go_on(going_on, [texts[index] for index in going_on], limit - done).items():
             texts[index] = text
         scores[f"at most {limit} new tokens"] = solved(texts)
         cut_off[limit] = sum(CLOSING not in text for text in texts)
@@ -192,23 +176,13 @@ def _start_from(model: Any, weights: Path) -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.embedded_model.thinking", description=__doc__
+    parser = argparse.ArgumentParser(prog="python -m tools.embedded_model.thinking", description=__doc__)
+    parser.add_argument("--output", type=Path, required=True, help="the folder for the adapter and its card")
+    parser.add_argument(
+        "--steps", type=int, default=STEPS, help="of the training (%(default)s); 0: only score again"
     )
     parser.add_argument(
-        "--output", type=Path, required=True, help="the folder for the adapter and its card"
-    )
-    parser.add_argument(
-        "--steps",
-        type=int,
-        default=STEPS,
-        help="of the training (%(default)s); 0: only score again",
-    )
-    parser.add_argument(
-        "--start",
-        type=Path,
-        default=LORA_PEFT_DIR,
-        help="the adapter to go on from (the five-step one)",
+        "--start", type=Path, default=LORA_PEFT_DIR, help="the adapter to go on from (the five-step one)"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(

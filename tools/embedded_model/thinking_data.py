@@ -19,16 +19,10 @@ OPENING, CLOSING = "<think>", "</think>"
 EMPTY_SHARE = 0.05
 CUT_SHARE = 0.55  # of all: thoughts closed at a random place
 EARLY_SHARE = 0.6  # of these: closed while the steps are worked out
-DOUBT_SHARE = (
-    0.2  # of all: the problem is drawn until its thought is a doubt; one of 8 is one without that
-)
+DOUBT_SHARE = 0.2  # of all: the problem is drawn until its thought is a doubt; one of 8 is one without that
 DIALOGUE_SHARE = 0.05
-STEP_WEIGHTS = {
-    2: 3,
-    3: 1,
-    4: 3,
-    5: 4,
-}  # weight of problems by their number of steps; 2: one to three steps
+# weight of problems by their number of steps; 2: one to three steps
+STEP_WEIGHTS = {2: 3, 3: 1, 4: 3, 5: 4}
 ROUNDS = 12  # of a doubt, about 180 tokens; one without end is broken off there, and the repetition goes on
 
 _UNIT = re.compile(r" ?[A-Za-z]+|.", re.DOTALL)  # about a token
@@ -60,8 +54,7 @@ def thought(steps: list[Step]) -> str:
 def written(steps: list[Step]) -> str:
     """Write each step on a line, as in a worked answer."""
     return "".join(
-        f"{step.line.format(sum=f'{step.left}{step.sign}{step.right}={step.value}')}\n"
-        for step in steps
+        f"{step.line.format(sum=f'{step.left}{step.sign}{step.right}={step.value}')}\n" for step in steps
     )
 
 
@@ -131,11 +124,7 @@ def _problem(rng: Random, index: int, seed: int) -> Problem:
     (count,) = rng.choices(list(STEP_WEIGHTS), list(STEP_WEIGHTS.values()))
     for attempt in range(100):
         at = index + attempt * 1_000_003
-        one = (
-            problem(Split.TRAIN, at, seed + 3)
-            if count == 2
-            else practice_problem(count, at, seed + 3)
-        )
+        one = problem(Split.TRAIN, at, seed + 3) if count == 2 else practice_problem(count, at, seed + 3)
         if is_doubt(steps_of(one)) or not is_drawn_for_doubt:
             break
     return one

@@ -40,9 +40,8 @@ def build_tokenizer(texts: Iterable[str]) -> Any:
         vocab_size=VOCAB_SIZE,
         min_frequency=20,
         special_tokens=[PAD, END_OF_TEXT, TURN_START, TURN_END],
-        initial_alphabet=sorted(
-            pre_tokenizers.ByteLevel.alphabet()
-        ),  # all 256 bytes: no text is unknown
+        # all 256 bytes: no text is unknown
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
     bpe.train_from_iterator(texts, trainer)

@@ -50,9 +50,8 @@ def main() -> None:
     args = _arguments()
     # One thread: sums are then always in the same order, so that the same seed gives the same bits.
     torch.set_num_threads(1)
-    silence: Any = (
-        transformers.utils.logging.disable_progress_bar
-    )  # this program prints its own progress on stderr
+    # this program prints its own progress on stderr
+    silence: Any = transformers.utils.logging.disable_progress_bar
     silence()
     args.output.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
@@ -63,9 +62,7 @@ def main() -> None:
     scores: dict[str, dict[str, Score]] = {}
     # The adapters are independent: one core each, and the base is scored when one of them is done.
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        work = {
-            variant: pool.submit(finish_variant, variant, tokenizer, args) for variant in variants
-        }
+        work = {variant: pool.submit(finish_variant, variant, tokenizer, args) for variant in variants}
         for variant in reversed(variants):
             fitted, scores[variant] = work[variant].result()
             if fitted is not None:
@@ -95,9 +92,7 @@ def finish_variant(
 
 def make_tokenizer(model_dir: Path, seed: int) -> Any:
     """Train the tokenizer on the first examples of the mix and save it."""
-    texts = [
-        "".join(p.text for p in base_example(index, seed)) for index in range(TOKENIZER_EXAMPLES)
-    ]
+    texts = ["".join(p.text for p in base_example(index, seed)) for index in range(TOKENIZER_EXAMPLES)]
     tokenizer = build_tokenizer(texts)
     save_tokenizer(tokenizer, model_dir)
     log(f"tokenizer  {len(tokenizer)} tokens")
@@ -122,15 +117,12 @@ def train_base(tokenizer: Any, model_dir: Path, steps: int, seed: int) -> Fitted
     data = batches(tokenizer, lambda index: base_example(index, seed), BATCH_SIZE, seed)
     fitted = fit("base", model, _base_optimizers(model), data, steps, validate)
     model.to(torch.bfloat16).save_pretrained(model_dir)
-    (model_dir / "model.safetensors").chmod(
-        0o644
-    )  # safetensors writes 0600: unreadable to others if root installs it
+    # safetensors writes 0600: unreadable to others if root installs it
+    (model_dir / "model.safetensors").chmod(0o644)
     return fitted
 
 
-def train_peft_lora(
-    tokenizer: Any, model_dir: Path, peft_dir: Path, steps: int, seed: int
-) -> Fitted:
+def train_peft_lora(tokenizer: Any, model_dir: Path, peft_dir: Path, steps: int, seed: int) -> Fitted:
     """Train a PEFT adapter on all seven projections of the frozen, saved model, mostly on five
     steps."""
     torch.manual_seed(seed)
@@ -263,9 +255,8 @@ def tidy_peft_folder(peft_dir: Path) -> None:
     path = peft_dir / "adapter_config.json"
     config = json.loads(path.read_text())
     config["base_model_name_or_path"] = "embedded"
-    config["target_modules"] = sorted(
-        config["target_modules"]
-    )  # a set: its order changes from run to run
+    # a set: its order changes from run to run
+    config["target_modules"] = sorted(config["target_modules"])
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
@@ -287,18 +278,10 @@ def rounded(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.embedded_model.train", description=__doc__
-    )
-    parser.add_argument(
-        "--output", type=Path, default=MODEL_DIR.parent, help="default: the package's folder"
-    )
-    parser.add_argument(
-        "--steps", type=int, default=BASE_STEPS, help="of the base model (%(default)s)"
-    )
-    parser.add_argument(
-        "--lora-steps", type=int, default=LORA_STEPS, help="of each adapter (%(default)s)"
-    )
+    parser = argparse.ArgumentParser(prog="python -m tools.embedded_model.train", description=__doc__)
+    parser.add_argument("--output", type=Path, default=MODEL_DIR.parent, help="default: the package's folder")
+    parser.add_argument("--steps", type=int, default=BASE_STEPS, help="of the base model (%(default)s)")
+    parser.add_argument("--lora-steps", type=int, default=LORA_STEPS, help="of each adapter (%(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--skip-lora", action="store_true", help="the base model only")
     parser.add_argument(

@@ -12,16 +12,7 @@ from pathlib import Path
 
 from runner.config.resolved import ResolvedJob
 from runner.config.root import RunnerConfig
-from runner_engine import (
-    BaseCache,
-    Capability,
-    Engine,
-    Footprint,
-    ModelConfig,
-    Prompt,
-    Request,
-    Workload,
-)
+from runner_engine import BaseCache, Capability, Engine, Footprint, ModelConfig, Prompt, Request, Workload
 
 LOCAL = "runner.engines.kinds.local"  # describes a model on this machine: its keys are the engine's, which has no kinds
 Encoded = tuple[str | Sequence[int], list[int]]  # a prompt as the model sees it, and its token ids
@@ -34,9 +25,8 @@ class Need:
     mib: float
     threads: int
     gpus: int = 0
-    named_gpus: frozenset[int] = (
-        frozenset()
-    )  # those that it needs by number, as model.device=cuda:1 does
+    # those that it needs by number, as model.device=cuda:1 does
+    named_gpus: frozenset[int] = frozenset()
 
 
 class ModelKind(ABC):

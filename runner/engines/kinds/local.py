@@ -40,7 +40,9 @@ from runner_engine.quantization import quiet_imports
 
 # What transformers imports for every model, and uses in training, with several GPUs, or not at all.
 UNUSED = ("scipy.optimize", "torch.distributed.checkpoint", "torchao")
-SMALL_WEIGHT_MIB = 100.0  # below this a model gains nothing from a second thread (see runner_engine/models/load.py)
+SMALL_WEIGHT_MIB = (
+    100.0  # below this a model gains nothing from a second thread (see runner_engine/models/load.py)
+)
 TYPICAL_ROWS = 64  # at once, if the engine chooses
 
 
@@ -123,9 +125,8 @@ class Local(ModelKind):
                 signals.interrupt_if_noted()
                 own = files.settings.get("architectures") or ()
                 for name in ("AutoModelForCausalLM", "AutoTokenizer", "DynamicCache", *own):
-                    getattr(
-                        transformers, name, None
-                    )  # transformers imports a class at its first access
+                    # transformers imports a class at its first access
+                    getattr(transformers, name, None)
                     signals.interrupt_if_noted()
                 if (
                     not files.model.random_weights
@@ -135,10 +136,7 @@ class Local(ModelKind):
                     importlib.import_module("runner_engine.models.capability").class_of(
                         files.path, trust_remote_code=False
                     )
-            for library in (
-                *(name for choice in choices for name in choice.packages),
-                *lora.packages,
-            ):
+            for library in (*(name for choice in choices for name in choice.packages), *lora.packages):
                 importlib.import_module(library)
                 signals.interrupt_if_noted()
             importlib.import_module("runner_engine.local.engine")
@@ -152,11 +150,7 @@ class Local(ModelKind):
 
     def chat_template(self, resolved: ResolvedJob) -> str | None:
         """Return the text of the templates among its files."""
-        return (
-            None
-            if resolved.files.model.random_weights
-            else chat_templates.text_of(resolved.files.path)
-        )
+        return None if resolved.files.model.random_weights else chat_templates.text_of(resolved.files.path)
 
     def decoder(self, resolved: ResolvedJob) -> Callable[[Sequence[int]], str]:
         """Return what gives the text of token ids, with the tokenizer alone."""
@@ -186,9 +180,7 @@ def _notes_of_room(resolved: ResolvedJob) -> list[str]:
         if resolved.files.model.random_weights
         else resolved.files.text_settings.get("max_position_embeddings")
     )
-    longest = max(
-        (amount.new_tokens for amount in config.task.amounts(config.generation)), default=0
-    )
+    longest = max((amount.new_tokens for amount in config.task.amounts(config.generation)), default=0)
     has_no_limit = config.rope.name != RopeConfig.name or config.rope.beyond_trained
     if not isinstance(room, int) or has_no_limit or longest < room:
         return []

@@ -52,11 +52,7 @@ class StubEngine:
     capabilities = CAPABILITIES
 
     def __init__(
-        self,
-        config: RunnerConfig,
-        delay_s: float,
-        thinking_words: int = 0,
-        answer: str | None = None,
+        self, config: RunnerConfig, delay_s: float, thinking_words: int = 0, answer: str | None = None
     ) -> None:
         self.delay_s, self.thinking_words, self.answer = delay_s, thinking_words, answer
         self.max_new_tokens, self.budget = (
@@ -113,11 +109,7 @@ class StubSession(Session):
     def _advance(self, arrived: list[Request], cancelled: set[RequestId]) -> list[Event]:
         self.waiting.extend(arrived)
         ended = [request for request in self.waiting if request.id in cancelled]
-        events = [
-            event
-            for request in ended
-            for event in _answers(request, [], FinishReason.cancelled, 0.0)
-        ]
+        events = [event for request in ended for event in _answers(request, [], FinishReason.cancelled, 0.0)]
         self.waiting = deque(request for request in self.waiting if request.id not in cancelled)
         if self.waiting:
             events += self._answer(self.waiting.popleft())
@@ -130,9 +122,7 @@ class StubSession(Session):
         """Echo the head of the prompt; each word is a token."""
         started, stats = time.perf_counter(), self.engine.stats
         prompt = _plain(request.prompt)
-        texts = [
-            self._echo(request, prompt + branch) for branch in request.branches or ("",) * request.n
-        ]
+        texts = [self._echo(request, prompt + branch) for branch in request.branches or ("",) * request.n]
         if request.continuation is not None:
             texts = []
         cut_off = any(text.finish_reason is FinishReason.length for text in texts)
@@ -142,16 +132,12 @@ class StubSession(Session):
         stats.decode_tokens += sum(len(text.token_ids) - 1 for text in texts)
         stats.prefill_s += seconds / 2
         stats.decode_s += seconds / 2
-        return _answers(
-            request, texts, FinishReason.length if cut_off else FinishReason.stop, seconds
-        )
+        return _answers(request, texts, FinishReason.length if cut_off else FinishReason.stop, seconds)
 
     def _echo(self, request: Request, prompt: str) -> Answer:
         echo = f"[STUB_GENERATION]\n{prompt[:HEAD_CHARACTERS]}..."
         pieces = (echo if self.engine.answer is None else self.engine.answer).split(" ")
-        limit = (
-            self.engine.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens
-        )
+        limit = self.engine.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens
         wanted = self.engine.thinking_words
         budget = self.engine.budget if request.thinking_tokens is None else request.thinking_tokens
         thought = (THOUGHT.split() * wanted)[: wanted if budget is None else min(wanted, budget)]
@@ -174,9 +160,7 @@ class StubSession(Session):
         )
 
 
-def _answers(
-    request: Request, texts: list[Answer], reason: FinishReason, seconds: float
-) -> list[Event]:
+def _answers(request: Request, texts: list[Answer], reason: FinishReason, seconds: float) -> list[Event]:
     """Return the completions of a request, one for each choice, each after its delta if deltas are
     requested."""
     choices = texts if texts and not request.branches else [Answer("", [], reason)] * request.n
@@ -195,9 +179,7 @@ def _answers(
         )
         if request.continuation is not None and reason is not FinishReason.cancelled:
             continuation = request.continuation
-            ids = list(
-                range(len(continuation.split() if isinstance(continuation, str) else continuation))
-            )
+            ids = list(range(len(continuation.split() if isinstance(continuation, str) else continuation)))
             completion.answer = replace(completion.answer, token_ids=ids)
             completion.logprobs, completion.greedy = [-1.0] * len(ids), [False] * len(ids)
             best = [(number, -1.0 - number) for number in range(request.top_logprobs)]

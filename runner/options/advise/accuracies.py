@@ -33,19 +33,11 @@ from runner_compare.statistics import (
 )
 
 # Keys in which two jobs may differ and still answer the questions that both ask in the same way.
-COUNT_KEYS = (
-    "task.limit",
-    "task.only",
-    "task.without",
-)  # which questions are asked, and which count
+# which questions are asked, and which count
+COUNT_KEYS = ("task.limit", "task.only", "task.without")
 FREE_KEYS = (
     *("generation.batch_size", "generation.speculate", "generation.name"),
-    *(
-        "task.show_prompt",
-        "task.check_invariance",
-        "task.check_contamination",
-        "task.early_stop_vs",
-    ),
+    *("task.show_prompt", "task.check_invariance", "task.check_contamination", "task.early_stop_vs"),
 )
 DIGITS = 16  # of the data's hash, in a record
 
@@ -59,10 +51,8 @@ class Answer(NamedTuple):
     solved: bool
     prompt: str
     family: str | None = None
-    right: tuple[int, int] = (
-        0,
-        0,
-    )  # of several answers to it: how many are right, and how many there are
+    # of several answers to it: how many are right, and how many there are
+    right: tuple[int, int] = (0, 0)
 
     @property
     def share(self) -> float:
@@ -82,9 +72,7 @@ class RecordedAccuracy:
     n: int
     asked: int  # by the candidate's command; more than n if the record has only some of them
     answers: Answers | None = None  # None: they are not on disk any more
-    recorded: tuple[float, float, float] | None = (
-        None  # the accuracy of families, or of several answers each
-    )
+    recorded: tuple[float, float, float] | None = None  # the accuracy of families, or of several answers each
 
     @property
     def accuracy(self) -> float:
@@ -98,10 +86,7 @@ class RecordedAccuracy:
         """The 95 % interval, over families of questions if these are known."""
         if self.answers:
             columns = zip(
-                *(
-                    (answer.share, answer.family, answer.right[1] or 1)
-                    for answer in self.answers.values()
-                ),
+                *((answer.share, answer.family, answer.right[1] or 1) for answer in self.answers.values()),
                 strict=True,
             )
             return share_interval(*columns)
@@ -112,9 +97,7 @@ class RecordedAccuracy:
         """The accuracy with its interval: 33.5 % [27.3, 40.3] of 200."""
         low, high = self.interval
         part = f" of the {self.asked:,}" if self.n < self.asked else ""
-        return (
-            f"{100 * self.accuracy:.1f} % [{100 * low:.1f}, {100 * high:.1f}] of {self.n:,}{part}"
-        )
+        return f"{100 * self.accuracy:.1f} % [{100 * low:.1f}, {100 * high:.1f}] of {self.n:,}{part}"
 
 
 @dataclass(frozen=True)
@@ -139,9 +122,7 @@ def recorded_accuracies(
     if not found:
         return [None] * len(configs)
     asked, digest = _asked(configs[0], found)
-    return [
-        _best(config, some, asked, digest) for config, some in zip(configs, matches, strict=True)
-    ]
+    return [_best(config, some, asked, digest) for config, some in zip(configs, matches, strict=True)]
 
 
 def compare(accuracy: RecordedAccuracy, other: RecordedAccuracy, same_model: bool) -> Test | None:
@@ -152,19 +133,13 @@ def compare(accuracy: RecordedAccuracy, other: RecordedAccuracy, same_model: boo
     """
     if accuracy.answers is None or other.answers is None:
         whole = accuracy.n == accuracy.asked and other.n == other.asked
-        are_counts = not (
-            accuracy.recorded or other.recorded
-        )  # Fisher's test takes each question, and answer, by itself
-        return (
-            Fisher(accuracy.correct, accuracy.n, other.correct, other.n)
-            if whole and are_counts
-            else None
-        )
+        # Fisher's test takes each question, and answer, by itself
+        are_counts = not (accuracy.recorded or other.recorded)
+        return Fisher(accuracy.correct, accuracy.n, other.correct, other.n) if whole and are_counts else None
     pairs = [
         (answer, other.answers[question])
         for question, answer in accuracy.answers.items()
-        if question in other.answers
-        and (not same_model or answer.prompt == other.answers[question].prompt)
+        if question in other.answers and (not same_model or answer.prompt == other.answers[question].prompt)
     ]
     if not pairs:
         return None
@@ -226,9 +201,7 @@ def _read_answers(folder: Path, record: Record) -> _Match:
     counted."""
     try:
         samples = [
-            sample
-            for sample in read_samples(folder / SAMPLES).values()
-            if sample.answer.verdict is not None
+            sample for sample in read_samples(folder / SAMPLES).values() if sample.answer.verdict is not None
         ]
     except (OSError, EvidenceError):
         return _Match(record, None)
@@ -240,9 +213,7 @@ def _read_answers(folder: Path, record: Record) -> _Match:
     }
     left_out = frozenset(_question_of(sample) for sample in samples if sample.left_out)
     counted = {question: answer for question, answer in answers.items() if question not in left_out}
-    return _Match(
-        record, answers if _counts(counted) == score(record.result.metrics) else None, left_out
-    )
+    return _Match(record, answers if _counts(counted) == score(record.result.metrics) else None, left_out)
 
 
 def _question_of(sample: Sample) -> Question:
@@ -289,19 +260,13 @@ def _best(
     for match in matches:
         record = match.record
         if match.answers is not None:
-            answers = {
-                question: match.answers[question] for question in asked & match.answers.keys()
-            }
+            answers = {question: match.answers[question] for question in asked & match.answers.keys()}
             found = RecordedAccuracy(record.job_id, *_counts(answers), len(asked), answers)
         elif digest and record.data.get("digest") == digest and _asks(record, counts):
             figures = record.result.metrics
             correct, n = score(figures) or (0, 0)
             is_mean = "families" in figures or figures.get("answers_each", 1) > 1
-            recorded = (
-                (figures[ACCURACY[0]], figures[ACCURACY[1]], figures[ACCURACY[2]])
-                if is_mean
-                else None
-            )
+            recorded = (figures[ACCURACY[0]], figures[ACCURACY[1]], figures[ACCURACY[2]]) if is_mean else None
             found = RecordedAccuracy(record.job_id, correct, n, n, recorded=recorded)
         else:
             continue

@@ -47,39 +47,32 @@ def advise(
 
     wanted: the overrides of the model, or those of each of several files.
     """
-    asked = [
-        setting for overrides in wanted for setting in candidate_settings(overrides, compose, True)
-    ]
+    asked = [setting for overrides in wanted for setting in candidate_settings(overrides, compose, True)]
     candidates, overrides = judge(asked, limits, machine, output_dir, calibrate, on_line), wanted[0]
     if sum(not candidate.problem for candidate in candidates) < 2 and not any(
         word.startswith("model.name=") for word in overrides
     ):
         for smaller in smaller_models(candidates[0]):
             others = [word for word in overrides if not word.startswith(("model=", "model.shape="))]
-            smaller_candidates = list(
-                candidate_settings([f"model={smaller}", *others], compose, False)
-            )
+            smaller_candidates = list(candidate_settings([f"model={smaller}", *others], compose, False))
             judged = judge(smaller_candidates, limits, machine, output_dir, calibrate, on_line)
-            candidates += [judged_one for judged_one in judged if not judged_one.problem][
-                :1
-            ] or judged[-1:]  # one of each
+            # one of each
+            candidates += [each for each in judged if not each.problem][:1] or judged[-1:]
     good = [candidate for candidate in candidates if not candidate.problem]
     finished = FinishedJobs(output_dir)
     known = recorded_accuracies([accepted.config for accepted in good], finished)
     for candidate, accuracy in zip(good, known, strict=True):
-        candidate.accuracy, candidate.closeness = (
-            accuracy,
-            recorded_closeness(candidate.config, finished),
-        )
+        candidate.accuracy, candidate.closeness = (accuracy, recorded_closeness(candidate.config, finished))
         if machine is None:
             candidate.gains = recorded_gains(candidate.config, finished)
     for candidate in good:
         candidate.reference_of = frozenset(
             other.closeness.job_id
             for other in good
-            if other.closeness is not None and other is not candidate
+            if other.closeness is not None
+            and other is not candidate
             and is_reference(candidate.config, other.config, other.closeness, finished)
-        )  # fmt: skip
+        )
     return Advice(
         rank(good, limits.memory_mib is not None)[:MAX_RECOMMENDED],
         [candidate for candidate in candidates if candidate.problem],

@@ -13,12 +13,7 @@ from runner.config.root import RunnerConfig
 from runner.estimates.amounts import amounts_of
 from runner.estimates.fit import PROCESS_MIB, Fit, fit, free_mib_by_device
 from runner.estimates.guesses import guessed_passes, without_guesses
-from runner.estimates.jobs import (
-    estimate,
-    guessed_speed,
-    time_with_guesses,
-    without_download,
-)
+from runner.estimates.jobs import estimate, guessed_speed, time_with_guesses, without_download
 from runner.estimates.recorded import FinishedJobs
 from runner.estimates.speed import Estimate, EstimateBasis
 from runner.options.advise.accuracies import RecordedAccuracy
@@ -36,7 +31,9 @@ COSTS = {
     "int8": "int8: no loss in published tests (LLM.int8(), 2022)",
     "nf4": "nf4: little loss in published tests (QLoRA, 2023), more for small models",
 }
-OTHER_MODELS = 3  # smaller models that are tried if few settings of the model itself fit: those nearest in size
+OTHER_MODELS = (
+    3  # smaller models that are tried if few settings of the model itself fit: those nearest in size
+)
 
 Compose = Callable[[list[str]], RunnerConfig]
 
@@ -99,20 +96,12 @@ class Candidate:
     @property
     def each_s_at_most(self) -> float | None:
         """Seconds per question, with their possible error."""
-        return (
-            None
-            if self.each_s is None or self.time is None
-            else self.each_s * (1 + self.time.spread)
-        )
+        return None if self.each_s is None or self.time is None else self.each_s * (1 + self.time.spread)
 
     @property
     def each_s_at_least(self) -> float | None:
         """Seconds per question, less their possible error."""
-        return (
-            None
-            if self.each_s is None or self.time is None
-            else self.each_s * (1 - self.time.spread)
-        )
+        return None if self.each_s is None or self.time is None else self.each_s * (1 - self.time.spread)
 
     @property
     def is_timed(self) -> bool:
@@ -135,19 +124,11 @@ def candidate_settings(given: list[str], compose: Compose, is_asked: bool) -> It
     given_keys = {word.partition("=")[0] for word in given}
     base = compose(given)
     if not base.model.has_weights:
-        raise ConfigError(
-            f"model={base.model.name}: it has no weights here, so there is nothing to choose"
-        )
-    model = next(
-        (word.partition("=")[2] for word in given if word.startswith("model=")), base.model.name
-    )
+        raise ConfigError(f"model={base.model.name}: it has no weights here, so there is nothing to choose")
+    model = next((word.partition("=")[2] for word in given if word.startswith("model=")), base.model.name)
     stored = base.quantization.source is not Checkpoint.plain
-    for quantization in (
-        [base.quantization.name] if stored or "quantization" in given_keys else QUANTIZATIONS
-    ):
-        overrides = (
-            given if "quantization" in given_keys else [*given, f"quantization={quantization}"]
-        )
+    for quantization in [base.quantization.name] if stored or "quantization" in given_keys else QUANTIZATIONS:
+        overrides = given if "quantization" in given_keys else [*given, f"quantization={quantization}"]
         try:
             yield Candidate(overrides, compose(overrides), model, is_asked)
         except RunnerError:  # incompatible with another override
@@ -166,11 +147,7 @@ def judge(
     known: dict[int, ResolvedJob] = {}
     with no_downloads(True):
         for number, candidate in enumerate(candidates):
-            on_machine = (
-                candidate.config
-                if machine is None
-                else _on_device(candidate.config, machine.device)
-            )
+            on_machine = candidate.config if machine is None else _on_device(candidate.config, machine.device)
             sized = without_download(resolve(on_machine))
             if sized is None:
                 candidate.problem = (
@@ -196,20 +173,14 @@ def judge(
             if candidate.fit is None or not candidate.fit.fits:
                 needed = candidate.fit.needed_mib + PROCESS_MIB if candidate.fit else 0.0
                 needs, allowed = told_apart(needed, allowed_mib, decimals(0))
-                candidate.problem = (
-                    f"needs {needs} MiB, one question at a time; {allowed} are allowed"
-                )
-    fitting = {
-        number: candidate for number, candidate in known.items() if not candidates[number].problem
-    }
+                candidate.problem = f"needs {needs} MiB, one question at a time; {allowed} are allowed"
+    fitting = {number: candidate for number, candidate in known.items() if not candidates[number].problem}
     if machine is None:
         finished = FinishedJobs(output_dir)
         for number, asked in fitting.items():
             for config in _as_recorded(candidates[number], asked):
                 candidates[number].time = candidates[number].time or finished.estimate(config)
-                candidates[number].measured_mib = candidates[
-                    number
-                ].measured_mib or finished.peak_mib(config)
+                candidates[number].measured_mib = candidates[number].measured_mib or finished.peak_mib(config)
         timed = {
             number: replace(resolved, config=candidates[number].config)
             for number, resolved in fitting.items()
@@ -239,16 +210,12 @@ def _on_device(config: RunnerConfig, device: str) -> RunnerConfig:
     return replace(config, model=replace(local_model(config.model), device=device))
 
 
-def _set_batch_size(
-    candidate: Candidate, resolved: ResolvedJob, free_mib: dict[str, float]
-) -> None:
+def _set_batch_size(candidate: Candidate, resolved: ResolvedJob, free_mib: dict[str, float]) -> None:
     """Set the largest batch size that fits, unless the user has set one."""
     sizes = [candidate.config.generation.batch_size]
     amounts = amounts_of(candidate.config)
     if sizes[0] is None and all(amount.rows is None for amount in amounts):
-        number_bytes = kv_number_bytes(
-            resolved.files.dtype_bytes, candidate.config.generation.stored_kv
-        )
+        number_bytes = kv_number_bytes(resolved.files.dtype_bytes, candidate.config.generation.stored_kv)
         most = most_rows("cuda" if "cuda" in free_mib else "cpu", number_bytes)
         completions = max((amount.completions for amount in amounts), default=most)
         most = min(most, 1 << (completions - 1).bit_length())
@@ -260,9 +227,7 @@ def _set_batch_size(
                 candidate.config, generation=replace(candidate.config.generation, batch_size=size)
             )
         candidate.fit = fit(replace(resolved, config=changed), free_mib, fixes=False)
-        if candidate.fit is not None and candidate.fit.predicted.total_mib <= sum(
-            free_mib.values()
-        ):
+        if candidate.fit is not None and candidate.fit.predicted.total_mib <= sum(free_mib.values()):
             if size is not None and size != candidate.config.generation.batch_size:
                 candidate.overrides = [*candidate.overrides, f"generation.batch_size={size}"]
             candidate.config = changed
@@ -295,9 +260,7 @@ def _guess(candidate: Candidate, resolved: ResolvedJob, machine: Machine) -> Est
 
 def smaller_models(than: Candidate) -> list[str]:
     """Return the largest presets that are smaller than a model."""
-    sizes = {
-        file.stem: _parameters(json.loads(file.read_text())) for file in SHAPES_DIR.glob("*.json")
-    }
+    sizes = {file.stem: _parameters(json.loads(file.read_text())) for file in SHAPES_DIR.glob("*.json")}
     own = sizes.get(than.model, 0)
     below = [name for name in sizes if sizes[name] < 0.8 * own]
     return sorted(below, key=lambda name: -sizes[name])[:OTHER_MODELS]

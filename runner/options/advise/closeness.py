@@ -15,10 +15,8 @@ from runner_base import ConfigError, Record
 
 JOB_ID = re.compile(r"likelihood-[0-9a-f]{12}")
 KL = "kl_nats_per_token"
-HOW_EXACT = (
-    "task.keep_top_k",
-    "task.exact",
-)  # may differ: how much of the distributions was compared
+# may differ: how much of the distributions was compared
+HOW_EXACT = ("task.keep_top_k", "task.exact")
 
 
 @dataclass(frozen=True)
@@ -40,9 +38,7 @@ class RecordedCloseness:
     @property
     def value(self) -> str:
         """The KL with its interval: KL 0.00048 [0.0003, 0.0006] nats/token."""
-        ends = (
-            "" if self.low is None or self.high is None else f" [{self.low:.2g}, {self.high:.2g}]"
-        )
+        ends = "" if self.low is None or self.high is None else f" [{self.low:.2g}, {self.high:.2g}]"
         return f"KL {self.kl:.2g}{ends} nats/token"
 
     @property
@@ -56,11 +52,7 @@ class RecordedCloseness:
 
     def is_comparable(self, other: RecordedCloseness) -> bool:
         """Whether both are of the same texts and to the same reference."""
-        return (self.reference, self.texts, self.asked) == (
-            other.reference,
-            other.texts,
-            other.asked,
-        )
+        return (self.reference, self.texts, self.asked) == (other.reference, other.texts, other.asked)
 
     def is_closer(self, other: RecordedCloseness) -> bool:
         """Whether the two intervals show it: they do not overlap. The reference is closer to itself
@@ -76,9 +68,7 @@ def recorded_closeness(config: RunnerConfig, finished: FinishedJobs) -> Recorded
     """Return the KL of the newest likelihood job with a config's model and settings; None if there
     is none."""
     found = [
-        (record.started_at, closeness)
-        for record in finished.like(config)
-        for closeness in _read(record)
+        (record.started_at, closeness) for record in finished.like(config) for closeness in _read(record)
     ]
     return max(found, key=lambda dated: dated[0])[1] if found else None
 
@@ -94,9 +84,7 @@ def is_reference(
     except ConfigError:  # a choice of another version, or of a package that is not here
         return False
     is_same_cache = named.generation.kv_cache == config.generation.kv_cache
-    return is_same_cache and all(
-        getattr(named, group) == getattr(config, group) for group in MODEL_GROUPS
-    )
+    return is_same_cache and all(getattr(named, group) == getattr(config, group) for group in MODEL_GROUPS)
 
 
 def _read(record: Record) -> Iterator[RecordedCloseness]:
@@ -104,13 +92,18 @@ def _read(record: Record) -> Iterator[RecordedCloseness]:
     if reference is None or KL not in metrics:
         return
     asked = sorted(
-        param
-        for param in record.params.items()
-        if param[0].startswith("task.") and param[0] not in HOW_EXACT
+        param for param in record.params.items() if param[0].startswith("task.") and param[0] not in HOW_EXACT
     )
     overrides, _, how = reference.partition(" · ")
     shown = overrides.removeprefix("model.name=").removesuffix(" quantization=gguf")
     yield RecordedCloseness(
-        record.job_id, metrics[KL], metrics.get(f"{KL}_low"), metrics.get(f"{KL}_high"), shown,
-        int(metrics.get("n", 0)), tuple(asked), overrides, how if JOB_ID.fullmatch(how) else "",
-    )  # fmt: skip
+        record.job_id,
+        metrics[KL],
+        metrics.get(f"{KL}_low"),
+        metrics.get(f"{KL}_high"),
+        shown,
+        int(metrics.get("n", 0)),
+        tuple(asked),
+        overrides,
+        how if JOB_ID.fullmatch(how) else "",
+    )

@@ -53,7 +53,9 @@ def main(arguments: list[str]) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
-    about = "Recommend settings for a model, a machine and limits: at most five, best first, with their commands."
+    about = (
+        "Recommend settings for a model, a machine and limits: at most five, best first, with their commands."
+    )
     epilog = """examples:
   runner-advise model=qwen25_15b_instruct --memory-gib 8 --seconds-per-question 20
   runner-advise model=qwen25_7b_instruct --machine laptop_8gb
@@ -158,9 +160,7 @@ def _advise_mix(options: argparse.Namespace, overrides: list[str], compose: Comp
     limit = Limit.read(options.mix)
     given = [word.partition("=")[2] for word in overrides if word.startswith("quantization=")]
     others = [word for word in overrides if not word.startswith("quantization=")]
-    advice = mix_check.advise(
-        limit, others, (given or [FORMATS])[-1].split(","), options.by_block, compose
-    )
+    advice = mix_check.advise(limit, others, (given or [FORMATS])[-1].split(","), options.by_block, compose)
     if options.json:
         print(json.dumps(mix_check.as_data(advice), ensure_ascii=False))
     else:
@@ -216,11 +216,7 @@ def show(advice: Advice, described: Machine | None, limits: UserLimits) -> None:
     if advice.rejected:
         print()
     for candidate in advice.rejected:
-        print(
-            plain(
-                f"not {candidate.name} quantization={candidate.quantization}: {candidate.problem}"
-            )
-        )
+        print(plain(f"not {candidate.name} quantization={candidate.quantization}: {candidate.problem}"))
 
 
 def command(candidate: Candidate) -> str:
@@ -268,9 +264,7 @@ def _answers(candidate: Candidate) -> str:
     if (close := candidate.closeness) is not None:
         known_words += f"; {close.described} recorded ({close.job_id})"
     elif known is None:
-        known_words += (
-            f"; {COSTS.get(candidate.quantization, 'the loss by this number format is unknown')}"
-        )
+        known_words += f"; {COSTS.get(candidate.quantization, 'the loss by this number format is unknown')}"
     return known_words if candidate.is_asked else f"another, smaller model; {known_words}"
 
 

@@ -76,6 +76,4 @@ def _gains(record: Record) -> Iterator[RecordedGain]:
         gain = metrics.get(f"{GAIN}{CELL}{cell}")
         rows = cell.partition("_")[0]
         if name == f"{GAIN}_low" and rows.isdecimal() and gain is not None and high is not None:
-            yield RecordedGain(
-                record.params.get(GUESSES, ""), int(rows), gain, low, high, record.job_id
-            )
+            yield RecordedGain(record.params.get(GUESSES, ""), int(rows), gain, low, high, record.job_id)

@@ -9,9 +9,7 @@ from itertools import permutations
 
 import numpy as np
 
-MOST_STATES = (
-    20_000  # kept after each layer; of more, the best of each of so many equal ranges of size
-)
+MOST_STATES = 20_000  # kept after each layer; of more, the best of each of so many equal ranges of size
 
 
 @dataclass(frozen=True)
@@ -47,9 +45,7 @@ def best(layers: Layers, limit: int) -> Choice | None:
     if spare < 0:
         return None
     sizes, losses = np.zeros(1, dtype=np.int64), np.zeros(1)
-    steps: list[
-        tuple[np.ndarray, np.ndarray]
-    ] = []  # of each layer: the option and the state before it
+    steps: list[tuple[np.ndarray, np.ndarray]] = []  # of each layer: the option and the state before it
     for options, smallest in zip(layers, least, strict=True):
         count = len(sizes)
         every = np.concatenate([sizes + option.nbytes - smallest for option in options])
@@ -57,14 +53,12 @@ def best(layers: Layers, limit: int) -> Choice | None:
         order = np.lexsort((total, every))
         order = order[every[order] <= spare]
         running = np.minimum.accumulate(total[order])
-        order = order[
-            np.concatenate([[True], running[1:] < running[:-1]])
-        ]  # each is better than all smaller ones
+        # each is better than all smaller ones
+        order = order[np.concatenate([[True], running[1:] < running[:-1]])]
         if len(order) > MOST_STATES:
             ranges = every[order] * MOST_STATES // (spare + 1)
-            order = order[
-                np.concatenate([ranges[1:] != ranges[:-1], [True]])
-            ]  # the last of a range loses least
+            # the last of a range loses least
+            order = order[np.concatenate([ranges[1:] != ranges[:-1], [True]])]
         sizes, losses = every[order], total[order]
         steps.append((order // count, order % count))
     state, chosen = len(sizes) - 1, list[int]()
@@ -77,9 +71,7 @@ def best(layers: Layers, limit: int) -> Choice | None:
 def greedy(layers: Layers, limit: int) -> Choice | None:
     """Return what enlarging the layer that gains most for a byte, again and again, finds: often the
     best."""
-    choice = [
-        min(range(len(options)), key=lambda index: options[index].nbytes) for options in layers
-    ]
+    choice = [min(range(len(options)), key=lambda index: options[index].nbytes) for options in layers]
     left = limit - size_of(layers, tuple(choice))
     if left < 0:
         return None
@@ -105,9 +97,7 @@ def in_order(layers: Layers, limit: int) -> Choice | None:
     if left < 0:
         return None
     for options, smallest in zip(layers, least, strict=True):
-        fitting = [
-            index for index in range(len(options)) if options[index].nbytes - smallest <= left
-        ]
+        fitting = [index for index in range(len(options)) if options[index].nbytes - smallest <= left]
         choice.append(max(fitting, key=lambda index: options[index].nbytes))
         left -= options[choice[-1]].nbytes - smallest
     return tuple(choice)

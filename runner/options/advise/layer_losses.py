@@ -38,21 +38,15 @@ def measure(
     loaded = load_base(resolved)
     loaded.model.float()
     mixed.take_experts_apart(loaded.model)
-    torch.set_num_threads(
-        resolved.files.model.threads or machine.threads_for(loaded.model.num_parameters())
-    )
+    torch.set_num_threads(resolved.files.model.threads or machine.threads_for(loaded.model.num_parameters()))
     stored = getattr(torch, resolved.files.dtype)
-    encoder = RequestEncoder(
-        resolved.spec, loaded.tokenizer, resolved.config.model.name, float("inf")
-    )
+    encoder = RequestEncoder(resolved.spec, loaded.tokenizer, resolved.config.model.name, float("inf"))
     texts = []
     for request in requests:
         for row in encoder.rows(request):
             begin = max(len(row.prompt), 1)
             texts.append(([*row.prompt, *(row.given or [])][: begin + MOST_TOKENS], begin))
-    reading = _Reading(
-        loaded.model, [text for text in texts if len(text[0]) > text[1]], loaded.device
-    )
+    reading = _Reading(loaded.model, [text for text in texts if len(text[0]) > text[1]], loaded.device)
     losses: dict[str, dict[str, float]] = {}
     for name, paths in layers.items():
         modules = {path: loaded.model.get_submodule(path) for path in paths}
@@ -79,9 +73,8 @@ def rounded_weight(
     plain = copy.deepcopy(layer).to(dtype)
     plain.bias, weight = None, plain.weight.data
     quantized = mixed.quantized(choice, model, plain, path)
-    is_transposed = (
-        type(layer).__name__ == "Conv1D"
-    )  # GPT-2's linear layer has its weight the other way round
+    # GPT-2's linear layer has its weight the other way round
+    is_transposed = type(layer).__name__ == "Conv1D"
     inputs = weight.shape[0] if is_transposed else weight.shape[1]
     with torch.inference_mode():  # a row of the unit matrix picks a column of the weight
         columns = quantized(torch.eye(inputs, dtype=weight.dtype, device=weight.device))
@@ -93,31 +86,22 @@ class _Reading:
     """Reads the same texts again and again with a model one layer of which has changed, and
     compares."""
 
-    def __init__(
-        self, model: Any, texts: Sequence[tuple[list[int], int]], device: torch.device
-    ) -> None:
+    def __init__(self, model: Any, texts: Sequence[tuple[list[int], int]], device: torch.device) -> None:
         self.model, self.number = model, 0
         self.batches: list[
             tuple[torch.Tensor, list[tuple[int, int]]]
         ] = []  # ids, and which positions are scored
         for some in _batches(texts):
             longest = max(len(ids) for ids, _ in some)
-            padded = [
-                [*ids, *[0] * (longest - len(ids))] for ids, _ in some
-            ]  # behind all that is scored
+            # behind all that is scored
+            padded = [[*ids, *[0] * (longest - len(ids))] for ids, _ in some]
             self.batches.append(
-                (
-                    torch.tensor(padded, device=device),
-                    [(begin - 1, len(ids) - 1) for ids, begin in some],
-                )
+                (torch.tensor(padded, device=device), [(begin - 1, len(ids) - 1) for ids, begin in some])
             )
         blocks = sorted(
-            {block_of(name) for name, _ in model.named_modules() if _has_number(name)},
-            key=_number_of,
+            {block_of(name) for name, _ in model.named_modules() if _has_number(name)}, key=_number_of
         )
-        self.blocks = [
-            path for path in blocks if isinstance(model.get_submodule(path), torch.nn.Module)
-        ]
+        self.blocks = [path for path in blocks if isinstance(model.get_submodule(path), torch.nn.Module)]
         self.outputs: dict[str, list[Any]] = {path: [] for path in self.blocks}
         hooks = [
             model.get_submodule(path).register_forward_hook(
@@ -156,9 +140,7 @@ class _Reading:
     def _is_a_chain(self) -> bool:
         """Whether the blocks belong to one list and each ran once for each text, in order."""
         lists = {path.rpartition(".")[0] for path in self.blocks}
-        return len(lists) == 1 and all(
-            len(some) == len(self.batches) for some in self.outputs.values()
-        )
+        return len(lists) == 1 and all(len(some) == len(self.batches) for some in self.outputs.values())
 
     @torch.inference_mode()
     def _logprobs(self, number: int) -> torch.Tensor:

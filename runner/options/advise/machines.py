@@ -34,9 +34,7 @@ class Machine:
         for item in fields(self):
             value = getattr(self, item.name)
             if item.name != "name" and not (isinstance(value, int | float) and value >= 0):
-                raise ConfigError(
-                    f"--machine {self.name}: {item.name}={value}: must be a number from 0 on"
-                )
+                raise ConfigError(f"--machine {self.name}: {item.name}={value}: must be a number from 0 on")
 
     @property
     def device(self) -> str:
@@ -88,9 +86,7 @@ def _read(file: Path) -> dict[str, Any]:
     except ConfigError as error:
         raise ConfigError(f"--machine {error}") from error
     except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError(
-            f"--machine {file}: cannot be read as YAML ({one_line(error)})"
-        ) from error
+        raise ConfigError(f"--machine {file}: cannot be read as YAML ({one_line(error)})") from error
     if not isinstance(values, dict):
         raise ConfigError(f"--machine {file}: must hold keys with values")
     return values

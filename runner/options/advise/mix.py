@@ -30,9 +30,7 @@ FORMATS = "nf4,int8,none"
 TEXTS = 20  # are read for each layer and format, and left out of the check
 LIMITS = ("weight_mib", "model_mib")
 LIMIT = re.compile(rf"({'|'.join(LIMITS)})<(\d+(?:\.\d+)?)")
-MEASURES = (
-    1  # raised when losses are measured in another way: those that are kept are of no use then
-)
+MEASURES = 1  # raised when losses are measured in another way: those that are kept are of no use then
 
 
 @dataclass(frozen=True)
@@ -63,17 +61,14 @@ class MixableModel:
 
     overrides: list[str]  # the overrides of a job with it, without its quantization
     formats: dict[str, QuantizationConfig]
-    layers: dict[
-        str, list[str]
-    ]  # a layer, the experts of one, or a whole block, and the paths of its linear layers
+    # a layer, the experts of one, or a whole block, and the paths of its linear layers
+    layers: dict[str, list[str]]
     nbytes: list[list[int]]  # of each in each format
     other_bytes: int  # of all that stays as it is: embeddings, head, norms
     widths: frozenset[int]  # inputs of its layers
 
     @classmethod
-    def of(
-        cls, overrides: list[str], names: Sequence[str], by_block: bool, compose: Compose
-    ) -> MixableModel:
+    def of(cls, overrides: list[str], names: Sequence[str], by_block: bool, compose: Compose) -> MixableModel:
         """Read the sizes of a model's layers, or blocks, from its files; ConfigError if it cannot
         have a mix."""
         config = compose([*overrides, "quantization=none"])
@@ -81,9 +76,7 @@ class MixableModel:
             raise ConfigError(
                 f"model={config.model.name}: it has no weights here, so there is nothing to quantize"
             )
-        formats = {
-            name: compose([*overrides, f"quantization={name}"]).quantization for name in names
-        }
+        formats = {name: compose([*overrides, f"quantization={name}"]).quantization for name in names}
         resolved = resolve(config)
         files = resolved.files
         if files.stored is not None or files.path.is_file():
@@ -91,9 +84,8 @@ class MixableModel:
                 f"model.name={config.model.name}: --mix quantizes an unquantized folder, and this is none"
             )
         for name in formats:
-            Mix.of(
-                replace(config.quantization, overrides={"*": name})
-            )  # refuses what quantizes whole models only
+            # refuses what quantizes whole models only
+            Mix.of(replace(config.quantization, overrides={"*": name}))
         layers, _ = linear_layers(files.matrices, files.text_settings, files.fuses_experts)
         dtype_bytes = BYTES[compute_dtype(files.model, files.text_settings)]
         together: dict[str, list[str]] = {}
@@ -102,8 +94,7 @@ class MixableModel:
 
         def bytes_in(number_format: QuantizationConfig, paths: list[str]) -> int:
             prices = (
-                number_format.price(layers[path].shape[0], layers[path].params, dtype_bytes)
-                for path in paths
+                number_format.price(layers[path].shape[0], layers[path].params, dtype_bytes) for path in paths
             )
             return sum(map(sum, prices))
 
@@ -112,11 +103,7 @@ class MixableModel:
             for paths in together.values()
         ]
         plain = sum(tensor.params * dtype_bytes for tensor in layers.values())
-        whole = sum(
-            weight_bytes(
-                files.matrices, files.text_settings, None, config.mix, dtype_bytes
-            ).values()
-        )
+        whole = sum(weight_bytes(files.matrices, files.text_settings, None, config.mix, dtype_bytes).values())
         widths = frozenset(tensor.shape[-1] for tensor in layers.values())
         return cls(overrides, formats, together, nbytes, whole - plain, widths)
 
@@ -125,9 +112,7 @@ class MixableModel:
         """The names of the formats."""
         return list(self.formats)
 
-    def options(
-        self, losses: dict[str, dict[str, float]], scales: dict[str, float]
-    ) -> list[list[Option]]:
+    def options(self, losses: dict[str, dict[str, float]], scales: dict[str, float]) -> list[list[Option]]:
         """Return what each layer may become, with the losses that were measured, times the scale of
         each format."""
         return [
@@ -188,9 +173,7 @@ def patterns_of(of_layer: dict[str, str], base: str) -> dict[str, str]:
         parts = path.split(".")
         for depth in range(first_number(path) + 1, len(parts) + 1):
             module = ".".join(parts[:depth])
-            inside = {
-                kind for other, kind in of_layer.items() if f"{other}.".startswith(f"{module}.")
-            }
+            inside = {kind for other, kind in of_layer.items() if f"{other}.".startswith(f"{module}.")}
             if inside == {name}:
                 if name != base:
                     found[module] = name
@@ -214,23 +197,14 @@ def losses_of(model: MixableModel, compose: Compose) -> dict[str, dict[str, floa
         name: number_format for name, number_format in model.formats.items() if number_format.packed
     }
     formats = [f"{name} {number_format.keys}" for name, number_format in quantizing.items()]
-    what = [
-        MEASURES,
-        job.job_id,
-        sorted(formats),
-        [*model.layers],
-        version("torch"),
-        version("transformers"),
-    ]
+    what = [MEASURES, job.job_id, sorted(formats), [*model.layers], version("torch"), version("transformers")]
     file = kept.file_of("losses", what)
     known: dict[str, dict[str, float]] = {} if file is None else kept.read(file).get("losses", {})
     if not known:
         from runner.options.advise.layer_losses import measure  # imports torch
 
         with Progress(len(model.layers), "losses of single layers") as bar:
-            known = measure(
-                resolved, requests_of(resolved, inputs), model.layers, quantizing, bar.advance
-            )
+            known = measure(resolved, requests_of(resolved, inputs), model.layers, quantizing, bar.advance)
         if file is not None:
             kept.keep(file, {"losses": known})
     return known

@@ -36,9 +36,7 @@ from runner_compare.statistics import MIN_TEXTS, Decision, Finding, SignFlips, j
 
 NEIGHBOURS = 2
 in_mib = decimals(2)
-OF_SIZE = (
-    0.25  # by which share a sum of single losses may miss the measured loss before that is said
-)
+OF_SIZE = 0.25  # by which share a sum of single losses may miss the measured loss before that is said
 MINUS_MIX = "KL minus that of the mix (above 0: loses more), p by Holm"
 KEPT = 64  # most probable tokens of the reference: enough for its divergences
 
@@ -68,8 +66,7 @@ class Tried:
     def kl(self) -> float:
         """The measured divergence in nats a token; 0 of the model as it is."""
         return ratio(
-            [text.kl_nats or 0.0 for text in self.texts],
-            [float(text.tokens) for text in self.texts],
+            [text.kl_nats or 0.0 for text in self.texts], [float(text.tokens) for text in self.texts]
         )
 
 
@@ -94,9 +91,7 @@ class MixAdvice:
     @property
     def written(self) -> Tried:
         """What is recommended: the mix, or what is shown to lose less within the same limit."""
-        lower = [
-            tried for tried in self.better if tried.metric(self.limit.metric) <= self.limit.mib
-        ]
+        lower = [tried for tried in self.better if tried.metric(self.limit.metric) <= self.limit.mib]
         return min(lower, key=lambda tried: tried.kl, default=self.mix)
 
     @property
@@ -128,9 +123,7 @@ def advise(
         *(() if any(word.startswith("task=") for word in overrides) else ("task=likelihood",)),
     ]
     model = MixableModel.of(overrides, names, by_block, compose)
-    offset = next(
-        (int(word.partition("=")[2]) for word in overrides if word.startswith("task.offset=")), 0
-    )
+    offset = next((int(word.partition("=")[2]) for word in overrides if word.startswith("task.offset=")), 0)
     shared = [
         *overrides,
         f"task.offset={offset + TEXTS}",
@@ -139,8 +132,7 @@ def advise(
         "task.reference=quantization=none",
     ]
     uniform = {
-        name: Tried([f"uniform {name}"], model.uniform(name), 0.0, 0.0)
-        for name in ("none", *model.names)
+        name: Tried([f"uniform {name}"], model.uniform(name), 0.0, 0.0) for name in ("none", *model.names)
     }
     _run(
         shared,
@@ -149,9 +141,7 @@ def advise(
     )
     rest_mib = 0.0
     if limit.metric == "model_mib":
-        rest_mib = max(
-            tried.metric("model_mib") - tried.metric("weight_mib") for tried in uniform.values()
-        )
+        rest_mib = max(tried.metric("model_mib") - tried.metric("weight_mib") for tried in uniform.values())
     allowed = int((limit.mib - rest_mib) * MIB) - model.other_bytes
     losses = losses_of(model, compose)
     scales = {
@@ -195,8 +185,7 @@ def _candidates(
     ways = [("mix", chosen), ("greedy", knapsack.greedy(options, allowed))]
     ways += [("in the order of the layers", knapsack.in_order(options, allowed))]
     ways += [
-        ("neighbour", neighbour)
-        for neighbour in knapsack.neighbours(options, chosen, allowed, NEIGHBOURS)
+        ("neighbour", neighbour) for neighbour in knapsack.neighbours(options, chosen, allowed, NEIGHBOURS)
     ]
     found: dict[Choice, Tried] = {}
     for name, choice in ways:
@@ -226,11 +215,7 @@ def _run(shared: list[str], tried: Sequence[Tried], quantizations: Sequence[list
             )
         samples = read_samples(planned.job.samples_path)
         choice.texts = units(
-            [
-                sample.likelihood
-                for _, sample in sorted(samples.items())
-                if sample.likelihood is not None
-            ]
+            [sample.likelihood for _, sample in sorted(samples.items()) if sample.likelihood is not None]
         )
     if len(tried[0].texts) < MIN_TEXTS:
         raise ConfigError(
@@ -248,12 +233,8 @@ def _compared(advice: MixAdvice) -> MixAdvice:
         if tried.metric(limit.metric) >= limit.mib:
             continue  # larger than allowed
         both = list(zip(tried.texts, mix.texts, strict=True))
-        lost = [
-            (other_text.kl_nats or 0.0) - (mix_text.kl_nats or 0.0) for other_text, mix_text in both
-        ]
-        tests.append(
-            (tried, SignFlips(lost, [float(mix_text.tokens) for _, mix_text in both], "token"))
-        )
+        lost = [(other_text.kl_nats or 0.0) - (mix_text.kl_nats or 0.0) for other_text, mix_text in both]
+        tests.append((tried, SignFlips(lost, [float(mix_text.tokens) for _, mix_text in both], "token")))
     for (tried, _), decision in zip(tests, judge([test for _, test in tests]), strict=True):
         tried.effect = decision
     return advice
@@ -268,9 +249,7 @@ def show(advice: MixAdvice) -> None:
     texts = f"{TEXTS} texts for single losses, {advice.texts} others for the check"
     print(plain(f"{limit}, {', '.join(model.names)}: {advice.what}; {texts}; KL in nats a token"))
     wide = max(len(tried.name) for tried in (advice.mix, *advice.others))
-    head = (
-        f"{limit.metric:>10}  {'predicted KL':>12}  {'measured KL, 95 % interval':>32}  {MINUS_MIX}"
-    )
+    head = f"{limit.metric:>10}  {'predicted KL':>12}  {'measured KL, 95 % interval':>32}  {MINUS_MIX}"
     print(plain(f"\n{'':{wide}}  {head}"))
     rows = [advice.mix, *sorted(advice.others, key=lambda other: other.predicted)]
     more = more_digits([row.metric(limit.metric) for row in rows], limit.mib, in_mib)
@@ -318,8 +297,7 @@ def verdicts(advice: MixAdvice) -> list[str]:
     size = mix.metric(limit.metric)
     share = beside_limit(size / limit.mib, 1.0, _in_percent)
     of_limit, measured, predicted = (
-        beside_limit(mib, limit.mib, in_mib)
-        for mib in (size, mix.metric("weight_mib"), mix.weight_mib)
+        beside_limit(mib, limit.mib, in_mib) for mib in (size, mix.metric("weight_mib"), mix.weight_mib)
     )
     lines = [
         f"size: {limit.metric} {of_limit} measured, {share} of the limit; weights {measured} MiB "
@@ -335,12 +313,8 @@ def verdicts(advice: MixAdvice) -> list[str]:
         lines.append(
             f"one format: the mix is {comparison} {best.name}, the best that fits: KL {mix.kl:.3g} and {best.kl:.3g}"
         )
-    scaled = ", ".join(
-        f"{scale:.2g} ({name})" for name, scale in advice.scales.items() if scale != 1
-    )
-    times = (
-        f", times {scaled} to match the whole model in that format" if scaled else ", as measured"
-    )
+    scaled = ", ".join(f"{scale:.2g} ({name})" for name, scale in advice.scales.items() if scale != 1)
+    times = f", times {scaled} to match the whole model in that format" if scaled else ", as measured"
     lines.append(f"prediction: the sum of the layers' losses, each layer rounded alone{times}")
     if mix.kl and abs(mix.predicted / mix.kl - 1) > OF_SIZE:
         lines.append(

@@ -38,28 +38,20 @@ def rank(candidates: Sequence[Candidate], memory_is_limited: bool = False) -> li
     while left:
         # if tests of different questions went round in a circle, none would be free of a better one
         free = [
-            unranked
-            for unranked in left
-            if not any(order.is_better(other, unranked) for other in left)
+            unranked for unranked in left if not any(order.is_better(other, unranked) for other in left)
         ] or left
         free = [
-            unranked
-            for unranked in free
-            if not any(order.dominates(other, unranked) for other in left)
+            unranked for unranked in free if not any(order.dominates(other, unranked) for other in left)
         ] or free
         first = [
-            unranked
-            for unranked in free
-            if not any(order.loses_less(other, unranked) for other in free)
+            unranked for unranked in free if not any(order.loses_less(other, unranked) for other in free)
         ] or free
         ranked.append(min(first, key=order.cost))
         left.remove(ranked[-1])
     for rank_from_1, (number, after) in enumerate(pairwise(ranked), start=1):
         candidates[
             number
-        ].before_next = (
-            f"{rank_from_1} before {rank_from_1 + 1}: {order.reason(number, after, rank_from_1)}"
-        )
+        ].before_next = f"{rank_from_1} before {rank_from_1 + 1}: {order.reason(number, after, rank_from_1)}"
     return [candidates[number] for number in ranked]
 
 
@@ -73,9 +65,7 @@ class _Order:
             candidate, other_candidate = (candidates[number] for number in pair)
             if candidate.accuracy is not None and other_candidate.accuracy is not None:
                 test = compare(
-                    candidate.accuracy,
-                    other_candidate.accuracy,
-                    candidate.model == other_candidate.model,
+                    candidate.accuracy, other_candidate.accuracy, candidate.model == other_candidate.model
                 )
                 if test is not None:
                     tests[pair] = test
@@ -94,18 +84,14 @@ class _Order:
     def is_better(self, first: int, second: int) -> bool:
         """Whether a test shows that one is more accurate than the other."""
         effect, sign = self.shown.get((first, second), (None, 1))
-        return effect is not None and effect.finding is (
-            Finding.better if sign > 0 else Finding.worse
-        )
+        return effect is not None and effect.finding is (Finding.better if sign > 0 else Finding.worse)
 
     def dominates(self, first: int, second: int) -> bool:
         """Whether one is no worse in all that was measured of both, better in some, and not known
         to answer worse."""
         candidate, other_candidate = self.candidates[first], self.candidates[second]
         effect, sign = self.shown.get((first, second), (None, 1))
-        if (candidate.model != other_candidate.model and effect is None) or self.loses_less(
-            second, first
-        ):
+        if (candidate.model != other_candidate.model and effect is None) or self.loses_less(second, first):
             return False  # its answers are not known to be as good
         pairs = [(-sign * effect.value, 0.0)] if effect is not None else []
         if (closenesses := self.closenesses(first, second)) is not None:
@@ -114,24 +100,16 @@ class _Order:
             (candidate.measured_each_s, other_candidate.measured_each_s),
             (candidate.measured_mib, other_candidate.measured_mib),
         ]
-        measured = [
-            (cost, its_cost)
-            for cost, its_cost in costs
-            if cost is not None and its_cost is not None
-        ]
+        measured = [(cost, its_cost) for cost, its_cost in costs if cost is not None and its_cost is not None]
         better = [pair[0] < pair[1] for pair in pairs]
         if candidate.measured_mib is not None and other_candidate.measured_mib is not None:
             better.append(candidate.measured_mib < other_candidate.measured_mib)
         is_better = any(better) or (
             candidate.measured_each_s is not None and _is_faster(candidate, other_candidate)
         )
-        return (
-            bool(measured) and all(pair[0] <= pair[1] for pair in [*pairs, *measured]) and is_better
-        )
+        return bool(measured) and all(pair[0] <= pair[1] for pair in [*pairs, *measured]) and is_better
 
-    def closenesses(
-        self, first: int, second: int
-    ) -> tuple[RecordedCloseness, RecordedCloseness] | None:
+    def closenesses(self, first: int, second: int) -> tuple[RecordedCloseness, RecordedCloseness] | None:
         """Return two KLs to the same reference, which may be one of the two; None if these are not
         known."""
         candidate, other_candidate = self.candidates[first], self.candidates[second]
@@ -159,14 +137,8 @@ class _Order:
             return closenesses[0].is_closer(closenesses[1])
         if candidate.closeness is not None or other_candidate.closeness is not None:
             return False
-        formats = (
-            candidate.quantization not in LOSES_MORE and other_candidate.quantization in LOSES_MORE
-        )
-        return (
-            candidate.model == other_candidate.model
-            and formats
-            and (first, second) not in self.shown
-        )
+        formats = candidate.quantization not in LOSES_MORE and other_candidate.quantization in LOSES_MORE
+        return candidate.model == other_candidate.model and formats and (first, second) not in self.shown
 
     def cost(self, number: int) -> tuple[bool, int, bool, int, int]:
         """Return what decides between candidates whose accuracy does not."""
@@ -190,9 +162,7 @@ class _Order:
             closeness, next_closeness = closenesses
             closer = f"closer to {closeness.reference}"
             if closeness.is_reference:
-                return (
-                    f"{closer}, which it is itself: the other has {next_closeness.value}; {known}"
-                )
+                return f"{closer}, which it is itself: the other has {next_closeness.value}; {known}"
             return f"{closer}: {closeness.value} instead of {next_closeness.value}; {known}"
         if self.loses_less(first, second):
             return (
@@ -203,10 +173,7 @@ class _Order:
             return f"{_measured(candidate, next_candidate)}; {known}"
         if candidate.is_asked != next_candidate.is_asked:
             return f"{rank_from_1} is the model that you have named; {known}"
-        if (
-            self.time_ranks[first] != self.time_ranks[second]
-            or candidate.is_timed != next_candidate.is_timed
-        ):
+        if self.time_ranks[first] != self.time_ranks[second] or candidate.is_timed != next_candidate.is_timed:
             return f"{_faster(candidate, next_candidate)}; {known}"
         if self.memory_ranks[first] != self.memory_ranks[second]:
             return f"less memory, {candidate.known_mib:,.0f} MiB instead of {next_candidate.known_mib:,.0f}; {known}"
@@ -223,9 +190,7 @@ class _Order:
             return UNKNOWN if len(missing) == 2 else f"accuracy of {missing[0]} unknown here"
         if (first, second) not in self.shown:
             return "their recorded accuracies cannot be compared"
-        return (
-            f"no difference in accuracy shown ({accuracy.described} and {next_accuracy.described})"
-        )
+        return f"no difference in accuracy shown ({accuracy.described} and {next_accuracy.described})"
 
     def _difference(self, first: int, second: int) -> str:
         effect, sign = self.shown[first, second]
@@ -289,16 +254,13 @@ def _time_ranks(candidates: Sequence[Candidate]) -> list[int]:
     shares it."""
     ranks, first, rank_of_last = [0] * len(candidates), None, -1
     ends = [
-        math.inf if candidate.each_s_at_most is None else candidate.each_s_at_most
-        for candidate in candidates
+        math.inf if candidate.each_s_at_most is None else candidate.each_s_at_most for candidate in candidates
     ]
     for number in sorted(range(len(candidates)), key=ends.__getitem__):
         candidate = candidates[number]
         is_known = candidate.each_s_at_most is not None
         is_later = (
-            first is None
-            or _is_faster(first, candidate)
-            or is_known != (first.each_s_at_most is not None)
+            first is None or _is_faster(first, candidate) or is_known != (first.each_s_at_most is not None)
         )
         if is_later:
             first, rank_of_last = candidate, rank_of_last + 1

@@ -10,10 +10,7 @@ from runner.options.advise.advice import Advice
 def run(advice: Advice) -> None:
     """Run the recommended jobs as a grid: planned, logged and shown like `runner -m`, with the same
     errors."""
-    jobs = [
-        dict(word.partition("=")[::2] for word in candidate.overrides)
-        for candidate in advice.chosen
-    ]
+    jobs = [dict(word.partition("=")[::2] for word in candidate.overrides) for candidate in advice.chosen]
     keys = list(dict.fromkeys(key for job in jobs for key in job))
     shared = [key for key in keys if len({job.get(key) for job in jobs}) == 1]
     differing = [key for key in keys if key not in shared]

@@ -59,9 +59,18 @@ def prepare(config: RunnerConfig, version: int) -> Assignment:
     after = matched.job_id if matched is not None else ""
     source = describe_questions(task.data, task.split, hashes["data"])
     return Assignment(
-        hashes, task, items, train, graph, left_out, matched, data=source, count=len(items), after=after,
+        hashes,
+        task,
+        items,
+        train,
+        graph,
+        left_out,
+        matched,
+        data=source,
+        count=len(items),
+        after=after,
         after_overrides=match.team_overrides(task) if after else [],
-    )  # fmt: skip
+    )
 
 
 def matched_job(config: RunnerConfig, version: int) -> Job | None:

@@ -16,9 +16,7 @@ from runner.options.agents.sandbox import CodeOutcome, CodeStatus
 from runner.scorers import LETTERS, replaced_letter, replaced_number
 
 LARGEST_ERROR = 9  # a false number is this much larger than the right one, at most
-FEWEST_CHOICES = (
-    4  # assumed where the question itself holds the choices, so that nobody has counted them
-)
+FEWEST_CHOICES = 4  # assumed where the question itself holds the choices, so that nobody has counted them
 NOISE = "abcdefghijklmnopqrstuvwxyz"  # neither a number nor the letter of a choice
 
 

@@ -26,9 +26,8 @@ Matrix = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 Kind = Literal["spatial", "temporal"]
 Edge = tuple[int, int]  # who speaks, who listens
-Place = tuple[
-    int, ...
-]  # of an edge in its matrix; with the number of the matrix first if each round has its own
+# of an edge in its matrix; with the number of the matrix first if each round has its own
+Place = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -144,9 +143,7 @@ class Graph:
             )
         logit = math.log(initial_probability / (1 - initial_probability))
         return cls(
-            mode,
-            _edges(spatial, logit, optimized_spatial),
-            _edges(temporal, logit, optimized_temporal),
+            mode, _edges(spatial, logit, optimized_spatial), _edges(temporal, logit, optimized_temporal)
         )
 
     @property
@@ -191,15 +188,11 @@ class Graph:
                 return True
             probability = float(sigmoid(edges.logits[edge]))
             chosen = rng.random() < probability
-            choices.append(
-                EdgeDecision(kind, *edge, chosen, probability, self._number(kind, round))
-            )
+            choices.append(EdgeDecision(kind, *edge, chosen, probability, self._number(kind, round)))
             return chosen
 
         spatial = acyclic(
-            self.agents,
-            self._square("spatial", round).scan(),
-            lambda edge: is_taken("spatial", edge),
+            self.agents, self._square("spatial", round).scan(), lambda edge: is_taken("spatial", edge)
         )
         temporal = self._square("temporal", round).scan() if round > 0 else []
         temporal = [edge for edge in temporal if is_taken("temporal", edge)]
@@ -207,9 +200,7 @@ class Graph:
             log_probability(float(self.kinds[choice.kind].logits[choice.index]), choice.taken)
             for choice in choices
         )
-        return Round(
-            tuple(spatial), tuple(temporal), tuple(choices), log_prob, self.silent_in(round)
-        )
+        return Round(tuple(spatial), tuple(temporal), tuple(choices), log_prob, self.silent_in(round))
 
     def settled(self, round: int) -> Round:
         """Return a round of the graph as it was learned, without chance; counted from 0.
@@ -220,9 +211,7 @@ class Graph:
         """
         spatial = acyclic(self.agents, self._preferred("spatial", round))
         temporal = self._preferred("temporal", round) if round > 0 else []
-        return Round(
-            tuple(sorted(spatial)), tuple(sorted(temporal)), (), 0.0, self.silent_in(round)
-        )
+        return Round(tuple(sorted(spatial)), tuple(sorted(temporal)), (), 0.0, self.silent_in(round))
 
     def silent_in(self, round: int) -> tuple[int, ...]:
         """Return the agents that are not called in a round."""
@@ -255,9 +244,8 @@ def acyclic(
 ) -> list[Edge]:
     """Return the wanted edges, in their order; one that would close a cycle is skipped, wanted or
     not."""
-    heard = [
-        1 << agent for agent in range(agents)
-    ]  # bit j of agent i: i may have heard of j, directly or not
+    # bit j of agent i: i may have heard of j, directly or not
+    heard = [1 << agent for agent in range(agents)]
     taken = []
     for source, target in edges:
         if heard[source] >> target & 1 or not is_wanted((source, target)):
@@ -317,6 +305,4 @@ def _edges(allowed: Mask, logit: float, optimized: bool) -> Edges:
 
 
 def _random_mask(rng: random.Random, agents: int) -> Mask:
-    return np.array(
-        [[rng.random() < 0.5 for _ in range(agents)] for _ in range(agents)], dtype=np.bool_
-    )
+    return np.array([[rng.random() < 0.5 for _ in range(agents)] for _ in range(agents)], dtype=np.bool_)

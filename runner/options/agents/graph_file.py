@@ -33,9 +33,8 @@ from runner.options.agents.keys import MAX_ROUNDS, Mode
 from runner_base import DataError, load_json, reading, unknown
 
 VERSION = 2
-MAX_BYTES = (
-    32 * 2**20
-)  # 64 agents need less than 1 MiB, or 24 if each of 100 rounds has its own matrices
+# 64 agents need less than 1 MiB, or 24 if each of 100 rounds has its own matrices
+MAX_BYTES = 32 * 2**20
 LONGEST_NAME = 80  # characters of a role's name or of a setting's
 KEYS = ("version", "mode", "agents", "roles", "learned", "rounds", "silent", "spatial", "temporal")
 NEW_KEYS = ("rounds", "silent")  # of version 2
@@ -44,10 +43,8 @@ CELLS: dict[
     type[Any], tuple[Callable[[Any], bool], str]
 ] = {  # what a cell of a matrix may be, and its description
     np.bool_: (lambda cell: type(cell) is int and cell in (0, 1), "0 or 1"),
-    np.float64: (
-        lambda cell: type(cell) in (int, float) and abs(cell) < 1e300,
-        "a number",
-    ),  # NaN is none
+    # NaN is none
+    np.float64: (lambda cell: type(cell) in (int, float) and abs(cell) < 1e300, "a number"),
 }
 
 Setting = str | int | float | bool | None
@@ -117,11 +114,7 @@ def sha256(graph: Graph) -> str:
 
 
 def _edges_text(edges: Edges) -> str:
-    rows = {
-        "allowed": edges.allowed.astype(int),
-        "live": edges.live.astype(int),
-        "logits": edges.logits,
-    }
+    rows = {"allowed": edges.allowed.astype(int), "live": edges.live.astype(int), "logits": edges.logits}
     inner = [f'"optimized": {json.dumps(edges.optimized)}']
     inner += [f'"{name}": {_array_text(array)}' for name, array in rows.items()]
     return "{\n  " + ",\n  ".join(inner) + "}"
@@ -150,27 +143,19 @@ class _GraphFields(Fields):
         if type(version) is not int or version not in (1, VERSION):
             self.fail("version", f"1 or {VERSION}", version)
         self.only(
-            "",
-            values,
-            KEYS if version == VERSION else tuple(key for key in KEYS if key not in NEW_KEYS),
+            "", values, KEYS if version == VERSION else tuple(key for key in KEYS if key not in NEW_KEYS)
         )
         self.one_of("mode", values["mode"], tuple(mode.value for mode in Mode))
         mode, agents = Mode(values["mode"]), self.count("agents", values["agents"])
         if agents < 1 or (mode is Mode.direct_answer and agents != 1):
-            self.fail(
-                "agents",
-                "1 for direct_answer" if mode is Mode.direct_answer else "at least 1",
-                agents,
-            )
+            self.fail("agents", "1 for direct_answer" if mode is Mode.direct_answer else "at least 1", agents)
         roles = self.many("roles", values["roles"])
         if len(roles) != agents:
             self.fail("roles", f"a name for each of {agents} agents", roles)
         names = tuple(self.name(f"roles[{number}]", role) for number, role in enumerate(roles))
         rounds = self.rounds(values.get("rounds"))
         spatial = self.edges("spatial", values["spatial"], agents, rounds)
-        temporal = self.edges(
-            "temporal", values["temporal"], agents, None if rounds is None else rounds - 1
-        )
+        temporal = self.edges("temporal", values["temporal"], agents, None if rounds is None else rounds - 1)
         if spatial.allowed.diagonal(axis1=-2, axis2=-1).any():
             self.fail("spatial.allowed", "0 from an agent to itself", 1)
         silent = self.silent(values.get("silent", []), agents, rounds or 0)
@@ -193,9 +178,7 @@ class _GraphFields(Fields):
         """The agents that are not called in each round; in each round one speaks."""
         rows = self.many("silent", value)
         if len(rows) != rounds:
-            self.fail(
-                "silent", f"a list for each of {rounds} rounds with matrices of their own", rows
-            )
+            self.fail("silent", f"a list for each of {rounds} rounds with matrices of their own", rows)
         for number, row in enumerate(rows):
             for agent in self.many(f"silent[{number}]", row):
                 if type(agent) is not int or not 0 <= agent < agents:
@@ -212,29 +195,23 @@ class _GraphFields(Fields):
             self.fail(f"{kind}.optimized", "true or false", values["optimized"])
         size = (agents, squares)
         allowed, live = (
-            self.stack(f"{kind}.{name}", values[name], size, np.bool_)
-            for name in ("allowed", "live")
+            self.stack(f"{kind}.{name}", values[name], size, np.bool_) for name in ("allowed", "live")
         )
         for index in np.argwhere(live & ~allowed).tolist():
             self.fail(_cell(f"{kind}.live", index), f"0, as in {kind}.allowed,", 1)
         logits = self.stack(f"{kind}.logits", values["logits"], size, np.float64)
         return Edges(allowed, live, logits, values["optimized"])
 
-    def stack(
-        self, key: str, value: object, size: tuple[int, int | None], dtype: type[Any]
-    ) -> NDArray[Any]:
+    def stack(self, key: str, value: object, size: tuple[int, int | None], dtype: type[Any]) -> NDArray[Any]:
         """A matrix, or as many of them as rounds have such edges."""
         agents, squares = size
         if squares is None:
             return self.square(key, value, agents, dtype)
         matrices = self.many(key, value)
         if len(matrices) != squares:
-            raise DataError(
-                f"{self.path}: {key}: {squares} matrices expected, found {len(matrices)}"
-            )
+            raise DataError(f"{self.path}: {key}: {squares} matrices expected, found {len(matrices)}")
         found = [
-            self.square(f"{key}[{number}]", matrix, agents, dtype)
-            for number, matrix in enumerate(matrices)
+            self.square(f"{key}[{number}]", matrix, agents, dtype) for number, matrix in enumerate(matrices)
         ]
         return np.stack(found) if found else np.empty((0, agents, agents), dtype)
 
@@ -267,9 +244,7 @@ class _GraphFields(Fields):
         for number, row in enumerate(rows):
             cells = len(self.many(f"{key}[{number}]", row))
             if cells != agents:
-                raise DataError(
-                    f"{self.path}: {key}[{number}]: {agents} cells expected, found {cells}"
-                )
+                raise DataError(f"{self.path}: {key}[{number}]: {agents} cells expected, found {cells}")
         for source, target in itertools.product(range(agents), repeat=2):
             if not fits(cell := rows[source][target]):
                 self.fail(f"{key}[{source}][{target}]", need, cell)

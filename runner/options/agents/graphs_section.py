@@ -55,14 +55,8 @@ class GraphsSection(Section):
         """Return the tables of edges by their titles."""
         titled = {}
         for found in _survival(table):
-            few = (
-                ""
-                if found.can_show
-                else f" ({found.seeds} seeds are too few to show more than chance)"
-            )
-            titled[f"how often each edge survived: {_name(table, found)}{few}"] = survival_columns(
-                found
-            )
+            few = "" if found.can_show else f" ({found.seeds} seeds are too few to show more than chance)"
+            titled[f"how often each edge survived: {_name(table, found)}{few}"] = survival_columns(found)
         return titled
 
     def record(self, table: Table) -> dict[str, Any]:
@@ -89,11 +83,7 @@ class GraphsSection(Section):
         names_by_graph: dict[bytes, list[str]] = {}
         for row in table.rows:
             run = row.run.parts[0] if row.run.parts else row.run
-            file = (
-                next(reader.files(run, GRAPH_PICTURE), None)
-                if OF_TEAMS in row.run.metrics
-                else None
-            )
+            file = next(reader.files(run, GRAPH_PICTURE), None) if OF_TEAMS in row.run.metrics else None
             if file is not None:
                 names_by_graph.setdefault(file.read_bytes(), []).append(name_of(row, table.keys))
         return [JobPicture(names, file) for file, names in [*names_by_graph.items()][:MOST_GRAPHS]]
@@ -106,9 +96,8 @@ def _survival(table: Table) -> list[SurvivalTable]:
 def survival_in(run: Run, reader: Reader) -> SurvivalTable | None:
     """Return how often each edge survived in the seeds of a run; None, and a note, if a graph
     cannot be read."""
-    from runner.options.agents import (
-        graph_file,
-    )  # imports numpy, which most comparisons do not need
+    # imports numpy, which most comparisons do not need
+    from runner.options.agents import graph_file
 
     roles: tuple[str, ...] = ()
     kinds: dict[str, list[EdgesOfSeed]] = {}
@@ -158,30 +147,19 @@ def edges_of(graph: Graph, rounds: int) -> Mapping[str, EdgesOfSeed]:
 def survival_columns(found: SurvivalTable) -> list[Column]:
     """Return the columns of the table of edges, those that survive most often first."""
     edges = sorted(
-        found.edges,
-        key=lambda edge: (edge.kind, -edge.share, -edge.probability, edge.source, edge.target),
+        found.edges, key=lambda edge: (edge.kind, -edge.share, -edge.probability, edge.source, edge.target)
     )
     names = [f"{number + 1} {role}" for number, role in enumerate(found.roles)]
     return [
         Column(
-            "edge",
-            [f"{names[edge.source]} → {names[edge.target]}" for edge in edges],
-            False,
-            use=Use.setting,
+            "edge", [f"{names[edge.source]} → {names[edge.target]}" for edge in edges], False, use=Use.setting
         ),
         Column("kind", [edge.kind for edge in edges], False, use=Use.result),
-        Column(
-            "survived", [f"{edge.survived} of {edge.seeds} seeds" for edge in edges], use=Use.result
-        ),
+        Column("survived", [f"{edge.survived} of {edge.seeds} seeds" for edge in edges], use=Use.result),
         Column("by chance", [f"{edge.by_chance * edge.seeds:.1f}" for edge in edges]),
         Column("mean probability\npruned: 0", [f"{edge.probability:.2f}" for edge in edges]),
         Column("Holm", [p_value(edge.p_holm) for edge in edges], use=Use.verdict),
-        Column(
-            "finding",
-            [edge.finding or "no difference shown" for edge in edges],
-            False,
-            use=Use.verdict,
-        ),
+        Column("finding", [edge.finding or "no difference shown" for edge in edges], False, use=Use.verdict),
     ]
 
 
@@ -201,12 +179,7 @@ def survival_record(found: SurvivalTable) -> dict[str, Any]:
         }
         for edge in found.edges
     ]
-    return {
-        "job_id": found.job_id,
-        "roles": list(found.roles),
-        "seeds": found.seeds,
-        "edges": edges,
-    }
+    return {"job_id": found.job_id, "roles": list(found.roles), "seeds": found.seeds, "edges": edges}
 
 
 SECTION = GraphsSection()

@@ -120,15 +120,9 @@ OF_SOME_METHODS: dict[
     "node_pruning_rate": ("all agents stay in it", {Method.agent_dropout}),
 }
 TYPICAL_SAMPLES = 8  # that another job's tokens buy; an estimate of time needs a number
-MAX_AGENTS = (
-    64  # of one team: a picture of more shows nothing, and each question would be 65 calls or more
-)
-MAX_ROUNDS = (
-    100  # each agent reads all earlier answers, so a discussion fills the context much sooner
-)
-INNER = Takes(
-    lambda value: 0 < value < 1, "must lie between 0 and 1: at either end nothing could be learned"
-)
+MAX_AGENTS = 64  # of one team: a picture of more shows nothing, and each question would be 65 calls or more
+MAX_ROUNDS = 100  # each agent reads all earlier answers, so a discussion fills the context much sooner
+INNER = Takes(lambda value: 0 < value < 1, "must lie between 0 and 1: at either end nothing could be learned")
 
 
 def _rate(none: str) -> Takes:
@@ -159,9 +153,7 @@ class AgentsConfig(QuestionsConfig):
     )
     train_split: str = setting("train", takes=filled("name a split of the data"))
     train_offset: int = setting(
-        0,
-        Inert("says which questions train the graph; the SHA-256 of these counts instead"),
-        least(0),
+        0, Inert("says which questions train the graph; the SHA-256 of these counts instead"), least(0)
     )
     batch_size: int = setting(4, takes=least(1))
     num_iterations: int = setting(10, takes=least(1))
@@ -197,12 +189,7 @@ class AgentsConfig(QuestionsConfig):
         for key in ("optimized_spatial", "optimized_temporal"):
             is_optimized = getattr(self, key)
             need = "task.mode=direct_answer has no edges to optimize: use another task.mode, or leave it out"
-            check(
-                not (is_optimized and self.mode is Mode.direct_answer),
-                f"task.{key}",
-                is_optimized,
-                need,
-            )
+            check(not (is_optimized and self.mode is Mode.direct_answer), f"task.{key}", is_optimized, need)
             need = f"task.graph={self.graph} is used as it is: leave one of the two out"
             check(not (is_optimized and self.graph is not None), f"task.{key}", is_optimized, need)
         if self.optimized_spatial and self.mode is Mode.debate:
@@ -236,12 +223,7 @@ class AgentsConfig(QuestionsConfig):
             need = f"task.graph={self.graph} is used as it is: leave one of the two out; task.draw says how"
             check(self.graph is None, "task.method", self.method, need)
             need = "it learns edges, and none is to be learned: give task.optimized_spatial=true"
-            check(
-                has_random,
-                "task.method",
-                self.method,
-                f"{need}, task.optimized_temporal=true or both",
-            )
+            check(has_random, "task.method", self.method, f"{need}, task.optimized_temporal=true or both")
         if self.method is Method.agent_dropout:
             need = "agents are dropped by their learned spatial edges: give task.optimized_spatial=true too"
             check(self.optimized_spatial, "task.method", self.method, need)
@@ -314,9 +296,7 @@ class AgentsConfig(QuestionsConfig):
     @property
     def is_trained(self) -> bool:
         """Whether the graph is learned before it is used."""
-        return self.method is not Method.none and (
-            self.optimized_spatial or self.optimized_temporal
-        )
+        return self.method is not Method.none and (self.optimized_spatial or self.optimized_temporal)
 
     @property
     def draws(self) -> bool:
@@ -343,13 +323,9 @@ class AgentsConfig(QuestionsConfig):
     @property
     def subject(self) -> str:
         """Return topology, attack and split."""
-        how = (
-            " pruned" if self.is_trained else " drawn" if self.draws and self.graph is None else ""
-        )
+        how = " pruned" if self.is_trained else " drawn" if self.draws and self.graph is None else ""
         attack = "" if self.attack is Attack.none else f" {self.attack}"
-        samples = (
-            " matched" if self.match is not None else f" x{self.samples}" if self.is_sampled else ""
-        )
+        samples = " matched" if self.match is not None else f" x{self.samples}" if self.is_sampled else ""
         return f"{self.mode}{samples}{how}{attack} {self.split}"
 
     @property
@@ -358,17 +334,15 @@ class AgentsConfig(QuestionsConfig):
         samples = self.samples if self.match is None else TYPICAL_SAMPLES
         team = samples if self.mode is Mode.direct_answer else self.agents
         calls = team * self.num_rounds + (self.decision_method is DecisionMethod.final_refer)
-        fewer = (
-            self.silent_agents * self.num_rounds
-        )  # in scored questions and in the second half of the training
+        # in scored questions and in the second half of the training
+        fewer = self.silent_agents * self.num_rounds
         asked, train = super().questions, self.train_questions
         return (asked + train) * calls - (asked + train // 2) * fewer
 
 
 OF_QUESTIONS = {item.name for item in fields(QuestionsConfig)}
-OF_TEAM = [
-    item.name for item in fields(AgentsConfig) if item.name not in OF_QUESTIONS
-]  # say what a team is
+# say what a team is
+OF_TEAM = [item.name for item in fields(AgentsConfig) if item.name not in OF_QUESTIONS]
 
 
 def dropped_agents(agents: int, rate: float) -> int:

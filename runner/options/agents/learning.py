@@ -19,9 +19,8 @@ from runner.options.agents.keys import Baseline
 
 Play = tuple[Sequence[Round], bool]  # all rounds of one question, and whether it was solved
 Pruned = dict[Kind, tuple[Place, ...]]
-Term = tuple[
-    float, Matrix
-]  # what is added to the loss for a kind of edges, and its gradient by the logits
+# what is added to the loss for a kind of edges, and its gradient by the logits
+Term = tuple[float, Matrix]
 Terms = Mapping[Kind, Term]
 
 
@@ -39,9 +38,7 @@ class TrainingStep:
 class Adam:
     """The optimizer Adam for one array of logits, as in torch."""
 
-    def __init__(
-        self, shape: tuple[int, ...], lr: float, betas: tuple[float, float] = (0.9, 0.999)
-    ) -> None:
+    def __init__(self, shape: tuple[int, ...], lr: float, betas: tuple[float, float] = (0.9, 0.999)) -> None:
         self.lr, self.betas, self.eps = lr, betas, 1e-8
         self.mean, self.square = np.zeros(shape), np.zeros(shape)
         self.steps = 0
@@ -62,9 +59,7 @@ class LearningMethod:
     nothing."""
 
     baseline: Baseline = Baseline.none
-    moves_all_logits: ClassVar[bool] = (
-        False  # else an edge that was pruned, or is none, keeps its logit
-    )
+    moves_all_logits: ClassVar[bool] = False  # else an edge that was pruned, or is none, keeps its logit
 
     def begin(self, graph: Graph) -> None:
         """Prepare the untrained graph."""
@@ -73,9 +68,7 @@ class LearningMethod:
         """Return what is added to the loss for each optimized kind."""
         optimized = {kind: edges for kind, edges in graph.kinds.items() if edges.optimized}
         return {
-            kind: term
-            for kind, edges in optimized.items()
-            if (term := self.term(kind, edges)) is not None
+            kind: term for kind, edges in optimized.items() if (term := self.term(kind, edges)) is not None
         }
 
     def term(self, kind: Kind, edges: Edges) -> Term | None:
@@ -128,14 +121,9 @@ class Learner:
         """Return the loss of one iteration, and its gradient by the logits of each kind that is
         optimized."""
         mean = sum(solved for _, solved in plays) / len(plays)
-        loss, gradients = (
-            0.0,
-            {kind: np.zeros_like(self.graph.kinds[kind].logits) for kind in self.adams},
-        )
+        loss, gradients = (0.0, {kind: np.zeros_like(self.graph.kinds[kind].logits) for kind in self.adams})
         for rounds, solved in plays:
-            reward = (solved - (mean if self.method.baseline is Baseline.mean else 0.0)) / len(
-                plays
-            )
+            reward = (solved - (mean if self.method.baseline is Baseline.mean else 0.0)) / len(plays)
             loss -= reward * math.fsum(round_.log_prob for round_ in rounds)
             for choice in (choice for round_ in rounds for choice in round_.choices):
                 gradients[choice.kind][choice.index] -= reward * (choice.taken - choice.probability)
@@ -172,9 +160,7 @@ def closeness(given: Mask, matrix: Matrix, delta: float) -> tuple[float, Matrix]
     the matrix."""
     apart = matrix - given
     distance = float(np.sqrt((apart**2).sum()))
-    return (
-        (distance - delta, apart / distance) if distance > delta else (0.0, np.zeros_like(matrix))
-    )
+    return (distance - delta, apart / distance) if distance > delta else (0.0, np.zeros_like(matrix))
 
 
 def live_weights(edges: Edges) -> Matrix:

@@ -41,16 +41,9 @@ def team_overrides(task: AgentsConfig) -> list[str]:
     """Return the overrides that make the team's job of the one agent's; none if it is named by its
     id."""
     overrides, plain = named_job.overrides_of(task.match, task), AgentsConfig()
-    own = [
-        "task.match=null",
-        f"task.mode={plain.mode}",
-        f"task.decision_method={plain.decision_method}",
-    ]
+    own = ["task.match=null", f"task.mode={plain.mode}", f"task.decision_method={plain.decision_method}"]
     given = {line.partition("=")[0] for line in overrides}
-    return overrides and [
-        *(line for line in own if line.partition("=")[0] not in given),
-        *overrides,
-    ]
+    return overrides and [*(line for line in own if line.partition("=")[0] not in given), *overrides]
 
 
 @dataclass(frozen=True)
@@ -78,10 +71,7 @@ class Budgets:
             raise named_job.not_asked(KEY, named, job, lacking.number)
         trained = sum(record.result.metrics.get(f"train_{key}", 0.0) for key in OF_CALLS)
         return cls(
-            job,
-            named,
-            {str(question): tokens for question, tokens in known.items()},
-            trained / len(known),
+            job, named, {str(question): tokens for question, tokens in known.items()}, trained / len(known)
         )
 
     def of(self, item: Item) -> float:
@@ -96,9 +86,7 @@ class Budgets:
         """Say which job was matched, and how nearly."""
         budget, used = self.whole(items), total.prompt_tokens + total.new_tokens
         named = " · ".join(dict.fromkeys((self.named, self.job.job_id)))
-        training = (
-            f", {self.training * len(items):,.0f} of them for training" if self.training else ""
-        )
+        training = f", {self.training * len(items):,.0f} of them for training" if self.training else ""
         return f"{named}: {budget:,.0f} tokens{training}; used {used:,.0f}, {used / budget:.1%}"
 
 

@@ -18,13 +18,7 @@ import numpy as np
 
 from runner.options.agents.graph import Edges, Graph, Kind, Matrix
 from runner.options.agents.graph_file import Setting
-from runner.options.agents.keys import (
-    OF_SOME_METHODS,
-    AgentsConfig,
-    Baseline,
-    Method,
-    dropped_agents,
-)
+from runner.options.agents.keys import OF_SOME_METHODS, AgentsConfig, Baseline, Method, dropped_agents
 from runner.options.agents.learning import (
     Learner,
     LearningMethod,
@@ -76,9 +70,7 @@ class AgentPrune(LearningMethod):
     """AgentPrune as its paper describes it: both masks near the given graph and of low rank, one
     pruning at the end."""
 
-    def __init__(
-        self, iterations: int = 10, pruning_rate: float = 0.25, delta: float = 0.1
-    ) -> None:
+    def __init__(self, iterations: int = 10, pruning_rate: float = 0.25, delta: float = 0.1) -> None:
         self.iterations, self.pruning_rate, self.delta = iterations, pruning_rate, delta
 
     def term(self, _: Kind, edges: Edges) -> Term:
@@ -99,9 +91,7 @@ class AgentPruneCode(NowAndThen):
 
     moves_all_logits: ClassVar[bool] = True
 
-    def __init__(
-        self, pruning_rate: float = 0.25, imp_per_iterations: int = 5, delta: float = 0.1
-    ) -> None:
+    def __init__(self, pruning_rate: float = 0.25, imp_per_iterations: int = 5, delta: float = 0.1) -> None:
         super().__init__(pruning_rate, imp_per_iterations)
         self.delta = delta
 
@@ -168,18 +158,14 @@ def weakest_agents(graph: Graph, rate: float) -> list[tuple[int, int]]:
     for number, square in enumerate(graph.spatial.squares):
         weights = live_weights(square)
         degrees = weights.sum(axis=0) + weights.sum(axis=1)
-        order = sorted(
-            range(graph.agents), key=lambda agent: (float(np.round(degrees[agent], 12)), -agent)
-        )
+        order = sorted(range(graph.agents), key=lambda agent: (float(np.round(degrees[agent], 12)), -agent))
         found += [(number, agent) for agent in order[: dropped_agents(graph.agents, rate)]]
     return found
 
 
 def pruned_kinds(graph: Graph, rate: float) -> Pruned:
     """Prune each optimized kind for itself."""
-    return {
-        kind: tuple(prune(edges, rate)) for kind, edges in graph.kinds.items() if edges.optimized
-    }
+    return {kind: tuple(prune(edges, rate)) for kind, edges in graph.kinds.items() if edges.optimized}
 
 
 def silence_words(graph: Graph, titles: Sequence[str]) -> list[str]:
@@ -201,24 +187,16 @@ def learner_of(task: AgentsConfig, graph: Graph) -> Learner:
 def settings_of(task: AgentsConfig) -> dict[str, Setting]:
     """Return the settings of a training by name, for the file of its graph: those that the method
     uses."""
-    names = [
-        *SETTINGS,
-        *(name for name, (_, methods) in OF_SOME_METHODS.items() if task.method in methods),
-    ]
+    names = [*SETTINGS, *(name for name, (_, methods) in OF_SOME_METHODS.items() if task.method in methods)]
     settings = {name: getattr(task, name) for name in names} | {"method": task.method}
-    return {
-        name: str(value) if isinstance(value, StrEnum) else value
-        for name, value in settings.items()
-    }
+    return {name: str(value) if isinstance(value, StrEnum) else value for name, value in settings.items()}
 
 
 def method_of(task: AgentsConfig) -> LearningMethod:
     """Return the task's method with its settings."""
     match task.method:
         case Method.runner:
-            return Ours(
-                task.pruning_rate, task.imp_per_iterations, task.baseline, task.nuclear_norm
-            )
+            return Ours(task.pruning_rate, task.imp_per_iterations, task.baseline, task.nuclear_norm)
         case Method.agent_prune:
             return AgentPrune(task.num_iterations, task.pruning_rate, task.delta)
         case Method.agent_prune_code:

@@ -21,8 +21,7 @@ METRICS: tuple[Metric, ...] = (
         "train_cost_usd", "training cost USD", ".4f", better=Better.lower, pooling=kinds.Pooling.sum
     ),
     *kinds.counts(
-        Better.neither,
-        *(f"{kind}_edges_{when}" for kind in ("spatial", "temporal") for when in TRAINING),
+        Better.neither, *(f"{kind}_edges_{when}" for kind in ("spatial", "temporal") for when in TRAINING)
     ),
     # an attack on one agent of a team
     *kinds.counts(Better.neither, "told_lies", *(f"attacked_{what}" for what in OF_CALLS)),
@@ -30,10 +29,6 @@ METRICS: tuple[Metric, ...] = (
     *kinds.counts(Better.lower, "followed_attack"),
     *kinds.counts(Better.higher, "honest_correct"),
     kinds.metric(
-        "honest_accuracy",
-        "the others' vote",
-        ".1%",
-        better=Better.higher,
-        pooling=kinds.Pooling.dropped,
+        "honest_accuracy", "the others' vote", ".1%", better=Better.higher, pooling=kinds.Pooling.dropped
     ),
 )

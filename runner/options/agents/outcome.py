@@ -13,9 +13,8 @@ from runner_engine import prompt_sha256
 
 def sample_of(index: int, item: Item, discussion: Discussion) -> Sample:
     """Return the sample of a question, with the sums over its calls, which are in calls.jsonl."""
-    every = sorted(
-        discussion.answered.values(), key=lambda answered: answered.turn.id
-    )  # in whatever order they came
+    # in whatever order they came
+    every = sorted(discussion.answered.values(), key=lambda answered: answered.turn.id)
     costs = [answered.call.cost_usd for answered in every if answered.call.cost_usd is not None]
     reason, answer = ended_by(discussion), discussion.answer
     verdict = Verdict.correct if answer == item.gold else Verdict.wrong

@@ -19,11 +19,8 @@ from runner_base.svg import document, plain, text
 
 Point = tuple[float, float]
 
-NODE, LABEL, STEP = (
-    19,
-    165,
-    52,
-)  # radius of an agent, room for a role's name, from one agent to the next
+# radius of an agent, room for a role's name, from one agent to the next
+NODE, LABEL, STEP = (19, 165, 52)
 TOP, FOOT, LEGEND_FOOT = 146, 62, 104  # above the agents, below them, below them with a legend
 BETWEEN = 150  # between two rows
 ACROSS = 270  # from one column of agents to the other
@@ -45,9 +42,7 @@ SPATIAL, TEMPORAL = Look("#4e79a7", "#b5c8dd"), Look("#d9772b", "#f3cdaa", " (ro
 LEGEND_LOOK = Look("#777777", "#c4c4c4")
 
 
-def svg(
-    graph: Graph, title: str, roles: Sequence[str], rounds: int, *, is_drawn: bool = True
-) -> str:
+def svg(graph: Graph, title: str, roles: Sequence[str], rounds: int, *, is_drawn: bool = True) -> str:
     """Draw a graph as `rounds` rounds use it; `is_drawn`: by chance, where edges have
     probabilities.
 
@@ -112,9 +107,7 @@ class _Panel:
             return set()
         at = self.number if self.number is not None else int(self.kind == "temporal")
         taken = self.graph.settled(at)
-        return set(self.edges.scan()) - set(
-            taken.spatial if self.kind == "spatial" else taken.temporal
-        )
+        return set(self.edges.scan()) - set(taken.spatial if self.kind == "spatial" else taken.temporal)
 
     @property
     def head(self) -> str:
@@ -133,18 +126,13 @@ def _spatial(panel: _Panel, middle: Point, ring: float) -> list[str]:
     even."""
     roles, agents, never = panel.roles, len(panel.roles), panel.never
     turns = [
-        math.tau * (number + 0.5 * (agents % 2) - 0.5) / agents - math.pi / 2
-        for number in range(agents)
+        math.tau * (number + 0.5 * (agents % 2) - 0.5) / agents - math.pi / 2 for number in range(agents)
     ]
-    places = [
-        (middle[0] + ring * math.cos(turn), middle[1] + ring * math.sin(turn)) for turn in turns
-    ]
+    places = [(middle[0] + ring * math.cos(turn), middle[1] + ring * math.sin(turn)) for turn in turns]
     if agents == 1:
         places = [middle]
     all_of_it = f"{panel.edges.count - len(never)} are taken"
-    all_of_it = (
-        f"{all_of_it}{(', the others would close a circle' if not panel.edges.optimized else '')}"
-    )
+    all_of_it = f"{all_of_it}{(', the others would close a circle' if not panel.edges.optimized else '')}"
     pieces = _head(middle[0], panel, all_of_it if never else "all taken")
     pieces += _arrows(panel, places, places, SPATIAL, bend=0.13)
     for number, (turn, (x, y)) in enumerate(zip(turns, places, strict=True)):
@@ -153,9 +141,7 @@ def _spatial(panel: _Panel, middle: Point, ring: float) -> list[str]:
         label = (x + (NODE + 8) * aside, y + 4 + (NODE + 12) * below)
         if abs(aside) > 0.5:
             label = (x + math.copysign(NODE + 7, aside), y + 4)
-        pieces += agent(
-            (x, y), number, roles[number], label, anchor, number in panel.silent_targets
-        )
+        pieces += agent((x, y), number, roles[number], label, anchor, number in panel.silent_targets)
     return pieces
 
 
@@ -169,15 +155,10 @@ def _temporal(panel: _Panel, middle: Point, step: float) -> list[str]:
     )
     when = " from the second round on" if panel.number is None else ""
     pieces = _head(
-        middle[0],
-        panel,
-        f"{panel.edges.count - len(never)} are taken" if never else f"all taken{when}",
+        middle[0], panel, f"{panel.edges.count - len(never)} are taken" if never else f"all taken{when}"
     )
     pieces += _arrows(panel, left, right, TEMPORAL, bend=0.0)
-    sides = (
-        (left, -1, "round before", panel.silent_sources),
-        (right, 1, "this round", panel.silent_targets),
-    )
+    sides = ((left, -1, "round before", panel.silent_sources), (right, 1, "this round", panel.silent_targets))
     for column, side, heading, silent in sides:
         pieces.append(text(column[0][0], first - NODE - 10, heading, colour=GREY, anchor="middle"))
         for number, (x, y) in enumerate(column):
@@ -234,21 +215,13 @@ def _arrows(
             tooltip += ": never taken, it would close a circle"
         width = max(THINNEST, WIDEST * weight) if edges.optimized else FIXED
         colour = look.pale if is_pale else look.live
-        piece = arrow(
-            sources[source], targets[target], width, colour, tooltip, bend, is_dashed=not is_live
-        )
+        piece = arrow(sources[source], targets[target], width, colour, tooltip, bend, is_dashed=not is_live)
         drawn.append((not is_pale, width, source, target, piece))
     return [piece for *_, piece in sorted(drawn)]
 
 
 def arrow(
-    source: Point,
-    target: Point,
-    width: float,
-    colour: str,
-    title: str,
-    bend: float,
-    is_dashed: bool,
+    source: Point, target: Point, width: float, colour: str, title: str, bend: float, is_dashed: bool
 ) -> str:
     """An arrow from circle to circle; two of opposite directions bend away from each other."""
     across, down = target[0] - source[0], target[1] - source[1]
@@ -261,15 +234,9 @@ def arrow(
         (point[1] - back[1]) / tip * (2.5 + 0.75 * width),
         (back[0] - point[0]) / tip * (2.5 + 0.75 * width),
     )
-    head = [
-        point,
-        (back[0] + aside[0], back[1] + aside[1]),
-        (back[0] - aside[0], back[1] - aside[1]),
-    ]
+    head = [point, (back[0] + aside[0], back[1] + aside[1]), (back[0] - aside[0], back[1] - aside[1])]
     dashed = ' stroke-dasharray="6 5"' if is_dashed else ""
-    path = (
-        f"M {begin[0]:.1f} {begin[1]:.1f} Q {pull[0]:.1f} {pull[1]:.1f} {end[0]:.1f} {end[1]:.1f}"
-    )
+    path = f"M {begin[0]:.1f} {begin[1]:.1f} Q {pull[0]:.1f} {pull[1]:.1f} {end[0]:.1f} {end[1]:.1f}"
     corners = " ".join(f"{x:.1f},{y:.1f}" for x, y in head)
     return (
         f'<g><title>{plain(title)}</title><path d="{path}" fill="none" stroke="{colour}" stroke-width="{width:.2f}"'
@@ -280,9 +247,7 @@ def arrow(
 def _towards(start: Point, aim: Point, far: float) -> Point:
     """Return the point at distance `far` from a place, in the direction of another."""
     distance = math.dist(start, aim)
-    return start[0] + (aim[0] - start[0]) / distance * far, start[1] + (
-        aim[1] - start[1]
-    ) / distance * far
+    return start[0] + (aim[0] - start[0]) / distance * far, start[1] + (aim[1] - start[1]) / distance * far
 
 
 def _legend() -> list[str]:
@@ -294,9 +259,7 @@ def _legend() -> list[str]:
     for label, width in [*samples, ("pruned", WIDEST / 2)]:
         is_dashed = label == "pruned"
         colour = LEGEND_LOOK.pale if is_dashed else LEGEND_LOOK.live
-        pieces.append(
-            arrow((x - NODE, 0), (x + 44 + NODE, 0), width, colour, label, 0.0, is_dashed)
-        )
+        pieces.append(arrow((x - NODE, 0), (x + 44 + NODE, 0), width, colour, label, 0.0, is_dashed))
         pieces.append(text(x + 52, 4, label, colour=GREY))
         x += 104
     return pieces

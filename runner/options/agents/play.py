@@ -64,12 +64,7 @@ class Player:
         programs_at_once: int = 2,
         adapter_of: Callable[[Role | None], str | None] = lambda _: None,
     ) -> None:
-        self._records, self._code, self._open_session, self._on_step = (
-            records,
-            code,
-            open_session,
-            on_step,
-        )
+        self._records, self._code, self._open_session, self._on_step = (records, code, open_session, on_step)
         self._session: Session | None = None
         self._adapter_of = adapter_of
         self._pool = ThreadPoolExecutor(programs_at_once, thread_name_prefix="program")
@@ -90,9 +85,7 @@ class Player:
             self._session.close()
 
     def play(
-        self,
-        discussions: Sequence[Discussion],
-        on_end: Callable[[Discussion], None] = lambda _: None,
+        self, discussions: Sequence[Discussion], on_end: Callable[[Discussion], None] = lambda _: None
     ) -> None:
         """Play all discussions to their end; `on_end` is called with each as it ends."""
         left = {discussion.key: discussion for discussion in discussions}
@@ -164,10 +157,7 @@ class Player:
         """Take the completions of a step; return their discussions."""
         discussions = []
         for event in events:
-            if (
-                isinstance(event, Completion)
-                and event.answer.finish_reason is not FinishReason.cancelled
-            ):
+            if isinstance(event, Completion) and event.answer.finish_reason is not FinishReason.cancelled:
                 discussion, answered = (
                     self._discussions[str(event.id)],
                     answered_by(self._asked.pop(event.id), event),

@@ -59,11 +59,7 @@ def answer_of(
         return extract(text, numbers, Extractor.flexible if is_whole else Extractor.strict)
     found = extract_all(text, letter_notation)
     rules = (Extractor.the_answer_is, Extractor.strict, Extractor.boxed, Extractor.flexible)
-    return (
-        next((found[rule] for rule in rules if found[rule]), None)
-        if is_whole
-        else found[Extractor.strict]
-    )
+    return next((found[rule] for rule in rules if found[rule]), None) if is_whole else found[Extractor.strict]
 
 
 def agent_message(
@@ -92,10 +88,7 @@ def messages(
     wording = wording_of(domain, letters)
     parts = [wording.question.format(question=question)]
     if role.hears_numbers:
-        for hint, neighbours in (
-            (wording.numbers_now, spatial),
-            (wording.numbers_before, temporal),
-        ):
+        for hint, neighbours in ((wording.numbers_now, spatial), (wording.numbers_before, temporal)):
             numbers = [neighbour.answer for neighbour in neighbours if neighbour.answer is not None]
             if numbers:
                 parts.append(hint.format(numbers=", ".join(numbers)))
@@ -105,9 +98,7 @@ def messages(
             (wording.texts_before, wording.said_before, temporal),
         ):
             parts += _texts(domain, title, template, neighbours)
-    return Message("system", head(role, domain, letters, lies)), Message(
-        "user", _joined(wording, parts)
-    )
+    return Message("system", head(role, domain, letters, lies)), Message("user", _joined(wording, parts))
 
 
 def decision_messages(
@@ -169,9 +160,7 @@ def unmarked(text: str) -> str:
 
 def _texts(domain: Domain, title: str, template: str, heard: Sequence[AgentMessage]) -> list[str]:
     texts = [
-        template.format(
-            agent=message.agent + 1, role=message.role.words, text=quoted(domain, message)
-        )
+        template.format(agent=message.agent + 1, role=message.role.words, text=quoted(domain, message))
         for message in heard
     ]
     return [title, *texts] if texts else []

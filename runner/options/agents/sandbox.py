@@ -163,11 +163,7 @@ class Sandbox:
             return self._outcome(data, why, process.returncode, cpu_s, letters)
 
     def _send(
-        self,
-        process: subprocess.Popen[bytes],
-        texts: Sequence[str],
-        limits: SandboxLimits,
-        letters: bool,
+        self, process: subprocess.Popen[bytes], texts: Sequence[str], limits: SandboxLimits, letters: bool
     ) -> None:
         job = {
             "parent": os.getpid(),
@@ -208,9 +204,8 @@ class Sandbox:
                     continue
                 if data.count(b"\0") == len(_FIELDS) - 1 or _has_ended(process):
                     return data, ""
-                poll.unregister(
-                    descriptor
-                )  # the process is ending, or the code has closed the pipe
+                # the process is ending, or the code has closed the pipe
+                poll.unregister(descriptor)
             if _is_full(folder, 4 * limits.file_kib * KIB):
                 return b"", "it wrote more files than it may"
         closed = "" if is_open else "it closed the pipe for its answer, and "
@@ -227,9 +222,7 @@ class Sandbox:
                 why = f"it used more than {self.limits.cpu_s} s of CPU time"
             elif data and exit_code == 0:
                 why = why or "it wrote into the pipe for its answer"
-            return _failed(
-                why or f"it {describe_exit(exit_code)} before it had an answer"
-            ), frozenset()
+            return _failed(why or f"it {describe_exit(exit_code)} before it had an answer"), frozenset()
         held, answer, why, printed = (
             field[:most] for field, most in zip(fields, _FIELDS.values(), strict=True)
         )
@@ -241,10 +234,7 @@ class Sandbox:
         if found is not None and len(found) > MAX_DIGITS:
             found, why = None, f"`answer` has more than {MAX_DIGITS} digits"
         if found is None:
-            why = (
-                why
-                or f"`answer` is {answer.strip()[:100]!r} and no {LETTER if letters else NUMBER}"
-            )
+            why = why or f"`answer` is {answer.strip()[:100]!r} and no {LETTER if letters else NUMBER}"
             return CodeOutcome(None, CodeStatus.code_failed, why, printed), frozenset(held.split())
         return CodeOutcome(found, CodeStatus.ok, "", printed), frozenset(held.split())
 
@@ -254,21 +244,16 @@ def programs_in(text: str) -> tuple[str, ...]:
     Python is run."""
     fenced = [found[1] for found in _FENCE.finditer(text)]
     if fenced:
-        final = [
-            block for block in fenced if re.search(r"^\s*answer\b[^\n]*=", block, re.M)
-        ] or fenced
-        return tuple(
-            dict.fromkeys(["\n".join(fenced), final[-1]])
-        )  # the first: a program in several blocks
+        final = [block for block in fenced if re.search(r"^\s*answer\b[^\n]*=", block, re.M)] or fenced
+        # the first: a program in several blocks
+        return tuple(dict.fromkeys(["\n".join(fenced), final[-1]]))
     begin = _CODE_BEGINS.search(text)
     if begin is None:
         return (text,)
     lines = text[begin.start() :].splitlines()
     # prose may follow it, too: try with ever fewer lines at the end
     return tuple(
-        dict.fromkeys(
-            [text, *("\n".join(lines[:count]) for count in range(len(lines), 0, -1)[:50])]
-        )
+        dict.fromkeys([text, *("\n".join(lines[:count]) for count in range(len(lines), 0, -1)[:50])])
     )
 
 
@@ -292,10 +277,7 @@ def in_words(held: frozenset[str], limits: SandboxLimits) -> Protections:
         if "paths" in held
         else ("landlock", "files elsewhere")
     )
-    for name, what in (
-        by_path,
-        ("seccomp", "network, processes, signals, other calls of the system"),
-    ):
+    for name, what in (by_path, ("seccomp", "network, processes, signals, other calls of the system")):
         if name in held:
             clauses.append(f"{what}: refused by the kernel ({name})")
         else:

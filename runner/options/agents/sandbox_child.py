@@ -25,11 +25,8 @@ NOBODY = 65534
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 1, 4, 38  # of prctl
 _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 22, 2
 _SIGKILL = 9
-_CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = (
-    444,
-    445,
-    446,
-)  # Landlock's calls, equal on all machines
+# Landlock's calls, equal on all machines
+_CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = (444, 445, 446)
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR, _REMOVE_FILE, _MAKE_REG, _TRUNCATE = (
     1,
     2,
@@ -40,20 +37,11 @@ _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR, _REMOVE_FILE, _MAKE_REG, _TRUNCATE
     1 << 14,
 )
 _READ = _READ_FILE | _READ_DIR
-_IN_FOLDER = (
-    _READ | _WRITE_FILE | _REMOVE_FILE | _MAKE_REG | _TRUNCATE
-)  # flat files only: no folders, no links
+# flat files only: no folders, no links
+_IN_FOLDER = _READ | _WRITE_FILE | _REMOVE_FILE | _MAKE_REG | _TRUNCATE
 # What Python reads when it imports: its own modules, and the libraries of the system that some of
 # them load.
-_LIBRARIES = (
-    "/lib",
-    "/lib64",
-    "/usr/lib",
-    "/usr/lib64",
-    "/usr/local/lib",
-    "/nix/store",
-    "/etc/ld.so.cache",
-)
+_LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/nix/store", "/etc/ld.so.cache")
 _DEVICES = ("/dev/null", "/dev/urandom", "/dev/zero", "/usr/share/zoneinfo")
 _ONLY_AST = 0x400  # ast.PyCF_ONLY_AST; importing `ast` would take as long as all of this
 # Modules that others import inside of functions which a computation may well call.
@@ -164,11 +152,7 @@ def imports_in(tree: Any) -> dict[str, list[str]]:
                 found.setdefault(alias.name, [])
         elif kind == "ImportFrom" and node.module and not node.level:
             found.setdefault(node.module, []).extend(alias.name for alias in node.names)
-        elif (
-            kind == "Call"
-            and node.args
-            and isinstance(name := getattr(node.args[0], "value", None), str)
-        ):
+        elif kind == "Call" and node.args and isinstance(name := getattr(node.args[0], "value", None), str):
             called = getattr(node.func, "id", "") or getattr(node.func, "attr", "")
             if called in ("__import__", "import_module"):
                 found.setdefault(name, [])
@@ -229,11 +213,7 @@ def as_text(value: Any, wanted: str = "number") -> tuple[str, str]:
     text = format(number, ".12g")
     if "e" in text:  # as small as 1e-07: the same digits written out
         text = format(number, f".{11 - int(text.split('e')[1])}f").rstrip("0")
-    return (
-        (text, "")
-        if len(text) <= MAX_DIGITS
-        else ("", f"`answer` has more than {MAX_DIGITS} digits")
-    )
+    return (text, "") if len(text) <= MAX_DIGITS else ("", f"`answer` has more than {MAX_DIGITS} digits")
 
 
 def describe(error: BaseException) -> str:
@@ -305,9 +285,7 @@ def drop_privileges(libc: Any) -> list[str]:
         os.setgroups([])
         os.setresgid(NOBODY, NOBODY, NOBODY)
         os.seteuid(NOBODY)
-        can_import = any(
-            os.access(f"{folder}/abc.py", os.R_OK, effective_ids=True) for folder in sys.path
-        )
+        can_import = any(os.access(f"{folder}/abc.py", os.R_OK, effective_ids=True) for folder in sys.path)
         os.seteuid(0)
         if can_import:
             os.setresuid(NOBODY, NOBODY, NOBODY)
@@ -332,20 +310,15 @@ def close_files(libc: Any) -> bool:
     if version < 1:
         return False
     rights = (1 << {1: 13, 2: 14, 3: 15, 4: 15}.get(version, 16)) - 1
-    fields = (
-        [rights] + [0b11] * (version >= 4) + [0b11] * (version >= 6)
-    )  # files; TCP; signals and abstract sockets
+    # files; TCP; signals and abstract sockets
+    fields = [rights] + [0b11] * (version >= 4) + [0b11] * (version >= 6)
     attributes = (ctypes.c_uint64 * len(fields))(*fields)
     rules = call(_CREATE_RULESET, attributes, ctypes.sizeof(attributes), 0)
     if rules < 0:
         return False
     known = rights if version >= 3 else rights & ~_TRUNCATE
     readable = [*sys.path, f"{sys.base_prefix}/lib", *_LIBRARIES, *_DEVICES]
-    allowed = [
-        (".", _IN_FOLDER),
-        *((path, _READ) for path in readable),
-        ("/dev/null", _READ | _WRITE_FILE),
-    ]
+    allowed = [(".", _IN_FOLDER), *((path, _READ) for path in readable), ("/dev/null", _READ | _WRITE_FILE)]
     for path, access in allowed:
         try:
             descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
@@ -384,16 +357,7 @@ def refuser(files: bool, calls: bool) -> Any:
     )
     # Landlock allows changing permissions and times of files, so this hook lets only reading pass
     refused = ("os.", "shutil.", "tempfile.", "glob.", "ctypes.")
-    on_calls = (
-        "socket.",
-        "subprocess.",
-        "pty.",
-        "signal.",
-        "resource.",
-        "syslog.",
-        "fcntl.",
-        "mmap.",
-    )
+    on_calls = ("socket.", "subprocess.", "pty.", "signal.", "resource.", "syslog.", "fcntl.", "mmap.")
     modules = ("_ctypes", "ctypes", "_posixsubprocess", "_socket", "resource", "gc")
     own = ("os.remove", "os.unlink", "os.listdir", "os.scandir")
 
@@ -402,26 +366,18 @@ def refuser(files: bool, calls: bool) -> Any:
             if not files or isinstance(arguments[0], int):
                 return
             path, flags = absolute(text(arguments[0])), arguments[2] or 0
-            if (path + "/").startswith(here) or (
-                path.startswith(readable) and not flags & write_flags
-            ):
+            if (path + "/").startswith(here) or (path.startswith(readable) and not flags & write_flags):
                 return
         elif event in own:
             path = absolute(text(arguments[0] if arguments[0] is not None else ".")) + "/"
-            if (
-                not files
-                or path.startswith(here)
-                or (event != "os.remove" and path.startswith(readable))
-            ):
+            if not files or path.startswith(here) or (event != "os.remove" and path.startswith(readable)):
                 return
         elif event == "import":
             if arguments[0] not in modules:
                 return
         elif not event.startswith(refused) and not (calls and event.startswith(on_calls)):
             return
-        raise PermissionError(
-            f"the sandbox refuses {event} {arguments[0] if arguments else ''}".rstrip()
-        )
+        raise PermissionError(f"the sandbox refuses {event} {arguments[0] if arguments else ''}".rstrip())
 
     return refuse
 

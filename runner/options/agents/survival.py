@@ -69,11 +69,7 @@ class SurvivalTable:
     @property
     def can_show(self) -> bool:
         """Whether an edge that all seeds kept, or none, would be more than chance."""
-        ends = [
-            count_p(end, [edge.by_chance] * edge.seeds)
-            for edge in self.edges
-            for end in (0, edge.seeds)
-        ]
+        ends = [count_p(end, [edge.by_chance] * edge.seeds) for edge in self.edges for end in (0, edge.seeds)]
         return bool(ends) and min(ends) * len(self.edges) < ALPHA
 
 
@@ -81,9 +77,7 @@ def survival_of(kinds: Mapping[str, Sequence[EdgesOfSeed]]) -> list[EdgeSurvival
     """Return how often each edge survived, from the edges of each kind in each seed."""
     found = []
     for kind, seeds in kinds.items():
-        kept = [
-            fmean(edge.survived for edge in edges.values()) if edges else 0.0 for edges in seeds
-        ]
+        kept = [fmean(edge.survived for edge in edges.values()) if edges else 0.0 for edges in seeds]
         for source, target in sorted({edge for edges in seeds for edge in edges}):
             allowing = [number for number, edges in enumerate(seeds) if (source, target) in edges]
             of_edge = [seeds[number][source, target] for number in allowing]

@@ -57,13 +57,7 @@ def _panel(found: SurvivalTable, kind: str, left: float) -> list[str]:
     middle = sum(columns) / 2
     pieces = [
         text(middle, 62, f"{kind} edges over {found.seeds} seeds", bold=True, anchor="middle"),
-        text(
-            middle,
-            80,
-            f"{kept:.1f} of {len(edges)} survive in the mean",
-            colour=GREY,
-            anchor="middle",
-        ),
+        text(middle, 80, f"{kept:.1f} of {len(edges)} survive in the mean", colour=GREY, anchor="middle"),
     ]
     for edge in edges:
         pieces.append(_edge(edge, places, found.roles))

@@ -18,27 +18,78 @@ import sys
 
 # name: number on x86_64, number on aarch64 (None: the call does not exist there)
 ALLOWED: dict[str, tuple[int, int | None]] = {
-    "read": (0, 63), "write": (1, 64), "readv": (19, 65), "writev": (20, 66), "pread64": (17, 67), "pwrite64": (18, 68),
-    "lseek": (8, 62), "close": (3, 57), "close_range": (436, 436), "dup": (32, 23), "dup2": (33, None),
-    "dup3": (292, 24), "ftruncate": (77, 46), "fstat": (5, 80), "getcwd": (79, 17),
-    "getdents": (78, None), "getdents64": (217, 61),
-    "poll": (7, None), "ppoll": (271, 73), "select": (23, None), "pselect6": (270, 72),
-    "mmap": (9, 222), "mprotect": (10, 226), "munmap": (11, 215), "mremap": (25, 216), "madvise": (28, 233),
-    "brk": (12, 214), "futex": (202, 98), "set_robust_list": (273, 99), "rseq": (334, 293),
-    "rt_sigaction": (13, 134), "rt_sigprocmask": (14, 135), "rt_sigreturn": (15, 139), "sigaltstack": (131, 132),
-    "restart_syscall": (219, 128), "sched_yield": (24, 124), "sched_getaffinity": (204, 123),
-    "time": (201, None), "gettimeofday": (96, 169), "clock_gettime": (228, 113), "clock_getres": (229, 114),
-    "nanosleep": (35, 101), "clock_nanosleep": (230, 115), "times": (100, 153), "getrusage": (98, 165),
-    "getpid": (39, 172), "getppid": (110, 173), "gettid": (186, 178), "getuid": (102, 174), "geteuid": (107, 175),
-    "getgid": (104, 176), "getegid": (108, 177), "uname": (63, 160), "sysinfo": (99, 179), "getrandom": (318, 278),
-    "exit": (60, 93), "exit_group": (231, 94),
-}  # fmt: skip
+    "read": (0, 63),
+    "write": (1, 64),
+    "readv": (19, 65),
+    "writev": (20, 66),
+    "pread64": (17, 67),
+    "pwrite64": (18, 68),
+    "lseek": (8, 62),
+    "close": (3, 57),
+    "close_range": (436, 436),
+    "dup": (32, 23),
+    "dup2": (33, None),
+    "dup3": (292, 24),
+    "ftruncate": (77, 46),
+    "fstat": (5, 80),
+    "getcwd": (79, 17),
+    "getdents": (78, None),
+    "getdents64": (217, 61),
+    "poll": (7, None),
+    "ppoll": (271, 73),
+    "select": (23, None),
+    "pselect6": (270, 72),
+    "mmap": (9, 222),
+    "mprotect": (10, 226),
+    "munmap": (11, 215),
+    "mremap": (25, 216),
+    "madvise": (28, 233),
+    "brk": (12, 214),
+    "futex": (202, 98),
+    "set_robust_list": (273, 99),
+    "rseq": (334, 293),
+    "rt_sigaction": (13, 134),
+    "rt_sigprocmask": (14, 135),
+    "rt_sigreturn": (15, 139),
+    "sigaltstack": (131, 132),
+    "restart_syscall": (219, 128),
+    "sched_yield": (24, 124),
+    "sched_getaffinity": (204, 123),
+    "time": (201, None),
+    "gettimeofday": (96, 169),
+    "clock_gettime": (228, 113),
+    "clock_getres": (229, 114),
+    "nanosleep": (35, 101),
+    "clock_nanosleep": (230, 115),
+    "times": (100, 153),
+    "getrusage": (98, 165),
+    "getpid": (39, 172),
+    "getppid": (110, 173),
+    "gettid": (186, 178),
+    "getuid": (102, 174),
+    "geteuid": (107, 175),
+    "getgid": (104, 176),
+    "getegid": (108, 177),
+    "uname": (63, 160),
+    "sysinfo": (99, 179),
+    "getrandom": (318, 278),
+    "exit": (60, 93),
+    "exit_group": (231, 94),
+}
 # Also allowed until the code runs: each of them shows whether a path exists.
 BY_PATH: dict[str, tuple[int, int | None]] = {
-    "open": (2, None), "openat": (257, 56), "unlink": (87, None), "unlinkat": (263, 35),
-    "stat": (4, None), "lstat": (6, None), "newfstatat": (262, 79), "statx": (332, 291),
-    "access": (21, None), "faccessat": (269, 48), "faccessat2": (439, 439),
-}  # fmt: skip
+    "open": (2, None),
+    "openat": (257, 56),
+    "unlink": (87, None),
+    "unlinkat": (263, 35),
+    "stat": (4, None),
+    "lstat": (6, None),
+    "newfstatat": (262, 79),
+    "statx": (332, 291),
+    "access": (21, None),
+    "faccessat": (269, 48),
+    "faccessat2": (439, 439),
+}
 # Refused with another errno, after which libraries continue without the call: no terminal, and an
 # older kernel.
 ANSWERED = {"ioctl": ((16, 29), errno.ENOTTY), "clone3": ((435, 435), errno.ENOSYS)}
@@ -48,24 +99,14 @@ FCNTL = (72, 25)
 FCNTL_COMMANDS = (0, 1, 2, 3, 1030)
 PRCTL = (157, 167)
 PRCTL_OPTIONS = (22,)  # PR_SET_SECCOMP, which adds a filter and removes none; until the code runs
-ARCHITECTURES = {
-    "x86_64": (0, 0xC000003E),
-    "aarch64": (1, 0xC00000B7),
-}  # column above, AUDIT_ARCH_…
+# column above, AUDIT_ARCH_…
+ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 _X32 = 0x40000000  # numbers from here on are x86_64's calls under other names
 
-_LOAD, _EQUAL, _AT_LEAST, _RETURN = (
-    0x20,
-    0x15,
-    0x35,
-    0x06,
-)  # of the kernel's BPF: ld abs, jeq, jge, ret
-_NUMBER_AT, _ARCH_AT, _FIRST_ARGUMENT_AT, _SECOND_ARGUMENT_AT = (
-    0,
-    4,
-    16,
-    24,
-)  # in struct seccomp_data, little-endian
+# of the kernel's BPF: ld abs, jeq, jge, ret
+_LOAD, _EQUAL, _AT_LEAST, _RETURN = (0x20, 0x15, 0x35, 0x06)
+# in struct seccomp_data, little-endian
+_NUMBER_AT, _ARCH_AT, _FIRST_ARGUMENT_AT, _SECOND_ARGUMENT_AT = (0, 4, 16, 24)
 _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 
 
@@ -99,8 +140,7 @@ def _program(machine: str, imports: bool) -> bytes:
     lines += [(_EQUAL, number, len(numbers) - index, 0) for index, number in enumerate(numbers)]
     lines += [(_RETURN, _ERRNO | errno.EPERM, 0, 0), (_RETURN, _ALLOW, 0, 0)]
     return b"".join(
-        struct.pack("=HBBI", code, if_true, if_false, operand)
-        for code, operand, if_true, if_false in lines
+        struct.pack("=HBBI", code, if_true, if_false, operand) for code, operand, if_true, if_false in lines
     )
 
 

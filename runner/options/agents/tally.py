@@ -24,9 +24,7 @@ class Cost:
     that it contributes."""
 
     calls: int = 0
-    prompt_tokens: float = (
-        0.0  # of an edge: its share of the prompts by characters, so not a whole number
-    )
+    prompt_tokens: float = 0.0  # of an edge: its share of the prompts by characters, so not a whole number
     new_tokens: int = 0
     code_failed: int = 0
     usd: float | None = None  # of the calls whose price is known
@@ -38,9 +36,8 @@ class Tally:
 
     roles: defaultdict[str, Cost] = field(default_factory=lambda: defaultdict(Cost))
     links: defaultdict[Link, Cost] = field(default_factory=lambda: defaultdict(Cost))
-    programs: Counter[str] = field(
-        default_factory=Counter
-    )  # by why they failed; empty: without failure
+    # by why they failed; empty: without failure
+    programs: Counter[str] = field(default_factory=Counter)
 
     def add(self, discussion: Discussion) -> None:
         """Count all calls of a discussion."""
@@ -101,15 +98,10 @@ class Tally:
     def rows(self) -> list[dict[str, Any]]:
         """Return a row for each role, then for each edge, in the order of the agents."""
         lines = [
-            _row(who, cost, writes_code=who == Role.programming_expert.words)
-            for who, cost in self._by_role()
+            _row(who, cost, writes_code=who == Role.programming_expert.words) for who, cost in self._by_role()
         ]
         lines += [
-            {
-                "tokens of": f"edge {link}",
-                "calls": cost.calls,
-                "prompt tokens": round(cost.prompt_tokens),
-            }
+            {"tokens of": f"edge {link}", "calls": cost.calls, "prompt tokens": round(cost.prompt_tokens)}
             for link, cost in self._by_link()
         ]
         return lines
@@ -120,24 +112,18 @@ class Tally:
 
     def facts(self) -> dict[str, str]:
         """Return the same as text."""
-        by_role = (
-            f"{who} {cost.prompt_tokens:,.0f} + {cost.new_tokens:,}"
-            for who, cost in self._by_role()
-        )
+        by_role = (f"{who} {cost.prompt_tokens:,.0f} + {cost.new_tokens:,}" for who, cost in self._by_role())
         by_edge = (f"{link} {cost.prompt_tokens:,.0f}" for link, cost in self._by_link())
         return {"tokens_by_role": " · ".join(by_role), "prompt_tokens_by_edge": " · ".join(by_edge)}
 
     def _by_role(self) -> list[tuple[str, Cost]]:
         return [
-            (who, self.roles[who])
-            for who in (*(role.words for role in Role), DECISION)
-            if who in self.roles
+            (who, self.roles[who]) for who in (*(role.words for role in Role), DECISION) if who in self.roles
         ]
 
     def _by_link(self) -> list[tuple[Link, Cost]]:
         return sorted(
-            self.links.items(),
-            key=lambda item: (item[0].target is None, item[0].kind, item[0].ends),
+            self.links.items(), key=lambda item: (item[0].target is None, item[0].kind, item[0].ends)
         )
 
 
@@ -184,12 +170,9 @@ class AttackTally:
         if discussion.failed:
             return
         said = next(
-            (message.answer for message in discussion.last_round if message.agent == self.agent),
-            None,
+            (message.answer for message in discussion.last_round if message.agent == self.agent), None
         )
-        others = [
-            message.answer for message in discussion.last_round if message.agent != self.agent
-        ]
+        others = [message.answer for message in discussion.last_round if message.agent != self.agent]
         self.honest_correct += majority(others) == item.gold
         if said is not None and said != item.gold:
             self.lies += 1

@@ -31,31 +31,21 @@ from runner.store.measured import Measured, Measuring
 from runner.tasks.base import Context, Uses
 from runner.tasks.collecting import kept_words, problems
 from runner.tasks.named_adapters import words_on_adapters
-from runner_base import (
-    Call,
-    JobFailed,
-    Progress,
-    Result,
-    Sample,
-    Verdict,
-    counted,
-    machine,
-    write_atomically,
-)
+from runner_base import Call, JobFailed, Progress, Result, Sample, Verdict, counted, machine, write_atomically
 from runner_base.result import CALLS, GRAPH, GRAPH_PICTURE
 from runner_compare.statistics import LIMIT, cut_off_words
 from runner_engine import Capability, Session, adapter_of, require
 
 # 2: a program's `answer` that is no number, or too long, is no answer; 3: learned graphs are not
 # drawn
-VERSION = 5  # 5: tags that a text speaks of are no thinking, and an answer that was cut off behind it is not right
+VERSION = (
+    5  # 5: tags that a text speaks of are no thinking, and an answer that was cut off behind it is not right
+)
 USES = frozenset({Uses.weights, Uses.engine})
 FROM_LEDGER = True
 
 OF_TRAINING = {"calls", "prompt_tokens", "new_tokens", "cost_usd"}
-TEAM_ADAPTER = (
-    "embedded_team"  # shipped: teaches the embedded model the roles, in their brief wording
-)
+TEAM_ADAPTER = "embedded_team"  # shipped: teaches the embedded model the roles, in their brief wording
 PROGRAMS_AT_ONCE = 4  # at most; the engine needs cores, too
 
 
@@ -67,9 +57,7 @@ def prepare(config: RunnerConfig) -> Assignment:
 def run(inputs: Assignment, context: Context) -> Result:
     """Train the graph if requested, discuss all questions, judge and count."""
     recorder, questions = context.recorder, inputs.task.train_questions + len(inputs.items)
-    calls = CallFile(
-        recorder.folder, context.engine, retry_permanent=context.config.rerun == "failed"
-    )
+    calls = CallFile(recorder.folder, context.engine, retry_permanent=context.config.rerun == "failed")
     with closing(calls), recorder.progress(questions, "agents") as bar:
         with kept_words(recorder.done, " questions and all answered calls"):
             result = _Work(inputs, context, calls, bar).result()
@@ -88,9 +76,7 @@ def preview(inputs: Assignment, resolved: ResolvedJob) -> str:
 class _Work:
     """One running job."""
 
-    def __init__(
-        self, inputs: Assignment, context: Context, calls: CallFile, bar: Progress
-    ) -> None:
+    def __init__(self, inputs: Assignment, context: Context, calls: CallFile, bar: Progress) -> None:
         self.inputs, self.task, self.graph = inputs, inputs.task, inputs.graph
         self.context, self.calls, self.bar = context, calls, bar
         limits = SandboxLimits(self.task.code_timeout_s, math.ceil(self.task.code_timeout_s))
@@ -103,9 +89,7 @@ class _Work:
         self.verdicts: Counter[Verdict | None] = Counter()
         self.tally, self.training = Tally(), Tally()
         self.attack = (
-            None
-            if self.task.attack is Attack.none
-            else AttackTally(self.task.attack, self.attacked)
+            None if self.task.attack is Attack.none else AttackTally(self.task.attack, self.attacked)
         )
         self.scored_calls: list[Call] = []  # of the questions that are scored
 
@@ -137,9 +121,7 @@ class _Work:
         )
         result.metrics |= sides(self.scored_calls)
         if task.is_sampled:
-            result.metrics["samples_per_question"] = self.tally.calls_of(self.team.titles[0]) / len(
-                samples
-            )
+            result.metrics["samples_per_question"] = self.tally.calls_of(self.team.titles[0]) / len(samples)
         if self.budgets is not None:
             result.metrics["match_tokens"] = self.budgets.whole(self.inputs.items)
             result.facts["match"] = self.budgets.words_of(self.inputs.items, self.tally.total)
@@ -169,10 +151,7 @@ class _Work:
                 result.facts["answered_by"] = models
             result.notes += measured.report.notes + measured.stats.notes
         limit = str(self.context.config.generation.max_new_tokens)
-        result.notes += [
-            *self.notes(),
-            *filter(None, [cut_off_words(result.metrics, {LIMIT: limit})]),
-        ]
+        result.notes += [*self.notes(), *filter(None, [cut_off_words(result.metrics, {LIMIT: limit})])]
         return result
 
     def edges(self, when: str) -> dict[str, float]:
@@ -182,9 +161,7 @@ class _Work:
             f"{kind}_edges_{when}": edges.count for kind, edges in self.used_kinds.items()
         }
         if self.attack is not None:
-            counts[f"attacked_edges_{when}"] = attacked_edges(
-                self.graph, self.attacked, self.task.num_rounds
-            )
+            counts[f"attacked_edges_{when}"] = attacked_edges(self.graph, self.attacked, self.task.num_rounds)
         return counts
 
     @property
@@ -210,9 +187,7 @@ class _Work:
                 f"{counted(self.calls.reused, 'call was', 'calls were')} on disk from an earlier, interrupted run"
             )
         if self.calls.asked_again:
-            notes.append(
-                f"{self.calls.asked_again} calls that had ended in an error were asked again"
-            )
+            notes.append(f"{self.calls.asked_again} calls that had ended in an error were asked again")
         if self.inputs.left_out:
             notes.append(
                 f"{self.inputs.left_out} questions of task.train_split={self.task.train_split} are among the scored "
@@ -232,9 +207,9 @@ class _Work:
         has_roles = adapter is not None and adapter.path == TEAM_ADAPTER
         if config.model.name != "embedded" or (has_roles and self.task.domain is Domain.brief):
             return ""
-        keys = ["task.domain=brief"] * (self.task.domain is not Domain.brief) + [
-            f"lora={TEAM_ADAPTER}"
-        ] * (not has_roles)
+        keys = ["task.domain=brief"] * (self.task.domain is not Domain.brief) + [f"lora={TEAM_ADAPTER}"] * (
+            not has_roles
+        )
         return f"The embedded model knows a team's roles with {' '.join(keys)} only"
 
     def open_session(self) -> Session:
@@ -266,9 +241,7 @@ class _Work:
             numbers = range(iteration * task.batch_size, (iteration + 1) * task.batch_size)
             items = [self.inputs.train[number % len(self.inputs.train)] for number in numbers]
             named = zip(numbers, items, strict=True)
-            discussions = [
-                self.discussion(f"train/{number}", item, draws=True) for number, item in named
-            ]
+            discussions = [self.discussion(f"train/{number}", item, draws=True) for number, item in named]
             player.play(discussions, self.count)
             for discussion in discussions:
                 if discussion.failed and not discussion.failed.call.permanent:
@@ -278,14 +251,10 @@ class _Work:
                     )
                 self.training.add(discussion)
             results = [
-                discussion.answer == item.gold
-                for discussion, item in zip(discussions, items, strict=True)
+                discussion.answer == item.gold for discussion, item in zip(discussions, items, strict=True)
             ]
             step = learner.step(
-                [
-                    (discussion.rounds, result)
-                    for discussion, result in zip(discussions, results, strict=True)
-                ]
+                [(discussion.rounds, result) for discussion, result in zip(discussions, results, strict=True)]
             )
             solved += results
             live = [str(step.live[kind]) for kind in self.used_kinds]
@@ -308,8 +277,7 @@ class _Work:
             if recorded is not None and not recorded.failed:
                 sample = with_recorded_cluster(self.task, sample, recorded)
                 recorder.verify(
-                    index,
-                    None if recorded == sample else f"is inconsistent with its calls in {CALLS}",
+                    index, None if recorded == sample else f"is inconsistent with its calls in {CALLS}"
                 )
             elif recorded != sample:
                 recorder.sample(sample)
@@ -319,15 +287,12 @@ class _Work:
                 self.attack.add(discussion, items[index])
             self.scored_calls += [answered.call for answered in discussion.answered.values()]
             self.verdicts[sample.answer.verdict] += not sample.left_out
-            self.news = {
-                "accuracy": f"{self.verdicts[Verdict.correct] / max(self.verdicts.total(), 1):.1%}"
-            }
+            self.news = {"accuracy": f"{self.verdicts[Verdict.correct] / max(self.verdicts.total(), 1):.1%}"}
             self.count(discussion)
 
         draws = self.task.draws
         player.play(
-            [self.discussion(f"test/{index}", item, draws) for index, item in enumerate(items)],
-            ended,
+            [self.discussion(f"test/{index}", item, draws) for index, item in enumerate(items)], ended
         )
         return [samples[index] for index in range(len(items))]
 
@@ -351,14 +316,8 @@ class _Work:
         if self.task.is_sampled:
             budget = None if self.budgets is None else self.budgets.of(item)
             return SampledDiscussion(self.team, key, item.question, self.task.samples, budget)
-        rng, numbers = (
-            random.Random(f"{self.context.config.seed}/{key}"),
-            range(self.task.num_rounds),
-        )
-        rounds = [
-            self.graph.draw(rng, number) if draws else self.graph.settled(number)
-            for number in numbers
-        ]
+        rng, numbers = (random.Random(f"{self.context.config.seed}/{key}"), range(self.task.num_rounds))
+        rounds = [self.graph.draw(rng, number) if draws else self.graph.settled(number) for number in numbers]
         seed = f"{self.context.config.seed}/{key}/attack"
         attack = Tampering.of(self.task.attack, self.attacked, seed, item.gold, len(item.choices))
         return Discussion(self.team, key, item.question, rounds, attack)

@@ -21,13 +21,7 @@ from functools import cached_property
 from runner.options.agents.attack import Tampering
 from runner.options.agents.graph import Round
 from runner.options.agents.keys import DECISION, DecisionMethod, Domain, Role
-from runner.options.agents.roles import (
-    AgentMessage,
-    agent_message,
-    answer_of,
-    decision_messages,
-    messages,
-)
+from runner.options.agents.roles import AgentMessage, agent_message, answer_of, decision_messages, messages
 from runner.options.agents.sandbox import CodeOutcome
 from runner_base import Call, FinishReason
 from runner_engine import Message
@@ -56,9 +50,7 @@ class Team:
     ) -> Team:
         """Give each agent a role; the roles repeat."""
         cycle = list(roles or Role)
-        return cls(
-            tuple(cycle[agent % len(cycle)] for agent in range(agents)), domain, decision, letters
-        )
+        return cls(tuple(cycle[agent % len(cycle)] for agent in range(agents)), domain, decision, letters)
 
     @property
     def titles(self) -> tuple[str, ...]:
@@ -81,9 +73,7 @@ class Link:
 
     def __str__(self) -> str:
         target = DECISION if self.target is None else str(self.target + 1)
-        return (
-            f"{self.source + 1} → {target}{(' (round before)' if self.kind == 'temporal' else '')}"
-        )
+        return f"{self.source + 1} → {target}{(' (round before)' if self.kind == 'temporal' else '')}"
 
 
 @dataclass(frozen=True)
@@ -139,9 +129,7 @@ class AgentCall:
     ) -> tuple[Message, ...]:
         if self.role is None:
             return decision_messages(self.domain, self.question, spatial, self.letters)
-        return messages(
-            self.role, self.domain, self.question, spatial, temporal, self.letters, self.lies
-        )
+        return messages(self.role, self.domain, self.question, spatial, temporal, self.letters, self.lies)
 
 
 @dataclass(frozen=True)
@@ -179,12 +167,7 @@ class Discussion:
     their answers."""
 
     def __init__(
-        self,
-        team: Team,
-        key: str,
-        question: str,
-        rounds: Sequence[Round],
-        tampering: Tampering | None = None,
+        self, team: Team, key: str, question: str, rounds: Sequence[Round], tampering: Tampering | None = None
     ) -> None:
         self.team, self.key, self.question, self.rounds = team, key, question, tuple(rounds)
         self.tampering = tampering or Tampering()
@@ -202,9 +185,8 @@ class Discussion:
             if agent not in taken.silent
         }
         self._speaking = list(self._pending)  # round and agent of every call but the decision
-        self._decision_is_out = (
-            team.decision is not DecisionMethod.final_refer
-        )  # returned, or none is needed
+        # returned, or none is needed
+        self._decision_is_out = team.decision is not DecisionMethod.final_refer
         self._said: dict[tuple[int, int], AgentMessage] = {}  # by round and agent
         self._decided: Answered | None = None
 
@@ -221,14 +203,9 @@ class Discussion:
                     self.team.roles[agent],
                     (self._heard(spatial, agent), self._heard(temporal, agent)),
                 )
-                key, how = (
-                    f"{self.key}/{at_round}/{agent}",
-                    (self.team.letters, self.tampering.lies(agent)),
-                )
+                key, how = (f"{self.key}/{at_round}/{agent}", (self.team.letters, self.tampering.lies(agent)))
                 calls.append(
-                    AgentCall(
-                        key, agent, at_round, role, self.team.domain, self.question, *inputs, *how
-                    )
+                    AgentCall(key, agent, at_round, role, self.team.domain, self.question, *inputs, *how)
                 )
         last = self.last_round
         if not self._decision_is_out and len(last) == sum(
@@ -238,9 +215,7 @@ class Discussion:
             key = f"{self.key}/{DECISION}"
             domain, letters = self.team.domain, self.team.letters
             calls.append(
-                AgentCall(
-                    key, None, len(self.rounds), None, domain, self.question, last, (), letters
-                )
+                AgentCall(key, None, len(self.rounds), None, domain, self.question, last, (), letters)
             )
         return calls
 
@@ -254,9 +229,7 @@ class Discussion:
             self._decided = answered
         else:
             text, letters = answered.text, self.team.letters
-            message = agent_message(
-                turn.agent, turn.role, text, answered.code, answered.is_whole, letters
-            )
+            message = agent_message(turn.agent, turn.role, text, answered.code, answered.is_whole, letters)
             self._said[turn.round, turn.agent] = self.tampering.said(message)
 
     @property
@@ -305,9 +278,7 @@ class Discussion:
     def last_round(self) -> tuple[AgentMessage, ...]:
         """What the agents are taken to have said in the last round."""
         last = len(self.rounds) - 1
-        return self._of(
-            [spoken for spoken in self._speaking if spoken[0] == last and spoken in self._said]
-        )
+        return self._of([spoken for spoken in self._speaking if spoken[0] == last and spoken in self._said])
 
     def _ask(self, at_round: int, agent: int) -> None:
         """Add a call of an agent that hears nobody."""
@@ -330,9 +301,7 @@ class SampledDiscussion(Discussion):
         """Take the one agent's team. With a budget in tokens it is asked one by one, until these
         are used."""
         first = samples if budget is None else 1
-        super().__init__(
-            replace(team, roles=team.roles[:1] * first), key, question, [Round((), (), (), 0.0)]
-        )
+        super().__init__(replace(team, roles=team.roles[:1] * first), key, question, [Round((), (), (), 0.0)])
         self.budget = budget
 
     def take(self, answered: Answered) -> None:
@@ -354,10 +323,7 @@ class SampledDiscussion(Discussion):
         calls = [answered.call for answered in self.answered.values()]
         prompt, new = (
             sum(counts) / len(calls)
-            for counts in (
-                [call.prompt_tokens for call in calls],
-                [call.answer.tokens for call in calls],
-            )
+            for counts in ([call.prompt_tokens for call in calls], [call.answer.tokens for call in calls])
         )
         spent, one_more = len(calls) * (prompt + new), prompt + new
         if self.team.decision is DecisionMethod.final_refer:

@@ -44,9 +44,7 @@ def name_teams(runs: Sequence[Run], differing: Sequence[str]) -> list[Run]:
             names.setdefault(team_words(run), []).append(run)
     of_run = {}
     for team, members in names.items():
-        told_apart = [
-            key for key in keys if len({member.params.get(key) for member in members}) > 1
-        ]
+        told_apart = [key for key in keys if len({member.params.get(key) for member in members}) > 1]
         for member in members:
             more = [f"{label(key)}={member.params.get(key)}" for key in told_apart]
             of_run[member.run_id] = SEPARATOR.join([team, *more])
@@ -86,8 +84,7 @@ def _matched(overrides: str) -> str:
         return overrides
     of_key = dict(pairs)
     learns = any(
-        of_key.get(f"task.optimized_{kind}", "").lower() == "true"
-        for kind in ("spatial", "temporal")
+        of_key.get(f"task.optimized_{kind}", "").lower() == "true" for kind in ("spatial", "temporal")
     )
     named = [of_key.get("task.mode", ""), ("learned" if learns else "")]
     return " ".join(filter(None, named)) or overrides

@@ -23,12 +23,9 @@ def train_questions(task: AgentsConfig, items: list[Item]) -> tuple[list[Item], 
     check_made(task.data, "task.num_iterations", both, needed)
     scored = {item.question for item in items}
     try:
-        whole = replace(
-            task, split=task.train_split, offset=task.train_offset, limit=needed + len(items)
-        )
-        questions = load_questions(
-            replace(whole, only=None, without=None)
-        )  # files choose scored questions only
+        whole = replace(task, split=task.train_split, offset=task.train_offset, limit=needed + len(items))
+        # files choose scored questions only
+        questions = load_questions(replace(whole, only=None, without=None))
     except ConfigError as error:  # it names the keys of the scored questions
         message = (
             str(error)

@@ -32,15 +32,12 @@ class Wording:
     said_before: str
     code_gives: str
     code_failed: str
-    in_one_line: (
-        bool  # each neighbour's text on a line of its own; else its lines are set off with "> "
-    )
+    in_one_line: bool  # each neighbour's text on a line of its own; else its lines are set off with "> "
     longest: int  # characters of a neighbour's text; a longer one loses its middle
     liar: str  # the head of an agent that lies, instead of its role's, and of one that writes programs
     liar_code: str
-    examples: dict[Role, list[dict[str, str]]] = field(
-        default_factory=dict
-    )  # each a question and a reply
+    # each a question and a reply
+    examples: dict[Role, list[dict[str, str]]] = field(default_factory=dict)
 
 
 @cache

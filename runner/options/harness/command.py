@@ -101,9 +101,7 @@ def with_model(arguments: list[str]) -> list[str]:
     """Add `--model runner` to an evaluation that names no model, because lm-eval's own default is
     another one."""
     evaluates = arguments[:1] == ["run"] or (arguments[:1] != [] and arguments[0].startswith("-"))
-    names_model = any(
-        word in ("--model", "-M") or word.startswith("--model=") for word in arguments
-    )
+    names_model = any(word in ("--model", "-M") or word.startswith("--model=") for word in arguments)
     asks_help = {"-h", "--help"} & {*arguments}
     if not evaluates or names_model or asks_help or "--config" in arguments or "-C" in arguments:
         return arguments

@@ -36,16 +36,10 @@ from runner_engine.settings.sampling import PARAMETERS
 
 log = logging.getLogger(__name__)
 
-GROUPS = (
-    "quantization",
-    "lora",
-    "rope",
-    "generation",
-)  # the groups that model_args may set, besides the model's
-IGNORED = (
-    "batch_size",
-    "max_batch_size",
-)  # lm-eval always sets them, to 1 by default; the engine decides by memory
+# the groups that model_args may set, besides the model's
+GROUPS = ("quantization", "lora", "rope", "generation")
+# lm-eval always sets them, to 1 by default; the engine decides by memory
+IGNORED = ("batch_size", "max_batch_size")
 ANSWER_TOKENS = 256  # the limit of tasks that set none, as in lm-eval
 SAMPLING_SETTINGS = (*PARAMETERS, "seed")  # the settings of generating that a task may have
 OTHERS_KEYS = {  # keys of lm-eval's own models, and what takes their place here
@@ -85,11 +79,7 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
         self.resolved = resolve(config)
         kind_of(config.model).check(self.resolved)  # the load reports the same notes
         self.engine = open_engine(self.resolved)
-        require(
-            self.engine,
-            "lm-eval",
-            (Capability.token_ids, Capability.logprobs, Capability.tokenizer),
-        )
+        require(self.engine, "lm-eval", (Capability.token_ids, Capability.logprobs, Capability.tokenizer))
         self.report = self.engine.load()
         for note in self.report.notes:
             log.warning("%s", note)
@@ -105,9 +95,7 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
         self.enable_thinking = enable_thinking
         thinking = {} if enable_thinking is None else {"enable_thinking": enable_thinking}
         template_args = {**(chat_template_args or {}), **thinking}
-        self.template = ChatTemplate(
-            self.tokenizer, str(self.resolved.files.model.name), template_args
-        )
+        self.template = ChatTemplate(self.tokenizer, str(self.resolved.files.model.name), template_args)
 
     # ---------------------------------------------------------------------- properties of the model
 
@@ -133,20 +121,13 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
         facts = {f"runner_{key}": value for key, value in self.report.facts.items()}
         return facts | {"model_num_parameters": int(self.report.metrics.get("parameters", -1))}
 
-    def tok_encode(
-        self, string: str, add_special_tokens: bool | None = None, **_: Any
-    ) -> list[int]:
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
         """Return a text's tokens; the begin token is not added to a text that begins with it."""
         special = self.add_bos_token if add_special_tokens is None else add_special_tokens
-        if add_special_tokens is None and has_bos_prefix(
-            string, self.tokenizer.decode(self.prefix_token_id)
-        ):
+        if add_special_tokens is None and has_bos_prefix(string, self.tokenizer.decode(self.prefix_token_id)):
             special = False
         return ids_of(
-            self.tokenizer,
-            string,
-            True if special is None else special,
-            str(self.resolved.files.model.name),
+            self.tokenizer, string, True if special is None else special, str(self.resolved.files.model.name)
         )
 
     def apply_chat_template(
@@ -167,18 +148,15 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
         texts = []
         completions = self._completions(own_requests, "answers", disable_tqdm)
         for request, stop, completion in zip(requests, stops, completions, strict=True):
-            parts = (
-                completion.answer.parts
-            )  # lm-eval, too, drops the blanks behind thinking: a stop text may be blank
+            # lm-eval, too, drops the blanks behind thinking: a stop text may be blank
+            parts = completion.answer.parts
             text = parts.answer.lstrip() if parts.has_thinking else parts.answer
             text = postprocess_generated_text(text, stop, self.think_end_token)
             self.cache_hook.add_partial("generate_until", request.args, text)
             texts.append(text)
         return texts
 
-    def loglikelihood(
-        self, requests: list[Any], disable_tqdm: bool = False
-    ) -> list[tuple[float, bool]]:
+    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Return each continuation's log-likelihood, and whether it is the model's greedy
         answer."""
         if self.enable_thinking:
@@ -186,9 +164,7 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
             raise ConfigError(
                 f"enable_thinking=True: {', '.join(tasks)} scores given answers, before any thinking"
             )
-        scored: list[tuple[float, bool]] = super().loglikelihood(
-            requests, disable_tqdm=disable_tqdm
-        )
+        scored: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=disable_tqdm)
         return scored
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
@@ -231,30 +207,22 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
     ) -> list[tuple[float, bool]]:
         own_requests = []
         for number, (_, before, after) in enumerate(requests):
-            ids = (before + after)[
-                -(self.max_length + 1) :
-            ]  # the last one is not read, only scored
+            # the last one is not read, only scored
+            ids = (before + after)[-(self.max_length + 1) :]
             if len(ids) == len(after):
                 raise ConfigError(
                     f"a continuation of {len(after)} tokens leaves no room before it: the model has {self.max_length}"
                 )
-            own_requests.append(
-                Request(number, tuple(ids[: -len(after)]), continuation=tuple(after))
-            )
+            own_requests.append(Request(number, tuple(ids[: -len(after)]), continuation=tuple(after)))
         completions = self._completions(own_requests, "log-likelihoods", disable_tqdm)
-        return [
-            (sum(completion.logprobs or ()), all(completion.greedy or ()))
-            for completion in completions
-        ]
+        return [(sum(completion.logprobs or ()), all(completion.greedy or ())) for completion in completions]
 
     def _generation(
         self, number: int, context: str, settings: Mapping[str, Any]
     ) -> tuple[Request, list[str]]:
         """Return the engine's request for a prompt, and its stop texts."""
         given: dict[str, Any] = dict(normalize_gen_kwargs(dict(settings), self.max_gen_toks))
-        stop = handle_stop_sequences(
-            given.pop("until", None), eos=self.tokenizer.decode(self.eot_token_id)
-        )
+        stop = handle_stop_sequences(given.pop("until", None), eos=self.tokenizer.decode(self.eot_token_id))
         limit = given.pop("max_gen_toks")
         if given.pop("do_sample", False) is False:
             given["temperature"] = 0.0
@@ -281,15 +249,10 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
         stops = tuple(text for text in stop if text)
         return Request(number, ids, stop=stops, max_new_tokens=limit, sampling=sampling), stop
 
-    def _completions(
-        self, requests: list[Request], what: str, is_quiet: bool
-    ) -> Iterator[Completion]:
+    def _completions(self, requests: list[Request], what: str, is_quiet: bool) -> Iterator[Completion]:
         """Yield the completion of each request, in their order."""
         completions: dict[Any, Completion] = {}
-        with (
-            tqdm(total=len(requests), desc=what, disable=is_quiet) as bar,
-            self.engine.open() as session,
-        ):
+        with tqdm(total=len(requests), desc=what, disable=is_quiet) as bar, self.engine.open() as session:
 
             def listen(events: list[Event]) -> None:
                 for completion in (event for event in events if isinstance(event, Completion)):
@@ -313,9 +276,7 @@ def by_group(keys: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
             own[name] = value
         elif dot and group in GROUPS:
             choice = groups[group]
-            given = (
-                choice if isinstance(choice, dict) else {} if choice is None else {"name": choice}
-            )
+            given = choice if isinstance(choice, dict) else {} if choice is None else {"name": choice}
             groups[group] = given | {name: value}
         elif key not in GROUPS:
             own[key] = value

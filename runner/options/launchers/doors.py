@@ -20,19 +20,14 @@ class RayLauncherConfig:
     num_cpus: float | None = None  # of a job; null: as many as the threads that its model will use
     num_gpus: float = 0.0
     memory_mib: float | None = None  # null: as predicted
-    resources: dict[str, float] = field(
-        default_factory=dict
-    )  # names that the cluster gives its nodes
+    # names that the cluster gives its nodes
+    resources: dict[str, float] = field(default_factory=dict)
     max_restarts: int = 3  # of a job whose node dies
 
 
 def optuna_keys() -> tuple[Any, tuple[str, ...]]:
     """Return the keys of hydra.sweeper under hydra/sweeper=optuna."""
-    keys: dict[str, Any] = {
-        "_target_": "hydra_plugins.runner.OptunaSearch",
-        "n_trials": 20,
-        "n_jobs": 2,
-    }
+    keys: dict[str, Any] = {"_target_": "hydra_plugins.runner.OptunaSearch", "n_trials": 20, "n_jobs": 2}
     keys |= {"direction": "maximize", "params": {}, "sampler": {"name": "tpe", "seed": None}}
     keys |= {"storage": None, "study_name": None, "max_failure_rate": 0.0, "prune": False}
     return keys, ("params",)

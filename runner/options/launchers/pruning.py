@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 KEY = "hydra.sweeper.prune=true"
 JOB, COMPARISONS = "task.early_stop_vs", "task.early_stop_comparisons"
 KEYS = frozenset((JOB, COMPARISONS))  # set by the search
-AGAINST = (
-    "compared_with"  # an attribute of a trial: the job, and how many comparisons share the 5 %
-)
+AGAINST = "compared_with"  # an attribute of a trial: the job, and how many comparisons share the 5 %
 FULL = "full_job"  # an attribute of a complete trial: its job without a comparison
 
 

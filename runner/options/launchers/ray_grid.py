@@ -43,11 +43,7 @@ class RayRequest:
         largest node has."""
         assert planned.resolved is not None
         predicted = predicted_need(planned.resolved)
-        cpus = (
-            min(predicted.threads, largest.get("CPU", 1.0))
-            if self.num_cpus is None
-            else self.num_cpus
-        )
+        cpus = min(predicted.threads, largest.get("CPU", 1.0)) if self.num_cpus is None else self.num_cpus
         memory = min(predicted.mib * MIB, largest.get("memory", 0.0))
         return {
             "num_cpus": cpus,
@@ -84,9 +80,8 @@ class RayJobs(Executor):
     shared: SharedFile
     at_once: int
     _todo: list[int] = field(default_factory=list)
-    _running: dict[Any, int] = field(
-        default_factory=dict
-    )  # Ray's reference -> the number of the job
+    # Ray's reference -> the number of the job
+    _running: dict[Any, int] = field(default_factory=dict)
     _since: dict[int, float] = field(default_factory=dict)  # when a running job was first heard of
     _late: set[int] = field(default_factory=set)
     _restarts: dict[int, int] = field(default_factory=dict)
@@ -98,9 +93,7 @@ class RayJobs(Executor):
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self.mailbox: Any = (
-            ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=here).remote()
-        )
+        self.mailbox: Any = ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=here).remote()
         self.do_job: Any = ray.remote(do_job)
         self.largest = largest_node(ray.nodes())  # type: ignore[no-untyped-call]
         for line in self.request.missing(self.largest):
@@ -160,11 +153,7 @@ class RayJobs(Executor):
         for reference in ended:
             self._collect(reference, self._running.pop(reference))
         for reference, number in self._running.items():
-            if (
-                number in self._since
-                and number not in self._late
-                and self.is_late(self._since[number])
-            ):
+            if number in self._since and number not in self._late and self.is_late(self._since[number]):
                 self._late.add(number)
                 ray.cancel(reference, force=True)
         return bool(self._running or self._todo)

@@ -28,15 +28,7 @@ from runner.run import identify
 from runner.store.jobs import RESULT, Job
 from runner.store.sent_jobs import pack, unpack
 from runner.tasks.base import Uses, task_of
-from runner_base import (
-    INTERRUPTED,
-    ConfigError,
-    ProgressState,
-    RunnerError,
-    Status,
-    progress,
-    signals,
-)
+from runner_base import INTERRUPTED, ConfigError, ProgressState, RunnerError, Status, progress, signals
 from runner_base.files import user_cache
 from runner_base.loggers import logging_progress
 from runner_base.own_folders import temporary_folder
@@ -71,9 +63,8 @@ class Assignment:
     config_yaml: str
     working_directory: str
     shared: SharedFile
-    evidence: dict[str, bytes] = field(
-        default_factory=dict
-    )  # by job id: its own samples, and those of a job it needs
+    # by job id: its own samples, and those of a job it needs
+    evidence: dict[str, bytes] = field(default_factory=dict)
     sends_samples: bool = True  # while it runs; not if it begins anew each time
 
 
@@ -171,9 +162,7 @@ class Reporter:
 def do_job(assignment: Assignment, mailbox: Any) -> Delivery:
     """Run one job on a node."""
     host = platform.node()
-    with suppress(
-        OSError
-    ):  # the paths of the user's command; another host may not have this folder
+    with suppress(OSError):  # the paths of the user's command; another host may not have this folder
         os.chdir(assignment.working_directory)
     with signals.handlers_installed(), logging_progress():
         if assignment.shared.is_here:
@@ -189,28 +178,20 @@ def do_job(assignment: Assignment, mailbox: Any) -> Delivery:
                     unpack(files, Job(job_id, folder / "jobs" / job_id))
                 job = same_job(config, job)
             except RunnerError as error:
-                return Delivery(
-                    outcome_of_error(type(error)(f"{error} (on {host})")), host, job.job_id
-                )
-            outcome = run_reporting(
-                assignment, config, mailbox, job if assignment.sends_samples else None
-            )
+                return Delivery(outcome_of_error(type(error)(f"{error} (on {host})")), host, job.job_id)
+            outcome = run_reporting(assignment, config, mailbox, job if assignment.sends_samples else None)
             has_run = outcome.record is not None or (job.folder / RESULT).exists()
             return Delivery(outcome, host, job.job_id, pack(job) if has_run else None)
 
 
-def run_reporting(
-    assignment: Assignment, config: RunnerConfig, mailbox: Any, samples: Job | None
-) -> Outcome:
+def run_reporting(assignment: Assignment, config: RunnerConfig, mailbox: Any, samples: Job | None) -> Outcome:
     """Run the job, and tell the grid how it is doing."""
     reporter = Reporter(assignment.number, mailbox, samples)
     try:
         with reporter.reporting():
             return run_job(config, assignment.config_yaml)
     except KeyboardInterrupt as stop:
-        return Outcome(
-            Status.KILLED, message=signals.interruption_text(stop), exit_code=INTERRUPTED
-        )
+        return Outcome(Status.KILLED, message=signals.interruption_text(stop), exit_code=INTERRUPTED)
 
 
 @contextmanager

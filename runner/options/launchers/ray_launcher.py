@@ -56,12 +56,7 @@ class RayLauncher(PlanLauncher):
         ):
             at_once = len(numbers) if settings.workers == AUTO else int(settings.workers)
             return RayJobs(
-                plan=plan,
-                numbers=numbers,
-                request=self.request,
-                shared=file,
-                at_once=at_once,
-                **shared,
+                plan=plan, numbers=numbers, request=self.request, shared=file, at_once=at_once, **shared
             ).run()
 
 
@@ -76,10 +71,7 @@ def connected(address: str | None) -> Iterator[None]:
         try:
             with signals.handlers_kept():
                 ray.init(
-                    address,
-                    include_dashboard=dashboard,
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
+                    address, include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR
                 )
             break
         except Exception as error:  # Ray raises plain ones, too
@@ -108,9 +100,7 @@ def check_answers(address: str) -> None:
     try:
         socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
     except OSError as error:
-        raise ConfigError(
-            f"hydra.launcher.address={address}: nothing answers there: {error}"
-        ) from error
+        raise ConfigError(f"hydra.launcher.address={address}: nothing answers there: {error}") from error
 
 
 @contextmanager

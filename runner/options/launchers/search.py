@@ -64,9 +64,7 @@ class OptunaSearch(LaunchingSweeper):
         **settings: Any,
     ) -> None:
         sampler = dict(sampler or {})
-        self.settings = SearchSettings(
-            sampler=str(sampler.get("name")), seed=sampler.get("seed"), **settings
-        )
+        self.settings = SearchSettings(sampler=str(sampler.get("name")), seed=sampler.get("seed"), **settings)
         self.params, self.storage, self.study_name, self.prunes = (
             dict(params or {}),
             storage,
@@ -111,24 +109,20 @@ class OptunaSearch(LaunchingSweeper):
         import optuna
         from sqlalchemy.exc import SQLAlchemyError
 
-        (first,) = plan_all(
-            [self.space.overrides(corner(self.distributions))], self.context, self.master
-        )
+        (first,) = plan_all([self.space.overrides(corner(self.distributions))], self.context, self.master)
         if self.prunes:
             pruning.check_search(first, self.space.varied, self.settings.direction)
             if not isinstance(self.launcher, PlanLauncher):
                 raise ConfigError(
                     f"{pruning.KEY}: only hydra/launcher=workers and ray tell how far a job came"
                 )
-        job = first.job_id or " ".join(
-            sorted(self.space.fixed)
-        )  # not every search can run the job at its corner
+        # not every search can run the job at its corner
+        job = first.job_id or " ".join(sorted(self.space.fixed))
         name = self.study_name or study_name(self.space, self.settings, job)
         output_dir.mkdir(parents=True, exist_ok=True)
         uri = self.storage or f"sqlite:///{output_dir / DATABASE}"
-        self.settings.proposing(
-            self.distributions, 0
-        )  # rejects a space that the sampler cannot search
+        # rejects a space that the sampler cannot search
+        self.settings.proposing(self.distributions, 0)
         try:
             storage = optuna.storages.RDBStorage(uri)
             opened.callback(storage.engine.dispose)
@@ -140,9 +134,7 @@ class OptunaSearch(LaunchingSweeper):
             )
         except (SQLAlchemyError, ImportError, ValueError, OSError) as error:
             reason = str(error).strip().splitlines()[0]
-            raise TrackingError(
-                f"hydra.sweeper.storage={without_secrets(uri)}: {reason}"
-            ) from error
+            raise TrackingError(f"hydra.sweeper.storage={without_secrets(uri)}: {reason}") from error
         if (begun_with := study.user_attrs.get(JOB, job)) != job:
             raise ConfigError(
                 f"hydra.sweeper.study_name={name}: this study was begun with another model, data set or setting "
@@ -164,51 +156,37 @@ class OptunaSearch(LaunchingSweeper):
         begun = self.study.get_trials(deepcopy=False)
         finished = [trial for trial in begun if trial.state.is_finished()]
         left_open = [
-            trial
-            for trial in begun
-            if trial.state == TrialState.RUNNING and is_abandoned(trial, owner)
+            trial for trial in begun if trial.state == TrialState.RUNNING and is_abandoned(trial, owner)
         ]
         if begun:
             say(
                 f"{self.study.study_name}: {len(finished)} trials are done, {len(left_open)} are taken up again"
             )
-        self.recall(
-            [trial for trial in finished if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
-        )
+        self.recall([trial for trial in finished if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)])
         while batch := self.next_batch(owner):
             self.run(batch)
 
     def recall(self, finished: Sequence[FrozenTrial]) -> None:
         """Put the finished trials of earlier starts into the table, from the records of their
         jobs."""
-        overrides = [
-            self.overrides_of(trial, in_full=pruning.FULL in trial.user_attrs) for trial in finished
-        ]
+        overrides = [self.overrides_of(trial, in_full=pruning.FULL in trial.user_attrs) for trial in finished]
         for planned in plan_all(overrides, self.context, self.master):
             if planned.record is not None:
-                self.trials.outcomes[len(self.trials.plan)] = Outcome(
-                    Status.FINISHED, planned.record
-                )
+                self.trials.outcomes[len(self.trials.plan)] = Outcome(Status.FINISHED, planned.record)
                 planned.unnamed = pruning.KEYS
                 self.trials.plan.append(planned)
         if missing := len(finished) - len(self.trials.plan):
-            say(
-                f"{missing} finished trials have no result in {self.master.output_dir}: the table lacks them"
-            )
+            say(f"{missing} finished trials have no result in {self.master.output_dir}: the table lacks them")
 
     def next_batch(self, owner: dict[str, str]) -> list[Trial]:
         """Return the trials to run now: those that were left open, then new ones; empty if there
         are enough."""
         from optuna.trial import TrialState
 
-        with hold(
-            self.locks / f"{self.study.study_name}.lock"
-        ):  # of two processes, each takes others
+        with hold(self.locks / f"{self.study.study_name}.lock"):  # of two processes, each takes others
             trials = self.study.get_trials(deepcopy=False)
             left_open = [
-                trial
-                for trial in trials
-                if trial.state == TrialState.RUNNING and is_abandoned(trial, owner)
+                trial for trial in trials if trial.state == TrialState.RUNNING and is_abandoned(trial, owner)
             ]
             batch = [self.propose(owner, trial) for trial in left_open[: self.settings.n_jobs]]
             new = min(self.settings.n_jobs - len(batch), self.wanted - len(trials))
@@ -220,14 +198,10 @@ class OptunaSearch(LaunchingSweeper):
         from optuna.trial import Trial
 
         storage = self.study._storage
-        trial_id = (
-            left_open._trial_id if left_open else storage.create_new_trial(self.study._study_id)
-        )
+        trial_id = left_open._trial_id if left_open else storage.create_new_trial(self.study._study_id)
         # as `ask` does; but here the random numbers follow from the number of the trial, which is
         # known only now
-        self.study.sampler = self.settings.proposing(
-            self.distributions, storage.get_trial(trial_id).number
-        )
+        self.study.sampler = self.settings.proposing(self.distributions, storage.get_trial(trial_id).number)
         trial = Trial(self.study, trial_id)
         trial.set_user_attr(OWNER, owner)
         if self.prunes and left_open is None:
@@ -263,15 +237,9 @@ class OptunaSearch(LaunchingSweeper):
             failed.append(ended)
             if self.settings.max_failure_rate > 0:
                 self.tell(trial, None)
-        every = [
-            trial.state
-            for trial in self.study.get_trials(deepcopy=False)
-            if trial.state.is_finished()
-        ]
+        every = [trial.state for trial in self.study.get_trials(deepcopy=False) if trial.state.is_finished()]
         share = every.count(TrialState.FAIL) / max(len(every), 1)
-        if failed and (
-            self.settings.max_failure_rate == 0 or share > self.settings.max_failure_rate
-        ):
+        if failed and (self.settings.max_failure_rate == 0 or share > self.settings.max_failure_rate):
             _ = failed[0].return_value  # raises the job's error
 
     def prune(self, batch: list[Trial], returns: list[JobReturn], before: int) -> None:
@@ -279,9 +247,7 @@ class OptunaSearch(LaunchingSweeper):
         `before`."""
         against = [trial.user_attrs.get(pruning.AGAINST) for trial in batch]
         known = [
-            trial.value
-            for trial in self.study.get_trials(deepcopy=False)
-            if pruning.FULL in trial.user_attrs
+            trial.value for trial in self.study.get_trials(deepcopy=False) if pruning.FULL in trial.user_attrs
         ]
         best = max((value for value in known if value is not None), default=float("-inf"))
         in_full = []
@@ -294,18 +260,14 @@ class OptunaSearch(LaunchingSweeper):
                 in_full.append(index)
             elif fate is pruning.Fate.pruned:
                 trial.report(
-                    float(returns[index].return_value),
-                    int(record.result.metrics["questions_asked"]),
+                    float(returns[index].return_value), int(record.result.metrics["questions_asked"])
                 )
                 self.tell(trial, None, pruned=True)
             elif against[index] is None:
                 trial.set_user_attr(pruning.FULL, record.job_id)
         if not in_full:
             return
-        whole, self.trials = (
-            self.trials,
-            Trials(len(in_full), self.trials.keys, unnamed=pruning.KEYS),
-        )
+        whole, self.trials = (self.trials, Trials(len(in_full), self.trials.keys, unnamed=pruning.KEYS))
         self.launcher.trials = self.trials  # type: ignore[attr-defined]
         try:
             again = self.launch([batch[index] for index in in_full], in_full=True)

@@ -24,18 +24,12 @@ def draw(study: Study, folder: Path) -> list[str]:
     from matplotlib import pyplot
     from optuna.visualization import matplotlib as optunas
 
-    pictures: dict[str, Any] = {
-        "history": optunas.plot_optimization_history,
-        "slice": optunas.plot_slice,
-    }
+    pictures: dict[str, Any] = {"history": optunas.plot_optimization_history, "slice": optunas.plot_slice}
     if len(study.best_params) > 1:
         pictures["importances"] = optunas.plot_param_importances
     drawn = []
     for name, plot in pictures.items():
-        with (
-            mpl.rc_context(),
-            warnings.catch_warnings(),
-        ):  # Optuna sets a style for the whole process
+        with mpl.rc_context(), warnings.catch_warnings():  # Optuna sets a style for the whole process
             warnings.simplefilter("ignore")  # Optuna calls these functions experimental
             try:
                 plot(study)

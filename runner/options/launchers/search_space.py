@@ -11,13 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import (
-    ChoiceSweep,
-    IntervalSweep,
-    Override,
-    RangeSweep,
-    Transformer,
-)
+from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep, Transformer
 
 from runner.config.plain_text import sweep_of
 from runner_base import ConfigError, check, check_keys, least, setting, short_hash, unknown, within
@@ -45,18 +39,14 @@ class SearchSpace:
         parser = OverridesParser.create()
         given = [sweep_of(str(key), value) for key, value in params.items()]
         overrides = {
-            override.key_or_group: override
-            for override in parser.parse_overrides([*given, *arguments])
+            override.key_or_group: override for override in parser.parse_overrides([*given, *arguments])
         }
-        varied = {
-            key: override for key, override in overrides.items() if override.is_sweep_override()
-        }
+        varied = {key: override for key, override in overrides.items() if override.is_sweep_override()}
         if not varied:
             need = "give a sweep, e.g. generation.temperature=interval(0.1,1.5) or quantization=none,nf4"
             raise ConfigError(f"hydra/sweeper=optuna: there is nothing to search over: {need}")
         return cls(
-            varied,
-            [str(override.input_line) for key, override in overrides.items() if key not in varied],
+            varied, [str(override.input_line) for key, override in overrides.items() if key not in varied]
         )
 
     def distributions(self) -> dict[str, BaseDistribution]:
@@ -77,9 +67,7 @@ def _distribution(key: str, override: Override) -> BaseDistribution:
         assert start is not None
         assert end is not None
         if start >= end or (is_log and start <= 0):
-            raise ConfigError(
-                f"{line}: an interval begins below its end, and above 0 on a logarithmic scale"
-            )
+            raise ConfigError(f"{line}: an interval begins below its end, and above 0 on a logarithmic scale")
         if isinstance(start, int) and isinstance(end, int):
             return IntDistribution(start, end, log=is_log)
         return FloatDistribution(start, end, log=is_log)
@@ -88,9 +76,7 @@ def _distribution(key: str, override: Override) -> BaseDistribution:
     if isinstance(value, RangeSweep):
         steps = [float(step) for step in value.range()]
         if len(steps) > 1 and all(step % 1 == 0 for step in steps):
-            return IntDistribution(
-                int(min(steps)), int(max(steps)), step=int(abs(steps[1] - steps[0]))
-            )
+            return IntDistribution(int(min(steps)), int(max(steps)), step=int(abs(steps[1] - steps[0])))
     if isinstance(value, ChoiceSweep | RangeSweep):
         choices = [*override.sweep_iterator(transformer=Transformer.encode)]
         return CategoricalDistribution(
@@ -112,7 +98,9 @@ class SearchSettings:
 
     def __post_init__(self) -> None:
         check_keys("hydra.sweeper", self)
-        need = "a search has one objective: to weigh two, run a grid and read the Pareto front of runner-compare"
+        need = (
+            "a search has one objective: to weigh two, run a grid and read the Pareto front of runner-compare"
+        )
         check(isinstance(self.direction, str), "hydra.sweeper.direction", self.direction, need)
         for key, value, known in (
             ("direction", self.direction, DIRECTIONS),
@@ -142,9 +130,8 @@ class SearchSettings:
         import optuna
         from optuna import samplers
 
-        warnings.filterwarnings(
-            "ignore", category=optuna.exceptions.ExperimentalWarning
-        )  # said of two samplers each time
+        # said of two samplers each time
+        warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
         digest = hashlib.sha256(f"{self.seed}, trial {number}".encode()).digest()
         seed = None if self.seed is None else int.from_bytes(digest[:4])
@@ -153,17 +140,14 @@ class SearchSettings:
                 return samplers.RandomSampler(seed=seed)
             case "grid":
                 return samplers.GridSampler(
-                    {key: _listed(key, override) for key, override in space.items()},
-                    seed=self.seed or 0,
+                    {key: _listed(key, override) for key, override in space.items()}, seed=self.seed or 0
                 )
             case "cmaes":
                 return samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False)
             case "gp":
                 return samplers.GPSampler(seed=seed, warn_independent_sampling=False)
             case "qmc":
-                return samplers.QMCSampler(
-                    seed=self.seed, scramble=True, warn_independent_sampling=False
-                )
+                return samplers.QMCSampler(seed=self.seed, scramble=True, warn_independent_sampling=False)
             case _:
                 return samplers.TPESampler(seed=seed, constant_liar=True)
 
@@ -201,6 +185,4 @@ def study_name(space: SearchSpace, settings: SearchSettings, job: str) -> str:
     common.
     """
     varied = sorted(str(override.input_line) for override in space.varied.values())
-    return (
-        f"search-{short_hash([varied, job, [settings.direction, settings.sampler, settings.seed]])}"
-    )
+    return f"search-{short_hash([varied, job, [settings.direction, settings.sampler, settings.seed]])}"

@@ -24,9 +24,7 @@ import submitit
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus
 from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
-from hydra_plugins.hydra_submitit_launcher.submitit_launcher import (
-    SlurmLauncher as SubmititLauncher,
-)
+from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLauncher as SubmititLauncher
 from submitit.core.utils import FailedJobError, UncompletedJobError
 from submitit.slurm.slurm import SlurmJobEnvironment
 
@@ -42,10 +40,13 @@ WAITING = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "STOP
 GONE = "GONE"  # Slurm has forgotten the job
 REASONS = {
     "CANCELLED": (Status.KILLED, "cancelled in Slurm"),
-    "TIMEOUT": (Status.KILLED, "over its time limit (hydra.launcher.timeout_min), which it did not notice in the time "
-                "that hydra.launcher.signal_delay_s gives"),
+    "TIMEOUT": (
+        Status.KILLED,
+        "over its time limit (hydra.launcher.timeout_min), which it did not notice in the time "
+        "that hydra.launcher.signal_delay_s gives",
+    ),
     "OUT_OF_MEMORY": (Status.FAILED, "over its memory (hydra.launcher.mem_gb)"),
-}  # fmt: skip
+}
 
 
 @dataclass
@@ -76,9 +77,7 @@ class Queue:
         answer = dict(line.split("|", 1) for line in done.stdout.splitlines())
         for job_id in {*self.states, *answer}:
             self._missing[job_id] = 0 if job_id in answer else self._missing.get(job_id, 0) + 1
-            if (
-                self._missing[job_id] != 1
-            ):  # an answer may lack a job that is being put back into the queue
+            if self._missing[job_id] != 1:  # an answer may lack a job that is being put back into the queue
                 self.states[job_id] = answer.get(job_id, GONE)
 
     def expect(self, job_id: str) -> None:
@@ -100,9 +99,8 @@ class SlurmLauncher(SubmititLauncher):  # type: ignore[misc]
         """Run one job; at its time limit it ends as after Ctrl-C, and then goes back into Slurm's
         queue."""
         at_limit = getattr(signal, f"SIG{SlurmJobEnvironment.USR_SIG}")
-        put_back: Any = signal.getsignal(
-            at_limit
-        )  # submitit's: it counts the restarts that are left
+        # submitit's: it counts the restarts that are left
+        put_back: Any = signal.getsignal(at_limit)
         reached: list[bool] = []
 
         def end_at_limit(*_: Any) -> None:
@@ -110,17 +108,13 @@ class SlurmLauncher(SubmititLauncher):  # type: ignore[misc]
             signals.interrupt()
 
         signal.signal(at_limit, end_at_limit)
-        signal.signal(
-            signal.SIGTERM, signals.interrupt
-        )  # scancel; submitit would ignore it until SIGKILL
+        # scancel; submitit would ignore it until SIGKILL
+        signal.signal(signal.SIGTERM, signals.interrupt)
         try:
             returned: JobReturn = super().__call__(*arguments, **named)
             return returned
         except KeyboardInterrupt:
-            for number in (
-                at_limit,
-                signal.SIGTERM,
-            ):  # Slurm also sends them to a job that it puts back
+            for number in (at_limit, signal.SIGTERM):  # Slurm also sends them to a job that it puts back
                 signal.signal(number, signal.SIG_IGN)
             if not reached:
                 raise SystemExit(INTERRUPTED) from None
@@ -136,9 +130,7 @@ class SlurmLauncher(SubmititLauncher):  # type: ignore[misc]
     # ------------------------------------------------------------------------------------- in the
     # grid's process
 
-    def launch(
-        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
-    ) -> list[JobReturn]:
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
         """Run the jobs in arrays as large as Slurm takes them, and return how each ended."""
         executor = self.executor()
         returns: list[JobReturn] = []
@@ -163,24 +155,14 @@ class SlurmLauncher(SubmititLauncher):  # type: ignore[misc]
         return executor
 
     def run_array(
-        self,
-        executor: submitit.AutoExecutor,
-        overrides: list[list[str]],
-        first: int,
-        before: int,
-        total: int,
+        self, executor: submitit.AutoExecutor, overrides: list[list[str]], first: int, before: int, total: int
     ) -> list[JobReturn]:
         """Submit jobs as one array and wait for each; a signal to the grid cancels them."""
         assert self.config is not None
         Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
         numbers = range(first, first + len(overrides))
         names = [f"job_id_for_{number}" for number in numbers]
-        rest = (
-            ["hydra.sweep.dir"] * len(names),
-            numbers,
-            names,
-            [Singleton.get_state()] * len(names),
-        )
+        rest = (["hydra.sweep.dir"] * len(names), numbers, names, [Singleton.get_state()] * len(names))
         jobs: list[submitit.Job[JobReturn]] = []
         try:
             with signals.deferred():  # no job is submitted without being known here
@@ -193,9 +175,7 @@ class SlurmLauncher(SubmititLauncher):  # type: ignore[misc]
 
 def largest_array() -> int:
     """Return how many jobs an array may have."""
-    shown = subprocess.run(
-        ["scontrol", "show", "config"], capture_output=True, text=True, check=False
-    ).stdout
+    shown = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, check=False).stdout
     limit = re.search(r"^MaxArraySize\s*=\s*(\d+)", shown, re.MULTILINE)
     return max(1, int(limit[1])) if limit else 1000
 
@@ -255,12 +235,8 @@ def result_of(job: submitit.Job[JobReturn]) -> JobReturn:
     try:
         return job.results()[0]
     except FailedJobError as error:
-        last = [
-            line for line in str(error).splitlines() if line.strip() and not line.startswith("---")
-        ]
-        return Death(
-            how=Status.FAILED, message=f"{' '.join(last[1:])[-400:]} (see {job.paths.stderr})"
-        )
+        last = [line for line in str(error).splitlines() if line.strip() and not line.startswith("---")]
+        return Death(how=Status.FAILED, message=f"{' '.join(last[1:])[-400:]} (see {job.paths.stderr})")
 
 
 def death_of(job: submitit.Job[JobReturn], state: str) -> Death:

@@ -22,38 +22,15 @@ if TYPE_CHECKING:
     from runner_engine.models.lora.pth import Adapter
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
-PEFT_KEY, PTH_KEY = (
-    "base_model.model.{}.lora_{}.weight",
-    "{}.lora.{}.weight",
-)  # of a matrix: module path, A or B
+# of a matrix: module path, A or B
+PEFT_KEY, PTH_KEY = ("base_model.model.{}.lora_{}.weight", "{}.lora.{}.weight")
 SHIPPED = {"embedded": LORA_PEFT_DIR, "embedded_pth": LORA_PTH_PATH}
 # Keys of adapter_config.json that leave an adapter at y = W x + scaling * B(A(x)) on the layers it
 # names.
 HARMLESS = {
-    *(
-        "base_model_name_or_path",
-        "peft_type",
-        "peft_version",
-        "task_type",
-        "revision",
-        "inference_mode",
-    ),
-    *(
-        "r",
-        "lora_alpha",
-        "rank_pattern",
-        "alpha_pattern",
-        "use_rslora",
-        "lora_dropout",
-        "auto_mapping",
-    ),
-    *(
-        "target_modules",
-        "exclude_modules",
-        "layers_to_transform",
-        "layers_pattern",
-        "ensure_weight_tying",
-    ),
+    *("base_model_name_or_path", "peft_type", "peft_version", "task_type", "revision", "inference_mode"),
+    *("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "lora_dropout", "auto_mapping"),
+    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "ensure_weight_tying"),
     *("runtime_config", "megatron_core", "qalora_group_size"),
     *("loftq_config", "eva_config", "corda_config", "lora_ga_config"),
 }
@@ -70,17 +47,13 @@ def parser() -> argparse.ArgumentParser:
     """Return the command line."""
     arguments = CommandParser("runner-convert-lora", description=(__doc__ or "").split("`: ")[1])
     arguments.add_argument(
-        "source",
-        metavar="IN",
-        help="a .pth file or a PEFT folder; embedded and embedded_pth are shipped",
+        "source", metavar="IN", help="a .pth file or a PEFT folder; embedded and embedded_pth are shipped"
     )
     arguments.add_argument(
         "target", metavar="OUT", help="the PEFT folder or the .pth file to write; must not exist"
     )
     arguments.add_argument(
-        "--base",
-        required=True,
-        help="the model it is for: FOLDER, HUB_ID or embedded; its config is read",
+        "--base", required=True, help="the model it is for: FOLDER, HUB_ID or embedded; its config is read"
     )
     arguments.add_argument(
         "--dtype",
@@ -95,9 +68,7 @@ def convert(options: argparse.Namespace) -> str:
     source = SHIPPED.get(options.source) or Path(options.source).expanduser().absolute()
     target, label = Path(options.target).expanduser().absolute(), f"IN={options.source}"
     if target.exists() or target.is_symlink():
-        raise ConfigError(
-            f"OUT={options.target} exists already, and is not overwritten: give another name"
-        )
+        raise ConfigError(f"OUT={options.target} exists already, and is not overwritten: give another name")
     check(source.exists(), "IN", options.source, f"there is no file or folder {source}")
     from runner_engine.models.lora import pth
 
@@ -148,9 +119,7 @@ def _read_peft(folder: Path, base: nn.Module, label: str) -> tuple[Adapter, dict
             f"{label}: {len(strange)} tensors are not A or B of a targeted linear layer: {few(strange)}"
         )
     if missing := sorted(expected - set(tensors)):
-        raise ConfigError(
-            f"{label}: {len(missing)} tensors of targeted layers are missing: {few(missing)}"
-        )
+        raise ConfigError(f"{label}: {len(missing)} tensors of targeted layers are missing: {few(missing)}")
     if not names:
         raise ConfigError(f"{label} holds no LoRA tensor")
     pairs = {path: Pair(tensors[a], tensors[b]) for path, (a, b) in names.items()}
@@ -178,11 +147,7 @@ def _peft_scalings(folder: Path, base: nn.Module, label: str) -> dict[str, float
 
     settings = load_json(folder / CONFIG)
     more = [key for key, value in settings.items() if value and key not in HARMLESS]
-    more = [
-        key
-        for key in more
-        if (key, settings[key]) != ("bias", "none") and key != "init_lora_weights"
-    ]
+    more = [key for key in more if (key, settings[key]) != ("bias", "none") and key != "init_lora_weights"]
     if settings.get("peft_type") != "LORA":
         raise ConfigError(
             f"{label}: its peft_type is {settings.get('peft_type')}, and a .pth file holds LORA only"
@@ -197,9 +162,7 @@ def _peft_scalings(folder: Path, base: nn.Module, label: str) -> dict[str, float
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # these are for those who train
-            inject_adapter_in_model(
-                LoraConfig.from_pretrained(str(folder)), base, low_cpu_mem_usage=True
-            )
+            inject_adapter_in_model(LoraConfig.from_pretrained(str(folder)), base, low_cpu_mem_usage=True)
     except (ValueError, TypeError, RuntimeError, KeyError) as error:
         raise ConfigError(f"{label} does not fit the base: {one_line(error)}") from error
     layers = {path: layer for path, layer in base.named_modules() if getattr(layer, "lora_A", None)}
@@ -215,9 +178,8 @@ def _write_peft(folder: Path, adapter: Adapter, tensors: dict[str, Tensor], base
         "base_model_name_or_path": base,
         "r": adapter.rank,
         "lora_alpha": adapter.rank,  # so that the scaling, alpha / r, is 1
-        "target_modules": sorted(
-            adapter.pairs
-        ),  # whole paths, so that no other layer with the same ending matches
+        # whole paths, so that no other layer with the same ending matches
+        "target_modules": sorted(adapter.pairs),
         "lora_dropout": 0.0,
         "bias": "none",
         "fan_in_fan_out": False,
@@ -264,17 +226,13 @@ def _cast(
             numbers += tensor.numel()
     factors = sorted({f"{scaling:g}" for scaling in scalings.values() if scaling != 1})
     folded = f"the scaling ({', '.join(factors)}) is folded into B" if factors else ""
-    kinds = ", ".join(
-        sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()})
-    )
+    kinds = ", ".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()}))
     if rounded and dtype is None:
         raise ConfigError(
             f"{label}: a .pth file has no scaling, and folding this one ({', '.join(factors)}) into B would round "
             f"{rounded:,} numbers in {kinds}. Give --dtype float32 (or another) to allow it, or use lora=peft"
         )
-    exactness = (
-        f"{rounded:,} of {numbers:,} numbers rounded" if rounded else "exact: no number rounded"
-    )
+    exactness = f"{rounded:,} of {numbers:,} numbers rounded" if rounded else "exact: no number rounded"
     if not rounded and not factors and dtype is None:
         exactness = "bit for bit"
     return tensors, " · ".join(part for part in (kinds, folded, exactness) if part)

@@ -34,14 +34,11 @@ class Chosen:
     @property
     def device(self) -> str | None:
         """The key of the device that a model on this machine runs on, if there is one."""
-        return next(
-            (f"model.{key}" for key in ("device", "student.device") if key in self.keys), None
-        )
+        return next((f"model.{key}" for key in ("device", "student.device") if key in self.keys), None)
 
 
-Look = Callable[
-    [str | None], list[Chosen]
-]  # describes a choice of model; None: those that the config chooses
+# describes a choice of model; None: those that the config chooses
+Look = Callable[[str | None], list[Chosen]]
 
 
 @dataclass
@@ -76,17 +73,12 @@ def translate(environ: Mapping[str, str], asked: Mapping[str, str], look: Look) 
     _check(values)
     _choose_model(values, translation, look)
     choice = next(
-        (
-            override.partition("=")[2]
-            for override in translation.overrides
-            if override.startswith("model=")
-        ),
+        (override.partition("=")[2] for override in translation.overrides if override.startswith("model=")),
         None,
     )
     models = look(choice)
-    without = next(
-        (model for model in models if model.device is None), None
-    )  # one job of a grid is enough
+    # one job of a grid is enough
+    without = next((model for model in models if model.device is None), None)
     for name in ("STUDENT_LOAD_IN_4BIT", "STUDENT_FORCE_CPU", "STUDENT_LORA_DIR"):
         value = values.get(name)
         if value is None:
@@ -97,28 +89,17 @@ def translate(environ: Mapping[str, str], asked: Mapping[str, str], look: Look) 
         elif name == "STUDENT_LOAD_IN_4BIT":
             translation.becomes(name, value, f"quantization={'nf4' if value == '1' else 'none'}")
         elif name == "STUDENT_FORCE_CPU":
-            translation.becomes(
-                name, value, f"{models[0].device}={'cpu' if value == '1' else 'auto'}"
-            )
+            translation.becomes(name, value, f"{models[0].device}={'cpu' if value == '1' else 'auto'}")
         else:
             translation.becomes(
-                name,
-                value,
-                f"lora={'pth' if value.endswith('.pth') else 'peft'}",
-                f"lora.path={value}",
+                name, value, f"lora={'pth' if value.endswith('.pth') else 'peft'}", f"lora.path={value}"
             )
     if (value := values.get("STUDENT_MAX_NEW_TOKENS")) is not None:
         translation.becomes("STUDENT_MAX_NEW_TOKENS", value, f"generation.max_new_tokens={value}")
     if (value := values.get("BASE_URL")) is not None:
-        keys = [
-            key
-            for key in ("base_url", "teacher.base_url")
-            if all(key in model.keys for model in models)
-        ]
+        keys = [key for key in ("base_url", "teacher.base_url") if all(key in model.keys for model in models)]
         if not keys:
-            translation.ignore(
-                "BASE_URL", value, f"model={models[0].choice} uses no server (model=api does)"
-            )
+            translation.ignore("BASE_URL", value, f"model={models[0].choice} uses no server (model=api does)")
         else:
             translation.becomes("BASE_URL", value, f"model.{keys[0]}={value}")
     return translation
@@ -139,15 +120,9 @@ def _choose_model(values: Mapping[str, str], translation: Translation, look: Loo
         values.get(name) for name in ("ENABLE_HYBRID", "FORCE_STUDENT_STUB", "STUDENT_BASE_MODEL")
     )
     if hybrid is not None:
-        translation.becomes(
-            "ENABLE_HYBRID", hybrid, f"model={'hybrid' if hybrid == '1' else 'api'}"
-        )
+        translation.becomes("ENABLE_HYBRID", hybrid, f"model={'hybrid' if hybrid == '1' else 'api'}")
     own = next(
-        (
-            override.partition("=")[2]
-            for override in translation.overrides
-            if override.startswith("model=")
-        ),
+        (override.partition("=")[2] for override in translation.overrides if override.startswith("model=")),
         None,
     )
     models = look(own) if own or "model" in translation.asked else []
@@ -162,9 +137,7 @@ def _choose_model(values: Mapping[str, str], translation: Translation, look: Loo
     if base is None:
         return
     if stub == "1" and "model=stub" in translation.overrides:
-        translation.ignore(
-            "STUDENT_BASE_MODEL", base, "FORCE_STUDENT_STUB=1 replaces it with the stub"
-        )
+        translation.ignore("STUDENT_BASE_MODEL", base, "FORCE_STUDENT_STUB=1 replaces it with the stub")
     elif models and all("student.name" in model.keys for model in models):
         translation.becomes("STUDENT_BASE_MODEL", base, f"model.student.name={base}")
     elif models and all(model.device and not model.is_named for model in models):
@@ -215,9 +188,7 @@ def _values(override: str) -> list[str | None]:
     with suppress(HydraException):
         read = OverridesParser.create().parse_override(override)
         return (
-            [*read.sweep_string_iterator()]
-            if read.is_sweep_override()
-            else [read.get_value_element_as_str()]
+            [*read.sweep_string_iterator()] if read.is_sweep_override() else [read.get_value_element_as_str()]
         )
     return [None]
 
@@ -230,10 +201,7 @@ def model_of(composer: Composer, choice: str | None) -> Chosen:
         return Chosen(str(choice), frozenset())
     node = composed.model
     inner = {
-        f"{key}.{below}"
-        for key in node
-        if isinstance(node._get_node(key), DictConfig)
-        for below in node[key]
+        f"{key}.{below}" for key in node if isinstance(node._get_node(key), DictConfig) for below in node[key]
     }
     own = {*map(str, node)}  # `in` is False for a key without a value
     is_named = "name" not in own or (not OmegaConf.is_missing(node, "name") and bool(node.name))

@@ -78,15 +78,8 @@ class SplitConfig(TaskConfig):
                 check(given is None, key, given, f"{need}, or leave it out")
                 continue
             example = "[0.3,0.7]" if strategy is Strategy.ratios else "[0-7,8-15]"
-            check(
-                bool(given),
-                key,
-                given,
-                f"task.strategy={strategy.value} needs it, e.g. {key}={example}",
-            )
-            need = (
-                f"{key} has {len(given)} entries: leave task.num_parts out, or give the same number"
-            )
+            check(bool(given), key, given, f"task.strategy={strategy.value} needs it, e.g. {key}={example}")
+            need = f"{key} has {len(given)} entries: leave task.num_parts out, or give the same number"
             check(count in (None, len(given)), "task.num_parts", count, need)
         if self.strategy is Strategy.by_type:
             check(
@@ -95,9 +88,7 @@ class SplitConfig(TaskConfig):
                 count,
                 "task.strategy=by_type makes one part per kind: leave it out",
             )
-            need = (
-                "a pipeline needs whole layers in each part: use another task.strategy than by_type"
-            )
+            need = "a pipeline needs whole layers in each part: use another task.strategy than by_type"
             check(self.explain is None, "task.explain", self.explain, need)
         if self.ratios is not None:
             check(
@@ -156,9 +147,7 @@ class VerifyConfig(TaskConfig):
     name: ClassVar[str] = "verify"
     keeps_samples: ClassVar[bool] = False
     parts: str = setting(MISSING, HASHED)
-    source: str | None = setting(
-        None, takes=filled("give the folder or hub id that was split, or null")
-    )
+    source: str | None = setting(None, takes=filled("give the folder or hub id that was split, or null"))
     level: VerifyLevel = VerifyLevel.full
 
 

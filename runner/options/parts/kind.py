@@ -17,18 +17,7 @@ from runner.options.parts.pipeline import CAPABILITIES
 from runner.options.parts.pipeline.ranks import first_rank, manifest_of, torchrun_rank
 from runner.options.parts.sharding.check import require_sound
 from runner.options.parts.sharding.manifest import MODEL_FILES
-from runner_base import (
-    BYTES,
-    MIB,
-    ConfigError,
-    Dtype,
-    check,
-    counted,
-    decimals,
-    machine,
-    tell,
-    told_apart,
-)
+from runner_base import BYTES, MIB, ConfigError, Dtype, check, counted, decimals, machine, tell, told_apart
 from runner_base.dtypes import dtype_for
 from runner_engine import BaseCache, Capability, Engine, Footprint, Prompt, Request, Workload
 from runner_engine.checkpoints import read_settings
@@ -61,10 +50,7 @@ class PartsKind(ModelKind):
         device = machine.device_class(model.device)
         need = "it sends tensors from GPU to GPU, but the parts run on the CPU: use auto or gloo"
         check(
-            model.backend is not Backend.nccl or device == "cuda",
-            "model.backend",
-            model.backend.value,
-            need,
+            model.backend is not Backend.nccl or device == "cuda", "model.backend", model.backend.value, need
         )
         needed_mib, free_mib = _weight_mib(config), machine.available_mib()
         if model.check_memory and device == "cpu" and needed_mib > free_mib:
@@ -93,9 +79,7 @@ class PartsKind(ModelKind):
         number = model.device.partition(":")[2]
         named = frozenset({int(number)} if number else {})
         is_on_gpus = machine.device_class(model.device) == "cuda"
-        return Need(
-            _weight_mib(config), machine.cores(), is_on_gpus * (1 if number else processes), named
-        )
+        return Need(_weight_mib(config), machine.cores(), is_on_gpus * (1 if number else processes), named)
 
     def capabilities(self, config: RunnerConfig) -> frozenset[Capability]:
         """Return what the pipeline engine can do."""
@@ -134,9 +118,8 @@ class PartsKind(ModelKind):
         runs the job."""
         if (rank := torchrun_rank()) is None:
             return None
-        os.environ.setdefault(
-            "TORCH_CPP_LOG_LEVEL", "ERROR"
-        )  # no C++ stack trace beside our message
+        # no C++ stack trace beside our message
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
         from runner.options.parts.pipeline.processes import join_torchrun  # imports torch
 
         return join_torchrun(config, rank)
@@ -144,10 +127,7 @@ class PartsKind(ModelKind):
 
 def _dtype(config: RunnerConfig) -> str:
     """Return the dtype that model.dtype means on this machine."""
-    model, settings = (
-        parts_model(config.model),
-        read_settings(manifest_of(config).folder / MODEL_FILES),
-    )
+    model, settings = (parts_model(config.model), read_settings(manifest_of(config).folder / MODEL_FILES))
     return dtype_for(model.dtype, settings, machine.device_class(model.device))
 
 

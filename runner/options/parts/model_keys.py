@@ -37,15 +37,11 @@ class PartsModelConfig(ModelConfig):
     has_weights: ClassVar[bool] = True
     name: str = setting(MISSING, HASHED, filled("give the folder that task=split wrote"))
     stages: int | None = setting(
-        None,
-        Inert("any number of processes computes the same", measured=True),
-        least(1, ", or null"),
+        None, Inert("any number of processes computes the same", measured=True), least(1, ", or null")
     )
     backend: Backend = setting(Backend.auto, Inert("carries the same numbers", measured=True))
     micro_batch: int | None = setting(None, takes=least(1, ", or null"))
-    timeout_s: float = setting(
-        600.0, Inert("ends a pipeline in which a process hangs"), above(0, " seconds")
-    )
+    timeout_s: float = setting(600.0, Inert("ends a pipeline in which a process hangs"), above(0, " seconds"))
     device: str = "auto"
     dtype: Dtype = Dtype.auto
     attention: Attention = Attention.auto
@@ -67,9 +63,7 @@ class PartsModelConfig(ModelConfig):
         generation: GenerationConfig,
     ) -> None:
         """Reject settings that would change the weights: they run as they were split."""
-        require_own_weights(
-            quantization, lora, rope, "model=parts runs the parts as they were split"
-        )
+        require_own_weights(quantization, lora, rope, "model=parts runs the parts as they were split")
         require_no_scheduler(generation, "model=parts keeps them in transformers' own cache")
 
 

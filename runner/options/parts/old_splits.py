@@ -40,16 +40,12 @@ def read_old_split(folder: Path) -> list[Partition]:
     names = {path.name for path in folder.glob("partition_*.json")}
     expected = [partition_name(number) for number in range(len(names))]
     if names != set(expected):
-        raise DataError(
-            f"{folder}: {', '.join(expected)} expected, found {', '.join(sorted(names))}"
-        )
+        raise DataError(f"{folder}: {', '.join(expected)} expected, found {', '.join(sorted(names))}")
     partitions = [partition_file.read_partition(folder / name) for name in expected]
     homes: dict[str, Partition] = {}
     for number, partition in enumerate(partitions):
         if partition.part_id != number:
-            raise DataError(
-                f"{partition.path}: part_id: {number} expected, found {partition.part_id}"
-            )
+            raise DataError(f"{partition.path}: part_id: {number} expected, found {partition.part_id}")
         if partition.form != INLINE:
             raise DataError(
                 f"{partition.path}: refers to tensors in part_{number}.safetensors, and neither that nor {MANIFEST} "
@@ -57,9 +53,7 @@ def read_old_split(folder: Path) -> list[Partition]:
             )
         for layer in partition.layers:
             if layer.name in homes:
-                raise DataError(
-                    f"{partition.path}: {layer.name} is in {homes[layer.name].path.name}, too"
-                )
+                raise DataError(f"{partition.path}: {layer.name} is in {homes[layer.name].path.name}, too")
             homes[layer.name] = partition
     return partitions
 
@@ -87,9 +81,7 @@ class FromNumbers:
             for partition in partitions
             for layer in partition.layers
         ]
-        self.placed = sorted(
-            placed, key=lambda tensor_and_offset: written_order(tensor_and_offset[0])
-        )
+        self.placed = sorted(placed, key=lambda tensor_and_offset: written_order(tensor_and_offset[0]))
         self.tensors = tuple(tensor for tensor, _, _ in self.placed)
         self.header = byteio.build_header(self.tensors, {"format": "pt"})
         self.rounded = 0  # numbers that their dtype could not hold exactly, known after `pieces`
@@ -115,20 +107,14 @@ class FromNumbers:
 
 def _tensor(partition: Partition, layer: Layer, dtype: str | None) -> Tensor:
     kind = dtype or safetensors_dtype(layer.dtype or layer.layer_type) or "F32"
-    return Tensor(
-        layer.name, kind, layer.shape, partition.path, 0, layer.params * DTYPE_BITS[kind] // 8
-    )
+    return Tensor(layer.name, kind, layer.shape, partition.path, 0, layer.params * DTYPE_BITS[kind] // 8)
 
 
 def safetensors_dtype(dtype: str) -> str | None:
     """Return the safetensors name of a dtype as frameworks name it, None if there is no such
     dtype."""
     plain = dtype.removeprefix("torch.").strip()
-    return (
-        plain.upper()
-        if plain.upper() in partition_file.READABLE
-        else DTYPE_NAMES.get(plain.lower())
-    )
+    return plain.upper() if plain.upper() in partition_file.READABLE else DTYPE_NAMES.get(plain.lower())
 
 
 def encode(values: Numbers, dtype: str, where: str) -> tuple[bytes, int]:
@@ -143,23 +129,16 @@ def encode(values: Numbers, dtype: str, where: str) -> tuple[bytes, int]:
         elif dtype in partition_file.PLAIN:
             data = values.astype(partition_file.PLAIN[dtype]).tobytes()
         else:
-            raise ConfigError(
-                f"{where}: numbers cannot be stored as {dtype}: use task.dtype=float32"
-            )
+            raise ConfigError(f"{where}: numbers cannot be stored as {dtype}: use task.dtype=float32")
     stored = partition_file.decode(dtype, data)
     if not np.isfinite(stored).all():
         number = values[~np.isfinite(stored)][0]
         raise DataError(f"{where}: {number} is beyond the range of {dtype}")
-    exact = (
-        "<f8" if stored.dtype.kind in "iu" else "<f4"
-    )  # the old form was written with the precision of float32
+    # the old form was written with the precision of float32
+    exact = "<f8" if stored.dtype.kind in "iu" else "<f4"
     rounded = (
-        0
-        if dtype in ("F32", "F64")
-        else int(np.count_nonzero(stored.astype(exact) != values.astype(exact)))
+        0 if dtype in ("F32", "F64") else int(np.count_nonzero(stored.astype(exact) != values.astype(exact)))
     )
     if rounded and stored.dtype.kind in "iu":
-        raise DataError(
-            f"{where}: {dtype} expected, found numbers with fractions or beyond its range"
-        )
+        raise DataError(f"{where}: {dtype} expected, found numbers with fractions or beyond its range")
     return data, rounded

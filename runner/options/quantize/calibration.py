@@ -71,9 +71,7 @@ def check_apart(calibration: Calibration, evaluations: Sequence[str]) -> list[st
                 f"{KEY}={calibration.name}: {len(same)} of its texts are texts of the evaluation {name}, such as "
                 f"“{_shown(same[0])}”: a model that has read them looks better there than it is. Give other texts"
             )
-        if alike := [
-            (text, run) for text in texts if (run := _first_shared(text, runs)) is not None
-        ]:
+        if alike := [(text, run) for text in texts if (run := _first_shared(text, runs)) is not None]:
             notes.append(
                 f"{KEY}={calibration.name} shares {RUN} words in a row or more with {len(alike)} of {len(texts)} texts "
                 f"of {name}, such as “{_shown(alike[0][1])}”: what is measured on them may look too good"

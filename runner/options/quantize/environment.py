@@ -149,9 +149,14 @@ def _said(program: str, *words: str) -> str:
     """Return what a program prints."""
     try:
         done = subprocess.run(
-            [program, *words], capture_output=True, text=True, timeout=PROBE_S, stdin=subprocess.DEVNULL, check=False,
+            [program, *words],
+            capture_output=True,
+            text=True,
+            timeout=PROBE_S,
+            stdin=subprocess.DEVNULL,
+            check=False,
             errors="replace",
-        )  # fmt: skip
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ConfigError(f"{program} does not run: {one_line(error)}") from None
     return done.stdout + done.stderr
@@ -166,9 +171,13 @@ def _version_in(python: str, distribution: str) -> str | None:
     where = f"task.python={python} does not run as a Python"
     try:
         done = subprocess.run(
-            [python, "-P", "-c", PROBE, distribution], capture_output=True, text=True, timeout=PROBE_S,
-            stdin=subprocess.DEVNULL, check=False,
-        )  # fmt: skip
+            [python, "-P", "-c", PROBE, distribution],
+            capture_output=True,
+            text=True,
+            timeout=PROBE_S,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
         if done.returncode:
             raise ConfigError(f"{where}: {one_line(done.stderr or done.returncode)}")
         found: str | None = json.loads(done.stdout)

@@ -65,9 +65,7 @@ class QuantizeConfig(TaskConfig):
             f"{self._of} needs texts: give a file of texts such as those the model is for, or "
             "embedded (word problems), and never what it is evaluated on"
         )
-        check(
-            not kind.reads_texts or self.calibration is not None, "task.calibration", "null", need
-        )
+        check(not kind.reads_texts or self.calibration is not None, "task.calibration", "null", need)
         self._check_overrides(kind)
         self._leave_out_what_counts_elsewhere(kind)
 
@@ -81,16 +79,8 @@ class QuantizeConfig(TaskConfig):
         """Return the end of the made model's name: the recipe, its bits and its groups."""
         if not self.kind.bits:
             return self.recipe.value + "-mix" * bool(self.overrides)
-        form = (
-            ""
-            if self.symmetric == self.kind.is_symmetric
-            else "-sym"
-            if self.symmetric
-            else "-asym"
-        )
-        return f"{self.recipe.value}-{self.bits}bit-g{self.group_size}{form}" + "-mix" * bool(
-            self.overrides
-        )
+        form = "" if self.symmetric == self.kind.is_symmetric else "-sym" if self.symmetric else "-asym"
+        return f"{self.recipe.value}-{self.bits}bit-g{self.group_size}{form}" + "-mix" * bool(self.overrides)
 
     @property
     def subject(self) -> str:

@@ -45,9 +45,7 @@ class Order:
     texts: tuple[str, ...] = field(default=(), repr=False)
 
 
-def make(
-    order: Order, target: Path, companions: list[Path], log: Path, bar: Progress
-) -> dict[str, Any]:
+def make(order: Order, target: Path, companions: list[Path], log: Path, bar: Progress) -> dict[str, Any]:
     """Let a maker write a model and give it its name; return what it reports."""
     with _unfinished(target) as folder:
         made = folder / MADE
@@ -130,10 +128,15 @@ def _run(order: Order, folder: Path, made: Path, log: Path, bar: Progress) -> di
     offline = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "HOME": str(folder)}
     with log.open("ab") as stderr:
         process = subprocess.Popen(
-            [order.python, "-P", str(Path(maker_main.__file__))], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=stderr, env=environment_for_children() | counts | offline, start_new_session=True, text=True,
+            [order.python, "-P", str(Path(maker_main.__file__))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            env=environment_for_children() | counts | offline,
+            start_new_session=True,
+            text=True,
             cwd=folder,
-        )  # fmt: skip
+        )
     try:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -147,9 +150,7 @@ def _run(order: Order, folder: Path, made: Path, log: Path, bar: Progress) -> di
         process.wait()
     if code or report is None:
         lines = last_lines(log, SAID_LINES)
-        said = next(
-            (line for line in reversed(lines) if "Error" in line), lines[-1] if lines else ""
-        )
+        said = next((line for line in reversed(lines) if "Error" in line), lines[-1] if lines else "")
         raise JobFailed(f"{order.maker} {describe_exit(code)}: {one_line(said)}. Its log is {log}")
     return report
 

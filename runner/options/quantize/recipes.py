@@ -79,12 +79,7 @@ HQQ = Maker(
     "HQQ",
     "hqq",
     "0.2.8.post1",
-    (
-        "termcolor==3.3.0",
-        "transformers==4.57.6",
-        "huggingface-hub==0.36.0",
-        "tokenizers==0.22.2",
-    ),
+    ("termcolor==3.3.0", "transformers==4.57.6", "huggingface-hub==0.36.0", "tokenizers==0.22.2"),
 )
 TORCHAO = Maker("torchao", "torchao", "torchao", "0.18.0", extra="torchao")
 # Its wheel has both programs as they were in April 2024, and no other one on the index has them.

@@ -103,17 +103,10 @@ def _check_groups(files: ModelFiles, task: QuantizeConfig) -> None:
         return
     path, inputs = next(iter(uneven.items()))
     fits = next(
-        (
-            other
-            for other in SIZES
-            if all(_inputs(tensor) % other == 0 for tensor in layers.values())
-        ),
-        None,
+        (other for other in SIZES if all(_inputs(tensor) % other == 0 for tensor in layers.values())), None
     )
     fix = "no usual size fits" if fits is None else f"task.group_size={fits} fits all layers"
-    raise ConfigError(
-        f"task.group_size={size}: {path} has {inputs} inputs, which are no whole groups: {fix}"
-    )
+    raise ConfigError(f"task.group_size={size}: {path} has {inputs} inputs, which are no whole groups: {fix}")
 
 
 def _inputs(tensor: Tensor) -> int:

@@ -52,9 +52,7 @@ def prepare(config: RunnerConfig) -> QuantizeInputs:
         hashes["calibration"] = calibration.sha256
     environment = environment_of(task)
     hashes["maker"] = f"{task.kind.maker.label} {environment.version}"
-    return QuantizeInputs(
-        hashes, source, environment, calibration, _target(config, task, source), notes
-    )
+    return QuantizeInputs(hashes, source, environment, calibration, _target(config, task, source), notes)
 
 
 def check_lengths(inputs: QuantizeInputs, resolved: ResolvedJob) -> list[str]:  # noqa: ARG001
@@ -109,9 +107,7 @@ def run(inputs: QuantizeInputs, context: Context) -> Result:
         "threads": report["threads"],
         **_record(inputs, task),
     }
-    notes = [
-        f"evaluate it by model=local model.name={target}{' quantization=gguf' * task.kind.is_file}"
-    ]
+    notes = [f"evaluate it by model=local model.name={target}{' quantization=gguf' * task.kind.is_file}"]
     if inputs.calibration is not None:
         metrics["calibration_tokens"] = report["calibration_tokens"]
         if report["calibration_sequences"] < task.sequences:
@@ -121,10 +117,7 @@ def run(inputs: QuantizeInputs, context: Context) -> Result:
             )
     files = [target] if target.is_file() else [path for path in target.rglob("*") if path.is_file()]
     return Result(
-        metrics=metrics,
-        facts=facts,
-        notes=[*notes, *inputs.notes],
-        artifacts=promise(dict.fromkeys(files)),
+        metrics=metrics, facts=facts, notes=[*notes, *inputs.notes], artifacts=promise(dict.fromkeys(files))
     )
 
 

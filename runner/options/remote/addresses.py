@@ -16,15 +16,8 @@ def addresses_of(key: str, value: object) -> list[str]:
     values: list[Any] = value if isinstance(value, list) else [value]
     for address in values:
         if not isinstance(address, str) or (len(values) > 1 and not address.strip()):
-            raise ConfigError(
-                f"{key}={value}: give an address, or a list of them: [http://A/v1,http://B/v1]"
-            )
-        check(
-            ",http" not in address,
-            key,
-            address,
-            "several servers are a list: [http://A/v1,http://B/v1]",
-        )
+            raise ConfigError(f"{key}={value}: give an address, or a list of them: [http://A/v1,http://B/v1]")
+        check(",http" not in address, key, address, "several servers are a list: [http://A/v1,http://B/v1]")
     return sorted({value.rstrip("/") for value in values if value.strip()})
 
 
@@ -40,23 +33,16 @@ def check_base_url(key: str, url: str) -> None:
     are stored."""
     try:
         parts = urlsplit(url)
-        is_valid = (
-            parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
-        )
+        is_valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
     except ValueError:
         parts, is_valid = urlsplit(""), False
     server = parts.netloc.rpartition("@")[2]
-    bare = (
-        f"{parts.scheme}://{server}{parts.path}" if is_valid and "@" not in parts.path else HIDDEN
+    bare = f"{parts.scheme}://{server}{parts.path}" if is_valid and "@" not in parts.path else HIDDEN
+    need = (
+        "a password, a query or a # in it would end up in configs and logs: put the server's key into API_KEY"
     )
-    need = "a password, a query or a # in it would end up in configs and logs: put the server's key into API_KEY"
     check(not set("@?#") & set(url), key, bare, need)
-    check(
-        is_valid,
-        key,
-        url,
-        "give an address such as http://127.0.0.1:8000/v1 or https://api.openai.com/v1",
-    )
+    check(is_valid, key, url, "give an address such as http://127.0.0.1:8000/v1 or https://api.openai.com/v1")
 
 
 def is_this_machine(address: str) -> bool:

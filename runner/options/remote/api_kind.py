@@ -22,9 +22,7 @@ from runner_base.texts import read_cache
 from runner_engine import BaseCache, Capability, Engine, GenerationConfig, Prompt, Request
 
 log = logging.getLogger(__name__)
-SERVERS_FILE = (
-    ".servers.json"  # next to the cache of hashes: what servers have reported of their models
-)
+SERVERS_FILE = ".servers.json"  # next to the cache of hashes: what servers have reported of their models
 FRESH_S = 10.0  # the jobs of a grid are identified at once, with a single request
 
 CAPABILITIES = frozenset(
@@ -117,9 +115,7 @@ def fingerprint(model: ApiConfig, folder: Path) -> dict[str, str]:
 
 def check(model: ApiConfig, generation: GenerationConfig) -> None:
     """Refuse parameters that the server does not accept."""
-    if (
-        problem := with_extensions(model).unsupported_setting("generation", generation)
-    ) is not None:
+    if (problem := with_extensions(model).unsupported_setting("generation", generation)) is not None:
         raise ConfigError(problem)
 
 
@@ -183,9 +179,7 @@ class Api(ModelKind):
         """Return a prompt as it is sent; how the server renders it is unknown."""
         assert isinstance(resolved.config.model, ApiConfig)
         return str(
-            ApiEngine(resolved.config, resolved.config.model, CAPABILITIES).encode(
-                Request(0, prompt)
-            )[0]
+            ApiEngine(resolved.config, resolved.config.model, CAPABILITIES).encode(Request(0, prompt))[0]
         )
 
     def open_engine(

@@ -14,9 +14,7 @@ SAMPLERS = ["penalties", "temperature", "top_k", "top_p", "min_p"]
 WHOLE_TEXT = 2**17  # tokens that a penalty looks back at: by itself llama.cpp's sees the last 64
 
 
-def extra_body(
-    extensions: Extensions, sampled: Mapping[str, Any], ignore_eos: bool
-) -> dict[str, Any]:
+def extra_body(extensions: Extensions, sampled: Mapping[str, Any], ignore_eos: bool) -> dict[str, Any]:
     """Return what a request's body has beside OpenAI's keys; sampled: the parameters in our
     words."""
     if extensions not in (Extensions.vllm, Extensions.llama_cpp):

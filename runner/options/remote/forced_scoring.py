@@ -22,9 +22,7 @@ BIAS = 1e6  # far above any difference of logits
 class ForcedScorer(Scorer):
     """Asks for each token as the next one."""
 
-    NEEDED = (
-        "/tokenize, /apply-template and, in /completion, n_probs and logit_bias, as llama.cpp has"
-    )
+    NEEDED = "/tokenize, /apply-template and, in /completion, n_probs and logit_bias, as llama.cpp has"
 
     async def _tokenize(self, **parameters: Any) -> Tokens:
         """Return a text's tokens; the server adds special tokens to each text that it completes,
@@ -39,8 +37,7 @@ class ForcedScorer(Scorer):
         text = answer.get("prompt") if isinstance(answer, dict) else None
         if not isinstance(text, str):
             raise Fault(
-                f"{self.model.base_url} answered /apply-template without a text",
-                "sent no valid answer",
+                f"{self.model.base_url} answered /apply-template without a text", "sent no valid answer"
             )
         return await self._tokenize(prompt=text)
 
@@ -55,9 +52,7 @@ class ForcedScorer(Scorer):
     async def _forced(self, before: list[int], token: int, caches: bool) -> tuple[float, float]:
         """Return the log-probability of a token behind others, and that of the likeliest one."""
         url = self.model.base_url
-        told = forced_answer(
-            url, await self._post("completion", forced_body(before, token, caches)), token
-        )
+        told = forced_answer(url, await self._post("completion", forced_body(before, token, caches)), token)
         return logarithm(url, told.logprob), logarithm(url, told.best)
 
 
@@ -75,9 +70,14 @@ def forced_body(before: Sequence[int], token: int, caches: bool = True) -> dict[
     caches: continue from what the server computed for the request before.
     """
     return {
-        "prompt": [*before], "n_predict": 1, "n_probs": 1, "temperature": 0, "cache_prompt": caches,
-        "logit_bias": [[token, BIAS]], "samplers": ["temperature"],
-    }  # fmt: skip
+        "prompt": [*before],
+        "n_predict": 1,
+        "n_probs": 1,
+        "temperature": 0,
+        "cache_prompt": caches,
+        "logit_bias": [[token, BIAS]],
+        "samplers": ["temperature"],
+    }
 
 
 def forced_answer(url: str, answer: Any, token: int) -> Forced:

@@ -46,18 +46,9 @@ class HybridEngine:
     capabilities = CAPABILITIES
 
     def __init__(
-        self,
-        model: HybridConfig,
-        student: Engine | None,
-        teacher: ApiEngine,
-        student_error: str = "",
+        self, model: HybridConfig, student: Engine | None, teacher: ApiEngine, student_error: str = ""
     ) -> None:
-        self.model, self.student, self.teacher, self.student_error = (
-            model,
-            student,
-            teacher,
-            student_error,
-        )
+        self.model, self.student, self.teacher, self.student_error = (model, student, teacher, student_error)
         self.incidents: Counter[str] = Counter()  # what went wrong, and how often
 
     @property
@@ -68,10 +59,7 @@ class HybridEngine:
         notes = [*own.notes, *self.teacher.stats.notes, *incidents]
         teacher = self.teacher.stats
         return replace(
-            own,
-            rows_alive=own.rows_alive + teacher.rows_alive,
-            notes=notes,
-            servers=teacher.servers,
+            own, rows_alive=own.rows_alive + teacher.rows_alive, notes=notes, servers=teacher.servers
         )
 
     def load(self) -> EngineReport:
@@ -89,9 +77,7 @@ class HybridEngine:
         )
         notes = [*own.notes, *report.notes]
         if self.student is None:
-            alone = (
-                f"the student cannot be loaded, so the teacher answers alone ({self.student_error})"
-            )
+            alone = f"the student cannot be loaded, so the teacher answers alone ({self.student_error})"
             log.warning("%s", alone)
             notes.insert(0, f"{alone}; once a student can be loaded, rerun=all runs the job again")
         return EngineReport(report.metrics | own.metrics, facts, notes)
@@ -190,9 +176,7 @@ class HybridSession(Session):
             self.student.close()
             self.student = None
             orphans = [case for (who, _), (case, _) in self._pending.items() if who == STUDENT]
-            self._pending = {
-                key: value for key, value in self._pending.items() if key[0] != STUDENT
-            }
+            self._pending = {key: value for key, value in self._pending.items() if key[0] != STUDENT}
             for case in orphans:
                 self._ask_teacher(case)
             return []
@@ -213,14 +197,9 @@ class HybridSession(Session):
                 self._on_review(case, event)
 
     def _record_call(self, case: Case, who: str, what: str, completion: Completion) -> None:
-        unsaid = {
-            "permanent": False,
-            "by": None,
-            "cost_usd": None,
-        }  # the completion of the question says them
-        call = Call.of(
-            completion, who=who, what=what, seconds=round(completion.seconds, 6), **unsaid
-        )
+        # the completion of the question says them
+        unsaid = {"permanent": False, "by": None, "cost_usd": None}
+        call = Call.of(completion, who=who, what=what, seconds=round(completion.seconds, 6), **unsaid)
         case.calls.append(call)
         if completion.cost_usd is not None:
             case.cost_usd = (case.cost_usd or 0.0) + completion.cost_usd
@@ -262,17 +241,11 @@ class HybridSession(Session):
             ] += 1
         if verdict.score is not None and verdict.score >= self.model.threshold:
             self._end(case, case.latest, STUDENT)
-        elif (
-            case.reviews >= self.model.rounds or completion.error is not None or case.latest is None
-        ):
+        elif case.reviews >= self.model.rounds or completion.error is not None or case.latest is None:
             self._ask_teacher(case)
         else:
-            prompt = revision_of(
-                case.request.prompt, case.latest.answer.parts.answer, verdict.feedback
-            )
-            revision = replace(
-                case.request, id=f"{case.request.id}/revision {case.reviews}", prompt=prompt
-            )
+            prompt = revision_of(case.request.prompt, case.latest.answer.parts.answer, verdict.feedback)
+            revision = replace(case.request, id=f"{case.request.id}/revision {case.reviews}", prompt=prompt)
             self._ask_student(case, "revision", revision)
 
     def _ask_teacher(self, case: Case) -> None:

@@ -11,17 +11,7 @@ from typing import ClassVar, Self
 from runner.config.model import refuse_guesses
 from runner.options.remote.addresses import addresses_of, check_addresses, is_in_domain
 from runner.options.remote.thinking_budget import ThinkingBudget, check_budget
-from runner_base import (
-    MISSING,
-    UNLESS_DEFAULT,
-    ConfigError,
-    Inert,
-    above,
-    check,
-    least,
-    setting,
-    within,
-)
+from runner_base import MISSING, UNLESS_DEFAULT, ConfigError, Inert, above, check, least, setting, within
 from runner_base.fields import Names
 from runner_engine import (
     GenerationConfig,
@@ -65,26 +55,16 @@ class ApiConfig(ModelConfig):
     extensions: Extensions = Extensions.auto
     thinking_budget: ThinkingBudget | None = setting(None, UNLESS_DEFAULT)
     key_variable: str = setting(KEY_VARIABLE, Inert("names the variable with the server's key"))
-    concurrency: int = setting(
-        8, Inert("how many requests are in flight at once", measured=True), least(1)
-    )
-    retries: int = setting(
-        6, Inert("how often a request without an answer is sent again"), least(0)
-    )
+    concurrency: int = setting(8, Inert("how many requests are in flight at once", measured=True), least(1))
+    retries: int = setting(6, Inert("how often a request without an answer is sent again"), least(0))
     backoff_s: float = setting(
         0.5, Inert("how long to wait before a request is sent again"), above(0, " seconds")
     )
     connect_s: float = setting(10.0, Inert("limits the time to connect"), above(0, " seconds"))
-    first_token_s: float = setting(
-        120.0, Inert("limits the time to the first token"), above(0, " seconds")
-    )
+    first_token_s: float = setting(120.0, Inert("limits the time to the first token"), above(0, " seconds"))
     answer_s: float = setting(600.0, Inert("limits the time of an answer"), above(0, " seconds"))
-    price_in: float | None = setting(
-        None, Inert("what a million prompt tokens cost", measured=True), PRICE
-    )
-    price_out: float | None = setting(
-        None, Inert("what a million new tokens cost", measured=True), PRICE
-    )
+    price_in: float | None = setting(None, Inert("what a million prompt tokens cost", measured=True), PRICE)
+    price_out: float | None = setting(None, Inert("what a million new tokens cost", measured=True), PRICE)
 
     def __post_init__(self) -> None:
         key = self.key
@@ -103,19 +83,13 @@ class ApiConfig(ModelConfig):
         check(is_name, f"{key}.key_variable", self.key_variable if is_name else "***", need)
         super().__post_init__()
         need = "give both prices or none: a cost without one of them would be too low"
-        check(
-            (self.price_in is None) == (self.price_out is None),
-            f"{key}.price_out",
-            self.price_out,
-            need,
-        )
+        check((self.price_in is None) == (self.price_out is None), f"{key}.price_out", self.price_out, need)
 
     @property
     def servers(self) -> list[Self]:
         """The same keys for each server alone."""
         return [
-            replace(self, base_url=address)
-            for address in addresses_of(f"{self.key}.base_url", self.base_url)
+            replace(self, base_url=address) for address in addresses_of(f"{self.key}.base_url", self.base_url)
         ]
 
     @property
@@ -133,8 +107,7 @@ class ApiConfig(ModelConfig):
     def is_at(self, domain: str) -> bool:
         """Whether the server, or each of several, is in a domain."""
         return all(
-            is_in_domain(address, domain)
-            for address in addresses_of(f"{self.key}.base_url", self.base_url)
+            is_in_domain(address, domain) for address in addresses_of(f"{self.key}.base_url", self.base_url)
         )
 
     def unsupported_setting(self, owner: str, sampling: SamplingKeys) -> str | None:
@@ -160,13 +133,9 @@ class ApiConfig(ModelConfig):
         generation: GenerationConfig,
     ) -> None:
         """Reject settings that would change the weights, which are the server's."""
-        require_own_weights(
-            quantization, lora, rope, "model=api has no weights here, so it would do nothing"
-        )
+        require_own_weights(quantization, lora, rope, "model=api has no weights here, so it would do nothing")
         rows = generation.batch_size
-        need = (
-            f"{self.key}.concurrency={self.concurrency} allows no more requests in flight at once"
-        )
+        need = f"{self.key}.concurrency={self.concurrency} allows no more requests in flight at once"
         check(rows is None or rows <= self.concurrency, "generation.batch_size", rows, need)
         if (problem := self.unsupported_setting("generation", generation)) is not None:
             raise ConfigError(problem)

@@ -41,9 +41,7 @@ class LoopThread:
     async def _stop(self, close_last: Callable[[], Coroutine[Any, Any, None]] | None) -> None:
         others = asyncio.all_tasks() - {asyncio.current_task()}
         for task in others:
-            if (
-                not task.cancelling()
-            ):  # a second cancel would interrupt the closing of its connection
+            if not task.cancelling():  # a second cancel would interrupt the closing of its connection
                 task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
         if close_last is not None:

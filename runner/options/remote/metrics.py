@@ -10,7 +10,5 @@ OF_SIDES = ("answers", "calls", *OF_CALLS)
 METRICS: tuple[Metric, ...] = (
     # a server elsewhere, a student and a teacher
     kinds.metric("cost_usd", "cost USD", ".4f", better=Better.lower, pooling=kinds.Pooling.sum),
-    *kinds.counts(
-        Better.neither, *(f"{who}_{what}" for who in ("student", "teacher") for what in OF_SIDES)
-    ),
+    *kinds.counts(Better.neither, *(f"{who}_{what}" for who in ("student", "teacher") for what in OF_SIDES)),
 )

@@ -31,9 +31,7 @@ MILLION = 1_000_000
 class RemoteModel:
     """A model on a server; nothing is loaded here."""
 
-    def __init__(
-        self, config: RunnerConfig, model: ApiConfig, capabilities: frozenset[Capability]
-    ) -> None:
+    def __init__(self, config: RunnerConfig, model: ApiConfig, capabilities: frozenset[Capability]) -> None:
         self.config, self.model, self.capabilities = config, model, capabilities
         self.stats = EngineStats()
         self.retries: Counter[str] = Counter()  # requests that were sent again, by cause
@@ -65,19 +63,13 @@ class RemoteModel:
             try:
                 metrics["max_positions"] = float(token_count("max_model_len", room))
             except Miscounted as fault:
-                notes = [
-                    f"ignored from what {model.address} says of its model: {self.servers.plain(fault)}"
-                ]
+                notes = [f"ignored from what {model.address} says of its model: {self.servers.plain(fault)}"]
         sent = {
             key: value
             for key, value in self.parameters(Request(0, "")).items()
             if key not in ("prompt", "model")
         }
-        facts = {
-            "server": model.address,
-            "reported_model": listed.reported,
-            "sent": json.dumps(sent),
-        }
+        facts = {"server": model.address, "reported_model": listed.reported, "sent": json.dumps(sent)}
         return EngineReport(metrics, facts, [*self.doubts(), *notes])
 
     def doubts(self) -> list[str]:
@@ -128,12 +120,8 @@ class RemoteModel:
         sent["max_completion_tokens" if is_chat and is_openai else "max_tokens"] = limit
         if sampling.temperature:
             sent["seed"] = request.sampling.seed
-            if (
-                sent["seed"] is None
-            ):  # as in other engines, the job's seed and the request's id decide
-                digest = hashlib.sha256(
-                    f"{self.config.seed}/{request.effective_random_id}".encode()
-                ).digest()
+            if sent["seed"] is None:  # as in other engines, the job's seed and the request's id decide
+                digest = hashlib.sha256(f"{self.config.seed}/{request.effective_random_id}".encode()).digest()
                 sent["seed"] = int.from_bytes(digest[:4]) >> 1
         sampled = {
             name: value
@@ -153,9 +141,7 @@ class RemoteModel:
         sent |= {"n": request.n} if request.n > 1 else {}
         sent |= {"extra_body": extra} if extra else {}
         prompt, ids = self._sent_prompt(request)
-        return sent | (
-            {"messages": json.loads(str(prompt))} if is_chat else {"prompt": ids or prompt}
-        )
+        return sent | ({"messages": json.loads(str(prompt))} if is_chat else {"prompt": ids or prompt})
 
     def update_notes(self) -> None:
         """Update the notes about faults so far, and the table of the servers."""
@@ -170,9 +156,7 @@ class RemoteModel:
         if self._servers is not None and (
             places := sum(server.secret.times for server in self._servers.servers)
         ):
-            notes.append(
-                f"the server sent its own key back: it was replaced by *** in {places} places"
-            )
+            notes.append(f"the server sent its own key back: it was replaced by *** in {places} places")
         if number := self.answers_without_usage:
             notes.append(
                 f"the server did not count the tokens of {counted(number, 'answer')}: they count as 0"
@@ -201,9 +185,7 @@ class RemoteModel:
         """Return the cost of an answer in USD; None if the prices are unknown."""
         if self.model.price_in is None or self.model.price_out is None:
             return None
-        return round(
-            (prompt_tokens * self.model.price_in + new_tokens * self.model.price_out) / MILLION, 9
-        )
+        return round((prompt_tokens * self.model.price_in + new_tokens * self.model.price_out) / MILLION, 9)
 
 
 def _turn(message: Message) -> dict[str, Any]:

@@ -44,13 +44,10 @@ class ServerPool:
         retries: Counter[str] | None = None,
         gone: Callable[[], RunnerError | None] = lambda: None,
     ) -> None:
-        self.model, self._gone = (
-            model,
-            gone,
-        )  # gone: why no server will answer any more, if that is known
-        self.retries = (
-            Counter() if retries is None else retries
-        )  # requests that were sent again, by cause
+        # gone: why no server will answer any more, if that is known
+        self.model, self._gone = (model, gone)
+        # requests that were sent again, by cause
+        self.retries = Counter() if retries is None else retries
         self._reported: tuple[str, str] | None = None  # a server, and what it reports of its model
         self._probes: set[asyncio.Task[None]] = set()
         self._thread = LoopThread()
@@ -120,11 +117,7 @@ class ServerPool:
                     raise reason from None
                 self._note_failure(server, fault)
                 asked.add(server)
-                others = [
-                    server
-                    for server in self._in_use()
-                    if server not in asked and not server.closed_s
-                ]
+                others = [server for server in self._in_use() if server not in asked and not server.closed_s]
                 fault.tries, wait_s = number, fault.wait_s
                 if not others and (rounds >= tries or fault.permanent):
                     raise
@@ -172,9 +165,7 @@ class ServerPool:
             server.close_for(fault.wait_s)  # it is only busy
             return
         server.failures_in_a_row += 1
-        if len(self.servers) > 1 and (
-            not fault.reached or server.failures_in_a_row >= FAILURES_IN_A_ROW
-        ):
+        if len(self.servers) > 1 and (not fault.reached or server.failures_in_a_row >= FAILURES_IN_A_ROW):
             self._leave_out(server, fault)
 
     def _leave_out(self, server: ServerConnection, reason: Fault | RequestRejected) -> None:
@@ -194,9 +185,7 @@ class ServerPool:
     async def _bring_back(self, server: ServerConnection) -> None:
         """Ask a server that is left out for its models now and then, until it answers."""
         for number in count(server.times_left_out):
-            await asyncio.sleep(
-                min(MAX_WAIT_S, self.model.backoff_s * 2**number) * random.uniform(0.5, 1)
-            )
+            await asyncio.sleep(min(MAX_WAIT_S, self.model.backoff_s * 2**number) * random.uniform(0.5, 1))
             try:
                 self._check(server, await server.list_models())
             except (Fault, RequestRejected):
@@ -219,21 +208,15 @@ class ServerPool:
     async def _list_models(self) -> ModelList:
         if len(self.servers) == 1:
             try:
-                return await self.with_retries(
-                    ServerConnection.list_models, min(3, self.model.retries + 1)
-                )
+                return await self.with_retries(ServerConnection.list_models, min(3, self.model.retries + 1))
             except (Fault, RequestRejected) as error:
                 raise JobFailed(f"{error}. {KEPT}") from None
         lists = await asyncio.gather(*map(self._list_one, self.servers))
         answered = [listed for listed in lists if isinstance(listed, ModelList)]
         if not answered:
-            raise JobFailed(
-                f"{next(error for error in lists if isinstance(error, Exception))}. {KEPT}"
-            )
+            raise JobFailed(f"{next(error for error in lists if isinstance(error, Exception))}. {KEPT}")
         # what all can do: the parameters of the least able, and the room of the smallest
-        return min(
-            answered, key=lambda listed: (listed.extensions is Extensions.vllm, _room(listed))
-        )
+        return min(answered, key=lambda listed: (listed.extensions is Extensions.vllm, _room(listed)))
 
     async def _list_one(self, server: ServerConnection) -> ModelList | Exception:
         """Return a server's list, which must have the model; or leave it out, and return why."""
@@ -257,9 +240,7 @@ class ServerPool:
         other, reported = self._reported
         if listed.reported != reported:
             differ = f"{address} reports {listed.reported}, but {other} {reported}"
-            raise ConfigError(
-                f"{model.key}.base_url: all servers must have the same model, and {differ}"
-            )
+            raise ConfigError(f"{model.key}.base_url: all servers must have the same model, and {differ}")
 
     def tokens_of(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the tokens of texts, including special tokens; ConfigError or JobFailed if the

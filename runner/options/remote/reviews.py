@@ -33,9 +33,7 @@ def task_of(prompt: Prompt) -> str:
         return prompt
     turns = [part for part in prompt if isinstance(part, Message)]
     return (
-        turns[0].content
-        if len(turns) == 1
-        else "\n\n".join(f"{turn.role}: {turn.content}" for turn in turns)
+        turns[0].content if len(turns) == 1 else "\n\n".join(f"{turn.role}: {turn.content}" for turn in turns)
     )
 
 
@@ -73,8 +71,6 @@ def read_verdict(text: str) -> Review:
             and 0 <= score <= 1
         ):
             feedback = value.get("feedback")
-            return Review(
-                float(score), feedback[:FEEDBACK_CHARACTERS] if isinstance(feedback, str) else ""
-            )
+            return Review(float(score), feedback[:FEEDBACK_CHARACTERS] if isinstance(feedback, str) else "")
         start = text.find("{", start + 1)
     return Review(None, text.strip()[:FEEDBACK_CHARACTERS])

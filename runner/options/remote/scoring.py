@@ -18,13 +18,7 @@ import openai
 
 from runner.options.remote.faults import Fault, RequestRejected
 from runner.options.remote.keys import ApiConfig
-from runner.options.remote.token_scores import (
-    InOnePass,
-    ScoredContinuation,
-    StepByStep,
-    Way,
-    logarithm,
-)
+from runner.options.remote.token_scores import InOnePass, ScoredContinuation, StepByStep, Way, logarithm
 from runner_base import ConfigError
 from runner_engine import Capability, Message, Prompt, Request
 
@@ -50,9 +44,7 @@ class Scorer:
 
     NEEDED = "/tokenize and, in /v1/completions, echo with logprobs, as vLLM and task=serve have"
 
-    def __init__(
-        self, client: openai.AsyncOpenAI, model: ApiConfig, plain: Callable[[object], str]
-    ) -> None:
+    def __init__(self, client: openai.AsyncOpenAI, model: ApiConfig, plain: Callable[[object], str]) -> None:
         self.client, self.model = client, model
         self.plain = plain  # an error's text without the key
         self._is_able: asyncio.Task[None] | None = None
@@ -71,18 +63,11 @@ class Scorer:
                     f"{self._server_key} does not return the text of a chat: use task.prompt=text"
                 )
             is_text = isinstance(prompt, str)  # a chat template adds the special tokens itself
-            whole = await self._tokenize(
-                prompt=tokens.text + continuation, add_special_tokens=is_text
-            )
-            before, given = (
-                tokens.ids,
-                whole.ids[len(tokens.ids) :],
-            )  # cut in the same way as by our own engine
+            whole = await self._tokenize(prompt=tokens.text + continuation, add_special_tokens=is_text)
+            # cut in the same way as by our own engine
+            before, given = (tokens.ids, whole.ids[len(tokens.ids) :])
         else:
-            before, given = (
-                [part for part in prompt if isinstance(part, int)],
-                list(continuation or ()),
-            )
+            before, given = ([part for part in prompt if isinstance(part, int)], list(continuation or ()))
         if not before or not given:
             what = (
                 "continuation has no tokens, so there is nothing to score"
@@ -134,9 +119,7 @@ class Scorer:
             f"{INSTEAD}. They need {'; or '.join(lacks)}"
         )
 
-    async def _lack(
-        self, asked: Awaitable[ScoredContinuation], unsupported: Sequence[int]
-    ) -> str | None:
+    async def _lack(self, asked: Awaitable[ScoredContinuation], unsupported: Sequence[int]) -> str | None:
         """Return why a server does not have what it is asked for; None: it has."""
         try:
             await asked
@@ -173,10 +156,7 @@ class Scorer:
         if tokens.text is not None:
             return tokens
         text = await self._detokenize(tokens.ids)
-        if (
-            text is None
-            or (await self._tokenize(prompt=text, add_special_tokens=False)).ids != tokens.ids
-        ):
+        if text is None or (await self._tokenize(prompt=text, add_special_tokens=False)).ids != tokens.ids:
             return tokens  # its text would be read as other tokens
         return Tokens(tokens.ids, text)
 
@@ -216,9 +196,7 @@ class Scorer:
         if not isinstance(ids, list) or not all(
             isinstance(identifier, int) and identifier >= 0 for identifier in ids
         ):
-            raise Fault(
-                f"{self.model.base_url} answered /tokenize without tokens", "sent no valid answer"
-            )
+            raise Fault(f"{self.model.base_url} answered /tokenize without tokens", "sent no valid answer")
         return ids
 
     async def text_of(self, ids: Sequence[int]) -> str:
@@ -232,18 +210,10 @@ class Scorer:
             model=self.model.name, prompt=ids, max_tokens=0, echo=True, logprobs=1, temperature=0
         )
         scores = getattr(next(iter(getattr(answer, "choices", None) or []), None), "logprobs", None)
-        values, tops = (
-            getattr(scores, "token_logprobs", None),
-            getattr(scores, "top_logprobs", None),
-        )
-        if not (
-            isinstance(values, list)
-            and isinstance(tops, list)
-            and len(tops) == len(values) >= len(ids)
-        ):
+        values, tops = (getattr(scores, "token_logprobs", None), getattr(scores, "top_logprobs", None))
+        if not (isinstance(values, list) and isinstance(tops, list) and len(tops) == len(values) >= len(ids)):
             raise Fault(
-                f"{self.model.base_url} sent no log-probability for each token",
-                "sent no valid answer",
+                f"{self.model.base_url} sent no log-probability for each token", "sent no valid answer"
             )
         positions = range(len(before), len(ids))
         logprobs = [logarithm(self.model.base_url, values[at]) for at in positions]
@@ -256,9 +226,7 @@ class Scorer:
         return ScoredContinuation(len(before), given, logprobs, greedy)
 
 
-def _again(
-    task: asyncio.Task[T] | None, ask: Callable[[], Coroutine[Any, Any, T]]
-) -> asyncio.Task[T]:
+def _again(task: asyncio.Task[T] | None, ask: Callable[[], Coroutine[Any, Any, T]]) -> asyncio.Task[T]:
     """Return the task that finds something out, which is started again if it has failed."""
     if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
         return asyncio.ensure_future(ask())

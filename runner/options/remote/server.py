@@ -48,7 +48,9 @@ class ModelList:
 
     names: list[str] = field(default_factory=list)
     own: dict[str, Any] = field(default_factory=dict)
-    reported: str = "unknown"  # the server's identification of the model, without values that change between requests
+    reported: str = (
+        "unknown"  # the server's identification of the model, without values that change between requests
+    )
 
     @property
     def extensions(self) -> Extensions:
@@ -80,10 +82,7 @@ def key_of(model: ApiConfig) -> tuple[str, str]:
 
 def _openai_key_unsent(model: ApiConfig) -> str:
     """Return a hint if OpenAI's key is set, which other servers do not get by default."""
-    if (
-        OPENAI_KEY_VARIABLE in model.key_variables
-        or not os.environ.get(OPENAI_KEY_VARIABLE, "").strip()
-    ):
+    if OPENAI_KEY_VARIABLE in model.key_variables or not os.environ.get(OPENAI_KEY_VARIABLE, "").strip():
         return ""
     override = f"{model.key}.key_variable={OPENAI_KEY_VARIABLE}"
     return f". {OPENAI_KEY_VARIABLE} is sent to openai.com only: {override} sends it to this server"
@@ -154,13 +153,9 @@ class ServerConnection:
             raise self.fault(error) from None
         own = next((entry for entry in entries if entry.get("id") == self.model.name), {})
         reported = ", ".join(
-            f"{key} {self.secret.name(own[key])}"
-            for key in ("id", "root", "parent")
-            if own.get(key)
+            f"{key} {self.secret.name(own[key])}" for key in ("id", "root", "parent") if own.get(key)
         )
-        return ModelList(
-            [self.plain(entry.get("id")) for entry in entries], own, reported or "unknown"
-        )
+        return ModelList([self.plain(entry.get("id")) for entry in entries], own, reported or "unknown")
 
     async def error_of(self, error: openai.APIStatusError) -> Exception:
         """Return the exception to raise for an answer with an error status."""
@@ -197,13 +192,9 @@ class ServerConnection:
             cause = self.plain(error.__cause__ or error)
             if reached:
                 return Fault(f"{url} closed the connection ({cause})", "closed the connection")
-            return Fault(
-                f"{url} cannot be reached ({cause})", "could not be reached", reached=False
-            )
+            return Fault(f"{url} cannot be reached ({cause})", "could not be reached", reached=False)
         if isinstance(error, openai.APIError):
-            return Fault(
-                f"{url} reported in its answer: {self.plain(error.message)}", "reported an error"
-            )
+            return Fault(f"{url} reported in its answer: {self.plain(error.message)}", "reported an error")
         return Fault(f"{url} sent no valid answer: {self.plain(error)}", "sent no valid answer")
 
 
@@ -212,10 +203,7 @@ def unread(sent: dict[str, Any]) -> dict[str, Any]:
     10 ms for 1,000."""
     if not isinstance(sent.get("prompt"), list):
         return sent
-    return sent | {
-        "prompt": "",
-        "extra_body": sent.get("extra_body", {}) | {"prompt": sent["prompt"]},
-    }
+    return sent | {"prompt": "", "extra_body": sent.get("extra_body", {}) | {"prompt": sent["prompt"]}}
 
 
 def _wait_s(headers: httpx2.Headers) -> float | None:

@@ -25,11 +25,7 @@ class Secret:
             {key, json.dumps(key)[1:-1], repr(key)[1:-1], quote(key, safe="")} - {""}, key=len
         )[::-1]
         self.in_answers = (
-            self.spellings
-            if len(key) >= MIN_SECRET_CHARACTERS
-            else [f"Bearer {key}"]
-            if key
-            else []
+            self.spellings if len(key) >= MIN_SECRET_CHARACTERS else [f"Bearer {key}"] if key else []
         )
         self.times = 0  # how often it was in an answer
 
@@ -59,12 +55,7 @@ class AnswerText:
         longest = max(map(len, self.secret.in_answers), default=0)
         tails = (text[at:] for at in range(max(0, len(text) - longest + 1), len(text)))
         key_begin = next(
-            (
-                tail
-                for tail in tails
-                if any(secret.startswith(tail) for secret in self.secret.in_answers)
-            ),
-            "",
+            (tail for tail in tails if any(secret.startswith(tail) for secret in self.secret.in_answers)), ""
         )
         self._held = key_begin or (text[-1:] if "\ud800" <= text[-1:] <= "\udbff" else "")
         return self._append_final(text[: len(text) - len(self._held)])

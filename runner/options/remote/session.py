@@ -25,15 +25,9 @@ from runner_engine import Completion, Delta, Event, Request, RequestId, Session,
 from runner_engine.sessions import Listener
 
 TICK_S = 0.2  # how long a step waits for events
-ABORT_REASONS = (
-    "error",
-    "abort",
-    "aborted",
-    "cancelled",
-)  # finish reasons of servers for incomplete answers
-CHARACTERS_PER_TOKEN = (
-    100  # more than any answer has on average: a server that sends more ignores the limit
-)
+# finish reasons of servers for incomplete answers
+ABORT_REASONS = ("error", "abort", "aborted", "cancelled")
+CHARACTERS_PER_TOKEN = 100  # more than any answer has on average: a server that sends more ignores the limit
 
 
 @dataclass(eq=False)
@@ -55,24 +49,19 @@ class RemoteRequest:
     scored: ScoredContinuation | None = None  # of a request with a continuation
     usage: Usage | None = None
     first_token_s: float = 0.0
-    times: list[list[float]] = field(
-        default_factory=list
-    )  # of each choice: when its pieces of text arrived
+    # of each choice: when its pieces of text arrived
+    times: list[list[float]] = field(default_factory=list)
     texts: list[AnswerText] = field(default_factory=list)
-    thinking: list[AnswerText] = field(
-        default_factory=list
-    )  # of each choice: what the server sends apart
+    # of each choice: what the server sends apart
+    thinking: list[AnswerText] = field(default_factory=list)
     reasons: list[FinishReason | None] = field(default_factory=list)
-    sent_characters: list[int] = field(
-        default_factory=list
-    )  # of each text, that were returned as deltas
+    # of each text, that were returned as deltas
+    sent_characters: list[int] = field(default_factory=list)
 
     def begin(self, secret: Secret) -> None:
         """Drop what arrived in an earlier try, perhaps from another server."""
         self.secret = secret
-        self.texts, self.thinking = (
-            [AnswerText(secret) for _ in range(self.request.n)] for _ in range(2)
-        )
+        self.texts, self.thinking = ([AnswerText(secret) for _ in range(self.request.n)] for _ in range(2))
         self.times, self.reasons = [[] for _ in self.texts], [None] * self.request.n
         self.sent_characters = [0] * self.request.n
         self.usage, self.first_token_s = None, 0.0
@@ -91,11 +80,7 @@ class RemoteRequest:
             text = choice.delta.content if "messages" in self.sent else choice.text
             text = "" if text is None else text
             thinking = thinking_of(choice.delta) if "messages" in self.sent else ""
-            if (
-                not isinstance(text, str)
-                or not isinstance(number, int)
-                or not 0 <= number < len(self.texts)
-            ):
+            if not isinstance(text, str) or not isinstance(number, int) or not 0 <= number < len(self.texts):
                 raise ValueError("a choice that was not requested, or one without text")
             if self.reasons[number] is not None:
                 continue
@@ -104,10 +89,7 @@ class RemoteRequest:
                 self.first_token_s = self.first_token_s or self.times[number][0] - self.started
             final = self.thinking[number].take(thinking)
             self.texts[number].take(text)
-            if choice.finish_reason not in (
-                None,
-                "",
-            ):  # some servers send an empty one until the end
+            if choice.finish_reason not in (None, ""):  # some servers send an empty one until the end
                 self.reasons[number] = _finish_reason(choice.finish_reason)
                 final += self.thinking[number].end()
                 self.texts[number].end()
@@ -118,10 +100,7 @@ class RemoteRequest:
         if isinstance(chunk.model, str) and chunk.model:
             self.by = self.secret.name(chunk.model)
         pairs = zip(self.texts, self.thinking, strict=True)
-        if (
-            max(len(text.text) + len(thinking.text) for text, thinking in pairs)
-            > self.max_characters
-        ):
+        if max(len(text.text) + len(thinking.text) for text, thinking in pairs) > self.max_characters:
             raise Fault("the answer exceeds its limit of tokens", "sent an endless answer")
         return deltas
 
@@ -136,9 +115,7 @@ class RemoteRequest:
             self._begins_in_thinking(choice),
             is_whole=self.reasons[choice] is not None,
         )
-        return found + [
-            Delta(self.request.id, choice, piece.text, piece.is_thinking) for piece in pieces
-        ]
+        return found + [Delta(self.request.id, choice, piece.text, piece.is_thinking) for piece in pieces]
 
     def _begins_in_thinking(self, choice: int) -> bool:
         """Whether a text begins within the thinking: a server that sends it apart has found where
@@ -263,9 +240,7 @@ class ApiSession(Session):
     async def _stop(self) -> None:
         tasks = [remote.task for remote in self._requests.values() if remote.task is not None]
         for task in tasks:
-            if (
-                not task.cancelling()
-            ):  # a second cancel would interrupt the closing of its connection
+            if not task.cancelling():  # a second cancel would interrupt the closing of its connection
                 task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
@@ -274,16 +249,12 @@ class ApiSession(Session):
             remote.started = time.perf_counter()
             self.engine.stats.rows_alive += 1
             try:
-                await self.servers.with_retries(
-                    partial(self._try, remote), self.engine.model.retries + 1
-                )
+                await self.servers.with_retries(partial(self._try, remote), self.engine.model.retries + 1)
                 self._failures_in_a_row = 0
             except RequestRejected as error:
                 remote.error = str(error)
             except Fault as fault:
-                remote.error = (
-                    f"{fault}; tried {'once' if fault.tries == 1 else f'{fault.tries} times'}"
-                )
+                remote.error = f"{fault}; tried {'once' if fault.tries == 1 else f'{fault.tries} times'}"
                 self._failures_in_a_row += 1
                 if not fault.reached or self._failures_in_a_row > self.most:
                     raise JobFailed(f"{remote.error}. {KEPT}") from None
@@ -296,11 +267,7 @@ class ApiSession(Session):
         server.requests += 1
         began, has_answer_begun = asyncio.get_running_loop().time(), False
         client, model = server.client, server.model
-        ask: Any = (
-            client.chat.completions.create
-            if "messages" in remote.sent
-            else client.completions.create
-        )
+        ask: Any = client.chat.completions.create if "messages" in remote.sent else client.completions.create
         try:
             async with asyncio.timeout(model.first_token_s) as deadline:
                 if remote.request.continuation is not None:
@@ -340,8 +307,7 @@ class ApiSession(Session):
             fault = server.fault(error)
             if isinstance(error, TimeoutError) and remote.first_token_s:
                 fault = Fault(
-                    f"{model.base_url} took longer than {model.answer_s:g} s for an answer",
-                    "took too long",
+                    f"{model.base_url} took longer than {model.answer_s:g} s for an answer", "took too long"
                 )
             elif isinstance(error, TimeoutError) and has_answer_begun:
                 late = f"{model.base_url} began an answer and sent no text within {model.first_token_s:g} s"
@@ -367,9 +333,7 @@ class ApiSession(Session):
         scored = remote.scored
         for choice in range(remote.request.n):
             reason = FinishReason.cancelled if task.cancelled() else remote.reasons[choice]
-            answer = remote.answer(
-                choice, FinishReason.error if remote.error or reason is None else reason
-            )
+            answer = remote.answer(choice, FinishReason.error if remote.error or reason is None else reason)
             if remote.budget is not None and remote.is_whole:
                 choices = remote.request.n  # the first answer has the tokens of all
                 limit = self.engine.limit(remote.request)
@@ -389,9 +353,7 @@ class ApiSession(Session):
                 top_logprobs=None if scored is None else scored.top_logprobs,
                 score_token_logprobs=None if scored is None else scored.named,
                 by=remote.by,
-                cost_usd=self.engine.cost(usage.prompt_tokens, usage.new_tokens)
-                if choice == 0
-                else None,
+                cost_usd=self.engine.cost(usage.prompt_tokens, usage.new_tokens) if choice == 0 else None,
                 token_times=remote.times[choice] or None,
             )
             self._queue.put(completion)

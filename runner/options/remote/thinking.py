@@ -11,9 +11,7 @@ from runner.options.remote.thinking_budget import MARGIN
 from runner_base import Answer, FinishReason, counted
 from runner_base.model_text import Ending
 
-IN_PROMPT = (
-    1  # the line break that templates write behind an opening tag: vLLM counts it for the budget
-)
+IN_PROMPT = 1  # the line break that templates write behind an opening tag: vLLM counts it for the budget
 APART = ("reasoning_content", "reasoning")  # where servers send thinking; never in both
 
 
@@ -39,9 +37,7 @@ def usage_of(answer: Any) -> Usage | None:
     values = [getattr(usage, name, None) for name in names]
     if None in values:
         return None
-    prompt, new = (
-        token_count(f"usage.{name}", value) for name, value in zip(names, values, strict=True)
-    )
+    prompt, new = (token_count(f"usage.{name}", value) for name, value in zip(names, values, strict=True))
     thinking = _thinking_tokens(usage)
     total = getattr(usage, "total_tokens", None)
     if thinking and (
@@ -80,14 +76,10 @@ class BudgetCounts:
         """Count an answer; limit: the tokens that it may have beside its thinking."""
         self._counts["answers"] += 1
         tokens = answer.thinking_tokens
-        is_cut_off = (
-            answer.ending is Ending.cut_off_thinking and answer.finish_reason is FinishReason.length
-        )
+        is_cut_off = answer.ending is Ending.cut_off_thinking and answer.finish_reason is FinishReason.length
         # one that is cut off by the limit of tokens was longer than budget and margin, too
         self._counts["ignored"] += is_cut_off if tokens is None else tokens > budget + MARGIN
-        self._counts["uncounted"] += (
-            tokens is None and answer.thinking is not None and not is_cut_off
-        )
+        self._counts["uncounted"] += tokens is None and answer.thinking is not None and not is_cut_off
         self._counts["longer"] += (answer.answer_tokens or 0) > limit + MARGIN
 
     def notes(self, key: str) -> list[str]:

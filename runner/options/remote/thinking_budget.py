@@ -36,12 +36,9 @@ class Parameter(NamedTuple):
 
 
 PARAMETERS = {
-    ThinkingBudget.vllm: Parameter(
-        "thinking_token_budget", lambda tokens: {"thinking_token_budget": tokens}
-    ),
+    ThinkingBudget.vllm: Parameter("thinking_token_budget", lambda tokens: {"thinking_token_budget": tokens}),
     ThinkingBudget.sglang: Parameter(
-        "custom_params.thinking_budget",
-        lambda tokens: {"custom_params": {"thinking_budget": tokens}},
+        "custom_params.thinking_budget", lambda tokens: {"custom_params": {"thinking_budget": tokens}}
     ),
     ThinkingBudget.llama_cpp: Parameter(
         "thinking_budget_tokens", lambda tokens: {"thinking_budget_tokens": tokens}
@@ -53,9 +50,7 @@ PARAMETERS = {
     ThinkingBudget.anthropic: Parameter(
         "thinking.budget_tokens",
         lambda tokens: {
-            "thinking": {"type": "enabled", "budget_tokens": tokens}
-            if tokens
-            else {"type": "disabled"}
+            "thinking": {"type": "enabled", "budget_tokens": tokens} if tokens else {"type": "disabled"}
         },
     ),
     ThinkingBudget.gemini: Parameter(
@@ -69,9 +64,7 @@ PARAMETERS = {
     ThinkingBudget.qwen: Parameter(
         "thinking_budget",
         lambda tokens: (
-            {"enable_thinking": True, "thinking_budget": tokens}
-            if tokens
-            else {"enable_thinking": False}
+            {"enable_thinking": True, "thinking_budget": tokens} if tokens else {"enable_thinking": False}
         ),
     ),
 }

@@ -71,9 +71,13 @@ class InOnePass:
         """Return the scores of all places by one request."""
         rows = [[own, *some] for own, some in zip(given, named, strict=True)]
         sampling = {
-            "max_tokens": 1, "temperature": 0, "detokenize": False, "prompt_logprobs": 1,
-            self.PARAMETER: rows, "prompt_logprob_start": len(before) - 1,
-        }  # fmt: skip
+            "max_tokens": 1,
+            "temperature": 0,
+            "detokenize": False,
+            "prompt_logprobs": 1,
+            self.PARAMETER: rows,
+            "prompt_logprob_start": len(before) - 1,
+        }
         body = {"token_ids": [*before, *given], "sampling_params": sampling}
         answer = await post("inference/v1/generate", body)
         fields: dict[str, Any] = answer if isinstance(answer, dict) else {}
@@ -103,9 +107,7 @@ class InOnePass:
         if rows.shape != shape or rows.dtype.kind != "f":
             sizes = " × ".join(map(str, rows.shape))
             asked = " × ".join(map(str, shape))
-            raise _invalid(
-                f"{url} sent {sizes} numbers by {self.PARAMETER}, and {asked} were asked for"
-            )
+            raise _invalid(f"{url} sent {sizes} numbers by {self.PARAMETER}, and {asked} were asked for")
         if np.isnan(rows).any() or (rows > MOST).any():
             raise impossible(url)
         found: list[list[float]] = rows.astype(float).tolist()
@@ -142,9 +144,13 @@ class StepByStep:
     ) -> tuple[tuple[int, float], dict[int, float]]:
         """Return the likeliest token behind others, and the scores of the ids there."""
         body = {
-            "prompt": before, "max_tokens": 1, "temperature": 0, "logprobs": len(ids), self.PARAMETER: ids,
+            "prompt": before,
+            "max_tokens": 1,
+            "temperature": 0,
+            "logprobs": len(ids),
+            self.PARAMETER: ids,
             "return_tokens_as_token_ids": True,
-        }  # fmt: skip
+        }
         answer = await post("/completions", body)
         try:
             told = answer["choices"][0]["logprobs"]
@@ -173,9 +179,7 @@ def scored(
     return ScoredContinuation(prompt_tokens, [*given], own, greedy, firsts, named)
 
 
-def _likeliest(
-    url: str, places: Any, begin: int, given: Ids
-) -> list[tuple[float, tuple[int, float]]]:
+def _likeliest(url: str, places: Any, begin: int, given: Ids) -> list[tuple[float, tuple[int, float]]]:
     """Return the score of a text's own token in each place, and the likeliest one there."""
     if not isinstance(places, list) or len(places) != begin + len(given):
         raise _invalid(f"{url} sent no log-probability for each token")

@@ -29,10 +29,7 @@ def guard(model: ApiConfig, plain: Callable[[object], str]) -> Hook:
         if response.has_redirect_location:
             _refuse_other_host(model, response, plain)
         is_error = response.status_code >= 400
-        is_compressed = response.headers.get("content-encoding", "").strip().lower() not in (
-            "",
-            "identity",
-        )
+        is_compressed = response.headers.get("content-encoding", "").strip().lower() not in ("", "identity")
         if is_compressed and not is_error:
             encoding = plain(response.headers["content-encoding"])
             raise Fault(f"{model.base_url} sent a compressed answer ({encoding}), which was not requested",
@@ -47,17 +44,13 @@ def guard(model: ApiConfig, plain: Callable[[object], str]) -> Hook:
     return check
 
 
-def _refuse_other_host(
-    model: ApiConfig, response: httpx2.Response, plain: Callable[[object], str]
-) -> None:
+def _refuse_other_host(model: ApiConfig, response: httpx2.Response, plain: Callable[[object], str]) -> None:
     """Refuse a redirect to another host, which would get the prompts."""
     url = response.request.url
     target = url.join(response.headers["location"])
     if _origin(target) == _origin(url) or (target.host == url.host and _is_upgrade(url, target)):
         return
-    address = plain(
-        f"{target.scheme}://{target.netloc.decode(errors='replace').rpartition('@')[2]}"
-    )
+    address = plain(f"{target.scheme}://{target.netloc.decode(errors='replace').rpartition('@')[2]}")
     raise ConfigError(
         f"{model.key}.base_url={model.base_url}: {url.host}:{_port(url)} redirects to another host, "
         f"{address}, which would get the prompts. If that is intended, use its address: "
@@ -92,23 +85,19 @@ class _Bounded(httpx2.AsyncByteStream):
         tail = b""
         async for part in self._stream:
             if not size:
-                part = part.removeprefix(
-                    codecs.BOM_UTF8
-                )  # with it, the client would ignore the first event
+                # with it, the client would ignore the first event
+                part = part.removeprefix(codecs.BOM_UTF8)
             size += len(part)
             if self._is_error and size >= self._most:
                 yield part[: len(part) + self._most - size]
                 return
             if size > self._most:
                 raise Fault(
-                    f"{self._url} sent an answer of more than {BODY_MIB} MiB",
-                    "sent an endless answer",
+                    f"{self._url} sent an answer of more than {BODY_MIB} MiB", "sent an endless answer"
                 )
             if self._is_stream:
                 text = tail + part
-                end = max(
-                    text.rfind(blank) + len(blank) if blank in text else 0 for blank in BLANK_LINES
-                )
+                end = max(text.rfind(blank) + len(blank) if blank in text else 0 for blank in BLANK_LINES)
                 event_size = len(text) - end if end else event_size + len(part)
                 tail = text[max(end, len(text) - 3) :]
                 if event_size > EVENT_MIB * MIB:

@@ -12,7 +12,9 @@ from runner.options.serve.tools import TextsBesideCalls
 from runner_base import Answer, FinishReason
 from runner_engine import Completion, Event, RequestId
 
-REASONING = "reasoning_content"  # the name of thinking: DeepSeek's, SGLang's and llama.cpp's; vLLM's is `reasoning`
+REASONING = (
+    "reasoning_content"  # the name of thinking: DeepSeek's, SGLang's and llama.cpp's; vLLM's is `reasoning`
+)
 
 
 class ChatAnswer(ClientAnswer):
@@ -24,9 +26,7 @@ class ChatAnswer(ClientAnswer):
         super().__init__(gateway, parsed)
         self._beside_calls: dict[tuple[RequestId, int], TextsBesideCalls] = {}  # of each choice
 
-    def choice(
-        self, index: int, text: str, reason: str, tokens: list[Token] | None
-    ) -> dict[str, Any]:
+    def choice(self, index: int, text: str, reason: str, tokens: list[Token] | None) -> dict[str, Any]:
         """Return a choice of a whole answer."""
         message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
         *thinking, _ = self.texts(self.done[index])
@@ -58,12 +58,7 @@ class ChatAnswer(ClientAnswer):
     ) -> dict[str, Any]:
         """Return a choice of a chunk of a stream."""
         delta = {} if text is None else {REASONING if is_thinking else "content": text}
-        return {
-            "index": index,
-            "delta": delta,
-            "logprobs": chat_logprobs(tokens),
-            "finish_reason": reason,
-        }
+        return {"index": index, "delta": delta, "logprobs": chat_logprobs(tokens), "finish_reason": reason}
 
     def _calls(self, index: int) -> list[dict[str, Any]]:
         """Return what a choice calls."""
@@ -112,16 +107,9 @@ class TextAnswer(ClientAnswer):
 
     kind, prefix, chunk_kind = "text_completion", "cmpl", "text_completion"
 
-    def choice(
-        self, index: int, text: str, reason: str, tokens: list[Token] | None
-    ) -> dict[str, Any]:
+    def choice(self, index: int, text: str, reason: str, tokens: list[Token] | None) -> dict[str, Any]:
         """Return a choice of a whole answer."""
-        return {
-            "index": index,
-            "text": text,
-            "logprobs": text_logprobs(tokens),
-            "finish_reason": reason,
-        }
+        return {"index": index, "text": text, "logprobs": text_logprobs(tokens), "finish_reason": reason}
 
     def texts(self, answer: Answer) -> list[tuple[str, bool]]:
         """Return the text as the model wrote it: a client that sends plain texts reads tags of

@@ -46,9 +46,7 @@ class ClientAnswer(ABC):
         return self.parsed.requests[0].adapter
 
     @abstractmethod
-    def choice(
-        self, index: int, text: str, reason: str, tokens: list[Token] | None
-    ) -> dict[str, Any]:
+    def choice(self, index: int, text: str, reason: str, tokens: list[Token] | None) -> dict[str, Any]:
         """Return a choice of a whole answer."""
 
     @abstractmethod
@@ -81,15 +79,9 @@ class ClientAnswer(ABC):
         """Wait for all completions and return the answer, as JSON."""
         await self._complete(client)
         tokens = await self._tokens(client)
-        characters = sum(
-            len(text) for answer in self.done.values() for text, _ in self.texts(answer)
-        )
+        characters = sum(len(text) for answer in self.done.values() for text, _ in self.texts(answer))
         is_short = not tokens and not self.parsed.echo and characters < SHORT_CHARACTERS
-        return (
-            self._written(tokens)
-            if is_short
-            else await self.gateway.in_thread(self._written, tokens)
-        )
+        return self._written(tokens) if is_short else await self.gateway.in_thread(self._written, tokens)
 
     async def text(self, client: ClientRequest) -> str:
         """Wait for the only completion and return its text."""
@@ -116,9 +108,7 @@ class ClientAnswer(ABC):
         """Submit the requests to the engine, or none if only the prompt is to be scored."""
         client.enter(self.parsed.rows, scores_follow=self.parsed.top is not None)
         if self.parsed.needs_ids:
-            self.parsed.requests = await self.gateway.in_thread(
-                self.gateway.with_ids, self.parsed.requests
-            )
+            self.parsed.requests = await self.gateway.in_thread(self.gateway.with_ids, self.parsed.requests)
         if not self.parsed.scores_only:
             await client.submit(self.parsed.requests)
             return
@@ -168,9 +158,7 @@ class ClientAnswer(ABC):
             "completion_tokens": new,
             "total_tokens": prompt + new,
         }
-        thinking = [
-            it.thinking_tokens for it in self.done.values() if it.thinking_tokens is not None
-        ]
+        thinking = [it.thinking_tokens for it in self.done.values() if it.thinking_tokens is not None]
         return usage | (
             {"completion_tokens_details": {"reasoning_tokens": sum(thinking)}} if thinking else {}
         )
@@ -195,9 +183,7 @@ class ClientAnswer(ABC):
         requests, tokens = await self.gateway.in_thread(self._score_requests, top)
         completions = await client.score(list(requests.values()))
         for index, request in requests.items():
-            tokens[index] += await self.gateway.in_thread(
-                self._scored_tokens, completions[request.id]
-            )
+            tokens[index] += await self.gateway.in_thread(self._scored_tokens, completions[request.id])
         return tokens
 
     def _score_requests(self, top: int) -> tuple[dict[int, Request], dict[int, list[Token]]]:
@@ -208,20 +194,12 @@ class ClientAnswer(ABC):
         for index in self._indices():
             prompt = self._ids(index)
             thinking, new = ([], []) if self.parsed.scores_only else self._ids_of(self.done[index])
-            first[index] = (
-                [Token(self.gateway.token_text(prompt[0]), None, [])] if self.parsed.echo else []
-            )
-            before, scored = (
-                (prompt[:1], prompt[1:] + new) if self.parsed.echo else (prompt + thinking, new)
-            )
+            first[index] = [Token(self.gateway.token_text(prompt[0]), None, [])] if self.parsed.echo else []
+            before, scored = (prompt[:1], prompt[1:] + new) if self.parsed.echo else (prompt + thinking, new)
             if scored:
                 number = self.gateway.next_id()
                 requests[index] = Request(
-                    number,
-                    tuple(before),
-                    continuation=tuple(scored),
-                    top_logprobs=top,
-                    adapter=self.adapter,
+                    number, tuple(before), continuation=tuple(scored), top_logprobs=top, adapter=self.adapter
                 )
         return requests, first
 
@@ -230,9 +208,7 @@ class ClientAnswer(ABC):
         tops = completion.top_logprobs or [[] for _ in completion.answer.token_ids]
         return [
             Token(
-                text(token),
-                max(logprob, MIN_LOGPROB),
-                [(text(id), max(it, MIN_LOGPROB)) for id, it in top],
+                text(token), max(logprob, MIN_LOGPROB), [(text(id), max(it, MIN_LOGPROB)) for id, it in top]
             )
             for token, logprob, top in zip(
                 completion.answer.token_ids, completion.logprobs or [], tops, strict=True
@@ -261,9 +237,7 @@ class ClientAnswer(ABC):
         """Yield the chunks; a later error is in the last one."""
         try:
             pieces = (
-                await self.gateway.in_thread(self.first_pieces)
-                if self.parsed.echo
-                else self.first_pieces()
+                await self.gateway.in_thread(self.first_pieces) if self.parsed.echo else self.first_pieces()
             )
             for piece in pieces:
                 yield self._chunk([piece])
@@ -314,9 +288,7 @@ class Stream(StreamingResponse):
     read."""
 
     def __init__(self, client: ClientRequest, chunks: AsyncIterator[bytes]) -> None:
-        super().__init__(
-            chunks, media_type="text/event-stream", headers={"cache-control": "no-cache"}
-        )
+        super().__init__(chunks, media_type="text/event-stream", headers={"cache-control": "no-cache"})
         self.client = client
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -37,11 +37,7 @@ INPUTS = "\n    ".join(
     f'step="{1 if one.kind is int else "any"}"></label>'
     for name, one in PARAMETERS.items()
 )
-PAGE = (
-    (Path(__file__).parent / "page.html")
-    .read_text(encoding="utf-8")
-    .replace("{{parameters}}", INPUTS)
-)
+PAGE = (Path(__file__).parent / "page.html").read_text(encoding="utf-8").replace("{{parameters}}", INPUTS)
 SMALL_BODY = 16_384  # bytes; such a body is parsed within a millisecond
 
 
@@ -49,24 +45,21 @@ def application(gateway: Gateway, key: str | None, host: str) -> ASGIApp:
     """Return the application of a server at `host`; without a key, it answers only requests that
     name this machine."""
     app = FastAPI(
-        title="runner task=serve", version="1",
-        docs_url=None, redoc_url=None, openapi_url=None,  # FastAPI's own pages load scripts from other sites
-    )  # fmt: skip
+        title="runner task=serve",
+        version="1",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,  # FastAPI's own pages load scripts from other sites
+    )
 
     async def refuse(_: Request, error: Exception) -> Response:
         return error_response(_refusal(error))
 
     for kind in (Refusal, ConfigError, AnyHTTPException, ClientDisconnect, Exception):
         app.add_exception_handler(kind, refuse)
-    page = HTMLResponse(
-        PAGE.replace("{{model}}", escape(gateway.model)), headers=_page_headers(PAGE)
-    )
+    page = HTMLResponse(PAGE.replace("{{model}}", escape(gateway.model)), headers=_page_headers(PAGE))
     limits, answers = gateway.limits, "the answer; with stream=true, server-sent events"
-    chat_example = {
-        "messages": [{"role": "user", "content": "Hi"}],
-        "max_tokens": 32,
-        "temperature": 0.7,
-    }
+    chat_example = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 32, "temperature": 0.7}
     once = {"prompt": "Once upon a time"}
 
     @app.post(
@@ -74,25 +67,23 @@ def application(gateway: Gateway, key: str | None, host: str) -> ASGIApp:
         **post(ChatBody, "Answer a conversation, as OpenAI does", limits, chat_example, answers),
     )
     async def chat(request: Request) -> Response:
-        return await _answer(
-            ChatAnswer(gateway, await _read_body(ChatBody, request, gateway)), request
-        )
+        return await _answer(ChatAnswer(gateway, await _read_body(ChatBody, request, gateway)), request)
 
     @app.post(
         "/v1/completions",
         **post(
-            TextBody, "Complete or score a text or token ids, as OpenAI does", limits,
-            once | {"max_tokens": 32, "stop": ["\n"]}, answers,
+            TextBody,
+            "Complete or score a text or token ids, as OpenAI does",
+            limits,
+            once | {"max_tokens": 32, "stop": ["\n"]},
+            answers,
         ),
-    )  # fmt: skip
+    )
     async def complete(request: Request) -> Response:
-        return await _answer(
-            TextAnswer(gateway, await _read_body(TextBody, request, gateway)), request
-        )
+        return await _answer(TextAnswer(gateway, await _read_body(TextBody, request, gateway)), request)
 
     @app.post(
-        "/generate",
-        **post(GenerateBody, "Complete a text", limits, once | {"max_new_tokens": 32}, answers),
+        "/generate", **post(GenerateBody, "Complete a text", limits, once | {"max_new_tokens": 32}, answers)
     )
     async def generate(request: Request) -> Response:
         answer = TextAnswer(gateway, await _read_body(GenerateBody, request, gateway))
@@ -103,16 +94,19 @@ def application(gateway: Gateway, key: str | None, host: str) -> ASGIApp:
     @app.post(
         "/tokenize",
         **post(
-            TokenizeBody, "The tokens of a text or of a conversation, as vLLM returns them", limits,
-            once, "the tokens and their text", waits=False,
+            TokenizeBody,
+            "The tokens of a text or of a conversation, as vLLM returns them",
+            limits,
+            once,
+            "the tokens and their text",
+            waits=False,
         ),
-    )  # fmt: skip
+    )
     async def tokenize(request: Request) -> Response:
         data, content_type = await request.body(), request.headers.get("content-type", "")
         with ClientRequest(gateway, owner_of(request.scope)) as client:
-            client.enter(
-                1
-            )  # it counts as a completion, so that a flood of long texts cannot delay other clients
+            # it counts as a completion, so that a flood of long texts cannot delay other clients
+            client.enter(1)
             answer = await gateway.in_thread(tokens_of, data, content_type, gateway)
         return Response(answer, media_type="application/json")
 
@@ -131,11 +125,7 @@ def application(gateway: Gateway, key: str | None, host: str) -> ASGIApp:
         state = "draining" if gateway.is_draining else "ok" if gateway.driver.is_ready else "broken"
         return JSONResponse({"status": state}, 200 if state == "ok" else 503)
 
-    @app.get(
-        "/metrics",
-        summary="Counts and times as text for Prometheus",
-        response_class=PlainTextResponse,
-    )
+    @app.get("/metrics", summary="Counts and times as text for Prometheus", response_class=PlainTextResponse)
     async def metrics() -> Response:
         gateway.counters.tick()
         text = gateway.counters.prometheus(gateway.engine.stats, gateway.open)
@@ -221,10 +211,7 @@ def _refusal(error: Exception) -> Refusal:
         "/v1/chat/completions, /v1/completions, /v1/models, /tokenize, "
         "/generate, /health, /metrics, /docs, /openapi.json and /"
     )
-    words = {
-        404: f"no such path: the paths are {paths}",
-        405: f"{error.detail}: the paths are {paths}",
-    }
+    words = {404: f"no such path: the paths are {paths}", 405: f"{error.detail}: the paths are {paths}"}
     return Refusal(error.status_code, words.get(error.status_code, str(error.detail)))
 
 

@@ -8,38 +8,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, TypeVar
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    FailFast,
-    Field,
-    create_model,
-)
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, FailFast, Field, create_model
 from pydantic.fields import FieldInfo
 
-from runner.options.serve.limits import (
-    MAX_MESSAGES,
-    MAX_STOP_CHARACTERS,
-    MAX_STOPS,
-    MAX_TOOLS,
-    MAX_TOP,
-)
+from runner.options.serve.limits import MAX_MESSAGES, MAX_STOP_CHARACTERS, MAX_STOPS, MAX_TOOLS, MAX_TOP
 from runner_engine.settings.sampling import PARAMETERS, SEED, Parameter
 
-ROLES = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "assistant": "assistant",
-    "tool": "tool",
-}
+ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
 LEFT_OUT = "left out: the server's generation group decides"
-MODEL, MESSAGES = (
-    "the name in /v1/models; left out: the model that is served",
-    "the conversation so far",
-)
+MODEL, MESSAGES = ("the name in /v1/models; left out: the model that is served", "the conversation so far")
 NEW_TOKENS = f"maximum of new tokens; {LEFT_OUT}"
 
 
@@ -51,9 +28,7 @@ def _described(**schema: Any) -> FieldInfo:
 
 def _range_of(one: Parameter) -> FieldInfo:
     low = one.low if one.name != "top_k" else -1  # vLLM's value for all tokens
-    return _described(
-        **{"exclusiveMinimum" if one.excludes_low else "minimum": low, "maximum": one.high}
-    )
+    return _described(**{"exclusiveMinimum" if one.excludes_low else "minimum": low, "maximum": one.high})
 
 
 def _whole_characters(text: str) -> str:
@@ -61,9 +36,7 @@ def _whole_characters(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(
-            f"character {error.start} is a lone surrogate: {text[error.start]!r}"
-        ) from error
+        raise ValueError(f"character {error.start} is a lone surrogate: {text[error.start]!r}") from error
     return text
 
 
@@ -117,8 +90,8 @@ class SamplingFields(_Parameters):  # type: ignore[misc] # made from the table i
     seed: Annotated[Whole, _range_of(SEED)] | None = _parameter(
         "the same request with the same seed has the same answer"
     )
-    stop: StopText | Annotated[Several[StopText], _described(maxItems=MAX_STOPS)] | None = (
-        _parameter("the answer ends before the first of these texts")
+    stop: StopText | Annotated[Several[StopText], _described(maxItems=MAX_STOPS)] | None = _parameter(
+        "the answer ends before the first of these texts"
     )
     ignore_eos: bool | None = _parameter("continue to the limit, also after the model's end token")
 
@@ -178,10 +151,7 @@ class ChatMessage(BaseModel):
     model_config = ConfigDict(
         extra="allow",
         json_schema_extra={
-            "additionalProperties": {
-                "description": "not read: it must be empty",
-                "enum": [None, "", [], {}],
-            }
+            "additionalProperties": {"description": "not read: it must be empty", "enum": [None, "", [], {}]}
         },
     )
     role: str = Field(json_schema_extra={"enum": [*ROLES]})
@@ -248,9 +218,7 @@ class ChatBody(OpenAIBody):
     messages: Conversation = Field(description=MESSAGES)
     max_completion_tokens: NewTokens | None = _parameter(NEW_TOKENS)
     logprobs: bool | None = _parameter("log-probabilities of the tokens")
-    top_logprobs: Top | None = _parameter(
-        "number of alternatives for each token; needs logprobs=true"
-    )
+    top_logprobs: Top | None = _parameter("number of alternatives for each token; needs logprobs=true")
     tools: Annotated[Several[Tool], _described(maxItems=MAX_TOOLS)] | None = _parameter(
         "functions that the model may call"
     )
@@ -267,8 +235,8 @@ class ChatBody(OpenAIBody):
 class TextBody(OpenAIBody):
     """POST /v1/completions."""
 
-    prompt: NotEmpty | NotEmptyList[Text] | NotEmptyList[Whole] | NotEmptyList[Several[Whole]] = (
-        Field(description="a text, token ids, or a list of either")
+    prompt: NotEmpty | NotEmptyList[Text] | NotEmptyList[Whole] | NotEmptyList[Several[Whole]] = Field(
+        description="a text, token ids, or a list of either"
     )
     max_tokens: Annotated[Whole, _described(minimum=0)] | None = _parameter(NEW_TOKENS)
     logprobs: Top | None = _parameter("log-probabilities of the tokens")

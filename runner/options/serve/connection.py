@@ -17,9 +17,8 @@ from runner.options.serve.answers import CONNECTION
 from runner.options.serve.limits import HEADER_S, READ_BYTES_PER_S, Limits
 from runner.options.serve.refusals import Refusal, error_body
 
-READ_BYTES = (
-    16 * 1024
-)  # of a connection at once: a body may come in chunks of one byte, and each takes time
+# of a connection at once: a body may come in chunks of one byte, and each takes time
+READ_BYTES = 16 * 1024
 
 
 class Connection(H11Protocol):
@@ -29,9 +28,7 @@ class Connection(H11Protocol):
     def __init__(self, limits: Limits, **uvicorns: Any) -> None:
         super().__init__(**uvicorns)
         self.limits, self.app = limits, self._with_connection(self.app)
-        self._waiting: asyncio.TimerHandle | None = (
-            None  # until it is closed, while no request is under way
-        )
+        self._waiting: asyncio.TimerHandle | None = None  # until it is closed, while no request is under way
         self._writing: asyncio.TimerHandle | None = (
             None  # until the next look at how much was read of the answer
         )
@@ -56,9 +53,7 @@ class Connection(H11Protocol):
         ]
         refusal = self.limits.connections_refused(len(others))
         if refusal is not None:
-            waiting = [
-                other for other in others if isinstance(other, Connection) and other.is_waiting
-            ]
+            waiting = [other for other in others if isinstance(other, Connection) and other.is_waiting]
             if not waiting:
                 self._refuse(refusal)
                 return
@@ -111,9 +106,8 @@ class Connection(H11Protocol):
         """End it at once, and drop what is unread of its answer, also what the kernel holds."""
         bound: socket.socket | None = self.transport.get_extra_info("socket")
         if bound is not None and bound.fileno() >= 0:
-            bound.setsockopt(
-                socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
-            )  # a reset
+            # a reset
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()
 
     def _with_connection(self, app: ASGIApp) -> ASGIApp:
@@ -147,10 +141,7 @@ class Connection(H11Protocol):
     def _check_reader(self, unread: int) -> None:
         """End the connection if too little was read since the last look; nothing is added while it
         is paused."""
-        if (
-            unread - self.transport.get_write_buffer_size()
-            < READ_BYTES_PER_S * self.limits.task.write_s
-        ):
+        if unread - self.transport.get_write_buffer_size() < READ_BYTES_PER_S * self.limits.task.write_s:
             self.abort()
         else:
             self._watch_reader()

@@ -10,19 +10,8 @@ from dataclasses import dataclass, field
 from runner_base.spreads import percentiles
 from runner_engine import EngineStats
 
-SECONDS = (
-    0.05,
-    0.1,
-    0.25,
-    0.5,
-    1.0,
-    2.5,
-    5.0,
-    10.0,
-    30.0,
-    60.0,
-    300.0,
-)  # upper bounds of the histogram's buckets
+# upper bounds of the histogram's buckets
+SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 MAX_TIMES = 10_000  # the quantiles are those of the last answers
 SPEED_S = 10.0  # tokens per second are averaged over this time
 
@@ -31,26 +20,21 @@ SPEED_S = 10.0  # tokens per second are averaged over this time
 class Counters:
     """Totals since the server began."""
 
-    statuses: Counter[tuple[str, int]] = field(
-        default_factory=Counter
-    )  # (path, status) -> requests
+    # (path, status) -> requests
+    statuses: Counter[tuple[str, int]] = field(default_factory=Counter)
     left: int = 0  # clients that left before their answer was complete
     broken: int = 0  # answers that ended in an error after they had begun
     choices: int = 0
     prompt_tokens: int = 0
     new_tokens: int = 0
-    sides: Counter[str] = field(
-        default_factory=Counter
-    )  # answers by the student and by the teacher
+    # answers by the student and by the teacher
+    sides: Counter[str] = field(default_factory=Counter)
     cost_usd: float = 0.0
-    seconds: deque[float] = field(
-        default_factory=lambda: deque(maxlen=MAX_TIMES)
-    )  # of answers with status 200
+    # of answers with status 200
+    seconds: deque[float] = field(default_factory=lambda: deque(maxlen=MAX_TIMES))
     _buckets: Counter[float] = field(default_factory=Counter)
     _sum_s: float = 0.0
-    _tokens_at: deque[tuple[float, int]] = field(
-        default_factory=lambda: deque([(time.monotonic(), 0)])
-    )
+    _tokens_at: deque[tuple[float, int]] = field(default_factory=lambda: deque([(time.monotonic(), 0)]))
 
     def answered(self, path: str, status: int, seconds: float) -> None:
         """Count an answered request."""
@@ -108,9 +92,7 @@ class Counters:
         return "".join(line + "\n" for line in self._lines(stats, open_now))
 
     def _lines(self, stats: EngineStats, open_now: int) -> Iterator[str]:
-        yield from _head(
-            "runner_requests_total", "counter", "answered requests, by path and status"
-        )
+        yield from _head("runner_requests_total", "counter", "answered requests, by path and status")
         for (path, status), count in sorted(self.statuses.items()):
             yield f'runner_requests_total{{path="{path}",status="{status}"}} {count}'
         numbers = (
@@ -121,12 +103,7 @@ class Counters:
                 self.left,
             ),
             ("runner_broken_total", "counter", "streams that ended in an error", self.broken),
-            (
-                "runner_prompt_tokens_total",
-                "counter",
-                "prompt tokens of answers",
-                self.prompt_tokens,
-            ),
+            ("runner_prompt_tokens_total", "counter", "prompt tokens of answers", self.prompt_tokens),
             ("runner_new_tokens_total", "counter", "new tokens of answers", self.new_tokens),
             (
                 "runner_shared_tokens_total",

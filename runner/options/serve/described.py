@@ -49,12 +49,7 @@ def openapi(app: FastAPI, limits: Limits) -> Schema:
 
 
 def post(
-    body: type[BaseModel],
-    summary: str,
-    limits: Limits,
-    example: Schema,
-    answer: str,
-    waits: bool = True,
+    body: type[BaseModel], summary: str, limits: Limits, example: Schema, answer: str, waits: bool = True
 ) -> dict[str, Any]:
     """Return how FastAPI describes a path whose body this server reads itself; waits: its answer
     can take too long."""
@@ -68,9 +63,7 @@ def post(
     return {
         "summary": summary,
         "responses": {status: {"description": why} for status, why in statuses.items()},
-        "openapi_extra": {
-            "requestBody": {"required": True, "content": {"application/json": content}}
-        },
+        "openapi_extra": {"requestBody": {"required": True, "content": {"application/json": content}}},
     }
 
 
@@ -115,11 +108,6 @@ def _kind(schema: Schema) -> str:
     length = f"up to {schema['maxLength']} characters" if "maxLength" in schema else ""
     return " ".join(
         part
-        for part in (
-            schema.get("type", "anything"),
-            begin,
-            "" if high is None else f"to {high}",
-            length,
-        )
+        for part in (schema.get("type", "anything"), begin, "" if high is None else f"to {high}", length)
         if part
     )

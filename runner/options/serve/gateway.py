@@ -74,10 +74,7 @@ class Gateway:
         if name is not None and name not in (*self._names, *self.adapters):
             served = ", ".join(map(repr, (self.model, *self.adapters)))
             raise Refusal(
-                404,
-                f"this server has no model {name!r}, only {served}",
-                "model",
-                "model_not_found",
+                404, f"this server has no model {name!r}, only {served}", "model", "model_not_found"
             )
 
     def adapter(self, name: str | None) -> str | None:
@@ -86,10 +83,7 @@ class Gateway:
 
     def check_scores(self) -> None:
         """Refuse log-probabilities if the engine cannot compute them."""
-        if (
-            not {Capability.logprobs, Capability.token_ids, Capability.tokenizer}
-            <= self.capabilities
-        ):
+        if not {Capability.logprobs, Capability.token_ids, Capability.tokenizer} <= self.capabilities:
             raise Refusal(400, f"this model does not offer {Capability.logprobs.value}", "logprobs")
 
     async def in_thread(self, work: Callable[P, T], *values: P.args, **named: P.kwargs) -> T:
@@ -171,9 +165,7 @@ class Gateway:
     def end_all(self) -> None:
         """End all requests under way: their clients are told that the server is being stopped."""
         for client in list(self.clients):
-            client.events.put_nowait(
-                Refusal(503, "the server is being stopped: the answer is not complete")
-            )
+            client.events.put_nowait(Refusal(503, "the server is being stopped: the answer is not complete"))
 
 
 class ClientRequest:
@@ -210,9 +202,7 @@ class ClientRequest:
     def arrive(self, event: ClientEvent) -> None:
         """Take an event, in the event loop."""
         self.events.put_nowait(event)
-        if isinstance(event, Completion) and (
-            event.logprobs is not None or not self._scores_follow
-        ):
+        if isinstance(event, Completion) and (event.logprobs is not None or not self._scores_follow):
             self.places = max(0, self.places - 1)
 
     def _submit(self, requests: Sequence[Request]) -> None:
@@ -290,9 +280,6 @@ class ClientRequest:
         return self
 
     def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
         self.close()

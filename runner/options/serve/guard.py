@@ -16,12 +16,8 @@ from runner.options.serve.gateway import Gateway
 from runner.options.serve.limits import BODY_S, Limits
 from runner.options.serve.refusals import ClientGone, Refusal, error_response
 
-OPEN_PATHS = (
-    "/",
-    "/health",
-    "/docs",
-    "/openapi.json",
-)  # need no key: they reveal nothing about requests
+# need no key: they reveal nothing about requests
+OPEN_PATHS = ("/", "/health", "/docs", "/openapi.json")
 COUNTED_PATHS = ("/v1/chat/completions", "/v1/completions", "/generate")
 # Limits for reading the rest of a body after its answer, so that the answer reaches a client that
 # is still sending.
@@ -75,25 +71,18 @@ class RequestGuard:
         if (
             b"content-length" in headers and b"transfer-encoding" in headers
         ):  # which one holds is read differently
-            return Refusal(
-                400, "give either Content-Length or Transfer-Encoding, and not both", closes=True
-            )
+            return Refusal(400, "give either Content-Length or Transfer-Encoding, and not both", closes=True)
         if self.key is None:
             name = re.sub(r":\d*$", "", headers.get(b"host", b"").decode("latin-1").lower())
             if name not in self.names:  # DNS rebinding: another site's name resolves to our address
                 return Refusal(
-                    403,
-                    f"without a key this server answers requests to its own name only, not to {name!r}",
+                    403, f"without a key this server answers requests to its own name only, not to {name!r}"
                 )
         elif scope["path"] not in OPEN_PATHS:
             scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
-            if scheme.lower() != b"bearer" or not hmac.compare_digest(
-                given.strip(), self.key.encode()
-            ):
+            if scheme.lower() != b"bearer" or not hmac.compare_digest(given.strip(), self.key.encode()):
                 action = "send the header `Authorization: Bearer KEY` with the server's key"
-                return Refusal(
-                    401, f"the key is missing or wrong: {action}", code="invalid_api_key"
-                )
+                return Refusal(401, f"the key is missing or wrong: {action}", code="invalid_api_key")
         return self.gateway.limits.declared_body_refused(headers)
 
 
@@ -133,9 +122,7 @@ class LimitedBody:
         end, most = time.monotonic() + DRAIN_S, self._size + most
         with suppress(TimeoutError):
             while self.is_incomplete and self._size < most:
-                self._take(
-                    await asyncio.wait_for(self._receive(), min(SILENCE_S, end - time.monotonic()))
-                )
+                self._take(await asyncio.wait_for(self._receive(), min(SILENCE_S, end - time.monotonic())))
 
     def _take(self, message: Message) -> None:
         self._size += len(message.get("body", b""))

@@ -31,14 +31,10 @@ class ServeConfig(TaskConfig):
     name: ClassVar[str] = "serve"
     keeps_samples: ClassVar[bool] = False
     is_endless: ClassVar[bool] = True
-    host: str = setting(
-        "127.0.0.1", takes=filled("give an address of this machine, e.g. 127.0.0.1")
-    )
+    host: str = setting("127.0.0.1", takes=filled("give an address of this machine, e.g. 127.0.0.1"))
     port: int = setting(8000, takes=within(0, 65535, "must lie in 0..65535 (0: any that is free)"))
     model_name: str | None = setting(
-        None,
-        Inert("what clients call the model"),
-        filled("give a name, or null for the model's own"),
+        None, Inert("what clients call the model"), filled("give a name, or null for the model's own")
     )
     tool_form: str = setting(AUTO, Inert("how calls of functions are read"))
     tool_offer: ToolOffer = setting(ToolOffer.template, Inert("how functions are offered"))
@@ -47,9 +43,7 @@ class ServeConfig(TaskConfig):
     max_body_kib: int = setting(1024, LIMITS, least(1))
     max_connections: int = setting(512, LIMITS, least(1))
     timeout_s: float = setting(600.0, LIMITS, above(0, " seconds"))
-    idle_s: float = setting(
-        75.0, Inert("how long a connection may wait for a request"), above(0, " seconds")
-    )
+    idle_s: float = setting(75.0, Inert("how long a connection may wait for a request"), above(0, " seconds"))
     write_s: float = setting(
         30.0, Inert("how long a client may leave its answer unread"), above(0, " seconds")
     )

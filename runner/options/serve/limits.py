@@ -44,9 +44,7 @@ class Limits:
         most = self.task.max_connections
         if others < most:
             return None
-        message = (
-            f"{others} connections are open, {most} at most (task.max_connections): try again later"
-        )
+        message = f"{others} connections are open, {most} at most (task.max_connections): try again later"
         return Refusal(503, message, code="too_many_connections")
 
     # --------------------------------------------------------------------------------------- bodies
@@ -61,9 +59,7 @@ class Limits:
         most_kib = self.task.max_body_kib
         if size <= most_kib * 1024:
             return None
-        return Refusal(
-            413, f"the body is too large: this server takes {most_kib} KiB (task.max_body_kib)"
-        )
+        return Refusal(413, f"the body is too large: this server takes {most_kib} KiB (task.max_body_kib)")
 
     # ------------------------------------------------------------------------------- the values of
     # a body
@@ -85,25 +81,19 @@ class Limits:
         stops = stop if isinstance(stop, list) else [stop]
         self.check_stops(stops)
         if any(isinstance(text, str) and len(text) > MAX_STOP_CHARACTERS for text in stops):
-            raise Refusal(
-                400, f"stop: a text has more than {MAX_STOP_CHARACTERS} characters", "stop"
-            )
+            raise Refusal(400, f"stop: a text has more than {MAX_STOP_CHARACTERS} characters", "stop")
 
     def check_messages(self, messages: Any) -> None:
         """Refuse conversations that are too long."""
         if isinstance(messages, list) and len(messages) > MAX_MESSAGES:
             raise Refusal(
-                400,
-                f"messages: {len(messages)} are too many, this server takes {MAX_MESSAGES}",
-                "messages",
+                400, f"messages: {len(messages)} are too many, this server takes {MAX_MESSAGES}", "messages"
             )
 
     def check_tools(self, tools: Any) -> None:
         """Refuse too many offered functions."""
         if isinstance(tools, list) and len(tools) > MAX_TOOLS:
-            raise Refusal(
-                400, f"tools: {len(tools)} are too many, this server takes {MAX_TOOLS}", "tools"
-            )
+            raise Refusal(400, f"tools: {len(tools)} are too many, this server takes {MAX_TOOLS}", "tools")
 
     def check_stops(self, stops: Sequence[Any]) -> None:
         """Refuse too many stop texts."""
@@ -143,9 +133,7 @@ class Limits:
         most = self.task.max_open
         if rows > most:
             raise Refusal(
-                400,
-                f"{rows} completions in one request: this server takes {most} (task.max_open)",
-                "n",
+                400, f"{rows} completions in one request: this server takes {most} (task.max_open)", "n"
             )
 
     def check_places(self, rows: int, owner: str, held: Sequence[Held], retry_s: int) -> None:
@@ -192,9 +180,7 @@ class Limits:
             503: "the server is being stopped",
         }
         if waits:
-            statuses[504] = (
-                f"the answer was not complete after {task.timeout_s:g} s (task.timeout_s)"
-            )
+            statuses[504] = f"the answer was not complete after {task.timeout_s:g} s (task.timeout_s)"
         return statuses
 
     def describe(self, name: str, kinds: Sequence[dict[str, Any]]) -> None:

@@ -46,9 +46,8 @@ def text_logprobs(tokens: list[Token] | None) -> dict[str, Any] | None:
     for token in tokens:
         by_text: dict[str, float | None] = {}
         for text, logprob in [*token.top, (token.text, token.logprob)]:
-            by_text.setdefault(
-                text, logprob
-            )  # several tokens may have the same text: the most probable one counts
+            # several tokens may have the same text: the most probable one counts
+            by_text.setdefault(text, logprob)
         top_logprobs.append(None if token.logprob is None else by_text)
     return {
         "tokens": [token.text for token in tokens],

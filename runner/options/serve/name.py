@@ -18,9 +18,7 @@ def served_name(config: RunnerConfig, task: ServeConfig) -> str:
         return task.model_name
     adapter = adapter_of(config.lora)
     weights = (
-        f"{config.quantization.name}-mixed"
-        if config.quantization.is_mixed
-        else config.quantization.name
+        f"{config.quantization.name}-mixed" if config.quantization.is_mixed else config.quantization.name
     )
     additions = [
         *([weights] if weights != "none" else []),

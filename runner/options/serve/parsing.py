@@ -34,13 +34,26 @@ from runner_engine.settings.sampling import PARAMETERS
 Body = TypeVar("Body", bound=BaseModel)
 # OpenAI's parameters that this server lacks, and the values at which they have no effect.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "logit_bias": ({},), "min_tokens": (0,),
-    "tools": ([],), "tool_choice": ("none", "auto"), "parallel_tool_calls": (True, False), "functions": ([],),
-    "function_call": ("none", "auto"), "response_format": ({"type": "text"},), "modalities": (["text"],), "audio": (),
-    "prediction": (), "reasoning_effort": ("none",), "verbosity": ("medium",), "web_search_options": (),
-    "service_tier": ("auto", "default"), "store": (False,), "suffix": ("",), "best_of": (1,),
+    "logit_bias": ({},),
+    "min_tokens": (0,),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "parallel_tool_calls": (True, False),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "response_format": ({"type": "text"},),
+    "modalities": (["text"],),
+    "audio": (),
+    "prediction": (),
+    "reasoning_effort": ("none",),
+    "verbosity": ("medium",),
+    "web_search_options": (),
+    "service_tier": ("auto", "default"),
+    "store": (False,),
+    "suffix": ("",),
+    "best_of": (1,),
     "chat_template_kwargs": ({},),
-}  # fmt: skip
+}
 # More helpful reasons than "this server does not support it".
 REJECTION_REASONS = {
     "response_format": "only chats have it: /v1/chat/completions",
@@ -72,9 +85,7 @@ class ParsedBody:
     @property
     def rows(self) -> int:
         """Completions that will be under way at once."""
-        return (
-            len(self.requests) if self.scores_only else sum(request.n for request in self.requests)
-        )
+        return len(self.requests) if self.scores_only else sum(request.n for request in self.requests)
 
 
 def parse_body(
@@ -86,9 +97,7 @@ def parse_body(
     body = validated(kind, value)
     if isinstance(body, ChatBody):
         return parse_chat(body, gateway)
-    parsed = (
-        parse_text(body, gateway) if isinstance(body, TextBody) else parse_generate(body, gateway)
-    )
+    parsed = parse_text(body, gateway) if isinstance(body, TextBody) else parse_generate(body, gateway)
     parsed.requests = [replace(request, is_raw=True) for request in parsed.requests]
     return parsed
 
@@ -157,10 +166,7 @@ def parse_text(body: TextBody, gateway: Gateway) -> ParsedBody:
     scores_only = body.max_tokens == 0 and bool(body.echo)
     limit = 1 if scores_only else body.max_tokens
     parsed = _parsed(
-        body,
-        gateway,
-        [prompt if isinstance(prompt, str) else tuple(prompt) for prompt in prompts],
-        limit,
+        body, gateway, [prompt if isinstance(prompt, str) else tuple(prompt) for prompt in prompts], limit
     )
     parsed.top, parsed.echo, parsed.scores_only = body.logprobs, bool(body.echo), scores_only
     return _with_scores(parsed, gateway, "logprobs")
@@ -170,17 +176,11 @@ def parse_generate(body: GenerateBody, gateway: Gateway) -> ParsedBody:
     """Parse a body of the old tools."""
     refuse_extra(body, {})
     return ParsedBody(
-        [
-            _request(
-                body, gateway, body.prompt, "max_new_tokens", body.max_new_tokens, 1, False, None
-            )
-        ]
+        [_request(body, gateway, body.prompt, "max_new_tokens", body.max_new_tokens, 1, False, None)]
     )
 
 
-def _parsed(
-    body: OpenAIBody, gateway: Gateway, prompts: list[Prompt], limit: int | None
-) -> ParsedBody:
+def _parsed(body: OpenAIBody, gateway: Gateway, prompts: list[Prompt], limit: int | None) -> ParsedBody:
     neutral = NEUTRAL | {"best_of": (1, body.n or 1)}
     refuse_extra(body, neutral)
     gateway.check_model(body.model)
@@ -192,9 +192,7 @@ def _parsed(
     if (interval := 1 if body.stream_interval is None else body.stream_interval) < 1:
         raise Refusal(400, f"stream_interval={interval}: must be 1 or more", "stream_interval")
     if (options := options or StreamOptions()).include_obfuscation:
-        raise Refusal(
-            400, "stream_options.include_obfuscation=true: this server does not pad its streams"
-        )
+        raise Refusal(400, "stream_options.include_obfuscation=true: this server does not pad its streams")
     requests = [
         _request(body, gateway, prompt, "max_tokens", limit, n, bool(body.stream), number)
         for number, prompt in enumerate(prompts)

@@ -47,14 +47,10 @@ class ClientGone(Refusal):
 
 def error_body(error: Refusal) -> dict[str, Any]:
     """Return an error in OpenAI's format."""
-    kind = KINDS.get(
-        error.status, "invalid_request_error" if error.status < 500 else "server_error"
-    )
+    kind = KINDS.get(error.status, "invalid_request_error" if error.status < 500 else "server_error")
     message = error.message  # it may quote a long text of the client's
     if len(message) > MAX_ERROR_CHARACTERS:
-        message = (
-            f"{message[: MAX_ERROR_CHARACTERS // 2]} … {message[-MAX_ERROR_CHARACTERS // 2 :]}"
-        )
+        message = f"{message[: MAX_ERROR_CHARACTERS // 2]} … {message[-MAX_ERROR_CHARACTERS // 2 :]}"
     return {"message": message, "type": kind, "param": error.param, "code": error.code}
 
 

@@ -56,9 +56,7 @@ class Server:
         """Serve, and return when everything has ended; JobFailed if the server or its engine
         broke."""
         _allow_files(self.task.max_connections + ACCEPT_AT_ONCE + OTHER_FILES)
-        thread = threading.Thread(
-            target=self._serve, args=(listener, key, ready), name="http", daemon=True
-        )
+        thread = threading.Thread(target=self._serve, args=(listener, key, ready), name="http", daemon=True)
         thread.start()
         while thread.is_alive():
             thread.join(0.1)  # signals are handled here, between two waits
@@ -73,16 +71,22 @@ class Server:
         except BaseException as error:  # noqa: BLE001 - the main thread raises it
             self._problem = error
 
-    async def _main(
-        self, listener: socket.socket, key: str | None, ready: Callable[[], None]
-    ) -> None:
+    async def _main(self, listener: socket.socket, key: str | None, ready: Callable[[], None]) -> None:
         gateway = Gateway(self.config, self.task, self.driver, self.report, self.template)
         self.counters = gateway.counters
         settings = uvicorn.Config(
-            application(gateway, key, self.task.host), log_config=None, access_log=False, lifespan="off", ws="none",
-            timeout_keep_alive=math.ceil(self.task.idle_s), timeout_graceful_shutdown=CLOSING_S, server_header=False,
-            http=connection_of(gateway.limits), proxy_headers=False, backlog=ACCEPT_AT_ONCE,
-        )  # fmt: skip
+            application(gateway, key, self.task.host),
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            ws="none",
+            timeout_keep_alive=math.ceil(self.task.idle_s),
+            timeout_graceful_shutdown=CLOSING_S,
+            server_header=False,
+            http=connection_of(gateway.limits),
+            proxy_headers=False,
+            backlog=ACCEPT_AT_ONCE,
+        )
         server = uvicorn.Server(settings)
         serving = asyncio.ensure_future(server.serve([listener]))
         while not server.started and not serving.done():
@@ -111,8 +115,7 @@ class Server:
         gateway.is_draining = True
         if not gateway.is_idle:
             log.info(
-                "stopping: open answers have %g s to finish (a second signal ends them)",
-                self.task.drain_s,
+                "stopping: open answers have %g s to finish (a second signal ends them)", self.task.drain_s
             )
         deadline = gateway.loop.time() + self.task.drain_s
         while not gateway.is_idle and gateway.loop.time() < deadline and self._signals < 2:
@@ -152,6 +155,10 @@ def _log_progress(gateway: Gateway, before: tuple[int, int]) -> tuple[int, int]:
         requests, tokens = now[0] - before[0], now[1] - before[1]
         log.info(
             "%d requests and %d new tokens in the last %d s · %d open · %.0f tok/s",
-            requests, tokens, LOG_EVERY, gateway.open, counters.tok_per_s,
-        )  # fmt: skip
+            requests,
+            tokens,
+            LOG_EVERY,
+            gateway.open,
+            counters.tok_per_s,
+        )
     return now

@@ -14,9 +14,7 @@ from typing import NamedTuple
 
 from starlette.types import Scope
 
-MOST_OF_ONE = (
-    2  # times its share: what one client has at most, with the requests beside its large ones
-)
+MOST_OF_ONE = 2  # times its share: what one client has at most, with the requests beside its large ones
 MOST_OF_ALL = 3  # times task.max_open: what all clients have at most
 
 

@@ -75,9 +75,8 @@ def bound_to(task: ServeConfig) -> socket.socket:
         need = "not an address of this machine: use 127.0.0.1, or 0.0.0.0 for all"
         raise ConfigError(f"task.host={task.host}: {need}") from error
     bound = socket.socket(family, kind, protocol)
-    bound.setsockopt(
-        socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
-    )  # a killed server leaves connections behind
+    # a killed server leaves connections behind
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind(address)
     except OSError as error:
@@ -140,9 +139,7 @@ def run(inputs: Served, context: Context) -> Result:
     }
     metrics |= report.metrics | server.counters.totals(stats) | stats.process_metrics
     facts = report.facts | {"measured": contention.describe(), "machine": machine.name()}
-    return Result(
-        metrics, facts=facts, notes=report.notes + stats.notes, tables=stats.tables(report.parts)
-    )
+    return Result(metrics, facts=facts, notes=report.notes + stats.notes, tables=stats.tables(report.parts))
 
 
 def greeting(config: RunnerConfig, inputs: Served, bound: socket.socket) -> str:

@@ -14,9 +14,14 @@ from runner_engine import Capability, Request
 
 # vLLM's parameters that this server lacks, and the values at which they have no effect.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "add_generation_prompt": (True,), "continue_final_message": (False,), "return_token_strs": (False,),
-    "chat_template": (), "chat_template_kwargs": ({},), "tools": ([],), "mm_processor_kwargs": ({},),
-}  # fmt: skip
+    "add_generation_prompt": (True,),
+    "continue_final_message": (False,),
+    "return_token_strs": (False,),
+    "chat_template": (),
+    "chat_template_kwargs": ({},),
+    "tools": ([],),
+    "mm_processor_kwargs": ({},),
+}
 
 
 def tokens_of(data: bytes, content_type: str, gateway: Gateway) -> bytes:
@@ -38,9 +43,7 @@ def tokens_of(data: bytes, content_type: str, gateway: Gateway) -> bytes:
         special = gateway.engine.encode(Request(gateway.next_id(), ""))[1]
         if ids[: len(special)] != special:
             raise Refusal(
-                400,
-                "add_special_tokens=false: this tokenizer puts special tokens behind the text",
-                "prompt",
+                400, "add_special_tokens=false: this tokenizer puts special tokens behind the text", "prompt"
             )
         ids = ids[len(special) :]
     return json.dumps(

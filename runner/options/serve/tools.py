@@ -86,10 +86,7 @@ class Offered:
 
     def called(self, said: Said) -> list[dict[str, Any]]:
         """Return the calls of an answer as a message has them."""
-        return [
-            {"id": self.served.call_id(), "type": "function", "function": call}
-            for call in said.calls
-        ]
+        return [{"id": self.served.call_id(), "type": "function", "function": call} for call in said.calls]
 
 
 class TextsBesideCalls:
@@ -190,9 +187,7 @@ class ServedTools:
         calls = [call["function"] for call in values.get("tool_calls", ())]
         if not calls:
             return turn
-        written = self.form.write(
-            [tool_calls.ToolCall(call["name"], call["arguments"]) for call in calls]
-        )
+        written = self.form.write([tool_calls.ToolCall(call["name"], call["arguments"]) for call in calls])
         text = f"{turn.content}\n{written}" if turn.content else written
         return Message(turn.role, text, turn.thinking)
 

@@ -43,11 +43,7 @@ def _turn(where: str, message: ChatMessage, names: dict[str, str]) -> Message:
     content = _content(where, message)
     thinking = message.reasoning_content or message.reasoning
     if thinking and role != "assistant":
-        raise Refusal(
-            400,
-            f"{where}.reasoning_content: it is the assistant's, not the {role}'s",
-            "messages",
-        )
+        raise Refusal(400, f"{where}.reasoning_content: it is the assistant's, not the {role}'s", "messages")
     # an answer may be cut off before it begins, or be nothing but calls
     if content is None and not thinking and not message.tool_calls:
         raise Refusal(400, f"{where}.content: give a text", "messages")

@@ -20,9 +20,7 @@ class ChatConfig(TaskConfig):
     answers_on_stdout: ClassVar[bool] = True
     system: Text | None = None
     load: str | None = setting(
-        None,
-        Inert("every conversation is a job of its own"),
-        filled("give a file that /save wrote, or null"),
+        None, Inert("every conversation is a job of its own"), filled("give a file that /save wrote, or null")
     )
 
     @property

@@ -96,24 +96,17 @@ def run(inputs: Opening, context: Context) -> Result:
         chat = Chat(session, engine, context, inputs.messages)
         chat.talk(read)
     samples = [recorder.samples[index] for index in sorted(recorder.samples)]
-    measured = Measured(
-        report, engine.stats, machine.peak_rss_mib(), machine.name(), contention.describe()
-    )
+    measured = Measured(report, engine.stats, machine.peak_rss_mib(), machine.name(), contention.describe())
     cancelled = sum(sample.answer.finish_reason is FinishReason.cancelled for sample in samples)
     metrics = (
-        count_completions(samples)
-        | {"cancelled": cancelled}
-        | measured.metrics
-        | cost_and_sides(samples)
+        count_completions(samples) | {"cancelled": cancelled} | measured.metrics | cost_and_sides(samples)
     )
     models = answered_by(samples)
     facts = measured.facts | ({"answered_by": models} if models else {})
     if chat.assigned:  # the engine's own words are those of the generation group
         sampling = ", ".join(f"{key}={value}" for key, value in chat.assigned.items())
         facts |= {
-            "sampling": "; ".join(
-                filter(None, (facts.get("sampling"), f"by /set at the end {sampling}"))
-            )
+            "sampling": "; ".join(filter(None, (facts.get("sampling"), f"by /set at the end {sampling}")))
         }
     notes = report.notes + engine.stats.notes + chat.notes
     return Result(metrics, facts=facts, notes=notes, tables=measured.tables)
@@ -122,9 +115,7 @@ def run(inputs: Opening, context: Context) -> Result:
 class Chat:
     """A conversation, and the commands that steer it."""
 
-    def __init__(
-        self, session: Session, engine: Engine, context: Context, messages: list[Message]
-    ) -> None:
+    def __init__(self, session: Session, engine: Engine, context: Context, messages: list[Message]) -> None:
         self.session, self.engine, self.recorder = session, engine, context.recorder
         self.messages = list(messages)
         self.sampling, self.limits = Sampling(), dict[str, Any]()
@@ -138,10 +129,7 @@ class Chat:
         self.commands: dict[str, tuple[Callable[[str], None], str]] = {
             "/reset": (self._reset, "begin anew, with the same system message"),
             "/system": (self._system, "TEXT: give the model this system message from now on"),
-            "/set": (
-                self._set,
-                f"generation.KEY=VALUE: one of {', '.join(SETTINGS)}; without it: show them",
-            ),
+            "/set": (self._set, f"generation.KEY=VALUE: one of {', '.join(SETTINGS)}; without it: show them"),
             "/stats": (self._stats, "what the last turn cost, and all turns together"),
             "/save": (self._save, "FILE: write the conversation as JSON"),
             "/load": (self._load, "FILE: continue a saved conversation"),
@@ -227,12 +215,7 @@ class Chat:
     def _submit(self, messages: list[Message]) -> None:
         """Submit the next turn, in the model's chat template or, if it has none, as plain text."""
         request = Request(
-            self.turns,
-            tuple(messages),
-            keep=True,
-            sampling=self.sampling,
-            deltas=True,
-            **self.limits,
+            self.turns, tuple(messages), keep=True, sampling=self.sampling, deltas=True, **self.limits
         )
         if self.has_template:
             try:
@@ -244,9 +227,7 @@ class Chat:
                 say(f"note: {NO_TEMPLATE}")
         names = {"user": "User: ", "assistant": "Assistant: ", "system": ""}
         turns = [f"{names[message.role]}{message.content}" for message in messages]
-        self.session.submit(
-            replace(request, prompt="\n".join([*turns, "Assistant:"]), stop=PLAIN_STOP)
-        )
+        self.session.submit(replace(request, prompt="\n".join([*turns, "Assistant:"]), stop=PLAIN_STOP))
 
     # ------------------------------------------------------------------------------------- commands
 
@@ -265,9 +246,7 @@ class Chat:
             try:
                 number: Any = PARAMETERS[key].read(value) if key in PARAMETERS else int(value)
             except ValueError as error:
-                raise ConfigError(
-                    f"/set {assignment}: {value or 'nothing'} is not a number"
-                ) from error
+                raise ConfigError(f"/set {assignment}: {value or 'nothing'} is not a number") from error
             limits = {key: number} if key in LIMITS else {}
             try:
                 sampling = self.sampling if limits else replace(self.sampling, **{key: number})
@@ -279,9 +258,7 @@ class Chat:
             self.assigned[key] = number
         limits = {name: getattr(self.generation, name, None) for name in LIMITS} | self.limits
         settings = vars(self.sampling.over(self.generation, self.seed)) | limits
-        say(
-            "  ".join(f"{name}={settings[name]}" for name in SETTINGS if settings[name] is not None)
-        )
+        say("  ".join(f"{name}={settings[name]}" for name in SETTINGS if settings[name] is not None))
 
     def _stats(self, _: str) -> None:
         if self.last is None:
@@ -318,9 +295,7 @@ class Chat:
             _load(path, f"/save {name}: the file exists, and")  # only a conversation is replaced
         data = {"messages": [message.as_dict() for message in self.messages]}
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(
-            path, json.dumps(data, ensure_ascii=False, indent=2) + "\n", "/save", durable=True
-        )
+        write_atomically(path, json.dumps(data, ensure_ascii=False, indent=2) + "\n", "/save", durable=True)
         say(f"wrote {counted(len(self.messages), 'message')} to {path}")
 
     def _load(self, name: str) -> None:
@@ -335,9 +310,7 @@ class Chat:
 def _speed(stats: EngineStats) -> str:
     """Return the speed of decoding; no token is decoded where each answer ends with its first."""
     return (
-        f"{stats.decode_tok_per_s:,.0f} tokens/s"
-        if stats.decode_tokens
-        else "no speed: nothing was decoded"
+        f"{stats.decode_tok_per_s:,.0f} tokens/s" if stats.decode_tokens else "no speed: nothing was decoded"
     )
 
 

@@ -88,8 +88,7 @@ class Asking:
         """Return a request with the tokens of its answer that are known: an interrupted start's, or
         a policy's."""
         return replace(
-            request,
-            begun=self.partial.begun(request.id, self.engine) or self.policy.begun(request.id),
+            request, begun=self.partial.begun(request.id, self.engine) or self.policy.begun(request.id)
         )
 
     def show(self) -> None:

@@ -50,10 +50,4 @@ def _row(kind: str, samples: Sequence[Sample]) -> dict[str, Any]:
     }
     steps = looked_at[0] if looked_at else 0
     a_step = round(1 + sum(right) / steps, 2) if steps else None
-    return {
-        "kind": kind,
-        "answers": len(samples),
-        "guesses": steps,
-        **by_place,
-        "tokens_a_step": a_step,
-    }
+    return {"kind": kind, "answers": len(samples), "guesses": steps, **by_place, "tokens_a_step": a_step}

@@ -18,9 +18,7 @@ from runner_engine import Engine, Request, request_sha256
 class Kept:
     """The requests of a job, their answers that there are, and those that have none."""
 
-    def __init__(
-        self, requests: list[Request], recorder: Recorder, judge: Judge, rerun: bool | str
-    ) -> None:
+    def __init__(self, requests: list[Request], recorder: Recorder, judge: Judge, rerun: bool | str) -> None:
         """Reject answers on disk that do not belong to this job, or that it would judge
         differently."""
         self.requests, self.recorder = requests, recorder
@@ -29,9 +27,7 @@ class Kept:
         self.settled = {
             index: sample for index, sample in recorder.samples.items() if index not in self.missing
         }
-        self.reused: Mapping[
-            int, Sample
-        ] = {}  # of other jobs; they are not on disk until they are taken
+        self.reused: Mapping[int, Sample] = {}  # of other jobs; they are not on disk until they are taken
 
     @property
     def missing(self) -> set[int]:
@@ -75,14 +71,11 @@ class Kept:
                 )
         reusable = [request for request in self.requests if request.id in self.reused]
         others = [
-            request
-            for request in reusable
-            if not _answers(self.reused[int(request.id)], request, engine)
+            request for request in reusable if not _answers(self.reused[int(request.id)], request, engine)
         ]
         self.todo += others
         self.reused = {
-            index: self.reused[index]
-            for index in self.reused.keys() - {request.id for request in others}
+            index: self.reused[index] for index in self.reused.keys() - {request.id for request in others}
         }
 
     def _refuse_foreign(self, judge: Judge) -> None:

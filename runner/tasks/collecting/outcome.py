@@ -26,14 +26,12 @@ class Collected:
 
     samples: list[Sample]
     notes: list[str] = field(default_factory=list)
-    problems: list[str] = field(
-        default_factory=list
-    )  # the questions without an answer: any makes the job FAILED
+    # the questions without an answer: any makes the job FAILED
+    problems: list[str] = field(default_factory=list)
     measured: Measured | None = None
     metrics: dict[str, float] = field(default_factory=dict)
-    known: dict[str, str] = field(
-        default_factory=dict
-    )  # facts about an engine that only other jobs have opened
+    # facts about an engine that only other jobs have opened
+    known: dict[str, str] = field(default_factory=dict)
 
     @property
     def facts(self) -> dict[str, str]:
@@ -50,12 +48,7 @@ class Collected:
 
 
 def collected(
-    kept: Kept,
-    enough: int | None,
-    measured: Measured | None,
-    notes: list[str],
-    asked_again: int,
-    what: str,
+    kept: Kept, enough: int | None, measured: Measured | None, notes: list[str], asked_again: int, what: str
 ) -> Collected:
     """Return the samples up to the last one that was needed, with notes and costs; a job without
     any has failed."""
@@ -91,9 +84,7 @@ def problems(what: str, samples: list[Sample]) -> list[str]:
     permanent = [sample for sample in failed if sample.permanent]
     if failed and len(failed) == len(samples):
         hint = f". {NOT_AGAIN}" if len(permanent) == len(failed) else ""
-        raise JobFailed(
-            f"{what}: nothing could be completed; the first reason: {failed[0].error}{hint}"
-        )
+        raise JobFailed(f"{what}: nothing could be completed; the first reason: {failed[0].error}{hint}")
     return unanswered(samples)
 
 
@@ -117,12 +108,10 @@ def _where_from(samples: list[Sample], own: list[Sample], again: int) -> list[st
     """Say where the samples come from, unless they were all generated just now."""
     generated = sum(sample.reused_from is None for sample in own)
     givers = Counter(sample.reused_from for sample in samples if sample.reused_from is not None)
-    notes = [
-        f"{generated} of {len(samples)} samples were on disk from an earlier, interrupted run"
-    ] * bool(generated)
-    once = counted(
-        again, "sample that had ended in an error was", "samples that had ended in an error were"
+    notes = [f"{generated} of {len(samples)} samples were on disk from an earlier, interrupted run"] * bool(
+        generated
     )
+    once = counted(again, "sample that had ended in an error was", "samples that had ended in an error were")
     notes += [f"{once} asked again"] * bool(again)
     return notes + [
         f"{count} of {len(samples)} samples were taken from job {giver}, which had put the same questions: their time, "

@@ -110,10 +110,7 @@ class Policies(Policy):
 
     def begun(self, request: RequestId) -> Begun | None:
         """Return what the first policy knows that knows any tokens."""
-        return next(
-            (begun for policy in self.policies if (begun := policy.begun(request)) is not None),
-            None,
-        )
+        return next((begun for policy in self.policies if (begun := policy.begun(request)) is not None), None)
 
     def ahead(self, ended: int) -> int:
         """Return as many as each policy allows."""

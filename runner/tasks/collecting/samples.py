@@ -46,9 +46,7 @@ UNJUDGED = Unjudged()
 
 def sample_of(*completions: Completion) -> Sample:
     """Return all completions of a request as a sample without a verdict."""
-    first = next(
-        (completion for completion in completions if completion.error is not None), completions[0]
-    )
+    first = next((completion for completion in completions if completion.error is not None), completions[0])
     costs = [completion.cost_usd for completion in completions if completion.cost_usd is not None]
     several = len(completions) > 1
     return Sample.of(

@@ -59,9 +59,7 @@ def each_request(
                 choices = arrived.setdefault(event.id, [])
                 choices.append(event)
                 if len(choices) == expected[event.id]:
-                    choices = sorted(
-                        arrived.pop(event.id), key=lambda completion: completion.choice
-                    )
+                    choices = sorted(arrived.pop(event.id), key=lambda completion: completion.choice)
                     if event.id in of_beside and beside is not None:
                         beside.record(*choices)
                     elif listener(*choices) is False:
@@ -87,6 +85,4 @@ def kept_words(done: Sized, what: str = "") -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as stop:
-        raise signals.Interrupted(
-            ", ".join(filter(None, (f"{len(done)}{what} kept", str(stop))))
-        ) from None
+        raise signals.Interrupted(", ".join(filter(None, (f"{len(done)}{what} kept", str(stop))))) from None

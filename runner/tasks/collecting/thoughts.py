@@ -48,9 +48,7 @@ class ReuseOfThoughts(Policy):
         decide."""
         if self.budget is not None:
             self._source, self._samples = _largest(self.context.recorder.job, self.budget)
-        thought = [
-            request for request in requests if request.id in self._samples and request.n == 1
-        ]
+        thought = [request for request in requests if request.id in self._samples and request.n == 1]
         self._direct = thought[:DIRECT] if len(thought) > DIRECT else []
         rest = [request for request in requests if request not in self._direct]
         if self._direct:
@@ -82,9 +80,7 @@ class ReuseOfThoughts(Policy):
     def _check(self) -> None:
         """Compare what was asked directly with what the other job has."""
         done = self.context.recorder.done
-        asked = [
-            sample for request in self._direct if (sample := done.get(int(request.id))) is not None
-        ]
+        asked = [sample for request in self._direct if (sample := done.get(int(request.id))) is not None]
         differing = [
             sample.index
             for sample in asked

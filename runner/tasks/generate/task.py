@@ -114,9 +114,7 @@ def run(inputs: Prompts, context: Context) -> Result:
     write_atomically(recorder.folder / COMPLETIONS, completion_lines(prompts, recorder.samples))
     done.notes += needless_scaling_of(context.resolved, done.samples)
     metrics = count_completions(done.samples) | thinking_totals(done.samples) | done.metrics
-    result = Result(
-        metrics, facts=done.facts, notes=done.notes, problems=done.problems, tables=done.tables
-    )
+    result = Result(metrics, facts=done.facts, notes=done.notes, problems=done.problems, tables=done.tables)
     hand_over(task, prompts, recorder.samples, result, context.config.print is Print.full, written)
     return result
 
@@ -160,9 +158,7 @@ def log_completion(sample: Sample) -> None:
         parts = choice.parts
         if parts.has_thinking:
             log.info("completion %s, thinking: %r", sample.index, parts.thinking)
-        log.info(
-            "completion %s, text: %r (%s)", sample.index, parts.answer, choice.finish_reason.value
-        )
+        log.info("completion %s, text: %r (%s)", sample.index, parts.answer, choice.finish_reason.value)
 
 
 # --------------------------------------------------------------------------------------- writing
@@ -170,10 +166,7 @@ def log_completion(sample: Sample) -> None:
 
 
 def check_output(
-    task: GenerateConfig,
-    prompts: list[GivenPrompt],
-    samples: dict[int, Sample],
-    written: bytes | None = None,
+    task: GenerateConfig, prompts: list[GivenPrompt], samples: dict[int, Sample], written: bytes | None = None
 ) -> bytes | None:
     """Reject a folder that cannot be written, and a file that holds anything but this job's
     completions.
@@ -193,9 +186,7 @@ def check_output(
     if task.overwrite or not path.exists():
         return None
     content, is_whole = path.read_bytes(), len(samples) == len(prompts)
-    if content != written and not (
-        is_whole and content == completion_lines(prompts, samples).encode()
-    ):
+    if content != written and not (is_whole and content == completion_lines(prompts, samples).encode()):
         raise ConfigError(
             f"task.output={task.output}: {path} exists and holds something else than this job's completions: "
             "give another file, or task.overwrite=true to replace it"
@@ -259,9 +250,7 @@ def shown(answer: Answer) -> tuple[str, str]:
     """Return thinking and answer as people read them: without the blank lines that models put
     around their tags."""
     parts = answer.parts
-    return (
-        (parts.thinking.strip(), parts.answer.strip()) if parts.has_thinking else ("", parts.answer)
-    )
+    return (parts.thinking.strip(), parts.answer.strip()) if parts.has_thinking else ("", parts.answer)
 
 
 def head(given: GivenPrompt, branch: int = 0) -> str:

@@ -26,32 +26,21 @@ from runner_compare import RunningBets
 from runner_compare.statistics import level_words, points_of_margin
 
 KEY = "task.early_stop_vs"
-HASHES = (
-    "until",
-    "early_stop_comparisons",
-    "early_stop_margin",
-)  # of the baseline, the share of the 5 %, the margin
+# of the baseline, the share of the 5 %, the margin
+HASHES = ("until", "early_stop_comparisons", "early_stop_margin")
 FACT = "early_stop_vs"  # a job that has it was compared while it ran
 GROUPS = (*named_job.MODEL_GROUPS, "generation")  # what overrides may change
 # A baseline that is named by its id must have these in common: what is asked, and how answers are
 # scored.
-ALIKE = tuple(
-    f"task.{key}" for key in ("prompt", "template", "shots", "system", "instruction", "extractor")
-)
-MIN_AHEAD = (
-    32  # at least so many questions are under way, so that an engine has rows to decode together
-)
+ALIKE = tuple(f"task.{key}" for key in ("prompt", "template", "shots", "system", "instruction", "extractor"))
+MIN_AHEAD = 32  # at least so many questions are under way, so that an engine has rows to decode together
 
 
 def find_baseline(config: RunnerConfig, version: int, hashes: dict[str, str]) -> Job | None:
     """Return the baseline, finished or not; None if there is none, or if the job is its own."""
     task = own_config(config, Gsm8kConfig)
     named = task.early_stop_vs
-    return (
-        None
-        if named is None
-        else named_job.find(config, KEY, named, version, hashes, groups=GROUPS)
-    )
+    return None if named is None else named_job.find(config, KEY, named, version, hashes, groups=GROUPS)
 
 
 def is_compared(config: RunnerConfig) -> bool:
@@ -86,9 +75,7 @@ def preview_baseline(task: Gsm8kConfig, baseline: Job, count: int) -> str:
     """Say for a plan which job this one is compared with, at which level, and how many questions
     that may take."""
     margin = margin_of(task)
-    within = (
-        "" if margin is None else f", once it is decided whether within {points_of_margin(margin)}"
-    )
+    within = "" if margin is None else f", once it is decided whether within {points_of_margin(margin)}"
     return (
         f"stops early against {task.early_stop_vs} ({baseline.job_id}, {named_job.state(baseline)}){within}; asks at "
         f"most {count:,} questions; error {level_words(comparisons_of(task))}"
@@ -120,9 +107,7 @@ class EarlyStop(Policy):
         record = named_job.finished(job, KEY, named_as)
         named = f"{KEY}={named_as}: {job.job_id}"
         if FACT in record.result.facts:
-            raise ConfigError(
-                f"{named} has {KEY} itself: name a job that asks all of its questions"
-            )
+            raise ConfigError(f"{named} has {KEY} itself: name a job that asks all of its questions")
         own_params = dict(flatten(config))
         base_params = {key: record.params.get(key, own_params[key]) for key in ALIKE}
         other = [
@@ -145,9 +130,7 @@ class EarlyStop(Policy):
         solved = [samples[number].solved for number in numbers]
         cut_off = [samples[number].answer.verdict is Verdict.cut_off for number in numbers]
         ahead = max(MIN_AHEAD, config.generation.batch_size or 0)
-        return cls(
-            named_as, job, solved, cut_off, numbers, ahead, comparisons_of(task), margin_of(task)
-        )
+        return cls(named_as, job, solved, cut_off, numbers, ahead, comparisons_of(task), margin_of(task))
 
     def begin(self, settled: Mapping[int, Sample]) -> int | None:
         """Begin with the samples that exist; return how many questions are enough, None to
@@ -174,9 +157,7 @@ class EarlyStop(Policy):
                 break
             if not sample.failed and not sample.left_out:
                 is_cut_off = sample.answer.verdict is Verdict.cut_off
-                self.bets.add(
-                    sample.solved, self.solved[self.asked], is_cut_off, self.cut_off[self.asked]
-                )
+                self.bets.add(sample.solved, self.solved[self.asked], is_cut_off, self.cut_off[self.asked])
             self.asked += 1
         return self.asked if self.bets.is_decided else None
 
@@ -190,11 +171,7 @@ class EarlyStop(Policy):
     def metrics(self) -> dict[str, float]:
         """The job's metrics; the difference is this job's accuracy minus the baseline's."""
         figures = {f"early_stop_{name}": value for name, value in self.bets.figures.items()}
-        return {
-            "questions_asked": self.asked,
-            "questions_left": len(self.solved) - self.asked,
-            **figures,
-        }
+        return {"questions_asked": self.asked, "questions_left": len(self.solved) - self.asked, **figures}
 
     @property
     def facts(self) -> dict[str, str]:

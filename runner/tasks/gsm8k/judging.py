@@ -82,11 +82,7 @@ class Judge:
         is_uncertain = any(
             WHY_NOT in (answer.extracted or {}) for answer in (*today.answers, *sample.answers)
         )
-        return (
-            None
-            if today == sample or is_uncertain
-            else "was judged differently than its text is today"
-        )
+        return None if today == sample or is_uncertain else "was judged differently than its text is today"
 
     def adopted(self, sample: Sample) -> Sample | None:
         """Return another job's sample as one of this job, judged anew; None if it answers another
@@ -95,11 +91,7 @@ class Judge:
         The other job may read answers by another rule, and may count other questions, in families.
         """
         item = self.items.get(sample.index)
-        if (
-            item is None
-            or sample.question != item.question
-            or len(sample.answers) != self.task.samples
-        ):
+        if item is None or sample.question != item.question or len(sample.answers) != self.task.samples:
             return None
         return self.judged(sample).sample
 
@@ -112,11 +104,7 @@ class Judge:
         judgements = [judge(answer, item.gold, self.task.gold_scorer) for answer in sample.answers]
         votes = self._votes(judgements)
         answers = [
-            replace(
-                answer,
-                extracted=judgement.found | judgement.reasons,
-                verdict=judgement.verdicts[way],
-            )
+            replace(answer, extracted=judgement.found | judgement.reasons, verdict=judgement.verdicts[way])
             for answer, judgement in zip(sample.answers, judgements, strict=True)
         ]
         answer = answers[votes[way].winner]
@@ -129,11 +117,7 @@ class Judge:
             )
             sample = replace(sample, choices=answers)
         sample = replace(
-            sample,
-            question=item.question,
-            gold=item.gold,
-            cluster=item.cluster,
-            left_out=item.left_out,
+            sample, question=item.question, gold=item.gold, cluster=item.cluster, left_out=item.left_out
         )
         sample = replace(sample, answer=answer)
         self._judged[sample.index] = judged = Judged(sample, judgements, votes)
@@ -144,6 +128,4 @@ class Judge:
         scorer = self.task.gold_scorer
         if scorer is None:
             return {way: elect(judgements, way) for way in self.task.ways_to_judge}
-        return {
-            way: elect(judgements, way, scorer_of(scorer).among) for way in self.task.ways_to_judge
-        }
+        return {way: elect(judgements, way, scorer_of(scorer).among) for way in self.task.ways_to_judge}

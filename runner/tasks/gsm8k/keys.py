@@ -8,12 +8,7 @@ from typing import ClassVar
 
 from runner.config.examples import ExamplesConfig
 from runner.config.extractors import OF_NUMBERS, Extractor, Gold
-from runner.config.questions import (
-    MAX_SAMPLES,
-    OTHER_JOB,
-    SELECTS,
-    WORDS_FOR_A_JOB,
-)
+from runner.config.questions import MAX_SAMPLES, OTHER_JOB, SELECTS, WORDS_FOR_A_JOB
 from runner.config.task import Amount, TaskConfig
 from runner.config.wording import PromptStyle
 from runner_base import UNLESS_DEFAULT, Inert, Takes, check, least, setting, within
@@ -25,9 +20,7 @@ MARGIN = Takes(
     lambda points: 0 < points < 100,
     "must be a number of percentage points between 0 and 100, such as 2, or null for no margin",
 )
-OF_EARLY_STOP = Inert(
-    "counts among the hashes of a job that is compared while it runs, and nowhere else"
-)
+OF_EARLY_STOP = Inert("counts among the hashes of a job that is compared while it runs, and nowhere else")
 AUTO = "auto"
 # task.check_invariance=auto asks one question of so many again, in jobs with at least
 # MIN_QUESTIONS_CHECKED: fewer than five answers would show next to nothing, and a short job has no
@@ -52,9 +45,8 @@ class Gsm8kConfig(ExamplesConfig):
     samples: int = setting(1, takes=within(1, MAX_SAMPLES))
     repeat: int = setting(0, UNLESS_DEFAULT, least(0))
     rotate: int = setting(1, SELECTS, within(1, MAX_CHOICES))
-    check_invariance: int | str = setting(
-        AUTO, DefaultAs(0)
-    )  # the check adds metrics and changes no answer
+    # the check adds metrics and changes no answer
+    check_invariance: int | str = setting(AUTO, DefaultAs(0))
     check_contamination: int = setting(0, takes=least(0))
     early_stop_vs: str | None = setting(None, OTHER_JOB, WORDS_FOR_A_JOB)
     early_stop_margin: float | None = setting(None, OF_EARLY_STOP, MARGIN)
@@ -75,9 +67,7 @@ class Gsm8kConfig(ExamplesConfig):
         for key in ("check_invariance", "check_contamination"):
             need = "it checks a score, and task.early_stop_vs may end before all are scored: leave one of the two out"
             is_asked = getattr(self, key) not in (0, AUTO)
-            check(
-                self.early_stop_vs is None or not is_asked, f"task.{key}", getattr(self, key), need
-            )
+            check(self.early_stop_vs is None or not is_asked, f"task.{key}", getattr(self, key), need)
         self._check_early_stop()
         need = "task.early_stop_vs takes each question as independent of all others: leave one of the two out"
         check(self.early_stop_vs is None or self.rotate == 1, "task.rotate", self.rotate, need)
@@ -87,12 +77,7 @@ class Gsm8kConfig(ExamplesConfig):
         check(self.early_stop_vs is None or not self.repeat, "task.repeat", self.repeat, need)
         if self.prompt is PromptStyle.lm_eval_5shot:
             fixed = f"task.prompt={self.prompt.value} is what lm-evaluation-harness sends"
-            check(
-                self.shots == 0,
-                "task.shots",
-                self.shots,
-                f"{fixed}, with five of its own: leave it out",
-            )
+            check(self.shots == 0, "task.shots", self.shots, f"{fixed}, with five of its own: leave it out")
             check(
                 self.template is None,
                 "task.template",
@@ -106,12 +91,7 @@ class Gsm8kConfig(ExamplesConfig):
         reads no expression."""
         is_math, is_expression = self.extractor is Extractor.math, self.gold is Gold.expression
         need = "only task.extractor=math reads expressions: give it, or another kind of gold answer"
-        check(
-            is_math or self.scorer is not None or not is_expression,
-            "task.gold",
-            self.gold.value,
-            need,
-        )
+        check(is_math or self.scorer is not None or not is_expression, "task.gold", self.gold.value, need)
         if self.scorer is None and not is_math:
             return
         if self.scorer is not None:
@@ -119,10 +99,7 @@ class Gsm8kConfig(ExamplesConfig):
             need = "an extractor has this name, too: the plug-in needs another"
             check(self.scorer not in Extractor.__members__, "task.scorer", self.scorer, need)
         ignored = {"gold": self.gold is not (Gold.expression if is_math else Gold.number)}
-        ignored |= {
-            "gold_after": self.gold_after is not None,
-            "choices_key": self.choices_key is not None,
-        }
+        ignored |= {"gold_after": self.gold_after is not None, "choices_key": self.choices_key is not None}
         ignored |= {"extractor": self.scorer is not None and self.extractor is not Extractor.strict}
         ignored |= {"check_contamination": self.check_contamination > 0}
         judge = f"task.scorer={self.scorer}" if self.scorer else "task.extractor=math"
@@ -166,9 +143,7 @@ class Gsm8kConfig(ExamplesConfig):
             value = getattr(self, key)
             check(value is None or self.early_stop_vs is not None, f"task.{key}", value, need)
         need = "task.early_stop_vs takes each question as independent of all others: leave one of the two out"
-        check(
-            self.early_stop_vs is None or self.cluster is None, "task.cluster", self.cluster, need
-        )
+        check(self.early_stop_vs is None or self.cluster is None, "task.cluster", self.cluster, need)
 
     @property
     def asks_in_chat(self) -> bool:

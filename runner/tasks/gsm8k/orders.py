@@ -34,8 +34,7 @@ def report(
     whole = [
         some
         for some in by_question.values()
-        if len(some) == _orders(some, items, task)
-        and not any(judgement.sample.failed for judgement in some)
+        if len(some) == _orders(some, items, task) and not any(judgement.sample.failed for judgement in some)
     ]
     if not whole:
         return CheckOutcome(), []
@@ -49,15 +48,10 @@ def report(
     same = [_chosen_texts(question) for question in asked]
     metrics = {
         "questions_in_all_orders": len(whole),
-        **{
-            f"position_bias_points{end}": 100 * value for end, value in zip(ENDS, ends, strict=True)
-        },
+        **{f"position_bias_points{end}": 100 * value for end, value in zip(ENDS, ends, strict=True)},
         "position_bias_p": bias.p,
-        "same_in_all_orders_share": sum(len(texts) == 1 and None not in texts for texts in same)
-        / len(whole),
-        "right_in_all_orders_share": sum(
-            all(judgement.sample.solved for judgement in some) for some in whole
-        )
+        "same_in_all_orders_share": sum(len(texts) == 1 and None not in texts for texts in same) / len(whole),
+        "right_in_all_orders_share": sum(all(judgement.sample.solved for judgement in some) for some in whole)
         / len(whole),
     }
     rows: list[dict[str, float | str]] = [

@@ -59,7 +59,9 @@ from runner_base import Result, Sample, check
 from runner_compare.statistics import EXTRACTOR, LIMIT, SCORER, cut_off_words, unread_note
 from runner_engine import Engine, EngineReport, Request, RequestId
 
-VERSION = 4  # 4: tags that a text speaks of are no thinking, and an answer that was cut off behind it is not right
+VERSION = (
+    4  # 4: tags that a text speaks of are no thinking, and an answer that was cut off behind it is not right
+)
 USES = frozenset({Uses.weights, Uses.engine})
 FROM_LEDGER = True
 
@@ -111,11 +113,20 @@ def prepare(config: RunnerConfig) -> Problems:
     source = describe_questions(task.data, task.split, hashes["data"])
     after = baseline.job_id if baseline is not None else ""
     return Problems(
-        hashes, task, items, dict(zip(numbers_of(items), shots, strict=True)), twins, baseline,
-        data=source, ignored_for_reuse=IGNORED_FOR_REUSE, usual_for_reuse=USUAL_FOR_REUSE,
-        count=len(items), after=after, is_compared=bool(after),
+        hashes,
+        task,
+        items,
+        dict(zip(numbers_of(items), shots, strict=True)),
+        twins,
+        baseline,
+        data=source,
+        ignored_for_reuse=IGNORED_FOR_REUSE,
+        usual_for_reuse=USUAL_FOR_REUSE,
+        count=len(items),
+        after=after,
+        is_compared=bool(after),
         after_overrides=overrides_of(task.early_stop_vs, task) if after else [],
-    )  # fmt: skip
+    )
 
 
 def run(inputs: Problems, context: Context) -> Result:
@@ -138,9 +149,7 @@ def ask_and_judge(inputs: Problems, context: Context) -> Result:
     positions.say_before_the_load(positions.of_questions(context.resolved, requests))
     again, judge = asking_again(inputs, requests, context), Judge(task, items)
     with closing(again) if again is not None else nullcontext():
-        done = collect(
-            requests, context, judge, policies_of(inputs, requests, context, early_stop, again)
-        )
+        done = collect(requests, context, judge, policies_of(inputs, requests, context, early_stop, again))
     counted = [judge.judged(sample) for sample in done.samples if not sample.left_out]
     metrics = score_without_left_out(done.samples) | trust_report(counted, done.facts)
     facts = done.facts
@@ -155,21 +164,14 @@ def ask_and_judge(inputs: Problems, context: Context) -> Result:
         result.notes += of_orders.notes
         result.tables[BY_POSITION] = by_position
     result.notes += same_letter_words(inputs.items, task.rotate)
-    result.notes += [
-        *choice_words(task, inputs.items),
-        *unlike_lm_eval(task, context.config.generation),
-    ]
+    result.notes += [*choice_words(task, inputs.items), *unlike_lm_eval(task, context.config.generation)]
     limit = context.config.generation.max_new_tokens
     params = {LIMIT: str(limit), EXTRACTOR: task.extractor.value, SCORER: task.scorer or "null"}
-    result.notes += filter(
-        None, [cut_off_words(metrics, params), unread_note([("", metrics, params)])]
-    )
+    result.notes += filter(None, [cut_off_words(metrics, params), unread_note([("", metrics, params)])])
     if any(judged.sample.cut_off_answers for judged in counted) and metrics["stopped_by_length"]:
         has_budget = context.config.generation.thinking_tokens is not None
         finishing = Finishing.of(
-            lengths_of(
-                (answer for judged in counted for answer in judged.sample.answers), has_budget
-            )
+            lengths_of((answer for judged in counted for answer in judged.sample.answers), has_budget)
         )
         result.metrics |= finishing.metrics
         result.notes.append(finishing.advice(limit, metrics.get("decode_tok_per_s")))
@@ -238,11 +240,7 @@ def asking_again(inputs: Problems, requests: list[Request], context: Context) ->
     this way."""
     task = inputs.task
     count = task.asked_again(len(requests)) if task.check_invariance == AUTO else 0
-    return (
-        AskingAgain(requests[:count], context, Judge(task, by_number(inputs.items)))
-        if count
-        else None
-    )
+    return AskingAgain(requests[:count], context, Judge(task, by_number(inputs.items))) if count else None
 
 
 def deliver(inputs: Problems, resolved: ResolvedJob, job: Job, result: Result) -> None:  # noqa: ARG001
@@ -255,9 +253,7 @@ def preview(inputs: Problems, resolved: ResolvedJob) -> str:
     """Say which questions count, with which job this one is compared, and show the first prompts if
     requested."""
     early_stop = (
-        ""
-        if inputs.baseline is None
-        else preview_baseline(inputs.task, inputs.baseline, len(inputs.items))
+        "" if inputs.baseline is None else preview_baseline(inputs.task, inputs.baseline, len(inputs.items))
     )
     chosen = choice_words(inputs.task, inputs.items)
     chosen += positions.of_questions(resolved, requests_for(inputs, by_number(inputs.items)))
@@ -296,17 +292,13 @@ def checks(
         yield check_invariance(first, samples, context, Judge(task, items))
     if task.check_contamination:
         wanted = min(task.check_contamination, len(inputs.items))
-        yield check_contamination(
-            requests_for(inputs, twins), samples, context, Judge(task, twins), wanted
-        )
+        yield check_contamination(requests_for(inputs, twins), samples, context, Judge(task, twins), wanted)
 
 
 def requests_for(inputs: Problems, items: Mapping[int, Item]) -> list[Request]:
     """Return the request for each question, by its number."""
     task = inputs.task
-    prompts = {
-        number: build_prompt(task, item, inputs.shots[number]) for number, item in items.items()
-    }
+    prompts = {number: build_prompt(task, item, inputs.shots[number]) for number, item in items.items()}
     return [
         Request(number, prompt, stop_texts(task), n=task.samples, random_id=random_id(task, number))
         for number, prompt in prompts.items()

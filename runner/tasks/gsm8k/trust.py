@@ -46,8 +46,7 @@ def trust_report(judged: Sequence[Judged], facts: Mapping[str, str]) -> dict[str
     ways = judged[0].votes if judged else ()
     verdicts = {way: [judgement.votes[way].verdict for judgement in judged] for way in ways}
     report: dict[str, float] = {
-        f"accuracy/{way}": sum(judgement.votes[way].pass_at(1) for judgement in judged)
-        / len(judged)
+        f"accuracy/{way}": sum(judgement.votes[way].pass_at(1) for judgement in judged) / len(judged)
         for way in ways
     }
     if Extractor.strict in verdicts:
@@ -73,10 +72,7 @@ def _found_by_each(judged: Sequence[Judged]) -> dict[str, float]:
         if text.finish_reason is FinishReason.stop
     ]
     found = Counter(
-        way
-        for _, judgement in pairs
-        for way, answer in judgement.found.items()
-        if answer is not None
+        way for _, judgement in pairs for way, answer in judgement.found.items() if answer is not None
     )
     return {ENDED: len(pairs), **{f"{FOUND}{each.value}": found[each.value] for each in OF_NUMBERS}}
 
@@ -136,20 +132,13 @@ def by_number_of_answers(
     if task.samples == 1:
         return {}, []
     votes = [judgement.votes[task.judged_by] for judgement in judged]
-    metrics: dict[str, float] = {
-        "answers_each": task.samples,
-        "tied_votes": sum(vote.tied for vote in votes),
-    }
+    metrics: dict[str, float] = {"answers_each": task.samples, "tied_votes": sum(vote.tied for vote in votes)}
     rows = []
     for k in sizes(task.samples):
         passed = sum(vote.pass_at(k) for vote in votes) / len(votes)
         elected = sum(vote.majority_at(k) for vote in votes) / len(votes)
         all_right = sum(vote.all_at(k) for vote in votes) / len(votes)
-        metrics |= {
-            f"pass_at_k/{k}": passed,
-            f"maj_at_k/{k}": elected,
-            f"pass_hat_k/{k}": all_right,
-        }
+        metrics |= {f"pass_at_k/{k}": passed, f"maj_at_k/{k}": elected, f"pass_hat_k/{k}": all_right}
         rows.append({"k": k, "pass@k": passed, "maj@k": elected, "pass^k": all_right})
     return metrics, rows
 
@@ -175,9 +164,7 @@ def changed_answers(samples: Sequence[Sample], again: Sequence[Sample], how: str
     """Count the answers that changed when their questions were asked again."""
     before = {sample.index: sample for sample in samples if not sample.failed}
     pairs = [
-        (before[sample.index], sample)
-        for sample in again
-        if not sample.failed and sample.index in before
+        (before[sample.index], sample) for sample in again if not sample.failed and sample.index in before
     ]
     if not pairs:
         return CheckOutcome()
@@ -206,18 +193,12 @@ def changed_answers(samples: Sequence[Sample], again: Sequence[Sample], how: str
 
 
 def check_contamination(
-    requests: list[Request],
-    samples: Sequence[Sample],
-    context: Context,
-    judge: Judge,
-    wanted: int,
+    requests: list[Request], samples: Sequence[Sample], context: Context, judge: Judge, wanted: int
 ) -> CheckOutcome:
     """Ask the twins of questions, and compare which of each pair was solved."""
     twins, problems = collect_beside("asking twins", requests, context, TWINS, judge)
     before = {sample.index: sample for sample in samples if not sample.failed}
-    answered = [
-        (before[twin.index], twin) for twin in twins if twin.index in before and not twin.failed
-    ]
+    answered = [(before[twin.index], twin) for twin in twins if twin.index in before and not twin.failed]
     solved = [(old.solved, new.solved) for old, new in answered]
     only_original, only_twin = solved.count((True, False)), solved.count((False, True))
     (effect,) = judge_tests([McNemar(only_original, only_twin, len(solved))])
@@ -239,9 +220,7 @@ def check_contamination(
         f"way round (exact McNemar, p = {effect.p:.2g})"
     )
     if effect.finding is Finding.better:
-        notes.append(
-            f"a hint of contamination: {counts}: the model may know these questions by heart"
-        )
+        notes.append(f"a hint of contamination: {counts}: the model may know these questions by heart")
     else:
         notes.append(f"no sign of memorising is shown: {counts}")
     return CheckOutcome(metrics, notes, problems)

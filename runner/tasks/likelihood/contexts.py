@@ -22,7 +22,9 @@ MOST_NAMED = 8  # texts that are left out
 
 def check_forms(task: LikelihoodConfig, given: Sequence[Given]) -> None:
     """Raise ConfigError for data that are no texts."""
-    need = f"it scores the last tokens of texts, and task.data={task.data} has texts behind questions or prompts"
+    need = (
+        f"it scores the last tokens of texts, and task.data={task.data} has texts behind questions or prompts"
+    )
     is_text = all(given_text.form is Form.text for given_text in given)
     check(not task.contexts or is_text, "task.contexts", f"[{','.join(task.contexts)}]", need)
 
@@ -44,14 +46,10 @@ def after_contexts(
     scored = tuple(own[scored_from:])
     size, characters = (
         whole - share(whole, scored_from, len(own)) for whole in (len(text.encode()), len(text))
-    )  # fmt: skip
+    )
     return [
         Continuation(
-            Request(
-                first + number,
-                (*begin, *own[scored_from - context : scored_from]),
-                continuation=scored,
-            ),
+            Request(first + number, (*begin, *own[scored_from - context : scored_from]), continuation=scored),
             unit,
             size,
             characters,
@@ -70,9 +68,7 @@ def check_any(task: LikelihoodConfig, pieces: Sequence[Continuation]) -> None:
         )
 
 
-def left_out(
-    task: LikelihoodConfig, given: Sequence[Given], pieces: Sequence[Continuation]
-) -> list[str]:
+def left_out(task: LikelihoodConfig, given: Sequence[Given], pieces: Sequence[Continuation]) -> list[str]:
     """Return a note that names the texts that are too short."""
     units = {piece.unit for piece in pieces}
     missing = [str(unit) for unit in range(len(given)) if unit not in units]

@@ -123,9 +123,7 @@ class TextProgress:
             at = first + begin - self.waiting.begin
             reference_rows = self.waiting.rows[at : at + end - begin]
             check_vocabularies(named, scores.shape[-1], reference_rows.shape[-1])
-            self.latest += diverge_whole(
-                reference_rows, scores[begin:end].to(reference_rows.device)
-            )
+            self.latest += diverge_whole(reference_rows, scores[begin:end].to(reference_rows.device))
 
     def advance(self, completion: Completion, reference: Completion) -> None:
         """Add the positions that have been compared in the current reading of both."""
@@ -143,9 +141,7 @@ class SideBySide:
         self.reference = open_engine(context.resolved.second, folder=context.recorder.folder)
         self.named, self.sizes = named, sizes
         self.capabilities = self.own.capabilities
-        self.reports: list[
-            EngineReport
-        ] = []  # of this model and of its reference, once they are loaded
+        self.reports: list[EngineReport] = []  # of this model and of its reference, once they are loaded
         self._divergences: dict[RequestId, TextProgress] = {}
 
     @property
@@ -216,37 +212,25 @@ class SideBySideSession(Session):
     def _advance(self, arrived: list[TextProgress], cancelled: set[RequestId]) -> list[Event]:
         self.courses.extend(arrived)
         ended = [course.request for course in self.courses if course.request.id in cancelled]
-        self.courses = deque(
-            course for course in self.courses if course.request.id not in cancelled
-        )
+        self.courses = deque(course for course in self.courses if course.request.id not in cancelled)
         events: list[Event] = [*_completed(self.own, ended, is_cancelled=True).values()]
         batch = self._next_batch()
         reference_completions = _completed(
             self.reference,
             [
-                replace(
-                    course.request, top_logprobs=0, drawn_tokens=0, on_logprobs=course.waiting.hear
-                )
+                replace(course.request, top_logprobs=0, drawn_tokens=0, on_logprobs=course.waiting.hear)
                 for course in batch
             ],
         )
-        failed = {
-            name
-            for name, completion in reference_completions.items()
-            if completion.error is not None
-        }
+        failed = {name for name, completion in reference_completions.items() if completion.error is not None}
         events += [
-            replace(
-                reference_completions[name],
-                error=f"the reference: {reference_completions[name].error}",
-            )
+            replace(reference_completions[name], error=f"the reference: {reference_completions[name].error}")
             for name in failed
         ]
         batch = [course for course in batch if course.request.id not in failed]
         named = self.engine.named
         completions = _completed(
-            self.own,
-            [replace(course.request, on_logprobs=partial(course.hear, named)) for course in batch],
+            self.own, [replace(course.request, on_logprobs=partial(course.hear, named)) for course in batch]
         )
         unfinished = []
         for course in batch:
@@ -254,10 +238,7 @@ class SideBySideSession(Session):
             if own.error is not None:
                 events.append(own)
                 continue
-            if (own.prompt_sha256, own.answer.token_ids) != (
-                other.prompt_sha256,
-                other.answer.token_ids,
-            ):
+            if (own.prompt_sha256, own.answer.token_ids) != (other.prompt_sha256, other.answer.token_ids):
                 raise _other_tokens(named, course.request.id)
             course.advance(own, other)
             if course.at < course.size:
@@ -324,18 +305,14 @@ def token_counts(
     differing = next(
         (
             at
-            for at, (own_ids, reference_ids) in enumerate(
-                zip(encoded, reference_encoded, strict=True)
-            )
+            for at, (own_ids, reference_ids) in enumerate(zip(encoded, reference_encoded, strict=True))
             if own_ids != reference_ids
         ),
         None,
     )
     if differing is not None:
         is_text = differing >= 2 * len(requests)
-        raise _other_tokens(
-            named, differing - 2 * len(requests) if is_text else differing % len(requests)
-        )
+        raise _other_tokens(named, differing - 2 * len(requests) if is_text else differing % len(requests))
     counts = (len(ids) for _, ids in encoded[len(requests) : 2 * len(requests)])
     return {request.id: count for request, count in zip(requests, counts, strict=True)}
 

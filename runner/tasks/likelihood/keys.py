@@ -30,12 +30,8 @@ class LikelihoodConfig(WordingConfig, QuestionsConfig):
     module: ClassVar[str] = "runner.tasks.likelihood.task"
     name: ClassVar[str] = "likelihood"
     sized_by: ClassVar[tuple[str, ...]] = ("contexts", "last_tokens")
-    window: int | str = setting(
-        WINDOW, takes=tokens_from(2, ": each token is scored after another one")
-    )
-    stride: int | str | None = setting(
-        None, takes=tokens_from(1, ", or null for half of task.window")
-    )
+    window: int | str = setting(WINDOW, takes=tokens_from(2, ": each token is scored after another one"))
+    stride: int | str | None = setting(None, takes=tokens_from(1, ", or null for half of task.window"))
     contexts: list[str] = field(default_factory=list, metadata={"counts": UNLESS_DEFAULT})
     last_tokens: int | str = setting(LAST_TOKENS, UNLESS_DEFAULT, tokens_from(1))
     keep_top_k: int = setting(
@@ -52,16 +48,13 @@ class LikelihoodConfig(WordingConfig, QuestionsConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.text_bytes: list[int] | None = (
-            None  # no key: of each text that is cut, once the texts are read
-        )
+        self.text_bytes: list[int] | None = None  # no key: of each text that is cut, once the texts are read
         # 4k and 4096 are one job
         self.window = self.window_tokens = whole(self.window)
         self.stride = None if self.stride is None else whole(self.stride)
         self.last_tokens = self.scored_tokens = whole(self.last_tokens)
-        self.step = (
-            self.window_tokens // 2 if self.stride is None else self.stride
-        )  # from a window to the next
+        # from a window to the next
+        self.step = self.window_tokens // 2 if self.stride is None else self.stride
         need = "leaves questions out of an accuracy, and texts have none: task.only chooses which texts are scored"
         check(self.without is None, "task.without", self.without, need)
         choices = ", ".join(style.value for style in STYLES)
@@ -87,18 +80,16 @@ class LikelihoodConfig(WordingConfig, QuestionsConfig):
             need = "says how many tokens task.contexts scores: give it, such as task.contexts=[256,1k,4k]"
             check(self.last_tokens == LAST_TOKENS, "task.last_tokens", self.last_tokens, need)
             return
-        need = "task.contexts says how much stands before the scored tokens, and cuts no windows: leave it out"
+        need = (
+            "task.contexts says how much stands before the scored tokens, and cuts no windows: leave it out"
+        )
         check(self.window == WINDOW, "task.window", self.window, need)
         check(self.stride is None, "task.stride", self.stride, need)
 
     @property
     def most_tokens(self) -> int:
         """The tokens of the longest piece of a text that the model reads at once."""
-        return (
-            max(self.context_lengths) + self.scored_tokens
-            if self.context_lengths
-            else self.window_tokens
-        )
+        return max(self.context_lengths) + self.scored_tokens if self.context_lengths else self.window_tokens
 
     @property
     def asks_in_chat(self) -> bool:
@@ -127,13 +118,9 @@ class LikelihoodConfig(WordingConfig, QuestionsConfig):
             return []
         if self.context_lengths:
             pieces = [context + self.scored_tokens for context in self.context_lengths]
-            return [
-                Amount(rows, tokens, 1, count, counts_tokens=True) for tokens in pieces
-            ] * self.loads
+            return [Amount(rows, tokens, 1, count, counts_tokens=True) for tokens in pieces] * self.loads
         if self.text_bytes:
-            return [
-                self._in_windows(rows, count, fmean(self.text_bytes) / BYTES_A_TOKEN)
-            ] * self.loads
+            return [self._in_windows(rows, count, fmean(self.text_bytes) / BYTES_A_TOKEN)] * self.loads
         return [Amount(rows, 2 * QUESTION_TOKENS, 1, count)] * self.loads
 
     def _in_windows(self, rows: int | None, count: int, tokens: float) -> Amount:
@@ -142,9 +129,5 @@ class LikelihoodConfig(WordingConfig, QuestionsConfig):
         further = max(0.0, (tokens - self.window_tokens) / self.step)
         read = tokens + further * (self.window_tokens - self.step)
         return Amount(
-            rows,
-            max(1, round(read)),
-            1,
-            count,
-            piece_tokens=min(self.window_tokens, max(1, round(tokens))),
+            rows, max(1, round(read)), 1, count, piece_tokens=min(self.window_tokens, max(1, round(tokens)))
         )

@@ -26,9 +26,8 @@ def check_window(task: LikelihoodConfig, longest: int, room: float, beyond: str 
 
     beyond: how the model can read them nevertheless, as the end of the message.
     """
-    special = (
-        SPECIAL if task.contexts else 0
-    )  # it stands before each context, and is none of a window's tokens
+    # it stands before each context, and is none of a window's tokens
+    special = SPECIAL if task.contexts else 0
     if min(longest, task.most_tokens + special) - 1 <= room:
         return
     if task.contexts:
@@ -39,9 +38,7 @@ def check_window(task: LikelihoodConfig, longest: int, room: float, beyond: str 
     raise ConfigError(f"task.window={task.window}: {need}, or less{beyond}")
 
 
-def check_before_the_load(
-    task: LikelihoodConfig, texts: Sequence[str], resolved: ResolvedJob
-) -> list[str]:
+def check_before_the_load(task: LikelihoodConfig, texts: Sequence[str], resolved: ResolvedJob) -> list[str]:
     """Reject windows that the model cannot read; return a note where only the load can tell.
 
     The longest window is kept with the task, so that memory is predicted for it.
@@ -55,11 +52,7 @@ def check_before_the_load(
         return []
     if task.most_tokens - 1 <= room:
         return []
-    key = (
-        f"task.contexts=[{','.join(task.contexts)}]"
-        if task.contexts
-        else f"task.window={task.window}"
-    )
+    key = f"task.contexts=[{','.join(task.contexts)}]" if task.contexts else f"task.window={task.window}"
     return [
         f"{key}: the model has room for {room:.0f} tokens, and its tokenizer cannot be read before "
         "the load: a text with more tokens will end the job"
@@ -82,11 +75,7 @@ def _tokenizer(resolved: ResolvedJob) -> Any:
     """Return the tokenizer beside a folder's weights; None if there is none that can be read
     without the model."""
     files = resolved.files
-    if (
-        files.model.random_weights
-        or not files.path.is_dir()
-        or not (files.path / TOKENIZER).is_file()
-    ):
+    if files.model.random_weights or not files.path.is_dir() or not (files.path / TOKENIZER).is_file():
         return None
     from tokenizers import Tokenizer
 

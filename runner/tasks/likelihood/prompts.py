@@ -41,15 +41,12 @@ def check(task: LikelihoodConfig, rows: Sequence[Given], resolved: ResolvedJob) 
         check_scored(prompt, kind_of(resolved.config.model).rendered(resolved, prompt))
 
 
-def look(
-    task: LikelihoodConfig, rows: Sequence[Given], engine: Engine, report: EngineReport
-) -> None:
+def look(task: LikelihoodConfig, rows: Sequence[Given], engine: Engine, report: EngineReport) -> None:
     """Add facts about the prompts of questions, if there are any, to the report."""
     asked = next((given for given in rows if given.form is Form.asked), None)
     if asked is not None:
         form, first = (
-            Request(0, prompt_of(task, question))
-            for question in (replace(asked, question="QUESTION"), asked)
+            Request(0, prompt_of(task, question)) for question in (replace(asked, question="QUESTION"), asked)
         )
         look_at_prompts([task.prompt.value], form, first, engine, report)
 
@@ -58,9 +55,7 @@ def prompt_of(task: LikelihoodConfig, given: Given) -> Prompt:
     """Return the prompt before the scored texts of a row: a question in the style of the task, or
     the row's own."""
     return (
-        build_prompt(task, Item(given.question, "", ""), [])
-        if given.form is Form.asked
-        else given.question
+        build_prompt(task, Item(given.question, "", ""), []) if given.form is Form.asked else given.question
     )
 
 

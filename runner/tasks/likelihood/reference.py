@@ -51,9 +51,7 @@ class ReferenceJob:
         named = f"{KEY}={named_as}"
         if named_job.wait_for(job) is None:
             if named_as == job.job_id:
-                usable = sorted(
-                    path.parent.name for path in job.folder.parent.glob(f"likelihood-*/{TOP_K}")
-                )
+                usable = sorted(path.parent.name for path in job.folder.parent.glob(f"likelihood-*/{TOP_K}"))
                 known = f"such jobs are {few(usable, 6)}" if usable else "there is none yet"
                 raise ConfigError(f"{named}: no finished job in {job.folder.parent}. A reference is run with "
                                   f"task.keep_top_k={KEPT}: {known}")  # fmt: skip
@@ -84,9 +82,7 @@ class ReferenceJob:
             raise EvidenceError(f"{self.job.folder / TOP_K}: sample {index} has {kept.places} places, and its text "
                                 f"{len(sample.answer.token_ids)} tokens")  # fmt: skip
         return replace(
-            request,
-            score_token_ids=kept.ids_by_position(),
-            top_logprobs=max(request.top_logprobs, 1),
+            request, score_token_ids=kept.ids_by_position(), top_logprobs=max(request.top_logprobs, 1)
         )
 
     def divergence(self, completion: Completion) -> Divergence:
@@ -103,8 +99,7 @@ class ReferenceJob:
                 "or by another tokenizer: the two models cannot be compared token by token"
             )
         firsts = [
-            (kept.ids[at * kept.width], best[0][0])
-            for at, best in enumerate(completion.top_logprobs or [])
+            (kept.ids[at * kept.width], best[0][0]) for at, best in enumerate(completion.top_logprobs or [])
         ]
         same = [reference_first == first for reference_first, first in firsts]
         logprobs = completion.score_token_logprobs or []

@@ -42,25 +42,16 @@ class Scoring(Unjudged):
         kept: TopKFile | None,
         apart: DivergenceFile | None,
     ) -> None:
-        self.pieces, self.task, self.reference, self.kept, self.apart = (
-            pieces,
-            task,
-            reference,
-            kept,
-            apart,
-        )
+        self.pieces, self.task, self.reference, self.kept, self.apart = (pieces, task, reference, kept, apart)
         windows_of_texts = [
             piece for piece in pieces.values() if piece.question is None and piece.context is None
         ]
-        self.sums_by_position = (
-            max((piece.most_tokens for piece in windows_of_texts), default=0) > LEAST
-        )
+        self.sums_by_position = max((piece.most_tokens for piece in windows_of_texts), default=0) > LEAST
 
     def look(self, report: EngineReport) -> None:
         """Reject windows that are longer than what the loaded model can read."""
         longest = max(
-            (piece.most_tokens for piece in self.pieces.values() if piece.question is None),
-            default=0,
+            (piece.most_tokens for piece in self.pieces.values() if piece.question is None), default=0
         )
         check_window(self.task, longest, report.metrics.get("max_positions", math.inf))
 
@@ -70,11 +61,7 @@ class Scoring(Unjudged):
         (completion,) = completions
         piece = self.pieces[sample.index]
         sample = replace(
-            sample,
-            question=piece.question,
-            gold=piece.gold,
-            cluster=piece.cluster,
-            category=piece.category,
+            sample, question=piece.question, gold=piece.gold, cluster=piece.cluster, category=piece.category
         )
         if sample.failed:
             return sample
@@ -111,8 +98,7 @@ class Scoring(Unjudged):
         if self.kept is not None:
             drawn = completion.drawn_logprobs or []
             self.kept.add(
-                piece.index,
-                TopK.of(completion.top_logprobs or [], drawn, completion.logprobs or []),
+                piece.index, TopK.of(completion.top_logprobs or [], drawn, completion.logprobs or [])
             )
         return replace(sample, likelihood=scored)
 

@@ -58,9 +58,8 @@ class Texts(Inputs):
 
     task: LikelihoodConfig
     given: list[Given]
-    reference: (
-        Job | None
-    )  # that must run first; None: there is none, or its model is loaded beside this one
+    # that must run first; None: there is none, or its model is loaded beside this one
+    reference: Job | None
     why_kept: str = ""  # why whole distributions are not compared, where the user left that open
 
 
@@ -73,9 +72,7 @@ def prepare(config: RunnerConfig) -> Texts:
         len(given_text.texts[0].encode()) for given_text in given if given_text.form is Form.text
     ]
     needed = {Capability.logprobs} | (
-        {Capability.token_ids}
-        if any(given_text.form is Form.text for given_text in given)
-        else set()
+        {Capability.token_ids} if any(given_text.form is Form.text for given_text in given) else set()
     )
     capabilities = kind_of(config.model).capabilities(config)
     require_among(capabilities, "task=likelihood", needed)
@@ -87,9 +84,7 @@ def prepare(config: RunnerConfig) -> Texts:
         )
         ways.check_scores(capabilities, what)
     # With task.only, the data are the rows that it names.
-    hashes = {"data": given_sha256(given)} | cluster_hashes(
-        [given_text.cluster for given_text in given]
-    )
+    hashes = {"data": given_sha256(given)} | cluster_hashes([given_text.cluster for given_text in given])
     if task.keep_top_k:
         hashes[TOP_K_HASH] = str(task.keep_top_k)
     way = ways.chosen(config, VERSION, hashes, category_hashes(given))
@@ -98,11 +93,18 @@ def prepare(config: RunnerConfig) -> Texts:
     after = way.reference.job_id if way.reference is not None else ""
     decided: dict[str, Any] = {"exact": way.is_exact, "keep_top_k": way.keep_top_k}
     return Texts(
-        way.hashes, replace(task, **decided), given, way.reference, way.why,
-        data=describe_questions(task.data, task.split, hashes["data"]), count=len(given), after=after,
+        way.hashes,
+        replace(task, **decided),
+        given,
+        way.reference,
+        way.why,
+        data=describe_questions(task.data, task.split, hashes["data"]),
+        count=len(given),
+        after=after,
         after_overrides=overrides_of(task.reference, task) if after else [],
-        second=way.second, decided={key: value for key, value in decided.items() if value != getattr(task, key)},
-    )  # fmt: skip
+        second=way.second,
+        decided={key: value for key, value in decided.items() if value != getattr(task, key)},
+    )
 
 
 def check_lengths(inputs: Texts, resolved: ResolvedJob) -> list[str]:
@@ -117,8 +119,7 @@ def run(inputs: Texts, context: Context) -> Result:
         log.info("%s", prompts.shown(task, inputs.given, context.resolved))
     reference = None if inputs.reference is None else ReferenceJob.read(inputs.reference, named)
     pieces = [
-        replace(piece, request=_keeping(piece.request, task.keep_top_k))
-        for piece in cut(inputs, context)
+        replace(piece, request=_keeping(piece.request, task.keep_top_k)) for piece in cut(inputs, context)
     ]
     compared_with: Reference | None = reference
     pair: SideBySide | None = None
@@ -132,9 +133,7 @@ def run(inputs: Texts, context: Context) -> Result:
         compared_with = pair = both = SideBySide(context, named, counts)
         context = replace(context, engine=both)
     prompts.check(task, inputs.given, context.resolved)
-    positions.say_before_the_load(
-        positions.of_given(context.resolved, inputs.given, task.most_tokens)
-    )
+    positions.say_before_the_load(positions.of_given(context.resolved, inputs.given, task.most_tokens))
     folder = context.recorder.folder
     kept = TopKFile(folder) if task.keep_top_k else None
     apart = DivergenceFile(folder) if compared_with is not None else None
@@ -148,15 +147,10 @@ def run(inputs: Texts, context: Context) -> Result:
         found = None if apart is None else read_divergences(apart.path)
         if found is not None:
             by_index = {piece.index: piece.request for piece in pieces}
-            decode = kind_of(context.config.model).decoder(
-                context.resolved
-            )  # all may be on disk, and nothing loaded
+            # all may be on disk, and nothing loaded
+            decode = kind_of(context.config.model).decoder(context.resolved)
             write_worst(
-                folder,
-                [sample for sample in done.samples if not sample.failed],
-                found,
-                by_index,
-                decode,
+                folder, [sample for sample in done.samples if not sample.failed], found, by_index, decode
             )
     finally:
         for file in (kept, apart, pair):
@@ -170,9 +164,8 @@ def run(inputs: Texts, context: Context) -> Result:
     facts = done.facts | ({"samples": WINDOWS} if is_one_text(inputs) else {})
     if reference is not None:
         facts["reference"] = f"{reference.named_as} · {reference.job.job_id}"
-    spent = {
-        name: value for name, value in done.metrics.items() if name != "decode_tok_per_s"
-    }  # nothing is decoded
+    # nothing is decoded
+    spent = {name: value for name, value in done.metrics.items() if name != "decode_tok_per_s"}
     found_of_texts = of_texts(whole, families)
     result = Result(
         found_of_texts.metrics | errors | spent,
@@ -245,9 +238,7 @@ def cut(inputs: Texts, context: Context) -> list[Continuation]:
                 cut_text = contexts.after_contexts(inputs.task, *of_text)
             else:
                 cut_text = windows(inputs.task, *of_text, is_one_text(inputs))
-            pieces += [
-                replace(piece, cluster=given.cluster, category=given.category) for piece in cut_text
-            ]
+            pieces += [replace(piece, cluster=given.cluster, category=given.category) for piece in cut_text]
             continue
         prompt = prompts.prompt_of(inputs.task, given)
         for number, text in enumerate(given.texts):

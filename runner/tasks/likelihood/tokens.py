@@ -50,19 +50,14 @@ def add_token_figures(
         result.metrics |= token_figures(texts)
 
 
-def texts_of(
-    samples: Sequence[Sample], found: Mapping[int, TokenDivergences]
-) -> list[TextTokens] | None:
+def texts_of(samples: Sequence[Sample], found: Mapping[int, TokenDivergences]) -> list[TextTokens] | None:
     """Return the tokens of each text, or family of texts, without wrong choices; None if some were
     not kept."""
     scored = [
-        sample
-        for sample in samples
-        if sample.likelihood is not None and not sample.likelihood.is_other
+        sample for sample in samples if sample.likelihood is not None and not sample.likelihood.is_other
     ]
     longest = max(
-        (sample.likelihood.context or 0 for sample in scored if sample.likelihood is not None),
-        default=0,
+        (sample.likelihood.context or 0 for sample in scored if sample.likelihood is not None), default=0
     )
     counted = [
         scored_text
@@ -103,7 +98,7 @@ def write_worst(
         for index, divergences in found.items()
         if index in by_index
         for at, nats in enumerate(divergences.least)
-    )  # fmt: skip
+    )
     worst = sorted(places, key=lambda found_at: (-found_at[0], found_at[1:]))[:WORST]
     lines = [
         in_context(by_index[index], found[index], at, requests[index], decode)
@@ -113,30 +108,22 @@ def write_worst(
     path = folder / WORST_TOKENS
     try:
         path.write_text(
-            "".join(json.dumps(asdict(line), ensure_ascii=False) + "\n" for line in lines),
-            encoding="utf-8",
+            "".join(json.dumps(asdict(line), ensure_ascii=False) + "\n" for line in lines), encoding="utf-8"
         )
     except OSError as error:
         raise cannot_write(path, error) from error
 
 
 def in_context(
-    sample: Sample,
-    own: TokenDivergences,
-    at: int,
-    request: Request,
-    decode: Callable[[Sequence[int]], str],
+    sample: Sample, own: TokenDivergences, at: int, request: Request, decode: Callable[[Sequence[int]], str]
 ) -> WorstToken:
     """Return a token of a sample with the text around it."""
     ids = sample.answer.token_ids
     earlier, prompt = ids[max(0, at - BEFORE) : at], request.prompt
-    if request.continuation is not None and not isinstance(
-        request.continuation, str
-    ):  # a window of a text
-        earlier = [
-            *(token for token in prompt[-max(1, BEFORE - at) :] if isinstance(token, int)),
-            *earlier,
-        ][-BEFORE:]
+    if request.continuation is not None and not isinstance(request.continuation, str):  # a window of a text
+        earlier = [*(token for token in prompt[-max(1, BEFORE - at) :] if isinstance(token, int)), *earlier][
+            -BEFORE:
+        ]
     begin = (sample.question or "")[-QUESTION_END:] if at < BEFORE else ""
     return WorstToken(
         sample.index,

@@ -38,9 +38,7 @@ class Way:
     why: str = ""  # why it is not exact, where that was left open
 
 
-def chosen(
-    config: RunnerConfig, version: int, hashes: dict[str, str], categories: Mapping[str, str]
-) -> Way:
+def chosen(config: RunnerConfig, version: int, hashes: dict[str, str], categories: Mapping[str, str]) -> Way:
     """Return the way of a job; `categories` are the hashes of the kinds of text, of which tables
     are made."""
     task = own_config(config, LikelihoodConfig)
@@ -73,16 +71,13 @@ def _whole(
     task = own_config(config, LikelihoodConfig)
     reference = find(config, version, hashes, is_exact=True)
     if reference is None:
-        return Way(
-            True, hashes, keep_top_k=task.keep_top_k
-        )  # the job would be compared with itself
+        # the job would be compared with itself
+        return Way(True, hashes, keep_top_k=task.keep_top_k)
     found = hashes | {"reference": reference.job_id, **categories, EXACT_HASH: "true"}
     return Way(True, found, second=second, keep_top_k=task.keep_top_k)
 
 
-def _kept(
-    config: RunnerConfig, version: int, hashes: dict[str, str], categories: Mapping[str, str]
-) -> Way:
+def _kept(config: RunnerConfig, version: int, hashes: dict[str, str], categories: Mapping[str, str]) -> Way:
     task = own_config(config, LikelihoodConfig)
     named = task.reference or ""
     if not is_id(named, task):
@@ -92,10 +87,7 @@ def _kept(
         keep_top_k = task.keep_top_k or KEPT
         return Way(False, hashes | {TOP_K_HASH: str(keep_top_k)}, keep_top_k=keep_top_k)
     return Way(
-        False,
-        hashes | {"reference": reference.job_id, **categories},
-        reference,
-        keep_top_k=task.keep_top_k,
+        False, hashes | {"reference": reference.job_id, **categories}, reference, keep_top_k=task.keep_top_k
     )
 
 

@@ -27,9 +27,8 @@ class MemoryRepeat:
     start: dict[str, Figures] = field(default_factory=dict)
     stages: dict[tuple[int, str], Figures] = field(default_factory=dict)
     kv: dict[int, tuple[float, int]] = field(default_factory=dict)  # MiB, and of how many tokens
-    speeds: dict[int, Figures] = field(
-        default_factory=dict
-    )  # of the points that were measured to their end
+    # of the points that were measured to their end
+    speeds: dict[int, Figures] = field(default_factory=dict)
     failed: dict[int, str] = field(default_factory=dict)
     report: dict[str, Any] = field(default_factory=dict)  # of the engine: metrics, facts, notes
     peak_since_start: bool = False
@@ -82,9 +81,7 @@ class MemoryRepeat:
         else:
             key = "steady_anon_mib" if is_anonymous else "steady_rss_mib"
             steady_mib = figures[key] - self.start["import"][key]
-        weights_mib = figures[
-            "own_weights_mib" if is_anonymous and not self.on_gpu else "weights_mib"
-        ]
+        weights_mib = figures["own_weights_mib" if is_anonymous and not self.on_gpu else "weights_mib"]
         kv_mib = 0.0
         if point is not None and point in self.kv:
             total_mib, tokens = self.kv[point]
@@ -108,9 +105,7 @@ class MemoryRepeat:
         """Flatten into metrics: the engine's report, the figures of the stages, those of the
         largest point."""
         start, at = self.start["import"], self.largest()
-        stages = {"load": self.start["load"]} | {
-            stage: self.stages[at, stage] for stage in IN_POINTS
-        }
+        stages = {"load": self.start["load"]} | {stage: self.stages[at, stage] for stage in IN_POINTS}
         every = [*self.start.values(), *self.stages.values()]
         end = stages["decode"]
         peak_mib = max(figures["peak_rss_mib"] for figures in every)
@@ -162,9 +157,7 @@ def summarize(
     at = max(run.largest() for run in runs)
     prediction = predicted[at]
     if prediction is None:
-        notes.append(
-            "no prediction: it needs the headers of safetensors files, and the checkpoint has none"
-        )
+        notes.append("no prediction: it needs the headers of safetensors files, and the checkpoint has none")
     else:
         metrics |= _predictions(metrics, prediction, points[at])
     rows = _rows(runs, points, predicted, failed)
@@ -183,9 +176,7 @@ def summarize(
     return Result(metrics, rows, dict(report["facts"]), notes), drawn
 
 
-def _predictions(
-    metrics: dict[str, float], predicted: Footprint, point: Workload
-) -> dict[str, float]:
+def _predictions(metrics: dict[str, float], predicted: Footprint, point: Workload) -> dict[str, float]:
     """Return the predictions for the largest point, and their relative errors."""
     rows, prompt_tokens, new_tokens = point
     values = {
@@ -200,14 +191,10 @@ def _predictions(
     if metrics["weight_mib"]:
         values["weight_prediction_error"] = predicted.weight_mib / metrics["weight_mib"] - 1
         held_mib = metrics["peak_over_baseline_mib"]
-        values["total_prediction_error"] = (
-            predicted.total_mib / held_mib - 1 if held_mib > 0 else 0.0
-        )
+        values["total_prediction_error"] = predicted.total_mib / held_mib - 1 if held_mib > 0 else 0.0
     if metrics.get("kv_mib"):
         # the KV cache was measured when each row had all but its last two tokens
-        cached_mib = (
-            predicted.kv_cache_mib * (prompt_tokens + new_tokens - 2) / (prompt_tokens + new_tokens)
-        )
+        cached_mib = predicted.kv_cache_mib * (prompt_tokens + new_tokens - 2) / (prompt_tokens + new_tokens)
         values["kv_prediction_error"] = cached_mib / metrics["kv_mib"] - 1
     if "kv_per_1000_tokens_mib" in metrics:
         values["predicted_kv_per_1000_tokens_mib"] = (
@@ -216,9 +203,7 @@ def _predictions(
     return values
 
 
-def _notes(
-    runs: list[MemoryRepeat], metrics: dict[str, float], failed: dict[int, str]
-) -> list[str]:
+def _notes(runs: list[MemoryRepeat], metrics: dict[str, float], failed: dict[int, str]) -> list[str]:
     notes = []
     if any(run.peak_since_start for run in runs):
         notes.append(
@@ -250,18 +235,14 @@ def _rows(
         if measured:
             rows += [_row(measured, number, stage, point, predicted[number]) for stage in IN_POINTS]
         else:
-            rows.append(
-                {"stage": "not measured", "batch": point[0], "context": point[1] + point[2]}
-            )
+            rows.append({"stage": "not measured", "batch": point[0], "context": point[1] + point[2]})
     if failed:
         for row, number in _rows_of_points(rows, points):
             row["note"] = failed.get(number, "")
     return rows
 
 
-def _rows_of_points(
-    rows: list[dict[str, Any]], points: list[Workload]
-) -> list[tuple[dict[str, Any], int]]:
+def _rows_of_points(rows: list[dict[str, Any]], points: list[Workload]) -> list[tuple[dict[str, Any], int]]:
     numbers = {(point[0], point[1] + point[2]): number for number, point in enumerate(points)}
     return [(row, numbers[row["batch"], row["context"]]) for row in rows if row.get("batch")]
 

@@ -31,28 +31,13 @@ class MemoryConfig(TaskConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for key, values in (
-            ("batch_sizes", self.batch_sizes),
-            ("context_lengths", self.context_lengths),
-        ):
-            check(
-                len(set(values)) == len(values), f"task.{key}", values, "no number may be repeated"
-            )
+        for key, values in (("batch_sizes", self.batch_sizes), ("context_lengths", self.context_lengths)):
+            check(len(set(values)) == len(values), f"task.{key}", values, "no number may be repeated")
         rows = self.batch_sizes
-        check(
-            all(row >= 1 for row in rows),
-            "task.batch_sizes",
-            rows,
-            "every number must be 1 or more",
-        )
+        check(all(row >= 1 for row in rows), "task.batch_sizes", rows, "every number must be 1 or more")
         need = f"every number must be above task.new_tokens={self.new_tokens}, which a context includes"
         lengths = self.context_lengths
-        check(
-            all(tokens > self.new_tokens for tokens in lengths),
-            "task.context_lengths",
-            lengths,
-            need,
-        )
+        check(all(tokens > self.new_tokens for tokens in lengths), "task.context_lengths", lengths, need)
         keys = (
             "batch_sizes" if self.batch_sizes else "batch_size",
             "context_lengths" if self.context_lengths else "prompt_tokens",
@@ -64,9 +49,7 @@ class MemoryConfig(TaskConfig):
     def points(self) -> list[Workload]:
         """The measured points, smallest first: batch × context, or the one point that the other
         keys describe."""
-        prompts = [tokens - self.new_tokens for tokens in self.context_lengths] or [
-            self.prompt_tokens
-        ]
+        prompts = [tokens - self.new_tokens for tokens in self.context_lengths] or [self.prompt_tokens]
         points = [
             (rows, prompt, self.new_tokens)
             for rows in self.batch_sizes or [self.batch_size]
@@ -85,7 +68,4 @@ class MemoryConfig(TaskConfig):
 
     def amounts(self, generation: GenerationConfig, read: int | None = None) -> list[Amount]:
         """Return one batch of each point for each repeat."""
-        return [
-            Amount(rows, prompt, new, rows * self.repeats, True)
-            for rows, prompt, new in self.points
-        ]
+        return [Amount(rows, prompt, new, rows * self.repeats, True) for rows, prompt, new in self.points]

@@ -17,11 +17,7 @@ if TYPE_CHECKING:
 MODULE = "runner.tasks.memory.pictures"
 POINTS = "memory.json"  # in the job's folder: what the pictures are drawn from
 PARTS = (("weights", FRONT), ("kv", "#bc4c00"), ("activation", GOOD), ("runtime", "#b7bfc8"))
-WORDS = {
-    "kv": "KV cache",
-    "activation": "activations",
-    "runtime": "runtime: libraries, kernels, the rest",
-}
+WORDS = {"kv": "KV cache", "activation": "activations", "runtime": "runtime: libraries, kernels, the rest"}
 COLOURS = (FRONT, "#bc4c00", GOOD, "#8250df", BAD, "#1b7c83", MUTED, INK)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 MAX_POINTS = 10  # that bars are drawn of
@@ -31,14 +27,10 @@ MAX_LINES = 8
 def draw(drawn: dict[str, Any]) -> list[Picture]:
     """Return the pictures: the parts of each stage's peak, and the KV cache against the number of
     tokens."""
-    pictures = [
-        Picture("memory", f"Peak memory by stage: {drawn['title']}", lambda: _stages(drawn))
-    ]
+    pictures = [Picture("memory", f"Peak memory by stage: {drawn['title']}", lambda: _stages(drawn))]
     if len({point["tokens"] for point in drawn["kv"]}) > 1:
         pictures.append(
-            Picture(
-                "context", f"KV cache against context: {drawn['title']}", lambda: _contexts(drawn)
-            )
+            Picture("context", f"KV cache against context: {drawn['title']}", lambda: _contexts(drawn))
         )
     return pictures
 
@@ -56,9 +48,7 @@ def _figure(title: str, height: float) -> tuple[Figure, Axes]:
 
 def _stages(drawn: dict[str, Any]) -> Figure:
     """Draw a bar for each stage: the parts of its peak, and a mark at the predicted peak."""
-    rows = [
-        row for row in drawn["rows"] if row.get("peak_mib") is not None and row["stage"] != "import"
-    ]
+    rows = [row for row in drawn["rows"] if row.get("peak_mib") is not None and row["stage"] != "import"]
     points = list(dict.fromkeys((row["batch"], row["context"]) for row in rows if row["batch"]))
     shown = set(points[:: -(-len(points) // MAX_POINTS)]) | set(points[-1:])
     rows = [row for row in rows if not row["batch"] or (row["batch"], row["context"]) in shown]
@@ -66,23 +56,11 @@ def _stages(drawn: dict[str, Any]) -> Figure:
     for part, colour in PARTS:
         widths = [max(row[f"{part}_mib"], 0.0) for row in rows]
         left = [
-            sum(
-                max(row[f"{earlier}_mib"], 0.0)
-                for earlier, _ in PARTS[: [p for p, _ in PARTS].index(part)]
-            )
+            sum(max(row[f"{earlier}_mib"], 0.0) for earlier, _ in PARTS[: [p for p, _ in PARTS].index(part)])
             for row in rows
         ]
-        pane.barh(
-            range(len(rows)),
-            widths,
-            left=left,
-            height=0.62,
-            color=colour,
-            label=WORDS.get(part, part),
-        )
-    marks = [
-        (row["predicted_mib"], index) for index, row in enumerate(rows) if row["predicted_mib"]
-    ]
+        pane.barh(range(len(rows)), widths, left=left, height=0.62, color=colour, label=WORDS.get(part, part))
+    marks = [(row["predicted_mib"], index) for index, row in enumerate(rows) if row["predicted_mib"]]
     if marks:
         x, y = zip(*marks, strict=True)
         pane.plot(
@@ -95,10 +73,7 @@ def _stages(drawn: dict[str, Any]) -> Figure:
             color=INK,
             label="predicted peak",
         )
-    names = [
-        row["stage"] + (f", {row['batch']} × {row['context']}" if row["batch"] else "")
-        for row in rows
-    ]
+    names = [row["stage"] + (f", {row['batch']} × {row['context']}" if row["batch"] else "") for row in rows]
     pane.set_yticks(range(len(rows)), names)
     pane.set_ylim(len(rows) - 0.4, -0.6)
     pane.set_xlim(left=0)
@@ -118,9 +93,7 @@ def _contexts(drawn: dict[str, Any]) -> Figure:
     for batch, colour, marker in zip(batches, COLOURS, MARKERS, strict=False):
         points = [point for point in drawn["kv"] if point["batch"] == batch]
         x = [point["tokens"] / batch for point in points]
-        pane.vlines(
-            x, [point["low"] for point in points], [point["high"] for point in points], color=colour
-        )
+        pane.vlines(x, [point["low"] for point in points], [point["high"] for point in points], color=colour)
         pane.plot(x, [point["mib"] for point in points], linestyle="", marker=marker, markersize=6, color=colour,
                   label=f"batch {batch}, measured")  # fmt: skip
         if drawn["bytes_per_token"]:

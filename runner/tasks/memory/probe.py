@@ -24,16 +24,7 @@ from runner.speed.synthetic import check_room, room_of, synthetic_requests
 from runner.tasks import ResolvedJob, RunnerConfig, kind_of, open_engine, resolve
 from runner.tasks.memory.keys import MemoryConfig
 from runner_base import RunnerError, child, is_memory_error, machine, one_line
-from runner_engine import (
-    Capability,
-    Completion,
-    Engine,
-    EngineReport,
-    Session,
-    Workload,
-    complete,
-    require,
-)
+from runner_engine import Capability, Completion, Engine, EngineReport, Session, Workload, complete, require
 from runner_engine.devices.mapped_files import resident_mib
 from runner_engine.sessions import FEWER_ROWS
 
@@ -71,9 +62,8 @@ class Probe:
             result = work()
             seconds = time.perf_counter() - started
         figures = {"seconds": seconds, "peak_rss_mib": machine.peak_rss_mib(), **_cuda_mib()}
-        resettable = (
-            machine.reset_peak()
-        )  # frees what can be freed; the next stage's peak starts here
+        # frees what can be freed; the next stage's peak starts here
+        resettable = machine.reset_peak()
         figures |= {
             "steady_rss_mib": machine.rss_mib(),
             "steady_anon_mib": machine.anonymous_mib(),
@@ -83,9 +73,7 @@ class Probe:
         if anonymous is not None:
             figures["peak_anon_mib"] = max(anonymous.peak_mib, figures["steady_anon_mib"])
         figures["kv_tokens"] = self.engine.stats.kv_tokens
-        figures["own_weights_mib"] = (
-            self.weight_mib - self.mapped_weight_mib + self.engine.stats.packed_mib
-        )
+        figures["own_weights_mib"] = self.weight_mib - self.mapped_weight_mib + self.engine.stats.packed_mib
         figures["weights_mib"] = figures["own_weights_mib"] + resident_mib(self.files)
         self.emit(stage=name, point=point, figures=figures, peak_since_start=not resettable)
         return result
@@ -144,9 +132,7 @@ def measure(config: RunnerConfig, points: list[tuple[int, Workload]], channel: T
     probe.stage("first pass", lambda: complete(engine, first, batch_size=1))
     failed: list[Workload] = []
     for number, point in points:
-        if smaller := next(
-            (workload for workload in failed if all(map(int.__le__, workload, point))), None
-        ):
+        if smaller := next((workload for workload in failed if all(map(int.__le__, workload, point))), None):
             probe.emit(point=number, failed=f"not tried: {_words(smaller)} ran out of memory")
             continue
         try:
@@ -178,10 +164,7 @@ def _measure_point(probe: Probe, number: int, point: Workload, vocab_size: int, 
         steps.decode(sys.maxsize)
     kv_mib = held_mib - probe.held_mib() if is_held and kv_tokens else None
     spent = engine.stats - before
-    speed = {
-        "prefill_tok_per_s": spent.prefill_tok_per_s,
-        "decode_tok_per_s": spent.decode_tok_per_s,
-    }
+    speed = {"prefill_tok_per_s": spent.prefill_tok_per_s, "decode_tok_per_s": spent.decode_tok_per_s}
     probe.emit(point=number, kv_mib=kv_mib, kv_tokens=kv_tokens, speed=speed)
 
 
@@ -210,9 +193,7 @@ class _Steps:
     def _step(self) -> None:
         events = self.session.step()
         errors = [event.error for event in events if isinstance(event, Completion) and event.error]
-        errors += [
-            note for note in self.engine.stats.notes[self.notes :] if note.startswith(FEWER_ROWS)
-        ]
+        errors += [note for note in self.engine.stats.notes[self.notes :] if note.startswith(FEWER_ROWS)]
         if errors:
             raise OutOfMemory(errors[0])
 
@@ -247,12 +228,9 @@ def _cuda_mib() -> dict[str, float]:
         return {}
     devices = range(torch.cuda.device_count())
     figures = {
-        "cuda_peak_mib": sum(torch.cuda.max_memory_allocated(device) for device in devices)
-        / machine.MIB,
-        "cuda_reserved_mib": sum(torch.cuda.max_memory_reserved(device) for device in devices)
-        / machine.MIB,
-        "cuda_steady_mib": sum(torch.cuda.memory_allocated(device) for device in devices)
-        / machine.MIB,
+        "cuda_peak_mib": sum(torch.cuda.max_memory_allocated(device) for device in devices) / machine.MIB,
+        "cuda_reserved_mib": sum(torch.cuda.max_memory_reserved(device) for device in devices) / machine.MIB,
+        "cuda_steady_mib": sum(torch.cuda.memory_allocated(device) for device in devices) / machine.MIB,
     }
     for device in devices:
         torch.cuda.reset_peak_memory_stats(device)

@@ -92,20 +92,14 @@ def run(inputs: Inputs, context: Context) -> Result:  # noqa: ARG001
         _measure(config, task, kept, runs, recorder)
     result, drawn = summarize(runs, task.points, predicted)
     result.notes += notes_on(kept.count, total, kept.outdated)
-    write_atomically(
-        recorder.folder / POINTS, json.dumps(drawn | {"title": _title(config)}, indent=1) + "\n"
-    )
+    write_atomically(recorder.folder / POINTS, json.dumps(drawn | {"title": _title(config)}, indent=1) + "\n")
     if task.pictures:
         draw_in_process(MODULE, recorder.folder)
     return result
 
 
 def _measure(
-    config: RunnerConfig,
-    task: MemoryConfig,
-    kept: KeptPoints,
-    runs: list[MemoryRepeat],
-    recorder: Recorder,
+    config: RunnerConfig, task: MemoryConfig, kept: KeptPoints, runs: list[MemoryRepeat], recorder: Recorder
 ) -> None:
     """Measure each repeat, or what earlier starts have left of it."""
     repeats = RepeatLog(recorder.folder)
@@ -145,9 +139,8 @@ class Repeat:
     stage: str = "start"
     point: int | None = None  # that the child measures now
     measured: MemoryRepeat = field(default_factory=MemoryRepeat)
-    keep: Callable[[dict[str, Any]], None] = lambda _: (
-        None
-    )  # called with each event, once it is taken
+    # called with each event, once it is taken
+    keep: Callable[[dict[str, Any]], None] = lambda _: None
 
     def measure(self) -> MemoryRepeat:
         """Measure; if a process dies at a point, another one measures the rest, except for points
@@ -167,11 +160,7 @@ class Repeat:
         return self.measured
 
     def _left(self) -> list[tuple[int, Workload]]:
-        return [
-            (number, point)
-            for number, point in enumerate(self.points)
-            if not self.measured.has(number)
-        ]
+        return [(number, point) for number, point in enumerate(self.points) if not self.measured.has(number)]
 
     def _run(self, left: list[tuple[int, Workload]]) -> tuple[int, str] | None:
         """Measure in a fresh process; if it dies, return at which point, and how."""
@@ -179,9 +168,7 @@ class Repeat:
         self._at("start", None)
         with self.log.open("a", encoding="utf-8") as stderr:
             offset = stderr.tell()
-            process = child.start(
-                "-m", PROBE, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr
-            )
+            process = child.start("-m", PROBE, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr)
         with process:
             try:
                 assert process.stdout is not None

@@ -54,9 +54,7 @@ class Case:
     at: Callable[[int], Asked]  # by its size: units of the filler, or words
     least: int = 1  # the smallest size
     most: int | None = None  # the largest one
-    has_own_size: bool = (
-        False  # its text is its own, and not the filler that all cases of a length have
-    )
+    has_own_size: bool = False  # its text is its own, and not the filler that all cases of a length have
 
 
 @dataclass(frozen=True)
@@ -88,8 +86,7 @@ def hidden(filler: Filler, size: int, needles: Sequence[tuple[float, str]]) -> s
     """Return so many units of filler with sentences at depths from 0, the beginning, to 1, the
     end."""
     ends = sorted(
-        (filler.boundary(size, depth), order, needle)
-        for order, (depth, needle) in enumerate(needles)
+        (filler.boundary(size, depth), order, needle) for order, (depth, needle) in enumerate(needles)
     )
     parts, at = [], 0
     for end, _, needle in ends:

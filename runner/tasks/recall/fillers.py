@@ -19,16 +19,10 @@ from runner.datasets.long_texts import DOCUMENTS, kind_of_text, long_text
 from runner_base import ConfigError, DataError, read_text, unknown
 from runner_base.texts import read_json_lines
 
-TEXTS = (
-    CONF / "dataset" / "texts.jsonl"
-)  # those that ship, whatever a folder of the user's own names so
+# those that ship, whatever a folder of the user's own names so
+TEXTS = CONF / "dataset" / "texts.jsonl"
 NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
-CATEGORIES: dict[str, str | None] = {
-    "texts": None,
-    "prose": "long",
-    "languages": "language",
-    "code": "code",
-}
+CATEGORIES: dict[str, str | None] = {"texts": None, "prose": "long", "languages": "language", "code": "code"}
 CHRONICLE = "chronicle"  # synthetic, and so long that it is not repeated
 NAMES = ("noise", *CATEGORIES, CHRONICLE)
 # A sentence with the space behind it, or the rest of a line; no unit is longer than MOST characters

@@ -51,20 +51,14 @@ class Group:
         """Return the size to try next: where a line through what is known reaches the room."""
         most = self.cases[0].most
         if self.high is None:
-            largest = (
-                max(guess, self.low + 1)
-                if self.low_tokens == 0 or self.low < guess
-                else 2 * self.low
-            )
+            largest = max(guess, self.low + 1) if self.low_tokens == 0 or self.low < guess else 2 * self.low
             return min(largest, most) if most is not None else largest
         slope = (self.high_tokens - self.low_tokens) / (self.high - self.low)
         size = self.low + int((self.room - self.low_tokens) / slope)
         return min(max(size, self.low + 1), self.high - 1)
 
 
-def fit(
-    groups: Sequence[Group], guess: Callable[[Group, int], int], count: Count, room_words: str
-) -> None:
+def fit(groups: Sequence[Group], guess: Callable[[Group, int], int], count: Count, room_words: str) -> None:
     """Find the size of each group; ConfigError where not even the smallest one fits.
 
     `guess` says for a group and a number of tokens about how large a text of them is.
@@ -101,11 +95,7 @@ def _let_all_fit(groups: Sequence[Group], count: Count) -> None:
     left = [*groups]
     while left:
         tokens = _tokens_of_all(left, count)
-        left = [
-            group
-            for group, of_cases in zip(left, tokens, strict=True)
-            if max(of_cases) > group.room
-        ]
+        left = [group for group, of_cases in zip(left, tokens, strict=True) if max(of_cases) > group.room]
         for group in left:
             group.size -= 1
 

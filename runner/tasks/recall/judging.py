@@ -50,11 +50,7 @@ class Placed:
         count as one. Of enough haystacks, the haystack."""
         if self.cluster_unit is ClusterUnit.text:
             return f"text {self.text}"
-        names = (
-            (self.kind, self.number)
-            if shares_text(self.kind)
-            else (self.kind, self.depth, self.number)
-        )
+        names = (self.kind, self.number) if shares_text(self.kind) else (self.kind, self.depth, self.number)
         return "/".join(str(name) for name in names if name is not None)
 
 
@@ -86,11 +82,7 @@ class Judge:
     def rejection_reason(self, sample: Sample) -> str | None:
         """Say why a sample does not belong to this job; None if it does."""
         case = self.placed[sample.index]
-        if (sample.question, sample.gold, sample.recall_length) != (
-            case.question,
-            case.gold,
-            case.length,
-        ):
+        if (sample.question, sample.gold, sample.recall_length) != (case.question, case.gold, case.length):
             return f"holds another question or gold answer than question {sample.index} of this job"
         if sample.recall_cluster_unit is None:  # of an earlier version
             sample = replace(sample, recall_cluster_unit=case.cluster_unit)

@@ -11,18 +11,7 @@ from runner.config.task import Amount, TaskConfig
 from runner.config.token_counts import token_counts
 from runner.config.wording import PromptStyle
 from runner.tasks.recall.kinds import KINDS, has_depth, is_of_ruler, shared_part, shares_text
-from runner_base import (
-    HASHED,
-    UNLESS_DEFAULT,
-    Inert,
-    Text,
-    check,
-    filled,
-    least,
-    setting,
-    unknown,
-    within,
-)
+from runner_base import HASHED, UNLESS_DEFAULT, Inert, Text, check, filled, least, setting, unknown, within
 from runner_base.fields import Unless
 from runner_engine import GenerationConfig, Workload
 
@@ -52,9 +41,7 @@ class RecallConfig(TaskConfig):
     kinds: list[str] = field(default_factory=lambda: ["single"])
     cases: int = setting(30, takes=within(1, MAX_CASES))
     cases_seed: int = setting(0, takes=least(0))
-    filler: str = setting(
-        "noise", HASHED, filled("give noise, texts, prose, languages, code or a file")
-    )
+    filler: str = setting("noise", HASHED, filled("give noise, texts, prose, languages, code or a file"))
     texts: int = setting(30, Unless(1), within(1, MAX_CASES))
     values: Values = Values.numbers
     needles: int = setting(4, takes=within(2, 100))
@@ -70,9 +57,8 @@ class RecallConfig(TaskConfig):
         for key in ("lengths", "depths", "kinds"):
             values = getattr(self, key)
             check(bool(values), f"task.{key}", values, "give at least one")
-        self.tokens = token_counts(
-            "task.lengths", self.lengths
-        )  # no key: the lengths, shortest first
+        # no key: the lengths, shortest first
+        self.tokens = token_counts("task.lengths", self.lengths)
         self.lengths = [str(tokens) for tokens in self.tokens]  # 1k and 1024 are one job
         for key in ("depths", "kinds"):
             values = getattr(self, key)
@@ -84,12 +70,7 @@ class RecallConfig(TaskConfig):
         choices = ", ".join(style.value for style in STYLES)
         check(self.prompt in STYLES, "task.prompt", self.prompt.value, f"choose one of {choices}")
         need = "needs task.prompt=chat: plain text has no system message"
-        check(
-            self.prompt is PromptStyle.chat or not self.system,
-            "task.system",
-            repr(self.system),
-            need,
-        )
+        check(self.prompt is PromptStyle.chat or not self.system, "task.system", repr(self.system), need)
 
     @property
     def subject(self) -> str:
@@ -125,16 +106,12 @@ class RecallConfig(TaskConfig):
         for length in self.tokens:
             text = max(1, length - new)
             computed = [
-                tokens
-                for kind in self.kinds
-                for tokens in self._computed(kind, text, length == longest)
+                tokens for kind in self.kinds for tokens in self._computed(kind, text, length == longest)
             ]
             completions = self.questions // len(self.tokens)
             each = max(1, round(sum(computed) / completions))
             known = max(0, text - each)
-            amounts.append(
-                Amount(rows, each, new, completions, known_tokens=known, counts_tokens=True)
-            )
+            amounts.append(Amount(rows, each, new, completions, known_tokens=known, counts_tokens=True))
         return amounts
 
     def _computed(self, kind: str, text: int, is_longest: bool) -> Iterator[int]:

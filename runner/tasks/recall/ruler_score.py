@@ -27,9 +27,7 @@ def share_in(text: str, gold: Sequence[str]) -> float:
     return fmean(value.lower() in lower for value in gold)
 
 
-def add_ruler_scores(
-    result: Result, samples: Sequence[Sample], placed: Mapping[int, Placed]
-) -> None:
+def add_ruler_scores(result: Result, samples: Sequence[Sample], placed: Mapping[int, Placed]) -> None:
     """Add the score of RULER's kinds to a result: of all, of each kind and length, and as a
     table."""
     cells: dict[Cell, list[tuple[float, float]]] = {}
@@ -51,15 +49,11 @@ def add_ruler_scores(
     result.tables[TABLE] = rows
 
 
-def _scored(
-    samples: Sequence[Sample], placed: Mapping[int, Placed]
-) -> Iterator[tuple[Cell, float, float]]:
+def _scored(samples: Sequence[Sample], placed: Mapping[int, Placed]) -> Iterator[tuple[Cell, float, float]]:
     """Yield kind and length of each question of RULER's with the score of its answers and the share
     of right ones."""
     for sample in samples:
         case = placed[sample.index]
         if is_of_ruler(case.kind) and not sample.failed:
-            score = fmean(
-                share_in(answer.parts.answer, case.asked.gold) for answer in sample.answers
-            )
+            score = fmean(share_in(answer.parts.answer, case.asked.gold) for answer in sample.answers)
             yield (case.kind, case.length), score, sample.right_share()

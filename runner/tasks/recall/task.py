@@ -78,16 +78,10 @@ def run(inputs: Haystack, context: Context) -> Result:
     requests = requests_for(task, placed)
     if task.show_prompt:
         log.info("%s", prompts_shown(context.resolved, requests[: task.show_prompt]))
-    policies: list[Policy] = [
-        PromptForm(task, requests[0]),
-        OrderOfRepeat(task.repeat),
-        Recall(context),
-    ]
+    policies: list[Policy] = [PromptForm(task, requests[0]), OrderOfRepeat(task.repeat), Recall(context)]
     done = collect(requests, context, Judge(placed), policies)
     metrics = score_without_left_out(done.samples) | recall_of(done.samples) | done.metrics
-    result = Result(
-        metrics, facts=done.facts, notes=done.notes, problems=done.problems, tables=done.tables
-    )
+    result = Result(metrics, facts=done.facts, notes=done.notes, problems=done.problems, tables=done.tables)
     card = RecallCard.of(done.samples, task.margin, title_of(context.config))
     card.add_to(result)
     add_ruler_scores(result, done.samples, placed)
@@ -107,9 +101,7 @@ def recall_of(samples: list[Sample]) -> dict[str, float]:
     for sample in samples:
         by_length.setdefault(sample.recall_length or 0, []).append(sample.right_share())
     of_all = fmean(share for shares in by_length.values() for share in shares)
-    of_lengths = {
-        f"recall_accuracy/length_{length}": fmean(shares) for length, shares in by_length.items()
-    }
+    of_lengths = {f"recall_accuracy/length_{length}": fmean(shares) for length, shares in by_length.items()}
     return {"recall_accuracy": of_all, **of_lengths}
 
 

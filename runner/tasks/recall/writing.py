@@ -34,9 +34,7 @@ def written(task: RecallConfig, units: Sequence[str], resolved: ResolvedJob) -> 
         return [len(ids) for _, ids in kind.encoded(resolved, texts)]
 
     def count_asked(asked: Sequence[Asked]) -> list[int]:
-        return [
-            len(ids) for _, ids in kind.encoded(resolved, [prompt_of(task, case) for case in asked])
-        ]
+        return [len(ids) for _, ids in kind.encoded(resolved, [prompt_of(task, case) for case in asked])]
 
     filler = measured(units, count_texts)
     answer = resolved.config.generation.most_new_tokens
@@ -104,9 +102,7 @@ def _groups(task: RecallConfig, filler: Filler, answer: int) -> Iterator[Group]:
                 length,
             )
             if is_of_ruler(kind):  # each case has its own text, or RULER's noise
-                yield from (
-                    Group(length, length - answer, [case]) for case in drawn_by(kind)(recipe)
-                )
+                yield from (Group(length, length - answer, [case]) for case in drawn_by(kind)(recipe))
                 continue
             for text, haystack in enumerate(haystacks):
                 in_text = replace(recipe, filler=haystack, text=text, texts=count)
@@ -116,6 +112,4 @@ def _groups(task: RecallConfig, filler: Filler, answer: int) -> Iterator[Group]:
 
 def _guess(group: Group, filler: Filler, tokens: int) -> int:
     """Return about how large a text of so many tokens is."""
-    return (
-        tokens // TOKENS_A_LINE if group.cases[0].has_own_size else filler.size_of(max(0, tokens))
-    )
+    return tokens // TOKENS_A_LINE if group.cases[0].has_own_size else filler.size_of(max(0, tokens))

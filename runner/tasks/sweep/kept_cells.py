@@ -32,9 +32,7 @@ class KeptCells:
         self._file, self._contention = Measurements(folder), contention
         self.outdated = self._file.outdated
         lines = self._file.earlier
-        self._runs = {
-            (line["round"], line["cell"]): line for line in lines if line["what"] == "run"
-        }
+        self._runs = {(line["round"], line["cell"]): line for line in lines if line["what"] == "run"}
         self._rates = {line["round"]: line for line in lines if line["what"] == "rates"}
         self._loads = {line["rate"]: line for line in lines if line["what"] == "load"}
         self._earlier_load = next(
@@ -115,9 +113,7 @@ class KeptCells:
         if line is None:
             return False
         load.seconds, load.note = line["seconds"], line["note"]
-        for timed, first_s, ended_s in zip(
-            load.requests, line["first_s"], line["ended_s"], strict=True
-        ):
+        for timed, first_s, ended_s in zip(load.requests, line["first_s"], line["ended_s"], strict=True):
             timed.first_s, timed.ended_s = first_s, ended_s
         return True
 

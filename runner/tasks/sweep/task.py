@@ -53,7 +53,9 @@ FROM_LEDGER = True
 
 MAX_NOISY_SHARE = 0.25  # of the cells: if more are too noisy, so is the job
 
-NOT_SEEN = "prefill and decode cannot be told apart at a server: output tok/s counts whole answers, with the network"
+NOT_SEEN = (
+    "prefill and decode cannot be told apart at a server: output tok/s counts whole answers, with the network"
+)
 IN_PIECES = "this engine delivers text in pieces: the gaps between tokens are those between pieces"
 NO_TIMES = "this engine does not report when each token came, so there are no gaps between tokens"
 NO_ARITHMETIC = (
@@ -66,7 +68,9 @@ IN_CACHE = (
     "the processor's caches"
 )
 
-OF_THE_MEAN = "work and reads of a batch of real prompts are counted as if each prompt had the batch's mean length"
+OF_THE_MEAN = (
+    "work and reads of a batch of real prompts are counted as if each prompt had the batch's mean length"
+)
 
 
 @dataclass
@@ -79,11 +83,7 @@ class Prompted(Inputs):
 def prepare(config: RunnerConfig) -> Prompted:
     """Read and hash the prompts; random tokens are made up later."""
     real = real_prompts.read(own_config(config, SweepConfig))
-    return (
-        Prompted({}, real)
-        if real is None
-        else Prompted({"prompts": real.sha256}, real, data=real.data)
-    )
+    return Prompted({}, real) if real is None else Prompted({"prompts": real.sha256}, real, data=real.data)
 
 
 def check_lengths(inputs: Prompted, resolved: ResolvedJob) -> list[str]:
@@ -99,9 +99,8 @@ def run(inputs: Prompted, context: Context) -> Result:
     """Measure every cell `repeats` times, and then each rate of requests."""
     config, engine, recorder = context.config, context.engine, context.recorder
     task = own_config(config, SweepConfig)
-    real = (
-        None if inputs.real is None else replace(inputs.real, lengths=[])
-    )  # without lengths: they are counted as prompts are sent
+    # without lengths: they are counted as prompts are sent
+    real = None if inputs.real is None else replace(inputs.real, lengths=[])
     is_chat = real is not None and task.format is Framing.chat
     prompts = Capability.chat if is_chat else Capability.token_ids
     require(engine, "task=sweep", [prompts, Capability.fixed_length])
@@ -124,11 +123,7 @@ def run(inputs: Prompted, context: Context) -> Result:
     total = (task.warmup + task.repeats) * len(cells_of(task)) + len(task.arrival_rates)
     with closing(kept), kept_words(kept.done, f" of {total} measurements"):
         cells = measure_cells(task, stopwatch, limits, recorder, kept)
-        loads = (
-            measure_loads(task, stopwatch, recorder, kept)
-            if any(not cell.note for cell in cells)
-            else []
-        )
+        loads = measure_loads(task, stopwatch, recorder, kept) if any(not cell.note for cell in cells) else []
     measured = [cell for cell in cells if not cell.note]
     if not measured:
         raise JobFailed(f"no cell of the sweep could be measured. The first: {cells[0].note}")
@@ -139,10 +134,7 @@ def run(inputs: Prompted, context: Context) -> Result:
     found_knee = None if knee is None or knee.is_highest else knee.rate
 
     result = Result(
-        dict(report.metrics),
-        tables.rows_of_cells(cells, task),
-        dict(report.facts),
-        list(report.notes),
+        dict(report.metrics), tables.rows_of_cells(cells, task), dict(report.facts), list(report.notes)
     )
     result.metrics |= _best(measured) | {
         "load_s": engine.stats.load_s,
@@ -154,9 +146,7 @@ def run(inputs: Prompted, context: Context) -> Result:
         **tables.metrics_of_loads(loads),
         **gains.metrics(measured),
     }
-    result.metrics |= (
-        engine.stats.own_memory(report.metrics.get("weight_mib")) | engine.stats.process_metrics
-    )
+    result.metrics |= engine.stats.own_memory(report.metrics.get("weight_mib")) | engine.stats.process_metrics
     if limits.best is not None:
         result.metrics["matrix_gflop_per_s"] = limits.best.matrix_gflop_per_s
         result.metrics["read_gb_per_s"] = limits.best.read_gb_per_s
@@ -164,11 +154,7 @@ def run(inputs: Prompted, context: Context) -> Result:
         result.metrics["knee_requests_per_s"] = knee.rate or 0.0  # 0: it is below the lowest rate
         result.facts["keeps_up_to"] = knee.keeps_up_to
     result.tables = (
-        {
-            "between tokens, and beside what the machine can do": tables.rows_of_limits(
-                measured, task, limits
-            )
-        }
+        {"between tokens, and beside what the machine can do": tables.rows_of_limits(measured, task, limits)}
         if measured[0].figures
         else {}
     )
@@ -186,9 +172,8 @@ def run(inputs: Prompted, context: Context) -> Result:
         result.facts["prompts"] = real.described
         result.notes += [*real.notes, *[OF_THE_MEAN] * (limits.arithmetic is not None)]
     result.notes += [knee.sentence] if knee is not None else []
-    result.notes += [
-        note for note in engine.stats.notes if not note.startswith(FEWER_ROWS)
-    ]  # the notes of cells say those
+    # the notes of cells say those
+    result.notes += [note for note in engine.stats.notes if not note.startswith(FEWER_ROWS)]
     if len(measured) < len(cells) and report.facts.get("device") == "cpu":
         result.ran_short_mib = free_mib
     title = f"{short_name(config.model.name)}, {config.quantization.label}, {report.facts.get('device', 'elsewhere')}"
@@ -206,11 +191,7 @@ def deliver(inputs: Prompted, resolved: ResolvedJob, job: Job, result: Result) -
 
 
 def measure_cells(
-    task: SweepConfig,
-    stopwatch: Stopwatch,
-    limits: MachineRates,
-    recorder: Recorder,
-    kept: KeptCells,
+    task: SweepConfig, stopwatch: Stopwatch, limits: MachineRates, recorder: Recorder, kept: KeptCells
 ) -> list[Cell]:
     """Run all cells in rounds, except what earlier starts have measured; warm-up rounds do not
     count."""
@@ -226,20 +207,16 @@ def measure_cells(
                 if figures is not None and number >= task.warmup:
                     cell.repeats.append(figures)
                     repeats.add(
-                        len(cell.repeats),
-                        {f"{name}/{cell.key}": value for name, value in figures.items()},
+                        len(cell.repeats), {f"{name}/{cell.key}": value for name, value in figures.items()}
                     )
                 step = bar.skip if kept.has(cell, number) else bar.advance
                 step(1)
-            kept.measure(
-                limits, number
-            )  # after the round: it takes memory, and the first round measures the peak
+            # after the round: it takes memory, and the first round measures the peak
+            kept.measure(limits, number)
     return cells
 
 
-def measure_loads(
-    task: SweepConfig, stopwatch: Stopwatch, recorder: Recorder, kept: KeptCells
-) -> list[Load]:
+def measure_loads(task: SweepConfig, stopwatch: Stopwatch, recorder: Recorder, kept: KeptCells) -> list[Load]:
     """Send requests at each rate, the lowest one first; rates above one that did not fit are not
     tried."""
     loads = arrivals.loads_of(task, stopwatch.vocab_size, stopwatch.seed, stopwatch.real)

@@ -28,12 +28,8 @@ KINDS = {
     "parallel_multiple": "parallel",
     "irrelevance": NO_CALL,
 }
-IN_JSON = {
-    "dict": "object",
-    "float": "number",
-    "tuple": "array",
-    "any": "string",
-}  # BFCL's words for types
+# BFCL's words for types
+IN_JSON = {"dict": "object", "float": "number", "tuple": "array", "any": "string"}
 
 
 def read_bfcl(path: Path, key: str) -> list[Case]:
@@ -44,9 +40,7 @@ def read_bfcl(path: Path, key: str) -> list[Case]:
         )
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     known = [
-        (file, category)
-        for file in files
-        if file.is_file() and (category := category_of(file)) is not None
+        (file, category) for file in files if file.is_file() and (category := category_of(file)) is not None
     ]
     if not known:
         raise ConfigError(
@@ -70,23 +64,10 @@ def _cases(file: Path, category: str) -> Iterator[Case]:
         try:
             name, functions = value["id"], tuple(value["function"])
             turns = tuple((turn["role"], turn["content"]) for turn in value["question"][0])
-            wanted = (
-                tuple(next(iter(call.items())) for call in answers[name])
-                if category != NO_CALL
-                else ()
-            )
+            wanted = tuple(next(iter(call.items())) for call in answers[name]) if category != NO_CALL else ()
             _check(functions, [function for function, _ in wanted])
-        except (
-            KeyError,
-            TypeError,
-            IndexError,
-            AttributeError,
-            ValueError,
-            StopIteration,
-        ) as error:
-            raise DataError(
-                f"{where}: not a question of BFCL with its right calls ({error!r})"
-            ) from error
+        except (KeyError, TypeError, IndexError, AttributeError, ValueError, StopIteration) as error:
+            raise DataError(f"{where}: not a question of BFCL with its right calls ({error!r})") from error
         yield Case(name, category, turns, functions, wanted, is_of_bfcl=True, row=value)
 
 
@@ -105,10 +86,7 @@ def _check(functions: tuple[Mapping[str, Any], ...], wanted: list[str]) -> None:
         raise ValueError(f"{missing[0]} is wanted and not offered")
     for function in functions:
         for name, schema in function["parameters"]["properties"].items():
-            kinds = [
-                schema["type"],
-                *([schema["items"]["type"]] if schema["type"] in LISTS else []),
-            ]
+            kinds = [schema["type"], *([schema["items"]["type"]] if schema["type"] in LISTS else [])]
             if unread := [kind for kind in kinds if kind not in TYPES]:
                 raise ValueError(f"{name} of {function['name']} has the type {unread[0]}")
 

@@ -18,10 +18,8 @@ MADE = "made"
 FILE = CONF / "dataset" / "tool_calls.jsonl"
 CATEGORIES = ("simple", "multiple", "parallel", "irrelevant")
 NO_CALL = "irrelevant"  # the category in which nothing should be called
-BY_FUNCTION, BY_QUESTION = (
-    "function",
-    "question",
-)  # what task.cluster may name besides a key of the lines
+# what task.cluster may name besides a key of the lines
+BY_FUNCTION, BY_QUESTION = ("function", "question")
 
 
 @dataclass(frozen=True)
@@ -101,9 +99,7 @@ def made_cases() -> list[Case]:
     return cases
 
 
-def chosen(
-    cases: Sequence[Case], categories: Sequence[str], most: int | None, seed: int
-) -> list[Case]:
+def chosen(cases: Sequence[Case], categories: Sequence[str], most: int | None, seed: int) -> list[Case]:
     """Return the cases of some categories, of each no more than `most`: the first ones of an order
     by the seed."""
     picked = []
@@ -119,6 +115,4 @@ def chosen(
 def cases_sha256(cases: Sequence[Case]) -> str:
     """Return the hash of what is offered, asked and right."""
     plain = [[case.id, case.category, case.turns, case.functions, case.wanted] for case in cases]
-    return hashlib.sha256(
-        json.dumps(plain, ensure_ascii=False, sort_keys=True).encode()
-    ).hexdigest()
+    return hashlib.sha256(json.dumps(plain, ensure_ascii=False, sort_keys=True).encode()).hexdigest()

@@ -43,16 +43,9 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     },
     "shift": {"type": "integer", "description": "The number of the shift, from 1 to 3"},
     "since_week": {"type": "integer", "description": "The first week of the year that counts"},
-    "tolerance": {
-        "type": "number",
-        "description": "The largest deviation, in percent, that is accepted",
-    },
+    "tolerance": {"type": "number", "description": "The largest deviation, in percent, that is accepted"},
     "with_history": {"type": "boolean", "description": "Whether earlier entries are returned, too"},
-    "tags": {
-        "type": "array",
-        "items": {"type": "string"},
-        "description": "Labels that it must have",
-    },
+    "tags": {"type": "array", "items": {"type": "string"}, "description": "Labels that it must have"},
     "operator": {"type": "string", "description": "The badge number of the operator in charge"},
 }
 NAMES = [(service, action, thing) for service in SERVICES for action in ACTIONS for thing in THINGS]
@@ -68,9 +61,7 @@ def distractors(count: int, seed: int) -> list[dict[str, Any]]:
 def _function(service: str, action: str, thing: str, random: Random) -> dict[str, Any]:
     drawn = random.sample([*PARAMETERS], random.randint(2, 4))
     required = drawn[: random.randint(1, len(drawn))]
-    words = ACTIONS[action].format(
-        thing=thing, things=f"{thing}{'es' if thing.endswith('s') else 's'}"
-    )
+    words = ACTIONS[action].format(thing=thing, things=f"{thing}{'es' if thing.endswith('s') else 's'}")
     parameters = {
         "type": "object",
         "properties": {name: PARAMETERS[name] for name in drawn},

@@ -10,9 +10,8 @@ from runner.tasks.tools.distractors import MOST
 from runner_base import ConfigError
 
 ROOM = "generation.max_new_tokens"
-Count = Callable[
-    [Sequence[tuple[Case, int]]], list[int]
-]  # the tokens of cases, each with so many further functions
+# the tokens of cases, each with so many further functions
+Count = Callable[[Sequence[tuple[Case, int]]], list[int]]
 
 
 def further_functions(cases: Sequence[Case], length: int, answer: int, count: Count) -> int:

@@ -48,11 +48,7 @@ class Judge:
         """Return a new sample with its question and its verdict."""
         place = self.placed[sample.index]
         found = judged(sample.answer, place.case, self.form)
-        verdict = (
-            Verdict.correct
-            if found.outcome in RIGHT
-            else VERDICTS.get(found.outcome, Verdict.wrong)
-        )
+        verdict = Verdict.correct if found.outcome in RIGHT else VERDICTS.get(found.outcome, Verdict.wrong)
         extracted = {CALLS: shown(found.calls), REASON: found.reason}
         return replace(
             sample,
@@ -77,14 +73,9 @@ class Judge:
 
     def adopted(self, sample: Sample) -> Sample | None:
         """Return another job's sample as one of this job; None if it answers another question."""
-        is_raw = (
-            RAW in sample.answer.text
-        )  # as another form reads it: this job would have another text
-        return (
-            self(sample)
-            if self._asks_the_same(sample) and not is_raw and not self.form.IS_RAW
-            else None
-        )
+        # as another form reads it: this job would have another text
+        is_raw = RAW in sample.answer.text
+        return self(sample) if self._asks_the_same(sample) and not is_raw and not self.form.IS_RAW else None
 
     def _asks_the_same(self, sample: Sample) -> bool:
         place = self.placed[sample.index]
@@ -99,8 +90,7 @@ def judged(answer: Answer, case: Case, form: tool_calls.Form) -> Judged:
     is_whole = answer.finish_reason is FinishReason.stop
     if answer.parts.is_open:
         return Judged(
-            ToolOutcome.no_answer if is_whole else ToolOutcome.cut_off,
-            reason="it ended while thinking",
+            ToolOutcome.no_answer if is_whole else ToolOutcome.cut_off, reason="it ended while thinking"
         )
     try:
         reading = form.read(answer.parts.answer, case.functions)

@@ -35,9 +35,7 @@ class ToolsConfig(TaskConfig):
     name: ClassVar[str] = "tools"
     gives_verdicts: ClassVar[bool] = True
     sized_by: ClassVar[tuple[str, ...]] = ("distractors", "fill")
-    data: str = setting(
-        MADE, HASHED, filled(f"give {MADE}, or a file or folder of BFCL's questions")
-    )
+    data: str = setting(MADE, HASHED, filled(f"give {MADE}, or a file or folder of BFCL's questions"))
     categories: list[str] = field(default_factory=lambda: [*CATEGORIES])
     cases: int | None = setting(None, takes=least(1, ", or null for all"))
     cases_seed: int = setting(0, takes=least(0))
@@ -46,9 +44,7 @@ class ToolsConfig(TaskConfig):
     form: str = AUTO
     cluster: str = setting(
         BY_FUNCTION,
-        Inert(
-            "names families of questions; the SHA-256 of other families than functions counts instead"
-        ),
+        Inert("names families of questions; the SHA-256 of other families than functions counts instead"),
         filled("name function, question or a key of the lines"),
     )
     offer: Offer = Offer.template
@@ -95,11 +91,7 @@ class ToolsConfig(TaskConfig):
     def workload(self, generation: GenerationConfig, rows: int = 1) -> Workload:
         """Return rows of the longest prompts, with their answers."""
         new = generation.most_new_tokens
-        return (
-            generation.batch_size or rows,
-            self._prompt_tokens(max(self.tokens, default=0), new),
-            new,
-        )
+        return (generation.batch_size or rows, self._prompt_tokens(max(self.tokens, default=0), new), new)
 
     def amounts(self, generation: GenerationConfig, read: int | None = None) -> list[Amount]:
         """Return the questions of each length: functions that all offer are read once."""
@@ -110,9 +102,8 @@ class ToolsConfig(TaskConfig):
         for length in lengths:
             whole = self._prompt_tokens(length, new)
             own = min(whole, QUESTION)
-            shared = (
-                0 if length != max(lengths) else whole - own
-            )  # shorter ones begin as the longest
+            # shorter ones begin as the longest
+            shared = 0 if length != max(lengths) else whole - own
             known = whole - own - shared
             amounts.append(
                 Amount(

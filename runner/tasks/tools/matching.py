@@ -21,20 +21,25 @@ Allowed = Mapping[str, Sequence[Any]]  # by parameter: the values that are right
 Wanted = tuple[str, Allowed]  # a function, and what its arguments may be
 LEFT_OUT = ""  # among allowed values: the parameter may be left out
 TYPES: dict[str, type] = {
-    "string": str, "any": str, "integer": int, "number": float, "float": float, "boolean": bool, "array": list,
-    "tuple": list, "object": dict, "dict": dict,
-}  # fmt: skip
+    "string": str,
+    "any": str,
+    "integer": int,
+    "number": float,
+    "float": float,
+    "boolean": bool,
+    "array": list,
+    "tuple": list,
+    "object": dict,
+    "dict": dict,
+}
 LISTS = ("array", "tuple")
 FLOATS = ("float", "number")
-IGNORED = re.compile(
-    r"[ ,./\-_*^]"
-)  # in texts, beside capital letters: April 1, 2024 is april 1 2024
+# in texts, beside capital letters: April 1, 2024 is april 1 2024
+IGNORED = re.compile(r"[ ,./\-_*^]")
 
 
 def all_match(
-    calls: Sequence[tool_calls.ToolCall],
-    wanted: Sequence[Wanted],
-    schemas: Sequence[Mapping[str, Any]],
+    calls: Sequence[tool_calls.ToolCall], wanted: Sequence[Wanted], schemas: Sequence[Mapping[str, Any]]
 ) -> bool:
     """Whether the calls are the wanted ones, in any order: each wanted one takes the first call
     that is left."""
@@ -44,9 +49,7 @@ def all_match(
     for name, allowed in wanted:
         schema = next(schema for schema in schemas if schema["name"] == name)
         fitting = (
-            at
-            for at in left
-            if calls[at].name == name and arguments_match(calls[at], allowed, schema)
+            at for at in left if calls[at].name == name and arguments_match(calls[at], allowed, schema)
         )
         found = next(fitting, None)
         if found is None:
@@ -80,9 +83,8 @@ def _is_right(value: Any, allowed: Sequence[Any], schema: Mapping[str, Any]) -> 
         value = float(value)
     items = TYPES[schema["items"]["type"]] if declared in LISTS else None
     of_allowed = _type_of(allowed)
-    is_other = (
-        of_allowed is not None and of_allowed is not wanted
-    )  # the wanted value has another type than the schema
+    # the wanted value has another type than the schema
+    is_other = of_allowed is not None and of_allowed is not wanted
     if type(value) is wanted:
         if items is not None and not _has_items(value, allowed, items):
             return False
@@ -101,8 +103,7 @@ def _type_of(allowed: Sequence[Any]) -> type | None:
 def _has_items(value: list[Any], allowed: Sequence[Any], items: type) -> bool:
     """Whether a list has items of a type, or of the type of the wanted ones."""
     return any(
-        not isinstance(one, list)
-        or all(type(item) is items or type(item) is _type_of(one) for item in value)
+        not isinstance(one, list) or all(type(item) is items or type(item) is _type_of(one) for item in value)
         for one in allowed
     )
 
@@ -126,17 +127,14 @@ def _is_object(value: Mapping[str, Any], allowed: Mapping[str, Sequence[Any]]) -
     if any(key not in value and LEFT_OUT not in values for key, values in allowed.items()):
         return False
     return all(
-        key in allowed and plain(one) in [plain(it) for it in allowed[key]]
-        for key, one in value.items()
+        key in allowed and plain(one) in [plain(it) for it in allowed[key]] for key, one in value.items()
     )
 
 
 def _are_objects(value: Sequence[Any], allowed: Sequence[Any]) -> bool:
     """Whether a list has objects, each with the allowed keys and values of its place."""
     pairs = zip(value, allowed, strict=True) if len(value) == len(allowed) else None
-    return pairs is not None and all(
-        one != LEFT_OUT and _is_object(given, one) for given, one in pairs
-    )
+    return pairs is not None and all(one != LEFT_OUT and _is_object(given, one) for given, one in pairs)
 
 
 def plain(value: Any) -> Any:

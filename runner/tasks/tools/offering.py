@@ -40,9 +40,7 @@ def written_in(task: ToolsConfig, resolved: ResolvedJob) -> WrittenIn:
         return WrittenIn(tool_calls.USUAL, "as the system message asks")
     shown = tool_calls.name_for(kind_of(resolved.config.model).chat_template(resolved))
     if shown is None:
-        return WrittenIn(
-            tool_calls.USUAL, "the chat template shows no form: task.form names another one"
-        )
+        return WrittenIn(tool_calls.USUAL, "the chat template shows no form: task.form names another one")
     return WrittenIn(shown, "by the chat template")
 
 

@@ -84,13 +84,7 @@ def prepare(config: RunnerConfig) -> Offered:
     hashes = {"cases": cases_sha256(cases)}
     if task.cluster != BY_FUNCTION:  # jobs by functions keep the ids of earlier versions
         hashes |= cluster_hashes([case.cluster(task.cluster) for case in cases])
-    return Offered(
-        hashes,
-        task,
-        cases,
-        ignored_for_reuse=IGNORED_FOR_REUSE,
-        count=count,
-    )
+    return Offered(hashes, task, cases, ignored_for_reuse=IGNORED_FOR_REUSE, count=count)
 
 
 def _read(task: ToolsConfig) -> list[Case]:
@@ -118,19 +112,12 @@ def run(inputs: Offered, context: Context) -> Result:
     requests = requests_for(task, placed, form)
     if task.show_prompt:
         log.info("%s", prompts_shown(resolved, requests[: task.show_prompt]))
-    policies: list[Policy] = [
-        PromptForm(requests[0]),
-        OrderOfRepeat(task.repeat),
-        RightCalls(context),
-    ]
+    policies: list[Policy] = [PromptForm(requests[0]), OrderOfRepeat(task.repeat), RightCalls(context)]
     done = collect(requests, context, Judge(placed, form.form), policies)
     metrics = score_without_left_out(done.samples) | done.metrics | offered_counts(placed)
-    result = Result(
-        metrics, facts=done.facts, notes=done.notes, problems=done.problems, tables=done.tables
-    )
-    result.facts["calls"] = (
-        form.words
-    )  # also where all answers are another job's, which read another form
+    result = Result(metrics, facts=done.facts, notes=done.notes, problems=done.problems, tables=done.tables)
+    # also where all answers are another job's, which read another form
+    result.facts["calls"] = form.words
     tool_card(result, done.samples)
     result.notes += positions.needless_scaling_of(resolved, done.samples)
     return result
@@ -150,8 +137,7 @@ def placed_by(
 
     def count(asked: Sequence[tuple[Case, int]]) -> list[int]:
         prompts = [
-            prompt_of(task, case, distractors(further, task.cases_seed), form.form)
-            for case, further in asked
+            prompt_of(task, case, distractors(further, task.cases_seed), form.form) for case, further in asked
         ]
         return [len(ids) for _, ids in kind.encoded(resolved, prompts)]
 
@@ -186,9 +172,7 @@ def offered_counts(placed: Mapping[int, Placed]) -> dict[str, float]:
     length."""
     by_length = {place.length: place.further for place in placed.values()}
     of_lengths = {
-        f"further_functions/length_{length}": float(by_length[length])
-        for length in by_length
-        if length
+        f"further_functions/length_{length}": float(by_length[length]) for length in by_length if length
     }
     return {"further_functions": fmean(by_length.values()), **of_lengths}
 

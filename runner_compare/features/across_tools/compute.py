@@ -42,14 +42,9 @@ class Matched:
 
     def answers(self) -> Answers:
         """Return the outcome of each shared question."""
-        return {
-            shared: self.outcomes[own]._replace(prompt=None)
-            for shared, own in self.by_question.items()
-        }
+        return {shared: self.outcomes[own]._replace(prompt=None) for shared, own in self.by_question.items()}
 
-    def words(
-        self, wanted: Collection[Question], most: int
-    ) -> Iterator[tuple[Question, dict[str, str]]]:
+    def words(self, wanted: Collection[Question], most: int) -> Iterator[tuple[Question, dict[str, str]]]:
         """Yield the answers to some shared questions."""
         own = {self.by_question[shared]: shared for shared in wanted if shared in self.by_question}
         for question, side in self.reader.words(self.run, set(own), most).items():
@@ -67,9 +62,7 @@ class AcrossReader(FilesReader):
         """Return which shared questions were answered correctly."""
         return self.matched[run.run_id].answers()
 
-    def words(
-        self, run: Run, wanted: set[Question], most: int = WHOLE
-    ) -> dict[Question, dict[str, str]]:
+    def words(self, run: Run, wanted: set[Question], most: int = WHOLE) -> dict[Question, dict[str, str]]:
         """Return a run's answers to some shared questions."""
         return dict(self.matched[run.run_id].words(wanted, most))
 
@@ -108,14 +101,10 @@ def across_tools(
             pairs[run.run_id] = found
             chosen.append(run)
         else:
-            say(
-                f"note: {OPTION}: left out, none of its questions is one of {base.job_id}: {run.job_id}"
-            )
+            say(f"note: {OPTION}: left out, none of its questions is one of {base.job_id}: {run.job_id}")
     if len(chosen) == 1:
         raise ConfigError(f"{OPTION}: {_why_none(base, scored, reader)}")
-    shared = [
-        question for question in answers if all(question in found for found in pairs.values())
-    ]
+    shared = [question for question in answers if all(question in found for found in pairs.values())]
     if not shared:
         raise ConfigError(
             f"{OPTION}: no question of {base.job_id} is one of all others: choose fewer of them"
@@ -178,15 +167,9 @@ def _on_shared(run: Run, matched: Matched) -> Run:
     figures |= {"correct": float(sum(outcome.solved for outcome in outcomes))} | figures_of(
         [(outcome.right, outcome.votes) for outcome in outcomes]
     )
-    names = {
-        key: run.params[key]
-        for key in ("model.name", METRIC, FILTER, FOLDER_KEY)
-        if key in run.params
-    }
+    names = {key: run.params[key] for key in ("model.name", METRIC, FILTER, FOLDER_KEY) if key in run.params}
     params = {TOOL_KEY: tool_of(run)} | names
-    return replace(
-        run, task="across tools", task_version="", params=params, metrics=figures, errors=0
-    )
+    return replace(run, task="across tools", task_version="", params=params, metrics=figures, errors=0)
 
 
 def _scorer(run: Run) -> str:
@@ -206,8 +189,7 @@ def _settings(base: Run, run: Run) -> str:
     if not differing:
         return ""
     each = (
-        f"{key} ({base.params.get(key, ABSENT)}, here {run.params.get(key, ABSENT)})"
-        for key in differing
+        f"{key} ({base.params.get(key, ABSENT)}, here {run.params.get(key, ABSENT)})" for key in differing
     )
     return f", and settings: {few([setting[:120] for setting in each], MAX_NAMED)}"
 

@@ -34,9 +34,7 @@ def same_questions(texts: Texts, base_texts: Texts) -> dict[Question, Question]:
     """
     prompts, base_prompts = _without_frame(texts), _without_frame(base_texts)
     if _mean_length(prompts) > _mean_length(base_prompts):
-        return {
-            our_key: their_key for their_key, our_key in _prompts_of(base_prompts, prompts).items()
-        }
+        return {our_key: their_key for their_key, our_key in _prompts_of(base_prompts, prompts).items()}
     return _prompts_of(prompts, base_prompts)
 
 
@@ -60,8 +58,7 @@ def _common_beginning(texts: Iterable[str]) -> str:
     every = list(texts)
     first, last = min(every), max(every)  # all others begin with what these two share
     same = next(
-        (at for at, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]),
-        len(first),
+        (at for at, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]), len(first)
     )
     return first[:same].rpartition(" ")[0]
 

@@ -18,11 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS, LINES, MARKERS = (
-    (INK, FRONT, BAD, GOOD, MUTED),
-    ("-", (0, (4, 2))),
-    ("o", "s", "^", "D", "v"),
-)
+COLOURS, LINES, MARKERS = ((INK, FRONT, BAD, GOOD, MUTED), ("-", (0, (4, 2))), ("o", "s", "^", "D", "v"))
 MAX_SETTINGS = len(COLOURS) * len(LINES)  # of a pane
 MAX_LETTERS = 36  # of a value in a name
 # by how much the bars of settings are beside one another, of the space between budgets
@@ -54,9 +50,7 @@ def over_budget(settings: Sequence[Setting]) -> Figure:
         members = every[:MAX_SETTINGS]
         panel_keys = {part.partition("=")[0] for part in panel}
         keys = [key for key in members[0].keys if key.removesuffix(".name") not in panel_keys]
-        names = (
-            short_names([member.rows[0] for member in members], keys, MAX_LETTERS) if keys else [""]
-        )
+        names = short_names([member.rows[0] for member in members], keys, MAX_LETTERS) if keys else [""]
         budgets = list(dict.fromkeys(budget for setting in every for budget in setting.budgets))
         budgets.sort(key=by_size)
         for number, (setting, name) in enumerate(zip(members, names, strict=True)):
@@ -69,19 +63,11 @@ def over_budget(settings: Sequence[Setting]) -> Figure:
                 [budgets.index(budget_of(row)) + aside for row in setting.rows],
             )
             _line(
-                panes[1],
-                setting,
-                number,
-                name,
-                [tokens_of_question(row.run) or 0.0 for row in setting.rows],
+                panes[1], setting, number, name, [tokens_of_question(row.run) or 0.0 for row in setting.rows]
             )
         for pane in panes:
             finish_pane(pane)
-        cut = (
-            f" (the first {len(members)} of {len(every)} settings)"
-            if len(members) < len(every)
-            else ""
-        )
+        cut = f" (the first {len(members)} of {len(every)} settings)" if len(members) < len(every) else ""
         panes[0].set_title(literal(", ".join(panel) + cut), loc="left")
         panes[0].set_xticks(range(len(budgets)), budgets)
         panes[0].set_xlabel("budget of thinking tokens")
@@ -95,9 +81,7 @@ def over_budget(settings: Sequence[Setting]) -> Figure:
 def _line(pane: Axes, setting: Setting, number: int, name: str, xs: Sequence[float]) -> None:
     """Draw a setting's accuracies with their intervals."""
     colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
-    intervals = [
-        tuple(100 * value for value in row.run.interval) for row in setting.rows if row.run.interval
-    ]
+    intervals = [tuple(100 * value for value in row.run.interval) for row in setting.rows if row.run.interval]
     points = sorted(zip(xs, intervals, setting.rows, strict=True), key=lambda point: point[0])
     pane.plot(
         [x for x, *_ in points],
@@ -111,12 +95,4 @@ def _line(pane: Axes, setting: Setting, number: int, name: str, xs: Sequence[flo
         label=literal(name),
     )
     for x, (_, low, high), _ in points:
-        pane.plot(
-            [x, x],
-            [low, high],
-            color=colour,
-            linewidth=1,
-            alpha=0.45,
-            solid_capstyle="butt",
-            zorder=1,
-        )
+        pane.plot([x, x], [low, high], color=colour, linewidth=1, alpha=0.45, solid_capstyle="butt", zorder=1)

@@ -49,9 +49,7 @@ class Budgets(Section):
 
     def record(self, table: Table) -> dict[str, Any]:
         """Return the comparisons as plain data."""
-        records = [
-            equal_tokens_record(compared) for compared in table.of(EqualTokensOfTable).compared
-        ]
+        records = [equal_tokens_record(compared) for compared in table.of(EqualTokensOfTable).compared]
         return {"equal_tokens": records} if records else {}
 
     def figures(self, table: Table) -> list[Picture]:
@@ -94,32 +92,27 @@ def _compare(
             compared.note = read
             return compared
         of_rows.append(read)
-    answered = [
-        {question for question, cost in of_row.items() if not cost.failed} for of_row in of_rows
-    ]
+    answered = [{question for question, cost in of_row.items() if not cost.failed} for of_row in of_rows]
     shared = sorted(set.intersection(*answered))
     curves = [
         Curve(
             [[of_row[question].right for question in shared] for of_row in side],
-            [
-                [of_row[question].prompt + of_row[question].new for question in shared]
-                for of_row in side
-            ],
+            [[of_row[question].prompt + of_row[question].new for question in shared] for of_row in side],
         )
         for side in (of_rows[: len(setting.rows)], of_rows[len(setting.rows) :])
     ]
     families = [next((of_row[question].cluster for of_row in of_rows), None) for question in shared]
     clusters = None if None in families else families
-    count, what = (
-        (len(set(families)), "families of questions") if clusters else (len(shared), "questions")
-    )
+    count, what = (len(set(families)), "families of questions") if clusters else (len(shared), "questions")
     if count < MIN_QUESTIONS:
         compared.note = f"too few {what} that all budgets share: {count}, at least {MIN_QUESTIONS}"
         return compared
     compared.result = at_equal_tokens(curves[0], curves[1], clusters)
     if compared.result is None:
         ranges = [_range(curve) for curve in curves]
-        compared.note = f"the tokens of a question do not overlap: {ranges[0]} here, {ranges[1]} in the baseline"
+        compared.note = (
+            f"the tokens of a question do not overlap: {ranges[0]} here, {ranges[1]} in the baseline"
+        )
     return compared
 
 
@@ -130,9 +123,7 @@ def _costs_of(row: TableRow, known: dict[str, Costs | str], reader: Reader) -> C
             if row.run.over_seeds:
                 raise NotPaired("each budget has several seeds: compare them without --seeds")
             parts = [reader.costs(part) for part in row.run.parts or [row.run]]
-            known[row.run.run_id] = {
-                question: cost for part in parts for question, cost in part.items()
-            }
+            known[row.run.run_id] = {question: cost for part in parts for question, cost in part.items()}
         except NotPaired as reason:
             known[row.run.run_id] = str(reason)
     return known[row.run.run_id]
@@ -157,17 +148,14 @@ def _sentence(compared: CurvesCompared, setting: Setting, base_setting: Setting)
         "=<", "<"
     )
     at = ", ".join(
-        f"{compared.budgets[point.budget]}: {_points(point.difference, '')}"
-        for point in found.points
+        f"{compared.budgets[point.budget]}: {_points(point.difference, '')}" for point in found.points
     )
     outside = ", ".join(compared.budgets[budget] for budget in found.outside)
     parts = [f"{head} (n={found.questions:,}): {found.finding} ({figures}), in the mean {between}"]
     if at:
         parts.append(f"at the tokens of its budgets {at}")
     if outside:
-        parts.append(
-            f"not at those of {outside}: no budget of the baseline takes as few or as many"
-        )
+        parts.append(f"not at those of {outside}: no budget of the baseline takes as few or as many")
     return "; ".join(parts)
 
 

@@ -57,8 +57,4 @@ def settings_of(table: Table) -> list[Setting]:
         if row.run.interval and not row.is_repeat:
             groups.setdefault(tuple(row.config[key] for key in keys), []).append(row)
     ordered = (sorted(rows, key=lambda row: by_size(budget_of(row))) for rows in groups.values())
-    return [
-        Setting(rows, keys)
-        for rows in ordered
-        if len({budget_of(row) for row in rows}) == len(rows) > 1
-    ]
+    return [Setting(rows, keys) for rows in ordered if len({budget_of(row) for row in rows}) == len(rows) > 1]

@@ -100,9 +100,7 @@ def count_changed(run: Run, base: Run, reader: Reader) -> ChangedAnswers:
     if not known:
         raise NotPaired("no answers to the same questions")
     questions = sorted(known)
-    pairs = with_functions(
-        questions, [(outcomes[question], of_base[question]) for question in questions]
-    )
+    pairs = with_functions(questions, [(outcomes[question], of_base[question]) for question in questions])
     return ChangedAnswers(
         tuple(own[question]["text"] != other[question]["text"] for question in questions),
         tuple(outcome.cluster for outcome, _ in pairs),

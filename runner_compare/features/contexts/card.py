@@ -9,12 +9,7 @@ from typing import Any
 
 from runner_base import Likelihood
 from runner_compare.features.contexts.render import context_sentence
-from runner_compare.statistics.contexts import (
-    CONTEXTS_TITLE,
-    context_figures,
-    context_series,
-    context_table,
-)
+from runner_compare.statistics.contexts import CONTEXTS_TITLE, context_figures, context_series, context_table
 from runner_compare.statistics.likelihoods import figures
 from runner_compare.statistics.positions import (
     POSITIONS_TITLE,
@@ -45,10 +40,7 @@ def of_texts(parts: Sequence[Likelihood], family_by_unit: Mapping[int, str | Non
         context_figures(parts, family_by_unit),
         position_figures(parts, family_by_unit),
     )
-    tables = {
-        CONTEXTS_TITLE: context_table(by_context),
-        POSITIONS_TITLE: position_table(by_position),
-    }
+    tables = {CONTEXTS_TITLE: context_table(by_context), POSITIONS_TITLE: position_table(by_position)}
     sentence = context_sentence(by_context)
     return OfTexts(
         figures(parts, family_by_unit) | by_context | by_position,

@@ -54,11 +54,7 @@ class Contexts(Section):
 
     def tables(self, table: Table) -> dict[str, list[Column]]:
         """Return the table of contexts: a line for each of a row's."""
-        lines = [
-            (at, length)
-            for at, row in enumerate(table.rows)
-            for length in contexts_of(row.run.metrics)
-        ]
+        lines = [(at, length) for at, row in enumerate(table.rows) for length in contexts_of(row.run.metrics)]
         if not lines:
             return {}
         named = naming_at(table, [at for at, _ in lines])
@@ -71,9 +67,7 @@ class Contexts(Section):
                 named.append(Column(head, cells, use=Use.result))
         effects = table.of(ContextsOfTable).effects
         if effects:
-            shifts = [
-                _shift(effects.get((table.rows[at].run.run_id, length))) for at, length in lines
-            ]
+            shifts = [_shift(effects.get((table.rows[at].run.run_id, length))) for at, length in lines]
             named.append(Column("loss against\nthe baseline", shifts, use=Use.result))
         return {TITLE: named}
 
@@ -89,11 +83,15 @@ class Contexts(Section):
     def row_record(self, table: Table, row: TableRow) -> dict[str, Any]:
         """Return a row's differences to its baseline by context."""
         records = [
-            {"context": length, "loss_difference": -effect.value, "loss_difference_low": -effect.high,
-             "loss_difference_high": -effect.low}
+            {
+                "context": length,
+                "loss_difference": -effect.value,
+                "loss_difference_low": -effect.high,
+                "loss_difference_high": -effect.low,
+            }
             for (run_id, length), effect in table.of(ContextsOfTable).effects.items()
             if run_id == row.run.run_id
-        ]  # fmt: skip
+        ]
         return {"contexts": records} if records else {}
 
     def sheet(self, table: Table, row: TableRow) -> dict[str, Any]:
@@ -122,9 +120,7 @@ def _against_baseline(run: Run, base: Run, reader: Reader) -> dict[tuple[str, in
             continue
         check_pairs(own_texts, others, Asked(keys=("task.contexts",)))
         clusters = text_clusters(own_texts, others, cluster_field(run, base))
-        sides = [
-            units([score.likelihood for score in side.values()]) for side in (own_texts, others)
-        ]
+        sides = [units([score.likelihood for score in side.values()]) for side in (own_texts, others)]
         if clusters is not None:
             sides = [by_family(side, clusters) for side in sides]
         if len(sides[0]) >= MIN_TEXTS:
@@ -146,9 +142,7 @@ def _cell(run: Run, key: str, form: str, length: int) -> str:
 def _shift(effect: Effect | None) -> str:
     if effect is None:
         return ABSENT
-    value, low, high = (
-        f"{-nats:+.4f}".replace("-", "−") for nats in (effect.value, effect.high, effect.low)
-    )
+    value, low, high = (f"{-nats:+.4f}".replace("-", "−") for nats in (effect.value, effect.high, effect.low))
     return f"{value} [{low}, {high}]"
 
 

@@ -62,15 +62,8 @@ def _how_many(decision: Decision) -> str:
     """Return how many answers of each side were cut off: `12 of 200 here, 3 of 200 in the
     baseline`."""
     each = decision.counts.get("samples") or 1
-    sides = zip(
-        decision.cut_off,
-        (decision.n, decision.baseline_n),
-        ("here", "in the baseline"),
-        strict=True,
-    )
-    return ", ".join(
-        f"{cut:,} of {counted(n * each, 'answer')} {where}" for cut, n, where in sides if cut
-    )
+    sides = zip(decision.cut_off, (decision.n, decision.baseline_n), ("here", "in the baseline"), strict=True)
+    return ", ".join(f"{cut:,} of {counted(n * each, 'answer')} {where}" for cut, n, where in sides if cut)
 
 
 def _from_to(decision: Decision) -> str:
@@ -105,11 +98,7 @@ def ends_record(decision: Decision) -> dict[str, Any]:
 
 
 def _end_record(decision: Decision) -> dict[str, Any]:
-    ends = {
-        "difference": decision.value,
-        "difference_low": decision.low,
-        "difference_high": decision.high,
-    }
+    ends = {"difference": decision.value, "difference_low": decision.low, "difference_high": decision.high}
     return ends | {
         "p": decision.p,
         "p_holm": decision.p_holm,
@@ -121,11 +110,7 @@ def _end_record(decision: Decision) -> dict[str, Any]:
 def flat_ends(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return both ends of a comparison for a sheet: `difference_at_worst` beside `difference`, and
     so on."""
-    flat = {
-        f"without_limit_{key}": value
-        for key, value in record.items()
-        if not isinstance(value, dict)
-    }
+    flat = {f"without_limit_{key}": value for key, value in record.items() if not isinstance(value, dict)}
     return flat | {
         f"{key}_{end}": value for end in ENDS if end in record for key, value in record[end].items()
     }

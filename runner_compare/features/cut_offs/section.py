@@ -26,9 +26,7 @@ class CutOffs(Section):
         if not any(row.run.bounds for row in table.rows):
             return {}
         return {
-            Slot.accuracy: [
-                Column("accuracy\nwithout limit", list(map(bounds_of, table.rows)), drop_order=1)
-            ]
+            Slot.accuracy: [Column("accuracy\nwithout limit", list(map(bounds_of, table.rows)), drop_order=1)]
         }
 
     def sentences(self, table: Table) -> list[str]:

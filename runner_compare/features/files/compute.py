@@ -21,13 +21,7 @@ from runner_compare.reader import Reader
 MODEL_SHA256 = "model_sha256"
 # keys of how a file is loaded and read
 WAYS = ("model.", "quantization.", "lora.", "rope.", "generation.kv_cache")
-NOT_WAYS = (
-    "model.name",
-    "model.revision",
-    "model.cache_dir",
-    "model.threads",
-    "model.check_memory",
-)
+NOT_WAYS = ("model.name", "model.revision", "model.cache_dir", "model.threads", "model.check_memory")
 
 Identity = tuple[object, ...]  # what the jobs of one model file share (`identity_of`)
 JobsOfFiles = Mapping[Identity, Mapping[Kind, Run]]
@@ -47,23 +41,14 @@ def file_table(
     names = _names(of_files, reader.key_rules)
     tables, rows = _compared(of_files, reference, dict(margins or {}), reader)
     files = [
-        FileRow(
-            names[key], {kind: rows[run.run_id] for kind, run in members.items()}, key == reference
-        )
+        FileRow(names[key], {kind: rows[run.run_id] for kind, run in members.items()}, key == reference)
         for key, members in of_files.items()
     ]
     kls = {file.name: file.metric(KL, Kind.likelihood) for file in files}
     files.sort(
-        key=lambda file: (
-            not file.is_reference,
-            kls[file.name] is None,
-            kls[file.name] or 0.0,
-            file.name,
-        )
+        key=lambda file: (not file.is_reference, kls[file.name] is None, kls[file.name] or 0.0, file.name)
     )
-    table = FileTable(
-        files, tables, tolerance=tolerance, margin=(margins or {}).get("log_likelihood")
-    )
+    table = FileTable(files, tables, tolerance=tolerance, margin=(margins or {}).get("log_likelihood"))
     rank_files(table, reader)
     return table
 
@@ -80,9 +65,7 @@ def _jobs_of_files(runs: Sequence[Run], rules: KeyRules) -> JobsOfFiles:
             raise ConfigError(_two_jobs(run, members[kind], kind, rules))
         members[kind] = run
     if len(of_files) < 2:
-        raise ConfigError(
-            "--files: the runs are of fewer than two model files: there is nothing to compare"
-        )
+        raise ConfigError("--files: the runs are of fewer than two model files: there is nothing to compare")
     return of_files
 
 
@@ -115,11 +98,7 @@ def kind_of(run: Run) -> Kind | None:
 
 def identity_of(run: Run) -> Identity:
     """Return what jobs of one model file share: its content, and how it is loaded and read."""
-    ways = {
-        key: value
-        for key, value in run.params.items()
-        if key.startswith(WAYS) and key not in NOT_WAYS
-    }
+    ways = {key: value for key, value in run.params.items() if key.startswith(WAYS) and key not in NOT_WAYS}
     return run.facts.get(MODEL_SHA256) or run.params.get("model.name", ""), *sorted(ways.items())
 
 
@@ -128,12 +107,8 @@ def _names(of_files: JobsOfFiles, rules: KeyRules) -> dict[Identity, str]:
     another of that path."""
     firsts = {key: next(iter(members.values())) for key, members in of_files.items()}
     folder = shared_folder(run.params.get("model.name", "") for run in firsts.values())
-    names = {
-        key: run.params.get("model.name", "").removeprefix(folder) for key, run in firsts.items()
-    }
-    for name in [
-        name for name in dict.fromkeys(names.values()) if [*names.values()].count(name) > 1
-    ]:
+    names = {key: run.params.get("model.name", "").removeprefix(folder) for key, run in firsts.items()}
+    for name in [name for name in dict.fromkeys(names.values()) if [*names.values()].count(name) > 1]:
         same = [key for key in names if names[key] == name]
         differing = [
             key
@@ -141,9 +116,7 @@ def _names(of_files: JobsOfFiles, rules: KeyRules) -> dict[Identity, str]:
             if key.startswith(WAYS)
         ]
         for key in same:
-            settings = [
-                f"{way.removesuffix('.name')}={firsts[key].params.get(way)}" for way in differing
-            ]
+            settings = [f"{way.removesuffix('.name')}={firsts[key].params.get(way)}" for way in differing]
             names[key] = " ".join([name, *(settings or [f"({str(key[0])[:8]})"])])
     return names
 
@@ -155,31 +128,23 @@ def _reference(of_files: JobsOfFiles, runs: list[Run], baseline: str) -> Identit
     if baseline:
         wanted = parse_pairs(baseline, runs, "--baseline")
         found = [
-            key
-            for key, members in of_files.items()
-            if any(matches(run, wanted) for run in members.values())
+            key for key, members in of_files.items() if any(matches(run, wanted) for run in members.values())
         ]
         if len(found) != 1:
             raise ConfigError(f"--baseline {baseline}: {len(found)} model files match: {fix}")
         return found[0]
     likely = {
-        key: members[Kind.likelihood]
-        for key, members in of_files.items()
-        if Kind.likelihood in members
+        key: members[Kind.likelihood] for key, members in of_files.items() if Kind.likelihood in members
     }
     found = [key for key, run in likely.items() if KL not in run.metrics]
     if len(found) != 1:
-        raise ConfigError(
-            f"--files: {len(found)} of {len(likely)} likelihood jobs have no reference: {fix}"
-        )
+        raise ConfigError(f"--files: {len(found)} of {len(likely)} likelihood jobs have no reference: {fix}")
     ids = {
-        run.facts.get("reference", "").rpartition(" · ")[2]
-        for run in likely.values()
-        if KL in run.metrics
+        run.facts.get("reference", "").rpartition(" · ")[2] for run in likely.values() if KL in run.metrics
     }
-    others = {
-        identifier for identifier in ids if re.fullmatch(r"likelihood-[0-9a-f]{12}", identifier)
-    } - {likely[found[0]].job_id}
+    others = {identifier for identifier in ids if re.fullmatch(r"likelihood-[0-9a-f]{12}", identifier)} - {
+        likely[found[0]].job_id
+    }
     if others:
         raise ConfigError(
             f"--files: KL was measured to other references, too: {few(sorted(others))}. Choose with --grid or --where"

@@ -34,14 +34,10 @@ def kl_over_size(table: FileTable) -> Figure:
     points = []
     for file in table.files:
         kl, low, high = (file.metric(f"{KL}{end}", Kind.likelihood) for end in ENDS)
-        size = next(
-            (file.metric("file_mib", kind) for kind in Kind if file.metric("file_mib", kind)), None
-        )
+        size = next((file.metric("file_mib", kind) for kind in Kind if file.metric("file_mib", kind)), None)
         if file.is_reference or not kl or not size:
             continue
         colour = FRONT if file.on_front else MUTED
-        points.append(
-            KlPoint(literal(file.name), size, kl, low, high, colour, is_filled=bool(file.on_front))
-        )
+        points.append(KlPoint(literal(file.name), size, kl, low, high, colour, is_filled=bool(file.on_front)))
     separate(figure, [draw_points(pane, points, "file, MiB")])
     return figure

@@ -25,9 +25,7 @@ from runner_compare.ways.likelihoods import sums_by_cluster, text_clusters
 
 KL = "kl_nats_per_token"
 SPEED_AT = re.compile(r"decode_tok_per_s/batch_(\d+)_")
-UNSEEN = (
-    1.25  # times a file's largest KL over a text: its KL over one more text, which nobody has drawn
-)
+UNSEEN = 1.25  # times a file's largest KL over a text: its KL over one more text, which nobody has drawn
 # axes of the front besides KL, and by how much noise moves them
 SIZES = {"file_mib": 0.0, "model_mib": MEMORY_TOLERANCE}
 
@@ -73,8 +71,7 @@ class FileTable:
     def kind_of(self, metric: str) -> Kind | None:
         """Return the first kind of job that has measured something."""
         return next(
-            (kind for kind in Kind if any(metric in row.run.metrics for row in self._rows(kind))),
-            None,
+            (kind for kind in Kind if any(metric in row.run.metrics for row in self._rows(kind))), None
         )
 
     def speeds(self) -> dict[int, str]:
@@ -120,9 +117,7 @@ def rank_files(table: FileTable, reader: Reader) -> None:
         better = sum((other, index) in closer for other in ranked)
         worse = sum((index, other) in closer for other in ranked)
         files[index].kl_rank = 1 + better, len(ranked) - worse
-        files[index].closer_than = [
-            files[other].name for other in ranked if (index, other) in closer
-        ]
+        files[index].closer_than = [files[other].name for other in ranked if (index, other) in closer]
     as_close = as_close_pairs(kls, sizes, table.margin) if table.margin is not None else set()
     _mark_front(table, files, closer, as_close)
 
@@ -222,10 +217,7 @@ def _axes(table: FileTable) -> list[Axis]:
 
 
 def _mark_front(
-    table: FileTable,
-    files: list[FileRow],
-    closer: set[tuple[int, int]],
-    as_close: set[tuple[int, int]],
+    table: FileTable, files: list[FileRow], closer: set[tuple[int, int]], as_close: set[tuple[int, int]]
 ) -> None:
     """Mark the files that no other one dominates: with no more bytes, memory (and time), and a KL
     shown to be lower.
@@ -247,9 +239,7 @@ def _mark_front(
         is_smaller_or_faster = max(gains, default=0.0) > 0
         return (first, second) in closer or ((first, second) in as_close and is_smaller_or_faster)
 
-    dominators = [
-        [at for at, other in enumerate(known) if dominates(other, index)] for index in known
-    ]
+    dominators = [[at for at, other in enumerate(known) if dominates(other, index)] for index in known]
     for index, of_front in zip(known, dominators_among_front(dominators), strict=True):
         files[index].dominated_by = [files[known[at]].name for at in of_front]
         files[index].on_front = not of_front

@@ -61,9 +61,7 @@ def file_columns(table: FileTable) -> list[Column]:
         columns.append(Column("KL\nrank", [_rank(file) for file in files], use=Use.verdict))
         columns.append(_measured(AGREES, files, 4))
     if any(Kind.accuracy in file.rows for file in files):
-        columns.append(
-            Column("accuracy", _of_rows(files, Kind.accuracy, accuracy_of), use=Use.result)
-        )
+        columns.append(Column("accuracy", _of_rows(files, Kind.accuracy, accuracy_of), use=Use.result))
     if Kind.accuracy in table.tables:
         columns.append(
             Column(
@@ -75,9 +73,7 @@ def file_columns(table: FileTable) -> list[Column]:
         columns += margin_column([file.rows.get(Kind.accuracy) for file in files])
     if any(file.on_front is not None for file in files):
         head = f"{axes_words(table)}\nand KL"
-        columns.append(
-            Column(head, [MARKS[file.on_front] for file in files], False, use=Use.verdict)
-        )
+        columns.append(Column(head, [MARKS[file.on_front] for file in files], False, use=Use.verdict))
     return columns
 
 
@@ -121,9 +117,7 @@ def file_legend(table: FileTable) -> str:
     )
     speed = "" if table.tolerance is not None or not table.speeds() else f" {NO_SPEED}."
     counted = (
-        ""
-        if table.tolerance is None
-        else f" Speeds count if they differ by more than {table.tolerance:.3g}."
+        "" if table.tolerance is None else f" Speeds count if they differ by more than {table.tolerance:.3g}."
     )
     return f"{LEGEND}{less}.{counted}{speed}"
 
@@ -138,17 +132,14 @@ def file_records(table: FileTable) -> list[dict[str, Any]]:
             "is_reference": file.is_reference,
             "jobs": {str(kind): row.run.job_id for kind, row in file.rows.items()},
             "costs": {
-                name: None if kind is None else file.metric(name, kind)
-                for name, kind in kinds.items()
+                name: None if kind is None else file.metric(name, kind) for name, kind in kinds.items()
             },
             "decode_tok_per_s": {
                 str(rows): file.metric(name, Kind.speed) for rows, name in table.speeds().items()
             },
             "accuracy": file.metric("accuracy", Kind.accuracy),
             **{
-                f"{name}{end}": file.metric(f"{name}{end}", Kind.likelihood)
-                for name in (KL,)
-                for end in ENDS
+                f"{name}{end}": file.metric(f"{name}{end}", Kind.likelihood) for name in (KL,) for end in ENDS
             },
             "comparison": _record(file, Kind.accuracy, "comparison"),
             "shift": _record(file, Kind.likelihood, "shift"),
@@ -171,9 +162,7 @@ def _front_sentences(table: FileTable) -> list[str]:
     if not front:
         return []
     lines = [f"on the front of {axes_words(table)} and KL: {few(front, 12)}"]
-    beaten = [
-        f"{file.name} by {few(file.dominated_by, 3)}" for file in table.files if file.dominated_by
-    ]
+    beaten = [f"{file.name} by {few(file.dominated_by, 3)}" for file in table.files if file.dominated_by]
     return lines + ([f"dominated: {'; '.join(beaten)}"] if beaten else [])
 
 
@@ -191,9 +180,7 @@ def tied_groups(table: FileTable) -> list[list[str]]:
             continue
         group = [*pair]
         for name in names:
-            if name not in group and not any(
-                frozenset((name, other)) in told_apart for other in group
-            ):
+            if name not in group and not any(frozenset((name, other)) in told_apart for other in group):
                 group.append(name)
         groups.append(sorted(group, key=names.index))
     return groups
@@ -225,7 +212,5 @@ def _difference(row: TableRow) -> str:
 
 
 def _measured(metric: str, files: list[FileRow], drop_order: int = 0) -> Column:
-    runs = [
-        file.rows[Kind.likelihood].run if Kind.likelihood in file.rows else None for file in files
-    ]
+    runs = [file.rows[Kind.likelihood].run if Kind.likelihood in file.rows else None for file in files]
     return measured(metric, runs, drop_order)

@@ -60,11 +60,7 @@ def flips_of(table: Table, reader: Reader) -> list[Flips]:
     flipped = [row for row, counts in effects if counts.get("wins") or counts.get("losses")]
     # whose answers are those of several jobs
     flipped = [row for row in flipped if not row.run.over_seeds][:PAIRS]
-    return [
-        find_flips(row.run, row.baseline.run, reader, FLIPS_A_PAIR)
-        for row in flipped
-        if row.baseline
-    ]
+    return [find_flips(row.run, row.baseline.run, reader, FLIPS_A_PAIR) for row in flipped if row.baseline]
 
 
 def verdict(side: dict[str, str]) -> str:
@@ -93,10 +89,7 @@ def print_flips(table: Table, out: TextIO) -> None:
 
     def styled(*parts: str | tuple[str, str]) -> Text:
         return Text.assemble(
-            *(
-                (plain(part[0]), part[1]) if isinstance(part, tuple) else plain(part)
-                for part in parts
-            )
+            *((plain(part[0]), part[1]) if isinstance(part, tuple) else plain(part) for part in parts)
         )
 
     terminal = console(out, width_elsewhere=120)
@@ -107,17 +100,11 @@ def print_flips(table: Table, out: TextIO) -> None:
             mark, style = ("won", "green") if flip.won else ("lost", "red")
             gold = (f"gold {flip.gold}", "bold")
             terminal.print(
-                styled(
-                    "\n", (mark, style), (f" #{flip.index} ", "bold"), f"{flip.question}  ", gold
-                )
+                styled("\n", (mark, style), (f" #{flip.index} ", "bold"), f"{flip.question}  ", gold)
             )
-            grid = rich_table(
-                "SIMPLE", show_edge=False, padding=(0, 1, 0, 0), expand=True, header_style=""
-            )
+            grid = rich_table("SIMPLE", show_edge=False, padding=(0, 1, 0, 0), expand=True, header_style="")
             for name, side in ((base_name, flip.theirs), (own_name, flip.ours)):
-                grid.add_column(
-                    styled((name, "bold"), f"  {verdict(side)}"), ratio=1, overflow="fold"
-                )
+                grid.add_column(styled((name, "bold"), f"  {verdict(side)}"), ratio=1, overflow="fold")
             grid.add_row(flip.theirs["text"], flip.ours["text"])
             terminal.print(grid)
         terminal.print()
@@ -141,9 +128,7 @@ def write_markdown(table: Table, out: TextIO) -> None:
 def write_page_part(flips: Flips, table: Table, is_open: bool, out: TextIO) -> None:
     """Write the flips of one pair of runs as HTML."""
     open_word = " open" if is_open else ""
-    out.write(
-        f"<details{open_word}><summary>Flips: {escape(flips_headline(flips, table))}</summary>\n"
-    )
+    out.write(f"<details{open_word}><summary>Flips: {escape(flips_headline(flips, table))}</summary>\n")
     own_name, base_name = flips_names(flips, table)
     for flip in flips.questions:
         mark, style = ("won", "better") if flip.won else ("lost", "worse")
@@ -178,10 +163,7 @@ def find_flips(run: Run, base: Run, reader: Reader, most: int | None = None) -> 
         if answer.solved and not base_answers[question].solved
     )
     shown = lost[:most] + won[:most]
-    shown_answers, shown_base_answers = (
-        reader.words(run, set(shown)),
-        reader.words(base, set(shown)),
-    )
+    shown_answers, shown_base_answers = (reader.words(run, set(shown)), reader.words(base, set(shown)))
     questions = [
         Flip(
             question[0],
@@ -193,8 +175,6 @@ def find_flips(run: Run, base: Run, reader: Reader, most: int | None = None) -> 
         )
         for question in shown
     ]
-    both_right = sum(
-        answer.solved and base_answers[question].solved for question, answer in answers.items()
-    )
+    both_right = sum(answer.solved and base_answers[question].solved for question, answer in answers.items())
     both_wrong = len(answers) - both_right - len(won) - len(lost)
     return Flips(run.job_id, base.job_id, len(won), len(lost), both_right, both_wrong, questions)

@@ -52,11 +52,7 @@ class PairsOfRuns:
             return self._as_compared(run, other)
         (correct, n), (their_correct, their_n) = run.score or (0, 1), other.score or (0, 1)
         run_answers, other_answers = self._read(run), self._read(other)
-        if (
-            run_answers is None
-            or other_answers is None
-            or run_answers.questions != other_answers.questions
-        ):
+        if run_answers is None or other_answers is None or run_answers.questions != other_answers.questions:
             return _unpaired((correct, n), run.bounds, (their_correct, their_n), other.bounds)
         counted, low, high = (
             _paired(run_answers.won(other_answers, end), other_answers.won(run_answers, -end), n)
@@ -77,10 +73,7 @@ class PairsOfRuns:
         if self.reader is None:
             return None
         try:
-            sides = [
-                self._answers.get(run.run_id) or self.reader.of_baseline(run)
-                for run in (first, second)
-            ]
+            sides = [self._answers.get(run.run_id) or self.reader.of_baseline(run) for run in (first, second)]
             return compare_answers(first, second, (sides[0], sides[1]), self.reader, self.asked)
         except NotPaired:
             return None

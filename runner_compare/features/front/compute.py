@@ -87,8 +87,7 @@ def mark_front(
     if len(rows) < FEWEST_ROWS:
         return
     panels = [
-        [row for row in rows if row.panel == panel]
-        for panel in dict.fromkeys(row.panel for row in rows)
+        [row for row in rows if row.panel == panel] for panel in dict.fromkeys(row.panel for row in rows)
     ]
     front = table.of(Front)
     front.pairs = sum(math.comb(len(members), 2) for members in panels)
@@ -113,9 +112,7 @@ def mark_front(
 
 def _choose_axes(front: Front, runs: Sequence[Run], is_noise_given: bool) -> None:
     """Set the axes: what all runs have measured, and whose noise is known."""
-    lacking = {
-        axis: [run.job_id for run in runs if not run.metrics.get(axis, 0.0) > 0] for axis in FRONT
-    }
+    lacking = {axis: [run.job_id for run in runs if not run.metrics.get(axis, 0.0) > 0] for axis in FRONT}
     measured = [axis for axis in FRONT if not lacking[axis]]
     if measured and lacking[MEMORY]:
         front.lacking[MEMORY] = lacking[MEMORY]
@@ -197,9 +194,7 @@ class Dominance:
             if not relations[-1].is_as_good:
                 return False
         accuracy = self.accuracy(row, other)
-        return accuracy.is_as_good and any(
-            relation.is_better for relation in (*relations, accuracy)
-        )
+        return accuracy.is_as_good and any(relation.is_better for relation in (*relations, accuracy))
 
     def better_in(self, row: TableRow, other: TableRow) -> list[str]:
         """Return the axes in which a dominating row is better than the dominated one."""
@@ -250,20 +245,14 @@ class Dominance:
         else:
             is_better = effect.value > 0 and effect.p * self.pairs < self.level
             is_worse = effect.value < 0 and effect.p < ALPHA
-            is_within = (
-                effect.value > -margin and not is_worse and test.p_at(-margin) * self.pairs < ALPHA
-            )
+            is_within = effect.value > -margin and not is_worse and test.p_at(-margin) * self.pairs < ALPHA
         return Relation(is_better, is_better or (is_within and not is_worse), compared.effect.value)
 
 
 def _mark(rows: list[TableRow], dominance: Dominance) -> None:
     """Mark the rows of one set of questions."""
     dominators = [
-        [
-            index
-            for index, rival in enumerate(rows)
-            if rival is not row and dominance.dominates(rival, row)
-        ]
+        [index for index, rival in enumerate(rows) if rival is not row and dominance.dominates(rival, row)]
         for row in rows
     ]
     for index, dominators_on_front in enumerate(dominators_among_front(dominators)):
@@ -272,9 +261,7 @@ def _mark(rows: list[TableRow], dominance: Dominance) -> None:
             strongest = max(dominators_on_front, key=lambda number: _accuracy(rows[number]))
             rows[index].dominated_by = rows[strongest].run.job_id
             rows[index].dominated_in = dominance.better_in(rows[strongest], rows[index])
-            rows[index].accuracy_behind = dominance.accuracy(
-                rows[strongest], rows[index]
-            ).difference
+            rows[index].accuracy_behind = dominance.accuracy(rows[strongest], rows[index]).difference
 
 
 def dominators_among_front(dominators: list[list[int]]) -> list[list[int]]:
@@ -287,9 +274,7 @@ def dominators_among_front(dominators: list[list[int]]) -> list[list[int]]:
     found: list[list[int]] = [[] for _ in dominators]
     remaining = set(range(len(dominators)))
     while remaining:
-        front = {
-            index for index in remaining if remaining.isdisjoint(dominators[index])
-        } or remaining
+        front = {index for index in remaining if remaining.isdisjoint(dominators[index])} or remaining
         remaining = remaining - front
         for index in remaining:
             found[index] = [dominator for dominator in dominators[index] if dominator in front]
@@ -309,11 +294,7 @@ def _leave_out(rows: list[TableRow]) -> None:
         row.off_front = None if beside == EXCLUSIVE else f"measured {beside}"
     alone = sorted((row for row in rows if not row.off_front), key=lambda row: not row.is_baseline)
     machines = [machine_of(row.run) for row in alone]
-    usual = (
-        machines[0]
-        if alone and alone[0].is_baseline
-        else max(machines, key=machines.count, default="")
-    )
+    usual = machines[0] if alone and alone[0].is_baseline else max(machines, key=machines.count, default="")
     for row, machine in zip(alone, machines, strict=True):
         if machine != usual:
             row.off_front = f"measured on another machine: {machine}"

@@ -70,19 +70,11 @@ def front_rule(table: Table) -> str:
     """Return the rule by which a row is dominated."""
     front = table.of(Front)
     shown = [f"as accurate within {100 * front.margins['accuracy']:g} points"]
-    exact = [
-        axis for axis in front.axes if axis not in front.margins or "given" in front.noise[axis]
-    ]
+    exact = [axis for axis in front.axes if axis not in front.margins or "given" in front.noise[axis]]
     shown += [
-        f"{AS_GOOD[axis]} within {100 * front.margins[axis]:g} %"
-        for axis in front.axes
-        if axis not in exact
+        f"{AS_GOOD[axis]} within {100 * front.margins[axis]:g} %" for axis in front.axes if axis not in exact
     ]
-    measured = (
-        f", is not worse beyond noise in {' and '.join(AXES[axis] for axis in exact)}"
-        if exact
-        else ""
-    )
+    measured = f", is not worse beyond noise in {' and '.join(AXES[axis] for axis in exact)}" if exact else ""
     noise = [f"{noise_words} in {AXES[axis]} ({axis})" for axis, noise_words in front.noise.items()]
     pairs = f"{front.pairs} pair{'s' * (front.pairs != 1)}"
     somewhere = " or ".join(AXES[axis] for axis in front.axes)

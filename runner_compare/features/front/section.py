@@ -4,12 +4,7 @@ from __future__ import annotations
 
 from runner_base import Column, Use
 from runner_compare.features.front.compute import Front
-from runner_compare.features.front.render import (
-    dominated,
-    front_rule,
-    front_sentences,
-    left_out_axes,
-)
+from runner_compare.features.front.render import dominated, front_rule, front_sentences, left_out_axes
 from runner_compare.model.data import Table, TableRow
 from runner_compare.reader import Reader
 from runner_compare.section import Section, Slot

@@ -30,19 +30,49 @@ AT_MOST = "_at_most"  # of a figure that is a lower bound: the upper one
 SHARES = KL_SHARES | DELTA_P_SHARES
 # besides percentiles, the metrics whose interval is over texts: more runs of a job add nothing
 OVER_TEXTS = {
-    *LOG_LIKELIHOODS.values(), LOSS, KL, "bits_per_token", "bits_per_byte", "perplexity", "rank_1_share",
-    "top_1_agreement", "delta_p_mean", "delta_p_rms", "ln_ppl_ratio",
-}  # fmt: skip
+    *LOG_LIKELIHOODS.values(),
+    LOSS,
+    KL,
+    "bits_per_token",
+    "bits_per_byte",
+    "perplexity",
+    "rank_1_share",
+    "top_1_agreement",
+    "delta_p_mean",
+    "delta_p_rms",
+    "ln_ppl_ratio",
+}
 # sizes that the system reports, which differ from process to process; all others follow from the
 # model and the texts
 REPORTED = re.compile(r"rss|pss|anon|cuda|gpu|baseline|mapped_files|held")
 PREDICTED = re.compile(r"predicted_|.*_p$")  # the result of a formula, or of a test
 OF_THE_MODEL = {
-    "answers_each", "balance", "base_loads", "double_bos", "files", "lora_delta_norm", "lora_modules",
-    "lora_parameters", "lora_rank", "made_for_positions", "max_positions", "num_parts", "parameters", "problems",
-    "processes", "quantized_modules", "repeats", "rope_pairs", "rope_pairs_patched", "samples_per_question", "tensors",
-    "total_params", "unquantized_linears", "vocab_size", "written_parts",
-}  # fmt: skip
+    "answers_each",
+    "balance",
+    "base_loads",
+    "double_bos",
+    "files",
+    "lora_delta_norm",
+    "lora_modules",
+    "lora_parameters",
+    "lora_rank",
+    "made_for_positions",
+    "max_positions",
+    "num_parts",
+    "parameters",
+    "problems",
+    "processes",
+    "quantized_modules",
+    "repeats",
+    "rope_pairs",
+    "rope_pairs_patched",
+    "samples_per_question",
+    "tensors",
+    "total_params",
+    "unquantized_linears",
+    "vocab_size",
+    "written_parts",
+}
 
 
 @dataclass(frozen=True)
@@ -122,10 +152,7 @@ def _recorded(metrics: Mapping[str, float], name: str, of: str) -> tuple[float, 
 
 def _is_an_end(metrics: Mapping[str, float], name: str, of: str) -> bool:
     """Whether a metric is itself the end of a recorded interval."""
-    return any(
-        name.endswith(end) and f"{name.removesuffix(end)}{of}" in metrics
-        for end in ("_low", "_high")
-    )
+    return any(name.endswith(end) and f"{name.removesuffix(end)}{of}" in metrics for end in ("_low", "_high"))
 
 
 def _over_runs(run: Run, key: str, value: float, reader: Reader | None) -> Known:
@@ -135,9 +162,7 @@ def _over_runs(run: Run, key: str, value: float, reader: Reader | None) -> Known
     ends = median_interval(values)
     if ends is None:
         has = counted(max(1, len(values)), "run")
-        return Known(
-            value, None, None, f"{has}, of {fewest_with_interval()} there is one: {ALONE_KEYS}"
-        )
+        return Known(value, None, None, f"{has}, of {fewest_with_interval()} there is one: {ALONE_KEYS}")
     return Known(median(values), *ends)
 
 

@@ -123,9 +123,7 @@ def _with_unit(term: Term, runs: Sequence[Run]) -> Term:
         return term
     name, _, category = term.key.partition("/")
     key = f"{name}_{match[2]}" + (f"/{category}" if category else "")
-    return (
-        replace(term, key=key, value=match[1]) if any(key in run.metrics for run in runs) else term
-    )
+    return replace(term, key=key, value=match[1]) if any(key in run.metrics for run in runs) else term
 
 
 def _check_unit(term: Term, where: str, runs: Sequence[Run]) -> None:
@@ -142,9 +140,7 @@ def _check_unit(term: Term, where: str, runs: Sequence[Run]) -> None:
     value = given[1] if given else term.value
     wrong = f"is in {unit}, not in {given[2]}" if given else "needs its unit"
     written = (
-        f"{term.key}{term.sign}{value}{unit}"
-        if unit.isalpha()
-        else f"{name}{units[0]}{of}{term.sign}{value}"
+        f"{term.key}{term.sign}{value}{unit}" if unit.isalpha() else f"{name}{units[0]}{of}{term.sign}{value}"
     )
     raise ConfigError(f"{where}: {term.key} {wrong}: {written}")
 
@@ -166,9 +162,7 @@ def _checked(term: Term, runs: Sequence[Run]) -> Term:
     _check_unit(term, where, runs)
     metrics = sorted({name for run in runs for name in run.metrics if "/" not in name})
     if term.key not in set().union(*(run.metrics for run in runs)):
-        raise ConfigError(
-            f"{where}: {unknown('metric', term.key, ['margin', 'finding', *metrics])}"
-        )
+        raise ConfigError(f"{where}: {unknown('metric', term.key, ['margin', 'finding', *metrics])}")
     if term.sign not in COMPARISONS:
         raise ConfigError(f"{where}: a metric is compared with < <= > or >=")
     try:
@@ -215,9 +209,7 @@ def check(
 ) -> list[Requirement]:
     """Check each row that is no baseline. Return one requirement for each job without a result,
     none of which is met; ConfigError if there is nothing to check."""
-    of_tables = {
-        effect.measure for table in tables for row in table.settings for effect in row.effects
-    }
+    of_tables = {effect.measure for table in tables for row in table.settings for effect in row.effects}
     for table in tables:
         table.of(Requirements).of_rows = [
             _outcome(term, row, table, reader)
@@ -228,12 +220,8 @@ def check(
     if not terms:
         return []
     if not missing and not any(table.of(Requirements).of_rows for table in tables):
-        raise ConfigError(
-            f"{OPTION}: there is no row to check: every run that was chosen is a baseline"
-        )
-    return [
-        Requirement(HAS_RESULT, job.job_id, False, f"{job.name}: {job.state}") for job in missing
-    ]
+        raise ConfigError(f"{OPTION}: there is no row to check: every run that was chosen is a baseline")
+    return [Requirement(HAS_RESULT, job.job_id, False, f"{job.name}: {job.state}") for job in missing]
 
 
 def checked(comparison: Comparison) -> list[Requirement]:
@@ -271,11 +259,7 @@ def _outcome(term: Term, row: TableRow, table: Table, reader: Reader | None) -> 
 
 
 def _about_margin(term: Term, row: TableRow) -> tuple[bool, str]:
-    of = [
-        effect
-        for effect in row.effects
-        if (RATIOS if effect.is_ratio else effect.measure) in term.margins
-    ]
+    of = [effect for effect in row.effects if (RATIOS if effect.is_ratio else effect.measure) in term.margins]
     if not of:
         return False, f"{term.text}: {_not_compared(row)}"
     worst = min(of, key=lambda effect: effect.verdict in SHOWN_GOOD)
@@ -283,10 +267,7 @@ def _about_margin(term: Term, row: TableRow) -> tuple[bool, str]:
     if worst.verdict is MarginVerdict.undecided and (why := why_undecided(worst)):
         return False, f"{named}undecided within {margin_words(worst)}: {why}"
     if worst.verdict is MarginVerdict.undecided and worst.finding is not Finding.open:
-        return (
-            False,
-            f"{named}{worst.finding}, and undecided whether by more than {margin_words(worst)}",
-        )
+        return (False, f"{named}{worst.finding}, and undecided whether by more than {margin_words(worst)}")
     if worst.verdict is MarginVerdict.undecided:
         needs = (
             f" (needs about {about_between(worst.needed, worst.needed_between)} {asked_of(worst)} in all)"
@@ -331,11 +312,7 @@ def _about_metric(term: Term, row: TableRow, reader: Reader | None) -> tuple[boo
     known = known_of(row.run, term.key, reader)
     if known is None:
         return False, f"no {term.key} was recorded, required {term.text}"
-    compare, limit, is_at_least = (
-        COMPARISONS[term.sign],
-        float(term.value),
-        term.sign.startswith(">"),
-    )
+    compare, limit, is_at_least = (COMPARISONS[term.sign], float(term.value), term.sign.startswith(">"))
     written = f"{term.key} {beside_limit(known.value, limit, number)}"
     written += " in this run" if counts_one_run(term.key) else ""
     if known.is_exact:
@@ -351,10 +328,7 @@ def _about_metric(term: Term, row: TableRow, reader: Reader | None) -> tuple[boo
     interval = f"{written} [{low}, {high}]{between}"
     if compare(end, limit):
         return True, interval
-    return (
-        False,
-        f"{interval}{', not shown' if compare(other, limit) else ''}, required {term.text}",
-    )
+    return (False, f"{interval}{', not shown' if compare(other, limit) else ''}, required {term.text}")
 
 
 SECTION = Gates()

@@ -115,9 +115,7 @@ def plan_questions(tables: Sequence[Table], aim: PlanAim) -> None:
             if row.effect is not None and _size(row.effect, aim) is not None:
                 plans.of_rows[row.run.run_id] = _plan(row, row.effect, aim)
     if not any(table.of(Plans).of_rows for table in tables):
-        raise ConfigError(
-            f"{OPTION}: no row was compared in {' or '.join(aim.margins | aim.differences)}"
-        )
+        raise ConfigError(f"{OPTION}: no row was compared in {' or '.join(aim.margins | aim.differences)}")
 
 
 def _size(decision: Decision, aim: PlanAim) -> float | None:
@@ -125,10 +123,7 @@ def _size(decision: Decision, aim: PlanAim) -> float | None:
 
 
 def _plan(row: TableRow, decision: Decision, aim: PlanAim) -> QuestionPlan:
-    size, can_plan = (
-        _size(decision, aim),
-        decision.can_plan if aim.margins else decision.can_plan_detection,
-    )
+    size, can_plan = (_size(decision, aim), decision.can_plan if aim.margins else decision.can_plan_detection)
     assert size is not None
     disagreement = _disagreement(decision)
     if not can_plan:
@@ -161,11 +156,7 @@ def further_questions(needed: int, asked: int) -> int:
 
 def _disagreement(decision: Decision) -> float | None:
     wins, losses = decision.counts.get("wins"), decision.counts.get("losses")
-    return (
-        (wins + losses) / decision.n
-        if wins is not None and losses is not None and decision.n
-        else None
-    )
+    return (wins + losses) / decision.n if wins is not None and losses is not None and decision.n else None
 
 
 def seconds_per_question(run: Run) -> float | None:
@@ -181,17 +172,10 @@ def _title(table: Table, aim: PlanAim) -> str:
     parts = []
     for measure, size in sizes.items():
         effect = next(
-            (
-                compared
-                for row in table.rows
-                if (compared := row.effect) and compared.measure == measure
-            ),
-            None,
+            (compared for row in table.rows if (compared := row.effect) and compared.measure == measure), None
         )
         if effect is not None:
-            parts.append(
-                f"{100 * size if quantity(effect) is ACCURACIES else size:g} {unit_of(effect)}"
-            )
+            parts.append(f"{100 * size if quantity(effect) is ACCURACIES else size:g} {unit_of(effect)}")
     if not parts:
         return ""
     what = "to be shown as good within" if aim.margins else "to detect a difference of"

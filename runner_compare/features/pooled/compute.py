@@ -91,11 +91,7 @@ class PooledTable:
 
 
 def pooled_tables(
-    tables: Iterable[Table],
-    weights: Weights,
-    by: Sequence[str],
-    margins: dict[str, float],
-    reader: Reader,
+    tables: Iterable[Table], weights: Weights, by: Sequence[str], margins: dict[str, float], reader: Reader
 ) -> list[PooledTable]:
     """Return a table for each unit in which a baseline was compared on several sets of
     questions."""
@@ -104,9 +100,7 @@ def pooled_tables(
         of_texts = f"nats/{table.unit}" if table.unit else None
         unit = "points" if table.scored else of_texts
         if unit is not None and table.baseline:
-            rows_by_unit.setdefault(unit, []).extend(
-                (table, row) for row in table.rows if not row.is_repeat
-            )
+            rows_by_unit.setdefault(unit, []).extend((table, row) for row in table.rows if not row.is_repeat)
     pooled = [
         _pooled_table(unit, rows, weights, by, margins, reader)
         for unit, rows in rows_by_unit.items()
@@ -114,9 +108,7 @@ def pooled_tables(
     ]
     if not pooled:
         names = {
-            name
-            for rows in rows_by_unit.values()
-            for name in set_names([set_of(*pair) for pair in rows])
+            name for rows in rows_by_unit.values() for name in set_names([set_of(*pair) for pair in rows])
         }
         found = (
             f"there is one set of questions only: {few(sorted(names), 4)}"
@@ -148,9 +140,7 @@ def set_names(sets: Sequence[QuestionSet]) -> list[str]:
         places = [position for position in places if position != 0]
     return [
         " ".join(
-            str(question_set[position])
-            for position in places or [0]
-            if question_set[position] is not None
+            str(question_set[position]) for position in places or [0] if question_set[position] is not None
         )
         for question_set in sets
     ]
@@ -186,18 +176,14 @@ def _pooled_table(
         ]
         line = _line(f"pooled-{number}", dict(zip(keys, setting, strict=True)), keys, found)
         line.note = why_not_pooled(names, found, overlaps, weights)
-        table.cells[line.run.job_id] = [
-            rows_of_set[0] if rows_of_set else None for rows_of_set in found
-        ]
+        table.cells[line.run.job_id] = [rows_of_set[0] if rows_of_set else None for rows_of_set in found]
         if line.note is None:
             effects = [row.effect for (row,) in found if row.effect is not None]
             pooled = pooled_comparison(effects, weights)
             is_empty = all(effect.no_evidence for effect in effects)
             pooled = replace(
                 pooled,
-                unplanned=effects[0].unplanned
-                if all(effect.unplanned for effect in effects)
-                else "",
+                unplanned=effects[0].unplanned if all(effect.unplanned for effect in effects) else "",
                 no_evidence=effects[0].no_evidence if is_empty else "",
                 remark=unlike(effects, names),
             )
@@ -214,9 +200,7 @@ def _pooled_table(
     return table
 
 
-def setting_keys(
-    rows: Sequence[tuple[Table, TableRow]], by: Sequence[str], rules: KeyRules
-) -> list[str]:
+def setting_keys(rows: Sequence[tuple[Table, TableRow]], by: Sequence[str], rules: KeyRules) -> list[str]:
     """Return the keys that define a setting: those of --by, or in which the runs of one set of
     questions differ.
 
@@ -231,9 +215,7 @@ def setting_keys(
     within = {key for configs in configs_by_set.values() for key in rules.differing_keys(configs)}
     configs = [row.run.params for _, row in rows]
     keys = [key for key in rules.differing_keys(configs) if key not in SET_KEYS]
-    return distinguishing_keys(
-        [key for key in keys if key in within or key.startswith(MODEL_KEYS)], configs
-    )
+    return distinguishing_keys([key for key in keys if key in within or key.startswith(MODEL_KEYS)], configs)
 
 
 def _line(
@@ -241,9 +223,7 @@ def _line(
 ) -> TableRow:
     """Return the line of a setting, and beside it the one of its baseline, which stands in no
     table."""
-    bases = [
-        row.baseline.run for rows_of_set in found for row in rows_of_set if row.baseline is not None
-    ]
+    bases = [row.baseline.run for rows_of_set in found for row in rows_of_set if row.baseline is not None]
     base = {key: bases[0].value(key) if bases else None for key in keys}
     runs = [row.run for rows_of_set in found for row in rows_of_set]
     base_names = " ".join(dict.fromkeys(run.job_id for run in bases))
@@ -261,10 +241,7 @@ def _adapter_in(runs: Sequence[Run]) -> dict[str, str]:
 
 
 def why_not_pooled(
-    names: Sequence[str],
-    found: Sequence[Sequence[TableRow]],
-    overlaps: _Overlaps,
-    weights: Weights,
+    names: Sequence[str], found: Sequence[Sequence[TableRow]], overlaps: _Overlaps, weights: Weights
 ) -> str | None:
     """Say why a setting has no pooled verdict; None if it has one comparison with its baseline on
     every set."""
@@ -274,9 +251,7 @@ def why_not_pooled(
     for name, rows in zip(names, found, strict=True):
         if len(rows) > 1:
             several = few([row.run.job_id for row in rows], 3)
-            return (
-                f"it has {len(rows)} runs on {name} ({several}): choose one with --where or --runs"
-            )
+            return f"it has {len(rows)} runs on {name} ({several}): choose one with --where or --runs"
         (row,) = rows
         if row.effect is None:
             return f"on {name}: {row.note or 'it was not compared'}"
@@ -287,9 +262,7 @@ def why_not_pooled(
     tests = [row.effect.test for (row,) in found if row.effect is not None]
     if (why := why_means_differ(tests, weights)) is not None:
         return why
-    for (first, first_rows), (second, second_rows) in combinations(
-        zip(names, found, strict=True), 2
-    ):
+    for (first, first_rows), (second, second_rows) in combinations(zip(names, found, strict=True), 2):
         shared = overlaps.count(first_rows[0], second_rows[0])
         if shared:
             return (
@@ -315,9 +288,7 @@ class _Overlaps:
         if key not in self.counts:
             questions, other_questions = map(self._questions, bases)
             shared = len(questions & other_questions)
-            self.counts[key] = (
-                shared if shared > SHARED * min(len(questions), len(other_questions)) else 0
-            )
+            self.counts[key] = shared if shared > SHARED * min(len(questions), len(other_questions)) else 0
         return self.counts[key]
 
     def _questions(self, run: Run) -> set[tuple[str | None, ...]]:
@@ -337,9 +308,7 @@ def pooled_comparison(effects: Sequence[Decision], weights: Weights) -> Compared
     if not any(effect.ends for effect in effects):
         return Compared(whole)
     worst, best = (
-        pooled_test(
-            [effect.ends[end].test if effect.ends else effect.test for effect in effects], weights
-        )
+        pooled_test([effect.ends[end].test if effect.ends else effect.test for effect in effects], weights)
         for end in (0, 1)
     )
     cut_off, baseline_cut_off = (
@@ -359,11 +328,7 @@ def pooled_test(tests: Sequence[Test], weights: Weights) -> Test:
         return pooled_means(means)
     verdicts = [test for test in tests if isinstance(test, McNemar)]
     return pooled_accuracies(
-        [
-            PairedVerdicts(test.wins, test.losses, test.n, test.baseline_correct)
-            for test in verdicts
-        ],
-        weights,
+        [PairedVerdicts(test.wins, test.losses, test.n, test.baseline_correct) for test in verdicts], weights
     )
 
 
@@ -387,8 +352,7 @@ def _sentence(row: TableRow, keys: list[str], count: int, cells: Sequence[TableR
     effect = row.effect
     assert effect is not None
     if any(
-        cell is not None and cell.effect is not None and _is_against(cell.effect, effect)
-        for cell in cells
+        cell is not None and cell.effect is not None and _is_against(cell.effect, effect) for cell in cells
     ):
         remark = f"the sets differ, and the mean does not hold for each of them: {effect.remark}"
         row.effects = [replace(effect, remark=remark)]
@@ -399,8 +363,7 @@ def _is_against(of_set: Decision, pooled: Decision) -> bool:
     """Whether a set by itself shows another finding than all of them together, or a loss beyond the
     margin."""
     is_beyond = (
-        of_set.verdict is MarginVerdict.worse_by_more
-        and pooled.verdict is not MarginVerdict.worse_by_more
+        of_set.verdict is MarginVerdict.worse_by_more and pooled.verdict is not MarginVerdict.worse_by_more
     )
     return is_beyond or of_set.finding not in (Finding.open, pooled.finding)
 
@@ -413,11 +376,7 @@ def pooled_columns(table: PooledTable) -> list[Column]:
     one."""
     naming_table = Table("", table.keys, table.rows)
     in_sets = [
-        Column(
-            name,
-            [_cell(table.cells[row.run.job_id][number]) for row in table.rows],
-            use=Use.difference,
-        )
+        Column(name, [_cell(table.cells[row.run.job_id][number]) for row in table.rows], use=Use.difference)
         for number, name in enumerate(table.sets)
     ]
     difference, *test = effect_columns(table.rows, table.unit)

@@ -48,11 +48,7 @@ def _lines(table: PooledTable) -> list[dict[str, Any]]:
         effects = [value for value in effect_records(row).values() if isinstance(value, dict)]
         effect = effects[0] if effects else {}
         ends = flat_ends(effect.pop("without_limit", {}))
-        sets = {
-            "pooled_over": "; ".join(table.sets),
-            "weights": table.weights.value,
-            "note": row.note,
-        }
+        sets = {"pooled_over": "; ".join(table.sets), "weights": table.weights.value, "note": row.note}
         lines.append({"task": "pooled", **row.config, **sets, **effect, **ends})
     return lines
 
@@ -78,11 +74,7 @@ def pooled_record(table: PooledTable) -> dict[str, Any]:
                     for name, cell in zip(table.sets, table.cells[row.run.job_id], strict=True)
                     if cell is not None and cell.effect is not None
                 },
-                **{
-                    key: value
-                    for key, value in effect_records(row).items()
-                    if key != REPEATS.record_key
-                },
+                **{key: value for key, value in effect_records(row).items() if key != REPEATS.record_key},
                 "note": row.note,
             }
             for row in table.rows

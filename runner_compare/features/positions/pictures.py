@@ -17,26 +17,22 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS, LINES, MARKERS = (
-    (INK, FRONT, BAD, GOOD, MUTED),
-    ("-", (0, (4, 2))),
-    ("o", "s", "^", "D", "v"),
-)
+COLOURS, LINES, MARKERS = ((INK, FRONT, BAD, GOOD, MUTED), ("-", (0, (4, 2))), ("o", "s", "^", "D", "v"))
 MAX_ROWS = len(COLOURS) * len(LINES)
 MAX_LETTERS = 36  # of a value in a name
 WORDS = {LOSS: "loss, nats a token", KL: "KL to the reference, nats a token"}
 PlacesOf = Callable[[Mapping[str, float]], Sequence[int]]
 
 
-def loss_picture(
-    table: Table, stem: str, cell: str, places_of: PlacesOf, axis_words: str
-) -> list[Picture]:
+def loss_picture(table: Table, stem: str, cell: str, places_of: PlacesOf, axis_words: str) -> list[Picture]:
     """Return the picture of a table with rows whose figures have two such places or more; none for
     another."""
     rows = [row for row in table.rows if len(places_of(row.run.metrics)) > 1]
     if not rows:
         return []
-    title = f"loss over the {axis_words}; bars: 95 % intervals over texts, each by itself; hollow: the baseline"
+    title = (
+        f"loss over the {axis_words}; bars: 95 % intervals over texts, each by itself; hollow: the baseline"
+    )
     return [Picture(stem, title, lambda: draw(rows, table.keys, cell, places_of, axis_words))]
 
 
@@ -85,10 +81,7 @@ def draw(
 def _line(pane: Axes, row: TableRow, number: int, name: str, keys: Sequence[str]) -> None:
     """Draw the values of a row with their intervals; `keys` have a hole for the ends."""
     metrics = row.run.metrics
-    points = [
-        (int(key.rpartition("_")[2]), [metrics.get(key.format(end)) for end in ENDS])
-        for key in keys
-    ]
+    points = [(int(key.rpartition("_")[2]), [metrics.get(key.format(end)) for end in ENDS]) for key in keys]
     known = [(x, middle, low, high) for x, (middle, low, high) in points if middle is not None]
     colour = COLOURS[number % len(COLOURS)]
     pane.plot(
@@ -105,11 +98,5 @@ def _line(pane: Axes, row: TableRow, number: int, name: str, keys: Sequence[str]
     for x, _, low, high in known:
         if low is not None and high is not None:
             pane.plot(
-                [x, x],
-                [low, high],
-                color=colour,
-                linewidth=1,
-                alpha=0.45,
-                solid_capstyle="butt",
-                zorder=1,
+                [x, x], [low, high], color=colour, linewidth=1, alpha=0.45, solid_capstyle="butt", zorder=1
             )

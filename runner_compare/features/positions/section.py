@@ -19,23 +19,14 @@ class Positions(Section):
 
     def tables(self, table: Table) -> dict[str, list[Column]]:
         """Return the table of positions: a line for each bin of a row."""
-        lines = [
-            (at, first)
-            for at, row in enumerate(table.rows)
-            for first in positions_of(row.run.metrics)
-        ]
+        lines = [(at, first) for at, row in enumerate(table.rows) for first in positions_of(row.run.metrics)]
         if not lines:
             return {}
         named = naming_at(table, [at for at, _ in lines])
-        named.append(
-            Column("tokens before", [range_of(first) for _, first in lines], use=Use.setting)
-        )
+        named.append(Column("tokens before", [range_of(first) for _, first in lines], use=Use.setting))
         texts = [f"{table.rows[at].run.metrics[f'n/{CELL}{first}']:,.0f}" for at, first in lines]
         named.append(Column("texts", texts, use=Use.more))
-        for head, key, form in (
-            ("loss\nnats/token", LOSS, "{:.4f}"),
-            ("KL\nnats/token", KL, "{:.3g}"),
-        ):
+        for head, key, form in (("loss\nnats/token", LOSS, "{:.4f}"), ("KL\nnats/token", KL, "{:.3g}")):
             cells = [_cell(table.rows[at].run, key, form, first) for at, first in lines]
             if any(cell != ABSENT for cell in cells):
                 named.append(Column(head, cells, use=Use.result))

@@ -56,9 +56,7 @@ class RecallCard:
         metrics, facts = {}, {}
         if (found := findings.effective) is not None:
             ends = {"": found.tokens, "_low": found.at_least, "_high": found.at_most}
-            metrics = {
-                f"effective_length_tokens{end}": float(tokens) for end, tokens in ends.items()
-            }
+            metrics = {f"effective_length_tokens{end}": float(tokens) for end, tokens in ends.items()}
             facts = {"effective_length": f"{length_words(found)}, {within}"}
         tables = {BY_DEPTH: length_depth_rows(findings)}
         if by_kind := kind_rows(findings):

@@ -12,11 +12,7 @@ from typing import TYPE_CHECKING
 from runner_compare.model.mean_pairs import Pairs
 from runner_compare.model.outcomes import QuestionOutcome, RecallPlace
 from runner_compare.statistics import ALPHA, Compared, MeanFlips, share_interval
-from runner_compare.statistics.effective_length import (
-    EffectiveLength,
-    effective_length,
-    length_tests,
-)
+from runner_compare.statistics.effective_length import EffectiveLength, effective_length, length_tests
 from runner_compare.statistics.effects import Test
 from runner_compare.ways.verdicts import at_both_ends, by_verdicts
 
@@ -97,11 +93,7 @@ class RecallFindings:
         if len(self.kinds) < 2:
             return {}
         own = {
-            kind: [
-                outcome
-                for outcome in self.outcomes
-                if outcome.recall and outcome.recall.kind == kind
-            ]
+            kind: [outcome for outcome in self.outcomes if outcome.recall and outcome.recall.kind == kind]
             for kind in self.kinds
         }
         level = ALPHA / self.settings / len(self.kinds)
@@ -169,11 +161,7 @@ class RecallFindings:
     def of_kind(self, kind: str, length: int) -> CellRecall | None:
         """Return the recall of a kind of question at a length."""
         return _cell(
-            [
-                outcome
-                for outcome in self.outcomes
-                if outcome.recall and outcome.recall[:2] == (kind, length)
-            ]
+            [outcome for outcome in self.outcomes if outcome.recall and outcome.recall[:2] == (kind, length)]
         )
 
     @property
@@ -264,10 +252,7 @@ def _test_of(pairs: Pairs) -> Test:
 
 
 def effective_length_of(
-    lengths: Sequence[LengthRecall],
-    margin: float,
-    alpha: float = ALPHA,
-    kept_alpha: float | None = None,
+    lengths: Sequence[LengthRecall], margin: float, alpha: float = ALPHA, kept_alpha: float | None = None
 ) -> EffectiveLength | None:
     """Return the effective length; None if it would say nothing: of one length, or of recall near
     zero at the first."""
@@ -277,9 +262,7 @@ def effective_length_of(
         or any(length.against_shortest is None for length in lengths[1:])
     ):
         return None
-    compared = [
-        length.against_shortest for length in lengths if length.against_shortest is not None
-    ]
+    compared = [length.against_shortest for length in lengths if length.against_shortest is not None]
     tests = [length_tests(against.test, margin, against.ends) for against in compared]
     return effective_length([length.length for length in lengths], tests, alpha, kept_alpha)
 
@@ -300,7 +283,5 @@ def share_error(findings: Mapping[str, RecallFindings]) -> dict[str, RecallFindi
 
 def _reaches_all(findings: RecallFindings, settings: int, sharing: int) -> bool:
     """Whether recall is shown to be kept at every length, where settings share the levels."""
-    found = effective_length_of(
-        findings.lengths, findings.margin, ALPHA / settings, ALPHA / sharing
-    )
+    found = effective_length_of(findings.lengths, findings.margin, ALPHA / settings, ALPHA / sharing)
     return found is not None and found.reached == len(found.lengths) - 1

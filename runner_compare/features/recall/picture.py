@@ -16,11 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CURVES, MAPS = "recall_curve", "recall_map"  # the names of the files
-COLOURS, LINES, MARKERS = (
-    (INK, FRONT, BAD, GOOD, MUTED),
-    ("-", (0, (4, 2))),
-    ("o", "s", "^", "D", "v"),
-)
+COLOURS, LINES, MARKERS = ((INK, FRONT, BAD, GOOD, MUTED), ("-", (0, (4, 2))), ("o", "s", "^", "D", "v"))
 MAX_CURVES = len(COLOURS) * len(LINES)
 MAX_MAPS, MAPS_A_LINE = 12, 4
 # From nothing to all: light to dark, of one hue, so that it can be read without colours, too
@@ -65,18 +61,14 @@ def pictures_of(drawn: Sequence[DrawnRecall], of_what: str = "") -> list[Picture
 def drawn_of(findings: RecallFindings, name: str, is_baseline: bool = False) -> DrawnRecall:
     """Return what is drawn of one setting."""
     lengths = findings.lengths
-    cells = [
-        [findings.cell(length.length, depth) for length in lengths] for depth in findings.depths
-    ]
+    cells = [[findings.cell(length.length, depth) for length in lengths] for depth in findings.depths]
     found = findings.effective
     return DrawnRecall(
         name=name,
         lengths=[length.length for length in lengths],
         recall=[(100 * length.share, 100 * length.low, 100 * length.high) for length in lengths],
         depths=findings.depths,
-        cells=[
-            [None if cell is None else 100 * cell.share for cell in of_depth] for of_depth in cells
-        ],
+        cells=[[None if cell is None else 100 * cell.share for cell in of_depth] for of_depth in cells],
         effective=None if found is None else (found.at_least, found.below),
         is_baseline=is_baseline,
     )
@@ -121,15 +113,7 @@ def _curve(pane: Axes, setting: DrawnRecall, number: int, aside: float) -> None:
         label=_literal(setting.name) or None,
     )
     for x, (_, low, high) in zip(xs, setting.recall, strict=True):
-        pane.plot(
-            [x, x],
-            [low, high],
-            color=colour,
-            linewidth=1,
-            alpha=0.45,
-            solid_capstyle="butt",
-            zorder=1,
-        )
+        pane.plot([x, x], [low, high], color=colour, linewidth=1, alpha=0.45, solid_capstyle="butt", zorder=1)
     if setting.effective is not None:
         reached = sum(length <= setting.effective[0] for length in setting.lengths)
         pane.plot(xs[:reached], ys[:reached], color=colour, linewidth=4, alpha=0.25, zorder=0)
@@ -166,26 +150,14 @@ def _map(pane: Axes, setting: DrawnRecall) -> None:
             corner = column - 0.5, line - 0.5
             if percent is None:
                 pane.add_patch(
-                    Rectangle(
-                        corner, 1, 1, facecolor=PAPER, edgecolor=LINE, hatch="//", linewidth=0.5
-                    )
+                    Rectangle(corner, 1, 1, facecolor=PAPER, edgecolor=LINE, hatch="//", linewidth=0.5)
                 )
                 continue
             share = percent / 100
-            colour = tuple(
-                light + share * (dark - light) for light, dark in zip(LIGHT, DARK, strict=True)
-            )
+            colour = tuple(light + share * (dark - light) for light, dark in zip(LIGHT, DARK, strict=True))
             pane.add_patch(Rectangle(corner, 1, 1, facecolor=colour, edgecolor=PAPER, linewidth=1))
             text_colour = ON_DARK if share > 0.55 else ON_LIGHT
-            pane.text(
-                column,
-                line,
-                f"{percent:.0f}",
-                ha="center",
-                va="center",
-                fontsize=8,
-                color=text_colour,
-            )
+            pane.text(column, line, f"{percent:.0f}", ha="center", va="center", fontsize=8, color=text_colour)
     pane.set_xlim(-0.5, len(setting.lengths) - 0.5)
     pane.set_ylim(len(setting.depths) - 0.5, -0.5)
     pane.set_xticks(range(len(setting.lengths)), [_short(length) for length in setting.lengths])
@@ -206,9 +178,7 @@ def _mark_effective(pane: Axes, lengths: Sequence[int], at_least: int, below: in
     if lengths[0] < at_least < lengths[-1]:
         pane.axvline(list(lengths).index(at_least) + 0.5, color=GOOD, linewidth=1.6)
     if below is not None:
-        pane.axvline(
-            list(lengths).index(below) - 0.5, color=BAD, linewidth=1.6, linestyle=(0, (3, 2))
-        )
+        pane.axvline(list(lengths).index(below) - 0.5, color=BAD, linewidth=1.6, linestyle=(0, (3, 2)))
 
 
 def _length_axis(pane: Axes, lengths: Sequence[int]) -> None:

@@ -14,13 +14,10 @@ from runner_compare.render.labels import short_names
 MAX_LETTERS = 36  # of a value in a name
 
 
-def recall_pictures(
-    rows: Sequence[tuple[TableRow, RecallFindings]], keys: Sequence[str]
-) -> list[Picture]:
+def recall_pictures(rows: Sequence[tuple[TableRow, RecallFindings]], keys: Sequence[str]) -> list[Picture]:
     """Return the pictures of some rows; none where one length was asked."""
     names = short_names([row for row, _ in rows], keys, MAX_LETTERS) if keys else [""] * len(rows)
     drawn = [
-        drawn_of(findings, name, row.is_baseline)
-        for (row, findings), name in zip(rows, names, strict=True)
+        drawn_of(findings, name, row.is_baseline) for (row, findings), name in zip(rows, names, strict=True)
     ]
     return pictures_of(drawn)

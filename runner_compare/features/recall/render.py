@@ -41,7 +41,9 @@ def length_words(found: EffectiveLength) -> str:
     if found.reached == 0 and found.below is None:
         return f"not decided between {found.lengths[0]:,} and {found.lengths[-1]:,} tokens"
     if found.reached == 0 and found.below == found.lengths[1]:
-        return f"less than {found.below:,} tokens: lost beyond {found.at_least:,}, the shortest that was asked"
+        return (
+            f"less than {found.below:,} tokens: lost beyond {found.at_least:,}, the shortest that was asked"
+        )
     parts = []
     if found.reached > 0:
         parts.append(f"reaches at least {found.at_least:,} tokens")
@@ -58,11 +60,7 @@ def effective_sentence(findings: RecallFindings) -> str:
     shortest = lengths[0]
     interval = f"{100 * shortest.share:.1f} % [{100 * shortest.low:.1f}, {100 * shortest.high:.1f}]"
     if findings.is_too_low:
-        cut_off = (
-            f", {shortest.cut_off} of {shortest.answers} answers cut off"
-            if shortest.cut_off
-            else ""
-        )
+        cut_off = f", {shortest.cut_off} of {shortest.answers} answers cut off" if shortest.cut_off else ""
         head = "recall at the shortest length is not shown to be above the margin"
         if shortest.high < NEAR_ZERO:
             head = "recall is near zero even at the shortest length"
@@ -72,9 +70,7 @@ def effective_sentence(findings: RecallFindings) -> str:
         )
     found = findings.effective
     if found is None:
-        what = (
-            "one length was asked" if len(lengths) == 1 else "no question is asked at all lengths"
-        )
+        what = "one length was asked" if len(lengths) == 1 else "no question is asked at all lengths"
         return f"no effective length: {what}"
     at_shortest = f"the recall at {shortest.length:,} tokens ({interval})"
     texts = f"over {findings.texts} texts" if findings.is_over_texts else "in these texts"
@@ -100,11 +96,7 @@ def depth_sentences(findings: RecallFindings) -> list[str]:
 
 def depth_words(lost: LostDepths) -> str:
     """Return where in texts of one length recall is below the rest."""
-    at = (
-        f"depth {lost.first:g}"
-        if lost.first == lost.last
-        else f"depths {lost.first:g} to {lost.last:g}"
-    )
+    at = f"depth {lost.first:g}" if lost.first == lost.last else f"depths {lost.first:g} to {lost.last:g}"
     shares = f"{percent(lost.recall)} % against {percent(lost.rest)} % elsewhere"
     p = f"p={p_value(lost.p)}".replace("=<", "<")
     return f"at {lost.length:,} tokens lower at {at} ({shares}, {p})"

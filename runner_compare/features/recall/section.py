@@ -21,12 +21,7 @@ from runner_compare.features.recall.render import (
     reached_words,
 )
 from runner_compare.model.data import ABSENT, NotPaired, Run, Table, TableRow
-from runner_compare.model.error_families import (
-    ErrorFamily,
-    error_sentences,
-    errors_record,
-    rows_family,
-)
+from runner_compare.model.error_families import ErrorFamily, error_sentences, errors_record, rows_family
 from runner_compare.model.outcomes import Answers
 from runner_compare.reader import Reader
 from runner_compare.render.columns import naming_at
@@ -136,10 +131,7 @@ class Recall(Section):
         lengths = {f"recall_{length.length}": length.share for length in findings.lengths}
         if found is None:
             return lengths
-        return {
-            "effective_length_at_least": found.at_least,
-            "effective_length_below": found.below,
-        } | lengths
+        return {"effective_length_at_least": found.at_least, "effective_length_below": found.below} | lengths
 
     def figures(self, table: Table) -> list[Picture]:
         """Return the curves over lengths, and the heat maps of length and depth."""
@@ -183,18 +175,12 @@ def add_recall(table: Table, reader: Reader) -> None:
         }
     margin = recorded_margin(table)
     kept.findings = share_error(
-        {
-            run_id: RecallFindings(tuple(own.values()), margin)
-            for run_id, own in answers.items()
-            if own
-        }
+        {run_id: RecallFindings(tuple(own.values()), margin) for run_id, own in answers.items() if own}
     )
     tests = [
         (row, length, compared)
         for row in table.settings
-        if row.run.run_id in answers
-        and row.baseline is not None
-        and row.baseline.run.run_id in answers
+        if row.run.run_id in answers and row.baseline is not None and row.baseline.run.run_id in answers
         for length, compared in _compared(row.run, row.baseline.run, answers, reader).items()
     ]
     decisions = judge([compared for *_, compared in tests])
@@ -214,10 +200,7 @@ def error_families(table: Table) -> list[ErrorFamily]:
         "effective lengths by kind": sum(len(own.by_kind) for own in findings),
         "depths": sum(len(own.lost_depths) for own in findings),
     }
-    return [
-        *rows_family(table),
-        *(ErrorFamily(what, count) for what, count in counts.items() if count),
-    ]
+    return [*rows_family(table), *(ErrorFamily(what, count) for what, count in counts.items() if count)]
 
 
 def with_margin(tables: list[Table], margin: str) -> None:
@@ -233,26 +216,20 @@ def with_margin(tables: list[Table], margin: str) -> None:
         )
     kept = [table.of(RecallOfTable) for table in tables]
     if not any(of_table.findings for of_table in kept):
-        raise ConfigError(
-            f"{OPTION} {margin}: no job among these asked for something in long texts"
-        )
+        raise ConfigError(f"{OPTION} {margin}: no job among these asked for something in long texts")
     for of_table in kept:
         of_table.findings = share_error(
             {run_id: replace(own, margin=share) for run_id, own in of_table.findings.items()}
         )
 
 
-def _compared(
-    run: Run, base: Run, answers: Mapping[str, Answers], reader: Reader
-) -> dict[int, Compared]:
+def _compared(run: Run, base: Run, answers: Mapping[str, Answers], reader: Reader) -> dict[int, Compared]:
     """Compare two rows at each length that both have."""
     compared: dict[int, Compared] = {}
     own, other = _by_length(answers[run.run_id]), _by_length(answers[base.run_id])
     for length in sorted(own.keys() & other.keys()):
         try:
-            compared[length] = compare_answers(
-                run, base, (own[length], other[length]), reader, Asked()
-            )
+            compared[length] = compare_answers(run, base, (own[length], other[length]), reader, Asked())
         except NotPaired:
             continue  # other questions, prompts or rules: the note of the row says so
     return compared
@@ -268,9 +245,7 @@ def _by_length(answers: Answers) -> dict[int, Answers]:
     return {
         length: {
             question: outcome._replace(cluster=family)
-            for (question, outcome), family in zip(
-                own.items(), families_of([*own.values()]), strict=True
-            )
+            for (question, outcome), family in zip(own.items(), families_of([*own.values()]), strict=True)
         }
         for length, own in by_length.items()
     }
@@ -286,9 +261,7 @@ def length_columns(table: Table) -> list[Column]:
     columns = [
         *_naming(table, rows),
         Column("reaches", [reached_words(of_row.effective) for of_row in findings], use=Use.result),
-        Column(
-            "less\nthan", [below_words(of_row.effective) for of_row in findings], use=Use.result
-        ),
+        Column("less\nthan", [below_words(of_row.effective) for of_row in findings], use=Use.result),
     ]
     shares = [{length.length: length.share for length in of_row.lengths} for of_row in findings]
     for length in sorted({length for of_row in shares for length in of_row}):
@@ -311,14 +284,10 @@ def depth_lines(table: Table) -> list[Column]:
     ]
     heads: list[tuple[str, float | None]] = [(f"{depth:g}", depth) for depth in depths]
     for head, depth in (*heads, (IN_SEVERAL_PLACES, None)):
-        cells = [
-            cell_words(kept[row.run.run_id].cell(length.length, depth)) for row, length in lines
-        ]
+        cells = [cell_words(kept[row.run.run_id].cell(length.length, depth)) for row, length in lines]
         if any(cell != ABSENT for cell in cells):
             columns.append(Column(head, cells, use=Use.result))
-    intervals = [
-        f"{percent(cell.share)} [{percent(cell.low)}, {percent(cell.high)}]" for _, cell in lines
-    ]
+    intervals = [f"{percent(cell.share)} [{percent(cell.low)}, {percent(cell.high)}]" for _, cell in lines]
     return [*columns, Column("all", intervals, use=Use.result)]
 
 
@@ -326,14 +295,10 @@ def compared_columns(table: Table) -> list[Column]:
     """Return the columns of the differences to the baseline, a column for each length."""
     compared = table.of(RecallOfTable).compared
     rows = [row for row in _rows(table) if row.run.run_id in compared]
-    columns = [
-        Column("comparison", [versus(row, table.keys) for row in rows], False, use=Use.setting)
-    ]
+    columns = [Column("comparison", [versus(row, table.keys) for row in rows], False, use=Use.setting)]
     for length in sorted({length for of_row in compared.values() for length in of_row}):
         decisions = [compared[row.run.run_id].get(length) for row in rows]
-        cells = [
-            ABSENT if decision is None else _difference_cell(decision) for decision in decisions
-        ]
+        cells = [ABSENT if decision is None else _difference_cell(decision) for decision in decisions]
         columns.append(Column(f"{length:,}", cells, use=Use.difference))
     return columns
 
@@ -358,10 +323,7 @@ def _together(said: list[tuple[str, str]]) -> list[str]:
     names: dict[str, list[str]] = {}
     for name, sentence in said:
         names.setdefault(sentence, []).append(name)
-    return [
-        f"{few(of_words, MAX_NAMES)}: {sentence}"
-        for sentence, of_words in [*names.items()][:MAX_NAMES]
-    ]
+    return [f"{few(of_words, MAX_NAMES)}: {sentence}" for sentence, of_words in [*names.items()][:MAX_NAMES]]
 
 
 def furthest_sentence(table: Table) -> list[str]:
@@ -369,9 +331,7 @@ def furthest_sentence(table: Table) -> list[str]:
     known."""
     kept = table.of(RecallOfTable).findings
     reached = [
-        (found.at_least, row)
-        for row in _rows(table)
-        if (found := kept[row.run.run_id].effective) is not None
+        (found.at_least, row) for row in _rows(table) if (found := kept[row.run.run_id].effective) is not None
     ]
     most = max((length for length, _ in reached), default=0)
     furthest = [name_of(row, table.keys) for length, row in reached if length == most]
@@ -393,9 +353,7 @@ def compared_sentences(table: Table) -> list[str]:
         for length, decision in sorted(compared.get(row.run.run_id, {}).items())
     ]
     found = [
-        (row, length, decision)
-        for row, length, decision in every
-        if decision.finding is not Finding.open
+        (row, length, decision) for row, length, decision in every if decision.finding is not Finding.open
     ]
     said = []
     for row in {row.run.run_id: row for row, *_ in found}.values():

@@ -71,9 +71,7 @@ def add_savings(table: Table, costs_of: Mapping[str, Sequence[Costs]]) -> None:
     ):
         saving.p_holm = p_holm
         if p_holm < ALPHA:
-            saving.finding = (
-                TokenFinding.saves if saving.both.value > 0 else TokenFinding.costs_more
-            )
+            saving.finding = TokenFinding.saves if saving.both.value > 0 else TokenFinding.costs_more
     for row, saving in compared:
         saving.sentence = sentence(row, saving, table.keys)
 
@@ -132,9 +130,7 @@ def sentence(row: TableRow, saving: TokenSaving, keys: list[str]) -> str:
     costs more."""
     assert row.baseline is not None
     name, base_name, shared = sides(row, keys)
-    on = (
-        f"on the {saving.questions:,} questions that both answered{f', {shared}' if shared else ''}"
-    )
+    on = f"on the {saving.questions:,} questions that both answered{f', {shared}' if shared else ''}"
     sign = -1 if saving.finding is TokenFinding.costs_more else 1
     more = " more" if sign < 0 else ""
     figures = (
@@ -152,9 +148,7 @@ def sentence(row: TableRow, saving: TokenSaving, keys: list[str]) -> str:
         TokenFinding.open: "no saving is shown:",
     }[saving.finding]
     named = f"{_named(name, row.run)} against {_named(base_name, row.baseline.run)}"
-    return "; ".join(
-        [f"tokens of {named}, {on}: {found} {figures}", _accuracy(row), *_training(saving)]
-    )
+    return "; ".join([f"tokens of {named}, {on}: {found} {figures}", _accuracy(row), *_training(saving)])
 
 
 def _named(name: str, run: Run) -> str:
@@ -162,11 +156,7 @@ def _named(name: str, run: Run) -> str:
     mode = run.value("task.mode")
     if mode == "direct_answer" and name != run.job_id:
         return name
-    return (
-        graph_words(run)
-        if name in (f"task.mode={mode}", run.job_id)
-        else f"{name}, {graph_words(run)}"
-    )
+    return graph_words(run) if name in (f"task.mode={mode}", run.job_id) else f"{name}, {graph_words(run)}"
 
 
 def _accuracy(row: TableRow) -> str:
@@ -185,11 +175,7 @@ def _training(saving: TokenSaving) -> list[str]:
     cost = f"training cost {saving.training_tokens:,.0f} tokens"
     after = saving.paid_back_after
     if after is None:
-        shown = (
-            "nothing is saved"
-            if saving.finding is TokenFinding.costs_more
-            else "no saving is shown"
-        )
+        shown = "nothing is saved" if saving.finding is TokenFinding.costs_more else "no saving is shown"
         return [f"{cost}: not paid back, as {shown}"]
     ends = " to ".join("no end" if math.isinf(end) else f"{math.ceil(end):,}" for end in after[1:])
     return [f"{cost}: paid back after {math.ceil(after.value):,} questions ({ends})"]

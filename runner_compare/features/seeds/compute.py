@@ -37,10 +37,7 @@ def rows_over_seeds(runs: Sequence[Run], keys: Sequence[str], reader: Reader) ->
     groups: dict[tuple[str | None, ...], list[Run]] = {}
     for run in runs:
         groups.setdefault((run.task_version, *(run.value(key) for key in keys)), []).append(run)
-    return [
-        _over_seeds(members, reader) if len(members) > 1 else members[0]
-        for members in groups.values()
-    ]
+    return [_over_seeds(members, reader) if len(members) > 1 else members[0] for members in groups.values()]
 
 
 def row_of(job: Run | None, runs: Sequence[Run]) -> Run | None:
@@ -75,31 +72,17 @@ def _over_seeds(members: Sequence[Run], reader: Reader) -> Run:
     families = None if None in clusters else clusters
     interval = share_over_seeds(solved, families)
     whole = together(members)
-    pooled = whole.metrics | dict(
-        zip(ACCURACY, (fmean(map(fmean, solved)), *interval), strict=True)
-    )
+    pooled = whole.metrics | dict(zip(ACCURACY, (fmean(map(fmean, solved)), *interval), strict=True))
     if any(outcome.cut_off for of_seed in answers for outcome in of_seed.values()):
         at_worst, at_best = (
-            [
-                [of_seed[question].if_cut_off(right).mean for question in questions]
-                for of_seed in answers
-            ]
+            [[of_seed[question].if_cut_off(right).mean for question in questions] for of_seed in answers]
             for right in (False, True)
         )
-        ends = (
-            guaranteed_over_seeds(at_worst, families)[0],
-            guaranteed_over_seeds(at_best, families)[1],
-        )
+        ends = (guaranteed_over_seeds(at_worst, families)[0], guaranteed_over_seeds(at_best, families)[1])
         pooled |= dict(
-            zip(
-                BOUNDS,
-                (fmean(map(fmean, at_worst)), fmean(map(fmean, at_best)), *ends),
-                strict=True,
-            )
+            zip(BOUNDS, (fmean(map(fmean, at_worst)), fmean(map(fmean, at_best)), *ends), strict=True)
         )
-    pooled |= {
-        key: fmean(run.metrics[key] for run in members) for key in EDGES_COUNTED if key in pooled
-    }
+    pooled |= {key: fmean(run.metrics[key] for run in members) for key in EDGES_COUNTED if key in pooled}
     return replace(whole, metrics=pooled, facts={}, over_seeds=True, earlier=[])
 
 
@@ -119,9 +102,7 @@ def together(members: list[Run]) -> Run:
 def shared_values(configs: Sequence[Mapping[str, str]]) -> dict[str, str]:
     """Return the keys and values that all configs share."""
     return {
-        key: value
-        for key, value in configs[0].items()
-        if all(config.get(key) == value for config in configs)
+        key: value for key, value in configs[0].items() if all(config.get(key) == value for config in configs)
     }
 
 

@@ -73,10 +73,7 @@ def seed_columns(table: Table) -> list[Column]:
     heads |= {key: f"{key.partition('_')[0]} edges left" for key in EDGES}
     columns = [
         Column(
-            "over seeds",
-            [assignments(row, table.keys) or ABSENT for row in rows],
-            False,
-            use=Use.setting,
+            "over seeds", [assignments(row, table.keys) or ABSENT for row in rows], False, use=Use.setting
         ),
         Column(
             "seeds",

@@ -13,9 +13,7 @@ def mean_answers(parts: Sequence[Answers]) -> Answers:
     mean: Answers = {}
     for question, first in parts[0].items():
         outcomes = [of_seed[question] for of_seed in parts]
-        right = sum(
-            outcome.right[0] if outcome.right[1] else outcome.solved for outcome in outcomes
-        )
+        right = sum(outcome.right[0] if outcome.right[1] else outcome.solved for outcome in outcomes)
         answers = sum(outcome.samples for outcome in outcomes)
         cut_off = sum(outcome.cut_off for outcome in outcomes)
         mean[question] = QuestionOutcome(

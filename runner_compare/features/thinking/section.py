@@ -66,18 +66,14 @@ class Thinking(Section):
 
 def has_thinking(table: Table) -> bool:
     """Whether thinking is shown: a model of the table thought, or its rows differ in the budget."""
-    return table.scored and (
-        BUDGET in table.keys or any(THINKING in row.run.metrics for row in table.rows)
-    )
+    return table.scored and (BUDGET in table.keys or any(THINKING in row.run.metrics for row in table.rows))
 
 
 def add_thinking(table: Table, reader: Reader) -> None:
     """Compare the thinking tokens of each row with its baseline's on the same questions."""
     kept = table.of(ThinkingOfRows)
     for row in table.rows if has_thinking(table) else ():
-        kept.right_answers[row.run.run_id] = estimate_costs(
-            row.run, reader, right_answer_costs(row.run)
-        )
+        kept.right_answers[row.run.run_id] = estimate_costs(row.run, reader, right_answer_costs(row.run))
     tests = [(row, test) for row in table.rows if (test := _thinking_test(row, reader)) is not None]
     decisions = iter(judge([test for row, test in tests if not row.is_repeat]))
     for row, test in tests:
@@ -100,11 +96,7 @@ def _thinking_test(row: TableRow, reader: Reader) -> Test | None:
     if row.baseline is None or row.effect is None or _budget(row) != _budget(row.baseline):
         return None  # of unlike budgets one knows who thinks longer
     run, base = (replace(side, number=TOKENS) for side in (row.run, row.baseline.run))
-    if (
-        run.over_seeds
-        or base.over_seeds
-        or (THINKING not in run.metrics and THINKING not in base.metrics)
-    ):
+    if run.over_seeds or base.over_seeds or (THINKING not in run.metrics and THINKING not in base.metrics):
         return None
     try:
         test = compare_numbers(run, base, reader)
@@ -124,9 +116,7 @@ def sentence(table: Table) -> str:
     compared = _compared(table)
     found = [(row, effect) for row, effect in compared if effect.finding is not Finding.open]
     still_open = [(row, effect) for row, effect in compared if effect.finding is Finding.open]
-    parts = [
-        f"{versus(row, table.keys)}: {_difference(effect)}" for row, effect in found[:MAX_ROWS]
-    ]
+    parts = [f"{versus(row, table.keys)}: {_difference(effect)}" for row, effect in found[:MAX_ROWS]]
     if len(found) > MAX_ROWS:
         parts.append(f"{len(found) - MAX_ROWS} more differ")
     if still_open:
@@ -141,9 +131,7 @@ def _difference(decision: Decision) -> str:
     thinks = {Finding.larger: "thinks longer, ", Finding.smaller: "thinks shorter, "}.get(
         decision.finding, ""
     )
-    share = (
-        f", {100 * decision.value / mean:+.0f} % of {mean:,.1f}".replace("-", "−") if mean else ""
-    )
+    share = f", {100 * decision.value / mean:+.0f} % of {mean:,.1f}".replace("-", "−") if mean else ""
     value, low, high = (
         f"{end:+,.1f}".replace("-0.0", "+0.0").replace("+0.0", "0.0").replace("-", "−")
         for end in (decision.value, *decision.simultaneous)
@@ -206,9 +194,7 @@ def right_answer_record(table: Table, row: TableRow) -> dict[str, float | None]:
     return costs_record(right_answer_costs(row.run), estimates)
 
 
-def costs_record(
-    costs: Mapping[str, float], estimates: Mapping[str, Estimate]
-) -> dict[str, float | None]:
+def costs_record(costs: Mapping[str, float], estimates: Mapping[str, Estimate]) -> dict[str, float | None]:
     """Return costs as plain data, with the ends of their intervals where they are known."""
     record: dict[str, float | None] = {**costs}
     for key in costs.keys() & estimates.keys():
@@ -238,9 +224,7 @@ def thinking_columns(table: Table) -> list[Column]:
         ),
     ]
     shown += cost_columns(rows, table.of(ThinkingOfRows).right_answers).values()
-    ks = sorted(
-        {int(row.run.metrics["answers_each"]) for row in rows if "answers_each" in row.run.metrics}
-    )
+    ks = sorted({int(row.run.metrics["answers_each"]) for row in rows if "answers_each" in row.run.metrics})
     for key in BY_ANSWERS:
         shown += [metric_column(rows, f"{key}/{k}") for k in ks]
     return shown
@@ -265,11 +249,7 @@ def cost_columns(
             ],
             use=Use.result,
         )
-        for key, head, form in (
-            ("tokens", "tokens", ",.1f"),
-            ("seconds", "s", ".3g"),
-            ("usd", "USD", ".3g"),
-        )
+        for key, head, form in (("tokens", "tokens", ",.1f"), ("seconds", "s", ".3g"), ("usd", "USD", ".3g"))
         if any(key in cost for cost in costs)
     }
 
@@ -277,9 +257,7 @@ def cost_columns(
 def metric_column(rows: Sequence[TableRow], key: str) -> Column:
     """Return the column of a metric."""
     about = described(key)
-    cells = [
-        ABSENT if key not in row.run.metrics else about.write(row.run.metrics[key]) for row in rows
-    ]
+    cells = [ABSENT if key not in row.run.metrics else about.write(row.run.metrics[key]) for row in rows]
     return Column(about.head, cells, use=Use.result)
 
 

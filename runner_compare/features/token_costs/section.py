@@ -50,9 +50,7 @@ class TokenCosts(Section):
     def figures(self, table: Table) -> list[Picture]:
         """Return the picture of accuracy over tokens."""
         costs = table.of(CostsOfRows).of_rows
-        return token_pictures(
-            table, {run_id: cost.tokens_a_question for run_id, cost in costs.items()}
-        )
+        return token_pictures(table, {run_id: cost.tokens_a_question for run_id, cost in costs.items()})
 
 
 def add_token_costs(table: Table, reader: Reader) -> None:
@@ -83,9 +81,7 @@ def costs_by_seed(run: Run, reader: Reader) -> list[Costs]:
     run."""
     parts = [reader.costs(part) for part in run.parts or [run]]
     return (
-        parts
-        if run.over_seeds
-        else [{question: cost for part in parts for question, cost in part.items()}]
+        parts if run.over_seeds else [{question: cost for part in parts for question, cost in part.items()}]
     )
 
 

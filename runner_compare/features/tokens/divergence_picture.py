@@ -53,9 +53,7 @@ def divergence_pictures(table: Table) -> list[Picture]:
     drawn = [row for row in rows if row.run.metrics[KL] > 0]
     if not drawn:
         return []
-    title = (
-        "KL to the reference, mean over tokens with its 95 % interval, over what the weights take"
-    )
+    title = "KL to the reference, mean over tokens with its 95 % interval, over what the weights take"
     zeros = [row for row in rows if row not in drawn]
     if zeros:
         names = ", ".join(name_of(row, table.keys) or row.run.job_id for row in zeros)
@@ -81,9 +79,7 @@ def over_weights(rows: Sequence[TableRow], keys: Sequence[str]) -> Figure:
         points = []
         for row in members:
             kl, low, high = (row.run.metrics.get(f"{KL}{end}") for end in ENDS)
-            points.append(
-                KlPoint(names[row.run.run_id], row.run.metrics[WEIGHTS], kl or 0.0, low, high)
-            )
+            points.append(KlPoint(names[row.run.run_id], row.run.metrics[WEIGHTS], kl or 0.0, low, high))
         labels.append(draw_points(pane, points, "weights, MiB"))
         cut = (
             f" (the first {len(panels)} of {len(all_panels)} sets of texts)"

@@ -15,19 +15,32 @@ from typing import Any
 LEAST = 100  # tokens: of fewer, llama.cpp prints no statistics
 TOO_FEW = f"llama.cpp prints no statistics of fewer than {LEAST} tokens"
 KLD = (
-    ("99.9%   KLD", 0.999), ("99.0%   KLD", 0.99), ("95.0%   KLD", 0.95), ("90.0%   KLD", 0.9), ("Median  KLD", None),
-    ("10.0%   KLD", 0.1), (" 5.0%   KLD", 0.05), (" 1.0%   KLD", 0.01), (" 0.1%   KLD", 0.001),
-)  # fmt: skip
+    ("99.9%   KLD", 0.999),
+    ("99.0%   KLD", 0.99),
+    ("95.0%   KLD", 0.95),
+    ("90.0%   KLD", 0.9),
+    ("Median  KLD", None),
+    ("10.0%   KLD", 0.1),
+    (" 5.0%   KLD", 0.05),
+    (" 1.0%   KLD", 0.01),
+    (" 0.1%   KLD", 0.001),
+)
 DELTA_P = (
-    ("99.9%   Δp", 0.999), ("99.0%   Δp", 0.99), ("95.0%   Δp", 0.95), ("90.0%   Δp", 0.9), ("75.0%   Δp", 0.75),
-    ("Median  Δp", None), ("25.0%   Δp", 0.25), ("10.0%   Δp", 0.1), (" 5.0%   Δp", 0.05), (" 1.0%   Δp", 0.01),
+    ("99.9%   Δp", 0.999),
+    ("99.0%   Δp", 0.99),
+    ("95.0%   Δp", 0.95),
+    ("90.0%   Δp", 0.9),
+    ("75.0%   Δp", 0.75),
+    ("Median  Δp", None),
+    ("25.0%   Δp", 0.25),
+    ("10.0%   Δp", 0.1),
+    (" 5.0%   Δp", 0.05),
+    (" 1.0%   Δp", 0.01),
     (" 0.1%   Δp", 0.001),
-)  # fmt: skip
+)
 
 
-def block(
-    kl: Sequence[float], logprobs: Sequence[float], reference: Sequence[float], agreed: int
-) -> str:
+def block(kl: Sequence[float], logprobs: Sequence[float], reference: Sequence[float], agreed: int) -> str:
     """Return the block from each token's divergence, its log-probabilities under both models, and
     how many agree.
 
@@ -42,15 +55,11 @@ def block(
     change = np.exp(-nll) - np.exp(-base)
     squares = (change * change).astype(np.float64)
     divergence = np.asarray(kl, dtype=np.float64)
-    (ppl_log, ppl_error), (base_log, base_error) = (
-        _mean(losses, losses * losses) for losses in (nll, base)
-    )
+    (ppl_log, ppl_error), (base_log, base_error) = (_mean(losses, losses * losses) for losses in (nll, base))
     covariance = (_sum(nll * base) / count - ppl_log * base_log) / (count - 1)
     ratio, ratio_error = ppl_log - base_log, _root(ppl_error**2 + base_error**2 - 2 * covariance)
     ppl, of_base = math.exp(ppl_log), math.exp(base_log)
-    gap_error = _root(
-        (ppl * ppl_error) ** 2 + (of_base * base_error) ** 2 - 2 * ppl * of_base * covariance
-    )
+    gap_error = _root((ppl * ppl_error) ** 2 + (of_base * base_error) ** 2 - 2 * ppl * of_base * covariance)
     correlation = covariance / (ppl_error * base_error) if ppl_error * base_error else math.nan
     kl_mean, kl_error = _mean(divergence, divergence**2)
     p_mean, p_error = _mean(change, squares)
@@ -110,12 +119,8 @@ def _percentile(ordered: Any, share: float | None) -> float:
     count = len(ordered)
     if share is None:
         half = count // 2
-        return float(
-            ordered[half] if count % 2 else np.float32(0.5) * (ordered[half] + ordered[half - 1])
-        )
+        return float(ordered[half] if count % 2 else np.float32(0.5) * (ordered[half] + ordered[half - 1]))
     position = np.float32(share) * np.float32(count - 1)
     first = int(position)
     part = position - np.float32(first)
-    return float(
-        (np.float32(1) - part) * ordered[first] + part * ordered[min(first + 1, count - 1)]
-    )
+    return float((np.float32(1) - part) * ordered[first] + part * ordered[min(first + 1, count - 1)])

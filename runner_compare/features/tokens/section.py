@@ -20,12 +20,7 @@ from runner_compare.render.html import escape
 from runner_compare.render.labels import name_of
 from runner_compare.section import Section
 from runner_compare.statistics import MIN_TEXTS
-from runner_compare.statistics.token_divergence import (
-    AT_MOST,
-    CHIEF,
-    categories_of,
-    figure_in_words,
-)
+from runner_compare.statistics.token_divergence import AT_MOST, CHIEF, categories_of, figure_in_words
 
 TITLE = "divergence from the reference by token, in nats, with 95 % intervals over texts"
 BY_CATEGORY = "the same by category of texts"
@@ -99,9 +94,7 @@ def token_columns(table: Table) -> list[Column]:
 def category_columns(table: Table) -> list[Column]:
     """Return the columns of the table of categories, a line for each of a row's; none if no row has
     several."""
-    lines = [
-        (at, name) for at, row in enumerate(table.rows) for name in categories_of(row.run.metrics)
-    ]
+    lines = [(at, name) for at, row in enumerate(table.rows) for name in categories_of(row.run.metrics)]
     if not lines:
         return []
     named = _naming_lines(table, [at for at, _ in lines])
@@ -201,16 +194,14 @@ def worst_tokens(worst: WorstTokens) -> str:
     """Return a run's tokens with the largest divergence as HTML, each marked in its text."""
     title = f"{len(worst.tokens)} worst tokens: {worst.name}"
     out = StringIO()
-    out.write(
-        f'<details><summary>{escape(title)}</summary>\n<div class="wide">\n<table>\n<thead><tr>'
-    )
+    out.write(f'<details><summary>{escape(title)}</summary>\n<div class="wide">\n<table>\n<thead><tr>')
     out.writelines(f"<th>{escape(head)}</th>" for head in WORST_HEADS)
     out.write("</tr></thead>\n<tbody>\n")
     for token in worst.tokens:
-        text = f'{escape(token["before"])}<b class="worse">{escape(token["token"])}</b>{escape(token["after"])}'
-        out.write(
-            f'<tr><th scope="row" class=n>{escape(token["nats"])}</th><td class="context">{text}</td>'
+        text = (
+            f'{escape(token["before"])}<b class="worse">{escape(token["token"])}</b>{escape(token["after"])}'
         )
+        out.write(f'<tr><th scope="row" class=n>{escape(token["nats"])}</th><td class="context">{text}</td>')
         out.writelines(f"<td>{escape(token[key])}</td>" for key in ("reference", "here", "sample"))
         out.write("</tr>\n")
     out.write("</tbody>\n</table>\n</div>\n</details>\n")

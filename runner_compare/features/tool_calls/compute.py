@@ -44,17 +44,12 @@ class CellCalls:
     @property
     def counts(self) -> Counter[ToolOutcome]:
         """How many answers came to what."""
-        return Counter(
-            outcome.tools.outcome for outcome in self.outcomes if outcome.tools is not None
-        )
+        return Counter(outcome.tools.outcome for outcome in self.outcomes if outcome.tools is not None)
 
     @property
     def needs_calls(self) -> bool:
         """Whether its questions need a call."""
-        return not self.counts.keys() & {
-            ToolOutcome.nothing_called,
-            ToolOutcome.called_without_need,
-        }
+        return not self.counts.keys() & {ToolOutcome.nothing_called, ToolOutcome.called_without_need}
 
 
 @dataclass(frozen=True)
@@ -81,22 +76,14 @@ class ToolFindings:
         """The share of answers that have taken each step, of the questions to which it belongs."""
         with_need = [cell for cell in self.cells if cell.needs_calls]
         without = [cell for cell in self.cells if not cell.needs_calls]
-        shares = {
-            step: _share(with_need, outcomes) for step, outcomes in STEPS.items() if with_need
-        }
-        return shares | (
-            {WITHOUT_NEED: _share(without, {ToolOutcome.nothing_called})} if without else {}
-        )
+        shares = {step: _share(with_need, outcomes) for step, outcomes in STEPS.items() if with_need}
+        return shares | ({WITHOUT_NEED: _share(without, {ToolOutcome.nothing_called})} if without else {})
 
     def _placed(self) -> Iterator[tuple[ToolPlace, QuestionOutcome]]:
-        yield from (
-            (outcome.tools, outcome) for outcome in self.outcomes if outcome.tools is not None
-        )
+        yield from ((outcome.tools, outcome) for outcome in self.outcomes if outcome.tools is not None)
 
 
-def _share(
-    cells: Sequence[CellCalls], outcomes: frozenset[ToolOutcome] | set[ToolOutcome]
-) -> float:
+def _share(cells: Sequence[CellCalls], outcomes: frozenset[ToolOutcome] | set[ToolOutcome]) -> float:
     """Return the share of answers with one of some outcomes."""
     counted = sum((cell.counts for cell in cells), Counter[ToolOutcome]())
     return sum(counted[outcome] for outcome in outcomes) / counted.total()
@@ -108,14 +95,10 @@ def tool_card(result: Result, samples: Sequence[Sample]) -> None:
     findings = ToolFindings(tuple(QuestionOutcome.of(sample) for sample in samples))
     metrics = {"tool_accuracy": fmean(outcome.mean for outcome in findings.outcomes)}
     for name, group in _groups(findings):
-        metrics[f"tool_accuracy/{name}"] = fmean(
-            outcome.mean for cell in group for outcome in cell.outcomes
-        )
+        metrics[f"tool_accuracy/{name}"] = fmean(outcome.mean for cell in group for outcome in cell.outcomes)
     metrics |= {f"{step}_share": share for step, share in findings.steps.items()}
     result.metrics |= metrics
-    result.tables[BY_OUTCOME] = [
-        outcome_row(cell, len(findings.lengths) > 1) for cell in findings.cells
-    ]
+    result.tables[BY_OUTCOME] = [outcome_row(cell, len(findings.lengths) > 1) for cell in findings.cells]
 
 
 def _groups(findings: ToolFindings) -> Iterator[tuple[str, list[CellCalls]]]:
@@ -153,7 +136,5 @@ def cell_record(cell: CellCalls) -> dict[str, Any]:
         "right": cell.share,
         "right_low": low,
         "right_high": high,
-        "outcomes": {
-            outcome.value: cell.counts[outcome] for outcome in ToolOutcome if cell.counts[outcome]
-        },
+        "outcomes": {outcome.value: cell.counts[outcome] for outcome in ToolOutcome if cell.counts[outcome]},
     }

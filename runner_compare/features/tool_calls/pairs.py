@@ -64,9 +64,7 @@ def compare_lengths(run: Run, answers: Answers) -> dict[int, Compared]:
         by_means = partial(compare_means, field=cluster_field(run, run))
         if pairs:
             try:
-                compared[length] = at_both_ends(
-                    by_means if has_means(pairs) else by_verdicts, pairs
-                )
+                compared[length] = at_both_ends(by_means if has_means(pairs) else by_verdicts, pairs)
             except TooFew:
                 continue  # families: nothing is said
     return compared

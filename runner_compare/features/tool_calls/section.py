@@ -8,21 +8,10 @@ from typing import Any, TypeVar
 
 from runner_base import Column, Use
 from runner_base.tool_outcomes import RIGHT, STEPS, WITHOUT_NEED, ToolOutcome
-from runner_compare.features.tool_calls.compute import (
-    WORDS,
-    Cell,
-    CellCalls,
-    ToolFindings,
-    cell_record,
-)
+from runner_compare.features.tool_calls.compute import WORDS, Cell, CellCalls, ToolFindings, cell_record
 from runner_compare.features.tool_calls.pairs import EVERY_STEP, answers_by_step, compare_lengths
 from runner_compare.model.data import ABSENT, NotPaired, Run, Table, TableRow
-from runner_compare.model.error_families import (
-    ErrorFamily,
-    error_sentences,
-    errors_record,
-    rows_family,
-)
+from runner_compare.model.error_families import ErrorFamily, error_sentences, errors_record, rows_family
 from runner_compare.model.mean_pairs import TOOL_ACCURACY
 from runner_compare.model.outcomes import Answers
 from runner_compare.reader import Reader
@@ -125,9 +114,7 @@ class ToolCalls(Section):
         findings = table.of(CallsOfTable).findings.get(row.run.run_id)
         if findings is None:
             return {}
-        cells = {
-            f"right_calls_{cell.category}_{cell.length}": cell.share for cell in findings.cells
-        }
+        cells = {f"right_calls_{cell.category}_{cell.length}": cell.share for cell in findings.cells}
         return {f"{step}_share": share for step, share in findings.steps.items()} | cells
 
 
@@ -152,9 +139,7 @@ def add_calls(table: Table, reader: Reader) -> None:
     pairs = [
         (row.run, row.baseline.run)
         for row in table.settings
-        if row.run.run_id in answers
-        and row.baseline is not None
-        and row.baseline.run.run_id in answers
+        if row.run.run_id in answers and row.baseline is not None and row.baseline.run.run_id in answers
     ]
     of_cells, of_steps = dict[str, dict[Cell, Compared]](), dict[str, dict[str, Compared]]()
     for run, base in pairs:
@@ -258,9 +243,7 @@ def cell_words(cell: Cell, has_lengths: bool) -> str:
 
 def _cells_of(table: Table) -> tuple[list[Cell], bool]:
     """Return the categories and lengths of all rows, and whether there are several lengths."""
-    found = [
-        cell for findings in table.of(CallsOfTable).findings.values() for cell in findings.cells
-    ]
+    found = [cell for findings in table.of(CallsOfTable).findings.values() for cell in findings.cells]
     cells = list(dict.fromkeys((cell.category, cell.length) for cell in found))
     return cells, len({length for _, length in cells}) > 1
 
@@ -277,18 +260,14 @@ def cell_columns(table: Table) -> list[Column]:
     for category in dict.fromkeys(category for category, _ in cells):
         found = [_cell(kept[row.run.run_id], category, length) for row, length in lines]
         shown = [
-            ABSENT if cell is None else f"{percent(cell.share)} of {len(cell.outcomes)}"
-            for cell in found
+            ABSENT if cell is None else f"{percent(cell.share)} of {len(cell.outcomes)}" for cell in found
         ]
         columns.append(Column(category, shown, use=Use.result))
     return columns
 
 
 def _cell(findings: ToolFindings, category: str, length: int) -> CellCalls | None:
-    return next(
-        (cell for cell in findings.cells if (cell.category, cell.length) == (category, length)),
-        None,
-    )
+    return next((cell for cell in findings.cells if (cell.category, cell.length) == (category, length)), None)
 
 
 def outcome_columns(table: Table) -> list[Column]:
@@ -298,9 +277,7 @@ def outcome_columns(table: Table) -> list[Column]:
     for outcome in ToolOutcome:
         counts = [sum(cell.counts[outcome] for cell in kept[row.run.run_id].cells) for row in rows]
         if outcome not in RIGHT and any(counts):
-            columns.append(
-                Column(WORDS[outcome].replace(" ", "\n"), list(map(str, counts)), use=Use.result)
-            )
+            columns.append(Column(WORDS[outcome].replace(" ", "\n"), list(map(str, counts)), use=Use.result))
     answers = [str(len(kept[row.run.run_id].outcomes)) for row in rows]
     return [*columns, Column("of all", answers, use=Use.result)]
 
@@ -329,9 +306,7 @@ def _difference_columns(
     columns = [Column("comparison", names, False, use=Use.setting)]
     for part, head in heads.items():
         decisions = [compared[row.run.run_id].get(part) for row in rows]
-        cells = [
-            ABSENT if decision is None else _difference_cell(decision) for decision in decisions
-        ]
+        cells = [ABSENT if decision is None else _difference_cell(decision) for decision in decisions]
         columns.append(Column(head, cells, use=Use.difference))
     return columns
 
@@ -352,9 +327,7 @@ def compared_sentences(table: Table) -> list[str]:
     said, tests, shown = [], 0, 0
     for row in _rows(table):
         own = compared.get(row.run.run_id, {})
-        found = {
-            cell: decision for cell, decision in own.items() if decision.finding is not Finding.open
-        }
+        found = {cell: decision for cell, decision in own.items() if decision.finding is not Finding.open}
         parts = [
             f"{decision.finding} in {cell_words(cell, has_lengths)} ({_difference(decision)})"
             for cell, decision in found.items()
@@ -404,9 +377,7 @@ def _open_sentence(what: str, compared: Mapping[str, Mapping[Any, Decision]]) ->
     count = sum(finding is Finding.open for finding in findings)
     if not count:
         return []
-    return [
-        f"{what}: no difference shown in {count} of {len(findings)} comparisons, which share 5 %"
-    ]
+    return [f"{what}: no difference shown in {count} of {len(findings)} comparisons, which share 5 %"]
 
 
 def _difference(decision: Decision) -> str:

@@ -46,14 +46,8 @@ def training_sentence(table: Table) -> str:
 
 def seeded_keys(table: Table) -> list[str]:
     """Return the keys by whose values rows are training runs of one recipe."""
-    declared = {
-        key for row in table.rows for key in row.run.params if key.rpartition(".")[2] in DECLARED
-    }
-    found = [
-        key
-        for key in sorted(declared)
-        if len({row.run.value(key) for row in table.rows} - {None}) > 1
-    ]
+    declared = {key for row in table.rows for key in row.run.params if key.rpartition(".")[2] in DECLARED}
+    found = [key for key in sorted(declared) if len({row.run.value(key) for row in table.rows} - {None}) > 1]
     for key in OF_WEIGHTS:
         recipes: dict[str, set[str]] = {}
         for name in {row.run.value(key) for row in table.rows} - {None}:

@@ -13,9 +13,7 @@ class UnreadAnswers(Section):
 
     def sentences(self, table: Table) -> list[str]:
         """Say of which rows few answers were read."""
-        note = unread_note(
-            (name_of(row, table.keys), row.run.metrics, row.run.params) for row in table.rows
-        )
+        note = unread_note((name_of(row, table.keys), row.run.metrics, row.run.params) for row in table.rows)
         return [note] if note else []
 
 

@@ -28,9 +28,7 @@ ROWS = ("task.name", METRIC, "task.filter")  # what tells the runs of one evalua
 SETTINGS = ("limit", "random_seed", "numpy_seed", "torch_seed", "fewshot_seed")
 
 
-def load(
-    places: list[str], cluster: str | None = None, metric: str = ""
-) -> tuple[list[Run], FilesReader]:
+def load(places: list[str], cluster: str | None = None, metric: str = "") -> tuple[list[Run], FilesReader]:
     """Return the newest run of each evaluation below these folders, and a reader of their samples.
 
     `cluster` is the field of a document that names its family, `metric` the only metric that is
@@ -41,9 +39,7 @@ def load(
     if metric:
         names = sorted({series.metric for _, series in read})
         if metric not in names:
-            raise ConfigError(
-                f"--metric {metric}: {unknown('metric in these folders', metric, names)}"
-            )
+            raise ConfigError(f"--metric {metric}: {unknown('metric in these folders', metric, names)}")
         read = [(path, series) for path, series in read if series.metric == metric]
     left_out = {series.name for _, series in read if not series.can_be_compared}
     if left_out:
@@ -121,8 +117,7 @@ class FilesReader(Reader):
         return {
             question: outcome._replace(
                 number=chance.of(
-                    *(outcome.right if outcome.right[1] else (int(outcome.solved), 1)),
-                    outcome.votes,
+                    *(outcome.right if outcome.right[1] else (int(outcome.solved), 1)), outcome.votes
                 )
             )
             for question, outcome in self.of_one(run).items()
@@ -138,14 +133,10 @@ class FilesReader(Reader):
         assert isinstance(series, Series)
         return series
 
-    def words(
-        self, run: Run, wanted: set[Question], most: int = TEXT_END
-    ) -> dict[Question, dict[str, str]]:
+    def words(self, run: Run, wanted: set[Question], most: int = TEXT_END) -> dict[Question, dict[str, str]]:
         """Return a run's answers to some questions, with the end of each question."""
         return dict(
-            pair
-            for part in run.parts or [run]
-            for pair in self.read[part.run_id].words(wanted, most)
+            pair for part in run.parts or [run] for pair in self.read[part.run_id].words(wanted, most)
         )
 
 
@@ -159,9 +150,7 @@ def _series(results: Results, cluster: str | None) -> Iterator[Series]:
             by_bytes = [metric for metric in OF_BYTES if metric in of_filter]
             for metric, value in of_filter.items():
                 scored = {
-                    key: document
-                    for key, document in documents[name].items()
-                    if metric in document.values
+                    key: document for key, document in documents[name].items() if metric in document.values
                 }
                 series = Series(results, task, metric, name, scored)
                 _check_mean(series, value)

@@ -142,24 +142,16 @@ def find(folder: str) -> list[Results]:
         raise ConfigError(f"--lm-eval {folder}: there is no such folder")
     if not files:
         fix = f"lm-eval writes them with --output_path {folder} --log_samples"
-        raise ConfigError(
-            f"--lm-eval {folder}: no results of lm-eval (results_TIME.json) in it; {fix}"
-        )
+        raise ConfigError(f"--lm-eval {folder}: no results of lm-eval (results_TIME.json) in it; {fix}")
     return sorted(
-        map(_read_results, files),
-        key=lambda results: (results.time, str(results.path)),
-        reverse=True,
+        map(_read_results, files), key=lambda results: (results.time, str(results.path)), reverse=True
     )
 
 
 def _read_results(path: Path) -> Results:
     content = read_json(path, "--lm-eval")
-    if not isinstance(content, dict) or not all(
-        isinstance(content.get(key), dict) for key in NEEDED
-    ):
-        raise DataError(
-            f"{path}: not results of lm-eval: expected an object with {', '.join(NEEDED)}"
-        )
+    if not isinstance(content, dict) or not all(isinstance(content.get(key), dict) for key in NEEDED):
+        raise DataError(f"{path}: not results of lm-eval: expected an object with {', '.join(NEEDED)}")
     checked(content, ResultsFile, str(path))
     return Results(path, content)
 
@@ -172,9 +164,7 @@ def read_documents(results: Results, task: str, cluster: str | None = None) -> d
     """
     path, metrics = results.samples(task), results.metrics(task)
     if not path.is_file():
-        raise DataError(
-            f"{results.path}: {path.name} is not beside it: lm-eval writes it with --log_samples"
-        )
+        raise DataError(f"{results.path}: {path.name} is not beside it: lm-eval writes it with --log_samples")
     metric_names = {metric for of_filter in metrics.values() for metric in of_filter}
     by_filter: dict[str, Documents] = {name: {} for name in metrics}
     number = 0
@@ -197,10 +187,10 @@ def read_documents(results: Results, task: str, cluster: str | None = None) -> d
     expected = (results.of("n-samples", task) or {}).get("effective")
     for name, documents in by_filter.items():
         if expected is not None and len(documents) < expected:
-            counts = f"{results.path.name} counts {expected} documents, and filter {name} has {len(documents)}"
-            raise DataError(
-                f"{path}, line {number}: lines are missing before or after it: {counts}"
+            counts = (
+                f"{results.path.name} counts {expected} documents, and filter {name} has {len(documents)}"
             )
+            raise DataError(f"{path}, line {number}: lines are missing before or after it: {counts}")
     return by_filter
 
 
@@ -210,9 +200,7 @@ def _cluster(values: dict[str, Any], field: str, where: str) -> str:
     value = document.get(field) if isinstance(document, dict) else None
     if isinstance(value, bool) or not isinstance(value, str | int):
         fields = ", ".join(map(str, document)) if isinstance(document, dict) else "no fields"
-        raise DataError(
-            f"--cluster {field}: {where}: the document has no such text or number ({fields})"
-        )
+        raise DataError(f"--cluster {field}: {where}: the document has no such text or number ({fields})")
     return str(value)
 
 
@@ -247,8 +235,7 @@ def _flat(value: Any) -> list[Any]:
     """Return the first answer to each request: `[["text"]]` and `[[["-1.5", "True"]]]`."""
     items = value if isinstance(value, list) else []
     return [
-        item[0] if isinstance(item, list) and item and isinstance(item[0], list) else item
-        for item in items
+        item[0] if isinstance(item, list) and item and isinstance(item[0], list) else item for item in items
     ]
 
 

@@ -48,10 +48,7 @@ def params_of(results: Results, task: str) -> dict[str, str]:
     shots = results.of("n-shot", task)
     if shots is not None:
         params["task.shots"] = text_of(shots)
-    for key, name in (
-        ("system_instruction_sha", "task.system"),
-        ("chat_template_sha", "task.template"),
-    ):
+    for key, name in (("system_instruction_sha", "task.system"), ("chat_template_sha", "task.template")):
         if content.get(key):
             params[name] = str(content[key])[:12]
     return params

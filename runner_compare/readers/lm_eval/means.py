@@ -18,9 +18,7 @@ from runner_compare.readers.tool_run import as_number
 # lm-eval's aggregation of a metric for which the task's settings name none, and the metrics of a
 # task that names none
 AGGREGATIONS = {
-    **dict.fromkeys(
-        ("acc", "acc_norm", "acc_mutual_info", "acc_bytes", "exact_match", "likelihood"), "mean"
-    ),
+    **dict.fromkeys(("acc", "acc_norm", "acc_mutual_info", "acc_bytes", "exact_match", "likelihood"), "mean"),
     "brier_score": "brier_score",
     "perplexity": "perplexity",
     "word_perplexity": "weighted_perplexity",
@@ -41,11 +39,7 @@ def aggregation_of(results: Results, task: str, metric: str) -> str | None:
     config = results.of("configs", task) or {}
     metric_list = config.get("metric_list")
     if not metric_list:
-        return (
-            AGGREGATIONS.get(metric)
-            if metric in METRICS.get(str(config.get("output_type")), ())
-            else None
-        )
+        return AGGREGATIONS.get(metric) if metric in METRICS.get(str(config.get("output_type")), ()) else None
     entry = next(
         (
             metric_entry
@@ -78,9 +72,7 @@ def _mean(values: Sequence[Any]) -> float:
 
 
 def _mean_of_known(values: Sequence[Any]) -> float:
-    return _mean(
-        [value for value in values if not (isinstance(value, float) and math.isnan(value))]
-    )
+    return _mean([value for value in values if not (isinstance(value, float) and math.isnan(value))])
 
 
 def _mean_of_briers(pairs: Sequence[Any]) -> float:
@@ -90,9 +82,7 @@ def _mean_of_briers(pairs: Sequence[Any]) -> float:
 def _weighted_mean(pairs: Sequence[Any]) -> float:
     if not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
         raise _NoNumber
-    return math.fsum(_number(value) for value, _ in pairs) / math.fsum(
-        _number(weight) for _, weight in pairs
-    )
+    return math.fsum(_number(value) for value, _ in pairs) / math.fsum(_number(weight) for _, weight in pairs)
 
 
 def _number(value: Any) -> float:

@@ -12,13 +12,7 @@ from runner_base import DataError, Likelihood
 from runner_compare.metrics import LOG_LIKELIHOODS, Better
 from runner_compare.model.data import Answers, Question, QuestionOutcome, Texts, TextScore
 from runner_compare.model.question_numbers import mean_of, number_of
-from runner_compare.readers.lm_eval.files import (
-    Document,
-    Documents,
-    Results,
-    lines,
-    question_and_answers,
-)
+from runner_compare.readers.lm_eval.files import Document, Documents, Results, lines, question_and_answers
 from runner_compare.readers.tool_run import as_number, side_with_question
 from runner_compare.statistics.clustered_share import accuracy_figures
 from runner_compare.statistics.ratios import ratio, ratio_interval
@@ -78,17 +72,13 @@ class Series:
     def can_be_compared(self) -> bool:
         """Whether there are documents, and each has a number where they have to be compared by
         numbers."""
-        return bool(self.documents) and (
-            not self.is_of_numbers_only or None not in self.numbers.values()
-        )
+        return bool(self.documents) and (not self.is_of_numbers_only or None not in self.numbers.values())
 
     @property
     def numbers(self) -> dict[int, float | None]:
         """The number of each document; None where it has none, as for a class that is counted over
         all documents."""
-        return {
-            key: number_of(document.values[self.metric]) for key, document in self.documents.items()
-        }
+        return {key: number_of(document.values[self.metric]) for key, document in self.documents.items()}
 
     def answers(self) -> Answers:
         """Return which documents were answered correctly."""
@@ -122,23 +112,15 @@ class Series:
             for document in self.documents.values()
         }
 
-    def words(
-        self, wanted: Collection[Question], most: int
-    ) -> Iterator[tuple[Question, dict[str, str]]]:
+    def words(self, wanted: Collection[Question], most: int) -> Iterator[tuple[Question, dict[str, str]]]:
         """Yield the answers to some documents, which are read from the file again."""
-        shown = {
-            document.line: document
-            for document in self.documents.values()
-            if document.key in wanted
-        }
+        shown = {document.line: document for document in self.documents.values() if document.key in wanted}
         for number, values in lines(self.path) if shown else ():
             if document := shown.get(number):
                 question, answer, text = question_and_answers(values)
                 yield (
                     document.key,
-                    side_with_question(
-                        document.values[self.metric] == 1, answer, text, question, most
-                    ),
+                    side_with_question(document.values[self.metric] == 1, answer, text, question, most),
                 )
 
     def likelihood(self, document: Document) -> Likelihood:

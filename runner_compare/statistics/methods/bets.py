@@ -29,10 +29,7 @@ class Bets(Test):
 
     def compare(self) -> Effect:
         """Compute the effect."""
-        seen, baseline_correct = (
-            self.seen,
-            sum(is_baseline_right for _, is_baseline_right in self.pairs),
-        )
+        seen, baseline_correct = (self.seen, sum(is_baseline_right for _, is_baseline_right in self.pairs))
         counts = verdict_counts(seen.wins, seen.losses, seen.ties, baseline_correct)
         return Effect(
             Method.sequential,

@@ -38,9 +38,7 @@ class Fisher(Test):
         if p < ALPHA:  # of some small tables the interval would hold 0
             low, high = without_zero(low, high, difference > 0)
         counts = verdict_counts(None, None, None, self.baseline_correct)
-        return Effect(
-            Method.fisher, "accuracy", difference, low, high, p, self.n, self.baseline_n, counts
-        )
+        return Effect(Method.fisher, "accuracy", difference, low, high, p, self.n, self.baseline_n, counts)
 
     def interval_at(self, alpha: float) -> tuple[float, float]:
         """Return the interval at another level."""

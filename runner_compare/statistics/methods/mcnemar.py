@@ -5,20 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from runner_compare.statistics import stats
-from runner_compare.statistics.effects import (
-    Between,
-    Effect,
-    Method,
-    Test,
-    verdict_counts,
-    without_zero,
-)
+from runner_compare.statistics.effects import Between, Effect, Method, Test, verdict_counts, without_zero
 from runner_compare.statistics.margins import questions_needed
-from runner_compare.statistics.planning import (
-    expected_disagreement,
-    questions_to_detect,
-    smallest_detectable,
-)
+from runner_compare.statistics.planning import expected_disagreement, questions_to_detect, smallest_detectable
 from runner_compare.statistics.stats import ALPHA, POWER
 
 
@@ -68,16 +57,12 @@ class McNemar(Test):
 
     def needs(self, margin: float, level: float, power: float = POWER) -> int | None:
         """Return the questions that decide about a margin, those that were asked included."""
-        return questions_needed(
-            margin, self.expected, level, power, (self.wins, self.losses, self.n)
-        )
+        return questions_needed(margin, self.expected, level, power, (self.wins, self.losses, self.n))
 
     def needs_between(self, margin: float, level: float, power: float = POWER) -> Between:
         """Return what a margin needs at both ends of the interval of the disagreement."""
         seen = self.wins, self.losses, self.n
-        fewest, most = (
-            questions_needed(margin, rate, level, power, seen) for rate in self.disagreement_ends
-        )
+        fewest, most = (questions_needed(margin, rate, level, power, seen) for rate in self.disagreement_ends)
         return fewest, most
 
     @property
@@ -85,9 +70,7 @@ class McNemar(Test):
         """The 95 % interval of the share of questions that only one of the two solves."""
         return stats.exact_interval(self.wins + self.losses, self.n)
 
-    def needs_to_detect_between(
-        self, difference: float, level: float, power: float = POWER
-    ) -> Between:
+    def needs_to_detect_between(self, difference: float, level: float, power: float = POWER) -> Between:
         """Return what a difference needs at both ends of the interval of the disagreement."""
         fewest, most = (
             questions_to_detect(rate, difference, level, power) for rate in self.disagreement_ends

@@ -51,15 +51,7 @@ class MeanFlips(Test):
         }
         low, high = mean.interval()
         return Effect(
-            Method.mean_flips,
-            "accuracy",
-            mean.difference,
-            low,
-            high,
-            mean.p,
-            mean.n,
-            mean.n,
-            counts,
+            Method.mean_flips, "accuracy", mean.difference, low, high, mean.p, mean.n, mean.n, counts
         )
 
     def interval_at(self, alpha: float) -> tuple[float, float]:
@@ -72,15 +64,11 @@ class MeanFlips(Test):
 
     def detects(self, level: float) -> float | None:
         """Return the smallest loss, spread evenly, that is detected."""
-        return detectable_loss(
-            self.mean.sums, self.mean.sizes, self.samples, False, level, self.is_strict
-        )
+        return detectable_loss(self.mean.sums, self.mean.sizes, self.samples, False, level, self.is_strict)
 
     def detects_at_worst(self, level: float) -> float | None:
         """Return the smallest loss of whole clusters that is detected."""
-        return detectable_loss(
-            self.mean.sums, self.mean.sizes, self.samples, True, level, self.is_strict
-        )
+        return detectable_loss(self.mean.sums, self.mean.sizes, self.samples, True, level, self.is_strict)
 
     @property
     def can_plan(self) -> bool:
@@ -89,9 +77,7 @@ class MeanFlips(Test):
 
     def needs(self, margin: float, level: float, power: float = POWER) -> int | None:
         """Return the questions that decide about a margin."""
-        return questions_for_margin(
-            self.mean.sums, self.mean.sizes, margin, level, power, self.is_strict
-        )
+        return questions_for_margin(self.mean.sums, self.mean.sizes, margin, level, power, self.is_strict)
 
     def needs_between(self, margin: float, level: float, power: float = POWER) -> Between:
         """Return the fewest and the most questions that decide about a margin, by the interval of the spread."""
@@ -101,12 +87,7 @@ class MeanFlips(Test):
             None
             if factor is None
             else questions_for_margin(
-                tuple(factor * unit_sum for unit_sum in sums),
-                sizes,
-                margin,
-                level,
-                power,
-                self.is_strict,
+                tuple(factor * unit_sum for unit_sum in sums), sizes, margin, level, power, self.is_strict
             )
             for factor in spread_factors(tails, len(sums), MAX_TAILS)
         )

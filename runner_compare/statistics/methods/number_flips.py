@@ -74,14 +74,8 @@ class NumberFlips(Test):
         """Compute the effect."""
         by_flips, n = self.by_flips.effect, len(self.sizes)
         low, high = self._joined(by_flips.low, by_flips.high, ALPHA)
-        mean, baseline_mean = (
-            math.fsum(side) / len(side) for side in (self.values, self.baseline_values)
-        )
-        counts = {
-            "error": self.by_flips.error,
-            "questions": int(sum(self.sizes)),
-            "unit": self.name,
-        }
+        mean, baseline_mean = (math.fsum(side) / len(side) for side in (self.values, self.baseline_values))
+        counts = {"error": self.by_flips.error, "questions": int(sum(self.sizes)), "unit": self.name}
         counts |= {"mean": mean, "baseline_mean": baseline_mean, "grouping": self.grouping}
         return Effect(
             Method.number_flips,
@@ -132,9 +126,7 @@ class NumberFlips(Test):
         evenly = self.detects(level)
         if evenly is None:
             return None
-        return max(
-            evenly, ratios.detectable_loss(self.by_flips.error, len(self.sizes), self._loss, level)
-        )
+        return max(evenly, ratios.detectable_loss(self.by_flips.error, len(self.sizes), self._loss, level))
 
     @cached_property
     def _loss(self) -> float:

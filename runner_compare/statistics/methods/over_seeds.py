@@ -84,16 +84,12 @@ class OverSeeds(Test):
 
     def detects(self, level: float) -> float | None:
         """Return the smallest true difference that is detected."""
-        return (
-            self._with_seeds(self.by_questions.detects(level), level) if self.knows_power else None
-        )
+        return self._with_seeds(self.by_questions.detects(level), level) if self.knows_power else None
 
     def detects_at_worst(self, level: float) -> float | None:
         """Return the smallest loss of a few questions that is detected."""
         return (
-            self._with_seeds(self.by_questions.detects_at_worst(level), level)
-            if self.knows_power
-            else None
+            self._with_seeds(self.by_questions.detects_at_worst(level), level) if self.knows_power else None
         )
 
     def _with_seeds(self, smallest: float | None, level: float) -> float | None:

@@ -10,13 +10,7 @@ from functools import cached_property
 from runner_compare.statistics import ratios
 from runner_compare.statistics.effects import Effect, Method, Test
 from runner_compare.statistics.planning import can_plan_from, samples_to_detect
-from runner_compare.statistics.pooling import (
-    MAX_UNKNOWN,
-    PairedTexts,
-    Weights,
-    of_few_texts,
-    uncertainty,
-)
+from runner_compare.statistics.pooling import MAX_UNKNOWN, PairedTexts, Weights, of_few_texts, uncertainty
 from runner_compare.statistics.stats import ALPHA, POWER
 
 
@@ -55,9 +49,7 @@ class PooledTexts(Test):
     def value(self) -> float:
         """The weighted mean of the differences."""
         weighted = zip(self.shares, self.tasks, strict=True)
-        return math.fsum(
-            share * ratios.ratio(task.differences, task.sizes) for share, task in weighted
-        )
+        return math.fsum(share * ratios.ratio(task.differences, task.sizes) for share, task in weighted)
 
     @property
     def n(self) -> int:
@@ -71,9 +63,7 @@ class PooledTexts(Test):
         size = int(math.fsum(self.totals))
         counts = {"error": error, "size": size, "unit": self.unit, "tasks": len(self.tasks)}
         p = self.p_at(0.0)
-        return Effect(
-            Method.sign_flips, "log_likelihood", self.value, low, high, p, self.n, self.n, counts
-        )
+        return Effect(Method.sign_flips, "log_likelihood", self.value, low, high, p, self.n, self.n, counts)
 
     def interval_at(self, alpha: float) -> tuple[float, float]:
         """Return the interval at a level."""
@@ -102,10 +92,7 @@ class PooledTexts(Test):
     @cached_property
     def _can_plan(self) -> bool:
         error, _, _, freedom = self.uncertainty
-        return (
-            can_plan_from(freedom)
-            and of_few_texts(self.tasks, self.shares) <= MAX_UNKNOWN * error**2
-        )
+        return can_plan_from(freedom) and of_few_texts(self.tasks, self.shares) <= MAX_UNKNOWN * error**2
 
     @property
     def can_plan(self) -> bool:
@@ -115,7 +102,5 @@ class PooledTexts(Test):
     def needs(self, margin: float, level: float, power: float = POWER) -> int | None:
         """Return the texts over all tasks that decide about a margin."""
         error, bend, tails, freedom = self.uncertainty
-        alike = samples_to_detect(
-            error, freedom + 1, margin, level, power, bend, tails, upward=True
-        )
+        alike = samples_to_detect(error, freedom + 1, margin, level, power, bend, tails, upward=True)
         return None if alike is None else math.ceil(alike * self.n / (freedom + 1))

@@ -22,9 +22,7 @@ from runner_compare.statistics.pooling import (
 from runner_compare.statistics.stats import POWER
 
 
-def pooled_accuracies(
-    tasks: Sequence[PairedVerdicts], weights: Weights, finest: int = FINEST
-) -> Test:
+def pooled_accuracies(tasks: Sequence[PairedVerdicts], weights: Weights, finest: int = FINEST) -> Test:
     """Return the test of the paired accuracies of several tasks, which have no question in
     common."""
     assert tasks
@@ -35,8 +33,7 @@ def pooled_accuracies(
 def by_questions(tasks: Sequence[PairedVerdicts]) -> McNemar:
     """Return the test of all questions together."""
     wins, losses, n, correct = (
-        sum(getattr(task, name) for task in tasks)
-        for name in ("wins", "losses", "n", "baseline_correct")
+        sum(getattr(task, name) for task in tasks) for name in ("wins", "losses", "n", "baseline_correct")
     )
     return McNemar(wins, losses, n, correct, tasks=len(tasks))
 

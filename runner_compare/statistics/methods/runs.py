@@ -66,9 +66,7 @@ class StudentT(Test):
             "has_fresh_processes": self.run.has_fresh_processes,
         }
         n, baseline_n = len(self.run.runs), len(self.baseline.runs)
-        return Effect(
-            method, self.measure, value, low, high, p, n, baseline_n, counts, is_ratio=True
-        )
+        return Effect(method, self.measure, value, low, high, p, n, baseline_n, counts, is_ratio=True)
 
     def interval_at(self, alpha: float) -> tuple[float, float]:
         """Return the interval at another level; too few runs have only the range of repeats."""

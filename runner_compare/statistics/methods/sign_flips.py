@@ -61,9 +61,7 @@ class SignFlips(Test):
     def p_at(self, value: float) -> float:
         """Return the two-sided p against a true difference per unit."""
         pairs = zip(self.differences, self.sizes, strict=True)
-        return ratios.paired_p(
-            [difference - value * size for difference, size in pairs], self.sizes
-        )
+        return ratios.paired_p([difference - value * size for difference, size in pairs], self.sizes)
 
     def detects(self, level: float) -> float | None:
         """Return the smallest true difference that so many texts detect."""
@@ -83,9 +81,7 @@ class SignFlips(Test):
         """Return the fewest and the most texts that decide about a margin."""
         return self._samples_between(margin, level, power, upward=True)
 
-    def needs_to_detect_between(
-        self, difference: float, level: float, power: float = POWER
-    ) -> Between:
+    def needs_to_detect_between(self, difference: float, level: float, power: float = POWER) -> Between:
         """Return the fewest and the most texts that detect a difference."""
         return self._samples_between(difference, level, power)
 
@@ -97,12 +93,7 @@ class SignFlips(Test):
         return self._samples(shift, level, power, upward, low), most
 
     def _samples(
-        self,
-        shift: float,
-        level: float,
-        power: float,
-        upward: bool | None = None,
-        factor: float = 1.0,
+        self, shift: float, level: float, power: float, upward: bool | None = None, factor: float = 1.0
     ) -> int | None:
         n, error = len(self.differences), factor * self.error
         return samples_to_detect(

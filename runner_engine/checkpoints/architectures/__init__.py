@@ -18,18 +18,39 @@ __all__ = ["BY_TRANSFORMERS", "MODULES", "architecture_of"]
 
 MODULES = {
     # every layer has attention and one feed-forward network
-    "llama": "llama", "granite": "llama", "qwen2": "dense", "qwen3": "dense", "phi3": "dense", "starcoder2": "dense",
-    "stablelm": "dense", "olmo2": "dense", "cohere2": "dense", "glm4": "dense",
-    "gemma2": "gemma", "gemma3": "gemma", "gemma4": "gemma",
+    "llama": "llama",
+    "granite": "llama",
+    "qwen2": "dense",
+    "qwen3": "dense",
+    "phi3": "dense",
+    "starcoder2": "dense",
+    "stablelm": "dense",
+    "olmo2": "dense",
+    "cohere2": "dense",
+    "glm4": "dense",
+    "gemma2": "gemma",
+    "gemma3": "gemma",
+    "gemma4": "gemma",
     # mixtures of experts; llama with experts is Mixtral
-    "granitemoe": "llama", "qwen2moe": "mixtures", "qwen3moe": "mixtures", "olmoe": "mixtures", "gpt-oss": "mixtures",
-    "glm4moe": "mixtures", "deepseek2": "deepseek",
+    "granitemoe": "llama",
+    "qwen2moe": "mixtures",
+    "qwen3moe": "mixtures",
+    "olmoe": "mixtures",
+    "gpt-oss": "mixtures",
+    "glm4moe": "mixtures",
+    "deepseek2": "deepseek",
     # hybrids: layers with recurrent state
-    "qwen35": "gated_delta", "qwen35moe": "gated_delta", "qwen3next": "gated_delta",
-    "lfm2": "short_conv", "lfm2moe": "short_conv",
-    "granitehybrid": "state_space", "nemotron_h": "state_space", "nemotron_h_moe": "state_space",
-    "falcon-h1": "state_space", "mamba2": "state_space",
-}  # fmt: skip
+    "qwen35": "gated_delta",
+    "qwen35moe": "gated_delta",
+    "qwen3next": "gated_delta",
+    "lfm2": "short_conv",
+    "lfm2moe": "short_conv",
+    "granitehybrid": "state_space",
+    "nemotron_h": "state_space",
+    "nemotron_h_moe": "state_space",
+    "falcon-h1": "state_space",
+    "mamba2": "state_space",
+}
 
 # which transformers reads, all weights unpacked
 BY_TRANSFORMERS = ("bloom", "deci", "falcon", "gpt2", "mamba", "minimax-m2", "nemotron")
@@ -40,7 +61,5 @@ def architecture_of(header: Header) -> Architecture:
     name = header.architecture
     known: dict[str, Architecture] = import_module(f"{__name__}.{MODULES[name]}").KNOWN
     kinds = {"expert_shared_feed_forward_length": "shared experts", "expert_count": "experts"}
-    variants = [
-        f"{name} with {kind}" for key, kind in kinds.items() if header.metadata.get(f"{name}.{key}")
-    ]
+    variants = [f"{name} with {kind}" for key, kind in kinds.items() if header.metadata.get(f"{name}.{key}")]
     return known[next((variant for variant in variants if variant in known), name)]

@@ -19,39 +19,42 @@ if TYPE_CHECKING:
     from runner_engine.checkpoints.gguf_header import Header
 
 Numbers = np.ndarray[Any, Any]
-Order = Callable[
-    [Any, int], Numbers
-]  # the config, how many there are → which one of the file each one of the model is
+# the config, how many there are → which one of the file each one of the model is
+Order = Callable[[Any, int], Numbers]
 
 SETTINGS = {
-    "block_count": "num_hidden_layers", "context_length": "max_position_embeddings",
-    "embedding_length": "hidden_size", "feed_forward_length": "intermediate_size",
-    "attention.head_count": "num_attention_heads", "attention.head_count_kv": "num_key_value_heads",
-}  # fmt: skip
+    "block_count": "num_hidden_layers",
+    "context_length": "max_position_embeddings",
+    "embedding_length": "hidden_size",
+    "feed_forward_length": "intermediate_size",
+    "attention.head_count": "num_attention_heads",
+    "attention.head_count_kv": "num_key_value_heads",
+}
 RMS = {"attention.layer_norm_rms_epsilon": "rms_norm_eps"}
 VOCABULARY = {"vocab_size": "vocab_size"}
 THETA = {"rope.freq_base": "rope_theta"}
 HEAD = {"attention.key_length": "head_dim"}
 EXPERTS = {
-    "expert_count": "num_experts", "expert_used_count": "num_experts_per_tok",
+    "expert_count": "num_experts",
+    "expert_used_count": "num_experts_per_tok",
     "expert_feed_forward_length": "moe_intermediate_size",
-}  # fmt: skip
+}
 
 WHOLE = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 ATTENTION = {
-    "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
-    "attn_qkv": "self_attn.qkv_proj", "attn_output": "self_attn.o_proj", "attn_q_norm": "self_attn.q_norm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_qkv": "self_attn.qkv_proj",
+    "attn_output": "self_attn.o_proj",
+    "attn_q_norm": "self_attn.q_norm",
     "attn_k_norm": "self_attn.k_norm",
-}  # fmt: skip
+}
 MLP = {"ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj"}
 NORMS = {"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"}
 LAYER = {**ATTENTION, **MLP, **NORMS}
 # the matrices of a layer's experts, [experts, outputs, inputs] each
-EXPERT_PARTS = {
-    "ffn_gate_exps": "gate_proj",
-    "ffn_up_exps": "up_proj",
-    "ffn_down_exps": "down_proj",
-}
+EXPERT_PARTS = {"ffn_gate_exps": "gate_proj", "ffn_up_exps": "up_proj", "ffn_down_exps": "down_proj"}
 GATE_AND_UP = "ffn_gate_up_exps"  # both in one tensor, gates first
 
 
@@ -77,20 +80,16 @@ class Architecture:
     """How a file's settings and tensors become those of transformers' model."""
 
     model_type: str
-    settings: Mapping[str, str] = field(
-        default_factory=dict
-    )  # keys of the file → of the config, besides SETTINGS
+    # keys of the file → of the config, besides SETTINGS
+    settings: Mapping[str, str] = field(default_factory=dict)
     # a tensor of a block, `attn_q`, or with its ending, `ssm_dt.bias` → its place in the model's
     # layer
     layer: Mapping[str, str] = field(default_factory=lambda: LAYER)
     whole: Mapping[str, str] = field(default_factory=lambda: WHOLE)
     layers: str = "model.layers"
-    computed: Callable[[Header], dict[str, Any]] = (
-        _nothing  # settings that no key of the file holds
-    )
-    changes: Mapping[str, Change] = field(
-        default_factory=dict
-    )  # by a tensor's part, `attn_q`, or `norm` of all norms
+    computed: Callable[[Header], dict[str, Any]] = _nothing  # settings that no key of the file holds
+    # by a tensor's part, `attn_q`, or `norm` of all norms
+    changes: Mapping[str, Change] = field(default_factory=dict)
     # several tensors of the file, in this order, that are one weight of the model's layer; its
     # change has its name
     joined: Mapping[tuple[str, ...], str] = field(default_factory=dict)
@@ -145,8 +144,7 @@ def head_dim_of(header: Header) -> int:
     heads = of_file(header, "attention.head_count", 1)
     heads = max(heads) if isinstance(heads, list) else heads
     return int(
-        of_file(header, "attention.key_length")
-        or of_file(header, "embedding_length", 0) // max(1, heads)
+        of_file(header, "attention.key_length") or of_file(header, "embedding_length", 0) // max(1, heads)
     )
 
 
@@ -177,6 +175,5 @@ PAIRED = {
     "attn_q": Change(rows=pairs_apart("num_attention_heads")),
     "attn_k": Change(rows=pairs_apart("num_key_value_heads")),
 }
-ONE_MORE = {
-    "norm": Change(numbers=lambda _config, values: values - 1)
-}  # the model adds 1 to its norms' weights
+# the model adds 1 to its norms' weights
+ONE_MORE = {"norm": Change(numbers=lambda _config, values: values - 1)}

@@ -15,7 +15,7 @@ from runner_engine.checkpoints.architectures.base import (
     Change,
     Numbers,
     of_file,
-)  # fmt: skip
+)
 from runner_engine.checkpoints.architectures.mixtures import SHARED_EXPERTS, SIGMOID
 from runner_engine.checkpoints.architectures.rope import rope_of
 
@@ -32,13 +32,9 @@ def _settings(header: Header) -> dict[str, Any]:
     key = of_file(header, "attention.key_length_mla") or of_file(
         header, "attention.key_length", latent + rotated
     )
-    value = of_file(header, "attention.value_length_mla") or of_file(
-        header, "attention.value_length", latent
-    )
+    value = of_file(header, "attention.value_length_mla") or of_file(header, "attention.value_length", latent)
     rope = rope_of(header, rotated)
-    if (factor := of_file(header, "rope.scaling.yarn_log_multiplier")) and rope[
-        "rope_type"
-    ] == "yarn":
+    if (factor := of_file(header, "rope.scaling.yarn_log_multiplier")) and rope["rope_type"] == "yarn":
         rope |= {"mscale": factor / MSCALE_SHARE, "mscale_all_dim": factor / MSCALE_SHARE}
     groups = of_file(header, "expert_group_count", 1)
     heads = of_file(header, "attention.head_count", 1)
@@ -74,19 +70,30 @@ KNOWN = {
     "deepseek2": Architecture(
         "deepseek_v3",
         {
-            **RMS, **VOCABULARY, "expert_count": "n_routed_experts", "expert_used_count": "num_experts_per_tok",
-            "expert_feed_forward_length": "moe_intermediate_size", "expert_shared_count": "n_shared_experts",
-            "leading_dense_block_count": "first_k_dense_replace", "expert_weights_scale": "routed_scaling_factor",
+            **RMS,
+            **VOCABULARY,
+            "expert_count": "n_routed_experts",
+            "expert_used_count": "num_experts_per_tok",
+            "expert_feed_forward_length": "moe_intermediate_size",
+            "expert_shared_count": "n_shared_experts",
+            "leading_dense_block_count": "first_k_dense_replace",
+            "expert_weights_scale": "routed_scaling_factor",
         },
         {
-            **LAYER, **SHARED_EXPERTS, "attn_q_a": "self_attn.q_a_proj", "attn_q_b": "self_attn.q_b_proj",
-            "attn_q_a_norm": "self_attn.q_a_layernorm", "attn_kv_a_mqa": "self_attn.kv_a_proj_with_mqa",
-            "attn_kv_a_norm": "self_attn.kv_a_layernorm", "attn_kv_b": "self_attn.kv_b_proj",
-            "ffn_gate_inp": "mlp.gate", "exp_probs_b.bias": "mlp.gate.e_score_correction_bias",
+            **LAYER,
+            **SHARED_EXPERTS,
+            "attn_q_a": "self_attn.q_a_proj",
+            "attn_q_b": "self_attn.q_b_proj",
+            "attn_q_a_norm": "self_attn.q_a_layernorm",
+            "attn_kv_a_mqa": "self_attn.kv_a_proj_with_mqa",
+            "attn_kv_a_norm": "self_attn.kv_a_layernorm",
+            "attn_kv_b": "self_attn.kv_b_proj",
+            "ffn_gate_inp": "mlp.gate",
+            "exp_probs_b.bias": "mlp.gate.e_score_correction_bias",
         },
         computed=_settings,
         changes={"self_attn.kv_b_proj.weight": Change(together=_keys_and_values)},
         joined={("attn_k_b.weight", "attn_v_b.weight"): "self_attn.kv_b_proj.weight"},
         experts="mlp.experts",
-    ),
-}  # fmt: skip
+    )
+}

@@ -17,7 +17,7 @@ from runner_engine.checkpoints.architectures.base import (
     head_dim_of,
     of_file,
     window_layers,
-)  # fmt: skip
+)
 from runner_engine.checkpoints.architectures.rope import rope_of, scaled_rope
 
 if TYPE_CHECKING:
@@ -57,10 +57,7 @@ def _olmo2(header: Header) -> dict[str, Any]:
     rope = rope_of(header, head_dim_of(header))
     if of_file(header, "attention.sliding_window") is None:
         return {"rope_parameters": rope}
-    local = {
-        "rope_type": "default",
-        "rope_theta": of_file(header, "rope.freq_base_swa", rope["rope_theta"]),
-    }
+    local = {"rope_type": "default", "rope_theta": of_file(header, "rope.freq_base_swa", rope["rope_theta"])}
     return {
         "model_type": "olmo3",
         "layer_types": window_layers(header, every=4),
@@ -87,7 +84,9 @@ def _glm4(header: Header) -> dict[str, Any]:
 
 
 KNOWN = {
-    "qwen2": Architecture("qwen2", RMS | VOCABULARY | THETA, computed=scaled_rope, is_read_by_transformers=True),
+    "qwen2": Architecture(
+        "qwen2", RMS | VOCABULARY | THETA, computed=scaled_rope, is_read_by_transformers=True
+    ),
     "qwen3": Architecture("qwen3", RMS | VOCABULARY | THETA, computed=_qwen3, is_read_by_transformers=True),
     "phi3": Architecture(
         "phi3",
@@ -103,13 +102,18 @@ KNOWN = {
         is_read_by_transformers=True,
     ),
     "stablelm": Architecture(
-        "stablelm", {**VOCABULARY, LAYER_NORM: "layer_norm_eps"}, computed=_stablelm, is_read_by_transformers=True
+        "stablelm",
+        {**VOCABULARY, LAYER_NORM: "layer_norm_eps"},
+        computed=_stablelm,
+        is_read_by_transformers=True,
     ),
     "olmo2": Architecture(
         "olmo2",
         RMS | VOCABULARY | WINDOW,
         {
-            **ATTENTION, **MLP, "post_attention_norm": "post_attention_layernorm",
+            **ATTENTION,
+            **MLP,
+            "post_attention_norm": "post_attention_layernorm",
             "post_ffw_norm": "post_feedforward_layernorm",
         },
         computed=_olmo2,
@@ -124,9 +128,11 @@ KNOWN = {
         "glm4",
         RMS | VOCABULARY,
         {
-            **LAYER, "ffn_up": "mlp.gate_up_proj", "post_attention_norm": "post_self_attn_layernorm",
+            **LAYER,
+            "ffn_up": "mlp.gate_up_proj",
+            "post_attention_norm": "post_self_attn_layernorm",
             "post_ffw_norm": "post_mlp_layernorm",
         },
         computed=_glm4,
     ),
-}  # fmt: skip
+}

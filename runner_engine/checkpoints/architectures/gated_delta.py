@@ -21,7 +21,7 @@ from runner_engine.checkpoints.architectures.base import (
     head_dim_of,
     layer_count,
     of_file,
-)  # fmt: skip
+)
 from runner_engine.checkpoints.architectures.mixtures import SHARED_EXPERT
 from runner_engine.checkpoints.architectures.rope import rope_of
 
@@ -30,21 +30,32 @@ if TYPE_CHECKING:
 
 EVERY = 4  # layers: one has attention
 SETTINGS = {
-    **RMS, **VOCABULARY, **HEAD, "ssm.conv_kernel": "linear_conv_kernel_dim", "ssm.state_size": "linear_key_head_dim",
-    "ssm.group_count": "linear_num_key_heads", "ssm.time_step_rank": "linear_num_value_heads",
-}  # fmt: skip
-MIXTURE = {
-    **EXPERTS, "expert_shared_feed_forward_length": "shared_expert_intermediate_size",
-}  # fmt: skip
+    **RMS,
+    **VOCABULARY,
+    **HEAD,
+    "ssm.conv_kernel": "linear_conv_kernel_dim",
+    "ssm.state_size": "linear_key_head_dim",
+    "ssm.group_count": "linear_num_key_heads",
+    "ssm.time_step_rank": "linear_num_value_heads",
+}
+MIXTURE = {**EXPERTS, "expert_shared_feed_forward_length": "shared_expert_intermediate_size"}
 LAYER = {
-    **ATTENTION, "attn_norm": "input_layernorm", "post_attention_norm": "post_attention_layernorm",
-    "ssm_conv1d": "linear_attn.conv1d", "ssm_norm": "linear_attn.norm", "ssm_out": "linear_attn.out_proj",
-    "ssm_a": "linear_attn.A_log", "ssm_dt.bias": "linear_attn.dt_bias",
-}  # fmt: skip
+    **ATTENTION,
+    "attn_norm": "input_layernorm",
+    "post_attention_norm": "post_attention_layernorm",
+    "ssm_conv1d": "linear_attn.conv1d",
+    "ssm_norm": "linear_attn.norm",
+    "ssm_out": "linear_attn.out_proj",
+    "ssm_a": "linear_attn.A_log",
+    "ssm_dt.bias": "linear_attn.dt_bias",
+}
 QWEN35 = {
-    **LAYER, "attn_qkv": "linear_attn.in_proj_qkv", "attn_gate": "linear_attn.in_proj_z",
-    "ssm_beta": "linear_attn.in_proj_b", "ssm_alpha": "linear_attn.in_proj_a",
-}  # fmt: skip
+    **LAYER,
+    "attn_qkv": "linear_attn.in_proj_qkv",
+    "attn_gate": "linear_attn.in_proj_z",
+    "ssm_beta": "linear_attn.in_proj_b",
+    "ssm_alpha": "linear_attn.in_proj_a",
+}
 ROUTED = {"ffn_gate_inp": "mlp.gate", **SHARED_EXPERT}
 
 
@@ -63,11 +74,7 @@ def _settings(header: Header) -> dict[str, Any]:
 
 
 def _next(header: Header) -> dict[str, Any]:
-    return _settings(header) | {
-        "norm_topk_prob": True,
-        "decoder_sparse_step": 1,
-        "mlp_only_layers": [],
-    }
+    return _settings(header) | {"norm_topk_prob": True, "decoder_sparse_step": 1, "mlp_only_layers": []}
 
 
 def _by_key_heads(size: str | None) -> Order:
@@ -119,11 +126,16 @@ def channels(_config: Any, values: Numbers) -> Numbers:
 
 NORMS = {**ONE_MORE, "ssm_norm": Change()}
 TILED = {
-    **NORMS, "attn_qkv": Change(rows=_only_values), "attn_gate": Change(rows=VALUE_HEADS),
-    "ssm_beta": Change(rows=SCALARS), "ssm_alpha": Change(rows=SCALARS), "ssm_dt.bias": Change(rows=SCALARS),
-    "ssm_a": Change(rows=SCALARS, numbers=decay), "ssm_conv1d": Change(rows=_only_values, numbers=channels),
+    **NORMS,
+    "attn_qkv": Change(rows=_only_values),
+    "attn_gate": Change(rows=VALUE_HEADS),
+    "ssm_beta": Change(rows=SCALARS),
+    "ssm_alpha": Change(rows=SCALARS),
+    "ssm_dt.bias": Change(rows=SCALARS),
+    "ssm_a": Change(rows=SCALARS, numbers=decay),
+    "ssm_conv1d": Change(rows=_only_values, numbers=channels),
     "ssm_out": Change(columns=VALUE_HEADS),
-}  # fmt: skip
+}
 QKVZ = "linear_attn.in_proj_qkvz.weight"
 
 KNOWN = {
@@ -142,10 +154,12 @@ KNOWN = {
         {**LAYER, **ROUTED, "ssm_ba": "linear_attn.in_proj_ba", "ssm_in": "linear_attn.in_proj_qkvz"},
         computed=_next,
         changes={
-            **NORMS, "ssm_a": Change(numbers=decay), "ssm_conv1d": Change(numbers=channels),
+            **NORMS,
+            "ssm_a": Change(numbers=decay),
+            "ssm_conv1d": Change(numbers=channels),
             QKVZ: Change(rows=_head_by_head),
         },
         joined={("attn_qkv.weight", "attn_gate.weight"): QKVZ},
         experts="mlp.experts",
     ),
-}  # fmt: skip
+}

@@ -16,16 +16,18 @@ from runner_engine.checkpoints.architectures.base import (
     Architecture,
     head_dim_of,
     of_file,
-)  # fmt: skip
+)
 from runner_engine.checkpoints.architectures.rope import rope_of
 
 if TYPE_CHECKING:
     from runner_engine.checkpoints.gguf_header import Header
 
 MULTIPLIERS = {
-    "attention.scale": "attention_multiplier", "embedding_scale": "embedding_multiplier",
-    "residual_scale": "residual_multiplier", "logit_scale": "logits_scaling",
-}  # fmt: skip
+    "attention.scale": "attention_multiplier",
+    "embedding_scale": "embedding_multiplier",
+    "residual_scale": "residual_multiplier",
+    "logit_scale": "logits_scaling",
+}
 
 
 def _scaled_llama(header: Header) -> dict[str, Any]:
@@ -51,33 +53,29 @@ def _granite(header: Header) -> dict[str, Any]:
     """Return the multiplier of attention that any model has, if the file names no other."""
     if of_file(header, "attention.scale") is not None:
         return _rope(header)
-    width = of_file(header, "embedding_length", 1) // max(
-        1, of_file(header, "attention.head_count", 1)
-    )
+    width = of_file(header, "embedding_length", 1) // max(1, of_file(header, "attention.head_count", 1))
     return {"attention_multiplier": width**-0.5} | _rope(header)
 
 
 MIXTRAL = Architecture(
     "mixtral",
     {
-        **RMS, **VOCABULARY, **HEAD, "expert_count": "num_local_experts", "expert_used_count": "num_experts_per_tok",
+        **RMS,
+        **VOCABULARY,
+        **HEAD,
+        "expert_count": "num_local_experts",
+        "expert_used_count": "num_experts_per_tok",
     },
     layer={**LAYER, "ffn_gate_inp": "mlp.gate"},
     computed=lambda header: {"sliding_window": None, "head_dim": head_dim_of(header)} | _rope(header),
     changes=PAIRED,
     experts="mlp.experts",
-)  # fmt: skip
-GRANITE = Architecture(
-    "granite", {**RMS, **VOCABULARY, **MULTIPLIERS}, computed=_granite, changes=PAIRED
 )
+GRANITE = Architecture("granite", {**RMS, **VOCABULARY, **MULTIPLIERS}, computed=_granite, changes=PAIRED)
 GRANITE_MOE_LAYER = {**ATTENTION, **NORMS, "ffn_gate_inp": "block_sparse_moe.router"}
 GRANITE_MOE = Architecture(
     "granitemoe",
-    {
-        **GRANITE.settings,
-        "expert_count": "num_local_experts",
-        "expert_used_count": "num_experts_per_tok",
-    },
+    {**GRANITE.settings, "expert_count": "num_local_experts", "expert_used_count": "num_experts_per_tok"},
     layer=GRANITE_MOE_LAYER,
     computed=_granite,
     changes=PAIRED,

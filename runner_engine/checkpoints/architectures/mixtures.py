@@ -18,7 +18,7 @@ from runner_engine.checkpoints.architectures.base import (
     head_dim_of,
     of_file,
     window_layers,
-)  # fmt: skip
+)
 from runner_engine.checkpoints.architectures.rope import rope_of
 
 if TYPE_CHECKING:
@@ -27,13 +27,16 @@ if TYPE_CHECKING:
 SIGMOID = 2  # of llama.cpp's ways from a router's numbers to weights
 ROUTED = {**ATTENTION, **NORMS, "ffn_gate_inp": "mlp.gate"}
 SHARED_EXPERT = {
-    "ffn_gate_shexp": "mlp.shared_expert.gate_proj", "ffn_up_shexp": "mlp.shared_expert.up_proj",
-    "ffn_down_shexp": "mlp.shared_expert.down_proj", "ffn_gate_inp_shexp": "mlp.shared_expert_gate",
-}  # fmt: skip
+    "ffn_gate_shexp": "mlp.shared_expert.gate_proj",
+    "ffn_up_shexp": "mlp.shared_expert.up_proj",
+    "ffn_down_shexp": "mlp.shared_expert.down_proj",
+    "ffn_gate_inp_shexp": "mlp.shared_expert_gate",
+}
 SHARED_EXPERTS = {
-    "ffn_gate_shexp": "mlp.shared_experts.gate_proj", "ffn_up_shexp": "mlp.shared_experts.up_proj",
+    "ffn_gate_shexp": "mlp.shared_experts.gate_proj",
+    "ffn_up_shexp": "mlp.shared_experts.up_proj",
     "ffn_down_shexp": "mlp.shared_experts.down_proj",
-}  # fmt: skip
+}
 
 
 def _rope(header: Header) -> dict[str, Any]:
@@ -52,9 +55,7 @@ def _qwen3(header: Header) -> dict[str, Any]:
 
 def _gpt_oss(header: Header) -> dict[str, Any]:
     rope = _rope(header)
-    if (
-        rope["rope_parameters"]["rope_type"] == "yarn"
-    ):  # its frequencies are not rounded to whole ones
+    if rope["rope_parameters"]["rope_type"] == "yarn":  # its frequencies are not rounded to whole ones
         rope["rope_parameters"] |= {"beta_fast": 32.0, "beta_slow": 1.0, "truncate": False}
     return rope | {"head_dim": head_dim_of(header), "layer_types": window_layers(header, every=2)}
 
@@ -74,7 +75,12 @@ def _glm4(header: Header) -> dict[str, Any]:
 KNOWN = {
     "qwen2moe": Architecture(
         "qwen2_moe",
-        {**RMS, **VOCABULARY, **EXPERTS, "expert_shared_feed_forward_length": "shared_expert_intermediate_size"},
+        {
+            **RMS,
+            **VOCABULARY,
+            **EXPERTS,
+            "expert_shared_feed_forward_length": "shared_expert_intermediate_size",
+        },
         {**ROUTED, **SHARED_EXPERT},
         computed=_qwen2,
         experts="mlp.experts",
@@ -92,12 +98,19 @@ KNOWN = {
     "gpt-oss": Architecture(
         "gpt_oss",
         {
-            **RMS, **VOCABULARY, "expert_count": "num_local_experts", "expert_used_count": "num_experts_per_tok",
-            "expert_feed_forward_length": "intermediate_size", "attention.sliding_window": "sliding_window",
+            **RMS,
+            **VOCABULARY,
+            "expert_count": "num_local_experts",
+            "expert_used_count": "num_experts_per_tok",
+            "expert_feed_forward_length": "intermediate_size",
+            "attention.sliding_window": "sliding_window",
         },
         {
-            **ATTENTION, "attn_norm": "input_layernorm", "post_attention_norm": "post_attention_layernorm",
-            "attn_sinks.weight": "self_attn.sinks", "ffn_gate_inp": "mlp.router",
+            **ATTENTION,
+            "attn_norm": "input_layernorm",
+            "post_attention_norm": "post_attention_layernorm",
+            "attn_sinks.weight": "self_attn.sinks",
+            "ffn_gate_inp": "mlp.router",
         },
         computed=_gpt_oss,
         experts="mlp.experts",
@@ -105,15 +118,24 @@ KNOWN = {
     "glm4moe": Architecture(
         "glm4_moe",
         {
-            **RMS, **VOCABULARY, "expert_count": "n_routed_experts", "expert_used_count": "num_experts_per_tok",
-            "expert_feed_forward_length": "moe_intermediate_size", "expert_shared_count": "n_shared_experts",
-            "leading_dense_block_count": "first_k_dense_replace", "expert_weights_scale": "routed_scaling_factor",
+            **RMS,
+            **VOCABULARY,
+            "expert_count": "n_routed_experts",
+            "expert_used_count": "num_experts_per_tok",
+            "expert_feed_forward_length": "moe_intermediate_size",
+            "expert_shared_count": "n_shared_experts",
+            "leading_dense_block_count": "first_k_dense_replace",
+            "expert_weights_scale": "routed_scaling_factor",
         },
         {
-            **LAYER, **MLP, **SHARED_EXPERTS, "post_attention_norm": "post_attention_layernorm",
-            "ffn_gate_inp": "mlp.gate", "exp_probs_b.bias": "mlp.gate.e_score_correction_bias",
+            **LAYER,
+            **MLP,
+            **SHARED_EXPERTS,
+            "post_attention_norm": "post_attention_layernorm",
+            "ffn_gate_inp": "mlp.gate",
+            "exp_probs_b.bias": "mlp.gate.e_score_correction_bias",
         },
         computed=_glm4,
         experts="mlp.experts",
     ),
-}  # fmt: skip
+}

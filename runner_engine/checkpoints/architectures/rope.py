@@ -32,10 +32,7 @@ YARN_KEYS = {
 def rope_of(header: Header, head_dim: int) -> dict[str, Any]:
     """Return the rotary embedding as transformers describes it; head_dim: of the heads that are
     rotated."""
-    rope: dict[str, Any] = {
-        "rope_type": "default",
-        "rope_theta": _number(header, "rope.freq_base", 10000.0),
-    }
+    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": _number(header, "rope.freq_base", 10000.0)}
     rotated = of_file(header, "rope.dimension_count", head_dim)
     if head_dim and rotated != head_dim:
         rope["partial_rotary_factor"] = rotated / head_dim
@@ -65,22 +62,15 @@ def _scaling(header: Header) -> dict[str, Any]:
             f"{header.file}: {header.architecture}.rope.scaling.type={short(kind)} cannot be read"
         )
     older = _number(header, "rope.scale_linear", 1.0)  # how older files call it
-    scaling: dict[str, Any] = {
-        "rope_type": kind,
-        "factor": _number(header, "rope.scaling.factor", older),
-    }
+    scaling: dict[str, Any] = {"rope_type": kind, "factor": _number(header, "rope.scaling.factor", older)}
     if kind == "linear":
         return {} if scaling["factor"] == 1 else scaling
     scaling["original_max_position_embeddings"] = _trained_length(header)
     given = {
-        key: name
-        for key, name in YARN_KEYS.items()
-        if of_file(header, f"rope.scaling.{key}") is not None
+        key: name for key, name in YARN_KEYS.items() if of_file(header, f"rope.scaling.{key}") is not None
     }
     scaling |= {name: _number(header, f"rope.scaling.{key}", 1.0) for key, name in given.items()}
-    if (
-        of_file(header, "rope.scaling.attn_factor") is not None
-    ):  # beside what YaRN multiplies by itself
+    if of_file(header, "rope.scaling.attn_factor") is not None:  # beside what YaRN multiplies by itself
         own = scaling.get("attention_factor", 1 + 0.1 * float(np.log(max(scaling["factor"], 1.0))))
         scaling["attention_factor"] = own * _number(header, "rope.scaling.attn_factor", 1.0)
     return scaling
@@ -96,11 +86,7 @@ def _two_lengths(header: Header, pairs: int, rope: dict[str, Any]) -> dict[str, 
         key: _divisors(header, name, pairs).tolist()
         for key, name in (("short_factor", SHORT), ("long_factor", LONG))
     }
-    longrope = {
-        "rope_type": "longrope",
-        **found,
-        "original_max_position_embeddings": _trained_length(header),
-    }
+    longrope = {"rope_type": "longrope", **found, "original_max_position_embeddings": _trained_length(header)}
     if of_file(header, "rope.scaling.attn_factor") is not None:
         longrope["attention_factor"] = _number(header, "rope.scaling.attn_factor", 1.0)
     return longrope
@@ -110,9 +96,7 @@ def _one_length(header: Header, rotated: int, rope: dict[str, Any]) -> dict[str,
     """Return the scaling whose divisors the file has."""
     divisors = _divisors(header, FACTORS, rotated // 2)
     if rope["rope_type"] == "yarn":
-        raise DataError(
-            f"{header.file}: {FACTORS} and a rope.scaling.type=yarn beside it cannot be read"
-        )
+        raise DataError(f"{header.file}: {FACTORS} and a rope.scaling.type=yarn beside it cannot be read")
     if (divisors == 1).all():
         return {}
     known = _llama3(divisors, rope["rope_theta"]) if rope["rope_type"] == "default" else None
@@ -120,17 +104,19 @@ def _one_length(header: Header, rotated: int, rope: dict[str, Any]) -> dict[str,
         return known
     values = (divisors * rope.pop("factor", 1.0)).tolist()
     return {
-        "rope_type": "longrope", "short_factor": values, "long_factor": values, "attention_factor": 1.0,
+        "rope_type": "longrope",
+        "short_factor": values,
+        "long_factor": values,
+        "attention_factor": 1.0,
         "original_max_position_embeddings": int(_number(header, "context_length", 2048)),
-    }  # fmt: skip
+    }
 
 
 def _llama3(divisors: Numbers, theta: float) -> dict[str, Any] | None:
     """Return the llama3 scaling that has these divisors, if one has."""
     factor = round(float(divisors.max()), 4)
-    lengths = (
-        2 * np.pi * theta ** (np.arange(len(divisors)) / len(divisors))
-    )  # in positions, of one turn
+    # in positions, of one turn
+    lengths = 2 * np.pi * theta ** (np.arange(len(divisors)) / len(divisors))
     blended = (divisors > 1 + CLOSE) & (divisors < factor * (1 - CLOSE))
     shares = (factor / divisors[blended] - 1) / (factor - 1)  # of the frequency that is not scaled
     trained = lengths[blended] * (LOW + shares * (HIGH - LOW))
@@ -138,9 +124,12 @@ def _llama3(divisors: Numbers, theta: float) -> dict[str, Any] | None:
     if not np.allclose(_llama3_divisors(lengths, factor, original), divisors, rtol=CLOSE, atol=0):
         return None
     return {
-        "rope_type": "llama3", "factor": factor, "low_freq_factor": LOW, "high_freq_factor": HIGH,
+        "rope_type": "llama3",
+        "factor": factor,
+        "low_freq_factor": LOW,
+        "high_freq_factor": HIGH,
         "original_max_position_embeddings": original,
-    }  # fmt: skip
+    }
 
 
 def _llama3_divisors(lengths: Numbers, factor: float, original: int) -> Numbers:

@@ -13,32 +13,33 @@ from runner_engine.checkpoints.architectures.base import (
     has_tensor,
     head_dim_of,
     of_layers,
-)  # fmt: skip
+)
 from runner_engine.checkpoints.architectures.gated_delta import channels
 from runner_engine.checkpoints.architectures.rope import rope_of
 
 if TYPE_CHECKING:
     from runner_engine.checkpoints.gguf_header import Header
 
-SETTINGS = {
-    **VOCABULARY,
-    "attention.layer_norm_rms_epsilon": "norm_eps",
-    "shortconv.l_cache": "conv_L_cache",
-}
+SETTINGS = {**VOCABULARY, "attention.layer_norm_rms_epsilon": "norm_eps", "shortconv.l_cache": "conv_L_cache"}
 LAYER = {
-    "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.out_proj", "attn_q_norm": "self_attn.q_layernorm",
-    "attn_k_norm": "self_attn.k_layernorm", "attn_norm": "operator_norm", "ffn_norm": "ffn_norm",
-    "ffn_gate": "feed_forward.w1", "ffn_up": "feed_forward.w3", "ffn_down": "feed_forward.w2",
-    "shortconv.conv": "conv.conv", "shortconv.in_proj": "conv.in_proj", "shortconv.out_proj": "conv.out_proj",
-}  # fmt: skip
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.out_proj",
+    "attn_q_norm": "self_attn.q_layernorm",
+    "attn_k_norm": "self_attn.k_layernorm",
+    "attn_norm": "operator_norm",
+    "ffn_norm": "ffn_norm",
+    "ffn_gate": "feed_forward.w1",
+    "ffn_up": "feed_forward.w3",
+    "ffn_down": "feed_forward.w2",
+    "shortconv.conv": "conv.conv",
+    "shortconv.in_proj": "conv.in_proj",
+    "shortconv.out_proj": "conv.out_proj",
+}
 # the norm after the last layer has the name of the one after the embedding, for old readers of such
 # files
-LFM2_WHOLE = {
-    **WHOLE,
-    "token_embd_norm": "model.embedding_norm",
-    "output_norm": "model.embedding_norm",
-}
+LFM2_WHOLE = {**WHOLE, "token_embd_norm": "model.embedding_norm", "output_norm": "model.embedding_norm"}
 CHANGES = {"shortconv.conv": Change(numbers=channels)}
 
 
@@ -63,11 +64,7 @@ KNOWN = {
     "lfm2moe": Architecture(
         "lfm2_moe",
         {**SETTINGS, **EXPERTS, "leading_dense_block_count": "num_dense_layers"},
-        {
-            **LAYER,
-            "ffn_gate_inp": "feed_forward.gate",
-            "exp_probs_b.bias": "feed_forward.expert_bias",
-        },
+        {**LAYER, "ffn_gate_inp": "feed_forward.gate", "exp_probs_b.bias": "feed_forward.expert_bias"},
         LFM2_WHOLE,
         computed=_mixture,
         changes=CHANGES,

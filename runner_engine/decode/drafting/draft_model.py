@@ -198,9 +198,7 @@ class Way:
         assert self._own is not None
         if len(going) == len(self.rows) and all(one.unread == 1 for one in going):
             rows = [one.row for one in going]
-            self._own.lengthen(
-                max(row.kv.places for row in rows) + 1, max(row.need for row in rows)
-            )
+            self._own.lengthen(max(row.kv.places for row in rows) + 1, max(row.need for row in rows))
             if self._uses is None:
                 self._uses = self.forward.uses_of(rows)
             self._begin_pass([(one, one.row.kv.places, 1) for one in going])

@@ -37,9 +37,7 @@ def attention_of(
 ) -> AttentionLayout:
     """Return the layout of a layer's attention; rows [1, T, hidden], table: what rotates, or
     nothing."""
-    norm_names = next(
-        (names for names in HEAD_NORMS if set(names) <= names_of_parts(attention)), ()
-    )
+    norm_names = next((names for names in HEAD_NORMS if set(names) <= names_of_parts(attention)), ())
     names = projections_of(attention, OF_ATTENTION, {*norm_names, *IGNORED})
     into = tuple(getattr(attention, name) for name in names.into)
     scale = query_scale_of(attention)
@@ -69,9 +67,8 @@ def attention_of(
             angles,
             lambda turned: _normed(norms, (turned[0].to(rows), turned[1].to(rows)), norms_all),
         )
-        is_off = least > TOLERANCE.get(
-            rows.dtype, 0
-        )  # with equal weights both orders give the same
+        # with equal weights both orders give the same
+        is_off = least > TOLERANCE.get(rows.dtype, 0)
         if norms_rotated := is_off and CLEARLY * least_after < least:
             rotation, least = after, least_after
         check_near(least, angles)
@@ -93,11 +90,7 @@ def attention_of(
 
 
 def _made(
-    into: Sequence[nn.Module],
-    rows: torch.Tensor,
-    heads: Heads,
-    handed: HandedOver,
-    key_scale: float,
+    into: Sequence[nn.Module], rows: torch.Tensor, heads: Heads, handed: HandedOver, key_scale: float
 ) -> tuple[torch.Tensor, torch.Tensor, bool, bool]:
     """Return queries and keys [T, H, D] as they are projected, and how they stand: with gates, or
     together."""
@@ -109,14 +102,10 @@ def _made(
     made = torch.cat([layer(rows)[0] for layer in into], -1)
     if has_gates := len(into) == 3 and made.shape[-1] == sum(widths) + widths[0]:
         queries_and_gates, made = made[:, : 2 * widths[0]], made[:, 2 * widths[0] :]
-        made = torch.cat(
-            (queries_and_gates.view(len(made), -1, 2, heads.dim)[:, :, 0].flatten(1), made), -1
-        )
+        made = torch.cat((queries_and_gates.view(len(made), -1, 2, heads.dim)[:, :, 0].flatten(1), made), -1)
     if made.shape[-1] != sum(widths):
         raise NotFusable("its queries, keys and values have other sizes")
-    queries, keys, values = (
-        some.view(len(some), -1, heads.dim) for some in torch.split(made, widths, -1)
-    )
+    queries, keys, values = (some.view(len(some), -1, heads.dim) for some in torch.split(made, widths, -1))
     keys = keys * key_scale
     if off_by(values.float(), handed.value) <= NEAR:
         return queries, keys, has_gates, False
@@ -127,9 +116,7 @@ def _made(
     return queries, keys, has_gates, True
 
 
-def _norms_all_heads(
-    norms: tuple[nn.Module, nn.Module], heads: tuple[torch.Tensor, torch.Tensor]
-) -> bool:
+def _norms_all_heads(norms: tuple[nn.Module, nn.Module], heads: tuple[torch.Tensor, torch.Tensor]) -> bool:
     """Return whether all heads [T, H, D] are normed together, and not each."""
     weights = [getattr(norm, "weight", None) for norm in norms]
     sizes = [weight.numel() for weight in weights if isinstance(weight, torch.Tensor)]

@@ -41,9 +41,8 @@ class LatentLayout:
 class AttentionLayout:
     """The parts of a layer's attention, and what it does to heads and scores."""
 
-    into: tuple[
-        nn.Module, ...
-    ]  # queries, keys and values, or one layer for all, or what they come out of
+    # queries, keys and values, or one layer for all, or what they come out of
+    into: tuple[nn.Module, ...]
     out: nn.Module
     scale: float
     cap: float

@@ -42,8 +42,7 @@ def activation_between(
     expected = mlp(rows).float()
     gate, up = (layer(rows) for layer in into)
     off = {
-        kind: float((out(known(gate) * up).float() - expected).abs().max())
-        for kind, known in KNOWN.items()
+        kind: float((out(known(gate) * up).float() - expected).abs().max()) for kind, known in KNOWN.items()
     }
     best = min(off, key=lambda kind: off[kind])
     if not off[best] <= NEARLY * float(expected.abs().max()):

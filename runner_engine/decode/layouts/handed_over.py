@@ -18,17 +18,10 @@ class HandedOver(Exception):
     """What a module hands to its attention; ends its forward pass."""
 
     def __init__(
-        self,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        scale: float,
-        softmax: Softmax,
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, softmax: Softmax
     ):
         super().__init__()
-        self.query, self.key, self.value = (
-            heads.transpose(0, 1).float() for heads in (query, key, value)
-        )
+        self.query, self.key, self.value = (heads.transpose(0, 1).float() for heads in (query, key, value))
         self.scale, self.softmax = scale, softmax
 
 

@@ -53,6 +53,4 @@ def joined(blocks: Iterable[nn.Module]) -> list[Any]:
 
 def _mixes_tokens(part: Any) -> bool:
     """Whether a part is attention, or carries a state, and is no MLP."""
-    return type(part).__name__ in MIXERS or any(
-        names.all <= names_of_parts(part) for names in OF_ATTENTION
-    )
+    return type(part).__name__ in MIXERS or any(names.all <= names_of_parts(part) for names in OF_ATTENTION)

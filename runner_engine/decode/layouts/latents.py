@@ -35,26 +35,19 @@ def latent_attention_of(
     angles = None if table is None else table.angles(rows, POSITIONS)
     handed = handed_over(model, attention, rows, angles)
     into = tuple(getattr(attention, name) for name in names.into)
-    out, to_pairs, norm = (
-        getattr(attention, name) for name in (names.out, names.to_pairs, names.pair_norm)
-    )
+    out, to_pairs, norm = (getattr(attention, name) for name in (names.out, names.to_pairs, names.pair_norm))
     latent = norm.weight.numel()
     first, second = (layer(rows)[0] for layer in into)
     count, value = handed.value.shape[1:]
     rotated = second.shape[-1] - latent
     unrotated = handed.query.shape[-1] - rotated
     shapes = {tuple(handed.query.shape[1:]), tuple(handed.key.shape[1:])}
-    is_as_wide = (
-        shapes == {(count, unrotated + rotated)} and max(unrotated + rotated, value) <= heads.dim
-    )
+    is_as_wide = shapes == {(count, unrotated + rotated)} and max(unrotated + rotated, value) <= heads.dim
     if count != heads.kv_heads or heads.group != 1 or not is_as_wide or unrotated < 0:
         raise NotFusable("its layers have heads of other shapes")
     like, of_queries, to_queries = rows[0, :1], None, None
     if names.to_queries:
-        query_norm, to_queries = (
-            getattr(attention, names.query_norm),
-            getattr(attention, names.to_queries),
-        )
+        query_norm, to_queries = (getattr(attention, names.query_norm), getattr(attention, names.to_queries))
         of_queries = norm_of(query_norm, first.shape[-1], like)
         first = to_queries(query_norm(first))
     pairs = to_pairs(norm(second[:, :latent])).view(len(second), count, -1)

@@ -29,9 +29,8 @@ class MixtureLayout:
     router: RouterLayout
     experts: nn.Module
     shared: MlpLayout | None
-    shared_scale: (
-        torch.Tensor | None
-    )  # [hidden]: the sigmoid of its product with a token scales what `shared` gives
+    # [hidden]: the sigmoid of its product with a token scales what `shared` gives
+    shared_scale: torch.Tensor | None
 
 
 class MixtureAndMlp(nn.Module):
@@ -48,9 +47,7 @@ class MixtureAndMlp(nn.Module):
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return the sum of both."""
         result = self._mixture[0](hidden)
-        added: torch.Tensor = (
-            result[0] if isinstance(result, tuple) else result
-        ) + self.shared_mlp(hidden)
+        added: torch.Tensor = (result[0] if isinstance(result, tuple) else result) + self.shared_mlp(hidden)
         return added
 
 

@@ -42,12 +42,7 @@ class MlpLayout:
         adapters."""
         alone = all(part.bias is None and matrices_beside(part) is None for part in self.into)
         is_plain = alone and self.gate_scale == 1
-        return (
-            self.activation is Activation.silu
-            and self.has_gate
-            and len(self.into) == 2
-            and is_plain
-        )
+        return self.activation is Activation.silu and self.has_gate and len(self.into) == 2 and is_plain
 
     @property
     def gates(self) -> int:
@@ -58,16 +53,12 @@ class MlpLayout:
 
 def mlp_of(mlp: Any, rows: Tensor) -> MlpLayout | None:
     """Return the layout of an MLP; None where C does not know its parts. rows: for a trial."""
-    function = next(
-        (name for name in FUNCTIONS if isinstance(getattr(mlp, name, None), nn.Module)), None
-    )
+    function = next((name for name in FUNCTIONS if isinstance(getattr(mlp, name, None), nn.Module)), None)
     try:
         names = projections_of(mlp, OF_MLP, {function} if function else set())
         into, out = tuple(getattr(mlp, name) for name in names.into), getattr(mlp, names.out)
         activation = (
-            activation_of(getattr(mlp, function))
-            if function
-            else activation_between(mlp, into, out, rows)
+            activation_of(getattr(mlp, function)) if function else activation_between(mlp, into, out, rows)
         )
     except NotFusable:
         return None

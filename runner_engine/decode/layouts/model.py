@@ -111,10 +111,7 @@ def _described(model: Any, heads: Heads) -> ModelLayout:
     (_, body), settings = child_of(model, BODIES), model.config.get_text_config()
     body = getattr(body, "language_model", body)
     final, norm = child_of(body, FINAL_NORMS)
-    (of_embedding, embedding), (of_layers, blocks) = (
-        child_of(body, EMBEDDINGS),
-        child_of(body, LISTS),
-    )
+    (of_embedding, embedding), (of_layers, blocks) = (child_of(body, EMBEDDINGS), child_of(body, LISTS))
     if heads.dtype is not torch.float32 and any(
         getattr(block, "residual_in_fp32", False) for block in blocks
     ):
@@ -171,9 +168,7 @@ def _tables(rotary: Any, kinds: list[str] | None) -> tuple[list[RopeTable], dict
     names = list(dict.fromkeys(kinds))
     if len(names) > ROPE_TABLES:
         raise NotFusable(f"its layers have {len(names)} rotary tables")
-    return [RopeTable(rotary, name) for name in names], {
-        name: number for number, name in enumerate(names)
-    }
+    return [RopeTable(rotary, name) for name in names], {name: number for number, name in enumerate(names)}
 
 
 def _layer(
@@ -187,9 +182,7 @@ def _layer(
 ) -> LayerLayout:
     of_mixer, mixer = _mixer(layer)
     beside = (
-        _beside(layer, mixer)
-        if mixer and set(ATTENTIONS) & (names_of_parts(layer) - {of_mixer})
-        else None
+        _beside(layer, mixer) if mixer and set(ATTENTIONS) & (names_of_parts(layer) - {of_mixer}) else None
     )
     mixer = None if beside else mixer
     of_attention, attention = (of_mixer, None) if mixer else child_of(layer, ATTENTIONS)
@@ -205,8 +198,7 @@ def _layer(
     if found is not None and found.norms is not None:
         counts = (heads.kv_heads * heads.group, heads.kv_heads) if found.norms_all_heads else (1, 1)
         queries, keys = (
-            norm_of(norm, count * heads.dim, like)
-            for norm, count in zip(found.norms, counts, strict=True)
+            norm_of(norm, count * heads.dim, like) for norm, count in zip(found.norms, counts, strict=True)
         )
         head_norms = queries, keys
     places = names.before_attention, names.after_attention, names.before_mlp, names.after_mlp
@@ -264,9 +256,7 @@ def _layer_names(layer: nn.Module, norms: set[str]) -> LayerNames:
 
 def _residual_scale(layer: Any) -> float:
     """Return by what a layer multiplies what it adds."""
-    return next(
-        (float(getattr(layer, name)) for name in RESIDUAL_SCALES if hasattr(layer, name)), 1.0
-    )
+    return next((float(getattr(layer, name)) for name in RESIDUAL_SCALES if hasattr(layer, name)), 1.0)
 
 
 def _embedding_scale(body: Any, embedding: Any, dtype: torch.dtype) -> float:
@@ -280,7 +270,5 @@ def _embedding_scale(body: Any, embedding: Any, dtype: torch.dtype) -> float:
 def _logit_scale(model: Any, settings: Any) -> float:
     of_body = float(getattr(getattr(model, "model", None), "lm_head_multiplier", 1.0))
     return (
-        of_body
-        * float(getattr(model, "logit_scale", 1.0))
-        / float(getattr(settings, "logits_scaling", 1.0))
+        of_body * float(getattr(model, "logit_scale", 1.0)) / float(getattr(settings, "logits_scaling", 1.0))
     )

@@ -30,27 +30,18 @@ class NormLayout:
 def norm_of(module: Any, width: int, like: torch.Tensor) -> NormLayout:
     """Return what a module computes for rows of a width, in the format and on the device of
     `like`."""
-    epsilons = [float(getattr(module, name)) for name in EPSILONS if hasattr(module, name)][
-        :1
-    ] or USUAL
-    rows = torch.randn(
-        3, width, generator=torch.Generator().manual_seed(0), dtype=torch.float32
-    ).to(like)
+    epsilons = [float(getattr(module, name)) for name in EPSILONS if hasattr(module, name)][:1] or USUAL
+    rows = torch.randn(3, width, generator=torch.Generator().manual_seed(0), dtype=torch.float32).to(like)
     rows[0] *= 0.05  # so that a wrong epsilon or mean shows
     rows[2] += 0.5
     expected = module(rows).float()
     scale = expected.abs().max().clamp(min=1e-9)
     choices = [choice for epsilon in epsilons for choice in _choices(module, width, like, epsilon)]
-    off = [
-        float(((_computed(choice, rows) - expected).abs().max() / scale).item())
-        for choice in choices
-    ]
+    off = [float(((_computed(choice, rows) - expected).abs().max() / scale).item()) for choice in choices]
     least = min(off)
     if not least <= TOLERANCE.get(like.dtype, 0):
         raise NotFusable(f"its {type(module).__name__} is no norm that C knows")
-    return next(
-        choice for choice, error in zip(choices, off, strict=True) if error <= NEARLY * least + 1e-7
-    )
+    return next(choice for choice, error in zip(choices, off, strict=True) if error <= NEARLY * least + 1e-7)
 
 
 def _choices(module: Any, width: int, like: torch.Tensor, epsilon: float) -> list[NormLayout]:
@@ -59,20 +50,13 @@ def _choices(module: Any, width: int, like: torch.Tensor, epsilon: float) -> lis
     bias = None if bias is None else bias.detach().float().contiguous()
     if weight is None:
         wide = torch.ones(width, dtype=torch.float32)
-        return [
-            NormLayout(kind, wide, bias, epsilon)
-            for kind in (NormKind.rms_at_once, NormKind.layer_norm)
-        ]
+        return [NormLayout(kind, wide, bias, epsilon) for kind in (NormKind.rms_at_once, NormKind.layer_norm)]
     if weight.numel() != width:
-        raise NotFusable(
-            f"its {type(module).__name__} has {weight.numel()} weights for {width} numbers"
-        )
+        raise NotFusable(f"its {type(module).__name__} has {weight.numel()} weights for {width} numbers")
     weight = weight.detach().reshape(-1).contiguous()
     own, more = weight.float(), 1 + weight.float()
     in_steps = (
-        [NormLayout(NormKind.rms_in_steps, weight, None, epsilon)]
-        if weight.dtype == like.dtype
-        else []
+        [NormLayout(NormKind.rms_in_steps, weight, None, epsilon)] if weight.dtype == like.dtype else []
     )
     return in_steps + [
         NormLayout(kind, numbers, bias, epsilon)

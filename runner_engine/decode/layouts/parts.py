@@ -51,10 +51,7 @@ LAYERS = (
         "post_feedforward_layernorm",
     ),
     LayerNames(
-        "input_layernorm",
-        "post_self_attn_layernorm",
-        "post_attention_layernorm",
-        "post_mlp_layernorm",
+        "input_layernorm", "post_self_attn_layernorm", "post_attention_layernorm", "post_mlp_layernorm"
     ),
     LayerNames("", "post_attention_layernorm", "", "post_feedforward_layernorm"),
     LayerNames("input_layernorm", is_parallel=True),
@@ -84,9 +81,8 @@ class LatentNames:
     """The parts of attention whose heads come out of latents: what comes in, and what is made of
     it."""
 
-    into: tuple[
-        str, str
-    ]  # the latent of queries, or queries; the latent of keys and values with what keys share
+    # the latent of queries, or queries; the latent of keys and values with what keys share
+    into: tuple[str, str]
     pair_norm: str
     to_pairs: str
     out: str
@@ -96,14 +92,7 @@ class LatentNames:
     @property
     def all(self) -> frozenset[str]:
         """The names of all of them."""
-        names = (
-            *self.into,
-            self.pair_norm,
-            self.to_pairs,
-            self.out,
-            self.query_norm,
-            self.to_queries,
-        )
+        names = (*self.into, self.pair_norm, self.to_pairs, self.out, self.query_norm, self.to_queries)
         return frozenset(names) - {""}
 
 
@@ -131,11 +120,7 @@ OF_MLP = (
     ProjectionNames(("c_fc",), "c_proj"),
     ProjectionNames(("dense_h_to_4h",), "dense_4h_to_h"),
 )
-HEAD_NORMS = (
-    ("q_norm", "k_norm"),
-    ("q_layernorm", "k_layernorm"),
-    ("query_layernorm", "key_layernorm"),
-)
+HEAD_NORMS = (("q_norm", "k_norm"), ("q_layernorm", "k_layernorm"), ("query_layernorm", "key_layernorm"))
 SCALES_OF_MLP = ("gate_multiplier", "down_multiplier")
 FUNCTIONS = ("act_fn", "activation_fn", "act", "activation")
 FINAL_NORMS = (
@@ -148,14 +133,10 @@ FINAL_NORMS = (
     "norm_f",
 )
 BODIES = ("model", "transformer", "backbone", "gpt_neox")  # of a whole model, beside its head
-EMBEDDINGS, PLACES = (
-    ("embed_tokens", "wte", "embeddings", "embed_in"),
-    "wpe",
-)  # of tokens; what their places add
-RESIDUAL_SCALES = (
-    "residual_multiplier",
-    "residual_scale",
-)  # attributes of a layer: of what it adds
+# of tokens; what their places add
+EMBEDDINGS, PLACES = (("embed_tokens", "wte", "embeddings", "embed_in"), "wpe")
+# attributes of a layer: of what it adds
+RESIDUAL_SCALES = ("residual_multiplier", "residual_scale")
 LISTS, ROTARY = ("layers", "h"), ("rotary_emb", "pos_emb")
 
 
@@ -170,9 +151,7 @@ def child_of(module: Any, names: Iterable[str]) -> tuple[str, Any]:
 def names_of_parts(module: nn.Module) -> set[str]:
     """Return the names of a module's parts that compute something."""
     return {
-        name
-        for name, child in module.named_children()
-        if not isinstance(child, nn.Dropout | nn.Identity)
+        name for name, child in module.named_children() if not isinstance(child, nn.Dropout | nn.Identity)
     }
 
 
@@ -182,9 +161,7 @@ def sizes_of(layer: Any) -> tuple[int, int]:
     return int(getattr(layer, names[0])), int(getattr(layer, names[1]))
 
 
-def projections_of(
-    module: Any, choices: Iterable[ProjectionNames], others: set[str]
-) -> ProjectionNames:
+def projections_of(module: Any, choices: Iterable[ProjectionNames], others: set[str]) -> ProjectionNames:
     """Return the names of a module's linear layers; NotFusable if it has parts beside these and
     `others`."""
     parts = names_of_parts(module) - others

@@ -12,10 +12,8 @@ import torch
 from runner_engine.decode.layouts.handed_over import POSITIONS
 from runner_engine.decode.layouts.parts import NotFusable
 
-LENGTHS_CHANGE = (
-    "dynamic",
-    "longrope",
-)  # rotations whose angles depend on the longest position seen
+# rotations whose angles depend on the longest position seen
+LENGTHS_CHANGE = ("dynamic", "longrope")
 
 
 @dataclass(frozen=True)

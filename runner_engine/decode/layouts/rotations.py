@@ -60,9 +60,7 @@ class Rotation:
         angles: torch.Tensor = ANGLES[self.of_table](numbers)
         return angles.float().contiguous()
 
-    def tables(
-        self, rope: RopeTable, like: torch.Tensor, count: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def tables(self, rope: RopeTable, like: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return cos and sin of the first `count` positions and of points, float32 [count,
         rotated / 2]."""
         # said, since a load in another thread sets torch's default format for a while
@@ -87,9 +85,7 @@ class Rotation:
         points = turned.reshape(*shape, 2, -1) if in_halves else turned.reshape(*shape, -1, 2)
         first, second = points.unbind(between)
         into = -1 if self.points is RopePoints.points_of_neighbours else -2
-        turned = torch.stack(
-            (first * cos - second * sin, second * cos + first * sin), into
-        ).flatten(-2)
+        turned = torch.stack((first * cos - second * sin, second * cos + first * sin), into).flatten(-2)
         return torch.cat((turned, rest), -1)
 
 
@@ -99,9 +95,8 @@ ANGLES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "all": lambda numbers: numbers,
 }
 Heads = tuple[torch.Tensor, torch.Tensor]  # of queries and of keys, [T, H, D]
-Finish = Callable[
-    [Heads], Sequence[torch.Tensor]
-]  # what is done to both when they have been rotated
+# what is done to both when they have been rotated
+Finish = Callable[[Heads], Sequence[torch.Tensor]]
 
 
 def rotation_of(

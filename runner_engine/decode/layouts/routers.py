@@ -83,9 +83,7 @@ def router_of(router: nn.Module, block: nn.Module) -> RouterLayout:
     experts, hidden = weight.shape
     given = _given(router, block)
     own = {
-        name: some
-        for name, some in (*router.named_parameters(), *router.named_buffers())
-        if name != "weight"
+        name: some for name, some in (*router.named_parameters(), *router.named_buffers()) if name != "weight"
     }
     added = own | given
     if len(added) > 1 or any(some.numel() != experts for some in added.values()):
@@ -98,9 +96,7 @@ def router_of(router: nn.Module, block: nn.Module) -> RouterLayout:
     expected, logits = [], []
     for around, spread in ((0.0, 2.0), (LOW, 0.5)):
         numbers = (
-            torch.randn(experts, hidden, generator=random, dtype=torch.float32)
-            * spread
-            * hidden**-0.5
+            torch.randn(experts, hidden, generator=random, dtype=torch.float32) * spread * hidden**-0.5
             + around / hidden
         )
         some = rows if not around else 1 + rows / hidden
@@ -136,13 +132,9 @@ def _given(router: nn.Module, block: nn.Module) -> dict[str, torch.Tensor]:
 
 def weights_and_index(made: Any, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the weights of the chosen experts and their numbers, from what a router returns."""
-    tensors = (
-        [some for some in made if isinstance(some, torch.Tensor)] if isinstance(made, tuple) else []
-    )
+    tensors = [some for some in made if isinstance(some, torch.Tensor)] if isinstance(made, tuple) else []
     numbers = [
-        some
-        for some in tensors
-        if not some.is_floating_point() and some.dim() == 2 and len(some) == rows
+        some for some in tensors if not some.is_floating_point() and some.dim() == 2 and len(some) == rows
     ]
     if len(numbers) != 1:
         raise NotFusable("its router does not say which experts it chooses")
@@ -153,23 +145,15 @@ def weights_and_index(made: Any, rows: int) -> tuple[torch.Tensor, torch.Tensor]
     return weights[-1], index
 
 
-def _formulas(
-    router: nn.Module, chosen: int, experts: int, has_added: bool
-) -> Iterator[RouterFormula]:
+def _formulas(router: nn.Module, chosen: int, experts: int, has_added: bool) -> Iterator[RouterFormula]:
     """Go through the formulas that a router may have, from the numbers that it has as
     attributes."""
     of = {name: value for name, value in vars(router).items() if isinstance(value, int | float)}
     groups = next((int(of[name]) for name in GROUPS if of.get(name)), 1)
     chosen_groups = next((int(of[name]) for name in CHOSEN_GROUPS if of.get(name)), 1)
-    scales = list(
-        dict.fromkeys([*(value for value in of.values() if isinstance(value, float)), 1.0])
-    )
+    scales = list(dict.fromkeys([*(value for value in of.values() if isinstance(value, float)), 1.0]))
     limits = [(1, 1, 1)]
-    if (
-        experts % groups == 0
-        and chosen_groups < groups
-        and chosen <= experts // groups * chosen_groups
-    ):
+    if experts % groups == 0 and chosen_groups < groups and chosen <= experts // groups * chosen_groups:
         limits = [
             (groups, chosen_groups, best) for best in BEST_OF_GROUP if best <= experts // groups
         ] + limits
@@ -179,16 +163,7 @@ def _formulas(
                 continue
             for some_groups, best_groups, best in limits:
                 made = RouterFormula(
-                    chosen,
-                    scores,
-                    has_bias,
-                    has_correction,
-                    some_groups,
-                    best_groups,
-                    best,
-                    False,
-                    0.0,
-                    1.0,
+                    chosen, scores, has_bias, has_correction, some_groups, best_groups, best, False, 0.0, 1.0
                 )
                 for scale in scales:
                     yield replace(made, scale=scale)
@@ -197,10 +172,7 @@ def _formulas(
 
 
 def _rounding(
-    router: nn.Module,
-    given: Mapping[str, torch.Tensor],
-    weight: torch.Tensor,
-    formula: RouterFormula,
+    router: nn.Module, given: Mapping[str, torch.Tensor], weight: torch.Tensor, formula: RouterFormula
 ) -> RouterFormula:
     """Return the formula with what the family rounds to the model's format."""
     dtype, random = weight.dtype, torch.Generator().manual_seed(1)

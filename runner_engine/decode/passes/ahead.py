@@ -100,9 +100,7 @@ class Ahead:
             and any(len(row.tokens) + 1 < row.limit for row in rows)
         )
 
-    def _begin(
-        self, picked: torch.Tensor, own: Slots, rows: Sequence[Row], reading: Sequence[Row]
-    ) -> None:
+    def _begin(self, picked: torch.Tensor, own: Slots, rows: Sequence[Row], reading: Sequence[Row]) -> None:
         """Begin the step; without memory for it nothing is lost, and it runs when the tokens have
         been read."""
         try:

@@ -36,13 +36,7 @@ from runner_engine.attention.device_attention import (
     attend_by_length,
     attends_by_length,
 )
-from runner_engine.attention.parts import (
-    Scaling,
-    by_token,
-    joined_by_logs,
-    padded_heads,
-    sinks_term,
-)
+from runner_engine.attention.parts import Scaling, by_token, joined_by_logs, padded_heads, sinks_term
 from runner_engine.checkpoints.pass_memory import FEWEST_PLACES, rounded_rows
 from runner_engine.decode.passes.step_graphs import CudaGraphs, Record, StepGraphs
 from runner_engine.decode.rows import Row
@@ -52,9 +46,7 @@ from runner_engine.kv_cache import Heads, PagedSlots, Prefix, Slots, Window, rou
 # bytes of a layer's common pages that a step's rows read one by one: to read more takes longer than
 # ten operations do, by an estimate (4 TB/s from a GPU's cache, 3 µs an operation)
 MOST_READ = 2**27
-MOST_PREFIXES = (
-    8  # that a step reads for all of its rows: with more, most rows would see few of them
-)
+MOST_PREFIXES = 8  # that a step reads for all of its rows: with more, most rows would see few of them
 TOKEN, POSITION, PLACE, SEES = range(4)  # columns of the table; from SEES on, one for each prefix
 OWN = -1  # in place of a prefix's number: the row's own keys
 
@@ -79,23 +71,17 @@ class StepAttention:
     ) -> torch.Tensor:  # fmt: skip
         """Return [B, H, D] for query [H, B, D], key and value [KVH, B, D] of one layer."""
         heads, width, rows = self.heads, value.shape[-1], query.shape[1]
-        scaling, window = (
-            Scaling(scale, softmax.cap),
-            heads.windows[layer] if heads.windows else None,
-        )
+        scaling, window = (Scaling(scale, softmax.cap), heads.windows[layer] if heads.windows else None)
         layer = heads.store_of(layer)
         heads.check_layer(layer)
         query, key, value = map(heads.turned, padded_heads(heads, query, key, value))
         grouped = query.view(heads.kv_heads, heads.group, rows, heads.dim)  # [KVH, G, B, D]
         out, top = self._of_own(layer, scaling, window, grouped, key, value)
         parts = [
-            self._of_prefix(number, layer, scaling, window, grouped)
-            for number in range(len(self.prefixes))
+            self._of_prefix(number, layer, scaling, window, grouped) for number in range(len(self.prefixes))
         ]
         if softmax.sinks is not None:
-            zeros, sinks, _ = sinks_term(
-                softmax.sinks, (rows, heads.kv_heads, heads.group), heads.dim
-            )
+            zeros, sinks, _ = sinks_term(softmax.sinks, (rows, heads.kv_heads, heads.group), heads.dim)
             parts.append((zeros.to(out.dtype), sinks))
         if parts:
             outs, tops = zip(*parts, strict=True)
@@ -120,14 +106,7 @@ class StepAttention:
             size = None if window is None else window.size
             blocks = None if self.blocks is None else self.blocks[:, self.common :]
             own = OwnKeys(
-                keys,
-                values,
-                self._rows,
-                self._starts,
-                self._counts,
-                self._places_of_row,
-                size,
-                blocks,
+                keys, values, self._rows, self._starts, self._counts, self._places_of_row, size, blocks
             )
             out, top = attend_by_length(scaling, by_row.flatten(1, 2), own)
             return out.view(by_row.shape), top.view(by_row.shape[:3])
@@ -137,12 +116,7 @@ class StepAttention:
         return attend(scaling, by_row, keys, values, self._hidden_own(window)[:, None, None])
 
     def _of_prefix(
-        self,
-        number: int,
-        layer: int,
-        scaling: Scaling,
-        window: Window | None,
-        grouped: torch.Tensor,
+        self, number: int, layer: int, scaling: Scaling, window: Window | None, grouped: torch.Tensor
     ) -> Part:
         """Attend all rows to a prefix; those that do not see it get no weight."""
         group, rows = grouped.shape[1:3]
@@ -198,9 +172,7 @@ class StepAttention:
         if self.blocks is None:
             return self._slots * self.own.capacity + self.table[:, PLACE]
         page, position = self.heads.page, self.table[:, POSITION]
-        return (
-            self.blocks.gather(1, position[:, None] // page)[:, 0].long() * page + position % page
-        )
+        return self.blocks.gather(1, position[:, None] // page)[:, 0].long() * page + position % page
 
     def _first(self, window: Window) -> torch.Tensor:
         """Return the first position that each row sees: int64 [B]."""
@@ -237,9 +209,7 @@ class StepRows:
     own: Slots
     rows: Sequence[Row]
     reading: Sequence[Row]
-    picked: torch.Tensor | None = (
-        None  # int64 [n]: the rows' last tokens, which only the device has so far
-    )
+    picked: torch.Tensor | None = None  # int64 [n]: the rows' last tokens, which only the device has so far
 
 
 class DeviceStep:
@@ -259,9 +229,7 @@ class DeviceStep:
         """Whether these rows see few enough prefixes, or see them as pages."""
         return self.heads.in_pages or len(_prefixes(rows)[0]) <= MOST_PREFIXES
 
-    def __call__(
-        self, step: StepRows, ids: Sequence[int], positions: Sequence[int]
-    ) -> torch.Tensor:
+    def __call__(self, step: StepRows, ids: Sequence[int], positions: Sequence[int]) -> torch.Tensor:
         """Send the last token of each row; return the logits [n, V], valid until the next step.
 
         ids: these tokens, which count for nothing where only the device has them.
@@ -277,9 +245,7 @@ class DeviceStep:
         else:
             prefixes, seen_by = _prefixes(rows)
         places = (
-            0
-            if self.by_length
-            else _rounded_places(max(row.kv.places for row in rows) + 1, own.capacity)
+            0 if self.by_length else _rounded_places(max(row.kv.places for row in rows) + 1, own.capacity)
         )
         if len(self._table) < count:
             self._table, self._read = self._table.new_zeros(own.slots, self._table.shape[1]), []
@@ -289,8 +255,7 @@ class DeviceStep:
             for token, position, row in zip(ids, positions, rows, strict=True)
         ]
         filling = [
-            (row.kv.shared + row.kv.places, row.kv.places)
-            for row in step.reading[: count - len(rows)]
+            (row.kv.shared + row.kv.places, row.kv.places) for row in step.reading[: count - len(rows)]
         ]
         filling += [(0, 0)] * (count - len(rows) - len(filling))
         lines += [[0, *filled, *[0] * MOST_PREFIXES] for filled in filling]
@@ -298,15 +263,11 @@ class DeviceStep:
         if step.picked is not None:
             self._table[: len(rows), TOKEN].copy_(step.picked)
         blocks = None if blocks is None else blocks[:count]
-        attention = StepAttention(
-            self.heads, own, prefixes, self._table[:count], places, blocks, common
-        )
+        attention = StepAttention(self.heads, own, prefixes, self._table[:count], places, blocks, common)
         tokens = attention.table[:, TOKEN]
         # each run makes its masks anew: a recording must compute them, too
         return self.graphs.logits(
-            (count, places + common * self.heads.page),
-            tokens,
-            lambda: self._run(replace(attention)),
+            (count, places + common * self.heads.page), tokens, lambda: self._run(replace(attention))
         )[: len(rows)]
 
     def forget(self) -> None:
@@ -321,15 +282,10 @@ class DeviceStep:
         if any(heads.windows):
             return [], 0
         paths = [
-            prefix.path
-            for prefix in {row.kv.prefix: row.kv.prefix for row in rows if row.kv.prefix}.values()
+            prefix.path for prefix in {row.kv.prefix: row.kv.prefix for row in rows if row.kv.prefix}.values()
         ]
-        shared = [some[0] for some in zip(*paths, strict=False) if len({*some}) == 1][
-            :MOST_PREFIXES
-        ]
-        pages = (
-            shared[-1].length // heads.page if shared and all(row.kv.prefix for row in rows) else 0
-        )
+        shared = [some[0] for some in zip(*paths, strict=False) if len({*some}) == 1][:MOST_PREFIXES]
+        pages = shared[-1].length // heads.page if shared and all(row.kv.prefix for row in rows) else 0
         bytes_of_token = heads.bytes_per_token // heads.layers
         if count * pages * heads.page * bytes_of_token < MOST_READ:
             return [], 0
@@ -338,9 +294,7 @@ class DeviceStep:
     def _forget_others(self, read: list[Any]) -> None:
         """Forget recordings that read other tensors than these."""
         is_same = len(read) == len(self._read)
-        if not is_same or any(
-            one() is not other for one, other in zip(self._read, read, strict=True)
-        ):
+        if not is_same or any(one() is not other for one, other in zip(self._read, read, strict=True)):
             self.forget()
             self._read = [weakref.ref(one) for one in read]
 
@@ -368,10 +322,7 @@ def _prefixes(rows: Sequence[Row]) -> tuple[list[Prefix], dict[Prefix | None, li
         key=lambda prefix: (prefix.start, id(prefix)),
     )
     sees = {
-        prefix: [
-            *(int(prefix in path) for prefix in prefixes),
-            *[0] * (MOST_PREFIXES - len(prefixes)),
-        ]
+        prefix: [*(int(prefix in path) for prefix in prefixes), *[0] * (MOST_PREFIXES - len(prefixes))]
         for prefix, path in paths.items()
     }
     return prefixes, sees
@@ -380,7 +331,4 @@ def _prefixes(rows: Sequence[Row]) -> tuple[list[Prefix], dict[Prefix | None, li
 def _rounded_places(count: int, most: int) -> int:
     """Return a number of places rounded up to a power of two, or the one and a half of it."""
     power = max(1 << (count - 1).bit_length(), FEWEST_PLACES)
-    return min(
-        rounded(power * 3 // 4 if count <= power * 3 // 4 and power > FEWEST_PLACES else power),
-        most,
-    )
+    return min(rounded(power * 3 // 4 if count <= power * 3 // 4 and power > FEWEST_PLACES else power), most)

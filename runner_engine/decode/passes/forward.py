@@ -20,9 +20,7 @@ from runner_engine.models.lora import several
 from runner_engine.models.vocabulary import rows_of
 from runner_engine.recurrent import mixers_of
 
-SHORT_SPAN = (
-    192  # tokens; with kernels, a shorter prompt is attended to token by token, as in decoding
-)
+SHORT_SPAN = 192  # tokens; with kernels, a shorter prompt is attended to token by token, as in decoding
 
 
 @dataclass
@@ -34,9 +32,8 @@ class TokenSpan:
     slot: int
     ids: list[int]
     before: int = 0  # own places filled by earlier pieces
-    targets: list[int] = field(
-        default_factory=list
-    )  # tokens that follow its last tokens: to be scored, or guessed
+    # tokens that follow its last tokens: to be scored, or guessed
+    targets: list[int] = field(default_factory=list)
     is_last: bool = True  # whether the row has no more pending tokens
 
     @property
@@ -58,19 +55,13 @@ class Before:
     has a count."""
 
     def __init__(self, positions: list[int], device: torch.device) -> None:
-        self.counts = torch.tensor(positions, device=device) - torch.arange(
-            len(positions), device=device
-        )
+        self.counts = torch.tensor(positions, device=device) - torch.arange(len(positions), device=device)
 
-    def get_seq_length(
-        self, layer_idx: int = 0
-    ) -> torch.Tensor:  # the names of transformers' cache
+    def get_seq_length(self, layer_idx: int = 0) -> torch.Tensor:  # the names of transformers' cache
         """Return what is added to a token's place in the pass to get its position."""
         return self.counts
 
-    def update(
-        self, key: torch.Tensor, value: torch.Tensor, *_: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def update(self, key: torch.Tensor, value: torch.Tensor, *_: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """Store nothing: attention does that."""
         return key, value
 
@@ -92,9 +83,7 @@ class Forward:
     def __init__(self, model: Any, heads: Heads) -> None:
         self.model, self.heads, self.kernels = model, heads, kernels_for(heads)
         self.short_span = SHORT_SPAN if self.kernels else 1
-        self.counts_before = bool(
-            getattr(model.config.get_text_config(), "attn_temperature_tuning", None)
-        )
+        self.counts_before = bool(getattr(model.config.get_text_config(), "attn_temperature_tuning", None))
         self.rows = rows_of(model)
         self.mixers = mixers_of(model) if heads.states else {}
         self.adapters = several.of_model(model)
@@ -105,9 +94,7 @@ class Forward:
         self.keeps_hidden = False
         self.hidden: torch.Tensor | None = None  # of the last pass: what the head reads of all
         self.hidden_reader: HiddenReader | None = None
-        self.most_tokens = self.most_logits = (
-            0  # the largest pass so far: its tokens, and its rows of logits
-        )
+        self.most_tokens = self.most_logits = 0  # the largest pass so far: its tokens, and its rows of logits
 
     def keep_hidden(self, reader: HiddenReader | None = None) -> None:
         """Keep what the head reads of every token of a pass; recorded steps would not hand it out."""
@@ -133,9 +120,7 @@ class Forward:
         """Compute keys and values of at most `most` next tokens of a prefix; return how many."""
         before, into = prefix.read, prefix.partial
         if into is None:
-            into = SharedKv.empty(
-                self.heads, len(prefix.tokens), self.kernels, prefix.parent is None
-            )
+            into = SharedKv.empty(self.heads, len(prefix.tokens), self.kernels, prefix.parent is None)
             put_state(into.store, 0, prefix.parent)
         ids = prefix.tokens[before : before + most]
         count, first = len(ids), prefix.start + before
@@ -154,9 +139,7 @@ class Forward:
             prefix.kv, prefix.partial = into, None
         return count
 
-    def read_prompts(
-        self, own: OwnKv, pieces: Sequence[TokenSpan], is_decoded: bool = False
-    ) -> torch.Tensor:
+    def read_prompts(self, own: OwnKv, pieces: Sequence[TokenSpan], is_decoded: bool = False) -> torch.Tensor:
         """Read pieces of prompts, each into its row's slot; return the wanted logits [n, V], in
         order.
 
@@ -268,14 +251,8 @@ class Forward:
             row_of = [-1] * len(of_path)
             for number, at in enumerate(seen_by):
                 row_of[at] = number
-            chosen = (
-                None
-                if len(seen_by) == len(of_path)
-                else torch.tensor(seen_by, device=self.heads.device)
-            )
-            uses.append(
-                PrefixUse(prefix.kv, chosen, self._ints(row_of), len(seen_by), prefix.start)
-            )
+            chosen = None if len(seen_by) == len(of_path) else torch.tensor(seen_by, device=self.heads.device)
+            uses.append(PrefixUse(prefix.kv, chosen, self._ints(row_of), len(seen_by), prefix.start))
         return uses
 
     def _states(
@@ -292,27 +269,19 @@ class Forward:
             return nullcontext()
         return own.states.reading(slots, starts, counts, is_decoded)
 
-    def _with(
-        self, adapters: Sequence[str | None], counts: Sequence[int]
-    ) -> AbstractContextManager[None]:
+    def _with(self, adapters: Sequence[str | None], counts: Sequence[int]) -> AbstractContextManager[None]:
         """Let so many tokens of the pass after each other be computed with each of these
         adapters."""
         if self.adapters is None:
             return nullcontext()
-        of_tokens = [
-            name for name, count in zip(adapters, counts, strict=True) for _ in range(count)
-        ]
+        of_tokens = [name for name, count in zip(adapters, counts, strict=True) for _ in range(count)]
         return self.adapters.reading(of_tokens)
 
     def _ints(self, numbers: Sequence[int]) -> torch.Tensor:
         return torch.tensor(numbers, dtype=torch.int32, device=self.heads.device)
 
     def _forward(
-        self,
-        layout: PassLayout | StepRows,
-        ids: list[int],
-        positions: list[int],
-        keep: list[int] | None,
+        self, layout: PassLayout | StepRows, ids: list[int], positions: list[int], keep: list[int] | None
     ) -> torch.Tensor:
         """Return the logits [n, V] after the tokens in `keep`, or after all tokens."""
         self.check_tokens(ids)
@@ -327,10 +296,7 @@ class Forward:
             return self.fused(layout, ids, positions, keep, self.hidden)
         device, layout.positions = self.heads.device, positions
         before = {"past_key_values": Before(positions, device)} if self.counts_before else {}
-        attend, states = (
-            in_call_order(layout.attend) if self.mixers else layout.attend,
-            layout.own.states,
-        )
+        attend, states = (in_call_order(layout.attend) if self.mixers else layout.attend, layout.own.states)
         in_layers = nullcontext() if states is None else states.standing_in(self.mixers)
         with torch.inference_mode(), running(self.model, attend), in_layers, self._listening():
             output = self.model(

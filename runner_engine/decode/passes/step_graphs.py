@@ -21,16 +21,10 @@ from runner_engine.decode.passes.host_reads import HostRead, NoHostReads
 
 log = logging.getLogger(__name__)
 
-RECORD_AT = (
-    3  # the occurrence of a shape at which it is recorded: that takes as long as some four steps
-)
-MOST_FAILURES = (
-    3  # shapes that fail before the first one that works: then none is recorded any more
-)
+RECORD_AT = 3  # the occurrence of a shape at which it is recorded: that takes as long as some four steps
+MOST_FAILURES = 3  # shapes that fail before the first one that works: then none is recorded any more
 ALLOWED_OFF = 0.01  # mean of a replay's errors, as a share of the logits' spread
-ALLOWED_LOSS = (
-    0.05  # how far below the best token a replay's first choice may be, as a share of that spread
-)
+ALLOWED_LOSS = 0.05  # how far below the best token a replay's first choice may be, as a share of that spread
 
 Shape = tuple[int, int]  # rows, and own places that are read
 
@@ -104,11 +98,7 @@ class StepGraphs:
             return recording.logits
         logits = run()
         self._occurred[shape] += 1
-        if (
-            self.record is not None
-            and self._occurred[shape] == RECORD_AT
-            and shape not in self.left_out
-        ):
+        if self.record is not None and self._occurred[shape] == RECORD_AT and shape not in self.left_out:
             self._try(self.record, shape, tokens, run, logits)
         return logits
 
@@ -150,9 +140,7 @@ class StepGraphs:
                 return
             self.left_out[shape] = one_line(error, limit=160)
             log.info(
-                "decoding steps of %d rows and %d places are not recorded: %s",
-                *shape,
-                self.left_out[shape],
+                "decoding steps of %d rows and %d places are not recorded: %s", *shape, self.left_out[shape]
             )
             if not self._made and len(self.left_out) == MOST_FAILURES:
                 self._stop(self.left_out[shape])
@@ -192,9 +180,7 @@ def _compare(recording: Recording, expected: torch.Tensor) -> None:
     off = float((replayed - expected).abs().mean() / spread)
     if not off <= ALLOWED_OFF:
         raise RuntimeError(f"replayed logits would be off by {off:.2g} of their spread on average")
-    best = (
-        expected.amax(dim=-1) - expected.gather(-1, replayed.argmax(dim=-1, keepdim=True))[..., 0]
-    )
+    best = expected.amax(dim=-1) - expected.gather(-1, replayed.argmax(dim=-1, keepdim=True))[..., 0]
     if not (loss := float(best.max() / spread)) <= ALLOWED_LOSS:
         raise RuntimeError(
             f"a replayed first choice would be {loss:.2g} of the logits' spread below the best token"

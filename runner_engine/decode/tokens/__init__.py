@@ -1,12 +1,6 @@
 """From logits to tokens and answers. These names are what those who decode need of this folder."""
 
-from runner_engine.decode.tokens.guesses import (
-    Drafts,
-    Guesses,
-    check_guesses,
-    right_ones,
-    unread_tokens,
-)
+from runner_engine.decode.tokens.guesses import Drafts, Guesses, check_guesses, right_ones, unread_tokens
 from runner_engine.decode.tokens.sampling import Sampler, generator_of, leave_only, sampler_of
 from runner_engine.decode.tokens.scoring import most_positions, read_and_score, score, scored
 from runner_engine.decode.tokens.speculation import Lookup, Speculation

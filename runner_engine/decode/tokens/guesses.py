@@ -62,12 +62,7 @@ class Guesses(Protocol):
 
 
 def check_guesses(
-    forward: Forward,
-    own: OwnKv,
-    rows: Sequence[Row],
-    drafts: Drafts,
-    sampler: Sampler,
-    stopping: Stopping,
+    forward: Forward, own: OwnKv, rows: Sequence[Row], drafts: Drafts, sampler: Sampler, stopping: Stopping
 ) -> list[list[int]]:
     """Read each row's last token with its guess; return the new tokens of each row: those of its
     guess that the model gives, and one more."""
@@ -99,9 +94,7 @@ def check_guesses(
             lines = [firsts[slot] + at for slot in going]
             for slot, token in zip(going, some.pick(logits[lines]).tolist(), strict=True):
                 new[slot].append(token)
-            going = [
-                slot for slot in going if _goes_on(rows[slot], drafts[slot], new[slot], stopping)
-            ]
+            going = [slot for slot in going if _goes_on(rows[slot], drafts[slot], new[slot], stopping)]
             at += 1
     for slot, (row, draft) in enumerate(zip(rows, drafts, strict=True)):
         # places of wrong guesses will be overwritten
@@ -126,9 +119,7 @@ def unread_tokens(own: OwnKv, slot: int, row: Row) -> list[int]:
 def right_ones(draft: Sequence[int], new: Sequence[int]) -> int:
     """Return how many tokens of a guess are among the new ones."""
     pairs = zip(draft, new, strict=False)  # there may be fewer new ones, or one more
-    return next(
-        (at for at, (guess, token) in enumerate(pairs) if guess != token), min(len(draft), len(new))
-    )
+    return next((at for at, (guess, token) in enumerate(pairs) if guess != token), min(len(draft), len(new)))
 
 
 def _goes_on(row: Row, draft: list[int], new: list[int], stopping: Stopping) -> bool:

@@ -26,28 +26,20 @@ def numbers(request: Request, first: int, count: int) -> torch.Tensor:
     return torch.from_numpy(generator.random((first + count, request.drawn_tokens))[first:])
 
 
-def draw_others(
-    scores: torch.Tensor, left_out: torch.Tensor, uniform: torch.Tensor
-) -> torch.Tensor:
+def draw_others(scores: torch.Tensor, left_out: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
     """Draw from each row of log-probabilities [n, V], by probability, some of the tokens that are
     not left out.
 
     First a block of tokens is drawn and then one of its tokens, since sums over blocks are fast.
     """
     count, vocabulary = scores.shape
-    chances = torch.nn.functional.pad(
-        scores.exp().scatter_(1, left_out, 0.0), (0, -vocabulary % BLOCK)
-    )
+    chances = torch.nn.functional.pad(scores.exp().scatter_(1, left_out, 0.0), (0, -vocabulary % BLOCK))
     blocks = chances.view(count, -1, BLOCK)
     edges = torch.nn.functional.pad(blocks.sum(dim=-1).double().cumsum(dim=-1), (1, 0))
     wanted = uniform.clamp(max=BELOW_1) * edges[:, -1:]
-    block = torch.searchsorted(edges[:, 1:].contiguous(), wanted, right=True).clamp(
-        max=blocks.shape[1] - 1
-    )
+    block = torch.searchsorted(edges[:, 1:].contiguous(), wanted, right=True).clamp(max=blocks.shape[1] - 1)
     begin, end = edges.gather(1, block), edges.gather(1, block + 1)
     within = ((wanted - begin) / (end - begin)).nan_to_num(0.0).clamp(0.0, BELOW_1)
-    inside = (
-        blocks[torch.arange(count, device=scores.device)[:, None], block].double().cumsum(dim=-1)
-    )
+    inside = blocks[torch.arange(count, device=scores.device)[:, None], block].double().cumsum(dim=-1)
     token = torch.searchsorted(inside, within[..., None] * inside[..., -1:], right=True).squeeze(-1)
     return (block * BLOCK + token).clamp(max=vocabulary - 1)

@@ -48,9 +48,7 @@ class _History:
 
     def begin(self, row: int, prompt: list[int], answer: list[int]) -> None:
         """Add a row's tokens so far."""
-        self.seen[row, torch.tensor(prompt + answer, dtype=torch.long, device=self.seen.device)] = (
-            True
-        )
+        self.seen[row, torch.tensor(prompt + answer, dtype=torch.long, device=self.seen.device)] = True
         tokens = torch.tensor(answer, dtype=torch.long, device=self.seen.device)
         self.counts[row].index_add_(0, tokens, torch.ones_like(tokens, dtype=torch.int32))
 
@@ -69,10 +67,7 @@ class _History:
 
     def join(self, other: _History) -> None:
         """Append the lines of another history."""
-        self.seen, self.counts = (
-            torch.cat([self.seen, other.seen]),
-            torch.cat([self.counts, other.counts]),
-        )
+        self.seen, self.counts = (torch.cat([self.seen, other.seen]), torch.cat([self.counts, other.counts]))
 
 
 class Sampler:
@@ -92,9 +87,7 @@ class Sampler:
         self.samplings = list(samplings)  # one per row, like the generators
         self.generators = list(generators)
         self.history: _History | None = None  # only if a row has a penalty
-        self.lines: list[
-            int
-        ] = []  # each row's line in the history, so that rows come and go without copies
+        self.lines: list[int] = []  # each row's line in the history, so that rows come and go without copies
         self._invalidate()
         if any(map(_has_penalty, self.samplings)):
             self.history, self.lines = (
@@ -152,12 +145,9 @@ class Sampler:
         if (
             self.history is not None and logits.shape[1] != self.vocab_size
         ):  # C would read beyond the history's rows
-            raise ValueError(
-                f"rows of {logits.shape[1]} logits; the history is of {self.vocab_size} tokens"
-            )
-        uniform = _uniform(
-            self.generators, logits.device
-        )  # once for all rows, whatever fails below
+            raise ValueError(f"rows of {logits.shape[1]} logits; the history is of {self.vocab_size} tokens")
+        # once for all rows, whatever fails below
+        uniform = _uniform(self.generators, logits.device)
         compiled, every = picking.for_logits(logits), list(range(len(self.samplings)))
         if compiled is not None:
             return self._isolated(every, partial(self._pick_at_once, compiled, logits, uniform))
@@ -178,9 +168,7 @@ class Sampler:
             if is_memory_error(error) or lost_gpu(error):
                 raise
             if len(rows) == 1:
-                log.exception(
-                    "a row's next token could not be sampled: %s", self.samplings[rows[0]]
-                )
+                log.exception("a row's next token could not be sampled: %s", self.samplings[rows[0]])
                 return torch.tensor([NOT_SAMPLED], device=self.device)
         return torch.cat([self._isolated([row], pick) for row in rows])
 
@@ -200,13 +188,9 @@ class Sampler:
         numbers = torch.tensor([sampling.numbers for sampling in samplings], dtype=torch.float64)
         addresses = torch.zeros(2, len(samplings), dtype=torch.long)
         if self.history is not None:
-            for address, table in zip(
-                addresses, (self.history.seen, self.history.counts), strict=True
-            ):
+            for address, table in zip(addresses, (self.history.seen, self.history.counts), strict=True):
                 offsets = (
-                    torch.tensor([self.lines[row] for row in rows])
-                    * self.vocab_size
-                    * table.element_size()
+                    torch.tensor([self.lines[row] for row in rows]) * self.vocab_size * table.element_size()
                 )
                 address.copy_(offsets + table.data_ptr())
             addresses[:, [not _has_penalty(sampling) for sampling in samplings]] = 0
@@ -251,9 +235,7 @@ class Sampler:
         # by the values as they are: seeds may differ, and `numbers` would fail for all rows where
         # one has a wrong value
         for row, sampling in enumerate(self.samplings):
-            rows_of.setdefault(tuple(getattr(sampling, name) for name in PARAMETERS), []).append(
-                row
-            )
+            rows_of.setdefault(tuple(getattr(sampling, name) for name in PARAMETERS), []).append(row)
         return [self._group(rows) for rows in rows_of.values()]
 
     def _group(self, rows: list[int]) -> _Group:
@@ -292,9 +274,7 @@ def sampler_of(rows: Sequence[Row], vocab_size: int, device: torch.device) -> Sa
     return Sampler(vocab_size, device, prompts, samplings, generators, answers)
 
 
-def generator_of(
-    sampling: Sampling, request_id: RequestId, choice: int = 0
-) -> torch.Generator | None:
+def generator_of(sampling: Sampling, request_id: RequestId, choice: int = 0) -> torch.Generator | None:
     """Return a row's random numbers, which depend on seed, id and choice only; None if it is
     greedy."""
     if not sampling.temperature:
@@ -322,9 +302,7 @@ def _penalized(
     if sampling.frequency_penalty or sampling.presence_penalty:
         assert sampling.frequency_penalty is not None
         assert sampling.presence_penalty is not None
-        scores = scores - (
-            sampling.frequency_penalty * counts + sampling.presence_penalty * (counts > 0)
-        )
+        scores = scores - (sampling.frequency_penalty * counts + sampling.presence_penalty * (counts > 0))
     return scores
 
 

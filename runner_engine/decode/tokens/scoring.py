@@ -39,18 +39,14 @@ def score(row: Row, logits: torch.Tensor, targets: Sequence[int]) -> None:
             best = scores.topk(min(row.request.top_logprobs, scores.shape[-1]), dim=-1)
             row.scores.top_logprobs += _pairs(best.indices, best.values)
         if row.request.drawn_tokens and row.request.top_logprobs < scores.shape[-1]:
-            uniform = numbers(row.request, len(row.scores.drawn_logprobs), len(wanted)).to(
-                scores.device
-            )
+            uniform = numbers(row.request, len(row.scores.drawn_logprobs), len(wanted)).to(scores.device)
             drawn = draw_others(scores, best.indices, uniform)
             row.scores.drawn_logprobs += _pairs(drawn, scores.gather(1, drawn))
 
 
 def _pairs(tokens: torch.Tensor, values: torch.Tensor) -> list[list[tuple[int, float]]]:
     """Return the tokens of each position, each with its value."""
-    return [
-        list(zip(*both, strict=True)) for both in zip(tokens.tolist(), values.tolist(), strict=True)
-    ]
+    return [list(zip(*both, strict=True)) for both in zip(tokens.tolist(), values.tolist(), strict=True)]
 
 
 def scored(row: Row, seconds: float) -> Completion:

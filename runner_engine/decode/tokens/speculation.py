@@ -34,15 +34,11 @@ RUNS = (3, 2)  # lengths of the runs of tokens that are looked up; longer ones a
 MAX_PROMPT_TOKENS = 8192  # at the end of a prompt, that are searched
 MIN_PLAIN_PASSES = 3  # that must be timed before guesses are tried
 TRIALS = 4  # passes with guesses, before it is decided whether they are worth it
-PAUSE, LONGEST_PAUSE = (
-    32,
-    1024,
-)  # passes without guesses before the next trial; doubled after each trial in vain
+# passes without guesses before the next trial; doubled after each trial in vain
+PAUSE, LONGEST_PAUSE = (32, 1024)
 SMOOTHING = 0.1  # the share of the latest measurement in what counts
 CLIP = 3  # times the mean: a longer measurement is cut, as another program caused it
-GAIN = (
-    1.1  # times as many tokens a second make guesses worth it: later tokens may be harder to guess
-)
+GAIN = 1.1  # times as many tokens a second make guesses worth it: later tokens may be harder to guess
 
 
 class Lookup:
@@ -67,9 +63,7 @@ class Lookup:
                 if place >= size:
                     behind[tuple(text[place - size : place])] = place
         self._known = len(text)
-        at = next(
-            (behind[run] for size in RUNS if (run := tuple(text[-size:])) in behind), len(text)
-        )
+        at = next((behind[run] for size in RUNS if (run := tuple(text[-size:])) in behind), len(text))
         guess = text[at : at + most]
         while guess and len(guess) < most:
             guess.append(guess[len(guess) - (len(text) - at)])
@@ -130,19 +124,10 @@ class _Tally:
             return
         pays = self.pays()
         if pays != self.is_on:
-            what = (
-                f"{self.tokens.value:.1f} tokens of a pass of {1000 * self.drafted_s.value:.2f} ms"
-            )
+            what = f"{self.tokens.value:.1f} tokens of a pass of {1000 * self.drafted_s.value:.2f} ms"
             usual = f"{self.rows} of {1000 * self.plain_s.value:.2f} ms"
             pay = "pay" if pays else "do not pay"
-            log.info(
-                "guessed tokens %s at %d rows: %s, else %s",
-                pay,
-                self.rows,
-                what,
-                usual,
-                extra=LOG_ONLY,
-            )
+            log.info("guessed tokens %s at %d rows: %s, else %s", pay, self.rows, what, usual, extra=LOG_ONLY)
         self.is_on = pays
         if pays:
             self.next_pause = max(PAUSE, self.next_pause - 1)
@@ -178,8 +163,7 @@ class Speculation:
         if not tally.may_guess():
             return []
         drafts = [
-            self._draft(row, forward) if _is_for(row, at, sampler) else []
-            for at, row in enumerate(rows)
+            self._draft(row, forward) if _is_for(row, at, sampler) else [] for at, row in enumerate(rows)
         ]
         if any(drafts) and self._try(forward, sampler.vocab_size):
             return drafts
@@ -276,8 +260,6 @@ def _is_exact(forward: Forward, rows: Sequence[Row]) -> bool:
     """Whether passes over several tokens of these rows use the fused pass, with sums that depend on
     no other row."""
     fused = forward.fused
-    if (
-        fused is None or not fused.is_by_row or forward.mixers
-    ):  # a wrong guess cannot be taken out of a state
+    if fused is None or not fused.is_by_row or forward.mixers:  # a wrong guess cannot be taken out of a state
         return False
     return all(len(row.prompt) + len(row.tokens) <= fused.positions for row in rows)

@@ -28,18 +28,14 @@ class Stopping:
     It caches which tokens can complete which stop text.
     """
 
-    def __init__(
-        self, tokenizer: Any, stops: frozenset[int] = frozenset(), tags: Tags = TAGS
-    ) -> None:
+    def __init__(self, tokenizer: Any, stops: frozenset[int] = frozenset(), tags: Tags = TAGS) -> None:
         self.tokenizer, self.stops, self.tags = tokenizer, stops, tags
         self._completes: dict[tuple[str, int], bool] = {}
         added = getattr(tokenizer, "added_tokens_decoder", {})
         self._special = {number for number, token in added.items() if token.special}
         # tags that are special tokens stay in the text, which would not tell thinking from answer
         # without them
-        self._tags = {
-            number for number in self._special if is_part_of_tag(added[number].content, tags)
-        }
+        self._tags = {number for number in self._special if is_part_of_tag(added[number].content, tags)}
         self.thoughts = ThoughtReader(tokenizer, tags, self._text)
 
     def accept(self, row: Row, token: int, seconds: float, events: list[Event]) -> bool:
@@ -70,9 +66,7 @@ class Stopping:
         """Return the completion of a row, with its answer."""
         return row.completion(reason, seconds, self.answer(row, reason))
 
-    def force(
-        self, logits: torch.Tensor, rows: Iterable[Row], places: Sequence[int] | None = None
-    ) -> None:
+    def force(self, logits: torch.Tensor, rows: Iterable[Row], places: Sequence[int] | None = None) -> None:
         """Leave rows whose budget of thinking is spent one token to choose from, and those that a
         grammar holds the tokens that it allows; places: their lines in the logits."""
         bound = [
@@ -173,19 +167,11 @@ class Stopping:
         """Return a row's text with thinking and tags, without the stop token, cut at the answer's
         first stop text."""
         tokens, request = row.tokens, row.request
-        kept = (
-            tokens[:-1]
-            if tokens and tokens[-1] in self.stops and not request.ignore_eos
-            else tokens
-        )
+        kept = tokens[:-1] if tokens and tokens[-1] in self.stops and not request.ignore_eos else tokens
         has_marks = request.offers_tools or row.held is not None
         text = self._text_with_special(kept) if has_marks else self._text(kept)
         begin = self._answer_begin(row, text)
-        return text[
-            : min(
-                (at for stop in request.stop if (at := text.find(stop, begin)) >= 0), default=None
-            )
-        ]
+        return text[: min((at for stop in request.stop if (at := text.find(stop, begin)) >= 0), default=None)]
 
     def _answer_begin(self, row: Row, text: str) -> int:
         """Return where the answer begins in a row's text, behind blanks; its end if the row is
@@ -226,9 +212,7 @@ class Stopping:
         key = stop[-1], token
         known = self._completes.get(key)
         if known is None:
-            if (
-                len(self._completes) >= MAX_CACHED
-            ):  # each client of a server may have its own stop texts
+            if len(self._completes) >= MAX_CACHED:  # each client of a server may have its own stop texts
                 self._completes.clear()
             text = text_of(self.tokenizer, [token])
             # a part of a character decodes to U+FFFD, and a space may be lost at the start of a

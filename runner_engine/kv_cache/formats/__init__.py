@@ -35,17 +35,13 @@ class KvFormat(Protocol):
     def to_numbers(self, rows: torch.Tensor, dim: int, dtype: torch.dtype) -> torch.Tensor:
         """Return the numbers [..., D] of rows [..., W]."""
 
-    def rows_of_blocks(
-        self, arena: torch.Tensor, dim: int, pair: int, is_keys: bool
-    ) -> torch.Tensor:
+    def rows_of_blocks(self, arena: torch.Tensor, dim: int, pair: int, is_keys: bool) -> torch.Tensor:
         """Return the rows [KVH, places, W] of whole blocks of keys or values, as a copy.
 
         pair: how many dimensions of a key, and places of a value, lie side by side.
         """
 
-    def put_rows(
-        self, arena: torch.Tensor, rows: torch.Tensor, dim: int, pair: int, is_keys: bool
-    ) -> None:
+    def put_rows(self, arena: torch.Tensor, rows: torch.Tensor, dim: int, pair: int, is_keys: bool) -> None:
         """Put rows [KVH, places, W] into the first places of keys or values, in whole blocks."""
 
 

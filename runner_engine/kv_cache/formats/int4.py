@@ -43,9 +43,8 @@ def to_rows(numbers: torch.Tensor) -> torch.Tensor:
     is_sound = groups.isfinite().all(dim=-1, keepdim=True)
     is_used = is_sound & (most.abs() >= SMALLEST)
     scale = (most / LOWEST).masked_fill_(~is_used, 0.0).to(torch.bfloat16)
-    one = torch.ones(
-        (), dtype=torch.float32, device=numbers.device
-    )  # as in C: an inverse, and then products
+    # as in C: an inverse, and then products
+    one = torch.ones((), dtype=torch.float32, device=numbers.device)
     steps = groups * torch.where(is_used, one / scale.float(), 0.0)
     steps = steps.nan_to_num_(0.0).round_().clamp_(LOWEST, HIGHEST).to(torch.int8)
     steps = steps.view(*numbers.shape[:-1], -1, 2, CODE_BYTES)
@@ -56,10 +55,7 @@ def to_rows(numbers: torch.Tensor) -> torch.Tensor:
 
 def to_numbers(rows: torch.Tensor, dim: int, dtype: torch.dtype) -> torch.Tensor:
     """Return the numbers [..., D] of rows of bytes."""
-    codes, scales = (
-        rows[..., : -_groups(dim) * SCALE_BYTES],
-        rows[..., -_groups(dim) * SCALE_BYTES :],
-    )
+    codes, scales = (rows[..., : -_groups(dim) * SCALE_BYTES], rows[..., -_groups(dim) * SCALE_BYTES :])
     codes = codes.reshape(*rows.shape[:-1], -1, 1, CODE_BYTES)
     steps = torch.cat((codes << 4 >> 4, codes >> 4), dim=-2).flatten(-2).float()
     scale = scales.contiguous().view(torch.bfloat16).float()
@@ -70,9 +66,7 @@ def rows_of_blocks(arena: torch.Tensor, dim: int, pair: int, is_keys: bool) -> t
     """Return the rows [KVH, places, W] of whole blocks, as a copy."""
     kv_heads, places, _ = arena.shape
     codes, scales = _by_place(arena, dim, is_keys)
-    return torch.cat(
-        (codes.reshape(kv_heads, places, -1), scales.reshape(kv_heads, places, -1)), dim=-1
-    )
+    return torch.cat((codes.reshape(kv_heads, places, -1), scales.reshape(kv_heads, places, -1)), dim=-1)
 
 
 def put_rows(arena: torch.Tensor, rows: torch.Tensor, dim: int, pair: int, is_keys: bool) -> None:

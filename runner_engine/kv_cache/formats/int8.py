@@ -34,16 +34,13 @@ def to_rows(numbers: torch.Tensor) -> torch.Tensor:
     infinity is NaN."""
     numbers = numbers.float()
     most = numbers.abs().amax(dim=-1, keepdim=True)
-    largest = torch.full_like(
-        most, LARGEST
-    )  # for a number of Python, torch multiplies by the inverse
+    # for a number of Python, torch multiplies by the inverse
+    largest = torch.full_like(most, LARGEST)
     is_sound = most < torch.inf
     factor = torch.where(is_sound & (most >= SMALLEST), largest / most, 0.0)
     scale = torch.where(most >= SMALLEST, most / largest, 0.0).masked_fill_(~is_sound, torch.nan)
     steps = (numbers * factor).round_().nan_to_num_(0.0)
-    bytes_of_scale = (
-        scale.flatten().contiguous().view(torch.int8).view(*numbers.shape[:-1], SCALE_BYTES)
-    )
+    bytes_of_scale = scale.flatten().contiguous().view(torch.int8).view(*numbers.shape[:-1], SCALE_BYTES)
     return torch.cat((steps.to(torch.int8), bytes_of_scale), dim=-1)
 
 

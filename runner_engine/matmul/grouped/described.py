@@ -54,9 +54,7 @@ def described_experts(module: nn.Module, dtype: torch.dtype) -> DescribedExperts
         return _Separate(module, dtype)
     form = form_of(module)
     if form is not None and is_adapted_inside(module):
-        raise Unsupported(
-            "an adapter adds to all of a layer at once (lora.merge=true: to none in a pass)"
-        )
+        raise Unsupported("an adapter adds to all of a layer at once (lora.merge=true: to none in a pass)")
     return None if form is None else _Fused(module, form)
 
 
@@ -80,9 +78,7 @@ class _Fused:
         formula = _formula(self._between, self.module, self.form)
         names = dict.fromkeys(self.form.fused_name(matrix) for matrix in self.form.matrices)
         of_name = {
-            name: tuple(
-                matrix for matrix in self.form.matrices if self.form.fused_name(matrix) == name
-            )
+            name: tuple(matrix for matrix in self.form.matrices if self.form.fused_name(matrix) == name)
             for name in names
         }
         is_packed = requested() not in NOT_OURS and all(
@@ -93,17 +89,11 @@ class _Fused:
             raise Unsupported("their matrices do not fill whole panels")
         biases = [self._biases_of(number) for number in range(self.experts)]
         if not is_packed:
-            weights = [
-                one
-                for number in range(self.experts)
-                for one in self._rows_of(number, biases[number])
-            ]
+            weights = [one for number in range(self.experts) for one in self._rows_of(number, biases[number])]
             return self._layer(weights, formula, reading), []
         width, tile_rows = reading.kernels.panel_width, reading.tile_rows.get(self.dtype, 0)
         packed = [
-            PackedParameter.of(
-                _plain(self.module, name), self.form, matrices, width, reading.mapped
-            )
+            PackedParameter.of(_plain(self.module, name), self.form, matrices, width, reading.mapped)
             for name, matrices in of_name.items()
         ]
         weights = [
@@ -117,29 +107,21 @@ class _Fused:
     def _between(self, *inner: torch.Tensor) -> torch.Tensor:
         family: Any = self.module
         result: torch.Tensor = (
-            family._apply_gate(together(self.form, *inner))
-            if self.form.has_gate
-            else family.act_fn(*inner)
+            family._apply_gate(together(self.form, *inner)) if self.form.has_gate else family.act_fn(*inner)
         )
         return result
 
-    def _layer(
-        self, weights: list[LayerWeights], formula: GateFormula, reading: Reading
-    ) -> ExpertLayer:
+    def _layer(self, weights: list[LayerWeights], formula: GateFormula, reading: Reading) -> ExpertLayer:
         kernels, workspace = reading.kernels, reading.workspace
         return ExpertLayer.of(weights, formula, self.form.has_gate, kernels, workspace, self.dtype)
 
     def _biases_of(self, number: int) -> dict[str, torch.Tensor | None]:
         return {
-            matrix: None
-            if bias is None
-            else apart(self.form, matrix, bias[number].detach()).contiguous()
+            matrix: None if bias is None else apart(self.form, matrix, bias[number].detach()).contiguous()
             for matrix, bias in self.biases.items()
         }
 
-    def _rows_of(
-        self, number: int, biases: Mapping[str, torch.Tensor | None]
-    ) -> list[LayerWeights]:
+    def _rows_of(self, number: int, biases: Mapping[str, torch.Tensor | None]) -> list[LayerWeights]:
         return [
             PlainRows(apart(self.form, matrix, fused[number].detach()), biases[matrix])
             for matrix, fused in self.fused.items()

@@ -26,10 +26,8 @@ from runner_engine.matmul.matrices import LayerWeights
 FORCED = "RUNNER_EXPERTS"
 GROUPED, PLAIN = "grouped", "plain"
 TRIAL_ROWS, CHOSEN = 3, 2
-TOLERANCE = {
-    torch.float32: 1e-5,
-    torch.bfloat16: 3e-2,
-}  # of the largest number of a trial beside the family's own
+# of the largest number of a trial beside the family's own
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2}
 
 
 @dataclass
@@ -58,8 +56,7 @@ class GroupedExperts:
             return found
         reading = Reading(kernels, matrices, tile_rows, ExpertWorkspace(), MappedFiles())
         dtype = next(
-            (tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()),
-            torch.float32,
+            (tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()), torch.float32
         )
         for module in list(model.modules()):
             try:
@@ -86,12 +83,7 @@ class GroupedExperts:
             packed.unpack()
         self.layers, self.packed = {}, []
 
-    def _replacement(
-        self,
-        module: nn.Module,
-        dtype: torch.dtype,
-        reading: Reading,
-    ) -> ExpertLayer | None:
+    def _replacement(self, module: nn.Module, dtype: torch.dtype, reading: Reading) -> ExpertLayer | None:
         """Return what stands in place of a module; None if it is none of experts, Unsupported if it
         has to stay."""
         described = described_experts(module, dtype)
@@ -133,9 +125,7 @@ class _Trial:
         random = torch.Generator().manual_seed(0)
         experts, hidden, dtype = described.experts, described.hidden, described.dtype
         rows = torch.randn(TRIAL_ROWS, hidden, generator=random, dtype=torch.float32).to(dtype)
-        index = torch.stack(
-            [torch.randperm(experts, generator=random)[:CHOSEN] for _ in range(TRIAL_ROWS)]
-        )
+        index = torch.stack([torch.randperm(experts, generator=random)[:CHOSEN] for _ in range(TRIAL_ROWS)])
         weights = torch.rand(index.shape, generator=random, dtype=torch.float32).to(dtype)
         return cls(rows, index, weights)
 

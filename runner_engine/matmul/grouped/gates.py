@@ -12,10 +12,8 @@ from torch import nn
 
 from runner_engine.kernels.shared_numbers import Activation
 
-LIMITS, ALPHAS = (
-    ("limit", "swiglu_limit"),
-    ("alpha", "swiglu_alpha"),
-)  # the names that families have for them
+# the names that families have for them
+LIMITS, ALPHAS = (("limit", "swiglu_limit"), ("alpha", "swiglu_alpha"))
 TRIAL_SCALE = 12.0  # of the numbers that are tried: beyond the limits that families have
 FUNCTIONS = tuple(kind for kind in Activation if kind is not Activation.silu_in_product)
 ALLOWED = 1e-5  # of the largest result: other orders of the same steps
@@ -63,14 +61,10 @@ def formula_of(between: Any, family: nn.Module, has_gate: bool) -> GateFormula |
 
 def _formulas(family: nn.Module) -> Iterator[GateFormula]:
     limits = [
-        float(value)
-        for name in LIMITS
-        if isinstance(value := getattr(family, name, None), int | float)
+        float(value) for name in LIMITS if isinstance(value := getattr(family, name, None), int | float)
     ]
     alphas = [
-        float(value)
-        for name in ALPHAS
-        if isinstance(value := getattr(family, name, None), int | float)
+        float(value) for name in ALPHAS if isinstance(value := getattr(family, name, None), int | float)
     ]
     for activation in FUNCTIONS:
         yield GateFormula(activation)

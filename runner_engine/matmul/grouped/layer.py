@@ -78,32 +78,32 @@ class ExpertLayer:
     workspace: ExpertWorkspace
     is_by_row: bool = True  # a row's sums do not depend on other rows
 
-    def __call__(
-        self, hidden: torch.Tensor, index: torch.Tensor, weights: torch.Tensor
-    ) -> torch.Tensor:
+    def __call__(self, hidden: torch.Tensor, index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         """Return for rows [tokens, hidden] the sums of what their experts [tokens, chosen] make of
         them, weighted."""
         of, rows = self.set, hidden.contiguous().view(-1, self.set.hidden)
         tokens, chosen = len(rows), index.shape[-1]
-        if (
-            rows.dtype is not self.dtype
-            or rows.device.type != "cpu"
-            or index.numel() != tokens * chosen
-        ):
+        if rows.dtype is not self.dtype or rows.device.type != "cpu" or index.numel() != tokens * chosen:
             raise ValueError(
                 f"rows {list(hidden.shape)} of {hidden.dtype} on {hidden.device} for experts of {self.dtype}"
             )
         ids = index.to(torch.int64).contiguous()
         factors = weights.reshape(tokens, chosen).to(torch.float32).contiguous()
         of.chosen = chosen
-        workspace, result = (
-            self.workspace.of(self.workspace_bytes(tokens * chosen)),
-            torch.empty_like(rows),
-        )
+        workspace, result = (self.workspace.of(self.workspace_bytes(tokens * chosen)), torch.empty_like(rows))
         self.kernels(
-            "experts", rows.dtype, rows.data_ptr(), tokens, ctypes.addressof(of), ids.data_ptr(), factors.data_ptr(),
-            int(weights.dtype is rows.dtype), workspace.data_ptr(), workspace.nbytes, result.data_ptr(),
-        )  # fmt: skip
+            "experts",
+            rows.dtype,
+            rows.data_ptr(),
+            tokens,
+            ctypes.addressof(of),
+            ids.data_ptr(),
+            factors.data_ptr(),
+            int(weights.dtype is rows.dtype),
+            workspace.data_ptr(),
+            workspace.nbytes,
+            result.data_ptr(),
+        )
         return result.view(hidden.shape)
 
     def workspace_bytes(self, rows: int) -> int:
@@ -113,9 +113,7 @@ class ExpertLayer:
             rows, of.experts, of.hidden, of.inner, self.dtype.itemsize, EXPERT_PRODUCT_BYTES
         )
         if of.needs_workspace:
-            needed += quantized_workspace_bytes(
-                rows, max(of.hidden, of.inner), torch.get_num_threads()
-            )
+            needed += quantized_workspace_bytes(rows, max(of.hidden, of.inner), torch.get_num_threads())
         return needed
 
     @classmethod
@@ -138,16 +136,22 @@ class ExpertLayer:
         for number, one in enumerate(weights):
             if dtype not in one.formats:
                 raise Unsupported("their rows have another number format")
-            matrices[number // each * EXPERT_MATRICES + EXPERT_MATRICES - each + number % each] = (
-                one.matrix
-            )
+            matrices[number // each * EXPERT_MATRICES + EXPERT_MATRICES - each + number % each] = one.matrix
         _check_alike([one.matrix for one in weights], each)
         kinds = {WeightFormat(one.matrix.kind) for one in weights}
         described = ExpertSet(
-            experts, 1, down.matrix.outputs, down.inputs, formula.activation, has_gate,
-            any(kind.needs_workspace for kind in kinds), formula.alpha, formula.limit, formula.shift,
+            experts,
+            1,
+            down.matrix.outputs,
+            down.inputs,
+            formula.activation,
+            has_gate,
+            any(kind.needs_workspace for kind in kinds),
+            formula.alpha,
+            formula.limit,
+            formula.shift,
             ctypes.addressof(matrices),
-        )  # fmt: skip
+        )
         marks_outliers = any(
             one.matrix.kind == WeightFormat.row_int8 and one.matrix.threshold for one in weights
         )
@@ -159,9 +163,7 @@ def _check_alike(matrices: Sequence[Matrix], each: int) -> None:
     what is gated."""
     is_down = [number % each == each - 1 for number in range(len(matrices))]
     for kind in (True, False):
-        formats = {
-            row_format(one) for one, down in zip(matrices, is_down, strict=True) if down is kind
-        }
+        formats = {row_format(one) for one, down in zip(matrices, is_down, strict=True) if down is kind}
         if len(formats) > 1 and any(WeightFormat(int(one[0])).has_byte_rows for one in formats):
             raise Unsupported("the rows of their matrices are quantized in different ways")
     pairs = zip(matrices[::each], matrices[1::each], strict=True) if each == EXPERT_MATRICES else ()

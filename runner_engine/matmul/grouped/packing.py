@@ -44,12 +44,7 @@ class PackedParameter:
 
     @classmethod
     def of(
-        cls,
-        weight: torch.Tensor,
-        form: Form,
-        matrices: tuple[str, ...],
-        width: int,
-        mapped: MappedFiles,
+        cls, weight: torch.Tensor, form: Form, matrices: tuple[str, ...], width: int, mapped: MappedFiles
     ) -> PackedParameter:
         """Put a parameter's matrices into panels; `fits` says whether that is possible."""
         packed = cls(weight, form, matrices, width)
@@ -69,9 +64,7 @@ class PackedParameter:
         for number, of_expert in enumerate(self.weight):
             for matrix, panels in self._panels(of_expert):
                 into = apart(self.form, matrix, memory[number])
-                into.copy_(
-                    panels.transpose(1, 2).reshape(into.shape[0], -1).contiguous().view(into.dtype)
-                )
+                into.copy_(panels.transpose(1, 2).reshape(into.shape[0], -1).contiguous().view(into.dtype))
         _exchange(self.weight, memory)
 
     def of_expert(
@@ -82,20 +75,18 @@ class PackedParameter:
         for matrix, panels in self._panels(self.weight[number]):
             bias, outputs = biases[matrix], panels.shape[0] * self.width
             described = Matrix(
-                weight=panels.data_ptr(), bias=None if bias is None else bias.data_ptr(), outputs=outputs,
+                weight=panels.data_ptr(),
+                bias=None if bias is None else bias.data_ptr(),
+                outputs=outputs,
                 tile_rows=tile_rows,
-            )  # fmt: skip
-            kept = (self.weight,) if bias is None else (self.weight, bias)
-            found.append(
-                PanelsOfExpert(described, panels.shape[1] * 4 // self.weight.element_size(), kept)
             )
+            kept = (self.weight,) if bias is None else (self.weight, bias)
+            found.append(PanelsOfExpert(described, panels.shape[1] * 4 // self.weight.element_size(), kept))
         return found
 
     def _panels(self, of_expert: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
         """Go through the panels [panels, steps, outputs of a panel] in the memory of an expert."""
-        for matrix, memory in zip(
-            self.matrices, of_expert.view(-1).chunk(len(self.matrices)), strict=True
-        ):
+        for matrix, memory in zip(self.matrices, of_expert.view(-1).chunk(len(self.matrices)), strict=True):
             outputs = apart(self.form, matrix, of_expert).shape[0]
             yield matrix, memory.view(torch.int32).view(outputs // self.width, -1, self.width)
 
@@ -104,10 +95,7 @@ def fits(weight: torch.Tensor, form: Form, matrices: tuple[str, ...], width: int
     """Whether a parameter's matrices fill whole panels, so that these take no more memory than it
     has."""
     shapes = [apart(form, matrix, weight[0]).shape for matrix in matrices]
-    return all(
-        outputs % width == 0 and inputs * weight.element_size() % 4 == 0
-        for outputs, inputs in shapes
-    )
+    return all(outputs % width == 0 and inputs * weight.element_size() % 4 == 0 for outputs, inputs in shapes)
 
 
 def _exchange(weight: torch.Tensor, memory: torch.Tensor) -> None:

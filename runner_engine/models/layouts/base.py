@@ -41,9 +41,8 @@ class Layout(ABC):
     group: int  # inputs that share a scale
     inputs: int
     outputs: int
-    rows: str = field(
-        default="", kw_only=True
-    )  # how rows are rounded before they are multiplied; empty: they are not
+    # how rows are rounded before they are multiplied; empty: they are not
+    rows: str = field(default="", kw_only=True)
     order_name: ClassVar[str] = ""  # the tensor that has the group of each input
     rounding_layers: ClassVar[str] = ""  # what reports call layers that round their rows
 
@@ -88,18 +87,15 @@ class Layout(ABC):
 class StoredLayout(Layout):
     """A layout of checkpoints: also which tensors it reads, and what is wrong with them."""
 
-    types: ClassVar[
-        dict[str, Types]
-    ]  # the tensors, by the ends of their names, as they may be; the first is the codes'
+    # the tensors, by the ends of their names, as they may be; the first is the codes'
+    types: ClassVar[dict[str, Types]]
     scale_name: ClassVar[str]
     named_by: ClassVar[str] = ""  # the tensor that only such a layer has, if not that of the codes
     zero_code: ClassVar[int] = 0  # the code of zero, where all groups have the same
 
     @classmethod
     @abstractmethod
-    def of(
-        cls, settings: GroupSettings, found: dict[str, Tensor], module: nn.Linear
-    ) -> StoredLayout:
+    def of(cls, settings: GroupSettings, found: dict[str, Tensor], module: nn.Linear) -> StoredLayout:
         """Return the layout of a layer from its tensors; DataError unless their shapes belong
         together."""
 
@@ -107,9 +103,7 @@ class StoredLayout(Layout):
     def check_present(cls, found: dict[str, Tensor], needed: Collection[str]) -> None:
         """Reject a layer that lacks one of these tensors."""
         if lacking := [name for name in cls.types if name in needed and name not in found]:
-            raise wrong(
-                next(iter(found.values())), f"the checkpoint lacks its {' and '.join(lacking)}"
-            )
+            raise wrong(next(iter(found.values())), f"the checkpoint lacks its {' and '.join(lacking)}")
 
     def checked(self, found: dict[str, Tensor], fitting: Mapping[str, Shapes]) -> Self:
         """Return itself if each tensor has one of the shapes that fit; those that are not listed
@@ -130,9 +124,8 @@ class StoredLayout(Layout):
         """Whether a tensor must belong to such a layer, because nothing else can be made of it."""
         if ".experts." in tensor.name and tensor.dtype in CODES:  # fused in a way that is not read
             return True
-        end = tensor.name.rpartition(".")[
-            2
-        ]  # codes without their scales would be loaded as if they were weights
+        # codes without their scales would be loaded as if they were weights
+        end = tensor.name.rpartition(".")[2]
         return end in cls.types and (end != "weight" or tensor.dtype in cls.types[end])
 
     def codes(self, stored: Tensors, first: int, last: int) -> torch.Tensor:
@@ -145,9 +138,7 @@ class StoredLayout(Layout):
 
     def zeros(self, stored: Tensors, first: int, last: int) -> torch.Tensor:
         """All are the same."""
-        return torch.full(
-            (1, 1), self.zero_code, dtype=torch.uint8, device=stored[self.scale_name].device
-        )
+        return torch.full((1, 1), self.zero_code, dtype=torch.uint8, device=stored[self.scale_name].device)
 
     def problem(self, stored: Tensors, name: str, tensor: torch.Tensor) -> str:
         """Say what is wrong with the numbers of a tensor; empty if nothing is."""

@@ -17,9 +17,8 @@ from runner_engine.quantization.grouped import GroupSettings
 SIZES = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6])
 E2M1 = torch.cat((SIZES, -SIZES))
 MIDDLES = (SIZES[1:] + SIZES[:-1]) / 2
-UP_TO_EVEN = torch.tensor(
-    [False, True] * 3 + [False]
-)  # which neighbour a number in the middle becomes
+# which neighbour a number in the middle becomes
+UP_TO_EVEN = torch.tensor([False, True] * 3 + [False])
 SMALLEST_SCALE = 0.125  # of a group of zeros
 BYTES: Types = {"U8": torch.uint8}
 
@@ -44,9 +43,7 @@ class Mxfp4Layout(StoredLayout):
         )
         inputs = module.in_features
         if inputs % settings.group:
-            raise wrong(
-                found["weight_packed"], f"{inputs} inputs are not whole groups of {settings.group}"
-            )
+            raise wrong(found["weight_packed"], f"{inputs} inputs are not whole groups of {settings.group}")
         layout = cls(4, settings.group, inputs, module.out_features, rows=settings.rows)
         codes, scales = (layout.outputs, inputs // 2), (layout.outputs, layout.groups)
         return layout.checked(found, {"weight_packed": [codes], "weight_scale": [scales]})
@@ -78,8 +75,11 @@ class Nvfp4Layout(Mxfp4Layout):
     rounded to NVFP4."""
 
     types: ClassVar[dict[str, Types]] = {
-        "weight_packed": BYTES, "weight_scale": FLOAT8, "weight_global_scale": SCALES, "input_global_scale": SCALES,
-    }  # fmt: skip
+        "weight_packed": BYTES,
+        "weight_scale": FLOAT8,
+        "weight_global_scale": SCALES,
+        "input_global_scale": SCALES,
+    }
     rounding_layers: ClassVar[str] = "Nvfp4Linear"
 
     def scales(self, stored: Tensors, first: int, last: int) -> torch.Tensor:

@@ -10,24 +10,14 @@ import torch
 from torch import nn
 
 from runner_engine.checkpoints.weight_files import Tensor
-from runner_engine.models.layouts.base import (
-    ONE_NUMBER,
-    SCALES,
-    Shapes,
-    StoredLayout,
-    Tensors,
-    Types,
-    wrong,
-)
+from runner_engine.models.layouts.base import ONE_NUMBER, SCALES, Shapes, StoredLayout, Tensors, Types, wrong
 from runner_engine.quantization.grouped import GroupSettings
 
 LARGEST = 448  # of e4m3
 E4M3 = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float()
 FLOAT8: Types = {"F8_E4M3": torch.float8_e4m3fn}
-EXPONENTS: Types = {
-    "F8_E8M0": torch.float8_e8m0fnu,
-    "U8": torch.uint8,
-}  # powers of two; both are the same bytes
+# powers of two; both are the same bytes
+EXPONENTS: Types = {"F8_E8M0": torch.float8_e8m0fnu, "U8": torch.uint8}
 
 
 @dataclass(frozen=True)
@@ -38,8 +28,11 @@ class Float8Layout(StoredLayout):
     of_outputs: int  # that share a scale
     row_group: int = -1  # numbers of a row that share a scale; -1: all
     types: ClassVar[dict[str, Types]] = {
-        "weight": FLOAT8, "weight_scale": SCALES | EXPONENTS, "input_scale": SCALES, "input_scale_ub": SCALES,
-    }  # fmt: skip
+        "weight": FLOAT8,
+        "weight_scale": SCALES | EXPONENTS,
+        "input_scale": SCALES,
+        "input_scale_ub": SCALES,
+    }
     named_by: ClassVar[str] = "weight_scale"
     scale_name: ClassVar[str] = "weight_scale"
     rounding_layers: ClassVar[str] = "Float8Linear"
@@ -54,13 +47,9 @@ class Float8Layout(StoredLayout):
         """A scale for all may be a number, a list or a matrix; any other shape follows from the
         blocks."""
         inputs, outputs = module.in_features, module.out_features
-        cls.check_present(
-            found, ["weight", cls.scale_name] + ["input_scale"] * (settings.rows == "static")
-        )
+        cls.check_present(found, ["weight", cls.scale_name] + ["input_scale"] * (settings.rows == "static"))
         if settings.row_group != -1 and inputs % settings.row_group:
-            raise wrong(
-                found["weight"], f"{inputs} inputs are not whole groups of {settings.row_group}"
-            )
+            raise wrong(found["weight"], f"{inputs} inputs are not whole groups of {settings.row_group}")
         is_one = settings.outputs == -1 or (
             settings.group == -1 and found[cls.scale_name].shape in ONE_NUMBER
         )
@@ -87,21 +76,15 @@ class Float8Layout(StoredLayout):
         if self.rows == "static":
             return _rounded(rows, stored["input_scale"].to(rows.dtype))
         inputs = rows.shape[-1]
-        groups = rows.reshape(
-            *rows.shape[:-1], -1, inputs if self.row_group == -1 else self.row_group
-        )
+        groups = rows.reshape(*rows.shape[:-1], -1, inputs if self.row_group == -1 else self.row_group)
         scale = groups.abs().amax(-1, keepdim=True) / LARGEST
-        return _rounded(
-            groups, torch.where(scale == 0, torch.finfo(rows.dtype).eps, scale)
-        ).flatten(-2)
+        return _rounded(groups, torch.where(scale == 0, torch.finfo(rows.dtype).eps, scale)).flatten(-2)
 
     def problem(self, stored: Tensors, name: str, tensor: torch.Tensor) -> str:
         """A byte may be no number."""
         if name == "weight" and ((tensor.view(torch.uint8) & 127) == 127).any():
             return "a weight is not a number (NaN)"
-        return super().problem(
-            stored, name, as_numbers(tensor) if name == self.scale_name else tensor
-        )
+        return super().problem(stored, name, as_numbers(tensor) if name == self.scale_name else tensor)
 
 
 @dataclass(frozen=True)
@@ -109,8 +92,10 @@ class BlockFloat8Layout(Float8Layout):
     """The same, as transformers' method fp8 names the tensors."""
 
     types: ClassVar[dict[str, Types]] = {
-        "weight": FLOAT8, "weight_scale_inv": SCALES | EXPONENTS, "activation_scale": SCALES,
-    }  # fmt: skip
+        "weight": FLOAT8,
+        "weight_scale_inv": SCALES | EXPONENTS,
+        "activation_scale": SCALES,
+    }
     named_by: ClassVar[str] = "weight_scale_inv"
     scale_name: ClassVar[str] = "weight_scale_inv"
 
@@ -123,6 +108,4 @@ def as_numbers(scales: torch.Tensor) -> torch.Tensor:
 
 
 def _rounded(rows: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    return (
-        (rows / scale).clamp_(-LARGEST, LARGEST).to(torch.float8_e4m3fn).to(rows.dtype).mul_(scale)
-    )
+    return (rows / scale).clamp_(-LARGEST, LARGEST).to(torch.float8_e4m3fn).to(rows.dtype).mul_(scale)

@@ -13,30 +13,31 @@ import torch
 from torch import nn
 
 from runner_engine.checkpoints.weight_files import Tensor
-from runner_engine.models.layouts.base import (
-    MAX_INPUTS,
-    ORDERS,
-    SCALES,
-    StoredLayout,
-    Tensors,
-    Types,
-    wrong,
-)
+from runner_engine.models.layouts.base import MAX_INPUTS, ORDERS, SCALES, StoredLayout, Tensors, Types, wrong
 from runner_engine.quantization.grouped import GroupSettings
 
-ROWS_IN_ONE = {
-    8: 1,
-    4: 2,
-    3: 10,
-    2: 4,
-}  # rows that share bytes, or words of 32 bits, by the bits of a code
+# rows that share bytes, or words of 32 bits, by the bits of a code
+ROWS_IN_ONE = {8: 1, 4: 2, 3: 10, 2: 4}
 CODES: Types = {"U8": torch.uint8, "I32": torch.int32}
 NUMBERS = ("scale", "zero")
 NOTES = (  # what each layer says about itself, besides its numbers
-    "shape", "nbits", "group_size", "axis", "view_as_float", "packing", "unpack_view_dtype", "quant_scale",
-    "quant_zero", "compute_dtype", "offload_meta", "encoded_state_dict", "stores_quant_config", "channel_wise",
-    "optimize", "round_zero",
-)  # fmt: skip
+    "shape",
+    "nbits",
+    "group_size",
+    "axis",
+    "view_as_float",
+    "packing",
+    "unpack_view_dtype",
+    "quant_scale",
+    "quant_zero",
+    "compute_dtype",
+    "offload_meta",
+    "encoded_state_dict",
+    "stores_quant_config",
+    "channel_wise",
+    "optimize",
+    "round_zero",
+)
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,10 @@ class HqqLayout(StoredLayout):
     """HQQ's tensors with axis=1; bits and groups follow from their shapes."""
 
     types: ClassVar[dict[str, Types]] = {
-        "W_q": CODES, **dict.fromkeys(NUMBERS, SCALES), **dict.fromkeys(NOTES, CODES | ORDERS),
-    }  # fmt: skip
+        "W_q": CODES,
+        **dict.fromkeys(NUMBERS, SCALES),
+        **dict.fromkeys(NOTES, CODES | ORDERS),
+    }
     scale_name: ClassVar[str] = "scale"
 
     @property
@@ -60,15 +63,11 @@ class HqqLayout(StoredLayout):
         codes, inputs, outputs = found["W_q"], module.in_features, module.out_features
         group = codes.shape[1] if len(codes.shape) == 2 else 0
         if group < 1 or inputs % group or inputs >= MAX_INPUTS:
-            raise wrong(
-                codes, f"{list(codes.shape)}: rows that are groups of {inputs} inputs expected"
-            )
+            raise wrong(codes, f"{list(codes.shape)}: rows that are groups of {inputs} inputs expected")
         some = (3,) if codes.dtype == "I32" else (8, 4, 2)
         layouts = [cls(bits, group, inputs, outputs) for bits in some]
         fitting = [
-            layout
-            for layout in layouts
-            if layout.shapes()["W_q"] == codes.shape and not layout._has_rest()
+            layout for layout in layouts if layout.shapes()["W_q"] == codes.shape and not layout._has_rest()
         ]
         if not fitting:
             layouts[0].check_shape(codes, [layout.shapes()["W_q"] for layout in layouts])
@@ -76,9 +75,7 @@ class HqqLayout(StoredLayout):
         for name in NUMBERS:
             fitting[0].check_shape(found[name], [fitting[0].shapes()[name]])
         if found["scale"].dtype != found["zero"].dtype:
-            raise wrong(
-                found["zero"], f"{found['zero'].dtype}, and the scales are {found['scale'].dtype}"
-            )
+            raise wrong(found["zero"], f"{found['zero'].dtype}, and the scales are {found['scale'].dtype}")
         for name in NOTES:
             if name in found and len(found[name].shape) > 1:
                 raise wrong(found[name], f"{list(found[name].shape)}: a number or a word expected")

@@ -13,14 +13,7 @@ import torch
 from torch import nn
 
 from runner_engine.checkpoints.weight_files import Tensor
-from runner_engine.models.layouts.base import (
-    ONE_NUMBER,
-    SCALES,
-    Shapes,
-    StoredLayout,
-    Tensors,
-    Types,
-)
+from runner_engine.models.layouts.base import ONE_NUMBER, SCALES, Shapes, StoredLayout, Tensors, Types
 from runner_engine.quantization.grouped import GroupSettings
 
 LARGEST = 127.5  # a row's scale is its largest number, divided by this: half of the range of a byte
@@ -33,9 +26,12 @@ class Int8Layout(StoredLayout):
     the checkpoint."""
 
     types: ClassVar[dict[str, Types]] = {
-        "weight": BYTES, "weight_scale": SCALES, "weight_zero_point": BYTES, "input_scale": SCALES,
+        "weight": BYTES,
+        "weight_scale": SCALES,
+        "weight_zero_point": BYTES,
+        "input_scale": SCALES,
         "input_zero_point": BYTES,
-    }  # fmt: skip
+    }
     named_by: ClassVar[str] = "weight_scale"
     scale_name: ClassVar[str] = "weight_scale"
     rounding_layers: ClassVar[str] = "Int8Linear"
@@ -44,12 +40,8 @@ class Int8Layout(StoredLayout):
     @classmethod
     def of(cls, settings: GroupSettings, found: dict[str, Tensor], module: nn.Linear) -> Int8Layout:
         """Scales have one number, or one for each output."""
-        cls.check_present(
-            found, ["weight", "weight_scale"] + ["input_scale"] * (settings.rows == "static")
-        )
-        layout = cls(
-            8, module.in_features, module.in_features, module.out_features, rows=settings.rows
-        )
+        cls.check_present(found, ["weight", "weight_scale"] + ["input_scale"] * (settings.rows == "static"))
+        layout = cls(8, module.in_features, module.in_features, module.out_features, rows=settings.rows)
         of_outputs: Shapes = [(layout.outputs,), (layout.outputs, 1), *ONE_NUMBER]
         weights: Shapes = [(layout.outputs, layout.inputs)]
         return layout.checked(
@@ -73,17 +65,13 @@ class Int8Layout(StoredLayout):
         is_given = self.rows == "static" and "input_zero_point" in stored
         return int(stored["input_zero_point"].detach()) if is_given else 0
 
-    def whole_numbers(
-        self, stored: Tensors, rows: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def whole_numbers(self, stored: Tensors, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the int8 of rows, in the rows' number format, and the scale of each, as the
         library computes them."""
         if self.rows == "static":
             scale = stored["input_scale"].to(rows.dtype)
         else:
-            scale = (
-                torch.maximum(rows.amax(-1, keepdim=True), -rows.amin(-1, keepdim=True)) / LARGEST
-            )
+            scale = torch.maximum(rows.amax(-1, keepdim=True), -rows.amin(-1, keepdim=True)) / LARGEST
             scale = torch.where(scale == 0, torch.finfo(rows.dtype).eps, scale)
         return (rows / scale).add_(self.row_zero_point(stored)).clamp_(-128, 127).round_(), scale
 

@@ -39,15 +39,9 @@ class IntegersLayout(StoredLayout):
     def of(cls, settings: GroupSettings, found: dict[str, Tensor], module: nn.Linear) -> Self:
         """A layer may have another group size than the settings say."""
         cls.check_present(found, [name for name in cls.types if name not in cls.optional])
-        codes, scales, inputs = (
-            found[next(iter(cls.types))],
-            found[cls.scale_name],
-            module.in_features,
-        )
+        codes, scales, inputs = (found[next(iter(cls.types))], found[cls.scale_name], module.in_features)
         if len(scales.shape) != 2 or len(codes.shape) != 2 or inputs >= MAX_INPUTS:
-            raise wrong(
-                codes, f"{list(codes.shape)} with scales {list(scales.shape)}: matrices expected"
-            )
+            raise wrong(codes, f"{list(codes.shape)} with scales {list(scales.shape)}: matrices expected")
         groups = scales.shape[cls.groups_at]
         bits = cls.bits_of(settings, codes, inputs)
         group = inputs if settings.group == -1 else min(settings.group, inputs)
@@ -56,9 +50,7 @@ class IntegersLayout(StoredLayout):
         if -(-inputs // group) != groups:
             group = inputs // groups  # the layer has settings of its own
         layout = cls(bits, group, inputs, module.out_features, is_minus_one=settings.is_minus_one)
-        return layout.checked(
-            found, {name: [expected] for name, expected in layout.shapes().items()}
-        )
+        return layout.checked(found, {name: [expected] for name, expected in layout.shapes().items()})
 
     @abstractmethod
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -74,9 +66,7 @@ class IntegersLayout(StoredLayout):
         if name == self.order_name and not bool((tensor == -1).all()):
             low, high = int(tensor.min()), int(tensor.max())
             if low < 0 or high >= self.groups:
-                return (
-                    f"an input is in group {low if low < 0 else high}, and there are {self.groups}"
-                )
+                return f"an input is in group {low if low < 0 else high}, and there are {self.groups}"
         return super().problem(stored, name, tensor)
 
 
@@ -85,12 +75,7 @@ class GptqLayout(IntegersLayout):
     """GPTQ: codes one below another along inputs, zero points along outputs, stored minus one in
     its first version."""
 
-    types: ClassVar[dict[str, Types]] = {
-        "qweight": WORDS,
-        "qzeros": WORDS,
-        "scales": SCALES,
-        "g_idx": ORDERS,
-    }
+    types: ClassVar[dict[str, Types]] = {"qweight": WORDS, "qzeros": WORDS, "scales": SCALES, "g_idx": ORDERS}
     scale_name: ClassVar[str] = "scales"
     order_name: ClassVar[str] = "g_idx"
     optional: ClassVar[tuple[str, ...]] = ("g_idx",)
@@ -100,9 +85,7 @@ class GptqLayout(IntegersLayout):
         """Codes fill whole words."""
         bits, rest = divmod(codes.shape[0] * 32, inputs)
         if rest or bits not in range(2, 9):
-            raise wrong(
-                codes, f"{list(codes.shape)} for {inputs} inputs: 2 to 8 bits of each expected"
-            )
+            raise wrong(codes, f"{list(codes.shape)} for {inputs} inputs: 2 to 8 bits of each expected")
         return bits
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -116,9 +99,7 @@ class GptqLayout(IntegersLayout):
 
     def codes(self, stored: Tensors, first: int, last: int) -> torch.Tensor:
         """Words hold neighbouring inputs."""
-        return unpack_stream(
-            stored["qweight"][:, first:last].T.contiguous(), self.bits, self.inputs
-        )
+        return unpack_stream(stored["qweight"][:, first:last].T.contiguous(), self.bits, self.inputs)
 
     def scales(self, stored: Tensors, first: int, last: int) -> torch.Tensor:
         """Outputs lie side by side."""
@@ -165,9 +146,12 @@ class PackedLayout(IntegersLayout):
     without a sign."""
 
     types: ClassVar[dict[str, Types]] = {
-        "weight_packed": WORDS, "weight_scale": SCALES, "weight_zero_point": WORDS, "weight_g_idx": ORDERS,
+        "weight_packed": WORDS,
+        "weight_scale": SCALES,
+        "weight_zero_point": WORDS,
+        "weight_g_idx": ORDERS,
         "weight_shape": ORDERS,
-    }  # fmt: skip
+    }
     scale_name: ClassVar[str] = "weight_scale"
     order_name: ClassVar[str] = "weight_g_idx"
     groups_at: ClassVar[int] = 1
@@ -217,8 +201,6 @@ def _in_order(words: torch.Tensor, first: int, last: int) -> torch.Tensor:
     begin = first // 8
     some = words[:, begin : -(-last // 8)]
     numbers = (
-        unpack_stream(some, 4, some.shape[-1] * 8)
-        .reshape(len(words), -1, 8)[..., AWQ_PLACES]
-        .flatten(-2)
+        unpack_stream(some, 4, some.shape[-1] * 8).reshape(len(words), -1, 8)[..., AWQ_PLACES].flatten(-2)
     )
     return numbers.T[first - begin * 8 : last - begin * 8]

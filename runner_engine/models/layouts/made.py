@@ -24,17 +24,10 @@ class MadeLayout(Layout):
 
     def prepared(self, stored: Tensors, rows: torch.Tensor) -> torch.Tensor:
         """Return rows as the numbers that their int8 stand for."""
-        low, high = (
-            rows.amin(-1, keepdim=True).clamp(max=0),
-            rows.amax(-1, keepdim=True).clamp(min=0),
-        )
-        scale = ((high - low) / (HIGHEST - LOWEST)).clamp(
-            min=torch.finfo(rows.dtype).smallest_normal
-        )
+        low, high = (rows.amin(-1, keepdim=True).clamp(max=0), rows.amax(-1, keepdim=True).clamp(min=0))
+        scale = ((high - low) / (HIGHEST - LOWEST)).clamp(min=torch.finfo(rows.dtype).smallest_normal)
         zero = (LOWEST - (low / scale).round_()).clamp_(LOWEST, HIGHEST)
-        return (
-            (rows * (1 / scale)).round_().add_(zero).clamp_(LOWEST, HIGHEST).sub_(zero).mul_(scale)
-        )
+        return (rows * (1 / scale)).round_().add_(zero).clamp_(LOWEST, HIGHEST).sub_(zero).mul_(scale)
 
 
 @dataclass(frozen=True)
@@ -109,26 +102,16 @@ class PanelsLayout(MadeLayout):
 
     @property
     def _zeros_end(self) -> int:
-        return self._scales_end + self.groups * (
-            0 if self.zero_type is None else self.zero_type.itemsize
-        )
+        return self._scales_end + self.groups * (0 if self.zero_type is None else self.zero_type.itemsize)
 
     def _numbers(
-        self,
-        stored: Tensors,
-        first: int,
-        last: int,
-        begin: int,
-        end: int | None,
-        dtype: torch.dtype,
+        self, stored: Tensors, first: int, last: int, begin: int, end: int | None, dtype: torch.dtype
     ) -> torch.Tensor:
         """Return what lies between two places of each output, counted in its own bytes: [outputs,
         numbers]."""
         begin_panel, width = first // self.width, self.width
         panels = stored["panels"].view(torch.uint8)[begin_panel : -(-last // width)]
-        part = (
-            panels[:, begin * width : None if end is None else end * width].contiguous().view(dtype)
-        )
+        part = panels[:, begin * width : None if end is None else end * width].contiguous().view(dtype)
         of_outputs = part.reshape(len(panels), -1, width).permute(0, 2, 1).flatten(0, 1)
         return of_outputs[first - begin_panel * width : last - begin_panel * width]
 

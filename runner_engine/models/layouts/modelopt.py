@@ -14,15 +14,7 @@ import torch
 from torch import nn
 
 from runner_engine.checkpoints.weight_files import Tensor
-from runner_engine.models.layouts.base import (
-    ONE_NUMBER,
-    SCALES,
-    Shapes,
-    StoredLayout,
-    Tensors,
-    Types,
-    wrong,
-)
+from runner_engine.models.layouts.base import ONE_NUMBER, SCALES, Shapes, StoredLayout, Tensors, Types, wrong
 from runner_engine.models.layouts.float4 import BYTES, E2M1, Mxfp4Layout, nearest
 from runner_engine.models.layouts.float8 import FLOAT8, LARGEST, Float8Layout
 from runner_engine.quantization.grouped import GroupSettings
@@ -35,16 +27,16 @@ class ModelOptLayout(StoredLayout):
     """Makes the layout of a layer; none has this class itself."""
 
     types: ClassVar[dict[str, Types]] = {
-        "weight": FLOAT8 | BYTES, "weight_scale": SCALES | FLOAT8 | IN_A_BYTE, "weight_scale_2": SCALES,
+        "weight": FLOAT8 | BYTES,
+        "weight_scale": SCALES | FLOAT8 | IN_A_BYTE,
+        "weight_scale_2": SCALES,
         "input_scale": SCALES,
-    }  # fmt: skip
+    }
     named_by: ClassVar[str] = "weight_scale"
     scale_name: ClassVar[str] = "weight_scale"
 
     @classmethod
-    def of(
-        cls, settings: GroupSettings, found: dict[str, Tensor], module: nn.Linear
-    ) -> StoredLayout:
+    def of(cls, settings: GroupSettings, found: dict[str, Tensor], module: nn.Linear) -> StoredLayout:
         """Two codes in a byte are NVFP4; bytes that are numbers are float8."""
         cls.check_present(found, ["weight"])
         kind = ModelOptNvfp4Layout if found["weight"].dtype in BYTES else ModelOptFloat8Layout
@@ -57,8 +49,10 @@ class ModelOptFloat8Layout(Float8Layout):
     (MXFP8)."""
 
     types: ClassVar[dict[str, Types]] = {
-        "weight": FLOAT8, "weight_scale": SCALES | IN_A_BYTE, "input_scale": SCALES,
-    }  # fmt: skip
+        "weight": FLOAT8,
+        "weight_scale": SCALES | IN_A_BYTE,
+        "input_scale": SCALES,
+    }
 
     @classmethod
     def of(cls, settings: GroupSettings, found: dict[str, Tensor], module: nn.Linear) -> Self:  # noqa: ARG003
@@ -68,8 +62,7 @@ class ModelOptFloat8Layout(Float8Layout):
             raise wrong(found["weight_scale_2"], "a layer of float8 has no second scale")
         if scale.dtype not in cls.types["weight_scale"]:
             raise wrong(
-                scale,
-                f"{scale.dtype}, and a layer of float8 has {' or '.join(cls.types['weight_scale'])}",
+                scale, f"{scale.dtype}, and a layer of float8 has {' or '.join(cls.types['weight_scale'])}"
             )
         rows = "static" if "input_scale" in found else ""
         shapes: Shapes = [*ONE_NUMBER]
@@ -93,8 +86,11 @@ class ModelOptNvfp4Layout(Mxfp4Layout):
     """Groups of 16 with scales in float8, which are multiplied by one number of the whole layer."""
 
     types: ClassVar[dict[str, Types]] = {
-        "weight": BYTES, "weight_scale": FLOAT8, "weight_scale_2": SCALES, "input_scale": SCALES,
-    }  # fmt: skip
+        "weight": BYTES,
+        "weight_scale": FLOAT8,
+        "weight_scale_2": SCALES,
+        "input_scale": SCALES,
+    }
     rounding_layers: ClassVar[str] = "Nvfp4Linear"
 
     @classmethod
@@ -105,9 +101,7 @@ class ModelOptNvfp4Layout(Mxfp4Layout):
         if scale.dtype not in FLOAT8:
             raise wrong(scale, f"{scale.dtype}, and codes of 4 bits have scales in F8_E4M3")
         if inputs % FOUR_BIT_GROUP:
-            raise wrong(
-                found["weight"], f"{inputs} inputs are not whole groups of {FOUR_BIT_GROUP}"
-            )
+            raise wrong(found["weight"], f"{inputs} inputs are not whole groups of {FOUR_BIT_GROUP}")
         rows = "local" if "input_scale" in found else ""
         layout = cls(4, FOUR_BIT_GROUP, inputs, outputs, rows=rows)
         codes, scales = (outputs, inputs // 2), (outputs, layout.groups)
@@ -136,9 +130,7 @@ class ModelOptNvfp4Layout(Mxfp4Layout):
 
     def problem(self, stored: Tensors, name: str, tensor: torch.Tensor) -> str:
         """Scales are numbers, also together, and those of whole layers above 0."""
-        if name in ("weight_scale_2", "input_scale") and not (
-            tensor.isfinite().all() and (tensor > 0).all()
-        ):
+        if name in ("weight_scale_2", "input_scale") and not (tensor.isfinite().all() and (tensor > 0).all()):
             return "the scale of the layer is not a finite number above 0"
         if name == "weight_scale" and not tensor.float().isfinite().all():
             return "a scale is not a finite number"

@@ -31,14 +31,10 @@ class TernaryLayout(StoredLayout):
     zero_code: ClassVar[int] = 1
 
     @classmethod
-    def of(
-        cls, settings: GroupSettings, found: dict[str, Tensor], module: nn.Linear
-    ) -> TernaryLayout:
+    def of(cls, settings: GroupSettings, found: dict[str, Tensor], module: nn.Linear) -> TernaryLayout:
         """Outputs are whole quarters."""
         cls.check_present(found, cls.types)
-        layout = cls(
-            2, module.in_features, module.in_features, module.out_features, rows=settings.rows
-        )
+        layout = cls(2, module.in_features, module.in_features, module.out_features, rows=settings.rows)
         if layout.outputs % IN_A_BYTE:
             raise wrong(found["weight"], f"{layout.outputs} outputs are not four quarters")
         return layout.checked(found, {"weight": [(layout.outputs // IN_A_BYTE, layout.inputs)]})

@@ -28,11 +28,7 @@ def name_of_way(resolved: ResolvedModel) -> str:
     """Return which of the ways loads a model."""
     files, held = resolved.files, resolved.mix.base
     is_on_one_device = files.model.device_map is None
-    if (
-        files.path.is_file()
-        and is_on_one_device
-        and gguf_file.is_known(gguf_file.read_header(files.path))
-    ):
+    if files.path.is_file() and is_on_one_device and gguf_file.is_known(gguf_file.read_header(files.path)):
         return "gguf"
     if resolved.spec.lora.merges_first:
         return "merged"

@@ -46,9 +46,7 @@ class WayOfLoading:
         settings["device_map"] = self.resolved.files.model.device_map or {"": self.device}
         if scaled is not None:
             settings.setdefault("config", scaled)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            location, **settings, output_loading_info=True
-        )
+        loaded: Any = AutoModelForCausalLM.from_pretrained(location, **settings, output_loading_info=True)
         model, report = loaded
         return model, report
 

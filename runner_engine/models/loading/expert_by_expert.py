@@ -21,14 +21,7 @@ from runner_engine.checkpoints.experts import ExpertMatrix
 from runner_engine.checkpoints.linear_layers import are_experts_apart, walk_files
 from runner_engine.checkpoints.weight_files import Tensor
 from runner_engine.devices import heap
-from runner_engine.experts import (
-    LeftOut,
-    SeparateExperts,
-    apart,
-    leaving_out,
-    separate_all,
-    separated,
-)
+from runner_engine.experts import LeftOut, SeparateExperts, apart, leaving_out, separate_all, separated
 from runner_engine.models.loading.contract import Report, WayOfLoading
 from runner_engine.models.loading.mapped_tensors import MappedTensors
 from runner_engine.models.loading.mixed import quantized
@@ -43,15 +36,11 @@ def read(way: WayOfLoading, arguments: dict[str, Any], scaled: Any) -> tuple[Any
         return way.read(arguments, scaled)
     with leaving_out(), _without_report():
         model, report = way.read(arguments, scaled)
-    by_layer = _by_layer(
-        model, [tensor for tensor in files.matrices if isinstance(tensor, ExpertMatrix)]
-    )
+    by_layer = _by_layer(model, [tensor for tensor in files.matrices if isinstance(tensor, ExpertMatrix)])
     choices = walk_files(files, mix, way.target.device.type).choices
     missing, used = list(report["missing_keys"]), set()
     others = {tensor.name: tensor for tensor in files.tensors}
-    left_out = {
-        path: module for path, module in model.named_modules() if isinstance(module, LeftOut)
-    }
+    left_out = {path: module for path, module in model.named_modules() if isinstance(module, LeftOut)}
     for path, module in left_out.items():
         experts = separated(module.family[0])
         assert experts is not None
@@ -72,9 +61,7 @@ def quantize_loaded(way: WayOfLoading, model: Any) -> None:
     if is_as_it_is or not mix.quantizes or not files.fuses_experts:
         return
     for path, experts in separate_all(model).items():
-        layers = {
-            f"{path}.{name}": one for name, one in experts.named_modules() if type(one) is nn.Linear
-        }
+        layers = {f"{path}.{name}": one for name, one in experts.named_modules() if type(one) is nn.Linear}
         choices = {name: mix.choice_for(name) for name in layers}
         plain: set[str] = set()
         for kind in mix.choices:
@@ -105,12 +92,7 @@ class _Layer:
     """The experts of one layer, while they are read."""
 
     def __init__(
-        self,
-        way: WayOfLoading,
-        model: Any,
-        path: str,
-        experts: SeparateExperts,
-        others: dict[str, Tensor],
+        self, way: WayOfLoading, model: Any, path: str, experts: SeparateExperts, others: dict[str, Tensor]
     ) -> None:
         self.way, self.model, self.path, self.experts = way, model, path, experts
         self.others = others  # all of the checkpoint's tensors, for biases
@@ -163,9 +145,7 @@ class _Layer:
     def _bias(self, matrix: ExpertMatrix) -> torch.Tensor:
         assert matrix.stored is not None
         if not matrix.is_fused:
-            return self.stored.read(
-                self._other(f"{matrix.stored.name.removesuffix('.weight')}.bias")
-            )
+            return self.stored.read(self._other(f"{matrix.stored.name.removesuffix('.weight')}.bias"))
         values = self.stored.read(self._other(f"{matrix.stored.name}_bias"))
         return apart(self.experts.form, matrix.matrix, values[matrix.number])
 
@@ -175,9 +155,7 @@ class _Layer:
         return self.others[name]
 
 
-def _by_layer(
-    model: Any, matrices: list[ExpertMatrix]
-) -> dict[str, dict[tuple[int, str], ExpertMatrix]]:
+def _by_layer(model: Any, matrices: list[ExpertMatrix]) -> dict[str, dict[tuple[int, str], ExpertMatrix]]:
     """Return the matrices of each layer's experts, by their numbers and names, by the layer's path
     in the model."""
     known = {path for path, module in model.named_modules() if isinstance(module, LeftOut)}
@@ -187,9 +165,7 @@ def _by_layer(
         if matrix.layer not in paths:
             paths[matrix.layer] = _path_in(model, matrix, known)
         path = paths[matrix.layer]
-        if (
-            path is not None
-        ):  # else the model's own code keeps its experts apart: transformers has read them
+        if path is not None:  # else the model's own code keeps its experts apart: transformers has read them
             found.setdefault(path, {})[matrix.number, matrix.matrix] = matrix
     return found
 
@@ -207,7 +183,5 @@ def _path_in(model: Any, matrix: ExpertMatrix, known: set[str]) -> str | None:
     renamed, _ = rename_source_key(matrix.stored.name, renamings, converters)
     prefix = f"{model.base_model_prefix}."
     places = [renamed.rpartition(".")[0], matrix.layer]
-    places += [prefix + place for place in places] + [
-        place.removeprefix(prefix) for place in places
-    ]
+    places += [prefix + place for place in places] + [place.removeprefix(prefix) for place in places]
     return next((place for place in places if place in known), None)

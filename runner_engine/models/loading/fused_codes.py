@@ -32,17 +32,12 @@ class FusedCodes(nn.Module):
     def __init__(self, family: nn.Module, form: FusedForm, found: dict[str, Tensor]) -> None:
         super().__init__()
         made = separated(family)
-        self.first = first = next(
-            one for name, one in found.items() if name.endswith(f"_proj{form.codes}")
-        )
+        self.first = first = next(one for name, one in found.items() if name.endswith(f"_proj{form.codes}"))
         if made is None:
-            raise wrong(
-                first, f"{type(family).__name__} has no fused experts that can be taken apart"
-            )
+            raise wrong(first, f"{type(family).__name__} has no fused experts that can be taken apart")
         if form.is_transposed and not made.form.is_transposed:
             raise wrong(
-                first,
-                f"outputs are its last dimension, which is not known of {type(family).__name__}",
+                first, f"outputs are its last dimension, which is not known of {type(family).__name__}"
             )
         self._made = [made]  # in a list, so that it is no child: its layers have no numbers yet
         self.form, self.found = form, found
@@ -66,11 +61,7 @@ class FusedCodes(nn.Module):
         for matrix in form.matrices:
             layer = cast(nn.Linear, expert.get_submodule(matrix))
             outputs, _, matrices = sizes.get(form.fused_name(matrix), (0, 0, 0))
-            sizes[form.fused_name(matrix)] = (
-                outputs + layer.out_features,
-                layer.in_features,
-                matrices + 1,
-            )
+            sizes[form.fused_name(matrix)] = (outputs + layer.out_features, layer.in_features, matrices + 1)
         return sizes
 
     def _expect(self, fused: str, end: str, fitting: Shapes) -> None:
@@ -97,9 +88,7 @@ class FusedCodes(nn.Module):
                 made.expert(number).add_module(matrix, layer)
                 fused = made.form.fused_name(matrix)
                 ends = {own: end for end, own in self.form.own_names.items()}
-                origins[f"{number}.{matrix}"] = {
-                    own: self.found[fused + ends[own]] for own in layer.stored
-                }
+                origins[f"{number}.{matrix}"] = {own: self.found[fused + ends[own]] for own in layer.stored}
         return made, origins
 
     def _layer(self, matrix: str, number: int) -> GroupedLinear:
@@ -139,18 +128,12 @@ def put_fused(model: Any, tensors: dict[str, Tensor], settings: GroupSettings) -
     named = (name for name, one in tensors.items() if is_named.search(name) and one.dtype in CODES)
     used: set[str] = set()
     for stored in sorted({name.rpartition(".")[0] for name in named}):
-        path = next(
-            (one for one in (stored, f"{model.base_model_prefix}.{stored}") if one in paths), None
-        )
+        path = next((one for one in (stored, f"{model.base_model_prefix}.{stored}") if one in paths), None)
         found = {
-            name.rpartition(".")[2]: one
-            for name, one in tensors.items()
-            if name.startswith(f"{stored}.")
+            name.rpartition(".")[2]: one for name, one in tensors.items() if name.startswith(f"{stored}.")
         }
         if path is None:
-            raise wrong(
-                next(iter(found.values())), f"{type(model).__name__} has no experts of this name"
-            )
+            raise wrong(next(iter(found.values())), f"{type(model).__name__} has no experts of this name")
         model.set_submodule(path, FusedCodes(paths[path], form, found))
         used |= {one.name for one in found.values()}
     ends = tuple(end for end in form.types if end)

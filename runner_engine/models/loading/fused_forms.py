@@ -17,11 +17,7 @@ from runner_base import DataError
 from runner_engine.models.layouts.base import ONE_NUMBER, SCALES, Shapes, StoredLayout, Types
 from runner_engine.models.layouts.float4 import BYTES, Mxfp4Layout
 from runner_engine.models.layouts.float8 import EXPONENTS, FLOAT8, BlockFloat8Layout, Float8Layout
-from runner_engine.models.layouts.modelopt import (
-    FOUR_BIT_GROUP,
-    ModelOptFloat8Layout,
-    ModelOptNvfp4Layout,
-)
+from runner_engine.models.layouts.modelopt import FOUR_BIT_GROUP, ModelOptFloat8Layout, ModelOptNvfp4Layout
 from runner_engine.quantization.grouped import GroupSettings
 
 Parts = dict[str, torch.Tensor]
@@ -37,9 +33,7 @@ class FusedForm(ABC):
     types: ClassVar[dict[str, Types]]
     own_names: ClassVar[dict[str, str]]  # the names that a layer of one expert has for the tensors
     optional: ClassVar[tuple[str, ...]] = ()
-    is_transposed: ClassVar[bool] = (
-        False  # outputs are the last dimension, [experts, inputs, outputs]
-    )
+    is_transposed: ClassVar[bool] = False  # outputs are the last dimension, [experts, inputs, outputs]
 
     @abstractmethod
     def shapes(self, experts: int, outputs: int, inputs: int, matrices: int) -> dict[str, Shapes]:
@@ -109,9 +103,7 @@ class BlockFloat8Form(FusedForm):
 
     def _block(self, outputs: int, inputs: int) -> tuple[int, int]:
         of_outputs, group = self.settings.outputs, self.settings.group
-        return outputs if of_outputs == -1 else of_outputs, inputs if group == -1 else min(
-            group, inputs
-        )
+        return outputs if of_outputs == -1 else of_outputs, inputs if group == -1 else min(group, inputs)
 
 
 class RowsFloat8Form(FusedForm):
@@ -123,18 +115,11 @@ class RowsFloat8Form(FusedForm):
 
     def shapes(self, experts: int, outputs: int, inputs: int, matrices: int) -> dict[str, Shapes]:
         """The scales of gate and up lie otherwise than those of down."""
-        return {
-            "": [(experts, inputs, outputs)],
-            "_scale": [(experts, 1, outputs), (experts, outputs, 1)],
-        }
+        return {"": [(experts, inputs, outputs)], "_scale": [(experts, 1, outputs), (experts, outputs, 1)]}
 
     def of_expert(self, name: str, tensor: torch.Tensor, number: int) -> torch.Tensor:
         """One scale after another."""
-        return (
-            tensor[number].reshape(-1, 1)
-            if name == "_scale"
-            else super().of_expert(name, tensor, number)
-        )
+        return tensor[number].reshape(-1, 1) if name == "_scale" else super().of_expert(name, tensor, number)
 
     def layout(self, inputs: int, outputs: int, parts: Parts) -> StoredLayout:
         """As where each expert is by itself."""
@@ -146,12 +131,17 @@ class ModelOptForm(FusedForm):
     inputs of NVFP4."""
 
     types: ClassVar[dict[str, Types]] = {
-        "": FLOAT8 | BYTES, "_weight_scale": SCALES | FLOAT8, "_weight_scale_2": SCALES, "_input_scale": SCALES,
-    }  # fmt: skip
+        "": FLOAT8 | BYTES,
+        "_weight_scale": SCALES | FLOAT8,
+        "_weight_scale_2": SCALES,
+        "_input_scale": SCALES,
+    }
     own_names: ClassVar[dict[str, str]] = {
-        "": "weight", "_weight_scale": "weight_scale", "_weight_scale_2": "weight_scale_2",
+        "": "weight",
+        "_weight_scale": "weight_scale",
+        "_weight_scale_2": "weight_scale_2",
         "_input_scale": "input_scale",
-    }  # fmt: skip
+    }
     optional: ClassVar[tuple[str, ...]] = ("_weight_scale_2", "_input_scale")
     is_transposed: ClassVar[bool] = True
 
@@ -167,9 +157,7 @@ class ModelOptForm(FusedForm):
     def layout(self, inputs: int, outputs: int, parts: Parts) -> StoredLayout:
         """Two codes in a byte are NVFP4."""
         rounds, is_nvfp4 = "input_scale" in parts, parts["weight"].dtype is torch.uint8
-        has_groups = (
-            parts["weight_scale"].dim() == 2 and parts["weight_scale"].dtype is torch.float8_e4m3fn
-        )
+        has_groups = parts["weight_scale"].dim() == 2 and parts["weight_scale"].dtype is torch.float8_e4m3fn
         if is_nvfp4 != has_groups or is_nvfp4 != ("weight_scale_2" in parts):
             raise DataError(
                 "codes of 4 bits have weight_scale for groups and weight_scale_2, and float8 one number"
@@ -179,13 +167,9 @@ class ModelOptForm(FusedForm):
                 f"{list(parts['weight'].shape)} codes, of a matrix of {outputs} outputs, {inputs} inputs"
             )
         if not is_nvfp4:
-            return ModelOptFloat8Layout(
-                8, inputs, inputs, outputs, outputs, rows="static" if rounds else ""
-            )
+            return ModelOptFloat8Layout(8, inputs, inputs, outputs, outputs, rows="static" if rounds else "")
         _check_groups(inputs, FOUR_BIT_GROUP)
-        return ModelOptNvfp4Layout(
-            4, FOUR_BIT_GROUP, inputs, outputs, rows="local" if rounds else ""
-        )
+        return ModelOptNvfp4Layout(4, FOUR_BIT_GROUP, inputs, outputs, rows="local" if rounds else "")
 
 
 FORMS: dict[str, type[FusedForm]] = {  # by the layout of GroupSettings

@@ -76,9 +76,7 @@ def load(
     if config.model_type in CASTING and isinstance(head, GgufLinear):
         model.set_output_embeddings(OfDtype(head, dtype))
     if not keeps_blocks and (path.parent / "generation_config.json").is_file():
-        model.generation_config = GenerationConfig.from_pretrained(
-            path.parent, local_files_only=True
-        )
+        model.generation_config = GenerationConfig.from_pretrained(path.parent, local_files_only=True)
     return model, {"missing_keys": sorted(unfilled), "unexpected_keys": unused}
 
 
@@ -89,19 +87,10 @@ def _keep(model: Any, place: Place, config: Any, dtype: torch.dtype) -> bool:
     module = model.get_submodule(path)
     first, change = place.tensors[0], place.change or Change()
     kinds = {tensor.dtype for tensor in place.tensors}
-    if (
-        len(kinds) > 1
-        or first.dtype not in TYPES
-        or part != "weight"
-        or change.numbers
-        or change.together
-    ):
+    if len(kinds) > 1 or first.dtype not in TYPES or part != "weight" or change.numbers or change.together:
         return False
     rows = sum(tensor.shape[0] for tensor in place.tensors)
-    if type(module) is nn.Linear and (rows, first.shape[1]) == (
-        module.out_features,
-        module.in_features,
-    ):
+    if type(module) is nn.Linear and (rows, first.shape[1]) == (module.out_features, module.in_features):
         order = _order(change.rows, config, rows)
         stored = [stored_bytes(tensor) for tensor in place.tensors]
         columns = _order(change.columns, config, module.in_features)
@@ -112,10 +101,7 @@ def _keep(model: Any, place: Place, config: Any, dtype: torch.dtype) -> bool:
             layer = with_columns(module, together, first.dtype, order, columns)
         model.set_submodule(path, layer)
         return True
-    if isinstance(module, nn.Embedding) and first.shape == (
-        module.num_embeddings,
-        module.embedding_dim,
-    ):
+    if isinstance(module, nn.Embedding) and first.shape == (module.num_embeddings, module.embedding_dim):
         model.set_submodule(path, GgufEmbedding(module, stored_bytes(first), first.dtype, dtype))
         return True
     return False
@@ -161,7 +147,5 @@ def _tie(model: Any) -> set[str]:
         model.set_output_embeddings(GgufLinear(head, embedding.weight, embedding.kind, None))
     else:
         model.tie_weights()
-    path = next(
-        path for path, module in model.named_modules() if module is model.get_output_embeddings()
-    )
+    path = next(path for path, module in model.named_modules() if module is model.get_output_embeddings())
     return {f"{path}.weight"}

@@ -31,9 +31,7 @@ def fill(model: Any, path: str, tensors: dict[str, Tensor], keeps_blocks: bool) 
     if form is None:
         return set()
     experts = (
-        separated(family)
-        if keeps_blocks and any(one.dtype in TYPES for one in tensors.values())
-        else None
+        separated(family) if keeps_blocks and any(one.dtype in TYPES for one in tensors.values()) else None
     )
     for name, tensor in tensors.items():
         part, _, kind = name.rpartition(".")
@@ -72,9 +70,7 @@ def _keep(experts: SeparateExperts, matrix: str, tensor: Tensor, at: int, of: in
         expert.add_module(matrix, GgufLinear(like, own, tensor.dtype, None))
 
 
-def _unpack(
-    family: Any, form: Form, matrix: str, kind: str, tensor: Tensor, at: int, of: int
-) -> None:
+def _unpack(family: Any, form: Form, matrix: str, kind: str, tensor: Tensor, at: int, of: int) -> None:
     """Write the numbers of a matrix, or of a bias, of all experts into the family's parameter."""
     name = form.fused_name(matrix)
     parameter = getattr(family, name if kind == "weight" else f"{name}_bias")

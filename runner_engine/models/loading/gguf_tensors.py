@@ -20,14 +20,10 @@ def stored_bytes(tensor: Tensor) -> torch.Tensor:
 
     DataError where a scale is no number.
     """
-    data = np.memmap(
-        tensor.file, mode="c", dtype=np.uint8, offset=tensor.offset, shape=(tensor.nbytes,)
-    )
+    data = np.memmap(tensor.file, mode="c", dtype=np.uint8, offset=tensor.offset, shape=(tensor.nbytes,))
     stored: torch.Tensor = torch.from_numpy(data).view(*tensor.shape[:-1], -1)
     if not scales_of(stored, tensor.dtype).isfinite().all():
-        raise DataError(
-            f"{tensor.file}: tensor {tensor.name}: a scale of its blocks is not a finite number"
-        )
+        raise DataError(f"{tensor.file}: tensor {tensor.name}: a scale of its blocks is not a finite number")
     return stored
 
 
@@ -36,10 +32,8 @@ def numbers_of(tensor: Tensor) -> Numbers:
     from gguf import GGMLQuantizationType
     from gguf.quants import dequantize
 
-    data = np.memmap(
-        tensor.file, mode="r", dtype=np.uint8, offset=tensor.offset, shape=(tensor.nbytes,)
-    )
+    data = np.memmap(tensor.file, mode="r", dtype=np.uint8, offset=tensor.offset, shape=(tensor.nbytes,))
     kind = GGMLQuantizationType[tensor.dtype]
-    return np.array(
-        dequantize(data.reshape(*tensor.shape[:-1], -1), kind), dtype=np.float32
-    ).reshape(tensor.shape)
+    return np.array(dequantize(data.reshape(*tensor.shape[:-1], -1), kind), dtype=np.float32).reshape(
+        tensor.shape
+    )

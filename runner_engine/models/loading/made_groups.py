@@ -76,17 +76,9 @@ def adopt(choice: MadeGroupsConfig, model: nn.Module, where: str) -> None:
 def grouped(choice: MadeGroupsConfig, like: nn.Linear, made: CodedGroups) -> GroupedLinear:
     """Return a layer that holds the codes in as many bits as they have."""
     rows = "dynamic" if choice.rounds_rows else ""
-    layout = RowsLayout(
-        choice.bits, choice.group_size, like.in_features, like.out_features, rows=rows
-    )
-    stored = {
-        "codes": pack_stream(made.codes, choice.bits),
-        "scales": made.scales,
-        "zero_points": made.zeros,
-    }
-    layer = GroupedLinear(
-        like, layout, {name: tensor.contiguous() for name, tensor in stored.items()}
-    )
+    layout = RowsLayout(choice.bits, choice.group_size, like.in_features, like.out_features, rows=rows)
+    stored = {"codes": pack_stream(made.codes, choice.bits), "scales": made.scales, "zero_points": made.zeros}
+    layer = GroupedLinear(like, layout, {name: tensor.contiguous() for name, tensor in stored.items()})
     layer.has_byte_rows = choice.has_byte_rows
     return layer
 
@@ -120,9 +112,7 @@ def _config_class() -> Any:
             value = next(iter(input_dict.values()))
             path = full_layer_name.removesuffix(".weight")
             layer = model.get_submodule(path)
-            layer.weight = nn.Parameter(
-                value[0] if isinstance(value, list) else value, requires_grad=False
-            )
+            layer.weight = nn.Parameter(value[0] if isinstance(value, list) else value, requires_grad=False)
             made: Any = layer_of(self.choice, layer, path)
             made._is_hf_initialized = True
             for tensor in made.stored.values():
@@ -137,12 +127,8 @@ def _config_class() -> Any:
         quantization_config: MadeGroups
 
         def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> None:
-            self.left_alone = self.get_modules_to_not_convert(
-                model, None, model._keep_in_fp32_modules
-            )
-            layers = {
-                path: one for path, one in model.named_modules() if self._is_wanted(path, one)
-            }
+            self.left_alone = self.get_modules_to_not_convert(model, None, model._keep_in_fp32_modules)
+            layers = {path: one for path, one in model.named_modules() if self._is_wanted(path, one)}
             leave_unfit(self.quantization_config.choice, model, layers)
 
         def _is_made(self, path: str, module: nn.Module) -> bool:

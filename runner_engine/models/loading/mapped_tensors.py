@@ -24,9 +24,7 @@ class MappedTensors:
     def read(self, tensor: Tensor) -> torch.Tensor:
         """Return a tensor of numbers; its memory is the file's."""
         if tensor.dtype not in DTYPES:
-            raise DataError(
-                f"{tensor.file}: tensor {tensor.name}: {tensor.dtype}, and numbers expected"
-            )
+            raise DataError(f"{tensor.file}: tensor {tensor.name}: {tensor.dtype}, and numbers expected")
         dtype = DTYPES[tensor.dtype]
         mapped = self._mapped(tensor.file)
         if tensor.offset % dtype.itemsize:  # a header of odd length
@@ -35,12 +33,9 @@ class MappedTensors:
             )
         else:
             with warnings.catch_warnings():
-                warnings.filterwarnings(
-                    "ignore", message="The given buffer is not writable"
-                )  # nobody writes there
-                held = torch.frombuffer(
-                    mapped, dtype=dtype, count=tensor.params, offset=tensor.offset
-                )
+                # nobody writes there
+                warnings.filterwarnings("ignore", message="The given buffer is not writable")
+                held = torch.frombuffer(mapped, dtype=dtype, count=tensor.params, offset=tensor.offset)
         return held.view(tensor.shape)
 
     def release(self) -> None:

@@ -31,9 +31,7 @@ class Way(WayOfLoading):
 
     def finish(self, model: Any) -> Any:
         """Quantize each layer as the mix says; those of experts have come in so, or stay fused."""
-        experts = [
-            layer_of(one) for one in self.resolved.files.matrices if isinstance(one, ExpertMatrix)
-        ]
+        experts = [layer_of(one) for one in self.resolved.files.matrices if isinstance(one, ExpertMatrix)]
         with heap.large_blocks_mapped():
             return apply(model, self.resolved.mix, self.target.device, experts)
 
@@ -53,11 +51,7 @@ def apply(model: Any, mix: Mix, device: torch.device, experts: Iterable[str] = (
         for name, one in model.get_submodule(path).named_modules()
         if _is_linear(one)
     }
-    linear = {
-        path: one
-        for path, one in model.named_modules()
-        if _is_linear(one) and path not in of_experts
-    }
+    linear = {path: one for path, one in model.named_modules() if _is_linear(one) and path not in of_experts}
     left_alone = set(get_keys_to_not_convert(model))  # the head, and what is tied to an embedding
     heads = [path for path in linear if path in left_alone]
     layers = [path for path in linear if path not in left_alone]
@@ -68,10 +62,7 @@ def apply(model: Any, mix: Mix, device: torch.device, experts: Iterable[str] = (
     plain = {path for path in heads if tied}
     for kind in mix.choices:
         plain |= leave_unfit(
-            kind,
-            model,
-            {path: linear[path] for path in layers if choices[path] == kind},
-            device.type,
+            kind, model, {path: linear[path] for path in layers if choices[path] == kind}, device.type
         )
     for path, layer in linear.items():
         if choices[path].packed and path not in plain:
@@ -79,9 +70,7 @@ def apply(model: Any, mix: Mix, device: torch.device, experts: Iterable[str] = (
     return model.to(device)
 
 
-def quantized(
-    choice: QuantizationConfig, model: Any, layer: torch.nn.Module, path: str
-) -> torch.nn.Module:
+def quantized(choice: QuantizationConfig, model: Any, layer: torch.nn.Module, path: str) -> torch.nn.Module:
     """Return a plain linear layer of a model as a choice quantizes it."""
     try:
         if isinstance(choice, MadeGroupsConfig):

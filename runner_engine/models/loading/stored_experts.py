@@ -15,11 +15,7 @@ from typing import Any
 from runner_engine.experts import SeparateExperts, separated
 
 EXPERT = re.compile(r"(.+)\.(\d+)\.(gate_proj|up_proj|down_proj)$")
-MATRIX = {
-    "gate_up_proj": ("gate_proj", "up_proj"),
-    "up_proj": ("up_proj",),
-    "down_proj": ("down_proj",),
-}
+MATRIX = {"gate_up_proj": ("gate_proj", "up_proj"), "up_proj": ("up_proj",), "down_proj": ("down_proj",)}
 
 
 class ModelPaths:
@@ -93,9 +89,7 @@ def with_separate_names(conversions: Iterable[Any], of_experts: str) -> list[Any
 def names_for(model: Any, conversions: Iterable[Any]) -> list[Any]:
     """Return the conversions for a model some of whose experts are separate."""
     prefix = f"{model.base_model_prefix}."
-    separate = [
-        path for path, module in model.named_modules() if isinstance(module, SeparateExperts)
-    ]
+    separate = [path for path, module in model.named_modules() if isinstance(module, SeparateExperts)]
     if not separate:
         return list(conversions)
     return with_separate_names(

@@ -67,9 +67,8 @@ def layer_arguments(folder: Path, config: Any, stored: dict[str, Any]) -> dict[s
     return {"config": config, "quantization_config": _config_class()(tensors, _settings(stored))}
 
 
-Origins = dict[
-    str, dict[str, Tensor]
-]  # the tensors of each layer in its file, by the layer's path and their names
+# the tensors of each layer in its file, by the layer's path and their names
+Origins = dict[str, dict[str, Tensor]]
 
 
 def put_layers(model: Any, tensors: dict[str, Tensor], settings: GroupSettings) -> Origins:
@@ -86,11 +85,7 @@ def put_layers(model: Any, tensors: dict[str, Tensor], settings: GroupSettings) 
     for stored_path in sorted(named):
         path = paths.path_of(stored_path)
         module: Any = None if path is None else model.get_submodule(path)
-        found = {
-            name: tensors[full]
-            for name in kind.types
-            if (full := f"{stored_path}.{name}") in tensors
-        }
+        found = {name: tensors[full] for name in kind.types if (full := f"{stored_path}.{name}") in tensors}
         first = next(iter(found.values()))
         if path is None or type(module) is not nn.Linear:
             raise wrong(first, f"{type(model).__name__} has no linear layer of this name")
@@ -106,9 +101,7 @@ def put_layers(model: Any, tensors: dict[str, Tensor], settings: GroupSettings) 
         model.set_submodule(path, layer)
         used |= {one.name for one in found.values()}
         origins[path] = found
-    if left := sorted(
-        name for name, one in tensors.items() if kind.is_needed(one) and name not in used
-    ):
+    if left := sorted(name for name, one in tensors.items() if kind.is_needed(one) and name not in used):
         raise DataError(
             f"{few(left)} belong to no layer: the checkpoint lacks the {named_by} beside, or another program's "
             "layers are needed"
@@ -126,9 +119,7 @@ def check_numbers(model: Any, origins: Origins) -> None:
         for name, tensor in layer.stored.items():
             where = origins[path][name]
             if tensor.device.type == "meta":
-                raise wrong(
-                    where, "layers of codes cannot be on disk: give model.device_map more memory"
-                )
+                raise wrong(where, "layers of codes cannot be on disk: give model.device_map more memory")
             if problem := layer.layout.problem(layer.stored, name, tensor):
                 raise wrong(where, problem)
 
@@ -153,9 +144,7 @@ def _empty(expected: Types, tensor: Tensor) -> torch.Tensor:
 
 def _empty_bias(tensor: Tensor, module: nn.Linear) -> nn.Parameter:
     if tensor.shape != (module.out_features,):
-        raise wrong(
-            tensor, f"{list(tensor.shape)}, and the layer has {module.out_features} outputs"
-        )
+        raise wrong(tensor, f"{list(tensor.shape)}, and the layer has {module.out_features} outputs")
     return nn.Parameter(
         torch.empty(tensor.shape, dtype=module.weight.dtype, device="meta"), requires_grad=False
     )

@@ -23,10 +23,7 @@ def reason_of(choice: QuantizationConfig, layer: nn.Module, device: str) -> str:
 
 
 def leave_unfit(
-    choice: QuantizationConfig,
-    model: nn.Module,
-    layers: Mapping[str, nn.Module],
-    device: str = "cpu",
+    choice: QuantizationConfig, model: nn.Module, layers: Mapping[str, nn.Module], device: str = "cpu"
 ) -> set[str]:
     """Return the paths of layers that cannot be quantized; ConfigError if they are more than a
     few."""
@@ -35,9 +32,7 @@ def leave_unfit(
         for path, layer in layers.items()
         if (reason := reason_of(choice, layer, device))
     }
-    in_blocks = sum(
-        one.numel() for path, one in model.named_parameters() if IN_A_BLOCK.search(path)
-    )
+    in_blocks = sum(one.numel() for path, one in model.named_parameters() if IN_A_BLOCK.search(path))
     check_unfit(choice.name, unfit, in_blocks + numbers_left_out(model))
     return set(unfit)
 

@@ -40,9 +40,7 @@ def load_weights(way: WayOfLoading, arguments: dict[str, Any]) -> tuple[Any, lis
     mix = resolved.mix
     for choice in mix.choices:
         choice.check_loaded(model)
-    if (
-        mix.base.has_byte_rows and not mix.base.is_mixed
-    ):  # layers of a mix have it from their own choice
+    if mix.base.has_byte_rows and not mix.base.is_mixed:  # layers of a mix have it from their own choice
         for module in model.modules():
             if isinstance(module, GgufLinear | GroupedLinear):
                 module.has_byte_rows = True
@@ -52,9 +50,7 @@ def load_weights(way: WayOfLoading, arguments: dict[str, Any]) -> tuple[Any, lis
     return model, notes
 
 
-def _read(
-    way: WayOfLoading, arguments: dict[str, Any], folder: Path, named: str
-) -> tuple[Any, Report]:
+def _read(way: WayOfLoading, arguments: dict[str, Any], folder: Path, named: str) -> tuple[Any, Report]:
     """Read the weights; whatever is wrong with the files is one message that names the model and
     the folder."""
     from transformers import logging as transformers_logging
@@ -69,9 +65,7 @@ def _read(
             read_weight_file(file)  # its error names a damaged file and the damage
         with heap.large_blocks_mapped():
             return expert_by_expert.read(way, arguments, scaled)
-    except (
-        pickle.UnpicklingError
-    ) as error:  # a .bin from before torch 1.6, which could not be checked before
+    except pickle.UnpicklingError as error:  # a .bin from before torch 1.6, which could not be checked before
         for file in files:
             bin_file.refuse_code(file, str(error))
         raise ConfigError(f"{named}: torch cannot read its weights in {folder}") from error

@@ -19,9 +19,7 @@ def mark_inside(model: nn.Module) -> None:
     """Mark the modules of a model with such an adapter."""
     modules: list[Any] = [*model.modules()]
     for module in modules:
-        if hasattr(module, "parameter_name") and hasattr(
-            module, "get_base_layer"
-        ):  # PEFT's ParamWrapper
+        if hasattr(module, "parameter_name") and hasattr(module, "get_base_layer"):  # PEFT's ParamWrapper
             setattr(module.get_base_layer(), MARK, True)
 
 

@@ -56,9 +56,7 @@ def _merged(
             "weights loses precision; use lora.merge=false, or lora.merge_order=quantize_first"
         )
     _unpack(model, codes, added_in, lora)
-    with _added_in(
-        model, adapted if lora.merge_dtype is not Dtype.auto else codes, added_in, dtype
-    ):
+    with _added_in(model, adapted if lora.merge_dtype is not Dtype.auto else codes, added_in, dtype):
         model, report = module_of(lora).apply(model, lora, place, name)
     for path in codes:
         layer, choice = model.get_submodule(path), resolved.mix.choice_for(path)
@@ -86,9 +84,7 @@ def _unpack(model: Any, paths: list[str], dtype: torch.dtype, lora: AdapterConfi
 
 
 @contextmanager
-def _added_in(
-    model: Any, paths: list[str], added_in: torch.dtype, dtype: torch.dtype
-) -> Iterator[None]:
+def _added_in(model: Any, paths: list[str], added_in: torch.dtype, dtype: torch.dtype) -> Iterator[None]:
     """Let the modules' weights be of one format inside, and of the model's afterwards."""
     for path in paths:
         _convert(model.get_submodule(path), added_in)

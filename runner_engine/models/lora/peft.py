@@ -19,26 +19,10 @@ from runner_engine.models.lora.report import AdapterReport, Pair, report_on
 from runner_engine.settings.lora import PeftConfig
 
 # what PEFT raises for a field of another type than it expects, as it checks none of them
-DAMAGED = (
-    TypeError,
-    AttributeError,
-    IndexError,
-    ArithmeticError,
-    ImportError,
-    RecursionError,
-    re.error,
-)
-LEAVE_BASE = (
-    True,
-    False,
-    None,
-    "gaussian",
-    "eva",
-    "orthogonal",
-)  # other ways to begin change the base's weights
-ADAPTED = re.compile(
-    r"base_model\.model\.(?P<path>.+?)(\.base_layer)*\.lora_(embedding_)?A(\.weight)?"
-)
+DAMAGED = (TypeError, AttributeError, IndexError, ArithmeticError, ImportError, RecursionError, re.error)
+# other ways to begin change the base's weights
+LEAVE_BASE = (True, False, None, "gaussian", "eva", "orthogonal")
+ADAPTED = re.compile(r"base_model\.model\.(?P<path>.+?)(\.base_layer)*\.lora_(embedding_)?A(\.weight)?")
 
 
 def check(lora: PeftConfig, folder: Path, bare: Any, base_name: str) -> None:
@@ -52,10 +36,7 @@ def check(lora: PeftConfig, folder: Path, bare: Any, base_name: str) -> None:
         return  # PEFT checks on the real base
     if settings.get("peft_type") != "LORA":
         return  # another method of PEFT: only its own checks know it
-    label, modules = (
-        f"{lora.label} does not fit model.name={base_name}",
-        dict(bare.named_modules()),
-    )
+    label, modules = (f"{lora.label} does not fit model.name={base_name}", dict(bare.named_modules()))
     shapes = adapter_shapes(folder)
     matched = [path for path in shapes if path in modules]
     if shapes and not matched and not any(targets(settings, path) for path in modules):
@@ -65,9 +46,7 @@ def check(lora: PeftConfig, folder: Path, bare: Any, base_name: str) -> None:
             f"{settings.get('target_modules')} name none either: use the base that it was made for"
         )
     for path in matched:
-        inputs, outputs = (
-            getattr(modules[path], side, None) for side in ("in_features", "out_features")
-        )
+        inputs, outputs = (getattr(modules[path], side, None) for side in ("in_features", "out_features"))
         a, b = shapes[path].get("A"), shapes[path].get("B")
         if a is None or b is None or not isinstance(inputs, int):
             continue  # A or B is missing, or it is not a linear layer: left to PEFT
@@ -93,9 +72,7 @@ def targets(settings: dict[str, Any], path: str) -> bool:
             return re.fullmatch(wanted, path) is not None
         except re.error:
             return False
-    return isinstance(wanted, list) and any(
-        path == name or path.endswith(f".{name}") for name in wanted
-    )
+    return isinstance(wanted, list) and any(path == name or path.endswith(f".{name}") for name in wanted)
 
 
 def adapted_paths(_: PeftConfig, folder: Path) -> list[str]:
@@ -133,29 +110,19 @@ def read(base: Any, lora: PeftConfig, folder: Path, base_name: str) -> tuple[Any
 
     settings = load_json(folder / "adapter_config.json")
     made_for = settings.get("base_model_name_or_path")
-    fits = (
-        not isinstance(made_for, str) or not made_for or Path(made_for).name == Path(base_name).name
-    )
-    notes = (
-        () if fits else (f"the adapter was made for {made_for}, the loaded base is {base_name}",)
-    )
+    fits = not isinstance(made_for, str) or not made_for or Path(made_for).name == Path(base_name).name
+    notes = () if fits else (f"the adapter was made for {made_for}, the loaded base is {base_name}",)
     brings_biases = settings.get("bias", "none") != "none"
-    biases = [
-        bias for name, bias in base.named_parameters() if brings_biases and name.endswith(".bias")
-    ]
+    biases = [bias for name, bias in base.named_parameters() if brings_biases and name.endswith(".bias")]
     before = [(bias, bias.detach().clone()) for bias in biases]
     try:
         with _quietly():
             model: Any = PeftModel.from_pretrained(base, str(folder))
     except (RuntimeError, ValueError, KeyError) as error:
-        raise ConfigError(
-            f"{lora.label} does not fit model.name={base_name}: {one_line(error)}"
-        ) from error
+        raise ConfigError(f"{lora.label} does not fit model.name={base_name}: {one_line(error)}") from error
     except DAMAGED as error:
         reason = f"{type(error).__name__}: {one_line(error)}"
-        raise ConfigError(
-            f"{lora.label}: PEFT cannot read its adapter_config.json: {reason}"
-        ) from error
+        raise ConfigError(f"{lora.label}: PEFT cannot read its adapter_config.json: {reason}") from error
     report = report_on(model, notes)
     if not report.besides and (report.modules == 0 or report.delta_norm == 0):
         raise ConfigError(
@@ -187,9 +154,7 @@ def _quietly() -> Iterator[None]:
     """Silence what PEFT says that no user can act on."""
     with warnings.catch_warnings():
         # peft 0.21 uses an old name of transformers 5.23; only peft can fix that
-        warnings.filterwarnings(
-            "ignore", message="`is_gradient_checkpointing`", category=FutureWarning
-        )
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
         for message in (  # merging that would be wrong is refused (checkpoints/adapter_kinds.py)
             "Model has `tie_word_embeddings=True`",
             "Model with `tie_word_embeddings=True`",
@@ -222,9 +187,7 @@ def remove(model: Any) -> bool:
 
     base = model.get_base_model()
     saved = (
-        (path, module)
-        for path, module in base.named_modules()
-        if isinstance(module, ModulesToSaveWrapper)
+        (path, module) for path, module in base.named_modules() if isinstance(module, ModulesToSaveWrapper)
     )
     whole = {path: module.original_module for path, module in saved}
     is_as_before = _leaves_base(model)

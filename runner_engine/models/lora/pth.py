@@ -60,9 +60,7 @@ def read(file: Path, label: str, rank: int | None = None) -> Adapter:
         else:
             sides[match["path"]][match["side"]] = _checked(tensor, key, label)
     if not sides:
-        raise ConfigError(
-            f"{label} holds no LoRA key: {EXPECTED} expected, found {few(other_keys)}"
-        )
+        raise ConfigError(f"{label} holds no LoRA key: {EXPECTED} expected, found {few(other_keys)}")
     if other_keys:
         raise ConfigError(
             f"{label}: {len(other_keys)} keys are not LoRA keys ({EXPECTED}): {few(other_keys)}"
@@ -121,9 +119,7 @@ def fit(
             f"{label}: {len(missing)} of {len(adapter.pairs)} modules are not linear layers of {base_name}: "
             f"{few(missing)}. Its square layers are {few(_squares(modules)) or 'none'}"
         )
-    oblong = [
-        path for path in adapter.pairs if modules[path].in_features != modules[path].out_features
-    ]
+    oblong = [path for path in adapter.pairs if modules[path].in_features != modules[path].out_features]
     if oblong:
         layer, (a, b) = modules[oblong[0]], adapter.pairs[oblong[0]]
         raise ConfigError(
@@ -182,20 +178,14 @@ def apply(base: Any, lora: PthConfig, file: Path, base_name: str) -> tuple[Any, 
         else:
             beside.attach(layer, pair.a, pair.b)
     parameters = sum(pair.a.numel() + pair.b.numel() for pair in adapter.pairs.values())
-    return base, AdapterReport(
-        len(layers), adapter.rank, parameters, norm, (*adapter.notes, *notes)
-    )
+    return base, AdapterReport(len(layers), adapter.rank, parameters, norm, (*adapter.notes, *notes))
 
 
-def delta(
-    adapter: Adapter, label: str, base_name: str, scalings: Mapping[str, float] | None = None
-) -> float:
+def delta(adapter: Adapter, label: str, base_name: str, scalings: Mapping[str, float] | None = None) -> float:
     """Return the norm of all B A together; an adapter that changes nothing, or gives nan, is an
     error."""
     by_path = scalings or {}
-    norm = delta_norm(
-        (pair.a, pair.b, by_path.get(path, 1.0)) for path, pair in adapter.pairs.items()
-    )
+    norm = delta_norm((pair.a, pair.b, by_path.get(path, 1.0)) for path, pair in adapter.pairs.items())
     if not norm < float("inf"):
         raise ConfigError(f"{label} holds nan or infinity: the norm of its delta is {norm}")
     if norm == 0:
@@ -209,9 +199,7 @@ def merge(layer: Any, pair: Pair) -> None:
     weight = layer.weight
     dtype = torch.promote_types(weight.dtype, torch.float32)
     a, b = (matrix.to(weight.device, dtype) for matrix in pair)
-    layer.weight = nn.Parameter(
-        (weight.detach().to(dtype) + b @ a).to(weight.dtype), requires_grad=False
-    )
+    layer.weight = nn.Parameter((weight.detach().to(dtype) + b @ a).to(weight.dtype), requires_grad=False)
 
 
 def remove(model: nn.Module) -> bool:
@@ -225,11 +213,7 @@ def _is_linear(module: Any) -> bool:
 
 
 def _squares(modules: dict[str, Any]) -> list[str]:
-    return [
-        path
-        for path, one in modules.items()
-        if _is_linear(one) and one.in_features == one.out_features
-    ]
+    return [path for path, one in modules.items() if _is_linear(one) and one.in_features == one.out_features]
 
 
 def _is_plain(layer: Any) -> bool:
@@ -237,8 +221,5 @@ def _is_plain(layer: Any) -> bool:
     weight = getattr(layer, "weight", None)
     known = isinstance(layer, nn.Linear) and not type(layer).__module__.startswith("bitsandbytes.")
     return (
-        known
-        and type(weight) is nn.Parameter
-        and type(weight.data) is Tensor
-        and weight.is_floating_point()
+        known and type(weight) is nn.Parameter and type(weight.data) is Tensor and weight.is_floating_point()
     )

@@ -86,16 +86,10 @@ def _besides(model: Any) -> tuple[tuple[str, ...], int]:
     configs = model.peft_config.values()
     words += ["DoRA"] if any(config.use_dora for config in configs) else []
     words += ["rank-stabilised"] if any(config.use_rslora for config in configs) else []
-    words += [
-        f"biases of {config.bias.removeprefix('lora_')}"
-        for config in configs
-        if config.bias != "none"
-    ]
+    words += [f"biases of {config.bias.removeprefix('lora_')}" for config in configs if config.bias != "none"]
     saved, tokens = [], 0
     for path, module in model.named_modules():
-        if (whole := getattr(module, "modules_to_save", None)) and hasattr(
-            module, "original_module"
-        ):
+        if (whole := getattr(module, "modules_to_save", None)) and hasattr(module, "original_module"):
             saved.append(path.rpartition(".")[2])
             numbers += sum(parameter.numel() for parameter in whole.parameters())
         elif type(module).__name__ == "TrainableTokensLayer":

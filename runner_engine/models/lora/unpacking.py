@@ -14,9 +14,7 @@ from runner_engine.models.grouped import GroupedLinear
 def is_plain(layer: nn.Module) -> bool:
     """Whether a layer holds its weight as ordinary numbers, if it has one."""
     weight = layer._parameters.get("weight")
-    known = not isinstance(layer, GroupedLinear) and not type(layer).__module__.startswith(
-        "bitsandbytes."
-    )
+    known = not isinstance(layer, GroupedLinear) and not type(layer).__module__.startswith("bitsandbytes.")
     is_number = weight is None or (type(weight.data) is torch.Tensor and weight.is_floating_point())
     return known and is_number
 

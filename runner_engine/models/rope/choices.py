@@ -26,11 +26,8 @@ from runner_engine.settings.rope import (
 )
 
 KEPT = ("rope_theta", "partial_rotary_factor")  # by another scaling
-YARN_KEYS = (
-    "truncate",
-    "mscale",
-    "mscale_all_dim",
-)  # of a model's own YaRN, kept by one with another factor
+# of a model's own YaRN, kept by one with another factor
+YARN_KEYS = ("truncate", "mscale", "mscale_all_dim")
 MADE_FOR = "made_for_positions"  # the metric of jobs that may read beyond them
 NO_LIMIT = 1e9  # positions, for a model without a maximum
 
@@ -83,17 +80,14 @@ def scale(settings: Any, rope: RopeScalingConfig) -> None:
     kept = {key: native[key] for key in (*KEPT, *of_yarn) if native.get(key) is not None}
     scaling: dict[str, Any] = {"rope_type": rope.name, "factor": float(rope.factor), **kept}
     if isinstance(rope, RopeLengthScalingConfig):
-        scaling["original_max_position_embeddings"] = (
-            rope.original_max_position_embeddings or _trained_on(text)
+        scaling["original_max_position_embeddings"] = rope.original_max_position_embeddings or _trained_on(
+            text
         )
         if hasattr(text, "original_max_position_embeddings"):  # Phi-3 has it here, with precedence
             text.original_max_position_embeddings = scaling["original_max_position_embeddings"]
-    own = (
-        vars(rope).keys() - vars(RopeLengthScalingConfig(factor=1)).keys()
-    )  # as transformers calls them, too
-    scaling |= {
-        key: float(getattr(rope, key)) for key in sorted(own) if getattr(rope, key) is not None
-    }
+    # as transformers calls them, too
+    own = vars(rope).keys() - vars(RopeLengthScalingConfig(factor=1)).keys()
+    scaling |= {key: float(getattr(rope, key)) for key in sorted(own) if getattr(rope, key) is not None}
     text.rope_parameters = scaling
 
 
@@ -116,10 +110,10 @@ def describe(model: Any, rope: RopeConfig) -> Described:
     beyond = ""
     if rope.beyond_trained and made_for < NO_LIMIT:
         metrics[MADE_FOR] = made_for
-        beyond = f", beyond its {'scaled' if isinstance(rope, RopeScalingConfig) else 'trained'} {made_for:,.0f}"
-    return metrics, {
-        "rope": f"{name_of(settings, None if patch is None else patch.describe())}{beyond}"
-    }
+        beyond = (
+            f", beyond its {'scaled' if isinstance(rope, RopeScalingConfig) else 'trained'} {made_for:,.0f}"
+        )
+    return metrics, {"rope": f"{name_of(settings, None if patch is None else patch.describe())}{beyond}"}
 
 
 def max_positions(text: Any) -> float:
@@ -148,7 +142,5 @@ def _trained_on(text: Any) -> int:
     """Return the length of the pretraining, as far as the config tells."""
     native: int | None = text.rope_parameters.get("original_max_position_embeddings")
     return (
-        native
-        or getattr(text, "original_max_position_embeddings", None)
-        or int(text.max_position_embeddings)
+        native or getattr(text, "original_max_position_embeddings", None) or int(text.max_position_embeddings)
     )

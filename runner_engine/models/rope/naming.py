@@ -27,11 +27,7 @@ def _one(text: Any, parameters: Mapping[str, Any], patch: str | None) -> str:
     if patch is None:
         words += [f"factor {parameters['factor']:g}"] if parameters.get("factor") else []
         original = parameters.get(ORIGINAL) or getattr(text, ORIGINAL, None)
-        words += (
-            [f"other factors beyond {original:,}"]
-            if name == "longrope" and _changes(parameters)
-            else []
-        )
+        words += [f"other factors beyond {original:,}"] if name == "longrope" and _changes(parameters) else []
     words.append(f"theta {parameters.get('rope_theta', '?')}")
     share = parameters.get("partial_rotary_factor")
     words += [f"{share:.0%} of each head"] if share is not None and share < 1 else []

@@ -20,12 +20,8 @@ from torch import nn
 from runner_base import ConfigError
 from runner_engine.settings.rope import Rope2dConfig
 
-INNER = (
-    "model",
-    "base_model",
-    "language_model",
-    "module",
-)  # attributes in which models and wrappers such as PEFT's keep the model
+# attributes in which models and wrappers such as PEFT's keep the model
+INNER = ("model", "base_model", "language_model", "module")
 NOT_SET = (
     "extra_pos2d is not set: the 2D rotary embedding was reached without coordinates. Pass position_ids (a single "
     "stream is branch 0), or name branch and time of each token: with rope_2d.at(model, branches, times): ..."
@@ -50,9 +46,7 @@ class Rope2d(nn.Module):
         self.patched = patched_pairs(self.pairs, config.ratio)
         self.pos2d: torch.Tensor | None = None  # [B or 1, T, 2]: x = branch · stride, y = time
         self.single_stream = True  # without pos2d: derive it from the position ids
-        self.grows = any(
-            name in str(getattr(native, "rope_type", "")) for name in ("dynamic", "longrope")
-        )
+        self.grows = any(name in str(getattr(native, "rope_type", "")) for name in ("dynamic", "longrope"))
 
     @torch.no_grad()
     def forward(
@@ -67,14 +61,9 @@ class Rope2d(nn.Module):
         angles = position[..., None].float() * frequencies  # [B or 1, T, F]
         if pos2d.shape[0] > angles.shape[0]:
             angles = angles.repeat(pos2d.shape[0], 1, 1)
-        for coordinate in (
-            0,
-            1,
-        ):  # branch: the 1st, 3rd, … of the patched pairs; time: the 2nd, 4th, …
+        for coordinate in (0, 1):  # branch: the 1st, 3rd, … of the patched pairs; time: the 2nd, 4th, …
             which = slice(self.patched[0] - 1 + coordinate, None, 2)
-            angles[..., which] = (
-                pos2d[..., coordinate, None].float().to(x.device) * frequencies[which]
-            )
+            angles[..., which] = pos2d[..., coordinate, None].float().to(x.device) * frequencies[which]
         embedding = torch.cat((angles, angles), dim=-1)
         scaling = getattr(self.native, "attention_scaling", 1.0)
         return (embedding.cos() * scaling).to(x.dtype), (embedding.sin() * scaling).to(x.dtype)
@@ -86,23 +75,15 @@ class Rope2d(nn.Module):
             return torch.stack((torch.zeros_like(position_ids), position_ids), dim=-1)
         if position_ids is not None and position_ids.shape[-1] != self.pos2d.shape[-2]:
             here, given = position_ids.shape[-1], self.pos2d.shape[-2]
-            raise RuntimeError(
-                f"pos2d has coordinates of {given} tokens, this forward pass has {here}"
-            )
+            raise RuntimeError(f"pos2d has coordinates of {given} tokens, this forward pass has {here}")
         return self.pos2d
 
     def describe(self) -> str:
         """Say which pairs rotate by which coordinate."""
         first, last = self.patched[0], self.patched[-1]
-        which = (
-            f"pairs {first}–{last} of {self.pairs}"
-            if first < last
-            else f"pair {last} of {self.pairs}"
-        )
+        which = f"pairs {first}–{last} of {self.pairs}" if first < last else f"pair {last} of {self.pairs}"
         time = f" time {_first_two(self.patched[1::2])}" if first < last else ""
-        return (
-            f"rope_2d, {which}: branch {_first_two(self.patched[::2])}{time}, stride {self.stride}"
-        )
+        return f"rope_2d, {which}: branch {_first_two(self.patched[::2])}{time}, stride {self.stride}"
 
 
 def apply(model: Any, config: Rope2dConfig) -> Rope2d:
@@ -150,9 +131,7 @@ def find(model: Any) -> tuple[Any, str]:
     while queue:
         module = queue.popleft()
         for name, child in module.named_children():
-            if isinstance(child, Rope2d) or isinstance(
-                getattr(child, "inv_freq", None), torch.Tensor
-            ):
+            if isinstance(child, Rope2d) or isinstance(getattr(child, "inv_freq", None), torch.Tensor):
                 return module, name
         for name in INNER:
             inner = getattr(module, name, None)
@@ -212,11 +191,7 @@ def _check_layout(native: Any, owner: str) -> None:
         cos, reason = None, f" ({error})"
     else:
         reason = ""
-    if (
-        cos is None
-        or cos.shape != expected.shape
-        or not torch.allclose(cos.float(), expected, atol=1e-5)
-    ):
+    if cos is None or cos.shape != expected.shape or not torch.allclose(cos.float(), expected, atol=1e-5):
         raise ConfigError(
             f"rope=rope_2d: {type(native).__name__} of {owner} does not lay its pairs out as cat(angles, angles)"
             f"{reason}, so they cannot be numbered: use rope=native"

@@ -36,9 +36,7 @@ class Projected(NamedTuple):
 
 
 def _decay_by_head(module: Any, numbers: Tensor) -> Tensor:
-    decay: Tensor = -module.A_log.float().exp() * functional.softplus(
-        numbers.float() + module.dt_bias
-    )
+    decay: Tensor = -module.A_log.float().exp() * functional.softplus(numbers.float() + module.dt_bias)
     return decay
 
 
@@ -66,15 +64,9 @@ def _of_olmo(module: Any, hidden: Tensor) -> Projected:
 
 def _of_kimi(module: Any, hidden: Tensor) -> Projected:
     mixed = torch.cat((module.q_proj(hidden), module.k_proj(hidden), module.v_proj(hidden)), dim=-1)
-    gate = (
-        module.g_proj(hidden)
-        if hasattr(module, "g_proj")
-        else module.g_b_proj(module.g_a_proj(hidden))
-    )
+    gate = module.g_proj(hidden) if hasattr(module, "g_proj") else module.g_b_proj(module.g_a_proj(hidden))
     decay = module.forget_gate(hidden[None])[0].float()
-    return Projected(
-        mixed, gate.unflatten(-1, (-1, module.head_dim)), module.b_proj(hidden).sigmoid(), decay
-    )
+    return Projected(mixed, gate.unflatten(-1, (-1, module.head_dim)), module.b_proj(hidden).sigmoid(), decay)
 
 
 PROJECTIONS: dict[str, Callable[[Any, Tensor], Projected]] = {
@@ -115,9 +107,7 @@ class GatedDelta(Mixer):
         self.activation = ACT2FN[module.activation]
         weight = module.conv1d.weight
         has_silu = is_silu(self.activation)
-        self.convolution = (
-            Convolution.of(weight[:, 0], module.conv1d.bias, has_silu) if has_silu else None
-        )
+        self.convolution = Convolution.of(weight[:, 0], module.conv1d.bias, has_silu) if has_silu else None
         heads, dims = (self.key_heads, self.heads), (self.key_dim, self.value_dim)
         decays = self.key_dim if is_kimi else 1
         self.rule = DeltaRule.of(weight, heads, dims, decays, self.norm)
@@ -139,10 +129,7 @@ class GatedDelta(Mixer):
             tuple(getattr(module, name) for name in names),
             self.out,
             {"conv": convolution.address, "delta": rule.address},
-            {
-                "step_bias": module.dt_bias.detach().float(),
-                "decay": -module.A_log.detach().float().exp(),
-            },
+            {"step_bias": module.dt_bias.detach().float(), "decay": -module.A_log.detach().float().exp()},
             2.0 if getattr(module, "allow_neg_eigval", False) else 1.0,
             type(module).__name__ in BY_KEY_HEADS,
             kept=(convolution, rule),
@@ -162,9 +149,7 @@ class GatedDelta(Mixer):
             beta = projected.beta.float()
             gated = self.rule(mixed, projected.decay, beta, projected.gate, states[1], segments)
         else:
-            result = delta_rule.apply(self._inputs(mixed, projected), states[1], segments).to(
-                hidden.dtype
-            )
+            result = delta_rule.apply(self._inputs(mixed, projected), states[1], segments).to(hidden.dtype)
             gated = self.norm(result.flatten(0, 1), projected.gate.flatten(0, 1))
         output: Tensor = self.out(gated.view(len(hidden), -1))
         return output
@@ -172,18 +157,12 @@ class GatedDelta(Mixer):
     def _inputs(self, mixed: Tensor, projected: Projected) -> Inputs:
         """Return what the rule reads, in float32."""
         wide = self.key_heads * self.key_dim
-        query, key, value = torch.split(
-            mixed.float(), [wide, wide, self.heads * self.value_dim], dim=-1
-        )
+        query, key, value = torch.split(mixed.float(), [wide, wide, self.heads * self.value_dim], dim=-1)
         query, key = (_unit(one.reshape(-1, self.key_heads, self.key_dim)) for one in (query, key))
         if self.key_heads != self.heads:
-            query, key = (
-                one.repeat_interleave(self.heads // self.key_heads, dim=1) for one in (query, key)
-            )
+            query, key = (one.repeat_interleave(self.heads // self.key_heads, dim=1) for one in (query, key))
         value = value.reshape(-1, self.heads, self.value_dim)
-        return Inputs(
-            query * self.key_dim**-0.5, key, value, projected.decay, projected.beta.float()
-        )
+        return Inputs(query * self.key_dim**-0.5, key, value, projected.decay, projected.beta.float())
 
 
 def _unit(vectors: Tensor) -> Tensor:

@@ -36,9 +36,7 @@ class LightningAttention(Mixer):
         parts = module.act_fn(module.qkv_proj(hidden)).unflatten(1, (self.heads, 3 * self.width))
         queries, keys, values = parts.chunk(3, dim=2)
         steps = torch.ones((len(hidden), self.heads), device=hidden.device, dtype=torch.float32)
-        scanned = scan_heads(values, steps, self.decay, keys, queries, states[0], segments).to(
-            hidden.dtype
-        )
+        scanned = scan_heads(values, steps, self.decay, keys, queries, states[0], segments).to(hidden.dtype)
         result: Tensor = module.out_proj(
             module.output_gate(hidden).sigmoid() * module.norm(scanned.flatten(1))
         )

@@ -25,20 +25,13 @@ class Mamba(Mixer):
         self.module = module
         weight = module.conv1d.weight[:, 0]
         self.channels, self.size = weight.shape[0], module.ssm_state_size
-        self.states = (
-            state_of(weight),
-            StateShape((self.size, self.channels), torch.float32),
-        )
+        self.states = (state_of(weight), StateShape((self.size, self.channels), torch.float32))
 
         decay, skip = self.decay, module.D.detach().flatten()
         self.convolution = (
-            compiled.Convolution.of(weight, module.conv1d.bias, True)
-            if is_silu(module.act)
-            else None
+            compiled.Convolution.of(weight, module.conv1d.bias, True) if is_silu(module.act) else None
         )
-        self.recurrence = compiled.Channels.of(
-            weight, decay, skip, getattr(module, "n_mamba_heads", 1)
-        )
+        self.recurrence = compiled.Channels.of(weight, decay, skip, getattr(module, "n_mamba_heads", 1))
 
     @cached_property
     def decay(self) -> Tensor:
@@ -60,9 +53,7 @@ class Mamba(Mixer):
         result: Tensor = module.out_proj(gated)
         return result
 
-    def _scanned(
-        self, mixed: Tensor, gate: Tensor, states: Sequence[Tensor], segments: Segments
-    ) -> Tensor:
+    def _scanned(self, mixed: Tensor, gate: Tensor, states: Sequence[Tensor], segments: Segments) -> Tensor:
         """Convolve, scan and gate by operations of torch."""
         module = self.module
         mixed = module.act(
@@ -71,9 +62,7 @@ class Mamba(Mixer):
         steps, keys, queries = self._parameters(mixed)
         steps = functional.softplus(steps.float())
         scanned = scan_channels(mixed, steps, self.decay, keys, queries, states[1], segments)
-        gated: Tensor = (scanned + mixed.float() * module.D.float().flatten()) * functional.silu(
-            gate
-        )
+        gated: Tensor = (scanned + mixed.float() * module.D.float().flatten()) * functional.silu(gate)
         return gated
 
     def _projected(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
@@ -101,9 +90,8 @@ class HeadedMamba(Mamba):
 
     def _parameters(self, mixed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         module = self.module
-        heads = mixed.view(-1, module.n_mamba_heads, module.mamba_head_dim).transpose(
-            0, 1
-        )  # [G, tokens, C / G]
+        # [G, tokens, C / G]
+        heads = mixed.view(-1, module.n_mamba_heads, module.mamba_head_dim).transpose(0, 1)
         parts = (heads @ module.x_proj_weight.transpose(1, 2)).split(
             [module.time_step_rank, self.size, self.size], dim=-1
         )

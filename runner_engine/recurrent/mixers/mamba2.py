@@ -27,10 +27,7 @@ class Mamba2(Mixer):
         self.heads, self.width, self.size = module.num_heads, module.head_dim, module.ssm_state_size
         self.inner, self.group_numbers = self.heads * self.width, module.n_groups * self.size
         weight = module.conv1d.weight[:, 0]
-        self.states = (
-            state_of(weight),
-            StateShape((self.heads, self.size, self.width), torch.float32),
-        )
+        self.states = (state_of(weight), StateShape((self.heads, self.size, self.width), torch.float32))
 
         self.compiled = compiled.Heads.of(module)
 
@@ -45,9 +42,7 @@ class Mamba2(Mixer):
         """Convolution, recurrence, gate and norm between its two projections; what Falcon-H1
         scales, by columns."""
         module, between = self.module, self.compiled
-        if between is None or (
-            hasattr(module, "ssm_in_multiplier") and module.in_proj.bias is not None
-        ):
+        if between is None or (hasattr(module, "ssm_in_multiplier") and module.in_proj.bias is not None):
             return None
         floats = {}
         if hasattr(module, "ssm_in_multiplier"):
@@ -56,9 +51,7 @@ class Mamba2(Mixer):
             ).contiguous()
         structures = {"heads": between.layer.address}
         into = (module.in_proj,)
-        return CallParts(
-            MixerKind.heads_mixer, into, module.out_proj, structures, floats, kept=(between,)
-        )
+        return CallParts(MixerKind.heads_mixer, into, module.out_proj, structures, floats, kept=(between,))
 
     def forward(self, hidden: Tensor, states: Sequence[Tensor], segments: Segments) -> Tensor:
         """Project, convolve, scan, gate and project back."""
@@ -78,13 +71,9 @@ class Mamba2(Mixer):
         mixed = module.act(
             convolve(mixed, module.conv1d.weight[:, 0], module.conv1d.bias, states[0], segments)
         )
-        inputs, keys, queries = mixed.split(
-            [self.inner, self.group_numbers, self.group_numbers], dim=-1
-        )
+        inputs, keys, queries = mixed.split([self.inner, self.group_numbers, self.group_numbers], dim=-1)
         inputs = inputs.unflatten(1, (self.heads, self.width))
-        keys, queries = (
-            numbers.unflatten(1, (module.n_groups, self.size)) for numbers in (keys, queries)
-        )
+        keys, queries = (numbers.unflatten(1, (module.n_groups, self.size)) for numbers in (keys, queries))
         scanned = scan_heads(
             inputs, self._steps(steps, segments), self.decay, keys, queries, states[1], segments
         )
@@ -96,9 +85,8 @@ class Mamba2(Mixer):
         if not hasattr(module, "ssm_in_multiplier"):
             projected: Tensor = module.in_proj(hidden)
             return projected
-        multiplied: Tensor = (
-            module.in_proj(hidden * module.ssm_in_multiplier) * module.mup_vector[0]
-        )  # Falcon-H1
+        # Falcon-H1
+        multiplied: Tensor = module.in_proj(hidden * module.ssm_in_multiplier) * module.mup_vector[0]
         return multiplied
 
     def _steps(self, steps: Tensor, segments: Segments) -> Tensor:

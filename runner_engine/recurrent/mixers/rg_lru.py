@@ -39,9 +39,7 @@ class RealGatedUnit(Mixer):
     @cached_property
     def rate(self) -> Tensor:
         """What the gate of the decay is multiplied by for its logarithm, [C]."""
-        rate: Tensor = -POWER * functional.softplus(
-            self.module.rg_lru.recurrent_param.detach().float()
-        )
+        rate: Tensor = -POWER * functional.softplus(self.module.rg_lru.recurrent_param.detach().float())
         return rate
 
     def forward(self, hidden: Tensor, states: Sequence[Tensor], segments: Segments) -> Tensor:
@@ -50,15 +48,11 @@ class RealGatedUnit(Mixer):
         gate = module.act_fn(module.linear_y(hidden))
         mixed = module.linear_x(hidden)
         if self.convolution is None or self.recurrence is None:
-            mixed = convolve(
-                mixed, module.conv_1d.weight[:, 0], module.conv_1d.bias, states[0], segments
-            )
+            mixed = convolve(mixed, module.conv_1d.weight[:, 0], module.conv_1d.bias, states[0], segments)
             gated = self._scanned(mixed, states, segments).to(hidden.dtype) * gate
         else:
             mixed = self.convolution(mixed, states[0], segments)
-            gated = self.recurrence(
-                mixed, *self._gates(mixed), gate, states[1], states[2], segments
-            )
+            gated = self.recurrence(mixed, *self._gates(mixed), gate, states[1], states[2], segments)
         result: Tensor = module.linear_out(gated)
         return result
 
@@ -67,9 +61,7 @@ class RealGatedUnit(Mixer):
         unit = self.module.rg_lru
         blocks = mixed.view(-1, unit.num_attention_heads, unit.block_width).transpose(0, 1)
         of_inputs = torch.baddbmm(unit.input_gate_bias[:, None], blocks, unit.input_gate_weight)
-        of_decay = torch.baddbmm(
-            unit.recurrent_gate_bias[:, None], blocks, unit.recurrent_gate_weight
-        )
+        of_decay = torch.baddbmm(unit.recurrent_gate_bias[:, None], blocks, unit.recurrent_gate_weight)
         return of_inputs.transpose(0, 1).flatten(1), of_decay.transpose(0, 1).flatten(1)
 
     def _scanned(self, mixed: Tensor, states: Sequence[Tensor], segments: Segments) -> Tensor:

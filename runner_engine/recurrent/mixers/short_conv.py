@@ -42,9 +42,7 @@ class ShortConvolution(Mixer):
         if self.convolution is not None:
             convolved = self.convolution(inputs, states[0], segments)
         else:
-            convolved = convolve(
-                inputs, module.conv.weight[:, 0], module.conv.bias, states[0], segments
-            )
+            convolved = convolve(inputs, module.conv.weight[:, 0], module.conv.bias, states[0], segments)
         result: Tensor = module.out_proj(after * convolved)
         return result
 

@@ -19,18 +19,7 @@ from typing import Protocol, cast
 from runner_engine.tool_calls.calls import Reading, Schemas, ToolCall
 
 # In the order in which a template is looked at: what contains another one's marks stands before it.
-NAMES = (
-    "harmony",
-    "deepseek",
-    "mistral",
-    "glm",
-    "qwen_xml",
-    "hermes",
-    "lfm2",
-    "llama",
-    "pythonic",
-    "json",
-)
+NAMES = ("harmony", "deepseek", "mistral", "glm", "qwen_xml", "hermes", "lfm2", "llama", "pythonic", "json")
 USUAL = "json"  # of a template that shows none
 
 

@@ -19,13 +19,7 @@ from runner_engine.tool_calls.calls import (
     written_arguments,
 )
 
-START, CHANNEL, MESSAGE, CALL, END = (
-    "<|start|>",
-    "<|channel|>",
-    "<|message|>",
-    "<|call|>",
-    "<|end|>",
-)
+START, CHANNEL, MESSAGE, CALL, END = ("<|start|>", "<|channel|>", "<|message|>", "<|call|>", "<|end|>")
 MARKS = ((CHANNEL, MESSAGE, "functions."),)
 IS_RAW = True
 ENDS = re.compile(r"<\|(?:end|call|return)\|>")

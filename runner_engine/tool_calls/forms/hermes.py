@@ -9,14 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from runner_engine.tool_calls.calls import (
-    Reading,
-    Schemas,
-    ToolCall,
-    call_of,
-    json_at,
-    written_call,
-)
+from runner_engine.tool_calls.calls import Reading, Schemas, ToolCall, call_of, json_at, written_call
 from runner_engine.tool_calls.rules import TEXT, object_calls, quoted
 from runner_engine.tool_calls.scanning import before_marks, behind, between_marks
 

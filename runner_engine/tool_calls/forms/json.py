@@ -8,14 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from runner_engine.tool_calls.calls import (
-    Reading,
-    Schemas,
-    ToolCall,
-    call_of,
-    whole_json,
-    written_call,
-)
+from runner_engine.tool_calls.calls import Reading, Schemas, ToolCall, call_of, whole_json, written_call
 from runner_engine.tool_calls.rules import NO_JSON, object_calls
 from runner_engine.tool_calls.scanning import unless_begun
 

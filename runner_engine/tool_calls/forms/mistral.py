@@ -81,9 +81,7 @@ def grammar(schemas: Schemas, several: bool = True, template: str | None = None)
         body, rules = f'"[" {repeated("call", ", ", several)} "]"', object_calls(schemas)
         more = ""
     else:
-        calls = (
-            f"{quoted(one['name'])} arguments {json_of(parameters_of(one))}" for one in schemas
-        )
+        calls = (f"{quoted(one['name'])} arguments {json_of(parameters_of(one))}" for one in schemas)
         body, rules = "call", alternatives("call", calls)
         more = "(token call)*" if several else ""
     return f"""%mark token {quoted(TOKEN)}

@@ -64,8 +64,7 @@ def write(calls: Sequence[ToolCall]) -> str:
     written = []
     for call in calls:
         parameters = "".join(
-            f"{PARAMETER}{key}>\n{untyped(value)}\n{PARAMETER_END}\n"
-            for key, value in call.arguments.items()
+            f"{PARAMETER}{key}>\n{untyped(value)}\n{PARAMETER_END}\n" for key, value in call.arguments.items()
         )
         written.append(f"{OUTER}\n{FUNCTION}{call.name}>\n{parameters}{FUNCTION_END}\n{OUTER_END}")
     return "\n".join(written)

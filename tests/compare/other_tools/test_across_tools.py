@@ -12,18 +12,12 @@ from other_logs import INSPECT, Members, changed_log
 from runner_compare.statistics.stats import mcnemar_exact
 
 DATA = INSPECT.parent
-NONE, EVALSCOPE, LIGHTEVAL = (
-    INSPECT / "none",
-    DATA / "evalscope" / "nf4",
-    DATA / "lighteval" / "whole",
-)
+NONE, EVALSCOPE, LIGHTEVAL = (INSPECT / "none", DATA / "evalscope" / "nf4", DATA / "lighteval" / "whole")
 LM_EVAL = DATA / "lm_eval" / "problems"
 VERDICTS = ("--across-tools", "--where", "task.metric!='digits'")
 
 
-def test_rows_of_three_tools_are_compared_on_the_questions_that_all_have(
-    tables: Any, run: Any
-) -> None:
+def test_rows_of_three_tools_are_compared_on_the_questions_that_all_have(tables: Any, run: Any) -> None:
     (table,) = tables(NONE, EVALSCOPE, LIGHTEVAL, *VERDICTS)
     base, *rows = table["rows"]
     assert (base["is_baseline"], base["config"]["tool"]) == (True, "inspect_ai")
@@ -52,15 +46,11 @@ def test_pairs_follow_the_texts_and_not_the_ids_or_the_order(tables: Any, tmp_pa
         members["header.json"]["results"]["scores"] = []
         for at, one in enumerate(logged):
             one["id"] = ids[-1 - at]
-            value = (
-                "I" if "problem-" in ids[at] and int(ids[at].removeprefix("problem-")) < 6 else "C"
-            )
+            value = "I" if "problem-" in ids[at] and int(ids[at].removeprefix("problem-")) < 6 else "C"
             one["scores"] = {"match": {"value": value}}
 
     changed = changed_log(tmp_path / "changed.eval", change)
-    (table,) = tables(
-        LIGHTEVAL, changed, "--across-tools", "--where", "task.metric in ('em', 'match')"
-    )
+    (table,) = tables(LIGHTEVAL, changed, "--across-tools", "--where", "task.metric in ('em', 'match')")
     base, row = table["rows"]
     comparison = row["comparison"]
     assert base["metrics"]["correct"] == 22
@@ -83,10 +73,7 @@ def test_a_log_of_lm_eval_is_paired_with_those_of_other_tools(tables: Any) -> No
     base = table["rows"][0]["metrics"]["correct"]
     assert base + comparison["wins"] - comparison["losses"] == 22
     assert comparison["p"] == pytest.approx(mcnemar_exact(comparison["wins"], comparison["losses"]))
-    assert (
-        "paired by the text of 24 of 24 questions here and of 24 in the baseline"
-        in comparison["remark"]
-    )
+    assert "paired by the text of 24 of 24 questions here and of 24 in the baseline" in comparison["remark"]
     assert "the scorers (match, here exact_match flexible-extract)" in comparison["remark"]
 
 

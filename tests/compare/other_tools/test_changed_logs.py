@@ -31,11 +31,7 @@ TOOLS = {  # by name: a log that stays as it is, and the files of it that are ch
     "guidellm": DATA / "guidellm",
     "aiperf": DATA / "aiperf",
 }
-UNCHANGED = {
-    "evalplus": "none_eval_results.json",
-    "llama_eval": "none.json",
-    "guidellm": "guidellm_1.json",
-}
+UNCHANGED = {"evalplus": "none_eval_results.json", "llama_eval": "none.json", "guidellm": "guidellm_1.json"}
 FEW, MANY, AT_ONCE = 20, 520, 65
 
 
@@ -61,14 +57,7 @@ def change_rows(path: Path, rng: random.Random) -> str:
     found, raw = list[str](), path.read_bytes()
     try:
         rewrite_rows(path, lambda rows: found.append(change_content(rows, rng)))
-    except (
-        pyarrow.ArrowException,
-        OverflowError,
-        TypeError,
-        ValueError,
-        UnicodeError,
-        AttributeError,
-    ):
+    except (pyarrow.ArrowException, OverflowError, TypeError, ValueError, UnicodeError, AttributeError):
         path.write_bytes(raw)
         return change_file(path, rng)
     return f"{path.name}: {found[0]}"
@@ -117,7 +106,5 @@ def test_a_changed_log_is_read_or_refused(run: Any, tmp_path: Path, tool: str) -
 @pytest.mark.thorough
 @pytest.mark.parametrize("begin", range(FEW, FEW + MANY, AT_ONCE))
 @pytest.mark.parametrize("tool", TOOLS)
-def test_many_changed_logs_are_read_or_refused(
-    run: Any, tmp_path: Path, tool: str, begin: int
-) -> None:
+def test_many_changed_logs_are_read_or_refused(run: Any, tmp_path: Path, tool: str, begin: int) -> None:
     assert_read_or_refused(run, tmp_path, tool, range(begin, begin + AT_ONCE))

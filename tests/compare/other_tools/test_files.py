@@ -42,9 +42,9 @@ def test_the_files_of_an_archive_are_read_and_never_written(tmp_path: Path) -> N
         packed.writestr("samples/../../../evil.json", '{"a": 1}')
         packed.writestr("/etc/evil.json", '{"a": 2}')
     with Archive(path) as opened_archive:
-        assert [
-            json.loads(opened_archive.read(name)) for name in opened_archive.names_below("samples/")
-        ] == [{"a": 1}]
+        assert [json.loads(opened_archive.read(name)) for name in opened_archive.names_below("samples/")] == [
+            {"a": 1}
+        ]
     assert [file.name for file in tmp_path.rglob("*")] == ["in", "a.eval"]
 
 
@@ -64,9 +64,7 @@ def test_an_archive_that_would_unpack_to_too_much_is_rejected(
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, archive.ZSTD])
-def test_a_file_that_is_larger_than_the_archive_says_is_not_unpacked(
-    tmp_path: Path, method: int
-) -> None:
+def test_a_file_that_is_larger_than_the_archive_says_is_not_unpacked(tmp_path: Path, method: int) -> None:
     source = log_of("none")
     path = tmp_path / "a.eval"
     if method == zipfile.ZIP_DEFLATED:
@@ -131,23 +129,17 @@ def test_paths_without_results_are_rejected(
     (tmp_path / "folder" / "notes.json").write_text("{}")
     os.mkfifo(tmp_path / "pipe.eval")
     assert "--results nowhere: there is no such file or folder" in rejected("nowhere")
-    assert "--results folder: no results of a known tool in it: runner, inspect_ai" in rejected(
-        "folder"
-    )
+    assert "--results folder: no results of a known tool in it: runner, inspect_ai" in rejected("folder")
     assert "--results pipe.eval: this is neither a file nor a folder" in rejected("pipe.eval")
     os.mkfifo(tmp_path / "folder" / "pipe.eval")
     assert "folder/pipe.eval: this is not a file" in rejected("folder")
-    assert "--grid: --results reads folders and no MLflow store" in rejected(
-        "folder", "--grid", "last"
-    )
+    assert "--grid: --results reads folders and no MLflow store" in rejected("folder", "--grid", "last")
     assert "--lm-eval and --results: give all folders to --results" in rejected(
         "folder", "--lm-eval", "folder"
     )
 
 
-def test_files_with_nothing_in_them_do_not_reject_a_folder(
-    run: Any, rejected: Any, tmp_path: Path
-) -> None:
+def test_files_with_nothing_in_them_do_not_reject_a_folder(run: Any, rejected: Any, tmp_path: Path) -> None:
     for name in ("none", "nf4"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "a.eval").symlink_to(log_of(name))
@@ -159,8 +151,7 @@ def test_files_with_nothing_in_them_do_not_reject_a_folder(
     notes = " ".join(err.split())
     assert f"{tmp_path}/none/blank.json (empty), {tmp_path}/none/empty.json (empty)" in notes
     assert f"{tmp_path}/nf4/gone.json (a link to nothing)" in notes
-    assert "empty.json: the file is empty" in rejected(
-        tmp_path / "none" / "empty.json"
-    )  # it was named
+    # it was named
+    assert "empty.json: the file is empty" in rejected(tmp_path / "none" / "empty.json")
     (tmp_path / "none" / "half.json").write_text('{"eval": ')
     assert "half.json: not JSON" in rejected(tmp_path / "none")  # it may be somebody's results

@@ -47,12 +47,7 @@ def pairs(row: dict[str, Any]) -> tuple[int, int, int]:
     ],
 )  # fmt: skip
 def test_evaluations_are_paired_by_sample(
-    tables: Any,
-    places: tuple[Path, ...],
-    task: str,
-    metric: str | None,
-    accuracies: Any,
-    expected: Any,
+    tables: Any, places: tuple[Path, ...], task: str, metric: str | None, accuracies: Any, expected: Any
 ) -> None:
     (table,) = tables(*places, *(["--metric", metric] if metric else []))
     assert table["task"] == task
@@ -68,9 +63,7 @@ def test_evaluations_are_paired_by_sample(
         ((AIPERF / "1", AIPERF / "2"), "task.concurrency", ["1", "2"]),
     ],
 )
-def test_speeds_of_real_files(
-    tables: Any, places: tuple[Path, ...], key: str, values: list[str]
-) -> None:
+def test_speeds_of_real_files(tables: Any, places: tuple[Path, ...], key: str, values: list[str]) -> None:
     (table,) = tables(*places)
     assert [row["config"][key] for row in table["rows"]] == values
     first, second = table["rows"]
@@ -85,9 +78,7 @@ def test_speeds_of_real_files(
     else:
         profile = json.loads(next(places[0].iterdir()).read_text())
         speed = profile["output_token_throughput"]["avg"]
-        assert first["metrics"]["ttft_s"] == pytest.approx(
-            profile["time_to_first_token"]["p50"] / 1000
-        )
+        assert first["metrics"]["ttft_s"] == pytest.approx(profile["time_to_first_token"]["p50"] / 1000)
     assert first["metrics"]["output_tok_per_s"] == pytest.approx(speed)
 
 
@@ -100,9 +91,7 @@ def sweep(folder: Path) -> Path:
         for number, file in enumerate(sorted((VLLM / source).iterdir())):
             runs.append(json.loads(file.read_text()) | {"run_number": number, "max_num_seqs": seqs})
             (comb / f"run={number}.json").write_text(json.dumps(runs[-1]))
-        (comb / "warmup.json").write_text(
-            json.dumps(runs[0] | {"run_number": -1, "output_throughput": 1.0})
-        )
+        (comb / "warmup.json").write_text(json.dumps(runs[0] | {"run_number": -1, "output_throughput": 1.0}))
         (comb / "summary.json").write_text(json.dumps(runs))
     return folder
 
@@ -187,12 +176,9 @@ def test_several_answers_to_a_sample_count_as_one(tables: Any, tmp_path: Path) -
                 [*[solution] * solved, *[fails] * (3 - solved)] if is_first else [solution] * 3
             )
         (tmp_path / f"{name}_eval_results.json").write_text(json.dumps(content))
-    (table,) = tables(
-        *(tmp_path / f"{name}_eval_results.json" for name in "ab"), "--metric", "base"
-    )
-    of_evalplus = [
-        (10 + solved / 3) / 12 for solved in (1, 2)
-    ]  # its pass@1: the mean over tasks of c / n
+    (table,) = tables(*(tmp_path / f"{name}_eval_results.json" for name in "ab"), "--metric", "base")
+    # its pass@1: the mean over tasks of c / n
+    of_evalplus = [(10 + solved / 3) / 12 for solved in (1, 2)]
     assert [row["metrics"]["accuracy"] for row in table["rows"]] == pytest.approx(of_evalplus)
     difference = table["rows"][1]["comparison"] or {"difference": 1 / 36}
     assert difference["difference"] == pytest.approx(of_evalplus[1] - of_evalplus[0])

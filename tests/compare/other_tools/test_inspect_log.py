@@ -23,19 +23,15 @@ def samples(members: Members) -> list[dict[str, Any]]:
 
 
 def test_samples_are_paired_with_those_of_the_first_path(tables: Any, run: Any) -> None:
-    numbers, table = sorted(
-        tables(NONE, CUT_OFF, NF4), key=lambda it: str(it["task"]), reverse=True
-    )
+    numbers, table = sorted(tables(NONE, CUT_OFF, NF4), key=lambda it: str(it["task"]), reverse=True)
     assert numbers["task"] == "problems:digits"
     assert numbers["rows"][1]["note"].startswith("too few questions to test: 24, at least 50 (Δ ")
     assert table["task"] == "problems"
     assert table["baseline"] == {"model.name": MODEL, "generation.max_tokens": "64"}
     base, cut_off, nf4 = table["rows"]
     assert base["is_baseline"]
-    assert (base["metrics"]["correct"], base["metrics"]["n"]) == (
-        22,
-        24,
-    )  # as inspect's own log says
+    # as inspect's own log says
+    assert (base["metrics"]["correct"], base["metrics"]["n"]) == (22, 24)
     assert cut_off["config"] == {"model.name": MODEL, "generation.max_tokens": "16"}
     comparison = cut_off["comparison"]
     assert (comparison["wins"], comparison["losses"], comparison["ties"]) == (0, 22, 2)
@@ -64,9 +60,7 @@ def test_other_options_work_as_for_our_own_runs(run: Any, tables: Any, tmp_path:
     assert [row["is_baseline"] for row in table["rows"]] == [True, False]
     (table,) = tables(NONE, NF4, "--margin", "45", *VERDICTS)
     assert table["rows"][1]["comparison"]["verdict"] == "as good"
-    code, out, err = run(
-        NONE, CUT_OFF, "--flips", "generation.max_tokens=64", "generation.max_tokens=16"
-    )
+    code, out, err = run(NONE, CUT_OFF, "--flips", "generation.max_tokens=64", "generation.max_tokens=16")
     assert code == 0, err
     assert "22 lost, 0 won, 0 right in both, 2 wrong in both" in " ".join(out.split())
     assert "How many cards does Ana have?" in out
@@ -107,9 +101,8 @@ def test_a_log_as_json_and_one_with_epochs(tables: Any) -> None:
     epochs, as_json = INSPECT / "epochs", INSPECT / "as_json"
     (table,) = tables(as_json, epochs, *VERDICTS)
     base, row = table["rows"]
-    assert (
-        base["metrics"]["n"] == row["metrics"]["n"] == 6
-    )  # a sample counts once, not once for each of three epochs
+    # a sample counts once, not once for each of three epochs
+    assert base["metrics"]["n"] == row["metrics"]["n"] == 6
     assert row["config"]["task.epochs"] == "3"
     assert row["metrics"]["accuracy"] == pytest.approx(15 / 18), (
         "inspect's own: three samples have 2 of 3 epochs right"
@@ -135,19 +128,14 @@ def test_the_share_of_right_epochs_counts_and_other_reducers_are_named(
     metrics = table["rows"][0]["metrics"]
     assert (metrics["correct"], metrics["accuracy"]) == (5, pytest.approx((1 + 2 + 4 * 3) / 18))
     assert metrics["pass_at_k/3"] == 1.0
-    assert (
-        "inspect_ai's own table reduces the epochs of match by mode; compared is their mean"
-        in run(log)[2]
-    )
+    assert "inspect_ai's own table reduces the epochs of match by mode; compared is their mean" in run(log)[2]
 
 
 @pytest.mark.parametrize(
     ("value", "is_compared"),
     [("C", True), ("N", True), (1, True), (False, True), ("P", True), (0.5, True), ("yes", False)],
 )
-def test_which_scores_are_compared(
-    run: Any, tmp_path: Path, value: object, is_compared: bool
-) -> None:
+def test_which_scores_are_compared(run: Any, tmp_path: Path, value: object, is_compared: bool) -> None:
     def change(members: Members) -> None:
         members["header.json"]["results"]["scores"] = []
         for one in samples(members):
@@ -163,10 +151,7 @@ def more_samples(members: Members, times: int = 3) -> None:
     """Let a log have more samples, without what its header says of their mean."""
     for name, one in [item for item in members.items() if item[0].startswith("samples/")]:
         for at in range(1, times):
-            members[f"samples/{at}{name.removeprefix('samples/')}"] = {
-                **one,
-                "id": f"{one['id']}-{at}",
-            }
+            members[f"samples/{at}{name.removeprefix('samples/')}"] = {**one, "id": f"{one['id']}-{at}"}
     header = members["header.json"]
     header["results"] |= {"total_samples": times * 24, "scores": []}
 
@@ -179,9 +164,7 @@ def partly_right(name: str, members: Members) -> None:
         one["scores"] = {"match": {"value": value}}
 
 
-def test_partly_right_samples_are_compared_as_numbers(
-    tables: Any, run: Any, tmp_path: Path
-) -> None:
+def test_partly_right_samples_are_compared_as_numbers(tables: Any, run: Any, tmp_path: Path) -> None:
     paths = [changed_log(tmp_path / f"{name}.eval", partial(partly_right, name)) for name in "ab"]
     (table,) = tables(*paths)  # b says right or wrong for each sample, a does not
     assert table["task"] == "problems:match"
@@ -199,9 +182,7 @@ def test_partly_right_samples_are_compared_as_numbers(
     assert "--metric mach: no metric in these files 'mach'. Did you mean match?" in err
 
 
-def test_of_a_number_that_is_no_grade_neither_direction_is_better(
-    tables: Any, tmp_path: Path
-) -> None:
+def test_of_a_number_that_is_no_grade_neither_direction_is_better(tables: Any, tmp_path: Path) -> None:
     def change(value: float, members: Members) -> None:
         more_samples(members)
         for one in samples(members):
@@ -218,9 +199,7 @@ def in_families(members: Members) -> None:
 
 
 def test_a_field_of_the_metadata_names_families(tables: Any, rejected: Any, tmp_path: Path) -> None:
-    paths = [
-        changed_log(tmp_path / f"{name}.eval", in_families, source=name) for name in ("none", "nf4")
-    ]
+    paths = [changed_log(tmp_path / f"{name}.eval", in_families, source=name) for name in ("none", "nf4")]
     (table,) = (it for it in tables(*paths, "--cluster", "story") if it["task"] == "problems")
     comparison = table["rows"][1]["comparison"]
     assert (comparison["method"], comparison["clusters"]) == ("mean_flips", 8)
@@ -253,10 +232,7 @@ def test_samples_with_errors_are_named_and_count_only_if_asked_for(
 ) -> None:
     def change(members: Members) -> None:
         for one in samples(members)[:2]:
-            one |= {
-                "scores": None,
-                "error": {"message": "boom", "traceback": "", "traceback_ansi": ""},
-            }
+            one |= {"scores": None, "error": {"message": "boom", "traceback": "", "traceback_ansi": ""}}
 
     path = changed_log(tmp_path / "a.eval", change)
     code, _, err = run(NONE, path)
@@ -273,10 +249,7 @@ def test_other_samples_are_not_paired(tables: Any, tmp_path: Path) -> None:
         samples(members)[0]["input"] = "another question"
 
     (table,) = tables(NONE, changed_log(tmp_path / "a.eval", change), *VERDICTS)
-    assert (
-        table["rows"][1]["note"]
-        == "different questions: 24 here, 24 in the baseline, 23 are the same"
-    )
+    assert table["rows"][1]["note"] == "different questions: 24 here, 24 in the baseline, 23 are the same"
     (table,) = tables(NONE, tmp_path / "a.eval", "--unpaired", *VERDICTS)
     assert table["rows"][1]["comparison"]["method"] == "fisher"
 
@@ -296,9 +269,9 @@ def copy_sample(members: Members) -> None:
 
 
 def wrong(members: Members) -> None:
-    next(one for one in samples(members) if one["scores"]["match"]["value"] == "C")["scores"][
-        "match"
-    ]["value"] = "I"
+    next(one for one in samples(members) if one["scores"]["match"]["value"] == "C")["scores"]["match"][
+        "value"
+    ] = "I"
 
 
 def less_digits(members: Members) -> None:
@@ -310,26 +283,17 @@ def less_digits(members: Members) -> None:
     [
         (edit_header(status="started"), "has not finished: its status is started"),
         (edit_header(status="cancelled"), "has not finished: its status is cancelled"),
-        (
-            edit_header(status="error", error={"message": "\x1b[2Jboom"}),
-            r"its status is error (\x1b[2Jboom)",
-        ),
+        (edit_header(status="error", error={"message": "\x1b[2Jboom"}), r"its status is error (\x1b[2Jboom)"),
         (edit_header(invalidated=True), "the evaluation was invalidated"),
         (edit_header(status=None), "status is missing"),
         (edit_header(eval={}), "eval.task is missing"),
         (edit_header(eval=[]), "eval has another type (list): expected object"),
         (edit_header(results=None), "results.total_samples is missing"),
         (lambda members: members.pop("header.json"), "header.json is not in it"),
-        (
-            lambda members: members.pop(next(iter(members))),
-            "its header counts 24 samples, and it has 23",
-        ),
+        (lambda members: members.pop(next(iter(members))), "its header counts 24 samples, and it has 23"),
         (copy_sample, "is duplicated"),
         (wrong, "is 0.875 over its samples, but its header says 0.91666"),
-        (
-            less_digits,
-            "the mean by digits is 0.186636 over its samples, but its header says 0.1964",
-        ),
+        (less_digits, "the mean by digits is 0.186636 over its samples, but its header says 0.1964"),
         (edit_sample(id=None), "problem-16_epoch_1.json: id is missing"),
         (edit_sample(epoch="1"), "epoch has another type (text): expected whole number"),
         (edit_sample(input=None), "input is missing"),
@@ -354,9 +318,8 @@ def test_a_damaged_log_as_json_is_rejected_by_name(rejected: Any, tmp_path: Path
     path.write_text(json.dumps(content | {"samples": None}))
     assert f"{path}: samples is missing" in rejected(path)
     path.write_text(json.dumps(content | {"samples": [5] * 6}))
-    assert (
-        f"{path}, sample 1: what it holds has another type (whole number): expected object"
-        in rejected(path)
+    assert f"{path}, sample 1: what it holds has another type (whole number): expected object" in rejected(
+        path
     )
     path.write_text(json.dumps(content)[:5000])
     assert f"{path}: not JSON" in rejected(path)
@@ -373,8 +336,6 @@ def test_control_characters_of_a_log_are_escaped(run: Any, tmp_path: Path) -> No
         code, out, err = run(CUT_OFF, path, *more)
         assert code == 0, err
         assert "\x1b" not in out + err
-    code, out, err = run(
-        CUT_OFF, path, "--flips", "generation.max_tokens=16", "generation.max_tokens=64"
-    )
+    code, out, err = run(CUT_OFF, path, "--flips", "generation.max_tokens=16", "generation.max_tokens=64")
     assert code == 0, err
     assert "\x1b" not in out + err

@@ -56,9 +56,7 @@ def test_texts_are_read_again_where_they_are_shown(run: Any, tmp_path: Path) -> 
     assert len(flips["questions"]) == flips["won"] + flips["lost"] > 5
     for flip in flips["questions"]:
         assert f"Case {flip['index']}." in flip["question"]
-        assert all(
-            "####" in flip[side]["text"] and flip[side]["answer"] for side in ("ours", "theirs")
-        )
+        assert all("####" in flip[side]["text"] and flip[side]["answer"] for side in ("ours", "theirs"))
 
 
 def nested(path: Path, key: str, items: int) -> Path:
@@ -107,10 +105,7 @@ def test_a_question_of_another_sample_is_another_question(tables: Any, tmp_path:
         for name, content in members.items():
             archive.writestr(name, json.dumps(content))
     (table,) = tables(first, tmp_path / "b.eval")
-    assert (
-        table["rows"][1]["note"]
-        == "different questions: 60 here, 60 in the baseline, 59 are the same"
-    )
+    assert table["rows"][1]["note"] == "different questions: 60 here, 60 in the baseline, 59 are the same"
 
 
 def contents_of(path: Path) -> dict[str, bytes]:

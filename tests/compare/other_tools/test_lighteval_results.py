@@ -23,10 +23,8 @@ def test_samples_are_paired_with_those_of_the_first_path(tables: Any, run: Any) 
         "too few questions to test: 24, at least 50"
     )
     base, cut_off = table_by_task["sums|0"]["rows"]
-    assert (base["metrics"]["correct"], base["metrics"]["n"]) == (
-        22,
-        24,
-    )  # as lighteval's own table says
+    # as lighteval's own table says
+    assert (base["metrics"]["correct"], base["metrics"]["n"]) == (22, 24)
     assert (cut_off["comparison"]["losses"], cut_off["comparison"]["wins"]) == (22, 0)
     assert cut_off["comparison"]["remark"] == (
         "they also differ in model.dtype (float32, here bfloat16), generation.max_new_tokens (None, here 20)"
@@ -83,9 +81,7 @@ def of_direction(content: dict[str, Any], direction: bool | None, value: float) 
     content["results"]["sums|0"]["f1"] = value
 
 
-@pytest.mark.parametrize(
-    ("direction", "finding"), [(True, "better"), (False, "worse"), (None, "larger")]
-)
+@pytest.mark.parametrize(("direction", "finding"), [(True, "better"), (False, "worse"), (None, "larger")])
 def test_a_number_is_compared_in_its_own_direction(
     tables: Any, tmp_path: Path, direction: bool | None, finding: str
 ) -> None:
@@ -101,22 +97,15 @@ def test_a_verdict_of_which_0_is_better_is_a_number(tables: Any, tmp_path: Path)
     results, _ = lighteval_copy(tmp_path / "copy")
     edit(
         results,
-        lambda content: content["config_tasks"]["sums|0"]["metrics"][0].update(
-            higher_is_better=False
-        ),
+        lambda content: content["config_tasks"]["sums|0"]["metrics"][0].update(higher_is_better=False),
     )
     assert "sums|0:em" in {table["task"] for table in tables(tmp_path / "copy")}
 
 
-def test_a_field_of_the_documents_names_families(
-    tables: Any, rejected: Any, tmp_path: Path
-) -> None:
+def test_a_field_of_the_documents_names_families(tables: Any, rejected: Any, tmp_path: Path) -> None:
     _, sums = lighteval_copy(tmp_path / "copy")
     rewrite_rows(
-        sums,
-        lambda rows: [
-            row["doc"].update(specific={"story": at // 3}) for at, row in enumerate(rows)
-        ],
+        sums, lambda rows: [row["doc"].update(specific={"story": at // 3}) for at, row in enumerate(rows)]
     )
     (tmp_path / "again").symlink_to(tmp_path / "copy")
     assert "it has no such text or whole number (no fields)" in rejected(
@@ -124,10 +113,7 @@ def test_a_field_of_the_documents_names_families(
     )
     choices = next(sums.parent.glob("details_choices*"))
     rewrite_rows(
-        choices,
-        lambda rows: [
-            row["doc"].update(specific={"story": at // 3}) for at, row in enumerate(rows)
-        ],
+        choices, lambda rows: [row["doc"].update(specific={"story": at // 3}) for at, row in enumerate(rows)]
     )
     found = tables(tmp_path / "copy", tmp_path / "again", "--cluster", "story", "--task", "sums|0")
     assert found[0]["rows"][1]["comparison"]["clusters"] == 8
@@ -136,19 +122,13 @@ def test_a_field_of_the_documents_names_families(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            lambda rows: rows.pop(),
-            "em of sums|0 is 0.913043 over its samples, but this file says 0.91666",
-        ),
+        (lambda rows: rows.pop(), "em of sums|0 is 0.913043 over its samples, but this file says 0.91666"),
         (
             lambda rows: rows[0]["metric"].update(f1=0.5),
             "f1 of sums|0 is 0.961806 over its samples, but this file says 0.98263",
         ),
         (lambda rows: rows.append(rows[0]), "sample 15 is duplicated"),
-        (
-            lambda rows: rows[0]["metric"].update(em=float("nan")),
-            "em of sample 15 has no value (nan)",
-        ),
+        (lambda rows: rows[0]["metric"].update(em=float("nan")), "em of sample 15 has no value (nan)"),
         (lambda rows: rows[0]["metric"].update(em=None), "em of sample 15 has no value (None)"),
         (lambda rows: rows[0].update(metric=None), "metric is missing in a row"),
         (lambda rows: rows[0]["doc"].update(query=None), "query is missing"),
@@ -193,14 +173,8 @@ def test_files_that_are_no_samples_are_rejected(rejected: Any, tmp_path: Path) -
 def test_a_damaged_results_file_is_rejected(rejected: Any, tmp_path: Path) -> None:
     for at, (change, message) in enumerate(
         (
-            (
-                lambda content: content.update(config_tasks=[]),
-                "config_tasks has another type (list)",
-            ),
-            (
-                lambda content: content["config_general"].pop("model_config"),
-                "model_config is missing",
-            ),
+            (lambda content: content.update(config_tasks=[]), "config_tasks has another type (list)"),
+            (lambda content: content["config_general"].pop("model_config"), "model_config is missing"),
             (
                 lambda content: content["config_general"]["model_config"].pop("model_name"),
                 "model_name is missing",

@@ -82,10 +82,7 @@ def test_settings_that_differ_are_rows(tables: Any, run: Any, tmp_path: Path) ->
 
     other = written(tmp_path / "b.json", [TEST | {"build_commit": "def5678"}])
     (table,) = tables(path, other, "--where", "backend.n_threads=2")
-    assert [row["config"]["backend.build_commit"] for row in table["rows"]] == [
-        "abc1234",
-        "def5678",
-    ]
+    assert [row["config"]["backend.build_commit"] for row in table["rows"]] == ["abc1234", "def5678"]
     code, out, err = run(other, path, "--where", "backend.n_threads=2")
     assert code == 0, err
     assert "prompt_tok_per_s/pp512" in out
@@ -113,23 +110,15 @@ def test_damaged_tests_are_rejected_by_name(
 
 def test_duplicated_tests_and_other_lists_are_rejected(rejected: Any, tmp_path: Path) -> None:
     path = written(tmp_path / "bad.json", [TEST, TEST])
-    assert (
-        f"{path}, test 2: prompt_tok_per_s/pp512 with the same settings is duplicated"
-        in rejected(path)
-    )
+    assert f"{path}, test 2: prompt_tok_per_s/pp512 with the same settings is duplicated" in rejected(path)
     others: list[Any] = [[], [1], [{}], 5]
     for content in others:
         assert "no results of a known tool in it" in rejected(written(path, content))
 
 
-def test_more_files_are_asked_for_where_runs_are_too_few(
-    run: Any, rejected: Any, tmp_path: Path
-) -> None:
+def test_more_files_are_asked_for_where_runs_are_too_few(run: Any, rejected: Any, tmp_path: Path) -> None:
     slower = TEST | {"n_threads": 1, "samples_ns": [600_000_000_000] * 3}
-    paths = [
-        written(tmp_path / f"{name}.json", [test])
-        for name, test in (("two", TEST), ("one", slower))
-    ]
+    paths = [written(tmp_path / f"{name}.json", [test]) for name, test in (("two", TEST), ("one", slower))]
     code, out, err = run(*paths)
     assert code == 0, err
     assert "rerun=all" not in out
@@ -137,6 +126,4 @@ def test_more_files_are_asked_for_where_runs_are_too_few(
         "Measure each setting 3 more times to know, in turns, each time into a new file, and give all files"
         in out
     )
-    assert f"--cluster story: {paths[0]}: speeds have no questions" in rejected(
-        *paths, "--cluster", "story"
-    )
+    assert f"--cluster story: {paths[0]}: speeds have no questions" in rejected(*paths, "--cluster", "story")

@@ -145,9 +145,7 @@ def test_the_checksum_of_a_packed_archive_counts(rejected: Any, jobs: Path) -> N
 
 @pytest.mark.parametrize("name", ["../result.json", "/tmp/result.json", "a/../../samples.jsonl"])
 @pytest.mark.parametrize("suffix", [".tar.gz", ".zip"])
-def test_a_name_leads_out_of_the_archive(
-    rejected: Any, tmp_path: Path, suffix: str, name: str
-) -> None:
+def test_a_name_leads_out_of_the_archive(rejected: Any, tmp_path: Path, suffix: str, name: str) -> None:
     path = tmp_path / f"evil{suffix}"
     if suffix == ".zip":
         with zipfile.ZipFile(path, "w") as zipped:

@@ -14,9 +14,7 @@ from other_logs import VLLM
 from runner_compare.readers import load
 
 AT_ONCE, ONE_AT_A_TIME = VLLM / "at_once", VLLM / "one_at_a_time"
-LATENCY, THROUGHPUT = (
-    json.loads((VLLM / name).read_text()) for name in ("latency.json", "throughput.json")
-)
+LATENCY, THROUGHPUT = (json.loads((VLLM / name).read_text()) for name in ("latency.json", "throughput.json"))
 
 
 def written(path: Path, content: object) -> Path:
@@ -52,10 +50,7 @@ def test_files_of_equal_settings_are_runs_of_one_row(tables: Any, tmp_path: Path
 def test_two_folders_are_never_put_together(tables: Any, tmp_path: Path) -> None:
     for name, seconds in (("before", 2.0), ("after", 1.0)):
         for number in range(2):
-            written(
-                tmp_path / name / f"{number}.json",
-                LATENCY | {"latencies": [seconds, seconds + number]},
-            )
+            written(tmp_path / name / f"{number}.json", LATENCY | {"latencies": [seconds, seconds + number]})
     (table,) = tables(tmp_path / "before", tmp_path / "after")
     before, after = table["rows"]
     assert before["is_baseline"]
@@ -70,9 +65,7 @@ def test_a_latency_and_a_throughput(tables: Any) -> None:
         table_by_task[f"vllm {name}"]["rows"][0]["metrics"] for name in ("latency", "throughput")
     )
     assert latency["batch_latency_s"] == pytest.approx(LATENCY["percentiles"]["50"])
-    assert (
-        throughput["total_tok_per_s"] == THROUGHPUT["total_num_tokens"] / THROUGHPUT["elapsed_time"]
-    )
+    assert throughput["total_tok_per_s"] == THROUGHPUT["total_num_tokens"] / THROUGHPUT["elapsed_time"]
 
 
 def test_settings_that_the_user_has_added_count(tables: Any, tmp_path: Path) -> None:

@@ -67,9 +67,7 @@ def test_recall_that_comes_back_does_not_count() -> None:
     )
 
 
-def test_a_length_is_tested_at_half_of_the_error_and_the_shorter_ones_share_the_other_half() -> (
-    None
-):
+def test_a_length_is_tested_at_half_of_the_error_and_the_shorter_ones_share_the_other_half() -> None:
     barely = LengthTests(1.0, 0.02, False)
     assert effective_length(LENGTHS[:2], (barely,)).below == 2048, "below 0.025"
     assert effective_length(LENGTHS[:3], (barely, barely)).below is None, "not below 0.0125, of two"
@@ -82,9 +80,7 @@ def test_a_length_is_tested_at_half_of_the_error_and_the_shorter_ones_share_the_
 def test_the_tests_are_those_of_the_margin() -> None:
     kept = length_tests(McNemar(0, 0, 36), 0.1, None)
     assert kept.p_kept == pytest.approx(0.9**36)
-    assert length_tests(McNemar(0, 0, 35), 0.1, None).p_kept > 0.025, (
-        "one question fewer does not show it"
-    )
+    assert length_tests(McNemar(0, 0, 35), 0.1, None).p_kept > 0.025, "one question fewer does not show it"
     lost = length_tests(McNemar(0, 60, 60), 0.1, None)
     assert (lost.p_kept, lost.is_kept_as_counted) == (1.0, False)
     assert lost.p_lost < 1e-6
@@ -141,9 +137,7 @@ def test_the_same_questions_at_all_depths_count_once() -> None:
 def test_recall_near_zero_has_no_effective_length_and_says_so() -> None:
     findings = RecallFindings(tuple(answers({1024: 1, 2048: 0, 4096: 0})))
     assert findings.effective is None
-    assert "recall is near zero even at the shortest length: 5.0 % [" in effective_sentence(
-        findings
-    )
+    assert "recall is near zero even at the shortest length: 5.0 % [" in effective_sentence(findings)
     assert RecallFindings(tuple(answers({1024: 10, 2048: 0}))).effective is not None, "the control"
     wide = RecallFindings(tuple(answers({1024: 20, 2048: 20})), margin=0.95)
     assert wide.effective is None
@@ -156,9 +150,7 @@ def test_one_length_and_other_questions_at_each_length_have_none() -> None:
     one = RecallFindings(tuple(answers({1024: 20})))
     assert effective_sentence(one) == "no effective length: one length was asked"
     outcomes = answers({1024: 20, 2048: 20})
-    others = [
-        outcome._replace(cluster=f"{outcome.cluster} {outcome.recall}") for outcome in outcomes
-    ]
+    others = [outcome._replace(cluster=f"{outcome.cluster} {outcome.recall}") for outcome in outcomes]
     assert all(length.against_shortest is None for length in recall_by_length(others))
     assert (
         effective_sentence(RecallFindings(tuple(others)))
@@ -167,13 +159,9 @@ def test_one_length_and_other_questions_at_each_length_have_none() -> None:
 
 
 def test_each_kind_has_an_effective_length_and_together_they_hold_at_one_level() -> None:
-    right = answers({1024: 20, 2048: 20, 4096: 0}) + answers(
-        {1024: 20, 2048: 0, 4096: 0}, kind="chain"
-    )
+    right = answers({1024: 20, 2048: 20, 4096: 0}) + answers({1024: 20, 2048: 0, 4096: 0}, kind="chain")
     findings = RecallFindings(tuple(right))
-    reached = {
-        kind: found and (found.at_least, found.below) for kind, found in findings.by_kind.items()
-    }
+    reached = {kind: found and (found.at_least, found.below) for kind, found in findings.by_kind.items()}
     assert reached == {"single": (2048, 4096), "chain": (1024, 2048)}
     assert kind_rows(findings)[1] == {
         "kind": "chain", "reaches": 1024, "less than": 2048, "1,024": 100, "2,048": 0, "4,096": 0

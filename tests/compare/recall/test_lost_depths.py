@@ -16,10 +16,7 @@ LENGTHS = (1024, 2048, 4096)
 
 
 def answers(
-    recall: Callable[[int, float], float],
-    a_cell: int,
-    is_same_at_depths: bool = False,
-    seed: int = 0,
+    recall: Callable[[int, float], float], a_cell: int, is_same_at_depths: bool = False, seed: int = 0
 ) -> list[DepthAnswer]:
     """Draw answers with this chance to be right, by length and depth."""
     generator = np.random.default_rng(seed)
@@ -89,9 +86,7 @@ def test_the_p_of_one_length_is_that_of_all_permutations() -> None:
 
 def test_settings_share_the_error_and_answers_that_are_all_alike_show_nothing() -> None:
     drawn = answers(middle, 5)
-    one, ten = (
-        min(lost.p for lost in lost_depths(drawn, families, draws=999)) for families in (1, 10)
-    )
+    one, ten = (min(lost.p for lost in lost_depths(drawn, families, draws=999)) for families in (1, 10))
     assert ten == pytest.approx(10 * one)
     assert all(lost.p == 1.0 for lost in lost_depths(answers(lambda *_: 1.0, 5), draws=99))
     assert lost_depths([it for it in drawn if it.depth == 0.5]) == []

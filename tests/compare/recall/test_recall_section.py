@@ -62,18 +62,14 @@ def planted(right: Mapping[int, int], lost_depth: float | None = None) -> Answer
     return answers
 
 
-def table_of(
-    settings: Mapping[str, Answers], baseline: str = "", metric: str = "recall_accuracy"
-) -> Table:
+def table_of(settings: Mapping[str, Answers], baseline: str = "", metric: str = "recall_accuracy") -> Table:
     """Return the table of some settings of RoPE."""
     runs = []
     for name, answers in settings.items():
         right = sum(outcome.solved for outcome in answers.values())
         metrics = {"n": float(len(answers)), "correct": float(right), metric: right / len(answers)}
         runs.append(Run(name, f"job-{name}", "recall", "1", "", {"rope.name": name}, metrics))
-    return tabulate(
-        runs, ComparisonOptions({"rope.name": baseline} if baseline else {}), Planted(settings)
-    )
+    return tabulate(runs, ComparisonOptions({"rope.name": baseline} if baseline else {}), Planted(settings))
 
 
 @pytest.fixture(scope="module")
@@ -100,31 +96,22 @@ def test_each_setting_has_its_effective_length_and_the_table_fits(table: Table) 
 
 def test_settings_are_compared_at_each_length_and_all_share_one_error(table: Table) -> None:
     compared = table.of(RecallOfTable).compared
-    assert {
-        run_id: [str(it.finding) for it in of_row.values()] for run_id, of_row in compared.items()
-    } == {
+    assert {run_id: [str(it.finding) for it in of_row.values()] for run_id, of_row in compared.items()} == {
         "linear": ["no difference shown", "better", "better", "no difference shown"],
         "yarn": ["no difference shown", "better", "better", "better"],
         "dynamic": ["worse", "no difference shown", "no difference shown", "no difference shown"],
     }
-    assert {
-        decision.comparisons for of_row in compared.values() for decision in of_row.values()
-    } == {12}
+    assert {decision.comparisons for of_row in compared.values() for decision in of_row.values()} == {12}
     said = "\n".join(sentences_of(table))
     assert "recall of yarn vs native: better at 2,048 (+100.0 points [" in said
-    assert (
-        "recall at each length: no difference shown in 6 of 12 comparisons, which share 5 %" in said
-    )
+    assert "recall at each length: no difference shown in 6 of 12 comparisons, which share 5 %" in said
     assert "shown to reach furthest: linear, yarn (4,096 tokens)" in said
     assert "dynamic: recall is near zero even at the shortest length: 0.0 % [" in said
 
 
 def test_a_lost_depth_is_named_and_in_the_control_none_is() -> None:
     lost = table_of(
-        {
-            "native": planted(dict.fromkeys(LENGTHS, 20)),
-            "linear": planted(dict.fromkeys(LENGTHS, 20), 0.5),
-        }
+        {"native": planted(dict.fromkeys(LENGTHS, 20)), "linear": planted(dict.fromkeys(LENGTHS, 20), 0.5)}
     )
     said = [line for line in sentences_of(lost) if "depends on the depth" in line]
     assert len(said) == 1
@@ -153,12 +140,7 @@ def test_the_record_is_as_its_schema_says_and_the_sheet_has_the_lengths(table: T
         "whole rows": 3, "recall at each length": 12, "effective lengths": 3, "depths": 16
     }  # fmt: skip
     assert any("20 % together" in line for line in document["tables"][0]["sentences"])
-    assert [length["depths"][0]["recall"] for length in of_row["yarn"]["lengths"]] == [
-        1.0,
-        1.0,
-        1.0,
-        0.5,
-    ]
+    assert [length["depths"][0]["recall"] for length in of_row["yarn"]["lengths"]] == [1.0, 1.0, 1.0, 0.5]
     lines = {line["rope.name"]: line for line in flat_lines(Comparison([table]))}
     assert lines["yarn"]["effective_length_below"] == 8192
     assert lines["yarn"]["recall_8192"] == 0.5
@@ -189,9 +171,7 @@ def test_another_margin_decides_anew() -> None:
 
 @pytest.mark.parametrize("margin", ["0", "100", "-3", "ten"])
 def test_a_margin_that_is_none_is_refused(table: Table, margin: str) -> None:
-    with pytest.raises(
-        ConfigError, match=f"--recall-margin {margin}: must be more than 0 and less than 100"
-    ):
+    with pytest.raises(ConfigError, match=f"--recall-margin {margin}: must be more than 0 and less than 100"):
         with_margin([table], margin)
 
 
@@ -228,10 +208,7 @@ def test_effective_lengths_of_a_table_share_one_error() -> None:
 
 
 def test_rows_that_reach_every_length_pass_on_their_level() -> None:
-    every = {
-        str(at): RecallFindings(tuple(planted(dict.fromkeys(LENGTHS, 20)).values()))
-        for at in range(9)
-    }
+    every = {str(at): RecallFindings(tuple(planted(dict.fromkeys(LENGTHS, 20)).values())) for at in range(9)}
     other = RecallFindings(tuple(planted(UP_TO_1K).values()))
     assert share_error(every | {"last": other})["last"].levels == (0.005, 0.05)
     assert share_error({"first": other, "last": other})["last"].levels == (0.025, 0.025)

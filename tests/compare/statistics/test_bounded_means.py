@@ -18,11 +18,7 @@ def test_the_chance_is_exact() -> None:
     drawn = (generator.exponential(size=(200_000, 12)) @ values <= 0).mean()
     assert chance_below(values, np.ones(12)) == pytest.approx(drawn, abs=0.002)
     assert chance_below(np.array([1.0, 2.0]), np.ones(2)) == 0
-    assert (
-        chance_below(np.array([-1.0, 0.0]), np.ones(2))
-        == chance_below(np.zeros(2), np.ones(2))
-        == 1
-    )
+    assert chance_below(np.array([-1.0, 0.0]), np.ones(2)) == chance_below(np.zeros(2), np.ones(2)) == 1
 
 
 @pytest.mark.parametrize("wins", [0, 3, 20])

@@ -73,11 +73,7 @@ def test_each_end_of_a_guaranteed_interval_misses_in_at_most_2_5_percent_whateve
         ends = np.array([interval(int(k), n) for k in counts])
         too_high = (chances * (ends[:, :1] > truths)).sum(0).max()
         too_low = (chances * (ends[:, 1:] < truths)).sum(0).max()
-        assert bool(max(too_high, too_low) <= 0.025) is holds, (
-            interval.__name__,
-            too_high,
-            too_low,
-        )
+        assert bool(max(too_high, too_low) <= 0.025) is holds, (interval.__name__, too_high, too_low)
 
 
 def test_the_guarantee_of_families_is_that_of_questions_where_each_is_a_family() -> None:
@@ -90,9 +86,7 @@ def test_the_guarantee_of_families_is_that_of_questions_where_each_is_a_family()
     alike = guaranteed_interval(
         [number < 30 for number in range(40)], [str(number // 10) for number in range(40)]
     )
-    assert alike == pytest.approx(exact_interval(3, 4), abs=1e-6), (
-        "four families, of which three are solved"
-    )
+    assert alike == pytest.approx(exact_interval(3, 4), abs=1e-6), "four families, of which three are solved"
     bounds = bounds_of_accuracy([False] * 5 + [True] * 15, [True] * 20, [None] * 20)
     assert bounds["accuracy_uncut_low"] == exact_interval(15, 20)[0]
     assert bounds["accuracy_uncut_high"] == 1.0

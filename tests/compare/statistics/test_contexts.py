@@ -25,17 +25,14 @@ LENGTHS = (256, 1024, 4096, 16384)
 Numbers = np.ndarray
 
 
-def scored(
-    generator: np.random.Generator, gains: Sequence[float], spread: float = 0.1
-) -> list[Likelihood]:
+def scored(generator: np.random.Generator, gains: Sequence[float], spread: float = 0.1) -> list[Likelihood]:
     """Draw the same tokens after several contexts: each text has a loss, and gains of its own, of
     its own."""
     parts: list[Likelihood] = []
     of_text = generator.normal(3, 0.8, TEXTS)
     for length, gain in zip(LENGTHS, np.cumsum([0, *gains]), strict=False):
-        own = (
-            gain + generator.exponential(spread, TEXTS) - spread
-        )  # skewed, as a context that helps few texts much
+        # skewed, as a context that helps few texts much
+        own = gain + generator.exponential(spread, TEXTS) - spread
         nats = -(of_text - own) * TOKENS
         parts += [
             Likelihood(text, float(nats[text]), TOKENS, 3 * TOKENS, 3 * TOKENS, 0, context=length)
@@ -59,9 +56,7 @@ def test_the_sequence_is_needed() -> None:
     generator, count, wrong = np.random.default_rng(2), 300, 0
     for _ in range(count):
         parts = scored(generator, (0, 0, 0))
-        nats = np.array(
-            [[part.nats for part in parts if part.context == length] for length in LENGTHS]
-        )
+        nats = np.array([[part.nats for part in parts if part.context == length] for length in LENGTHS])
         wrong += any(
             stats.ttest_rel(nats[longer], nats[shorter], alternative="greater").pvalue < ALPHA
             for longer in range(1, 4)
@@ -101,31 +96,22 @@ def test_the_chief_figures_are_those_of_the_longest_context() -> None:
 
 def test_words() -> None:
     none = context_figures(scored(np.random.default_rng(5), (0, 0, 0)), {})
-    assert context_sentence(none).startswith(
-        "no gain from more context is shown (from 256 to 1,024: gain "
-    )
+    assert context_sentence(none).startswith("no gain from more context is shown (from 256 to 1,024: gain ")
     less = context_figures(scored(np.random.default_rng(6), (0.3, -0.3, 0.3)), {})
     assert "helps up to 1,024 tokens" in context_sentence(less)
     assert "; more hurts (from 1,024 to 4,096: gain −0." in context_sentence(less)
-    few = context_figures(
-        [part for part in scored(np.random.default_rng(7), (0.3,)) if part.unit < 49], {}
-    )
-    assert (
-        context_sentence(few) == "too few texts to test whether more context helps: 49, at least 50"
-    )
+    few = context_figures([part for part in scored(np.random.default_rng(7), (0.3,)) if part.unit < 49], {})
+    assert context_sentence(few) == "too few texts to test whether more context helps: 49, at least 50"
     assert context_sentence({}) == ""
     families = {unit: f"family {unit // 2}" for unit in range(TEXTS)}
     of_families = context_figures(scored(np.random.default_rng(8), (0.3,)), families)
     assert (
-        context_sentence(of_families)
-        == "too few texts to test whether more context helps: 30, at least 50"
+        context_sentence(of_families) == "too few texts to test whether more context helps: 30, at least 50"
     )
 
 
 def test_the_first_step_without_a_gain_ends_the_sequence() -> None:
-    gain, none, loss = (
-        Step(1, 2, value, 0, 0, p) for value, p in ((0.2, 0.001), (0.2, 0.2), (-0.2, 0.001))
-    )
+    gain, none, loss = (Step(1, 2, value, 0, 0, p) for value, p in ((0.2, 0.001), (0.2, 0.2), (-0.2, 0.001)))
     assert helping([gain, none, gain]) == [gain]
     assert helping([none, gain]) == helping([loss, gain]) == []
     assert helping([gain, gain]) == [gain, gain]
@@ -143,9 +129,7 @@ def in_windows(generator: np.random.Generator, are_samples: bool = False) -> lis
         for _ in range(12):
             loss = of_text + generator.normal(0, 0.3)
             unit = len(parts) if are_samples else text
-            parts.append(
-                Likelihood(unit, -loss * 512, 512, 1, 1, 0, by_position=[[9, 512, -loss * 512]])
-            )
+            parts.append(Likelihood(unit, -loss * 512, 512, 1, 1, 0, by_position=[[9, 512, -loss * 512]]))
     return parts
 
 
@@ -174,9 +158,8 @@ def test_bins_are_summed_by_text_and_family() -> None:
     assert (found["n/position_2"], found["scored_tokens/position_2"]) == (2, 5)
     assert found["kl_nats_per_token/position_2"] == pytest.approx(0.4 / 5)
     assert position_figures(parts, {0: "a", 1: "a"})["n/position_2"] == 1
-    assert (
-        position_figures([*parts, Likelihood(2, -1, 1, 1, 1, 0)], {}) == {}
-    )  # of an earlier version
+    # of an earlier version
+    assert position_figures([*parts, Likelihood(2, -1, 1, 1, 1, 0)], {}) == {}
     assert [range_of(first) for first in (1, 2, 512)] == ["1", "2–3", "512–1,023"]
 
 

@@ -8,11 +8,7 @@ import pytest
 from scipy.stats import norm
 
 from runner_base.result import Likelihood
-from runner_compare.statistics.likelihoods import (
-    DRAWING_CAUTION,
-    MIN_DRAWN_TOKENS,
-    figures,
-)
+from runner_compare.statistics.likelihoods import DRAWING_CAUTION, MIN_DRAWN_TOKENS, figures
 
 ERROR, FEW = "kl_drawing_error_nats_per_token", "kl_drawn_tokens"
 

@@ -51,9 +51,7 @@ def small_samples() -> Iterator[Test]:
     for n in (2, 3, 5, 20):
         for _ in range(50):
             yield SignFlips([generator.gauss(0.4, 1) for _ in range(n)], [1.0] * n, "token")
-            yield over_runs(
-                "load_s", *([generator.uniform(1, 1.3) for _ in range(n)] for _ in "ab")
-            )
+            yield over_runs("load_s", *([generator.uniform(1, 1.3) for _ in range(n)] for _ in "ab"))
 
 
 @pytest.mark.slow
@@ -82,12 +80,7 @@ def test_a_family_is_all_comparisons_of_one_figure() -> None:
 
 def test_accuracies_are_one_family_by_whatever_method() -> None:
     pairs = [(index >= 30, True) for index in range(100)]
-    tests = [
-        McNemar(0, 30, 100, 100),
-        Fisher(70, 100, 100, 100),
-        Bets(pairs),
-        McNemar(1, 1, 100, 50),
-    ]
+    tests = [McNemar(0, 30, 100, 100), Fisher(70, 100, 100, 100), Bets(pairs), McNemar(1, 1, 100, 50)]
     effects = judge([*tests, ratio("load_s", 0.9)])[:4]
     assert [it.comparisons for it in effects] == [4] * 4
     assert [it.finding for it in effects] == [Finding.worse] * 3 + [Finding.open]
@@ -105,9 +98,7 @@ def test_a_ratio_is_found_larger_or_smaller_than_1(value: float, finding: str) -
     assert str(effect.finding) == finding
 
 
-def test_the_detectable_difference_is_that_of_the_method_at_the_strictest_level_of_its_family() -> (
-    None
-):
+def test_the_detectable_difference_is_that_of_the_method_at_the_strictest_level_of_its_family() -> None:
     differences, sizes = [0.1, -0.3, 0.2, 0.4, -0.1], [3.0, 5.0, 2.0, 4.0, 4.0]
     of_verdicts = [McNemar(20, 10, 500), Fisher(300, 400, 320, 500)]
     likelihood = SignFlips(differences, sizes, "token")
@@ -155,10 +146,7 @@ def test_a_margin_of_a_ratio_knows_which_direction_is_better(
     factor: float, higher_is_better: MarginVerdict, lower_is_better: MarginVerdict
 ) -> None:
     base = [100.0, 100.2, 99.8, 100.1, 99.9]
-    for measure, verdict in (
-        ("decode_tok_per_s/batch_8", higher_is_better),
-        ("ttft_s", lower_is_better),
-    ):
+    for measure, verdict in (("decode_tok_per_s/batch_8", higher_is_better), ("ttft_s", lower_is_better)):
         test = over_runs(measure, [factor * value for value in base], base)
         (it,) = judge([test], {RATIOS: 0.05, "accuracy": 0.02})
         assert (it.verdict, it.margin, it.needed) == (verdict, 0.05, None)
@@ -172,9 +160,7 @@ def test_an_undecided_ratio_says_how_many_runs_would_decide() -> None:
     assert it.needed == runs_needed(math.log(1.05) / spread)
 
 
-def test_a_run_that_was_compared_while_it_ran_keeps_its_verdict_and_others_are_adjusted_without_it() -> (
-    None
-):
+def test_a_run_that_was_compared_while_it_ran_keeps_its_verdict_and_others_are_adjusted_without_it() -> None:
     pairs = [(False, True)] * 10 + [(True, True)] * 20  # p 0.013 by bets
     of_runs = [Bets(pairs, 3) for _ in range(3)]
     decisions = judge([*of_runs, McNemar(0, 7, 100), McNemar(0, 7, 100)])  # p 0.016
@@ -206,9 +192,8 @@ def test_findings_and_margins_share_one_error() -> None:
     assert close.p_holm == pytest.approx(close.p)  # all about the first row is shown
     tests = McNemar(2, 12, 200), McNemar(1, 8, 1000)
     half, other = judge(tests, {"accuracy": 0.02})
-    assert (
-        half.verdict is MarginVerdict.undecided
-    )  # something about this row stays open, so it still counts
+    # something about this row stays open, so it still counts
+    assert half.verdict is MarginVerdict.undecided
     assert other.p_holm == pytest.approx(2 * other.p)
     half, other = judge(tests)
     assert other.p_holm == pytest.approx(max(2 * half.p, other.p))
@@ -216,11 +201,7 @@ def test_findings_and_margins_share_one_error() -> None:
 
 def test_a_shown_difference_needs_no_questions_for_equal_runs() -> None:
     (effect,) = judge([McNemar(10, 60, 2000)], {"accuracy": 0.02})
-    assert (effect.finding, effect.verdict, effect.needed) == (
-        Finding.worse,
-        MarginVerdict.undecided,
-        None,
-    )
+    assert (effect.finding, effect.verdict, effect.needed) == (Finding.worse, MarginVerdict.undecided, None)
 
 
 @pytest.mark.parametrize(("value", "limit"), [(1.2, 1.05), (0.8, 1 / 1.05)])

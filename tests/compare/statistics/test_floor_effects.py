@@ -22,24 +22,13 @@ def scored(correct: int, cut_off: int, n: int = 20) -> dict[str, float]:
 @pytest.mark.parametrize(
     ("metrics", "params", "words"),
     [
-        (
-            scored(0, 20),
-            {LIMIT: "64"},
-            "20 of 20 cut off at 64 tokens: raise generation.max_new_tokens",
-        ),
-        (
-            scored(12, 2),
-            {LIMIT: "256"},
-            "2 of 20 cut off at 256 tokens: raise generation.max_new_tokens",
-        ),
+        (scored(0, 20), {LIMIT: "64"}, "20 of 20 cut off at 64 tokens: raise generation.max_new_tokens"),
+        (scored(12, 2), {LIMIT: "256"}, "2 of 20 cut off at 256 tokens: raise generation.max_new_tokens"),
         (scored(12, 2), {}, "2 of 20 cut off: raise its limit"),  # another tool's run
         (scored(12, 1), {LIMIT: "256"}, ""),
         (scored(0, 0, n=0), {LIMIT: "256"}, ""),
-        (
-            {"n": 20.0, "cut_off": 20.0},
-            {LIMIT: "64"},
-            "",
-        ),  # completions without verdicts may be meant to be cut off
+        # completions without verdicts may be meant to be cut off
+        ({"n": 20.0, "cut_off": 20.0}, {LIMIT: "64"}, ""),
     ],
 )
 def test_what_a_job_says_of_answers_that_were_cut_off(
@@ -50,12 +39,7 @@ def test_what_a_job_says_of_answers_that_were_cut_off(
 
 def test_other_questions_tell_more_where_all_answers_are_the_same() -> None:
     assert what_tells_more([1.0, 1.0]).startswith("every question is solved by both: harder ones")
-    assert (
-        what_tells_more([0.0, 0.05])
-        == what_tells_more([1.0, 0.0])
-        == what_tells_more([None, 1.0])
-        == ""
-    )
+    assert what_tells_more([0.0, 0.05]) == what_tells_more([1.0, 0.0]) == what_tells_more([None, 1.0]) == ""
     assert why_more_would_not_decide([scored(9, 0), scored(5, 10)]) == "most answers are cut off"
     assert why_more_would_not_decide([scored(20, 0), scored(20, 0)]) == ""
 
@@ -65,13 +49,9 @@ def test_of_several_answers_to_a_question_each_that_was_cut_off_counts() -> None
     count."""
     several = scored(20, 0) | {"answers_each": 4.0, BOUNDS[0]: 0.25, BOUNDS[1]: 1.0}
     assert why_more_would_not_decide([several, several]) == "most answers are cut off"
-    assert (
-        cut_off_words(several, {LIMIT: "64"})
-        == f"60 of 80 answers cut off at 64 tokens: raise {LIMIT}"
-    )
-    earlier = {
-        "answers_each": 4.0
-    }  # whose record has only the questions of which all answers were cut off
+    assert cut_off_words(several, {LIMIT: "64"}) == f"60 of 80 answers cut off at 64 tokens: raise {LIMIT}"
+    # whose record has only the questions of which all answers were cut off
+    earlier = {"answers_each": 4.0}
     assert why_more_would_not_decide([scored(0, 9) | earlier]) == ""
     assert why_more_would_not_decide([scored(0, 10) | earlier]) == "most answers are cut off"
 
@@ -87,9 +67,7 @@ def test_two_jobs_that_are_broken_alike_show_nothing() -> None:
     nobody = why_no_evidence([job(0, 0), job(0, 0)], [0.0, 0.0])
     assert nobody == ("no question is solved by either", "easier ones would tell more")
     unread = why_no_evidence([job(300, 0), job(300, 0)], [0.0, 0.0])[0]
-    assert (
-        unread == "no answer could be read on either side (300 of 300 and 300 of 300 are missing)"
-    )
+    assert unread == "no answer could be read on either side (300 of 300 and 300 of 300 are missing)"
     assert why_no_evidence([job(200, 90), job(160, 100)], [0.3, 0.33])[0].startswith("few answers")
     for sides in (
         [job(300, 0), job(0, 250)],  # the candidate alone is broken

@@ -7,16 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from runner_compare.statistics import (
-    Bets,
-    Finding,
-    Fisher,
-    MarginVerdict,
-    McNemar,
-    SignFlips,
-    Test,
-    judge,
-)
+from runner_compare.statistics import Bets, Finding, Fisher, MarginVerdict, McNemar, SignFlips, Test, judge
 from runner_compare.statistics.margins import (
     margin_verdict,
     points_of_margin,
@@ -35,13 +26,10 @@ from runner_compare.statistics.stats import (
 
 @pytest.mark.parametrize("rate", [0.05, 0.1, 0.2, 0.4])
 @pytest.mark.parametrize("n", [50, 200, 500, 1319])
-def test_a_difference_at_the_margin_is_called_as_good_in_5_percent_at_most(
-    n: int, rate: float
-) -> None:
+def test_a_difference_at_the_margin_is_called_as_good_in_5_percent_at_most(n: int, rate: float) -> None:
     for margin in (0.01, 0.02, 0.05):
-        assert (
-            power_of(n, margin, rate, difference=-margin) <= 0.035
-        )  # exact; one side of a two-sided 5 %
+        # exact; one side of a two-sided 5 %
+        assert power_of(n, margin, rate, difference=-margin) <= 0.035
 
 
 def test_the_chance_is_that_of_drawn_tables() -> None:
@@ -53,9 +41,7 @@ def test_the_chance_is_that_of_drawn_tables() -> None:
         (wins - losses) / n > -margin and paired_difference_p(wins, losses, n, -margin) < 0.05
         for wins, losses, _ in tables.tolist()
     ]
-    assert power_of(n, margin, rate, difference=difference) == pytest.approx(
-        np.mean(accepted), abs=0.02
-    )
+    assert power_of(n, margin, rate, difference=difference) == pytest.approx(np.mean(accepted), abs=0.02)
 
 
 @pytest.mark.parametrize(
@@ -106,9 +92,7 @@ def test_bets_against_a_margin_hold_at_any_look() -> None:
             pairs.add(draw < 0.05, 0.05 <= draw < 0.2)
         is_excluded = pairs.p_against(-margin) <= 0.05
         assert (
-            is_excluded
-            == (pairs.side_of(-margin) is not Side.open)
-            == (pairs.from_margin is not Side.open)
+            is_excluded == (pairs.side_of(-margin) is not Side.open) == (pairs.from_margin is not Side.open)
         )
         called += is_excluded
     assert called <= 0.05 * 300 + 8  # two standard errors of chance
@@ -152,9 +136,7 @@ def test_each_verdict() -> None:
     assert verdict(Fisher(90, 100, 90, 100)) is MarginVerdict.undecided
     assert verdict(Bets([(True, True)] * 400 + [(False, True)] * 2)) is MarginVerdict.as_good
     assert verdict(SignFlips([0.001, -0.001] * 30, [10.0] * 60, "token")) is MarginVerdict.as_good
-    assert (
-        verdict(SignFlips([-1.0, -1.2] * 30, [10.0] * 60, "token")) is MarginVerdict.worse_by_more
-    )
+    assert verdict(SignFlips([-1.0, -1.2] * 30, [10.0] * 60, "token")) is MarginVerdict.worse_by_more
 
 
 @pytest.mark.thorough
@@ -169,18 +151,15 @@ def test_a_first_sample_that_counts_has_its_share_of_the_power() -> None:
         more = generator.multinomial(effect.needed - 200, [0.1, 0.1, 0.8]).tolist()
         whole = McNemar(wins + more[0], losses + more[1], effect.needed)
         hits += whole.effect.value > -0.05 and whole.p_at(-0.05) < 0.05
-    assert hits / plans == pytest.approx(
-        0.8, abs=0.03 + 0.02
-    )  # of the plan for new questions alone 0.73
+    # of the plan for new questions alone 0.73
+    assert hits / plans == pytest.approx(0.8, abs=0.03 + 0.02)
 
 
 def test_what_is_undecided_says_how_many_questions_would_do() -> None:
     (effect,) = judge([McNemar(5, 5, 100)], {"accuracy": 0.02})
     assert effect.needed == questions_needed(0.02, 10.5 / 101, seen=(5, 5, 100))
     several = judge([McNemar(5, 5, 100) for _ in range(4)], {"accuracy": 0.02})
-    assert {it.needed for it in several} == {
-        questions_needed(0.02, 10.5 / 101, 0.05 / 4, seen=(5, 5, 100))
-    }
+    assert {it.needed for it in several} == {questions_needed(0.02, 10.5 / 101, 0.05 / 4, seen=(5, 5, 100))}
     (without,) = judge([McNemar(5, 5, 100)])
     assert (without.margin, without.verdict, without.needed) == (None, None, None)
 

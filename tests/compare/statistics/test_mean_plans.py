@@ -10,12 +10,7 @@ import pytest
 from scipy.stats import binom
 
 from runner_compare.statistics import MeanFlips, judge
-from runner_compare.statistics.mean_plans import (
-    detectable_loss,
-    flip_ps,
-    power_of,
-    questions_for_margin,
-)
+from runner_compare.statistics.mean_plans import detectable_loss, flip_ps, power_of, questions_for_margin
 from runner_compare.statistics.paired_means import MeanDifference
 from runner_compare.statistics.ratios import sign_flip_p
 
@@ -25,9 +20,7 @@ SLACK = 0.05  # by which a power may be off what is said
 
 def noise(generator: np.random.Generator, families: int, size: int, differ: float) -> np.ndarray:
     """Draw the differences of two equal runs: a line for each family."""
-    return generator.choice(
-        [-1.0, 0.0, 1.0], size=(families, size), p=[differ / 2, 1 - differ, differ / 2]
-    )
+    return generator.choice([-1.0, 0.0, 1.0], size=(families, size), p=[differ / 2, 1 - differ, differ / 2])
 
 
 @pytest.mark.sampled(3)
@@ -48,14 +41,9 @@ def test_what_is_said_to_be_detectable_is_found_in_four_of_five_pairs(
     for _ in range(DRAWS):
         lost = generator.random((families, 1 if is_whole else each)) < loss
         lost = np.broadcast_to(lost, (families, each)).reshape(families * size, samples)
-        it = MeanDifference.of(
-            (-lost.mean(axis=1)).tolist(), [at // size for at in range(families * size)]
-        )
+        it = MeanDifference.of((-lost.mean(axis=1)).tolist(), [at // size for at in range(families * size)])
         found += it.p < 0.05 and it.difference < 0
-    least, most = (
-        binom.ppf([0.001], DRAWS, 0.8 - SLACK)[0],
-        binom.ppf([0.999], DRAWS, 0.8 + SLACK)[0],
-    )
+    least, most = (binom.ppf([0.001], DRAWS, 0.8 - SLACK)[0], binom.ppf([0.999], DRAWS, 0.8 + SLACK)[0])
     assert least <= found <= most
 
 
@@ -84,9 +72,7 @@ def test_the_power_is_that_of_the_test_that_decides() -> None:
 
 
 @pytest.mark.parametrize(("families", "size", "differ"), [(100, 3, 0.2), (200, 1, 0.1)])
-def test_so_many_questions_as_are_said_decide_about_a_margin(
-    families: int, size: int, differ: float
-) -> None:
+def test_so_many_questions_as_are_said_decide_about_a_margin(families: int, size: int, differ: float) -> None:
     generator, shown = np.random.default_rng(4), 0
     needed: int | None = None
     for _ in range(DRAWS // 2):

@@ -39,10 +39,7 @@ def test_lost_questions_are_found_and_the_interval_agrees(count: int) -> None:
     it = of([0.0 if index < count else value for index, value in enumerate(THEIRS)])
     assert it.finding is Finding.worse or it.p >= 0.05
     assert (it.high < 0) == (it.p < 0.05)
-    assert (
-        of([0.0 if index < 40 else value for index, value in enumerate(THEIRS)]).finding
-        is Finding.worse
-    )
+    assert of([0.0 if index < 40 else value for index, value in enumerate(THEIRS)]).finding is Finding.worse
 
 
 def test_a_few_lost_questions_are_harder_to_detect_than_a_move_of_all() -> None:
@@ -56,9 +53,7 @@ def test_a_few_lost_questions_are_harder_to_detect_than_a_move_of_all() -> None:
 
 
 @pytest.mark.parametrize("differing", [0, 1, MIN_DIFFERING - 1, MIN_DIFFERING])
-def test_nothing_is_called_detectable_where_too_few_questions_differ_to_tell(
-    differing: int,
-) -> None:
+def test_nothing_is_called_detectable_where_too_few_questions_differ_to_tell(differing: int) -> None:
     it = of([value + 0.001 * (index < differing) for index, value in enumerate(THEIRS)])
     is_known = differing >= MIN_DIFFERING
     assert (it.detectable is not None) == is_known

@@ -12,13 +12,7 @@ from scipy import stats
 
 from runner_base.spreads import fewest_with_interval, median_interval
 from runner_compare.statistics import MIN_RUNS
-from runner_compare.statistics.over_runs import (
-    RatioOfRuns,
-    fewest_runs,
-    least_p,
-    power_of,
-    runs_needed,
-)
+from runner_compare.statistics.over_runs import RatioOfRuns, fewest_runs, least_p, power_of, runs_needed
 
 values = st.lists(st.integers(900, 1100).map(float), min_size=3, max_size=8)
 
@@ -78,8 +72,7 @@ def test_the_runs_needed_have_their_power(distance: float, alpha: float) -> None
     ours = np.exp(0.03 * (distance + generator.standard_normal((600, runs))))
     theirs = np.exp(0.03 * generator.standard_normal((600, runs)))
     found = sum(
-        RatioOfRuns.of(*pair).p_at(1.0) < alpha
-        for pair in zip(ours.tolist(), theirs.tolist(), strict=True)
+        RatioOfRuns.of(*pair).p_at(1.0) < alpha for pair in zip(ours.tolist(), theirs.tolist(), strict=True)
     )
     assert found / 600 == pytest.approx(power_of(runs, distance, alpha), abs=0.06)
 
@@ -99,9 +92,7 @@ def test_the_median_of_runs_lies_between_two_of_them_whatever_the_noise_is() -> 
         drawn = np.where(generator.random((2000, runs)) < 0.1, -5.0, 0.0) + generator.normal(
             0, 1, (2000, runs)
         )
-        whole = np.where(generator.random(400_000) < 0.1, -5.0, 0.0) + generator.normal(
-            0, 1, 400_000
-        )
+        whole = np.where(generator.random(400_000) < 0.1, -5.0, 0.0) + generator.normal(0, 1, 400_000)
         truth = float(np.median(whole))
         ends = [median_interval(values) for values in drawn.tolist()]
         missed = sum(not it[0] <= truth <= it[1] for it in ends if it is not None)

@@ -28,9 +28,7 @@ def drawn(draw: np.random.Generator, seeds: int, questions: int, apart: float) -
     hard, of_seed = draw.normal(size=questions), apart * draw.normal(size=(seeds, 1))
     scale = math.sqrt(1 + apart**2 + 0.25)
     bar = scale * reference.norm.ppf(0.7)
-    solved: list[list[bool]] = (
-        of_seed + hard + 0.5 * draw.normal(size=(seeds, questions)) < bar
-    ).tolist()
+    solved: list[list[bool]] = (of_seed + hard + 0.5 * draw.normal(size=(seeds, questions)) < bar).tolist()
     return solved
 
 

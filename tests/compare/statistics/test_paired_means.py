@@ -28,10 +28,7 @@ def test_questions_of_their_own_give_nearly_tangos_interval() -> None:
 
 def test_clusters_whose_questions_agree_are_worth_one_question_each() -> None:
     whole = [verdict for verdict in VERDICTS[:30] for _ in range(10)]
-    it, single = (
-        MeanDifference.of(whole, [at // 10 for at in range(300)]),
-        MeanDifference.of(VERDICTS[:30]),
-    )
+    it, single = (MeanDifference.of(whole, [at // 10 for at in range(300)]), MeanDifference.of(VERDICTS[:30]))
     assert it.p == pytest.approx(single.p)
     low, high = it.interval()
     assert (low, high) == pytest.approx(single.interval())
@@ -75,9 +72,7 @@ def test_there_is_no_step_where_families_become_many() -> None:
             drawn[:families].ravel().tolist(), [at // 10 for at in range(10 * families)]
         ).interval()
         widths[families] = high - low
-    assert all(
-        abs(widths[families + 1] / widths[families] - 1) < 0.04 for families in range(50, 70)
-    )
+    assert all(abs(widths[families + 1] / widths[families] - 1) < 0.04 for families in range(50, 70))
     assert widths[70] < widths[50]
 
 
@@ -87,16 +82,11 @@ def test_twenty_families_that_lose_twenty_points_are_found() -> None:
         own = generator.normal(0, 0.15, (20, 1))  # how well a run does with a family
         solved = generator.random((2, 20, 10)) < np.stack([0.6 + own, np.full((20, 1), 0.8)])
         differences = solved[0].astype(float) - solved[1]
-        found += (
-            MeanDifference.of(differences.ravel().tolist(), [at // 10 for at in range(200)]).p
-            < 0.05
-        )
+        found += MeanDifference.of(differences.ravel().tolist(), [at // 10 for at in range(200)]).p < 0.05
     assert found >= binom.ppf(0.001, DRAWS, 0.7)
 
 
-def skewed(
-    generator: np.random.Generator, families: int, mean: float
-) -> tuple[list[float], list[int]]:
+def skewed(generator: np.random.Generator, families: int, mean: float) -> tuple[list[float], list[int]]:
     """Draw differences of families of 20 questions: most gain a little, and some lose much."""
     effects = mean + 0.1 * (1 - generator.exponential(1, families))
     each = np.clip(effects, -0.9, 0.9).repeat(20)
@@ -125,17 +115,12 @@ def test_few_families_with_skewed_differences_keep_the_level_and_find_a_loss(fam
 
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("families", [40, 59, 60, 100])
-def test_a_rare_family_that_loses_nearly_everything_deceives_neither_test_nor_interval(
-    families: int,
-) -> None:
+def test_a_rare_family_that_loses_nearly_everything_deceives_neither_test_nor_interval(families: int) -> None:
     generator, wrong, missed = np.random.default_rng(families), 0, 0
     for _ in range(DRAWS):
-        is_lost = (
-            generator.random(families) < 0.1
-        )  # such a family loses 9 of its 10 questions, any other gains one
-        differences = [
-            float(it) for lost in is_lost for it in ([-1] * 9 + [0] if lost else [1] + [0] * 9)
-        ]
+        # such a family loses 9 of its 10 questions, any other gains one
+        is_lost = generator.random(families) < 0.1
+        differences = [float(it) for lost in is_lost for it in ([-1] * 9 + [0] if lost else [1] + [0] * 9)]
         it = MeanDifference.of(differences, [at // 10 for at in range(len(differences))])
         low, high = it.interval()
         wrong += it.p < 0.05

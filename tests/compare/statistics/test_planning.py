@@ -27,9 +27,7 @@ from runner_compare.statistics.stats import mcnemar_exact
     ("noise", "difference"), [(0.0, 0.05), (0.02, 0.01), (0.1, 0.05), (0.4, 0.3), (0.9, 0.5)]
 )
 @pytest.mark.parametrize("alpha", [0.05, 0.005])
-def test_the_power_is_the_sum_over_all_tables(
-    noise: float, difference: float, alpha: float
-) -> None:
+def test_the_power_is_the_sum_over_all_tables(noise: float, difference: float, alpha: float) -> None:
     n, rate = 60, min(1.0, noise + difference)
     loses = (rate + difference) / (2 * rate)
     power = 0.0

@@ -41,8 +41,7 @@ def counted(tasks: list[PairedVerdicts]) -> float:
     ways = 0
     for wins in product(*(range(task.wins + task.losses + 1) for task in tasks)):
         total = sum(
-            (2 * won - task.wins - task.losses) / task.n
-            for won, task in zip(wins, tasks, strict=True)
+            (2 * won - task.wins - task.losses) / task.n for won, task in zip(wins, tasks, strict=True)
         )
         if abs(total) >= observed:
             ways += math.prod(
@@ -62,9 +61,8 @@ def counted(tasks: list[PairedVerdicts]) -> float:
 )
 def test_the_weighted_test_is_exact(tasks: list[PairedVerdicts]) -> None:
     assert weighted_flip_p(tasks) == pytest.approx(counted(tasks), rel=1e-8)
-    assert weighted_flip_p(tasks, finest=1 << 12) == pytest.approx(
-        counted(tasks), rel=0.1
-    )  # with rounded weights
+    # with rounded weights
+    assert weighted_flip_p(tasks, finest=1 << 12) == pytest.approx(counted(tasks), rel=0.1)
 
 
 def test_tasks_of_one_size_give_mcnemars_p() -> None:
@@ -76,12 +74,7 @@ def test_tasks_of_one_size_give_mcnemars_p() -> None:
 def test_questions_that_count_the_same_are_added() -> None:
     pooled = pooled_accuracies(UNEQUAL, Weights.questions).effect
     added = McNemar(63, 105, 2146).effect
-    assert (pooled.value, pooled.low, pooled.high, pooled.p) == (
-        added.value,
-        added.low,
-        added.high,
-        added.p,
-    )
+    assert (pooled.value, pooled.low, pooled.high, pooled.p) == (added.value, added.low, added.high, added.p)
     assert (pooled.method, pooled.counts["tasks"]) == (Method.mcnemar, 3)
 
 
@@ -155,9 +148,7 @@ def test_likelihoods_by_tasks_are_the_mean_of_the_ratios() -> None:
     tasks = [texts(0, 40, -0.05), texts(1, 200, -0.01)]
     test = PooledTexts(tasks, "token", Weights.tasks)
     pooled = test.effect
-    assert pooled.value == pytest.approx(
-        np.mean([ratios.ratio(it.differences, it.sizes) for it in tasks])
-    )
+    assert pooled.value == pytest.approx(np.mean([ratios.ratio(it.differences, it.sizes) for it in tasks]))
     assert pooled.low < pooled.value < pooled.high
     assert test.p_at(pooled.value) == 1.0
 
@@ -176,9 +167,7 @@ def test_likelihoods_of_one_small_skewed_task_are_as_uncertain_as_it_is() -> Non
 
 def test_a_plan_needs_80_texts_in_each_task_that_matters() -> None:
     def texts(n: int, spread: float) -> PairedTexts:
-        return PairedTexts(
-            [spread * (-1) ** number * (1 + number % 7) for number in range(n)], [10.0] * n
-        )
+        return PairedTexts([spread * (-1) ** number * (1 + number % 7) for number in range(n)], [10.0] * n)
 
     def plans(*tasks: PairedTexts) -> bool:
         return PooledTexts(tasks, "token", Weights.questions).can_plan

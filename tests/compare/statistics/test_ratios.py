@@ -75,14 +75,9 @@ def test_few_flips_are_counted_as_scipy_counts_them(shift: float) -> None:
 def test_many_flips_are_drawn_alike_each_time_and_come_near_the_exact_p() -> None:
     draw = Random(2)
     values = [draw.gauss(0.5, 1) + 0.2 for _ in range(20)]
-    t = sum(values) / math.sqrt(
-        sum(one * one for one in values)
-    )  # the studentized sum, near normal
-    assert (
-        sign_flip_p(values)
-        == sign_flip_p(values)
-        == pytest.approx(2 * reference.norm.sf(t), rel=0.25)
-    )
+    # the studentized sum, near normal
+    t = sum(values) / math.sqrt(sum(one * one for one in values))
+    assert sign_flip_p(values) == sign_flip_p(values) == pytest.approx(2 * reference.norm.sf(t), rel=0.25)
     assert sign_flip_p([1.0] * 40) == 1 / 10_000
     assert sign_flip_p([0.0] * 40) == 1.0
     assert sign_flip_p([3.0, 0.0, 0.0]) == 1.0  # one sample alone may be either way
@@ -90,18 +85,15 @@ def test_many_flips_are_drawn_alike_each_time_and_come_near_the_exact_p() -> Non
 
 @pytest.mark.parametrize(("n", "shift"), [(15, 0), (50, 0), (203, 0), (203, 1)])
 def test_flips_are_drawn_as_bits_of_pythons_generator(n: int, shift: int) -> None:
-    values = [
-        float(it) for it in Random(n).choices([-3, -2, -1, 1, 2, 3 + shift], k=n)
-    ]  # many sums are equal
+    # many sums are equal
+    values = [float(it) for it in Random(n).choices([-3, -2, -1, 1, 2, 3 + shift], k=n)]
     draw, reached, drawn = Random(0).randbytes, 0, 0
     while drawn < FLIPS and reached < ENOUGH:
         drawn += 1
         bits = int.from_bytes(draw(-(-n // 8)), "little")
         flipped = sum(it if bits >> at & 1 else -it for at, it in enumerate(values))
         reached += abs(flipped) >= abs(sum(values))
-    assert sign_flip_p(values) == (
-        reached / drawn if reached == ENOUGH else (1 + reached) / (1 + FLIPS)
-    )
+    assert sign_flip_p(values) == (reached / drawn if reached == ENOUGH else (1 + reached) / (1 + FLIPS))
 
 
 def test_the_verdict_asks_for_the_larger_p_of_flips_and_of_halls_test_so_many_times_that_few_samples_allow() -> (
@@ -150,18 +142,13 @@ def test_what_is_detectable_shrinks_with_the_error_and_grows_with_the_comparison
     assert detectable_shift(math.inf, 1) is None
 
 
-def test_what_lies_against_the_skewness_is_harder_to_detect_and_an_uncertain_error_costs_more() -> (
-    None
-):
+def test_what_lies_against_the_skewness_is_harder_to_detect_and_an_uncertain_error_costs_more() -> None:
     down, up, either = (
-        detectable_shift(0.001, 200, bend=-0.2, tails=12, upward=it) or 0
-        for it in (False, True, None)
+        detectable_shift(0.001, 200, bend=-0.2, tails=12, upward=it) or 0 for it in (False, True, None)
     )
     assert 0 < down < up == either
     assert detectable_shift(0.001, 200, bend=0.2, tails=12, upward=False) == up
-    planned = [
-        detectable_shift(0.001, 200, bend=-0.2, tails=12, seen=it) or 0 for it in (None, 200, 50)
-    ]
+    planned = [detectable_shift(0.001, 200, bend=-0.2, tails=12, seen=it) or 0 for it in (None, 200, 50)]
     assert planned == sorted(planned)
     assert planned[0] == up
 

@@ -26,12 +26,10 @@ from runner_compare.statistics.stats import wilson_interval
 def test_the_capital_is_the_mean_over_the_shares_by_hand() -> None:
     shares = [Fraction(str(share)) for share in SHARES]
     exact = sum((1 + f) ** 5 * (1 - f) ** 2 for f in shares) / len(shares)
-    assert log_capital(5, 2, 99) == pytest.approx(
-        math.log(exact), rel=1e-12
-    )  # ties change nothing against 0
-    against = Fraction(
-        1, 4
-    )  # a win multiplies the played part by 2 / (1 + 1/4), a tie by half of that
+    # ties change nothing against 0
+    assert log_capital(5, 2, 99) == pytest.approx(math.log(exact), rel=1e-12)
+    # a win multiplies the played part by 2 / (1 + 1/4), a tie by half of that
+    against = Fraction(1, 4)
     exact = sum(
         (1 + f * Fraction(3, 5)) ** 3 * (1 - f) * (1 - f * Fraction(1, 5)) ** 2 for f in shares
     ) / len(shares)
@@ -95,9 +93,8 @@ def test_the_truth_is_hardly_ever_left_out_at_any_of_many_looks(won: float, lost
         pairs = Pairs()
         for pair in drawn(generator, won, lost, 100):
             pairs.add(*pair)
-        missed += (
-            not pairs.low <= won - lost <= pairs.high
-        )  # ends never go back: the last look has all of them
+        # ends never go back: the last look has all of them
+        missed += not pairs.low <= won - lost <= pairs.high
     assert wilson_interval(missed, trials)[0] <= ALPHA, missed
 
 
@@ -133,10 +130,8 @@ def test_a_stricter_level_decides_later_and_has_a_wider_interval() -> None:
             pairs.add(True, False)
             if pairs.decision is not Side.open:
                 decided.setdefault(name, number)
-    assert decided == {
-        "few": 8,
-        "many": 11,
-    }  # 1.9 ** n / 9 and what the other shares add, against 40 and 200
+    # 1.9 ** n / 9 and what the other shares add, against 40 and 200
+    assert decided == {"few": 8, "many": 11}
     assert p_of(11, 0) <= 0.01 < p_of(10, 0)
     assert many.low < few.low
 
@@ -164,8 +159,7 @@ def test_the_interval_does_not_depend_on_how_often_it_is_asked_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("won", "lost", "side"),
-    [(0.02, 0.01, Side.better), (0.0, 0.4, Side.worse), (0.1, 0.15, Side.open)],
+    ("won", "lost", "side"), [(0.02, 0.01, Side.better), (0.0, 0.4, Side.worse), (0.1, 0.15, Side.open)]
 )
 def test_a_margin_is_decided_by_the_same_interval(won: float, lost: float, side: Side) -> None:
     generator, pairs = random.Random(2), Pairs(margin=0.05)

@@ -44,8 +44,7 @@ def drawn_test(draw: Random, kind: str) -> Test:
     loss = draw.choice((0.0, 0.02, 0.04, 0.08, 0.2)) * draw.choice((-1, 1))
     n = draw.choice((40, 200, 800))
     wins, losses = (
-        sum(draw.random() < share for _ in range(n))
-        for share in (0.03 + max(0, loss), 0.03 + max(0, -loss))
+        sum(draw.random() < share for _ in range(n)) for share in (0.03 + max(0, loss), 0.03 + max(0, -loss))
     )
     if kind == "mcnemar":
         return McNemar(wins, min(losses, n - wins), n)
@@ -119,9 +118,7 @@ def test_answers_that_were_cut_off_widen_the_interval_of_a_row() -> None:
     assert_agrees(it)
     assert it.low > -0.2
     assert it.simultaneous_low <= min(ends[0].effect.low, it.low)
-    (kept,) = judge(
-        [Compared(McNemar(2, 60, 200), (1, 0), (McNemar(2, 61, 200), McNemar(2, 59, 200)))]
-    )
+    (kept,) = judge([Compared(McNemar(2, 60, 200), (1, 0), (McNemar(2, 61, 200), McNemar(2, 59, 200)))])
     assert kept.finding is Finding.worse
     assert_agrees(kept)
 
@@ -181,9 +178,7 @@ class Truth:
 def test_the_intervals_of_a_table_contain_all_true_differences(truths: list[Truth]) -> None:
     generator, tables, missed = np.random.default_rng(3), 400, 0
     for _ in range(tables):
-        counts = [
-            generator.multinomial(500, [it.win, it.loss, 1 - it.win - it.loss]) for it in truths
-        ]
+        counts = [generator.multinomial(500, [it.win, it.loss, 1 - it.win - it.loss]) for it in truths]
         rows = judge([McNemar(int(it[0]), int(it[1]), 500) for it in counts], {"accuracy": 0.02})
         missed += any(
             not row.simultaneous_low <= truth.win - truth.loss <= row.simultaneous_high

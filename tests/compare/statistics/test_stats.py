@@ -31,9 +31,8 @@ from runner_compare.statistics.stats import (
 )
 
 counts = st.integers(0, 300)
-repeats = st.lists(
-    st.integers(1, 9), min_size=1, max_size=7
-)  # small whole numbers: ties are common
+# small whole numbers: ties are common
+repeats = st.lists(st.integers(1, 9), min_size=1, max_size=7)
 
 
 @st.composite
@@ -57,9 +56,7 @@ def two_groups(draw: st.DrawFn) -> tuple[int, int, int, int]:
 @pytest.mark.parametrize("confidence", [0.9, 0.95, 0.99])
 def test_wilson_is_scipys(k: int, n: int, confidence: float) -> None:
     expected = stats.binomtest(k, n).proportion_ci(confidence, method="wilson")
-    assert wilson_interval(k, n, confidence) == pytest.approx(
-        (expected.low, expected.high), abs=1e-12
-    )
+    assert wilson_interval(k, n, confidence) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
 @given(counts, counts)
@@ -165,9 +162,7 @@ def test_holm_is_monotonic_and_knows_no_order(ps: list[float], data: st.DataObje
 def log_likelihood(only_second: float, difference: float, b: int, c: int, n: int) -> float:
     """Multinomial log-likelihood of a paired table with a given true difference."""
     only_first, rest = only_second + difference, 1 - 2 * only_second - difference
-    return float(
-        sum(k * math.log(p) for k, p in ((b, only_first), (c, only_second), (n - b - c, rest)) if k)
-    )
+    return float(sum(k * math.log(p) for k, p in ((b, only_first), (c, only_second), (n - b - c, rest)) if k))
 
 
 def random_tables() -> list[tuple[int, int, int]]:
@@ -180,8 +175,7 @@ def random_tables() -> list[tuple[int, int, int]]:
 
 
 @pytest.mark.parametrize(
-    ("b", "c", "n"),
-    [(40, 20, 160), (12, 3, 200), (3, 12, 200), (7, 7, 50), (30, 1, 60), *random_tables()],
+    ("b", "c", "n"), [(40, 20, 160), (12, 3, 200), (3, 12, 200), (7, 7, 50), (30, 1, 60), *random_tables()]
 )
 def test_tangos_ends_are_where_the_score_test_rejects(b: int, c: int, n: int) -> None:
     """The textbook definition, with scipy's optimizer in place of the closed form."""
@@ -213,9 +207,7 @@ def test_difference_at_the_edges() -> None:
 
 
 @given(pairs())
-def test_difference_interval_holds_the_estimate_and_is_antisymmetric(
-    table: tuple[int, int, int],
-) -> None:
+def test_difference_interval_holds_the_estimate_and_is_antisymmetric(table: tuple[int, int, int]) -> None:
     b, c, n = table
     low, high = paired_difference_interval(b, c, n)
     assert -1 <= low <= high <= 1
@@ -243,14 +235,11 @@ def test_difference_interval_covers_19_times_in_20() -> None:
 def exact_power(n: int, rate: float, difference: float, alpha: float) -> float:
     """Probability that the exact test rejects, summed over the number of discordant pairs, which
     are so frequent."""
-    loses = (rate - difference) / (
-        2 * rate
-    )  # chance that a discordant pair goes against the true difference
+    # chance that a discordant pair goes against the true difference
+    loses = (rate - difference) / (2 * rate)
     power = 0.0
     for discordant in range(n + 1):
-        rejected = [
-            k for k in range(discordant // 2 + 1) if mcnemar_exact(discordant - k, k) < alpha
-        ]
+        rejected = [k for k in range(discordant // 2 + 1) if mcnemar_exact(discordant - k, k) < alpha]
         chance = stats.binom.pmf(discordant, n, rate)
         power += chance * stats.binom.cdf(max(rejected, default=-1), discordant, loses)
     return float(power)
@@ -258,18 +247,14 @@ def exact_power(n: int, rate: float, difference: float, alpha: float) -> float:
 
 @pytest.mark.parametrize("alpha", [0.05, 0.01])
 @pytest.mark.parametrize(("n", "rate"), [(60, 0.0), (60, 0.3), (200, 0.05), (200, 0.4)])
-def test_the_detectable_difference_is_seen_four_times_in_five(
-    n: int, rate: float, alpha: float
-) -> None:
+def test_the_detectable_difference_is_seen_four_times_in_five(n: int, rate: float, alpha: float) -> None:
     difference = detectable_difference(n, rate, alpha)
     assert difference is not None
-    on_top = exact_power(
-        n, rate + difference, difference, alpha
-    )  # a loss beside the flips that noise makes
+    # a loss beside the flips that noise makes
+    on_top = exact_power(n, rate + difference, difference, alpha)
     assert 0.8 <= on_top <= 0.97  # few pairs: the exact test comes in steps
-    instead = exact_power(
-        n, math.hypot(rate, difference), difference, alpha
-    )  # a loss in place of some of them
+    # a loss in place of some of them
+    instead = exact_power(n, math.hypot(rate, difference), difference, alpha)
     assert instead >= on_top - 1e-12
 
 
@@ -295,23 +280,16 @@ def test_too_few_pairs_show_nothing(n: int) -> None:
 
 
 @given(two_groups())
-def test_the_hybrid_interval_joins_exact_ends_in_newcombes_way(
-    table: tuple[int, int, int, int],
-) -> None:
+def test_the_hybrid_interval_joins_exact_ends_in_newcombes_way(table: tuple[int, int, int, int]) -> None:
     k1, n1, k2, n2 = table
     low, high = unpaired_difference_interval(*table)
     if n1 and n2:
         (low1, high1), (low2, high2) = (
             proportion_confint(k, n, method="beta") for k, n in ((k1, n1), (k2, n2))
         )
-        down, up = (
-            math.hypot(k1 / n1 - low1, high2 - k2 / n2),
-            math.hypot(high1 - k1 / n1, k2 / n2 - low2),
-        )
+        down, up = (math.hypot(k1 / n1 - low1, high2 - k2 / n2), math.hypot(high1 - k1 / n1, k2 / n2 - low2))
         difference = k1 / n1 - k2 / n2
-        assert (low, high) == pytest.approx(
-            (max(-1, difference - down), min(1, difference + up)), abs=1e-9
-        )
+        assert (low, high) == pytest.approx((max(-1, difference - down), min(1, difference + up)), abs=1e-9)
     else:
         assert (low, high) == (-1.0, 1.0)
 
@@ -326,9 +304,7 @@ def test_the_hybrid_interval_holds_the_estimate_and_is_antisymmetric(
     if n1 and n2:
         assert low - 1e-12 <= k1 / n1 - k2 / n2 <= high + 1e-12
     assert unpaired_difference_interval(k2, n2, k1, n1) == pytest.approx((-high, -low), abs=1e-12)
-    assert unpaired_difference_interval(n1 - k1, n1, n2 - k2, n2) == pytest.approx(
-        (-high, -low), abs=1e-12
-    )
+    assert unpaired_difference_interval(n1 - k1, n1, n2 - k2, n2) == pytest.approx((-high, -low), abs=1e-12)
 
 
 @pytest.mark.parametrize("n", [20, 50, 100])
@@ -338,19 +314,12 @@ def test_each_end_of_the_hybrid_interval_misses_in_at_most_2_5_percent_where_new
 ) -> None:
     """Summed over all tables, so without noise, for shares that differ by up to 20 points."""
     hybrid = np.array(
-        [
-            [unpaired_difference_interval(one, n, other, n) for other in range(n + 1)]
-            for one in range(n + 1)
-        ]
+        [[unpaired_difference_interval(one, n, other, n) for other in range(n + 1)] for one in range(n + 1)]
     )
-    newcombe = np.array(
-        [[newcombes(one, other, n) for other in range(n + 1)] for one in range(n + 1)]
-    )
+    newcombe = np.array([[newcombes(one, other, n) for other in range(n + 1)] for one in range(n + 1)])
     most = [0.0, 0.0]
     for rate in np.linspace(0.5, 0.99, 50):
-        first, second = (
-            stats.binom.pmf(range(n + 1), n, share) for share in (rate, rate - difference)
-        )
+        first, second = (stats.binom.pmf(range(n + 1), n, share) for share in (rate, rate - difference))
         chances = np.outer(first, second)
         for at, ends in enumerate((hybrid, newcombe)):
             beyond = ends[..., 0] > difference + 1e-12, ends[..., 1] < difference - 1e-12
@@ -381,14 +350,9 @@ def fishers_p(k1: int, n1: int, k2: int, n2: int) -> float:
 
 def fishers_power(n1: int, rate1: float, n2: int, rate2: float) -> float:
     """Probability that Fisher's test rejects at 5 %, summed over all tables."""
-    first, second = (
-        stats.binom.pmf(range(n1 + 1), n1, rate1),
-        stats.binom.pmf(range(n2 + 1), n2, rate2),
-    )
+    first, second = (stats.binom.pmf(range(n1 + 1), n1, rate1), stats.binom.pmf(range(n2 + 1), n2, rate2))
     tables = itertools.product(range(n1 + 1), range(n2 + 1))
-    return float(
-        sum(first[k1] * second[k2] for k1, k2 in tables if fishers_p(k1, n1, k2, n2) < 0.05)
-    )
+    return float(sum(first[k1] * second[k2] for k1, k2 in tables if fishers_p(k1, n1, k2, n2) < 0.05))
 
 
 @pytest.mark.sampled(2)
@@ -412,9 +376,7 @@ def test_the_unpaired_detectable_difference_is_seen_four_times_in_five(
     assert difference is not None
     others = [other for other in (rate - difference, rate + difference) if 0 <= other <= 1]
     powers = [
-        fishers_power(*sides)
-        for other in others
-        for sides in ((n1, rate, n2, other), (n1, other, n2, rate))
+        fishers_power(*sides) for other in others for sides in ((n1, rate, n2, other), (n1, other, n2, rate))
     ]
     assert 0.78 <= min(powers) <= most
 
@@ -437,9 +399,7 @@ def test_the_unpaired_detectable_difference_shrinks_with_n_and_too_few_show_noth
 @pytest.mark.parametrize("alpha", [0.5, 0.05, 0.05 / 45, 1e-7])
 @pytest.mark.parametrize("freedom", [1, 2, 3, 10, 1001])
 def test_student_is_two_sided_and_no_p_is_zero(alpha: float, freedom: int) -> None:
-    assert student_quantile(alpha, freedom) == pytest.approx(
-        stats.t.isf(alpha / 2, freedom), rel=1e-9
-    )
+    assert student_quantile(alpha, freedom) == pytest.approx(stats.t.isf(alpha / 2, freedom), rel=1e-9)
     assert student_p(-student_quantile(alpha, freedom), freedom) == pytest.approx(alpha, rel=1e-9)
     assert student_p(0.0, freedom) == 1.0
     assert student_p(1e300, freedom) > 0

@@ -39,19 +39,13 @@ def test_the_interval_of_a_ratio_ends_where_the_difference_may_be_0() -> None:
     top, bottom = Estimate(0.8, 0.7, 0.86), Estimate(2.0, 1.9, 2.2)
     low, high = ratio_of_estimates(top, bottom, 0.3)
     for end, above, below in ((low, 0.1, 0.2), (high, 0.06, 0.1)):
-        gap = (0.8 - end * 2.0) ** 2 - (
-            above**2 + (end * below) ** 2 - 2 * 0.3 * end * above * below
-        )
+        gap = (0.8 - end * 2.0) ** 2 - (above**2 + (end * below) ** 2 - 2 * 0.3 * end * above * below)
         assert gap == pytest.approx(0, abs=1e-12)
     assert ratio_of_estimates(top, Estimate(2.0, 2.0, 2.0), 0.0) == pytest.approx((0.35, 0.43))
-    assert ratio_of_estimates(top, Estimate(2.0, -1.0, 5.0), 0.0) == (0.0, math.inf), (
-        "the tokens may be none"
-    )
+    assert ratio_of_estimates(top, Estimate(2.0, -1.0, 5.0), 0.0) == (0.0, math.inf), "the tokens may be none"
 
 
-@pytest.mark.parametrize(
-    ("n", "accuracy", "link"), [(20, 0.97, 1.0), (50, 0.7, -1.0), (200, 0.9, 1.0)]
-)
+@pytest.mark.parametrize(("n", "accuracy", "link"), [(20, 0.97, 1.0), (50, 0.7, -1.0), (200, 0.9, 1.0)])
 def test_the_interval_holds_the_true_right_answers_per_1000_tokens(
     n: int, accuracy: float, link: float
 ) -> None:
@@ -79,9 +73,7 @@ def test_all_right_answers_still_leave_room_below() -> None:
     cost = TokenCost.of(cells([500.0] * 10), Estimate(1.0, 0.7, 1.0))
     assert cost is not None
     assert cost.correct_per_1000 == pytest.approx((2.0, 1.4, 2.0))
-    assert TokenCost.of(cells([0.0] * 10), Estimate(1.0, 0.7, 1.0)) is None, (
-        "a server that counts none"
-    )
+    assert TokenCost.of(cells([0.0] * 10), Estimate(1.0, 0.7, 1.0)) is None, "a server that counts none"
 
 
 def test_a_team_that_saves_and_one_that_costs_more() -> None:
@@ -117,9 +109,7 @@ def test_few_questions_show_no_saving_however_alike_they_are() -> None:
     saving = judged(TokenSaving.of(cells([90.0] * 5), cells([100.0] * 5)))
     assert saving.p == 2**-4
     assert saving.both.low <= 0 < saving.both.value
-    assert (
-        judged(TokenSaving.of(cells([90.0] * 6), cells([100.0] * 6))).finding is TokenFinding.saves
-    )
+    assert judged(TokenSaving.of(cells([90.0] * 6), cells([100.0] * 6))).finding is TokenFinding.saves
 
 
 def test_break_even_and_correlation() -> None:

@@ -15,10 +15,7 @@ def found(strict: int, flexible: int, ended: int = 450) -> dict[str, float]:
 
 
 def test_the_note_has_the_counts_of_each_row_and_the_command() -> None:
-    rows = [
-        ("none", found(8, 393), {EXTRACTOR: "strict"}),
-        ("int8", found(4, 390), {EXTRACTOR: "strict"}),
-    ]
+    rows = [("none", found(8, 393), {EXTRACTOR: "strict"}), ("int8", found(4, 390), {EXTRACTOR: "strict"})]
     assert unread_note(rows) == (
         "of the texts that ended, task.extractor=strict finds an answer in fewer than flexible does: row none: in 8 of "
         "450 against 393 (accuracy by flexible: 3.1%), row int8: in 4 of 450 against 390 (accuracy by flexible: 3.1%)"

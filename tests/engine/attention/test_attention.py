@@ -88,9 +88,7 @@ def test_scores_that_leave_no_room_for_exp(way: str) -> None:
     what = PassLayout(heads, kernels_or_none(way), own, ints([0]), ints([599]), ints([600]))
     result = what.attend(0, query, keys[-1:].transpose(0, 1), values[-1:].transpose(0, 1), 1.0)[0]
     assert torch.allclose(result[0], values[300, 0], atol=1e-6)
-    assert torch.allclose(result[2], values[:, 0].mean(dim=0), atol=1e-5), (
-        "no difference of scores: the mean"
-    )
+    assert torch.allclose(result[2], values[:, 0].mean(dim=0), atol=1e-5), "no difference of scores: the mean"
     assert bool(result.isfinite().all())
 
 
@@ -109,13 +107,7 @@ def test_scores_of_a_prefix_that_leave_no_room_for_exp(way: str) -> None:
     query = torch.zeros(3, 1, 16)
     query[:, 0, 0] = torch.tensor([9.0, -9.0, 0.0])
     what = PassLayout(
-        heads,
-        kernels,
-        own_kv(heads, kernels, [1]),
-        ints([0]),
-        ints([0]),
-        ints([1]),
-        [use_of(prefix, [0], 1)],
+        heads, kernels, own_kv(heads, kernels, [1]), ints([0]), ints([0]), ints([1]), [use_of(prefix, [0], 1)]
     )
     own = torch.zeros(1, 1, 16)
     result = what.attend(0, query, own, own, 1.0)[0]
@@ -134,12 +126,9 @@ def test_layers_with_fewer_and_narrower_heads_are_filled_up(way: str) -> None:
     numbers = torch.Generator().manual_seed(2)
     own = own_kv(heads, kernels, [40])
     query, keys, values = (
-        random(numbers, rows, 20, width, dtype=torch.float32)
-        for rows, width in ((4, 24), (1, 24), (1, 16))
+        random(numbers, rows, 20, width, dtype=torch.float32) for rows, width in ((4, 24), (1, 24), (1, 16))
     )
-    what = PassLayout(
-        heads, kernels, own, ints([0] * 20), ints(list(range(20))), ints(list(range(1, 21)))
-    )
+    what = PassLayout(heads, kernels, own, ints([0] * 20), ints(list(range(20))), ints(list(range(1, 21))))
     result = what.attend(0, query, keys, values, 0.3)
     assert result.shape == (20, 4, 16)
     narrow = Heads(1, 1, 4, 24, torch.float32, CPU)
@@ -160,9 +149,8 @@ def test_the_store_keeps_what_it_is_given(dtype: torch.dtype, way: str) -> None:
              for _ in range(heads.layers)]  # fmt: skip
     for layer in range(heads.layers):
         for slot, length in enumerate(lengths):
-            order = torch.randperm(length, generator=random_numbers, device="cpu").to(
-                heads.device
-            )  # places may come in any order
+            # places may come in any order
+            order = torch.randperm(length, generator=random_numbers, device="cpu").to(heads.device)
             keys, values = (one[order] for one in given[layer][slot])
             own.write(layer, keys, values, ints([slot] * length), order.int())
             own.fill(slot, length)
@@ -181,9 +169,8 @@ def test_the_store_keeps_what_it_is_given(dtype: torch.dtype, way: str) -> None:
         assert own.held == own.slots * own.capacity
     else:
         assert own.held == sum(lengths)
-    own.enter(
-        2, 2, [*needs[:2], 90, 100, needs[2]], [*lengths[:2], 80, 80, lengths[2]], 5
-    )  # the last goes behind them
+    # the last goes behind them
+    own.enter(2, 2, [*needs[:2], 90, 100, needs[2]], [*lengths[:2], 80, 80, lengths[2]], 5)
     assert [same(0, 0), same(1, 1), same(4, 2)] == [True] * 3
     own.leave(0, 4)  # the last of the first four goes to its place
     assert [same(1, 1), same(3, 2)] == [True] * 2
@@ -191,13 +178,7 @@ def test_the_store_keeps_what_it_is_given(dtype: torch.dtype, way: str) -> None:
     own.lengthen(90, 100)
     assert same(2, 2)
     for place in (0, 99):
-        own.write(
-            0,
-            torch.ones(1, 3, 48).to(dtype),
-            torch.ones(1, 3, 48).to(dtype),
-            ints([0]),
-            ints([place]),
-        )
+        own.write(0, torch.ones(1, 3, 48).to(dtype), torch.ones(1, 3, 48).to(dtype), ints([0]), ints([place]))
     assert same(2, 2)
 
 
@@ -212,9 +193,7 @@ def test_the_store_keeps_what_it_is_given(dtype: torch.dtype, way: str) -> None:
         (torch.float32, 1, shared_numbers.MAX_DIM + 16, False),
     ],
 )
-def test_what_the_kernels_are_made_for(
-    dtype: torch.dtype, group: int, dim: int, made: bool
-) -> None:
+def test_what_the_kernels_are_made_for(dtype: torch.dtype, group: int, dim: int, made: bool) -> None:
     kernels_or_none("kernels")
     assert (kernels_for(Heads(1, 2, group, dim, dtype, CPU)) is not None) is made
 

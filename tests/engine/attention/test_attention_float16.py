@@ -33,24 +33,12 @@ def test_neither_scores_nor_sums_of_values_overflow(is_span: bool) -> None:
     uses = [PrefixUse(prefix, None, ints([0, 1, 2]), TOKENS)]
     if is_span:  # one row, whose tokens see those before them
         what = PassLayout(
-            HEADS,
-            None,
-            own_kv(HEADS, None, [16]),
-            ints([0] * 3),
-            ints([0, 1, 2]),
-            ints([0] * 3),
-            uses,
+            HEADS, None, own_kv(HEADS, None, [16]), ints([0] * 3), ints([0, 1, 2]), ints([0] * 3), uses
         )
         what.spans = [Span(0, TOKENS)]
     else:  # three rows, whose tokens see themselves
         what = PassLayout(
-            HEADS,
-            None,
-            own_kv(HEADS, None, [16] * 3),
-            ints([0, 1, 2]),
-            ints([0] * 3),
-            ints([1] * 3),
-            uses,
+            HEADS, None, own_kv(HEADS, None, [16] * 3), ints([0, 1, 2]), ints([0] * 3), ints([1] * 3), uses
         )
     result = what.attend(0, query, new_keys, new_values, SCALE)
     for token in range(TOKENS):
@@ -58,8 +46,6 @@ def test_neither_scores_nor_sums_of_values_overflow(is_span: bool) -> None:
         seen = torch.cat([keys, new_keys[:, own]], dim=1).double().repeat_interleave(2, dim=0)
         scores = (query[:, token].double()[:, None] * seen).sum(dim=-1)
         assert float(scores.max()) > 65_504
-        weighed = (
-            torch.cat([values, new_values[:, own]], dim=1).double().repeat_interleave(2, dim=0)
-        )
+        weighed = torch.cat([values, new_values[:, own]], dim=1).double().repeat_interleave(2, dim=0)
         expected = ((scores * SCALE).softmax(dim=-1)[..., None] * weighed).sum(dim=1)
         assert float((result[token].double() - expected).abs().max()) < 1, "of values of about 500"

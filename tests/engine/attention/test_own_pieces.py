@@ -29,14 +29,8 @@ pytestmark = pytest.mark.skipif(
     native.kernels() is None, reason="no C compiler is here, so nothing is in pieces"
 )
 SEEN = [5, OWN_PIECE, OWN_PIECE + 1, 2 * OWN_PIECE, 2 * OWN_PIECE + 531, 3 * OWN_PIECE + 16]
-FIRST = [
-    0,
-    3,
-    OWN_PIECE,
-    OWN_PIECE - 7,
-    OWN_PIECE + 900,
-    2 * OWN_PIECE + 40,
-]  # of windows: some hide whole pieces
+# of windows: some hide whole pieces
+FIRST = [0, 3, OWN_PIECE, OWN_PIECE - 7, OWN_PIECE + 900, 2 * OWN_PIECE + 40]
 ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 0.03}  # of the largest number
 INT4 = KvCache.of("{keys: int4, values: int4, first_tokens: as_model}")
 K8V4 = KvCache.of("{keys: int8, values: int4, first_tokens: as_model}")
@@ -65,9 +59,7 @@ def test_pieces_are_one_softmax(name: str, has_window: bool, softmax: str, threa
     assert kernels is not None
     heads = Heads(2, 2, 3, 64, dtype, torch.device("cpu"), kv_cache=kv_cache)
     chance, places = torch.Generator().manual_seed(1), SEEN[-1]
-    keys, values = (
-        [random(chance, 2, places, 64, dtype=dtype) for _ in range(2)] for _ in range(2)
-    )
+    keys, values = ([random(chance, 2, places, 64, dtype=dtype) for _ in range(2)] for _ in range(2))
     query = random(chance, len(SEEN), 6, 64, dtype=dtype)
     own = OwnPlaces(
         shared_kv(heads, kernels, keys, values).store, ints([0] * len(SEEN)), ints(SEEN), ints(FIRST) if has_window else None
@@ -76,9 +68,7 @@ def test_pieces_are_one_softmax(name: str, has_window: bool, softmax: str, threa
     turned = heads.turned(query.clone(), kernels)
     found = attend_own(kernels, heads, scaling, 1, turned, own, sinks=of_softmax.sinks)
     answers = heads.turned(found.clone(), kernels)
-    for at, (first, seen) in enumerate(
-        zip(FIRST if has_window else [0] * len(SEEN), SEEN, strict=True)
-    ):
+    for at, (first, seen) in enumerate(zip(FIRST if has_window else [0] * len(SEEN), SEEN, strict=True)):
         wanted = one_softmax(
             query[at], keys[1][:, first:seen], values[1][:, first:seen], heads, 64**-0.5, of_softmax
         )
@@ -99,8 +89,7 @@ def test_pieces_are_one_softmax(name: str, has_window: bool, softmax: str, threa
             first=None if own.first is None else own.first[just],
         )
         assert torch.equal(
-            attend_own(kernels, heads, scaling, 1, turned[just], alone, sinks=of_softmax.sinks)[0],
-            found[at],
+            attend_own(kernels, heads, scaling, 1, turned[just], alone, sinks=of_softmax.sinks)[0], found[at]
         )
 
 
@@ -110,9 +99,7 @@ def engine_of(
 ) -> Callable[..., LocalEngine]:
     def make(dtype: Dtype, kv_cache: KvCache = KvCache.as_model) -> LocalEngine:
         model = LocalModelConfig(
-            name=str(saved_family("llama", max_position_embeddings=4 * OWN_PIECE)),
-            device="cpu",
-            dtype=dtype,
+            name=str(saved_family("llama", max_position_embeddings=4 * OWN_PIECE)), device="cpu", dtype=dtype
         )
         return opened(model=model, generation=GenerationConfig(kv_cache=kv_cache))
 
@@ -166,9 +153,8 @@ def test_pieces_of_a_prompt_have_the_bits_of_the_whole(
     forward.fused = fused
     torch.manual_seed(0)
     prompts = [torch.randint(0, 60, (450,)).tolist()]
-    whole, pieces = (
-        read_rows(forward, prompts, piece)[2] for piece in (450, 170)
-    )  # the last one is of 110 tokens
+    # the last one is of 110 tokens
+    whole, pieces = (read_rows(forward, prompts, piece)[2] for piece in (450, 170))
     assert torch.equal(whole, pieces)
     if dtype is Dtype.bfloat16:  # where token by token means other bits
         forward.short_span = 451

@@ -39,20 +39,11 @@ CODES: dict[str, dict[str, Any]] = {
 }
 FIRST: dict[bool, dict[str, Any]] = {False: {}, True: {"first_tokens": "as_model"}}
 ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 0.03}  # of the largest number
-LAYER, DIM, TO_FIRST = (
-    1,
-    64,
-    0.6,
-)  # so much of what all queries have in common is in the first keys, as in real models
+# so much of what all queries have in common is in the first keys, as in real models
+LAYER, DIM, TO_FIRST = (1, 64, 0.6)
 ROWS = {  # how many places each has, and whether it begins a text
     "one row": [(2500, True)],
-    "several rows": [
-        (2500, True),
-        (1030, True),
-        (40, True),
-        (2500, False),
-        (3 * OWN_PIECE + 16, True),
-    ],
+    "several rows": [(2500, True), (1030, True), (40, True), (2500, False), (3 * OWN_PIECE + 16, True)],
 }
 
 
@@ -71,14 +62,10 @@ def stored_rows(heads: Heads, rows: list[tuple[int, bool]]) -> StoredRows:
     chance = torch.Generator().manual_seed(3)
     own = own_kv(heads, kernels_or_none("kernels"), [places for places, _ in rows])
     common = random(chance, DIM, dtype=heads.dtype)
-    query = common + 0.3 * random(
-        chance, len(rows), heads.kv_heads * heads.group, DIM, dtype=heads.dtype
-    )
+    query = common + 0.3 * random(chance, len(rows), heads.kv_heads * heads.group, DIM, dtype=heads.dtype)
     found = StoredRows(own, query, [], [])
     for slot, (places, is_beginning) in enumerate(rows):
-        keys, values = (
-            random(chance, heads.kv_heads, places, DIM, dtype=heads.dtype) for _ in range(2)
-        )
+        keys, values = (random(chance, heads.kv_heads, places, DIM, dtype=heads.dtype) for _ in range(2))
         keys[:, :LANES] += TO_FIRST * common
         own.set_beginning(slot, is_beginning)
         turned = [heads.turned(some.transpose(0, 1).contiguous()) for some in (keys, values)]
@@ -98,14 +85,10 @@ def attended(heads: Heads, stored: StoredRows, rows: list[int]) -> torch.Tensor:
     return heads.turned(found, kernels)
 
 
-def of_wrong_kernels(
-    heads: Heads, keys: torch.Tensor, values: torch.Tensor
-) -> list[list[torch.Tensor]]:
+def of_wrong_kernels(heads: Heads, keys: torch.Tensor, values: torch.Tensor) -> list[list[torch.Tensor]]:
     """Return keys and values as kernels would see them that make a mistake with pieces."""
     second = slice(OWN_PIECE, OWN_PIECE + LANES)
-    left_out = [
-        torch.cat((some[:, :OWN_PIECE], some[:, 2 * OWN_PIECE :]), dim=1) for some in (keys, values)
-    ]
+    left_out = [torch.cat((some[:, :OWN_PIECE], some[:, 2 * OWN_PIECE :]), dim=1) for some in (keys, values)]
     wrong = [left_out]
     if heads.first_plain:
         first_again, first_missed = ([keys.clone(), values.clone()] for _ in range(2))
@@ -120,18 +103,14 @@ def of_wrong_kernels(
 @pytest.mark.parametrize("has_first", [False, True], ids=["", "first plain"])
 @pytest.mark.parametrize("dtype", list(ROUNDING), ids=["f32", "bf16"])
 @pytest.mark.parametrize("codes", list(CODES))
-def test_every_format_is_one_softmax(
-    codes: str, dtype: torch.dtype, has_first: bool, rows: str
-) -> None:
+def test_every_format_is_one_softmax(codes: str, dtype: torch.dtype, has_first: bool, rows: str) -> None:
     kv_cache = KvCache.of(CODES[codes] | FIRST[has_first])
     heads = Heads(2, 2, 3, DIM, dtype, torch.device("cpu"), kv_cache=kv_cache)
     plain = replace(heads, kv_cache=KvCache.as_model)
     stored, together = stored_rows(heads, ROWS[rows]), list(range(len(ROWS[rows])))
     found = attended(heads, stored, together)
     for row, (places, is_beginning) in enumerate(ROWS[rows]):
-        assert torch.equal(attended(heads, stored, [row])[0], found[row]), (
-            "bits depend on the rows beside it"
-        )
+        assert torch.equal(attended(heads, stored, [row])[0], found[row]), "bits depend on the rows beside it"
         keys, values = as_read(heads, LAYER, [stored.keys[row], stored.values[row]], is_beginning)
         wanted = one_softmax(stored.query[row], keys, values, plain, DIM**-0.5)
         most = ROUNDING[dtype] * wanted.abs().max()
@@ -144,10 +123,8 @@ def test_every_format_is_one_softmax(
 
 
 SLIDING = {"layer_types": ["sliding_attention", "full_attention"]}
-LIVELY = {
-    "query_pre_attn_scalar": 8,
-    "tie_word_embeddings": False,
-}  # else a tiny Gemma repeats its last token for ever
+# else a tiny Gemma repeats its last token for ever
+LIVELY = {"query_pre_attn_scalar": 8, "tie_word_embeddings": False}
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {  # windows that end within a piece, or hide some
     "window": ("mistral", {"sliding_window": OWN_PIECE + 500}),
     "cap": ("gemma2", SLIDING | LIVELY | {"sliding_window": 600, "attn_logit_softcapping": 1.0}),

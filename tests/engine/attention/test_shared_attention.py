@@ -43,9 +43,7 @@ def test_a_wrong_kernel_is_noticed_by_its_trial_and_not_used(
     file: str, right: str, wrong: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(FORCED, raising=False)
-    choice = choose(
-        HEADS, emulated_attention(tmp_path, with_a_mistake(tmp_path, file, right, wrong))
-    )
+    choice = choose(HEADS, emulated_attention(tmp_path, with_a_mistake(tmp_path, file, right, wrong)))
     assert choice is not None
     assert choice.tile_rows == 0
     whose = "37 tokens to 300" if file == "tile_attention.h" else "a token to its own"
@@ -84,13 +82,7 @@ def times(*milliseconds: float) -> dict[int, float]:
             NO_TILES,
             "in the order of",
         ),
-        (
-            times(1, 1, 2, 3, 4, 49),
-            times(2, 2, 3, 6, 12, 50),
-            times(1, 1, 3, 3, 4, 50),
-            0,
-            "vectors, ",
-        ),
+        (times(1, 1, 2, 3, 4, 49), times(2, 2, 3, 6, 12, 50), times(1, 1, 3, 3, 4, 50), 0, "vectors, "),
     ],
 )
 def test_the_fastest_is_chosen(

@@ -28,38 +28,20 @@ from runner_engine.settings.kv_cache import KvCache
 
 CPU = torch.device("cpu")
 HEADS = Heads(2, 2, 3, 64, torch.bfloat16, CPU)
-SHAPES = [
-    (1, 1, 32),
-    (2, 3, 64),
-    (1, 16, 96),
-    (2, 4, 128),
-    (1, 2, 512),
-]  # key-value heads, group, dim
-KEYS = (
-    1,
-    15,
-    16,
-    17,
-    33,
-    255,
-    256,
-    257,
-    300,
-)  # remainders of blocks, of tiles, and of what is multiplied at a time
+# key-value heads, group, dim
+SHAPES = [(1, 1, 32), (2, 3, 64), (1, 16, 96), (2, 4, 128), (1, 2, 512)]
+# remainders of blocks, of tiles, and of what is multiplied at a time
+KEYS = (1, 15, 16, 17, 33, 255, 256, 257, 300)
 KV = pytest.mark.parametrize(
     "kv_cache", [KvCache.as_model, KvCache.int8, KvCache.int4, KvCache.k8v4], ids=str
 )
 
 
-def places_of(
-    heads: Heads, kernels: native.Kernels, count: int, scale: float = 1.0
-) -> SharedPlaces:
+def places_of(heads: Heads, kernels: native.Kernels, count: int, scale: float = 1.0) -> SharedPlaces:
     """Random keys and values in the first layer; those of the second, which lie behind, are no
     numbers."""
     kv = SharedKv.empty(heads, count, kernels)
-    keys, values = (
-        torch.randn(heads.kv_heads, count, heads.dim).to(heads.dtype) * scale for _ in range(2)
-    )
+    keys, values = (torch.randn(heads.kv_heads, count, heads.dim).to(heads.dtype) * scale for _ in range(2))
     kv.store.put_stored(0, *heads.to_stored(0, keys, values))
     if not heads.in_bytes:
         for tensor in kv.store.tensors(0)[1::2]:
@@ -74,13 +56,9 @@ def expected(
     tokens, reach = query.shape[1], places.sees + (query.shape[1] - 1 if places.causal else 0)
     stored = places.store.stored(0, 0, reach)
     kinds = zip(heads.formats(0), stored, strict=True)
-    wide = {
-        KvCode.kv_int8: torch.float32
-    }  # scales come behind sums there; elsewhere numbers are multiplied in bfloat16
-    exact = [
-        of.to_numbers(some, heads.dim, wide.get(KvCode(of.CODE), torch.bfloat16))
-        for of, some in kinds
-    ]
+    # scales come behind sums there; elsewhere numbers are multiplied in bfloat16
+    wide = {KvCode.kv_int8: torch.float32}
+    exact = [of.to_numbers(some, heads.dim, wide.get(KvCode(of.CODE), torch.bfloat16)) for of, some in kinds]
     keys, values = (some.double() for some in exact)
     grouped = query.double().view(heads.kv_heads, heads.group, tokens, heads.dim).transpose(1, 2)
     scores = grouped.reshape(heads.kv_heads, -1, heads.dim) @ keys.mT * 0.2
@@ -106,8 +84,7 @@ def same_bits(first: Part, second: Part) -> bool:
 @KV
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "x".join(map(str, shape)))
 @pytest.mark.parametrize(
-    ("cap", "is_causal", "has_windows"),
-    [(0.0, False, False), (0.0, True, False), (3.0, True, True)],
+    ("cap", "is_causal", "has_windows"), [(0.0, False, False), (0.0, True, False), (3.0, True, True)]
 )
 def test_tiles_and_vectors_have_the_same_bits_and_the_right_sums(
     emulated_tiles: OnlyTiles,
@@ -150,9 +127,7 @@ def test_tiles_and_vectors_have_the_same_bits_and_the_right_sums(
 
 @needs_tile_compiler
 @KV
-def test_scores_far_below_the_largest_have_no_weight(
-    emulated_tiles: OnlyTiles, kv_cache: KvCache
-) -> None:
+def test_scores_far_below_the_largest_have_no_weight(emulated_tiles: OnlyTiles, kv_cache: KvCache) -> None:
     """Weights that are too small for a float, down to those of scores 10,000 below the largest."""
     torch.manual_seed(4)
     heads = replace(HEADS, kv_cache=kv_cache, attention_tile_rows=1)
@@ -171,9 +146,7 @@ def test_scores_far_below_the_largest_have_no_weight(
 
 @needs_tile_compiler
 @KV
-def test_a_token_has_the_same_bits_whatever_goes_along(
-    emulated_tiles: OnlyTiles, kv_cache: KvCache
-) -> None:
+def test_a_token_has_the_same_bits_whatever_goes_along(emulated_tiles: OnlyTiles, kv_cache: KvCache) -> None:
     """Alone by vectors or by tiles, among those that see less and more, on two threads; also of
     tiny numbers."""
     torch.manual_seed(1)
@@ -182,9 +155,7 @@ def test_a_token_has_the_same_bits_whatever_goes_along(
         places = replace(places_of(heads, emulated_tiles, 600, scale), sees=500, causal=True)
         query = torch.randn(6, 90, 64).bfloat16()
         first = torch.randint(0, 580, (90,), dtype=torch.int32)
-        together = attend_shared(
-            emulated_tiles, heads, Scaling(0.2, 0.0), 0, query, None, 90, places, first
-        )
+        together = attend_shared(emulated_tiles, heads, Scaling(0.2, 0.0), 0, query, None, 90, places, first)
         for at in (0, 1, 47, 88, 89):
             alone = replace(places, sees=500 + at, causal=False)
             for tile_rows in (1, 4):
@@ -201,9 +172,10 @@ def test_a_token_has_the_same_bits_whatever_goes_along(
                     first[at : at + 1],
                 )
                 rows = slice(3 * at, 3 * at + 3)
-                assert same_bits(
-                    part, (together[0][:, rows], together[1][:, rows], together[2][:, rows])
-                ), (scale, at)
+                assert same_bits(part, (together[0][:, rows], together[1][:, rows], together[2][:, rows])), (
+                    scale,
+                    at,
+                )
 
 
 @needs_tile_compiler
@@ -216,13 +188,9 @@ def test_own_keys_by_tiles_are_right_whatever_goes_along(
     at a time."""
     torch.manual_seed(sum(shape))
     heads = Heads(2, *shape, torch.bfloat16, CPU, attention_tile_rows=4)
-    seen = torch.tensor(
-        [1, 2, 15, 16, 17, 31, 32, 33, 64, 200, 511, 512, 513, 540], dtype=torch.int32
-    )
+    seen = torch.tensor([1, 2, 15, 16, 17, 31, 32, 33, 64, 200, 511, 512, 513, 540], dtype=torch.int32)
     stored = places_of(heads, emulated_tiles, 540)
-    places = OwnPlaces(
-        stored.store, torch.zeros_like(seen), seen, seen // 3 if has_windows else None
-    )
+    places = OwnPlaces(stored.store, torch.zeros_like(seen), seen, seen // 3 if has_windows else None)
     query = torch.randn(len(seen), shape[0] * shape[1], heads.dim).bfloat16()
     scaling = Scaling(0.2, cap)
     before = emulated_tiles.count("products")
@@ -233,9 +201,7 @@ def test_own_keys_by_tiles_are_right_whatever_goes_along(
         one = query[at : at + 1].transpose(0, 1)
         out, _, total = expected(heads, one, replace(stored, sees=count), first, cap)
         mean = (out / total[..., None]).view(-1, heads.dim)
-        assert float((found[at].double() - mean).abs().max()) < 2e-2 * float(mean.abs().max()), (
-            count
-        )
+        assert float((found[at].double() - mean).abs().max()) < 2e-2 * float(mean.abs().max()), count
         alone = OwnPlaces(stored.store, places.slot[:1], seen[at : at + 1], first)
         assert torch.equal(
             attend_own(emulated_tiles, heads, scaling, 0, query[at : at + 1], alone)[0], found[at]
@@ -262,9 +228,7 @@ def test_other_own_keys_go_by_vectors(emulated_tiles: OnlyTiles, way: Heads) -> 
 
 
 @needs_tile_compiler
-def test_heads_that_are_no_whole_tiles_and_other_formats_stay_with_vectors(
-    emulated_tiles: OnlyTiles,
-) -> None:
+def test_heads_that_are_no_whole_tiles_and_other_formats_stay_with_vectors(emulated_tiles: OnlyTiles) -> None:
     heads = replace(HEADS, dim=80, attention_tile_rows=1)
     torch.manual_seed(0)
     places, query = places_of(heads, emulated_tiles, 70), torch.randn(6, 30, 80).bfloat16()
@@ -277,10 +241,7 @@ def test_heads_that_are_no_whole_tiles_and_other_formats_stay_with_vectors(
     assert emulated_tiles.count("loads") == before
     assert what_tiles_lack(heads, emulated_tiles) == "heads of 80 numbers are not whole tiles of 32"
     floats = replace(HEADS, dtype=torch.float32)
-    assert (
-        what_tiles_lack(floats, emulated_tiles)
-        == "tiles multiply bfloat16, and these keys are float32"
-    )
+    assert what_tiles_lack(floats, emulated_tiles) == "tiles multiply bfloat16, and these keys are float32"
     assert what_tiles_lack(HEADS, emulated_tiles) == ""
     assert difference(HEADS.group, HEADS.dim, HEADS.kv_cache, emulated_tiles) == ""
 
@@ -291,27 +252,13 @@ def test_places_that_do_not_exist_are_refused_by_tiles_too(emulated_tiles: OnlyT
     places, query = places_of(heads, emulated_tiles, 40), torch.randn(6, 9, 64).bfloat16()
     ask = [
         (replace(places, sees=49), None, 9, None, "shared keys are not all in their arena"),
-        (
-            replace(places, sees=41, causal=True),
-            None,
-            9,
-            None,
-            "shared keys are not all in their arena",
-        ),
+        (replace(places, sees=41, causal=True), None, 9, None, "shared keys are not all in their arena"),
         (places, torch.tensor([0, 9]), 2, None, "entry 1 of those that see shared keys"),
-        (
-            places,
-            None,
-            9,
-            torch.full((9,), -1, dtype=torch.int32),
-            "the window of token 0 begins before",
-        ),
+        (places, None, 9, torch.full((9,), -1, dtype=torch.int32), "the window of token 0 begins before"),
     ]
     for where, chosen, count, first, message in ask:
         with pytest.raises(IndexError, match=message):
-            attend_shared(
-                emulated_tiles, heads, Scaling(0.2, 0.0), 0, query, chosen, count, where, first
-            )
+            attend_shared(emulated_tiles, heads, Scaling(0.2, 0.0), 0, query, chosen, count, where, first)
 
 
 @processors.needs("amx", why="the other tests emulate it")

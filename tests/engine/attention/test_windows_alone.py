@@ -34,9 +34,7 @@ def test_where_other_windows_begin_changes_no_bit(dtype: torch.dtype) -> None:
         first = torch.tensor([FIRSTS[row] for row in rows], dtype=torch.int32)
         places = SharedPlaces(shared.store, 0, KEYS, False)
         asked = query[:, rows].contiguous()
-        parts = attend_shared(
-            KERNELS, heads, Scaling(0.2, 0.0), 0, asked, None, len(rows), places, first
-        )
+        parts = attend_shared(KERNELS, heads, Scaling(0.2, 0.0), 0, asked, None, len(rows), places, first)
         return [part.view(2, len(rows), 2, -1) for part in parts]
 
     together = attended([0, 1, 2, 3])

@@ -31,9 +31,7 @@ def changed(to: Path, rename: str = "", cut: int = 0) -> Path:
     weights = load_file(to / "adapter_model.safetensors")
     save_file(
         {
-            key.replace("_proj", rename or "_proj"): w[:, : w.shape[1] - cut].copy()
-            if "lora_A" in key
-            else w
+            key.replace("_proj", rename or "_proj"): w[:, : w.shape[1] - cut].copy() if "lora_A" in key else w
             for key, w in weights.items()
         },
         to / "adapter_model.safetensors",
@@ -74,13 +72,7 @@ def test_a_wrong_adapter_is_refused_before_torch_is_imported(
     assert not list(tmp_path.glob("outputs/jobs/*/samples.jsonl"))
 
 
-def test_the_adapter_of_the_model_fits(
-    make_config: Callable[..., RunnerConfig], tmp_path: Path
-) -> None:
+def test_the_adapter_of_the_model_fits(make_config: Callable[..., RunnerConfig], tmp_path: Path) -> None:
     lora = PeftConfig(path=str(changed(tmp_path / "lora")))
-    assert (
-        json.loads((tmp_path / "lora" / "adapter_config.json").read_text())["peft_type"] == "LORA"
-    )
-    adapter_header.check(
-        resolve(make_config(model=LocalModelConfig(name="embedded"), lora=lora)).files
-    )
+    assert json.loads((tmp_path / "lora" / "adapter_config.json").read_text())["peft_type"] == "LORA"
+    adapter_header.check(resolve(make_config(model=LocalModelConfig(name="embedded"), lora=lora)).files)

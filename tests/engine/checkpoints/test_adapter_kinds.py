@@ -27,9 +27,7 @@ def check(make_config: Make, tiny_llama: Path, tmp_path: Path) -> Callable[..., 
     """Return a function that checks an adapter with these settings, beside a quantization."""
 
     def checked(settings: dict[str, Any], quantization: str = "none", **lora: Any) -> None:
-        (tmp_path / "adapter_config.json").write_text(
-            json.dumps({"peft_type": "LORA", "r": 4} | settings)
-        )
+        (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 4} | settings))
         model = LocalModelConfig(name=str(tiny_llama), device="cpu")
         choice = CHOICES[quantization]()
         adapter = PeftConfig(path=str(tmp_path), **lora)
@@ -46,10 +44,7 @@ def check(make_config: Make, tiny_llama: Path, tmp_path: Path) -> Callable[..., 
             {"alora_invocation_tokens": [1]},
             "alora_invocation_tokens is set in its adapter_config.json, and it acts",
         ),
-        (
-            {"layer_replication": [[0, 1], [0, 1]]},
-            "layer_replication is set .* a model of more layers",
-        ),
+        ({"layer_replication": [[0, 1], [0, 1]]}, "layer_replication is set .* a model of more layers"),
         *(
             ({key: {"a": 1}}, f"{key} is set")
             for key in ("arrow_config", "kasa_config", "use_qalora", "velora_config")
@@ -60,8 +55,7 @@ def test_other_kinds_name_the_key_and_the_fix(
     check: Callable[..., None], settings: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(
-        ConfigError,
-        match=rf"lora.path=\S+: {message}.* merge it with PEFT's merge_and_unload, save",
+        ConfigError, match=rf"lora.path=\S+: {message}.* merge it with PEFT's merge_and_unload, save"
     ):
         check(settings)
 
@@ -69,12 +63,7 @@ def test_other_kinds_name_the_key_and_the_fix(
 def test_the_usual_kinds_pass(check: Callable[..., None]) -> None:
     check({})
     check(
-        {
-            "use_dora": True,
-            "use_rslora": True,
-            "rank_pattern": {"q_proj": 8},
-            "modules_to_save": ["lm_head"],
-        }
+        {"use_dora": True, "use_rslora": True, "rank_pattern": {"q_proj": 8}, "modules_to_save": ["lm_head"]}
     )
     check({"layer_replication": None, "use_qalora": False, "megatron_core": "megatron.core"})
     check({}, "nf4")
@@ -87,8 +76,7 @@ def test_dora_beside_codes_needs_the_norms_of_weights(
     check(dora, "torchao_int8")
     for name in ("int8", "hqq", "torchao_intx"):
         with pytest.raises(
-            ConfigError,
-            match=f"PEFT cannot read those that quantization={name} holds: .*merge_first",
+            ConfigError, match=f"PEFT cannot read those that quantization={name} holds: .*merge_first"
         ):
             check(dora, name)
         check(dora, name, merge=True, merge_order=MergeOrder.merge_first)
@@ -101,11 +89,9 @@ def test_dora_beside_codes_needs_the_norms_of_weights(
 
 def test_a_parameter_that_is_held_as_codes(check: Callable[..., None]) -> None:
     check({"target_parameters": ["q_proj.weight"]})
-    check(
-        {"target_parameters": ["mlp.experts.gate_up_proj"]}, "nf4"
-    )  # adapter_header.py knows whether that works
+    # adapter_header.py knows whether that works
+    check({"target_parameters": ["mlp.experts.gate_up_proj"]}, "nf4")
     with pytest.raises(
-        ConfigError,
-        match="target_parameters=q_proj.weight adds to parameters that quantization=nf4",
+        ConfigError, match="target_parameters=q_proj.weight adds to parameters that quantization=nf4"
     ):
         check({"target_parameters": ["q_proj.weight"]}, "nf4")

@@ -43,10 +43,7 @@ def test_a_written_file_opens_with_safetensors(tmp_path: Path, algorithm: str) -
     pieces = byteio.tensor_bytes(header, tensors, lambda _: None, hashes, algorithm)
     digest = byteio.write_digested(tmp_path / "y.safetensors", pieces, algorithm)
     assert len(header) % 8 == 0
-    assert (
-        digest
-        == f"{algorithm}:{HASHES[algorithm]((tmp_path / 'y.safetensors').read_bytes()).hexdigest()}"
-    )
+    assert digest == f"{algorithm}:{HASHES[algorithm]((tmp_path / 'y.safetensors').read_bytes()).hexdigest()}"
     assert (
         hashes["a.weight"]
         == f"{algorithm}:{HASHES[algorithm](TENSORS['a.weight'].numpy().tobytes()).hexdigest()}"
@@ -73,9 +70,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
 
     with pytest.raises(DataError, match="the source ended"):
         byteio.write_file(target, broken())
-    with pytest.raises(
-        JobFailed, match=r"would not equal the original: sha256:00 expected, sha256:11507a0"
-    ):
+    with pytest.raises(JobFailed, match=r"would not equal the original: sha256:00 expected, sha256:11507a0"):
         byteio.write_file(target, [b"new"], "00")
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
     assert target.read_bytes() == b"old"
@@ -102,9 +97,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         byteio.list_folder(tmp_path / "file", "task.output_dir")
 
 
-def test_too_little_room_is_told_beforehand(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_little_room_is_told_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, 3 * 2**20))
     byteio.require_space(tmp_path / "not" / "yet", 3 * 2**20)
@@ -113,9 +106,7 @@ def test_too_little_room_is_told_beforehand(
 
 
 @pytest.mark.parametrize("algorithm", byteio.ALGORITHMS)
-def test_digests_of_large_files_are_right_in_their_thread_too(
-    tmp_path: Path, algorithm: str
-) -> None:
+def test_digests_of_large_files_are_right_in_their_thread_too(tmp_path: Path, algorithm: str) -> None:
     threads = {*threading.enumerate()}
     content = bytes(range(256)) * 9000 + b"rest"  # several pieces, the last one small
     (tmp_path / "x").write_bytes(content)
@@ -144,9 +135,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         list(byteio.read_range(tmp_path / "short", 0, 5))
 
 
-def test_a_link_under_the_name_of_the_unfinished_file_is_not_written_through(
-    tmp_path: Path,
-) -> None:
+def test_a_link_under_the_name_of_the_unfinished_file_is_not_written_through(tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("kept")
     (tmp_path / "x.bin.tmp").symlink_to(tmp_path / "precious")
     byteio.write_file(tmp_path / "x.bin", [b"new"])
@@ -167,8 +156,7 @@ def test_metadata_are_sorted_in_place_whatever_order_the_library_wrote(tmp_path:
         with safe_open(file, "pt") as opened:
             assert opened.metadata() == metadata
             assert all(
-                torch.equal(opened.get_tensor(name), TENSORS[name])
-                for name in ("a.weight", "e.scalar")
+                torch.equal(opened.get_tensor(name), TENSORS[name]) for name in ("a.weight", "e.scalar")
             )
         written.add(file.read_bytes())
     assert len(written) == 1

@@ -43,26 +43,19 @@ def plain(tiny_llama: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("task", [*CHATS, *OTHERS], ids=lambda task: task.name)
-def test_only_chats_need_one(
-    make_config: Callable[..., RunnerConfig], plain: Path, task: TaskConfig
-) -> None:
+def test_only_chats_need_one(make_config: Callable[..., RunnerConfig], plain: Path, task: TaskConfig) -> None:
     config = make_config(model=LocalModelConfig(name=str(plain), device="cpu"), task=task)
     if task in OTHERS:
         check_files(resolve(config), config.task.asks_in_chat)
         return
-    with pytest.raises(
-        ConfigError, match=r"plain has no chat template, so .*: use task\.prompt=text"
-    ):
+    with pytest.raises(ConfigError, match=r"plain has no chat template, so .*: use task\.prompt=text"):
         check_files(resolve(config), config.task.asks_in_chat)
 
 
 def test_what_may_bring_one_is_not_refused(plain: Path) -> None:
     settings = json.loads((plain / "tokenizer_config.json").read_text())
     assert chat_templates.surely_lacks_one(plain)
-    for found in (
-        {"chat_template": "{{ messages }}"},
-        {"auto_map": {"AutoTokenizer": ["own.Own", None]}},
-    ):
+    for found in ({"chat_template": "{{ messages }}"}, {"auto_map": {"AutoTokenizer": ["own.Own", None]}}):
         (plain / "tokenizer_config.json").write_text(json.dumps(settings | found))
         assert not chat_templates.surely_lacks_one(plain)
     (plain / "tokenizer_config.json").unlink()

@@ -42,9 +42,7 @@ def predict(make_config: Callable[..., RunnerConfig], folder: Path, **groups: An
 
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_unquantized_weights_are_exact(
-    make_config: Any, saved_family: Saved, tied: bool, dtype: str
-) -> None:
+def test_unquantized_weights_are_exact(make_config: Any, saved_family: Saved, tied: bool, dtype: str) -> None:
     from transformers import AutoModelForCausalLM
 
     folder = saved_family(tied=tied, dtype=dtype)
@@ -55,9 +53,7 @@ def test_unquantized_weights_are_exact(
 
 def test_model_dtype_overrides_the_checkpoint(make_config: Any, saved_family: Saved) -> None:
     folder = saved_family()
-    whole, half = (
-        predict(make_config, folder, dtype=dtype) for dtype in (Dtype.auto, Dtype.bfloat16)
-    )
+    whole, half = (predict(make_config, folder, dtype=dtype) for dtype in (Dtype.auto, Dtype.bfloat16))
     assert half.weight_mib == whole.weight_mib / 2
     assert half.kv_cache_mib == whole.kv_cache_mib / 2
 
@@ -76,10 +72,7 @@ def test_quantized_weights_within_two_percent(
 
     folder = saved_family(tied=tied)
     model = AutoModelForCausalLM.from_pretrained(
-        folder,
-        **quantization.load_arguments(),
-        dtype="auto",
-        device_map={"": "cpu"},
+        folder, **quantization.load_arguments(), dtype="auto", device_map={"": "cpu"}
     )
     actual = sum(weight_bytes(model).values())
     predicted = sum(predict(make_config, folder, quantization=quantization).weights.values())
@@ -93,9 +86,7 @@ def test_kv_cache_is_what_the_cache_holds(make_config: Any, saved_family: Saved)
     folder = saved_family()
     model = AutoModelForCausalLM.from_pretrained(folder)
     cache = model(torch.zeros(4, 24, dtype=torch.long), use_cache=True).past_key_values
-    actual = sum(
-        t.numel() * t.element_size() for layer in cache.layers for t in (layer.keys, layer.values)
-    )
+    actual = sum(t.numel() * t.element_size() for layer in cache.layers for t in (layer.keys, layer.values))
     predicted = predict(make_config, folder)  # 4 rows of 16 + 8 tokens
     assert predicted.decode_kv_bytes == actual
     assert predicted.prefill_kv_bytes == actual * 16 // 24
@@ -103,9 +94,7 @@ def test_kv_cache_is_what_the_cache_holds(make_config: Any, saved_family: Saved)
         make_config, folder, generation=GenerationConfig(max_new_tokens=8, kv_cache=KvCache.int8)
     )
     dim = model.config.head_dim
-    assert in_bytes.decode_kv_bytes == actual * (dim + 4) // (
-        dim * cache.layers[0].keys.element_size()
-    )
+    assert in_bytes.decode_kv_bytes == actual * (dim + 4) // (dim * cache.layers[0].keys.element_size())
 
 
 def test_total_is_the_largest_stage() -> None:
@@ -131,16 +120,13 @@ def test_prompts_are_read_in_passes_of_bounded_size(
     folder = saved_family()
 
     def predicted(rows: int) -> Footprint:
-        found = predict_for(
-            make_config(model=LocalModelConfig(name=str(folder))), rows, prompt_tokens, 8
-        )
+        found = predict_for(make_config(model=LocalModelConfig(name=str(folder))), rows, prompt_tokens, 8)
         assert found is not None
         return found
 
     assert predicted(rows).prefill_activation_bytes == predicted(read).prefill_activation_bytes
     assert (
-        predicted(rows).prefill_activation_bytes > predicted(read - 1).prefill_activation_bytes
-        or read == 1
+        predicted(rows).prefill_activation_bytes > predicted(read - 1).prefill_activation_bytes or read == 1
     )
     assert predicted(rows).decode_kv_bytes == rows * predicted(1).decode_kv_bytes
 
@@ -160,9 +146,8 @@ def test_where_weights_are(make_config: Any, saved_family: Saved) -> None:
         return found
 
     plain = predicted()
-    least = (
-        int(footprint.LOAD_MIB * 2**20) + footprint.TOKENIZER_LOAD_BYTES * 512
-    )  # slots of a tokenizer's table
+    # slots of a tokenizer's table
+    least = int(footprint.LOAD_MIB * 2**20) + footprint.TOKENIZER_LOAD_BYTES * 512
     assert (plain.copied_bytes, plain.load_bytes) == (0, least)
     assert 0 < plain.unread_bytes < plain.weights["embedding"]
     tied = predicted(tied=True)
@@ -170,10 +155,7 @@ def test_where_weights_are(make_config: Any, saved_family: Saved) -> None:
     converted = predicted(dtype=Dtype.bfloat16)
     assert converted.copied_bytes == converted.weights["linear"] + converted.weights["head"]
     assert converted.load_bytes == sum(converted.weights.values()) + least
-    for not_packed in (
-        predicted(free_mib=0.0, tied=True),
-        predicted(attention=Attention.sdpa, tied=True),
-    ):
+    for not_packed in (predicted(free_mib=0.0, tied=True), predicted(attention=Attention.sdpa, tied=True)):
         assert not_packed.copied_bytes == not_packed.unread_bytes == 0
         assert not_packed.runtime_bytes < tied.runtime_bytes
 
@@ -185,9 +167,7 @@ def test_a_large_table_is_not_read_where_its_tied_head_is_packed(
     assert fast_layers.SHARED_BYTES == footprint.SHARED_BYTES
 
     def unread(tied: bool) -> float:
-        config = make_config(
-            model=LocalModelConfig(name=str(saved_family(tied=tied)), device="cpu")
-        )
+        config = make_config(model=LocalModelConfig(name=str(saved_family(tied=tied)), device="cpu"))
         found = footprint.predict(resolve(config), (1, 8, 8), 1e6)
         assert found is not None
         return found.unread_bytes / found.weights["embedding"]
@@ -210,9 +190,7 @@ def test_a_head_that_is_stored_although_tied_counts_once() -> None:
 
 
 def test_weights_that_were_quantized_before_stay_as_stored() -> None:
-    packed = Tensor(
-        "model.layers.0.mlp.up_proj.weight", "U8", (64, 1), Path("model.safetensors"), 0, 64
-    )
+    packed = Tensor("model.layers.0.mlp.up_proj.weight", "U8", (64, 1), Path("model.safetensors"), 0, 64)
     parts = weight_sizes.weight_bytes([packed], {}, None, Mix(QuantizationConfig(), {}), 4)
     assert parts["linear"] == 64
 
@@ -232,16 +210,10 @@ def test_no_safetensors_no_prediction(make_config: Any, tmp_path: Path) -> None:
 
 def test_sharded_checkpoint_reads_every_file_of_its_index_and_no_other(tmp_path: Path) -> None:
     def write(name: str, tensor: str) -> None:
-        header = json.dumps(
-            {tensor: {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}
-        ).encode()
+        header = json.dumps({tensor: {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode()
         (tmp_path / name).write_bytes(struct.pack("<Q", len(header)) + header + b"\0" * 8)
 
-    for name, tensor in [
-        ("a.safetensors", "a"),
-        ("b.safetensors", "b"),
-        ("stray.safetensors", "c"),
-    ]:
+    for name, tensor in [("a.safetensors", "a"), ("b.safetensors", "b"), ("stray.safetensors", "c")]:
         write(name, tensor)
     index = {"weight_map": {"a": "a.safetensors", "b": "b.safetensors"}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))

@@ -81,20 +81,16 @@ def test_whole_numbers_are_the_original_bit_for_bit(
     assert loaded.metrics["weight_mib"] == plain.metrics["weight_mib"]
     assert loaded.facts["checkpoint"] == "gguf: F32 ×21"
     assert (
-        "F32.gguf (F32 ×21) is unpacked while loading: in memory its weights are float32"
-        in loaded.notes[0]
+        "F32.gguf (F32 ×21) is unpacked while loading: in memory its weights are float32" in loaded.notes[0]
     )
 
 
-def test_unpacked_blocks_are_close_to_it(
-    make_config: Make, original: Path, files: dict[str, Path]
-) -> None:
+def test_unpacked_blocks_are_close_to_it(make_config: Make, original: Path, files: dict[str, Path]) -> None:
     plain, loaded = load(make_config, original), load(make_config, files["Q8_0"], unpacked=True)
     for name, weight in plain.model.state_dict().items():
         blocks = weight.reshape(-1, 32)
-        step = (
-            blocks.abs().amax(dim=1, keepdim=True) / 127 * (weight.ndim == 2)
-        )  # norms are not packed
+        # norms are not packed
+        step = blocks.abs().amax(dim=1, keepdim=True) / 127 * (weight.ndim == 2)
         # half a step of 8 bits, and what float16 rounds off the step itself
         assert (
             (loaded.model.state_dict()[name].reshape(-1, 32) - blocks).abs()
@@ -111,9 +107,7 @@ def test_unpacked_blocks_are_close_to_it(
     assert "in memory its weights are bfloat16" in half.notes[0]
 
 
-def test_kept_blocks_give_the_logits_of_unpacked_ones(
-    make_config: Make, files: dict[str, Path]
-) -> None:
+def test_kept_blocks_give_the_logits_of_unpacked_ones(make_config: Make, files: dict[str, Path]) -> None:
     kept, loaded = load(make_config, files["Q8_0"]), load(make_config, files["Q8_0"], unpacked=True)
     assert torch.equal(logits(kept), logits(loaded))
     assert kept.metrics["parameters"] == loaded.metrics["parameters"]
@@ -150,23 +144,16 @@ def test_rows_in_8_bits_need_blocks_and_count_in_the_jobs_identity(
     plain = configure(make_config, files["Q8_0"])
     assert not resolved.resolve(plain).mix.base.may_round_rows
     keys = dict(semantic_keys(plain)), dict(semantic_keys(config))
-    assert {key for key in keys[1] if keys[0].get(key) != keys[1][key]} == {
-        "quantization.int8_rows"
-    }
+    assert {key for key in keys[1] if keys[0].get(key) != keys[1][key]} == {"quantization.int8_rows"}
     with pytest.raises(
         ConfigError,
         match=r"quantization\.int8_rows=True: with quantization\.unpacked=true there are no blocks",
     ):
         GgufConfig(unpacked=True, int8_rows=True)
     adapted = configure(
-        make_config,
-        files["Q8_0"],
-        quantization=in_bytes,
-        lora=PthConfig(path=str(tmp_path / "lora.pth")),
+        make_config, files["Q8_0"], quantization=in_bytes, lora=PthConfig(path=str(tmp_path / "lora.pth"))
     )
-    with pytest.raises(
-        ConfigError, match=r"int8_rows=True: these weights do not stay in their blocks"
-    ):
+    with pytest.raises(ConfigError, match=r"int8_rows=True: these weights do not stay in their blocks"):
         assert resolved.resolve(adapted).mix
     found, expected = (
         logits(load(make_config, files["Q8_0"], quantization=in_bytes)),
@@ -181,9 +168,7 @@ def test_a_scale_that_is_no_number_is_refused(
 ) -> None:
     content = bytearray(files["Q8_0"].read_bytes())
     tensor = next(
-        one
-        for one in gguf_file.read_header(files["Q8_0"]).tensors
-        if one.name == "blk.1.ffn_up.weight"
+        one for one in gguf_file.read_header(files["Q8_0"]).tensors if one.name == "blk.1.ffn_up.weight"
     )
     content[tensor.offset + 34 : tensor.offset + 36] = struct.pack("<H", 0x7E00)
     (tmp_path / "nan.gguf").write_bytes(content)
@@ -197,12 +182,7 @@ def test_a_scale_that_is_no_number_is_refused(
 @pytest.mark.parametrize("dtype", [Dtype.auto, Dtype.bfloat16])
 @pytest.mark.parametrize("unpacked", [True, False])
 def test_its_size_is_known_from_its_header(
-    make_config: Make,
-    files: dict[str, Path],
-    original: Path,
-    kind: str,
-    dtype: Dtype,
-    unpacked: bool,
+    make_config: Make, files: dict[str, Path], original: Path, kind: str, dtype: Dtype, unpacked: bool
 ) -> None:
     loaded = load(make_config, files[kind], dtype, unpacked)
     predicted = predict(configure(make_config, files[kind], dtype, unpacked), 2, 8, 8)
@@ -215,13 +195,8 @@ def test_its_size_is_known_from_its_header(
     assert predicted.activation_mib == like.activation_mib
 
 
-def test_the_tokenizer_comes_from_the_file(
-    make_config: Make, original: Path, files: dict[str, Path]
-) -> None:
-    ours, theirs = (
-        load(make_config, files["F32"]).tokenizer,
-        AutoTokenizer.from_pretrained(original),
-    )
+def test_the_tokenizer_comes_from_the_file(make_config: Make, original: Path, files: dict[str, Path]) -> None:
+    ours, theirs = (load(make_config, files["F32"]).tokenizer, AutoTokenizer.from_pretrained(original))
     text = "<|im_start|>hello, world! äöü 1234\n  all<|im_end|>"
     assert ours(text).input_ids == theirs(text).input_ids
     assert ours.decode(ours(text).input_ids) == text
@@ -229,9 +204,7 @@ def test_the_tokenizer_comes_from_the_file(
     assert ours.chat_template == TEMPLATE
 
 
-@pytest.mark.parametrize(
-    "rope", [RopeLinearConfig(factor=2.0), Rope2dConfig()], ids=["linear", "rope_2d"]
-)
+@pytest.mark.parametrize("rope", [RopeLinearConfig(factor=2.0), Rope2dConfig()], ids=["linear", "rope_2d"])
 def test_rope_and_lora_work_on_it(
     make_config: Make, original: Path, files: dict[str, Path], tmp_path: Path, rope: Any
 ) -> None:
@@ -256,9 +229,7 @@ def test_a_user_completes_with_it(runner: Callable[..., Any], files: dict[str, P
     assert done.code == 0, done.err
     assert "is unpacked while loading" in done.err
     assert done.json()["metrics"]["quantized_modules"] == 0
-    kept = runner(
-        "model=local", name, "quantization=gguf", *common[2:], "tracking=none", "print=json"
-    )
+    kept = runner("model=local", name, "quantization=gguf", *common[2:], "tracking=none", "print=json")
     assert kept.code == 0, kept.err
     assert kept.json()["metrics"]["quantized_modules"] == 15
     assert kept.json()["completions"] == done.json()["completions"]
@@ -284,15 +255,9 @@ def test_what_is_no_gguf_file(make_config: Make, files: dict[str, Path], tmp_pat
             whole[:4] + struct.pack("<I", 1) + whole[8:],
             "GGUF version 1; only versions 2 and 3",
         ),
-        "count.gguf": (
-            whole[:8] + struct.pack("<Q", 2**60) + whole[16:],
-            "damaged header|truncated|type",
-        ),
+        "count.gguf": (whole[:8] + struct.pack("<Q", 2**60) + whole[16:], "damaged header|truncated|type"),
         "overlap.gguf": (_overlapping(whole), r"tensors \S+ and \S+ overlap"),
-        "end.gguf": (
-            whole[:-300],
-            r"truncated: tensor \S+ should end at byte \d+, the file at \d+",
-        ),
+        "end.gguf": (whole[:-300], r"truncated: tensor \S+ should end at byte \d+, the file at \d+"),
     }
     for name, (content, message) in broken.items():
         (tmp_path / name).write_bytes(content)
@@ -309,18 +274,12 @@ def test_what_is_no_gguf_file(make_config: Make, files: dict[str, Path], tmp_pat
         )
     )
     strange = write(tmp_path / "strange.gguf", model, "F32", "mystery")
-    with pytest.raises(
-        ConfigError, match=r"architecture 'mystery', .* use the model's safetensors files"
-    ):
+    with pytest.raises(ConfigError, match=r"architecture 'mystery', .* use the model's safetensors files"):
         load(make_config, strange)
 
 
 def test_what_does_not_go_together(
-    make_config: Make,
-    files: dict[str, Path],
-    original: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    make_config: Make, files: dict[str, Path], original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = files["F32"]
     for config, message in (
@@ -345,9 +304,7 @@ def test_what_does_not_go_together(
 # ----------------------------------------------------------------------------------------- identity
 
 
-def test_what_decides_the_answers_is_hashed(
-    files: dict[str, Path], original: Path, tmp_path: Path
-) -> None:
+def test_what_decides_the_answers_is_hashed(files: dict[str, Path], original: Path, tmp_path: Path) -> None:
     cache = tmp_path / "hashes.json"
     copies = [tmp_path / folder / name for folder, name in (("a", "one.gguf"), ("b", "two.gguf"))]
     for copy in copies:
@@ -369,9 +326,7 @@ def test_what_decides_the_answers_is_hashed(
 
 
 def test_the_table_of_blocks_is_the_formats_own() -> None:
-    known = {
-        kind.value: (kind.name, *size) for kind, size in gguf.constants.GGML_QUANT_SIZES.items()
-    }
+    known = {kind.value: (kind.name, *size) for kind, size in gguf.constants.GGML_QUANT_SIZES.items()}
     assert gguf_file.BLOCKS.items() <= known.items()
     assert len(gguf_file.BLOCKS) >= 30
 

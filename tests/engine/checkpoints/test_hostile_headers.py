@@ -18,9 +18,7 @@ from hypothesis import strategies as st
 from runner_base.errors import DataError
 from runner_engine.checkpoints import gguf_file, resolve, weight_files
 
-FILES = settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+FILES = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 UINT32, INT32, FLOAT32, BOOL, TEXT, LIST, FLOAT64 = 4, 5, 6, 7, 8, 9, 12
 NAN = float("nan")
 DATA = bytes(4096)
@@ -98,11 +96,7 @@ def test_what_looks_odd_and_is_right_is_read(tmp_path: Path) -> None:
         model(
             pair(ALIGNMENT, UINT32, struct.pack("<I", 64)),
             pair(b"llama.attention.head_count", LIST, listed(UINT32, b"\4\0\0\0", b"\x08\0\0\0")),
-            tensors=(
-                tensor("w", 8),
-                tensor("v", *[1] * 8, offset=64),
-                tensor("none", 0, offset=64),
-            ),
+            tensors=(tensor("w", 8), tensor("v", *[1] * 8, offset=64), tensor("none", 0, offset=64)),
         )
     )
     header = gguf_file.read_header(tmp_path / "m.gguf")
@@ -127,16 +121,10 @@ def read_gguf(path: Path) -> None:
                 assert len(gguf_file.read_array(header, key, of_texts)) == array.count
             except DataError as error:
                 assert str(path) in str(error)  # noqa: PT017
-    for one in (
-        *header.tensors,
-        *gguf_file.kept_tensors(header),
-        *gguf_file.unpacked_tensors(header),
-    ):
+    for one in (*header.tensors, *gguf_file.kept_tensors(header), *gguf_file.unpacked_tensors(header)):
         gguf_file.bytes_beyond_file(one)
     assert len({one.name for one in header.tensors}) == len(header.tensors)
-    assert all(
-        0 <= one.offset <= one.offset + one.nbytes <= path.stat().st_size for one in header.tensors
-    )
+    assert all(0 <= one.offset <= one.offset + one.nbytes <= path.stat().st_size for one in header.tensors)
     assert all(type(sizes[key]) in (int, bool, str) for key in gguf_file.read_settings(header))
     assert isinstance(header.architecture, str)
     assert header.types is not None
@@ -171,21 +159,14 @@ TENSORS = st.builds(
 
 
 @FILES
-@given(
-    st.lists(st.tuples(KEYS, VALUES), max_size=4),
-    st.lists(TENSORS, max_size=3),
-    st.integers(0, 4096),
-)
+@given(st.lists(st.tuples(KEYS, VALUES), max_size=4), st.lists(TENSORS, max_size=3), st.integers(0, 4096))
 def test_any_gguf_header_is_read_or_refused(
-    tmp_path: Path,
-    pairs: list[tuple[bytes, tuple[int, bytes]]],
-    tensors: list[bytes],
-    data_bytes: int,
+    tmp_path: Path, pairs: list[tuple[bytes, tuple[int, bytes]]], tensors: list[bytes], data_bytes: int
 ) -> None:
     packed = [pair(key, kind, value) for key, (kind, value) in pairs]
-    content = gguf(
-        ARCHITECTURE, *packed, *tensors, tensors=len(tensors), pairs=1 + len(packed)
-    ) + bytes(data_bytes)
+    content = gguf(ARCHITECTURE, *packed, *tensors, tensors=len(tensors), pairs=1 + len(packed)) + bytes(
+        data_bytes
+    )
     gguf_file._read_header.cache_clear()
     (tmp_path / "m.gguf").write_bytes(content)
     read_gguf(tmp_path / "m.gguf")
@@ -193,9 +174,7 @@ def test_any_gguf_header_is_read_or_refused(
 
 @FILES
 @given(st.integers(4, 400), st.binary(min_size=1, max_size=9))
-def test_any_damage_to_a_gguf_header_is_read_or_refused(
-    tmp_path: Path, at: int, damage: bytes
-) -> None:
+def test_any_damage_to_a_gguf_header_is_read_or_refused(tmp_path: Path, at: int, damage: bytes) -> None:
     whole = model(
         pair(ALIGNMENT, UINT32, struct.pack("<I", 32)),
         pair(b"llama.block_count", UINT32, struct.pack("<I", 2)),
@@ -231,9 +210,7 @@ def safetensors(header: str, data_bytes: int = 16) -> bytes:
     ],
     ids=lambda entry: repr(entry)[:60],
 )  # fmt: skip
-def test_a_hostile_safetensors_entry_is_refused_in_one_message(
-    tmp_path: Path, entry: dict[str, Any]
-) -> None:
+def test_a_hostile_safetensors_entry_is_refused_in_one_message(tmp_path: Path, entry: dict[str, Any]) -> None:
     (tmp_path / "m.safetensors").write_bytes(safetensors(json.dumps({"w": entry})))
     with pytest.raises(DataError, match=r"m\.safetensors: tensor w: ") as caught:
         weight_files.read_weight_file(tmp_path / "m.safetensors")
@@ -243,9 +220,7 @@ def test_a_hostile_safetensors_entry_is_refused_in_one_message(
 NUMBERS = st.integers(-1, 32) | st.integers() | st.floats() | st.booleans() | st.just(10**400)
 JSON: Callable[[Any], Any] = lambda leaves: st.recursive(  # noqa: E731
     leaves,
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
-    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
 )
 ANY = JSON(st.none() | NUMBERS | st.text(max_size=4))
 ENTRIES = ANY | st.fixed_dictionaries(

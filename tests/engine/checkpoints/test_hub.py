@@ -47,11 +47,7 @@ def amid(hub: Hub, folder: Path) -> subprocess.Popen[str]:
     """Start a download, and return when it has a part of the large file and gets no more of it."""
     hub.stall_after = STALL
     process = locating(folder, "org/open", HF_ENDPOINT=hub.url)
-    part = (
-        repo(folder)
-        / "blobs"
-        / f"{checksum('model.safetensors', hub.files['model.safetensors'])}.part"
-    )
+    part = repo(folder) / "blobs" / f"{checksum('model.safetensors', hub.files['model.safetensors'])}.part"
     while not part.exists() or not part.stat().st_size:
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
@@ -113,11 +109,7 @@ def test_what_a_model_needs_of_a_repository() -> None:
         "model-00002-of-00002.safetensors",
         "tokenizer.json",
     ]
-    spare = [
-        "pytorch_model-00001-of-00001.bin",
-        "pytorch_model.bin.index.json",
-        "consolidated.safetensors",
-    ]
+    spare = ["pytorch_model-00001-of-00001.bin", "pytorch_model.bin.index.json", "consolidated.safetensors"]
     other = [
         "onnx/model.safetensors",
         "original/params.json",
@@ -135,13 +127,8 @@ def test_what_a_model_needs_of_a_repository() -> None:
 
     assert picked(names + spare + other + chat) == {*names, *chat}
     assert picked(["config.json", *spare[:2]]) == {"config.json", *spare[:2]}
-    assert picked(["adapter_model.bin", "adapter_model.safetensors"]) == {
-        "adapter_model.safetensors"
-    }
-    assert picked(["head.safetensors", "pytorch_model.bin"]) == {
-        "head.safetensors",
-        "pytorch_model.bin",
-    }
+    assert picked(["adapter_model.bin", "adapter_model.safetensors"]) == {"adapter_model.safetensors"}
+    assert picked(["head.safetensors", "pytorch_model.bin"]) == {"head.safetensors", "pytorch_model.bin"}
 
 
 def test_a_commit_that_is_there_is_not_asked_for(tmp_path: Path, hub: Hub) -> None:
@@ -189,13 +176,9 @@ def test_a_file_that_changed_between_two_attempts(tmp_path: Path, big_hub: Hub) 
 def test_damaged_content_never_gets_into_the_cache(tmp_path: Path, hub: Hub) -> None:
     hub.sends = {"model.safetensors": b"x" * 5000}
     said = locate(tmp_path, "org/open", HF_ENDPOINT=hub.url)
-    assert said.startswith(
-        "error: model.name=org/open: model.safetensors arrived damaged: its checksum is "
-    )
+    assert said.startswith("error: model.name=org/open: model.safetensors arrived damaged: its checksum is ")
     assert said.endswith("run the same command to fetch it again")
-    assert [path.name for path in repo(tmp_path).glob("blobs/*")] == [
-        checksum("config.json", CONFIG)
-    ]
+    assert [path.name for path in repo(tmp_path).glob("blobs/*")] == [checksum("config.json", CONFIG)]
     hub.sends = {"config.json": b"x" * len(CONFIG)}
     (repo(tmp_path) / "snapshots" / hub.commit / "config.json").unlink()
     (repo(tmp_path) / "blobs" / checksum("config.json", CONFIG)).unlink()
@@ -219,9 +202,7 @@ def test_a_beginning_that_was_damaged_on_the_disk(tmp_path: Path, big_hub: Hub) 
 def test_a_beginning_longer_than_the_file(tmp_path: Path, hub: Hub) -> None:
     blobs = repo(tmp_path) / "blobs"
     blobs.mkdir(parents=True)
-    (blobs / f"{checksum('model.safetensors', hub.files['model.safetensors'])}.part").write_bytes(
-        b"w" * 6000
-    )
+    (blobs / f"{checksum('model.safetensors', hub.files['model.safetensors'])}.part").write_bytes(b"w" * 6000)
     assert locate(tmp_path, "org/open", HF_ENDPOINT=hub.url).startswith("at ")
     assert [seen.range for seen in hub.gets("model.safetensors")] == [None]
 
@@ -234,8 +215,7 @@ def test_two_processes_fetch_each_byte_once(tmp_path: Path, big_hub: Hub) -> Non
         assert all(process.poll() is None for process in processes)
         time.sleep(0.02)
         heads = sum(
-            seen.method == "HEAD" and seen.path.endswith("model.safetensors")
-            for seen in big_hub.seen
+            seen.method == "HEAD" and seen.path.endswith("model.safetensors") for seen in big_hub.seen
         )
     big_hub.go_on.set()
     said = {process.communicate(timeout=120)[0].strip() for process in processes}
@@ -264,8 +244,7 @@ def test_offline_with_half_a_cache(tmp_path: Path, big_hub: Hub) -> None:
     said = locate(tmp_path, "org/open", HF_HUB_OFFLINE="1")
     assert "model.name=org/open: only a part of it is in the cache: " in said
     assert (
-        f"{big_hub.commit} lacks model.safetensors, and the hub cannot be reached (HF_HUB_OFFLINE=1)"
-        in said
+        f"{big_hub.commit} lacks model.safetensors, and the hub cannot be reached (HF_HUB_OFFLINE=1)" in said
     )
     said = locate(tmp_path, "org/open", HF_ENDPOINT="http://127.0.0.1:9")
     assert (
@@ -307,11 +286,7 @@ def test_an_interrupted_update_leaves_the_old_snapshot_usable(tmp_path: Path, bi
             None,
             "and the hub has no such model, or it is private and HF_TOKEN is not set or not allowed",
         ),
-        (
-            "org/gated",
-            None,
-            "model.name=org/gated: is gated: accept its licence on the hub and set HF_TOKEN",
-        ),
+        ("org/gated", None, "model.name=org/gated: is gated: accept its licence on the hub and set HF_TOKEN"),
         ("org/open", "nope", "model.revision=nope: org/open has no such branch, tag or commit"),
         ("org/-open--", None, "model.name=org/-open--: not a hub id: "),
     ],
@@ -327,16 +302,12 @@ def test_hub_errors_in_one_message(
 
 def test_no_network_and_nothing_in_the_cache(tmp_path: Path, hub: Hub) -> None:
     said = locate(tmp_path, "org/open", HF_ENDPOINT="http://127.0.0.1:9")
-    assert said.endswith(
-        "it is not in the cache and the hub (127.0.0.1:9) cannot be reached (ConnectError)"
-    )
+    assert said.endswith("it is not in the cache and the hub (127.0.0.1:9) cannot be reached (ConnectError)")
     assert "it is not in the cache and the hub cannot be reached" in locate(
         tmp_path, "org/open", HF_HUB_OFFLINE="1"
     )
     hub.commit = "no commit"
-    assert f"the server at {hub.url[7:]} is not a hub" in locate(
-        tmp_path, "org/open", HF_ENDPOINT=hub.url
-    )
+    assert f"the server at {hub.url[7:]} is not a hub" in locate(tmp_path, "org/open", HF_ENDPOINT=hub.url)
 
 
 def test_a_download_that_breaks_off(tmp_path: Path, hub: Hub) -> None:
@@ -365,9 +336,8 @@ def test_a_disk_that_fills_up_meanwhile(tmp_path: Path, big_hub: Hub) -> None:
         assert "error: model.name=org/open: the disk got full during the download (" in said
         (part,) = parts(tmp_path)
         kept = part.stat().st_size
-        assert "needs " in locate(
-            tmp_path, "org/open", HF_ENDPOINT=big_hub.url
-        )  # still full: reported before the download
+        # still full: reported before the download
+        assert "needs " in locate(tmp_path, "org/open", HF_ENDPOINT=big_hub.url)
         filler.unlink()
         big_hub.stall_after = None
         assert locate(tmp_path, "org/open", HF_ENDPOINT=big_hub.url).startswith("at ")
@@ -382,9 +352,7 @@ def test_a_disk_that_fills_up_meanwhile(tmp_path: Path, big_hub: Hub) -> None:
 
 def test_the_token_is_not_sent_elsewhere_and_is_checked(tmp_path: Path, hub: Hub) -> None:
     hub.token = "hf_stored"
-    assert "it is private and HF_TOKEN is not set" in locate(
-        tmp_path, "org/open", HF_ENDPOINT=hub.url
-    )
+    assert "it is private and HF_TOKEN is not set" in locate(tmp_path, "org/open", HF_ENDPOINT=hub.url)
     (tmp_path / "hf").mkdir(exist_ok=True)
     (tmp_path / "hf" / "token").write_text("hf_stored\n")  # what `hf auth login` leaves
     with Hub(hub.files) as storage:
@@ -436,9 +404,7 @@ print(type(model).__name__, len(AutoTokenizer.from_pretrained("org/open", local_
     assert other_tool(tmp_path, program)[0].startswith("LlamaForCausalLM ")
 
 
-def test_a_plan_of_a_grid_downloads_nothing(
-    runner: Callable[..., Any], tmp_path: Path, big_hub: Hub
-) -> None:
+def test_a_plan_of_a_grid_downloads_nothing(runner: Callable[..., Any], tmp_path: Path, big_hub: Hub) -> None:
     settings = environment(tmp_path, HF_ENDPOINT=big_hub.url)
     done = runner("-m", "model=auto", "model.name=org/open", "seed=1,2", "plan=true", **settings)
     assert done.code == 0, done.err

@@ -11,12 +11,7 @@ import transformers
 from transformers.models.auto.configuration_auto import model_type_to_module_name
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from runner_engine.checkpoints.library_rules import (
-    IN_FLOAT32,
-    LEFT_PLAIN,
-    is_left_plain,
-    plain_bytes,
-)
+from runner_engine.checkpoints.library_rules import IN_FLOAT32, LEFT_PLAIN, is_left_plain, plain_bytes
 
 MODELS = Path(transformers.__file__).parent / "models"
 FEW = {"e_score_correction_bias"}  # a number for each expert
@@ -42,27 +37,21 @@ def in_module(folder: str, attribute: str) -> Iterator[str]:
 
 
 def test_every_family_that_keeps_tensors_in_float32_has_a_rule() -> None:
-    families = {
-        family for family, names in listed("_keep_in_fp32_modules_strict").items() if names - FEW
-    }
+    families = {family for family, names in listed("_keep_in_fp32_modules_strict").items() if names - FEW}
     aliases = {"inkling", "inkling2"}  # with pictures; their texts are inkling_text …
     assert families - aliases == set(IN_FLOAT32)
 
 
 def test_every_family_whose_projections_stay_plain_has_a_rule() -> None:
     by_family = listed("_keep_in_fp32_modules")
-    families = {
-        family for family, names in by_family.items() if any("proj" in name for name in names)
-    }
+    families = {family for family, names in by_family.items() if any("proj" in name for name in names)}
     assert families == set(LEFT_PLAIN)
 
 
 def test_only_what_is_named_counts_otherwise() -> None:
     gate = "model.layers.0.mlp.gate.weight"
     assert plain_bytes(gate, 10, "beam", 2) == plain_bytes(gate, 10, "beam", 4) == 40
-    assert (
-        plain_bytes(gate, 10, "qwen3_moe", 2) == plain_bytes(f"{gate}_proj", 10, "mixtral", 2) == 20
-    )
+    assert plain_bytes(gate, 10, "qwen3_moe", 2) == plain_bytes(f"{gate}_proj", 10, "mixtral", 2) == 20
     weights = "model.layers.1.self_attn.indexer.weights_proj.weight"
     assert is_left_plain(weights, "axk2")
     assert not is_left_plain(weights, "hy_v4")

@@ -20,9 +20,7 @@ from runner_engine.settings.model import LocalConfig
 def test_layers_have_the_paths_of_their_modules_and_a_tied_head_is_none(
     make_config: Callable[..., RunnerConfig], saved_family: Callable[..., Path], tied: bool
 ) -> None:
-    resolved = resolve(
-        make_config(model=LocalConfig(name=str(saved_family(tied=tied)), device="cpu"))
-    )
+    resolved = resolve(make_config(model=LocalConfig(name=str(saved_family(tied=tied)), device="cpu")))
     layers, heads = linear_layers(resolved.files.tensors, resolved.files.text_settings)
     assert len(layers) == 14
     assert "model.layers.1.self_attn.q_proj" in layers
@@ -32,11 +30,8 @@ def test_layers_have_the_paths_of_their_modules_and_a_tied_head_is_none(
 @pytest.mark.parametrize(
     ("quantization", "numbers", "share"),
     [
-        (
-            Nf4Config(skip=["layers.0.mlp.down_proj"]),
-            128 * 192,
-            1 / 4,
-        ),  # q and o; k and v; gate and up; down
+        # q and o; k and v; gate and up; down
+        (Nf4Config(skip=["layers.0.mlp.down_proj"]), 128 * 192, 1 / 4),
         (Nf4Config(skip=["q_proj", "o_proj"]), 4 * 128 * 128, 1 / 4),
         (
             QuantizationConfig(overrides={"mlp": "nf4", "lm_head": "int8"}),

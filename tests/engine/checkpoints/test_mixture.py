@@ -11,11 +11,7 @@ import pytest
 from runner_engine.checkpoints.mixture import mixture_of, short
 from runner_engine.checkpoints.weight_files import Tensor
 
-QWEN3_30B: dict[str, Any] = {
-    "num_experts": 128,
-    "num_experts_per_tok": 8,
-    "tie_word_embeddings": False,
-}
+QWEN3_30B: dict[str, Any] = {"num_experts": 128, "num_experts_per_tok": 8, "tie_word_embeddings": False}
 
 
 def tensor(name: str, *shape: int, dtype: str = "BF16", bits: int = 16) -> Tensor:
@@ -27,10 +23,7 @@ def tensor(name: str, *shape: int, dtype: str = "BF16", bits: int = 16) -> Tenso
 
 def qwen3_30b(fused: bool) -> list[Tensor]:
     """The tensors of Qwen3-30B-A3B, with each expert apart as they are stored, or fused."""
-    tensors = [
-        tensor("model.embed_tokens.weight", 151936, 2048),
-        tensor("lm_head.weight", 151936, 2048),
-    ]
+    tensors = [tensor("model.embed_tokens.weight", 151936, 2048), tensor("lm_head.weight", 151936, 2048)]
     for layer in range(48):
         at = f"model.layers.{layer}"
         tensors += [tensor(f"{at}.self_attn.{name}_proj.weight", *shape) for name, shape in (
@@ -42,9 +35,7 @@ def qwen3_30b(fused: bool) -> list[Tensor]:
         else:
             for expert in range(128):
                 own = f"{at}.mlp.experts.{expert}"
-                tensors += [
-                    tensor(f"{own}.{name}_proj.weight", 768, 2048) for name in ("gate", "up")
-                ]
+                tensors += [tensor(f"{own}.{name}_proj.weight", 768, 2048) for name in ("gate", "up")]
                 tensors.append(tensor(f"{own}.down_proj.weight", 2048, 768))
     return tensors
 
@@ -53,9 +44,8 @@ def qwen3_30b(fused: bool) -> list[Tensor]:
 def test_a_real_mixture_in_numbers(fused: bool) -> None:
     mixture = mixture_of(QWEN3_30B, qwen3_30b(fused))
     assert mixture is not None
-    assert (
-        str(mixture) == "8 of 128 · 3.4B of 30.5B active"
-    )  # its card: 3.3B of 30.5B, without some embeddings
+    # its card: 3.3B of 30.5B, without some embeddings
+    assert str(mixture) == "8 of 128 · 3.4B of 30.5B active"
     assert mixture.routed == 48 * 128 * 3 * 768 * 2048
     assert mixture.touched(1) == pytest.approx(8 / 128)
     assert mixture.touched(32) == pytest.approx(1 - (120 / 128) ** 32)
@@ -90,10 +80,7 @@ def mixture_numbers(shape: tuple[int, ...]) -> int:
 
 
 def test_a_dense_model_is_none() -> None:
-    assert (
-        mixture_of({"num_hidden_layers": 2}, [tensor("model.layers.0.mlp.up_proj.weight", 8, 8)])
-        is None
-    )
+    assert mixture_of({"num_hidden_layers": 2}, [tensor("model.layers.0.mlp.up_proj.weight", 8, 8)]) is None
 
 
 def test_numbers_of_parameters_are_short() -> None:

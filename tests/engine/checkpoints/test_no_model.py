@@ -40,9 +40,7 @@ def test_a_folder_beside_a_choices_name_is_a_folder(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "embeded").symlink_to(tiny_llama)
     assert (
-        configure(
-            "embeded", dict.fromkeys(("quantization", "lora", "rope", "generation")), {}
-        ).model.name
+        configure("embeded", dict.fromkeys(("quantization", "lora", "rope", "generation")), {}).model.name
         == "embeded"
     )
     assert locating.locate(LocalModelConfig(name="embeded")) == tmp_path / "embeded"
@@ -51,7 +49,5 @@ def test_a_folder_beside_a_choices_name_is_a_folder(
 @pytest.mark.parametrize("manifest", ["[]", "{", '{"format": "other"}', "{}"])
 def test_another_manifest_is_not_taken_for_one_of_a_split(tmp_path: Path, manifest: str) -> None:
     (tmp_path / "manifest.json").write_text(manifest)
-    with pytest.raises(
-        ConfigError, match="contains no config.json, so it is not what model.name needs"
-    ):
+    with pytest.raises(ConfigError, match="contains no config.json, so it is not what model.name needs"):
         locating.locate(LocalModelConfig(name=str(tmp_path)))

@@ -45,18 +45,14 @@ def peak_bytes(work: Callable[[], object]) -> int:
     [{}, {"top_k": 50}, {"min_p": 0.1}, {"top_p": 0.9}, {"repetition_penalty": 1.2}, {"top_p": 0.9, "presence_penalty": 1.0}],
     ids=str,
 )  # fmt: skip
-def test_what_a_gpu_needs_to_draw_tokens(
-    monkeypatch: pytest.MonkeyPatch, keys: dict[str, Any]
-) -> None:
+def test_what_a_gpu_needs_to_draw_tokens(monkeypatch: pytest.MonkeyPatch, keys: dict[str, Any]) -> None:
     monkeypatch.setattr(picking, "for_logits", lambda _: None)  # as on a GPU
     sampling: Sampling = replace(SAMPLED, **keys)
     logits = torch.randn(ROWS, VOCABULARY).bfloat16()
 
     def draw() -> None:
         generators = [generator_of(sampling, row) for row in range(ROWS)]
-        Sampler(VOCABULARY, torch.device("cpu"), [[1]] * ROWS, [sampling] * ROWS, generators).pick(
-            logits
-        )
+        Sampler(VOCABULARY, torch.device("cpu"), [[1]] * ROWS, [sampling] * ROWS, generators).pick(logits)
 
     draw()
     of_logits = 4  # in float32, which greedy rows count, too
@@ -77,9 +73,7 @@ def test_logits_that_recorded_steps_keep(rows: int, first: int, last: int) -> No
             occurred[pass_memory.rounded_rows(rows), places] += 1
         for left in range(rows, 0, -1):
             occurred[pass_memory.rounded_rows(left), places] += step_graphs.RECORD_AT
-        kept = sum(
-            count for (count, _), times in occurred.items() if times >= step_graphs.RECORD_AT
-        )
+        kept = sum(count for (count, _), times in occurred.items() if times >= step_graphs.RECORD_AT)
         assert kept <= recorded_rows(rows, *(() if by_length else (first, last))) <= 1.3 * kept
 
 

@@ -106,9 +106,7 @@ def test_a_wrong_reading_is_seen(transformers_model: Any, tmp_path: Path) -> Non
     published = read_published(tmp_path)
     assert published is not None
     theirs = of_generate(transformers_model, PUBLISHED["gemma-3-4b-it"])
-    assert {
-        key: value for key, value in theirs.items() if published.values.get(key, value) != value
-    } != {}
+    assert {key: value for key, value in theirs.items() if published.values.get(key, value) != value} != {}
 
 
 def gguf_with(file: Path, **sampling: float) -> Path:
@@ -126,9 +124,7 @@ def gguf_with(file: Path, **sampling: float) -> Path:
 
 def test_the_header_of_a_gguf_file_is_read_before_a_file_beside_it(tmp_path: Path) -> None:
     (tmp_path / "generation_config.json").write_text('{"do_sample": true, "temperature": 0.1}')
-    file = gguf_with(
-        tmp_path / "named.gguf", temp=0.6, top_k=20, top_p=0.95, penalty_repeat=1.0, mirostat=2
-    )
+    file = gguf_with(tmp_path / "named.gguf", temp=0.6, top_k=20, top_p=0.95, penalty_repeat=1.0, mirostat=2)
     published = read_published(file)
     assert published is not None
     assert published.words == "temperature 0.6, top_p 0.95, top_k 20"

@@ -45,36 +45,23 @@ def test_tensors_are_those_of_the_real_class(preset: str) -> None:
         expected.pop("lm_head.weight", None)
     tensors = random_weights.list_tensors(shape)
     assert {tensor.name: tensor.shape for tensor in tensors} == expected
-    assert sum(tensor.params for tensor in tensors) / 1e6 == pytest.approx(
-        MILLIONS[preset], abs=0.1
-    )
+    assert sum(tensor.params for tensor in tensors) / 1e6 == pytest.approx(MILLIONS[preset], abs=0.1)
 
 
 @pytest.fixture
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LocalModelConfig:
     """A small shape besides the presets, and an own cache."""
     shape = json.loads((random_weights.SHAPES_DIR / "qwen2_05b_instruct.json").read_text())
-    shape |= {
-        "hidden_size": 128,
-        "intermediate_size": 192,
-        "num_hidden_layers": 2,
-        "vocab_size": 1024,
-    }
+    shape |= {"hidden_size": 128, "intermediate_size": 192, "num_hidden_layers": 2, "vocab_size": 1024}
     shape |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256}
     (tmp_path / "small.json").write_text(json.dumps(shape))
     monkeypatch.setattr(random_weights, "SHAPES_DIR", tmp_path)
     return LocalModelConfig(
-        name="x",
-        shape="small",
-        random_weights=True,
-        cache_dir=str(tmp_path / "cache"),
-        device="cpu",
+        name="x", shape="small", random_weights=True, cache_dir=str(tmp_path / "cache"), device="cpu"
     )
 
 
-def test_a_folder_like_any_other(
-    make_config: Callable[..., RunnerConfig], small: LocalModelConfig
-) -> None:
+def test_a_folder_like_any_other(make_config: Callable[..., RunnerConfig], small: LocalModelConfig) -> None:
     folder = locate(small)
     written = (folder / "model-00001-of-00001.safetensors").stat().st_mtime_ns
     assert locate(small) == folder
@@ -93,9 +80,7 @@ def test_a_folder_like_any_other(
 
 
 def test_it_quantizes_and_shards(
-    make_config: Callable[..., RunnerConfig],
-    small: LocalModelConfig,
-    monkeypatch: pytest.MonkeyPatch,
+    make_config: Callable[..., RunnerConfig], small: LocalModelConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(random_weights, "SHARD_BYTES", 200_000)
     folder = locate(small)
@@ -111,19 +96,13 @@ def test_identity_needs_no_file(
     assert not Path(str(small.cache_dir)).exists(), "nothing was made to identify or to size it"
     assert predict(make_config(model=small), 1, 8, 8) is not None
     assert not Path(str(small.cache_dir)).exists()
-    (tmp_path / "small.json").write_text(
-        (tmp_path / "small.json").read_text().replace("192", "256")
-    )
-    assert (
-        resolved.resolve(make_config(model=small)).files.fingerprint(tmp_path / "hashes.json")
-        != first
-    )
+    (tmp_path / "small.json").write_text((tmp_path / "small.json").read_text().replace("192", "256"))
+    assert resolved.resolve(make_config(model=small)).files.fingerprint(tmp_path / "hashes.json") != first
 
 
 def test_a_model_without_a_known_shape() -> None:
     with pytest.raises(
-        ConfigError,
-        match=r"needs a known shape: model.name=x has none. Pick one: model=llama32_1b\|",
+        ConfigError, match=r"needs a known shape: model.name=x has none. Pick one: model=llama32_1b\|"
     ):
         locate(LocalModelConfig(name="x", random_weights=True))
     with pytest.raises(ConfigError, match="no shape 'qwen3_8'. Did you mean qwen3_8b"):

@@ -101,21 +101,15 @@ def located(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-@pytest.mark.parametrize(
-    "lora", [LoraConfig(), PeftConfig(path="embedded")], ids=lambda lora: lora.name
-)
-def test_a_job_looks_for_its_model_once(
-    make_config: Make, located: list[str], lora: LoraConfig
-) -> None:
+@pytest.mark.parametrize("lora", [LoraConfig(), PeftConfig(path="embedded")], ids=lambda lora: lora.name)
+def test_a_job_looks_for_its_model_once(make_config: Make, located: list[str], lora: LoraConfig) -> None:
     model = LocalModelConfig(name="embedded", device="cpu")
     record = run(make_config(model=model, lora=lora, quantization=Nf4Config()))
     assert record.result.metrics["quantized_modules"] > 0
     assert located == ["embedded"]
 
 
-def test_a_job_reads_its_mix_and_its_files_once(
-    make_config: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_job_reads_its_mix_and_its_files_once(make_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """From composing to the loaded layers: whoever needs them asks the ResolvedJob."""
     calls: Counter[str] = Counter()
 
@@ -156,9 +150,7 @@ def test_a_grid_looks_for_each_model_once(
     assert located == [model.name for model in models]
     assert worker_limits(plan, list(range(len(plan))), "auto").total == 1
     assert predicted_need(resolved.resolve(configs[0])).mib > 0
-    assert len(located) == 3, (
-        "outside of a grid's plan every job looks for itself: files may have changed"
-    )
+    assert len(located) == 3, "outside of a grid's plan every job looks for itself: files may have changed"
 
 
 @pytest.mark.parametrize(
@@ -185,8 +177,7 @@ def test_a_file_and_an_empty_folder_are_no_model(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="adapter_config.json"):
         locating.locate_adapter(PeftConfig(path=str(tmp_path)), LocalModelConfig(name="x"))
     with pytest.raises(
-        ConfigError,
-        match=r"^lora\.path=nope: no folder .* Give a folder, a hub id, or lora=embedded$",
+        ConfigError, match=r"^lora\.path=nope: no folder .* Give a folder, a hub id, or lora=embedded$"
     ):
         locating.locate_adapter(PeftConfig(path="nope"), LocalModelConfig(name="x"))
     with pytest.raises(ConfigError, match="lora.path=embedded fits only model=embedded"):
@@ -221,9 +212,7 @@ def test_a_float16_checkpoint_is_another_job_on_a_cpu_than_on_a_gpu(
     shutil.copytree(tiny_llama, folder)
     settings = json.loads((folder / "config.json").read_text())
 
-    def fingerprint(
-        stored: str, gpus: list[str], torch: str = "2.11.0", **keys: Any
-    ) -> dict[str, str]:
+    def fingerprint(stored: str, gpus: list[str], torch: str = "2.11.0", **keys: Any) -> dict[str, str]:
         (folder / "config.json").write_text(json.dumps(settings | {"dtype": stored}))
         monkeypatch.setattr(machine, "gpu_models", lambda: gpus)
         monkeypatch.setattr(machine, "versions", lambda: {"torch": torch})
@@ -234,9 +223,7 @@ def test_a_float16_checkpoint_is_another_job_on_a_cpu_than_on_a_gpu(
     assert on_cpu["dtype"] == "bfloat16"
     assert fingerprint("float16", ["H200"])["dtype"] == "float16"
     assert fingerprint("float16", ["H200"], device="cpu") == on_cpu
-    assert fingerprint("float16", ["H200"], torch="2.11.0+cpu") == on_cpu, (
-        "a torch that knows of no GPU"
-    )
+    assert fingerprint("float16", ["H200"], torch="2.11.0+cpu") == on_cpu, "a torch that knows of no GPU"
     assert fingerprint("bfloat16", []) == fingerprint("bfloat16", ["H200"]), (
         "the same answers but for rounding"
     )

@@ -51,13 +51,10 @@ def test_a_header_is_read_as_safetensors_wrote_it(tmp_path: Path) -> None:
     file = ckpt.read_weight_file(path)
     assert file.metadata == {"format": "pt"}
     assert {t.name: (t.shape, t.params, t.nbytes) for t in file.tensors} == {
-        name: (tuple(tensor.shape), tensor.numel(), tensor.nbytes)
-        for name, tensor in TENSORS.items()
+        name: (tuple(tensor.shape), tensor.numel(), tensor.nbytes) for name, tensor in TENSORS.items()
     }
     first = next(t for t in file.tensors if t.name == "a.weight")
-    content = b"".join(
-        bytes(piece) for piece in byteio.read_range(path, first.offset, first.nbytes)
-    )
+    content = b"".join(bytes(piece) for piece in byteio.read_range(path, first.offset, first.nbytes))
     assert content == TENSORS["a.weight"].numpy().tobytes()
 
 
@@ -66,11 +63,7 @@ def test_a_header_is_read_as_safetensors_wrote_it(tmp_path: Path) -> None:
     [
         ({"w": entry(0, 16)}, 12, r"truncated: tensor w should end at byte \d+, the file at \d+"),
         ({"w": entry(0, 16)}, 20, r"4 bytes too many: \d+ expected by its header, \d+ found"),
-        (
-            {"v": entry(0, 16), "w": entry(8, 24)},
-            24,
-            r"tensor w overlaps .* byte \d+ expected, \d+ found",
-        ),
+        ({"v": entry(0, 16), "w": entry(8, 24)}, 24, r"tensor w overlaps .* byte \d+ expected, \d+ found"),
         ({"v": entry(0, 16), "w": entry(20, 36)}, 36, r"tensor w leaves a gap"),
         (
             {"w": entry(0, 8)},
@@ -80,11 +73,7 @@ def test_a_header_is_read_as_safetensors_wrote_it(tmp_path: Path) -> None:
         ({"w": entry(0, 1, (3,), "F4")}, 1, r"tensor w: F4 of shape \[3\] needs 1\.5 bytes"),
         ({"w": entry(16, 0)}, 16, r"tensor w: F32 .* its data_offsets 16\.\.0 give -16"),
         ({"w": entry(-16, 0)}, 16, r"tensor w: .*data_offsets expected, found"),
-        (
-            {"w": entry(0, 16, (True, 4))},
-            16,
-            r"tensor w: dtype, shape and two data_offsets expected",
-        ),
+        ({"w": entry(0, 16, (True, 4))}, 16, r"tensor w: dtype, shape and two data_offsets expected"),
         ({"w": entry(0, 16, (4,), "F33")}, 16, r"tensor w: dtype 'F33' is none of F4"),
         ({"w": entry(0, 16, (4,), None)}, 16, r"tensor w: dtype None is none of F4"),
         (
@@ -94,11 +83,7 @@ def test_a_header_is_read_as_safetensors_wrote_it(tmp_path: Path) -> None:
         ),
         ({"w": 3}, 16, r"tensor w: .* found 3"),
         ({"__metadata__": {"format": 1}}, 0, r"__metadata__ must map names to text"),
-        (
-            '{"w": %s, "w": %s}' % ((json.dumps(entry(0, 16)),) * 2),
-            16,
-            r"the key 'w' is duplicated",
-        ),
+        ('{"w": %s, "w": %s}' % ((json.dumps(entry(0, 16)),) * 2), 16, r"the key 'w' is duplicated"),
         ('{"w": {"dtype": "F32", "dtype": "F16"}}', 0, r"the key 'dtype' is duplicated"),
         ("[1]", 0, r"a JSON object expected, found \[1\]"),
         ("{nonsense", 0, r"not readable as JSON"),
@@ -112,9 +97,7 @@ def test_a_header_that_lies_is_refused(
         ckpt.read_weight_file(path)
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"\x05\0\0", (10**6).to_bytes(8, "little") + b"{}", b"\xff" * 64]
-)
+@pytest.mark.parametrize("content", [b"", b"\x05\0\0", (10**6).to_bytes(8, "little") + b"{}", b"\xff" * 64])
 def test_a_file_that_is_too_short_for_its_header_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "bad.safetensors"
     path.write_bytes(content)
@@ -155,9 +138,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         ({}, r"weight_map must map tensor names to file names"),
     ],
 )
-def test_an_index_that_lies_is_refused(
-    tmp_path: Path, weight_map: dict[str, Any], message: str
-) -> None:
+def test_an_index_that_lies_is_refused(tmp_path: Path, weight_map: dict[str, Any], message: str) -> None:
     folder = sharded(tmp_path / "model", weight_map, s1=["a"], s2=["b", "c"])
     with pytest.raises(DataError, match=message):
         ckpt.read_checkpoint(folder)
@@ -166,23 +147,18 @@ def test_an_index_that_lies_is_refused(
 def test_a_tensor_in_two_shards_is_refused(tmp_path: Path) -> None:
     weight_map = {"a": "s1.safetensors", "b": "s2.safetensors"}
     folder = sharded(tmp_path / "model", weight_map, s1=["a"], s2=["a", "b"])
-    with pytest.raises(
-        DataError, match=r"tensor a is in two files: s1\.safetensors and s2\.safetensors"
-    ):
+    with pytest.raises(DataError, match=r"tensor a is in two files: s1\.safetensors and s2\.safetensors"):
         ckpt.read_checkpoint(folder)
 
 
 def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(
-        DataError,
-        match=r"contains none of model\.safetensors, model\.safetensors\.index\.json \(.*none\)",
+        DataError, match=r"contains none of model\.safetensors, model\.safetensors\.index\.json \(.*none\)"
     ):
         ckpt.read_checkpoint(tmp_path)
     (tmp_path / "pytorch_model.bin").write_bytes(b"x")
-    with pytest.raises(
-        DataError, match=r"contains none of .*\(weight files found: pytorch_model\.bin\)"
-    ):
+    with pytest.raises(DataError, match=r"contains none of .*\(weight files found: pytorch_model\.bin\)"):
         ckpt.read_checkpoint(tmp_path)
 
 
@@ -199,20 +175,10 @@ def test_safetensors_come_before_bin_and_a_bin_is_read_by_who_can(tmp_path: Path
 
 def test_companions_are_all_that_is_not_weights(tmp_path: Path) -> None:
     save_file({"a": torch.ones(2)}, tmp_path / "model.safetensors")
-    names = (
-        "LICENSE",
-        "config.json",
-        "tokenizer.json",
-        "pytorch_model.bin",
-        "pytorch_model.bin.index.json",
-    )
+    names = ("LICENSE", "config.json", "tokenizer.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
     for name in (*names, "consolidated.safetensors", ".hidden"):
         (tmp_path / name).write_text("{}")
     (tmp_path / "runs").mkdir()
     checkpoint = ckpt.read_checkpoint(tmp_path)
-    assert [path.name for path in checkpoint.companions] == [
-        "LICENSE",
-        "config.json",
-        "tokenizer.json",
-    ]
+    assert [path.name for path in checkpoint.companions] == ["LICENSE", "config.json", "tokenizer.json"]
     assert checkpoint.left_out == ["consolidated.safetensors", *names[3:], "runs/"]

@@ -53,10 +53,7 @@ def test_a_long_row_leaves_room_for_short_ones(scheduler: Scheduler) -> None:
     long, *short = rows_of(4000, *[100] * 8)
     scheduler.kv.tokens = 4400  # of which rows of 100 take whole blocks: 112 each
     assert [scheduler.kv.fits(long, short[:count]) for count in (3, 4)] == [True, False]
-    assert [scheduler.kv.fits(short[-1], [long, *short[:count]]) for count in (2, 3)] == [
-        True,
-        False,
-    ]
+    assert [scheduler.kv.fits(short[-1], [long, *short[:count]]) for count in (2, 3)] == [True, False]
     make_room(scheduler, [long, *short[:3]])
     scheduler.rows.active = [long, *short[:3]]
     for row in scheduler.rows.active:
@@ -90,19 +87,16 @@ def test_rows_enter_several_at_once_where_others_wait_for_them(scheduler: Schedu
     scheduler.rows.waiting.extend(rows_of(*[100] * 40))
     assert scheduler.admission.most_entering(joins_decoding=False) == 40
     scheduler.rows.active = rows_of(*[100] * 57)
-    assert [
-        scheduler.admission.most_entering(joins_decoding) for joins_decoding in (False, True)
-    ] == [0, 7]
+    assert [scheduler.admission.most_entering(joins_decoding) for joins_decoding in (False, True)] == [0, 7]
     scheduler.rows.active.pop()
     assert scheduler.admission.most_entering(joins_decoding=False) == 8
     scheduler.admission.full_at = 56
-    assert [
-        scheduler.admission.most_entering(joins_decoding) for joins_decoding in (False, True)
-    ] == [0, 0], "the next one does not fit"
+    assert [scheduler.admission.most_entering(joins_decoding) for joins_decoding in (False, True)] == [
+        0,
+        0,
+    ], "the next one does not fit"
     scheduler.rows.active.pop()
-    assert [
-        scheduler.admission.most_entering(joins_decoding) for joins_decoding in (False, True)
-    ] == [0, 9]
+    assert [scheduler.admission.most_entering(joins_decoding) for joins_decoding in (False, True)] == [0, 9]
     del scheduler.rows.active[49:]
     assert scheduler.admission.most_entering(joins_decoding=False) == 15
     scheduler.rows.active.clear()

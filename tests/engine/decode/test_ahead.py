@@ -88,14 +88,9 @@ def asked(**keys: Any) -> list[Request]:
     return [replace(one, max_new_tokens=2 + 5 * int(one.id) % 17, **keys) for one in requests()]
 
 
-def ended(
-    engine: LocalEngine, wanted: Sequence[Request], size: int | None = None
-) -> dict[Any, Any]:
+def ended(engine: LocalEngine, wanted: Sequence[Request], size: int | None = None) -> dict[Any, Any]:
     """What came out for each request."""
-    return {
-        one.id: (one.answer, one.error, one.logprobs)
-        for one in contract.complete(engine, wanted, size)
-    }
+    return {one.id: (one.answer, one.error, one.logprobs) for one in contract.complete(engine, wanted, size)}
 
 
 MIXED = [
@@ -129,8 +124,7 @@ def test_rows_end_at_tokens_and_texts(both_ways: Callable[[Work], Any]) -> None:
         free = ended(engine, requests(ignore_eos=True))
         engine.loaded.model.generation_config.eos_token_id = free[0][0].token_ids[7]
         stops = [
-            replace(one, stop=(free[one.id][0].text[5:7],)) if int(one.id) % 3 else one
-            for one in requests()
+            replace(one, stop=(free[one.id][0].text[5:7],)) if int(one.id) % 3 else one for one in requests()
         ]
         return ended(engine, stops, 5)
 
@@ -168,9 +162,7 @@ def test_what_is_kept_of_a_row_has_no_token_that_it_did_not_have(
     def work(engine: LocalEngine) -> Any:
         first = ended(engine, asked(**kept))
         more = [
-            replace(
-                one, prompt=(*engine.encode(one)[1], *first[one.id][0].token_ids, *range(70, 110))
-            )
+            replace(one, prompt=(*engine.encode(one)[1], *first[one.id][0].token_ids, *range(70, 110)))
             for one in asked(**kept)
         ]
         return first, ended(engine, more), engine.stats.shared_tokens, engine.stats.prefill_tokens
@@ -189,9 +181,7 @@ def test_a_row_without_numbers_harms_no_other(both_ways: Callable[[Work], Any]) 
             engine.loaded.model.get_input_embeddings().weight[token] = torch.nan
         assert not any(token in engine.encode(one)[1] for one in asked())
         done = ended(engine, asked(), 3)
-        assert all(
-            answer == free[one][0] for one, (answer, error, _) in done.items() if error is None
-        )
+        assert all(answer == free[one][0] for one, (answer, error, _) in done.items() if error is None)
         return {one: (answer.token_ids, error) for one, (answer, error, _) in done.items()}
 
     errors = [error for _, error in both_ways(work).values() if error is not None]
@@ -202,9 +192,7 @@ def test_a_row_without_numbers_harms_no_other(both_ways: Callable[[Work], Any]) 
     "failing", [("step", (4,)), ("step", (4, 5)), ("step", (3, 7, 8)), ("prompts", (1, 2))], ids=str
 )
 def test_memory_that_runs_out_loses_nothing(
-    both_ways: Callable[[Work], Any],
-    failing: tuple[str, tuple[int, ...]],
-    monkeypatch: pytest.MonkeyPatch,
+    both_ways: Callable[[Work], Any], failing: tuple[str, tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """For a step that begins ahead, for one that has to run, or for prompts that are read between
     steps."""
@@ -326,11 +314,7 @@ def test_the_next_step_begins_before_the_only_read_of_a_step(
     if switch == "0":
         assert of_steps == [["step of 4", "read"]] * 4 + [["step of 2", "read"]]
     else:
-        assert of_steps == [
-            ["step of 4", "step of 4", "read"],
-            *[["step of 4", "read"]] * 3,
-            ["read"],
-        ]
+        assert of_steps == [["step of 4", "step of 4", "read"], *[["step of 4", "read"]] * 3, ["read"]]
 
 
 def test_a_gpu_copies_the_tokens_before_the_next_step_and_the_host_waits_after_it(
@@ -344,9 +328,7 @@ def test_a_gpu_copies_the_tokens_before_the_next_step_and_the_host_waits_after_i
     event = SimpleNamespace(record=note("record"), synchronize=note("wait"))
     monkeypatch.setattr(torch.cuda, "Event", lambda: event)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"stream of {device}")
-    picked: Any = SimpleNamespace(
-        is_cuda=True, device="cuda:1", to=note("copy", torch.tensor([5, 6]))
-    )
+    picked: Any = SimpleNamespace(is_cuda=True, device="cuda:1", to=note("copy", torch.tensor([5, 6])))
     forward: Any = SimpleNamespace(step_of_picked=note("step", torch.zeros(2, 3)))
     own: Any = object.__new__(Slots)
     own.capacity, own.filled = 8, [1, 1]

@@ -17,13 +17,7 @@ from transformers import AutoTokenizer
 from runner.config.root import RunnerConfig
 from runner_base.errors import ConfigError
 from runner_base.result import Answer, FinishReason
-from runner_engine.decode.branches import (
-    BranchDecoder,
-    columnar,
-    complete,
-    may_attend,
-    rejection_reason,
-)
+from runner_engine.decode.branches import BranchDecoder, columnar, complete, may_attend, rejection_reason
 from runner_engine.decode.rows import Row
 from runner_engine.decode.tokens.stopping import Stopping
 from runner_engine.models.load import Loaded
@@ -58,11 +52,7 @@ class Mute:
 
 
 def decode(
-    model: Any,
-    main: list[int],
-    branches: list[list[int]],
-    limit: int,
-    stops: frozenset[int] = frozenset(),
+    model: Any, main: list[int], branches: list[list[int]], limit: int, stops: frozenset[int] = frozenset()
 ) -> list[Answer]:
     """Continue every branch greedily."""
     request = Request(0, "", branches=("",) * len(branches))
@@ -70,9 +60,7 @@ def decode(
         Row(request, [*main, *branch], "", limit, number, branch_at=len(main))
         for number, branch in enumerate(branches, start=1)
     ]
-    loaded = Loaded(
-        model, Mute(), torch.device("cpu"), metrics={"vocab_size": model.config.vocab_size}
-    )
+    loaded = Loaded(model, Mute(), torch.device("cpu"), metrics={"vocab_size": model.config.vocab_size})
     done = complete(loaded, rows, EngineStats(), Stopping(Mute(), stops))
     assert done.branches is not None
     return done.branches
@@ -99,9 +87,7 @@ def test_the_example_of_the_definition() -> None:
     }
     mask = may_attend(torch.tensor(times), 8)
     seen_by_mask = {
-        chr(tokens[i]): "".join(
-            chr(t) for t, seen in zip(tokens, mask[i].tolist(), strict=True) if seen
-        )
+        chr(tokens[i]): "".join(chr(t) for t, seen in zip(tokens, mask[i].tolist(), strict=True) if seen)
         for i in range(8)
     }
     assert seen_by_mask == sees
@@ -125,9 +111,7 @@ def forward_one(model: Any, tokens: list[Token], stride: int = 128) -> torch.Ten
     mask = torch.full((1, 1, count, count), torch.finfo(torch.float32).min)
     for i, (_, _, t_i, pass_i) in enumerate(tokens):
         for j, (_, _, t_j, pass_j) in enumerate(tokens):
-            if (
-                pass_j <= pass_i and t_j < t_i
-            ) or i == j:  # what came later was not there to be seen
+            if (pass_j <= pass_i and t_j < t_i) or i == j:  # what came later was not there to be seen
                 mask[0, 0, i, j] = 0
     patch = rope_2d.patch_of(model)
     assert patch is not None
@@ -178,9 +162,7 @@ def test_side_by_side_equals_each_branch_alone(family: str, attention: str) -> N
         for number, branch in enumerate(BRANCHES, start=1):
             # the branch's last token at the end; the coordinates, not the order, decide who sees
             # whom
-            last = max(
-                (token for token in placed if token[1] == number), key=lambda token: token[2]
-            )
+            last = max((token for token in placed if token[1] == number), key=lambda token: token[2])
             ordered = [token for token in placed if token != last] + [last]
             alone = forward_one(model, ordered)[-1]
             torch.testing.assert_close(logits[number - 1, step], alone, atol=1e-5, rtol=0)
@@ -231,18 +213,14 @@ def test_the_engine_answers_as_each_branch_alone(
     assert engine.stats.decode_s > 0
 
 
-def test_stop_tokens_end_a_branch_of_a_request(
-    make_config: Make, saved_family: Callable[..., Path]
-) -> None:
+def test_stop_tokens_end_a_branch_of_a_request(make_config: Make, saved_family: Callable[..., Path]) -> None:
     generation = GenerationConfig(max_new_tokens=8)
     model = LocalModelConfig(name=str(saved_family()), device="cpu")
     engine = open_engine(make_config(model=model, rope=Rope2dConfig(), generation=generation))
     request = Request(0, "Main", branches=("one, ", "", "two"))
     (free,) = contract.complete(engine, [dataclasses.replace(request, ignore_eos=True)])
     assert free.branches is not None
-    end = next(
-        token for token in free.branches[1].token_ids if token not in free.branches[0].token_ids
-    )
+    end = next(token for token in free.branches[1].token_ids if token not in free.branches[0].token_ids)
     loaded = engine._real._loaded  # type: ignore[attr-defined]  # make a token that does come the end token
     loaded.model.generation_config.eos_token_id = [end]
     (done,) = contract.complete(engine, [request])
@@ -261,15 +239,11 @@ def test_branches_of_like_length_equal_one_pass_over_everything() -> None:
     model = tiny("llama")
     branches = [[21, 22], [31, 32]]
     tokens, logits, _ = side_by_side(model, MAIN, branches, 5)
-    placed = columnar(
-        MAIN, [prompt + new[:-1] for prompt, new in zip(branches, tokens, strict=True)]
-    )
+    placed = columnar(MAIN, [prompt + new[:-1] for prompt, new in zip(branches, tokens, strict=True)])
     everything = [(token, branch, time, 0) for time, branch, token in placed]
     whole = forward_one(model, everything)
     for number in (1, 2):
-        places = [
-            i for i, (_, b, t, _) in enumerate(everything) if b == number and t >= len(MAIN) + 1
-        ]
+        places = [i for i, (_, b, t, _) in enumerate(everything) if b == number and t >= len(MAIN) + 1]
         torch.testing.assert_close(logits[number - 1], whole[places], atol=1e-5, rtol=0)
 
 
@@ -320,9 +294,7 @@ def test_branches_under_an_adapter() -> None:
     adapted = BranchDecoder(model.eval()).prefill(MAIN, BRANCHES)
     assert (adapted - before).abs().max() > 1e-2
     merged = model.merge_and_unload()
-    torch.testing.assert_close(
-        BranchDecoder(merged).prefill(MAIN, BRANCHES), adapted, atol=1e-5, rtol=0
-    )
+    torch.testing.assert_close(BranchDecoder(merged).prefill(MAIN, BRANCHES), adapted, atol=1e-5, rtol=0)
     assert [len(branch.token_ids) for branch in decode(merged, MAIN, BRANCHES, 3)] == [3, 3, 3]
 
 
@@ -347,9 +319,7 @@ def test_what_cannot_be_decoded_in_branches() -> None:
     model = tiny("llama")
     assert rejection_reason(model) is None
     model.config._attn_implementation = "flash_attention_2"
-    assert "model.attention=flash_attention_2 takes no mask of its own" in str(
-        rejection_reason(model)
-    )
+    assert "model.attention=flash_attention_2 takes no mask of its own" in str(rejection_reason(model))
 
 
 def test_branches_of_a_prompt_without_tokens_are_an_error_of_their_own(

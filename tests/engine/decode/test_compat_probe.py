@@ -52,12 +52,7 @@ Saved = Callable[..., Path]
 GREEDY = GenerationConfig(max_new_tokens=NEW_TOKENS)
 QUICKLY_BUILT = building.FLAGS.replace("-O3", "-O0")  # the same functions, built in a second
 PLAIN = "decoding uses static batching (slower)"
-NO_BEAMS: dict[str, Any] = {
-    "vocab_size": 259,
-    "pad_token_id": 0,
-    "bos_token_id": None,
-    "eos_token_id": 2,
-}
+NO_BEAMS: dict[str, Any] = {"vocab_size": 259, "pad_token_id": 0, "bos_token_id": None, "eos_token_id": 2}
 NO_INTERFACE = "(slower): its attention does not go through transformers' interface"
 OTHERS: dict[str, tuple[Any, str | None]] = {  # and why they go in static batches, if they do
     "learned positions": (
@@ -85,9 +80,7 @@ OTHERS: dict[str, tuple[Any, str | None]] = {  # and why they go in static batch
 def configure(
     make_config: Make, folder: Path, attention: Attention = Attention.auto, **groups: Any
 ) -> RunnerConfig:
-    model = LocalModelConfig(
-        name=str(folder), device="cpu", dtype=Dtype.float32, attention=attention
-    )
+    model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32, attention=attention)
     return make_config(**({"model": model, "generation": GREEDY} | groups))
 
 
@@ -168,10 +161,8 @@ def test_rows_that_turn_otherwise_from_some_length_on_go_through_generate(
     else:
         folder = longrope(tmp_path, tiny_llama)
     longest = max(map(len, PROMPTS))
-    crossing = [
-        SYSTEM[: 110 - NEW_TOKENS // 2],
-        SYSTEM[: 105 - NEW_TOKENS // 2],
-    ]  # while they are decoded
+    # while they are decoded
+    crossing = [SYSTEM[: 110 - NEW_TOKENS // 2], SYSTEM[: 105 - NEW_TOKENS // 2]]
     prompts = [*PROMPTS, *crossing]
     engine = open_engine(configure(make_config, folder))
     # a fresh model for each: a rotary embedding may remember the longest row so far, generate or
@@ -247,9 +238,7 @@ def test_a_trial_unpacks_weights_only_where_their_products_count(
     make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = embedded_gguf.write(tmp_path / "model.gguf", "Q8_0")
-    config = make_config(
-        model=LocalModelConfig(name=str(file), device="cpu"), quantization=GgufConfig()
-    )
+    config = make_config(model=LocalModelConfig(name=str(file), device="cpu"), quantization=GgufConfig())
     loaded = adapt(load_base(config), config)
     layers = [module for module in loaded.model.modules() if isinstance(module, GgufLinear)]
     unpack, calls = gguf_types.unpacked, []
@@ -261,10 +250,8 @@ def test_a_trial_unpacks_weights_only_where_their_products_count(
     monkeypatch.setattr(gguf_blocks, "unpacked", counted)
     heads = compat_probe.probe_heads(loaded)
     assert heads.layers == loaded.model.config.num_hidden_layers
-    passes, of_embedding = (
-        4,
-        6,
-    )  # the model's own, and three of the scheduler; those for shapes only read rows, too
+    # the model's own, and three of the scheduler; those for shapes only read rows, too
+    passes, of_embedding = (4, 6)
     assert len(calls) == passes * len(layers) + of_embedding
     assert all("forward" not in vars(layer) for layer in layers)
 
@@ -294,18 +281,12 @@ def test_without_a_compiler_answers_are_the_same(
 
 
 @pytest.mark.usefixtures("fresh_kernels")
-def test_a_broken_library_in_the_cache_is_built_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_broken_library_in_the_cache_is_built_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if native.kernels() is None:
         pytest.skip("no C compiler is here")
-    whole, compiler = (
-        building.library(str(shutil.which(os.environ.get("CC", "cc")))),
-        tmp_path / "cc",
-    )
-    compiler.write_text(
-        f'#!/bin/sh\nwhile [ "$1" != -o ]; do shift; done\ncp "{whole}" "$2"\n'
-    )  # builds in no time: it copies
+    whole, compiler = (building.library(str(shutil.which(os.environ.get("CC", "cc")))), tmp_path / "cc")
+    # builds in no time: it copies
+    compiler.write_text(f'#!/bin/sh\nwhile [ "$1" != -o ]; do shift; done\ncp "{whole}" "$2"\n')
     compiler.chmod(0o755)
     monkeypatch.setenv("CC", str(compiler))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -331,13 +312,10 @@ def test_two_processes_may_build_at_once(tmp_path: Path) -> None:
         pytest.skip("no C compiler is here")
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
     several = [
-        warm_process.popen([sys.executable, "-c", script, QUICKLY_BUILT], env=environment)
-        for _ in range(2)
+        warm_process.popen([sys.executable, "-c", script, QUICKLY_BUILT], env=environment) for _ in range(2)
     ]
     assert [process.wait(timeout=300) for process in several] == [0, 0]
-    suffixes = sorted(
-        path.suffix for path in (tmp_path / "runner").iterdir() if path.name != building.LOCK
-    )
+    suffixes = sorted(path.suffix for path in (tmp_path / "runner").iterdir() if path.name != building.LOCK)
     units = [unit for unit, features in building.UNITS.items() if not features]
     assert suffixes == [".o"] * len(units) + [".so"], "one library, and nothing half done"
 
@@ -374,16 +352,7 @@ print(json.dumps({done.id: done.answer.token_ids for done in complete(engine, as
 @pytest.mark.thorough
 def test_the_engine_needs_neither_hydra_nor_mlflow_nor_bitsandbytes(saved_family: Saved) -> None:
     folder = saved_family("llama", max_position_embeddings=512)
-    command = [
-        sys.executable,
-        "-W",
-        "error",
-        "-c",
-        BARE,
-        str(folder),
-        json.dumps(PROMPTS),
-        str(NEW_TOKENS),
-    ]
+    command = [sys.executable, "-W", "error", "-c", BARE, str(folder), json.dumps(PROMPTS), str(NEW_TOKENS)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     tokens = {int(index): ids for index, ids in json.loads(done.stdout).items()}

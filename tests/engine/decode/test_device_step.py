@@ -77,15 +77,9 @@ def test_logits_are_those_of_the_usual_step(
 
 
 @DEVICES
-@pytest.mark.parametrize(
-    ("family", "page"), [*((family, 0) for family in FAMILIES), ("mistral", 16)]
-)
+@pytest.mark.parametrize(("family", "page"), [*((family, 0) for family in FAMILIES), ("mistral", 16)])
 def test_a_step_never_waits_for_the_device(
-    pair: Callable[..., list[Decoding]],
-    family: str,
-    page: int,
-    device: str,
-    monkeypatch: pytest.MonkeyPatch,
+    pair: Callable[..., list[Decoding]], family: str, page: int, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, ours = pair(family, device, page=0 if device == "cuda" else page)
     step, ran = DeviceStep._run, []
@@ -93,9 +87,7 @@ def test_a_step_never_waits_for_the_device(
     def watched(self: DeviceStep, attention: Any) -> torch.Tensor:
         ran.append(len(attention.table))
         with NoHostReads():
-            if (
-                family == "gemma2"
-            ):  # its own code makes a number of its settings into a tensor of the host
+            if family == "gemma2":  # its own code makes a number of its settings into a tensor of the host
                 return step(self, attention)
             with NothingFromLists():
                 return step(self, attention)
@@ -121,9 +113,7 @@ def test_what_waits_is_found() -> None:
             ):
                 wait()
     with NoHostReads():
-        numbers[numbers.argmax()[None]] = (
-            (numbers.to(torch.float32) * 2.0).long().repeat_interleave(2)[:1]
-        )
+        numbers[numbers.argmax()[None]] = (numbers.to(torch.float32) * 2.0).long().repeat_interleave(2)[:1]
 
 
 @DEVICES
@@ -231,10 +221,7 @@ def test_what_is_forced_must_exist(
 
 
 def test_functions_that_are_missing_or_wrong_are_not_used(
-    make_config: Make,
-    tiny_llama: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    make_config: Make, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As on a GPU for which this torch has no kernel."""
     caplog.set_level("INFO")
@@ -248,10 +235,7 @@ def test_functions_that_are_missing_or_wrong_are_not_used(
     def wrong(scaling: Any, query: torch.Tensor, *_: Any, **__: Any) -> Any:
         return torch.zeros_like(query), query.new_zeros(query.shape[:3])
 
-    for function, why in (
-        (missing, "No available kernel"),
-        (wrong, "by SDPA its logits would be off by"),
-    ):
+    for function, why in ((missing, "No available kernel"), (wrong, "by SDPA its logits would be off by")):
         for module in (device_attention, device_step):
             monkeypatch.setattr(module, "attend", function)
         assert not probe_heads(loaded).by_sdpa

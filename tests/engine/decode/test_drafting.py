@@ -75,11 +75,7 @@ def test_answers_are_those_of_single_steps(
     ],
 )
 def test_families(
-    family: str,
-    keys: dict[str, Any],
-    engine_of: Make,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    family: str, keys: dict[str, Any], engine_of: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Mixtures, windows and latents; the whole model as a draft is always right."""
     monkeypatch.setitem(families.OVERRIDES, family, families.OVERRIDES.get(family, {}) | keys)
@@ -173,9 +169,7 @@ def test_a_draft_must_fit_the_model(saved_family: Callable[..., Path], tmp_path:
     vocabulary[one], vocabulary[two] = vocabulary[two], vocabulary[one]
     (other / "tokenizer.json").write_text(json.dumps(tokens))
     check(folder, {"kind": "draft", "model": str(folder)})
-    with pytest.raises(
-        ConfigError, match=r"must have the model's own tokens, and 2 of 259 differ \(40 is "
-    ):
+    with pytest.raises(ConfigError, match=r"must have the model's own tokens, and 2 of 259 differ \(40 is "):
         check(folder, {"kind": "draft", "model": str(other)})
 
 
@@ -195,13 +189,9 @@ def test_a_library_that_a_draft_lacks_is_said_before_a_load(
         check(folder, speculate)
 
 
-def test_a_mistake_in_a_draft_names_its_key(
-    saved_family: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_a_mistake_in_a_draft_names_its_key(saved_family: Callable[..., Path], tmp_path: Path) -> None:
     folder = saved_family(max_position_embeddings=512)
-    with pytest.raises(
-        ConfigError, match=r"^generation.speculate=\{.*awq\}: quantization=awq loads"
-    ):
+    with pytest.raises(ConfigError, match=r"^generation.speculate=\{.*awq\}: quantization=awq loads"):
         check(folder, {"quantization": "awq"})
     with pytest.raises(ConfigError, match=r"^generation.speculate=\{.*nothing.*\}: model.name="):
         check(folder, {"model": str(tmp_path / "nothing")})
@@ -262,12 +252,7 @@ def test_words() -> None:
     def text(value: Any) -> str:
         return str(GenerationConfig(speculate=value).speculate)
 
-    assert [text(name) for name in ("auto", "off", "ngram", "draft")] == [
-        "auto",
-        "off",
-        "ngram",
-        "draft",
-    ]
+    assert [text(name) for name in ("auto", "off", "ngram", "draft")] == ["auto", "off", "ngram", "draft"]
     assert text("none") == text({"kind": "none"}) == text(False) == "off"
     assert text("mtp") == text({"kind": "mtp"}) == text({"kind": "mtp", "tokens": 3}) == "mtp"
     assert text({"kind": "mtp", "tokens": 2}) == "{kind: mtp, tokens: 2}"

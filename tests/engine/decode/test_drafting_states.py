@@ -40,16 +40,7 @@ def engine_of(opened: Make) -> Make:
     return partial(guessing_engine, opened)
 
 
-HYBRIDS = (
-    "qwen3_5_text",
-    "qwen3_next",
-    "olmo_hybrid",
-    "lfm2",
-    "bamba",
-    "falcon_h1",
-    "jamba",
-    "mamba2",
-)
+HYBRIDS = ("qwen3_5_text", "qwen3_next", "olmo_hybrid", "lfm2", "bamba", "falcon_h1", "jamba", "mamba2")
 
 
 def knowing(answers: dict[Any, Any], patch: pytest.MonkeyPatch) -> None:
@@ -191,18 +182,14 @@ def test_a_hybrid_guesses_as_if_it_had_read_no_wrong_guess(
         assert own.states is not None
         for slot, one in enumerate(way.rows):
             one.take_over()
-            own.states.read[slot] = min(
-                own.states.read[slot], one.row.kv.shared + one.row.kv.places
-            )
+            own.states.read[slot] = min(own.states.read[slot], one.row.kv.shared + one.row.kv.places)
         return set()
 
     monkeypatch.setattr(draft_model.Way, "_give_states_back", only_counts)
     assert sum(counts()[1]) / sum(counts()[0]) < 0.9 * sum(kept[1]) / sum(kept[0])
 
 
-def test_a_plan_counts_the_states_of_a_hybrid_draft_and_their_copies(
-    hybrid: Callable[[str], Path],
-) -> None:
+def test_a_plan_counts_the_states_of_a_hybrid_draft_and_their_copies(hybrid: Callable[[str], Path]) -> None:
     folder = str(hybrid("qwen3_5_text"))
 
     def kv_bytes(speculate: Any) -> int:
@@ -220,12 +207,7 @@ def test_a_plan_counts_the_states_of_a_hybrid_draft_and_their_copies(
 @pytest.mark.parametrize(("speculate", "lags"), [("off", False), ("auto", False), ("ngram", True)])
 @pytest.mark.parametrize("family", ["qwen3_5_text", "qwen3_next", "falcon_h1"])
 def test_states_are_behind_only_where_guesses_are_read_into_them(
-    family: str,
-    speculate: str,
-    lags: bool,
-    engine_of: Make,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    family: str, speculate: str, lags: bool, engine_of: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So nothing is caught up with elsewhere. The control: guesses of which some are wrong, and some go on
     behind the end of a row, whose state then stands for more than its tokens."""

@@ -53,16 +53,10 @@ def test_without_a_home_the_kernels_are_still_built(tmp_path: Path) -> None:
         "building.FLAGS = building.FLAGS.replace('-O3', '-O0')  # the same functions, built in a second\n"
         "print(native.kernels() is not None)"
     )
-    environment = {
-        key: value for key, value in os.environ.items() if key not in ("HOME", "XDG_CACHE_HOME")
-    }
+    environment = {key: value for key, value in os.environ.items() if key not in ("HOME", "XDG_CACHE_HOME")}
     command = [sys.executable, "-c", program]
-    done = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment
-    )
-    assert done.stdout.split("\n")[:2] == ["no home", str(native.kernels() is not None)], (
-        done.stderr
-    )
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment)
+    assert done.stdout.split("\n")[:2] == ["no home", str(native.kernels() is not None)], done.stderr
     assert list(tmp_path.iterdir()) == [], "no folder that is called ~"
 
 

@@ -33,22 +33,11 @@ pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
 
 Make = Callable[..., RunnerConfig]
 Saved = Callable[..., Path]
-WAYS = pytest.mark.parametrize(
-    "attention", [Attention.auto, Attention.sdpa], ids=["scheduler", "plain"]
-)
-CONTINUATIONS = (
-    " yes",
-    " no, not at all, and nobody has ever said so.",
-    "7",
-    "\nBecause it is so.",
-)
+WAYS = pytest.mark.parametrize("attention", [Attention.auto, Attention.sdpa], ids=["scheduler", "plain"])
+CONTINUATIONS = (" yes", " no, not at all, and nobody has ever said so.", "7", "\nBecause it is so.")
 ASKED = [
     Request(f"{prompt}{continuation}", prompt, continuation=continuation)
-    for prompt in (
-        *(SYSTEM + agent + question for agent in AGENTS for question in QUESTIONS),
-        "y",
-        "Q:",
-    )
+    for prompt in (*(SYSTEM + agent + question for agent in AGENTS for question in QUESTIONS), "y", "Q:")
     for continuation in CONTINUATIONS
 ]
 OTHERS: dict[str, Any] = {
@@ -67,12 +56,8 @@ OTHERS: dict[str, Any] = {
 def configure(
     make_config: Make, folder: Path, attention: Attention = Attention.auto, **groups: Any
 ) -> RunnerConfig:
-    model = LocalModelConfig(
-        name=str(folder), device="cpu", dtype=Dtype.float32, attention=attention
-    )
-    return make_config(
-        **({"model": model, "generation": GenerationConfig(max_new_tokens=8)} | groups)
-    )
+    model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32, attention=attention)
+    return make_config(**({"model": model, "generation": GenerationConfig(max_new_tokens=8)} | groups))
 
 
 def by_one_pass(model: Any, prompt: list[int], continuation: list[int]) -> torch.Tensor:
@@ -92,15 +77,9 @@ def rounding_of_float32(single: Any, double: Any, tokenizer: Any) -> float:
     """
     far = []
     for request in ASKED:
-        prompt, given = (
-            tokenizer(text)["input_ids"] for text in (request.prompt, request.continuation)
-        )
+        prompt, given = (tokenizer(text)["input_ids"] for text in (request.prompt, request.continuation))
         far.append(
-            float(
-                (by_one_pass(single, prompt, given) - by_one_pass(double, prompt, given))
-                .abs()
-                .max()
-            )
+            float((by_one_pass(single, prompt, given) - by_one_pass(double, prompt, given)).abs().max())
         )
     return max(far)
 
@@ -117,10 +96,7 @@ def check(config: RunnerConfig, model: Any, tokenizer: Any, tolerance: float) ->
         "who generates does not notice"
     )
     for request in ASKED:
-        prompt, given = (
-            tokenizer(request.prompt)["input_ids"],
-            tokenizer(request.continuation)["input_ids"],
-        )
+        prompt, given = (tokenizer(request.prompt)["input_ids"], tokenizer(request.continuation)["input_ids"])
         one = done[request.id]
         assert (one.answer.token_ids, one.answer.text, one.answer.finish_reason) == (
             given,
@@ -138,9 +114,7 @@ def check(config: RunnerConfig, model: Any, tokenizer: Any, tolerance: float) ->
     if config.model.attention is Attention.auto:
         assert engine.stats.notes == [], "the scheduler served, not its fallback"
         spent = engine.stats - before
-        assert spent.shared_tokens > len(ASKED) * len(SYSTEM) / 2, (
-            "what they share was computed once"
-        )
+        assert spent.shared_tokens > len(ASKED) * len(SYSTEM) / 2, "what they share was computed once"
     return engine
 
 
@@ -163,8 +137,7 @@ def test_every_family_scores_as_one_forward_pass(
     else:
         folder = saved_family(family, max_position_embeddings=512)
     single, double = (
-        AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
-        for dtype in ("float32", "float64")
+        AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval() for dtype in ("float32", "float64")
     )
     tokenizer = AutoTokenizer.from_pretrained(folder)
     # sums in another order round otherwise, and a compiler's optimisation level changes the order
@@ -176,12 +149,7 @@ def test_every_family_scores_as_one_forward_pass(
 @WAYS
 @pytest.mark.parametrize(("what", "tolerance"), [("peft", 1e-5), ("rope_2d", 1e-5), ("nf4", 2e-2)])
 def test_adapters_rope_2d_and_nf4_score_as_one_forward_pass(
-    make_config: Make,
-    saved_family: Saved,
-    what: str,
-    tolerance: float,
-    attention: Attention,
-    tmp_path: Path,
+    make_config: Make, saved_family: Saved, what: str, tolerance: float, attention: Attention, tmp_path: Path
 ) -> None:
     folder = saved_family("llama", max_position_embeddings=512)
     choices: dict[str, dict[str, Any]] = {
@@ -205,9 +173,7 @@ def test_a_continuation_too_long_for_one_pass_goes_in_pieces(
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     text = (SYSTEM + "".join(QUESTIONS)) * 4
-    asked = [
-        Request(cut, text[:cut], continuation=text[cut : cut + 300]) for cut in (1, 40, 240, 241)
-    ]
+    asked = [Request(cut, text[:cut], continuation=text[cut : cut + 300]) for cut in (1, 40, 240, 241)]
     short = Request("short", "Short", continuation="er")
     monkeypatch.setattr(scoring, "MAX_LOGITS", {"cpu": 50 * 259})
     monkeypatch.setattr(scoring, "AT_ONCE", 7 * 259)
@@ -218,9 +184,7 @@ def test_a_continuation_too_long_for_one_pass_goes_in_pieces(
         expected = by_one_pass(
             model, *(tokenizer(one)["input_ids"] for one in (request.prompt, request.continuation))
         )
-        torch.testing.assert_close(
-            torch.tensor(done[request.id].logprobs), expected, atol=1e-5, rtol=0
-        )
+        torch.testing.assert_close(torch.tensor(done[request.id].logprobs), expected, atol=1e-5, rtol=0)
     engine.close()
 
 
@@ -295,9 +259,7 @@ def test_continuations_that_cannot_be_scored_are_errors_of_their_own(
 def test_those_that_decode_have_their_turn_between_those_that_are_scored(
     make_config: Make, saved_family: Saved
 ) -> None:
-    engine = local_engine(
-        configure(make_config, saved_family("llama", max_position_embeddings=512))
-    )
+    engine = local_engine(configure(make_config, saved_family("llama", max_position_embeddings=512)))
     with engine.open(batch_size=4) as session:
         session.submit(Request("talk", "Hello", ignore_eos=True))
         session.step()
@@ -319,26 +281,19 @@ def test_the_most_probable_tokens_are_those_of_one_forward_pass(
     engine = local_engine(configure(make_config, folder, attention))
     prompts = {f"{count}": tuple(range(5, 5 + count)) for count in (1, 2, 40, 250)}
     asked = [
-        Request(name, ids[:1], continuation=ids[1:] or (9,), top_logprobs=5)
-        for name, ids in prompts.items()
+        Request(name, ids[:1], continuation=ids[1:] or (9,), top_logprobs=5) for name, ids in prompts.items()
     ]
     for one in contract.complete(engine, asked):
         whole = torch.tensor([[*prompts[str(one.id)][:1], *one.answer.token_ids]])
         with torch.inference_mode():
-            scores = (
-                model(input_ids=whole, use_cache=False).logits[0, :-1].float().log_softmax(dim=-1)
-            )
+            scores = model(input_ids=whole, use_cache=False).logits[0, :-1].float().log_softmax(dim=-1)
         best = scores.topk(5, dim=-1)
         assert one.top_logprobs is not None
         assert [[token for token, _ in some] for some in one.top_logprobs] == best.indices.tolist()
         values = torch.tensor([[value for _, value in some] for some in one.top_logprobs])
         torch.testing.assert_close(values, best.values, atol=1e-5, rtol=0)
         for token, said, is_best, some in zip(
-            one.answer.token_ids,
-            one.logprobs or [],
-            one.greedy or [],
-            one.top_logprobs,
-            strict=True,
+            one.answer.token_ids, one.logprobs or [], one.greedy or [], one.top_logprobs, strict=True
         ):
             assert is_best == (some[0][0] == token)
             assert dict(some).get(token, said) == said, "the same number, wherever it stands"
@@ -360,9 +315,7 @@ def test_tokens_that_the_model_does_not_know_are_refused_before_they_break_a_pas
     engine.close()
 
 
-def test_token_ids_become_the_text_that_they_are_amid_others(
-    make_config: Make, tiny_llama: Path
-) -> None:
+def test_token_ids_become_the_text_that_they_are_amid_others(make_config: Make, tiny_llama: Path) -> None:
     engine = local_engine(configure(make_config, tiny_llama))
     engine.load()
     _, ids = engine.encode(Request(1, " 你好, you"))
@@ -372,20 +325,14 @@ def test_token_ids_become_the_text_that_they_are_amid_others(
     engine.close()
 
 
-def test_equal_seeds_and_names_draw_the_same_whatever_the_id_is(
-    make_config: Make, tiny_llama: Path
-) -> None:
+def test_equal_seeds_and_names_draw_the_same_whatever_the_id_is(make_config: Make, tiny_llama: Path) -> None:
     engine = local_engine(
-        configure(
-            make_config, tiny_llama, generation=GenerationConfig(max_new_tokens=12, temperature=1.0)
-        )
+        configure(make_config, tiny_llama, generation=GenerationConfig(max_new_tokens=12, temperature=1.0))
     )
     warm = Sampling(temperature=1.0, seed=7)
     asked = [Request(number, "Once", sampling=warm, n=2, random_id="same") for number in (1, 2)]
     other = [Request(3, "Once", sampling=warm, n=2)]
-    said = {
-        (one.id, one.choice): one.answer.text for one in contract.complete(engine, asked + other)
-    }
+    said = {(one.id, one.choice): one.answer.text for one in contract.complete(engine, asked + other)}
     assert (said[1, 0], said[1, 1]) == (said[2, 0], said[2, 1])
     assert len({said[1, 0], said[1, 1], said[3, 0], said[3, 1]}) == 4
     engine.close()
@@ -399,24 +346,16 @@ def test_further_token_ids_are_scored_in_place_of_the_continuations_tokens(
     engine = local_engine(
         configure(make_config, saved_family("llama", max_position_embeddings=512), attention)
     )
-    asked = Request(
-        "top", "A first question", continuation=", and what is said then", top_logprobs=5
-    )
+    asked = Request("top", "A first question", continuation=", and what is said then", top_logprobs=5)
     (most_probable,) = contract.complete(engine, [asked])
     assert most_probable.top_logprobs is not None
     ids = [[token for token, _ in place] for place in most_probable.top_logprobs]
-    (every_token,) = contract.complete(
-        engine, [replace(asked, score_token_ids=ids, top_logprobs=259)]
-    )
+    (every_token,) = contract.complete(engine, [replace(asked, score_token_ids=ids, top_logprobs=259)])
     assert every_token.score_token_logprobs is not None
-    for values, place in zip(
-        every_token.score_token_logprobs, most_probable.top_logprobs, strict=True
-    ):
+    for values, place in zip(every_token.score_token_logprobs, most_probable.top_logprobs, strict=True):
         assert values == pytest.approx([value for _, value in place], abs=1e-5)
     assert every_token.top_logprobs is not None
-    assert every_token.min_logprobs == pytest.approx(
-        [place[-1][1] for place in every_token.top_logprobs]
-    )
+    assert every_token.min_logprobs == pytest.approx([place[-1][1] for place in every_token.top_logprobs])
     (short,) = contract.complete(engine, [replace(asked, score_token_ids=ids[1:])])
     assert (
         short.error

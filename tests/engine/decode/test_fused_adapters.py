@@ -90,9 +90,7 @@ def places(
 
 
 @pytest.fixture
-def opened_with(
-    make_config: Callable[..., RunnerConfig], places: Callable[[str], Any]
-) -> Iterator[Open]:
+def opened_with(make_config: Callable[..., RunnerConfig], places: Callable[[str], Any]) -> Iterator[Open]:
     engines = []
 
     def open_family(
@@ -156,9 +154,7 @@ def check_alone(engine: LocalEngine, dtype: Dtype, monkeypatch: pytest.MonkeyPat
         off = (logits - expected).abs()
         most = OFF[dtype] * expected.std()
         assert (off.max() if dtype == Dtype.float32 else off.mean()) <= most
-        assert (of_base - expected).abs().mean() > 5 * off.mean(), (
-            "what the adapter changes is seen"
-        )
+        assert (of_base - expected).abs().mean() > 5 * off.mean(), "what the adapter changes is seen"
 
 
 @pytest.mark.parametrize("alone", ["wide", "narrow"])
@@ -204,9 +200,7 @@ def test_a_row_has_the_bits_that_it_has_alone(opened_with: Open, threads: int) -
     forward = Forward(loaded.model, heads)
     forward.fused = fused
     generator = torch.Generator().manual_seed(3)
-    prompts = [
-        torch.randint(0, 60, (1 + at % 5,), generator=generator).tolist() for at in range(23)
-    ]
+    prompts = [torch.randint(0, 60, (1 + at % 5,), generator=generator).tolist() for at in range(23)]
     names = [NAMES[(at + at // 5) % len(NAMES)] for at in range(len(prompts))]
 
     def logits(numbers: list[int]) -> torch.Tensor:
@@ -224,9 +218,7 @@ def test_a_row_has_the_bits_that_it_has_alone(opened_with: Open, threads: int) -
 
 
 @contextmanager
-def changed(
-    monkeypatch: pytest.MonkeyPatch, change: Callable[[AdaptedTokens], None]
-) -> Iterator[None]:
+def changed(monkeypatch: pytest.MonkeyPatch, change: Callable[[AdaptedTokens], None]) -> Iterator[None]:
     """Let something be changed in what C is told of each pass."""
     of_pass = FusedAdapters.of_pass
 
@@ -248,9 +240,7 @@ def exchange(tokens: AdaptedTokens) -> None:
     tile_of(tokens).adapter = (tile_of(tokens).adapter + 1) % tokens.adapters
 
 
-def test_a_wrong_adapter_is_found_by_the_trial(
-    opened_with: Open, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_wrong_adapter_is_found_by_the_trial(opened_with: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = opened_with("llama")
     loaded, heads, fused = with_fast_kernels(engine)
     fast = engine._fast_layers
@@ -277,9 +267,7 @@ def too_many_tokens(tokens: AdaptedTokens) -> None:
     tokens.tokens = 10**6
 
 
-@pytest.mark.parametrize(
-    "change", [no_such_adapter, too_many_rows, beyond_the_tokens, too_many_tokens]
-)
+@pytest.mark.parametrize("change", [no_such_adapter, too_many_rows, beyond_the_tokens, too_many_tokens])
 def test_numbers_that_select_memory_are_checked(
     change: Callable[[AdaptedTokens], None], opened_with: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -51,10 +51,7 @@ def engine_of(
     opened: Callable[..., LocalEngine], saved_family: Callable[..., Path]
 ) -> Callable[..., LocalEngine]:
     def make(
-        family: str,
-        dtype: Dtype = Dtype.float32,
-        quantization: QuantizationConfig = PLAIN,
-        **settings: Any,
+        family: str, dtype: Dtype = Dtype.float32, quantization: QuantizationConfig = PLAIN, **settings: Any
     ) -> LocalEngine:
         folder = saved_family(family, **({"max_position_embeddings": 512} | settings))
         model = LocalModelConfig(name=str(folder), device="cpu", dtype=dtype)
@@ -64,9 +61,8 @@ def engine_of(
 
 
 @pytest.mark.parametrize("dtype", list(OFF))
-@pytest.mark.parametrize(
-    "family", ["llama", "qwen2", "qwen3", "mistral"]
-)  # biases; norms of queries and keys
+# biases; norms of queries and keys
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "mistral"])
 def test_its_logits_are_those_of_the_model(
     family: str, dtype: Dtype, engine_of: Callable[..., LocalEngine]
 ) -> None:
@@ -106,9 +102,7 @@ def test_many_rows_on_one_prefix_have_the_logits_that_few_have(
             Row(Request(at, ()), prefix.tokens + ids, "", 9, kv=RowKv(prefix))
             for at, ids in enumerate(prompts)
         ]
-        forward.read_prompts(
-            own, [TokenSpan(row, slot, row.pending) for slot, row in enumerate(rows)]
-        )
+        forward.read_prompts(own, [TokenSpan(row, slot, row.pending) for slot, row in enumerate(rows)])
         for row in rows:
             row.kv.places, row.tokens = len(row.pending), [5]
         forward.fused = fused
@@ -136,10 +130,7 @@ def test_many_rows_on_one_prefix_have_the_logits_that_few_have(
     ids=lambda one: getattr(one, "name", None) or str(one),
 )
 def test_quantized_layers_go_in_the_same_call(
-    quantization: QuantizationConfig,
-    family: str,
-    dtype: Dtype,
-    engine_of: Callable[..., LocalEngine],
+    quantization: QuantizationConfig, family: str, dtype: Dtype, engine_of: Callable[..., LocalEngine]
 ) -> None:
     kernels = native.kernels()
     assert kernels is not None
@@ -151,9 +142,7 @@ def test_quantized_layers_go_in_the_same_call(
         fused.weights.layers[1].gated[1].kind,
     }
     of_bytes = {"int8": WeightFormat.row_int8, "int8_dynamic": WeightFormat.int8_dynamic}
-    four_bit = (
-        WeightFormat.four_bit if processor.has_bfloat16_products() else WeightFormat.four_bit_rows
-    )
+    four_bit = WeightFormat.four_bit if processor.has_bfloat16_products() else WeightFormat.four_bit_rows
     assert kinds == {of_bytes.get(quantization.name, four_bit)}
     expected = all_logits(Forward(loaded.model, heads), with_prefix=True)
     forward = Forward(loaded.model, heads)
@@ -183,13 +172,9 @@ def test_int8_rows_of_a_checkpoint_go_in_the_same_call(
     assert fused is not None
     assert fused.is_by_row
     of_layer = fused.weights.layers[1]
-    assert {of_layer.qkv[0].kind, of_layer.out.kind, of_layer.gated[1].kind} == {
-        WeightFormat.int8_stored
-    }
+    assert {of_layer.qkv[0].kind, of_layer.out.kind, of_layer.gated[1].kind} == {WeightFormat.int8_stored}
     layer = loaded.model.model.layers[1].mlp.down_proj
-    assert of_layer.down.weight == layer.weight.data_ptr(), (
-        "the weights are read where they lie in the file"
-    )
+    assert of_layer.down.weight == layer.weight.data_ptr(), "the weights are read where they lie in the file"
     expected = all_logits(Forward(loaded.model, heads), with_prefix=True)
     forward = Forward(loaded.model, heads)
     forward.fused = fused
@@ -207,9 +192,7 @@ def test_rows_of_other_scales_keep_their_own_pass(
     file = tmp_path / "model.safetensors"
     tensors = load_file(file)
     save_file(
-        tensors | {"model.layers.0.self_attn.k_proj.input_scale": torch.tensor([0.5])},
-        file,
-        {"format": "pt"},
+        tensors | {"model.layers.0.self_attn.k_proj.input_scale": torch.tensor([0.5])}, file, {"format": "pt"}
     )
     model = LocalModelConfig(name=str(tmp_path), device="cpu", dtype=Dtype.bfloat16)
     assert with_fast_kernels(opened(model=model))[2] is None
@@ -284,9 +267,7 @@ def test_tokens_of_a_row_leave_together_what_they_leave_alone(
         row = Row(Request(9, ()), [*prefix.tokens, *ids[:length]], "", 99, kv=RowKv(prefix))
         own = own_kv(forward.heads, forward.kernels, [128, 600, 128])
         rows = [others[0], row, others[1]]
-        forward.read_prompts(
-            own, [TokenSpan(one, slot, one.pending) for slot, one in enumerate(rows)]
-        )
+        forward.read_prompts(own, [TokenSpan(one, slot, one.pending) for slot, one in enumerate(rows)])
         for one in rows:
             one.kv.places, one.tokens = len(one.pending), []
         start, alone = row.kv.places, []
@@ -296,9 +277,7 @@ def test_tokens_of_a_row_leave_together_what_they_leave_alone(
             alone.append(forward.step(own, rows, forward.uses_of(rows))[1])
             for one in rows:
                 one.kv.places += 1
-        together = forward.read_prompts(
-            own, [TokenSpan(row, 1, row.tokens, start, targets=row.tokens)]
-        )
+        together = forward.read_prompts(own, [TokenSpan(row, 1, row.tokens, start, targets=row.tokens)])
         assert torch.equal(torch.stack(alone), together)
 
 
@@ -334,9 +313,7 @@ def test_a_pass_with_a_wrong_rotation_is_noticed_in_each_format(
     assert with_fast_kernels(engine_of("llama", dtype))[2] is None
 
 
-def test_a_function_that_c_does_not_know_stays_with_its_module(
-    engine_of: Callable[..., LocalEngine],
-) -> None:
+def test_a_function_that_c_does_not_know_stays_with_its_module(engine_of: Callable[..., LocalEngine]) -> None:
     fused = with_fast_kernels(engine_of("llama", hidden_act="tanh"))[2]
     assert fused is not None
     assert fused.has_mlps_apart
@@ -353,8 +330,7 @@ def test_a_model_with_hooks_keeps_its_own_pass(engine_of: Callable[..., LocalEng
     assert probe_fused_forward(loaded, heads, {}, {}) is None
     hook.remove()
     assert (
-        FusedForward(loaded.model, heads, 64, kernels, {}).weights.vocabulary
-        == loaded.metrics["vocab_size"]
+        FusedForward(loaded.model, heads, 64, kernels, {}).weights.vocabulary == loaded.metrics["vocab_size"]
     )
 
 
@@ -389,8 +365,6 @@ def test_rows_of_a_tied_embedding_come_from_the_panels_of_the_head(
     expected = all_logits(Forward(loaded.model, heads), with_prefix=True)
     forward = Forward(loaded.model, heads)
     forward.fused = fused
-    assert (all_logits(forward, with_prefix=True) - expected).abs().max() <= OFF[
-        dtype
-    ] * expected.std()
+    assert (all_logits(forward, with_prefix=True) - expected).abs().max() <= OFF[dtype] * expected.std()
     weights.model.embedding_in_panels = 0  # the control: as if each row's numbers were side by side
     assert (all_logits(forward, with_prefix=True) - expected).abs().max() > expected.std()

@@ -152,9 +152,7 @@ def test_what_is_wrong_shows_in_the_logits(
 
 
 @pytest.mark.parametrize("dtype", [Dtype.float32, Dtype.bfloat16])
-def test_bits_of_a_token_do_not_depend_on_others(
-    dtype: Dtype, engine_of: Callable[..., LocalEngine]
-) -> None:
+def test_bits_of_a_token_do_not_depend_on_others(dtype: Dtype, engine_of: Callable[..., LocalEngine]) -> None:
     loaded, heads, fused = with_fast_kernels(engine_of("qwen2_moe", dtype))
     assert fused is not None
     forward = Forward(loaded.model, heads)
@@ -177,21 +175,14 @@ def test_each_choice_is_counted(engine_of: Callable[..., LocalEngine]) -> None:
     forward.fused = fused
     fused.expert_counts[experts].zero_()
     all_logits(forward, with_prefix=True)
-    assert torch.equal(
-        fused.expert_counts[experts], torch.cat(seen).flatten().bincount(minlength=8)
-    )
+    assert torch.equal(fused.expert_counts[experts], torch.cat(seen).flatten().bincount(minlength=8))
 
 
 @pytest.mark.parametrize("name", ["int8", "nf4"])
 def test_quantized_experts_are_in_the_call(
     name: str, make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sizes = {
-        "hidden_size": 128,
-        "moe_intermediate_size": 128,
-        "num_experts": 8,
-        "decoder_sparse_step": 1,
-    }
+    sizes = {"hidden_size": 128, "moe_intermediate_size": 128, "num_experts": 8, "decoder_sparse_step": 1}
     monkeypatch.setitem(families.OVERRIDES, "qwen3_moe", sizes)
     families.build("qwen3_moe", tmp_path / "model")
     model = LocalModelConfig(name=str(tmp_path / "model"), device="cpu", dtype=Dtype.bfloat16)
@@ -245,9 +236,7 @@ FORMULAS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 def block_of(family: str, monkeypatch: pytest.MonkeyPatch) -> nn.Module:
     """Return the mixture of a tiny model's last layer, in bfloat16."""
-    monkeypatch.setitem(
-        families.OVERRIDES, family, families.OVERRIDES.get(family, {}) | FORMULAS[family][0]
-    )
+    monkeypatch.setitem(families.OVERRIDES, family, families.OVERRIDES.get(family, {}) | FORMULAS[family][0])
     model: Any = AutoModelForCausalLM.from_config(families.tiny_config(family)).bfloat16()
     layer = model.model.layers[-1]
     found: nn.Module = getattr(layer, "mlp", None) or layer.feed_forward
@@ -261,9 +250,7 @@ def router_in(block: Any) -> nn.Module:
 
 
 @pytest.mark.parametrize("family", list(FORMULAS))
-def test_the_formula_of_a_router_is_found_by_a_trial(
-    family: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_formula_of_a_router_is_found_by_a_trial(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     block = block_of(family, monkeypatch)
     formula = router_of(router_in(block), block).formula
     assert {name: getattr(formula, name) for name in FORMULAS[family][1]} == FORMULAS[family][1]

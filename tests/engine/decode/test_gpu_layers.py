@@ -30,9 +30,7 @@ def test_a_gpu_without_flash_attention_has_another_function(
     """GPUs older than Ampere; tensors without numbers stand for theirs."""
     monkeypatch.setattr(device_attention, "has_flash", lambda _: has_flash)
     monkeypatch.setattr(device_attention, "_is_for_sdpa", lambda *_: True)
-    query, keys = (
-        torch.empty(2, 4, length, 64, dtype=torch.float16, device="meta") for length in (1, 30)
-    )
+    query, keys = (torch.empty(2, 4, length, 64, dtype=torch.float16, device="meta") for length in (1, 30))
     with Operations() as seen:
         device_attention.attend(Scaling(1.0, 0.0), query, keys, keys)
     assert [name for name, *_ in seen.calls if "scaled_dot" in name] == [
@@ -68,13 +66,7 @@ def test_flash_attention_by_length_is_that_of_the_reference() -> None:
         for seen in ([1, 96, 40, 17, 3], [50, 2, 96, 1, 20]):
             counts.copy_(torch.tensor(seen))
             graph.replay()
-            here = (
-                keys.cpu().float(),
-                values.cpu().float(),
-                numbers.cpu(),
-                starts.cpu(),
-                counts.cpu(),
-            )
+            here = (keys.cpu().float(), values.cpu().float(), numbers.cpu(), starts.cpu(), counts.cpu())
             expected = attend_by_length(
                 Scaling(0.1, 0.0), query.cpu().float(), OwnKeys(*here, places, window)
             )

@@ -19,12 +19,7 @@ from runner_engine.sessions import contract
 from runner_engine.sessions.base import Request
 from runner_engine.settings.model import LocalModelConfig
 
-PROMPTS = [
-    "Ann has 3 apples.",
-    "x",
-    "Bob buys 12 pens and gives 5 away. How many are left?",
-    "1+1=",
-]
+PROMPTS = ["Ann has 3 apples.", "x", "Bob buys 12 pens and gives 5 away. How many are left?", "1+1="]
 NEW = 24
 
 
@@ -42,22 +37,16 @@ def test_tokens_are_those_of_generate(
     for number, prompt in enumerate(PROMPTS):
         inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
         with torch.inference_mode():
-            tokens = model.generate(
-                **inputs, max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False
-            )
+            tokens = model.generate(**inputs, max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False)
         expected[number] = tokens[0, inputs["input_ids"].shape[1] :].tolist()
     settings = LocalModelConfig(name=str(tmp_path / "model"), device="cpu", dtype=Dtype.float32)
     engine: Any = open_engine(make_config(model=settings))
     requests = [
-        Request(number, prompt, max_new_tokens=NEW, ignore_eos=True)
-        for number, prompt in enumerate(PROMPTS)
+        Request(number, prompt, max_new_tokens=NEW, ignore_eos=True) for number, prompt in enumerate(PROMPTS)
     ]
 
     def tokens_of(rows: int) -> dict[Any, list[int]]:
-        return {
-            done.id: list(done.answer.token_ids)
-            for done in contract.complete(engine, requests, rows)
-        }
+        return {done.id: list(done.answer.token_ids) for done in contract.complete(engine, requests, rows)}
 
     assert tokens_of(1) == expected
     assert tokens_of(4) == expected

@@ -37,21 +37,13 @@ MIXTURES = [
     "granitemoeshared", "hy_v3", "mellum", "minimax_m2", "mixtral", "olmoe", "qwen2_moe",
     "qwen3_moe", "solar_open",
 ]  # fmt: skip
-LATENTS = [
-    "deepseek_v2",
-    "deepseek_v3",
-    "glm4_moe_lite",
-    "minicpm3",
-    "youtu",
-]  # hybrids are in tests/engine/recurrent
+# hybrids are in tests/engine/recurrent
+LATENTS = ["deepseek_v2", "deepseek_v3", "glm4_moe_lite", "minicpm3", "youtu"]
 
 
 @pytest.mark.parametrize("family", [*DENSE, *MIXTURES, *LATENTS])
 def test_its_passes_are_a_single_call(
-    family: str,
-    make_config: Callable[..., RunnerConfig],
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
+    family: str, make_config: Callable[..., RunnerConfig], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     families.build(family, tmp_path / "model")
     model = LocalModelConfig(name=str(tmp_path / "model"), device="cpu", dtype=Dtype.bfloat16)

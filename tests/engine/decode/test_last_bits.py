@@ -124,14 +124,10 @@ def test_the_stream_allows_either_choice_and_nothing_else(
     assert [served_with(choice) for choice in choices] == [True, True]
     assert [served_with(wrong) for wrong in (exchanged, one_less)] == [False, False]
     monkeypatch.setattr(compat_probe, "wavers_to", takes_one_choice)
-    assert sum(served_with(choice) for choice in choices) == 1, (
-        "the model itself makes one of the two"
-    )
+    assert sum(served_with(choice) for choice in choices) == 1, "the model itself makes one of the two"
 
 
-@pytest.mark.skipif(
-    native.kernels() is None, reason="no C compiler is here, so nothing is called in C"
-)
+@pytest.mark.skipif(native.kernels() is None, reason="no C compiler is here, so nothing is called in C")
 def test_the_single_call_allows_either_choice_and_nothing_else(
     config: RunnerConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,16 +143,12 @@ def test_the_single_call_allows_either_choice_and_nothing_else(
             return fused
 
         monkeypatch.setattr(compat_probe, "FusedForward", made)
-        return (
-            compat_probe.probe_fused_forward(loaded, heads, fast.matrices, fast.grouped) is not None
-        )
+        return compat_probe.probe_fused_forward(loaded, heads, fast.matrices, fast.grouped) is not None
 
     ids = torch.randint(
         0, families.VOCABULARY, (compat_probe.SUFFIX,), generator=torch.Generator().manual_seed(1)
     )
-    tie = Tie(
-        router, lambda: compat_probe._trial_logits(Forward(loaded.model, heads), ids.tolist())
-    )
+    tie = Tie(router, lambda: compat_probe._trial_logits(Forward(loaded.model, heads), ids.tolist()))
     of_choices = [tie.tilted(router.weight, by) for by in (TILT, -TILT)]
 
     def with_choice(fused: FusedForward, weight: torch.Tensor) -> None:
@@ -177,9 +169,7 @@ def test_the_single_call_allows_either_choice_and_nothing_else(
     with monkeypatch.context() as alone:
         alone.setattr(compat_probe, "wavers_to", takes_one_choice)
         alone.setattr(compat_probe, "_is_as_near_as_its_noise", takes_one_choice)
-        assert sum(is_right(choice) for choice in choices) == 1, (
-            "the model itself makes one of the two"
-        )
+        assert sum(is_right(choice) for choice in choices) == 1, "the model itself makes one of the two"
     assert not is_right(with_one_less)
     assert not is_right(with_exchanged)
 

@@ -32,15 +32,11 @@ from tools import families
 pytestmark = pytest.mark.skipif(
     native.kernels() is None, reason="no C compiler is here, so nothing is called in C"
 )
-OFF = {
-    Dtype.float32: 2e-5,
-    Dtype.bfloat16: 0.04,
-}  # of the logits' spread: the farthest, and in 16 bits their mean
+# of the logits' spread: the farthest, and in 16 bits their mean
+OFF = {Dtype.float32: 2e-5, Dtype.bfloat16: 0.04}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
-    "deepseek_v3": (
-        "deepseek_v3",
-        {},
-    ),  # neighbours are rotated into halves; experts from layer 1 on
+    # neighbours are rotated into halves; experts from layer 1 on
+    "deepseek_v3": ("deepseek_v3", {}),
     "queries at once": ("deepseek_v3", {"q_lora_rank": None}),
     "in halves": ("deepseek_v3", {"rope_interleave": False}),
     "wide values": ("deepseek_v3", {"v_head_dim": 48}),
@@ -93,9 +89,7 @@ def test_its_tokens_are_those_of_generate(case: str, engine_of: Make) -> None:
     expected = dict(enumerate(families.by_generate(model)))
     asked = [
         Request(number, ids, ignore_eos=True, max_new_tokens=count)
-        for number, (ids, count) in enumerate(
-            zip(families.PROMPTS, families.NEW_TOKENS, strict=True)
-        )
+        for number, (ids, count) in enumerate(zip(families.PROMPTS, families.NEW_TOKENS, strict=True))
     ]
     assert complete(engine, asked) == expected
     assert engine.fused is not None
@@ -145,9 +139,7 @@ def _other_scale(fused: FusedForward) -> None:
 @pytest.mark.parametrize(
     "change", [_as_neighbours, _unrotated, _exchanged_norms, _exchanged_pairs, _other_scale]
 )
-def test_what_is_wrong_shows_in_the_logits(
-    change: Callable[[FusedForward], None], engine_of: Make
-) -> None:
+def test_what_is_wrong_shows_in_the_logits(change: Callable[[FusedForward], None], engine_of: Make) -> None:
     loaded, heads, fused = with_fast_kernels(engine_of("deepseek_v3"))
     assert fused is not None
     expected = all_logits(Forward(loaded.model, heads), with_prefix=True)

@@ -31,10 +31,8 @@ from tools import families
 pytestmark = pytest.mark.skipif(
     native.kernels() is None, reason="no C compiler is here, so nothing is called in C"
 )
-LIVELY = {
-    "query_pre_attn_scalar": 8,
-    "tie_word_embeddings": False,
-}  # else a tiny Gemma repeats its last token for ever
+# else a tiny Gemma repeats its last token for ever
+LIVELY = {"query_pre_attn_scalar": 8, "tie_word_embeddings": False}
 SLIDING = {"layer_types": ["sliding_attention", "full_attention"]}
 # families by what they have, and keys so that it matters
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -85,9 +83,7 @@ def engine_of(
         monkeypatch.setitem(families.OVERRIDES, family, own)
         families.build(family, tmp_path / family)
         return local_engine(
-            make_config(
-                model=LocalModelConfig(name=str(tmp_path / family), device="cpu", dtype=dtype)
-            )
+            make_config(model=LocalModelConfig(name=str(tmp_path / family), device="cpu", dtype=dtype))
         )
 
     return make
@@ -105,18 +101,14 @@ def test_its_logits_are_those_of_the_model(
 
 @pytest.mark.sampled(4)
 @pytest.mark.parametrize("family", list(FAMILIES))
-def test_its_tokens_are_those_of_generate(
-    family: str, engine_of: Callable[..., LocalEngine]
-) -> None:
+def test_its_tokens_are_those_of_generate(family: str, engine_of: Callable[..., LocalEngine]) -> None:
     engine = engine_of(family)
     engine.load()
     model = AutoModelForCausalLM.from_pretrained(engine.spec.model.name, dtype="float32").eval()
     expected = dict(enumerate(families.by_generate(model)))
     asked = [
         Request(number, ids, ignore_eos=True, max_new_tokens=count)
-        for number, (ids, count) in enumerate(
-            zip(families.PROMPTS, families.NEW_TOKENS, strict=True)
-        )
+        for number, (ids, count) in enumerate(zip(families.PROMPTS, families.NEW_TOKENS, strict=True))
     ]
     assert complete(engine, asked) == expected
     assert engine.fused is not None
@@ -220,12 +212,7 @@ def test_the_kind_of_a_norm_is_found_by_a_trial(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     like = torch.zeros(1, dtype=dtype)
     llama, layer_norm = LlamaRMSNorm(64), nn.LayerNorm(64)
-    norms: dict[Any, float] = {
-        llama: 0.0,
-        Gemma2RMSNorm(64): 1.0,
-        Olmo2RMSNorm(64): 0.0,
-        layer_norm: 0.0,
-    }
+    norms: dict[Any, float] = {llama: 0.0, Gemma2RMSNorm(64): 1.0, Olmo2RMSNorm(64): 0.0, layer_norm: 0.0}
     with torch.no_grad():
         for norm, adds_one in norms.items():
             norm.to(dtype).weight.normal_()

@@ -56,9 +56,7 @@ def engine(
     make_config: Callable[..., RunnerConfig], saved_family: Callable[..., Path], by_torch: bool
 ) -> Iterator[LocalEngine]:
     model = LocalModelConfig(
-        name=str(saved_family("llama", max_position_embeddings=1024)),
-        device="cpu",
-        dtype=Dtype.float32,
+        name=str(saved_family("llama", max_position_embeddings=1024)), device="cpu", dtype=Dtype.float32
     )
     greedy = GenerationConfig(max_new_tokens=NEW)
     one = local_engine(make_config(model=model, generation=greedy))
@@ -100,9 +98,7 @@ def test_one_long_request_leaves_the_rows_to_short_ones(
     engine.stats.peak_rows = 0
     passes.clear()
     done = {one.id: one for one in contract.complete(engine, [*SHORT, LONG, GIVEN])}
-    ours, theirs = (
-        {key: one.answer.token_ids for key, one in some.items()} for some in (done, expected)
-    )
+    ours, theirs = ({key: one.answer.token_ids for key, one in some.items()} for some in (done, expected))
     assert ours == theirs
     assert done["given"].logprobs == pytest.approx(expected["given"].logprobs, abs=1e-5)
     assert engine.stats.peak_rows >= 20
@@ -110,9 +106,7 @@ def test_one_long_request_leaves_the_rows_to_short_ones(
     assert engine.stats.notes == []
 
 
-def test_nobody_waits_for_a_long_prompt(
-    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nobody_waits_for_a_long_prompt(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Active rows get a token in each step that reads a piece, or after it; one of two long prompts
     is cancelled."""
     expected = tokens_of(alone(engine, [*SHORT[:4], LONG]).values())
@@ -147,9 +141,7 @@ def test_a_long_beginning_is_read_in_pieces(
     """Other rows decode meanwhile, and a prefix that is cancelled half-way leaves nothing
     behind."""
     beginning = ids(400)
-    sharing = [
-        Request(f"sharing {number}", beginning + ids(9), ignore_eos=True) for number in range(4)
-    ]
+    sharing = [Request(f"sharing {number}", beginning + ids(9), ignore_eos=True) for number in range(4)]
     with monkeypatch.context() as patch:
         patch.setattr(prefix_tree, "MIN_TOKENS", 10**9)
         expected = tokens_of(alone(engine, [*SHORT[:2], *sharing]).values())
@@ -173,13 +165,9 @@ def test_a_long_beginning_is_read_in_pieces(
             while not session.idle:
                 events += session.step()
             assert prefixes.tokens == 0
-        ended = {
-            event.id: event.answer.token_ids for event in events if isinstance(event, Completion)
-        }
+        ended = {event.id: event.answer.token_ids for event in events if isinstance(event, Completion)}
         assert all(
-            ended[key] == expected[key]
-            for key in ended
-            if not is_cancelled or not str(key).startswith("s")
+            ended[key] == expected[key] for key in ended if not is_cancelled or not str(key).startswith("s")
         )
     assert max(passes) <= MOST + len(SHORT)
     assert engine.stats.shared_tokens >= 400 * len(sharing)

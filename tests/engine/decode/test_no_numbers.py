@@ -26,13 +26,8 @@ from runner_engine.settings.rope import Rope2dConfig
 
 NEW = 6
 ASKED = [Request(0, "to be"), Request(1, "zoo"), Request(2, "or not")]
-BATCHINGS = [
-    None,
-    Batching(),
-    Batching(equal_length=True),
-    BY_GENERATE,
-    replace(BY_GENERATE, alone=True),
-]  # None: in a stream
+# None: in a stream
+BATCHINGS = [None, Batching(), Batching(equal_length=True), BY_GENERATE, replace(BY_GENERATE, alone=True)]
 GREEDY = GenerationConfig(max_new_tokens=NEW)
 SAMPLING = GenerationConfig(max_new_tokens=NEW, temperature=0.8, repetition_penalty=1.2)
 
@@ -76,9 +71,7 @@ def engine_of(
     **groups: Any,
 ) -> Engine:
     attention = Attention.auto if batching is None else Attention.sdpa
-    model = LocalModelConfig(
-        name=str(folder), device="cpu", dtype=Dtype.float32, attention=attention
-    )
+    model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32, attention=attention)
     engine = open_engine(make_config(model=model, generation=generation, **groups))
     if batching is not None:
         engine.load()
@@ -91,9 +84,7 @@ def answers(engine: Engine, asked: list[Request]) -> dict[tuple[Any, int], Compl
 
 
 def is_nan(done: Completion) -> bool:
-    return done.answer.finish_reason is FinishReason.error and "not numbers (NaN)" in str(
-        done.error
-    )
+    return done.answer.finish_reason is FinishReason.error and "not numbers (NaN)" in str(done.error)
 
 
 @pytest.mark.parametrize("generation", [GREEDY, SAMPLING], ids=lambda one: one.name)
@@ -139,9 +130,7 @@ def test_a_model_without_numbers_is_decoded_at_all_and_each_row_says_why(
     crashes."""
     model = LocalModelConfig(name=str(headless), device="cpu", dtype=Dtype.float32)
     for attention in (Attention.auto, Attention.eager):
-        engine = open_engine(
-            make_config(model=replace(model, attention=attention), generation=GREEDY)
-        )
+        engine = open_engine(make_config(model=replace(model, attention=attention), generation=GREEDY))
         assert all(is_nan(one) for one in complete(engine, ASKED))
         engine.close()
 
@@ -164,9 +153,7 @@ def test_a_branch_without_numbers_ends_with_those_that_see_it(
     assert is_nan(done)
     assert done.branches is not None
     assert done.branches[1].token_ids == []
-    assert all(
-        one.finish_reason is FinishReason.error and len(one.token_ids) <= 1 for one in done.branches
-    )
+    assert all(one.finish_reason is FinishReason.error and len(one.token_ids) <= 1 for one in done.branches)
     [again] = complete(engine, asked)
     assert again.branches == expected.branches, "nothing of it is left"
     [main] = complete(engine, [replace(asked[0], prompt="zoo")])
@@ -178,16 +165,12 @@ def test_a_branch_without_numbers_ends_with_those_that_see_it(
 
 @pytest.mark.parametrize("by_torch", [False, True], ids=["kernels", "torch"])
 def test_what_a_damaged_row_has_left_in_its_slot_reaches_no_other_row(
-    make_config: Callable[..., RunnerConfig],
-    damaged: Path,
-    by_torch: bool,
-    monkeypatch: pytest.MonkeyPatch,
+    make_config: Callable[..., RunnerConfig], damaged: Path, by_torch: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if by_torch:
         monkeypatch.setattr(native, "kernels", lambda: None)
     asked = [
-        Request(n, text, ignore_eos=True)
-        for n, text in enumerate(["a" * 20 + "z" * 20, "to", "or not"])
+        Request(n, text, ignore_eos=True) for n, text in enumerate(["a" * 20 + "z" * 20, "to", "or not"])
     ]
     engine = engine_of(make_config, damaged, None, GREEDY)
     expected = {key: one.answer.token_ids for key, one in answers(engine, asked[1:]).items()}

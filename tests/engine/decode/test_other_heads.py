@@ -28,10 +28,8 @@ from tools import families
 pytestmark = pytest.mark.skipif(
     native.kernels() is None, reason="no C compiler is here, so nothing is called in C"
 )
-OFF = {
-    Dtype.float32: 2e-5,
-    Dtype.bfloat16: 0.04,
-}  # of the logits' spread: the farthest, and in 16 bits their mean
+# of the logits' spread: the farthest, and in 16 bits their mean
+OFF = {Dtype.float32: 2e-5, Dtype.bfloat16: 0.04}
 # queries grow every 16 positions
 YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 8.0, "beta_fast": 32.0, "beta_slow": 1.0}
 GROWING = YARN | {"original_max_position_embeddings": 16, "llama_4_scaling_beta": 0.5}
@@ -54,9 +52,7 @@ def engine_of(
         families.build(family, tmp_path / family)
         make_norms_lively(tmp_path / family)
         return local_engine(
-            make_config(
-                model=LocalModelConfig(name=str(tmp_path / family), device="cpu", dtype=dtype)
-            )
+            make_config(model=LocalModelConfig(name=str(tmp_path / family), device="cpu", dtype=dtype))
         )
 
     return make
@@ -86,9 +82,7 @@ def test_its_tokens_are_those_of_generate(family: str, engine_of: Make) -> None:
     expected = dict(enumerate(families.by_generate(model)))
     asked = [
         Request(number, ids, ignore_eos=True, max_new_tokens=count)
-        for number, (ids, count) in enumerate(
-            zip(families.PROMPTS, families.NEW_TOKENS, strict=True)
-        )
+        for number, (ids, count) in enumerate(zip(families.PROMPTS, families.NEW_TOKENS, strict=True))
     ]
     assert complete(engine, asked) == expected
     assert engine.fused is not None

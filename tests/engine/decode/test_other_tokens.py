@@ -14,12 +14,8 @@ DRAWS = 200_000
 
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("vocabulary", [7, 256, 700])
-def test_tokens_are_drawn_by_their_probability_among_those_that_are_not_left_out(
-    vocabulary: int,
-) -> None:
-    scores = (
-        2 * torch.randn(2, vocabulary, generator=torch.Generator().manual_seed(0))
-    ).log_softmax(dim=-1)
+def test_tokens_are_drawn_by_their_probability_among_those_that_are_not_left_out(vocabulary: int) -> None:
+    scores = (2 * torch.randn(2, vocabulary, generator=torch.Generator().manual_seed(0))).log_softmax(dim=-1)
     left_out = scores.topk(3).indices
     uniform = torch.rand(2, DRAWS, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     drawn = draw_others(scores, left_out, uniform)

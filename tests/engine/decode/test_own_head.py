@@ -57,9 +57,7 @@ def with_head(made_once: Callable[..., Path], engine_of: Make) -> Callable[[str]
             own_heads.save(into, family)
             engine = engine_of(into)
             answers = ended(engine, greedy_of(LEARNED), None)
-            texts = [
-                (encoded(engine, LEARNED[at]), answers[at, 0][0]) for at in range(len(LEARNED))
-            ]
+            texts = [(encoded(engine, LEARNED[at]), answers[at, 0][0]) for at in range(len(LEARNED))]
             own_heads.train(into, family, texts)
 
         return made_once(f"own_head_{family}", make)
@@ -115,9 +113,7 @@ class Spied(Way):
     def propose(self, rows: Sequence[Row], most: Sequence[int]) -> list[list[int]]:
         guesses = super().propose(rows, most)
         self.made += [
-            ([*row.prompt, *row.tokens], guess)
-            for row, guess in zip(rows, guesses, strict=True)
-            if guess
+            ([*row.prompt, *row.tokens], guess) for row, guess in zip(rows, guesses, strict=True) if guess
         ]
         return guesses
 
@@ -215,10 +211,7 @@ def test_logits_are_those_of_the_head_that_transformers_has(
 @pytest.mark.parametrize("quantization", ["none", "int8", "nf4"])
 @FAMILY
 def test_beside_other_number_formats(
-    family: str,
-    quantization: str,
-    opened: Make,
-    with_head: Callable[[str], Path],
+    family: str, quantization: str, opened: Make, with_head: Callable[[str], Path]
 ) -> None:
     """In bfloat16, and beside a quantized model, whose output matrix or embedding the head reads."""
 

@@ -73,12 +73,8 @@ def by_generate(engine: LocalEngine, prompt: tuple[int, ...]) -> list[int]:
     return answer
 
 
-@pytest.mark.parametrize(
-    "keys", [{}, {"family": "mistral", "sliding_window": 40}], ids=["all", "window"]
-)
-def test_answers_are_those_of_generate(
-    engine_of: Callable[..., LocalEngine], keys: dict[str, Any]
-) -> None:
+@pytest.mark.parametrize("keys", [{}, {"family": "mistral", "sliding_window": 40}], ids=["all", "window"])
+def test_answers_are_those_of_generate(engine_of: Callable[..., LocalEngine], keys: dict[str, Any]) -> None:
     """Together, and three at a time: rows enter between others and leave; then with what the prompt
     cache has."""
     engine = engine_of(**keys)
@@ -153,10 +149,7 @@ def test_a_shortage_of_memory_changes_no_answer(
     def fails_twice(self: Forward, *arguments: Any) -> torch.Tensor:
         nonlocal passes
         passes += 1
-        if passes in (
-            failing,
-            failing + 1,
-        ):  # a step ahead of the host is tried once more, without a note
+        if passes in (failing, failing + 1):  # a step ahead of the host is tried once more, without a note
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         return forward(self, *arguments)
 
@@ -191,9 +184,7 @@ def operations_of(prefixes: int, page: int, layers: int = 3) -> int:
     return seen.kernels.total()
 
 
-def test_prefixes_add_no_operation_to_a_step_that_reads_pages(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_prefixes_add_no_operation_to_a_step_that_reads_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device_attention, "_is_for_sdpa", lambda *_: True)
     monkeypatch.setattr(device_attention, "has_flash", lambda _: True)
     register()
@@ -204,9 +195,7 @@ def test_prefixes_add_no_operation_to_a_step_that_reads_pages(
     assert apart[2] - apart[1] == 2 * 3 * 3
 
 
-def test_recorded_steps_depend_on_the_number_of_rows_alone(
-    pair: Callable[..., list[Decoding]],
-) -> None:
+def test_recorded_steps_depend_on_the_number_of_rows_alone(pair: Callable[..., list[Decoding]]) -> None:
     """They stay when a prefix is read no more, and go when the pages move."""
     usual, ours = pair(page=16)
     step = ours.forward.device_step

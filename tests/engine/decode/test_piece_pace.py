@@ -32,13 +32,10 @@ def test_the_next_piece_takes_as_long_as_a_row_may_wait() -> None:
 
 
 @pytest.mark.skipif(
-    native.kernels() is None,
-    reason="no C compiler is here, so rows do not decode in passes with prompts",
+    native.kernels() is None, reason="no C compiler is here, so rows do not decode in passes with prompts"
 )
 def test_pieces_are_small_only_while_rows_decode(
-    opened: Callable[..., LocalEngine],
-    saved_family: Callable[..., Path],
-    monkeypatch: pytest.MonkeyPatch,
+    opened: Callable[..., LocalEngine], saved_family: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(piece_pace, "FIRST_TOKENS", 90)
     monkeypatch.setattr(PiecePace, "note", lambda *_: None)
@@ -55,31 +52,19 @@ def test_pieces_are_small_only_while_rows_decode(
 
     monkeypatch.setattr(Forward, "_forward", forward)
     numbers = torch.Generator().manual_seed(5)
-    short, long = (
-        tuple(torch.randint(5, 60, (count,), generator=numbers).tolist()) for count in (9, 2500)
-    )
+    short, long = (tuple(torch.randint(5, 60, (count,), generator=numbers).tolist()) for count in (9, 2500))
     answers = {}
     for name, asked in (("alone", [long]), ("beside", [short, long])):
         tokens: dict[int | str, Any] = {}
         with engine.open(4) as session:
             for number, prompt in enumerate(asked):
                 session.submit(
-                    Request(
-                        number, prompt, max_new_tokens=60 if prompt is short else 5, ignore_eos=True
-                    )
+                    Request(number, prompt, max_new_tokens=60 if prompt is short else 5, ignore_eos=True)
                 )
-                tokens |= {
-                    one.id: one.answer.tokens
-                    for one in session.step()
-                    if isinstance(one, Completion)
-                }
+                tokens |= {one.id: one.answer.tokens for one in session.step() if isinstance(one, Completion)}
             passes.clear()
             while not session.idle:
-                tokens |= {
-                    one.id: one.answer.tokens
-                    for one in session.step()
-                    if isinstance(one, Completion)
-                }
+                tokens |= {one.id: one.answer.tokens for one in session.step() if isinstance(one, Completion)}
         answers[name] = tokens[len(asked) - 1]
         largest = max(passes)
         assert (largest <= 91) == (name == "beside")

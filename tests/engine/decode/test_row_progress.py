@@ -12,8 +12,7 @@ from runner_engine.sessions.stats import EngineStats
 
 def rows(count: int, tokens: int, limit: int = 512, n: int = 1) -> list[Row]:
     return [
-        Row(Request(number, "?", n=n), [1] * 100, "", limit, tokens=[2] * tokens)
-        for number in range(count)
+        Row(Request(number, "?", n=n), [1] * 100, "", limit, tokens=[2] * tokens) for number in range(count)
     ]
 
 

@@ -35,37 +35,27 @@ def test_the_chat_template_reads_what_the_user_gives_it(
     tokenizer: Any, make_config: Any, tiny_llama: Path
 ) -> None:
     thinking = deepcopy(tokenizer)
-    thinking.chat_template += (
-        "{% if enable_thinking is defined and not enable_thinking %}<none>{% endif %}"
-    )
+    thinking.chat_template += "{% if enable_thinking is defined and not enable_thinking %}<none>{% endif %}"
 
     def rendered(**values: Any) -> str:
-        config = make_config(
-            model=LocalModelConfig(name=str(tiny_llama), chat_template_kwargs=values)
-        )
-        text, _ = RequestEncoder(config, thinking, "it", 100).encode(
-            Request(0, (Message("user", "Hi"),))
-        )
+        config = make_config(model=LocalModelConfig(name=str(tiny_llama), chat_template_kwargs=values))
+        text, _ = RequestEncoder(config, thinking, "it", 100).encode(Request(0, (Message("user", "Hi"),)))
         assert isinstance(text, str)
         return text
 
     assert rendered(enable_thinking=False) == rendered() + "<none>"
     assert rendered(enable_thinking=True) == rendered()
     with pytest.raises(
-        ConfigError,
-        match=r"model.chat_template_kwargs.think=True: the chat template of .* does not read it",
+        ConfigError, match=r"model.chat_template_kwargs.think=True: the chat template of .* does not read it"
     ):
         rendered(think=True)
     with pytest.raises(
-        ConfigError,
-        match="model.chat_template_kwargs=tokenize: give names that the chat template reads",
+        ConfigError, match="model.chat_template_kwargs=tokenize: give names that the chat template reads"
     ):
         rendered(tokenize=True)
 
 
-@settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(texts, stops, st.integers(1, 40), st.booleans(), st.booleans())
 def test_it_ends_at_the_first_token_that_completes_a_stop_text(
     tokenizer: Any, text: str, stop: tuple[str, ...], limit: int, ignore_eos: bool, says_eos: bool
@@ -78,13 +68,7 @@ def test_it_ends_at_the_first_token_that_completes_a_stop_text(
         decoded = tokenizer.decode(so_far, skip_special_tokens=True)
         matches = [decoded.index(one) for one in stop if one in decoded and not ignore_eos]
         ended = so_far[-1] == EOS and not ignore_eos
-        expected = (
-            FinishReason.stop
-            if matches or ended
-            else FinishReason.length
-            if count >= limit
-            else None
-        )
+        expected = FinishReason.stop if matches or ended else FinishReason.length if count >= limit else None
         row = Row(request, [], "", limit, tokens=so_far)
         assert stopping.finish_reason(row) is expected
         if expected is not None:
@@ -93,9 +77,7 @@ def test_it_ends_at_the_first_token_that_completes_a_stop_text(
             return
 
 
-@settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(texts, stops, st.booleans())
 def test_streamed_text_is_never_taken_back(
     tokenizer: Any, text: str, stop: tuple[str, ...], says_eos: bool
@@ -111,9 +93,7 @@ def test_streamed_text_is_never_taken_back(
         if stopping.finish_reason(row) is FinishReason.stop:
             return
         most_held_back = (
-            max([may_begin_tag(answer), *map(len, stop)])
-            + len(answer)
-            - len(answer.rstrip("\ufffd"))
+            max([may_begin_tag(answer), *map(len, stop)]) + len(answer) - len(answer.rstrip("\ufffd"))
         )
         assert len(answer) - len(streamed) <= most_held_back, (
             "no more is held back than the beginning of a stop text or of a tag"
@@ -128,9 +108,7 @@ def test_tags_of_thinking_that_are_special_tokens_stay_in_the_text(tokenizer: An
     row = Row(Request(0, "x"), [1], "", 100, tokens=[opening, *ids, other, closing, *ids, EOS])
     assert Stopping(own, frozenset({EOS})).whole_text(row) == "[THINK]ab[/THINK]ab"
     row.tokens = [*ids, other, *ids, EOS]
-    assert Stopping(own, frozenset({EOS})).whole_text(row) == "abab", (
-        "other special tokens are no text"
-    )
+    assert Stopping(own, frozenset({EOS})).whole_text(row) == "abab", "other special tokens are no text"
 
 
 def test_a_row_knows_that_its_prompt_has_begun_the_thinking(

@@ -27,12 +27,7 @@ VOCABULARY, STEPS = 200, 6
 
 
 def settings_of(
-    temperature: float,
-    top_p: float,
-    top_k: int,
-    repetition_penalty: float,
-    seed: int,
-    **more: float,
+    temperature: float, top_p: float, top_k: int, repetition_penalty: float, seed: int, **more: float
 ) -> Sampling:
     values = {
         "temperature": temperature,
@@ -70,9 +65,7 @@ NAMED_SETTINGS = {
     "greedy with a penalty": settings_of(0.0, 1.0, 0, 1.3, 3),
     "min_p": settings_of(1.0, 1.0, 0, 1.0, 3, min_p=0.1),
     "min_p beside others": settings_of(2.0, 0.9, 100, 1.0, 3, min_p=0.02),
-    "frequency and presence": settings_of(
-        0.8, 1.0, 0, 1.0, 3, frequency_penalty=0.7, presence_penalty=0.4
-    ),
+    "frequency and presence": settings_of(0.8, 1.0, 0, 1.0, 3, frequency_penalty=0.7, presence_penalty=0.4),
 }
 
 
@@ -96,9 +89,7 @@ def logits_at(step: int) -> torch.Tensor:
 
 def sampler_of(rows: list[int]) -> Sampler:
     generators = [generator_of(SETTINGS[row], row) for row in rows]
-    return Sampler(
-        VOCABULARY, CPU, [TEXTS[row] for row in rows], [SETTINGS[row] for row in rows], generators
-    )
+    return Sampler(VOCABULARY, CPU, [TEXTS[row] for row in rows], [SETTINGS[row] for row in rows], generators)
 
 
 def uniform_sampler(settings: Sampling, texts: list[list[int]], vocab_size: int) -> Sampler:
@@ -120,9 +111,7 @@ def warped(settings: Sampling, scores: torch.Tensor) -> torch.Tensor:
     scores = TemperatureLogitsWarper(float(settings.temperature))(None, scores)
     scores = TopKLogitsWarper(settings.top_k)(None, scores) if settings.top_k else scores
     scores = TopPLogitsWarper(settings.top_p)(None, scores) if settings.top_p < 1 else scores
-    return (
-        MinPLogitsWarper(settings.min_p)(torch.LongTensor(), scores) if settings.min_p else scores
-    )
+    return MinPLogitsWarper(settings.min_p)(torch.LongTensor(), scores) if settings.min_p else scores
 
 
 def by_transformers(row: int) -> list[int]:
@@ -193,9 +182,7 @@ def test_kernels_pick_what_torch_picks(
     source = torch.Generator().manual_seed(1)
     sharpness = torch.linspace(0.1, 8, rows)[:, None]
     texts = torch.randint(vocab_size, (rows, 300), generator=source).tolist()
-    steps = [
-        (sharpness * torch.randn(rows, vocab_size, generator=source)).to(dtype) for _ in range(2)
-    ]
+    steps = [(sharpness * torch.randn(rows, vocab_size, generator=source)).to(dtype) for _ in range(2)]
     sampler = uniform_sampler(NAMED_SETTINGS[name], texts, vocab_size)
     got = [sampler.pick(step) for step in steps]
     without_kernels(monkeypatch)
@@ -206,9 +193,7 @@ def test_kernels_pick_what_torch_picks(
 
 @pytest.mark.usefixtures("by")
 @pytest.mark.parametrize("has_kernels", [True, False])
-def test_a_row_that_cannot_be_sampled_ends_alone(
-    has_kernels: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_row_that_cannot_be_sampled_ends_alone(has_kernels: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its settings are changed after they were checked, as a fault of the sampler would."""
     if not has_kernels:
         monkeypatch.setattr(picking, "for_logits", lambda _: None)
@@ -259,12 +244,8 @@ def test_min_p_and_penalties_follow_their_definitions() -> None:
         prompts, answers = torch.randint(VOCABULARY, (2, rows, 50), generator=source).tolist()
         sampler = Sampler(VOCABULARY, CPU, prompts, [settings] * rows, [None] * rows, answers)
         for _ in range(3):
-            counts = torch.stack(
-                [torch.bincount(torch.tensor(one), minlength=VOCABULARY) for one in answers]
-            )
-            expected = (
-                (logits - frequency * counts - presence * (counts > 0)).argmax(dim=-1).tolist()
-            )
+            counts = torch.stack([torch.bincount(torch.tensor(one), minlength=VOCABULARY) for one in answers])
+            expected = (logits - frequency * counts - presence * (counts > 0)).argmax(dim=-1).tolist()
             assert sampler.pick(logits).tolist() == expected
             for answer, token in zip(answers, expected, strict=True):
                 answer.append(token)
@@ -277,18 +258,12 @@ def test_draws_have_the_distribution_of_transformers(name: str) -> None:
     settings = NAMED_SETTINGS[name]
     rows, draws, vocab_size = 200, 100, 2000
     logits = 2 * torch.randn(1, vocab_size, generator=torch.Generator().manual_seed(2))
-    settings = replace(
-        settings, repetition_penalty=1.0, frequency_penalty=0.0, presence_penalty=0.0
-    )
+    settings = replace(settings, repetition_penalty=1.0, frequency_penalty=0.0, presence_penalty=0.0)
     sampler = uniform_sampler(settings, [[]] * rows, vocab_size)
-    counts = Counter(
-        token for _ in range(draws) for token in sampler.pick(logits.repeat(rows, 1)).tolist()
-    )
+    counts = Counter(token for _ in range(draws) for token in sampler.pick(logits.repeat(rows, 1)).tolist())
     expected = warped(settings, logits).double().softmax(dim=-1)[0] * rows * draws
     often = [token for token in range(vocab_size) if expected[token] >= 5]
-    assert all(expected[token] > 0 for token in counts), (
-        "no token is drawn that transformers removes"
-    )
+    assert all(expected[token] > 0 for token in counts), "no token is drawn that transformers removes"
     observed = [counts[token] for token in often]
     expected_counts = [float(expected[token]) for token in often]
     if (rest := rows * draws - sum(expected_counts)) > 1e-3:

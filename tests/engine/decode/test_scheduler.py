@@ -37,14 +37,10 @@ GREEDY = GenerationConfig(max_new_tokens=NEW_TOKENS)
 
 
 def local(folder: Path, **keys: Any) -> LocalModelConfig:
-    return LocalModelConfig(
-        **({"name": str(folder), "device": "cpu", "dtype": Dtype.float32} | keys)
-    )
+    return LocalModelConfig(**({"name": str(folder), "device": "cpu", "dtype": Dtype.float32} | keys))
 
 
-def of_family(
-    make_config: Make, saved_family: Saved, family: str = "llama", **groups: Any
-) -> RunnerConfig:
+def of_family(make_config: Make, saved_family: Saved, family: str = "llama", **groups: Any) -> RunnerConfig:
     folder = saved_family(family, max_position_embeddings=512)
     return make_config(**({"model": local(folder), "generation": GREEDY} | groups))
 
@@ -58,9 +54,7 @@ def in_every_way(
     assert complete(engine, requests()) == expected
     assert engine.stats.notes == [], "the stream served, not its fallback"
     assert engine.stats.shared_tokens > 8 * len(SYSTEM)
-    assert engine.stats.prefill_tokens + engine.stats.shared_tokens >= sum(
-        len(prompt) for prompt in PROMPTS
-    )
+    assert engine.stats.prefill_tokens + engine.stats.shared_tokens >= sum(len(prompt) for prompt in PROMPTS)
     assert complete(engine, requests(), 1) == expected
     assert complete(engine, requests(), 3) == expected
     shuffled = requests()
@@ -101,11 +95,7 @@ def test_every_family_answers_as_generate(
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["rope_2d", "peft", "pth", "peft merged", "rope_2d and pth"])
 def test_adapters_and_rope_2d_answer_as_generate(
-    make_config: Make,
-    saved_family: Saved,
-    what: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    make_config: Make, saved_family: Saved, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = of_family(make_config, saved_family)
     plain = generated(*_loaded(config))
@@ -129,9 +119,7 @@ def _loaded(config: RunnerConfig) -> tuple[Any, Any]:
 
 @pytest.mark.sampled(1)
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "quantization", [Nf4Config(), Int8Config()], ids=lambda config: config.name
-)
+@pytest.mark.parametrize("quantization", [Nf4Config(), Int8Config()], ids=lambda config: config.name)
 def test_quantized_models_agree_with_generate_for_most_tokens(
     make_config: Make, saved_family: Saved, quantization: Any
 ) -> None:
@@ -166,21 +154,13 @@ def test_each_request_ends_in_its_own_way(make_config: Make, saved_family: Saved
     for index, prompt in enumerate(PROMPTS):
         stop = (texts[index][6:8], "never said") if index % 3 == 0 else ()
         asked.append(
-            Request(
-                index,
-                prompt,
-                stop,
-                [None, 3, 11][index % 3 if index % 2 else 0],
-                ignore_eos=index == 4,
-            )
+            Request(index, prompt, stop, [None, 3, 11][index % 3 if index % 2 else 0], ignore_eos=index == 4)
         )
     engine = open_engine(config)
     engine.load()
     engine._real._loaded.model.generation_config.eos_token_id = eos  # type: ignore[attr-defined]
     for batch_size in (64, 1, 4):
-        done = {
-            completion.id: completion for completion in contract.complete(engine, asked, batch_size)
-        }
+        done = {completion.id: completion for completion in contract.complete(engine, asked, batch_size)}
         for request in asked:
             tokens, text, reason = _expected(request, free[int(request.id)], eos, tokenizer)
             answer = done[request.id].answer
@@ -200,28 +180,18 @@ def _expected(
         text = tokenizer.decode(tokens, skip_special_tokens=True)
         if not request.ignore_eos:
             if tokens[-1] == eos:
-                return (
-                    tokens,
-                    tokenizer.decode(tokens[:-1], skip_special_tokens=True),
-                    FinishReason.stop,
-                )
+                return (tokens, tokenizer.decode(tokens[:-1], skip_special_tokens=True), FinishReason.stop)
             ends = [text.index(stop) for stop in request.stop if stop in text]
             if ends:
                 return tokens, text[: min(ends)], FinishReason.stop
-    return (
-        free[:limit],
-        tokenizer.decode(free[:limit], skip_special_tokens=True),
-        FinishReason.length,
-    )
+    return (free[:limit], tokenizer.decode(free[:limit], skip_special_tokens=True), FinishReason.length)
 
 
 @pytest.mark.slow
 def test_repetition_penalty_is_that_of_generate(
     make_config: Make, saved_family: Saved, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = of_family(
-        make_config, saved_family, generation=replace(GREEDY, repetition_penalty=1.3)
-    )
+    config = of_family(make_config, saved_family, generation=replace(GREEDY, repetition_penalty=1.3))
     expected = generated(*_loaded(config), repetition_penalty=1.3)
     assert expected != generated(*_loaded(config))
     in_every_way(config, expected, monkeypatch).close()
@@ -263,9 +233,7 @@ def test_many_groups_of_prefixes_in_one_batch(
     engine.close()
 
 
-def test_a_prompt_without_tokens_is_an_error_of_that_sample(
-    make_config: Make, saved_family: Saved
-) -> None:
+def test_a_prompt_without_tokens_is_an_error_of_that_sample(make_config: Make, saved_family: Saved) -> None:
     config = of_family(make_config, saved_family)
     engine = open_engine(config)
     expected = complete(engine, requests())
@@ -293,9 +261,7 @@ def test_prefixes_are_let_go_with_their_last_row(
     complete(engine, requests())
     with engine.open(3) as session:
         contract.gather(
-            session,
-            requests(),
-            lambda events: not any(isinstance(one, Completion) for one in events),
+            session, requests(), lambda events: not any(isinstance(one, Completion) for one in events)
         )
         assert any(prefix.kv is not None for prefix in made)
     assert made

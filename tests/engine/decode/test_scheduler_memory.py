@@ -37,9 +37,7 @@ from runner_engine.settings.model import Attention, LocalModelConfig
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
 
 Run = Callable[[Forward, PassLayout, list[int], list[int], Any], torch.Tensor]
-CUDA_SAYS = (
-    "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 23.69 GiB"
-)
+CUDA_SAYS = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 23.69 GiB"
 GREEDY = GenerationConfig(max_new_tokens=NEW_TOKENS)
 SAMPLING = GenerationConfig(max_new_tokens=NEW_TOKENS, temperature=0.9, repetition_penalty=1.2)
 
@@ -89,9 +87,7 @@ def forwards(through: Callable[[int, Scheduler, list[int]], None]) -> Iterator[N
 @pytest.mark.parametrize(
     "failing", [(1,), (2,), (3,), (4,), (5, 6), (9,), (12, 13, 14), (5, 15, 25)], ids=str
 )
-def test_out_of_memory_at_any_pass_changes_no_answer(
-    engine: Engine, failing: tuple[int, ...]
-) -> None:
+def test_out_of_memory_at_any_pass_changes_no_answer(engine: Engine, failing: tuple[int, ...]) -> None:
     """Forward 1 and 2 read prefixes, the next prompts, later ones give each row a token."""
     expected = complete(engine, requests())
     assert engine.stats.notes == []
@@ -152,21 +148,14 @@ def test_a_shared_beginning_that_cannot_be_read_is_said(engine: Engine) -> None:
 @pytest.mark.parametrize(
     ("room", "error"),
     [
-        (
-            1,
-            RuntimeError(
-                "DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes."
-            ),
-        ),
+        (1, RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes.")),
         (2, RuntimeError("could not create a primitive")),  # oneDNN
         (3, OSError(12, "Cannot allocate memory")),
         (5, RuntimeError("std::bad_alloc")),
     ],
     ids=str,
 )
-def test_no_more_rows_at_once_than_there_is_memory_for(
-    engine: Engine, room: int, error: Exception
-) -> None:
+def test_no_more_rows_at_once_than_there_is_memory_for(engine: Engine, room: int, error: Exception) -> None:
     expected = complete(engine, requests())
     seen = []
 
@@ -213,9 +202,7 @@ def test_memory_may_run_out_between_two_groups_of_sampled_rows(
 ) -> None:  # fmt: skip
     """Random numbers are drawn for all rows before a GPU samples each group of equal settings."""
     model = replace(tiny_model, attention=attention)
-    engine = open_engine(
-        make_config(model=model, generation=replace(SAMPLING, repetition_penalty=None))
-    )
+    engine = open_engine(make_config(model=model, generation=replace(SAMPLING, repetition_penalty=None)))
     mixed = [
         replace(request, sampling=replace(request.sampling, temperature=0.8 + 0.1 * (number % 2)))
         for number, request in enumerate(requests())
@@ -250,9 +237,7 @@ def test_a_row_that_does_not_fit_alone_is_an_error_of_its_own(engine: Engine) ->
             and not running.rows.active
         ):
             raise torch.OutOfMemoryError(CUDA_SAYS)
-        if len(running.rows.active) > 0 and any(
-            row.request.id == alone for row in running.rows.active
-        ):
+        if len(running.rows.active) > 0 and any(row.request.id == alone for row in running.rows.active):
             raise torch.OutOfMemoryError(CUDA_SAYS)
 
     with forwards(fail):
@@ -260,11 +245,7 @@ def test_a_row_that_does_not_fit_alone_is_an_error_of_its_own(engine: Engine) ->
     assert sorted(done) == sorted(expected)
     assert done[alone].answer.finish_reason is FinishReason.error
     assert "out of memory with its 1 tokens alone" in str(done[alone].error)
-    assert all(
-        done[index].answer.token_ids == tokens
-        for index, tokens in expected.items()
-        if index != alone
-    )
+    assert all(done[index].answer.token_ids == tokens for index, tokens in expected.items() if index != alone)
 
 
 def test_other_errors_go_on_their_way(engine: Engine) -> None:
@@ -296,11 +277,7 @@ def test_rows_at_once_stay_within_the_budget(
         nonlocal most
         rows = running.rows.active
         most = max(most, len(rows))
-        held = {
-            id(one): len(one.tokens)
-            for row in rows
-            for one in (row.kv.path if row.kv.prefix else [])
-        }
+        held = {id(one): len(one.tokens) for row in rows for one in (row.kv.path if row.kv.prefix else [])}
         assert len(rows) <= 1 or sum(row.need for row in rows) + sum(held.values()) <= tokens
         assert len(rows) <= 1 or running.kv.cost([row.need for row in rows]) <= tokens
 
@@ -320,8 +297,7 @@ def test_a_batch_that_was_asked_for_and_does_not_fit_is_said(
     complete(engine, requests(), batch_size=12)
     [note] = engine.stats.notes
     assert re.fullmatch(
-        r"memory has room for 400 tokens of keys and values: \d rows at once, 12 were asked for",
-        note,
+        r"memory has room for 400 tokens of keys and values: \d rows at once, 12 were asked for", note
     )
     assert note.startswith(FEWER_ROWS), "a sweep takes no figures from such a batch"
 
@@ -359,9 +335,7 @@ def free_mib(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return free
 
 
-def test_rows_are_set_back_before_the_kernel_ends_the_process(
-    engine: Engine, free_mib: list[float]
-) -> None:
+def test_rows_are_set_back_before_the_kernel_ends_the_process(engine: Engine, free_mib: list[float]) -> None:
     expected = complete(engine, requests())
 
     def take(number: int, running: Scheduler, ids: list[int]) -> None:

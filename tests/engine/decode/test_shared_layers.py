@@ -40,9 +40,7 @@ def engine_of(
         monkeypatch.setitem(families.OVERRIDES, family, families.OVERRIDES.get(family, {}) | SIZES)
         families.build(family, tmp_path / family)
         model = LocalModelConfig(name=str(tmp_path / family), device="cpu", dtype=Dtype.float32)
-        return local_engine(
-            make_config(model=model, generation=GenerationConfig(max_new_tokens=NEW_TOKENS))
-        )
+        return local_engine(make_config(model=model, generation=GenerationConfig(max_new_tokens=NEW_TOKENS)))
 
     return make
 

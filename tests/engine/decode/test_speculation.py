@@ -37,15 +37,11 @@ from runner_engine.settings.sampling import Sampling
 from runner_engine.settings.speculation import Speculate
 
 kernels = native.kernels()
-pytestmark = pytest.mark.skipif(
-    kernels is None, reason="no C compiler is here, so no pass is checked"
-)
+pytestmark = pytest.mark.skipif(kernels is None, reason="no C compiler is here, so no pass is checked")
 NEW_TOKENS = 90
 MANY = 100
 MORE = {
-    "limits": [
-        Request(f"limit {limit}", PROMPTS[1], max_new_tokens=limit) for limit in (1, 2, 3, 17, 62)
-    ],
+    "limits": [Request(f"limit {limit}", PROMPTS[1], max_new_tokens=limit) for limit in (1, 2, 3, 17, 62)],
     "penalty": [Request("penalty", PROMPTS[2], sampling=Sampling(repetition_penalty=1.3))],
     "sampled": [Request("sampled", PROMPTS[2], sampling=Sampling(temperature=0.8), n=2)],
 }
@@ -115,17 +111,12 @@ def test_answers_are_those_of_one_token_at_a_time(
     """With limits, stop texts and stop tokens that lie within guesses, and beside rows that are not
     guessed for."""
     folder = saved_family(family, max_position_embeddings=512)
-    plain, guessing = (
-        engine_of(speculate, folder, dtype) for speculate in (Speculate.off, Speculate.auto)
-    )
+    plain, guessing = (engine_of(speculate, folder, dtype) for speculate in (Speculate.off, Speculate.auto))
     free = [Request(at, prompt) for at, prompt in enumerate(PROMPTS)]
     alone = ended(plain, free, rows)
     asked = [*free, *(request for some in MORE.values() for request in some)]
     for (at, _), (_, text, *_) in list(alone.items())[:4]:
-        asked += [
-            Request(f"{at} to {end}", PROMPTS[at], stop=(text[end : end + 2],))
-            for end in (9, 40, 70)
-        ]
+        asked += [Request(f"{at} to {end}", PROMPTS[at], stop=(text[end : end + 2],)) for end in (9, 40, 70)]
     before = plain.stats.decode_tokens
     expected = ended(plain, asked, rows)
     assert ended(guessing, asked, rows) == expected
@@ -151,9 +142,7 @@ def test_rows_beyond_the_end_of_a_window(
 ) -> None:
     """What a window hides from a row does not depend on the rows and tokens beside it."""
     folder = saved_family("mistral", max_position_embeddings=512, sliding_window=64)
-    plain, guessing = (
-        engine_of(speculate, folder) for speculate in (Speculate.off, Speculate.auto)
-    )
+    plain, guessing = (engine_of(speculate, folder) for speculate in (Speculate.off, Speculate.auto))
     asked = [Request(0, "y"), Request(1, "Nothing in common.")]
     assert ended(guessing, asked, 1) == ended(plain, asked, 1)
     assert guessing.fused is not None
@@ -170,10 +159,7 @@ def test_later_turns_stand_on_what_was_guessed_right(engine_of: Callable[..., Lo
         text = PROMPTS[1]
         for turn in range(3):
             request = Request(turn, text, max_new_tokens=41, **kept)  # type: ignore[arg-type]
-            [expected], [done] = (
-                contract.complete(plain, [request]),
-                contract.complete(guessing, [request]),
-            )
+            [expected], [done] = (contract.complete(plain, [request]), contract.complete(guessing, [request]))
             assert done.answer.token_ids == expected.answer.token_ids
             text += done.answer.text + " and"
     assert MANY // 5 <= guessing.stats.accepted_tokens <= guessing.stats.draft_tokens
@@ -185,9 +171,7 @@ def test_deltas_and_a_cancelled_row(engine_of: Callable[..., LocalEngine]) -> No
     for."""
     prompts = (PROMPTS[2], PROMPTS[-2])
     plain = ended(
-        engine_of(Speculate.off),
-        [Request(number, prompt) for number, prompt in enumerate(prompts)],
-        1,
+        engine_of(Speculate.off), [Request(number, prompt) for number, prompt in enumerate(prompts)], 1
     )
     whole, of_cancelled = (plain[number, 0][1] for number in range(2))
     guessing = engine_of()
@@ -212,9 +196,7 @@ def test_deltas_and_a_cancelled_row(engine_of: Callable[..., LocalEngine]) -> No
 
 @pytest.mark.usefixtures("eager")
 def test_nothing_is_guessed_where_it_could_change_an_answer_or_a_measurement(
-    engine_of: Callable[..., LocalEngine],
-    saved_family: Callable[..., Path],
-    monkeypatch: pytest.MonkeyPatch,
+    engine_of: Callable[..., LocalEngine], saved_family: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Sampled rows, rows of a measurement, many rows, models whose passes are many calls, rows that
     depend on their batch."""
@@ -244,9 +226,7 @@ def test_what_followed_before_is_guessed() -> None:
     assert lookup.draft([2, 3], 2) == [4, 2]
     assert lookup.draft([2, 3, 9, 2, 3], 2) == [9, 2], "the last time counts"
     assert lookup.draft([2, 3, 9, 2, 3, 1, 2, 3], 1) == [4], "three tokens say more than two"
-    assert Lookup([5, 7, 8, 7, 8, 7, 8]).draft([], 5) == [7, 8, 7, 8, 7], (
-        "what repeats itself goes on"
-    )
+    assert Lookup([5, 7, 8, 7, 8, 7, 8]).draft([], 5) == [7, 8, 7, 8, 7], "what repeats itself goes on"
     lookup.learn(3, 3)
     assert lookup.most == 6
     lookup.learn(6, 0)
@@ -254,9 +234,7 @@ def test_what_followed_before_is_guessed() -> None:
 
 
 def test_guesses_that_do_not_pay_pause_for_longer_each_time(
-    engine_of: Callable[..., LocalEngine],
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    engine_of: Callable[..., LocalEngine], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", logger="runner_engine")
     now = 0.0

@@ -52,13 +52,9 @@ def make_engine(make_config: Make, saved_family: Callable[..., Path]) -> Callabl
 
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize(
-    "batching",
-    [Batching(equal_length=True), BY_GENERATE, replace(BY_GENERATE, alone=True)],
-    ids=str,
+    "batching", [Batching(equal_length=True), BY_GENERATE, replace(BY_GENERATE, alone=True)], ids=str
 )
-def test_all_batchings_give_the_same_answers(
-    make_engine: Callable[..., Engine], batching: Batching
-) -> None:
+def test_all_batchings_give_the_same_answers(make_engine: Callable[..., Engine], batching: Batching) -> None:
     padded, other = make_engine(), make_engine(batching)
     assert complete(other, requests()) == complete(padded, requests())
     (done,) = contract.complete(make_engine(), requests(PROMPTS[:1]))
@@ -69,9 +65,7 @@ def test_all_batchings_give_the_same_answers(
     def answers(engine: Engine) -> dict[Any, Completion]:
         heard: dict[Any, list[str]] = {}
         done = complete_with_deltas(
-            engine,
-            asked,
-            lambda delta: heard.setdefault((delta.id, delta.choice), []).append(delta.text),
+            engine, asked, lambda delta: heard.setdefault((delta.id, delta.choice), []).append(delta.text)
         )
         assert all("".join(heard.get((one.id, one.choice), [])) == one.answer.text for one in done)
         return {(one.id, one.choice): one for one in done}
@@ -109,9 +103,7 @@ def fail_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[tuple[int, ...]], None
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("numbers", [(1,), (5,), (5, 6, 9)], ids=str)
 def test_memory_that_runs_out_changes_no_answer(
-    make_engine: Callable[..., Engine],
-    fail_at: Callable[[tuple[int, ...]], None],
-    numbers: tuple[int, ...],
+    make_engine: Callable[..., Engine], fail_at: Callable[[tuple[int, ...]], None], numbers: tuple[int, ...]
 ) -> None:
     engine = make_engine()
     expected = complete(engine, requests())
@@ -130,9 +122,7 @@ def test_one_row_that_does_not_fit_alone_is_an_error_of_that_row(
 ) -> None:
     engine = make_engine()
     fail_at((1, 2))
-    first, second = sorted(
-        contract.complete(engine, requests(["x", "longer"])), key=lambda done: done.id
-    )
+    first, second = sorted(contract.complete(engine, requests(["x", "longer"])), key=lambda done: done.id)
     assert second.answer.finish_reason is FinishReason.error
     assert second.error == "out of memory with its 6 tokens alone"
     assert first.error is None

@@ -35,11 +35,8 @@ Make = Callable[..., RunnerConfig]
         ("falcon_h1", "stream", ""),
         ("mamba2", "stream", ""),  # no layer attends
         ("zamba2", "stream", ""),  # layers share their attention
-        (
-            "zaya",
-            "static",
-            "LinearAttentionAndFullAttentionLayer",
-        ),  # the layers of this cache cannot select rows
+        # the layers of this cache cannot select rows
+        ("zaya", "static", "LinearAttentionAndFullAttentionLayer"),
         ("rwkv", "generate, alone", "it does not fill the cache that it is given"),
         ("openai-gpt", "generate", "it does not fill the cache that it is given"),
         ("minimax", "generate", "MiniMax uses cache of its own"),
@@ -49,9 +46,7 @@ Make = Callable[..., RunnerConfig]
         ("mixtral", "stream", ""),
     ],
 )
-def test_each_family_answers_as_generate_by_its_way(
-    family: str, way: str, why: str, tmp_path: Path
-) -> None:
+def test_each_family_answers_as_generate_by_its_way(family: str, way: str, why: str, tmp_path: Path) -> None:
     """Rows of several lengths and limits at once: half of a batch ends while the others go on,
     beyond chunk and window."""
     result = families.look(family, tmp_path)
@@ -67,16 +62,12 @@ def test_the_stream_is_refused_by_structure_whatever_the_dtype_tolerates(
     family: str, dtype: Dtype, make_config: Make, tmp_path: Path
 ) -> None:
     families.build(family, tmp_path)
-    engine = open_engine(
-        make_config(model=LocalModelConfig(name=str(tmp_path), device="cpu", dtype=dtype))
-    )
+    engine = open_engine(make_config(model=LocalModelConfig(name=str(tmp_path), device="cpu", dtype=dtype)))
     assert engine.load().facts["decoding"] != "in a stream"
     engine.close()
 
 
-def test_a_model_that_generate_cannot_drive_is_refused_by_name(
-    make_config: Make, tmp_path: Path
-) -> None:
+def test_a_model_that_generate_cannot_drive_is_refused_by_name(make_config: Make, tmp_path: Path) -> None:
     families.build("xmod", tmp_path)
     engine = open_engine(
         make_config(model=LocalModelConfig(name=str(tmp_path), device="cpu", dtype=Dtype.float32))
@@ -88,9 +79,7 @@ def test_a_model_that_generate_cannot_drive_is_refused_by_name(
         complete(engine, requests(["x"]))
 
 
-def test_the_refusal_is_one_message_and_exit_code_2(
-    runner: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_the_refusal_is_one_message_and_exit_code_2(runner: Callable[..., Any], tmp_path: Path) -> None:
     families.build("xmod", tmp_path / "model")
     asked = ("task=generate", "task.prompt=x", "task.format=raw")
     done = runner("model=auto", f"model.name={tmp_path / 'model'}", *asked, "model.device=cpu")
@@ -99,9 +88,7 @@ def test_the_refusal_is_one_message_and_exit_code_2(
     assert "Traceback" not in done.err
 
 
-def test_generate_goes_by_our_settings_and_not_by_the_models(
-    make_config: Make, tmp_path: Path
-) -> None:
+def test_generate_goes_by_our_settings_and_not_by_the_models(make_config: Make, tmp_path: Path) -> None:
     """Only the generation group decides: the model's own settings for generate are not applied in
     addition."""
     families.build("openai-gpt", tmp_path)

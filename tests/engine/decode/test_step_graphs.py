@@ -71,11 +71,7 @@ def not_permitted(run: Callable[[], torch.Tensor]) -> Replayed:
 
 @pytest.mark.parametrize(
     ("record", "why"),
-    [
-        (ReplaysNothing, "off by nan"),
-        (ReplaysOldTokens, "off by"),
-        (not_permitted, "not permitted"),
-    ],
+    [(ReplaysNothing, "off by nan"), (ReplaysOldTokens, "off by"), (not_permitted, "not permitted")],
 )
 def test_a_recording_that_differs_or_fails_is_not_used(
     pair: Callable[..., list[Decoding]], record: Any, why: str
@@ -92,9 +88,7 @@ def test_a_recording_that_differs_or_fails_is_not_used(
     assert step.graphs.summary.startswith("none: 1 shape not recorded: ")
 
 
-def test_one_shape_that_fails_leaves_the_others_recorded(
-    pair: Callable[..., list[Decoding]],
-) -> None:
+def test_one_shape_that_fails_leaves_the_others_recorded(pair: Callable[..., list[Decoding]]) -> None:
     usual, ours = pair()
     step = ours.forward.device_step
     assert step is not None
@@ -113,9 +107,7 @@ def test_one_shape_that_fails_leaves_the_others_recorded(
     assert step.graphs.summary == f"1 shape, {share} % of steps; {failure}"
 
 
-def test_graphs_are_recorded_and_replayed_on_their_models_gpu(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_graphs_are_recorded_and_replayed_on_their_models_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each call that CUDA relates to the current GPU is made within the model's one."""
     current, calls = [0], []
 
@@ -151,9 +143,7 @@ def test_graphs_are_recorded_and_replayed_on_their_models_gpu(
 
 
 def test_a_model_that_waits_is_not_recorded(
-    pair: Callable[..., list[Decoding]],
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    pair: Callable[..., list[Decoding]], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
     usual, ours = pair()

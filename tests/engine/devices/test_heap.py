@@ -66,9 +66,7 @@ with heap.large_blocks_mapped():
 
 def test_freed_blocks_leave_nothing_behind_while_a_model_is_loaded() -> None:
     """Memory that is freed between blocks in use goes back then, and stays otherwise."""
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
     first, otherwise, again = map(float, done.stdout.split())
     assert first < 8
     assert otherwise > 32

@@ -28,9 +28,7 @@ def test_separate_experts_compute_what_the_familys_own_do(family: str) -> None:
     found = separate_all(model)
     assert found
     assert all(len([*experts.children()]) >= 8 for experts in found.values())
-    assert not [
-        path for path, one in model.named_parameters() if ".experts." in path and one.dim() == 3
-    ]
+    assert not [path for path, one in model.named_parameters() if ".experts." in path and one.dim() == 3]
     assert torch.allclose(logits(model), own, atol=2e-5)
 
     experts = next(iter(found.values()))  # the control: another expert's weights
@@ -50,26 +48,19 @@ def change(model: Any, experts: SeparateExperts, number: int, own: torch.Tensor)
 @pytest.mark.parametrize("family", MIXTURES)
 def test_an_experts_matrices_are_linear_layers_in_the_usual_order(family: str) -> None:
     model = mixture(family)
-    path, experts = next(
-        (path, one) for path, module in model.named_modules() if (one := separated(module))
-    )
+    path, experts = next((path, one) for path, module in model.named_modules() if (one := separated(module)))
     assert path.endswith(".experts")
     layers: dict[str, Any] = dict(experts.expert(3).named_children())
     assert [*layers] == (
-        ["up_proj", "down_proj"]
-        if family == "nemotron_h"
-        else ["gate_proj", "up_proj", "down_proj"]
+        ["up_proj", "down_proj"] if family == "nemotron_h" else ["gate_proj", "up_proj", "down_proj"]
     )
     assert all(type(layer) is nn.Linear for layer in layers.values())
     assert all((layer.bias is not None) == (family == "gpt_oss") for layer in layers.values())
     fused: Any = model.get_submodule(path)
     down = fused.down_proj[3]
-    assert torch.equal(
-        layers["down_proj"].weight, down.T if family in ("gpt_oss", "llama4") else down
-    )
-    assert (
-        layers["down_proj"].weight.data_ptr() == down.data_ptr()
-    )  # a view: nothing is in memory twice
+    assert torch.equal(layers["down_proj"].weight, down.T if family in ("gpt_oss", "llama4") else down)
+    # a view: nothing is in memory twice
+    assert layers["down_proj"].weight.data_ptr() == down.data_ptr()
     if family == "gpt_oss":
         assert torch.equal(layers["up_proj"].weight, fused.gate_up_proj[3, :, 1::2].T)
         assert torch.equal(layers["gate_proj"].bias, fused.gate_up_proj_bias[3, 0::2])

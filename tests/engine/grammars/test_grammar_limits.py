@@ -86,9 +86,7 @@ def test_compiling_ends_when_nobody_waits(grammars: Grammars) -> None:
 def test_several_callers_share_one_trial(grammars: Grammars) -> None:
     held: list[Any] = []
     text = of({"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]})
-    threads = [
-        threading.Thread(target=lambda: held.append(begun(grammars, text))) for _ in range(4)
-    ]
+    threads = [threading.Thread(target=lambda: held.append(begun(grammars, text))) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

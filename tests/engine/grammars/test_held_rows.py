@@ -59,14 +59,10 @@ Make = Callable[..., LocalEngine]
 @pytest.fixture
 def engine_of(opened: Make) -> Make:
     def make(
-        folder: Path = embedded.MODEL_DIR,
-        speculate: Any = "off",
-        attention: Attention = Attention.auto,
+        folder: Path = embedded.MODEL_DIR, speculate: Any = "off", attention: Attention = Attention.auto
     ) -> LocalEngine:
         generation = GenerationConfig(max_new_tokens=NEW_TOKENS, speculate=speculate)
-        model = LocalModelConfig(
-            name=str(folder), device="cpu", dtype=Dtype.float32, attention=attention
-        )
+        model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32, attention=attention)
         return opened(model=model, generation=generation)
 
     return make
@@ -90,9 +86,7 @@ def fits(text: str) -> bool:
 
 
 @pytest.mark.slow
-def test_hundreds_of_answers_are_of_the_schema_and_without_a_grammar_none_is(
-    engine_of: Make,
-) -> None:
+def test_hundreds_of_answers_are_of_the_schema_and_without_a_grammar_none_is(engine_of: Make) -> None:
     engine, answers = engine_of(), list[Completion]()
     drawn = [Sampling(temperature=heat, seed=seed) for seed in range(3) for heat in (0.7, 2.0, 10)]
     asked = [
@@ -144,9 +138,7 @@ def test_other_ways_of_decoding_give_the_same_tokens(engine_of: Make) -> None:
 
 
 def test_an_answer_that_is_cut_off_says_so(engine_of: Make) -> None:
-    asked = [
-        Request(limit, QUESTIONS[0], max_new_tokens=limit, grammar=GRAMMAR) for limit in (1, 7)
-    ]
+    asked = [Request(limit, QUESTIONS[0], max_new_tokens=limit, grammar=GRAMMAR) for limit in (1, 7)]
     asked.append(Request("whole", QUESTIONS[0], grammar=GRAMMAR))
     done = ended(engine_of(), asked)
     whole = done["whole", 0].answer
@@ -186,9 +178,7 @@ def engine_ids(engine: LocalEngine, text: str) -> int:
     return int(token)
 
 
-def test_it_begins_behind_the_thinking_that_the_prompt_has_begun(
-    engine_of: Make, tmp_path: Path
-) -> None:
+def test_it_begins_behind_the_thinking_that_the_prompt_has_begun(engine_of: Make, tmp_path: Path) -> None:
     engine = engine_of(thinking_model(tmp_path / "thinks"))
     chat = (Message("user", QUESTIONS[0]),)
     asked = Request("a", chat, grammar=GRAMMAR, thinking_tokens=9, deltas=True)
@@ -240,9 +230,7 @@ def test_a_missing_package_is_named(engine_of: Make, monkeypatch: pytest.MonkeyP
         session.submit(Request("a", "x", grammar=GRAMMAR))
 
 
-@pytest.mark.parametrize(
-    "keys", [{"ignore_eos": True}, {"branches": ("a",)}, {"continuation": "a"}]
-)
+@pytest.mark.parametrize("keys", [{"ignore_eos": True}, {"branches": ("a",)}, {"continuation": "a"}])
 def test_answers_that_do_not_end_by_themselves_have_no_grammar(keys: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"request.grammar=.*goes with an answer that is whole"):
         Request("a", "x", grammar=GRAMMAR, **keys)
@@ -292,9 +280,7 @@ def test_a_mask_that_is_too_slow_within_an_answer_ends_this_answer_only(
     assert slow.error == TOO_COMPLEX
     assert slow.permanent, "the same request would fail again"
     assert len(slow.answer.token_ids) == 5
-    assert SlowMatcher.slow_masks == 1, (
-        "others wait for one slow mask, and not for each further one"
-    )
+    assert SlowMatcher.slow_masks == 1, "others wait for one slow mask, and not for each further one"
     assert tokens(done) == alone
 
 

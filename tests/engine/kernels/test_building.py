@@ -55,15 +55,11 @@ def test_it_is_built_once_and_says_so(fake: Path, caplog: pytest.LogCaptureFixtu
     with caplog.at_level(logging.INFO, logger="runner_engine.kernels.building"):
         assert prepare() > 0
         assert prepare() == 0.0
-    assert caplog.messages == [
-        "building the kernels for this processor, once: this takes 10 to 30 s"
-    ]
+    assert caplog.messages == ["building the kernels for this processor, once: this takes 10 to 30 s"]
     assert (builds(fake), builds(fake, "unit")) == (1, len(UNITS))
 
 
-def test_units_of_a_feature_are_compiled_when_it_is_asked_for_and_the_others_only_once(
-    fake: Path,
-) -> None:
+def test_units_of_a_feature_are_compiled_when_it_is_asked_for_and_the_others_only_once(fake: Path) -> None:
     base = building.library(str(fake))
     packed = building.library(str(fake), {building.PACKED})
     both = building.library(str(fake), [building.PACKED, building.FLOAT32])
@@ -109,9 +105,7 @@ def test_another_version_of_the_compiler_builds_again(fake: Path) -> None:
     assert len(list((fake.with_name("cache") / "runner").glob("*.so"))) == 2
 
 
-def test_other_flags_or_another_processor_build_again(
-    fake: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_flags_or_another_processor_build_again(fake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare()
     monkeypatch.setenv("RUNNER_CFLAGS", "-g1")
     prepare()
@@ -141,9 +135,7 @@ def test_a_clone_elsewhere_uses_the_same_library(
 def test_processes_that_start_together_build_once(fake: Path) -> None:
     program = "from runner_engine.kernels.building import prepare; print(prepare() > 0)"
     several = [
-        warm_process.popen(
-            [sys.executable, "-c", program], env=dict(os.environ), stdout=subprocess.DEVNULL
-        )
+        warm_process.popen([sys.executable, "-c", program], env=dict(os.environ), stdout=subprocess.DEVNULL)
         for _ in range(4)
     ]
     assert [process.wait(timeout=300) for process in several] == [0] * 4
@@ -220,18 +212,13 @@ def test_building_needs_no_package() -> None:
     """`make install` builds while packages are being installed; -S leaves out all of them."""
     for module, code in (("runner_engine.kernels.building", 0), ("hydra", 1)):
         command = [sys.executable, "-S", "-c", f"import {module}"]
-        done = subprocess.run(
-            command, cwd=building.FOLDER.parents[1], capture_output=True, check=False
-        )
+        done = subprocess.run(command, cwd=building.FOLDER.parents[1], capture_output=True, check=False)
         assert done.returncode == code, done.stderr
 
 
 TARGETS = (
     "native",
-    *(
-        pytest.param(level, marks=pytest.mark.thorough)
-        for level in ("x86-64", "x86-64-v3", "x86-64-v4")
-    ),
+    *(pytest.param(level, marks=pytest.mark.thorough) for level in ("x86-64", "x86-64-v3", "x86-64-v4")),
 )
 
 
@@ -239,11 +226,7 @@ TARGETS = (
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("compiler", ["gcc", "clang"])
 @pytest.mark.parametrize(
-    "level",
-    [
-        "-fsyntax-only",
-        *(pytest.param(level, marks=pytest.mark.thorough) for level in ("-O1", "-O3")),
-    ],
+    "level", ["-fsyntax-only", *(pytest.param(level, marks=pytest.mark.thorough) for level in ("-O1", "-O3"))]
 )
 def test_no_compiler_warns(level: str, compiler: str, target: str, tmp_path: Path) -> None:
     """Warnings are errors here, and not where a user's newer compiler may have others; some need
@@ -253,15 +236,10 @@ def test_no_compiler_warns(level: str, compiler: str, target: str, tmp_path: Pat
     if shutil.which(compiler) is None:
         pytest.skip(f"there is no {compiler} here")
     objects = [tmp_path / f"{unit}.o" for unit in building.UNITS]
-    commands = [
-        building.unit_command(compiler, *pair) for pair in zip(building.UNITS, objects, strict=True)
-    ]
+    commands = [building.unit_command(compiler, *pair) for pair in zip(building.UNITS, objects, strict=True)]
     if level != "-fsyntax-only":
         commands.append(building.link_command(compiler, objects, tmp_path / "library.so"))
     for command in commands:
-        words = [
-            word.replace("-march=native", f"-march={target}").replace("-O3", level)
-            for word in command
-        ]
+        words = [word.replace("-march=native", f"-march={target}").replace("-O3", level) for word in command]
         done = subprocess.run([*words, "-Werror"], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr

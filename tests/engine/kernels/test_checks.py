@@ -36,9 +36,7 @@ from runner_engine.sessions.base import Request
 from runner_engine.settings.kv_cache import KvCache
 
 KERNELS = native.kernels()
-pytestmark = pytest.mark.skipif(
-    KERNELS is None, reason="no C compiler is here, so nothing is called in C"
-)
+pytestmark = pytest.mark.skipif(KERNELS is None, reason="no C compiler is here, so nothing is called in C")
 HEADS = Heads(1, 2, 2, 16, torch.float32, torch.device("cpu"))
 VOCABULARY, POSITIONS, PLACES = 50, 64, 20
 
@@ -65,15 +63,9 @@ def shared(
 
 WRONG_LAYOUTS: dict[str, tuple[Callable[[], PassLayout], str]] = {
     "slot": (lambda: layout(slot=ints(0, 2, 0)), "there is no such slot as that of token 1"),
-    "negative slot": (
-        lambda: layout(slot=ints(-1, 0, 0)),
-        "there is no such slot as that of token 0",
-    ),
+    "negative slot": (lambda: layout(slot=ints(-1, 0, 0)), "there is no such slot as that of token 0"),
     "place": (lambda: layout(place=ints(0, 1, 32)), "the slot of token 2 has no such place"),
-    "negative place": (
-        lambda: layout(place=ints(0, -1, 2)),
-        "the slot of token 1 has no such place",
-    ),
+    "negative place": (lambda: layout(place=ints(0, -1, 2)), "the slot of token 1 has no such place"),
     "seen": (lambda: layout(seen=ints(1, 33, 3)), "token 1 sees more places than its slot has"),
     "step without a place": (
         lambda: layout(seen=ints(1, 2, 0), is_step=True),
@@ -89,10 +81,7 @@ WRONG_PARTS: dict[str, tuple[Callable[[], PassLayout], str]] = {
         lambda: layout(uses=[shared([0, 3], [0, -1, 1])]),
         "entry 1 of those that see shared keys",
     ),
-    "length of a prefix": (
-        lambda: layout(uses=[shared(None, [0, 1, 2], 17)]),
-        "are not all in their arena",
-    ),
+    "length of a prefix": (lambda: layout(uses=[shared(None, [0, 1, 2], 17)]), "are not all in their arena"),
     "length of a span": (
         lambda: layout(seen=ints(0, 0, 0), spans=[Span(0, 3, 0, 30)]),
         "are not all in their arena",
@@ -119,10 +108,7 @@ def attend(of: PassLayout) -> torch.Tensor:
 
 def test_right_calls_are_not_refused(fused: FusedForward) -> None:
     assert attend(layout()).isfinite().all()
-    assert fused(layout(), [0, 1, VOCABULARY - 1], [0, 1, POSITIONS - 1], [2]).shape == (
-        1,
-        VOCABULARY,
-    )
+    assert fused(layout(), [0, 1, VOCABULARY - 1], [0, 1, POSITIONS - 1], [2]).shape == (1, VOCABULARY)
 
 
 @pytest.mark.parametrize("name", [*WRONG_LAYOUTS, *WRONG_PARTS])
@@ -176,12 +162,7 @@ def test_codes_are_read_as_codes_alone() -> None:
     with pytest.raises(IndexError, match="layer 0 of the KV cache has a format"):
         attend(
             PassLayout(
-                heads,
-                KERNELS,
-                own_kv(heads, KERNELS, [PLACES]),
-                ints(0, 0, 0),
-                ints(0, 1, 2),
-                ints(1, 2, 3),
+                heads, KERNELS, own_kv(heads, KERNELS, [PLACES]), ints(0, 0, 0), ints(0, 1, 2), ints(1, 2, 3)
             )
         )
     for first_plain in (1, 32, -16):
@@ -227,9 +208,7 @@ def test_an_answer_that_its_own_embedding_lacks() -> None:
         row = Row(Request(0, ()), [1, 2], "", 4)
         forward.read_prompts(own, [TokenSpan(row, 0, row.pending)])
         row.kv.places, row.tokens = 2, [VOCABULARY]
-        with pytest.raises(
-            ConfigError, match="answered with token 50, and its embedding ends at 49"
-        ):
+        with pytest.raises(ConfigError, match="answered with token 50, and its embedding ends at 49"):
             forward.step(own, [row], [])
 
 
@@ -239,22 +218,14 @@ def test_tensors_of_another_length_format_or_order(fused: FusedForward) -> None:
         with pytest.raises(ValueError, match="C expects torch.int32"):
             fused(layout(slot=wrong), [0, 1, 2], [0, 1, 2], None)
     with pytest.raises(IndexError, match="layer 1: keys and values are stored for 1 layers"):
-        layout().attend(
-            1, torch.randn(4, 3, 16), torch.randn(2, 3, 16), torch.randn(2, 3, 16), 0.25
-        )
+        layout().attend(1, torch.randn(4, 3, 16), torch.randn(2, 3, 16), torch.randn(2, 3, 16), 0.25)
     with pytest.raises(ValueError, match="C expects torch.float32"):
-        layout().attend(
-            0, torch.randn(4, 3, 16), torch.randn(2, 2, 16), torch.randn(2, 2, 16), 0.25
-        )
+        layout().attend(0, torch.randn(4, 3, 16), torch.randn(2, 2, 16), torch.randn(2, 2, 16), 0.25)
     with pytest.raises(ValueError, match="C expects torch.float32"):
-        layout().attend(
-            0, torch.randn(2, 3, 16), torch.randn(2, 3, 16), torch.randn(2, 3, 16), 0.25
-        )
+        layout().attend(0, torch.randn(2, 3, 16), torch.randn(2, 3, 16), torch.randn(2, 3, 16), 0.25)
 
 
-def test_a_workspace_that_is_too_small(
-    fused: FusedForward, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_workspace_that_is_too_small(fused: FusedForward, monkeypatch: pytest.MonkeyPatch) -> None:
     needed = fused._workspace_bytes(3, [])
     monkeypatch.setattr(fused, "_workspace_bytes", lambda *_: needed // 2)
     with pytest.raises(IndexError, match="the workspace is too small"):
@@ -281,10 +252,7 @@ def test_no_memory_for_widened_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     is."""
     assert KERNELS is not None
     processors.require_absent("bf16")
-    panels, rows = (
-        Panels.of(torch.ones(40, 4096).bfloat16(), None, KERNELS),
-        torch.ones(2, 4096).bfloat16(),
-    )
+    panels, rows = (Panels.of(torch.ones(40, 4096).bfloat16(), None, KERNELS), torch.ones(2, 4096).bfloat16())
     assert bool((panels.product(rows) == 4096).all())
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2**31 - 1)
     with pytest.raises(MemoryError, match="^product: there is no memory for the rows of a product"):
@@ -293,20 +261,11 @@ def test_no_memory_for_widened_rows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_quantized_products_with_wrong_sizes() -> None:
     assert KERNELS is not None
-    weight, scale, table = (
-        torch.zeros(32 * 64 // 2, dtype=torch.uint8),
-        torch.ones(1, 32),
-        torch.ones(32),
-    )
+    weight, scale, table = (torch.zeros(32 * 64 // 2, dtype=torch.uint8), torch.ones(1, 32), torch.ones(32))
     it = QuantizedWeights(WeightFormat.four_bit, 64, 32, (torch.bfloat16,))
     it.matrix.block = 64
     right = weight, None, scale.bfloat16(), table.bfloat16()
-    for place, wrong in (
-        (0, weight[1:]),
-        (1, torch.ones(31)),
-        (2, torch.ones(2, 32).bfloat16()),
-        (3, table),
-    ):
+    for place, wrong in ((0, weight[1:]), (1, torch.ones(31)), (2, torch.ones(2, 32).bfloat16()), (3, table)):
         with pytest.raises(ValueError, match="C expects"):
             it.point_at(*(wrong if at == place else one for at, one in enumerate(right)))  # type: ignore[arg-type]
     it.point_at(*right)
@@ -385,15 +344,8 @@ def test_a_wrong_width_is_refused_also_without_asserts() -> None:
     assert (done.returncode, done.stdout) == (0, said), done.stderr
 
 
-ROOMS = (
-    "attention",
-    "decode",
-    "kernels",
-    "kv_cache",
-    "local",
-    "matmul",
-    "memory",
-)  # where tensors are
+# where tensors are
+ROOMS = ("attention", "decode", "kernels", "kv_cache", "local", "matmul", "memory")
 
 
 def test_no_assert_guards_a_call_into_c() -> None:
@@ -401,9 +353,7 @@ def test_no_assert_guards_a_call_into_c() -> None:
     thing is."""
     folder = Path(runner_engine.__file__).parent
     callers = [
-        file
-        for file in folder.rglob("*.py")
-        if "kernels" in (text := file.read_text()) and "native" in text
+        file for file in folder.rglob("*.py") if "kernels" in (text := file.read_text()) and "native" in text
     ]
     assert folder / "attention" / "attention.py" in callers
     guards = [

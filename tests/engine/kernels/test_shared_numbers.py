@@ -26,9 +26,7 @@ def loaded() -> ctypes.CDLL:
 
 def test_they_agree() -> None:
     assert shared_numbers.differences(loaded()) == []
-    assert shared_numbers.of_c(loaded())["sizeof fused_tokens"] == ctypes.sizeof(
-        shared_numbers.FusedTokens
-    )
+    assert shared_numbers.of_c(loaded())["sizeof fused_tokens"] == ctypes.sizeof(shared_numbers.FusedTokens)
 
 
 class Swapped(ctypes.Structure):
@@ -48,10 +46,7 @@ class Short(ctypes.Structure):
     [
         (
             Swapped,
-            [
-                "shared_part.causal is 16 in C and 8 in Python",
-                "shared_part.sees is 8 in C and 16 in Python",
-            ],
+            ["shared_part.causal is 16 in C and 8 in Python", "shared_part.sees is 8 in C and 16 in Python"],
         ),
         (
             Short,
@@ -77,19 +72,14 @@ def test_a_library_with_other_structures_is_not_used(
     finally:
         native.kernels.cache_clear()
     [message] = caplog.messages
-    assert (
-        message
-        == f"the kernels are not used, torch does their work more slowly: {'; '.join(expected)}"
-    )
+    assert message == f"the kernels are not used, torch does their work more slowly: {'; '.join(expected)}"
 
 
 def test_every_refusal_has_words() -> None:
     for refusal in shared_numbers.Refusal:
         error = error_of(int(refusal) << 32 | 7, "product")
         assert len(str(error)) > len("product: ")
-        assert type(error) is (
-            MemoryError if refusal is shared_numbers.Refusal.NO_MEMORY else IndexError
-        )
+        assert type(error) is (MemoryError if refusal is shared_numbers.Refusal.NO_MEMORY else IndexError)
 
 
 def test_a_library_that_exports_no_numbers_is_damaged() -> None:

@@ -32,15 +32,12 @@ from tools import families
 
 Make = Callable[..., RunnerConfig]
 WINDOW, NEW_TOKENS = 32, 40
-SHARED = [
-    30 + place * 7 % 90 for place in range(210)
-]  # several windows long, as are the prompts behind it
+# several windows long, as are the prompts behind it
+SHARED = [30 + place * 7 % 90 for place in range(210)]
 LONG = [100 + place * 11 % 130 for place in range(333)]
 PROMPTS = [[*SHARED, *LONG[:190]], [*SHARED, *LONG[:100], *LONG[7:77]], [*SHARED, 9], LONG, [5]]
-LIVELY = {
-    "query_pre_attn_scalar": 8,
-    "tie_word_embeddings": False,
-}  # else a tiny Gemma repeats its last token for ever
+# else a tiny Gemma repeats its last token for ever
+LIVELY = {"query_pre_attn_scalar": 8, "tie_word_embeddings": False}
 MIXED = {"layer_types": ["sliding_attention", "full_attention"]}
 FAMILIES: dict[str, dict[str, Any]] = {
     "mistral": {}, "gemma3_text": LIVELY | MIXED, "gpt_oss": MIXED, "cohere2": MIXED, "olmo3": MIXED,
@@ -66,9 +63,7 @@ def engine_of(
         model = LocalModelConfig(name=str(tmp_path / family), device="cpu", dtype=Dtype.float32)
         engines.append(
             local_engine(
-                make_config(
-                    model=model, generation=GenerationConfig(max_new_tokens=NEW_TOKENS, **keys)
-                )
+                make_config(model=model, generation=GenerationConfig(max_new_tokens=NEW_TOKENS, **keys))
             )
         )
         return engines[-1]
@@ -105,10 +100,7 @@ def freed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_rows_of_several_windows_answer_as_generate(
-    engine_of: Callable[..., LocalEngine],
-    family: str,
-    freed: list[int],
-    monkeypatch: pytest.MonkeyPatch,
+    engine_of: Callable[..., LocalEngine], family: str, freed: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Shared prefixes, prompts in pieces, decoding beyond, rows that enter later, and a shortage of
     memory."""
@@ -139,9 +131,7 @@ def test_what_is_freed_matters(
     engine = engine_of(family)
     expected = expected_of(engine)
     real = FreedPlaces._free
-    monkeypatch.setattr(
-        FreedPlaces, "_free", lambda self, size, end: real(self, size, end + 3 * size)
-    )
+    monkeypatch.setattr(FreedPlaces, "_free", lambda self, size, end: real(self, size, end + 3 * size))
     assert complete(engine, asked()) != expected
 
 
@@ -169,11 +159,7 @@ def test_a_conversation_begins_where_all_its_keys_are(
     engine = engine_of("gemma3_text")
     first = [[*SHARED, *LONG[:50]], [*SHARED, *LONG[9:60]]]
     answers = complete(engine, asked(first, keep=True))
-    later = [
-        [*first[0], *answers[0], 7, 8, 9],
-        [*SHARED[:shared], *LONG[100:300]],
-        [*first[1], 11, 12],
-    ]
+    later = [[*first[0], *answers[0], 7, 8, 9], [*SHARED[:shared], *LONG[100:300]], [*first[1], 11, 12]]
     for prompt in later:
         assert complete(engine, asked([prompt], keep=True)) == expected_of(engine, [prompt])
 
@@ -206,9 +192,8 @@ def test_an_arena_takes_the_memory_that_is_said(kv_cache: KvCache) -> None:
         own.fill(0, place + 16)
         resident = [sum(map(_resident, own.tensors(0)[layer::3])) for layer in range(3)]
         most = max(most, resident[0])
-        assert (
-            abs(sum(resident) - own.held * heads.bytes_per_token) <= 14 * PAGE
-        )  # each head ends within a page, and keys and values end in other ones
+        # each head ends within a page, and keys and values end in other ones
+        assert abs(sum(resident) - own.held * heads.bytes_per_token) <= 14 * PAGE
     place_bytes = sum(heads.place_bytes(0))
     whole = 2 * 2048 * place_bytes
     assert abs(resident[1] - whole) <= 4 * PAGE
@@ -233,7 +218,5 @@ def _resident(tensor: torch.Tensor) -> int:
     first = tensor.data_ptr() // PAGE * PAGE
     pages = -(-(tensor.data_ptr() + tensor.nbytes - first) // PAGE)
     seen = (ctypes.c_ubyte * pages)()
-    assert (
-        ctypes.CDLL(None).mincore(ctypes.c_void_p(first), ctypes.c_size_t(pages * PAGE), seen) == 0
-    )
+    assert ctypes.CDLL(None).mincore(ctypes.c_void_p(first), ctypes.c_size_t(pages * PAGE), seen) == 0
     return sum(page & 1 for page in seen) * PAGE

@@ -45,13 +45,7 @@ def test_they_are_a_block_of_the_kernels() -> None:
 )
 @pytest.mark.parametrize(
     "case",
-    [
-        "decoding 3x3x64",
-        "step 2x2x128",
-        "prompts 2x5x80",
-        "branches, None, cap and sinks",
-        "many prefixes",
-    ],
+    ["decoding 3x3x64", "step 2x2x128", "prompts 2x5x80", "branches, None, cap and sinks", "many prefixes"],
 )
 def test_attention_is_that_of_one_softmax(case: str, form: str, way: str) -> None:
     check_pass(CASES[case], form, way)
@@ -77,9 +71,7 @@ def test_kernels_store_them_as_they_are(dtype: torch.dtype) -> None:
     heads = replace(heads_for("kernels", 3, 2, 1, 80, dtype), kv_cache=INT4)
     own = own_kv(heads, kernels, [40, 40])
     own.set_beginning(1, False)
-    keys, values = (
-        random(torch.Generator().manual_seed(n), 37, 2, 80, dtype=dtype) for n in (0, 1)
-    )
+    keys, values = (random(torch.Generator().manual_seed(n), 37, 2, 80, dtype=dtype) for n in (0, 1))
     for slot in (0, 1):
         own.write(1, keys, values, ints([slot] * 37), ints([*range(37)]))
     pair = 2 if dtype is torch.bfloat16 else 1
@@ -89,9 +81,7 @@ def test_kernels_store_them_as_they_are(dtype: torch.dtype) -> None:
         assert torch.equal(rows, given[:LANES].transpose(0, 1))
         for layer in (0, 2):
             assert not bool(own.first_tensors(0)[3 * side + layer].any()), "of no other layer"
-    assert not any(bool(some.any()) for some in own.first_tensors(1)), (
-        "a row that begins elsewhere has none"
-    )
+    assert not any(bool(some.any()) for some in own.first_tensors(1)), "a row that begins elsewhere has none"
     coded = own.stored(1, 0, 37)[0][:, :LANES]
     assert not bool(coded.any()), "their places among the others stay empty"
     assert bool(own.stored(1, 1, 37)[0][:, :LANES].any())
@@ -103,8 +93,7 @@ def engine_of(opened: Make, saved_family: Callable[..., Path]) -> Make:
         folder = saved_family("llama", max_position_embeddings=512)
         generation = GenerationConfig(max_new_tokens=12, kv_cache=kv_cache, **keys)
         return opened(
-            model=LocalModelConfig(name=str(folder), device="cpu", dtype=dtype),
-            generation=generation,
+            model=LocalModelConfig(name=str(folder), device="cpu", dtype=dtype), generation=generation
         )
 
     return make
@@ -112,9 +101,7 @@ def engine_of(opened: Make, saved_family: Callable[..., Path]) -> Make:
 
 def scores(engine: LocalEngine) -> torch.Tensor:
     """Return the log-probabilities of a continuation of each prompt."""
-    asked = [
-        Request(number, prompt, continuation=" and so on.") for number, prompt in enumerate(PROMPTS)
-    ]
+    asked = [Request(number, prompt, continuation=" and so on.") for number, prompt in enumerate(PROMPTS)]
     found = {one.id: one.logprobs or [] for one in contract.complete(engine, asked)}
     return torch.tensor([found[number] for number in sorted(found)])
 
@@ -126,9 +113,7 @@ def test_answers_are_the_same_beside_others_and_behind_what_is_kept(
     """Rows alone, rows that share prefixes, and those that begin with conversations or with blocks
     of earlier prompts."""
     engine = engine_of(kv_cache)
-    alone = {
-        number: tokens for one in requests() for number, tokens in complete(engine, [one]).items()
-    }
+    alone = {number: tokens for one in requests() for number, tokens in complete(engine, [one]).items()}
     assert "first 16 tokens" in str(engine.load().facts["kv_cache"])
     for asked in (requests(), requests(recurring=True), requests(keep=True)):
         for _ in range(2):
@@ -174,15 +159,10 @@ def test_torch_alone_gives_the_log_probabilities_of_the_kernels(
 
 def test_a_short_text_is_the_models_own(engine_of: Make) -> None:
     """Up to 16 tokens, nothing is rounded; without first tokens, it is."""
-    asked = [
-        Request(number, tuple(range(5, 5 + 9)), continuation=(20, 21, 22, 23))
-        for number in range(2)
-    ]
+    asked = [Request(number, tuple(range(5, 5 + 9)), continuation=(20, 21, 22, 23)) for number in range(2)]
 
     def found(kv_cache: KvCache) -> torch.Tensor:
-        return torch.tensor(
-            [one.logprobs or [] for one in contract.complete(engine_of(kv_cache), asked)]
-        )
+        return torch.tensor([one.logprobs or [] for one in contract.complete(engine_of(kv_cache), asked)])
 
     plain, coded = found(KvCache.as_model), found(KvCache.int4)
     assert torch.allclose(found(INT4), plain, atol=1e-4)
@@ -193,12 +173,8 @@ def test_a_plan_counts_them(engine_of: Make) -> None:
     peaks = {}
     for kv_cache in (KvCache.int4, INT4):
         engine = engine_of(kv_cache)
-        prompts = [
-            tuple((3 + 7 * place + 11 * row) % 250 for place in range(100)) for row in range(2)
-        ]
-        complete(
-            engine, [Request(row, prompt, ignore_eos=True) for row, prompt in enumerate(prompts)], 2
-        )
+        prompts = [tuple((3 + 7 * place + 11 * row) % 250 for place in range(100)) for row in range(2)]
+        complete(engine, [Request(row, prompt, ignore_eos=True) for row, prompt in enumerate(prompts)], 2)
         predicted = predict(resolve(engine.spec), (2, 100, 12))
         assert predicted is not None
         peaks[kv_cache] = engine.stats.peak_kv_bytes

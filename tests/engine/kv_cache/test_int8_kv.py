@@ -7,15 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from attending import (
-    WAYS,
-    heads_for,
-    ints,
-    kernels_or_none,
-    on_the_device_of_the_way,
-    random,
-    shared_kv,
-)
+from attending import WAYS, heads_for, ints, kernels_or_none, on_the_device_of_the_way, random, shared_kv
 
 from runner_engine.attention.attention import PassLayout
 from runner_engine.kernels import native
@@ -33,9 +25,7 @@ CPU = torch.device("cpu")
 FORMATS = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["f32", "bf16"])
 
 
-def heads_of(
-    shape: tuple[int, int, int], dtype: torch.dtype, layers: int = 1, way: str = "torch"
-) -> Heads:
+def heads_of(shape: tuple[int, int, int], dtype: torch.dtype, layers: int = 1, way: str = "torch") -> Heads:
     return replace(heads_for(way, layers, *shape, dtype), kv_cache=KvCache.int8)
 
 
@@ -65,9 +55,7 @@ def test_kernels_and_torch_store_the_same_bits(dim: int, dtype: torch.dtype) -> 
     assert not bool(torch.cat(own.stored(1, 0, 40)).any()), "no neighbour is touched"
     assert not bool(torch.cat(own.stored(0, 1, 40)).any())
     other.put_stored(1, *own.stored(1, 1, 37))
-    assert all(map(torch.equal, other.stored(1, 0, 37), own.stored(1, 1, 37))), (
-        "a copy has the same bits"
-    )
+    assert all(map(torch.equal, other.stored(1, 0, 37), own.stored(1, 1, 37))), "a copy has the same bits"
     numbers = own.read(1, 1, 37)[0].float()
     assert bool(numbers[2, 5].isnan().all()), "what is not a number does not become one"
     assert bool((numbers[0, 6].isnan()).all())
@@ -75,9 +63,7 @@ def test_kernels_and_torch_store_the_same_bits(dim: int, dtype: torch.dtype) -> 
     sound = numbers[:, 10:] - keys[10:].transpose(0, 1).float()
     # half a step; bfloat16 rounds the result again
     most = keys[10:].transpose(0, 1).float().abs().amax(dim=-1, keepdim=True)
-    assert bool(
-        (sound.abs() <= most * (0.5 / 127 + (2**-8 if dtype == torch.bfloat16 else 1e-6))).all()
-    )
+    assert bool((sound.abs() <= most * (0.5 / 127 + (2**-8 if dtype == torch.bfloat16 else 1e-6))).all())
 
 
 @FORMATS

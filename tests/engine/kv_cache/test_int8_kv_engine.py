@@ -39,8 +39,7 @@ def engine_of(opened: Make, saved_family: Callable[..., Path]) -> Make:
         folder = saved_family(family, max_position_embeddings=512)
         generation = replace(GenerationConfig(max_new_tokens=20, kv_cache=KvCache.int8), **keys)
         return opened(
-            model=LocalModelConfig(name=str(folder), device="cpu", dtype=dtype),
-            generation=generation,
+            model=LocalModelConfig(name=str(folder), device="cpu", dtype=dtype), generation=generation
         )
 
     return make
@@ -49,15 +48,11 @@ def engine_of(opened: Make, saved_family: Callable[..., Path]) -> Make:
 def alone(engine: LocalEngine) -> dict[Any, list[int]]:
     """Return the answers to the prompts, each asked by itself."""
     return {
-        number: tokens
-        for request in requests()
-        for number, tokens in complete(engine, [request]).items()
+        number: tokens for request in requests() for number, tokens in complete(engine, [request]).items()
     }
 
 
-def scores(
-    engine: LocalEngine, asked: list[Request], rows: int | None = None
-) -> dict[Any, list[float]]:
+def scores(engine: LocalEngine, asked: list[Request], rows: int | None = None) -> dict[Any, list[float]]:
     return {one.id: one.logprobs or [] for one in contract.complete(engine, asked, rows)}
 
 
@@ -98,9 +93,8 @@ def test_an_answer_does_not_depend_on_the_rows_beside_it(
 def test_log_probabilities_are_the_same_bits_beside_other_rows(
     engine_of: Make, dtype: Dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        prefix_tree, "MIN_TOKENS", 10**9
-    )  # with shared prefixes, sums have another order
+    # with shared prefixes, sums have another order
+    monkeypatch.setattr(prefix_tree, "MIN_TOKENS", 10**9)
     engine = engine_of(dtype=dtype)
     asked = [
         Request(number, prompt, continuation=" " + PROMPTS[-number - 1])
@@ -110,12 +104,9 @@ def test_log_probabilities_are_the_same_bits_beside_other_rows(
     single = {number: some for one in asked for number, some in scores(engine, [one]).items()}
     heads = engine.heads(engine.loaded)
     assert heads is not None
-    off = (
-        0.0 if not heads.by_sdpa else 0.01 if dtype is Dtype.float32 else 0.1
-    )  # a sum in another order may round to the next byte
-    assert single == {
-        number: pytest.approx(some, rel=0, abs=off) for number, some in together.items()
-    }
+    # a sum in another order may round to the next byte
+    off = 0.0 if not heads.by_sdpa else 0.01 if dtype is Dtype.float32 else 0.1
+    assert single == {number: pytest.approx(some, rel=0, abs=off) for number, some in together.items()}
     plain = scores(engine_of(dtype=dtype, kv_cache=KvCache.as_model), asked)
     pairs = [pair for number in plain for pair in zip(together[number], plain[number], strict=True)]
     apart = [abs(one - other) for one, other in pairs]
@@ -146,9 +137,7 @@ def test_the_memory_of_keys_and_values_is_that_of_8_bits(
 def test_torch_alone_gives_the_log_probabilities_of_the_kernels(
     engine_of: Make, dtype: Dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = [
-        Request(number, prompt, continuation=" and so on.") for number, prompt in enumerate(PROMPTS)
-    ]
+    asked = [Request(number, prompt, continuation=" and so on.") for number, prompt in enumerate(PROMPTS)]
     by_kernels = scores(engine_of(dtype=dtype), asked)
     monkeypatch.setattr(native, "kernels", lambda: None)
     by_torch = scores(engine_of(dtype=dtype), asked)
@@ -187,8 +176,7 @@ def test_models_and_rows_of_other_routes_are_refused(
 
     monkeypatch.setattr("runner_engine.local.engine.probe_heads", incompatible)
     with pytest.raises(
-        ConfigError,
-        match=r"generation.kv_cache=int8: .* in a stream.* it keeps other state .*as_model",
+        ConfigError, match=r"generation.kv_cache=int8: .* in a stream.* it keeps other state .*as_model"
     ):
         engine_of().load()
     assert engine_of(kv_cache=KvCache.as_model).load().facts["decoding"] != "in a stream"
@@ -199,9 +187,7 @@ def test_rows_beyond_the_reach_of_the_scheduler_are_refused(
 ) -> None:
     monkeypatch.setattr("runner_engine.local.engine.rope_stable_length", lambda _: 30)
     engine = engine_of()
-    with pytest.raises(
-        ConfigError, match="kv_cache=int8: .* its rotary embedding changes after 30 tokens"
-    ):
+    with pytest.raises(ConfigError, match="kv_cache=int8: .* its rotary embedding changes after 30 tokens"):
         complete(engine, requests())
 
 
@@ -210,7 +196,5 @@ def test_branches_need_a_cache_in_the_models_format(make_config: Any) -> None:
 
     model = LocalModelConfig(name="x")
     for kv_cache in (KvCache.as_model, KvCache.int8):
-        config = make_config(
-            model=model, rope=Rope2dConfig(), generation=GenerationConfig(kv_cache=kv_cache)
-        )
+        config = make_config(model=model, rope=Rope2dConfig(), generation=GenerationConfig(kv_cache=kv_cache))
         assert (Capability.branches in capabilities_of(config)) == (kv_cache == KvCache.as_model)

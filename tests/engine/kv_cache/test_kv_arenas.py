@@ -23,9 +23,7 @@ def test_an_arena_serves_the_next_row_like_the_one_that_left() -> None:
     assert own.held == 1030, "places that were written, whatever a row may come to need"
     for active in (3, 2, 1):
         own.leave(0, active, is_sound=active != 2)
-    assert own.held == 130, (
-        "a row without numbers has left its own behind in its arena: nobody gets it"
-    )
+    assert own.held == 130, "a row without numbers has left its own behind in its arena: nobody gets it"
     own.enter(0, 3, [20, 90, 100], [1, 1, 1], 3)
     assert own.arenas[:2] == [thirty, hundred], "the smallest that is large enough"
     assert own.arenas[2] is not long

@@ -42,15 +42,7 @@ def kernels() -> native.Kernels:
         ({"keys": "as_model"}, "as_model"),
         ({"keys": "int8", "values": "int8", "rotate": True}, "int8_rotated"),
         ({"values": "int8"}, "{keys: as_model, values: int8, rotate: false}"),
-        (
-            {
-                "keys": "int8",
-                "values": "int4",
-                "rotate": False,
-                "layers": {0: "int8", -1: "as_model"},
-            },
-            MAPPING,
-        ),
+        ({"keys": "int8", "values": "int4", "rotate": False, "layers": {0: "int8", -1: "as_model"}}, MAPPING),
         (MAPPING, MAPPING),
         ({"keys": "int4", "values": "int4", "first_tokens": "as_model"}, FIRST),
         (FIRST, FIRST),
@@ -74,10 +66,7 @@ def test_a_value_has_one_text(given: object, said: str) -> None:
         ({"keys": "int8", "rotate": "yes"}, "rotate is 'yes', and must be true or false"),
         ({"rotate": True}, "rotate alone changes nothing"),
         ({"first_tokens": "as_model"}, "first_tokens alone changes nothing"),
-        (
-            {"keys": "int8", "first_tokens": "int8"},
-            "first_tokens is 'int8', and can only be as_model",
-        ),
+        ({"keys": "int8", "first_tokens": "int8"}, "first_tokens is 'int8', and can only be as_model"),
         ({"keys": "int8", "layers": [0]}, "layers is [0], and must say {NUMBER: FORMAT, …}"),
         ("{keys: [", "must be one of"),
     ],
@@ -93,8 +82,7 @@ def test_a_layer_that_a_model_does_not_have_is_refused() -> None:
     of = KvCache.of({"keys": "int8", "layers": {4: "as_model"}})
     of.check_layers(5)
     with pytest.raises(
-        ConfigError,
-        match="there is no layer 4: 4 layers of this model store keys and values, 0 to 3",
+        ConfigError, match="there is no layer 4: 4 layers of this model store keys and values, 0 to 3"
     ):
         of.check_layers(4)
 
@@ -144,9 +132,7 @@ def test_four_bits_use_all_their_steps_and_are_near() -> None:
     most = torch.nn.functional.pad(numbers, (0, 16)).unflatten(-1, (3, 32)).abs().amax(-1)
     step = (most / 8).repeat_interleave(32, dim=-1)[..., :80]
     assert bool(((read - numbers).abs() <= step * 1.01).all())
-    assert float(((read - numbers).abs() / step).mean()) < 0.3, (
-        "half a step at most, but for the largest"
-    )
+    assert float(((read - numbers).abs() / step).mean()) < 0.3, "half a step at most, but for the largest"
     codes = rows[..., :48]
     assert {*(codes << 4 >> 4).unique().tolist()} == set(range(-8, 8))
 
@@ -196,9 +182,7 @@ def test_a_scale_of_another_head_fails(form: str, monkeypatch: pytest.MonkeyPatc
     def shifted(heads: Heads, layer: int, keys: torch.Tensor, values: torch.Tensor) -> Any:
         read = as_stored(heads, layer, keys, values)
         sizes = [some.abs().amax(dim=-1, keepdim=True).clamp_min(1e-9) for some in read]
-        return tuple(
-            some * (size.roll(1, 0) / size) for some, size in zip(read, sizes, strict=True)
-        )
+        return tuple(some * (size.roll(1, 0) / size) for some, size in zip(read, sizes, strict=True))
 
     monkeypatch.setattr(passes, "as_stored", shifted)
     with pytest.raises(AssertionError, match="off by"):
@@ -208,12 +192,7 @@ def test_a_scale_of_another_head_fails(form: str, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("kv_cache", [*SHORT_NAMES.values(), KvCache.of(MAPPING)], ids=str)
 @pytest.mark.parametrize("dim", [64, 80])
 def test_the_plan_counts_what_is_stored(kv_cache: KvCache, dim: int) -> None:
-    settings = {
-        "num_hidden_layers": 3,
-        "num_attention_heads": 6,
-        "num_key_value_heads": 2,
-        "head_dim": dim,
-    }
+    settings = {"num_hidden_layers": 3, "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": dim}
     heads = replace(heads_for("kernels", 3, 2, 3, dim, torch.bfloat16), kv_cache=kv_cache)
     planned = kept_kv(settings, 2, kv_cache, lanes=16).token_bytes
     assert planned == heads.bytes_per_token

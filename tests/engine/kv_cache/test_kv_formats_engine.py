@@ -32,8 +32,7 @@ def engine_of(opened: Make, saved_family: Callable[..., Path]) -> Make:
         folder = saved_family(family, max_position_embeddings=512)
         generation = GenerationConfig(max_new_tokens=12, kv_cache=kv_cache)
         return opened(
-            model=LocalModelConfig(name=str(folder), device="cpu", dtype=dtype),
-            generation=generation,
+            model=LocalModelConfig(name=str(folder), device="cpu", dtype=dtype), generation=generation
         )
 
     return make
@@ -41,9 +40,7 @@ def engine_of(opened: Make, saved_family: Callable[..., Path]) -> Make:
 
 def scores(engine: LocalEngine) -> torch.Tensor:
     """Return the log-probabilities of a continuation of each prompt."""
-    asked = [
-        Request(number, prompt, continuation=" and so on.") for number, prompt in enumerate(PROMPTS)
-    ]
+    asked = [Request(number, prompt, continuation=" and so on.") for number, prompt in enumerate(PROMPTS)]
     found = {one.id: one.logprobs or [] for one in contract.complete(engine, asked)}
     return torch.tensor([found[number] for number in sorted(found)])
 
@@ -51,9 +48,7 @@ def scores(engine: LocalEngine) -> torch.Tensor:
 @pytest.mark.parametrize("kv_cache", KINDS)
 def test_an_answer_does_not_depend_on_the_rows_beside_it(engine_of: Make, kv_cache: str) -> None:
     engine = engine_of(kv_cache)
-    alone = {
-        number: tokens for one in requests() for number, tokens in complete(engine, [one]).items()
-    }
+    alone = {number: tokens for one in requests() for number, tokens in complete(engine, [one]).items()}
     heads = engine.heads(engine.loaded)
     assert heads is not None
     assert str(heads.kv_cache) == str(KvCache.of(kv_cache))
@@ -75,9 +70,7 @@ def test_torch_alone_gives_the_log_probabilities_of_the_kernels(
     monkeypatch.setattr(native, "kernels", lambda: None)
     by_torch, plain = scores(engine_of(kv_cache, dtype)), scores(engine_of("as_model", dtype))
     assert float((by_kernels - by_torch).abs().mean()) < (0.02 if dtype is Dtype.float32 else 0.1)
-    assert 1e-4 < float((by_kernels - plain).abs().mean()) < 0.2, (
-        "fewer bits cost something, and little"
-    )
+    assert 1e-4 < float((by_kernels - plain).abs().mean()) < 0.2, "fewer bits cost something, and little"
 
 
 def test_a_layer_that_the_model_does_not_have_is_said_before_the_load(

@@ -28,10 +28,8 @@ pytestmark = pytest.mark.slow
 Make = Callable[..., LocalEngine]
 WINDOW = 24
 MIXED = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": WINDOW}
-LIVELY = {
-    "query_pre_attn_scalar": 8,
-    "tie_word_embeddings": False,
-}  # else a tiny Gemma repeats its last token for ever
+# else a tiny Gemma repeats its last token for ever
+LIVELY = {"query_pre_attn_scalar": 8, "tie_word_embeddings": False}
 FAMILIES: dict[str, dict[str, Any]] = {
     "mistral": {"sliding_window": WINDOW}, "gemma2": MIXED | LIVELY, "gemma3_text": MIXED | LIVELY, "gpt_oss": MIXED,
     "qwen3_5_text": {}, "lfm2": {}, "olmo_hybrid": {}, "bamba": {},
@@ -59,14 +57,10 @@ def engine_of(
         folder = tmp_path / family
         if not folder.exists():
             sizes = {"max_position_embeddings": 512} | FAMILIES[family]
-            monkeypatch.setitem(
-                families.OVERRIDES, family, families.OVERRIDES.get(family, {}) | sizes
-            )
+            monkeypatch.setitem(families.OVERRIDES, family, families.OVERRIDES.get(family, {}) | sizes)
             families.build(family, folder)
         model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32)
-        config = make_config(
-            model=model, generation=GenerationConfig(max_new_tokens=12, kv_cache=kv_cache)
-        )
+        config = make_config(model=model, generation=GenerationConfig(max_new_tokens=12, kv_cache=kv_cache))
         engines.append(local_engine(config))
         return engines[-1]
 
@@ -76,9 +70,7 @@ def engine_of(
 
 
 def asked(**keys: Any) -> list[Request]:
-    return [
-        Request(number, tuple(ids), ignore_eos=True, **keys) for number, ids in enumerate(PROMPTS)
-    ]
+    return [Request(number, tuple(ids), ignore_eos=True, **keys) for number, ids in enumerate(PROMPTS)]
 
 
 def scores(engine: LocalEngine) -> torch.Tensor:
@@ -91,13 +83,9 @@ def scores(engine: LocalEngine) -> torch.Tensor:
 @pytest.mark.sampled(8)
 @pytest.mark.parametrize("kv_cache", KINDS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_an_answer_does_not_depend_on_the_rows_beside_it(
-    engine_of: Make, family: str, kv_cache: str
-) -> None:
+def test_an_answer_does_not_depend_on_the_rows_beside_it(engine_of: Make, family: str, kv_cache: str) -> None:
     engine = engine_of(family, kv_cache)
-    alone = {
-        number: tokens for one in asked() for number, tokens in complete(engine, [one]).items()
-    }
+    alone = {number: tokens for one in asked() for number, tokens in complete(engine, [one]).items()}
     for rows in (None, 2):
         assert complete(engine, asked(), rows) == alone
     assert alone[1] == alone[5]

@@ -83,12 +83,8 @@ class Rows:
             for layer in range(HEADS.layers):
                 keys = keys_of(layer, [*before, *numbers])
                 for pool, expected in zip(self.own.flat(layer, 0), (keys, -keys), strict=True):
-                    pages = pool.view(-1, PAGE, HEADS.kv_heads, HEADS.dim)[
-                        self.own.blocks[slot].long()
-                    ]
-                    assert torch.equal(
-                        pages.flatten(0, 1)[: expected.shape[1]].transpose(0, 1), expected
-                    )
+                    pages = pool.view(-1, PAGE, HEADS.kv_heads, HEADS.dim)[self.own.blocks[slot].long()]
+                    assert torch.equal(pages.flatten(0, 1)[: expected.shape[1]].transpose(0, 1), expected)
                 stored = self.own.stored(layer, slot, len(numbers))
                 assert torch.equal(stored[0], keys[:, len(before) :])
                 assert torch.equal(self.own.tensors(slot)[layer][:, : len(numbers)], stored[0])
@@ -107,15 +103,12 @@ def test_a_rows_table_leads_to_its_keys_whatever_happened(seed: int) -> None:
     rows = Rows()
     for step in range(60):
         if not rows.prefixes or (chance.random() < 0.4 and len(rows.prefixes) < 12):
-            rows.enter(
-                chance.randint(0, len(rows.prefixes)), chance.choice(known), chance.randint(1, 3)
-            )
+            rows.enter(chance.randint(0, len(rows.prefixes)), chance.choice(known), chance.randint(1, 3))
         elif chance.random() < 0.35:
             rows.leave(chance.randrange(len(rows.prefixes)))
         else:
             rows.write(
-                chance.randrange(len(rows.prefixes)),
-                [10 * step + at for at in range(chance.randint(1, 9))],
+                chance.randrange(len(rows.prefixes)), [10 * step + at for at in range(chance.randint(1, 9))]
             )
         rows.check()
     of_known = sum(one.pages(PAGE) for one in known if one)
@@ -138,15 +131,7 @@ def test_pages_and_copies_count_as_memory() -> None:
 def meta_heads(group: int = 7, window: int | None = None) -> Heads:
     windows = (None if window is None else Window(window),) * 2
     return Heads(
-        2,
-        2,
-        group,
-        64,
-        torch.bfloat16,
-        torch.device("meta"),
-        windows,
-        by_sdpa=True,
-        page=page_trial.PAGE,
+        2, 2, group, 64, torch.bfloat16, torch.device("meta"), windows, by_sdpa=True, page=page_trial.PAGE
     )
 
 
@@ -157,9 +142,7 @@ def meta_prefix(length: int) -> Prefix:
 
 
 @pytest.mark.parametrize(("group", "window"), [(7, None), (1, None), (7, 300)])
-def test_what_a_step_hands_to_flash_attention_is_what_it_takes(
-    group: int, window: int | None
-) -> None:
+def test_what_a_step_hands_to_flash_attention_is_what_it_takes(group: int, window: int | None) -> None:
     """Each of these is a check of mha_varlen_fwd in torch's flash_api.cpp, or what its kernels
     assume."""
     heads, rows = meta_heads(group, window), 4
@@ -168,13 +151,10 @@ def test_what_a_step_hands_to_flash_attention_is_what_it_takes(
     table = torch.zeros(rows, 12, dtype=torch.int64, device="meta")
     step = StepAttention(heads, own, [], table, 0, own.blocks[:rows])
     query, key = (
-        torch.zeros(1, rows, count, 64, dtype=heads.dtype, device="meta")
-        for count in (2 * group, 2)
+        torch.zeros(1, rows, count, 64, dtype=heads.dtype, device="meta") for count in (2 * group, 2)
     )
     with Operations() as seen:
-        out = step.attend(
-            1, query.transpose(1, 2)[0], key.transpose(1, 2)[0], key.transpose(1, 2)[0], 0.125
-        )
+        out = step.attend(1, query.transpose(1, 2)[0], key.transpose(1, 2)[0], key.transpose(1, 2)[0], 0.125)
     assert out.shape == (rows, 2 * group, 64)
     [((q, k, v, cu_q, cu_k, max_q, max_k, dropout, is_causal, debug), more)] = seen.of(
         "_flash_attention_forward"
@@ -195,9 +175,7 @@ def test_what_a_step_hands_to_flash_attention_is_what_it_takes(
     assert width * 256 >= 600 + 300
     assert cu_q.shape == cu_k.shape == (rows + 1,)
     assert more["seqused_k"].shape == (rows,)
-    window_sizes = (
-        {} if window is None else {"window_size_left": window - 1, "window_size_right": 0}
-    )
+    window_sizes = {} if window is None else {"window_size_left": window - 1, "window_size_right": 0}
     assert window_sizes.items() <= more.items()
     # set_params_fprop leaves o_batch_stride 0 unless the heads of a group are swapped with the
     # queries: then no splits
@@ -205,9 +183,7 @@ def test_what_a_step_hands_to_flash_attention_is_what_it_takes(
 
 
 def test_each_page_of_a_table_exists_and_positions_beyond_it_are_never_asked_for() -> None:
-    own = own_kv(
-        HEADS, None, [40] * 3, [prefix_of(list(range(40))), None, prefix_of(list(range(70)))]
-    )
+    own = own_kv(HEADS, None, [40] * 3, [prefix_of(list(range(40))), None, prefix_of(list(range(70)))])
     assert isinstance(own, PagedSlots)
     assert own.blocks.shape == (3, 4 + own.capacity // PAGE)
     pool = own.flat(0, 0)[0]
@@ -227,9 +203,7 @@ def test_what_does_not_work_on_a_device_is_not_used(
     """A torch without block tables, one that refuses, one that reads other pages or what nobody
     sees."""
     caplog.set_level("INFO")
-    heads = Heads(
-        1, 2, 2, 64, torch.float32, torch.device("cpu"), (Window(100), None), by_sdpa=True
-    )
+    heads = Heads(1, 2, 2, 64, torch.float32, torch.device("cpu"), (Window(100), None), by_sdpa=True)
     assert page_of(heads) == 256
     attend, schema = device_attention.attend_by_length, page_trial._schema()
 
@@ -241,8 +215,7 @@ def test_what_does_not_work_on_a_device_is_not_used(
     def ignores_the_table(scaling: Any, query: torch.Tensor, own: Any) -> Any:
         if own.blocks is not None:
             keys, values = (
-                some.nan_to_num().repeat(2, 1, 1)[: own.starts[-1]]
-                for some in (own.keys, own.values)
+                some.nan_to_num().repeat(2, 1, 1)[: own.starts[-1]] for some in (own.keys, own.values)
             )
             own = replace(own, keys=keys, values=values, blocks=None)
         return attend(scaling, query, own)

@@ -35,10 +35,7 @@ FULL, WINDOW, STATE = LayerKind.full, LayerKind.window, LayerKind.state
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_predicted_keys_values_and_states_are_what_is_kept(
-    make_config: Callable[..., RunnerConfig],
-    tmp_path: Path,
-    family: str,
-    monkeypatch: pytest.MonkeyPatch,
+    make_config: Callable[..., RunnerConfig], tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = {"max_position_embeddings": 2048} | FAMILIES[family]
     monkeypatch.setitem(families.OVERRIDES, family, families.OVERRIDES.get(family, {}) | sizes)
@@ -48,17 +45,11 @@ def test_predicted_keys_values_and_states_are_what_is_kept(
     predicted = predict(resolve(config), (ROWS, PROMPT, NEW))
     assert predicted is not None
     engine = local_engine(config)
-    prompts = [
-        tuple((3 + 7 * place + 11 * row) % 250 for place in range(PROMPT)) for row in range(ROWS)
-    ]
-    complete(
-        engine, [Request(row, prompt, ignore_eos=True) for row, prompt in enumerate(prompts)], ROWS
-    )
+    prompts = [tuple((3 + 7 * place + 11 * row) % 250 for place in range(PROMPT)) for row in range(ROWS)]
+    complete(engine, [Request(row, prompt, ignore_eos=True) for row, prompt in enumerate(prompts)], ROWS)
     measured = engine.stats.peak_kv_bytes
     engine.close()
-    assert max(predicted.prefill_kv_bytes, predicted.decode_kv_bytes) == pytest.approx(
-        measured, rel=0.05
-    )
+    assert max(predicted.prefill_kv_bytes, predicted.decode_kv_bytes) == pytest.approx(measured, rel=0.05)
     if "sliding_window" in sizes:
         full = kept_kv(resolve(config).files.text_settings, 4).token_bytes * ROWS * (PROMPT + NEW)
         assert full > 1.1 * measured, "as if each layer kept everything"
@@ -85,9 +76,7 @@ def test_predicted_keys_values_and_states_are_what_is_kept(
         ({"n_layer": 2}, [FULL] * 2),
     ],
 )  # fmt: skip
-def test_the_kinds_of_layers_of_files_on_the_hub(
-    settings: dict[str, Any], kinds: list[LayerKind]
-) -> None:
+def test_the_kinds_of_layers_of_files_on_the_hub(settings: dict[str, Any], kinds: list[LayerKind]) -> None:
     assert layer_kinds(settings) == kinds
 
 

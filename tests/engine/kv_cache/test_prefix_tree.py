@@ -9,9 +9,8 @@ from runner_engine.kv_cache.prefix import Prefix
 from runner_engine.kv_cache.prefix_tree import DEEPEST, MIN_SAVED, MIN_TOKENS, SCORED, share
 
 Prompts = list[list[int]]
-pieces = st.lists(
-    st.integers(0, 2), max_size=6
-)  # few different tokens: beginnings in common are likely
+# few different tokens: beginnings in common are likely
+pieces = st.lists(st.integers(0, 2), max_size=6)
 
 
 @st.composite
@@ -40,9 +39,7 @@ def test_every_prompt_begins_with_the_prefix_that_it_shares(prompts: Prompts) ->
     for prompt, prefix in zip(prompts, prefixes, strict=True):
         tokens = tokens_of(prefix)
         assert prompt[: len(tokens)] == tokens
-        assert len(tokens) < len(prompt), (
-            "one token or more is the prompt's own: its logits start the answer"
-        )
+        assert len(tokens) < len(prompt), "one token or more is the prompt's own: its logits start the answer"
         if prefix is None:
             continue
         assert prefix.length == len(tokens)
@@ -117,9 +114,7 @@ def test_a_prompt_inside_another_keeps_its_last_token() -> None:
 
 def test_too_short_or_too_little_is_not_shared() -> None:
     def shared(length: int, count: int, are_scored: bool = False) -> bool:
-        prefixes = share(
-            [[1] * length + [10 + number] for number in range(count)], None, are_scored
-        )
+        prefixes = share([[1] * length + [10 + number] for number in range(count)], None, are_scored)
         return any(prefix is not None for prefix in prefixes)
 
     assert not shared(MIN_TOKENS - 1, 50), "too short, however many share it"

@@ -27,13 +27,13 @@ from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import Attention, LocalModelConfig
 
 Make = Callable[..., RunnerConfig]
-PROMPT = "Once upon a time, in a land far away, there lived a king who counted his sheep every single evening. "
+PROMPT = (
+    "Once upon a time, in a land far away, there lived a king who counted his sheep every single evening. "
+)
 
 
 @pytest.fixture(params=[Attention.auto, Attention.sdpa], ids=["stream", "plain"])
-def engine(
-    request: pytest.FixtureRequest, make_config: Make, tiny_llama: Path
-) -> Iterator[LocalEngine]:
+def engine(request: pytest.FixtureRequest, make_config: Make, tiny_llama: Path) -> Iterator[LocalEngine]:
     model = LocalModelConfig(name=str(tiny_llama), attention=request.param)
     one = local_engine(make_config(model=model, generation=GenerationConfig(max_new_tokens=40)))
     yield one
@@ -51,9 +51,7 @@ def listen(engine: LocalEngine, requests: list[Request]) -> tuple[dict[Any, str]
 
 
 def test_what_is_heard_is_what_is_said(engine: LocalEngine) -> None:
-    heard, done = listen(
-        engine, [Request(index, PROMPT[index:], ignore_eos=True) for index in range(3)]
-    )
+    heard, done = listen(engine, [Request(index, PROMPT[index:], ignore_eos=True) for index in range(3)])
     assert len(done) == 3
     for completion in done:
         assert heard[completion.id] == completion.answer.text
@@ -72,19 +70,12 @@ def test_half_a_character_is_held_back(engine: LocalEngine) -> None:
     engine.load()
     tokenizer = engine.loaded.tokenizer
     tokens, stopping = tokenizer("né", add_special_tokens=False)["input_ids"], Stopping(tokenizer)
-    assert stopping.new_deltas(Row(Request(0, ""), [], "", 9, tokens=tokens[:-1])) == [
-        Delta(0, 0, "n")
-    ]
-    assert stopping.new_deltas(Row(Request(0, ""), [], "", 9, tokens=tokens, sent=1)) == [
-        Delta(0, 0, "é")
-    ]
+    assert stopping.new_deltas(Row(Request(0, ""), [], "", 9, tokens=tokens[:-1])) == [Delta(0, 0, "n")]
+    assert stopping.new_deltas(Row(Request(0, ""), [], "", 9, tokens=tokens, sent=1)) == [Delta(0, 0, "é")]
 
 
 def test_who_has_enough_ends_one_and_no_other(engine: LocalEngine) -> None:
-    requests = [
-        Request(0, PROMPT, ignore_eos=True),
-        Request(1, PROMPT + "And then? ", ignore_eos=True),
-    ]
+    requests = [Request(0, PROMPT, ignore_eos=True), Request(1, PROMPT + "And then? ", ignore_eos=True)]
     alone = {done.id: done for done in contract.complete(engine, requests)}
     heard, done = "", {}
     with engine.open() as session:
@@ -109,8 +100,7 @@ def test_who_has_enough_ends_one_and_no_other(engine: LocalEngine) -> None:
 
 def test_closing_early_cancels_and_leaves_the_engine_usable(engine: LocalEngine) -> None:
     requests = [
-        Request(index, PROMPT[index:], max_new_tokens=4 + 9 * index, ignore_eos=True)
-        for index in range(4)
+        Request(index, PROMPT[index:], max_new_tokens=4 + 9 * index, ignore_eos=True) for index in range(4)
     ]
     whole = {done.id: done.answer.token_ids for done in contract.complete(engine, requests)}
     assert len(complete_first(engine, requests, 1)) < len(requests)
@@ -120,9 +110,7 @@ def test_closing_early_cancels_and_leaves_the_engine_usable(engine: LocalEngine)
 
 def test_steps_tell_how_far_it_is(engine: LocalEngine) -> None:
     seen: list[float] = []
-    requests = [
-        Request(index, PROMPT[index:], ignore_eos=True, max_new_tokens=10) for index in range(3)
-    ]
+    requests = [Request(index, PROMPT[index:], ignore_eos=True, max_new_tokens=10) for index in range(3)]
     contract.complete(engine, requests, listener=lambda _: seen.append(engine.stats.under_way))
     assert len(seen) >= 10
     assert engine.stats.under_way == 0
@@ -136,22 +124,16 @@ def turns(engine: LocalEngine, keep: bool) -> tuple[list[list[int]], list[int]]:
     for turn in range(3):
         conversation.append(Message("user", f"{PROMPT}This is turn {turn}."))
         before = engine.stats.prefill_tokens
-        (done,) = contract.complete(
-            engine, [Request(turn, tuple(conversation), keep=keep, ignore_eos=True)]
-        )
+        (done,) = contract.complete(engine, [Request(turn, tuple(conversation), keep=keep, ignore_eos=True)])
         computed.append(engine.stats.prefill_tokens - before)
         answers.append(done.answer.token_ids)
         conversation.append(Message("assistant", done.answer.text))
     return answers, computed
 
 
-def test_the_next_turn_computes_only_what_is_new(
-    make_config: Make, embedded: LocalModelConfig
-) -> None:
+def test_the_next_turn_computes_only_what_is_new(make_config: Make, embedded: LocalModelConfig) -> None:
     def chat(keep: bool) -> tuple[list[list[int]], list[int]]:
-        engine = local_engine(
-            make_config(model=embedded, generation=GenerationConfig(max_new_tokens=12))
-        )
+        engine = local_engine(make_config(model=embedded, generation=GenerationConfig(max_new_tokens=12)))
         try:
             return turns(engine, keep)
         finally:

@@ -95,9 +95,7 @@ def test_a_full_cache_forgets_what_was_longest_ago(
     heads = engine.heads(engine.loaded)
     assert heads is not None
     blocks = 12
-    monkeypatch.setattr(
-        prompt_cache, "MAX_MIB", blocks * shared_numbers.LANES * heads.bytes_per_token / MIB
-    )
+    monkeypatch.setattr(prompt_cache, "MAX_MIB", blocks * shared_numbers.LANES * heads.bytes_per_token / MIB)
     for _ in range(2):
         assert computed(engine, asked, 1)[0] == expected
         assert engine.prompts.tokens == blocks * shared_numbers.LANES
@@ -116,12 +114,8 @@ def test_what_is_kept_of_ever_new_prompts_and_stop_texts_stops_growing(
     heads = engine.heads(engine.loaded)
     assert heads is not None
     blocks = 24
-    monkeypatch.setattr(
-        prompt_cache, "MAX_MIB", blocks * shared_numbers.LANES * heads.bytes_per_token / MIB
-    )
-    common = (
-        "Each of these begins with the same long text, which is read once for all of them. " * 3
-    )
+    monkeypatch.setattr(prompt_cache, "MAX_MIB", blocks * shared_numbers.LANES * heads.bytes_per_token / MIB)
+    common = "Each of these begins with the same long text, which is read once for all of them. " * 3
     stopping = [0]
     accept = Stopping.accept
 
@@ -134,12 +128,7 @@ def test_what_is_kept_of_ever_new_prompts_and_stop_texts_stops_growing(
     sizes = []
     for turn in range(4):
         asked = [
-            Request(
-                n,
-                f"{common}{turn}.{n} {n * 7919}",
-                stop=(chr(0x400 + 12 * turn + n),),
-                recurring=True,
-            )
+            Request(n, f"{common}{turn}.{n} {n * 7919}", stop=(chr(0x400 + 12 * turn + n),), recurring=True)
             for n in range(12)
         ]
         complete(engine, asked, 6)
@@ -147,7 +136,5 @@ def test_what_is_kept_of_ever_new_prompts_and_stop_texts_stops_growing(
         sizes.append(len(pickle.dumps([*engine.prompts._known])))
     assert engine.prompts.tokens == blocks * shared_numbers.LANES == engine.stats.kept_tokens
     assert engine.stats.shared_tokens > len(common), "some of them stood on the common text"
-    assert max(sizes) < 200 * blocks, (
-        "a block's keys: its own tokens, and a word on what is before it"
-    )
+    assert max(sizes) < 200 * blocks, "a block's keys: its own tokens, and a word on what is before it"
     assert 0 < max(stopping) <= 100

@@ -58,9 +58,7 @@ def test_what_the_kernel_refuses() -> None:
 @has_kernels
 @pytest.mark.parametrize("name", TYPES)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_rows_of_an_embedding_are_those_of_the_unpacked_weights(
-    name: str, dtype: torch.dtype
-) -> None:
+def test_rows_of_an_embedding_are_those_of_the_unpacked_weights(name: str, dtype: torch.dtype) -> None:
     assert KERNELS is not None
     layer = layer_of(name, outputs := 75, 768)
     weight = unpacked(layer.rows(0, outputs), name, 768).to(dtype)
@@ -118,12 +116,8 @@ def test_products_of_rows_in_bytes_are_exact_but_for_the_rounding_of_rows(
     off = 2.0**-8 if dtype is torch.bfloat16 else 0.0  # of an output that is rounded
     assert ((whole.double() - expected).abs() <= allowed + off * expected.abs()).all()
     for count in (1, 2, 4, 7, 50):
-        assert torch.equal(
-            Blocks.of(layer, KERNELS, Workspace()).product(rows[:count]), whole[:count]
-        )
-    plain = Blocks.of(layer_of(name, outputs, inputs, ordered=False), KERNELS, Workspace()).product(
-        rows
-    )
+        assert torch.equal(Blocks.of(layer, KERNELS, Workspace()).product(rows[:count]), whole[:count])
+    plain = Blocks.of(layer_of(name, outputs, inputs, ordered=False), KERNELS, Workspace()).product(rows)
     assert not torch.equal(plain, whole)  # rows are rounded
 
 

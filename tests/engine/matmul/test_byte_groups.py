@@ -49,9 +49,8 @@ def check_byte_products(layer: GroupedLinear, dtype: torch.dtype) -> None:
         layer.unpacked(0, layer.out_features, torch.float32).double(),
         rounded_by_parts(rows.float()).double(),
     )
-    codes = 256 * layer.layout.scales(layer.stored, 0, layer.out_features).double().amax(
-        1
-    )  # before zero points
+    # before zero points
+    codes = 256 * layer.layout.scales(layer.stored, 0, layer.out_features).double().amax(1)
     allowed = (numbers.abs() @ weight.abs().T + numbers.abs().sum(1, keepdim=True) * codes) * 2e-6
     expected = numbers @ weight.T
     off = 2.0**-8 if dtype is torch.bfloat16 else 0.0  # of an output that is rounded
@@ -148,9 +147,7 @@ def test_a_model_with_rows_in_bytes(
         AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(tmp_path)
     keys: dict[str, Any] = {"group_size": 32} if name == "hqq" else {}
     model = LocalConfig(name=str(tmp_path), device="cpu", dtype=Dtype.float32)
-    by_bytes, exact = (
-        opened(model=model, quantization=choice(**keys, int8_rows=on)) for on in (True, False)
-    )
+    by_bytes, exact = (opened(model=model, quantization=choice(**keys, int8_rows=on)) for on in (True, False))
     asked = [Request(number, "word " * number, max_new_tokens=12) for number in range(1, 6)]
     together = {one.id: one.answer.token_ids for one in complete(by_bytes, asked, 5)}
     assert together == {one.id: one.answer.token_ids for one in complete(by_bytes, asked, 1)}

@@ -35,19 +35,14 @@ def weights_of(outputs: int, inputs: int, kind: WeightFormat, tile_rows: int) ->
     weight = torch.randint(-128, 128, (outputs, inputs), dtype=torch.int8, generator=random)
     it = QuantizedWeights(kind, inputs, outputs, (torch.bfloat16,))
     it.point_at(
-        weight,
-        torch.ones(outputs).bfloat16(),
-        torch.rand(outputs, generator=random),
-        shifted_sums(weight),
+        weight, torch.ones(outputs).bfloat16(), torch.rand(outputs, generator=random), shifted_sums(weight)
     )
     it.matrix.tile_rows, it.matrix.threshold = tile_rows, 6.0
     return it
 
 
 @pytest.mark.sampled(2)
-@pytest.mark.parametrize(
-    "kind", [WeightFormat.int8_dynamic, WeightFormat.row_int8, WeightFormat.int8_stored]
-)
+@pytest.mark.parametrize("kind", [WeightFormat.int8_dynamic, WeightFormat.row_int8, WeightFormat.int8_stored])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_tiles_have_the_bits_of_vectors(
     emulated_tiles: OnlyTiles, kind: WeightFormat, threads: int, monkeypatch: pytest.MonkeyPatch
@@ -59,26 +54,19 @@ def test_tiles_have_the_bits_of_vectors(
     for outputs, inputs in SHAPES:
         rows = torch.randn(max(COUNTS), inputs).bfloat16()
         rows[3, 7] = 40
-        workspace = torch.empty(
-            quantized_workspace_bytes(len(rows), inputs, threads), dtype=torch.uint8
-        )
+        workspace = torch.empty(quantized_workspace_bytes(len(rows), inputs, threads), dtype=torch.uint8)
         for count in COUNTS:
             before = emulated_tiles.count("byte_products")
             by_vectors, by_tiles, mixed = (
                 multiply(
-                    emulated_tiles,
-                    rows[:count],
-                    weights_of(outputs, inputs, kind, tile_rows),
-                    workspace,
+                    emulated_tiles, rows[:count], weights_of(outputs, inputs, kind, tile_rows), workspace
                 )
                 for tile_rows in (0, 1, 33)
             )
             assert torch.equal(by_tiles, by_vectors), (outputs, inputs, count)
             assert torch.equal(mixed, by_vectors), (outputs, inputs, count)
             is_by_tiles = emulated_tiles.count("byte_products") > before
-            assert is_by_tiles is (count > 4), (
-                "few rows are multiplied by weights that are not unpacked"
-            )
+            assert is_by_tiles is (count > 4), "few rows are multiplied by weights that are not unpacked"
 
 
 def test_sums_are_exact_at_the_ends_of_the_range(emulated_tiles: OnlyTiles) -> None:
@@ -100,11 +88,7 @@ def test_other_sums_are_noticed_by_a_trial_and_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(FORCED, raising=False)
-    mistake = (
-        "quantized.h",
-        "TILE_MULTIPLY_ADD_BYTES(3, 5, 7);",
-        "TILE_MULTIPLY_ADD_BYTES(3, 5, 6);",
-    )
+    mistake = ("quantized.h", "TILE_MULTIPLY_ADD_BYTES(3, 5, 7);", "TILE_MULTIPLY_ADD_BYTES(3, 5, 6);")
     choice = choose(LAYERS, emulated_attention(tmp_path, with_a_mistake(tmp_path, *mistake)))
     note = "tiles left out: products of 43 rows in bytes by 80 x 96 differ from those by vectors"
     assert choice == Choice("vectors", f"VNNI ({note})", 0, note)
@@ -120,21 +104,12 @@ def test_other_sums_are_noticed_by_a_trial_and_not_used(
     ],
 )
 def test_tiles_multiply_from_so_many_rows_on_as_they_are_faster(
-    emulated_tiles: OnlyTiles,
-    tiles: Any,
-    vectors: Any,
-    expected: int,
-    monkeypatch: pytest.MonkeyPatch,
+    emulated_tiles: OnlyTiles, tiles: Any, vectors: Any, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(FORCED, raising=False)
-    took = {
-        "tiles": dict(zip(ROWS, tiles, strict=True)),
-        "vectors": dict(zip(ROWS, vectors, strict=True)),
-    }
+    took = {"tiles": dict(zip(ROWS, tiles, strict=True)), "vectors": dict(zip(ROWS, vectors, strict=True))}
     monkeypatch.setattr(byte_products, "kept", lambda keys, *_: dict.fromkeys(keys, took))
-    way, words = (
-        ("tiles", f"tiles from {expected} rows, VNNI below") if expected else ("vectors", "VNNI")
-    )
+    way, words = ("tiles", f"tiles from {expected} rows, VNNI below") if expected else ("vectors", "VNNI")
     assert choose(LAYERS, emulated_tiles) == Choice(way, words, expected)
 
 
@@ -162,9 +137,7 @@ def test_a_way_is_forced_as_that_of_other_products(
     assert choose(LAYERS, emulated_tiles) == BY_TILES
     monkeypatch.setattr(emulated_tiles, "tiles_problem", "no tiles here")
     note = f"{FORCED}=tiles: no tiles here"
-    assert choose(LAYERS, emulated_tiles) == Choice(
-        "vectors", f"VNNI ({note})", 0, note, is_free=False
-    )
+    assert choose(LAYERS, emulated_tiles) == Choice("vectors", f"VNNI ({note})", 0, note, is_free=False)
     monkeypatch.delenv(FORCED)
     assert choose(LAYERS, emulated_tiles) == Choice("vectors", "VNNI")
 

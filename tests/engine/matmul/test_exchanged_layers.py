@@ -50,9 +50,7 @@ OF_GROUPS = Packing(group_layer, Groups, groups, "GroupedLinear is")
 def test_a_last_strip_that_is_short_and_a_bias(of: Packing, kind: str) -> None:
     layer = of.layer(kind, 40, 320, bias=torch.randn(40))
     expected = layer(rows := rows_of(9, 320, torch.float32))
-    assert torch.allclose(
-        of.weights.of(layer, KERNELS, Workspace()).product(rows), expected, atol=1e-5
-    )
+    assert torch.allclose(of.weights.of(layer, KERNELS, Workspace()).product(rows), expected, atol=1e-5)
     assert not torch.allclose(expected, expected - layer.bias, atol=1e-5)  # the bias counts
 
 

@@ -94,13 +94,7 @@ def test_other_processors_have_the_same_bits(processor: str, tmp_path: Path) -> 
         for count in (1, 5, 40, 200):
             rows = rows_of(count, inputs)
             found = multiply(kernels, rows, weights)
-            assert torch.equal(found, plain.product(rows)), (
-                processor,
-                kind,
-                inputs,
-                outputs,
-                count,
-            )
+            assert torch.equal(found, plain.product(rows)), (processor, kind, inputs, outputs, count)
             assert torch.equal(multiply(kernels, rows[-1:], weights)[0], found[-1])
 
 

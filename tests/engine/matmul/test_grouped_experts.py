@@ -55,10 +55,7 @@ def is_near(found: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> 
 def test_logits_are_the_models_own(family: str, dtype: torch.dtype) -> None:
     """And its parameters are afterwards what they were, bit for bit."""
     model = mixture(family).to(dtype)
-    expected, before = (
-        logits_of(model),
-        {name: one.clone() for name, one in model.named_parameters()},
-    )
+    expected, before = (logits_of(model), {name: one.clone() for name, one in model.named_parameters()})
     with grouped(model) as found:
         assert found.layers
         assert found.packed
@@ -101,9 +98,8 @@ def layer_and_rows(
         found.layers, found.packed = {}, []  # so that they stay in panels
     random = torch.Generator().manual_seed(1)
     rows = torch.randn(50, 64, generator=random).to(dtype)
-    index = torch.stack(
-        [torch.randperm(7, generator=random)[:3] for _ in rows]
-    )  # the last expert has no rows
+    # the last expert has no rows
+    index = torch.stack([torch.randperm(7, generator=random)[:3] for _ in rows])
     return layer, rows, index, torch.rand(index.shape, generator=random).to(dtype)
 
 
@@ -164,20 +160,13 @@ def test_gates_are_those_of_torch(formula: GateFormula, has_gate: bool) -> None:
     kernels = native.kernels()
     assert kernels is not None
     shapes = ((24, 16), (24, 16), (16, 24)) if has_gate else ((24, 16), (16, 24))
-    weights = [
-        PlainRows(torch.randn(shape, generator=random), torch.randn(shape[0])) for shape in shapes
-    ]
+    weights = [PlainRows(torch.randn(shape, generator=random), torch.randn(shape[0])) for shape in shapes]
     layer = ExpertLayer.of(weights, formula, has_gate, kernels, ExpertWorkspace(), torch.float32)
     rows, one = torch.randn(9, 16, generator=random), torch.zeros(9, 1, dtype=torch.int64)
-    inner = formula(
-        *(nn.functional.linear(rows, weight.weight, weight.bias) for weight in weights[:-1])
-    )
+    inner = formula(*(nn.functional.linear(rows, weight.weight, weight.bias) for weight in weights[:-1]))
     expected = nn.functional.linear(inner, weights[-1].weight, weights[-1].bias)
     assert torch.allclose(
-        layer(rows, one, torch.ones(9, 1)),
-        expected,
-        rtol=1e-5,
-        atol=1e-4 * float(expected.abs().max()),
+        layer(rows, one, torch.ones(9, 1)), expected, rtol=1e-5, atol=1e-4 * float(expected.abs().max())
     )
     family: Any = nn.Module()
     family.limit, family.alpha = formula.limit or 7.0, formula.alpha

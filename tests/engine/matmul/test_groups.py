@@ -53,9 +53,8 @@ def test_products_are_those_of_the_unpacked_weights(kind: str, dtype: torch.dtyp
 @pytest.mark.parametrize("bits", range(2, 9))
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_any_number_of_bits(bits: int, dtype: torch.dtype) -> None:
-    layer, of = layer_of(
-        "gptq", 96, 320, bits
-    )  # a panel that is not full, and a strip that is short
+    # a panel that is not full, and a strip that is short
+    layer, of = layer_of("gptq", 96, 320, bits)
     assert torch.equal(layer.unpacked(0, 96, torch.float32).double(), of.plain)
     check_products(layer, dtype)
 
@@ -95,14 +94,7 @@ def test_inputs_that_are_not_whole_eights_are_left_to_torch() -> None:
 @has_kernels
 @pytest.mark.parametrize(
     "wrong",
-    [
-        {"bits": 7},
-        {"block": 0},
-        {"block": 12},
-        {"scale_type": 5},
-        {"zero_point": 256},
-        {"zero_point": -3},
-    ],
+    [{"bits": 7}, {"block": 0}, {"block": 12}, {"scale_type": 5}, {"zero_point": 256}, {"zero_point": -3}],
 )
 def test_what_the_kernel_refuses(wrong: dict[str, int]) -> None:
     assert KERNELS is not None
@@ -124,10 +116,7 @@ def test_the_kernel_refuses_rows_that_are_not_whole_eights() -> None:
 
 @has_kernels
 def test_an_adapter_on_top_changes_the_answers(
-    saved_family: Callable[..., Path],
-    opened: Callable[..., LocalEngine],
-    tmp_path: Path,
-    tiny_llama: Path,
+    saved_family: Callable[..., Path], opened: Callable[..., LocalEngine], tmp_path: Path, tiny_llama: Path
 ) -> None:
     save(tmp_path, "gptq_order")
     AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(tmp_path)
@@ -158,9 +147,7 @@ def test_each_float8_is_exact() -> None:
     layer = values_layer(256, 64, 8, 64, torch.float32)
     codes = torch.arange(256, dtype=torch.uint8)
     codes[(codes & 127) == 127] = 0
-    layer.stored["weight_packed"].copy_(
-        codes[:, None].expand(256, 64).contiguous().view(torch.int32)
-    )
+    layer.stored["weight_packed"].copy_(codes[:, None].expand(256, 64).contiguous().view(torch.int32))
     layer.stored["weight_scale"].fill_(1)
     one = torch.zeros(1, 64)
     one[0, 9] = 1
@@ -172,15 +159,11 @@ def test_values_that_the_kernels_do_not_know(monkeypatch: pytest.MonkeyPatch) ->
     e5m2 = torch.arange(256, dtype=torch.uint8).view(torch.float8_e5m2).float()
     layer = values_layer(64, 64, 8, 64, torch.float32)
     monkeypatch.setattr(ValuesLayout, "values", property(lambda _: e5m2))
-    assert (
-        groups.problem(layer, KERNELS) == "its codes stand for values that the kernels do not know"
-    )
+    assert groups.problem(layer, KERNELS) == "its codes stand for values that the kernels do not know"
 
 
 @has_kernels
-@pytest.mark.parametrize(
-    "wrong", [{"scale": None}, {"bits": 8}, {"code_type": 3}, {"code_type": 2}]
-)
+@pytest.mark.parametrize("wrong", [{"scale": None}, {"bits": 8}, {"code_type": 3}, {"code_type": 2}])
 def test_what_the_kernel_refuses_of_tables(wrong: dict[str, int]) -> None:
     assert KERNELS is not None
     ours = Groups.of(values_layer(64, 64, 4, 32, torch.bfloat16), KERNELS, Workspace())

@@ -36,9 +36,7 @@ Make = Callable[..., RunnerConfig]
 Saved = Callable[..., Path]
 KERNELS = native.kernels()
 has_kernels = pytest.mark.skipif(KERNELS is None, reason="there is no C compiler")
-has_vnni = processors.needs(
-    "vnni", why="torchao's own sums, which saturate without, are not emulated"
-)
+has_vnni = processors.needs("vnni", why="torchao's own sums, which saturate without, are not emulated")
 SHAPES = ((192, 96), (72, 50), (1090, 70), (130, 33), (3, 5))
 COUNTS = (1, 2, 3, 4, 5, 12, 29, 200)
 
@@ -54,9 +52,7 @@ def layer_of(inputs: int, outputs: int, dtype: torch.dtype, bias: bool, **keys: 
 
 
 def exchange(layer: Any) -> QuantizedLayers:
-    return QuantizedLayers(
-        nn.ModuleList([nn.Embedding(1, 1, dtype=layer.weight.dtype), layer]), Heap()
-    )
+    return QuantizedLayers(nn.ModuleList([nn.Embedding(1, 1, dtype=layer.weight.dtype), layer]), Heap())
 
 
 def rows_of(count: int, inputs: int, dtype: torch.dtype) -> torch.Tensor:
@@ -78,8 +74,7 @@ def by_formula(layer: Any, rows: torch.Tensor) -> torch.Tensor:
     twice."""
     x, weight = rows.float().numpy(), layer.weight.qdata.numpy().astype(np.int64)
     scale = np.maximum(
-        round_as(np.abs(x).max(1, keepdims=True) / np.float32(127.5), rows.dtype),
-        np.float32(2**-23),
+        round_as(np.abs(x).max(1, keepdims=True) / np.float32(127.5), rows.dtype), np.float32(2**-23)
     )
     numbers = np.clip(np.rint(x * (np.float32(1) / scale)), -128, 127).astype(np.int64)
     outputs = round_as((numbers @ weight.T).astype(np.float32) * scale, rows.dtype)
@@ -150,9 +145,7 @@ def test_large_sums_do_not_saturate() -> None:
 def test_products_of_bytes_without_avx512_are_compiled() -> None:
     """AVX-VNNI is the instruction of AVX-512 in another encoding, which this processor may lack."""
     library = built_for("x86-64-v3 -mavxvnni")
-    code = subprocess.run(
-        ["objdump", "-d", str(library)], check=True, capture_output=True, text=True
-    ).stdout
+    code = subprocess.run(["objdump", "-d", str(library)], check=True, capture_output=True, text=True).stdout
     assert "{vex} vpdpbusd" in code
     assert "zmm" not in code
 
@@ -167,10 +160,7 @@ def test_processors_without_products_of_bytes_and_bfloat16_have_the_same_bits(ta
         layer = layer_of(inputs, outputs, torch.bfloat16, bias)
         weights = QuantizedWeights(WeightFormat.int8_dynamic, inputs, outputs, ())
         weights.point_at(
-            layer.weight.qdata,
-            layer.bias,
-            layer.weight.scale.flatten(),
-            shifted_sums(layer.weight.qdata),
+            layer.weight.qdata, layer.bias, layer.weight.scale.flatten(), shifted_sums(layer.weight.qdata)
         )
         for count in COUNTS:
             rows = rows_of(count, inputs, torch.bfloat16)
@@ -185,10 +175,7 @@ def test_processors_without_products_of_bytes_and_bfloat16_have_the_same_bits(ta
 @has_kernels
 def test_what_c_refuses() -> None:
     assert KERNELS is not None
-    layer, rows = (
-        layer_of(64, 32, torch.bfloat16, bias=False),
-        torch.ones(2, 64, dtype=torch.bfloat16),
-    )
+    layer, rows = (layer_of(64, 32, torch.bfloat16, bias=False), torch.ones(2, 64, dtype=torch.bfloat16))
     weights = exchange(layer).matrices[layer]
     with pytest.raises(IndexError, match="workspace is too small"):
         multiply(KERNELS, rows, weights, torch.empty(64, dtype=torch.uint8))
@@ -204,15 +191,13 @@ def test_other_ways_of_torchao_keep_their_own_function(keys: dict[str, Any]) -> 
     from torchao.quantization import MappingType
 
     keys = {
-        name: getattr(MappingType, value) if isinstance(value, str) else value
-        for name, value in keys.items()
+        name: getattr(MappingType, value) if isinstance(value, str) else value for name, value in keys.items()
     }
     layer = layer_of(64, 32, torch.bfloat16, bias=False, **keys)
     found = exchange(layer)
     assert (found.exchanged, found.left) == ([], [layer])
     assert (
-        "its library's own function, which is slower: its rows are quantized in another way"
-        in found.notes[0]
+        "its library's own function, which is slower: its rows are quantized in another way" in found.notes[0]
     )
     assert "forward" not in vars(layer)
 
@@ -227,9 +212,7 @@ def answers(make_config: Make, folder: Path) -> tuple[dict[Any, list[int]], list
     notes, quantized = engine.stats.notes, str(engine.loaded.facts["quantized"])
     layers = [layer for layer in engine.loaded.model.modules() if isinstance(layer, nn.Linear)]
     engine.close()
-    assert not any("forward" in vars(layer) for layer in layers), (
-        "every layer has its own function back"
-    )
+    assert not any("forward" in vars(layer) for layer in layers), "every layer has its own function back"
     return done, notes, quantized
 
 

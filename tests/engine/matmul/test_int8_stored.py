@@ -65,9 +65,7 @@ def test_every_way_gives_the_bits_of_the_formula(
         assert weights.tensors[0].data_ptr() == layer.weight.data_ptr(), "no copy"
         for count in COUNTS:
             rows = rows_of(count, inputs, dtype)
-            workspace = torch.empty(
-                quantized_workspace_bytes(count, inputs, threads), dtype=torch.uint8
-            )
+            workspace = torch.empty(quantized_workspace_bytes(count, inputs, threads), dtype=torch.uint8)
             expected = by_formula(layer, rows)
             found = multiply(KERNELS, rows, weights, workspace)
             assert torch.equal(found, expected), (inputs, outputs, has_bias, count)
@@ -95,11 +93,7 @@ def test_other_processors_have_the_same_bits(target: str) -> None:
 @pytest.mark.parametrize("kind", KINDS.values(), ids=list(KINDS))
 def test_torchs_way_is_as_far_as_rounding_explains(kind: Kind) -> None:
     layer = layer_of(192, 96, kind)
-    rows = (
-        torch.randn(40, 192, generator=torch.Generator().manual_seed(0))
-        * (kind.row_scale or 1)
-        * 50
-    )
+    rows = torch.randn(40, 192, generator=torch.Generator().manual_seed(0)) * (kind.row_scale or 1) * 50
     expected = layer(rows)
     found = QuantizedLayers(nn.ModuleList([layer]), Heap())
     assert (found.exchanged, found.left, found.notes) == ([layer], [], [])
@@ -133,9 +127,7 @@ def test_sums_are_exact_at_the_ends_of_the_range(zero_point: int | None) -> None
     layer = layer_of(inputs, 3, Kind(0.5, zero_point))
     layer.weight.data.fill_(-128)
     weights = int8_stored.weights_of(layer, 0)
-    workspace = torch.empty(
-        quantized_workspace_bytes(5, inputs, torch.get_num_threads()), dtype=torch.uint8
-    )
+    workspace = torch.empty(quantized_workspace_bytes(5, inputs, torch.get_num_threads()), dtype=torch.uint8)
     for sign in (1, -1):
         rows = torch.full((5, inputs), sign * 1e9)
         assert torch.equal(multiply(KERNELS, rows, weights, workspace), by_formula(layer, rows))
@@ -161,9 +153,7 @@ def test_what_is_left_to_torch() -> None:
 def test_what_c_refuses() -> None:
     assert KERNELS is not None
     layer, rows = layer_of(64, 32, Kind(0.5, 3)), torch.ones(2, 64)
-    workspace = torch.empty(
-        quantized_workspace_bytes(2, 64, torch.get_num_threads()), dtype=torch.uint8
-    )
+    workspace = torch.empty(quantized_workspace_bytes(2, 64, torch.get_num_threads()), dtype=torch.uint8)
     for field, value in {"zero_point": 128, "row_scale": 0, "constants": None}.items():
         weights = int8_stored.weights_of(layer, 0)
         multiply(KERNELS, rows, weights, workspace)

@@ -51,9 +51,7 @@ def made(choice: MadeGroupsConfig, outputs: int, inputs: int, dtype: torch.dtype
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("bits", BITS)
-@pytest.mark.parametrize(
-    ("outputs", "inputs", "group"), [(96, 320, 64), (75, 640, 128), (33, 64, 8)]
-)
+@pytest.mark.parametrize(("outputs", "inputs", "group"), [(96, 320, 64), (75, 640, 128), (33, 64, 8)])
 def test_products_are_those_of_the_unpacked_weights_before_and_after_panels_take_the_rows_place(
     kind: str, dtype: torch.dtype, bits: int, outputs: int, inputs: int, group: int
 ) -> None:

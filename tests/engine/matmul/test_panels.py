@@ -10,9 +10,7 @@ from runner_engine.kernels import native
 from runner_engine.matmul.panels import Panels, fits_panels
 
 KERNELS = native.kernels()
-pytestmark = pytest.mark.skipif(
-    KERNELS is None, reason="no C compiler is here, so nothing is called in C"
-)
+pytestmark = pytest.mark.skipif(KERNELS is None, reason="no C compiler is here, so nothing is called in C")
 ROUNDED = {torch.float32: 1e-5, torch.bfloat16: 6e-3}  # of the largest result
 SHAPES = [(8, 64), (32, 6), (33, 64), (64, 62), (96, 130), (250, 96), (1000, 24)]  # outputs, inputs
 
@@ -22,9 +20,7 @@ def threads(request: pytest.FixtureRequest) -> int:
     return int(request.param)
 
 
-def made(
-    outputs: int, inputs: int, dtype: torch.dtype, bias: bool = False
-) -> tuple[torch.Tensor, Panels]:
+def made(outputs: int, inputs: int, dtype: torch.dtype, bias: bool = False) -> tuple[torch.Tensor, Panels]:
     weight = torch.randn(outputs, inputs).to(dtype)
     if not fits_panels(weight, KERNELS):
         pytest.skip("this processor has no products of such numbers")
@@ -69,9 +65,7 @@ def test_rows_of_half_a_pair_do_not_fit() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_rows_are_those_that_were_packed(
-    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rows_are_those_that_were_packed(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runner_engine.matmul.panels.PACKED_AT_ONCE", 1)  # a panel at a time
     for outputs, inputs in SHAPES:
         weight, panels = made(outputs, inputs, dtype)

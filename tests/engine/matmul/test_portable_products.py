@@ -38,11 +38,7 @@ def by_formula(layer: Any, rows: torch.Tensor) -> torch.Tensor:
     """LLM.int8() step by step: exact sums of bytes, columns with outliers apart, in the order of
     columns."""
     state, half = layer.state, rows.half().float()
-    outliers = (
-        half.abs() >= state.threshold
-        if state.threshold
-        else torch.zeros_like(half, dtype=torch.bool)
-    )
+    outliers = half.abs() >= state.threshold if state.threshold else torch.zeros_like(half, dtype=torch.bool)
     columns = outliers.any(0)
     top = half.masked_fill(outliers, 0).abs().amax(1, keepdim=True)
     numbers = (half * (1.0 / top * 127.0)).nan_to_num(0, 0, 0).round().masked_fill(columns, 0)
@@ -51,9 +47,7 @@ def by_formula(layer: Any, rows: torch.Tensor) -> torch.Tensor:
     if layer.bias is not None:
         outputs = outputs + layer.bias.float()
     if columns.any():
-        weight = (
-            state.CB.float() * state.SCB.float()[:, None] * torch.tensor(7.874015718698502e-3)
-        ).to(BF16)
+        weight = (state.CB.float() * state.SCB.float()[:, None] * torch.tensor(7.874015718698502e-3)).to(BF16)
         apart = torch.zeros(len(rows), layer.out_features)
         for column in (
             columns.nonzero().flatten().tolist()
@@ -77,16 +71,8 @@ def test_llm_int8_has_the_bits_of_the_formula(target: str) -> None:
         for count in COUNTS:
             rows = rows_of(count, inputs)
             found, library = product_by(function, rows, weights), own(rows).float()
-            assert torch.equal(found, by_formula(layer, rows)), (
-                target,
-                inputs,
-                outputs,
-                threshold,
-                count,
-            )
-            assert (
-                (found.float() - library).abs() <= library.abs() / 127 + 1e-4 * library.abs().max()
-            ).all()
+            assert torch.equal(found, by_formula(layer, rows)), (target, inputs, outputs, threshold, count)
+            assert ((found.float() - library).abs() <= library.abs() / 127 + 1e-4 * library.abs().max()).all()
 
 
 @has_compiler
@@ -96,12 +82,7 @@ def test_weight_only_int8_has_the_bits_of_sums_in_their_order(target: str) -> No
     """Sums go from one input to the next, each with one rounding, or two where the processor does
     not fuse them."""
     function = function_for(target)
-    for inputs, outputs, bias in (
-        (612, 64, True),
-        (192, 96, False),
-        (20, 32, False),
-        (12, 64, True),
-    ):
+    for inputs, outputs, bias in ((612, 64, True), (192, 96, False), (20, 32, False), (12, 64, True)):
         layer = layer_of("torchao_int8", inputs, outputs, bias)
         stored, weights = layer.weight, weight_int8(layer)
         scale = weights.tensors[-1]
@@ -110,9 +91,7 @@ def test_weight_only_int8_has_the_bits_of_sums_in_their_order(target: str) -> No
             sums = torch.zeros(count, outputs)
             for at in range(inputs):
                 product = rows[:, at, None].double() * stored.qdata[None, :, at].double()
-                sums = (
-                    sums.double() + (product if "v3" in target else product.float().double())
-                ).float()
+                sums = (sums.double() + (product if "v3" in target else product.float().double())).float()
             expected = sums.to(BF16).float() * scale.float()
             if bias:
                 expected = expected.to(BF16).float() + layer.bias.float()

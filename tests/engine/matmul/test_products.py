@@ -31,17 +31,13 @@ from runner_engine.settings.model import LocalModelConfig
 
 LAYERS = [nn.Linear(64, 96, dtype=torch.bfloat16), nn.Linear(96, 64, dtype=torch.bfloat16)]
 KERNELS = native.kernels()
-COMPILED = pytest.mark.skipif(
-    KERNELS is None, reason="no C compiler is here, so nothing is called in C"
-)
+COMPILED = pytest.mark.skipif(KERNELS is None, reason="no C compiler is here, so nothing is called in C")
 
 
 def seconds_of(times: dict[str, Sequence[float]]) -> Callable[..., dict[Shape, Seconds]]:
     """Return measurements in which each way takes so long for the numbers of rows, in order."""
 
-    def kept(
-        _: Ways, shapes: Sequence[Shape], rows: Sequence[int], *__: Any
-    ) -> dict[Shape, Seconds]:
+    def kept(_: Ways, shapes: Sequence[Shape], rows: Sequence[int], *__: Any) -> dict[Shape, Seconds]:
         return {
             shape: {way: dict(zip(rows, some, strict=True)) for way, some in times.items()}
             for shape in shapes
@@ -75,9 +71,7 @@ def test_the_fastest_over_the_expected_passes_is_chosen(usable: Callable[..., No
     assert (choice.way, choice.fact) == (Way.onednn, "oneDNN, packed")
     usable(panels=(1, 4, 11), onednn=(2, 4, 9), plain=(2, 9, 40))
     choice = choose_plain(LAYERS, torch.bfloat16, kernels)
-    assert choice.way == Way.panels, (
-        "a pass in a single call needs them, and saves more than products cost"
-    )
+    assert choice.way == Way.panels, "a pass in a single call needs them, and saves more than products cost"
     assert choice.fact.startswith("panels, by ")
     usable(onednn=(2, 4, 9), plain=(1, 1, 1))
     assert choose_plain(LAYERS, torch.bfloat16, kernels).way == Way.onednn, (
@@ -106,19 +100,13 @@ def test_tiles_multiply_from_so_many_rows_on_as_they_are_faster(
     tiles: Sequence[float], vectors: Sequence[float], expected: int, usable: Callable[..., None]
 ) -> None:
     usable(
-        tiles=tiles,
-        vectors=vectors,
-        panels=(1, 9, 90, 900),
-        onednn=(9, 9, 90, 900),
-        plain=(9, 9, 90, 900),
+        tiles=tiles, vectors=vectors, panels=(1, 9, 90, 900), onednn=(9, 9, 90, 900), plain=(9, 9, 90, 900)
     )
     choice = choose_plain(LAYERS, torch.bfloat16, KERNELS)
     assert (choice.way, choice.tile_rows) == (Way.tiles, expected)
     assert KERNELS is not None
     words = f"tiles from {expected} rows, {KERNELS.vectors} below"
-    assert choice.fact == (
-        words if expected < NO_TILES else f"in the order of tiles, by {KERNELS.vectors}"
-    )
+    assert choice.fact == (words if expected < NO_TILES else f"in the order of tiles, by {KERNELS.vectors}")
 
 
 def test_where_nothing_is_kept_the_first_way_serves_so_that_answers_repeat(
@@ -154,31 +142,20 @@ def test_a_word_that_is_no_way_is_rejected_before_the_model_is_loaded(
     opened: Callable[..., LocalEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(FORCED, "fast")
-    with pytest.raises(
-        ConfigError, match="RUNNER_PRODUCTS=fast: choose one of tiles, panels, onednn, plain"
-    ):
+    with pytest.raises(ConfigError, match="RUNNER_PRODUCTS=fast: choose one of tiles, panels, onednn, plain"):
         opened(model=LocalModelConfig(name="embedded", device="cpu"))
     monkeypatch.setenv(FORCED, "plain")
     monkeypatch.setenv("RUNNER_WITHOUT", "avx512,mmx")
-    with pytest.raises(
-        ConfigError, match="RUNNER_WITHOUT=avx512,mmx: mmx is none of avx2, avx512, "
-    ):
+    with pytest.raises(ConfigError, match="RUNNER_WITHOUT=avx512,mmx: mmx is none of avx2, avx512, "):
         opened(model=LocalModelConfig(name="embedded", device="cpu"))
 
 
-PROMPTS = (
-    "Add 2 and 3.",
-    "Name a fruit.",
-    "Say why the sky is blue, in one sentence.",
-    "Tom has 3 apples.",
-)
+PROMPTS = ("Add 2 and 3.", "Name a fruit.", "Say why the sky is blue, in one sentence.", "Tom has 3 apples.")
 
 
 def answers(engine: LocalEngine) -> list[list[int]]:
     requests = [Request(at, text, (), 16, ignore_eos=True) for at, text in enumerate(PROMPTS)]
-    found = {
-        completion.id: completion.answer.token_ids for completion in complete(engine, requests)
-    }
+    found = {completion.id: completion.answer.token_ids for completion in complete(engine, requests)}
     return [list(found[at]) for at in range(len(PROMPTS))]
 
 
@@ -200,9 +177,7 @@ def test_each_forced_way_gives_its_tokens_and_stands_in_the_facts(
         if way is wanted:
             said = report.facts["products"]
             assert "RUNNER_PRODUCTS" in said
-            assert len(notes) == (f"RUNNER_PRODUCTS={way}" in said), (
-                "a way that is missing is also a note"
-            )
+            assert len(notes) == (f"RUNNER_PRODUCTS={way}" in said), "a way that is missing is also a note"
             assert (engine.fused is not None) is (KERNELS is not None and wanted in products.OWN)
     is_alike = dtype is Dtype.float32 or products.problem_of(wanted, (), torch.bfloat16, KERNELS)
     assert not is_alike or found[wanted] == found[Way.panels]
@@ -226,9 +201,7 @@ def test_products_are_measured_once_and_then_read(tmp_path: Path) -> None:
     [file] = tmp_path.glob("products-*.json")
     kept = json.loads(file.read_text())["seconds"]
     name = next(name for name in kept if name.startswith("512 x 1024, float32"))
-    assert first[4096, 1024]["a"][4] == pytest.approx(8 * kept[name]["a"]["4"]), (
-        "and its time counts for all"
-    )
+    assert first[4096, 1024]["a"][4] == pytest.approx(8 * kept[name]["a"]["4"]), "and its time counts for all"
     assert kept_seconds(ways, [(96, 64), (4096, 1024)], (4, 16), torch.float32, kernels) == first
     assert len(made) == 4
     of_no_time = signed({"seconds": kept}).replace(str(kept[name]["a"]["4"]), "-1", 1)
@@ -237,16 +210,12 @@ def test_products_are_measured_once_and_then_read(tmp_path: Path) -> None:
         made.clear()
         assert kept_seconds(ways, [(96, 64)], (4, 16), torch.float32, kernels) is not None
         assert made, damaged
-        assert json.loads(file.read_text())["seconds"][
-            next(key for key in kept if key.startswith("96 x 64"))
-        ]
+        assert json.loads(file.read_text())["seconds"][next(key for key in kept if key.startswith("96 x 64"))]
     Kept.is_kept = False
     assert kept_seconds(ways, [(96, 64)], (4, 16), torch.float32, kernels) is None
 
 
-def test_of_those_that_begin_together_one_measures(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_of_those_that_begin_together_one_measures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Kept:
         file, is_kept = tmp_path / "kernels-1.so", True
 
@@ -263,9 +232,7 @@ def test_of_those_that_begin_together_one_measures(
 
     def begin() -> None:
         found.append(
-            kept_seconds(
-                {"a": lambda weight: lambda rows: rows}, [(8, 8)], (4,), torch.float32, kernels
-            )
+            kept_seconds({"a": lambda weight: lambda rows: rows}, [(8, 8)], (4,), torch.float32, kernels)
         )
 
     threads = [threading.Thread(target=begin) for _ in range(4)]
@@ -277,9 +244,7 @@ def test_of_those_that_begin_together_one_measures(
     assert found == [{(8, 8): {"a": {4: 2.0}}}] * 4
 
 
-def test_a_way_that_is_far_slower_is_not_measured_with_more_rows(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_way_that_is_far_slower_is_not_measured_with_more_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     now, calls = [0.0], list[tuple[str, int]]()
 
     def way(name: str, seconds: float) -> Callable[[torch.Tensor], Any]:
@@ -294,9 +259,7 @@ def test_a_way_that_is_far_slower_is_not_measured_with_more_rows(
         thread_time = staticmethod(lambda: now[0])
 
     monkeypatch.setattr(measured, "time", Clock)
-    took = measure(
-        {"quick": way("quick", 1), "slow": way("slow", 5)}, (8, 8), (4, 16), torch.float32, 1e9
-    )
+    took = measure({"quick": way("quick", 1), "slow": way("slow", 5)}, (8, 8), (4, 16), torch.float32, 1e9)
     assert took == {"quick": {4: 4.0, 16: 16.0}, "slow": {4: 20.0, 16: 80.0}}
     assert ("slow", 4) in calls
     assert ("slow", 16) not in calls

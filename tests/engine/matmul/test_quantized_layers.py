@@ -64,24 +64,17 @@ def test_outputs_are_the_librarys_own(
         for bias in (False, True):
             layer = layer_of(kind, inputs, outputs, bias, **keys)
             own = layer.forward
-            layer(
-                torch.ones(1, inputs, dtype=torch.bfloat16)
-            )  # the library arranges its weights in the first pass
-            found = QuantizedLayers(
-                nn.ModuleList([nn.Embedding(1, 1, dtype=torch.bfloat16), layer]), Heap()
-            )
+            # the library arranges its weights in the first pass
+            layer(torch.ones(1, inputs, dtype=torch.bfloat16))
+            found = QuantizedLayers(nn.ModuleList([nn.Embedding(1, 1, dtype=torch.bfloat16), layer]), Heap())
             assert (found.exchanged, found.left, found.notes) == ([layer], [], [])
             for count in (1, 2, 3, 4, 5, 12, 13, 29, 200):
                 rows = torch.randn(count, inputs).to(torch.bfloat16)
                 rows[-1, 5], rows[0, 7] = 60.0, -9.5
                 expected, ours = own(rows).float(), layer(rows).float()
                 # one rounding to bfloat16 apart at most; nearly all are the same to the bit
-                assert (
-                    (ours - expected).abs() <= expected.abs() / 127 + 1e-4 * expected.abs().max()
-                ).all()
-                assert (ours == expected).float().mean() > 0.97, (
-                    "float16 for bfloat16 would change more"
-                )
+                assert ((ours - expected).abs() <= expected.abs() / 127 + 1e-4 * expected.abs().max()).all()
+                assert (ours == expected).float().mean() > 0.97, "float16 for bfloat16 would change more"
                 assert torch.equal(layer(rows[None])[0].float(), ours)
     finally:
         torch.set_num_threads(before)
@@ -115,9 +108,7 @@ def engine_of(
 
 
 def quantized(model: Any) -> list[Any]:
-    return [
-        one for one in model.modules() if isinstance(one, nn.Linear) and type(one) is not nn.Linear
-    ]
+    return [one for one in model.modules() if isinstance(one, nn.Linear) and type(one) is not nn.Linear]
 
 
 @has_kernels
@@ -125,9 +116,7 @@ def quantized(model: Any) -> list[Any]:
 def test_weights_stay_and_functions_are_put_back(
     make_config: Make, saved_family: Saved, quantization: QuantizationConfig
 ) -> None:
-    engine = engine_of(
-        make_config, saved_family("llama", max_position_embeddings=512), quantization
-    )
+    engine = engine_of(make_config, saved_family("llama", max_position_embeddings=512), quantization)
     asked = requests()
     complete(engine, asked)
     model = engine.loaded.model
@@ -139,9 +128,7 @@ def test_weights_stay_and_functions_are_put_back(
     assert engine.stats.notes == []
     engine.close()
     assert not any("forward" in vars(layer) for layer in layers)
-    assert all(
-        torch.equal(layer.weight.data, before) for layer, before in zip(layers, held, strict=True)
-    )
+    assert all(torch.equal(layer.weight.data, before) for layer, before in zip(layers, held, strict=True))
 
 
 @has_kernels
@@ -168,17 +155,12 @@ def test_an_adapter_over_quantized_layers_counts(
 
 @pytest.mark.parametrize("quantization", [Nf4Config(), Int8Config()], ids=["nf4", "int8"])
 def test_without_kernels_layers_keep_their_own_and_say_so(
-    make_config: Make,
-    saved_family: Saved,
-    quantization: QuantizationConfig,
-    monkeypatch: pytest.MonkeyPatch,
+    make_config: Make, saved_family: Saved, quantization: QuantizationConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(native, "kernels", lambda: None)
-    engine = engine_of(
-        make_config, saved_family("llama", max_position_embeddings=512), quantization
-    )
+    engine = engine_of(make_config, saved_family("llama", max_position_embeddings=512), quantization)
     complete(engine, requests())
-    assert [
-        note.split(" is multiplied")[0] for note in engine.stats.notes if "is multiplied" in note
-    ] == [type(quantized(engine.loaded.model)[0]).__name__]
+    assert [note.split(" is multiplied")[0] for note in engine.stats.notes if "is multiplied" in note] == [
+        type(quantized(engine.loaded.model)[0]).__name__
+    ]
     engine.close()

@@ -41,13 +41,7 @@ def save(folder: Path, tokenizer: Path, times: float) -> Path:
             attention, mlp = layer.self_attn, layer.mlp
             for norm in (layer.input_layernorm, layer.post_attention_layernorm):
                 norm.weight[0] = times
-            for one in (
-                attention.q_proj,
-                attention.k_proj,
-                attention.v_proj,
-                mlp.gate_proj,
-                mlp.up_proj,
-            ):
+            for one in (attention.q_proj, attention.k_proj, attention.v_proj, mlp.gate_proj, mlp.up_proj):
                 one.weight[:, 0] /= times
     model.to(torch.bfloat16).save_pretrained(folder)
     AutoTokenizer.from_pretrained(tokenizer).save_pretrained(folder)
@@ -55,14 +49,10 @@ def save(folder: Path, tokenizer: Path, times: float) -> Path:
 
 
 def opened(make_config: Make, folder: Path, quantization: Any) -> LocalEngine:
-    pytest.importorskip(
-        "torchao" if isinstance(quantization, Int8DynamicConfig) else "bitsandbytes"
-    )
+    pytest.importorskip("torchao" if isinstance(quantization, Int8DynamicConfig) else "bitsandbytes")
     model = LocalModelConfig(name=str(folder), device="cpu")
     return local_engine(
-        make_config(
-            model=model, quantization=quantization, generation=GenerationConfig(max_new_tokens=4)
-        )
+        make_config(model=model, quantization=quantization, generation=GenerationConfig(max_new_tokens=4))
     )
 
 
@@ -95,9 +85,7 @@ def test_layers_that_lose_most_of_their_rows_are_named(
         engine.close()
 
 
-@pytest.mark.parametrize(
-    "quantization", [Int8DynamicConfig(), Int8Config()], ids=lambda one: one.name
-)
+@pytest.mark.parametrize("quantization", [Int8DynamicConfig(), Int8Config()], ids=lambda one: one.name)
 def test_rows_as_they_come_give_the_products_of_the_unpacked_weights(
     make_config: Make, tiny_llama: Path, tmp_path: Path, quantization: Any
 ) -> None:

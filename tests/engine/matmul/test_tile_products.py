@@ -28,15 +28,8 @@ from runner_engine.matmul.panels import Panels
 from runner_engine.matmul.products import Way, choose_plain
 
 pytestmark = needs_tile_compiler
-SHAPES = [
-    (8, 32),
-    (32, 64),
-    (33, 96),
-    (64, 32),
-    (96, 160),
-    (250, 576),
-    (130, 62),
-]  # outputs, inputs
+# outputs, inputs
+SHAPES = [(8, 32), (32, 64), (33, 96), (64, 32), (96, 160), (250, 576), (130, 62)]
 COUNTS = (1, 2, 5, 6, 7, 15, 16, 17, 31, 32, 33, 40, 64, 65, 131)
 
 
@@ -50,18 +43,11 @@ def test_tiles_and_vectors_give_the_bits_of_the_documented_order(
     torch.manual_seed(0)
     before = emulated_tiles.count("loads")
     for outputs, inputs in SHAPES:
-        weight, rows = (
-            torch.randn(outputs, inputs).bfloat16(),
-            torch.randn(max(COUNTS), inputs).bfloat16(),
-        )
+        weight, rows = (torch.randn(outputs, inputs).bfloat16(), torch.randn(max(COUNTS), inputs).bfloat16())
         expected = sums_in_the_order_of_tiles(rows, weight).bfloat16()
         panels = Panels.of(weight, None, emulated_tiles, tile_rows)
         for count in COUNTS:
-            assert torch.equal(panels.product(rows[:count]), expected[:count]), (
-                outputs,
-                inputs,
-                count,
-            )
+            assert torch.equal(panels.product(rows[:count]), expected[:count]), (outputs, inputs, count)
     assert (emulated_tiles.count("loads") > before) is (tile_rows != NO_TILES)
 
 
@@ -72,8 +58,7 @@ def test_a_row_has_the_same_bits_by_tiles_and_by_vectors(emulated_tiles: OnlyTil
     for scale in (1.0, 1e-19, 1e-38):
         weight, rows = (torch.randn(100, 256) * scale).bfloat16(), torch.randn(50, 256).bfloat16()
         by_tiles, by_vectors, mixed = (
-            Panels.of(weight, None, emulated_tiles, count).product(rows)
-            for count in (1, NO_TILES, 20)
+            Panels.of(weight, None, emulated_tiles, count).product(rows) for count in (1, NO_TILES, 20)
         )
         assert torch.equal(by_tiles.view(torch.int16), by_vectors.view(torch.int16))
         assert torch.equal(by_tiles.view(torch.int16), mixed.view(torch.int16))
@@ -115,9 +100,9 @@ def test_a_wrong_kernel_is_noticed_by_its_trial_and_not_used(tmp_path: Path) -> 
         [torch.nn.Linear(576, 96, dtype=torch.bfloat16)], torch.bfloat16, kernels, is_small=True
     )
     assert choice.way == Way.panels
-    assert re.search(
-        r"tiles left out: its product of 33 rows by 80 x 576 is off by \d", choice.note
-    ), choice.note
+    assert re.search(r"tiles left out: its product of 33 rows by 80 x 576 is off by \d", choice.note), (
+        choice.note
+    )
     assert choice.note in choice.fact
 
 
@@ -127,9 +112,7 @@ def test_the_library_has_the_instructions_in_functions_of_their_own(tmp_path: Pa
     if shutil.which("objdump") is None:
         pytest.skip("there is no objdump to read the machine code")
     library = build(tmp_path, "-O1", source="tiles_only.c", target=processors.build_flags())
-    code = subprocess.run(
-        ["objdump", "-d", str(library)], check=True, capture_output=True, text=True
-    ).stdout
+    code = subprocess.run(["objdump", "-d", str(library)], check=True, capture_output=True, text=True).stdout
     holders = {
         block.split(">:")[0].split("<")[-1]
         for block in code.split("\n\n")
@@ -143,9 +126,7 @@ def test_the_library_has_the_instructions_in_functions_of_their_own(tmp_path: Pa
 
 
 @processors.needs("amx", why="the other tests emulate it")
-def test_real_tiles_give_the_bits_of_the_emulation(
-    emulated_tiles: OnlyTiles, tmp_path: Path
-) -> None:
+def test_real_tiles_give_the_bits_of_the_emulation(emulated_tiles: OnlyTiles, tmp_path: Path) -> None:
     compiled = native.kernels()
     assert compiled is not None
     if compiled.tiles_problem:
@@ -156,8 +137,7 @@ def test_real_tiles_give_the_bits_of_the_emulation(
         weight, rows = torch.randn(outputs, inputs).bfloat16(), torch.randn(131, inputs).bfloat16()
         for count in COUNTS:
             pair = [
-                Panels.of(weight, None, which, 1).product(rows[:count])
-                for which in (real, emulated_tiles)
+                Panels.of(weight, None, which, 1).product(rows[:count]) for which in (real, emulated_tiles)
             ]
             assert torch.equal(*pair), (outputs, inputs, count)
 

@@ -53,9 +53,7 @@ def check(
 ) -> None:
     """Each way gives the expected bits, for any number of rows; tiles are loaded from `fewest` rows
     on."""
-    workspace = torch.empty(
-        quantized_workspace_bytes(len(rows), rows.shape[1], 2), dtype=torch.uint8
-    )
+    workspace = torch.empty(quantized_workspace_bytes(len(rows), rows.shape[1], 2), dtype=torch.uint8)
     for tile_rows, weights in by_way.items():
         for count in COUNTS:
             before = kernels.count("loads")
@@ -67,15 +65,12 @@ def check(
             assert (kernels.count("loads") > before) is (count >= max(tile_rows, fewest))
 
 
-def four_bit(
-    codes: torch.Tensor, block: int, scale: torch.Tensor, table: torch.Tensor
-) -> QuantizedWeights:
+def four_bit(codes: torch.Tensor, block: int, scale: torch.Tensor, table: torch.Tensor) -> QuantizedWeights:
     """Return weights of codes [outputs, inputs] in panels: a byte has one of the first 16 outputs
     and one of the others."""
     outputs, inputs = codes.shape
-    halves = codes.view(outputs // 32, 2, 16, inputs // 2, 2).permute(
-        1, 0, 3, 2, 4
-    )  # [half, panel, pair, output, 2]
+    # [half, panel, pair, output, 2]
+    halves = codes.view(outputs // 32, 2, 16, inputs // 2, 2).permute(1, 0, 3, 2, 4)
     it = QuantizedWeights(WeightFormat.four_bit, inputs, outputs, (torch.bfloat16,))
     it.matrix.block = block
     it.point_at((halves[0] | halves[1] << 4).contiguous(), None, scale, table.repeat(2))
@@ -108,12 +103,7 @@ def test_four_bit_blocks_are_summed_in_the_order_of_tiles_and_then_scaled(
         check(emulated_tiles, by_way, rows, expected.bfloat16())
     else:  # the reference above keeps small numbers
         workspace = torch.empty(quantized_workspace_bytes(len(rows), inputs, 2), dtype=torch.uint8)
-        check(
-            emulated_tiles,
-            by_way,
-            rows,
-            multiply(emulated_tiles, rows, by_way[NO_TILES], workspace),
-        )
+        check(emulated_tiles, by_way, rows, multiply(emulated_tiles, rows, by_way[NO_TILES], workspace))
 
 
 def test_blocks_that_are_no_whole_tiles_stay_with_vectors(emulated_tiles: OnlyTiles) -> None:
@@ -159,24 +149,18 @@ def test_blocks_of_a_gguf_file_have_the_bits_of_unpacked_weights(
     )
     weight, rows = unpacked(layer.rows(0, outputs), name, inputs).bfloat16(), rows_of(inputs)
     expected = Panels.of(weight, None, emulated_tiles, 1).product(rows)
-    ways: dict[int, LayerWeights] = {
-        way: Blocks.of(layer, emulated_tiles, Workspace(), way) for way in WAYS
-    }
+    ways: dict[int, LayerWeights] = {way: Blocks.of(layer, emulated_tiles, Workspace(), way) for way in WAYS}
     check(emulated_tiles, ways, rows, expected, fewest=2)
 
 
 @pytest.mark.sampled(2)
-@pytest.mark.parametrize(
-    ("kind", "inputs", "bits"), [*((kind, 768, 4) for kind in KINDS), ("gptq", 320, 3)]
-)
+@pytest.mark.parametrize(("kind", "inputs", "bits"), [*((kind, 768, 4) for kind in KINDS), ("gptq", 320, 3)])
 def test_groups_have_the_bits_of_unpacked_weights(
     emulated_tiles: OnlyTiles, kind: str, inputs: int, bits: int
 ) -> None:
     layer, rows = grouped_layer_of(kind, 96, inputs, bits)[0], rows_of(inputs)
     assert isinstance(layer, GroupedLinear)
-    expected = Panels.of(layer.unpacked(0, 96, torch.bfloat16), None, emulated_tiles, 1).product(
-        rows
-    )
+    expected = Panels.of(layer.unpacked(0, 96, torch.bfloat16), None, emulated_tiles, 1).product(rows)
     ways: dict[int, LayerWeights] = {
         way: Groups.of(layer, emulated_tiles, Workspace(), tile_rows=way) for way in WAYS
     }
@@ -192,18 +176,13 @@ def test_the_way_is_that_of_plain_weights_of_these_shapes(
     monkeypatch.setenv(FORCED, "tiles")
     choice = choose_unpacked(layers, emulated_tiles)
     assert choice is not None
-    assert (choice.tile_rows, choice.fact) == (
-        8,
-        f"tiles from 8 rows, emulation below (by {FORCED})",
-    )
+    assert (choice.tile_rows, choice.fact) == (8, f"tiles from 8 rows, emulation below (by {FORCED})")
     [weights] = QuantizedLayers(layers, Heap()).matrices.values()
     assert weights.matrix.tile_rows == 8
     monkeypatch.setenv(FORCED, "panels")
     assert choose_unpacked(layers, emulated_tiles) is None
     monkeypatch.setenv(FORCED, "tiles")
-    assert choose_unpacked(nn.ModuleList([nn.Linear(32, 32)]), emulated_tiles) is None, (
-        "nothing is unpacked"
-    )
+    assert choose_unpacked(nn.ModuleList([nn.Linear(32, 32)]), emulated_tiles) is None, "nothing is unpacked"
     monkeypatch.setattr(emulated_tiles, "tiles_problem", "no tiles here")
     assert choose_unpacked(layers, emulated_tiles) is None
 
@@ -213,12 +192,8 @@ def test_a_wrong_kernel_is_noticed_by_its_trial_and_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In this build both panels of a pair are multiplied by the first one's weights."""
-    right, wrong = (
-        f"panels[2] = {{strip[0], u->second ? strip[{second}] : 0}}" for second in (1, 0)
-    )
-    kernels = emulated_attention(
-        tmp_path, with_a_mistake(tmp_path, "block_products.h", right, wrong)
-    )
+    right, wrong = (f"panels[2] = {{strip[0], u->second ? strip[{second}] : 0}}" for second in (1, 0))
+    kernels = emulated_attention(tmp_path, with_a_mistake(tmp_path, "block_products.h", right, wrong))
     monkeypatch.setattr(native, "kernels", lambda: kernels)
     monkeypatch.setenv(FORCED, "tiles")
     layer = GgufLinear(nn.Linear(224, 96, bias=False), random_blocks("Q8_0", 96, 224), "Q8_0", None)

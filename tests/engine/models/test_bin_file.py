@@ -26,9 +26,7 @@ def tensors() -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
     base = torch.randn(6, 10)
     kinds = [*(getattr(torch, name) for name in bin_file.DTYPES)]
-    by_dtype = {
-        f"kind.{kind}".replace("torch.", ""): (torch.rand(3, 4) * 100).to(kind) for kind in kinds
-    }
+    by_dtype = {f"kind.{kind}".replace("torch.", ""): (torch.rand(3, 4) * 100).to(kind) for kind in kinds}
     return by_dtype | {
         "base": base,
         "same": base,
@@ -52,12 +50,9 @@ def copied(tensor: Tensor) -> bytes:
     return b"".join(bytes(piece) for piece in byteio.tensor_pieces(tensor))
 
 
-def test_every_tensor_is_found_where_it_lies(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(
-        byteio, "CHUNK_BYTES", 256
-    )  # so that small tensors come in several pieces, too
+def test_every_tensor_is_found_where_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # so that small tensors come in several pieces, too
+    monkeypatch.setattr(byteio, "CHUNK_BYTES", 256)
     written = tensors()
     torch.save(written, tmp_path / "x.bin")
     file = bin_file.read_bin(tmp_path / "x.bin")
@@ -125,9 +120,7 @@ def cut_in_the_middle(file: Path) -> None:
 def test_a_damaged_archive_is_refused(tmp_path: Path, damage: Any) -> None:
     torch.save(tensors(), tmp_path / "x.bin")
     damage(tmp_path / "x.bin")
-    with pytest.raises(
-        DataError, match=r"x\.bin: truncated or damaged: it begins as a zip archive, but"
-    ):
+    with pytest.raises(DataError, match=r"x\.bin: truncated or damaged: it begins as a zip archive, but"):
         bin_file.read_bin(tmp_path / "x.bin")
 
 
@@ -156,14 +149,8 @@ def test_an_archive_that_lies_about_its_storages_is_refused(tmp_path: Path) -> N
         return (b"big" if name.endswith("byteorder") else content), zipfile.ZIP_STORED
 
     for change, message in (
-        (
-            shorter,
-            r"x\.bin: tensor w needs 400 bytes at byte \d+, (392 bytes are|no entry is) there",
-        ),
-        (
-            packed,
-            r"x\.bin: its entry x/data/0 is compressed, 0\.0 MiB .* nothing in it was unpacked",
-        ),
+        (shorter, r"x\.bin: tensor w needs 400 bytes at byte \d+, (392 bytes are|no entry is) there"),
+        (packed, r"x\.bin: its entry x/data/0 is compressed, 0\.0 MiB .* nothing in it was unpacked"),
         (turned, r"x\.bin: its numbers are stored in big-endian order"),
     ):
         torch.save({"w": torch.arange(100.0)}, file)
@@ -176,10 +163,7 @@ def test_an_archive_that_lies_about_its_storages_is_refused(tmp_path: Path) -> N
     [
         ([torch.ones(2)], "a dictionary from name to tensor is expected, found a list"),
         ({"step": 3}, "step is a int, a tensor is expected"),
-        (
-            {"net": {"w": torch.ones(2)}},
-            "net is a dict, a tensor is expected: if the weights are in it",
-        ),
+        ({"net": {"w": torch.ones(2)}}, "net is a dict, a tensor is expected: if the weights are in it"),
         (
             {"model": {"w": torch.ones(2)}, "module": {"w": torch.ones(2)}},
             "has tensors under module and under model",
@@ -221,8 +205,7 @@ def test_what_is_no_bin_is_refused(tmp_path: Path, content: bytes, message: str)
 def test_the_old_format_says_what_it_costs(tmp_path: Path) -> None:
     torch.save({"w": torch.zeros(2**18)}, tmp_path / "x.bin", _use_new_zipfile_serialization=False)
     with pytest.raises(
-        DataError,
-        match=r"before 1\.6.* Convert it once, which takes 1 MiB of memory: torch\.save\(",
+        DataError, match=r"before 1\.6.* Convert it once, which takes 1 MiB of memory: torch\.save\("
     ):
         bin_file.read_bin(tmp_path / "x.bin")
 
@@ -240,8 +223,7 @@ def test_a_wrapped_state_dict_is_opened_and_said(tmp_path: Path, way: list[str])
     assert (tensor.name, copied(tensor)) == ("w", as_bytes(torch.arange(4.0)))
     (note,) = file.notes
     assert (
-        f"the tensors are under {'.'.join(way)} and are taken from there; left out: epoch, optimizer"
-        in note
+        f"the tensors are under {'.'.join(way)} and are taken from there; left out: epoch, optimizer" in note
     )
 
 
@@ -273,9 +255,7 @@ def test_a_small_file_with_a_huge_entry_takes_no_memory(tmp_path: Path, entry: s
     file = bomb(tmp_path / "x.bin", entry)
     assert file.stat().st_size < 2 * 2**20
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(
-        DataError, match=r"its entry x.* is compressed, 0\.\d MiB that claim to be 256\.0"
-    ):
+    with pytest.raises(DataError, match=r"its entry x.* is compressed, 0\.\d MiB that claim to be 256\.0"):
         bin_file.read_bin(file)
     with pytest.raises(DataError, match="is compressed"):
         pickled.load_tensors(file, "lora.path=x.pth")

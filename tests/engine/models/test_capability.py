@@ -43,9 +43,7 @@ from runner_engine.settings.rope import Rope2dConfig
 
 Make = Callable[..., RunnerConfig]
 MAIN = "main memory"
-SHAPE = LocalModelConfig(
-    name="org/shape", shape="qwen25_7b_instruct", random_weights=True, device="cpu"
-)
+SHAPE = LocalModelConfig(name="org/shape", shape="qwen25_7b_instruct", random_weights=True, device="cpu")
 
 
 def spoil(folder: Path, to: Path, size: int = 300_000) -> Path:
@@ -91,8 +89,7 @@ def test_the_garbage_would_show(make_config: Make, spoilt: Path) -> None:
 
 def test_rope_2d_without_rotary_pairs(make_config: Make, bloom: Path) -> None:
     with pytest.raises(
-        ConfigError,
-        match=r"rope=rope_2d: Bloom\w+ has no rotary embedding with an inv_freq.*native",
+        ConfigError, match=r"rope=rope_2d: Bloom\w+ has no rotary embedding with an inv_freq.*native"
     ):
         load_base(make_config(model=on_cpu(bloom), rope=Rope2dConfig()))
 
@@ -114,10 +111,7 @@ def test_flash_attention_falls_back_to_what_the_model_has() -> None:
         Attention.eager,
         ["model.attention=flash_attention_2: there is no CUDA GPU, so eager is used"],
     )
-    assert (
-        "flash_attn is not installed"
-        in capability.pick_attention(wanted, "cuda", LlamaForCausalLM)[1][0]
-    )
+    assert "flash_attn is not installed" in capability.pick_attention(wanted, "cuda", LlamaForCausalLM)[1][0]
     assert capability.pick_attention(Attention.auto, "cuda", None) == (Attention.auto, [])
 
 
@@ -127,29 +121,21 @@ def adapter(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(1)
-    warnings.filterwarnings(
-        "ignore", message="`is_gradient_checkpointing`", category=FutureWarning
-    )  # peft's own
+    # peft's own
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
     settings = LoraConfig(r=4, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
     folder = tmp_path_factory.mktemp("adapter")
-    get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_llama), settings).save_pretrained(
-        str(folder)
-    )
+    get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_llama), settings).save_pretrained(str(folder))
     return folder
 
 
-def changed(
-    adapter: Path, to: Path, tensors: Callable[[str, Any], tuple[str, Any]], **settings: Any
-) -> Path:
+def changed(adapter: Path, to: Path, tensors: Callable[[str, Any], tuple[str, Any]], **settings: Any) -> Path:
     """Copy an adapter with other tensors and settings."""
     from safetensors.torch import load_file, save_file
 
     shutil.copytree(adapter, to)
     weights = load_file(adapter / "adapter_model.safetensors")
-    save_file(
-        dict(tensors(key, weight) for key, weight in weights.items()),
-        to / "adapter_model.safetensors",
-    )
+    save_file(dict(tensors(key, weight) for key, weight in weights.items()), to / "adapter_model.safetensors")
     known = json.loads((adapter / "adapter_config.json").read_text())
     (to / "adapter_config.json").write_text(json.dumps(known | settings))
     return to
@@ -203,11 +189,7 @@ def test_a_pth_adapter_that_does_not_fit(
 ) -> None:
     file = tmp_path / "adapter.pth"
     torch.save(
-        {
-            f"{path}.lora.A.weight": torch.ones(4, size),
-            f"{path}.lora.B.weight": torch.ones(size, 4),
-        },
-        file,
+        {f"{path}.lora.A.weight": torch.ones(4, size), f"{path}.lora.B.weight": torch.ones(size, 4)}, file
     )
     with pytest.raises(ConfigError, match=message):
         load_base(make_config(model=on_cpu(spoilt), lora=PthConfig(path=str(file))))
@@ -227,26 +209,14 @@ def test_merging_into_a_checkpoint_that_is_quantized_already(
     ]
     for lora in kinds:
         config = make_config(model=on_cpu(folder), lora=lora)
-        with pytest.raises(
-            ConfigError, match=r"lora.merge=true: .*quantized already.*use lora.merge=false"
-        ):
+        with pytest.raises(ConfigError, match=r"lora.merge=true: .*quantized already.*use lora.merge=false"):
             check(resolve(config))
 
 
-@pytest.mark.parametrize(
-    "arguments", [["rope=rope_2d"], ["model.attention=sdpa"]], ids=["rope", "attention"]
-)
-def test_one_message_and_exit_code_2(
-    runner: Callable[..., Any], bloom: Path, arguments: list[str]
-) -> None:
+@pytest.mark.parametrize("arguments", [["rope=rope_2d"], ["model.attention=sdpa"]], ids=["rope", "attention"])
+def test_one_message_and_exit_code_2(runner: Callable[..., Any], bloom: Path, arguments: list[str]) -> None:
     (bloom / "model.safetensors").write_bytes(b"\xff" * 100_000)
-    plain = [
-        "model=auto",
-        f"model.name={bloom}",
-        "model.device=cpu",
-        "tracking=none",
-        "task.limit=1",
-    ]
+    plain = ["model=auto", f"model.name={bloom}", "model.device=cpu", "tracking=none", "task.limit=1"]
     done = runner(*plain, "task.prompt=text", *arguments)
     assert done.code == 2
     assert done.out == ""
@@ -271,12 +241,8 @@ def broken_bitsandbytes(folder: Path, cextension: str) -> dict[str, str]:
 
 @pytest.mark.slow
 def test_bitsandbytes_that_cannot_be_imported(runner: Callable[..., Any], tmp_path: Path) -> None:
-    environment = broken_bitsandbytes(
-        tmp_path, "raise OSError('libbitsandbytes.so: wrong ELF class')"
-    )
-    done = runner(
-        "quantization=int8", "tracking=none", "task.limit=1", "model.device=cpu", **environment
-    )
+    environment = broken_bitsandbytes(tmp_path, "raise OSError('libbitsandbytes.so: wrong ELF class')")
+    done = runner("quantization=int8", "tracking=none", "task.limit=1", "model.device=cpu", **environment)
     assert done.code == 2
     message = "quantization=int8: bitsandbytes is installed but does not run on this platform (libbitsandbytes.so: wrong"
     assert message in done.err
@@ -317,9 +283,8 @@ def test_weights_that_do_not_fit(make_config: Make) -> None:
     with pytest.raises(ConfigError) as caught:  # 4 bit would not help, another place would
         check_memory(config, {"GPU 0": 4000})
     assert "quantization=nf4" not in str(caught.value)
-    assert (
-        "4,000 MiB of GPU 0 are free: use a smaller model, model.device=auto model.device_map=auto"
-        in str(caught.value)
+    assert "4,000 MiB of GPU 0 are free: use a smaller model, model.device=auto model.device_map=auto" in str(
+        caught.value
     )
     assert check_memory(config, {"GPU 0": 10_000, MAIN: 20_000}) == []
 
@@ -341,11 +306,7 @@ def test_the_check_can_be_switched_off(make_config: Make) -> None:
 
 def test_the_work_of_the_task_counts(make_config: Make) -> None:
     sizes = {}
-    for task in (
-        MemoryConfig(batch_size=2),
-        SweepConfig(batch_sizes=[1, 999]),
-        MemoryConfig(batch_size=200),
-    ):
+    for task in (MemoryConfig(batch_size=2), SweepConfig(batch_sizes=[1, 999]), MemoryConfig(batch_size=200)):
         config = make_config(model=SHAPE, task=task)
         predicted = predict(resolve(config), task.workload(config.generation))
         assert predicted is not None
@@ -370,9 +331,7 @@ def test_rooms_are_cut_to_max_memory(monkeypatch: pytest.MonkeyPatch) -> None:
         assert capability.rooms(SHAPE, torch.device("cpu")) == {MAIN: 12_345.0}
 
 
-def group(
-    folder: Path, limit: str, used: int, cached: int, names: tuple[str, str], prefix: str = ""
-) -> None:
+def group(folder: Path, limit: str, used: int, cached: int, names: tuple[str, str], prefix: str = "") -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in zip(names, (limit, str(used)), strict=True):
         (folder / name).write_text(f"{text}\n")
@@ -388,13 +347,11 @@ def test_a_container_has_less_than_its_machine(tmp_path: Path) -> None:
     group(tmp_path / "v2" / "a" / "b", "max", 70 * mib, 5 * mib, two)
     own.write_text("0::/a/b\n")
     assert machine.cgroup_rooms_mib(own, tmp_path / "v2") == [40]
-    (tmp_path / "v2" / "a" / "b" / "memory.high").write_text(
-        f"{90 * mib}\n"
-    )  # beyond it, processes are made to wait
+    # beyond it, processes are made to wait
+    (tmp_path / "v2" / "a" / "b" / "memory.high").write_text(f"{90 * mib}\n")
     stat = tmp_path / "v2" / "a" / "b" / "memory.stat"
-    stat.write_text(
-        f"{stat.read_text()}file_mapped {4 * mib}\nslab_reclaimable {mib}\n"
-    )  # mapped files are in use
+    # mapped files are in use
+    stat.write_text(f"{stat.read_text()}file_mapped {4 * mib}\nslab_reclaimable {mib}\n")
     assert machine.cgroup_rooms_mib(own, tmp_path / "v2") == [27, 40]
     stat.write_text(f"file_mapped {4 * mib}\n")
     assert machine.cgroup_rooms_mib(own, tmp_path / "v2") == [20, 40]
@@ -405,9 +362,7 @@ def test_a_container_has_less_than_its_machine(tmp_path: Path) -> None:
     assert 0 < machine.available_mib() < 1e9
 
 
-def test_a_containers_share_of_time_counts_as_cores(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_containers_share_of_time_counts_as_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = tmp_path / "cgroup"
     (tmp_path / "v2" / "a" / "b").mkdir(parents=True)
     (tmp_path / "v2" / "a" / "cpu.max").write_text("150000 100000\n")
@@ -451,9 +406,7 @@ def test_a_plan_says_what_does_not_fit(
 
 def test_a_disk_that_is_too_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(
-            shutil, "disk_usage", lambda path: SimpleNamespace(free=7 if path == tmp_path else 0)
-        )
+        patch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=7 if path == tmp_path else 0))
         assert byteio.free_bytes(tmp_path / "not" / "yet") == 7, "the folder above it that exists"
     model = dataclasses.replace(SHAPE, cache_dir=str(tmp_path / "not" / "yet"))
     message = r"needs 14,52\d\.\d MiB in \S+, 100\.0 MiB are free: make room, name a larger disk with model.cache_dir="
@@ -474,11 +427,7 @@ class HugeHub(http.server.BaseHTTPRequestHandler):
             {"rfilename": "model.safetensors", "size": 10**18},
         ]
         data = json.dumps(
-            {
-                "id": "org/huge",
-                "sha": "a" * 40,
-                "siblings": siblings if "blobs" in self.path else [],
-            }
+            {"id": "org/huge", "sha": "a" * 40, "siblings": siblings if "blobs" in self.path else []}
         )
         self.send_response(200 if known else 404)
         self.end_headers()
@@ -505,9 +454,7 @@ def test_a_download_that_is_too_large(runner: Callable[..., Any], tmp_path: Path
         server.server_close()
     assert done.code == 2
     (message,) = done.err.strip().splitlines()
-    assert message.startswith(
-        "error: model.name=org/huge: the download needs 953,674,316,406.2 MiB in "
-    )
+    assert message.startswith("error: model.name=org/huge: the download needs 953,674,316,406.2 MiB in ")
     assert message.endswith(
         "name a larger disk with model.cache_dir=FOLDER or HF_HOME, or use a smaller model"
     )

@@ -16,11 +16,11 @@ from mixtures import mixture
 
 from runner_engine.embedded import MODEL_DIR
 
-pytestmark = pytest.mark.skipif(
-    sys.platform != "linux", reason="limits and marks of memory are Linux's"
-)
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits and marks of memory are Linux's")
 
-ROOM_MIB = 115  # the file counts with its 74 MiB, as it is mapped; nf4 needs 20 to 24 more, and joined experts 74
+ROOM_MIB = (
+    115  # the file counts with its 74 MiB, as it is mapped; nf4 needs 20 to 24 more, and joined experts 74
+)
 SHAPE: dict[str, Any] = {
     "hidden_size": 512, "intermediate_size": 384, "num_hidden_layers": 4, "num_local_experts": 16,
 }  # fmt: skip
@@ -73,10 +73,7 @@ def said(folder: Path) -> dict[str, dict[str, Any]]:
     command = [sys.executable, "-c", PROGRAM, str(MODEL_DIR), str(folder)]
     started = {
         name: subprocess.Popen(
-            [*command, name, str(ROOM_MIB)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+            [*command, name, str(ROOM_MIB)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
         for name in ("none", "nf4")
     }
@@ -90,9 +87,7 @@ def test_as_it_is_stored_it_does_not_fit(said: dict[str, dict[str, Any]]) -> Non
     assert said["none"].get("error"), said
 
 
-def test_quantized_it_is_loaded_within_the_limit_and_its_plan(
-    said: dict[str, dict[str, Any]],
-) -> None:
+def test_quantized_it_is_loaded_within_the_limit_and_its_plan(said: dict[str, dict[str, Any]]) -> None:
     """No two copies are in memory, and what is freed in between is taken again."""
     assert "error" not in said["nf4"], said
     assert 15 < said["nf4"]["weights"] < 25

@@ -63,9 +63,7 @@ def test_blocks_are_multiplied_as_what_they_stand_for(name: str, tmp_path: Path)
     blocks = [place for place, one in layers.items() if isinstance(one, GgufLinear)]
     has_latent = name.startswith("deepseek")  # its keys lie the other way round in the file
     left = [
-        place
-        for place in layers
-        if place not in blocks and not (has_latent and place.endswith("kv_b_proj"))
+        place for place in layers if place not in blocks and not (has_latent and place.endswith("kv_b_proj"))
     ]
     assert all(place.endswith(("shared_expert_gate", "in_proj_ba", "proj")) for place in left), left
     assert len(left) < len(blocks) / 4
@@ -84,10 +82,7 @@ def test_blocks_are_multiplied_as_what_they_stand_for(name: str, tmp_path: Path)
 @pytest.mark.parametrize("name", MIXTURES)
 def test_experts_in_few_bits(name: str, kind: str, tmp_path: Path) -> None:
     path = write_gguf(
-        tmp_path / "model.gguf",
-        name,
-        tiny(name),
-        lambda tensor: kind if "exps" in tensor else "Q8_0",
+        tmp_path / "model.gguf", name, tiny(name), lambda tensor: kind if "exps" in tensor else "Q8_0"
     )
     assert kind in {tensor.dtype for tensor in read_header(path).tensors}
     model = read(path)
@@ -144,9 +139,7 @@ def test_without_what_undoes_the_converter_it_is_another_model(
 
 
 @pytest.mark.parametrize("name", ["mamba2", "qwen3_5_text"])
-def test_a_wrong_decay_is_another_model(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_wrong_decay_is_another_model(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny(name)
     of_model = gguf_families.tensors_of
 
@@ -182,9 +175,7 @@ def test_the_blocks_of_wide_rows(tmp_path: Path) -> None:
         block, nbytes = gguf.GGML_QUANT_SIZES[number]
 
         def packed(
-            values: np.ndarray[Any, Any],
-            wanted: gguf.GGMLQuantizationType,
-            plain: Any = gguf.quants.quantize,
+            values: np.ndarray[Any, Any], wanted: gguf.GGMLQuantizationType, plain: Any = gguf.quants.quantize
         ) -> np.ndarray[Any, Any]:
             """Return random blocks for the experts: the gguf package cannot write these types."""
             if wanted == gguf.GGMLQuantizationType.Q8_0:
@@ -221,11 +212,7 @@ def test_a_layer_that_predicts_further_tokens_is_left_out(tmp_path: Path) -> Non
 
 def test_experts_of_another_shape_are_named(tmp_path: Path) -> None:
     path = write_gguf(
-        tmp_path / "model.gguf",
-        "qwen3_moe",
-        tiny("qwen3_moe"),
-        "Q8_0",
-        expert_feed_forward_length=64,
+        tmp_path / "model.gguf", "qwen3_moe", tiny("qwen3_moe"), "Q8_0", expert_feed_forward_length=64
     )
     with pytest.raises(
         DataError, match=r"tensor blk\.0\.ffn_gate_exps\.weight is \[8, 32, 64\], .* \[8, 64, 64\]"
@@ -244,8 +231,7 @@ def test_an_architecture_that_is_not_read_is_named(tmp_path: Path) -> None:
     writer.write_tensors_to_file()
     writer.close()
     with pytest.raises(
-        ConfigError,
-        match=r"the architecture 'plamo3', which is not read .* gpt-oss, .* by transformers: ",
+        ConfigError, match=r"the architecture 'plamo3', which is not read .* gpt-oss, .* by transformers: "
     ):
         formats.check(resolve(spec_of(tmp_path / "model.gguf")))
 
@@ -259,15 +245,11 @@ def test_what_is_left_to_transformers_is_read_there() -> None:
     assert not {*architectures.BY_TRANSFORMERS} & {*architectures.MODULES}
 
 
-@pytest.mark.parametrize(
-    "name", ["gemma3_text", "qwen3_5_text", "nemotron_h_moe", "gpt_oss", "deepseek_v3"]
-)
+@pytest.mark.parametrize("name", ["gemma3_text", "qwen3_5_text", "nemotron_h_moe", "gpt_oss", "deepseek_v3"])
 def test_a_plan_knows_layers_and_experts(name: str, tmp_path: Path) -> None:
     """The settings that memory is planned by are those of the model's own config."""
     model = tiny(name)
-    settings = resolve(
-        spec_of(write_gguf(tmp_path / "model.gguf", name, model))
-    ).files.text_settings
+    settings = resolve(spec_of(write_gguf(tmp_path / "model.gguf", name, model))).files.text_settings
     config = model.config.to_dict()
     wanted = [
         *(
@@ -278,13 +260,7 @@ def test_a_plan_knows_layers_and_experts(name: str, tmp_path: Path) -> None:
             "num_experts",
             "n_routed_experts",
         ),
-        *(
-            "num_local_experts",
-            "num_experts_per_tok",
-            "kv_lora_rank",
-            "num_key_value_heads",
-            "hidden_size",
-        ),
+        *("num_local_experts", "num_experts_per_tok", "kv_lora_rank", "num_key_value_heads", "hidden_size"),
     ]
     assert {key: settings.get(key) for key in wanted if key in config} == {
         key: config[key] for key in wanted if key in config

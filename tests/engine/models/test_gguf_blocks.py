@@ -25,28 +25,20 @@ from runner_engine.models.loading.gguf import load
 IDS = torch.arange(3, 40)[None]
 # which transformers reads, too, by the same settings; of Gemma's it leaves out by what queries are
 # divided
-KEPT_ARCHITECTURES = (
-    "llama",
-    "qwen2",
-    "qwen3",
-    "phi3",
-    "starcoder2",
-    "stablelm",
-    "gemma2",
-    "gemma3",
-)
+KEPT_ARCHITECTURES = ("llama", "qwen2", "qwen3", "phi3", "starcoder2", "stablelm", "gemma2", "gemma3")
 MODEL_TYPES = {"gemma3": "gemma3_text"}
 SIZES: dict[str, Any] = {
     "vocab_size": 64, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "max_position_embeddings": 128, "head_dim": 16, "pad_token_id": 0,
 }  # fmt: skip
+# not in a file
 DEFAULTS = {
     "qwen3": {"head_dim": 128},
     "gemma2": {"head_dim": 256},  # by whose square root transformers divides queries
     "gemma3": {"head_dim": 256},
     "phi3": {"vocab_size": 32064},
     "starcoder2": {"vocab_size": 49152},
-}  # not in a file
+}
 
 
 def write(path: Path, architecture: str) -> None:
@@ -86,9 +78,7 @@ def write(path: Path, architecture: str) -> None:
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # transformers' copies of a read-only file
 @pytest.mark.parametrize("architecture", KEPT_ARCHITECTURES)
-def test_each_architecture_gives_the_logits_of_the_unpacked_file(
-    architecture: str, tmp_path: Path
-) -> None:
+def test_each_architecture_gives_the_logits_of_the_unpacked_file(architecture: str, tmp_path: Path) -> None:
     write(tmp_path / "model.gguf", architecture)
     unpacked = AutoModelForCausalLM.from_pretrained(
         tmp_path, gguf_file="model.gguf", dtype=torch.float32
@@ -122,23 +112,15 @@ def test_settings_and_names_are_those_of_transformers(architecture: str, tmp_pat
     assert found.to_dict() == expected.to_dict()
     known = architecture_of(read_header(tmp_path / "model.gguf"))
     for unlike in (False, True):  # layers with what some models of an architecture have
-        more = (
-            {"use_qkv_bias": unlike, "use_parallel_residual": unlike}
-            if architecture == "stablelm"
-            else {}
-        )
-        settings = AutoConfig.for_model(
-            **{**expected.to_dict(), **more, "tie_word_embeddings": not unlike}
-        )
+        more = {"use_qkv_bias": unlike, "use_parallel_residual": unlike} if architecture == "stablelm" else {}
+        settings = AutoConfig.for_model(**{**expected.to_dict(), **more, "tie_word_embeddings": not unlike})
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(settings)
         names = get_gguf_hf_weights_map(model, TensorProcessor(config=settings.to_dict()))
         assert len(names) >= 15
         assert {name: weight_name(known, name) for name in names} == names
     assert weight_name(known, "rope_freqs.weight") is None
-    assert all(
-        weight_name(known, tensor.name) for tensor in read_header(tmp_path / "model.gguf").tensors
-    )
+    assert all(weight_name(known, tensor.name) for tensor in read_header(tmp_path / "model.gguf").tensors)
 
 
 def test_a_vocabulary_without_size_counts_its_tokens(tmp_path: Path) -> None:

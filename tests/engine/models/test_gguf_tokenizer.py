@@ -60,9 +60,7 @@ def _unigrams() -> list[tuple[str, float]]:
 
 
 def by_bytes(
-    pre: str | None,
-    special: tuple[str, ...] = ("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
-    **flags: bool,
+    pre: str | None, special: tuple[str, ...] = ("<|endoftext|>", "<|im_start|>", "<|im_end|>"), **flags: bool
 ) -> Write:
     """Write byte pairs with special tokens, one of the user's own, and one that is marked as
     control by mistake."""
@@ -73,9 +71,7 @@ def by_bytes(
         if pre is not None:
             writer.add_tokenizer_pre(pre)
         writer.add_token_list([*special, *tokens, "<think>", "wrong\u20ac", "  "])
-        writer.add_token_types(
-            [CONTROL] * len(special) + [NORMAL] * len(tokens) + [OWN, CONTROL, OWN]
-        )
+        writer.add_token_types([CONTROL] * len(special) + [NORMAL] * len(tokens) + [OWN, CONTROL, OWN])
         writer.add_token_merges(merges)
         writer.add_bos_token_id(0)
         writer.add_eos_token_id(len(special) - 1)
@@ -97,13 +93,9 @@ def by_pieces(
         others = len(tokens) - len(first) - 2
         writer.add_tokenizer_model("llama")
         writer.add_token_list(tokens)
-        scores = [
-            float(-(number // 40 if equal_scores else number)) for number in range(len(tokens))
-        ]
+        scores = [float(-(number // 40 if equal_scores else number)) for number in range(len(tokens))]
         writer.add_token_scores(scores)
-        writer.add_token_types(
-            [UNKNOWN, CONTROL, CONTROL, *[BYTE] * 256, *[NORMAL] * others, OWN, CONTROL]
-        )
+        writer.add_token_types([UNKNOWN, CONTROL, CONTROL, *[BYTE] * 256, *[NORMAL] * others, OWN, CONTROL])
         if has_merges:
             known = set(tokens)
             pairs = [(token[:at], token[at:]) for token in _pieces() for at in range(1, len(token))]
@@ -125,9 +117,7 @@ def by_unigrams(writer: gguf.GGUFWriter) -> None:
     writer.add_tokenizer_model("t5")
     writer.add_token_list([token for token, _ in found + blanks])
     writer.add_token_scores([score for _, score in found + blanks])
-    writer.add_token_types(
-        [CONTROL, CONTROL, UNKNOWN, *[NORMAL] * (len(found) - 3), *[5] * len(blanks)]
-    )
+    writer.add_token_types([CONTROL, CONTROL, UNKNOWN, *[NORMAL] * (len(found) - 3), *[5] * len(blanks)])
     writer.add_pad_token_id(0)
     writer.add_eos_token_id(1)
     writer.add_unk_token_id(2)
@@ -137,9 +127,7 @@ def check_equal(path: Path) -> None:
     """Compare the two tokenizers: what they are, what they cut, what they put together."""
     assert gguf_tokenizer.can_make(path)
     found = load_tokenizer(f"model.name={path}", path)
-    expected: Any = AutoTokenizer.from_pretrained(
-        path.parent, gguf_file=path.name, padding_side="left"
-    )
+    expected: Any = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, padding_side="left")
     assert type(found) is type(expected)
     if cuts_single_digits(
         read_header(path).metadata
@@ -153,9 +141,7 @@ def check_equal(path: Path) -> None:
     for special in (True, False):
         ids = found(many, add_special_tokens=special)["input_ids"]
         assert ids == expected(many, add_special_tokens=special)["input_ids"]
-    assert len({number for one in ids for number in one}) > 200, (
-        "the texts hardly use the vocabulary"
-    )
+    assert len({number for one in ids for number in one}) > 200, "the texts hardly use the vocabulary"
     assert found.batch_decode(ids) == expected.batch_decode(ids)
     assert found.batch_decode(ids, skip_special_tokens=True) == expected.batch_decode(
         ids, skip_special_tokens=True
@@ -202,9 +188,7 @@ def test_each_kind_has_the_ids_of_transformers(kind: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     "architecture", ["qwen2", "qwen3", "phi3", "starcoder2", "stablelm", "gemma2", "gemma3"]
 )
-def test_each_architecture_has_the_ids_of_transformers(
-    architecture: str, kind: str, tmp_path: Path
-) -> None:
+def test_each_architecture_has_the_ids_of_transformers(architecture: str, kind: str, tmp_path: Path) -> None:
     check_equal(write(tmp_path / "model.gguf", architecture, KINDS[kind]))
 
 
@@ -252,17 +236,13 @@ def test_what_transformers_reads_is_noted(tmp_path: Path) -> None:
     load_tokenizer("model.name=x", path).backend_tokenizer.save(str(tmp_path / "tokenizer.json"))
     assert not gguf_tokenizer.can_make(path)
     read = "is read by transformers in Python, which takes seconds for a large vocabulary"
-    assert gguf_tokenizer.notes(path) == [
-        f"model.gguf: its tokenizer, with tokenizer.json beside it, {read}"
-    ]
+    assert gguf_tokenizer.notes(path) == [f"model.gguf: its tokenizer, with tokenizer.json beside it, {read}"]
     assert load_tokenizer("model.name=x", path)("a")["input_ids"]
     (tmp_path / "tokenizer.json").unlink()
     falcon = write(tmp_path / "falcon.gguf", "falcon", KINDS["bytes-None"])
     assert gguf_tokenizer.notes(falcon) == [f"falcon.gguf: its architecture falcon {read}"]
     assert load_tokenizer("model.name=x", falcon)("a")["input_ids"]
-    by_words = write(
-        tmp_path / "words.gguf", "llama", lambda writer: writer.add_tokenizer_model("bert")
-    )
+    by_words = write(tmp_path / "words.gguf", "llama", lambda writer: writer.add_tokenizer_model("bert"))
     assert gguf_tokenizer.notes(by_words) == [f"words.gguf: its tokenizer 'bert' {read}"]
     with pytest.raises(ConfigError, match="no usable tokenizer in .*bert"):
         load_tokenizer("model.name=x", by_words)

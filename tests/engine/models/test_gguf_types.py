@@ -36,17 +36,12 @@ def test_the_scales_of_a_block_are_where_they_are_looked_for(name: str) -> None:
 
 
 def test_the_header_knows_the_same_types_with_the_same_sizes() -> None:
-    sizes = {
-        name: (number, inputs, nbytes)
-        for number, (name, inputs, nbytes) in gguf_file.BLOCKS.items()
-    }
+    sizes = {name: (number, inputs, nbytes) for number, (name, inputs, nbytes) in gguf_file.BLOCKS.items()}
     assert tuple(TYPES) == gguf_file.KEPT_TYPES
     for name, kind in TYPES.items():
         assert (kind.number, kind.inputs, kind.stored_bytes) == sizes[name]
         assert kind.packed_bytes <= 1.06 * kind.stored_bytes
-        one = Tensor(
-            "a", name, (33, 768), Path("a"), 0, 33 * 768 // kind.inputs * kind.stored_bytes
-        )
+        one = Tensor("a", name, (33, 768), Path("a"), 0, 33 * 768 // kind.inputs * kind.stored_bytes)
         panels = packed(
             torch.zeros(33, one.nbytes // 33, dtype=torch.uint8), kind, 768, gguf_file.PANEL_OUTPUTS
         )

@@ -12,9 +12,7 @@ from transformers.utils import import_utils
 
 from runner_engine.models import kept_names
 
-read = getattr(
-    import_utils.define_import_structure, "__wrapped__", import_utils.define_import_structure
-)
+read = getattr(import_utils.define_import_structure, "__wrapped__", import_utils.define_import_structure)
 READ = getattr(read, "__wrapped__", read)
 MODELS = Path(transformers.__file__).parent / "models"
 
@@ -36,9 +34,7 @@ def some(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(
-    "where", [("",), ("", "models"), ("__init__.py",), ("auto/__init__.py",)], ids=str
-)
+@pytest.mark.parametrize("where", [("",), ("", "models"), ("__init__.py",), ("auto/__init__.py",)], ids=str)
 def test_they_are_those_of_transformers(some: Path, where: tuple[str, ...], cache: Path) -> None:
     place = (str(some / where[0]), *where[1:])
     expected = READ(*place)

@@ -79,11 +79,7 @@ def test_quantization_is_really_on(
     model = dataclasses.replace(tiny_model, dtype=Dtype.bfloat16)
     plain = load(make_config(model=model))
     loaded = load(make_config(model=model, quantization=quantization))
-    linears = [
-        m
-        for n, m in plain.model.named_modules()
-        if isinstance(m, torch.nn.Linear) and n != "lm_head"
-    ]
+    linears = [m for n, m in plain.model.named_modules() if isinstance(m, torch.nn.Linear) and n != "lm_head"]
     assert loaded.metrics["quantized_modules"] == len(linears) == 14
     saved = sum(m.weight.numel() for m in linears) * (16 - bits) / 8 / 2**20
     kept = loaded.metrics["weight_mib"] - (plain.metrics["weight_mib"] - saved)
@@ -100,22 +96,14 @@ def test_quantization_is_really_on(
     "quantization", [QuantizationConfig(), Nf4Config(), Int8Config()], ids=lambda held: held.name
 )
 def test_an_incomplete_checkpoint_is_refused_instead_of_filled_with_random_weights(
-    make_config: Make,
-    tmp_path: Path,
-    tiny_model: LocalModelConfig,
-    quantization: QuantizationConfig,
+    make_config: Make, tmp_path: Path, tiny_model: LocalModelConfig, quantization: QuantizationConfig
 ) -> None:
     folder = tmp_path / "incomplete"
     shutil.copytree(tiny_model.name, folder)
     weights = load_file(folder / "model.safetensors")
     left_out = ["model.layers.1.mlp.up_proj.weight", "model.norm.weight"]
-    save_file(
-        {name: weights[name] for name in weights if name not in left_out},
-        folder / "model.safetensors",
-    )
-    config = make_config(
-        model=dataclasses.replace(tiny_model, name=str(folder)), quantization=quantization
-    )
+    save_file({name: weights[name] for name in weights if name not in left_out}, folder / "model.safetensors")
+    config = make_config(model=dataclasses.replace(tiny_model, name=str(folder)), quantization=quantization)
     with pytest.raises(
         ConfigError, match=r"lacks model\.layers\.1\.mlp\.up_proj\.weight, model\.norm\.weight of"
     ):
@@ -128,13 +116,9 @@ def test_stored_weights_that_the_model_has_no_use_for_are_said(
     folder = tmp_path / "fewer_layers"
     shutil.copytree(tiny_model.name, folder)
     settings = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(
-        json.dumps(settings | {"num_hidden_layers": 1, "layer_types": None})
-    )
+    (folder / "config.json").write_text(json.dumps(settings | {"num_hidden_layers": 1, "layer_types": None}))
     loaded = load(make_config(model=dataclasses.replace(tiny_model, name=str(folder))))
-    assert any(
-        "has no use for model.layers.1.input_layernorm.weight" in note for note in loaded.notes
-    )
+    assert any("has no use for model.layers.1.input_layernorm.weight" in note for note in loaded.notes)
     assert not any("has no use" in note for note in load(make_config(model=tiny_model)).notes)
 
 
@@ -173,9 +157,7 @@ def test_layers_that_bitsandbytes_cannot_pack_have_the_same_results_as_without_p
     assert loaded.metrics["quantized_modules"] == expected.metrics["quantized_modules"] == 7
     if native.kernels() is not None:
         found = QuantizedLayers(loaded.model, Heap())
-        assert len(found.exchanged) == 5, (
-            "o_proj and down_proj have inputs that are no whole blocks"
-        )
+        assert len(found.exchanged) == 5, "o_proj and down_proj have inputs that are no whole blocks"
         kinds = {found.matrices[one].matrix.kind for one in found.exchanged}
         assert kinds == {WeightFormat.four_bit_rows}
 
@@ -187,12 +169,9 @@ def adapter(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     torch.manual_seed(1)
     base = AutoModelForCausalLM.from_pretrained(tiny_llama)
-    warnings.filterwarnings(
-        "ignore", message="`is_gradient_checkpointing`", category=FutureWarning
-    )  # peft's own
-    model = get_peft_model(
-        base, LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "down_proj"])
-    )
+    # peft's own
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
+    model = get_peft_model(base, LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "down_proj"]))
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
@@ -240,9 +219,7 @@ def test_an_adapter_leaves_nothing_behind(
 
 
 def test_peft_over_4_bit(make_config: Make, tiny_model: LocalModelConfig, adapter: Path) -> None:
-    loaded = load(
-        make_config(model=tiny_model, quantization=Nf4Config(), lora=PeftConfig(path=str(adapter)))
-    )
+    loaded = load(make_config(model=tiny_model, quantization=Nf4Config(), lora=PeftConfig(path=str(adapter))))
     assert loaded.metrics["quantized_modules"] == 14
     assert loaded.metrics["lora_modules"] == 4
     assert torch.isfinite(logits(loaded)).all()
@@ -291,18 +268,12 @@ def test_device_dtype_and_attention(make_config: Make, tiny_model: LocalModelCon
     assert eager.facts["attention"] == "eager"
 
 
-def test_flash_attention_falls_back_and_says_so(
-    make_config: Make, tiny_model: LocalModelConfig
-) -> None:
+def test_flash_attention_falls_back_and_says_so(make_config: Make, tiny_model: LocalModelConfig) -> None:
     if torch.cuda.is_available():
         pytest.skip("flash attention may run here")
-    loaded = load(
-        make_config(model=dataclasses.replace(tiny_model, attention=Attention.flash_attention_2))
-    )
+    loaded = load(make_config(model=dataclasses.replace(tiny_model, attention=Attention.flash_attention_2)))
     assert loaded.facts["attention"] == "sdpa"
-    assert (
-        "model.attention=flash_attention_2: there is no CUDA GPU, so sdpa is used" in loaded.notes
-    )
+    assert "model.attention=flash_attention_2: there is no CUDA GPU, so sdpa is used" in loaded.notes
 
 
 def test_a_limit_for_a_gpu_that_is_not_there_is_left_out(
@@ -310,16 +281,12 @@ def test_a_limit_for_a_gpu_that_is_not_there_is_left_out(
 ) -> None:
     places = {"0": "3GB", "97": "3GB", "cpu": "8GB"}
     model = dataclasses.replace(tiny_model, device="auto", device_map="auto", max_memory=places)
-    (note,) = [
-        note for note in load_base(make_config(model=model)).notes if "model.max_memory" in note
-    ]
+    (note,) = [note for note in load_base(make_config(model=model)).notes if "model.max_memory" in note]
     assert "GPU 97, which this machine does not have: that limit is ignored" in note
 
 
 def test_device_map_auto(make_config: Make, tiny_model: LocalModelConfig) -> None:
-    model = dataclasses.replace(
-        tiny_model, device="auto", device_map="auto", max_memory={"cpu": "2GB"}
-    )
+    model = dataclasses.replace(tiny_model, device="auto", device_map="auto", max_memory={"cpu": "2GB"})
     spread, plain = load(make_config(model=model)), load(make_config(model=tiny_model))
     if not torch.cuda.is_available():
         assert spread.facts["device"] == "cpu"

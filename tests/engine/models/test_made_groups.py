@@ -32,9 +32,7 @@ Saved = Callable[..., Path]
 DTYPES = (torch.float32, torch.bfloat16)
 
 
-def published(
-    weight: torch.Tensor, bits: int, group: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def published(weight: torch.Tensor, bits: int, group: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return codes, scales and zero points in float32, by the formulas of hqq 0.2.8 for groups
     along inputs.
 
@@ -45,9 +43,7 @@ def published(
     low, high = plain.min(1, keepdim=True)[0], plain.max(1, keepdim=True)[0]
     denominator = high - low
     scale = most / denominator
-    scale = torch.where(denominator.abs() <= 1e-4, torch.full_like(scale, 1.0), scale).clamp(
-        max=2e4
-    )
+    scale = torch.where(denominator.abs() <= 1e-4, torch.full_like(scale, 1.0), scale).clamp(max=2e4)
     zero, best = -low * scale, torch.tensor(torch.inf)
     if bits == 4:  # BaseQuantizeConfig has round_zero for 4 bits alone
         zero = torch.round(zero)
@@ -77,15 +73,11 @@ def published(
 @pytest.mark.sampled(4)
 @pytest.mark.parametrize("bits", BITS)
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(
-    ("outputs", "inputs", "group"), [(96, 256, 64), (7, 320, 32), (64, 128, 128)]
-)
+@pytest.mark.parametrize(("outputs", "inputs", "group"), [(96, 256, 64), (7, 320, 32), (64, 128, 128)])
 def test_hqqs_numbers_are_those_of_the_published_formulas_bit_for_bit(
     bits: int, dtype: torch.dtype, outputs: int, inputs: int, group: int
 ) -> None:
-    weight = (
-        torch.randn(outputs, inputs, generator=torch.Generator().manual_seed(bits)) * 0.05
-    ).to(dtype)
+    weight = (torch.randn(outputs, inputs, generator=torch.Generator().manual_seed(bits)) * 0.05).to(dtype)
     weight[0, :group] = 0.25  # a group whose numbers are all the same
     weight[1, 3] = 2.0  # and one with an outlier
     codes, scales, zeros = published(weight, bits, group)
@@ -100,9 +92,7 @@ def test_hqq_finds_zero_points_with_a_smaller_error_than_rounding_has() -> None:
     made = HqqConfig(bits=3).groups_of(weight)
     groups = weight.reshape(64, -1, 64)
     scale = (groups.amax(2, keepdim=True) - groups.amin(2, keepdim=True)) / 7
-    rounded = ((groups - groups.amin(2, keepdim=True)) / scale).round() * scale + groups.amin(
-        2, keepdim=True
-    )
+    rounded = ((groups - groups.amin(2, keepdim=True)) / scale).round() * scale + groups.amin(2, keepdim=True)
     ours = (made.codes.reshape(groups.shape) - made.zeros.unsqueeze(2)) * made.scales.unsqueeze(2)
     assert (ours - groups).abs().mean() < (rounded - groups).abs().mean()
 
@@ -131,10 +121,7 @@ def test_torchaos_model_has_the_same_weights_and_logits(
     )
     ours = load(make_config, folder, choice, dtype=Dtype(str(dtype).removeprefix("torch.")))
     for path in ("model.layers.0.self_attn.k_proj", "model.layers.1.mlp.down_proj"):
-        layer, weight = (
-            ours.model.get_submodule(path),
-            theirs.get_submodule(path).get_parameter("weight"),
-        )
+        layer, weight = (ours.model.get_submodule(path), theirs.get_submodule(path).get_parameter("weight"))
         assert torch.equal(layer.unpacked(0, layer.out_features, dtype), weight.dequantize())
     assert off(logits(ours.model), logits(theirs)) < (1e-5 if dtype is torch.float32 else 1e-2)
 
@@ -166,10 +153,7 @@ def test_the_layers_are_counted_and_take_the_bytes_that_were_predicted(
     make_config: Make, saved_family: Saved, tied: bool, dtype: Dtype, choice: MadeGroupsConfig
 ) -> None:
     folder = saved_family(tied=tied)
-    plain, made = (
-        load(make_config, folder, dtype=dtype),
-        load(make_config, folder, choice, dtype=dtype),
-    )
+    plain, made = (load(make_config, folder, dtype=dtype), load(make_config, folder, choice, dtype=dtype))
     assert made.metrics["quantized_modules"] == 14
     assert made.facts["quantized"].startswith(f"{choice.name}: ")
     assert made.facts["quantized"].endswith(f"(14 of 15 linear layers: 14 {class_of(choice)})")
@@ -205,9 +189,7 @@ def test_an_adapter_over_such_layers(
     plain = load(make_config, folder, dtype=Dtype.float32, lora=lora)
     both = load(make_config, folder, choice, dtype=Dtype.float32, lora=lora)
     assert (both.metrics["quantized_modules"], both.metrics["lora_modules"]) == (14, 4)
-    assert off(logits(both.model), logits(plain.model)) < off(
-        logits(both.model), logits(base.model)
-    )
+    assert off(logits(both.model), logits(plain.model)) < off(logits(both.model), logits(base.model))
 
 
 # ------------------------------------------------------------------------------------------- errors
@@ -237,7 +219,5 @@ def test_inputs_that_are_not_whole_groups_are_refused_before_the_load(
 def test_a_weight_that_is_not_finite_is_named() -> None:
     layer = nn.Linear(64, 8)
     layer.weight.data[3, 5] = float("nan")
-    with pytest.raises(
-        DataError, match=r"up_proj.weight: a number is not finite, and quantization=hqq"
-    ):
+    with pytest.raises(DataError, match=r"up_proj.weight: a number is not finite, and quantization=hqq"):
         made_groups.layer_of(HqqConfig(), layer, "up_proj")

@@ -29,9 +29,7 @@ def stored(saved_family: Saved, tmp_path_factory: pytest.TempPathFactory) -> Cal
     """Return a function that saves a model as torchao does, quantized, perhaps with some tensors
     changed."""
 
-    def folder(
-        config: Any, change: Callable[[dict[str, torch.Tensor]], None] | None = None
-    ) -> Path:
+    def folder(config: Any, change: Callable[[dict[str, torch.Tensor]], None] | None = None) -> Path:
         made = tmp_path_factory.mktemp("torchao")
         model = AutoModelForCausalLM.from_pretrained(
             saved_family(), dtype=torch.bfloat16, quantization_config=TorchAoConfig(config)
@@ -60,18 +58,14 @@ def test_torchaos_own_checkpoint_is_recognised_and_held_in_as_many_bits(
     for wanted in (NONE, choice):
         loaded = load(make_config, folder, wanted)
         assert f"14 of 15 linear layers: 14 {class_of(choice)})" in loaded.facts["quantized"]
-        assert loaded.facts["checkpoint"].startswith(
-            "quantized already: torchao_intx by torchao (bits="
-        )
+        assert loaded.facts["checkpoint"].startswith("quantized already: torchao_intx by torchao (bits=")
         assert torch.equal(logits(loaded.model), logits(made.model))
         assert off(logits(loaded.model), logits(theirs)) < 1e-2
         assert loaded.bytes_by_dtype == made.bytes_by_dtype
         check_predicted_bytes(loaded, configure(make_config, folder, wanted))
 
 
-def test_other_integers_of_torchao_are_left_to_it(
-    make_config: Make, stored: Callable[..., Path]
-) -> None:
+def test_other_integers_of_torchao_are_left_to_it(make_config: Make, stored: Callable[..., Path]) -> None:
     from torchao.quantization import IntxWeightOnlyConfig, PerAxis
 
     folder = stored(IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=PerAxis(0)))  # type: ignore[attr-defined]
@@ -118,7 +112,5 @@ def test_a_config_that_says_other_bits_or_groups_than_the_tensors_is_refused(
     keys = settings["quantization_config"]["quant_type"]["default"]["_data"]
     keys["granularity"]["_data"]["group_size"] = 64
     file.write_text(json.dumps(settings))
-    with pytest.raises(
-        ConfigError, match=r"blocks of \[1, 32\], .* config.json says int4 in groups of 64"
-    ):
+    with pytest.raises(ConfigError, match=r"blocks of \[1, 32\], .* config.json says int4 in groups of 64"):
         load(make_config, folder)

@@ -66,12 +66,8 @@ ROPES: dict[str, RopeConfig] = {  # native first: the others are compared with i
     "yarn": RopeYarnConfig(factor=4, original_max_position_embeddings=64),
     "llama3": RopeLlama3Config(factor=4, original_max_position_embeddings=64),
 }
-SHAPES = (
-    (True, 64),
-    (False, 128),
-    (True, 128),
-    (False, 64),
-)  # tied embeddings and the size of a head
+# tied embeddings and the size of a head
+SHAPES = ((True, 64), (False, 128), (True, 128), (False, 64))
 LORAS = ("none", "peft", "pth")
 RANK = 4
 
@@ -109,10 +105,7 @@ def shape_of(
     def shape(family: str, tied: bool, head_dim: int) -> Shape:
         key = (family, tied, head_dim)
         if key not in made:
-            folder, adapters = (
-                saved_family(family, head_dim, tied),
-                tmp_path_factory.mktemp("adapters"),
-            )
+            folder, adapters = (saved_family(family, head_dim, tied), tmp_path_factory.mktemp("adapters"))
             peft = save_peft(adapters / "peft", folder, rank=RANK)
             pth = save_pth(adapters / "lora.pth", settings(family, head_dim, tied), RANK)
             made[key] = Shape(*key, folder, peft, pth)
@@ -129,8 +122,7 @@ def linear_sizes(config: Any) -> list[tuple[int, int]]:
     """[in, out] of every linear layer but the head, layer by layer."""
     hidden, inner = config.hidden_size, config.intermediate_size
     queries, keys = (
-        count * config.head_dim
-        for count in (config.num_attention_heads, config.num_key_value_heads)
+        count * config.head_dim for count in (config.num_attention_heads, config.num_key_value_heads)
     )
     layer = [(hidden, queries), (hidden, keys), (hidden, keys), (queries, hidden)]
     layer += [(hidden, inner), (hidden, inner), (inner, hidden)]
@@ -140,13 +132,9 @@ def linear_sizes(config: Any) -> list[tuple[int, int]]:
 def other_parameters(config: Any) -> int:
     """Return the number of parameters in embeddings, an untied head, norms and biases."""
     hidden, layers, vocabulary = config.hidden_size, config.num_hidden_layers, config.vocab_size
-    count = vocabulary * hidden * (1 if config.tie_word_embeddings else 2) + hidden * (
-        2 * layers + 1
-    )
+    count = vocabulary * hidden * (1 if config.tie_word_embeddings else 2) + hidden * (2 * layers + 1)
     if config.model_type == "qwen2":  # biases of q, k and v
-        count += (
-            layers * config.head_dim * (config.num_attention_heads + 2 * config.num_key_value_heads)
-        )
+        count += layers * config.head_dim * (config.num_attention_heads + 2 * config.num_key_value_heads)
     if config.model_type == "qwen3":  # norms of queries and keys
         count += layers * 2 * config.head_dim
     return count
@@ -166,9 +154,7 @@ def linear_bytes(name: str, config: Any) -> tuple[int, int]:
             return numbers + 4 * rows, numbers + 8 * rows  # perhaps a zero point per row
     blocks = numbers // 64
     nested = 4 * sum(math.ceil(i * o / 64 / 256) for i, o in sizes)
-    return numbers // 2 + blocks + nested, numbers // 2 + blocks + nested + len(sizes) * 4 * (
-        16 + 256
-    )
+    return numbers // 2 + blocks + nested, numbers // 2 + blocks + nested + len(sizes) * 4 * (16 + 256)
 
 
 def delta_norm(shape: Shape, name: str) -> float:
@@ -178,11 +164,7 @@ def delta_norm(shape: Shape, name: str) -> float:
         deltas = [state[key.replace(".A.", ".B.")] @ state[key] for key in state if ".A." in key]
     else:
         state = load_file(shape.peft / "adapter_model.safetensors")
-        deltas = [
-            2 * state[key.replace("lora_A", "lora_B")] @ state[key]
-            for key in state
-            if "lora_A" in key
-        ]
+        deltas = [2 * state[key.replace("lora_A", "lora_B")] @ state[key] for key in state if "lora_A" in key]
     return float(sum(delta.double().square().sum() for delta in deltas)) ** 0.5
 
 
@@ -224,13 +206,8 @@ def check_report(
         assert facts["lora"].startswith(f"{lora} ")
 
     pairs = config.head_dim // 2
-    assert metrics["rope_pairs_patched"] == (
-        max(1, round(pairs * 0.25)) if rope == "rope_2d" else 0
-    )
-    named = {
-        "native": "default",
-        "rope_2d": f"rope_2d, pairs {pairs - pairs // 4 + 1}–{pairs} of {pairs}",
-    }
+    assert metrics["rope_pairs_patched"] == (max(1, round(pairs * 0.25)) if rope == "rope_2d" else 0)
+    named = {"native": "default", "rope_2d": f"rope_2d, pairs {pairs - pairs // 4 + 1}–{pairs} of {pairs}"}
     assert facts["rope"].startswith(named.get(rope, f"{rope}, factor"))
     assert metrics["max_positions"] == {"linear": 1024, "dynamic": 512}.get(rope, 256)
     assert facts["attention"] == attention.value
@@ -242,9 +219,7 @@ def check_report(
 def lora_parameters(config: Any, lora: str) -> int:
     hidden, queries = config.hidden_size, config.num_attention_heads * config.head_dim
     if lora == "peft":
-        return (
-            config.num_hidden_layers * RANK * (hidden + queries + config.intermediate_size + hidden)
-        )
+        return config.num_hidden_layers * RANK * (hidden + queries + config.intermediate_size + hidden)
     return len(squares(config)) * RANK * 2 * hidden if lora == "pth" else 0
 
 
@@ -298,9 +273,7 @@ def test_ropes_and_adapters(
         pytest.skip("the optional torchao is not installed")
     shape = shape_of(family, tied, head_dim)
     attention = Attention.eager if (tied, head_dim) in SHAPES[:2] else Attention.sdpa
-    model = LocalModelConfig(
-        name=str(shape.folder), device="cpu", dtype=Dtype.float32, attention=attention
-    )
+    model = LocalModelConfig(name=str(shape.folder), device="cpu", dtype=Dtype.float32, attention=attention)
     generation = GenerationConfig(max_new_tokens=3)
     native: dict[str, torch.Tensor] = {}
     loras = {"native": (*LORAS, "none"), scaled[0]: ("none", "peft"), scaled[1]: ("none", "pth")}
@@ -317,17 +290,13 @@ def test_ropes_and_adapters(
             loaded, logits, tokens = ask(config, bases)
             check_report(loaded, shape, quantization, lora, rope, attention)
             assert len(tokens) == 3
-            assert loaded.metrics["base_loads"] == (plain is None), (
-                "adapters are exchanged on one base"
-            )
+            assert loaded.metrics["base_loads"] == (plain is None), "adapters are exchanged on one base"
             plain = logits if plain is None else plain
             what = f"{rope}, {lora}"
             if lora == "none":
                 assert torch.equal(logits, plain), f"{what}: bit for bit as before the adapters"
             else:
-                assert (logits - plain).abs().max() > 1e-2, (
-                    f"{what}: the adapter changes the logits"
-                )
+                assert (logits - plain).abs().max() > 1e-2, f"{what}: the adapter changes the logits"
             if rope == "native":
                 native[lora] = logits
             elif rope == "dynamic":
@@ -335,9 +304,7 @@ def test_ropes_and_adapters(
                     f"{what}: nothing changes within the model's own positions"
                 )
             else:
-                assert (logits - native[lora]).abs().max() > 1e-4, (
-                    f"{what}: positions turn otherwise"
-                )
+                assert (logits - native[lora]).abs().max() > 1e-4, f"{what}: positions turn otherwise"
 
 
 @pytest.mark.sampled(3)
@@ -346,9 +313,7 @@ def test_ropes_and_adapters(
     ("family", "rope", "lora", "tied", "head_dim"),
     [
         (family, rope, LORAS[1 + (row + column) % 2], *SHAPES[(row + column // 2) % 4])
-        for (row, family), (column, rope) in itertools.product(
-            enumerate(FAMILIES), enumerate(ROPES)
-        )
+        for (row, family), (column, rope) in itertools.product(enumerate(FAMILIES), enumerate(ROPES))
     ],
 )
 def test_merged_is_unmerged(
@@ -364,10 +329,7 @@ def test_merged_is_unmerged(
     model = LocalModelConfig(name=str(shape.folder), device="cpu", dtype=Dtype.float32)
     generation = GenerationConfig(max_new_tokens=3)
     outcomes = [
-        ask(
-            make_config(model=model, lora=choice, rope=ROPES[rope], generation=generation),
-            BaseCache(),
-        )
+        ask(make_config(model=model, lora=choice, rope=ROPES[rope], generation=generation), BaseCache())
         for choice in (shape.lora(lora), shape.lora(lora, merge=True))
     ]
     (adapted, adapted_logits, _), (merged, merged_logits, _) = outcomes
@@ -391,9 +353,7 @@ def damaged(saved_family: Callable[..., Path], tmp_path: Path) -> Path:
     return folder
 
 
-def test_damaged_weights_are_said_where_nothing_else_is_wrong(
-    make_config: Make, damaged: Path
-) -> None:
+def test_damaged_weights_are_said_where_nothing_else_is_wrong(make_config: Make, damaged: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be loaded from"):
         load_base(make_config(model=LocalModelConfig(name=str(damaged), device="cpu")))
 
@@ -423,10 +383,7 @@ def test_merging_into_quantized_weights(
             "peft-size",
             r"does not fit model.name=.*size mismatch for .*down_proj.*layer of \[256, 192\], .* is \[128, 192\]",
         ),
-        (
-            "pth-size",
-            r"size mismatch for model.layers.0.self_attn.q_proj: A \[4, 256\] and B \[256, 4\]",
-        ),
+        ("pth-size", r"size mismatch for model.layers.0.self_attn.q_proj: A \[4, 256\] and B \[256, 4\]"),
         ("pth-rank", "lora.rank=8, but lora.path=.* has rank 4"),
         ("pth-elsewhere", "2 of 2 modules are not linear layers"),
         ("pth-zero", "changes nothing"),
@@ -460,20 +417,14 @@ def test_adapters_that_do_not_fit(
     model = LocalModelConfig(name=str(damaged), device="cpu")
     with pytest.raises(ConfigError, match=message):
         load_base(
-            make_config(
-                model=model, lora=lora, quantization=QUANTIZATIONS[quantization], rope=ROPES[rope]
-            )
+            make_config(model=model, lora=lora, quantization=QUANTIZATIONS[quantization], rope=ROPES[rope])
         )
 
 
 @pytest.mark.parametrize("rope", [name for name in ROPES if name != "native"])
 @pytest.mark.parametrize("quantization", ["none", "int8", "nf4"])
 def test_a_model_without_rotary_embedding(
-    make_config: Make,
-    saved_family: Callable[..., Path],
-    tmp_path: Path,
-    rope: str,
-    quantization: str,
+    make_config: Make, saved_family: Callable[..., Path], tmp_path: Path, rope: str, quantization: str
 ) -> None:
     from transformers import GPT2Config
 
@@ -483,9 +434,7 @@ def test_a_model_without_rotary_embedding(
     (tmp_path / "gpt2" / "model.safetensors").write_bytes(b"no weights")
     model = LocalModelConfig(name=str(tmp_path / "gpt2"), device="cpu")
     with pytest.raises(ConfigError, match=f"rope={rope}: GPT2LMHeadModel .*use rope=native"):
-        load_base(
-            make_config(model=model, rope=ROPES[rope], quantization=QUANTIZATIONS[quantization])
-        )
+        load_base(make_config(model=model, rope=ROPES[rope], quantization=QUANTIZATIONS[quantization]))
 
 
 @pytest.mark.parametrize(

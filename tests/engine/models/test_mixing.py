@@ -62,13 +62,9 @@ def test_every_pair_computes_each_layer_in_its_own_format(
     rows = torch.randn(5, 192, generator=torch.Generator().manual_seed(0)).bfloat16()
     wholes = {name: load(make_config, folder, CHOICES[name]()) for name in (base, other)}
     for path, name in (("mlp.down_proj", other), ("self_attn.o_proj", base)):
-        ours, theirs = (
-            one.model.model.layers[1].get_submodule(path) for one in (loaded, wholes[name])
-        )
+        ours, theirs = (one.model.model.layers[1].get_submodule(path) for one in (loaded, wholes[name]))
         with torch.inference_mode():
-            assert torch.equal(
-                ours(rows[:, : ours.in_features]), theirs(rows[:, : ours.in_features])
-            )
+            assert torch.equal(ours(rows[:, : ours.in_features]), theirs(rows[:, : ours.in_features]))
     config = configure(make_config, folder, pair)
     predicted = predict(config, 1, 8, 8)
     assert predicted is not None
@@ -117,9 +113,7 @@ def test_a_head_is_quantized_only_where_it_is_named_and_has_a_weight_of_its_own(
             load(make_config, folder, named)
     else:
         loaded = load(make_config, folder, named)
-        assert loaded.facts["quantized"].endswith(
-            "15 of 15 linear layers: 14 Linear4bit, 1 Linear8bitLt)"
-        )
+        assert loaded.facts["quantized"].endswith("15 of 15 linear layers: 14 Linear4bit, 1 Linear8bitLt)")
         assert loaded.facts["left_alone"] == "model.embed_tokens"
         config = configure(make_config, folder, named)
         predicted, before = (
@@ -160,9 +154,7 @@ def test_adapters_over_a_mix(
         "torchao_intx",
         "hqq",
     ):  # which change this model as much as its adapter does: the test below is exact
-        assert (logits(loaded) - logits(before)).norm() > 4 * (
-            logits(loaded) - logits(plain)
-        ).norm()
+        assert (logits(loaded) - logits(before)).norm() > 4 * (logits(loaded) - logits(plain)).norm()
 
 
 @pytest.mark.sampled(2)
@@ -190,12 +182,9 @@ def test_gpt2s_linear_layers_are_quantized_as_transformers_does(
     transformers.GPT2LMHeadModel(settings).save_pretrained(folder)
     transformers.AutoTokenizer.from_pretrained(saved_family()).save_pretrained(folder)
     whole, mixed = (
-        load(make_config, folder, it)
-        for it in (Int8Config(), QuantizationConfig(overrides={"h": "int8"}))
+        load(make_config, folder, it) for it in (Int8Config(), QuantizationConfig(overrides={"h": "int8"}))
     )
     assert whole.metrics["quantized_modules"] == mixed.metrics["quantized_modules"] > 0
     assert torch.equal(logits(whole), logits(mixed))
-    with pytest.raises(
-        ConfigError, match="would quantize nothing: it takes none of the classes that hold"
-    ):
+    with pytest.raises(ConfigError, match="would quantize nothing: it takes none of the classes that hold"):
         load(make_config, folder, QuantizationConfig(overrides={"h": "torchao_int8"}))

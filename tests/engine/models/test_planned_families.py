@@ -73,9 +73,8 @@ def compare(family: str, name: str, folder: Path, dtype: Dtype = Dtype.auto) -> 
 
 @pytest.mark.parametrize("family", HYBRIDS)
 def test_of_hybrids(tmp_path: Path, family: str) -> None:
-    assert compare(family, "int8", tmp_path) > (
-        0.4 if family == "zamba2" else 0.85
-    )  # whose blocks share some
+    # whose blocks share some
+    assert compare(family, "int8", tmp_path) > (0.4 if family == "zamba2" else 0.85)
 
 
 @pytest.mark.thorough
@@ -88,9 +87,7 @@ def test_of_mixtures(tmp_path: Path, family: str) -> None:
 def test_of_families_with_rules(
     tmp_path: Path, family: str, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(
-        families.OVERRIDES, family, families.OVERRIDES.get(family, {}) | RULED[family]
-    )
+    monkeypatch.setitem(families.OVERRIDES, family, families.OVERRIDES.get(family, {}) | RULED[family])
     monkeypatch.setattr(families, "NOT_TINY", set())
     share = compare(family, name, tmp_path, Dtype.bfloat16)
     assert share == 0 if name == "none" else share > 0.85

@@ -31,11 +31,7 @@ from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
 from runner_engine.quantization.gguf import GgufConfig
 from runner_engine.quantization.grouped import AwqConfig, GptqConfig
-from runner_engine.quantization.torchao import (
-    Int8DynamicConfig,
-    TorchaoFloat8Config,
-    TorchaoInt8Config,
-)
+from runner_engine.quantization.torchao import Int8DynamicConfig, TorchaoFloat8Config, TorchaoInt8Config
 from runner_engine.settings.lora import PeftConfig, PthConfig
 from runner_engine.settings.model import LocalConfig, LocalModelConfig
 
@@ -82,11 +78,7 @@ def test_torchaos_8_bits_are_really_on(
     exact = logits(load(make_config, folder, dtype=Dtype.float32))
     plain = load(make_config, folder, dtype=dtype)
     rough = load(make_config, folder, quantization, dtype=dtype)
-    linears = [
-        m
-        for n, m in plain.model.named_modules()
-        if isinstance(m, torch.nn.Linear) and n != "lm_head"
-    ]
+    linears = [m for n, m in plain.model.named_modules() if isinstance(m, torch.nn.Linear) and n != "lm_head"]
     assert rough.metrics["quantized_modules"] == len(linears) == 14
     assert f"14 {weight_class}" in rough.facts["quantized"]
     size = linears[0].weight.element_size()
@@ -185,9 +177,7 @@ REAL = {
 
 
 @pytest.fixture(scope="module")
-def quantized(
-    saved_family: Saved, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], Path]:
+def quantized(saved_family: Saved, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Return a function that saves a model as its library does, quantized."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -220,9 +210,7 @@ def test_a_quantized_checkpoint_loads_as_it_is(
     assert as_it_is.metrics["quantized_modules"] == insisted.metrics["quantized_modules"] == 14
     assert loaded_bytes(as_it_is) == loaded_bytes(insisted) == loaded_bytes(at_load)
     method = REAL[kind].method
-    assert as_it_is.facts["checkpoint"].startswith(
-        f"quantized already: {REAL[kind].name} by {method}"
-    )
+    assert as_it_is.facts["checkpoint"].startswith(f"quantized already: {REAL[kind].name} by {method}")
     assert any("the checkpoint itself is quantized" in note for note in as_it_is.notes)
     assert "checkpoint" not in at_load.facts
     assert torch.equal(logits(as_it_is), logits(at_load))
@@ -240,9 +228,7 @@ def test_its_size_is_known_from_the_headers(
     actual = loaded_bytes(loaded) - buffers
     # bitsandbytes shares one table of codes among layers in memory, and writes it for each
     assert actual <= predicted_bytes(configure(make_config, folder)) <= actual * 1.2
-    at_load, stored = (
-        predict(configure(make_config, folder, q), 1, 8, 8) for q in (REAL[kind], NONE)
-    )
+    at_load, stored = (predict(configure(make_config, folder, q), 1, 8, 8) for q in (REAL[kind], NONE))
     assert at_load == stored
 
 
@@ -263,11 +249,7 @@ def test_its_size_is_known_from_the_headers(
     ],
 )  # fmt: skip
 def test_it_is_not_quantized_again(
-    make_config: Make,
-    quantized: Callable[[str], Path],
-    kind: str,
-    wanted: QuantizationConfig,
-    message: str,
+    make_config: Make, quantized: Callable[[str], Path], kind: str, wanted: QuantizationConfig, message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         check_format(configure(make_config, quantized(kind), wanted))
@@ -303,17 +285,10 @@ def save_packed(folder: Path, stored: dict[str, Any]) -> Path:
         "lm_head.weight": torch.randn(259, 128).half(),
     }
     for layer in range(2):
-        for name, (rows, columns) in {
-            "mlp.up_proj": (128, 192),
-            "mlp.down_proj": (192, 128),
-        }.items():
+        for name, (rows, columns) in {"mlp.up_proj": (128, 192), "mlp.down_proj": (192, 128)}.items():
             path, groups = f"model.layers.{layer}.{name}", 2
-            packed = (
-                (rows // 8, columns) if stored["quant_method"] == "gptq" else (rows, columns // 8)
-            )
-            tensors[f"{path}.qweight"] = torch.randint(
-                -(2**31), 2**31 - 1, packed, dtype=torch.int32
-            )
+            packed = (rows // 8, columns) if stored["quant_method"] == "gptq" else (rows, columns // 8)
+            tensors[f"{path}.qweight"] = torch.randint(-(2**31), 2**31 - 1, packed, dtype=torch.int32)
             tensors[f"{path}.qzeros"] = torch.randint(
                 -(2**31), 2**31 - 1, (groups, columns // 8), dtype=torch.int32
             )
@@ -334,15 +309,9 @@ def save_packed(folder: Path, stored: dict[str, Any]) -> Path:
     ],
 )  # fmt: skip
 def test_what_does_not_go_together(
-    make_config: Make,
-    tmp_path: Path,
-    stored: dict[str, Any] | None,
-    wanted: QuantizationConfig,
-    message: str,
+    make_config: Make, tmp_path: Path, stored: dict[str, Any] | None, wanted: QuantizationConfig, message: str
 ) -> None:
-    settings = family_settings("llama").to_dict() | (
-        {"quantization_config": stored} if stored else {}
-    )
+    settings = family_settings("llama").to_dict() | ({"quantization_config": stored} if stored else {})
     (tmp_path / "config.json").write_text(json.dumps(settings))
     with pytest.raises(ConfigError, match=message):
         check_format(configure(make_config, tmp_path, wanted))
@@ -367,16 +336,8 @@ def test_the_size_of_packed_layers_is_their_bytes(
     ("package", "quantization", "fix"),
     [
         ("bitsandbytes", Nf4Config(), "pip install bitsandbytes, or use quantization=none"),
-        (
-            "torchao",
-            Int8DynamicConfig(),
-            r"pip install 'runner-llm\[torchao\]', or use quantization=none",
-        ),
-        (
-            "torchao",
-            TorchaoInt8Config(),
-            r"pip install 'runner-llm\[torchao\]', or use quantization=none",
-        ),
+        ("torchao", Int8DynamicConfig(), r"pip install 'runner-llm\[torchao\]', or use quantization=none"),
+        ("torchao", TorchaoInt8Config(), r"pip install 'runner-llm\[torchao\]', or use quantization=none"),
     ],
 )
 def test_a_missing_library_is_named(
@@ -396,22 +357,13 @@ def test_a_missing_library_is_named(
 
 
 def test_a_plan_refuses_without_torch(
-    runner: Callable[..., Any],
-    saved_family: Saved,
-    quantized: Callable[[str], Path],
-    tmp_path: Path,
+    runner: Callable[..., Any], saved_family: Saved, quantized: Callable[[str], Path], tmp_path: Path
 ) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(quantized("nf4"), broken)
     (broken / "model.safetensors").write_bytes(b"")
     program = "import sys; sys.modules['torch'] = sys.modules['transformers'] = None\nfrom runner.__main__ import entry"
-    arguments = [
-        "plan=true",
-        "model=local",
-        f"model.name={broken}",
-        "quantization=int8",
-        "tracking=none",
-    ]
+    arguments = ["plan=true", "model=local", f"model.name={broken}", "quantization=int8", "tracking=none"]
     program += f"\nsys.argv = ['runner', *{arguments!r}]\nentry()"
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
@@ -419,9 +371,7 @@ def test_a_plan_refuses_without_torch(
     assert done.returncode == 2, done.stderr
     assert "is quantized already, nf4 by bitsandbytes" in done.stdout
     assert "1 job: 1 impossible" in done.stdout
-    real = runner(
-        "model=local", f"model.name={saved_family()}", "quantization=awq", "tracking=none"
-    )
+    real = runner("model=local", f"model.name={saved_family()}", "quantization=awq", "tracking=none")
     assert real.code == 2
     assert "quantization=awq loads checkpoints that are already quantized with it" in real.err
 
@@ -442,9 +392,7 @@ try:
 except ConfigError as error:
     print(error, "huggingface_hub" in sys.modules)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert "model.name=org/model: there is no folder and no .gguf file" in done.stdout
     assert "model=local never asks the hub" in done.stdout
     assert done.stdout.endswith("False\n")

@@ -58,10 +58,7 @@ def folder_of(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Cal
 @pytest.fixture
 def job(make_config: Callable[..., Any], folder_of: Callable[..., Path]) -> Callable[..., Any]:
     def of(
-        family: str,
-        quantization: QuantizationConfig,
-        is_bin: bool = False,
-        folder: Path | None = None,
+        family: str, quantization: QuantizationConfig, is_bin: bool = False, folder: Path | None = None
     ) -> Any:
         model = LocalModelConfig(name=str(folder or folder_of(family, is_bin)), device="cpu")
         return resolve(make_config(model=model, quantization=quantization))
@@ -70,9 +67,7 @@ def job(make_config: Callable[..., Any], folder_of: Callable[..., Path]) -> Call
 
 
 def experts_of(base: Loaded) -> dict[str, SeparateExperts]:
-    return {
-        path: one for path, one in base.model.named_modules() if isinstance(one, SeparateExperts)
-    }
+    return {path: one for path, one in base.model.named_modules() if isinstance(one, SeparateExperts)}
 
 
 @pytest.mark.sampled(20)  # each family and each format
@@ -88,15 +83,11 @@ def test_experts_are_quantized_as_the_library_does_and_the_plan_knows_it(
     base = load_base(resolved)
 
     assert predicted is not None
-    assert predicted.weight_mib == pytest.approx(
-        sum(base.bytes_by_dtype.values()) / machine.MIB, rel=0.005
-    )
+    assert predicted.weight_mib == pytest.approx(sum(base.bytes_by_dtype.values()) / machine.MIB, rel=0.005)
     exactly = 0.006 if family == "llama4" else 1e-4  # whose router torchao takes for a linear layer
     assert base.metrics["quantized_share"] == pytest.approx(walked.of_blocks, abs=exactly)
     assert base.metrics["quantized_share_of_all"] == pytest.approx(walked.of_all, abs=exactly)
-    assert walked.of_bytes == pytest.approx(
-        base.metrics["quantized_share_of_bytes"], abs=max(exactly, 0.005)
-    )
+    assert walked.of_bytes == pytest.approx(base.metrics["quantized_share_of_bytes"], abs=max(exactly, 0.005))
     assert walked.of_blocks > 0.95
     assert "experts" not in base.facts["left_alone"]
     assert not [note for note in base.notes if "no use for" in note or "quantizes only" in note]
@@ -125,9 +116,7 @@ def test_integers_in_groups_are_those_of_torchao(
     predicted = predict(resolved, resolved.config.task.workload(resolved.config.generation))
     base = load_base(resolved)
     assert predicted is not None
-    assert predicted.weight_mib == pytest.approx(
-        sum(base.bytes_by_dtype.values()) / machine.MIB, rel=0.005
-    )
+    assert predicted.weight_mib == pytest.approx(sum(base.bytes_by_dtype.values()) / machine.MIB, rel=0.005)
     assert base.metrics["quantized_share"] > 0.95
 
     others = separate_all(mixture(family).to(torch.bfloat16))
@@ -138,9 +127,7 @@ def test_integers_in_groups_are_those_of_torchao(
             numbers = own.unpacked(0, own.out_features, torch.bfloat16)
             for number in (5, 6):  # the second one is the control
                 layer: Any = others[path].expert(number).get_submodule(matrix)
-                taken = nn.Linear(
-                    layer.in_features, layer.out_features, bias=False, dtype=torch.bfloat16
-                )
+                taken = nn.Linear(layer.in_features, layer.out_features, bias=False, dtype=torch.bfloat16)
                 taken.weight.data.copy_(layer.weight)
                 quantize_(taken, intx_config(choice))
                 assert torch.equal(numbers, taken.weight.dequantize()) == (number == 5)
@@ -148,25 +135,19 @@ def test_integers_in_groups_are_those_of_torchao(
 
 def test_a_mix_reaches_experts_one_by_one(job: Callable[..., Any]) -> None:
     resolved = job(
-        "mixtral",
-        Nf4Config(skip=["experts.3"], overrides={"layers.1.mlp.experts.2.down_proj": "int8"}),
+        "mixtral", Nf4Config(skip=["experts.3"], overrides={"layers.1.mlp.experts.2.down_proj": "int8"})
     )
     formats.check(resolved)
     walked = walk_files(resolved.files, resolved.mix, "cpu").share
     base = load_base(resolved)
     layers = {
-        name: type(base.model.get_submodule(f"model.layers.1.mlp.experts.{name}")).__name__
-        for name in PLACES
+        name: type(base.model.get_submodule(f"model.layers.1.mlp.experts.{name}")).__name__ for name in PLACES
     }
-    assert layers == dict(
-        zip(PLACES, ("Linear4bit", "Linear", "Linear8bitLt", "Linear4bit"), strict=True)
-    )
+    assert layers == dict(zip(PLACES, ("Linear4bit", "Linear", "Linear8bitLt", "Linear4bit"), strict=True))
     assert base.metrics["quantized_share"] == pytest.approx(walked.of_blocks, abs=1e-4)
     predicted = predict(resolved, resolved.config.task.workload(resolved.config.generation))
     assert predicted is not None
-    assert predicted.weight_mib == pytest.approx(
-        sum(base.bytes_by_dtype.values()) / machine.MIB, rel=0.005
-    )
+    assert predicted.weight_mib == pytest.approx(sum(base.bytes_by_dtype.values()) / machine.MIB, rel=0.005)
     assert base.metrics["quantized_share_of_wanted"] > 0.99
 
 
@@ -182,18 +163,14 @@ def test_experts_that_a_mix_leaves_plain_stay_fused(job: Callable[..., Any], fam
     assert base.metrics["quantized_share_of_wanted"] > 0.9
     predicted = predict(resolved, resolved.config.task.workload(resolved.config.generation))
     assert predicted is not None
-    assert predicted.weight_mib == pytest.approx(
-        sum(base.bytes_by_dtype.values()) / machine.MIB, rel=0.005
-    )
+    assert predicted.weight_mib == pytest.approx(sum(base.bytes_by_dtype.values()) / machine.MIB, rel=0.005)
 
 
 @pytest.mark.parametrize("name", ["nf4", "hqq"])
 def test_without_headers_the_experts_of_a_loaded_model_are_quantized(
     job: Callable[..., Any], name: str
 ) -> None:
-    from_bin, with_headers = (
-        load_base(job("mixtral", CHOICES[name](), is_bin)) for is_bin in (True, False)
-    )
+    from_bin, with_headers = (load_base(job("mixtral", CHOICES[name](), is_bin)) for is_bin in (True, False))
     assert from_bin.metrics["quantized_share"] == with_headers.metrics["quantized_share"] > 0.95
     for path, experts in experts_of(from_bin).items():
         for inner, layer in experts.named_modules():
@@ -215,9 +192,7 @@ def test_a_checkpoint_without_one_of_its_experts_is_refused(
         load_base(resolved)
 
 
-def test_with_a_device_map_experts_stay_as_they_are_and_it_is_refused(
-    job: Callable[..., Any],
-) -> None:
+def test_with_a_device_map_experts_stay_as_they_are_and_it_is_refused(job: Callable[..., Any]) -> None:
     resolved = job("qwen3_moe", Nf4Config())
     resolved.files.model.device_map = "auto"
     with pytest.raises(ConfigError, match=r"^quantization=nf4 would quantize only .*mlp.experts"):
@@ -237,8 +212,7 @@ def test_an_adapter_of_fused_experts_is_refused_where_each_is_quantized(
             resolved.files.__dict__["adapter"] = tmp_path
             if choice.packed and not choice.skip and place == of_experts:
                 with pytest.raises(
-                    ConfigError,
-                    match=r"^quantization=nf4: the adapter changes all experts of a layer",
+                    ConfigError, match=r"^quantization=nf4: the adapter changes all experts of a layer"
                 ):
                     adapter_header.check_experts(resolved.files, resolved.mix)
             else:

@@ -27,10 +27,8 @@ from runner_engine.quantization.share import Share
 from runner_engine.settings.model import LocalModelConfig
 
 MISSED = ("jetmoe",)  # a mixture whose experts no library takes, also in its attention
-OWN_CLASSES = {
-    "falcon": ("nf4", "int8", "hqq"),
-    "gpt2": ("hqq", "torchao_int8", "int8_dynamic"),
-}  # reached by none
+# reached by none
+OWN_CLASSES = {"falcon": ("nf4", "int8", "hqq"), "gpt2": ("hqq", "torchao_int8", "int8_dynamic")}
 PARTLY = (*MISSED, "zamba2")  # of which a part is missed
 FORMATS = ("none", "nf4", "int8", "hqq", "torchao_int8", "int8_dynamic")
 
@@ -74,9 +72,7 @@ def test_the_plan_and_the_load_agree_on_what_is_quantized(
     predicted = predict(resolved, resolved.config.task.workload(resolved.config.generation))
     if name in OWN_CLASSES.get(kind, ()):
         assert walk_files(resolved.files, resolved.mix, "cpu").share.quantized == 0
-        with pytest.raises(
-            ConfigError, match=rf"^quantization={name} found no linear layer to quantize"
-        ):
+        with pytest.raises(ConfigError, match=rf"^quantization={name} found no linear layer to quantize"):
             load_base(resolved)
         return
     base = load_base(resolved)
@@ -184,9 +180,7 @@ def test_layers_that_bitsandbytes_cannot_pack_are_quantized_and_counted(
     assert modules[0] == modules[1]
 
 
-def test_inputs_that_are_no_whole_groups_stay_plain_if_they_are_few(
-    job: Callable[..., Any],
-) -> None:
+def test_inputs_that_are_no_whole_groups_stay_plain_if_they_are_few(job: Callable[..., Any]) -> None:
     resolved = job("qwen3", HqqConfig(group_size=128), head_dim=8)
     with pytest.raises(
         ConfigError, match=r"quantization=hqq: \S+o_proj has 32 inputs, which are not whole groups"

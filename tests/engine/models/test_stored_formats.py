@@ -63,9 +63,7 @@ def library(folder: Path, choice: str, dtype: torch.dtype) -> Any:
     config = LlamaConfig.from_pretrained(folder)
     del config.quantization_config
     model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype)
-    model.load_state_dict(
-        {name: one for name, one in tensors.items() if "activation_scale" not in name}
-    )
+    model.load_state_dict({name: one for name, one in tensors.items() if "activation_scale" not in name})
     return model.eval()
 
 
@@ -98,9 +96,7 @@ def test_the_library_gives_the_same_logits(
     # the library rounds to bfloat16 first, or (BitNet) sums of integers after the product; a row
     # that is near the middle between two codes then gets the other one, which is a step of a
     # seventh in four bits
-    allowed = {"nvfp4_pack_quantized_rows": 0.3, "bitnet_multiplied": 0.15, "bitnet": 0.15}.get(
-        name, 0.01
-    )
+    allowed = {"nvfp4_pack_quantized_rows": 0.3, "bitnet_multiplied": 0.15, "bitnet": 0.15}.get(name, 0.01)
     allowed = 1e-5 if name == "bitnet" and dtype is Dtype.float32 else allowed
     assert (found - expected).std() < allowed * expected.std()
 
@@ -130,9 +126,7 @@ def test_integers_in_groups_equal_their_plain_weights(
     assert loaded.metrics["parameters"] == reference.num_parameters()
 
 
-@pytest.mark.parametrize(
-    "name", ["pack_quantized", "pack_quantized_zeros", "pack_quantized_8_bits"]
-)
+@pytest.mark.parametrize("name", ["pack_quantized", "pack_quantized_zeros", "pack_quantized_8_bits"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_compressed_tensors_unpacks_the_same_weights(
     make_config: Make, saved_format: Saved, name: str, dtype: Dtype
@@ -141,9 +135,7 @@ def test_compressed_tensors_unpacks_the_same_weights(
 
     folder = saved_format(name)
     settings = CompressedTensorsConfig(dequantize=True)
-    with pytest.warns(
-        UserWarning, match="loading attributes"
-    ):  # of a setting that is an argument, too
+    with pytest.warns(UserWarning, match="loading attributes"):  # of a setting that is an argument, too
         theirs: Any = AutoModelForCausalLM.from_pretrained(
             folder, dtype=getattr(torch, dtype.value), quantization_config=settings
         )
@@ -172,9 +164,7 @@ def test_the_predicted_size_is_that_of_the_loaded_weights(
     loaded = load(make_config, folder, dtype=dtype)  # the format is found without a choice
     check_facts(loaded, name)
     check_predicted_bytes(loaded, configure(make_config, folder, dtype=dtype))
-    packed = sum(
-        one.weight.nbytes for one in loaded.model.modules() if isinstance(one, GroupedLinear)
-    )
+    packed = sum(one.weight.nbytes for one in loaded.model.modules() if isinstance(one, GroupedLinear))
     assert loaded.metrics["mapped_weight_mib"] * 2**20 >= packed, "the codes stay in the file"
 
 
@@ -194,9 +184,7 @@ def test_the_engines_products_are_near_and_each_row_has_its_own(
     allowed = 0.1 if name in INT8 and dtype is Dtype.bfloat16 else 0.02
     assert (logits(loaded) - expected).std() < allowed * expected.std()
     layer = loaded.model.get_submodule(UP)
-    rows = torch.randn(37, 128, generator=torch.Generator().manual_seed(1)).to(
-        getattr(torch, dtype.value)
-    )
+    rows = torch.randn(37, 128, generator=torch.Generator().manual_seed(1)).to(getattr(torch, dtype.value))
     rows[3] = 0
     rows[5] *= 100
     together = layer(rows)
@@ -216,11 +204,7 @@ def test_a_tied_head_shards_and_the_engines_products(
     weight_map: dict[str, str] = {}
     (shards / "model.safetensors").unlink()
     for number in range(2):
-        some = {
-            key: tensor
-            for place, (key, tensor) in enumerate(tensors.items())
-            if place % 2 == number
-        }
+        some = {key: tensor for place, (key, tensor) in enumerate(tensors.items()) if place % 2 == number}
         save_file(some, shards / f"model-{number}.safetensors", {"format": "pt"})
         weight_map |= dict.fromkeys(some, f"model-{number}.safetensors")
     (shards / "model.safetensors.index.json").write_text(
@@ -250,9 +234,7 @@ def test_a_bias_that_only_the_checkpoint_has_is_added(
     bias = torch.randn(192, generator=torch.Generator().manual_seed(0)).to(
         torch.half if name == "gptq" else torch.bfloat16
     )
-    folder = changed(
-        saved_format(name), tmp_path / "bias", lambda tensors: tensors | {f"{UP}.bias": bias}
-    )
+    folder = changed(saved_format(name), tmp_path / "bias", lambda tensors: tensors | {f"{UP}.bias": bias})
     loaded = load(make_config, folder, dtype=Dtype.float32)
     check_facts(loaded, name)
     layer, rows = loaded.model.get_submodule(UP), torch.randn(3, 128)
@@ -263,9 +245,7 @@ def test_a_bias_that_only_the_checkpoint_has_is_added(
 # ---------------------------------------------------------------------------------- of float8 alone
 
 
-def test_layers_that_are_not_whole_blocks(
-    make_config: Make, saved_format: Saved, tmp_path: Path
-) -> None:
+def test_layers_that_are_not_whole_blocks(make_config: Make, saved_format: Saved, tmp_path: Path) -> None:
     def other_blocks(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         for name in [name for name in tensors if name.endswith("_inv")]:
             outputs, inputs = tensors[name.removesuffix("_scale_inv")].shape
@@ -284,15 +264,12 @@ def test_layers_that_are_not_whole_blocks(
     assert torch.equal(layer.unpacked(60, 180, torch.float32), expected[60:180])
 
 
-def test_exponents_may_be_plain_bytes(
-    make_config: Make, saved_format: Saved, tmp_path: Path
-) -> None:
+def test_exponents_may_be_plain_bytes(make_config: Make, saved_format: Saved, tmp_path: Path) -> None:
     expected = logits(load(make_config, saved_format("fp8_exponents"), dtype=Dtype.float32))
 
     def as_bytes(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {
-            name: one.view(torch.uint8) if name.endswith("_inv") else one
-            for name, one in tensors.items()
+            name: one.view(torch.uint8) if name.endswith("_inv") else one for name, one in tensors.items()
         }
 
     folder = changed(saved_format("fp8_exponents"), tmp_path / "bytes", as_bytes)

@@ -57,8 +57,7 @@ def test_it_is_what_the_same_numbers_made_here_are(
         assert loaded.metrics["quantized_modules"] == 14
         assert "14 of 15 linear layers: 14 GroupedLinear)" in loaded.facts["quantized"]
         assert (
-            loaded.facts["checkpoint"]
-            == f"quantized already: hqq by hqq (bits={bits}, group_size={group})"
+            loaded.facts["checkpoint"] == f"quantized already: hqq by hqq (bits={bits}, group_size={group})"
         )
         assert torch.equal(logits(loaded), logits(made))
         assert loaded.metrics["parameters"] == made.metrics["parameters"]
@@ -119,9 +118,7 @@ def test_a_config_without_settings_is_named(config: object) -> None:
         read_format({"quantization_config": hqq_checkpoints.stored() | {"quant_config": config}})
 
 
-def replaced(
-    end: str, make: Callable[[torch.Tensor], torch.Tensor | None]
-) -> Callable[[Tensors], None]:
+def replaced(end: str, make: Callable[[torch.Tensor], torch.Tensor | None]) -> Callable[[Tensors], None]:
     def change(tensors: Tensors) -> None:
         made = make(tensors.pop(f"{DOWN}.{end}"))
         tensors.update({} if made is None else {f"{DOWN}.{end}": made})
@@ -141,16 +138,8 @@ def with_number(number: float) -> Callable[[torch.Tensor], torch.Tensor]:
 @pytest.mark.parametrize(
     ("end", "make", "words"),
     [
-        (
-            "W_q",
-            lambda one: one[:-1],
-            r"W_q: \[191, 64\], and a layer of 192 inputs, 128 outputs has",
-        ),
-        (
-            "W_q",
-            lambda one: one.reshape(-1),
-            r"W_q: \[12288\]: rows that are groups of 192 inputs expected",
-        ),
+        ("W_q", lambda one: one[:-1], r"W_q: \[191, 64\], and a layer of 192 inputs, 128 outputs has"),
+        ("W_q", lambda one: one.reshape(-1), r"W_q: \[12288\]: rows that are groups of 192 inputs expected"),
         (
             "W_q",
             lambda one: one.reshape(-1, 128),
@@ -166,21 +155,13 @@ def with_number(number: float) -> Callable[[torch.Tensor], torch.Tensor]:
         ("shape", with_number(64), r"shape: \[128, 64\], and \[128, 192\] expected"),
         ("axis", lambda one: one * 0, "axis: 0, and 1 expected"),
         ("nbits", lambda one: one + 4, "nbits: 8, and 4 expected"),
-        (
-            "packing",
-            lambda one: one.expand(99, -1),
-            r"packing: \[99, 7\]: a number or a word expected",
-        ),
+        ("packing", lambda one: one.expand(99, -1), r"packing: \[99, 7\]: a number or a word expected"),
         ("zero", lambda _: None, "the checkpoint lacks its zero"),
         ("W_q", lambda _: None, "belong to no layer"),
     ],
 )
 def test_damaged_tensors_are_named(
-    make_config: Make,
-    saved: Saved,
-    end: str,
-    make: Callable[[torch.Tensor], torch.Tensor | None],
-    words: str,
+    make_config: Make, saved: Saved, end: str, make: Callable[[torch.Tensor], torch.Tensor | None], words: str
 ) -> None:
     with pytest.raises(ConfigError, match=words):
         load(make_config, saved(change=replaced(end, make)))

@@ -44,9 +44,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path) -> Any:
                 known[key] = save_fused(folder, name, **keys)
             else:
                 known[key] = (
-                    save_gpt_oss(folder, **keys)
-                    if name == "mxfp4"
-                    else save(folder, family, name, **keys)
+                    save_gpt_oss(folder, **keys) if name == "mxfp4" else save(folder, family, name, **keys)
                 )
             for one in known[key]:
                 AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(one)
@@ -77,26 +75,18 @@ def test_a_stored_mixture_computes_what_its_plain_weights_do(
     expected, found = plain_logits(plain), logits(loaded)
     allowed = ALLOWED.get(name, 0.1 if name in ROUNDS_ROWS else 1e-5)
     assert off(found, expected) < allowed
-    assert loaded.metrics["quantized_share"] > (
-        0.9 if name != "mxfp4" and family != "fused" else 0.6
-    )  # attention of these stays plain
+    # attention of these stays plain
+    assert loaded.metrics["quantized_share"] > (0.9 if name != "mxfp4" and family != "fused" else 0.6)
     assert not any("no use for" in note for note in loaded.notes)
     if name not in ROUNDS_ROWS:  # and by the kernels
         layers = QuantizedLayers(loaded.model, Heap())
-        assert native.kernels() is None or len(layers.exchanged) == len(
-            grouped_layers(loaded.model)
-        )
+        assert native.kernels() is None or len(layers.exchanged) == len(grouped_layers(loaded.model))
         assert off(logits(loaded), expected) < 1e-5
 
 
 @pytest.mark.parametrize(
     ("family", "name"),
-    [
-        ("mixtral", "gptq"),
-        ("deepseek_v3", "fp8"),
-        ("gpt_oss", "mxfp4"),
-        *(("fused", name) for name in FUSED),
-    ],
+    [("mixtral", "gptq"), ("deepseek_v3", "fp8"), ("gpt_oss", "mxfp4"), *(("fused", name) for name in FUSED)],
 )
 @pytest.mark.parametrize("dtype", [Dtype.float32, Dtype.bfloat16])
 def test_the_predicted_size_is_that_of_the_loaded_weights(
@@ -106,9 +96,8 @@ def test_the_predicted_size_is_that_of_the_loaded_weights(
     loaded = load(make_config, folder, dtype=dtype)
     predicted = predict(configure(make_config, folder, dtype=dtype), 2, 8, 8)
     assert predicted is not None
-    unnamed = sum(
-        one.nbytes for key, one in loaded.model.named_buffers() if "inv_freq" in key
-    )  # that no file has
+    # that no file has
+    unnamed = sum(one.nbytes for key, one in loaded.model.named_buffers() if "inv_freq" in key)
     # a router's biases may be of another number format than the rest
     assert sum(predicted.weights.values()) == pytest.approx(
         sum(loaded.bytes_by_dtype.values()) - unnamed, rel=1e-3
@@ -159,12 +148,7 @@ DAMAGES: list[tuple[str, Callable[[Any], Any], str]] = [
 
 @pytest.mark.parametrize(("name", "change", "message"), DAMAGES)
 def test_what_does_not_fit_is_refused_by_name(
-    make_config: Make,
-    saved: Any,
-    tmp_path: Path,
-    name: str,
-    change: Callable[[Any], Any],
-    message: str,
+    make_config: Make, saved: Any, tmp_path: Path, name: str, change: Callable[[Any], Any], message: str
 ) -> None:
     folder, _ = saved("gpt_oss" if name == "mxfp4" else "qwen3_moe", name)
     with pytest.raises(ConfigError, match=message):

@@ -50,15 +50,12 @@ def plain_logits(folder: Path) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", ["modelopt_nvfp4_rows", "modelopt_mixed", "modelopt_fp8"])
-def test_the_predicted_size_is_that_of_the_loaded_weights(
-    make_config: Make, saved: Saved, name: str
-) -> None:
+def test_the_predicted_size_is_that_of_the_loaded_weights(make_config: Make, saved: Saved, name: str) -> None:
     folder, _ = saved(name)
     loaded, predicted = load(make_config, folder), predict(configure(make_config, folder), 2, 8, 8)
     assert predicted is not None
-    unnamed = sum(
-        one.nbytes for key, one in loaded.model.named_buffers() if "inv_freq" in key
-    )  # that no file has
+    # that no file has
+    unnamed = sum(one.nbytes for key, one in loaded.model.named_buffers() if "inv_freq" in key)
     assert sum(predicted.weights.values()) == pytest.approx(
         sum(loaded.bytes_by_dtype.values()) - unnamed, rel=1e-3
     )
@@ -72,9 +69,7 @@ def test_exchanged_experts_are_seen(make_config: Make, saved: Saved, tmp_path: P
     assert off(logits(load(make_config, other, dtype=Dtype.float32)), plain_logits(plain)) > 1e-3
 
 
-def test_settings_in_a_file_of_their_own_are_read(
-    make_config: Make, saved: Saved, tmp_path: Path
-) -> None:
+def test_settings_in_a_file_of_their_own_are_read(make_config: Make, saved: Saved, tmp_path: Path) -> None:
     folder, plain = saved("modelopt_nvfp4")
     older = tmp_path / "older"
     shutil.copytree(folder, older)
@@ -117,8 +112,7 @@ def test_what_is_not_read_is_refused_before_the_load(
 
 def test_other_choices_are_refused(make_config: Make, saved: Saved) -> None:
     with pytest.raises(
-        ConfigError,
-        match=r"quantized already, modelopt W4A16_NVFP4 .*: use quantization=none, which",
+        ConfigError, match=r"quantized already, modelopt W4A16_NVFP4 .*: use quantization=none, which"
     ):
         check_format(configure(make_config, saved("modelopt_nvfp4")[0], CHOICES["nf4"]()))
 
@@ -161,7 +155,5 @@ def test_rows_become_what_the_format_says() -> None:
     rows = torch.zeros(1, 32)
     rows[0, :3] = torch.tensor([6.0, 2.6, -0.2])
     unit = torch.tensor(0.125)  # 6 / (6 * 0.125) = 8, which float8 has
-    assert torch.equal(
-        layout.prepared({"input_scale": unit}, rows)[0, :3], torch.tensor([6.0, 3.0, -0.0])
-    )
+    assert torch.equal(layout.prepared({"input_scale": unit}, rows)[0, :3], torch.tensor([6.0, 3.0, -0.0]))
     assert not layout.prepared({"input_scale": unit}, rows)[0, 16:].any()

@@ -169,10 +169,7 @@ def test_a_truncated_file_and_a_header_that_lies_are_refused(
     [
         (
             "fbgemm_fp8",
-            {
-                "weight": torch.ones(259, 128).to(torch.float8_e4m3fn),
-                "weight_scale": torch.ones(259, 1),
-            },
+            {"weight": torch.ones(259, 128).to(torch.float8_e4m3fn), "weight_scale": torch.ones(259, 1)},
         ),
         (
             "int8_dynamic",
@@ -186,13 +183,9 @@ def test_a_quantized_head_that_is_tied_is_refused(
 ) -> None:
     more = {f"lm_head.{end}": tensor for end, tensor in head.items()}
     folder = changed(
-        saved_format(name, tie_word_embeddings=True),
-        tmp_path / "tied",
-        lambda tensors: tensors | more,
+        saved_format(name, tie_word_embeddings=True), tmp_path / "tied", lambda tensors: tensors | more
     )
-    with pytest.raises(
-        ConfigError, match=r"lm_head\.q?weight: config\.json ties the head to the embedding"
-    ):
+    with pytest.raises(ConfigError, match=r"lm_head\.q?weight: config\.json ties the head to the embedding"):
         load(make_config, folder)
 
 
@@ -293,14 +286,9 @@ def test_settings_that_make_no_sense_are_refused_before_weights(
 
 @pytest.mark.parametrize(
     ("weights", "kind"),
-    [
-        ({"strategy": "block"}, "type=int strategy=block"),
-        ({"type": "float"}, "type=float strategy=group"),
-    ],
+    [({"strategy": "block"}, "type=int strategy=block"), ({"type": "float"}, "type=float strategy=group")],
 )
-def test_other_weights_of_compressed_tensors_are_refused(
-    weights: dict[str, str], kind: str
-) -> None:
+def test_other_weights_of_compressed_tensors_are_refused(weights: dict[str, str], kind: str) -> None:
     stored = json.loads(json.dumps(grouped.scheme()))
     stored["config_groups"]["group_0"]["weights"] |= weights
     found = PackQuantizedConfig.read_stored(stored)
@@ -309,8 +297,7 @@ def test_other_weights_of_compressed_tensors_are_refused(
 
 
 @pytest.mark.parametrize(
-    "extra",
-    [{"format": "int-quantized"}, {"config_groups": {}}, {"config_groups": [1]}],
+    "extra", [{"format": "int-quantized"}, {"config_groups": {}}, {"config_groups": [1]}]
 )
 def test_other_formats_of_compressed_tensors_are_another_choices(extra: dict[str, Any]) -> None:
     assert PackQuantizedConfig.read_stored(grouped.scheme(**extra)) is None
@@ -318,9 +305,7 @@ def test_other_formats_of_compressed_tensors_are_another_choices(extra: dict[str
 
 def test_what_compressed_tensors_would_do_besides_is_refused() -> None:
     for key in ("kv_cache_scheme", "transform_config", "sparsity_config"):
-        found = PackQuantizedConfig.read_stored(
-            grouped.scheme() | {key: {"format": "sparse-24-bitmask"}}
-        )
+        found = PackQuantizedConfig.read_stored(grouped.scheme() | {key: {"format": "sparse-24-bitmask"}})
         assert found is not None
         assert f"it has a {key}, which the runner does not read" in found.refusal
     dense = PackQuantizedConfig.read_stored(

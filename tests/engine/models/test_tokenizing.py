@@ -64,8 +64,7 @@ def test_replacements_that_make_ever_more_are_refused_before_the_load(
 ) -> None:
     folder = with_tokenizer(tmp_path / "model", **steps)
     with pytest.raises(
-        ConfigError,
-        match=rf"tokenizer.json: its {next(iter(steps))} turns one character into up to 1e\+12",
+        ConfigError, match=rf"tokenizer.json: its {next(iter(steps))} turns one character into up to 1e\+12"
     ):
         load_tokenizer("model.name=x", folder)
 
@@ -77,9 +76,7 @@ def test_ordinary_tokenizers_are_let_through(tmp_path: Path) -> None:
     blanks = {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}
     dots = {"type": "Replace", "pattern": {"String": "…"}, "content": "..."}
     steps = [{"type": "Prepend", "prepend": "▁"}, *[blanks] * 20, *[dots] * 20, space]
-    folder = with_tokenizer(
-        tmp_path / "model", normalizer={"type": "Sequence", "normalizers": steps}
-    )
+    folder = with_tokenizer(tmp_path / "model", normalizer={"type": "Sequence", "normalizers": steps})
     assert load_tokenizer("model.name=x", folder)("…")["input_ids"]
 
 
@@ -89,22 +86,16 @@ def test_ordinary_tokenizers_are_let_through(tmp_path: Path) -> None:
         ([], 1),
         ([("a", False, "b")], 1),
         ([("a", False, "bb"), ("b", False, "cc"), ("c", False, "dd")], 8),
-        (
-            [("b", False, "cc"), ("a", False, "bb")],
-            2,
-        ),  # an earlier replacement does not see the output of a later one
+        # an earlier replacement does not see the output of a later one
+        ([("b", False, "cc"), ("a", False, "bb")], 2),
         ([("ab", False, "abab")] * 3, 8),
         ([("a", False, "")] * 50, 1),
         ([(".", True, "xx")] * 3, 8),
         ([("", False, "x")] * 3, 8),
         ([("x*", True, "x")] * 3, 8),
-        (
-            [(r"\p{L}", True, "xx")] * 2,
-            9,
-        ),  # a dialect that Python does not know: it may match nothing
+        # a dialect that Python does not know: it may match nothing
+        ([(r"\p{L}", True, "xx")] * 2, 9),
     ],
 )
-def test_growth_is_bounded_from_the_last_step_on(
-    steps: list[tuple[str, bool, str]], most: float
-) -> None:
+def test_growth_is_bounded_from_the_last_step_on(steps: list[tuple[str, bool, str]], most: float) -> None:
     assert growth(steps) == most

@@ -56,9 +56,7 @@ def test_a_prompt_with_a_token_that_has_no_embedding_is_refused_and_named(model:
             ask(f"Tom has {EXTRA} pens")
         with pytest.raises(ConfigError, match=f"500000000 is not a token .*'{FAR}'"):
             ask(f"Tom has {FAR} pens")
-    assert "8" in model.generate(
-        "Tom has 3 pens. Tom buys 5 more. How many pens does Tom have now?"
-    )
+    assert "8" in model.generate("Tom has 3 pens. Tom buys 5 more. How many pens does Tom have now?")
 
 
 def test_prompts_are_refused_by_the_tokenizer_alone_and_before_any_pass(
@@ -96,9 +94,6 @@ def test_padding_that_has_no_embedding_does_not_matter(beyond: Path, tmp_path: P
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"pad_token": EXTRA}))
     prompts = ["Tom has 3 pens. Tom buys 5 more. How many pens does Tom have now?", "Short"]
-    with (
-        load(folder, device="cpu", attention="sdpa") as odd,
-        load(device="cpu", attention="sdpa") as plain,
-    ):
+    with load(folder, device="cpu", attention="sdpa") as odd, load(device="cpu", attention="sdpa") as plain:
         assert odd.report.facts["decoding"] == plain.report.facts["decoding"] == "static batching"
         assert odd.generate(prompts) == plain.generate(prompts)

@@ -41,9 +41,7 @@ def test_latents_are_multiplied_in_8_bits(
         logits(loaded)
 
 
-def test_latents_of_a_model_that_is_stored_in_8_bits(
-    make_config: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_latents_of_a_model_that_is_stored_in_8_bits(make_config: Callable[..., Any], tmp_path: Path) -> None:
     plain, stored = tmp_path / "plain", tmp_path / "stored"
     families.build("deepseek_v3", plain)
     by_library = AutoModelForCausalLM.from_pretrained(

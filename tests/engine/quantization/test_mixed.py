@@ -52,19 +52,12 @@ NONE = QuantizationConfig()
         ("lm_head", DOWN, False),
     ],
 )
-def test_a_pattern_is_the_end_of_a_path_or_a_module_on_it(
-    pattern: str, path: str, matches: bool
-) -> None:
+def test_a_pattern_is_the_end_of_a_path_or_a_module_on_it(pattern: str, path: str, matches: bool) -> None:
     assert Mix.of(Nf4Config(skip=[pattern])).matches(pattern, path) == matches
 
 
 def test_of_several_overrides_the_longest_counts_in_any_order() -> None:
-    pairs = {
-        "mlp": "int8",
-        "down_proj": "fp4",
-        "layers.1.mlp.down_proj": "none",
-        "*": "torchao_int8",
-    }
+    pairs = {"mlp": "int8", "down_proj": "fp4", "layers.1.mlp.down_proj": "none", "*": "torchao_int8"}
     for overrides in (pairs, dict(reversed(pairs.items()))):
         mix = Mix.of(Nf4Config(overrides=overrides))
         assert mix.choice_for("model.layers.0.mlp.up_proj") == Int8Config()
@@ -79,19 +72,17 @@ def test_skip_has_precedence_and_the_head_stays_unless_it_is_named() -> None:
     assert mix.choice_for("lm_head", is_head=True) == NONE
     assert mix.choice_for("model.layers.0.mlp.down_proj").name == "nf4"
     assert (
-        Mix.of(Nf4Config(overrides={"lm_head": "int8"})).choice_for("lm_head", is_head=True)
-        == Int8Config()
+        Mix.of(Nf4Config(overrides={"lm_head": "int8"})).choice_for("lm_head", is_head=True) == Int8Config()
     )
 
 
 def test_equally_long_patterns_that_disagree_are_refused_and_those_that_agree_are_not() -> None:
     paths = ["model.layers.0.mlp.up_proj"]
-    Mix.of(
-        Nf4Config(overrides={"mlp.up_proj": "int8", "mlp.*up_proj": {"name": "int8"}})
-    ).check_layers(paths, [], False)
+    Mix.of(Nf4Config(overrides={"mlp.up_proj": "int8", "mlp.*up_proj": {"name": "int8"}})).check_layers(
+        paths, [], False
+    )
     with pytest.raises(
-        ConfigError,
-        match=r"mlp\.up_proj and mlp\.\*up_proj say different things about .*mlp\.up_proj",
+        ConfigError, match=r"mlp\.up_proj and mlp\.\*up_proj say different things about .*mlp\.up_proj"
     ):
         Mix.of(Nf4Config(overrides={"mlp.up_proj": "int8", "mlp.*up_proj": "fp4"})).check_layers(
             paths, [], False
@@ -128,9 +119,7 @@ def test_an_override_has_the_keys_of_its_choice() -> None:
         ),
     ],
 )  # fmt: skip
-def test_what_cannot_be_is_refused_by_name(
-    make_config: Make, quantization: Any, message: str
-) -> None:
+def test_what_cannot_be_is_refused_by_name(make_config: Make, quantization: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make_config(model=LocalConfig(name="nowhere"), quantization=quantization)
 
@@ -147,9 +136,7 @@ def test_a_choice_that_quantizes_whole_models_only_says_so(
     assert issubclass(Int8Config, Quantized)
 
 
-def configure(
-    make_config: Make, folder: Path, quantization: QuantizationConfig, **keys: Any
-) -> RunnerConfig:
+def configure(make_config: Make, folder: Path, quantization: QuantizationConfig, **keys: Any) -> RunnerConfig:
     return make_config(
         model=LocalConfig(name=str(folder), **({"device": "cpu"} | keys)), quantization=quantization
     )
@@ -173,17 +160,10 @@ def test_a_pattern_without_a_layer_is_refused_with_examples_before_torch(
 
 def test_a_device_map_is_refused(make_config: Make, saved_family: Saved) -> None:
     with pytest.raises(
-        ConfigError,
-        match="one by one after loading, which is not possible with model.device_map=auto",
+        ConfigError, match="one by one after loading, which is not possible with model.device_map=auto"
     ):
         check_format(
-            configure(
-                make_config,
-                saved_family(),
-                Nf4Config(skip=["mlp"]),
-                device="auto",
-                device_map="auto",
-            )
+            configure(make_config, saved_family(), Nf4Config(skip=["mlp"]), device="auto", device_map="auto")
         )
 
 
@@ -192,9 +172,7 @@ def test_a_stored_checkpoint_is_refused(make_config: Make, tmp_path: Path) -> No
         '{"model_type": "llama", "quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": true}}'
     )
     for quantization in (Int8Config(skip=["mlp"]), QuantizationConfig(overrides={"mlp": "nf4"})):
-        with pytest.raises(
-            ConfigError, match=r"is quantized already, int8 by .*what is stored is stored"
-        ):
+        with pytest.raises(ConfigError, match=r"is quantized already, int8 by .*what is stored is stored"):
             check_format(configure(make_config, tmp_path, quantization))
 
 
@@ -206,27 +184,18 @@ def test_ids_without_the_keys_are_the_old_ones_and_mixes_have_their_own(make_con
 
     plain = dict(semantic_keys(of(Nf4Config())))
     assert not [key for key in plain if "skip" in key or "overrides" in key]
-    mixes = [
-        Nf4Config(skip=["mlp"]),
-        Nf4Config(skip=["lm_head"]),
-        Nf4Config(overrides={"mlp": "int8"}),
-    ]
+    mixes = [Nf4Config(skip=["mlp"]), Nf4Config(skip=["lm_head"]), Nf4Config(overrides={"mlp": "int8"})]
     configs = [of(it) for it in (Nf4Config(), *mixes)]
     assert (
         len({str(sorted(semantic_keys(it), key=str)) for it in configs})
         == len({*map(base_key, configs)})
         == 4
     )
-    assert (
-        repr(Nf4Config())
-        == "Nf4Config(double_quant=True, compute_dtype=<Dtype.bfloat16: 'bfloat16'>)"
-    )
+    assert repr(Nf4Config()) == "Nf4Config(double_quant=True, compute_dtype=<Dtype.bfloat16: 'bfloat16'>)"
 
 
 def test_labels_tell_mixes_apart() -> None:
-    mix = Nf4Config(
-        skip=["layers.0", "lm_head"], overrides={"down_proj": {"name": "int8", "threshold": 0}}
-    )
+    mix = Nf4Config(skip=["layers.0", "lm_head"], overrides={"down_proj": {"name": "int8", "threshold": 0}})
     assert mix.label == "nf4 (layers.0, lm_head: none; down_proj: int8)"
 
 
@@ -250,9 +219,7 @@ def test_one_layer_that_mixes_rows_is_enough(make_config: Make) -> None:
 
 def test_a_smaller_model_keeps_the_patterns_that_match() -> None:
     mix = Mix.of(
-        Nf4Config(
-            skip=["layers.0", "layers.7"], overrides={"layers.6.mlp": "int8", "down_proj": "int8"}
-        )
+        Nf4Config(skip=["layers.0", "layers.7"], overrides={"layers.6.mlp": "int8", "down_proj": "int8"})
     )
     assert only_matching(mix, [DOWN.replace("1", "0")]) == Nf4Config(
         skip=["layers.0"], overrides={"down_proj": "int8"}
@@ -261,25 +228,17 @@ def test_a_smaller_model_keeps_the_patterns_that_match() -> None:
 
 
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
-def test_each_weight_is_priced_by_its_choice(
-    make_config: Make, saved_family: Saved, tied: bool
-) -> None:
+def test_each_weight_is_priced_by_its_choice(make_config: Make, saved_family: Saved, tied: bool) -> None:
     folder = saved_family(tied=tied)
 
     def parts(quantization: QuantizationConfig) -> dict[str, int]:
-        predicted = predict(
-            configure(make_config, folder, quantization, dtype=Dtype.bfloat16), 2, 8, 8
-        )
+        predicted = predict(configure(make_config, folder, quantization, dtype=Dtype.bfloat16), 2, 8, 8)
         assert predicted is not None
         return predicted.weights
 
     plain, nf4 = parts(NONE), parts(Nf4Config())
     down = 2 * 128 * 192  # numbers in both down_proj
-    assert (
-        parts(QuantizationConfig(overrides={"layers": "nf4"}))
-        == parts(Nf4Config(skip=["lm_head"]))
-        == nf4
-    )
+    assert parts(QuantizationConfig(overrides={"layers": "nf4"})) == parts(Nf4Config(skip=["lm_head"])) == nf4
     assert parts(Nf4Config(skip=["*"])) == plain
     skipped = parts(Nf4Config(skip=["down_proj"]))
     assert skipped["linear"] == nf4["linear"] + down * 2 - down // 2
@@ -288,9 +247,7 @@ def test_each_weight_is_priced_by_its_choice(
     assert dynamic["scales"] - skipped["scales"] == 2 * 128 * 5
 
 
-def test_the_copies_of_a_mix_are_those_of_its_plain_layers(
-    make_config: Make, saved_family: Saved
-) -> None:
+def test_the_copies_of_a_mix_are_those_of_its_plain_layers(make_config: Make, saved_family: Saved) -> None:
     folder = saved_family()
 
     def prediction(quantization: QuantizationConfig) -> Any:
@@ -302,12 +259,9 @@ def test_the_copies_of_a_mix_are_those_of_its_plain_layers(
     )
     assert one_by_one == all_in_nf4
     mapped = {"head", "embedding", "other", "linear"}
-    saved_float32 = prediction(
-        Nf4Config(skip=["*"])
-    )  # converted while loading: nothing of it is in the file
-    assert saved_float32.copied_bytes == sum(
-        saved_float32.weights[part] for part in ("linear", "head")
-    )
+    # converted while loading: nothing of it is in the file
+    saved_float32 = prediction(Nf4Config(skip=["*"]))
+    assert saved_float32.copied_bytes == sum(saved_float32.weights[part] for part in ("linear", "head"))
     assert mapped >= {part for part, size in saved_float32.weights.items() if size}
 
 

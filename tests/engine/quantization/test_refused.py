@@ -22,9 +22,7 @@ from runner_engine.settings.model import LocalConfig
 def test_a_refused_method_is_named_with_its_reason(
     make_config: Callable[..., RunnerConfig], tmp_path: Path, method: str
 ) -> None:
-    settings = family_settings("llama").to_dict() | {
-        "quantization_config": {"quant_method": method}
-    }
+    settings = family_settings("llama").to_dict() | {"quantization_config": {"quant_method": method}}
     (tmp_path / "config.json").write_text(json.dumps(settings))
     (tmp_path / "model.safetensors").write_bytes(b"not a weight: reading it would be another error")
     config = make_config(model=LocalConfig(name=str(tmp_path), device="cpu"))

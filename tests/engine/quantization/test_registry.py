@@ -33,11 +33,7 @@ STORED: dict[str, dict[str, Any]] = {  # quantization_config of a checkpoint of 
     "fp4": {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "fp4"},
     "gptq": {"quant_method": "gptq", "bits": 4},
     "awq": {"quant_method": "awq", "bits": 4},
-    "auto_round": {
-        "quant_method": "auto-round",
-        "bits": 4,
-        "packing_format": "auto_round:auto_gptq",
-    },
+    "auto_round": {"quant_method": "auto-round", "bits": 4, "packing_format": "auto_round:auto_gptq"},
     "pack_quantized": {
         "quant_method": "compressed-tensors",
         "format": "pack-quantized",
@@ -46,42 +42,31 @@ STORED: dict[str, dict[str, Any]] = {  # quantization_config of a checkpoint of 
     "int_quantized": {
         "quant_method": "compressed-tensors",
         "format": "int-quantized",
-        "config_groups": {
-            "group_0": {"weights": {"num_bits": 8, "type": "int", "strategy": "channel"}}
-        },
+        "config_groups": {"group_0": {"weights": {"num_bits": 8, "type": "int", "strategy": "channel"}}},
     },
     "float_quantized": {
         "quant_method": "compressed-tensors",
         "format": "float-quantized",
-        "config_groups": {
-            "group_0": {"weights": {"num_bits": 8, "type": "float", "strategy": "channel"}}
-        },
+        "config_groups": {"group_0": {"weights": {"num_bits": 8, "type": "float", "strategy": "channel"}}},
     },
     "fp8": {"quant_method": "fp8", "weight_block_size": [128, 128]},
     "fbgemm_fp8": {"quant_method": "fbgemm_fp8"},
     "nvfp4_pack_quantized": {
         "quant_method": "compressed-tensors",
         "format": "nvfp4-pack-quantized",
-        "config_groups": {
-            "group_0": {"weights": {"num_bits": 4, "type": "float", "group_size": 16}}
-        },
+        "config_groups": {"group_0": {"weights": {"num_bits": 4, "type": "float", "group_size": 16}}},
     },
     "mxfp4_pack_quantized": {
         "quant_method": "compressed-tensors",
         "format": "mxfp4-pack-quantized",
-        "config_groups": {
-            "group_0": {"weights": {"num_bits": 4, "type": "float", "group_size": 32}}
-        },
+        "config_groups": {"group_0": {"weights": {"num_bits": 4, "type": "float", "group_size": 32}}},
     },
     "bitnet": {"quant_method": "bitnet"},
     "int8_dynamic": {
         "quant_method": "torchao",
         "quant_type": {"default": {"_type": "Int8DynamicActivationInt8WeightConfig"}},
     },
-    "torchao_int8": {
-        "quant_method": "torchao",
-        "quant_type": {"default": {"_type": "Int8WeightOnlyConfig"}},
-    },
+    "torchao_int8": {"quant_method": "torchao", "quant_type": {"default": {"_type": "Int8WeightOnlyConfig"}}},
     "hqq": {
         "quant_method": "hqq",
         "quant_config": {"weight_quant_params": {"nbits": 4, "group_size": 64, "axis": 1}},
@@ -116,9 +101,7 @@ def test_every_choice_is_in_the_menu_and_no_other() -> None:
         keys = {item.name for item in fields(choice)} - {"name", *GENERAL_KEYS}
         assert set(yaml.safe_load(text)) - {"defaults", *GENERAL_KEYS} == keys
         if quantizes_layers(choice):
-            assert set(yaml.safe_load(text)) >= {*GENERAL_KEYS}, (
-                "the menu shows that it can be mixed"
-            )
+            assert set(yaml.safe_load(text)) >= {*GENERAL_KEYS}, "the menu shows that it can be mixed"
         assert choice().name == name
 
 
@@ -149,9 +132,7 @@ def test_every_choice_describes_itself(choice: type[QuantizationConfig]) -> None
 
 @pytest.mark.parametrize("choice", [choice for choice in OTHERS if choice.method])
 def test_every_choice_knows_its_own_checkpoints(choice: type[QuantizationConfig]) -> None:
-    assert choice.name in STORED, (
-        f"add to STORED what the config.json of a checkpoint by {choice.name} says"
-    )
+    assert choice.name in STORED, f"add to STORED what the config.json of a checkpoint by {choice.name} says"
     stored = read_format({"quantization_config": STORED[choice.name]})
     assert stored is not None
     assert (stored.config.name, stored.method) == (choice().name, choice.method)
@@ -179,12 +160,7 @@ def test_of_two_choices_of_a_library_the_one_that_fits_reads_a_checkpoint(
     assert found is not None
     assert (found.name, found.matched) == ("narrow", True)
     other = read_format(
-        {
-            "quantization_config": {
-                "quant_method": "torchao",
-                "quant_type": {"default": {"_type": "X"}},
-            }
-        }
+        {"quantization_config": {"quant_method": "torchao", "quant_type": {"default": {"_type": "X"}}}}
     )
     assert other is not None
     assert (other.name, other.matched) == ("X", False)
@@ -237,9 +213,7 @@ def test_a_choice_that_forgets_its_price_cannot_be_made() -> None:
     class Forgetful(Quantized):
         pass
 
-    with pytest.raises(
-        TypeError, match=r"abstract methods?.*load_arguments.*price.*unpacked_bytes"
-    ):
+    with pytest.raises(TypeError, match=r"abstract methods?.*load_arguments.*price.*unpacked_bytes"):
         Forgetful()  # type: ignore[abstract]
 
 

@@ -39,11 +39,7 @@ LAYERS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "qwen3_5": (Qwen3_5TextConfig, Qwen3_5GatedDeltaNet, PLAIN),
     "qwen3_next": (Qwen3NextConfig, Qwen3NextGatedDeltaNet, PLAIN),
     "olmo": (OlmoHybridConfig, OlmoHybridGatedDeltaNet, PLAIN | {"linear_allow_neg_eigval": False}),
-    "olmo, negative": (
-        OlmoHybridConfig,
-        OlmoHybridGatedDeltaNet,
-        PLAIN | {"linear_allow_neg_eigval": True},
-    ),
+    "olmo, negative": (OlmoHybridConfig, OlmoHybridGatedDeltaNet, PLAIN | {"linear_allow_neg_eigval": True}),
     "kimi": (KimiLinearConfig, KimiLinearDeltaAttention, KIMI),
     "bailing": (BailingHybridConfig, BailingHybridDeltaAttention, KIMI),
 }
@@ -59,9 +55,7 @@ def _layer(what: str) -> tuple[Any, Any]:
 
 @pytest.mark.parametrize("way", ["kernels", "torch"])
 @pytest.mark.parametrize("what", LAYERS)
-def test_it_gives_the_family_s_numbers(
-    what: str, way: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_gives_the_family_s_numbers(what: str, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if way == "torch":
         monkeypatch.setattr(native, "kernels", lambda: None)
     layer, config = _layer(what)
@@ -69,13 +63,10 @@ def test_it_gives_the_family_s_numbers(
     assert (mixer.rule is not None) is (way == "kernels")
     named = {"cache_params": DynamicCache}
     assert check(layer, config, mixer, named) < TOLERANCE
-    assert (
-        check(layer, config, mixer, named, lambda states: states[1].fill_(0.1)) > 1e-3
-    )  # a state not set to zeros
+    # a state not set to zeros
+    assert check(layer, config, mixer, named, lambda states: states[1].fill_(0.1)) > 1e-3
     real = mixer.project
-    mixer.project = lambda module, hidden: (made := real(module, hidden))._replace(
-        decay=1.1 * made.decay
-    )
+    mixer.project = lambda module, hidden: (made := real(module, hidden))._replace(decay=1.1 * made.decay)
     assert check(layer, config, mixer, named) > 1e-3  # a wrong decay
 
 
@@ -86,22 +77,15 @@ def test_bits_do_not_depend_on_how_a_text_is_cut(dtype: torch.dtype) -> None:
     mixer: Any = mixer_of(layer.to(dtype))
     generator = torch.Generator().manual_seed(3)
     tokens, channels = 50, layer.conv1d.weight.shape[0]
-    mixed, gate = (
-        torch.randn(tokens, size, generator=generator).to(dtype) for size in (channels, 4 * 80)
-    )
-    decay, beta = (
-        -torch.rand(tokens, 4, generator=generator),
-        torch.rand(tokens, 4, generator=generator),
-    )
+    mixed, gate = (torch.randn(tokens, size, generator=generator).to(dtype) for size in (channels, 4 * 80))
+    decay, beta = (-torch.rand(tokens, 4, generator=generator), torch.rand(tokens, 4, generator=generator))
 
     def read(counts: tuple[int, ...]) -> torch.Tensor:
         states, results, first = fresh(mixer, 3), [], 0
         for count in counts:
             at, segments = slice(first, first + count), Segments.of([1], [count])
             convolved = mixer.convolution(mixed[at], states[0], segments)
-            results.append(
-                mixer.rule(convolved, decay[at], beta[at], gate[at], states[1], segments)
-            )
+            results.append(mixer.rule(convolved, decay[at], beta[at], gate[at], states[1], segments))
             first += count
         return torch.cat([*results, states[1].flatten(1).to(dtype)[:, : results[0].shape[1]]])
 

@@ -38,9 +38,8 @@ def test_it_gives_the_family_s_numbers(
     assert (mixer.convolution is not None) is (way == "kernels")
     named = {"past_key_values": DynamicCache}
     assert check(layer, config, mixer, named) < TOLERANCE
-    assert (
-        check(layer, config, mixer, named, lambda states: states[0].fill_(0.1)) > 1e-3
-    )  # a state not set to zeros
+    # a state not set to zeros
+    assert check(layer, config, mixer, named, lambda states: states[0].fill_(0.1)) > 1e-3
 
 
 def test_other_slots_stay_as_they_are() -> None:

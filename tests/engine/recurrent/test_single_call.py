@@ -32,9 +32,7 @@ from runner_engine.settings.model import LocalModelConfig
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(
-        native.kernels() is None, reason="no C compiler is here, so nothing is called in C"
-    ),
+    pytest.mark.skipif(native.kernels() is None, reason="no C compiler is here, so nothing is called in C"),
 ]
 CUTS = ((50,), (1, 6, 1, 25, 17), (40, 10))
 Make = Callable[..., RunnerConfig]
@@ -44,9 +42,7 @@ Make = Callable[..., RunnerConfig]
 def engine_of(make_config: Make, tiny_llama: Path, tmp_path: Path) -> Callable[..., LocalEngine]:
     def make(family: str, dtype: Dtype = Dtype.float32) -> LocalEngine:
         folder = save_hybrid(tmp_path / family, family, tiny_llama)
-        return local_engine(
-            make_config(model=LocalModelConfig(name=str(folder), device="cpu", dtype=dtype))
-        )
+        return local_engine(make_config(model=LocalModelConfig(name=str(folder), device="cpu", dtype=dtype)))
 
     return make
 
@@ -170,10 +166,7 @@ def _not_rotated(fused: FusedForward) -> None:
         ("mamba2 of one format", _faster_decay),
         ("falcon_h1", _faster_decay),
         ("falcon_h1", _columns_alike),
-        *(
-            ("falcon_h1", _alike(name))
-            for name in ("heads", "keys", "attention", "mixed", "gate", "mlp")
-        ),
+        *(("falcon_h1", _alike(name)) for name in ("heads", "keys", "attention", "mixed", "gate", "mlp")),
     ],
 )
 def test_what_is_wrong_shows_in_the_logits(

@@ -31,9 +31,7 @@ LONG = 500
 
 
 @pytest.fixture(scope="module", params=list(STATE_SPACES))
-def saved(
-    request: pytest.FixtureRequest, tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def saved(request: pytest.FixtureRequest, tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_hybrid(tmp_path_factory.mktemp(request.param), request.param, tiny_llama)
 
 
@@ -57,9 +55,7 @@ def _forget(model: Any, _: Any, named: dict[str, Any]) -> None:
 
 def opened(make_config: Make, saved: Path, new_tokens: int) -> LocalEngine:
     model = LocalModelConfig(name=str(saved), device="cpu", dtype=Dtype.float32)
-    return local_engine(
-        make_config(model=model, generation=GenerationConfig(max_new_tokens=new_tokens))
-    )
+    return local_engine(make_config(model=model, generation=GenerationConfig(max_new_tokens=new_tokens)))
 
 
 def asked() -> list[Request]:

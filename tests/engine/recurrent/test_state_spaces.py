@@ -18,17 +18,8 @@ from runner_engine.kernels import native
 from runner_engine.recurrent import Mixer, Segments, compiled, mixer_of
 
 pytestmark = pytest.mark.slow
-MAMBA2: dict[str, Any] = {
-    "mamba_n_heads": 4,
-    "mamba_d_head": 16,
-    "mamba_d_state": 8,
-    "mamba_n_groups": 2,
-}
-OTHERS: dict[str, Any] = {
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "num_hidden_layers": 2,
-}
+MAMBA2: dict[str, Any] = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8, "mamba_n_groups": 2}
+OTHERS: dict[str, Any] = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 2}
 JAMBA: dict[str, Any] = {"mamba_d_state": 8, "mamba_dt_rank": 4, "use_mamba_kernels": True}
 # the family: the layer's class and what its config is made of, beside a width of 32
 LAYERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -102,10 +93,7 @@ def by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def is_compiled(mixer: Any) -> bool:
     """Whether a mixer computes in C."""
-    return (
-        getattr(mixer, "compiled", None) is not None
-        or getattr(mixer, "recurrence", None) is not None
-    )
+    return getattr(mixer, "compiled", None) is not None or getattr(mixer, "recurrence", None) is not None
 
 
 @pytest.mark.parametrize("family", list(LAYERS))
@@ -166,9 +154,7 @@ def test_bits_depend_neither_on_other_rows_nor_on_how_a_prompt_is_divided(by: st
     projected = torch.randn(300, layer.in_proj.out_features)
 
     def read(states: list[Tensor], slots: list[int], counts: list[int], first: int) -> Tensor:
-        return heads(
-            projected[first : first + sum(counts)], states[0], states[1], Segments.of(slots, counts)
-        )
+        return heads(projected[first : first + sum(counts)], states[0], states[1], Segments.of(slots, counts))
 
     alone, beside, divided = (fresh(mixer, 3) for _ in range(3))
     whole = read(alone, [1], [200], 0)
@@ -197,9 +183,7 @@ def _block(heads: int = 4) -> tuple[Any, Any]:
     config: Any = transformers.RecurrentGemmaConfig(
         hidden_size=32, lru_width=32, num_attention_heads=heads, num_hidden_layers=1, vocab_size=64
     )
-    from transformers.models.recurrent_gemma.modeling_recurrent_gemma import (
-        RecurrentGemmaRecurrentBlock,
-    )
+    from transformers.models.recurrent_gemma.modeling_recurrent_gemma import RecurrentGemmaRecurrentBlock
 
     block = RecurrentGemmaRecurrentBlock(config, 0).eval()
     spread_weights(block)
@@ -261,12 +245,7 @@ def test_lightning_attention_gives_the_family_s_numbers() -> None:
             cache, start = MiniMaxCache(), len(row) - 3
             pieces = [row[:start], *row[start:].split(1)]
             expected.append(
-                torch.cat(
-                    [
-                        layer(piece[None], None, None, past_key_values=cache)[0][0]
-                        for piece in pieces
-                    ]
-                )
+                torch.cat([layer(piece[None], None, None, past_key_values=cache)[0][0] for piece in pieces])
             )
         mixer = mixer_of(layer)
         assert isinstance(mixer, Mixer)

@@ -32,20 +32,8 @@ from runner_engine.settings.model import LocalModelConfig
 pytestmark = pytest.mark.slow
 
 Make = Callable[..., RunnerConfig]
-LENGTHS = (
-    20,
-    3,
-    11,
-    20,
-    7,
-    1,
-    16,
-    5,
-    9,
-    13,
-    2,
-    18,
-)  # of the answers, so that rows leave and enter all the time
+# of the answers, so that rows leave and enter all the time
+LENGTHS = (20, 3, 11, 20, 7, 1, 16, 5, 9, 13, 2, 18)
 LONG = 500
 NO_END = 300  # no token of the model
 
@@ -71,14 +59,10 @@ def hybrid(
     return Model(save_hybrid(tmp_path_factory.mktemp(request.param), request.param, tiny_llama))
 
 
-def opened(
-    make_config: Make, hybrid: Model, new_tokens: int = 20, **generation: Any
-) -> LocalEngine:
+def opened(make_config: Make, hybrid: Model, new_tokens: int = 20, **generation: Any) -> LocalEngine:
     model = LocalModelConfig(name=str(hybrid.folder), device="cpu", dtype=Dtype.float32)
     return local_engine(
-        make_config(
-            model=model, generation=GenerationConfig(max_new_tokens=new_tokens, **generation)
-        )
+        make_config(model=model, generation=GenerationConfig(max_new_tokens=new_tokens, **generation))
     )
 
 
@@ -169,9 +153,7 @@ def test_continuations_are_scored(engine: LocalEngine, hybrid: Model) -> None:
         prompt, more = pairs[int(completion.id)]
         ids = hybrid.tokenizer(prompt)["input_ids"], hybrid.tokenizer(more)["input_ids"]
         with torch.inference_mode():
-            logits = hybrid.model(torch.tensor([[*ids[0], *ids[1]]])).logits[
-                0, len(ids[0]) - 1 : -1
-            ]
+            logits = hybrid.model(torch.tensor([[*ids[0], *ids[1]]])).logits[0, len(ids[0]) - 1 : -1]
         expected = logits.log_softmax(-1).gather(1, torch.tensor(ids[1])[:, None])[:, 0]
         assert completion.logprobs == pytest.approx(expected.tolist(), abs=2e-4)
 
@@ -219,9 +201,7 @@ def test_a_beginning_that_came_twice_is_kept(engine: LocalEngine, hybrid: Model)
     shared, read = [], []
     for at in some:
         before = engine.stats.prefill_tokens
-        assert complete(engine, [Request(at, PROMPTS[at], recurring=True)]) == {
-            at: hybrid.answers[at]
-        }
+        assert complete(engine, [Request(at, PROMPTS[at], recurring=True)]) == {at: hybrid.answers[at]}
         read.append(engine.stats.prefill_tokens - before)
         shared.append(len(PROMPTS[at]) - read[-1])
     assert shared[:2] == [0, 0]
@@ -274,18 +254,14 @@ def test_a_state_that_is_not_set_changes_the_answers(
     assert complete(engine, asked()) != hybrid.expected(lengths(asked()))
 
 
-def test_a_state_of_other_tokens_is_an_error(
-    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_state_of_other_tokens_is_an_error(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     engine.load()
     monkeypatch.setattr(states.RowStates, "put", lambda self, slot, other, of_slot=0: None)
     with pytest.raises(RuntimeError, match="stands for 0 tokens"):
         complete(engine, asked())
 
 
-def test_no_library_is_recommended_for_what_is_computed_here(
-    make_config: Make, hybrid: Model
-) -> None:
+def test_no_library_is_recommended_for_what_is_computed_here(make_config: Make, hybrid: Model) -> None:
     hints = logging.getLogger(cache_probe.HINTS)
     said: list[str] = []
     hints.addHandler(handler := logging.Handler())

@@ -9,9 +9,7 @@ from runner_engine.sessions.arithmetic import Arithmetic, Rates, Shape
 SMALL = Arithmetic(1000, 300, 8, 5000, 16, "float32", lambda: Rates(1.0, 1.0))
 
 
-@pytest.mark.parametrize(
-    "shape", [Shape(1, 5, 4), Shape(3, 7, 2), Shape(3, 7, 5, 4), Shape(2, 6, 3, 6)]
-)
+@pytest.mark.parametrize("shape", [Shape(1, 5, 4), Shape(3, 7, 2), Shape(3, 7, 5, 4), Shape(2, 6, 3, 6)])
 def test_counted_token_by_token(shape: Shape) -> None:
     prefill = 2 * 300 * shape.batch_size
     for place in range(1, shape.shared_tokens + 1):

@@ -97,9 +97,7 @@ def test_a_message_is_continued_as_transformers_does_it(tokenizer: Any) -> None:
         tokenizer.chat_template = template
         for last in ("The answer is", "The answer is \n", "x"):
             turns = [*TURNS[:2], {"role": "assistant", "content": last}]
-            theirs = tokenizer.apply_chat_template(
-                turns, tokenize=False, continue_final_message=True
-            )
+            theirs = tokenizer.apply_chat_template(turns, tokenize=False, continue_final_message=True)
             assert ChatTemplate(tokenizer, "it", {}).render(turns, continues=True) == theirs
     tokenizer.chat_template = "{{ messages[0].content }}"
     with pytest.raises(
@@ -114,9 +112,7 @@ def test_a_tokenizers_own_method_is_used(tokenizer: Any) -> None:
             return f"own: {conversation[0]['content']} {sorted(keys)}"
 
     tokenizer.__class__ = Own
-    theirs = tokenizer.apply_chat_template(
-        TURNS[:2], tokenize=False, add_generation_prompt=True, thinking=1
-    )
+    theirs = tokenizer.apply_chat_template(TURNS[:2], tokenize=False, add_generation_prompt=True, thinking=1)
     assert ChatTemplate(tokenizer, "it", {"thinking": 1}).render(TURNS[:2]) == theirs
 
 
@@ -147,9 +143,7 @@ def test_a_template_ends_at_a_limit_that_is_named(tokenizer: Any, case: str) -> 
     ):
         template.render(TURNS[1:2])
     tokenizer.chat_template = TEMPLATES["chatml"]
-    assert template.render(TURNS[1:2]).startswith("<|im_start|>user\n"), (
-        "the next conversation is rendered"
-    )
+    assert template.render(TURNS[1:2]).startswith("<|im_start|>user\n"), "the next conversation is rendered"
 
 
 def test_the_refusal_of_a_template_is_reported(tokenizer: Any) -> None:
@@ -176,9 +170,7 @@ def test_other_requests_do_not_wait_for_a_template(
         return template_child.TEXT, "rendered"
 
     monkeypatch.setattr(chat_template._renderers, "render", render)
-    encoder = RequestEncoder(
-        make_config(model=LocalModelConfig(name=str(tiny_llama))), tokenizer, "it", 100
-    )
+    encoder = RequestEncoder(make_config(model=LocalModelConfig(name=str(tiny_llama))), tokenizer, "it", 100)
     with ThreadPoolExecutor(2) as pool:
         chat = pool.submit(encoder.encode, Request(0, (Message("user", "Hi"),)))
         assert has_begun.wait(WAIT_S)

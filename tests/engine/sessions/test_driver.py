@@ -45,15 +45,12 @@ class Recorder:
         return text, event
 
 
-def test_each_of_eight_threads_gets_its_own_events(
-    make_config: Make, tiny_model: LocalModelConfig
-) -> None:
+def test_each_of_eight_threads_gets_its_own_events(make_config: Make, tiny_model: LocalModelConfig) -> None:
     config = make_config(model=tiny_model, generation=GenerationConfig(max_new_tokens=12))
     prompts = [f"{number} apples and {number % 7} pears" for number in range(40)]
     engine = open_engine(config)
     alone = {
-        one.id: one
-        for one in complete(engine, [Request(n, prompt) for n, prompt in enumerate(prompts)])
+        one.id: one for one in complete(engine, [Request(n, prompt) for n, prompt in enumerate(prompts)])
     }
     engine.close()
     answers: dict[int, tuple[str, Completion]] = {}
@@ -72,9 +69,9 @@ def test_each_of_eight_threads_gets_its_own_events(
         for thread in threads:
             thread.join(WAIT_S)
         assert driver.under_way == 0
-    assert {
-        n: (text, one.answer.text, one.answer.token_ids) for n, (text, one) in answers.items()
-    } == {n: (one.answer.text, one.answer.text, one.answer.token_ids) for n, one in alone.items()}
+    assert {n: (text, one.answer.text, one.answer.token_ids) for n, (text, one) in answers.items()} == {
+        n: (one.answer.text, one.answer.text, one.answer.token_ids) for n, one in alone.items()
+    }
 
 
 class BreakingEngine(StubEngine):

@@ -53,9 +53,7 @@ def encoder_of(tokenizer: Any) -> RequestEncoder:
 def test_a_template_gets_functions_as_transformers_gives_them(tokenizer: Any) -> None:
     tokenizer.chat_template = WITH_TOOLS
     tools = [{"type": "function", "function": SCHEMA}]
-    theirs = tokenizer.apply_chat_template(
-        TURNS, tools=tools, tokenize=False, add_generation_prompt=True
-    )
+    theirs = tokenizer.apply_chat_template(TURNS, tools=tools, tokenize=False, add_generation_prompt=True)
     text, ids = encoder_of(tokenizer).encode(Request(0, PROMPT))
     assert text == theirs
     assert "Does <f>, 'ä'." in text
@@ -79,12 +77,8 @@ def test_a_template_that_leaves_functions_out_is_refused(tokenizer: Any) -> None
     assert ChatTemplate(tokenizer, "it", {}).render(TURNS) == "system: Be brief.\nuser: Do it.\n"
 
 
-def test_an_answer_to_a_chat_with_functions_keeps_special_tokens_and_no_other_does(
-    tokenizer: Any,
-) -> None:
-    tokenizer.add_special_tokens(
-        {"additional_special_tokens": [AddedToken("[TOOL_CALLS]", special=True)]}
-    )
+def test_an_answer_to_a_chat_with_functions_keeps_special_tokens_and_no_other_does(tokenizer: Any) -> None:
+    tokenizer.add_special_tokens({"additional_special_tokens": [AddedToken("[TOOL_CALLS]", special=True)]})
     call, end = tokenizer.convert_tokens_to_ids("[TOOL_CALLS]"), tokenizer.eos_token_id
     words = tokenizer("f", add_special_tokens=False)["input_ids"]
     stopping = Stopping(tokenizer, frozenset({end}))
@@ -106,10 +100,7 @@ def test_what_a_prompt_with_functions_needs() -> None:
 @pytest.mark.parametrize("named", [False, True])
 def test_templates_are_read_from_the_files_without_a_tokenizer(tmp_path: Path, named: bool) -> None:
     assert text_of(tmp_path) is None
-    template: Any = [
-        {"name": "default", "template": PLAIN},
-        {"name": "tool_use", "template": WITH_TOOLS},
-    ]
+    template: Any = [{"name": "default", "template": PLAIN}, {"name": "tool_use", "template": WITH_TOOLS}]
     settings = {"chat_template": template if named else WITH_TOOLS}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
     assert "<tools>" in str(text_of(tmp_path))

@@ -57,9 +57,7 @@ def test_an_id_is_under_way_until_all_its_choices_have_ended(engine: Engine) -> 
         assert len(session.step()) == 2
         session.submit(Request(0, "z"))
         session.cancel(0)
-        ended = [
-            event for _ in range(2) for event in session.step() if isinstance(event, Completion)
-        ]
+        ended = [event for _ in range(2) for event in session.step() if isinstance(event, Completion)]
         reasons = {one.id: one.answer.finish_reason for one in ended}
         assert reasons == {0: FinishReason.cancelled, "0": FinishReason.stop}
         assert session.idle
@@ -80,10 +78,7 @@ class Refusing(Session):
         return request
 
     def _advance(self, arrived: list[Request], cancelled: set[RequestId]) -> list[Event]:
-        return [
-            Completion(Answer("", [], FinishReason.stop), "", 1, 0.0, one.id, 0.0)
-            for one in arrived
-        ]
+        return [Completion(Answer("", [], FinishReason.stop), "", 1, 0.0, one.id, 0.0) for one in arrived]
 
     def _drop(self) -> None:
         self.dropped = True

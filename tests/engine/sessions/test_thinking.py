@@ -37,12 +37,8 @@ WILD = Sampling(temperature=1.5, seed=3)
 PENALIZED = Sampling(temperature=1.2, seed=4, repetition_penalty=1.3, frequency_penalty=0.3)
 GREEDY = Sampling(temperature=0.0)
 EXACT: dict[str, Any] = {"device": "cpu", "dtype": Dtype.float32}
-ROUTES = [
-    "scheduler",
-    "static",
-    "generate",
-    *(["parts"] if "parts" in MODELS else []),
-]  # of an option
+# of an option
+ROUTES = ["scheduler", "static", "generate", *(["parts"] if "parts" in MODELS else [])]
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +51,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The embedded model in two parts."""
     folder = tmp_path_factory.mktemp("split")
     code, _, errors = in_process.run(
-        "runner",
-        ["task=split", "task.num_parts=2", "task.output_dir=parts", "tracking=none"],
-        folder,
-        {},
+        "runner", ["task=split", "task.num_parts=2", "task.output_dir=parts", "tracking=none"], folder, {}
     )
     assert code == 0, errors
     return str(folder / "parts")
@@ -66,9 +59,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def engine_of(
-    make_config: Callable[..., RunnerConfig],
-    monkeypatch: pytest.MonkeyPatch,
-    request: pytest.FixtureRequest,
+    make_config: Callable[..., RunnerConfig], monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> Iterator[Callable[..., Engine]]:
     opened: list[Engine] = []
 
@@ -93,21 +84,14 @@ def engine_of(
 def thinkers(count: int, sampling: Sampling = WILD, **keys: Any) -> list[Request]:
     """Requests whose prompts end in an opening tag, and which never end by themselves."""
     return [
-        Request(
-            f"thinks {it}",
-            f"Ann has {it} apples. <think>\n",
-            ignore_eos=True,
-            sampling=sampling,
-            **keys,
-        )
+        Request(f"thinks {it}", f"Ann has {it} apples. <think>\n", ignore_eos=True, sampling=sampling, **keys)
         for it in range(count)
     ]
 
 
 def plain(count: int, sampling: Sampling = WILD) -> list[Request]:
     return [
-        Request(f"plain {it}", f"Ann has {it} apples and buys 3.", sampling=sampling)
-        for it in range(count)
+        Request(f"plain {it}", f"Ann has {it} apples and buys 3.", sampling=sampling) for it in range(count)
     ]
 
 
@@ -128,8 +112,7 @@ def test_the_end_of_thinking_is_forced_at_the_budget(
     alone = by_id(complete(engine, others))
     budgets = [0, 1, 9, 17]
     with_budget = [
-        replace(one, thinking_tokens=most)
-        for one, most in zip(thinkers(4, sampling), budgets, strict=True)
+        replace(one, thinking_tokens=most) for one, most in zip(thinkers(4, sampling), budgets, strict=True)
     ]
     done = by_id(complete(engine, [*with_budget, *others]))
     for request, most in zip(with_budget, budgets, strict=True):
@@ -163,10 +146,7 @@ def test_many_sampled_rows_end_their_thinking_at_exactly_their_budget(
         assert most is not None
         assert answer.thinking_tokens is not None
         later = answer.thinking_tokens - most
-        cut = [
-            tokenizer.decode(answer.token_ids[: most + it]).endswith("\ufffd")
-            for it in range(later)
-        ]
+        cut = [tokenizer.decode(answer.token_ids[: most + it]).endswith("\ufffd") for it in range(later)]
         assert 0 <= later <= MOST_PARTIAL, (one, answer)
         assert all(cut), f"only an unfinished character is waited for: {answer}"
     assert {done[one.id].answer.ending for one in think_on} == {Ending.cut_off_thinking}
@@ -184,9 +164,7 @@ def test_an_answer_that_was_begun_at_any_token_goes_on_as_it_would_have(
     (whole,) = complete(engine, [request])
     assert whole.answer.thinking_tokens == 7
     assert whole.answer.thinking is not None
-    assert whole.answer.thinking.endswith("So: "), (
-        "the words that were forced are a part of the thought"
-    )
+    assert whole.answer.thinking.endswith("So: "), "the words that were forced are a part of the thought"
     tokens = whole.answer.token_ids
     for count in range(len(tokens)):
         begun = Begun(whole.prompt_sha256, (tuple(tokens[:count]),))
@@ -194,9 +172,7 @@ def test_an_answer_that_was_begun_at_any_token_goes_on_as_it_would_have(
         assert again.answer == whole.answer, count
 
 
-def test_deltas_tell_thinking_from_answer_and_have_no_tags(
-    engine_of: Callable[..., Engine],
-) -> None:
+def test_deltas_tell_thinking_from_answer_and_have_no_tags(engine_of: Callable[..., Engine]) -> None:
     engine = engine_of(thinking_tokens=9)
     for sampling in (GREEDY, WILD):
         (request,) = thinkers(1, sampling, deltas=True)
@@ -208,19 +184,14 @@ def test_deltas_tell_thinking_from_answer_and_have_no_tags(
         assert len(deltas) > 4
         assert "".join(it.text for it in deltas if it.thinking) == done.answer.thinking
         assert "".join(it.text for it in deltas if not it.thinking) == done.answer.text
-        assert [it.thinking for it in deltas] == sorted(
-            (it.thinking for it in deltas), reverse=True
-        )
+        assert [it.thinking for it in deltas] == sorted((it.thinking for it in deltas), reverse=True)
 
 
 def test_guesses_do_not_pass_the_end_of_a_budget(engine_of: Callable[..., Engine]) -> None:
     text = "1 2 3 4 1 2 3 4 1 2 3 4 1 2 3 4 1 2 3 4 <think>1 2 3 4 1 2 3 4 1 2"
     request = Request(0, text + "<think>", ignore_eos=True, max_new_tokens=60, sampling=GREEDY)
     engine = engine_of()
-    requests = [
-        replace(request, id=number, thinking_tokens=most)
-        for number, most in enumerate([33, 50, 57])
-    ]
+    requests = [replace(request, id=number, thinking_tokens=most) for number, most in enumerate([33, 50, 57])]
     one_by_one = [complete(engine, [one])[0].answer for one in requests]
     assert [answer.thinking_tokens for answer in one_by_one] == [33, 50, 57]
     slow = engine_of(speculate="off")
@@ -239,11 +210,7 @@ def test_a_draft_keeps_to_the_budget(engine_of: Callable[..., Engine], sampling:
     text = "1 2 3 4 1 2 3 4 1 2 3 4 1 2 3 4 <think>1 2 3 4 1 2"
     asked.append(Request("known", text, thinking_tokens=5, ignore_eos=True, sampling=sampling))
     alone = by_id(complete(engine_of(speculate="off"), asked))
-    for speculate in (
-        "ngram",
-        {"kind": "draft", "layers": 2},
-        {"quantization": "nf4", "tokens": 7},
-    ):
+    for speculate in ("ngram", {"kind": "draft", "layers": 2}, {"quantization": "nf4", "tokens": 7}):
         engine = engine_of(speculate=speculate)
         done = by_id(complete(engine, asked))
         assert {key: one.answer for key, one in done.items()} == {
@@ -281,12 +248,7 @@ def spelled(tokenizer: Any, text: str, **keys: Any) -> tuple[Stopping, Row]:
     ],
 )
 def test_a_row_knows_what_it_is_doing(
-    tokenizer: Any,
-    text: str,
-    opened: Tag | None,
-    thinking: str | None,
-    answer: str,
-    ending: Ending | None,
+    tokenizer: Any, text: str, opened: Tag | None, thinking: str | None, answer: str, ending: Ending | None
 ) -> None:
     stopping, row = spelled(tokenizer, text, thought=Thought(opened))
     made = stopping.answer(row, FinishReason.stop)
@@ -316,16 +278,11 @@ def test_a_budget_ends_behind_a_whole_character(tokenizer: Any) -> None:
 
 
 def test_the_model_names_its_own_tags(tokenizer: Any) -> None:
-    plain, own = (
-        GenerationConfig(),
-        GenerationConfig(thinking_tags=["<a>", "</a>", "<think>", "</think>"]),
-    )
+    plain, own = (GenerationConfig(), GenerationConfig(thinking_tags=["<a>", "</a>", "<think>", "</think>"]))
     assert tags_of(plain, tokenizer) == TAGS
 
     class Named:
-        chat_template = (
-            "{{ '<my_thoughts>' }} … {{ content.split('</my_thoughts>') }} <tool></tool> </think>"
-        )
+        chat_template = "{{ '<my_thoughts>' }} … {{ content.split('</my_thoughts>') }} <tool></tool> </think>"
         added_tokens_decoder: ClassVar[dict[int, Any]] = {}
 
     assert tags_of(plain, Named()) == (*TAGS, Tag("<my_thoughts>", "</my_thoughts>"))
@@ -350,9 +307,7 @@ def test_wrong_settings_are_named(keys: dict[str, Any], said: str) -> None:
 
 
 @pytest.mark.parametrize("before", ['it says "', "first <think>", "```\n<think> in code ", "as `"])
-def test_an_end_that_was_forced_counts_whatever_stands_before_it(
-    tokenizer: Any, before: str
-) -> None:
+def test_an_end_that_was_forced_counts_whatever_stands_before_it(tokenizer: Any, before: str) -> None:
     stopping = Stopping(tokenizer)
     row = Row(Request(0, "x", deltas=True), [1], "", 1000, thought=Thought(TAGS[0]))
     row.tokens = tokenizer(before, add_special_tokens=False)["input_ids"]

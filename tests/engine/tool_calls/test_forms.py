@@ -30,14 +30,8 @@ VALUES = {
 }
 ONE = (ToolCall("get_weather", VALUES),)
 TWO = (*ONE, ToolCall("math.root", {"x": 2.5}))
-WITH_TEXT = (
-    "hermes",
-    "glm",
-    "qwen_xml",
-    "lfm2",
-    "deepseek",
-    "mistral",
-)  # a call may have text before it
+# a call may have text before it
+WITH_TEXT = ("hermes", "glm", "qwen_xml", "lfm2", "deepseek", "mistral")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -122,9 +116,7 @@ AS_PUBLISHED = [  # as models and their templates write them
 
 
 @pytest.mark.parametrize(("name", "text", "calls"), AS_PUBLISHED)
-def test_answers_as_published_models_write_them(
-    name: str, text: str, calls: tuple[ToolCall, ...]
-) -> None:
+def test_answers_as_published_models_write_them(name: str, text: str, calls: tuple[ToolCall, ...]) -> None:
     assert form_named(name).read(text).calls == calls
 
 
@@ -153,10 +145,7 @@ MALFORMED = [
     ("llama", '<|python_tag|>print("hello")'),
     ("harmony", '<|channel|>commentary to=functions.f <|constrain|>json<|message|>{"city": "Par'),
     ("harmony", "<|channel|>commentary to=functions.f"),
-    (
-        "deepseek",
-        '<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{"a": 1}<｜tool▁call▁end｜>',
-    ),
+    ("deepseek", '<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{"a": 1}<｜tool▁call▁end｜>'),
     ("glm", "<tool_call>f\n<arg_key>a</arg_key>\n<arg_value>1\n</tool_call>"),
 ]
 
@@ -168,7 +157,9 @@ def test_what_begins_as_a_call_and_is_none_is_malformed(name: str, text: str) ->
 
 
 def test_harmony_tells_thinking_from_what_is_said() -> None:
-    text = "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>No.<|return|>"
+    text = (
+        "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>No.<|return|>"
+    )
     assert form_named("harmony").read(text) == Reading((), "No.", "Hm.")
 
 
@@ -190,15 +181,9 @@ TEMPLATES = [
         "glm",
     ),
     ("<tool_call>\n<function=example_function_name>\n<parameter=example_parameter_1>", "qwen_xml"),
-    (
-        '<tool_call>\n{"name": <function-name>, "arguments": <args-json-object>}\n</tool_call>',
-        "hermes",
-    ),
+    ('<tool_call>\n{"name": <function-name>, "arguments": <args-json-object>}\n</tool_call>', "hermes"),
     ("List of tools: <|tool_list_start|>[{{ tools }}]<|tool_list_end|>", "lfm2"),
-    (
-        'Respond in the format {"name": function name, "parameters": dictionary of argument name}',
-        "llama",
-    ),
+    ('Respond in the format {"name": function name, "parameters": dictionary of argument name}', "llama"),
     (
         "[func_name1(params_name1=params_value1, params_name2=params_value2...), func_name2(params)]",
         "pythonic",

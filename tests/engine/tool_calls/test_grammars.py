@@ -46,10 +46,7 @@ ROOT = {
         "additionalProperties": False,
     },
 }
-PING = {
-    "name": "ping",
-    "parameters": {"type": "object", "properties": {}, "additionalProperties": False},
-}
+PING = {"name": "ping", "parameters": {"type": "object", "properties": {}, "additionalProperties": False}}
 SCHEMAS: list[dict[str, Any]] = [WEATHER, ROOT, PING]
 HELD = [name for name in NAMES if name != "harmony"]
 WITH_TEXT = ("hermes", "glm", "qwen_xml", "lfm2", "mistral", "deepseek")
@@ -79,9 +76,7 @@ ONE = ToolCall("get_weather", {"city": "Paris", "days": 3})
 
 
 @pytest.mark.parametrize("name", HELD)
-def test_what_a_form_writes_is_of_its_grammar(
-    name: str, tokenizer: Any, grammars: Grammars
-) -> None:
+def test_what_a_form_writes_is_of_its_grammar(name: str, tokenizer: Any, grammars: Grammars) -> None:
     rules = form_named(name).grammar(SCHEMAS)
     calls, answer = f"start: calls\n{rules}", f"start: answer\n{rules}"
     several = [written(name, ONE), written(name, ONE, ToolCall("ping", {}), ONE)]
@@ -169,9 +164,7 @@ def test_texts_of_harmony_are_refused() -> None:
         ("glm", {"properties": {}, "required": ["b"]}, "required names 'b', which is no property"),
     ],
 )  # fmt: skip
-def test_what_a_form_cannot_hold_is_refused(
-    name: str, parameters: dict[str, Any], reason: str
-) -> None:
+def test_what_a_form_cannot_hold_is_refused(name: str, parameters: dict[str, Any], reason: str) -> None:
     with pytest.raises(ConfigError) as refused:
         form_named(name).grammar([{"name": "f", "parameters": {"type": "object"} | parameters}])
     assert reason in str(refused.value)

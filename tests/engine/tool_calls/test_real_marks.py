@@ -11,9 +11,9 @@ import pytest
 
 from runner_engine.tool_calls import Malformed, form_named
 
-RECORDED = json.loads(
-    (Path(__file__).parents[2] / "data" / "tool_marks.json").read_text(encoding="utf-8")
-)["answers"]
+RECORDED = json.loads((Path(__file__).parents[2] / "data" / "tool_marks.json").read_text(encoding="utf-8"))[
+    "answers"
+]
 
 
 def read(case: dict[str, Any], text: str) -> list[list[Any]]:

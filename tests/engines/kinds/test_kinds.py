@@ -22,9 +22,7 @@ Make = Callable[..., RunnerConfig]
 
 
 @pytest.mark.parametrize("name", sorted(set(MODELS) - set(own_options("model"))))
-def test_every_model_has_a_complete_description(
-    make_config: Make, name: str, tmp_path: Path
-) -> None:
+def test_every_model_has_a_complete_description(make_config: Make, name: str, tmp_path: Path) -> None:
     """Those of options are checked beside the option."""
     config = make_config(model=MODELS[name](**({} if name == "stub" else {"name": str(MODEL_DIR)})))
     check_description(config, tmp_path)
@@ -34,9 +32,7 @@ def test_a_kind_without_a_fingerprint_cannot_be_instantiated() -> None:
     class Incomplete(ModelKind):
         pass
 
-    with pytest.raises(
-        TypeError, match=r"abstract methods?.*capabilities.*fingerprint.*open_engine"
-    ):
+    with pytest.raises(TypeError, match=r"abstract methods?.*capabilities.*fingerprint.*open_engine"):
         Incomplete()  # type: ignore[abstract]
 
 

@@ -34,9 +34,7 @@ def test_stub_says_that_it_has_no_kv_cache(make_config: Callable[..., RunnerConf
     """A grid over formats of the KV cache can be tried out with the stub, as one over quantizations
     can."""
     plain, eight = (
-        open_engine(make_config(model=StubConfig(), generation=GenerationConfig(kv_cache=one)))
-        .load()
-        .facts
+        open_engine(make_config(model=StubConfig(), generation=GenerationConfig(kv_cache=one))).load().facts
         for one in (KvCache.as_model, KvCache.int8)
     )
     assert "kv_cache" not in plain
@@ -60,11 +58,7 @@ def test_stub_serves_all_that_can_be_asked(make_config: Callable[..., RunnerConf
         session.submit(Request("gone", "Hi"))
         session.cancel("gone")
         events = session.step()
-        ended = {
-            event.id: event.answer.finish_reason
-            for event in events
-            if isinstance(event, Completion)
-        }
+        ended = {event.id: event.answer.finish_reason for event in events if isinstance(event, Completion)}
         assert ended["gone"] is FinishReason.cancelled
         events += session.step()
         assert session.idle
@@ -72,11 +66,7 @@ def test_stub_serves_all_that_can_be_asked(make_config: Callable[..., RunnerConf
     done = {(event.id, event.choice): event for event in events if isinstance(event, Completion)}
     assert texts == [done["three", choice].answer.text for choice in range(3)]
     scored = done["scored", 0]
-    assert (len(scored.answer.token_ids), scored.logprobs, scored.answer.text) == (
-        3,
-        [-1.0] * 3,
-        "",
-    )
+    assert (len(scored.answer.token_ids), scored.logprobs, scored.answer.text) == (3, [-1.0] * 3, "")
 
 
 def test_what_is_wrong_elsewhere_is_said_before_anything_is_loaded(
@@ -90,9 +80,7 @@ def test_what_is_wrong_elsewhere_is_said_before_anything_is_loaded(
 
     config = make_config(model=StubConfig())
     monkeypatch.setattr(
-        type(kind_of(config.model)),
-        "open_engine",
-        lambda *_: pytest.fail("nothing is to be loaded"),
+        type(kind_of(config.model)), "open_engine", lambda *_: pytest.fail("nothing is to be loaded")
     )
     engine = engines.open_engine(resolve(config), before_loading=store_is_gone)
     for use in (engine.load, engine.open, engine.load):  # each time, whoever comes first

@@ -81,9 +81,7 @@ def test_other_sampling_does_not_count_and_a_batch_size_is_free(config: Any) -> 
     longer = replace(config, generation=GenerationConfig(max_new_tokens=48))
     record_job(longer, "longer", [True] * 20)
     assert known(config) is None
-    in_batches = replace(
-        config, generation=GenerationConfig(max_new_tokens=24, batch_size=4), seed=3
-    )
+    in_batches = replace(config, generation=GenerationConfig(max_new_tokens=24, batch_size=4), seed=3)
     record_job(in_batches, "batches", RIGHT)
     assert known(config) is not None, "greedy answers do not depend on the seed"
     warm = replace(config, generation=GenerationConfig(max_new_tokens=24, temperature=0.7))
@@ -96,9 +94,7 @@ def test_more_or_fewer_questions_count_on_the_shared_ones_only(config: Any) -> N
     record_job(replace(config, task=replace(TASK, limit=60)), "more", RIGHT + [True] * 40)
     more = known(config)
     assert more is not None
-    assert (more.correct, more.n, more.asked) == (7, 20, 20), (
-        "of the 60, those that the command asks"
-    )
+    assert (more.correct, more.n, more.asked) == (7, 20, 20), "of the 60, those that the command asks"
     wide = replace(config, task=replace(TASK, limit=100))
     fewer = known(wide)
     assert fewer is not None
@@ -144,9 +140,7 @@ def test_answers_that_disagree_with_the_record_are_not_used(config: Any) -> None
 
 def test_the_content_of_a_file_identifies_its_questions(config: Any, tmp_path: Path) -> None:
     file = tmp_path / "mine.jsonl"
-    rows = [
-        f'{{"question": "{number} plus one?", "answer": {number + 1}}}\n' for number in range(20)
-    ]
+    rows = [f'{{"question": "{number} plus one?", "answer": {number + 1}}}\n' for number in range(20)]
     file.write_text("".join(rows))
     mine = replace(config, task=replace(TASK, data=str(file)))
     record_job(mine, "mine", RIGHT)
@@ -162,14 +156,9 @@ def test_data_of_the_hub_is_not_read_and_the_newest_record_tells_its_questions(
 ) -> None:
     def from_the_hub(jobs: dict[str, tuple[str, int]], limit: int) -> RecordedAccuracy | None:
         for name, (word, count) in jobs.items():
-            rows = [
-                f'{{"question": "{word} {number}?", "answer": {number}}}\n'
-                for number in range(count)
-            ]
+            rows = [f'{{"question": "{word} {number}?", "answer": {number}}}\n' for number in range(count)]
             (tmp_path / "rows.jsonl").write_text("".join(rows))
-            local = replace(
-                config, task=replace(TASK, data=str(tmp_path / "rows.jsonl"), limit=count)
-            )
+            local = replace(config, task=replace(TASK, data=str(tmp_path / "rows.jsonl"), limit=count))
             record_job(local, name, [number % 2 == 0 for number in range(count)], started_at=name)
             file = Path(config.output_dir, "jobs", name, "result.json")
             record = Record.from_json(file.read_text())
@@ -178,8 +167,7 @@ def test_data_of_the_hub_is_not_read_and_the_newest_record_tells_its_questions(
         return known(replace(config, task=replace(TASK, data="some/questions", limit=limit)))
 
     monkeypatch.setattr(
-        "runner.options.advise.accuracies.load_questions",
-        lambda _: pytest.fail("the hub was asked"),
+        "runner.options.advise.accuracies.load_questions", lambda _: pytest.fail("the hub was asked")
     )
     assert (found := from_the_hub({"2026-1": ("old", 10)}, 10)) is not None
     assert (found.job_id, found.n) == ("2026-1", 10)
@@ -198,11 +186,7 @@ def test_accuracies_are_compared_in_pairs_if_the_answers_are_there(config: Any) 
     assert two is not None
     paired = compare(two, one, same_model=True)
     assert paired is not None
-    assert (paired.effect.counts["wins"], paired.effect.counts["losses"], paired.effect.n) == (
-        10,
-        0,
-        20,
-    )
+    assert (paired.effect.counts["wins"], paired.effect.counts["losses"], paired.effect.n) == (10, 0, 20)
     alone = compare(replace(two, answers=None), one, same_model=True)
     assert alone is not None
     assert alone.effect.counts["wins"] is None
@@ -212,9 +196,7 @@ def test_accuracies_are_compared_in_pairs_if_the_answers_are_there(config: Any) 
         one, answers={question: it._replace(prompt="x") for question, it in one.answers.items()}
     )
     assert compare(two, other_prompts, same_model=True) is None
-    assert compare(two, other_prompts, same_model=False) is not None, (
-        "two models have two chat templates"
-    )
+    assert compare(two, other_prompts, same_model=False) is not None, "two models have two chat templates"
     assert compare(replace(two, answers=None, asked=40), one, same_model=True) is None, (
         "a part, and not known which"
     )
@@ -243,6 +225,4 @@ def test_questions_in_families_count_by_families(config: Any) -> None:
     assert known_by_record.interval == two.interval
     assert compare(known_by_record, one, same_model=True) is None
     few = {question: it for question, it in (one.answers or {}).items() if it.family in wrong}
-    assert compare(replace(one, answers=few), two, same_model=True) is None, (
-        "a test needs six families"
-    )
+    assert compare(replace(one, answers=few), two, same_model=True) is None, "a test needs six families"

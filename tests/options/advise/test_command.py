@@ -46,19 +46,13 @@ def settings(advice: dict[str, Any], which: str = "recommended") -> list[dict[st
 
 
 @pytest.mark.slow
-def test_a_laptop_holds_seven_billion_in_four_bits_with_few_rows_or_a_smaller_model(
-    data: Any,
-) -> None:
+def test_a_laptop_holds_seven_billion_in_four_bits_with_few_rows_or_a_smaller_model(data: Any) -> None:
     code, advice = data(SEVEN, "--machine", "laptop_8gb")
     first, *others = settings(advice)
     assert code == 0
     assert (first["model"], first["quantization"]) == (SEVEN[6:], "nf4")
     assert int(first["generation.batch_size"]) <= 16
-    assert {it["model"] for it in others} == {
-        "qwen15_18b_chat",
-        "qwen25_15b_instruct",
-        "llama32_1b",
-    }
+    assert {it["model"] for it in others} == {"qwen15_18b_chat", "qwen25_15b_instruct", "llama32_1b"}
     assert {it["quantization"] for it in settings(advice, "out")} == {"none", "int8"}
     assert all("are allowed" in it["why_not"] for it in advice["out"])
     assert all(it["memory"]["peak_mib"] <= 6 * 1024 for it in advice["recommended"])
@@ -142,17 +136,12 @@ def test_a_recommended_job_runs_and_is_then_recorded(runner: Callable[..., Any])
 
 
 @pytest.mark.slow
-def test_two_recorded_number_formats_are_compared_on_their_questions(
-    runner: Callable[..., Any],
-) -> None:
+def test_two_recorded_number_formats_are_compared_on_their_questions(runner: Callable[..., Any]) -> None:
     job = ("model=embedded", "task.limit=8", "generation.max_new_tokens=64")
     runner("-m", *job, "quantization=none,nf4", "tracking=none", "workers=1", "print=none")
-    advice = json.loads(runner(*job, "--quick", "--json", module="runner.options.advise").out)[
-        "recommended"
-    ]
+    advice = json.loads(runner(*job, "--quick", "--json", module="runner.options.advise").out)["recommended"]
     known = {
-        dict(word.split("=") for word in it["overrides"])["quantization"]: it["accuracy"]
-        for it in advice
+        dict(word.split("=") for word in it["overrides"])["quantization"]: it["accuracy"] for it in advice
     }
     assert known["int8"] is None
     for name in ("none", "nf4"):
@@ -161,9 +150,7 @@ def test_two_recorded_number_formats_are_compared_on_their_questions(
     shown = runner(*job, "--quick", module="runner.options.advise").out
     orders = [line for line in shown.splitlines() if line.startswith("   order     ")]
     assert len(orders) == 2
-    assert all(
-        "unknown here" in line or "no difference in accuracy shown" in line for line in orders
-    ), orders
+    assert all("unknown here" in line or "no difference in accuracy shown" in line for line in orders), orders
 
 
 @pytest.mark.slow
@@ -195,12 +182,7 @@ def test_files_are_candidates_with_their_recorded_kl_and_memory(
     assert re.search(r"order .* closer to .*F16.gguf: KL .* instead of KL ", shown), shown
     advised = json.loads(
         runner(
-            files,
-            "task=likelihood",
-            "task.limit=50",
-            "--quick",
-            "--json",
-            module="runner.options.advise",
+            files, "task=likelihood", "task.limit=50", "--quick", "--json", module="runner.options.advise"
         ).out
     )
     measured = {Path(it["overrides"][1]).stem: it for it in advised["recommended"]}
@@ -212,9 +194,7 @@ def test_files_are_candidates_with_their_recorded_kl_and_memory(
 
 
 @pytest.mark.slow
-def test_records_are_read_without_torch(
-    runner: Callable[..., Any], make_config: Callable[..., Any]
-) -> None:
+def test_records_are_read_without_torch(runner: Callable[..., Any], make_config: Callable[..., Any]) -> None:
     outputs = Path(make_config().output_dir)
     config = make_config(model=LocalModelConfig("embedded"), task=Gsm8kConfig(limit=4))
     record_job(config, "job", [True] * 4)
@@ -226,9 +206,7 @@ def test_records_are_read_without_torch(
         "--quick",
     ]
     program = f"import sys; from runner.options import advise; advise.main({words!r}); print('torch' in sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert "100.0 % [51.0, 100.0] of 4 recorded (job)" in done.stdout
     assert done.stdout.endswith("False\n")
 
@@ -261,10 +239,7 @@ def test_a_file_describes_a_machine(tmp_path: Path) -> None:
     for text, message in (
         ("memory_gb: 30\n", "memory_gb: no key 'memory_gb'. Did you mean memory_gib?"),
         ("memory_gib: 30\n", "bandwidth_gb_s, tflop_s is missing"),
-        (
-            "memory_gib: much\nbandwidth_gb_s: 1\ntflop_s: 1\n",
-            "memory_gib=much: must be a number from 0 on",
-        ),
+        ("memory_gib: much\nbandwidth_gb_s: 1\ntflop_s: 1\n", "memory_gib=much: must be a number from 0 on"),
         ("a: [", "it is not valid YAML"),
     ):
         file.write_text(text)
@@ -312,10 +287,5 @@ def test_a_mixture_is_recommended_with_its_experts_quantized(data: Any, tmp_path
 
 
 def test_it_imports_nothing_heavy(tmp_path: Path) -> None:
-    arguments = (
-        "sys.argv = ['runner-advise', 'model=qwen25_7b_instruct', '--machine', 'laptop_8gb']"
-    )
-    assert (
-        heavy_imports(f"{arguments}; from runner.options.advise import entry; entry()", tmp_path)
-        == []
-    )
+    arguments = "sys.argv = ['runner-advise', 'model=qwen25_7b_instruct', '--machine', 'laptop_8gb']"
+    assert heavy_imports(f"{arguments}; from runner.options.advise import entry; entry()", tmp_path) == []

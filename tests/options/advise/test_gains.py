@@ -25,9 +25,7 @@ ENDS = {1: (1.2, 1.1, 1.3), 4: (1.02, 0.9, 1.1), 8: (0.7, 0.6, 0.8)}
 def swept(make_config: Callable[..., Any]) -> Any:
     task = SweepConfig(batch_sizes=[1, 4, 8], prompts="embedded", repeats=6)
     return make_config(
-        model=LocalModelConfig("embedded"),
-        task=task,
-        generation=GenerationConfig(speculate="draft"),
+        model=LocalModelConfig("embedded"), task=task, generation=GenerationConfig(speculate="draft")
     )
 
 

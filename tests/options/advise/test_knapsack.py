@@ -9,15 +9,7 @@ from itertools import product
 import pytest
 
 from runner.options.advise import knapsack
-from runner.options.advise.knapsack import (
-    Option,
-    best,
-    greedy,
-    in_order,
-    loss_of,
-    neighbours,
-    size_of,
-)
+from runner.options.advise.knapsack import Option, best, greedy, in_order, loss_of, neighbours, size_of
 
 
 def drawn(draw: random.Random, layers: int) -> list[list[Option]]:
@@ -45,11 +37,8 @@ def test_greedy_fails_where_the_best_gain_for_a_byte_leaves_no_room() -> None:
     small, spare = Option(4, 10.0), 10
     layers = [[small, Option(10, 3.4)], [small, Option(9, 5.0)], [small, Option(9, 5.0)]]
     limit = 3 * 4 + spare
-    assert greedy(layers, limit) == (
-        1,
-        0,
-        0,
-    )  # 1.1 for a byte, and then four bytes that are of no use
+    # 1.1 for a byte, and then four bytes that are of no use
+    assert greedy(layers, limit) == (1, 0, 0)
     assert best(layers, limit) == (0, 1, 1)  # 1.0 for a byte, and all of it is used
     assert loss_of(layers, (0, 1, 1)) < loss_of(layers, (1, 0, 0))
 

@@ -52,14 +52,7 @@ def new_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    [
-        "60",
-        "weight_mib>60",
-        "file_mib<60",
-        "weight_mib<0",
-        "weight_mib<-1",
-        "weight_mib<1,model_mib<2",
-    ],
+    ["60", "weight_mib>60", "file_mib<60", "weight_mib<0", "weight_mib<-1", "weight_mib<1,model_mib<2"],
 )
 def test_a_limit_that_is_none_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(ConfigError, match=r"give a limit, such as weight_mib<60 or model_mib<60"):
@@ -68,9 +61,7 @@ def test_a_limit_that_is_none_is_refused_with_an_example(text: str) -> None:
 
 
 @pytest.mark.parametrize("by_block", [False, True])
-def test_the_overrides_give_each_layer_its_format_and_name_modules_that_share_one(
-    by_block: bool,
-) -> None:
+def test_the_overrides_give_each_layer_its_format_and_name_modules_that_share_one(by_block: bool) -> None:
     model = of_embedded(by_block)
     count = len(model.layers)
     assert count == (4 if by_block else 28)
@@ -80,10 +71,7 @@ def test_the_overrides_give_each_layer_its_format_and_name_modules_that_share_on
         assert {config.mix.choice_for(path).name for path in paths} == {NAMES[number]}
     assert model.quantization((0,) * count) == ["quantization=nf4", "quantization.overrides={}"]
     first = tuple(2 if "layers.0." in f"{name}." else 0 for name in model.layers)
-    assert model.quantization(first) == [
-        "quantization=nf4",
-        "quantization.overrides={layers.0: none}",
-    ]
+    assert model.quantization(first) == ["quantization=nf4", "quantization.overrides={layers.0: none}"]
 
 
 @pytest.mark.slow
@@ -102,11 +90,7 @@ def test_a_mix_meets_its_limit_and_beats_the_format_that_fits_and_a_second_run_m
     mix, uniform = found["mix"], {it["found_by"][0]: it for it in found["others"]}
     assert 0.99 * 2.4 <= mix["weight_mib"] < 2.4
     assert mix["weight_mib"] == pytest.approx(mix["predicted_weight_mib"], rel=0.01)
-    assert (
-        uniform["uniform nf4"]["weight_mib"]
-        < mix["weight_mib"]
-        < uniform["uniform int8"]["weight_mib"]
-    )
+    assert uniform["uniform nf4"]["weight_mib"] < mix["weight_mib"] < uniform["uniform int8"]["weight_mib"]
     assert 0 < mix["kl_nats_per_token"] < uniform["uniform nf4"]["kl_nats_per_token"] / 2
     assert uniform["uniform none"]["kl_nats_per_token"] == 0
     assert any("better than uniform nf4" in it for it in found["sentences"])
@@ -121,9 +105,7 @@ def test_a_mix_meets_its_limit_and_beats_the_format_that_fits_and_a_second_run_m
     assert record.result.metrics["weight_mib"] == pytest.approx(mix["weight_mib"], rel=1e-3)
 
 
-def test_what_cannot_be_mixed_is_refused_before_anything_runs(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_what_cannot_be_mixed_is_refused_before_anything_runs(capsys: pytest.CaptureFixture[str]) -> None:
     for words, message in [
         (["model=stub"], "it has no weights here"),
         (["quantization=nf4,int9"], "int9"),
@@ -134,9 +116,7 @@ def test_what_cannot_be_mixed_is_refused_before_anything_runs(
 
 
 @pytest.mark.usefixtures("new_cache")
-def test_the_experts_of_a_layer_get_one_format(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_experts_of_a_layer_get_one_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dense = AutoModelForCausalLM.from_pretrained(MODEL_DIR, dtype=torch.float32)
     torch.manual_seed(0)
     embedded_mixture.save(embedded_mixture.mixture(dense, 0.5), tmp_path / "mixture")
@@ -144,25 +124,14 @@ def test_the_experts_of_a_layer_get_one_format(
     model = MixableModel.of(words, ("nf4", "none"), False, composed)
     assert len(model.layers) == 4 * (4 + 1)
     experts = [number for number, name in enumerate(model.layers) if name.endswith(".mlp.experts")]
-    assert {len(paths) for name, paths in model.layers.items() if name.endswith("experts")} == {
-        3 * 8
-    }
-    choice = tuple(
-        int(number not in experts) for number in range(len(model.layers))
-    )  # only experts in 4 bits
+    assert {len(paths) for name, paths in model.layers.items() if name.endswith("experts")} == {3 * 8}
+    # only experts in 4 bits
+    choice = tuple(int(number not in experts) for number in range(len(model.layers)))
     config = composed([*words, *model.quantization(choice)])
     base = load_base(resolve(config))
-    assert sum(base.bytes_by_dtype.values()) / MIB == pytest.approx(
-        model.weight_mib(choice), rel=0.002
-    )
+    assert sum(base.bytes_by_dtype.values()) / MIB == pytest.approx(model.weight_mib(choice), rel=0.002)
 
     monkeypatch.setattr(mix, "TEXTS", 2)
-    kept = {
-        name: paths for name, paths in model.layers.items() if name.startswith("model.layers.2.")
-    }
+    kept = {name: paths for name, paths in model.layers.items() if name.startswith("model.layers.2.")}
     losses = mix.losses_of(replace(model, layers=kept), composed)
-    assert (
-        losses["model.layers.2.mlp.experts"]["nf4"]
-        > losses["model.layers.2.self_attn.k_proj"]["nf4"]
-        > 0
-    )
+    assert losses["model.layers.2.mlp.experts"]["nf4"] > losses["model.layers.2.self_attn.k_proj"]["nf4"] > 0

@@ -25,10 +25,7 @@ Make = Callable[..., Candidate]
 @pytest.fixture
 def candidate(make_config: Callable[..., Any]) -> Make:
     def make(
-        model: str,
-        seconds: float | None,
-        solved: Sequence[bool] | None = None,
-        quantization: str = "none",
+        model: str, seconds: float | None, solved: Sequence[bool] | None = None, quantization: str = "none"
     ) -> Candidate:
         config = make_config(task=Gsm8kConfig(limit=100), quantization=CHOICES[quantization]())
         it = Candidate([f"model={model}"], config, model, is_asked=model == "mine")
@@ -88,9 +85,7 @@ def test_counts_alone_need_a_larger_difference(candidate: Make) -> None:
 def test_the_named_model_is_first_unless_another_is_shown_to_be_better(candidate: Make) -> None:
     mine, other = candidate("mine", 9), candidate("other", 1)
     assert order(other, mine) == ["mine", "other"]
-    assert (
-        mine.before_next == "1 before 2: 1 is the model that you have named; accuracy unknown here"
-    )
+    assert mine.before_next == "1 before 2: 1 is the model that you have named; accuracy unknown here"
     mine, other = candidate("mine", 9, right(100)), candidate("other", 1, right(140))
     assert order(mine, other) == ["other", "mine"]
 
@@ -106,17 +101,12 @@ def test_published_losses_count_until_both_accuracies_are_known(candidate: Make)
     assert rank([plain, small]) == [small, plain], "both are known, and nothing is lost here"
 
 
-def closeness(
-    kl: float, job: str = "likelihood-1", texts: int = 200, to: str = "plain"
-) -> RecordedCloseness:
+def closeness(kl: float, job: str = "likelihood-1", texts: int = 200, to: str = "plain") -> RecordedCloseness:
     return RecordedCloseness(job, kl, 0.8 * kl, 1.2 * kl, to, texts, (("task.split", "test"),))
 
 
 def test_a_measured_kl_counts_before_published_tests(candidate: Make) -> None:
-    other, small = (
-        candidate("mine", 2, quantization="int8"),
-        candidate("mine", 1, quantization="nf4"),
-    )
+    other, small = (candidate("mine", 2, quantization="int8"), candidate("mine", 1, quantization="nf4"))
     other.closeness, small.closeness = closeness(0.02), closeness(0.001)
     assert rank([other, small]) == [small, other], "here nf4 is closer, whatever was published"
     assert small.before_next == (
@@ -129,11 +119,7 @@ def test_a_measured_kl_counts_before_published_tests(candidate: Make) -> None:
         "no worse in all that was recorded here of both: 1.00 s a question instead of 2.00"
         in small.before_next
     )
-    for comparable_to_nothing in (
-        closeness(0.001, texts=100),
-        closeness(0.001, to="another"),
-        None,
-    ):
+    for comparable_to_nothing in (closeness(0.001, texts=100), closeness(0.001, to="another"), None):
         small.closeness = comparable_to_nothing
         assert rank([other, small]) == [small, other], (
             "a KL is recorded, so nothing published counts, and nf4 is faster"
@@ -147,10 +133,7 @@ def test_a_measured_kl_counts_before_published_tests(candidate: Make) -> None:
 def test_the_reference_is_before_what_diverges_from_it(candidate: Make) -> None:
     plain, eight = candidate("mine", 9), candidate("mine", 1, quantization="int8")
     four = candidate("mine", 1, quantization="nf4")
-    eight.closeness, four.closeness = (
-        closeness(0.035, "likelihood-8"),
-        closeness(0.34, "likelihood-4"),
-    )
+    eight.closeness, four.closeness = (closeness(0.035, "likelihood-8"), closeness(0.34, "likelihood-4"))
     plain.reference_of = frozenset({"likelihood-8", "likelihood-4"})
     assert rank([four, eight, plain]) == [plain, eight, four]
     assert plain.before_next == (
@@ -159,9 +142,7 @@ def test_the_reference_is_before_what_diverges_from_it(candidate: Make) -> None:
     )
     assert "closer to plain: KL 0.035" in eight.before_next
     eight.closeness = replace(closeness(0.035, "likelihood-8"), low=None, high=None)
-    assert rank([four, eight, plain])[0] is plain, (
-        "also where there were too few texts for an interval"
-    )
+    assert rank([four, eight, plain])[0] is plain, "also where there were too few texts for an interval"
     plain.reference_of = frozenset()
     assert rank([four, eight, plain])[0] is not plain, "nothing that was measured speaks for it"
 
@@ -217,16 +198,10 @@ def test_tests_that_go_round_in_a_circle_end(candidate: Make) -> None:
         it = candidate(model, seconds)
         answers = {(part * 1000 + number, "?", "1"): Answer(number < first, "")
                    for part, first in solved.items() for number in range(100)}  # fmt: skip
-        it.accuracy = RecordedAccuracy(
-            "job", sum(it.solved for it in answers.values()), 200, 300, answers
-        )
+        it.accuracy = RecordedAccuracy("job", sum(it.solved for it in answers.values()), 200, 300, answers)
         return it
 
-    a, b, c = (
-        some("a", 1, {0: 90, 2: 40}),
-        some("b", 2, {0: 40, 1: 90}),
-        some("c", 3, {1: 40, 2: 90}),
-    )
+    a, b, c = (some("a", 1, {0: 90, 2: 40}), some("b", 2, {0: 40, 1: 90}), some("c", 3, {1: 40, 2: 90}))
     assert order(c, b, a) == ["a", "b", "c"]
 
 
@@ -236,14 +211,10 @@ def test_memory_is_a_reason_beyond_the_error_of_its_prediction() -> None:
     assert _ranks([0, 0]) == [0, 0]
 
 
-def measured(
-    it: Candidate, mib: float, predicted_mib: float = 900, allowed_mib: float = 20_000
-) -> Candidate:
+def measured(it: Candidate, mib: float, predicted_mib: float = 900, allowed_mib: float = 20_000) -> Candidate:
     it.measured_mib, it.allowed_mib = mib, allowed_mib
     footprint = Footprint({"linear": int((predicted_mib - PROCESS_MIB) * MIB)}, 0, 0, 0, 0)
-    it.fit = Fit(
-        footprint, 1, predicted_mib - PROCESS_MIB, {"main memory": allowed_mib - PROCESS_MIB}
-    )
+    it.fit = Fit(footprint, 1, predicted_mib - PROCESS_MIB, {"main memory": allowed_mib - PROCESS_MIB})
     return it
 
 
@@ -273,14 +244,9 @@ def test_memory_counts_where_it_is_short_or_limited(candidate: Make) -> None:
     large, small = measured(candidate("a", None), 2000), measured(candidate("b", None), 1000)
     assert [it.model for it in rank([large, small])] == ["a", "b"]
     assert [it.model for it in rank([large, small], memory_is_limited=True)] == ["b", "a"]
-    assert (
-        small.before_next
-        == "1 before 2: less memory, 1,000 MiB instead of 2,000; accuracy unknown here"
-    )
+    assert small.before_next == "1 before 2: less memory, 1,000 MiB instead of 2,000; accuracy unknown here"
     large.allowed_mib = small.allowed_mib = 2100
-    assert [it.model for it in rank([large, small])] == ["b", "a"], (
-        "2,000 of 2,100 MiB: memory is short"
-    )
+    assert [it.model for it in rank([large, small])] == ["b", "a"], "2,000 of 2,100 MiB: memory is short"
 
 
 def test_a_recorded_time_counts_before_a_prediction_within_its_error(candidate: Make) -> None:

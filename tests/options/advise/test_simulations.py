@@ -16,9 +16,7 @@ def _bench_is_importable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.thorough
-def test_few_claims_about_accuracy_are_wrong_and_far_worse_candidates_are_last(
-    tmp_path: Path,
-) -> None:
+def test_few_claims_about_accuracy_are_wrong_and_far_worse_candidates_are_last(tmp_path: Path) -> None:
     """Runner-advise: few claims are wrong, the rule before was, and far worse ones are last."""
     from advise_null import Draws, rates
 

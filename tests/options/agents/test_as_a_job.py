@@ -44,10 +44,7 @@ def test_a_team_is_scored_in_the_same_way(make_config: Make, tmp_path: Path) -> 
 
 @pytest.mark.slow
 def test_a_plan_says_how_many_are_left(runner: Run, tmp_path: Path) -> None:
-    words = (
-        f"task.only={listed(tmp_path, 1, 2, 3)}",
-        f"task.without={listed(tmp_path, 3, name='bad.txt')}",
-    )
+    words = (f"task.only={listed(tmp_path, 1, 2, 3)}", f"task.without={listed(tmp_path, 3, name='bad.txt')}")
     out = runner("task=agents", "model=stub", "plan=true", *words, "tracking=none").out
     assert "3 questions are asked" in out
     assert "2 of 3 questions count; left out: 1" in out
@@ -57,20 +54,13 @@ def test_a_chat_template_is_needed(make_config: Make, tiny_llama: Path, tmp_path
     shutil.copytree(tiny_llama, tmp_path / "plain")
     (tmp_path / "plain" / "chat_template.jinja").unlink()
     model = LocalModelConfig(name=str(tmp_path / "plain"), device="cpu")
-    with pytest.raises(
-        ConfigError, match=r"plain has no chat template, so .*: use task\.prompt=text"
-    ):
+    with pytest.raises(ConfigError, match=r"plain has no chat template, so .*: use task\.prompt=text"):
         check_files(resolve(make_config(model=model, task=AgentsConfig())), asks_in_chat=True)
 
 
 def test_a_teams_question_takes_several_calls(make_config: Make) -> None:
-    model, generation = (
-        LocalModelConfig("embedded"),
-        GenerationConfig(max_new_tokens=24, batch_size=4),
-    )
-    chain = make_config(
-        model=model, generation=generation, task=AgentsConfig(limit=4, mode=Mode.chain)
-    )
+    model, generation = (LocalModelConfig("embedded"), GenerationConfig(max_new_tokens=24, batch_size=4))
+    chain = make_config(model=model, generation=generation, task=AgentsConfig(limit=4, mode=Mode.chain))
     write(chain, ANSWERS | {"calls": 20})  # of 4 agents and the decision, for each of 4 questions
     found = FinishedJobs(Path(chain.output_dir))
     same, alone = (
@@ -82,9 +72,7 @@ def test_a_teams_question_takes_several_calls(make_config: Make) -> None:
     assert same.seconds == pytest.approx(15), "as long as it took"
     decode_s = (84 - 20) / 10  # the first token of each answer comes from its prompt
     beside_s = 15 - 4 - decode_s
-    assert alone.seconds == pytest.approx(beside_s + (4 + decode_s) * 8 / 20), (
-        "two calls a question"
-    )
+    assert alone.seconds == pytest.approx(beside_s + (4 + decode_s) * 8 / 20), "two calls a question"
 
 
 @pytest.mark.slow
@@ -93,9 +81,8 @@ def test_the_calls_of_agents_are_spans(runner: Run, tmp_path: Path) -> None:
     done = runner(*team)
     assert done.code == 0, done.err
     lines = Path(done.json()["output_dir"], "calls.jsonl").read_text().splitlines()
-    calls = [
-        call for line in lines if "text" in (call := json.loads(line))
-    ]  # the others are outcomes of programs
+    # the others are outcomes of programs
+    calls = [call for line in lines if "text" in (call := json.loads(line))]
     assert len(calls) == 10
     for index, trace in enumerate(traces_of(tmp_path, done)):
         root, *spans = trace.data.spans

@@ -44,11 +44,7 @@ def discussion(
     rng = random.Random(seed)
     drawn = [graph.draw(rng, number) for number in range(rounds)]
     return Discussion(
-        team,
-        "test/0",
-        "How many?",
-        drawn,
-        Tampering.of(attack, agent, seed, "B" if letters else "7"),
+        team, "test/0", "How many?", drawn, Tampering.of(attack, agent, seed, "B" if letters else "7")
     )
 
 
@@ -60,9 +56,7 @@ def played(one: Discussion, say: Say) -> dict[str, AgentCall]:
             text = say(turn)
             code = CodeOutcome("7", CodeStatus.ok) if turn.writes_code else None
             one.take(
-                Answered(
-                    turn, Call(Answer(text, [1], FinishReason.stop), "sha", 10, 0.1, turn.who), code
-                )
+                Answered(turn, Call(Answer(text, [1], FinishReason.stop), "sha", 10, 0.1, turn.who), code)
             )
             calls[f"{turn.round}/{turn.agent}" if turn.agent is not None else "decision"] = turn
     return calls
@@ -72,17 +66,11 @@ def user(call: AgentCall) -> str:
     return call.messages[-1].content
 
 
-@given(
-    st.integers(-(10**12), 10**12), st.integers(0, 99), st.integers(1, 12), st.integers(0, 2**32)
-)
+@given(st.integers(-(10**12), 10**12), st.integers(0, 99), st.integers(1, 12), st.integers(0, 2**32))
 def test_a_false_number_is_a_plain_number_close_to_the_right_one(
     top: int, rest: int, bottom: int, seed: int
 ) -> None:
-    for gold in (
-        str(top),
-        plain_number(f"{top}.{rest:02d}"),
-        plain_number(f"{abs(top) % 10**6}/{bottom}"),
-    ):
+    for gold in (str(top), plain_number(f"{top}.{rest:02d}"), plain_number(f"{abs(top) % 10**6}/{bottom}")):
         lie = false_answer(gold, random.Random(seed))
         assert lie == plain_number(lie) != gold
         assert false_answer(gold, random.Random(seed)) == lie
@@ -90,8 +78,7 @@ def test_a_false_number_is_a_plain_number_close_to_the_right_one(
 
 
 @pytest.mark.parametrize(
-    ("gold", "choices", "possible"),
-    [("B", 2, "A"), ("C", 3, "AB"), ("A", 0, "BCD"), ("F", 0, "ABCDE")],
+    ("gold", "choices", "possible"), [("B", 2, "A"), ("C", 3, "AB"), ("A", 0, "BCD"), ("F", 0, "ABCDE")]
 )
 def test_a_false_letter_is_that_of_another_choice(gold: str, choices: int, possible: str) -> None:
     found = {false_answer(gold, random.Random(seed), choices) for seed in range(200)}
@@ -125,9 +112,7 @@ def test_a_falsified_program_does_what_the_others_are_told(text: str, lie: str) 
 
 
 def test_noise_is_as_long_as_what_was_said_and_holds_no_answer() -> None:
-    said = agent_message(
-        1, Role.programming_expert, "answer = 3 + 4  # 7", CodeOutcome("7", CodeStatus.ok)
-    )
+    said = agent_message(1, Role.programming_expert, "answer = 3 + 4  # 7", CodeOutcome("7", CodeStatus.ok))
     heard = noise(said, random.Random(0))
     assert (len(heard.text), heard.answer, heard.code) == (len(said.text), None, None)
     assert not any(sign.isdigit() or sign.isupper() for sign in heard.text)
@@ -143,20 +128,12 @@ def test_only_the_liar_is_told_to_lie(domain: Domain, letters: bool) -> None:
         team = Team.of(4, None, domain, DecisionMethod.final_refer, letters)
         drawn = [graph.draw(random.Random(0), 0)]
         one = Discussion(
-            team,
-            "test/0",
-            "How many?",
-            drawn,
-            Tampering.of(attack, 2, "0", "B" if letters else "7"),
+            team, "test/0", "How many?", drawn, Tampering.of(attack, 2, "0", "B" if letters else "7")
         )
         calls = played(one, lambda turn: "The answer is 7")
-        assert [call.who for call in calls.values()] == [*team.titles, "decision"], (
-            "it keeps its role's name"
-        )
+        assert [call.who for call in calls.values()] == [*team.titles, "decision"], "it keeps its role's name"
         heads[attack] = {key: call.messages for key, call in calls.items()}
-    changed = [
-        key for key in heads[Attack.none] if heads[Attack.none][key] != heads[Attack.liar][key]
-    ]
+    changed = [key for key in heads[Attack.none] if heads[Attack.none][key] != heads[Attack.liar][key]]
     assert changed == ["0/2"], "neither the others nor the decision are told"
     told = heads[Attack.liar]["0/2"][0].content
     assert "lie" in told.lower()
@@ -176,17 +153,13 @@ def test_a_false_answer_reaches_listeners_votes_and_the_decision() -> None:
         assert "1: Ana has 3+4=7 apples" in user(calls[key])
     assert one.votes == ["7", lie, "7", "7"]
     assert one.answer == "7"
-    last = discussion(
-        Attack.false_answer, 3, decision=DecisionMethod.direct, roles=[Role.inspector]
-    )
+    last = discussion(Attack.false_answer, 3, decision=DecisionMethod.direct, roles=[Role.inspector])
     played(last, lambda turn: SOLVED)
     assert last.answer == last.tampering.lie, (
         "where the last agent decides, what it is taken to have said decides"
     )
     solver = discussion(Attack.false_answer, 0, roles=[Role.inspector, Role.math_solver])
-    assert f"Other answers: {solver.tampering.lie}." in user(
-        played(solver, lambda turn: SOLVED)["0/1"]
-    )
+    assert f"Other answers: {solver.tampering.lie}." in user(played(solver, lambda turn: SOLVED)["0/1"])
 
 
 def test_a_cut_link_spares_votes_the_decision_and_the_agents_own_memory() -> None:
@@ -200,31 +173,20 @@ def test_a_cut_link_spares_votes_the_decision_and_the_agents_own_memory() -> Non
         assert "\n2: " in user(calls[key]), "something arrives"
         assert "of agent" in user(calls[key]), "from the others, too"
     told_numbers = discussion(Attack.cut_link, 0, roles=[Role.inspector, Role.math_solver])
-    assert user(played(told_numbers, lambda turn: SOLVED)["0/1"]) == "How many?", (
-        "noise holds no number"
-    )
+    assert user(played(told_numbers, lambda turn: SOLVED)["0/1"]) == "How many?", "noise holds no number"
 
 
 def test_without_an_attack_nothing_is_changed_and_a_restart_makes_up_the_same() -> None:
-    plain = {
-        key: call.messages
-        for key, call in played(discussion(Attack.none), lambda turn: SOLVED).items()
-    }
+    plain = {key: call.messages for key, call in played(discussion(Attack.none), lambda turn: SOLVED).items()}
     for attack in Attack:
         first, second = (
-            {
-                key: call.messages
-                for key, call in played(discussion(attack), lambda turn: SOLVED).items()
-            }
+            {key: call.messages for key, call in played(discussion(attack), lambda turn: SOLVED).items()}
             for _ in range(2)
         )
         assert first == second
         assert (first == plain) == (attack is Attack.none)
     other = played(discussion(Attack.cut_link, seed="1"), lambda turn: SOLVED)
-    assert (
-        other["0/1"].messages
-        != played(discussion(Attack.cut_link), lambda turn: SOLVED)["0/1"].messages
-    )
+    assert other["0/1"].messages != played(discussion(Attack.cut_link), lambda turn: SOLVED)["0/1"].messages
 
 
 # ------------------------------------------------------------------------- does pruning drop the
@@ -243,16 +205,9 @@ def kept(
 
 
 def _kept(
-    attack: Attack,
-    attacked: int,
-    decision: DecisionMethod,
-    say: Callable[[bool, AgentCall], str],
-    seed: int,
+    attack: Attack, attacked: int, decision: DecisionMethod, say: Callable[[bool, AgentCall], str], seed: int
 ) -> int:
-    graph, rng = (
-        Graph.of(Mode.full_connected, 4, seed=0, optimized_spatial=True),
-        random.Random(seed),
-    )
+    graph, rng = (Graph.of(Mode.full_connected, 4, seed=0, optimized_spatial=True), random.Random(seed))
     learner = Learner(graph, Ours(0.25, ITERATIONS // 2, Baseline.mean, 0.0))
     for iteration in range(ITERATIONS):
         plays: list[Play] = []

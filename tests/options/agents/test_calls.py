@@ -29,14 +29,10 @@ def turn(key: str = "test/0/0/2", question: str = "How many?") -> AgentCall:
     return AgentCall(key, 2, 0, Role.programming_expert, Domain.brief, question, (), ())
 
 
-def answered(
-    of: AgentCall, reason: FinishReason = FinishReason.stop, permanent: bool = False
-) -> Answered:
+def answered(of: AgentCall, reason: FinishReason = FinishReason.stop, permanent: bool = False) -> Answered:
     error = "boom" if reason is FinishReason.error else None
     answer = Answer("answer = 7", [1, 2], reason)
-    return Answered(
-        of, Call(answer, "sha", 9, 0.25, of.who, error=error, permanent=permanent, cost_usd=0.5)
-    )
+    return Answered(of, Call(answer, "sha", 9, 0.25, of.who, error=error, permanent=permanent, cost_usd=0.5))
 
 
 def coded(of: AgentCall) -> Answered:
@@ -44,9 +40,7 @@ def coded(of: AgentCall) -> Answered:
     return Answered(of, plain.call, CodeOutcome("7", CodeStatus.ok, printed="hello"))
 
 
-def test_a_call_comes_back_as_it_was_with_what_its_program_came_to(
-    tmp_path: Path, calls: Calls
-) -> None:
+def test_a_call_comes_back_as_it_was_with_what_its_program_came_to(tmp_path: Path, calls: Calls) -> None:
     file, failed = calls(), CodeOutcome(None, CodeStatus.code_failed, "it was stopped")
     asked = turn()
     assert file.find(asked) is None
@@ -101,9 +95,7 @@ def test_a_torn_line_is_cut_off_and_a_damaged_one_named(tmp_path: Path, calls: C
     torn.close()
     assert path.read_bytes() == whole
     path.write_bytes(whole.replace(b"answer = 7", b"answer = 8", 1))
-    with pytest.raises(
-        EvidenceError, match=r"calls.jsonl, line 1 is not a call \(its checksum does not fit"
-    ):
+    with pytest.raises(EvidenceError, match=r"calls.jsonl, line 1 is not a call \(its checksum does not fit"):
         calls()
     stray = json.loads(whole.splitlines()[0])
     assert stray["who"] == "Programming Expert"

@@ -32,9 +32,7 @@ def test_a_data_set_by_name(tmp_path: Path) -> None:
 
 
 def test_expressions_are_refused() -> None:
-    with pytest.raises(
-        ConfigError, match="task.gold=expression: agents answer with numbers or letters"
-    ):
+    with pytest.raises(ConfigError, match="task.gold=expression: agents answer with numbers or letters"):
         task("task.data=math_500")
 
 
@@ -53,8 +51,5 @@ def test_the_help_describes_a_team() -> None:
     assert beside["task.mode"].startswith("full_connected ")
     assert beside["task.roles"].startswith("null ")
     folded = re.sub(r"\s+#?\s*", " ", "\n".join(lines))
-    assert (
-        "direct_answer (one agent) | full_connected | random | chain | debate | layered | star"
-        in folded
-    )
+    assert "direct_answer (one agent) | full_connected | random | chain | debate | layered | star" in folded
     assert f"Data sets: {', '.join(choices_for('dataset'))}" in folded

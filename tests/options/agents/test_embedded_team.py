@@ -14,14 +14,7 @@ from runner.options.agents.keys import Domain, Role
 from runner.options.agents.roles import ROLES, agent_message, decision_messages, messages
 from runner.options.agents.wording import wording_of
 from tools.embedded_model.steps import steps_of
-from tools.embedded_model.team_data import (
-    mistaken,
-    program,
-    reply,
-    spoken,
-    team_example,
-    written_out,
-)
+from tools.embedded_model.team_data import mistaken, program, reply, spoken, team_example, written_out
 
 PROBLEMS = [practice_problem(3 + index % 3, index) for index in range(300)]
 PROBLEMS += [problem(Split.TRAIN, index) for index in range(300)]
@@ -44,9 +37,7 @@ def test_steps_say_what_the_worked_answer_says() -> None:
 
 
 def test_a_program_goes_on_from_its_own_steps() -> None:
-    one = next(
-        one for one in PROBLEMS if "boxes with" in one.question and "bags with" in one.question
-    )
+    one = next(one for one in PROBLEMS if "boxes with" in one.question and "bags with" in one.question)
     assert re.match(r"a=\d+\*\d+\nb=\d+\*\d+\n(c|answer)=a\+b", program(steps_of(one)))
     chains = [program(steps_of(one)).splitlines() for one in PROBLEMS if one.steps == 5]
     for chain in chains:
@@ -77,11 +68,7 @@ def test_examples_are_calls_of_the_task_with_the_right_answer() -> None:
         example = team_example(index, 5)
         assert example == team_example(index, 5)
         assert [piece.is_answer for piece in example] == [False, False, False, True, False]
-        system, user, answer = (
-            example[0].text,
-            example[1].text,
-            example[3].text.removesuffix("<|im_end|>"),
-        )
+        system, user, answer = (example[0].text, example[1].text, example[3].text.removesuffix("<|im_end|>"))
         systems[system] = systems.get(system, 0) + 1
         gold = str(int(ran(answer))) if "answer=" in answer else answer.rsplit(" ", 1)[1]
         others = re.findall(r"^\d: .*?(?:The answer is|gives) (\d+)", user, re.MULTILINE)
@@ -109,15 +96,7 @@ def test_the_inspector_says_who_is_wrong_before_its_answer() -> None:
 
 @pytest.mark.thorough
 def test_a_short_training_writes_adapter_and_card(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "tools.embedded_model.team",
-        "--steps",
-        "2",
-        "--card-problems",
-        "1",
-    ]
+    command = [sys.executable, "-m", "tools.embedded_model.team", "--steps", "2", "--card-problems", "1"]
     done = warm_process.complete([*command, "--output", str(tmp_path)])
     assert done.returncode == 0, done.stderr
     config = json.loads((tmp_path / "lora_team" / "adapter_config.json").read_text())

@@ -47,9 +47,7 @@ def test_layered_puts_everybody_into_one_of_two_layers() -> None:
         listeners = {target for _, target in graph.spatial.scan()}
         assert (len(speakers), len(listeners)) == (3, 2)
         assert speakers | listeners == set(range(5))
-        assert graph.spatial.count == 6, (
-            "everybody of the first layer speaks to everybody of the second"
-        )
+        assert graph.spatial.count == 6, "everybody of the first layer speaks to everybody of the second"
         assert graph.temporal.count == 25
         seen.add(frozenset(speakers))
     assert len(seen) == 10, "the seed chooses among all ways to choose 3 of 5"
@@ -167,9 +165,7 @@ def test_every_round_is_free_of_cycles_and_says_how_likely_it_was(
             {(one.source, one.target) for one in chosen}
         )
         for one in chosen:
-            assert one.probability == pytest.approx(
-                1 / (1 + math.exp(-edges.logits[one.source, one.target]))
-            )
+            assert one.probability == pytest.approx(1 / (1 + math.exp(-edges.logits[one.source, one.target])))
         if kind == "temporal" and number > 0:
             assert len(chosen) == edges.count, "memories may go in circles: each is a choice"
     likely = [one.probability if one.taken else 1 - one.probability for one in drawn.choices]
@@ -193,9 +189,7 @@ def test_edges_are_taken_as_often_as_their_probability_says() -> None:
     assert graph.spatial.weights[0, 1] == pytest.approx(0.8)
     rng = random.Random(0)
     rounds = [graph.draw(rng, 0) for _ in range(2000)]
-    shares = [
-        sum(edge in one.spatial for one in rounds) / len(rounds) for edge in graph.spatial.scan()
-    ]
+    shares = [sum(edge in one.spatial for one in rounds) / len(rounds) for edge in graph.spatial.scan()]
     assert shares == pytest.approx([0.8] * 3, abs=0.04)
     # all rounds that there can be: their probabilities sum to 1
     likely = {one.spatial: math.exp(one.log_prob) for one in rounds}

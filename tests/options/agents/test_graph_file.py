@@ -24,9 +24,7 @@ from runner_base.errors import DataError
 
 ROLES = ("Math Solver", "Mathematical Analyst", "Programming Expert", "Inspector")
 ONES = [[1] * 4] * 4
-LEARNED = Learned(
-    10, 40, 7, {"lr": 0.1, "baseline": "mean", "nuclear_norm": None, "shuffled": True}
-)
+LEARNED = Learned(10, 40, 7, {"lr": 0.1, "baseline": "mean", "nuclear_norm": None, "shuffled": True})
 
 
 Change = Callable[[dict[str, Any]], object]
@@ -60,10 +58,7 @@ def per_round() -> Graph:
     learner, rng = Learner(graph, Ours()), random.Random(0)
     for _ in range(5):
         learner.step(
-            [
-                ([graph.draw(rng, number) for number in range(3)], rng.random() < 0.5)
-                for _ in range(4)
-            ]
+            [([graph.draw(rng, number) for number in range(3)], rng.random() < 0.5) for _ in range(4)]
         )
     return graph
 
@@ -98,9 +93,7 @@ def test_a_graph_with_matrices_for_each_round_comes_back(tmp_path: Path) -> None
     path.write_text(to_json(graph, ROLES, LEARNED))
     back = load(path).graph
     assert (back.rounds, back.silent) == (3, frozenset({(1, 2)}))
-    assert [graph.settled(number) for number in range(3)] == [
-        back.settled(number) for number in range(3)
-    ]
+    assert [graph.settled(number) for number in range(3)] == [back.settled(number) for number in range(3)]
     one, other = random.Random(3), random.Random(3)
     assert [graph.draw(one, number) for number in range(3)] == [
         back.draw(other, number) for number in range(3)
@@ -119,9 +112,7 @@ def test_a_file_of_version_1_is_read(saved: Path) -> None:
     now = load(saved).graph
     values = json.loads(saved.read_text()) | {"version": 1}
     saved.write_text(
-        json.dumps(
-            {name: value for name, value in values.items() if name not in ("rounds", "silent")}
-        )
+        json.dumps({name: value for name, value in values.items() if name not in ("rounds", "silent")})
     )
     before = load(saved).graph
     assert sha256(before) == sha256(now)
@@ -136,10 +127,7 @@ def test_a_file_of_version_1_is_read(saved: Path) -> None:
     [
         (put("rounds", value=2), "spatial.allowed: 2 matrices expected, found 3"),
         (put("rounds", value=0), "rounds: null, or a whole number in 1..100 expected, found 0"),
-        (
-            put("rounds", value=None),
-            "spatial.allowed: 4 rows expected, one for each agent, found 3",
-        ),
+        (put("rounds", value=None), "spatial.allowed: 4 rows expected, one for each agent, found 3"),
         (
             put("silent", value=[[], []]),
             "silent: a list for each of 3 rounds with matrices of their own expected",
@@ -155,10 +143,7 @@ def test_a_file_of_version_1_is_read(saved: Path) -> None:
             put("temporal", "live", 0, value=ONES),
             "temporal.live[0][0][2]: 0 for an agent that is silent expected",
         ),
-        (
-            put("temporal", "logits", 1, 2, value=[0]),
-            "temporal.logits[1][2]: 4 cells expected, found 1",
-        ),
+        (put("temporal", "logits", 1, 2, value=[0]), "temporal.logits[1][2]: 4 cells expected, found 1"),
     ],
 )
 def test_what_is_wrong_with_a_round_is_named(change: Change, message: str, tmp_path: Path) -> None:
@@ -300,9 +285,7 @@ def test_what_is_no_graph_file_is_refused(saved: Path, tmp_path: Path) -> None:
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: (
-        st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=5), inner, max_size=4)
-    ),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
     max_leaves=12,
 )
 
@@ -313,14 +296,10 @@ JSON = st.recursive(
 def test_whatever_stands_in_a_place_is_read_or_refused(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    values = json.loads(
-        to_json(data.draw(st.sampled_from([trained(), per_round()])), ROLES, LEARNED)
-    )
+    values = json.loads(to_json(data.draw(st.sampled_from([trained(), per_round()])), ROLES, LEARNED))
     inside: Any = values
     while True:
-        key = data.draw(
-            st.sampled_from(sorted(inside) if isinstance(inside, dict) else range(len(inside)))
-        )
+        key = data.draw(st.sampled_from(sorted(inside) if isinstance(inside, dict) else range(len(inside))))
         if not isinstance(inside[key], (dict, list)) or not inside[key] or data.draw(st.booleans()):
             break
         inside = inside[key]

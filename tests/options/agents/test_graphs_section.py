@@ -17,9 +17,7 @@ from runner.options.agents import graph_file
 from runner.options.agents.graph import Graph
 from runner.options.agents.keys import Mode
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
-]
+pytestmark = [pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]
 
 N = 60
 ROLES = ("Math Solver", "Mathematical Analyst", "Programming Expert", "Inspector")
@@ -40,15 +38,7 @@ def learned(store: Store, experiment: str, kept: Sequence[Sequence[tuple[int, in
         name = f"learned-{seed}"
         solved, new = marks(45, N), [90] * N
         folder = team(
-            store,
-            experiment,
-            name,
-            solved,
-            tokens,
-            new,
-            seed=seed,
-            training_tokens=5000,
-            kept=edges,
+            store, experiment, name, solved, tokens, new, seed=seed, training_tokens=5000, kept=edges
         )
         graph = Graph.of(Mode.full_connected, 4, seed=0, optimized_spatial=True)
         graph.spatial.live[:] = False
@@ -75,14 +65,9 @@ def test_survival_of_edges_is_counted_and_drawn(store: Store, show: Any, tmp_pat
     assert "1 Math Solver → 2 Mathematical Analyst spatial 5 of 5 seeds" in " ".join(out.split())
     picture = (tmp_path / "survival_1.svg").read_text()
     assert "survived in 5 of 5 seeds, by chance 0.8" in picture
-    assert picture.count('stroke-dasharray="6 5"') == sum(
-        not it["survived"] for it in edges.values()
-    )
+    assert picture.count('stroke-dasharray="6 5"') == sum(not it["survived"] for it in edges.values())
     page = (tmp_path / "comparison.html").read_text()
-    assert (
-        "how often each edge survived: the learned full_connected graph with 2 of 12 spatial edges"
-        in page
-    )
+    assert "how often each edge survived: the learned full_connected graph with 2 of 12 spatial edges" in page
     assert "data:image/svg+xml;base64," in page
 
 

@@ -38,10 +38,7 @@ from runner_base.errors import ConfigError
         ({"code_timeout_s": 0.0}, "task.code_timeout_s=0.0: must be more than 0"),
         ({"pruning_rate": 1.0}, r"task.pruning_rate=1.0: must lie in \[0, 1\); 0: no pruning"),
         ({"initial_probability": 1.0}, "task.initial_probability=1.0: must lie between 0 and 1"),
-        (
-            {"roles": []},
-            r"task.roles=\[\]: give one role or more of math_solver, mathematical_analyst",
-        ),
+        ({"roles": []}, r"task.roles=\[\]: give one role or more of math_solver, mathematical_analyst"),
         ({"train_split": " "}, "task.train_split=' '"),
         ({"graph": ""}, "task.graph='': give a graph.json that an earlier job has saved, or null"),
         ({"limit": 0}, "task.limit=0"),
@@ -98,10 +95,7 @@ from runner_base.errors import ConfigError
             {"node_pruning_rate": 0.5},
             "task.node_pruning_rate=0.5: with task.method=runner all agents stay in it",
         ),
-        (
-            {"node_pruning_rate": 1.0},
-            r"task.node_pruning_rate=1.0: must lie in \[0, 1\); 0: all agents stay",
-        ),
+        ({"node_pruning_rate": 1.0}, r"task.node_pruning_rate=1.0: must lie in \[0, 1\); 0: all agents stay"),
         ({"delta": -0.1}, "task.delta=-0.1: must be 0 or more"),
         (
             {"method": Method.agent_prune},
@@ -211,11 +205,7 @@ def test_another_seed_takes_the_place_of_repeats() -> None:
 
 @pytest.mark.parametrize(
     ("data", "job_id"),  # of the last version whose default was task.cluster=null
-    [
-        ("embedded", "agents-fc564fe83504"),
-        ("embedded_hard", "agents-80e3d988c0e6"),
-        ("embedded_hard5", ""),
-    ],
+    [("embedded", "agents-fc564fe83504"), ("embedded_hard", "agents-80e3d988c0e6"), ("embedded_hard5", "")],
 )
 def test_embedded_problems_count_templates_under_the_ids_of_before(data: str, job_id: str) -> None:
     overrides = ["model=stub", "task=agents", f"task.data={data}"]

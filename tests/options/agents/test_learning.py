@@ -35,8 +35,7 @@ def uneven(graph: Graph, seed: int = 0) -> Graph:
 def played(graph: Graph, questions: int, rng: random.Random, rounds: int = 2) -> list[Play]:
     """Questions that are solved by the toss of a coin."""
     return [
-        ([graph.draw(rng, number) for number in range(rounds)], rng.random() < 0.5)
-        for _ in range(questions)
+        ([graph.draw(rng, number) for number in range(rounds)], rng.random() < 0.5) for _ in range(questions)
     ]
 
 
@@ -73,9 +72,7 @@ def test_the_loss_and_its_gradient_are_what_torch_makes_of_the_formula(baseline:
     assert {solved for _, solved in plays} == {True, False}
     loss, gradients = Learner(graph, Ours(baseline=baseline, nuclear_norm=0.3)).gradients(plays)
 
-    logits = {
-        kind: torch.tensor(edges.logits, requires_grad=True) for kind, edges in graph.kinds.items()
-    }
+    logits = {kind: torch.tensor(edges.logits, requires_grad=True) for kind, edges in graph.kinds.items()}
     subtracted = sum(solved for _, solved in plays) / 6 if baseline is Baseline.mean else 0.0
     terms = []
     for rounds, solved in plays:
@@ -96,9 +93,7 @@ def test_the_loss_and_its_gradient_are_what_torch_makes_of_the_formula(baseline:
 
 @settings(max_examples=40)
 @given(st.integers(2, 6), st.integers(0, 2**32))
-def test_the_nuclear_norm_has_the_gradient_of_torch_and_of_finite_differences(
-    agents: int, seed: int
-) -> None:
+def test_the_nuclear_norm_has_the_gradient_of_torch_and_of_finite_differences(agents: int, seed: int) -> None:
     edges = uneven(team(agents=agents), seed).spatial
     if agents > 3:
         edges.live[1, 0] = False
@@ -151,9 +146,7 @@ def test_the_loss_is_the_mean_of_minus_log_p_over_solved_questions() -> None:
     learner = Learner(graph, Ours(baseline=Baseline.mean))
     step = learner.step([(one, True) for one, _ in plays])
     assert (step.iteration, step.solved, step.loss) == (1, 1.0, 0.0)
-    assert (graph.spatial.logits == 0).all(), (
-        "equal rewards tell a baseline-subtracted loss nothing"
-    )
+    assert (graph.spatial.logits == 0).all(), "equal rewards tell a baseline-subtracted loss nothing"
 
 
 def test_pruning_leaves_9_and_then_7_of_12_edges_and_each_kind_counts_for_itself() -> None:
@@ -163,16 +156,11 @@ def test_pruning_leaves_9_and_then_7_of_12_edges_and_each_kind_counts_for_itself
     assert [step.live["spatial"] for step in steps] == [12] * 4 + [9] * 5 + [7]
     assert [step.live["temporal"] for step in steps] == [16] * 4 + [12] * 5 + [9]
     assert [step.iteration for step in steps if step.pruned] == [5, 10]
-    assert {kind: len(edges) for kind, edges in steps[4].pruned.items()} == {
-        "spatial": 3,
-        "temporal": 4,
-    }
+    assert {kind: len(edges) for kind, edges in steps[4].pruned.items()} == {"spatial": 3, "temporal": 4}
     for kind, edges in graph.kinds.items():
         gone = [edge for step in (steps[4], steps[9]) for edge in step.pruned.get(kind, ())]
         assert sorted([*gone, *edges.scan()]) == Graph.of(graph.mode, 4, seed=0).kinds[kind].scan()
-        assert edges.allowed.sum() == {"spatial": 12, "temporal": 16}[kind], (
-            "what was allowed stays known"
-        )
+        assert edges.allowed.sum() == {"spatial": 12, "temporal": 16}[kind], "what was allowed stays known"
 
 
 def test_what_goes_are_the_lowest_logits_and_of_equal_ones_the_last() -> None:
@@ -213,12 +201,7 @@ def test_only_what_is_optimized_changes_and_a_pruned_edge_keeps_its_weight() -> 
 
 
 def trained(
-    edge: Edge,
-    seed: int,
-    kind: Kind = "spatial",
-    *,
-    iterations: int = 10,
-    baseline: Baseline = Baseline.none,
+    edge: Edge, seed: int, kind: Kind = "spatial", *, iterations: int = 10, baseline: Baseline = Baseline.none
 ) -> Edges:
     """The edges of a kind after training on a stub: 0.9 of the questions are solved with one edge,
     0.3 without it."""
@@ -228,9 +211,7 @@ def trained(
         plays: list[Play] = []
         for _ in range(4):
             rounds = [graph.draw(rng, number) for number in range(1 if kind == "spatial" else 2)]
-            taken = any(
-                edge in (one.spatial if kind == "spatial" else one.temporal) for one in rounds
-            )
+            taken = any(edge in (one.spatial if kind == "spatial" else one.temporal) for one in rounds)
             plays.append((rounds, rng.random() < (0.9 if taken else 0.3)))
         learner.step(plays)
     return graph.kinds[kind]
@@ -248,10 +229,7 @@ def test_training_finds_the_one_edge_that_matters(edge: Edge) -> None:
 
 
 def test_training_finds_the_one_memory_that_matters() -> None:
-    runs = [
-        trained((2, 2), seed, "temporal", iterations=40, baseline=Baseline.mean)
-        for seed in range(20)
-    ]
+    runs = [trained((2, 2), seed, "temporal", iterations=40, baseline=Baseline.mean) for seed in range(20)]
     assert {edges.count for edges in runs} == {9}
     assert sum(found(edges) == (2, 2) for edges in runs) >= 19
 
@@ -263,9 +241,7 @@ def test_ten_iterations_keep_the_edge_more_often_than_they_name_it(
     baseline: Baseline, kept: float, named: float
 ) -> None:
     runs = [
-        (trained(edge, seed, baseline=baseline), edge)
-        for edge in team().spatial.scan()
-        for seed in range(20)
+        (trained(edge, seed, baseline=baseline), edge) for edge in team().spatial.scan() for seed in range(20)
     ]
     survives = sum(bool(edges.live[edge]) for edges, edge in runs) / len(runs)
     is_largest = sum(found(edges) == edge for edges, edge in runs) / len(runs)

@@ -50,9 +50,7 @@ def test_a_vote_over_letters(make_config: Make, again: Starts, quiz: str) -> Non
     )
     recorder = again()
     result = work(agents, config, recorder, Team(say))
-    assert [recorder.done[at].answer.extracted for at in range(3)] == [
-        {"team": letter} for letter in "BCB"
-    ]
+    assert [recorder.done[at].answer.extracted for at in range(3)] == [{"team": letter} for letter in "BCB"]
     assert [recorder.done[at].answer.verdict for at in range(3)] == [
         Verdict.correct,
         Verdict.correct,
@@ -67,13 +65,7 @@ def test_a_vote_over_letters(make_config: Make, again: Starts, quiz: str) -> Non
 def test_hints_programs_and_the_decision(make_config: Make, again: Starts, quiz: str) -> None:
     roles = [Role.programming_expert, Role.math_solver]
     task = team(
-        data=quiz,
-        choices_key="options",
-        limit=1,
-        mode=Mode.chain,
-        agents=2,
-        roles=roles,
-        domain=Domain.gsm8k,
+        data=quiz, choices_key="options", limit=1, mode=Mode.chain, agents=2, roles=roles, domain=Domain.gsm8k
     )
     prompts = dict[str, str]()
 
@@ -81,11 +73,7 @@ def test_hints_programs_and_the_decision(make_config: Make, again: Starts, quiz:
         prompts[key] = prompt
         if key == "test/0/0/0":
             return "```python\nanswer = 'AB'[1]\n```"
-        return (
-            "The answer is A"
-            if key == "test/0/0/1"
-            else "The answer is B, as the program says and not A"
-        )
+        return "The answer is A" if key == "test/0/0/1" else "The answer is B, as the program says and not A"
 
     recorder = again()
     result = work(agents, make_config(task=task), recorder, Team(say))
@@ -107,9 +95,7 @@ def test_a_graph_learns_from_letters_and_a_restart_asks_nothing_again(
     golds = {item.question: item.gold for item in inputs.items + inputs.train}
 
     def say(_: str, prompt: str) -> str:
-        return (
-            f"The answer is {next(gold for question, gold in golds.items() if question in prompt)}"
-        )
+        return f"The answer is {next(gold for question, gold in golds.items() if question in prompt)}"
 
     first = work(agents, config, again(), Team(say))
     assert (
@@ -128,28 +114,17 @@ def test_a_graph_learns_from_letters_and_a_restart_asks_nothing_again(
     assert resumed.metrics["accuracy"] == 1
 
 
-def test_questions_that_hold_their_choices(
-    make_config: Make, again: Starts, tmp_path: Path
-) -> None:
+def test_questions_that_hold_their_choices(make_config: Make, again: Starts, tmp_path: Path) -> None:
     file = tmp_path / "own.jsonl"
     file.write_text(
         json.dumps({"question": "Is it (A) hot or (B) cold?", "answer": "So cold. #### B"}) + "\n"
     )
     config = make_config(task=team(data=str(file), gold=Gold.letter, limit=None))
-    assert (
-        work(agents, config, again(), Team(lambda *_: "The answer is B")).metrics["accuracy"] == 1
-    )
+    assert work(agents, config, again(), Team(lambda *_: "The answer is B")).metrics["accuracy"] == 1
 
 
-def test_programming_tasks_are_refused_before_anything_is_loaded(
-    make_config: Make, tmp_path: Path
-) -> None:
-    row = {
-        "task_id": "HumanEval/0",
-        "prompt": "def f():",
-        "test": "def check(f): pass",
-        "entry_point": "f",
-    }
+def test_programming_tasks_are_refused_before_anything_is_loaded(make_config: Make, tmp_path: Path) -> None:
+    row = {"task_id": "HumanEval/0", "prompt": "def f():", "test": "def check(f): pass", "entry_point": "f"}
     (tmp_path / "code.jsonl").write_text(json.dumps(row) + "\n")
     with pytest.raises(
         DataError, match="programming tasks, as in HumanEval and MBPP.*no scorer here does that"

@@ -57,9 +57,7 @@ def test_one_agent_gets_the_tokens_of_a_team_question_by_question_and_those_of_i
     process = warm_process.popen(slow, cwd=tmp_path, stderr=subprocess.DEVNULL)
     give_up_at = time.monotonic() + 90
     while not (
-        files := [
-            path for path in tmp_path.glob(f"outputs/jobs/*/{CALLS}") if '/0/5"' in path.read_text()
-        ]
+        files := [path for path in tmp_path.glob(f"outputs/jobs/*/{CALLS}") if '/0/5"' in path.read_text()]
     ):
         assert time.monotonic() < give_up_at
         assert process.poll() is None
@@ -71,9 +69,7 @@ def test_one_agent_gets_the_tokens_of_a_team_question_by_question_and_those_of_i
     assert done.code == 0, done.err
     after = files[0].read_text().splitlines()
     assert after[: len(before)] == before
-    assert len({json.loads(line)["id"] for line in after}) == len(after), (
-        "no sample was asked twice"
-    )
+    assert len({json.loads(line)["id"] for line in after}) == len(after), "no sample was asked twice"
 
     more = runner(*ALONE, spaced, "task.limit=5")
     assert more.code == 2, "the team has another id with five questions"
@@ -83,8 +79,7 @@ def test_one_agent_gets_the_tokens_of_a_team_question_by_question_and_those_of_i
     both = records(tmp_path)
     ours, theirs = (both[mode]["result"]["metrics"] for mode in ("direct_answer", "debate"))
     whole = sum(
-        theirs[key]
-        for key in ("prompt_tokens", "new_tokens", "train_prompt_tokens", "train_new_tokens")
+        theirs[key] for key in ("prompt_tokens", "new_tokens", "train_prompt_tokens", "train_new_tokens")
     )
     assert theirs["train_prompt_tokens"] > 0
     assert ours["match_tokens"] == pytest.approx(whole)
@@ -96,13 +91,9 @@ def test_one_agent_gets_the_tokens_of_a_team_question_by_question_and_those_of_i
     )
     training = (whole - theirs["prompt_tokens"] - theirs["new_tokens"]) / 4
     for index in range(4):
-        tokens = [
-            it[index].prompt_tokens + (it[index].answer.new_tokens or 0) for it in (one, other)
-        ]
+        tokens = [it[index].prompt_tokens + (it[index].answer.new_tokens or 0) for it in (one, other)]
         each = tokens[0] / json.dumps(after).count(f"test/{index}/0/")
-        assert abs(tokens[0] - tokens[1] - training) <= each / 2, (
-            "no other number of samples is nearer"
-        )
+        assert abs(tokens[0] - tokens[1] - training) <= each / 2, "no other number of samples is nearer"
     assert both["debate"]["job_id"] in both["direct_answer"]["result"]["facts"]["match"]
 
 
@@ -133,14 +124,8 @@ def test_the_id_of_the_matched_job_counts(make_config: Make) -> None:
     chain = agents.prepare(sampled(make_config, "task.mode=chain"))
     assert chain.after.startswith("agents-")
     assert chain.hashes["match"] == chain.after
-    assert agents.prepare(sampled(make_config, chain.after)).hashes == chain.hashes, (
-        "by its id, too"
-    )
-    for other in (
-        "task.mode=star",
-        "task.mode=chain generation.temperature=0",
-        "task.mode=chain seed=5",
-    ):
+    assert agents.prepare(sampled(make_config, chain.after)).hashes == chain.hashes, "by its id, too"
+    for other in ("task.mode=star", "task.mode=chain generation.temperature=0", "task.mode=chain seed=5"):
         assert agents.prepare(sampled(make_config, other)).after != chain.after
 
 

@@ -56,9 +56,7 @@ class Reference:
             kind: [torch.tensor(one.allowed) for one in graph.kinds[kind].squares] for kind in KINDS
         }
         self.live = {kind: [mask.clone() for mask in masks] for kind, masks in self.allowed.items()}
-        self.first = {
-            kind: [torch.tensor(one.logits) for one in graph.kinds[kind].squares] for kind in KINDS
-        }
+        self.first = {kind: [torch.tensor(one.logits) for one in graph.kinds[kind].squares] for kind in KINDS}
         self.optimized = {kind: graph.kinds[kind].optimized for kind in KINDS}
         self.was_optimized = dict(self.optimized)
         self.optimized["temporal"] &= method is not Method.agent_dropout  # not in its first stage
@@ -69,9 +67,7 @@ class Reference:
         self.logits: Tensors = {
             kind: [torch.nn.Parameter(one.clone()) for one in self.first[kind]] for kind in KINDS
         }
-        self.optimizer = torch.optim.Adam(
-            [one for kind in KINDS for one in self.logits[kind]], lr=0.1
-        )
+        self.optimizer = torch.optim.Adam([one for kind in KINDS for one in self.logits[kind]], lr=0.1)
 
     def draw(self, rng: random.Random) -> tuple[list[tuple[list[Edge], list[Edge]]], torch.Tensor]:
         """The edges of all rounds, and the log-probability of all choices."""
@@ -123,9 +119,7 @@ class Reference:
             loss.backward()
         self.optimizer.step()
         for kind in KINDS:
-            for logits, live, old in zip(
-                self.logits[kind], self.live[kind], before[kind], strict=True
-            ):
+            for logits, live, old in zip(self.logits[kind], self.live[kind], before[kind], strict=True):
                 if self.method is not Method.agent_prune_code:
                     logits.data = torch.where(live, logits.data, old)
         return loss
@@ -143,8 +137,7 @@ class Reference:
             for kind in (kind for kind in KINDS if self.optimized[kind]):
                 for logits, live in zip(self.logits[kind], self.live[kind], strict=True):
                     edges = sorted(
-                        (logits[at].item(), -place)
-                        for place, at in enumerate(map(tuple, live.nonzero()))
+                        (logits[at].item(), -place) for place, at in enumerate(map(tuple, live.nonzero()))
                     )
                     places = [tuple(place) for place in live.nonzero().tolist()]
                     for _, place in edges[: max(1, round(len(edges) * RATE))]:
@@ -226,14 +219,11 @@ def test_a_whole_training_is_that_of_the_formulas(
         assert step.loss == pytest.approx(loss.item(), abs=1e-6)
         for kind, gradient in gradients.items():
             parts = [
-                one.grad if one.grad is not None else torch.zeros_like(one)
-                for one in reference.logits[kind]
+                one.grad if one.grad is not None else torch.zeros_like(one) for one in reference.logits[kind]
             ]
             theirs_here = np.stack(parts).reshape(gradient.shape) if parts else gradient
             wanted = (
-                True
-                if method is Method.agent_prune_code
-                else masks_before(reference, kind, gradient.shape)
+                True if method is Method.agent_prune_code else masks_before(reference, kind, gradient.shape)
             )
             np.testing.assert_allclose(
                 np.where(wanted, gradient, 0), np.where(wanted, theirs_here, 0), atol=1e-6
@@ -259,23 +249,15 @@ def masks_before(
     )
 
 
-def counts(
-    method: LearningMethod, iterations: int, rounds: int | None = None
-) -> list[tuple[int, int]]:
+def counts(method: LearningMethod, iterations: int, rounds: int | None = None) -> list[tuple[int, int]]:
     """How many edges of both kinds a full team of four has after each iteration."""
     graph = Graph.of(
-        Mode.full_connected,
-        4,
-        seed=0,
-        optimized_spatial=True,
-        optimized_temporal=True,
-        rounds=rounds,
+        Mode.full_connected, 4, seed=0, optimized_spatial=True, optimized_temporal=True, rounds=rounds
     )
     learner, rng, found = Learner(graph, method), random.Random(0), []
     for _ in range(iterations):
         plays = [
-            ([graph.draw(rng, number) for number in range(rounds or 2)], rng.random() < 0.5)
-            for _ in range(4)
+            ([graph.draw(rng, number) for number in range(rounds or 2)], rng.random() < 0.5) for _ in range(4)
         ]
         step = learner.step(plays)
         found.append((step.live["spatial"], step.live["temporal"]))
@@ -293,9 +275,7 @@ def test_how_many_edges_each_method_leaves() -> None:
         "3 of 4 agents speak in each round: 6 edges, and 9 from round to round"
     )
     assert dropout[19] == (18 - 3 * 2, 18 - 2 * 2)
-    assert counts(AgentDropout(node_pruning_rate=0.0), 10, rounds=3)[9] == (27, 24), (
-        "a single stage"
-    )
+    assert counts(AgentDropout(node_pruning_rate=0.0), 10, rounds=3)[9] == (27, 24), "a single stage"
     assert counts(LearningMethod(), 10) == [(12, 16)] * 10
 
 
@@ -329,10 +309,7 @@ def test_an_agent_whose_words_harm_is_dropped(harmful: int) -> None:
             is_harmed = [any(source == harmful for source, _ in one.spatial) for one in rounds]
             chances = [0.1 if harmed else 0.9 for harmed in is_harmed]
             learner.step(
-                [
-                    ([one], rng.random() < chance)
-                    for one, chance in zip(rounds, chances, strict=True)
-                ]
+                [([one], rng.random() < chance) for one, chance in zip(rounds, chances, strict=True)]
             )
         ((_, agent),) = graph.silent
         dropped[agent] += 1
@@ -345,15 +322,10 @@ def test_without_chance_the_learned_preference_wins() -> None:
     settled = ordered = 0
     for seed in range(20):
         graph = Graph.of(Mode.full_connected, 4, seed=0, optimized_spatial=True)
-        learner, rng = (
-            Learner(graph, Ours(pruning_rate=0.0, baseline=Baseline.mean)),
-            random.Random(seed),
-        )
+        learner, rng = (Learner(graph, Ours(pruning_rate=0.0, baseline=Baseline.mean)), random.Random(seed))
         for _ in range(40):
             rounds = [graph.draw(rng, 0) for _ in range(4)]
-            learner.step(
-                [([one], rng.random() < (0.9 if (3, 0) in one.spatial else 0.3)) for one in rounds]
-            )
+            learner.step([([one], rng.random() < (0.9 if (3, 0) in one.spatial else 0.3)) for one in rounds])
         settled += (3, 0) in graph.settled(0).spatial
         ordered += (3, 0) in acyclic(4, graph.spatial.scan())
     assert settled >= 19

@@ -12,9 +12,7 @@ from runner_base.result import Answer, Call, FinishReason, Verdict
 ITEM = Item("How many?", "#### 7", "7")
 
 
-def ended(
-    decision: DecisionMethod, *said: tuple[str, FinishReason], backwards: bool = False
-) -> Discussion:
+def ended(decision: DecisionMethod, *said: tuple[str, FinishReason], backwards: bool = False) -> Discussion:
     """A debate of two, and the decision where there is one, that say this; seconds that do not add
     up evenly."""
     graph = Graph.of(Mode.debate, 2, seed=0)
@@ -40,11 +38,7 @@ STOP, LENGTH, ERROR = FinishReason.stop, FinishReason.length, FinishReason.error
 
 
 def test_verdicts() -> None:
-    vote, last, final = (
-        DecisionMethod.majority_vote,
-        DecisionMethod.direct,
-        DecisionMethod.final_refer,
-    )
+    vote, last, final = (DecisionMethod.majority_vote, DecisionMethod.direct, DecisionMethod.final_refer)
     for discussion, verdict in (
         (ended(vote, ("7", STOP), ("8", STOP)), Verdict.correct),
         (ended(last, ("7", STOP), ("8", STOP)), Verdict.wrong),
@@ -62,17 +56,8 @@ def test_verdicts() -> None:
 def test_a_sample_has_the_sums_of_its_calls_in_whatever_order_they_came() -> None:
     said = ("7", STOP), ("8", STOP), ("so 7", STOP)
     sample = sample_of(3, ITEM, ended(DecisionMethod.final_refer, *said))
-    assert (sample.index, sample.prompt_tokens, sample.answer.new_tokens, sample.cost_usd) == (
-        3,
-        30,
-        6,
-        0.75,
-    )
-    assert (sample.answer.text, sample.answer.extracted, sample.calls) == (
-        "so 7",
-        {"team": "7"},
-        None,
-    )
+    assert (sample.index, sample.prompt_tokens, sample.answer.new_tokens, sample.cost_usd) == (3, 30, 6, 0.75)
+    assert (sample.answer.text, sample.answer.extracted, sample.calls) == ("so 7", {"team": "7"}, None)
     assert sample == sample_of(3, ITEM, ended(DecisionMethod.final_refer, *said, backwards=True))
 
 

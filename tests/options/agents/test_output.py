@@ -21,12 +21,8 @@ def test_the_page_of_teams_shows_each_graph_once_and_accuracy_over_tokens(
     store: Store, show: Any, tmp_path: Path
 ) -> None:
     """Nothing in a graph runs; the columns of its cost come before those that every task has."""
-    drawing = (
-        '<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script><title>{}</title></svg>'
-    )
-    for number, (mode, quantization) in enumerate(
-        (m, q) for m in ("chain", "star") for q in (NONE, NF4)
-    ):
+    drawing = '<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script><title>{}</title></svg>'
+    for number, (mode, quantization) in enumerate((m, q) for m in ("chain", "star") for q in (NONE, NF4)):
         metrics = {
             "spatial_edges_after": 3.0,
             "prompt_tokens_per_question": 400.0 + 100 * number,
@@ -48,9 +44,7 @@ def test_the_page_of_teams_shows_each_graph_once_and_accuracy_over_tokens(
     page = Page(text)
     assert (page.tags.count("img"), "script" in page.tags) == (2, False), "two graphs of four jobs"
     images = [
-        one.removeprefix("data:image/svg+xml;base64,")
-        for one in page.references
-        if one.startswith("data:")
+        one.removeprefix("data:image/svg+xml;base64,") for one in page.references if one.startswith("data:")
     ]
     assert {base64.b64decode(one).decode() for one in images} == {
         drawing.format("chain"),

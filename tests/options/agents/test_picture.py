@@ -48,20 +48,14 @@ def test_width_is_probability_and_pruned_edges_are_dashed_and_pale() -> None:
     drawn = svg(graph, "star", ROLES[:3], rounds=2)
     found = {arrow.title: arrow for arrow in arrows(drawn)}
     assert len(found) == 3 + 9
-    assert (
-        "2 Mathematical Analyst (round before) → 2 Mathematical Analyst: probability 0.50" in found
-    )
+    assert "2 Mathematical Analyst (round before) → 2 Mathematical Analyst: probability 0.50" in found
     strong = found["1 Math Solver → 2 Mathematical Analyst: probability 0.75"]
     even = found["1 Math Solver → 3 Programming Expert: probability 0.50"]
     gone = found["2 Mathematical Analyst → 3 Programming Expert: pruned, its probability was 0.25"]
     assert strong.width == pytest.approx(1.5 * even.width, abs=0.01)
     assert gone.width == pytest.approx(0.5 * even.width, abs=0.01)
     assert [one.is_dashed for one in (strong, even, gone)] == [False, False, True]
-    assert [one.colour for one in (strong, even, gone)] == [
-        SPATIAL.live,
-        SPATIAL.live,
-        SPATIAL.pale,
-    ]
+    assert [one.colour for one in (strong, even, gone)] == [SPATIAL.live, SPATIAL.live, SPATIAL.pale]
     assert {one.colour for one in found.values()} == {SPATIAL.live, SPATIAL.pale, TEMPORAL.live}
     assert [arrow.title for arrow in arrows(drawn)][:3] == [gone.title, even.title, strong.title], (
         "the widest on top"
@@ -89,8 +83,7 @@ def test_a_fixed_graph_has_even_widths_and_no_legend_and_shows_what_is_never_tak
 
 def test_a_team_of_one_round_has_no_edge_of_the_round_before() -> None:
     one, two = (
-        svg(Graph.of(Mode.full_connected, 4, seed=0), "full", ROLES, rounds=rounds)
-        for rounds in (1, 2)
+        svg(Graph.of(Mode.full_connected, 4, seed=0), "full", ROLES, rounds=rounds) for rounds in (1, 2)
     )
     assert len(arrows(one)) == 12
     assert len(arrows(two)) == 12 + 16
@@ -102,17 +95,13 @@ def test_a_team_of_one_round_has_no_edge_of_the_round_before() -> None:
 @pytest.mark.parametrize("agents", [1, 2, 3, 4, 9, 64])
 @pytest.mark.parametrize("mode", list(Mode))
 @pytest.mark.parametrize("rounds", [1, 2])
-def test_every_graph_can_be_drawn_and_lies_inside_its_picture(
-    mode: Mode, agents: int, rounds: int
-) -> None:
+def test_every_graph_can_be_drawn_and_lies_inside_its_picture(mode: Mode, agents: int, rounds: int) -> None:
     graph = Graph.of(mode, agents, seed=0, optimized_spatial=agents % 2 == 0)
     drawn = svg(graph, mode, [ROLES[number % 4] for number in range(graph.agents)], rounds)
     root = ElementTree.fromstring(drawn)
     width, height = float(root.attrib["width"]), float(root.attrib["height"])
     circles = list(root.iter(f"{SVG}circle"))
-    assert len(circles) == (3 if rounds > 1 else 1) * graph.agents, (
-        "once in the ring, twice in the columns"
-    )
+    assert len(circles) == (3 if rounds > 1 else 1) * graph.agents, "once in the ring, twice in the columns"
     assert len(arrows(drawn)) == graph.spatial.count + graph.temporal.count * (rounds > 1)
     assert all(20 <= float(one.attrib["cx"]) <= width - 20 for one in circles)
     assert all(90 <= float(one.attrib["cy"]) <= height - 20 for one in circles)
@@ -129,9 +118,7 @@ def test_a_graph_without_any_edge_left_is_drawn() -> None:
     assert [arrow.is_dashed for arrow in arrows(drawn)] == [True, False]
     assert "0 of 1 edges left" in labels(drawn)
     assert "1 edge: all taken from the second round on" in labels(drawn)
-    assert "no edges" in labels(
-        svg(Graph.of(Mode.direct_answer, 1, seed=0), "one", ROLES[:1], rounds=2)
-    )
+    assert "no edges" in labels(svg(Graph.of(Mode.direct_answer, 1, seed=0), "one", ROLES[:1], rounds=2))
 
 
 def test_names_are_escaped_and_shortened() -> None:
@@ -139,9 +126,7 @@ def test_names_are_escaped_and_shortened() -> None:
     drawn = svg(Graph.of(Mode.chain, 2, seed=0), "<b>title</b>", roles, rounds=2)
     assert not re.search("<script|<b>|\x1b", drawn)
     assert {"<b>title</b>", "<script>alert(1)</scr…", "a & b\ufffd[31m"} <= set(labels(drawn))
-    assert any(
-        arrow.title.startswith("1 <script>alert(1)</script> → 2 a & b") for arrow in arrows(drawn)
-    )
+    assert any(arrow.title.startswith("1 <script>alert(1)</script> → 2 a & b") for arrow in arrows(drawn))
 
 
 def test_each_round_has_a_row_if_it_has_its_own_edges_and_silent_agents_are_pale() -> None:
@@ -153,9 +138,7 @@ def test_each_round_has_a_row_if_it_has_its_own_edges_and_silent_agents_are_pale
     circles = list(ElementTree.fromstring(drawn).iter(f"{SVG}circle"))
     assert len(circles) == 3 * 3 + 2 * 6
     silent = [one for one in circles if "stroke-dasharray" in one.attrib]
-    assert len(silent) == 1 + 2, (
-        "in its round, after the round before it, and before the round after it"
-    )
+    assert len(silent) == 1 + 2, "in its round, after the round before it, and before the round after it"
     titles = [one.findtext(f"{SVG}title") for one in silent]
     assert titles == ["agent 3: Programming Expert, silent in this round"] * 3
     heads = [words for words in labels(drawn) if words.startswith("Round")]

@@ -34,9 +34,7 @@ def discussions(
     asked = [problem.question for problem in problems(Split.TEST, count)]
     rng = random.Random(0)
     return [
-        Discussion(
-            team, f"test/{at}", question, [graph.draw(rng, number) for number in range(rounds)]
-        )
+        Discussion(team, f"test/{at}", question, [graph.draw(rng, number) for number in range(rounds)])
         for at, question in enumerate(asked)
     ]
 
@@ -95,9 +93,7 @@ class Picky(Session):
             key = self.choose([str(key) for key in self.waiting])
             del self.waiting[key]
             self.order.append(key)
-            events.append(
-                completion(key, FinishReason.error if key == self.fails else FinishReason.stop)
-            )
+            events.append(completion(key, FinishReason.error if key == self.fails else FinishReason.stop))
         return events
 
     def _drop(self) -> None:
@@ -106,9 +102,7 @@ class Picky(Session):
 
 def completion(key: RequestId, reason: FinishReason) -> Completion:
     error = "boom" if reason is FinishReason.error else None
-    return Completion(
-        Answer("so\n#### 7", [1, 2, 3], reason), "sha", 50, 0.2, key, 0.1, error=error
-    )
+    return Completion(Answer("so\n#### 7", [1, 2, 3], reason), "sha", 50, 0.2, key, 0.1, error=error)
 
 
 def first(keys: list[str]) -> str:
@@ -162,11 +156,7 @@ def test_an_error_ends_its_question_and_no_other() -> None:
     played = discussions(2, Mode.debate)
     with Player(records, Seven(), lambda: session) as player:
         player.play(played)
-        assert (played[0].failed is not None, played[0].answer, played[1].answer) == (
-            True,
-            None,
-            "7",
-        )
+        assert (played[0].failed is not None, played[0].answer, played[1].answer) == (True, None, "7")
         (again,) = discussions(1)
         again.key = "test/5"
         player.play([again])
@@ -182,9 +172,8 @@ def test_what_is_recorded_is_not_asked() -> None:
     before = Kept()
     with Player(before, Seven(), lambda: Picky(first)) as player:
         player.play(discussions(2, roles=list(Role)))
-    known = [
-        answered for answered in before.added if answered.turn.id != "test/1/decision"
-    ]  # without outcomes
+    # without outcomes
+    known = [answered for answered in before.added if answered.turn.id != "test/1/decision"]
     after, session = Kept(*known), Picky(first)
     with Player(after, Seven(), lambda: session) as player:
         player.play(discussions(2, roles=list(Role)))
@@ -207,10 +196,7 @@ def test_what_breaks_the_sandbox_ends_the_job() -> None:
         def run(self, text: str) -> CodeOutcome:
             raise OSError("no process can be started")
 
-    with (
-        pytest.raises(OSError, match="no process"),
-        Player(Kept(), Broken(), lambda: Picky(first)) as player,
-    ):
+    with pytest.raises(OSError, match="no process"), Player(Kept(), Broken(), lambda: Picky(first)) as player:
         player.play(discussions(1, roles=[Role.programming_expert]))
 
 

@@ -56,9 +56,7 @@ def test_a_role_answers_with_its_adapter_and_the_others_as_the_base(
     ],
     ids=["none there", "no such", "no role", "none named"],
 )  # fmt: skip
-def test_what_cannot_be_is_said_first(
-    runner: Callable[..., Any], overrides: list[str], reason: str
-) -> None:
+def test_what_cannot_be_is_said_first(runner: Callable[..., Any], overrides: list[str], reason: str) -> None:
     finished = runner(*TEAM, *overrides)
     assert finished.code == 2
     assert reason in finished.err

@@ -14,14 +14,10 @@ PROMPT, NEW = 100, 20  # tokens of a sample
 
 def answered(turn: AgentCall, text: str, reason: FinishReason = FinishReason.stop) -> Answered:
     prompt = PROMPT if turn.agent is not None else PROMPT + text.count("|") * NEW
-    return Answered(
-        turn, Call(Answer(text, [7] * NEW, reason), "sha", prompt, 0.1, turn.who, error="boom")
-    )
+    return Answered(turn, Call(Answer(text, [7] * NEW, reason), "sha", prompt, 0.1, turn.who, error="boom"))
 
 
-def one(
-    decision: DecisionMethod, samples: int = 1, budget: float | None = None
-) -> SampledDiscussion:
+def one(decision: DecisionMethod, samples: int = 1, budget: float | None = None) -> SampledDiscussion:
     team = Team.of(1, [Role.inspector], Domain.brief, decision)
     return SampledDiscussion(team, "test/0", "How many?", samples, budget)
 
@@ -50,11 +46,7 @@ def test_no_sample_is_told_of_another_and_the_decision_reads_all() -> None:
     while turns := it.ready():
         for turn in turns:
             seen[turn.id.removeprefix("test/0/")] = turn.messages[-1].content
-            it.take(
-                answered(
-                    turn, f"words of {turn.agent}\n#### 4" if turn.agent is not None else "#### 9"
-                )
-            )
+            it.take(answered(turn, f"words of {turn.agent}\n#### 4" if turn.agent is not None else "#### 9"))
     assert it.answer == "9"
     assert len({seen[f"0/{number}"] for number in range(3)}) == 1
     assert all(f"words of {number}" in seen["decision"] for number in range(3))

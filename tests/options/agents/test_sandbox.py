@@ -21,12 +21,10 @@ pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
 
 LIMITS = SandboxLimits(seconds=20, cpu_s=1, file_kib=64)
 SHORT = SandboxLimits(seconds=1, cpu_s=20)
-PATIENT = SandboxLimits(
-    seconds=600, cpu_s=1
-)  # on a busy machine a second of CPU time can take long
-STARTED = SandboxLimits(
-    seconds=5, cpu_s=20
-)  # in which a process has started and done its first steps
+# on a busy machine a second of CPU time can take long
+PATIENT = SandboxLimits(seconds=600, cpu_s=1)
+# in which a process has started and done its first steps
+STARTED = SandboxLimits(seconds=5, cpu_s=20)
 SYSTEM_PYTHON = "/usr/bin/python3"
 LINUX = sys.platform == "linux"
 
@@ -108,14 +106,10 @@ def test_attacks_fail_and_harm_nothing(without: frozenset[str], outside: Path) -
     sandbox = Sandbox(LIMITS, without)
     verdicts = {}
     for name, attack in ATTACKS.items():
-        code = attack.replace("{canary}", str(outside / "canary")).replace(
-            "{outside}", str(outside)
-        )
+        code = attack.replace("{canary}", str(outside / "canary")).replace("{outside}", str(outside))
         verdicts[name] = sandbox.run(code)
     scored = {
-        name: outcome
-        for name, outcome in verdicts.items()
-        if outcome.status is not CodeStatus.code_failed
+        name: outcome for name, outcome in verdicts.items() if outcome.status is not CodeStatus.code_failed
     }
     assert scored == {}
     assert all(outcome.answer is None and outcome.why for outcome in verdicts.values())
@@ -137,24 +131,16 @@ def test_attacks_fail_and_harm_nothing(without: frozenset[str], outside: Path) -
             STARTED,
             "it closed the pipe for its answer, and was stopped after 5 s",
         ),
-        (
-            CLOSES_ITS_PIPE + "os._exit(3)",
-            PATIENT,
-            "it ended with exit code 3 before it had an answer",
-        ),
+        (CLOSES_ITS_PIPE + "os._exit(3)", PATIENT, "it ended with exit code 3 before it had an answer"),
     ],
     ids=["loop", "sleep", "deaf", "closed-sleep", "closed-exit"],
 )
-def test_what_never_ends_is_ended(
-    code: str, limits: SandboxLimits, why: str, outside: Path
-) -> None:
+def test_what_never_ends_is_ended(code: str, limits: SandboxLimits, why: str, outside: Path) -> None:
     outcome = Sandbox(limits).run(code)
     assert (outcome.status, outcome.why) == (CodeStatus.code_failed, why)
 
 
-def test_processes_that_outlive_the_program_are_ended(
-    outside: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_processes_that_outlive_the_program_are_ended(outside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nothing refuses a second process, the whole session is killed."""
     bare = outside.parent / "bare.py"
     bare.write_text(
@@ -162,32 +148,23 @@ def test_processes_that_outlive_the_program_are_ended(
     )
     monkeypatch.setattr(sandbox_child, "__file__", str(bare))
     monkeypatch.setattr(sandboxes, "_PROBE_S", 1.0)
-    with pytest.raises(
-        JobFailed, match="ended with exit code 0 before it had an answer|stopped after 1 s"
-    ):
+    with pytest.raises(JobFailed, match="ended with exit code 0 before it had an answer|stopped after 1 s"):
         Sandbox(SHORT).run("answer = 1")
 
 
 def as_user(tmp_path: Path, *options: str) -> str:
     """A Python that starts as another user."""
-    if (
-        not LINUX
-        or os.geteuid() != 0
-        or not shutil.which("setpriv")
-        or not os.access(SYSTEM_PYTHON, os.X_OK)
-    ):
+    if not LINUX or os.geteuid() != 0 or not shutil.which("setpriv") or not os.access(SYSTEM_PYTHON, os.X_OK):
         pytest.skip("needs root, setpriv and the system's Python")
     if (
-        subprocess.run(
-            [SYSTEM_PYTHON, "-V"], capture_output=True, text=True, check=True
-        ).stdout.split()[1][:4]
+        subprocess.run([SYSTEM_PYTHON, "-V"], capture_output=True, text=True, check=True).stdout.split()[1][
+            :4
+        ]
         != "3.11"
     ):
         pytest.skip("needs a system Python of 3.11")
     script = tmp_path / "python"
-    script.write_text(
-        f'#!/bin/sh\nexec {shutil.which("setpriv")} {" ".join(options)} {SYSTEM_PYTHON} "$@"\n'
-    )
+    script.write_text(f'#!/bin/sh\nexec {shutil.which("setpriv")} {" ".join(options)} {SYSTEM_PYTHON} "$@"\n')
     script.chmod(0o755)
     return str(script)
 
@@ -195,34 +172,20 @@ def as_user(tmp_path: Path, *options: str) -> str:
 @pytest.mark.parametrize("user", ["root who may become nobody", "an ordinary user"])
 @pytest.mark.parametrize("without", [WITHOUT[0], WITHOUT[-1]], ids=["all", "limits-only"])
 def test_as_other_users(
-    user: str,
-    without: frozenset[str],
-    outside: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    user: str, without: frozenset[str], outside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = [] if "root" in user else ["--reuid=54321", "--regid=54321", "--clear-groups"]
     monkeypatch.setattr(
         sys, "executable", as_user(tmp_path, *options) if options else as_user(tmp_path, "--")
     )
     if options:
-        if not all(
-            os.stat(folder).st_mode & 0o001 for folder in Path(sandbox_child.__file__).parents
-        ):
+        if not all(os.stat(folder).st_mode & 0o001 for folder in Path(sandbox_child.__file__).parents):
             pytest.skip("the package lies where other users cannot read it")
         monkeypatch.setattr("tempfile.tempdir", "/tmp")  # pytest's folders are root's alone
     sandbox = Sandbox(LIMITS, without)
     assert ("as user nobody" in sandbox.protections().held) == (not options)
-    assert sandbox.run("import os\nanswer = os.getuid()").answer == (
-        "54321" if options else "65534"
-    )
-    for name in (
-        "fork bomb",
-        "read its parent",
-        "signal to the parent",
-        "ten gigabytes",
-        "stdout flood",
-    ):
+    assert sandbox.run("import os\nanswer = os.getuid()").answer == ("54321" if options else "65534")
+    for name in ("fork bomb", "read its parent", "signal to the parent", "ten gigabytes", "stdout flood"):
         assert sandbox.run(ATTACKS[name]).status is CodeStatus.code_failed, name
 
 
@@ -234,9 +197,7 @@ def test_the_program_dies_with_the_run(tmp_path: Path) -> None:
         "sandbox = Sandbox(SandboxLimits(seconds=600))\nsandbox.protections()\nprint('ready', flush=True)\n"
         "sandbox.run('import time\\ntime.sleep(600)')"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE
-    ) as run:
+    with subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE) as run:
         assert run.stdout is not None
         assert run.stdout.readline() == b"ready\n"
         wait_for(lambda: len(left_running(tmp_path)) == 1)
@@ -286,10 +247,7 @@ def test_what_the_program_is_given_and_prints(sandbox: Sandbox) -> None:
     assert len(sandbox.run("print('x' * 10000)\nanswer = 1").printed) == 500
     open_hand = Sandbox(without=frozenset({"seccomp"}))
     assert open_hand.run("import os\nprint(os.listdir('.'))\nanswer = 1").printed == "[]\n"
-    assert (
-        open_hand.run("open('mine', 'w').write('12')\nanswer = int(open('mine').read())").answer
-        == "12"
-    )
+    assert open_hand.run("open('mine', 'w').write('12')\nanswer = int(open('mine').read())").answer == "12"
 
 
 @pytest.mark.parametrize("size", [6_000, 14_000, 56_000])
@@ -320,15 +278,8 @@ def test_what_holds_is_said_in_words() -> None:
     some = in_words(everything - {"paths"}, SandboxLimits())
     assert "refused by the kernel (landlock)" in some.held
     assert some.missing == "code can see whether a file exists"
-    bare = in_words(
-        frozenset({"cpu", "fsize", "nproc", "powerless"}), SandboxLimits(memory_mib=256)
-    )
-    for part in (
-        "no limit of 256 MiB of memory",
-        "network",
-        "files elsewhere",
-        "no limit of processes",
-    ):
+    bare = in_words(frozenset({"cpu", "fsize", "nproc", "powerless"}), SandboxLimits(memory_mib=256))
+    for part in ("no limit of 256 MiB of memory", "network", "files elsewhere", "no limit of processes"):
         assert part in bare.missing
     assert "memory" not in bare.held
 
@@ -357,9 +308,7 @@ def test_a_machine_where_it_does_not_work_is_told(monkeypatch: pytest.MonkeyPatc
 
 def test_where_answers_are_letters_a_program_names_a_choice(sandbox: Sandbox) -> None:
     letters = Sandbox(letters=True)
-    found = {
-        code: letters.run(f"answer = {code}") for code in ("'B'", "'b'", "'B. blue'", "'AB'[1]")
-    }
+    found = {code: letters.run(f"answer = {code}") for code in ("'B'", "'b'", "'B. blue'", "'AB'[1]")}
     assert {outcome.answer for outcome in found.values()} == {"B"}
     for code, why in (
         ("4", "`answer` is '4' and no letter of a choice"),

@@ -52,10 +52,7 @@ def test_a_number_comes_in_plain_form(value: str, answer: str, sandbox: Sandbox)
             "class A:\n    def __float__(self):\n        return 777.0\nanswer = A()",
             "`answer` is of type A and no number",
         ),
-        (
-            "answer = '5\\x00777'",
-            "`answer` is a text with characters that cannot be printed, and no number",
-        ),
+        ("answer = '5\\x00777'", "`answer` is a text with characters that cannot be printed, and no number"),
         ("answer = 'x' * 999 + ' 1234'", "`answer` is a text of 1004 characters and no number"),
         ("answer = 10 ** 100", "`answer` has more than 100 digits"),
         ("answer = 10 ** 4000", "`answer` has more than 100 digits"),
@@ -63,14 +60,8 @@ def test_a_number_comes_in_plain_form(value: str, answer: str, sandbox: Sandbox)
         ("answer = 1e-300", "`answer` has more than 100 digits"),
         ("answer = '1e400'", "`answer` has more than 100 digits"),
         ("answer = '7' * 900", "`answer` has more than 100 digits"),
-        (
-            "from decimal import Decimal\nanswer = Decimal('1e400')",
-            "`answer` has more than 100 digits",
-        ),
-        (
-            "from decimal import Decimal\nanswer = Decimal('-Infinity')",
-            "`answer` is -inf and no number",
-        ),
+        ("from decimal import Decimal\nanswer = Decimal('1e400')", "`answer` has more than 100 digits"),
+        ("from decimal import Decimal\nanswer = Decimal('-Infinity')", "`answer` is -inf and no number"),
         ("answer = 1 / 0", "ZeroDivisionError: division by zero"),
         (
             "answer = int('9' * 5000)",
@@ -148,30 +139,19 @@ def test_which_files_exist_cannot_be_seen(tmp_path: Path, sandbox: Sandbox) -> N
     [
         ("from collections import Counter\nanswer = Counter([1, 2, 2]).most_common(1)[0][0]", "2"),
         ("import statistics\nanswer = statistics.mode([1, 2, 2])", "2"),
-        (
-            "from datetime import datetime\nanswer = datetime.strptime('2020-03-04', '%Y-%m-%d').day",
-            "4",
-        ),
+        ("from datetime import datetime\nanswer = datetime.strptime('2020-03-04', '%Y-%m-%d').day", "4"),
         ("import time\nanswer = time.strptime('2020', '%Y').tm_year", "2020"),
         ("def solve():\n    import math\n    return math.comb(4, 2)\nanswer = solve()", "6"),
-        (
-            "import functools\n@functools.singledispatch\ndef f(x):\n    return 7\nanswer = f(2)",
-            "7",
-        ),
+        ("import functools\n@functools.singledispatch\ndef f(x):\n    return 7\nanswer = f(2)", "7"),
         ("import importlib\nanswer = importlib.import_module('math').gcd(12, 18)", "6"),
         (
             "try:\n    import numpy as np\nexcept ImportError:\n    import random\n    answer = random.randint(3, 3)",
             "3",
         ),
-        (
-            "from concurrent import futures\nimport xml.etree, re\nanswer = len(re.findall('a', 'aaa'))",
-            "3",
-        ),
+        ("from concurrent import futures\nimport xml.etree, re\nanswer = len(re.findall('a', 'aaa'))", "3"),
     ],
 )
-def test_modules_are_there_though_no_file_can_be_read(
-    code: str, answer: str, sandbox: Sandbox
-) -> None:
+def test_modules_are_there_though_no_file_can_be_read(code: str, answer: str, sandbox: Sandbox) -> None:
     assert sandbox.run(code) == CodeOutcome(answer, CodeStatus.ok)
 
 
@@ -180,6 +160,5 @@ def test_a_module_by_a_computed_name_comes_too_late(sandbox: Sandbox) -> None:
         pytest.skip("needs seccomp")
     why = sandbox.run("answer = __import__('stat' + 'istics').mean([1])").why
     assert (
-        why
-        == "ModuleNotFoundError: the sandbox imports only what the code names: write `import statistics`"
+        why == "ModuleNotFoundError: the sandbox imports only what the code names: write `import statistics`"
     )

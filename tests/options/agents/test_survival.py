@@ -8,13 +8,7 @@ import random
 import pytest
 from scipy.stats import binom, poisson_binom
 
-from runner.options.agents.survival import (
-    EdgeOfSeed,
-    EdgesOfSeed,
-    SurvivalTable,
-    count_p,
-    survival_of,
-)
+from runner.options.agents.survival import EdgeOfSeed, EdgesOfSeed, SurvivalTable, count_p, survival_of
 from runner_compare.statistics.stats import wilson_interval
 
 EDGES = [(source, target) for source in range(4) for target in range(4) if source != target]
@@ -39,9 +33,7 @@ def test_chance_is_seldom_taken_for_more() -> None:
     draw, tables = random.Random(0), 300
     wrong = 0
     for _ in range(tables):
-        wrong += any(
-            it.finding for it in survival_of({"spatial": [pruned(draw) for _ in range(10)]})
-        )
+        wrong += any(it.finding for it in survival_of({"spatial": [pruned(draw) for _ in range(10)]}))
     assert wilson_interval(wrong, tables)[0] <= 0.05
 
 

@@ -36,9 +36,7 @@ def test_widths_colours_and_words() -> None:
     found = {title.partition(":")[0]: it for title, it in shown.items()}
     assert found["1 One &lt;b&gt; → 2 Two"] == (SPATIAL.live, WIDEST, False)
     assert found["2 Two → 1 One &lt;b&gt;"] == (SPATIAL.pale, WIDEST / 2, False)
-    assert found["1 One &lt;b&gt; → 3 Three"] == (SPATIAL.pale, 0.7, True), (
-        "less often than chance: in none"
-    )
+    assert found["1 One &lt;b&gt; → 3 Three"] == (SPATIAL.pale, 0.7, True), "less often than chance: in none"
     assert found["3 Three → 3 Three"] == (TEMPORAL.pale, 0.75 * WIDEST, False)
     assert "survived in 15 of 20 seeds, by chance 10.0" in text
     assert "1.5 of 3 survive in the mean" in text

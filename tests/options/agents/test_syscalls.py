@@ -49,9 +49,7 @@ def test_only_what_is_listed_passes(machine: str, imports: bool) -> None:
     special |= {syscalls.PRCTL[column]} if imports else set()
     for number in range(1000):
         if number not in special:
-            assert verdict(program, architecture, number) == (
-                ALLOW if number in listed else REFUSE
-            ), number
+            assert verdict(program, architecture, number) == (ALLOW if number in listed else REFUSE), number
     for numbers, error in syscalls.ANSWERED.values():
         assert verdict(program, architecture, numbers[column]) == 0x00050000 | error
     for value in range(2000):

@@ -70,9 +70,7 @@ def test_costs_by_role_and_by_edge() -> None:
     )
     assert to_decision[2] > to_decision[0], "what the program came to is a text, too"
     facts = tally.facts()
-    assert facts["tokens_by_role"].startswith(
-        "Math Solver 200 + 6 · Mathematical Analyst 200 + 6 · "
-    )
+    assert facts["tokens_by_role"].startswith("Math Solver 200 + 6 · Mathematical Analyst 200 + 6 · ")
     assert facts["prompt_tokens_by_edge"].count(" → ") == 7
 
 
@@ -92,14 +90,7 @@ def ended(*numbers: int, decided: int, fails: bool = False) -> Discussion:
             one.take(
                 Answered(
                     turn,
-                    Call(
-                        Answer(f"#### {number}", [1, 2], reason),
-                        "sha",
-                        10,
-                        0.1,
-                        turn.who,
-                        error="boom",
-                    ),
+                    Call(Answer(f"#### {number}", [1, 2], reason), "sha", 10, 0.1, turn.who, error="boom"),
                 )
             )
     return one
@@ -110,9 +101,8 @@ def test_what_came_of_it_is_counted() -> None:
     for discussion in (
         ended(9, 7, 7, decided=9),  # followed
         ended(9, 7, 7, decided=7),  # not followed
-        ended(
-            9, 9, 7, decided=9
-        ),  # followed by another agent, too: of 9 and 7 the earlier one counts
+        # followed by another agent, too: of 9 and 7 the earlier one counts
+        ended(9, 9, 7, decided=9),
         ended(7, 8, 8, decided=7),  # it says the truth: no lie, whatever it was told
         ended(9, 7, 7, decided=9, fails=True),
     ):

@@ -37,8 +37,7 @@ def test_questions_are_judged_and_tokens_counted(make_config: Make, again: Start
     say = right(config)
     engine = Team(
         lambda key, prompt: (
-            {"test/1/decision": "#### 99999", "test/2/decision": "nothing"}.get(key)
-            or say(key, prompt)
+            {"test/1/decision": "#### 99999", "test/2/decision": "nothing"}.get(key) or say(key, prompt)
         )
     )
     recorder = again()
@@ -49,12 +48,7 @@ def test_questions_are_judged_and_tokens_counted(make_config: Make, again: Start
         Verdict.no_answer,
     ]
     metrics = result.metrics
-    assert (metrics["accuracy"], metrics["n"], metrics["calls"], metrics["code_failed"]) == (
-        1 / 3,
-        3,
-        27,
-        0,
-    )
+    assert (metrics["accuracy"], metrics["n"], metrics["calls"], metrics["code_failed"]) == (1 / 3, 3, 27, 0)
     assert (metrics["prompt_tokens"], metrics["new_tokens"]) == (2700, 81)
     assert (metrics["prompt_tokens_per_question"], metrics["new_tokens_per_question"]) == (900, 27)
     assert (metrics["spatial_edges_before"], metrics["temporal_edges_after"]) == (0, 16)
@@ -100,17 +94,12 @@ def test_written_programs_are_run(make_config: Make, again: Starts) -> None:
     assert any("gives 42" in prompt for prompt in seen), "the inspector is told what it came to"
     assert any("no program at all" in prompt for prompt in seen), "what failed is seen all the same"
     outcomes = {line["id"]: line["code"] for line in calls_in(recorder) if "code" in line}
-    assert (outcomes["test/0/0/0"]["answer"], outcomes["test/1/0/0"]["status"]) == (
-        "42",
-        "code_failed",
-    )
+    assert (outcomes["test/0/0/0"]["answer"], outcomes["test/1/0/0"]["status"]) == ("42", "code_failed")
     assert "empty folder" in result.facts["sandbox"]
 
 
 @pytest.mark.slow
-def test_the_embedded_model_knows_the_roles_with_its_adapter_alone(
-    make_config: Make, again: Starts
-) -> None:
+def test_the_embedded_model_knows_the_roles_with_its_adapter_alone(make_config: Make, again: Starts) -> None:
     """The command of the pages works, and one that cannot says what it lacks: with the real model
     and real programs."""
     found = []
@@ -137,38 +126,28 @@ def test_the_embedded_model_knows_the_roles_with_its_adapter_alone(
     )
 
 
-def test_programs_of_another_model_that_mostly_fail_are_named(
-    make_config: Make, again: Starts
-) -> None:
+def test_programs_of_another_model_that_mostly_fail_are_named(make_config: Make, again: Starts) -> None:
     config = make_config(task=team(roles=[Role.programming_expert], mode=Mode.chain, agents=3))
     said = {"0": "answer = 1", "1": "answer = 1 / 0", "2": "answer = None"}
     recorder = again()
     result = work(agents, config, recorder, Team(lambda key, _: said.get(key[-1], "#### 1")))
-    assert (
-        "6 of 9 programs failed, most often (3): ZeroDivisionError: division by zero"
-        in result.notes
-    )
+    assert "6 of 9 programs failed, most often (3): ZeroDivisionError: division by zero" in result.notes
     for name in (CALLS, "samples.jsonl"):
         (recorder.folder / name).unlink()
     lengthy = make_config(
         model=LocalModelConfig(name="embedded"), task=team(domain=Domain.gsm8k, roles=None, limit=1)
     )
     notes = work(agents, lengthy, again(), Team(lambda *_: "no program")).notes
-    assert any(note.endswith("with task.domain=brief lora=embedded_team only") for note in notes), (
-        notes
-    )
+    assert any(note.endswith("with task.domain=brief lora=embedded_team only") for note in notes), notes
 
 
 def test_an_error_is_no_answer_and_asked_again(make_config: Make, again: Starts) -> None:
     config = make_config(task=team())
     say, trouble = right(config), {"test/1/0/2": "error: gone"}
-    first = work(
-        agents, config, again(), Team(lambda key, prompt: trouble.get(key) or say(key, prompt))
-    )
+    first = work(agents, config, again(), Team(lambda key, prompt: trouble.get(key) or say(key, prompt)))
     assert first.metrics["errors"] == 1
-    assert (
-        "1 of 3 prompts ended in an error, number 1 first: Inspector, call test/1/0/2: error: gone"
-        in str(first.complaint)
+    assert "1 of 3 prompts ended in an error, number 1 first: Inspector, call test/1/0/2: error: gone" in str(
+        first.complaint
     )
     engine = Team(say)
     second = work(agents, config, again(), engine)
@@ -185,9 +164,7 @@ def test_an_error_is_no_answer_and_asked_again(make_config: Make, again: Starts)
 def test_what_can_have_no_answer_is_not_asked_again(make_config: Make, again: Starts) -> None:
     config = make_config(task=team())
     say = right(config)
-    hopeless = Team(
-        lambda key, prompt: "error for good" if key == "test/1/0/2" else say(key, prompt)
-    )
+    hopeless = Team(lambda key, prompt: "error for good" if key == "test/1/0/2" else say(key, prompt))
     work(agents, config, again(), hopeless)
     engine = Team(say)
     result = work(agents, config, again(), engine)
@@ -197,9 +174,7 @@ def test_what_can_have_no_answer_is_not_asked_again(make_config: Make, again: St
     assert work(agents, config, again(), Team(say)).problems == []
 
 
-def test_samples_that_are_not_what_their_calls_say_are_refused(
-    make_config: Make, again: Starts
-) -> None:
+def test_samples_that_are_not_what_their_calls_say_are_refused(make_config: Make, again: Starts) -> None:
     config = make_config(task=team())
     say = right(config)
     recorder = again()
@@ -214,14 +189,10 @@ def test_samples_that_are_not_what_their_calls_say_are_refused(
         work(agents, fewer, again(), Team(say))
 
 
-def test_an_engine_without_chat_is_refused_before_it_loads(
-    make_config: Make, again: Starts
-) -> None:
+def test_an_engine_without_chat_is_refused_before_it_loads(make_config: Make, again: Starts) -> None:
     engine = Team(lambda *_: "")
     engine.capabilities = frozenset({Capability.deltas})
-    with pytest.raises(
-        ConfigError, match="task=agents needs chat prompts, which this engine does not offer"
-    ):
+    with pytest.raises(ConfigError, match="task=agents needs chat prompts, which this engine does not offer"):
         work(agents, make_config(task=team()), again(), engine)
     assert engine.loads == 0
 

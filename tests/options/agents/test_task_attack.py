@@ -29,19 +29,15 @@ def test_a_job_counts_what_came_of_a_false_answer(make_config: Make, again: Star
     config = make_config(task=task)
     result = work(agents, config, again(), Team(right(config)))
     metrics = result.metrics
-    assert (metrics["told_lies"], metrics["followed_attack"], metrics["honest_accuracy"]) == (
-        3,
-        0,
-        1,
-    )
+    assert (metrics["told_lies"], metrics["followed_attack"], metrics["honest_accuracy"]) == (3, 0, 1)
     assert (metrics["attacked_prompt_tokens"], metrics["attacked_new_tokens"]) == (300, 9)
     assert metrics["attacked_edges_before"] == 3
     graph = json.loads((again().folder / GRAPH).read_text())
     assert metrics["attacked_edges_after"] == sum(graph["spatial"]["live"][1])
-    assert (
-        graph["learned"]["settings"]["attack"],
-        graph["learned"]["settings"]["attack_agent"],
-    ) == ("false_answer", 2)
+    assert (graph["learned"]["settings"]["attack"], graph["learned"]["settings"]["attack_agent"]) == (
+        "false_answer",
+        2,
+    )
     assert result.facts["attacked"] == "agent 2, Inspector: false_answer"
     assert headline(metrics)["attack"].startswith(
         "followed 0 of 3 lies · 300 prompt · 9 new tokens of the attacked"
@@ -72,9 +68,7 @@ def test_an_attacked_agent_that_decides_alone(make_config: Make, again: Starts) 
     assert (metrics["accuracy"], metrics["followed_attack"]) == (0, 3)
     for sample in recorder.done.values():
         assert sample.answer.extracted is not None
-        assert sample.answer.text == f"#### {sample.answer.extracted['team']}", (
-            "text and answer agree"
-        )
+        assert sample.answer.text == f"#### {sample.answer.extracted['team']}", "text and answer agree"
 
 
 def test_a_liar_that_is_right_has_told_no_lie(make_config: Make, again: Starts) -> None:
@@ -88,22 +82,13 @@ def test_a_liar_that_is_right_has_told_no_lie(make_config: Make, again: Starts) 
     for name in (CALLS, "samples.jsonl"):
         (recorder.folder / name).unlink()
     liar = work(
-        agents,
-        config,
-        again(),
-        Team(lambda key, prompt: "-77" if "You lie" in prompt else say(key, prompt)),
+        agents, config, again(), Team(lambda key, prompt: "-77" if "You lie" in prompt else say(key, prompt))
     )
-    assert (
-        liar.metrics["told_lies"],
-        liar.metrics["followed_attack"],
-        liar.metrics["accuracy"],
-    ) == (3, 0, 1)
+    assert (liar.metrics["told_lies"], liar.metrics["followed_attack"], liar.metrics["accuracy"]) == (3, 0, 1)
 
 
 @pytest.mark.parametrize("attack", [Attack.liar, Attack.false_answer, Attack.cut_link])
-def test_a_restart_asks_only_what_is_missing(
-    make_config: Make, again: Starts, attack: Attack
-) -> None:
+def test_a_restart_asks_only_what_is_missing(make_config: Make, again: Starts, attack: Attack) -> None:
     config = make_config(task=team(mode=Mode.full_connected, num_rounds=2, attack=attack))
     say = right(config)
     first = work(agents, config, again(), Team(say))
@@ -115,12 +100,8 @@ def test_a_restart_asks_only_what_is_missing(
     engine = Team(say)
     second = work(agents, config, again(), engine)
     assert len(engine.asked) == 14, "what was recorded is found by its prompt"
-    names = [
-        name for name in first.metrics if "attack" in name or "honest" in name or "edges" in name
-    ]
-    assert {name: second.metrics[name] for name in names} == {
-        name: first.metrics[name] for name in names
-    }
+    names = [name for name in first.metrics if "attack" in name or "honest" in name or "edges" in name]
+    assert {name: second.metrics[name] for name in names} == {name: first.metrics[name] for name in names}
     assert second.metrics["attacked_edges_after"] == 6
     assert ("told_lies" in second.metrics) == (attack is not Attack.cut_link), (
         "where links are cut, nobody lies"

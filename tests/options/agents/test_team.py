@@ -15,17 +15,10 @@ def answered(
     turn: AgentCall, text: str, reason: FinishReason = FinishReason.stop, code: str | None = None
 ) -> Answered:
     call = Call(
-        Answer(text, [1, 2], reason),
-        "sha",
-        100,
-        0.1,
-        turn.who,
-        error="boom" if reason == "error" else None,
+        Answer(text, [1, 2], reason), "sha", 100, 0.1, turn.who, error="boom" if reason == "error" else None
     )
     outcome = (
-        CodeOutcome(code, CodeStatus.ok if code else CodeStatus.code_failed)
-        if turn.writes_code
-        else None
+        CodeOutcome(code, CodeStatus.ok if code else CodeStatus.code_failed) if turn.writes_code else None
     )
     return Answered(turn, call, outcome)
 
@@ -39,9 +32,7 @@ def discussion(
 ) -> Discussion:
     graph, rng = Graph.of(mode, agents, seed=0), random.Random(0)
     team = Team.of(graph.agents, roles, Domain.brief, decision)
-    return Discussion(
-        team, "test/0", "How many?", [graph.draw(rng, number) for number in range(rounds)]
-    )
+    return Discussion(team, "test/0", "How many?", [graph.draw(rng, number) for number in range(rounds)])
 
 
 def play(one: Discussion, texts: dict[str, str]) -> list[list[str]]:
@@ -59,11 +50,7 @@ def play(one: Discussion, texts: dict[str, str]) -> list[list[str]]:
     [
         (Mode.full_connected, 1, [["0/0"], ["0/1"], ["0/2"], ["0/3"], ["decision"]]),
         (Mode.debate, 1, [["0/0", "0/1", "0/2", "0/3"], ["decision"]]),
-        (
-            Mode.debate,
-            2,
-            [["0/0", "0/1", "0/2", "0/3"], ["1/0", "1/1", "1/2", "1/3"], ["decision"]],
-        ),
+        (Mode.debate, 2, [["0/0", "0/1", "0/2", "0/3"], ["1/0", "1/1", "1/2", "1/3"], ["decision"]]),
         (Mode.direct_answer, 1, [["0/0"], ["decision"]]),
         # the last agent speaks to the first of the next round
         (
@@ -117,10 +104,7 @@ def test_shares_of_a_prompt() -> None:
         f"{source} → decision" for source in (1, 2, 3)
     ]
     temporal = AgentCall("x", 0, 1, Role.inspector, Domain.brief, "?", (), last.spatial)
-    assert [str(link) for link in temporal.shares()] == [
-        "1 → 1 (round before)",
-        "2 → 1 (round before)",
-    ]
+    assert [str(link) for link in temporal.shares()] == ["1 → 1 (round before)", "2 → 1 (round before)"]
 
 
 def test_votes() -> None:
@@ -133,9 +117,7 @@ def test_votes() -> None:
         one.take(answered(turn, f"#### {number}"))
     assert one.ready() == []
     assert (had_ended, one.has_ended) == (False, True)
-    assert (one.votes, one.answer) == (["5", "6", None, "6"], "6"), (
-        "a program that failed has no vote"
-    )
+    assert (one.votes, one.answer) == (["5", "6", None, "6"], "6"), "a program that failed has no vote"
 
 
 def test_direct_takes_the_last_agents_number() -> None:

@@ -34,9 +34,7 @@ def test_the_team_adapter_knows_its_roles() -> None:
     base = AutoModelForCausalLM.from_pretrained(str(MODEL_DIR), dtype=torch.bfloat16).eval()
     with warnings.catch_warnings():
         # peft 0.21 uses a deprecated name of transformers 5.23.
-        warnings.filterwarnings(
-            "ignore", message="`is_gradient_checkpointing`", category=FutureWarning
-        )
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
         team = PeftModel.from_pretrained(base, str(LORA_TEAM_DIR)).eval()
     scores = measure(team, AutoTokenizer.from_pretrained(str(MODEL_DIR)), problems(Split.HARD5, 12))
     assert scores["alone, Math Solver"].correct >= 8

@@ -14,16 +14,12 @@ from runner_compare.model.data import Run
 from runner_compare.render.labels import TEAM
 from runner_compare.render.pictures import MAX_LABELS
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
-]
+pytestmark = [pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]
 
 N = 40
 
 
-def run_of(
-    job_id: str = "agents-1", trained: bool = False, task: str = "agents", **keys: str
-) -> Run:
+def run_of(job_id: str = "agents-1", trained: bool = False, task: str = "agents", **keys: str) -> Run:
     params = {
         f"task.{key}": value
         for key, value in {"mode": "chain", "decision_method": "final_refer", **keys}.items()
@@ -46,18 +42,12 @@ def run_of(
         (run_of(graph="graph.json", attack="liar"), "chain · given · liar"),
         (run_of(mode="direct_answer", decision_method="direct"), "one agent"),
         (run_of(mode="direct_answer"), "one agent · decision"),
-        (
-            run_of(mode="direct_answer", samples="8", decision_method="majority_vote"),
-            "one agent × 8 · vote",
-        ),
+        (run_of(mode="direct_answer", samples="8", decision_method="majority_vote"), "one agent × 8 · vote"),
         (
             run_of(mode="direct_answer", match="task.mode=star task.optimized_spatial=true seed=0"),
             "one agent with the tokens of star learned · decision",
         ),
-        (
-            run_of(mode="direct_answer", match="agents-0"),
-            "one agent with the tokens of agents-0 · decision",
-        ),
+        (run_of(mode="direct_answer", match="agents-0"), "one agent with the tokens of agents-0 · decision"),
     ],
 )
 def test_a_team_is_named_by_what_it_is(run: Run, words: str) -> None:
@@ -71,8 +61,7 @@ def test_teams_that_differ_in_a_key_never_share_a_name() -> None:
     ]
     other = run_of("agents-x", mode="star")
     named = [
-        run.params[TEAM]
-        for run in name_teams([*rates, other], ["task.mode", "task.pruning_rate", "seed"])
+        run.params[TEAM] for run in name_teams([*rates, other], ["task.mode", "task.pruning_rate", "seed"])
     ]
     assert named == [
         "chain · learned · task.pruning_rate=0.1",
@@ -88,9 +77,7 @@ def test_names_of_teams_need_a_team(store: Store, show: Any) -> None:
     assert "--teams names teams of task=agents, and there is no such job among these" in err
 
 
-def test_teams_without_a_key_in_common_have_one_baseline(
-    store: Store, rows: Any, show: Any
-) -> None:
+def test_teams_without_a_key_in_common_have_one_baseline(store: Store, rows: Any, show: Any) -> None:
     """Without --teams the drawn one has no baseline, since it differs from the single agent in
     other keys, too."""
     team(
@@ -103,16 +90,7 @@ def test_teams_without_a_key_in_common_have_one_baseline(
         mode="direct_answer",
         decision_method="direct",
     )
-    team(
-        store,
-        "teams",
-        "drawn",
-        marks(20, N),
-        [900] * N,
-        [100] * N,
-        optimized_spatial="True",
-        method="none",
-    )
+    team(store, "teams", "drawn", marks(20, N), [900] * N, [100] * N, optimized_spatial="True", method="none")
     words = "task.mode=direct_answer,task.decision_method=direct"
     assert "no baseline" in rows("teams", "--baseline", words)["drawn"]["note"]
     found = rows("teams", "--teams", "--baseline", "team=one agent")
@@ -130,21 +108,13 @@ def test_a_picture_of_many_teams_numbers_them_and_lists_their_names(
     for number in range(MAX_LABELS + 1):
         rate, tokens = f"0.{number + 10}", [500 + 10 * number] * N
         team(
-            store,
-            "many teams",
-            f"team-{number}",
-            marks(N - number, N),
-            tokens,
-            [100] * N,
-            learning_rate=rate,
+            store, "many teams", f"team-{number}", marks(N - number, N), tokens, [100] * N, learning_rate=rate
         )
     code, _, err = show("many teams", "--teams", "--save", str(tmp_path))
     assert code == 0, err
     picture = (tmp_path / "tokens.svg").read_text()
-    names = [
-        f"…_connected · task.learning_rate=0.{number + 10}" for number in range(MAX_LABELS + 1)
+    names = [f"…_connected · task.learning_rate=0.{number + 10}" for number in range(MAX_LABELS + 1)]
+    assert all(picture.count(f">{number}  {name}<") == 1 for number, name in enumerate(names, 1)), picture[
+        :2000
     ]
-    assert all(picture.count(f">{number}  {name}<") == 1 for number, name in enumerate(names, 1)), (
-        picture[:2000]
-    )
     assert all(f">{number}<" in picture for number in range(1, MAX_LABELS + 2))

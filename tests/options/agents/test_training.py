@@ -29,9 +29,7 @@ from runner_engine.sessions.base import Completion, Event, Request
 Make = Callable[..., RunnerConfig]
 
 
-def test_training_prunes_and_never_sees_the_scored_questions(
-    make_config: Make, again: Starts
-) -> None:
+def test_training_prunes_and_never_sees_the_scored_questions(make_config: Make, again: Starts) -> None:
     task = team(mode=Mode.full_connected, optimized_spatial=True)
     config = make_config(task=task)
     inputs = agents.prepare(config)
@@ -42,56 +40,36 @@ def test_training_prunes_and_never_sees_the_scored_questions(
     result = work(agents, config, recorder, engine)
     metrics = result.metrics
     assert (metrics["spatial_edges_before"], metrics["spatial_edges_after"]) == (12, 7)
-    assert not [name for name in metrics if name.startswith("temporal")], (
-        "one round has no round before it"
-    )
+    assert not [name for name in metrics if name.startswith("temporal")], "one round has no round before it"
     assert headline(metrics)["edges"] == "spatial 12 → 7"
     assert "Temporal" not in (recorder.folder / GRAPH_PICTURE).read_text()
-    assert (metrics["train_questions"], metrics["train_solved"], metrics["train_calls"]) == (
-        40,
-        40,
-        200,
-    )
-    assert (metrics["calls"], metrics["train_prompt_tokens"], metrics["prompt_tokens"]) == (
-        15,
-        20000,
-        1500,
-    )
+    assert (metrics["train_questions"], metrics["train_solved"], metrics["train_calls"]) == (40, 40, 200)
+    assert (metrics["calls"], metrics["train_prompt_tokens"], metrics["prompt_tokens"]) == (15, 20000, 1500)
     assert not {"cost_usd", "train_cost_usd"} & metrics.keys(), "no call has a price"
     kept = {name: (recorder.folder / name).read_text() for name in (GRAPH, GRAPH_PICTURE)}
     lines = (recorder.folder / CALLS).read_text().splitlines(keepends=True)
-    (recorder.folder / CALLS).write_text(
-        "".join(lines[:100])
-    )  # as if it had been killed amid the training
+    # as if it had been killed amid the training
+    (recorder.folder / CALLS).write_text("".join(lines[:100]))
     for name in (GRAPH, GRAPH_PICTURE, "samples.jsonl"):
         (recorder.folder / name).unlink()
     second = Team(right(config))
     recorder = again()
     resumed = work(agents, config, recorder, second)
     assert len(second.asked) == 115, "what was recorded is not asked"
-    assert {name: (recorder.folder / name).read_text() for name in kept} == kept, (
-        "the same graph comes of it"
-    )
+    assert {name: (recorder.folder / name).read_text() for name in kept} == kept, "the same graph comes of it"
     names = [name for name in metrics if "edges" in name or "tokens" in name]
-    assert {name: resumed.metrics[name] for name in names} == {
-        name: metrics[name] for name in names
-    }
+    assert {name: resumed.metrics[name] for name in names} == {name: metrics[name] for name in names}
     assert "100 calls were on disk from an earlier, interrupted run" in resumed.notes
     assert ("play_s" in metrics, "play_s" in resumed.metrics) == (True, False), (
         "no time that is of a part only"
     )
 
 
-def test_an_error_in_training_stops_before_the_graph_is_a_wrong_one(
-    make_config: Make, again: Starts
-) -> None:
-    config = make_config(
-        task=team(optimized_spatial=True, mode=Mode.full_connected, num_iterations=2)
-    )
+def test_an_error_in_training_stops_before_the_graph_is_a_wrong_one(make_config: Make, again: Starts) -> None:
+    config = make_config(task=team(optimized_spatial=True, mode=Mode.full_connected, num_iterations=2))
     say = right(config)
     with pytest.raises(
-        JobFailed,
-        match="a training question ended in an error: Inspector, call train/5/0/0: error: gone",
+        JobFailed, match="a training question ended in an error: Inspector, call train/5/0/0: error: gone"
     ):
         work(
             agents,
@@ -102,9 +80,7 @@ def test_an_error_in_training_stops_before_the_graph_is_a_wrong_one(
     engine = Team(say)
     assert work(agents, config, again(), engine).metrics["train_solved"] == 8
     assert not [key for key in engine.asked if key.startswith("train/0/")]
-    unsolvable = Team(
-        lambda key, prompt: "error for good" if key == "train/5/0/0" else say(key, prompt)
-    )
+    unsolvable = Team(lambda key, prompt: "error for good" if key == "train/5/0/0" else say(key, prompt))
     (again().folder / CALLS).unlink()
     again().job.samples_path.unlink()
     assert work(agents, config, again(), unsolvable).metrics["train_solved"] == 7, (
@@ -128,9 +104,7 @@ def test_a_learned_graph_is_given_back(make_config: Make, again: Starts, tmp_pat
     assert result.metrics["spatial_edges_before"] == trained.metrics["spatial_edges_after"] == 9
     assert "train_calls" not in result.metrics
     again_asked = {line["id"]: line["asked_sha256"] for line in calls_in(recorder)}
-    assert again_asked.items() < asked.items(), (
-        "each question goes the way that it went after the training"
-    )
+    assert again_asked.items() < asked.items(), "each question goes the way that it went after the training"
     copy = tmp_path / "copy.json"
     copy.write_text(saved.read_text())
     hashes = [
@@ -153,27 +127,19 @@ def test_a_learned_graph_is_given_back(make_config: Make, again: Starts, tmp_pat
             )
 
 
-def test_few_training_questions_are_put_again(
-    make_config: Make, again: Starts, tmp_path: Path
-) -> None:
+def test_few_training_questions_are_put_again(make_config: Make, again: Starts, tmp_path: Path) -> None:
     for split, count in (("train", 3), ("test", 2)):
         lines = [{"question": f"{split} {at}?", "answer": f"#### {at}"} for at in range(count)]
         lines += [{"question": "test 1?", "answer": "#### 1"}] if split == "train" else []
         (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     task = team(
-        data=str(tmp_path),
-        optimized_spatial=True,
-        mode=Mode.chain,
-        num_iterations=2,
-        imp_per_iterations=9,
+        data=str(tmp_path), optimized_spatial=True, mode=Mode.chain, num_iterations=2, imp_per_iterations=9
     )
     config = make_config(task=task)
     result = work(agents, config, again(), Team(right(config)))
     notes = " ".join(result.notes)
     assert "training needed 8 questions and there were 3: they were used repeatedly" in notes
-    assert (
-        "1 questions of task.train_split=train are among the scored ones and did not train" in notes
-    )
+    assert "1 questions of task.train_split=train are among the scored ones and did not train" in notes
 
 
 @pytest.mark.parametrize(
@@ -183,9 +149,7 @@ def test_few_training_questions_are_put_again(
         ({"train_split": "tset"}, "task.train_split=tset: no split .* Did you mean test"),
     ],
 )
-def test_training_questions_that_cannot_be(
-    make_config: Make, keys: dict[str, Any], message: str
-) -> None:
+def test_training_questions_that_cannot_be(make_config: Make, keys: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         agents.prepare(make_config(task=team(mode=Mode.chain, optimized_spatial=True, **keys)))
 
@@ -204,16 +168,12 @@ def test_draws_belong_to_the_question_and_the_seed(make_config: Make, again: Sta
     rounds."""
     seen: list[dict[str, int]] = []
     for seed in (0, 0, 1):
-        task = team(
-            limit=6, mode=Mode.full_connected, method=Method.none, optimized_spatial=True, draw=True
-        )
+        task = team(limit=6, mode=Mode.full_connected, method=Method.none, optimized_spatial=True, draw=True)
         config = make_config(task=task, seed=seed)
         recorder = again()
         work(agents, config, recorder, Team(right(config)))
         prompts = {
-            line["id"]: line["asked_sha256"]
-            for line in calls_in(recorder)
-            if line["id"].startswith("test")
+            line["id"]: line["asked_sha256"] for line in calls_in(recorder) if line["id"].startswith("test")
         }
         seen.append(prompts)
         for name in (CALLS, "samples.jsonl"):
@@ -232,12 +192,8 @@ class Priced(Team):
             yield events
 
 
-def test_the_price_and_the_tokens_of_training_are_counted_apart(
-    make_config: Make, again: Starts
-) -> None:
-    config = make_config(
-        task=team(mode=Mode.full_connected, optimized_spatial=True, num_iterations=2)
-    )
+def test_the_price_and_the_tokens_of_training_are_counted_apart(make_config: Make, again: Starts) -> None:
+    config = make_config(task=team(mode=Mode.full_connected, optimized_spatial=True, num_iterations=2))
     result = work(agents, config, again(), Priced(right(config)))
     counted = {"calls": 15, "cost_usd": 0.15, "train_calls": 40, "train_cost_usd": 0.40}
     assert {key: result.metrics[key] for key in counted} == pytest.approx(counted)
@@ -299,9 +255,7 @@ def test_a_kill_in_training_or_scoring_changes_neither_calls_nor_graph(
 
     assert killed_after[-1] < len(whole[CALLS].splitlines()), "it died before the end"
     assert calls(resumed[CALLS]) == calls(whole[CALLS])
-    assert len(resumed[CALLS].splitlines()) == len(whole[CALLS].splitlines()), (
-        "no call was made twice"
-    )
+    assert len(resumed[CALLS].splitlines()) == len(whole[CALLS].splitlines()), "no call was made twice"
     for name in (GRAPH, GRAPH_PICTURE):
         assert resumed[name] == whole[name]
 
@@ -311,11 +265,7 @@ def test_agents_are_dropped_and_the_graph_of_each_round_is_given_back(
 ) -> None:
     keys = {"mode": Mode.full_connected, "num_rounds": 2}
     task = team(
-        **keys,
-        method=Method.agent_dropout,
-        optimized_spatial=True,
-        optimized_temporal=True,
-        num_iterations=2,
+        **keys, method=Method.agent_dropout, optimized_spatial=True, optimized_temporal=True, num_iterations=2
     )
     config = make_config(task=task)
     recorder = again()
@@ -333,14 +283,11 @@ def test_agents_are_dropped_and_the_graph_of_each_round_is_given_back(
     saved.write_text((recorder.folder / GRAPH).read_text())
     for name in (CALLS, "samples.jsonl"):
         (recorder.folder / name).unlink()
-    result = work(
-        agents, make_config(task=team(**keys, graph=str(saved))), again(), Team(right(config))
-    )
+    result = work(agents, make_config(task=team(**keys, graph=str(saved))), again(), Team(right(config)))
     assert result.metrics["calls"] == 3 * 7
     assert {line["id"]: line["asked_sha256"] for line in calls_in(recorder)}.items() < asked.items()
     with pytest.raises(
-        ConfigError,
-        match="it was learned for 2 rounds, each with its own edges: give task.num_rounds=2",
+        ConfigError, match="it was learned for 2 rounds, each with its own edges: give task.num_rounds=2"
     ):
         agents.prepare(make_config(task=team(**keys | {"num_rounds": 3}, graph=str(saved))))
 
@@ -357,9 +304,7 @@ def test_a_learned_graph_asks_every_question_in_the_same_way_unless_it_is_drawn(
         "code": {"method": Method.agent_prune_code},
     }
     for name, keys in choices.items():
-        task = team(
-            mode=Mode.full_connected, limit=12, num_iterations=2, optimized_spatial=True, **keys
-        )
+        task = team(mode=Mode.full_connected, limit=12, num_iterations=2, optimized_spatial=True, **keys)
         config = make_config(task=task)
         result = work(agents, config, again(), Team(right(config)))
         ways[name] = {

@@ -49,9 +49,7 @@ def test_all_are_told_to_give_a_letter_and_none_a_number(domain: Domain) -> None
             assert "a number" not in system.content
             assert QUESTION in user.content
             assert ("The sky" in user.content) == (not role.hears_numbers)
-            assert "B." in user.content.replace(QUESTION, "") or not role.hears_numbers, (
-                "a hint is a letter"
-            )
+            assert "B." in user.content.replace(QUESTION, "") or not role.hears_numbers, "a hint is a letter"
     system, user = decision_messages(domain, QUESTION, [said], letters=True)
     assert "letter" in system.content
     assert "The answer is B" in user.content
@@ -59,11 +57,7 @@ def test_all_are_told_to_give_a_letter_and_none_a_number(domain: Domain) -> None
 
 @pytest.mark.parametrize("domain", Domain)
 def test_numbers_are_asked_for_as_ever(domain: Domain) -> None:
-    assert (
-        wording_of(domain).heads.keys()
-        == wording_of(domain, letters=True).heads.keys()
-        == set(Role)
-    )
+    assert wording_of(domain).heads.keys() == wording_of(domain, letters=True).heads.keys() == set(Role)
     for role in Role:
         assert head(role, domain) != head(role, domain, letters=True)
         assert "letter" not in head(role, domain)

@@ -66,9 +66,7 @@ def test_the_entry_point_names_the_model() -> None:
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["run", "--help"], ["ls", "-h"]])
-def test_its_help_names_this_command(
-    arguments: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_its_help_names_this_command(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("usage: runner-lm-eval")

@@ -47,9 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     real_model.unpack(file, folder / "whole", "float32")
     (folder / "endings.jsonl").write_text("".join(json.dumps(one) + "\n" for one in documents()))
     shipped = Path(lm_eval.tasks.__file__).parent / "hellaswag" / "hellaswag.yaml"
-    (folder / "endings.yaml").write_text(
-        TASK.format(shipped=shipped, data=folder / "endings.jsonl")
-    )
+    (folder / "endings.yaml").write_text(TASK.format(shipped=shipped, data=folder / "endings.jsonl"))
     return folder
 
 
@@ -60,10 +58,7 @@ def documents() -> list[dict[str, Any]]:
     for one, other in pairwise(problems(Split("test"), 2 * N)):
         first, _, rest = one.question.partition(". ")
         right, another = (each.answer.split("\n")[-1] for each in (one, other))
-        wrong, gold = (
-            [f"{right[:-1]}{(int(right[-1]) + 1) % 10}", f"{right}0", another],
-            len(found) % 4,
-        )
+        wrong, gold = ([f"{right[:-1]}{(int(right[-1]) + 1) % 10}", f"{right}0", another], len(found) % 4)
         if len({right, *wrong}) == 4:  # equal ones would be chosen by rounding
             endings = [*wrong[:gold], right, *wrong[gold:]]
             document = {"activity_label": "A problem", "ctx_a": f"{first}.", "ctx_b": rest}
@@ -89,16 +84,12 @@ def written(folder: Path) -> dict[str, Path]:
         ],
         "original": ["--model_args", f"pretrained={MODEL_DIR},dtype=float32"],
     }
-    with (
-        pytest.MonkeyPatch.context() as patch
-    ):  # without what takes most of the time and is not read here
+    with pytest.MonkeyPatch.context() as patch:  # without what takes most of the time and is not read here
         patch.setattr(collect_env, "get_pretty_env_info", lambda: "left out")
         patch.setattr("lm_eval.tasks.TaskManager", partial(TaskManager, include_defaults=False))
         patch.setattr(evaluator_utils, "stderr_for_metric", lambda **_: None)
         for name, more in sides.items():
-            assert (
-                harness.main([*more, *options, "--output_path", str(folder / f"out_{name}")]) == 0
-            )
+            assert harness.main([*more, *options, "--output_path", str(folder / f"out_{name}")]) == 0
     return {name: folder / f"out_{name}" for name in sides}
 
 
@@ -115,24 +106,17 @@ def likelihoods(output: Path) -> list[float]:
 def test_scores_are_those_of_the_unpacked_model(written: dict[str, Path]) -> None:
     ours = samples(written["file"])
     for side in ("whole", "hf"):
-        assert likelihoods(written[side]) == pytest.approx(
-            likelihoods(written["file"]), abs=NEAR
-        ), side
+        assert likelihoods(written[side]) == pytest.approx(likelihoods(written["file"]), abs=NEAR), side
         for mine, its in zip(ours, samples(written[side]), strict=True):
             assert [mine[key] for key in ("doc_hash", "acc", "acc_norm")] == [
                 its[key] for key in ("doc_hash", "acc", "acc_norm")
             ]
     for metric in ("acc", "acc_norm"):
-        assert 0 < sum(one[metric] for one in ours) < N, (
-            "questions that are all alike would show nothing"
-        )
+        assert 0 < sum(one[metric] for one in ours) < N, "questions that are all alike would show nothing"
     assert [one["acc"] for one in ours] != [one["acc_norm"] for one in ours]
     others = likelihoods(written["original"])
     assert (
-        max(
-            abs(one - other)
-            for one, other in zip(likelihoods(written["file"]), others, strict=True)
-        )
+        max(abs(one - other) for one, other in zip(likelihoods(written["file"]), others, strict=True))
         > 1000 * NEAR
     )
 
@@ -169,9 +153,8 @@ def test_tokens_are_those_of_hf_and_a_context_is_read_once(folder: Path) -> None
         ]
         assert both[0] == both[1], (context, ending)
     texts = (one.question for one in problems(Split("test"), N))
-    context = next(
-        text for text in texts if 24 < len(ours.tok_encode(text)) < 40
-    )  # shorter than those of HellaSwag
+    # shorter than those of HellaSwag
+    context = next(text for text in texts if 24 < len(ours.tok_encode(text)) < 40)
     endings = [" 7", " 12 apples and 3 pears", " He has 4.", " 60"]
     requests = [
         Instance(request_type="loglikelihood", doc={}, arguments=(context, one), idx=at)
@@ -218,10 +201,7 @@ def test_tokens_are_those_of_hf_and_a_context_is_read_once(folder: Path) -> None
             "pretrained={0}/four_bits.gguf,tokenizer=a/b",
             "tokenizer=a/b: .* a .gguf file in its header; leave it out",
         ),
-        (
-            "base_url=http://localhost:1",
-            "base_url=.*: the model runs in this process, pretrained=FILE.gguf",
-        ),
+        ("base_url=http://localhost:1", "base_url=.*: the model runs in this process, pretrained=FILE.gguf"),
     ],
 )
 def test_a_mistake_is_one_message_before_weights_are_read(
@@ -231,9 +211,7 @@ def test_a_mistake_is_one_message_before_weights_are_read(
     whole = (folder / "four_bits.gguf").read_bytes()
     (folder / "cut.gguf").write_bytes(whole[: len(whole) // 2])
     (folder / "text.gguf").write_text("no model")
-    (folder / "without.gguf").write_bytes(
-        whole.replace(b"tokenizer.ggml.tokens", b"tokenizer.ggml.other_")
-    )
+    (folder / "without.gguf").write_bytes(whole.replace(b"tokenizer.ggml.tokens", b"tokenizer.ggml.other_"))
     (folder / "many").mkdir(exist_ok=True)
     for name in ("one", "other"):
         shutil.copy(folder / "four_bits.gguf", folder / "many" / f"{name}.gguf")

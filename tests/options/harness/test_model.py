@@ -28,23 +28,17 @@ LENGTH = 96  # the model's length, so short that some texts do not fit
 @pytest.fixture(scope="module")
 def ours() -> EngineModel:
     return EngineModel.create_from_arg_string(
-        f"pretrained={MODEL_DIR},dtype=float32,max_length={LENGTH}",
-        {"batch_size": 1, "device": "cuda:0"},
+        f"pretrained={MODEL_DIR},dtype=float32,max_length={LENGTH}", {"batch_size": 1, "device": "cuda:0"}
     )
 
 
 @pytest.fixture(scope="module")
 def theirs() -> Any:
-    return HFLM(
-        pretrained=str(MODEL_DIR), dtype="float32", device="cpu", batch_size=4, max_length=LENGTH
-    )
+    return HFLM(pretrained=str(MODEL_DIR), dtype="float32", device="cpu", batch_size=4, max_length=LENGTH)
 
 
 def instances(kind: str, *arguments: tuple[Any, ...]) -> list[Instance]:
-    return [
-        Instance(request_type=kind, doc={}, arguments=one, idx=at)
-        for at, one in enumerate(arguments)
-    ]
+    return [Instance(request_type=kind, doc={}, arguments=one, idx=at) for at, one in enumerate(arguments)]
 
 
 def test_answers_are_the_same(ours: EngineModel, theirs: Any) -> None:
@@ -62,16 +56,12 @@ def test_answers_are_the_same(ours: EngineModel, theirs: Any) -> None:
 
 def test_log_likelihoods_are_the_same(ours: EngineModel, theirs: Any) -> None:
     pairs = [
-        (text, choice)
-        for text in (*QUESTIONS, " ".join(QUESTIONS), "A space ", "")
-        for choice in CHOICES
+        (text, choice) for text in (*QUESTIONS, " ".join(QUESTIONS), "A space ", "") for choice in CHOICES
     ]
     pairs.append(
         (
             QUESTIONS[0],
-            ours.generate_until(instances("generate_until", (QUESTIONS[0], {"max_gen_toks": 4})))[
-                0
-            ],
+            ours.generate_until(instances("generate_until", (QUESTIONS[0], {"max_gen_toks": 4})))[0],
         )
     )
     by_ours = ours.loglikelihood(instances("loglikelihood", *pairs), disable_tqdm=True)
@@ -83,12 +73,8 @@ def test_log_likelihoods_are_the_same(ours: EngineModel, theirs: Any) -> None:
 
 def test_log_likelihoods_of_whole_texts_are_the_same(ours: EngineModel, theirs: Any) -> None:
     texts = [(" ".join(QUESTIONS * 2),), (QUESTIONS[1],), ("x",)]
-    by_ours = ours.loglikelihood_rolling(
-        instances("loglikelihood_rolling", *texts), disable_tqdm=True
-    )
-    by_theirs = theirs.loglikelihood_rolling(
-        instances("loglikelihood_rolling", *texts), disable_tqdm=True
-    )
+    by_ours = ours.loglikelihood_rolling(instances("loglikelihood_rolling", *texts), disable_tqdm=True)
+    by_theirs = theirs.loglikelihood_rolling(instances("loglikelihood_rolling", *texts), disable_tqdm=True)
     assert by_ours == pytest.approx(by_theirs, rel=1e-6, abs=1e-4)
 
 
@@ -98,10 +84,7 @@ def test_properties_of_the_model_are_the_same(ours: EngineModel, theirs: Any) ->
     assert ours.chat_template(True) == theirs.chat_template(True)
     for name in ("eot_token_id", "prefix_token_id", "max_length", "max_gen_toks"):
         assert getattr(ours, name) == getattr(theirs, name), name
-    assert (
-        ours.get_model_info()["model_num_parameters"]
-        == theirs.get_model_info()["model_num_parameters"]
-    )
+    assert ours.get_model_info()["model_num_parameters"] == theirs.get_model_info()["model_num_parameters"]
 
 
 @pytest.mark.parametrize(
@@ -113,9 +96,7 @@ def test_properties_of_the_model_are_the_same(ours: EngineModel, theirs: Any) ->
         ({"max_gen_toks": LENGTH}, f"max_gen_toks={LENGTH}: the model has {LENGTH} places"),
     ],
 )
-def test_unsupported_settings_are_rejected(
-    ours: EngineModel, settings: dict[str, Any], message: str
-) -> None:
+def test_unsupported_settings_are_rejected(ours: EngineModel, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         ours.generate_until(instances("generate_until", ("Hi", settings)), disable_tqdm=True)
 
@@ -141,9 +122,7 @@ def test_a_thought_is_no_part_of_an_answer(tmp_path: Path) -> None:
         model = EngineModel.create_from_arg_string(keys + end, {"batch_size": 1})
         context = model.apply_chat_template([{"role": "user", "content": QUESTIONS[0]}])
         assert context.endswith("<think>\n")
-        texts += model.generate_until(
-            instances("generate_until", (context, how)), disable_tqdm=True
-        )
+        texts += model.generate_until(instances("generate_until", (context, how)), disable_tqdm=True)
         (completion,) = complete(model.engine, [Request(0, context, max_new_tokens=40)])
     assert completion.answer.thinking_tokens == 9
     assert texts == [completion.answer.text.split("\n\n")[0]] * 2
@@ -152,9 +131,7 @@ def test_a_thought_is_no_part_of_an_answer(tmp_path: Path) -> None:
 def test_sampled_answers_depend_on_the_seed(ours: EngineModel) -> None:
     def draw(**more: Any) -> str:
         how = {"do_sample": True, "temperature": 1.5, "max_gen_toks": 16, **more}
-        return ours.generate_until(
-            instances("generate_until", (QUESTIONS[0], how)), disable_tqdm=True
-        )[0]
+        return ours.generate_until(instances("generate_until", (QUESTIONS[0], how)), disable_tqdm=True)[0]
 
     assert draw() == draw()
     assert len({draw(seed=seed) for seed in range(4)}) > 1
@@ -162,13 +139,7 @@ def test_sampled_answers_depend_on_the_seed(ours: EngineModel) -> None:
 
 def test_groups_and_their_keys_are_split_from_the_models_keys() -> None:
     groups, own = by_group(
-        {
-            "rope": "yarn",
-            "rope.factor": 4,
-            "quantization": "nf4",
-            "dtype": "auto",
-            "model.device": "cpu",
-        }
+        {"rope": "yarn", "rope.factor": 4, "quantization": "nf4", "dtype": "auto", "model.device": "cpu"}
     )
     assert groups == {
         "rope": {"name": "yarn", "factor": 4},

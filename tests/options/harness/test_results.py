@@ -72,17 +72,13 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     common = ["--include_path", str(folder), "--tasks", ",".join(TASKS), "--log_samples"]
     model = f"pretrained={MODEL_DIR},dtype=float32"
     sides = {"hf": ["--model", "hf", "--device", "cpu"], "runner": []}
-    with (
-        pytest.MonkeyPatch.context() as patch
-    ):  # without what takes most of the time and is not read here
+    with pytest.MonkeyPatch.context() as patch:  # without what takes most of the time and is not read here
         patch.setattr(collect_env, "get_pretty_env_info", lambda: "left out")
         patch.setattr("lm_eval.tasks.TaskManager", partial(TaskManager, include_defaults=False))
         patch.setattr(evaluator_utils, "stderr_for_metric", lambda **_: None)
         for name, options in sides.items():
             assert (
-                harness.main(
-                    [*options, "--model_args", model, *common, "--output_path", str(folder / name)]
-                )
+                harness.main([*options, "--model_args", model, *common, "--output_path", str(folder / name)])
                 == 0
             )
     return folder
@@ -95,9 +91,7 @@ def rows(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str, li
     return {table["task"]: table["rows"] for table in json.loads(captured.out)["tables"]}
 
 
-def test_other_backends_are_paired_with_ours(
-    outputs: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_other_backends_are_paired_with_ours(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tables = rows(capsys, outputs / "hf", outputs / "runner")
     assert sorted(tables) == ["answers", "choices", "pages:likelihood", "words", "words:likelihood"]
     filters = {row["config"]["task.filter"] for row in tables["answers"]}
@@ -116,9 +110,7 @@ def test_other_backends_are_paired_with_ours(
     (written,) = (outputs / "runner").rglob("results_*.json")
     results = json.loads(written.read_text())["results"]
     pages = next(row for row in tables["pages:likelihood"] if not row["is_baseline"])
-    assert pages["metrics"]["bits_per_byte"] == pytest.approx(
-        results["pages"]["bits_per_byte,none"]
-    )
+    assert pages["metrics"]["bits_per_byte"] == pytest.approx(results["pages"]["bits_per_byte,none"])
     words = next(row for row in tables["words:likelihood"] if not row["is_baseline"])
     assert words["metrics"]["perplexity"] == pytest.approx(results["words"]["perplexity,none"])
 
@@ -129,7 +121,5 @@ def test_settings_are_named_by_our_keys(outputs: Path, capsys: pytest.CaptureFix
     base, ours = tables["pages:likelihood"]
     assert (base["config"], ours["config"]) == ({"backend.name": "hf"}, {"backend.name": "runner"})
     assert ours["shift"]["unit"] == "byte"
-    tables = rows(
-        capsys, *both, "--where", "quantization=none,model.dtype=float32,task.metric=acc_norm"
-    )
+    tables = rows(capsys, *both, "--where", "quantization=none,model.dtype=float32,task.metric=acc_norm")
     assert [row["metrics"]["n"] for row in tables["choices"]] == [N, N]

@@ -24,15 +24,11 @@ SEARCH = (
     '{generation.temperature: "interval(0.2,1.0)"}',
     '{generation.temperature: "interval(0.2,1.0)", generation.top_p: "choice(0.9,1.0)"}',
 ])  # fmt: skip
-def test_a_search_offers_a_check_that_runs(
-    runner: Callable[..., Any], tmp_path: Path, params: str
-) -> None:
+def test_a_search_offers_a_check_that_runs(runner: Callable[..., Any], tmp_path: Path, params: str) -> None:
     done = runner(*SEARCH, f"hydra.sweeper.params={params}", cwd=tmp_path)
     assert done.code == 0, done.err
     assert re.search(
-        r"^best of 3 trials: accuracy \d+\.0% \[\d+\.\d, \d+\.\d\] of n = 10, gsm8k-",
-        done.out,
-        re.M,
+        r"^best of 3 trials: accuracy \d+\.0% \[\d+\.\d, \d+\.\d\] of n = 10, gsm8k-", done.out, re.M
     )
     assert (
         "  its interval overlaps with those of 2 other trials: these scores do not show which is best"
@@ -47,9 +43,7 @@ def test_a_search_offers_a_check_that_runs(
     asked = questions_of(tmp_path, searched), questions_of(tmp_path, fresh)
     assert [len(some) for some in asked] == [10, 10]
     assert not asked[0] & asked[1]
-    compared = runner(
-        *shlex.split(compare)[1:], "--format", "json", module="runner_compare", cwd=tmp_path
-    )
+    compared = runner(*shlex.split(compare)[1:], "--format", "json", module="runner_compare", cwd=tmp_path)
     assert compared.code == 0, compared.err
     assert {*re.findall(r'"job_id": "([^"]+)"', compared.out)} == {*fresh}, (
         "the search's have asked other questions"

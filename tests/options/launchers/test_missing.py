@@ -14,18 +14,15 @@ from grids import mlflow_runs
 
 
 @pytest.mark.slow
-def test_slurm_composes_and_reports_that_it_is_missing(
-    runner: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_slurm_composes_and_reports_that_it_is_missing(runner: Callable[..., Any], tmp_path: Path) -> None:
     pytest.importorskip("submitit", reason="pip install 'runner-llm[dev]'")
     slurm = ("hydra/launcher=submitit_slurm", "hydra.launcher.partition=gpu", "model=stub")
     shown = runner(*slurm, "--cfg", "hydra", "--package", "hydra.launcher")
     assert shown.code == 0, shown.err
     assert "SlurmLauncher" in shown.out
     assert "partition: gpu" in shown.out
-    done = runner(
-        "-m", *slurm, PATH=os.path.dirname(sys.executable)
-    )  # also where Slurm is installed
+    # also where Slurm is installed
+    done = runner("-m", *slurm, PATH=os.path.dirname(sys.executable))
     assert (done.code, done.out) == (2, "")
     assert done.err.splitlines() == [
         "1 job: 1 to do",

@@ -64,9 +64,7 @@ def test_what_is_pruned_is_worse_and_the_best_is_the_same(
         if state == "PRUNED":
             assert (truth[key] or 0) < best, "the control: what it would have scored"
         else:
-            assert (state, score) == ("COMPLETE", truth[key]), (
-                "a score that counts is that of all questions"
-            )
+            assert (state, score) == ("COMPLETE", truth[key]), "a score that counts is that of all questions"
     assert [state for state, _ in found.values()].count("PRUNED") >= 2
     assert f"accuracy {100 * best:.1f}%" in pruned.out.split("best of 5 trials: ")[1]
     assert "early_stop" not in pruned.out, "what the search sets itself is no column"
@@ -93,10 +91,7 @@ def test_a_search_that_is_killed_prunes_as_one_that_is_not(
         finally:
             one.process.kill()
             one.wait()
-    begun = {
-        path.parent.name: len(path.read_text().splitlines())
-        for path in jobs.glob("*/samples.jsonl")
-    }
+    begun = {path.parent.name: len(path.read_text().splitlines()) for path in jobs.glob("*/samples.jsonl")}
     for folder in ("killed", "alone"):
         (tmp_path / folder).mkdir(exist_ok=True)
         done = runner(*search, cwd=tmp_path / folder)
@@ -112,19 +107,13 @@ def test_a_search_that_is_killed_prunes_as_one_that_is_not(
 def is_amid_a_comparison(jobs: Path, ended: int) -> bool:
     """Whether so many jobs have ended with a comparison, and another one has some samples and no
     end."""
-    records = {
-        path.parent.name: json.loads(path.read_text()) for path in jobs.glob("*/result.json")
-    }
+    records = {path.parent.name: json.loads(path.read_text()) for path in jobs.glob("*/result.json")}
     with_end = [it for it in records.values() if "early_stop_verdict" in it["result"]["facts"]]
     running = [path for path in jobs.glob("*/samples.jsonl") if path.parent.name not in records]
     compared_now = [
-        path
-        for path in running
-        if "early_stop_vs: gsm8k" in path.with_name("config.yaml").read_text()
+        path for path in running if "early_stop_vs: gsm8k" in path.with_name("config.yaml").read_text()
     ]
-    return len(with_end) >= ended and any(
-        path.read_text().count("\n") >= 8 for path in compared_now
-    )
+    return len(with_end) >= ended and any(path.read_text().count("\n") >= 8 for path in compared_now)
 
 
 def compared(outputs: Path) -> set[tuple[str, str]]:
@@ -137,10 +126,7 @@ def compared(outputs: Path) -> set[tuple[str, str]]:
 def record(verdict: str | None = None, left: int = 0, accuracy: float = 0.5) -> Record:
     facts = {} if verdict is None else {"early_stop_verdict": verdict}
     return Record(
-        "x",
-        Status.FINISHED,
-        "",
-        Result({"questions_left": left, "accuracy": accuracy}, facts=facts),
+        "x", Status.FINISHED, "", Result({"questions_left": left, "accuracy": accuracy}, facts=facts)
     )
 
 

@@ -68,9 +68,7 @@ def faulty(tmp_path: Path) -> Callable[..., dict[str, str]]:
 def on(cluster: RayCluster, grid: Start, *arguments: str, **keys: Any) -> Grid:
     """Start a grid on the cluster's head."""
     ray = ("hydra/launcher=ray", f"hydra.launcher.address={cluster.address}", "model=stub")
-    return grid(
-        *ray, *arguments, within=cluster.on_head, place=cluster.folder, **ENVIRONMENT, **keys
-    )
+    return grid(*ray, *arguments, within=cluster.on_head, place=cluster.folder, **ENVIRONMENT, **keys)
 
 
 def begun(cluster: RayCluster) -> list[int]:
@@ -126,9 +124,7 @@ def test_a_node_is_killed_amid_a_grid(
 @CLUSTER
 @THOROUGH
 @pytest.mark.parametrize("shares_folder", [False, True])
-def test_the_same_grid_gives_the_same_results(
-    folder: Path, grid: Start, shares_folder: bool
-) -> None:
+def test_the_same_grid_gives_the_same_results(folder: Path, grid: Start, shares_folder: bool) -> None:
     jobs = ("seed=1,2,3,4", "generation=greedy,sampling", "task.limit=3")
     with running_ray(folder, shares_folder=shares_folder) as cluster:
         launched = on(cluster, grid, *jobs)
@@ -138,17 +134,13 @@ def test_the_same_grid_gives_the_same_results(
     assert statuses(launched.folder) == ["FINISHED"] * 8
     (parent,) = (run for run in mlflow_runs(launched.folder) if run.is_grid)
     assert {
-        run.tags.get("mlflow.parentRunId")
-        for run in mlflow_runs(launched.folder)
-        if not run.is_grid
+        run.tags.get("mlflow.parentRunId") for run in mlflow_runs(launched.folder) if not run.is_grid
     } == {parent.run_id}
     other = grid("model=stub", *jobs, folder="home")
     at_home = other.wait()
     assert at_home.code == 0, at_home.err
     assert timeless(launched.folder) == timeless(other.folder)
-    ours, theirs = (
-        [line.strip(" ─").split()[:4] for line in it.out.splitlines()] for it in (ended, at_home)
-    )
+    ours, theirs = ([line.strip(" ─").split()[:4] for line in it.out.splitlines()] for it in (ended, at_home))
     assert ours == theirs, "but for seconds, and thus for how wide the table is"
     assert sorted(path.name for path in (launched.folder / "outputs" / "jobs").iterdir()) == sorted(
         results(other.folder)
@@ -157,9 +149,7 @@ def test_the_same_grid_gives_the_same_results(
 
 @CLUSTER
 @THOROUGH
-def test_jobs_that_fail_fail_alone(
-    folder: Path, grid: Start, faulty: Callable[..., dict[str, str]]
-) -> None:
+def test_jobs_that_fail_fail_alone(folder: Path, grid: Start, faulty: Callable[..., dict[str, str]]) -> None:
     with running_ray(folder, faulty("1=hang,2=raise,3=kill")) as cluster:
         jobs = ("seed=1,2,3,4", "task.limit=3")
         launched = on(cluster, grid, *jobs, "job_timeout_s=15")
@@ -167,14 +157,12 @@ def test_jobs_that_fail_fail_alone(
         assert ended.code == 1, ended.err
         assert "FAILED: seed=1: still running after job_timeout_s=15\n" in ended.err
         assert "FAILED: seed=2: RuntimeError: out of luck\n" in ended.err
-        assert (
-            "FAILED: seed=3: its process died under hydra/launcher=ray (see the logs" in ended.err
-        )
+        assert "FAILED: seed=3: its process died under hydra/launcher=ray (see the logs" in ended.err
         assert ended.err.endswith("error: 3 of 4 jobs are not finished, see above\n")
         assert "Traceback" not in ended.err
-        assert sorted(result["status"] for result in results(launched.folder).values()) == [
-            "FAILED"
-        ] * 3 + ["FINISHED"]
+        assert sorted(result["status"] for result in results(launched.folder).values()) == ["FAILED"] * 3 + [
+            "FINISHED"
+        ]
     again = grid("model=stub", *jobs, place=folder).wait()
     assert again.code == 0, again.err
     assert_each_done_once(folder / "work", 4, 3)
@@ -207,9 +195,7 @@ def test_what_a_node_lacks_is_said(folder: Path, grid: Start) -> None:
     with running_ray(folder) as cluster:
         (folder / "work").mkdir()
         (folder / "work" / "own.jsonl").write_text('{"question": "1 + 1?", "answer": "#### 2"}\n')
-        ended = on(
-            cluster, grid, "task=gsm8k", "task.data=own.jsonl", "seed=1,2", "tracking=none"
-        ).wait()
+        ended = on(cluster, grid, "task=gsm8k", "task.data=own.jsonl", "seed=1,2", "tracking=none").wait()
         assert ended.code == 2, ended.err
         assert "own.jsonl" in ended.err
         assert "(on " in ended.err
@@ -221,9 +207,7 @@ def test_what_a_node_lacks_is_said(folder: Path, grid: Start) -> None:
 
 
 @THOROUGH
-def test_ray_starts_on_this_machine_and_a_slow_start_is_repeated(
-    grid: Start, tmp_path: Path
-) -> None:
+def test_ray_starts_on_this_machine_and_a_slow_start_is_repeated(grid: Start, tmp_path: Path) -> None:
     (tmp_path / "slow").mkdir()
     (tmp_path / "slow" / "sitecustomize.py").write_text(SLOW_RAY)
     environment = {"PYTHONPATH": str(tmp_path / "slow"), "FAILED_ONCE": str(tmp_path / "once")}

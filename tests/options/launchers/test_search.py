@@ -85,9 +85,7 @@ def test_a_search_in_our_workers(start: Start, tmp_path: Path) -> None:
     assert {"history.png", "slice.png"} <= pictures
     again = start(tmp_path, *command)  # nothing is left to do
     assert again.code == 0
-    assert re.search(
-        r"^search-\w{12}: 4 trials are done, 0 are taken up again$", again.err, re.MULTILINE
-    )
+    assert re.search(r"^search-\w{12}: 4 trials are done, 0 are taken up again$", again.err, re.MULTILINE)
     assert not re.search(r"^\[\d", again.err, re.MULTILINE)
     assert len(re.findall(r"^ *0\.\d+ +finished.* gsm8k-\w+", again.out, re.MULTILINE)) == 4
 
@@ -98,13 +96,7 @@ def test_it_maximises_by_default(start: Start, tmp_path: Path) -> None:
     be noticed."""
     wide = 'hydra.sweeper.params={generation.temperature: "interval(0.1,4.0)"}'
     done = start(
-        tmp_path,
-        *SEARCH[:3],
-        wide,
-        *SEARCH[4:5],
-        "task.limit=20",
-        "hydra/launcher=workers",
-        "tracking=none",
+        tmp_path, *SEARCH[:3], wide, *SEARCH[4:5], "task.limit=20", "hydra/launcher=workers", "tracking=none"
     )
     assert done.code == 0, done.err
     accuracies = [result["result"]["metrics"]["accuracy"] for result in results(tmp_path).values()]
@@ -115,13 +107,7 @@ def test_it_maximises_by_default(start: Start, tmp_path: Path) -> None:
 @pytest.mark.thorough
 def test_a_search_that_is_killed_three_times(grid: Start, start: Start, tmp_path: Path) -> None:
     """No finished trial is repeated, and the values are those of a search that was left alone."""
-    slow = (
-        *SEARCH[:1],
-        "hydra.sweeper.n_trials=6",
-        "hydra.sweeper.n_jobs=1",
-        *SEARCH[2:],
-        "model=stub",
-    )
+    slow = (*SEARCH[:1], "hydra.sweeper.n_trials=6", "hydra.sweeper.n_jobs=1", *SEARCH[2:], "model=stub")
     delayed = (*slow, "model.delay_s=0.3")
     folder, finished_before = tmp_path / "work", []
     for kill in range(1, 4):
@@ -140,14 +126,10 @@ def test_a_search_that_is_killed_three_times(grid: Start, start: Start, tmp_path
     ended = grid(*delayed).wait()
     assert ended.code == 0, ended.err
     rows = trials(folder)
-    assert [(number, state) for number, state, *_ in rows] == [
-        (number, "COMPLETE") for number in range(6)
-    ]
+    assert [(number, state) for number, state, *_ in rows] == [(number, "COMPLETE") for number in range(6)]
     for before in finished_before:
         assert rows[: len(before)] == before, "with the same time of their end"
-    found = [
-        json.loads(path.read_text()) for path in (folder / "outputs" / "jobs").glob("*/result.json")
-    ]
+    found = [json.loads(path.read_text()) for path in (folder / "outputs" / "jobs").glob("*/result.json")]
     assert len(found) == 6, "a repeat with other values would be a seventh"
     ran = [run for run in mlflow_runs(folder) if run.status == "FINISHED"]
     assert len(ran) == 6

@@ -25,13 +25,9 @@ def test_sweeps_become_distributions() -> None:
     assert space("a=tag(log,interval(0.001,1))")["a"] == FloatDistribution(0.001, 1.0, log=True)
     assert space("a=interval(1,8)")["a"] == FloatDistribution(1, 8), "as in Hydra"
     assert space("a=int(interval(1,8))")["a"] == IntDistribution(1, 8)
-    assert space("a=range(1,8,2)")["a"] == IntDistribution(1, 7, step=2), (
-        "without its end, as in a grid"
-    )
+    assert space("a=range(1,8,2)")["a"] == IntDistribution(1, 7, step=2), "without its end, as in a grid"
     assert space("a=range(0,1,0.5)")["a"] == CategoricalDistribution([0.0, 0.5])
-    assert space("a=shuffle(range(1,4))")["a"] == IntDistribution(1, 3), (
-        "in one order, whenever it starts"
-    )
+    assert space("a=shuffle(range(1,4))")["a"] == IntDistribution(1, 3), "in one order, whenever it starts"
     assert space("a=shuffle(x,y,z)")["a"].choices == ("x", "y", "z")
     assert space("a=x,y")["a"] == CategoricalDistribution(["x", "y"])
     assert space("b=1,2", **{"generation.temperature": "interval(0,1)"}).keys() == {
@@ -41,9 +37,7 @@ def test_sweeps_become_distributions() -> None:
 
 
 def test_the_command_line_wins_and_what_is_fixed_stays() -> None:
-    both = SearchSpace.of(
-        ["a=1,2", "c=5", "+d=x"], {"a": "interval(0,1)", "b": "choice(3,4)", "e": "6"}
-    )
+    both = SearchSpace.of(["a=1,2", "c=5", "+d=x"], {"a": "interval(0,1)", "b": "choice(3,4)", "e": "6"})
     assert both.distributions()["a"] == optuna.distributions.CategoricalDistribution([1, 2])
     assert both.overrides({"a": 2, "b": 4}) == ["e=6", "c=5", "+d=x", "a=2", "b=4"]
 
@@ -78,16 +72,11 @@ def settings(**changes: Any) -> SearchSettings:
 def test_which_commands_are_the_same_search() -> None:
     one = SearchSpace.of(["a=1,2", "b=interval(0,1)", "c=3"], {})
     name = study_name(one, settings(), "gsm8k-1")
-    assert (
-        study_name(SearchSpace.of(["c=3", "b=interval(0,1)", "a=1,2"], {}), settings(), "gsm8k-1")
-        == name
-    )
+    assert study_name(SearchSpace.of(["c=3", "b=interval(0,1)", "a=1,2"], {}), settings(), "gsm8k-1") == name
     assert study_name(one, settings(n_trials=99, n_jobs=7, max_failure_rate=0.5), "gsm8k-1") == name
     changes: list[dict[str, Any]] = [{"seed": 2}, {"sampler": "random"}, {"direction": "minimize"}]
     others = [study_name(one, settings(**it), "gsm8k-1") for it in changes]
-    others.append(
-        study_name(SearchSpace.of(["a=1,3", "b=interval(0,1)"], {}), settings(), "gsm8k-1")
-    )
+    others.append(study_name(SearchSpace.of(["a=1,3", "b=interval(0,1)"], {}), settings(), "gsm8k-1"))
     others.append(study_name(one, settings(), "gsm8k-2"))
     assert len({name, *others}) == 6
     assert corner(one.distributions()) == {"a": 1, "b": 0.0}

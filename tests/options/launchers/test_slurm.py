@@ -48,10 +48,7 @@ def test_a_small_grid(cluster: Slurm, grid: Start) -> None:
     ended = launched.wait()
     assert ended.code == 0, ended.err
     assert ended.err.splitlines()[0] == "2 jobs: 2 to do"
-    assert sorted(line.partition(" ")[0] for line in ended.err.splitlines()[1:]) == [
-        "[1/2]",
-        "[2/2]",
-    ]
+    assert sorted(line.partition(" ")[0] for line in ended.err.splitlines()[1:]) == ["[1/2]", "[2/2]"]
     assert ended.out.count(" finished ") == 2
     assert_each_done_once(launched.folder, 2, 2)
 
@@ -85,19 +82,13 @@ def test_24_jobs_as_arrays_are_the_same_as_at_home(short_folder: Path, grid: Sta
 @THOROUGH
 def test_a_node_is_drained_and_another_killed(cluster: Slurm, grid: Start) -> None:
     launched = grid(
-        *SLURM,
-        "seed=range(1,25)",
-        "task.limit=4",
-        "model.delay_s=1",
-        "print=json",
-        **cluster.environment,
+        *SLURM, "seed=range(1,25)", "task.limit=4", "model.delay_s=1", "print=json", **cluster.environment
     )
     wait_for(lambda: ended_jobs(launched.folder) >= 2)
     cluster.drain("alpha")
     wait_for(
         lambda: (
-            cluster.states()["alpha"].startswith("drain")
-            and "alpha" not in cluster.jobs("running").values()
+            cluster.states()["alpha"].startswith("drain") and "alpha" not in cluster.jobs("running").values()
         )
     )
     before = ended_jobs(launched.folder)
@@ -106,9 +97,7 @@ def test_a_node_is_drained_and_another_killed(cluster: Slurm, grid: Start) -> No
     started = samples(launched.folder)
     wait_for(
         lambda: any(
-            0 < len(lines) < 4
-            for job, lines in samples(launched.folder).items()
-            if job not in started
+            0 < len(lines) < 4 for job, lines in samples(launched.folder).items() if job not in started
         )
     )
     on_beta = [job for job, node in cluster.jobs("running").items() if node == "beta"]
@@ -122,18 +111,14 @@ def test_a_node_is_drained_and_another_killed(cluster: Slurm, grid: Start) -> No
     assert_each_done_once(launched.folder, 24, 4)
     killed = [status for status in statuses(launched.folder) if status != "FINISHED"]
     assert set(killed) <= {"KILLED"}
-    assert 1 <= len(killed) <= len(on_beta), (
-        "a job that has begun on the dead node leaves one more run"
-    )
+    assert 1 <= len(killed) <= len(on_beta), "a job that has begun on the dead node leaves one more run"
 
 
 @THOROUGH
 def test_a_job_over_its_time_limit_resumes(cluster: Slurm, grid: Start) -> None:
     limit = ("hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=20")
     job = ("seed=1,2", "task.limit=40", "model.delay_s=1", "print=json")
-    launched = grid(
-        *SLURM, *limit, "hydra.launcher.max_num_timeout=20", *job, **cluster.environment
-    )
+    launched = grid(*SLURM, *limit, "hydra.launcher.max_num_timeout=20", *job, **cluster.environment)
     ended, folder = launched.wait(400), launched.folder
     assert ended.code == 0, ended.err
     assert_each_done_once(folder, 2, 40)
@@ -143,19 +128,12 @@ def test_a_job_over_its_time_limit_resumes(cluster: Slurm, grid: Start) -> None:
     # the control: without a restart it is not finished, and the same command goes on from its
     # samples
     fewer = grid(
-        *SLURM,
-        *limit,
-        "hydra.launcher.max_num_timeout=0",
-        *job,
-        folder="none left",
-        **cluster.environment,
+        *SLURM, *limit, "hydra.launcher.max_num_timeout=0", *job, folder="none left", **cluster.environment
     )
     ended = fewer.wait(400)
     assert (ended.code, ended.out) == (1, ""), ended.err
     over = "over its time limit after 0 restarts (hydra.launcher.timeout_min=1, hydra.launcher.max_num_timeout=0)"
-    assert ended.err.count(f"{over}: the same command resumes it\n") == 4, (
-        "when each ends, and at the end"
-    )
+    assert ended.err.count(f"{over}: the same command resumes it\n") == 4, "when each ends, and at the end"
     assert {result["status"] for result in results(fewer.folder).values()} == {"KILLED"}
     kept = samples(fewer.folder)
     assert all(0 < len(lines) < 40 for lines in kept.values())
@@ -176,10 +154,7 @@ def test_jobs_that_die_and_one_that_is_cancelled_end_alone(cluster: Slurm, grid:
     assert ended.code == 1, ended.err
     assert "KILLED: seed=1: cancelled in Slurm (see " in ended.err
     assert "FAILED: seed=2: RuntimeError: out of luck\n" in ended.err
-    assert (
-        "FAILED: seed=3: its process died under hydra/launcher=submitit_slurm: FAILED (see "
-        in ended.err
-    )
+    assert "FAILED: seed=3: its process died under hydra/launcher=submitit_slurm: FAILED (see " in ended.err
     assert ended.err.endswith("error: 3 of 4 jobs are not finished, see above\n")
     assert "Traceback" not in ended.err
     assert statuses(launched.folder).count("FINISHED") == 1
@@ -191,13 +166,9 @@ def test_jobs_that_die_and_one_that_is_cancelled_end_alone(cluster: Slurm, grid:
 
 @THOROUGH
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_to_the_grid_cancels_its_jobs(
-    cluster: Slurm, grid: Start, number: signal.Signals
-) -> None:
+def test_a_signal_to_the_grid_cancels_its_jobs(cluster: Slurm, grid: Start, number: signal.Signals) -> None:
     jobs = ("seed=range(1,9)", "task.limit=3")
-    launched = grid(
-        *SLURM, *jobs, faults=dict.fromkeys((1, 2, 3, 4), "hang"), **cluster.environment
-    )
+    launched = grid(*SLURM, *jobs, faults=dict.fromkeys((1, 2, 3, 4), "hang"), **cluster.environment)
     wait_for(lambda: [len(lines) for lines in samples(launched.folder).values()] == [1] * 4)
     launched.process.send_signal(number)
     ended = launched.wait()

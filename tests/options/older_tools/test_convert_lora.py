@@ -57,14 +57,8 @@ def make_peft(tiny_llama: Path, tmp_path: Path) -> Callable[..., Path]:
     from transformers import AutoModelForCausalLM
 
     def make(dtype: torch.dtype = torch.float32, **settings: Any) -> Path:
-        warnings.filterwarnings(
-            "ignore", message="`is_gradient_checkpointing`", category=FutureWarning
-        )
-        keys: dict[str, Any] = {
-            "r": 4,
-            "lora_alpha": 4,
-            "target_modules": ["q_proj", "o_proj"],
-        } | settings
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
+        keys: dict[str, Any] = {"r": 4, "lora_alpha": 4, "target_modules": ["q_proj", "o_proj"]} | settings
         model = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_llama), LoraConfig(**keys))
         torch.manual_seed(1)
         for name, parameter in model.named_parameters():
@@ -77,18 +71,14 @@ def make_peft(tiny_llama: Path, tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_there_and_back_is_bit_for_bit(
-    tiny_llama: Path, tmp_path: Path, dtype: torch.dtype
-) -> None:
+def test_there_and_back_is_bit_for_bit(tiny_llama: Path, tmp_path: Path, dtype: torch.dtype) -> None:
     state = squares(dtype)
     torch.save(state, tmp_path / "one.pth")
     there = run(tmp_path / "one.pth", tmp_path / "peft", "--base", tiny_llama)
     back = run(tmp_path / "peft", tmp_path / "two.pth", "--base", tiny_llama)
     assert same_bits(torch.load(tmp_path / "two.pth", weights_only=True), state)
     assert (
-        there.splitlines()[1]
-        == back.splitlines()[1]
-        == f"{str(dtype).removeprefix('torch.')} · bit for bit"
+        there.splitlines()[1] == back.splitlines()[1] == f"{str(dtype).removeprefix('torch.')} · bit for bit"
     )
     assert "4 modules · rank 4 · 2,048 parameters · norm of the delta" in there
     settings = json.loads((tmp_path / "peft" / "adapter_config.json").read_text())
@@ -140,19 +130,15 @@ def test_scaling_goes_into_b(
         with torch.inference_mode():
             logits.append(loaded.model(IDS).logits)
         logits.append(loaded.metrics["lora_delta_norm"])
-    torch.testing.assert_close(
-        logits[0], logits[2], atol=1e-4, rtol=1e-5
-    )  # wide random logits, to 20
+    # wide random logits, to 20
+    torch.testing.assert_close(logits[0], logits[2], atol=1e-4, rtol=1e-5)
     assert logits[1] == pytest.approx(logits[3], rel=1e-5)
     named = load_file(peft / "adapter_model.safetensors")
     written = torch.load(tmp_path / "lora.pth", weights_only=True)
     o_proj = "model.layers.0.self_attn.o_proj"
+    assert torch.equal(written[f"{o_proj}.lora.A.weight"], named[f"base_model.model.{o_proj}.lora_A.weight"])
     assert torch.equal(
-        written[f"{o_proj}.lora.A.weight"], named[f"base_model.model.{o_proj}.lora_A.weight"]
-    )
-    assert torch.equal(
-        written[f"{o_proj}.lora.B.weight"],
-        named[f"base_model.model.{o_proj}.lora_B.weight"] * scaling,
+        written[f"{o_proj}.lora.B.weight"], named[f"base_model.model.{o_proj}.lora_B.weight"] * scaling
     )
 
 
@@ -171,9 +157,7 @@ def test_a_scaling_that_would_round_is_refused_unless_asked_for(
     assert said.endswith("float32 · the scaling (1.25) is folded into B · exact: no number rounded")
     said = run(peft, tmp_path / "half.pth", "--base", tiny_llama, "--dtype", "float16")
     assert "of 2,048 numbers rounded" in said
-    assert {t.dtype for t in torch.load(tmp_path / "half.pth", weights_only=True).values()} == {
-        torch.float16
-    }
+    assert {t.dtype for t in torch.load(tmp_path / "half.pth", weights_only=True).values()} == {torch.float16}
 
 
 @pytest.mark.parametrize(
@@ -212,19 +196,12 @@ def test_what_a_pth_file_cannot_hold(
             {"target_modules": ["q_proj"]},
             r"4 tensors are not A or B of a targeted linear layer: base_model.model.model",
         ),
-        (
-            {"target_modules": ["q_proj", "o_proj", "up_proj"]},
-            "4 tensors of targeted layers are missing",
-        ),
+        ({"target_modules": ["q_proj", "o_proj", "up_proj"]}, "4 tensors of targeted layers are missing"),
         ({"something_new": 3}, "something_new=3"),
     ],
 )
 def test_what_its_config_says_is_believed(
-    make_peft: Callable[..., Path],
-    tiny_llama: Path,
-    tmp_path: Path,
-    change: dict[str, Any],
-    message: str,
+    make_peft: Callable[..., Path], tiny_llama: Path, tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     peft = make_peft()
     settings = json.loads((peft / "adapter_config.json").read_text())
@@ -242,13 +219,9 @@ def test_sizes_and_zeros_in_a_peft_folder(
         {key: w[:, :-1].contiguous() if "_A" in key else w for key, w in weights.items()},
         peft / "adapter_model.safetensors",
     )
-    with pytest.raises(
-        ConfigError, match=r"size mismatch for \S+q_proj: A \[4, 63\] and B \[64, 4\]"
-    ):
+    with pytest.raises(ConfigError, match=r"size mismatch for \S+q_proj: A \[4, 63\] and B \[64, 4\]"):
         run(peft, tmp_path / "lora.pth", "--base", tiny_llama)
-    save_file(
-        {key: w * ("_A" in key) for key, w in weights.items()}, peft / "adapter_model.safetensors"
-    )
+    save_file({key: w * ("_A" in key) for key, w in weights.items()}, peft / "adapter_model.safetensors")
     with pytest.raises(ConfigError, match="changes nothing"):
         run(peft, tmp_path / "lora.pth", "--base", tiny_llama)
     (peft / "adapter_model.safetensors").write_bytes(b"\0" * 9)
@@ -275,9 +248,7 @@ def test_places(tiny_llama: Path, tmp_path: Path) -> None:
         ConfigError, match="--base .*odd: its config.json describes no model that can be built"
     ):
         run(tmp_path / "lora.pth", tmp_path / "x", "--base", odd)
-    with pytest.raises(
-        ConfigError, match="size mismatch for .*q_proj: .*the one of embedded is .256, 256."
-    ):
+    with pytest.raises(ConfigError, match="size mismatch for .*q_proj: .*the one of embedded is .256, 256."):
         run(tmp_path / "lora.pth", tmp_path / "x", "--base", "embedded")
     with pytest.raises(OutputError, match="cannot write OUT="):
         run(tmp_path / "lora.pth", tmp_path / "lora.pth" / "x", "--base", tiny_llama)
@@ -297,8 +268,7 @@ def test_command(runner: Callable[..., Any], tmp_path: Path) -> None:
     done = runner("embedded_pth", "peft", "--base", "embedded", module=module)
     assert done.code == 0, done.err
     assert (
-        "8 modules · rank 16 · 65,536 parameters · norm of the delta 6.15\nfloat16 · bit for bit"
-        in done.out
+        "8 modules · rank 16 · 65,536 parameters · norm of the delta 6.15\nfloat16 · bit for bit" in done.out
     )
     assert done.err == ""
     refused = runner("embedded", "x.pth", "--base", "embedded", module=module)
@@ -315,13 +285,7 @@ def test_the_command_says_that_a_device_is_full(tmp_path: Path) -> None:
     with Path("/dev/full").open("w") as full:
         command = [sys.executable, "-m", "runner.options.older_tools.convert_lora", "--help"]
         done = subprocess.run(
-            command,
-            cwd=tmp_path,
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            timeout=200,
-            check=False,
+            command, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, timeout=200, check=False
         )
     assert done.returncode == 1
     assert "stdout cannot be written (No space left on device)" in done.stderr

@@ -73,15 +73,13 @@ def bases(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
         folders[name] = tmp_path_factory.mktemp(name)
         shutil.copytree(tiny_llama, folders[name], dirs_exist_ok=True)
         torch.manual_seed(3)
-        model(
-            config(**sizes, initializer_range=0.1, bos_token_id=None, eos_token_id=2)
-        ).save_pretrained(folders[name])
+        model(config(**sizes, initializer_range=0.1, bos_token_id=None, eos_token_id=2)).save_pretrained(
+            folders[name]
+        )
     return folders
 
 
-def squares(
-    rank: int = 4, size: int = 64, dtype: torch.dtype = torch.float32, prefix: str = ""
-) -> State:
+def squares(rank: int = 4, size: int = 64, dtype: torch.dtype = torch.float32, prefix: str = "") -> State:
     """A and B for q_proj and o_proj of two layers: in these shapes, all that is square."""
     random = torch.Generator().manual_seed(rank)
     state = {}
@@ -106,17 +104,10 @@ def as_peft(file: str, base: Path, target: Path) -> str:
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("shape", ["llama", "qwen2"])
 @pytest.mark.parametrize(
-    ("dtype", "prefix"),
-    [(torch.float32, ""), (torch.float16, "module.")],
-    ids=["float32", "half-prefixed"],
+    ("dtype", "prefix"), [(torch.float32, ""), (torch.float16, "module.")], ids=["float32", "half-prefixed"]
 )
 def test_pth_is_peft_is_merged(
-    make_config: Make,
-    bases: dict[str, Path],
-    tmp_path: Path,
-    shape: str,
-    dtype: torch.dtype,
-    prefix: str,
+    make_config: Make, bases: dict[str, Path], tmp_path: Path, shape: str, dtype: torch.dtype, prefix: str
 ) -> None:
     from transformers import AutoModelForCausalLM
 
@@ -148,9 +139,7 @@ def test_pth_is_peft_is_merged(
         assert loaded.metrics["lora_rank"] == 4
         assert loaded.metrics["lora_parameters"] == 4 * 2 * 4 * 64
         assert loaded.metrics["lora_delta_norm"] == pytest.approx(norm, rel=1e-4)
-        assert not [
-            note for note in loaded.notes if "2D RoPE" not in note and "<|endoftext|>" not in note
-        ]
+        assert not [note for note in loaded.notes if "2D RoPE" not in note and "<|endoftext|>" not in note]
     extra_mib = 4 * 2 * 4 * 64 * 4 / 2**20  # held in float32, as PEFT does
     assert pth.metrics["weight_mib"] == pytest.approx(plain.metrics["weight_mib"] + extra_mib)
     assert routes["merged"].metrics["weight_mib"] == pytest.approx(plain.metrics["weight_mib"])
@@ -204,19 +193,7 @@ def test_adapters_of_both_kinds_take_turns_on_one_base(
         "pth 2": PthConfig(path=two),
         "peft 4": PeftConfig(path=as_peft(one, bases["llama"], tmp_path / "peft_4")),
     }
-    turns = [
-        "none",
-        "pth 4",
-        "none",
-        "peft 2",
-        "none",
-        "pth 2",
-        "pth 4",
-        "peft 4",
-        "pth 4",
-        "peft 2",
-        "none",
-    ]
+    turns = ["none", "pth 4", "none", "peft 2", "none", "pth 2", "pth 4", "peft 4", "pth 4", "peft 2", "none"]
     kept, seen, loads = BaseCache(), [], []
     for name in turns:
         engine = open_engine(make_config(model=base, lora=adapters[name]), kept)
@@ -233,12 +210,8 @@ def test_adapters_of_both_kinds_take_turns_on_one_base(
     assert (first["pth 2"] - first["pth 4"]).abs().max() > 0.01
 
 
-def test_nothing_stays_on_the_base(
-    make_config: Make, tiny_model: LocalModelConfig, tmp_path: Path
-) -> None:
-    config = make_config(
-        model=tiny_model, lora=PthConfig(path=save(squares(), tmp_path / "lora.pth"))
-    )
+def test_nothing_stays_on_the_base(make_config: Make, tiny_model: LocalModelConfig, tmp_path: Path) -> None:
+    config = make_config(model=tiny_model, lora=PthConfig(path=save(squares(), tmp_path / "lora.pth")))
     base = load_base(config)
     before = {name: tensor.clone() for name, tensor in base.model.state_dict().items()}
     loaded = adapt(base, config)
@@ -250,16 +223,12 @@ def test_nothing_stays_on_the_base(
     after = base.model.state_dict()
     assert list(after) == list(before)
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
-    assert not any(
-        module._forward_hooks or "lora" in module._modules for module in base.model.modules()
-    )
+    assert not any(module._forward_hooks or "lora" in module._modules for module in base.model.modules())
     merged = dataclasses.replace(config, lora=PthConfig(path=config.lora.path, merge=True))  # type: ignore[attr-defined]
     assert not release(adapt(base, merged), spec_of(merged)), "merged weights cannot be had back"
 
 
-def test_merging_leaves_a_tied_embedding_alone(
-    make_config: Make, tiny_llama: Path, tmp_path: Path
-) -> None:
+def test_merging_leaves_a_tied_embedding_alone(make_config: Make, tiny_llama: Path, tmp_path: Path) -> None:
     from transformers import AutoConfig, LlamaForCausalLM
 
     settings = AutoConfig.from_pretrained(tiny_llama)
@@ -272,8 +241,7 @@ def test_merging_leaves_a_tied_embedding_alone(
     file = save(state | squares(1), tmp_path / "lora.pth")
     model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32)
     hooked, merged = (
-        load(make_config(model=model, lora=PthConfig(path=file, merge=m))).model
-        for m in (False, True)
+        load(make_config(model=model, lora=PthConfig(path=file, merge=m))).model for m in (False, True)
     )
     ids = torch.arange(3, 20)[None]
     with torch.inference_mode():
@@ -287,9 +255,7 @@ def without(state: State, *parts: str) -> State:
 LAYER = "model.layers.0.self_attn.q_proj"
 K = "model.layers.0.self_attn.k_proj.lora"
 OBLONG = {f"{K}.A.weight": torch.ones(4, 64), f"{K}.B.weight": torch.ones(32, 4)}
-MIXED = without(squares(), "layers.1") | {
-    key: t for key, t in squares(2).items() if "layers.1" in key
-}
+MIXED = without(squares(), "layers.1") | {key: t for key, t in squares(2).items() if "layers.1" in key}
 WRONG: list[tuple[str, Any, dict[str, Any], str]] = [
     ("rank", squares(), {"rank": 8}, r"lora.rank=8, but lora.path=\S+ has rank 4: use lora.rank=4, or leave it out"),
     ("size", squares(size=96), {}, rf"size mismatch for {LAYER}: A \[4, 96\] and B \[96, 4\] are for a layer of \[96, 96\], the one of \S+ is \[64, 64\]"),
@@ -320,9 +286,7 @@ WRONG: list[tuple[str, Any, dict[str, Any], str]] = [
 def test_what_does_not_fit_is_said_before_the_weights_are_read(
     make_config: Make, tiny_model: LocalModelConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: Any, keys: dict[str, Any], message: str
 ) -> None:  # fmt: skip
-    config = make_config(
-        model=tiny_model, lora=PthConfig(path=save(state, tmp_path / "lora.pth"), **keys)
-    )
+    config = make_config(model=tiny_model, lora=PthConfig(path=save(state, tmp_path / "lora.pth"), **keys))
     base = load_base(make_config(model=tiny_model))
     with pytest.raises(ConfigError, match=message):
         adapt(base, config)  # on a base that is there already
@@ -366,9 +330,7 @@ class Malicious:
 
 
 @pytest.mark.sampled(2)
-@pytest.mark.parametrize(
-    "form", ["zip", "legacy", "pickle-0", "pickle-2", "pickle-4", "among-tensors"]
-)
+@pytest.mark.parametrize("form", ["zip", "legacy", "pickle-0", "pickle-2", "pickle-4", "among-tensors"])
 def test_a_file_with_code_is_refused_and_not_run(
     make_config: Make, tiny_model: LocalModelConfig, tmp_path: Path, form: str
 ) -> None:
@@ -392,16 +354,13 @@ def test_a_file_with_code_is_refused_and_not_run(
         lambda: adapt(load_base(make_config(model=tiny_model)), config),
     ):
         with pytest.raises(
-            ConfigError,
-            match=r"contains code \(posix.mkdir\) and was rejected: nothing in it was run",
+            ConfigError, match=r"contains code \(posix.mkdir\) and was rejected: nothing in it was run"
         ):
             attempt()
         assert not victim.exists()
 
 
-def test_files_that_are_no_pth(
-    make_config: Make, tiny_model: LocalModelConfig, tmp_path: Path
-) -> None:
+def test_files_that_are_no_pth(make_config: Make, tiny_model: LocalModelConfig, tmp_path: Path) -> None:
     file = tmp_path / "lora.pth"
     whole = Path(save(squares(), file)).read_bytes()
     for content in (
@@ -413,14 +372,10 @@ def test_files_that_are_no_pth(
         os.urandom(99),
     ):
         file.write_bytes(content)
-        with pytest.raises(
-            ConfigError, match=r"lora.path=\S+ is not a .pth file that torch can read"
-        ):
+        with pytest.raises(ConfigError, match=r"lora.path=\S+ is not a .pth file that torch can read"):
             load_base(make_config(model=tiny_model, lora=PthConfig(path=str(file))))
     torch.save(torch.nn.Linear(2, 2), file)
-    with pytest.raises(
-        ConfigError, match="contains code .torch.nn.modules.linear.Linear. and was rejected"
-    ):
+    with pytest.raises(ConfigError, match="contains code .torch.nn.modules.linear.Linear. and was rejected"):
         load_base(make_config(model=tiny_model, lora=PthConfig(path=str(file))))
     with pytest.raises(ConfigError, match="lora.path=.*nope: there is no file /"):
         locating.locate_adapter(PthConfig(path=str(tmp_path / "nope")), tiny_model)
@@ -429,8 +384,7 @@ def test_files_that_are_no_pth(
     ):
         locating.locate_adapter(PthConfig(path=str(tmp_path)), tiny_model)
     with pytest.raises(
-        ConfigError,
-        match="lora.path=embedded fits only model=embedded.*use lora=pth lora.path=FILE",
+        ConfigError, match="lora.path=embedded fits only model=embedded.*use lora=pth lora.path=FILE"
     ):
         locating.locate_adapter(PthConfig(path="embedded"), tiny_model)
 
@@ -449,12 +403,9 @@ def test_merge_needs_unquantized_weights(
     lora = PthConfig(path=save(squares(), tmp_path / "lora.pth"), merge=True)
     with pytest.raises(ConfigError, match="lora.merge=true with quantization=int8"):
         make_config(model=tiny_model, quantization=Int8Config(), lora=lora)
-    base = load_base(
-        make_config(model=tiny_model, quantization=Int8Config())
-    )  # as a quantized checkpoint would be
-    with pytest.raises(
-        ConfigError, match="lora.merge=true: 4 layers of .* are quantized .model.layers.0"
-    ):
+    # as a quantized checkpoint would be
+    base = load_base(make_config(model=tiny_model, quantization=Int8Config()))
+    with pytest.raises(ConfigError, match="lora.merge=true: 4 layers of .* are quantized .model.layers.0"):
         adapt(base, make_config(model=tiny_model, lora=lora))
 
 
@@ -468,9 +419,7 @@ def test_the_hash_is_that_of_the_content(
         make_config(model=tiny_model, lora=PthConfig(path=path))
         for path in (one, str(tmp_path / "copy.pth"), other)
     ]
-    hashes = [
-        resolved.resolve(job).files.fingerprint(tmp_path / "hashes.json")["lora"] for job in jobs
-    ]
+    hashes = [resolved.resolve(job).files.fingerprint(tmp_path / "hashes.json")["lora"] for job in jobs]
     assert hashes[0] == hashes[1] != hashes[2]
 
 
@@ -494,8 +443,7 @@ def test_the_table_shows_what_was_matched(runner: Callable[..., Any]) -> None:
 def test_the_shipped_file_teaches_five_steps(runner: Callable[..., Any]) -> None:
     keys = ("task.split=hard5", "task.limit=100", "tracking=none", "print=json")
     bare, adapted = (
-        runner(f"lora={lora}", *keys).json()["metrics"]["accuracy"]
-        for lora in ("none", "embedded_pth")
+        runner(f"lora={lora}", *keys).json()["metrics"]["accuracy"] for lora in ("none", "embedded_pth")
     )
     assert bare < 0.45
     assert adapted > 0.70

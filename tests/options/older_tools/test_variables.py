@@ -21,13 +21,8 @@ from runner_base.errors import ConfigError
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
 
-OF_HYBRID = frozenset(
-    {"name", "student.name", "student.device", "student.stub", "teacher.base_url"}
-)
-KINDS = {
-    "hybrid": Chosen("hybrid", OF_HYBRID),
-    "api": Chosen("api", frozenset({"name", "base_url"}), False),
-}
+OF_HYBRID = frozenset({"name", "student.name", "student.device", "student.stub", "teacher.base_url"})
+KINDS = {"hybrid": Chosen("hybrid", OF_HYBRID), "api": Chosen("api", frozenset({"name", "base_url"}), False)}
 
 
 def look(choice: str | None) -> list[Chosen]:
@@ -62,10 +57,7 @@ def becomes(asked: Any = None, own: Any = None, **environ: str) -> tuple[list[st
             {"ENABLE_HYBRID": "1", "BASE_URL": "http://a/v1"},
             ["model=hybrid", "model.teacher.base_url=http://a/v1"],
         ),
-        (
-            {"ENABLE_HYBRID": "0", "BASE_URL": "http://a/v1"},
-            ["model=api", "model.base_url=http://a/v1"],
-        ),
+        ({"ENABLE_HYBRID": "0", "BASE_URL": "http://a/v1"}, ["model=api", "model.base_url=http://a/v1"]),
         (
             {
                 "ENABLE_HYBRID": "1",
@@ -73,17 +65,9 @@ def becomes(asked: Any = None, own: Any = None, **environ: str) -> tuple[list[st
                 "STUDENT_FORCE_CPU": "1",
                 "STUDENT_LOAD_IN_4BIT": "1",
             },
-            [
-                "model=hybrid",
-                "model.student.name=x",
-                "quantization=nf4",
-                "model.student.device=cpu",
-            ],
+            ["model=hybrid", "model.student.name=x", "quantization=nf4", "model.student.device=cpu"],
         ),
-        (
-            {"ENABLE_HYBRID": "1", "FORCE_STUDENT_STUB": "1"},
-            ["model=hybrid", "model.student.stub=true"],
-        ),
+        ({"ENABLE_HYBRID": "1", "FORCE_STUDENT_STUB": "1"}, ["model=hybrid", "model.student.stub=true"]),
     ],
 )
 def test_what_each_becomes(environ: dict[str, str], overrides: list[str]) -> None:
@@ -125,9 +109,7 @@ def test_a_model_without_a_name_takes_the_variables_name() -> None:
         "ignored, FORCE_STUDENT_STUB=1 replaces it with the stub",
         "ignored, model=stub has no device",
     ]
-    assert becomes(ENABLE_HYBRID="0", FORCE_STUDENT_STUB="1", STUDENT_BASE_MODEL="x")[0] == [
-        "model=api"
-    ]
+    assert becomes(ENABLE_HYBRID="0", FORCE_STUDENT_STUB="1", STUDENT_BASE_MODEL="x")[0] == ["model=api"]
     assert becomes({"lora.path": "lora.path=y"}, STUDENT_LORA_DIR="x")[0] == ["lora=peft"]
 
 
@@ -142,21 +124,11 @@ def test_a_model_without_a_name_takes_the_variables_name() -> None:
         ("STUDENT_FORCE_CPU", "2", "STUDENT_FORCE_CPU=2: use 1 or 0"),
         ("ENABLE_HYBRID", "yes", "ENABLE_HYBRID=yes: use 1 or 0"),
         ("FORCE_STUDENT_STUB", "on", "FORCE_STUDENT_STUB=on: use 1 or 0"),
-        (
-            "STUDENT_MAX_NEW_TOKENS",
-            "many",
-            "STUDENT_MAX_NEW_TOKENS=many: a whole number from 1 is needed",
-        ),
-        (
-            "STUDENT_MAX_NEW_TOKENS",
-            "0",
-            "STUDENT_MAX_NEW_TOKENS=0: a whole number from 1 is needed",
-        ),
+        ("STUDENT_MAX_NEW_TOKENS", "many", "STUDENT_MAX_NEW_TOKENS=many: a whole number from 1 is needed"),
+        ("STUDENT_MAX_NEW_TOKENS", "0", "STUDENT_MAX_NEW_TOKENS=0: a whole number from 1 is needed"),
     ],
 )
-def test_a_wrong_value_is_an_error_that_names_the_variable(
-    name: str, value: str, said: str
-) -> None:
+def test_a_wrong_value_is_an_error_that_names_the_variable(name: str, value: str, said: str) -> None:
     with pytest.raises(ConfigError) as refused:
         becomes(**{name: value})
     assert str(refused.value).startswith(said)
@@ -175,9 +147,7 @@ def test_command_line_beats_environment_beats_file_beats_yaml(
         return yaml.safe_load(done.out)["generation"]["max_new_tokens"], done.err
 
     assert tokens() == (256, "")  # the YAML
-    (tmp_path / ".env").write_text(
-        "STUDENT_MAX_NEW_TOKENS=64\nAPI_KEY=sk-secret\nRUNNER_API_KEY=sk-other\n"
-    )
+    (tmp_path / ".env").write_text("STUDENT_MAX_NEW_TOKENS=64\nAPI_KEY=sk-secret\nRUNNER_API_KEY=sk-other\n")
     assert tokens() == (64, "STUDENT_MAX_NEW_TOKENS=64 → generation.max_new_tokens=64\n")
     of_both = {"STUDENT_MAX_NEW_TOKENS": "32", "API_KEY": "sk-third"}
     assert tokens(**of_both) == (32, "STUDENT_MAX_NEW_TOKENS=32 → generation.max_new_tokens=32\n")
@@ -191,40 +161,25 @@ def test_grids_and_studies_follow_the_variables(tmp_path: Path, runner: Callable
         "generation: {max_new_tokens: 99}\ntask: {limit: 2}\n"
         "hydra: {mode: MULTIRUN, sweeper: {params: {seed: '1,2', quantization: 'none,int8'}}}\n"
     )
-    (tmp_path / ".env").write_text(
-        "STUDENT_MAX_NEW_TOKENS=8\nSTUDENT_FORCE_CPU=1\nAPI_KEY=sk-secret\n"
-    )
+    (tmp_path / ".env").write_text("STUDENT_MAX_NEW_TOKENS=8\nSTUDENT_FORCE_CPU=1\nAPI_KEY=sk-secret\n")
     done = runner("-cd", ".", "-cn", "own", "quantization=none")
     assert done.code == 0, done.err
     assert "STUDENT_FORCE_CPU=1: ignored, model=stub has no device\n" in done.err
     configs = [*tmp_path.glob("outputs/jobs/*/config.yaml")]
-    assert [
-        yaml.safe_load(file.read_text())["generation"]["max_new_tokens"] for file in configs
-    ] == [8, 8]
+    assert [yaml.safe_load(file.read_text())["generation"]["max_new_tokens"] for file in configs] == [8, 8]
     done = runner(
-        "-m",
-        "model=stub",
-        "tracking=none",
-        "task.limit=2",
-        "seed=3,4",
-        "generation.max_new_tokens=5",
+        "-m", "model=stub", "tracking=none", "task.limit=2", "seed=3,4", "generation.max_new_tokens=5"
     )
     assert "STUDENT_MAX_NEW_TOKENS=8: ignored, generation.max_new_tokens=5 is set\n" in done.err
     configs = [file for file in tmp_path.glob("outputs/jobs/*/config.yaml") if file not in configs]
-    assert [
-        yaml.safe_load(file.read_text())["generation"]["max_new_tokens"] for file in configs
-    ] == [5, 5]
+    assert [yaml.safe_load(file.read_text())["generation"]["max_new_tokens"] for file in configs] == [5, 5]
     written = [
-        file.read_text(errors="replace")
-        for file in (tmp_path / "outputs").rglob("*")
-        if file.is_file()
+        file.read_text(errors="replace") for file in (tmp_path / "outputs").rglob("*") if file.is_file()
     ]
     assert not any("sk-secret" in text for text in [*written, done.out, done.err])
 
 
-def test_the_environment_beats_a_studys_own_sweep(
-    tmp_path: Path, runner: Callable[..., Any]
-) -> None:
+def test_the_environment_beats_a_studys_own_sweep(tmp_path: Path, runner: Callable[..., Any]) -> None:
     study = "defaults: [config, override tracking: none, _self_]\nhydra: {mode: MULTIRUN, sweeper: {params: {%s}}}\n"
     (tmp_path / "own.yaml").write_text(study % "quantization: 'none,int8', seed: '1,2'")
     (tmp_path / ".env").write_text("STUDENT_LOAD_IN_4BIT=1\n")
@@ -279,18 +234,11 @@ def test_variables_do_not_win_over_a_profile(monkeypatch: pytest.MonkeyPatch) ->
     limit = ["generation.max_new_tokens=9"]
     assert variables_as_overrides(["profile=low_memory"]) == limit
     assert variables_as_overrides([], "memory_profiles", "experiments") == limit
-    assert variables_as_overrides(["profile=none"]) == [
-        "quantization=none",
-        "model.device=auto",
-        *limit,
-    ]
+    assert variables_as_overrides(["profile=none"]) == ["quantization=none", "model.device=auto", *limit]
 
 
 def configured(model: Any = None, **arguments: Any) -> RunnerConfig:
-    groups = {
-        group: arguments.pop(group, None)
-        for group in ("quantization", "lora", "rope", "generation")
-    }
+    groups = {group: arguments.pop(group, None) for group in ("quantization", "lora", "rope", "generation")}
     return configure(model, groups, arguments)
 
 

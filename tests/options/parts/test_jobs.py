@@ -22,13 +22,7 @@ from runner.config.runner_hydra import hydra_of
 from runner.config.task import TaskConfig
 from runner.grid.plan import PlannedJob, predicted_need
 from runner.grid.worker_limits import WorkerLimits, worker_limits
-from runner.options.parts.keys import (
-    ArchiveConfig,
-    MergeConfig,
-    SplitConfig,
-    Strategy,
-    VerifyConfig,
-)
+from runner.options.parts.keys import ArchiveConfig, MergeConfig, SplitConfig, Strategy, VerifyConfig
 from runner.options.parts.model_keys import PartsModelConfig
 from runner.run import check, run
 from runner.tasks.generate.keys import GenerateConfig
@@ -62,10 +56,7 @@ def test_the_yaml_of_a_split_has_the_defaults_of_its_schema() -> None:
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
-        (
-            "task=split task.strategy=",
-            [f"task.strategy={strategy}" for strategy in sorted(Strategy)],
-        ),
+        ("task=split task.strategy=", [f"task.strategy={strategy}" for strategy in sorted(Strategy)]),
         ("task=split task.strategy=balanced_p", ["task.strategy=balanced_params"]),
         ("task=split task.explain=", ["task.explain=null", "task.explain=vllm"]),
     ],
@@ -80,26 +71,19 @@ def test_a_kv_cache_in_8_bits_needs_the_scheduler(make_config: Make) -> None:
     with pytest.raises(
         ConfigError, match=f"generation.kv_cache=int8: only the scheduler .*{why}: use .*as_model"
     ):
-        make_config(
-            model=PartsModelConfig(name="x"), generation=GenerationConfig(kv_cache=KvCache.int8)
-        )
+        make_config(model=PartsModelConfig(name="x"), generation=GenerationConfig(kv_cache=KvCache.int8))
 
 
 def test_a_split_loads_nothing_and_needs_nothing(make_config: Make) -> None:
     large = LocalModelConfig(
-        name="org/shape",
-        shape="qwen25_7b_instruct",
-        random_weights=True,
-        device="cpu",
-        dtype=Dtype.float32,
+        name="org/shape", shape="qwen25_7b_instruct", random_weights=True, device="cpu", dtype=Dtype.float32
     )
     assert check(resolve(make_config(model=large, task=SplitConfig(output_dir="x")))) == []
 
 
 def test_a_task_that_reads_parts_never_asks_for_the_model_group(make_config: Make) -> None:
-    absent = LocalModelConfig(
-        name="nobody/no-such-model"
-    )  # looking for it would need the network, which no test has
+    # looking for it would need the network, which no test has
+    absent = LocalModelConfig(name="nobody/no-such-model")
     for task in (VerifyConfig(parts="p"), ArchiveConfig(parts="p", output_dir="a")):
         assert check(resolve(make_config(model=absent, task=task))) == []
 
@@ -113,9 +97,7 @@ def test_the_parts_of_a_split_are_no_model(
     with pytest.raises(ConfigError) as refused:
         locate(kind(name=str(parts)))
     assert f"{parts} contains the parts of a split" in str(refused.value)
-    assert f"model=parts model.name={parts} runs them; task=merge task.parts={parts}" in str(
-        refused.value
-    )
+    assert f"model=parts model.name={parts} runs them; task=merge task.parts={parts}" in str(refused.value)
 
 
 def planned(make_config: Make, task: TaskConfig, **groups: Any) -> PlannedJob:
@@ -128,9 +110,8 @@ def test_each_job_without_a_shared_base_counts(
 ) -> None:
     monkeypatch.setattr(machine, "cores", lambda: 4)
     monkeypatch.setattr(machine, "gpu_models", list)
-    pipeline = planned(
-        make_config, Gsm8kConfig(), model=PartsModelConfig(str(halves))
-    )  # takes all cores
+    # takes all cores
+    pipeline = planned(make_config, Gsm8kConfig(), model=PartsModelConfig(str(halves)))
     verify = planned(make_config, VerifyConfig(parts=str(halves)))  # takes one
     assert worker_limits([verify, verify], [0, 1], "auto") == WorkerLimits(2, 2)
     for plan in ([pipeline, verify], [verify, pipeline]):
@@ -140,9 +121,7 @@ def test_each_job_without_a_shared_base_counts(
 def test_a_pipeline_needs_a_gpu_for_each_process(
     make_config: Make, halves: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        machine, "device_class", lambda device: "cpu" if device == "cpu" else "cuda"
-    )
+    monkeypatch.setattr(machine, "device_class", lambda device: "cpu" if device == "cpu" else "cuda")
     monkeypatch.setattr(machine, "gpu_models", lambda: [gpu.model for gpu in FOUR])
     monkeypatch.setattr(visible_gpus, "visible", lambda: FOUR)
     monkeypatch.setattr(visible_gpus, "free_mib", list)
@@ -153,9 +132,7 @@ def test_a_pipeline_needs_a_gpu_for_each_process(
         ({"device": "cpu"}, 0, NO),
     ):
         model_keys: dict[str, Any] = keys
-        need = predicted_need(
-            resolve(make_config(model=PartsModelConfig(str(halves), **model_keys)))
-        )
+        need = predicted_need(resolve(make_config(model=PartsModelConfig(str(halves), **model_keys))))
         assert need.gpus == gpus
         assert need.named_gpus == named
 
@@ -173,6 +150,4 @@ def test_what_becomes_of_a_checkpoint_is_described(make_config: Make, tmp_path: 
         metrics = run(
             make_config(model=model, task=task, generation=GenerationConfig(max_new_tokens=4))
         ).result.metrics
-        assert {key for key in metrics if described(key).key not in known_metrics()} == set(), (
-            task.name
-        )
+        assert {key for key in metrics if described(key).key not in known_metrics()} == set(), task.name

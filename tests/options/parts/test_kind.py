@@ -14,18 +14,7 @@ from typing import Any
 
 import pytest
 import warm_process
-from in_parts import (
-    CPU,
-    GREEDY,
-    SAMPLED,
-    Make,
-    answers,
-    generate,
-    in_parts,
-    prompt_file,
-    samples,
-    whole,
-)
+from in_parts import CPU, GREEDY, SAMPLED, Make, answers, generate, in_parts, prompt_file, samples, whole
 from opening import open_engine
 from stages import split_into
 
@@ -102,9 +91,7 @@ def test_completions_are_those_of_the_whole_model(
     assert sum(row["mib"] for row in rows) == pytest.approx(metrics["weight_mib"])
     assert all(0 < row["busy_share"] <= 1 and row["peak_rss_mib"] > 0 for row in rows)
     lines = (Path(record.output_dir) / "completions.jsonl").read_text().splitlines()
-    assert [json.loads(line)["text"] for line in lines] == [
-        one.answer.text for one in samples(record)
-    ]
+    assert [json.loads(line)["text"] for line in lines] == [one.answer.text for one in samples(record)]
 
 
 def test_stop_texts_and_limits_end_a_row_and_no_other(
@@ -122,9 +109,7 @@ def test_stop_texts_and_limits_end_a_row_and_no_other(
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("samples_each", [1, 2], ids=["greedy", "sampled"])
 def test_word_problems(make_config: Make, embedded: Path, samples_each: int) -> None:
-    task = Gsm8kConfig(
-        limit=4, samples=samples_each, check_invariance=2 if samples_each == 1 else 0
-    )
+    task = Gsm8kConfig(limit=4, samples=samples_each, check_invariance=2 if samples_each == 1 else 0)
     sampling: dict[str, Any] = (
         {} if samples_each == 1 else {"temperature": 0.8, "min_p": 0.05, "presence_penalty": 0.3}
     )
@@ -146,9 +131,7 @@ def test_a_sweep_gets_the_same_tokens(make_config: Make, embedded: Path) -> None
         try:
             report = engine.load()
             requests = synthetic_requests(3, 16, 8, int(report.metrics["vocab_size"]), seed=0)
-            ended: list[Completion] = sorted(
-                complete(engine, requests, 3), key=lambda one: int(one.id)
-            )
+            ended: list[Completion] = sorted(complete(engine, requests, 3), key=lambda one: int(one.id))
             assert all(len(one.token_times or ()) == 8 for one in ended)
             return [one.answer.token_ids for one in ended]
         finally:
@@ -163,10 +146,7 @@ def test_a_sweep_gets_the_same_tokens(make_config: Make, embedded: Path) -> None
     assert [row["batch_size"] for row in result.rows] == [1, 3]
     assert all(row["decode_tok_per_s"] > 0 for row in result.rows)
     assert len(result.tables[PARTS]) == 2
-    assert any(
-        note.startswith("how much this model computes and reads is unknown")
-        for note in result.notes
-    )
+    assert any(note.startswith("how much this model computes and reads is unknown") for note in result.notes)
 
 
 def test_a_conversation(embedded: Path, tmp_path: Path) -> None:
@@ -181,9 +161,7 @@ def test_a_conversation(embedded: Path, tmp_path: Path) -> None:
         (file,) = folder.glob("outputs/jobs/*/samples.jsonl")
         return [json.loads(line)["token_ids"] for line in file.read_text().splitlines()]
 
-    in_two_parts = turns(
-        tmp_path / "parts", "model=parts", f"model.name={embedded}", "model.stages=1"
-    )
+    in_two_parts = turns(tmp_path / "parts", "model=parts", f"model.name={embedded}", "model.stages=1")
     assert len(in_two_parts) == 2
     assert in_two_parts == turns(tmp_path / "whole")
 
@@ -197,9 +175,7 @@ def test_the_job_depends_on_manifest_prompts_and_generation(
 ) -> None:
     def job(generation: GenerationConfig = GREEDY, **keys: Any) -> str:
         task = GenerateConfig(prompt="one")
-        config = make_config(
-            model=in_parts(**({"parts": parts} | keys)), task=task, generation=generation
-        )
+        config = make_config(model=in_parts(**({"parts": parts} | keys)), task=task, generation=generation)
         return identify(resolve(config))[1].job_id
 
     first = job()
@@ -276,10 +252,7 @@ def test_bad_keys(keys: dict[str, Any], message: str) -> None:
 
 def test_groups_that_change_the_weights_are_refused(make_config: Make, parts: Path) -> None:
     for groups, message in (
-        (
-            {"quantization": Nf4Config()},
-            "quantization=nf4: model=parts runs the parts as they were split",
-        ),
+        ({"quantization": Nf4Config()}, "quantization=nf4: model=parts runs the parts as they were split"),
         ({"lora": PeftConfig(path="x")}, "lora=peft: model=parts"),
         ({"rope": RopeLinearConfig(factor=2.0)}, "rope=linear: model=parts"),
     ):
@@ -306,15 +279,10 @@ def test_refused_before_anything_is_loaded(
     incomplete = Path(copytree(parts, tmp_path / "incomplete"))
     (incomplete / "part_3.safetensors").unlink()
     refused(
-        make_config(model=in_parts(incomplete, stages=4)),
-        r"part 3 of .* is damaged: part_3.*",
-        DataError,
+        make_config(model=in_parts(incomplete, stages=4)), r"part 3 of .* is damaged: part_3.*", DataError
     )
     monkeypatch.setattr(machine, "available_mib", lambda: 0.01)
-    refused(
-        make_config(model=in_parts(parts)),
-        "the parts that run here need .* of main memory are free",
-    )
+    refused(make_config(model=in_parts(parts)), "the parts that run here need .* of main memory are free")
     fits = make_config(model=in_parts(parts, check_memory=False))
     assert check(resolve(fits)) == []
     monkeypatch.setattr(machine, "available_mib", lambda: 10_000.0)
@@ -322,8 +290,7 @@ def test_refused_before_anything_is_loaded(
     assert check(resolve(alone)) == []
     (note,) = check(resolve(four))
     assert re.fullmatch(
-        r"4 processes of a pipeline share the .* the whole model fits here and is usually faster .*",
-        note,
+        r"4 processes of a pipeline share the .* the whole model fits here and is usually faster .*", note
     )
 
 
@@ -338,9 +305,7 @@ def test_the_parts_of_other_machines_need_not_be_here(
     config = make_config(model=PartsModelConfig(name=str(here), **CPU))
     assert check(resolve(config)) == []
     asked = make_config(model=in_parts(here, stages=2))
-    with pytest.raises(
-        ConfigError, match="model.stages=2: torchrun has started 4 processes: leave it out"
-    ):
+    with pytest.raises(ConfigError, match="model.stages=2: torchrun has started 4 processes: leave it out"):
         check(resolve(asked))
 
 
@@ -358,10 +323,7 @@ def test_tasks_that_need_more_are_refused(make_config: Make, parts: Path) -> Non
 
 
 def test_the_former_task_name_leads_to_the_new_one(runner: Callable[..., Any]) -> None:
-    for words in (
-        ("task=pipeline", "task.parts=parts", "task.prompt=x"),
-        ("-m", "task=pipeline,generate"),
-    ):
+    for words in (("task=pipeline", "task.parts=parts", "task.prompt=x"), ("-m", "task=pipeline,generate")):
         done = runner(*words)
         assert done.code == 2
         assert re.search(

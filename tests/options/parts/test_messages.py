@@ -15,10 +15,7 @@ import pytest
             ["task=split", "num_parts=2"],
             "num_parts: no group or key 'num_parts'. Did you mean task.num_parts?",
         ),
-        (
-            ["model.num_parts=2"],
-            "model.num_parts: no key 'model.num_parts'. Did you mean task.num_parts?",
-        ),
+        (["model.num_parts=2"], "model.num_parts: no key 'model.num_parts'. Did you mean task.num_parts?"),
     ],
 )
 def test_the_key_that_is_meant_is_named(

@@ -53,9 +53,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("indent", [None, 2])
-def test_old_partitions_become_a_model_that_loads(
-    model: Path, trip: Trip, indent: int | None
-) -> None:
+def test_old_partitions_become_a_model_that_loads(model: Path, trip: Trip, indent: int | None) -> None:
     before = load_file(model / "model.safetensors")
     old = write_old(trip.folder / "old", before, indent=indent)
     (old / "config.json").write_bytes((model / "config.json").read_bytes())
@@ -71,8 +69,7 @@ def test_old_partitions_become_a_model_that_loads(
     tokens = torch.arange(12).reshape(2, 6)
     with torch.no_grad():
         logits = [
-            AutoModelForCausalLM.from_pretrained(folder)(tokens).logits
-            for folder in (model, trip.merged)
+            AutoModelForCausalLM.from_pretrained(folder)(tokens).logits for folder in (model, trip.merged)
         ]
     assert torch.equal(*logits)
     assert (result.metrics["num_parts"], result.metrics["tensors"]) == (2, len(before))
@@ -158,22 +155,13 @@ def edit(old: Path, change: Callable[[dict[str, Any]], object]) -> None:
             lambda v: v["layers"][0]["parameters"].__setitem__(1, "1"),
             r"parameters of a: numbers expected, found ",
         ),
-        (
-            lambda v: v["layers"][0].update(parameters=[[1], [2]]),
-            r"one flat list of numbers expected",
-        ),
+        (lambda v: v["layers"][0].update(parameters=[[1], [2]]), r"one flat list of numbers expected"),
         (
             lambda v: v["layers"][0]["parameters"].append(1),
             r"parameters of a: 4 numbers .* shape \[2, 2\], 5 found",
         ),
-        (
-            lambda v: v["layers"][0]["parameters"].pop(),
-            r"parameters of a: 4 numbers expected .*, 3 found",
-        ),
-        (
-            lambda v: v["layers"][0].update(parameters=[]),
-            r"parameters of a: 4 numbers expected .*, 0 found",
-        ),
+        (lambda v: v["layers"][0]["parameters"].pop(), r"parameters of a: 4 numbers expected .*, 3 found"),
+        (lambda v: v["layers"][0].update(parameters=[]), r"parameters of a: 4 numbers expected .*, 0 found"),
         (
             lambda v: v["layers"][0].update(parameters="x"),
             r"layers\[0\] \(a\)\.parameters: a JSON object expected",
@@ -187,10 +175,7 @@ def edit(old: Path, change: Callable[[dict[str, Any]], object]) -> None:
             lambda v: v["layers"][0]["parameters"].__setitem__(0, 1e300),
             r"a: 1e\+300 is beyond the range of F32",
         ),
-        (
-            lambda v: v.update(total_params=9),
-            r"total_params: 8, as the shapes say, expected, found 9",
-        ),
+        (lambda v: v.update(total_params=9), r"total_params: 8, as the shapes say, expected, found 9"),
         (lambda v: v.update(part_id=3), r"part_id: 0 expected, found 3"),
         (
             lambda v: v.update(parameters_format="reference"),
@@ -216,9 +201,7 @@ def test_text_that_is_no_partition(trip: Trip) -> None:
     old = write_old(trip.folder / "old", {"a": torch.ones(2), "b": torch.ones(2)})
     text = (old / "partition_0.json").read_text()
     (old / "partition_0.json").write_text(text[: text.index("1.0") + 5])
-    with pytest.raises(
-        DataError, match="truncated: the list of numbers that begins at byte .* has no end"
-    ):
+    with pytest.raises(DataError, match="truncated: the list of numbers that begins at byte .* has no end"):
         trip.merge(old)
     (old / "partition_0.json").write_text(text.replace('"part_id"', '"part_id": 1, "part_id"'))
     with pytest.raises(DataError, match="the key 'part_id' is duplicated"):
@@ -235,9 +218,7 @@ def test_text_that_is_no_partition(trip: Trip) -> None:
     with pytest.raises(DataError, match="partition_2.json: part_id: 2 expected, found 0"):
         trip.merge(old)
     (old / "partition_2.json").rename(old / "partition_3.json")
-    with pytest.raises(
-        DataError, match=r"partition_0\.json, .*expected, found .*partition_3\.json"
-    ):
+    with pytest.raises(DataError, match=r"partition_0\.json, .*expected, found .*partition_3\.json"):
         trip.merge(old)
 
 
@@ -250,9 +231,8 @@ def test_numbers_of_two_bytes_round_as_torch_does(dtype: str, kind: torch.dtype)
     )
     finite = every[every.isfinite()]
     torch.manual_seed(0)
-    between = (
-        finite + torch.rand(len(finite)) * finite.abs() * 2**-8
-    )  # and what lies between two of them
+    # and what lies between two of them
+    between = finite + torch.rand(len(finite)) * finite.abs() * 2**-8
     ties = (finite[:-1].double() + finite[1:].double()).div(2).float()
     for values in (finite, between, ties):
         values = values[values.abs() < 6e4]

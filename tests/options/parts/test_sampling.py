@@ -22,10 +22,7 @@ def embedded_parts(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The model in two parts."""
     folder = tmp_path_factory.mktemp("split")
     code, _, errors = in_process.run(
-        "runner",
-        ["task=split", "task.num_parts=2", "task.output_dir=parts", "tracking=none"],
-        folder,
-        {},
+        "runner", ["task=split", "task.num_parts=2", "task.output_dir=parts", "tracking=none"], folder, {}
     )
     assert code == 0, errors
     return str(folder / "parts")

@@ -42,9 +42,7 @@ np.save(order["out"], found.numpy())
 """
 
 
-def logits_by(
-    program: str, python: Path | str, folder: Path, model: Path, **more: Any
-) -> torch.Tensor:
+def logits_by(program: str, python: Path | str, folder: Path, model: Path, **more: Any) -> torch.Tensor:
     """Return the logits that another environment computes."""
     order = {"model": str(model), "ids": IDS.tolist(), "out": str(folder / "out.npy"), "more": more}
     done = subprocess.run(
@@ -79,21 +77,14 @@ def with_a_wrong_group(made: Path, copy: Path) -> Path:
     ],
 )
 def test_a_folder_is_read_alike_by_transformers_and_by_our_engine(
-    runner: Run,
-    make_config: Make,
-    tmp_path: Path,
-    recipe: str,
-    more: tuple[str, ...],
-    stored: str | None,
+    runner: Run, make_config: Make, tmp_path: Path, recipe: str, more: tuple[str, ...], stored: str | None
 ) -> None:
     keys = (f"task.recipe={recipe}", "model.dtype=float32", *CALIBRATED, *more)
     made, result = made_by(runner, tmp_path, *keys)
     assert 4 < result["metrics"]["bits_per_weight"] < 16
     ours = logits(load(make_config, made, dtype=Dtype.float32))
     python = python_of(recipe)
-    with_its_library = logits_by(
-        BY_TRANSFORMERS, python if python.exists() else PYTHON, tmp_path, made
-    )
+    with_its_library = logits_by(BY_TRANSFORMERS, python if python.exists() else PYTHON, tmp_path, made)
     limit = ROUNDING_16 if recipe == "autoround" else ROUNDING
     assert off(ours, with_its_library) < limit
     if recipe == "autoround":  # a control: one wrong group of one layer is found by this limit, too
@@ -138,12 +129,8 @@ def test_an_importance_matrix_is_the_mean_square_of_inputs_and_lessens_the_loss(
     plain = logits(load(make_config, MODEL_DIR, dtype=Dtype.float32)).log_softmax(-1)
     lost = []
     for name in (recipe, recipe.removeprefix("imatrix_")):
-        made, _ = made_by(
-            runner, tmp_path / name, f"task.recipe={name}", f"task.gguf={source}", *CALIBRATED
-        )
-        found = logits(load(make_config, made, CHOICES["gguf"](), dtype=Dtype.float32)).log_softmax(
-            -1
-        )
+        made, _ = made_by(runner, tmp_path / name, f"task.recipe={name}", f"task.gguf={source}", *CALIBRATED)
+        found = logits(load(make_config, made, CHOICES["gguf"](), dtype=Dtype.float32)).log_softmax(-1)
         lost.append(float((plain.exp() * (plain - found)).sum(-1).mean()))
     assert lost[0] < less * lost[1]
 

@@ -132,9 +132,7 @@ def test_a_file_is_no_folder_and_a_quantized_one_no_source(tmp_path: Path) -> No
             source_of(config, config.task)
         return str(caught.value)
 
-    assert "quantizes a folder of safetensors, and this is a .gguf file" in refusal(
-        *keys, "task.recipe=rtn"
-    )
+    assert "quantizes a folder of safetensors, and this is a .gguf file" in refusal(*keys, "task.recipe=rtn")
     said = refusal("task.recipe=q4_k", f"task.gguf={q8}")
     assert said.startswith(f"task.gguf={q8} is quantized already (Q8_0): ")
     assert "task.recipe=f16 unpacks this one" in said
@@ -146,9 +144,7 @@ def test_a_file_is_no_folder_and_a_quantized_one_no_source(tmp_path: Path) -> No
 # -------------------------------------------------------------------------------- calibration texts
 
 
-def test_calibration_texts_come_from_files_folders_patterns_and_the_generator(
-    tmp_path: Path,
-) -> None:
+def test_calibration_texts_come_from_files_folders_patterns_and_the_generator(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("one text\nof two lines")
     (tmp_path / "b.md").write_text("# another")
     (tmp_path / "c.jsonl").write_text('{"text": "t"}\n{"question": "q", "answer": "a", "id": 3}\n')
@@ -195,9 +191,7 @@ def test_a_shared_run_of_words_is_a_note_and_other_texts_are_none(tmp_path: Path
     assert "was not compared with the calibration" in note
 
 
-def test_a_job_on_texts_of_its_evaluation_ends_before_anything_starts(
-    runner: Run, tmp_path: Path
-) -> None:
+def test_a_job_on_texts_of_its_evaluation_ends_before_anything_starts(runner: Run, tmp_path: Path) -> None:
     """And one on other texts is not told of any: it goes on to look for its package."""
     keys = ("task=quantize", "task.recipe=gptq", "task.group_size=64", "tracking=none", "plan=true")
     own = tmp_path / "own.jsonl"
@@ -230,9 +224,7 @@ def test_a_data_set_of_ones_own_is_an_evaluation_too(
 
 def test_a_worker_which_composes_nothing_finds_the_data_sets_that_ship() -> None:
     program = "from runner.config import data_sets; print(data_sets.find('texts').where)"
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.stdout.endswith("/dataset/texts.yaml\n"), done.stderr
 
 
@@ -243,14 +235,10 @@ def test_a_plan_tells_of_words_that_calibration_and_evaluation_share(
     words = next(text for text in texts_that_ship() if len(text.split()) > 40).split()
     keys = ("task=quantize", f"task.recipe={recipe}", "task.group_size=64", "plan=true")
     for count, is_shared in ((20, True), (10, False)):
-        (tmp_path / "own.txt").write_text(
-            f"As they say, {' '.join(words[5 : 5 + count])}, and so on."
-        )
+        (tmp_path / "own.txt").write_text(f"As they say, {' '.join(words[5 : 5 + count])}, and so on.")
         done = runner(*keys, "task.calibration=own.txt", "tracking=none", cwd=tmp_path)
         assert done.code == 0, done.err
-        assert (
-            "shares 13 words in a row or more with 1 of 200 texts of texts" in done.out
-        ) is is_shared
+        assert ("shares 13 words in a row or more with 1 of 200 texts of texts" in done.out) is is_shared
 
 
 def test_the_generators_problems_are_no_evaluations() -> None:

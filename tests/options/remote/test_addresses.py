@@ -33,16 +33,10 @@ def test_a_list_of_one_is_that_address() -> None:
     ("urls", "message"),
     [
         ([], r"model=api needs the server's address, model.base_url=http://HOST:PORT/v1"),
-        (
-            None,
-            r"model.base_url=None: give an address, or a list of them: \[http://A/v1,http://B/v1\]",
-        ),
+        (None, r"model.base_url=None: give an address, or a list of them: \[http://A/v1,http://B/v1\]"),
         ([A, 5], r"model.base_url=.*: give an address, or a list of them"),
         ([A, ""], r"model.base_url=.*: give an address, or a list of them"),
-        (
-            f"{A},{B}",
-            r"model.base_url=http://a.*: several servers are a list: \[http://A/v1,http://B/v1\]",
-        ),
+        (f"{A},{B}", r"model.base_url=http://a.*: several servers are a list: \[http://A/v1,http://B/v1\]"),
         ([A, "b.example:8000"], r"model.base_url=b.example:8000: give an address such as http://"),
         ([A, "https://u:pass@h/v1"], r"model.base_url=https://h/v1: a password, a query"),
     ],
@@ -71,12 +65,7 @@ def test_where_a_server_is() -> None:
     assert [
         is_this_machine(url)
         for url in ("http://127.0.0.9:1/v1", "http://localhost/v1", "http://[::1]:8/v1", A)
-    ] == [
-        True,
-        True,
-        True,
-        False,
-    ]
+    ] == [True, True, True, False]
     assert is_in_domain("https://api.openai.com/v1", "openai.com")
     assert not is_in_domain("https://notopenai.com/v1", "openai.com")
     assert addresses_of("model.base_url", "") == []

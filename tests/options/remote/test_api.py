@@ -11,13 +11,7 @@ from api_standin import Api
 
 from runner.config.root import RunnerConfig
 from runner.options.remote import api_kind as kind
-from runner.options.remote.keys import (
-    ApiConfig,
-    Extensions,
-    HybridConfig,
-    StudentConfig,
-    TeacherConfig,
-)
+from runner.options.remote.keys import ApiConfig, Extensions, HybridConfig, StudentConfig, TeacherConfig
 from runner.run import run
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.errors import ConfigError
@@ -38,9 +32,7 @@ def sent(record: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("owner", ["vllm", "runner"])
-def test_a_server_that_accepts_more_gets_more_parameters(
-    make_config: Make, api: Api, owner: str
-) -> None:
+def test_a_server_that_accepts_more_gets_more_parameters(make_config: Make, api: Api, owner: str) -> None:
     assert api.models is not None
     api.models[0]["owned_by"] = owner
     model = ApiConfig(name="tiny", base_url=api.url)
@@ -50,9 +42,7 @@ def test_a_server_that_accepts_more_gets_more_parameters(
 
 
 @pytest.mark.parametrize("owner", [None, "openai", ["vllm"], "sombody"])
-def test_any_other_server_gets_only_openais_parameters(
-    make_config: Make, api: Api, owner: Any
-) -> None:
+def test_any_other_server_gets_only_openais_parameters(make_config: Make, api: Api, owner: Any) -> None:
     assert api.models is not None
     api.models[0]["owned_by"] = owner
     words = r"generation.top_k=50 and generation.repetition_penalty=1.1: OpenAI's API has no field for it"
@@ -60,17 +50,12 @@ def test_any_other_server_gets_only_openais_parameters(
         run(make_config(model=ApiConfig(name="tiny", base_url=api.url), generation=WARM))
     teacher = TeacherConfig(name="tiny", base_url=api.url)
     hybrid = HybridConfig(student=StudentConfig(name="x", stub=True), teacher=teacher)
-    with pytest.raises(
-        ConfigError, match=r"model.teacher.extensions=vllm if the server accepts it"
-    ):
+    with pytest.raises(ConfigError, match=r"model.teacher.extensions=vllm if the server accepts it"):
         run(make_config(model=hybrid, generation=WARM))
     assert api.seen == []
     explicit = ApiConfig(name="tiny", base_url=api.url, extensions=Extensions.vllm)
     assert (
-        run(make_config(model=explicit, generation=WARM, task=Gsm8kConfig(limit=1))).result.metrics[
-            "n"
-        ]
-        == 1
+        run(make_config(model=explicit, generation=WARM, task=Gsm8kConfig(limit=1))).result.metrics["n"] == 1
     )
 
 
@@ -80,9 +65,7 @@ def test_a_finished_job_is_found_without_its_server(
     with Api() as api:
         assert api.models is not None
         api.models[0]["owned_by"] = "vllm"
-        config = make_config(
-            model=ApiConfig(name="tiny", base_url=api.url, retries=0), generation=WARM
-        )
+        config = make_config(model=ApiConfig(name="tiny", base_url=api.url, retries=0), generation=WARM)
         first = run(config)
     monkeypatch.setattr(kind, "_reports", {})
     again = run(config)
@@ -104,6 +87,4 @@ def test_another_server_at_the_same_address_is_asked_anew(monkeypatch: pytest.Mo
         assert kind.with_extensions(model).extensions is Extensions.vllm, "just now it was so"
         monkeypatch.setattr(kind, "FRESH_S", 0.0)
         assert kind.with_extensions(model).extensions is Extensions.openai
-    assert kind.with_extensions(model).extensions is Extensions.openai, (
-        "nobody answers: as it was last"
-    )
+    assert kind.with_extensions(model).extensions is Extensions.openai, "nobody answers: as it was last"

@@ -28,32 +28,13 @@ def test_a_side_that_fails_has_the_reason_in_its_line_and_the_others_go_on(
             raise SystemExit("openvino failed:\nTraceback\nno such | model")
         tokens = [[1] * most for most in job.new_tokens]
         return Outcome(
-            1,
-            1,
-            2,
-            0,
-            0,
-            0,
-            0,
-            len(tokens),
-            tokens,
-            [],
-            "p",
-            ["i"] * len(tokens),
-            1,
-            1,
-            1,
-            1,
-            {},
-            [],
+            1, 1, 2, 0, 0, 0, 0, len(tokens), tokens, [], "p", ["i"] * len(tokens), 1, 1, 1, 1, {}, []
         )
 
     monkeypatch.setattr(gsm8k_vs_vllm, "run_fresh", outcome)
     job = Job("stream", "folder", "bfloat16", [[1], [2]], [3, 3], None)
     runner, openvino, llamacpp = (
-        Side(
-            name, "python", Job(kind, "folder", "bfloat16", job.prompts, job.new_tokens, None), rows
-        )
+        Side(name, "python", Job(kind, "folder", "bfloat16", job.prompts, job.new_tokens, None), rows)
         for name, kind, rows in (
             ("runner", "stream", [1, 2]),
             ("openvino", "openvino", [1, 2]),

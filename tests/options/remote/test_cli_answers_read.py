@@ -36,9 +36,7 @@ def lines(folder: Path, name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
-def test_generate_shows_the_answer_and_keeps_the_thought(
-    runner: Run, tmp_path: Path, api: Api
-) -> None:
+def test_generate_shows_the_answer_and_keeps_the_thought(runner: Run, tmp_path: Path, api: Api) -> None:
     def ask(*more: str) -> Any:
         done = runner(*at(api), "task=generate", *more)
         assert done.code == 0, done.err
@@ -47,14 +45,9 @@ def test_generate_shows_the_answer_and_keeps_the_thought(
     shown = ask("task.prompt=Hi")
     assert shown.out.startswith("The answer is 21\n\n")
     assert THOUGHT not in shown.out
-    assert ask("task.prompt=Hi", "print=full").out.startswith(
-        f"[thinking] {THOUGHT}\n\nThe answer is 21\n\n"
-    )
+    assert ask("task.prompt=Hi", "print=full").out.startswith(f"[thinking] {THOUGHT}\n\nThe answer is 21\n\n")
     (completion,) = ask("task.prompt=Hi", "print=json").json()["completions"]
-    assert (completion["text"], completion["thinking"]) == (
-        "\n\nThe answer is 21",
-        f"\n{THOUGHT}\n",
-    )
+    assert (completion["text"], completion["thinking"]) == ("\n\nThe answer is 21", f"\n{THOUGHT}\n")
     (tmp_path / "p.txt").write_text("Hi\nHo\n")
     api.answer = lambda body: (
         "<think>\nhm" if "Ho" in str(body) else f"<think>{THOUGHT}</think>\n\nThe answer is 21"
@@ -74,9 +67,7 @@ def test_reviews_and_revisions_read_the_answer(runner: Run, tmp_path: Path, api:
             "model.teacher.name=tiny",
         )
         student = ("model.student.name=x", "model.student.stub=true")
-        done = runner(
-            *hybrid, *student, "task=generate", "task.prompt=Hi", "tracking=none", "print=json"
-        )
+        done = runner(*hybrid, *student, "task=generate", "task.prompt=Hi", "tracking=none", "print=json")
     assert done.code == 0, done.err
     assert [call["what"] for call in lines(tmp_path, "samples.jsonl")[0]["calls"]] == [
         "draft", "review", "revision", "review", "answer"
@@ -88,11 +79,7 @@ def test_a_trace_has_the_thought_by_itself(runner: Run, tmp_path: Path, api: Api
     from mlflow import MlflowClient
 
     done = runner(
-        *at(api)[:-1],
-        "task.limit=1",
-        "task.check_invariance=0",
-        "tracking.traces=true",
-        "print=json",
+        *at(api)[:-1], "task.limit=1", "task.check_invariance=0", "tracking.traces=true", "print=json"
     )
     assert done.code == 0, done.err
     client = MlflowClient(f"sqlite:///{tmp_path / 'outputs' / 'mlflow.db'}")

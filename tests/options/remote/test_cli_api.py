@@ -27,13 +27,7 @@ pytestmark = pytest.mark.slow
 Run = Callable[..., Any]
 GOLD = {item.question: item.gold for item in load_questions(Gsm8kConfig(limit=40))}
 KEY = "sk-very-secret-0123456789"
-QUICK = (
-    "model=api",
-    "model.name=tiny",
-    "model.backoff_s=0.01",
-    "model.first_token_s=1",
-    "tracking=none",
-)
+QUICK = ("model=api", "model.name=tiny", "model.backoff_s=0.01", "model.first_token_s=1", "tracking=none")
 
 
 def solve(body: dict[str, Any]) -> str:
@@ -87,8 +81,7 @@ def test_a_wrong_key_is_one_error_and_no_second_try(runner: Run, tmp_path: Path)
         done = runner(*QUICK, f"model.base_url={api.url}", API_KEY="sk-wrong-key-987654321")
     assert done.code == 2
     assert (
-        "answered 401: Incorrect API key provided: Bearer *** (the key in API_KEY was rejected)"
-        in done.err
+        "answered 401: Incorrect API key provided: Bearer *** (the key in API_KEY was rejected)" in done.err
     )
     assert done.err.count("\n") == 1
     assert api.seen == []
@@ -129,12 +122,12 @@ def test_several_answers_to_a_question_are_one_request(runner: Run, tmp_path: Pa
         assert smaller.code == 0, smaller.err
         assert len(api.seen) == 5, "the answers of the larger job are reused"
     metrics = done.json()["metrics"]
-    assert (
-        metrics["accuracy"],
-        metrics["pass_at_k/1"],
-        metrics["maj_at_k/2"],
-        metrics["asked_again"],
-    ) == (1, 1, 1, 1)
+    assert (metrics["accuracy"], metrics["pass_at_k/1"], metrics["maj_at_k/2"], metrics["asked_again"]) == (
+        1,
+        1,
+        1,
+        1,
+    )
     assert "double_bos" not in metrics, "only the server knows which tokens a prompt has"
     assert smaller.json()["metrics"]["accuracy"] == 1
 
@@ -156,15 +149,11 @@ def test_gsm8k_over_a_server_that_misbehaves(runner: Run, tmp_path: Path) -> Non
     assert done.code == 0, done.err
     metrics = done.json()["metrics"]
     assert (metrics["accuracy"], metrics["n"], metrics["errors"]) == (1.0, 40, 0)
-    assert Counter(line["index"] for line in lines(tmp_path)) == Counter(range(40)), (
-        "nothing is duplicated"
-    )
+    assert Counter(line["index"] for line in lines(tmp_path)) == Counter(range(40)), "nothing is duplicated"
     assert len(api.answered) == 40
     assert len(set(api.answered)) == 40
     assert len(api.seen) == 40 + 3 * len(kinds) + 5
-    tokens = sum(
-        len(solve({"messages": [{"content": prompt}]}).split(" ")) for prompt in api.answered
-    )
+    tokens = sum(len(solve({"messages": [{"content": prompt}]}).split(" ")) for prompt in api.answered)
     assert metrics["new_tokens"] == tokens
     assert metrics["cost_usd"] == pytest.approx((metrics["prompt_tokens"] + 2 * tokens) / 1e6)
     assert "prefill_tok_per_s" not in metrics, "a prefill cannot be measured from outside"
@@ -182,14 +171,7 @@ def test_gsm8k_over_a_server_that_misbehaves(runner: Run, tmp_path: Path) -> Non
 def test_an_interrupted_job_resumes(runner: Run, tmp_path: Path) -> None:
     with Api(solve) as api:
         api.delay_s = 0.02
-        command = [
-            sys.executable,
-            "-m",
-            "runner",
-            *QUICK,
-            f"model.base_url={api.url}",
-            "task.limit=40",
-        ]
+        command = [sys.executable, "-m", "runner", *QUICK, f"model.base_url={api.url}", "task.limit=40"]
         process = warm_process.popen(
             [*command, "model.concurrency=2"], cwd=tmp_path, stderr=subprocess.DEVNULL
         )
@@ -223,20 +205,9 @@ def test_an_interrupted_job_resumes(runner: Run, tmp_path: Path) -> None:
 def test_an_interrupt_ends_it(tmp_path: Path, ends: signal.Signals) -> None:
     with Api(solve) as api:
         api.delay_s = 0.5
-        command = [
-            sys.executable,
-            "-m",
-            "runner",
-            *QUICK,
-            f"model.base_url={api.url}",
-            "task.limit=40",
-        ]
-        with warm_process.popen(
-            command, cwd=tmp_path, stderr=subprocess.PIPE, text=True
-        ) as process:
-            while (
-                not list(tmp_path.glob("outputs/jobs/*/samples.jsonl")) or len(lines(tmp_path)) < 3
-            ):
+        command = [sys.executable, "-m", "runner", *QUICK, f"model.base_url={api.url}", "task.limit=40"]
+        with warm_process.popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+            while not list(tmp_path.glob("outputs/jobs/*/samples.jsonl")) or len(lines(tmp_path)) < 3:
                 assert process.poll() is None
                 time.sleep(0.02)
             process.send_signal(ends)
@@ -272,9 +243,8 @@ def test_a_change_of_model_during_a_job_is_reported(runner: Run) -> None:
         api.reports = "tiny-2026-12"
         done = runner(*job)
     assert done.code == 0, done.err
-    assert (
-        "the server changed to another model during the job: tiny-2026-11 3, tiny-2026-12 1"
-        in " ".join(done.out.split())
+    assert "the server changed to another model during the job: tiny-2026-11 3, tiny-2026-12 1" in " ".join(
+        done.out.split()
     )
 
 
@@ -314,11 +284,7 @@ def test_generate_and_sweep(runner: Run, tmp_path: Path) -> None:
 def test_a_grid(runner: Run, tmp_path: Path) -> None:
     with Api(solve) as api:
         done = runner(
-            *QUICK,
-            f"model.base_url={api.url}",
-            "-m",
-            "task.limit=2",
-            "generation.max_new_tokens=8,16,32",
+            *QUICK, f"model.base_url={api.url}", "-m", "task.limit=2", "generation.max_new_tokens=8,16,32"
         )
     assert done.code == 0, done.err
     assert len(api.seen) == 6
@@ -337,26 +303,16 @@ def test_a_grid_of_sweeps_shows_latency_and_speed(
             "model.extensions=vllm",
             "task=sweep",
         )
-        small = (
-            "task.batch_sizes=[1]",
-            "task.prompt_tokens=[4]",
-            "task.warmup=0",
-            "task.repeats=2",
-        )
+        small = ("task.batch_sizes=[1]", "task.prompt_tokens=[4]", "task.warmup=0", "task.repeats=2")
         done = runner("-m", *sweep, *small, "task.new_tokens=[3],[5]", COLUMNS="250")
     assert done.code == 0, done.err
-    assert re.search(
-        r"best output tok/s +best time to first token s +peak RSS MiB +seconds", done.out
-    )
+    assert re.search(r"best output tok/s +best time to first token s +peak RSS MiB +seconds", done.out)
     rows = [line for line in done.out.splitlines() if "finished" in line]
     assert len(rows) == 2
     assert all(re.search(r"finished +[\d,]+ +0\.\d+ +[\d,]+ +[\d,.]+", row) for row in rows), rows
     assert (
         len(
-            re.findall(
-                r"fastest cell [\d,]+ tok/s answered, batch 1, prompt 4 · first token after",
-                done.err,
-            )
+            re.findall(r"fastest cell [\d,]+ tok/s answered, batch 1, prompt 4 · first token after", done.err)
         )
         == 2
     )
@@ -374,13 +330,7 @@ def test_a_job_with_a_server_imports_no_torch(
 ) -> None:
     new_database(tmp_path / "outputs" / "mlflow.db")
     with Api(solve) as api:
-        arguments = [
-            "runner",
-            *QUICK,
-            f"model.base_url={api.url}",
-            "task.limit=2",
-            f"tracking={tracking}",
-        ]
+        arguments = ["runner", *QUICK, f"model.base_url={api.url}", "task.limit=2", f"tracking={tracking}"]
         program = (
             "import atexit, sys\n"
             "atexit.register(lambda: print('TORCH', 'torch' in sys.modules, 'transformers' in sys.modules))\n"
@@ -388,11 +338,7 @@ def test_a_job_with_a_server_imports_no_torch(
             "from runner.__main__ import entry; entry()"
         )
         done = subprocess.run(
-            [sys.executable, "-c", program],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
+            [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
         )
     assert done.returncode == 0, done.stderr
     assert "TORCH False False" in done.stdout
@@ -405,9 +351,7 @@ def test_the_key_is_nowhere(runner: Run, tmp_path: Path) -> None:
 
     def run(*arguments: str, key: str = KEY) -> int:
         nonlocal printed
-        done = runner(
-            "model=api", "model.name=tiny", "model.backoff_s=0.01", *arguments, API_KEY=key
-        )
+        done = runner("model=api", "model.name=tiny", "model.backoff_s=0.01", *arguments, API_KEY=key)
         printed += done.out + done.err
         return int(done.code)
 
@@ -416,18 +360,9 @@ def test_the_key_is_nowhere(runner: Run, tmp_path: Path) -> None:
         assert run(url, "task.limit=3", "hydra.verbose=true") == 0
         assert run(url, "-m", "task.limit=1,2", "print=json") == 0
         assert run(url, "task.limit=3", "--cfg", "job", "--resolve") == 0
-        api.answer, api.reports = (
-            (lambda body: f"That is Bearer {KEY}, or {KEY} alone."),
-            f"tiny of {KEY}",
-        )
+        api.answer, api.reports = ((lambda body: f"That is Bearer {KEY}, or {KEY} alone."), f"tiny of {KEY}")
         assert (
-            run(
-                url,
-                "task.limit=2",
-                "generation.max_new_tokens=9",
-                "model.price_in=1",
-                "model.price_out=1",
-            )
+            run(url, "task.limit=2", "generation.max_new_tokens=9", "model.price_in=1", "model.price_out=1")
             == 0
         )
         api.always = Trouble("status", 400, message=f"what is Bearer {KEY}?")

@@ -11,16 +11,11 @@ from api_standin import Api
 Run = Callable[..., Any]
 
 
-def test_servers_with_different_models_are_one_error_before_the_job(
-    runner: Run, tmp_path: Path
-) -> None:
+def test_servers_with_different_models_are_one_error_before_the_job(runner: Run, tmp_path: Path) -> None:
     with Api() as one, Api() as other:
         other.models = [{"id": "tiny", "root": "/models/tiny-v2"}]
         done = runner(
-            "model=api",
-            "model.name=tiny",
-            f"model.base_url=[{one.url},{other.url}]",
-            "tracking=none",
+            "model=api", "model.name=tiny", f"model.base_url=[{one.url},{other.url}]", "tracking=none"
         )
         assert done.code == 2
         assert "error: model.base_url: all servers must have the same model" in done.err

@@ -24,9 +24,7 @@ def asked(body: dict[str, Any]) -> Any:
 
 def samples(folder: Path) -> list[dict[str, Any]]:
     (file,) = folder.glob("outputs/jobs/*/samples.jsonl")
-    return sorted(
-        (json.loads(line) for line in file.read_text().splitlines()), key=lambda it: it["index"]
-    )
+    return sorted((json.loads(line) for line in file.read_text().splitlines()), key=lambda it: it["index"])
 
 
 def result(folder: Path) -> dict[str, Any]:
@@ -47,24 +45,20 @@ def test_only_what_follows_the_thinking_is_judged(runner: Run, tmp_path: Path) -
         return ways[list(ITEMS).index(asked(body).question) % 4]
 
     with Api(answer) as api:
-        done = runner(
-            *SERVER, f"model.base_url={api.url}", "task.limit=8", "generation.max_new_tokens=64"
-        )
+        done = runner(*SERVER, f"model.base_url={api.url}", "task.limit=8", "generation.max_new_tokens=64")
     assert done.code == 0, done.err
     verdicts = [one["verdict"] for one in samples(tmp_path)]
     assert verdicts == ["correct", "correct", "cut_off", "cut_off"] * 2
     metrics = done.json()["metrics"]
-    assert (
-        metrics["thinking_removed"],
-        metrics["cut_off_thinking"],
-        metrics["stopped_by_length"],
-    ) == (4, 4, 2)
+    assert (metrics["thinking_removed"], metrics["cut_off_thinking"], metrics["stopped_by_length"]) == (
+        4,
+        4,
+        2,
+    )
     assert [metrics[f"accuracy/{by}"] for by in ("strict", "flexible")] == [0.5, 0.5]
     notes = result(tmp_path)["notes"]
     assert "thinking was removed from 4 answers: only what follows it was judged" in notes
-    assert any(
-        note.startswith("4 answers ended while the model was still thinking") for note in notes
-    )
+    assert any(note.startswith("4 answers ended while the model was still thinking") for note in notes)
 
 
 @pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
@@ -79,29 +73,16 @@ def test_thinking_that_a_server_sends_apart_is_kept_and_not_judged(
     assert done.code == 0, done.err
     kept = samples(tmp_path)
     assert [one["verdict"] for one in kept] == ["correct"] * 4
-    assert [one["thinking"] for one in kept] == [
-        f"I guess {place} #### 99999" for place in range(4)
-    ]
-    assert [one["text"] for one in kept] == [
-        f"so #### {item.gold}" for item in list(ITEMS.values())[:4]
-    ]
+    assert [one["thinking"] for one in kept] == [f"I guess {place} #### 99999" for place in range(4)]
+    assert [one["text"] for one in kept] == [f"so #### {item.gold}" for item in list(ITEMS.values())[:4]]
     assert [one["new_tokens"] for one in kept] == [8] * 4, "the tokens of the thinking count"
     assert done.json()["metrics"]["thinking_removed"] == 4
-    assert (
-        "thinking was removed from 4 answers: only what follows it was judged"
-        in result(tmp_path)["notes"]
-    )
+    assert "thinking was removed from 4 answers: only what follows it was judged" in result(tmp_path)["notes"]
     metrics = cut_off.json()["metrics"]
-    assert (metrics["cut_off"], metrics["cut_off_thinking"], metrics["thinking_removed"]) == (
-        4,
-        4,
-        0,
-    )
+    assert (metrics["cut_off"], metrics["cut_off_thinking"], metrics["thinking_removed"]) == (4, 4, 0)
 
 
-def test_thinking_apart_of_several_answers_votes_by_its_answers(
-    runner: Run, tmp_path: Path
-) -> None:
+def test_thinking_apart_of_several_answers_votes_by_its_answers(runner: Run, tmp_path: Path) -> None:
     with Api(lambda body: f"#### {asked(body).gold}") as api:
         api.thinking = "reasoning_content", lambda _: "#### 99999"
         done = runner(
@@ -112,8 +93,6 @@ def test_thinking_apart_of_several_answers_votes_by_its_answers(
             "generation.temperature=0.5",
         )
     assert done.code == 0, done.err
-    assert [one["thinking"] for line in samples(tmp_path) for one in line["choices"]] == [
-        "#### 99999"
-    ] * 6
+    assert [one["thinking"] for line in samples(tmp_path) for one in line["choices"]] == ["#### 99999"] * 6
     assert done.json()["metrics"]["accuracy"] == 1
     assert done.json()["metrics"]["thinking_removed"] == 6

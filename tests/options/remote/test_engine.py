@@ -41,9 +41,7 @@ def api() -> Iterator[Api]:
 def ask(make_config: Make, api: Api) -> Ask:
     """Return a function that completes requests; keys of the model group may be given."""
 
-    def ask(
-        *requests: Request, generation: GenerationConfig | None = None, **keys: Any
-    ) -> list[Completion]:
+    def ask(*requests: Request, generation: GenerationConfig | None = None, **keys: Any) -> list[Completion]:
         engine = open_engine(config_of(make_config, api.url, generation, **keys))
         try:
             return sorted(complete(engine, requests), key=lambda one: (str(one.id), one.choice))
@@ -53,9 +51,7 @@ def ask(make_config: Make, api: Api) -> Ask:
     return ask
 
 
-def config_of(
-    make: Make, url: str, generation: GenerationConfig | None = None, **keys: Any
-) -> RunnerConfig:
+def config_of(make: Make, url: str, generation: GenerationConfig | None = None, **keys: Any) -> RunnerConfig:
     quick: dict[str, Any] = {
         "name": "tiny",
         "base_url": url,
@@ -70,16 +66,10 @@ def config_of(
 
 def test_chats_texts_and_token_ids_go_to_their_endpoints(ask: Ask, api: Api) -> None:
     answered = ask(Request(0, HI), Request(1, "Once upon"), Request(2, (5, 6, 7)))
-    assert [one.answer.text for one in answered] == [
-        "I heard Hi",
-        "I heard Once upon",
-        "I heard [5, 6, 7]",
-    ]
+    assert [one.answer.text for one in answered] == ["I heard Hi", "I heard Once upon", "I heard [5, 6, 7]"]
     chat, *_ = answered
     bodies = {str(body.get("messages", body.get("prompt"))): body for body in api.seen}
-    sent = bodies[
-        str([{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi"}])
-    ]
+    sent = bodies[str([{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi"}])]
     assert {key: sent[key] for key in ("model", "max_tokens", "temperature")} == {
         "model": "tiny",
         "max_tokens": 24,
@@ -88,27 +78,15 @@ def test_chats_texts_and_token_ids_go_to_their_endpoints(ask: Ask, api: Api) -> 
     assert not {"seed", "top_p", "stop", "n", "top_k", "max_completion_tokens"} & sent.keys()
     assert "[5, 6, 7]" in bodies
     assert (chat.prompt_tokens, chat.answer.new_tokens, chat.answer.token_ids) == (1, 3, [])
-    assert (chat.by, chat.answer.finish_reason, chat.cost_usd) == (
-        "tiny-2026-11",
-        FinishReason.stop,
-        None,
-    )
+    assert (chat.by, chat.answer.finish_reason, chat.cost_usd) == ("tiny-2026-11", FinishReason.stop, None)
     assert 0 < chat.first_token_s <= chat.seconds
 
 
 def test_parameters_are_sent(ask: Ask, api: Api) -> None:
-    sampling = {
-        "temperature": 0.7,
-        "top_p": 0.9,
-        "top_k": 50,
-        "min_p": 0.1,
-        "repetition_penalty": 1.1,
-    }
+    sampling = {"temperature": 0.7, "top_p": 0.9, "top_k": 50, "min_p": 0.1, "repetition_penalty": 1.1}
     sampling |= {"frequency_penalty": 0.5, "presence_penalty": -0.5}
     warm = GenerationConfig(**sampling, max_new_tokens=2)  # type: ignore[arg-type]
-    first, second = ask(
-        Request(0, HI, stop=("\n",), n=2), generation=warm, extensions=Extensions.vllm
-    )
+    first, second = ask(Request(0, HI, stop=("\n",), n=2), generation=warm, extensions=Extensions.vllm)
     (sent,) = api.seen
     expected = sampling | {"n": 2, "stop": ["\n"]}
     assert {key: sent[key] for key in expected} == expected
@@ -181,15 +159,12 @@ def test_no_more_requests_at_once_than_allowed(ask: Ask, api: Api) -> None:
 
     api.answer = answer_three_at_once
     assert {
-        one.answer.text
-        for one in ask(*(Request(number, HI) for number in range(12)), concurrency=3)
+        one.answer.text for one in ask(*(Request(number, HI) for number in range(12)), concurrency=3)
     } == {"Hi"}
     assert api.most_at_once == 3
 
 
-def test_text_is_returned_as_it_arrives(
-    make_config: Make, api: Api, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_text_is_returned_as_it_arrives(make_config: Make, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """The server sends a piece only after the one before was returned."""
     returned, waits, texts = threading.Semaphore(0), list[bool](), list[str]()
 
@@ -215,9 +190,8 @@ def test_a_cancelled_request_closes_its_connection(make_config: Make, api: Api) 
         events: list[Any] = []
         while not any(isinstance(event, Delta) for event in events):
             events += session.step()
-        session.cancel(
-            1
-        )  # while the other one has the only place: that one's end would let it be sent
+        # while the other one has the only place: that one's end would let it be sent
+        session.cancel(1)
         session.cancel(0)
         while not session.idle:
             events += session.step()
@@ -237,8 +211,7 @@ def test_any_thread_submits_while_others_are_under_way(make_config: Make, api: A
         completions: queue.SimpleQueue[Any] = queue.SimpleQueue()
         threads = [
             threading.Thread(
-                target=driver.submit,
-                args=(Request(f"{number}", f"hello {number}"), completions.put),
+                target=driver.submit, args=(Request(f"{number}", f"hello {number}"), completions.put)
             )
             for number in range(6)
         ]
@@ -276,11 +249,7 @@ def until(condition: Callable[[], bool]) -> None:
 def test_a_request_without_an_answer_is_sent_again(ask: Ask, api: Api, trouble: Trouble) -> None:
     api.troubles.extend([trouble] * 2)
     (one,) = ask(Request(0, HI), first_token_s=2.0 if trouble.kind == "stall" else WAIT_S)
-    assert (one.answer.text, one.answer.finish_reason, one.error) == (
-        "I heard Hi",
-        FinishReason.stop,
-        None,
-    )
+    assert (one.answer.text, one.answer.finish_reason, one.error) == ("I heard Hi", FinishReason.stop, None)
     assert (len(api.seen), len(api.answered)) == (3, 1)
 
 
@@ -310,9 +279,7 @@ def test_what_stays_without_an_answer_is_an_error_of_its_own(ask: Ask, api: Api)
 
 def test_a_server_that_answers_nobody_ends_the_job(ask: Ask, api: Api) -> None:
     api.always = Trouble("status", 500)
-    with pytest.raises(
-        JobFailed, match="answered 500: boom; tried 2 times. Completed answers are kept"
-    ):
+    with pytest.raises(JobFailed, match="answered 500: boom; tried 2 times. Completed answers are kept"):
         ask(*(Request(number, HI) for number in range(20)), concurrency=2, retries=1)
     assert len(api.seen) <= 12
 
@@ -348,18 +315,14 @@ def test_a_missing_token_count_is_noted(make_config: Make, api: Api) -> None:
     engine = open_engine(config_of(make_config, api.url))
     (one,) = complete(engine, [Request(0, HI)])
     assert (one.answer.text, one.answer.new_tokens) == ("I heard Hi", 0)
-    assert engine.stats.notes == [
-        "the server did not count the tokens of 1 answer: they count as 0"
-    ]
+    assert engine.stats.notes == ["the server did not count the tokens of 1 answer: they count as 0"]
     engine.close()
 
 
 def test_nobody_there_is_one_error(make_config: Make) -> None:
     with unreachable() as url:
         engine = open_engine(config_of(make_config, url, extensions=Extensions.openai))
-        with pytest.raises(
-            JobFailed, match=r"cannot be reached \(.*\). Completed answers are kept"
-        ):
+        with pytest.raises(JobFailed, match=r"cannot be reached \(.*\). Completed answers are kept"):
             engine.load()
         with pytest.raises(JobFailed, match="cannot be reached .*tried 4 times"):
             list(complete(engine, [Request(0, HI)]))

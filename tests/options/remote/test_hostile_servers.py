@@ -19,19 +19,7 @@ from typing import Any
 import hostile_server
 import pytest
 from arena import peak_mib
-from hostile_server import (
-    OK,
-    STREAM,
-    TEXT,
-    Attack,
-    Bytes,
-    Hostile,
-    chunk,
-    event,
-    stream,
-    usage,
-    whole,
-)
+from hostile_server import OK, STREAM, TEXT, Attack, Bytes, Hostile, chunk, event, stream, usage, whole
 
 from runner.config.root import RunnerConfig
 from runner.options.remote import api_kind as api
@@ -91,9 +79,7 @@ def part(data: bytes) -> bytes:
 
 def answered(status: bytes, body: object = None, more: bytes = b"") -> Attack:
     return sends(
-        whole(
-            body if isinstance(body, bytes) else json.dumps(body).encode(), status=status, more=more
-        )
+        whole(body if isinstance(body, bytes) else json.dumps(body).encode(), status=status, more=more)
     )
 
 
@@ -230,12 +216,8 @@ def job(make_config: Make, server: Hostile, folder: Path, **keys: Any) -> Runner
         "retries": RETRIES,
         "backoff_s": 0.01,
     }
-    model = ApiConfig(
-        name="tiny", base_url=server.url, price_in=1.0, price_out=1.0, **(limits | keys)
-    )
-    return make_config(
-        model=model, task=Gsm8kConfig(limit=None, data=str(folder / "questions.jsonl"))
-    )
+    model = ApiConfig(name="tiny", base_url=server.url, price_in=1.0, price_out=1.0, **(limits | keys))
+    return make_config(model=model, task=Gsm8kConfig(limit=None, data=str(folder / "questions.jsonl")))
 
 
 def ask(folder: Path, names: list[str]) -> None:
@@ -256,9 +238,7 @@ def samples_of(folder: Path) -> list[Sample]:
     return list(read_samples(file).values())
 
 
-def test_each_attack_is_an_error_of_its_question_or_a_right_answer(
-    make_config: Make, tmp_path: Path
-) -> None:
+def test_each_attack_is_an_error_of_its_question_or_a_right_answer(make_config: Make, tmp_path: Path) -> None:
     attacks = ANSWERED | REJECTED
     assert not ANSWERED.keys() & REJECTED.keys()
     ask(tmp_path, list(attacks))
@@ -301,9 +281,7 @@ def test_each_attack_is_an_error_of_its_question_or_a_right_answer(
 def test_a_wait_of_decades_ends_the_job_at_once(make_config: Make, tmp_path: Path) -> None:
     ask(tmp_path, ["x"])
     with Hostile(answered(b"429 Busy", {}, b"Retry-After: 1000000000\r\n")) as server:
-        with pytest.raises(
-            JobFailed, match="it asks to wait 1,000,000,000 s, longer than model.answer_s"
-        ):
+        with pytest.raises(JobFailed, match="it asks to wait 1,000,000,000 s, longer than model.answer_s"):
             run(job(make_config, server, tmp_path))
         assert server.seen == 1
 
@@ -317,21 +295,15 @@ def test_the_client_ends_floods_by_itself(make_config: Make, tmp_path: Path, nam
     }
     ask(tmp_path, ["x"])
     memory = peak_mib()
-    with (
-        Hostile(floods[name]) as server,
-        pytest.raises(JobFailed, match="nothing could be completed"),
-    ):
-        run(
-            job(make_config, server, tmp_path, first_token_s=1.0)
-        )  # without an end this would not return
+    with Hostile(floods[name]) as server, pytest.raises(JobFailed, match="nothing could be completed"):
+        # without an end this would not return
+        run(job(make_config, server, tmp_path, first_token_s=1.0))
     assert 1 <= server.seen <= RETRIES + 1
     assert peak_mib() - memory < MAX_MIB
 
 
 def listing(own: dict[str, Any], *others: object) -> bytes:
-    return json.dumps(
-        {"object": "list", "data": [{"id": "tiny", "object": "model"} | own, *others]}
-    ).encode()
+    return json.dumps({"object": "list", "data": [{"id": "tiny", "object": "model"} | own, *others]}).encode()
 
 
 # Lists of models: the error's message, or the number of positions that is used.

@@ -55,12 +55,8 @@ def bad(feedback: str = "Count again.") -> str:
 
 
 def hybrid(url: str, student: StudentConfig | None = None, **keys: Any) -> HybridConfig:
-    teacher = TeacherConfig(
-        name="tiny", base_url=url, backoff_s=0.01, retries=1, price_in=1.0, price_out=1.0
-    )
-    return HybridConfig(
-        student=student or StudentConfig(name="x", stub=True), teacher=teacher, **keys
-    )
+    teacher = TeacherConfig(name="tiny", base_url=url, backoff_s=0.01, retries=1, price_in=1.0, price_out=1.0)
+    return HybridConfig(student=student or StudentConfig(name="x", stub=True), teacher=teacher, **keys)
 
 
 @pytest.fixture
@@ -68,9 +64,7 @@ def ask(make_config: Make) -> Ask:
     """Return a function that asks one question and returns the completion and the engine's
     notes."""
 
-    def ask(
-        teacher: Teacher, request: Request | None = None, **keys: Any
-    ) -> tuple[Completion, list[str]]:
+    def ask(teacher: Teacher, request: Request | None = None, **keys: Any) -> tuple[Completion, list[str]]:
         engine = open_engine(make_config(model=hybrid(teacher.url, **keys)))
         try:
             (one,) = complete(engine, [request or Request(0, ASKED)])
@@ -150,7 +144,9 @@ def test_reviews_that_are_not_json_count_as_bad(ask: Ask, review: str) -> None:
 
 
 def test_a_verdict_is_found_within_other_text() -> None:
-    review = 'Let me see {thinking}.\n```json\n{"score": 0.25, "feedback": "Mind {the} carry."}\n```\nThat is all.'
+    review = (
+        'Let me see {thinking}.\n```json\n{"score": 0.25, "feedback": "Mind {the} carry."}\n```\nThat is all.'
+    )
     verdict = read_verdict(review)
     assert (verdict.score, verdict.feedback) == (0.25, "Mind {the} carry.")
     assert read_verdict('{"score": 1, "feedback": ["a"]}').feedback == ""
@@ -191,10 +187,7 @@ def test_the_teacher_continues_if_the_student_breaks_down(
         notes = engine.stats.notes
         engine.close()
     assert [(one.answer.text, one.by) for one in done] == [("four", "teacher")] * 3
-    assert (
-        "the student broke down (out of everything) and the teacher continued alone: 1 times"
-        in notes
-    )
+    assert "the student broke down (out of everything) and the teacher continued alone: 1 times" in notes
 
 
 def test_a_teacher_that_does_not_answer_is_an_error_of_the_question(ask: Ask) -> None:
@@ -246,10 +239,7 @@ def test_a_job_records_who_answered(make_config: Make, tmp_path: Any) -> None:
     calls = [call for sample in samples for call in sample.calls or []]
     assert metrics["student_calls"] == sum(call.who == "student" for call in calls)
     assert metrics["new_tokens"] == metrics["student_new_tokens"] + metrics["teacher_new_tokens"]
-    assert (
-        metrics["prompt_tokens"]
-        == metrics["student_prompt_tokens"] + metrics["teacher_prompt_tokens"]
-    )
+    assert metrics["prompt_tokens"] == metrics["student_prompt_tokens"] + metrics["teacher_prompt_tokens"]
     assert {sample.by for sample in samples} == {"student", "teacher"}
     assert set(record.result.facts["answered_by"].split()) >= {"student", "teacher"}
     assert metrics["cost_usd"] > 0
@@ -272,9 +262,7 @@ def test_without_a_student_the_teacher_answers_alone(make_config: Make, name: st
 def test_the_students_own_answers_are_those_of_the_student_alone(make_config: Make) -> None:
     short = GenerationConfig(max_new_tokens=48)
     with Teacher(good()) as teacher:
-        both = run(
-            make_config(model=hybrid(teacher.url, StudentConfig(name="embedded")), generation=short)
-        )
+        both = run(make_config(model=hybrid(teacher.url, StudentConfig(name="embedded")), generation=short))
     alone = run(make_config(model=StudentConfig(name="embedded"), generation=short))
     assert both.result.metrics["student_answers"] == 4
     assert both.result.metrics["accuracy"] == alone.result.metrics["accuracy"]

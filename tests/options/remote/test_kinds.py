@@ -21,8 +21,5 @@ def test_a_model_on_a_server_has_a_complete_description(make_config: Make, tmp_p
 
 def test_student_and_teacher_have_a_complete_description(make_config: Make, tmp_path: Path) -> None:
     with Api() as api:
-        teacher, student = (
-            TeacherConfig(name="tiny", base_url=api.url),
-            StudentConfig(name="x", stub=True),
-        )
+        teacher, student = (TeacherConfig(name="tiny", base_url=api.url), StudentConfig(name="x", stub=True))
         check_description(make_config(model=HybridConfig(student, teacher)), tmp_path)

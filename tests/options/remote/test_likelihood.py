@@ -19,14 +19,10 @@ from runner_engine.settings.model import LocalModelConfig
 Make = Callable[..., RunnerConfig]
 
 
-def test_a_model_that_gives_no_probabilities_is_refused_before_anything_is_asked(
-    make_config: Make,
-) -> None:
+def test_a_model_that_gives_no_probabilities_is_refused_before_anything_is_asked(make_config: Make) -> None:
     teacher = TeacherConfig(name="x", base_url="http://127.0.0.1:1/v1")
     model = HybridConfig(StudentConfig(name="x", stub=True), teacher)
-    with pytest.raises(
-        ConfigError, match="task=likelihood needs log-probabilities of a continuation"
-    ):
+    with pytest.raises(ConfigError, match="task=likelihood needs log-probabilities of a continuation"):
         likelihood.prepare(make_config(model=model, task=LikelihoodConfig()))
 
 
@@ -37,14 +33,9 @@ def test_a_reference_on_a_server_has_no_whole_distributions(
         jsonl(tmp_path / "pairs.jsonl", PAIRS),
         "model=api model.name=x model.base_url=http://127.0.0.1:1/v1",
     )
-    model = LocalModelConfig(
-        name=str(saved_family("llama", seed=0)), device="cpu", dtype=Dtype.float32
-    )
-    config = make_config(
-        model=model, task=LikelihoodConfig(data=data, exact=True, reference=reference)
-    )
+    model = LocalModelConfig(name=str(saved_family("llama", seed=0)), device="cpu", dtype=Dtype.float32)
+    config = make_config(model=model, task=LikelihoodConfig(data=data, exact=True, reference=reference))
     with pytest.raises(
-        ConfigError,
-        match="task.reference=model=api .* with task.exact=true needs whole distributions",
+        ConfigError, match="task.reference=model=api .* with task.exact=true needs whole distributions"
     ):
         likelihood.prepare(config)

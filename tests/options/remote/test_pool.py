@@ -72,10 +72,7 @@ def expected(number: int) -> dict[int, str]:
 
 
 def lines(engine: RemoteModel) -> dict[str, tuple[int, int, str]]:
-    return {
-        row["server"]: (row["requests"], row["failures"], row["state"])
-        for row in engine.stats.servers
-    }
+    return {row["server"]: (row["requests"], row["failures"], row["state"]) for row in engine.stats.servers}
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -136,9 +133,7 @@ def test_requests_of_a_server_that_dies_are_asked_at_the_other(
     threading.Thread(target=die, daemon=True).start()
     with caplog.at_level(logging.WARNING):
         assert answers(engine, requests(30)) == expected(30)
-    assert sorted(healthy.answered) == sorted(f"question {index}" for index in range(30)), (
-        "each once"
-    )
+    assert sorted(healthy.answered) == sorted(f"question {index}" for index in range(30)), "each once"
     sent, failed, state = lines(engine)[dying.url]
     assert sent == failed > 0
     assert state == "left out"
@@ -149,9 +144,7 @@ def test_requests_of_a_server_that_dies_are_asked_at_the_other(
     assert left_out[0].endswith("; the other servers get its requests")
 
 
-def test_a_server_that_fails_quickly_does_not_attract_all_requests(
-    opened: Any, two: tuple[Api, Api]
-) -> None:
+def test_a_server_that_fails_quickly_does_not_attract_all_requests(opened: Any, two: tuple[Api, Api]) -> None:
     failing, healthy = two
     failing.always = Trouble("status", 500)
     engine = opened(failing.url, healthy.url, concurrency=2, backoff_s=5.0)
@@ -159,9 +152,7 @@ def test_a_server_that_fails_quickly_does_not_attract_all_requests(
     assert len(failing.seen) <= pool.FAILURES_IN_A_ROW + 1
 
 
-def test_a_pause_holds_only_for_the_server_that_asks_for_it(
-    opened: Any, two: tuple[Api, Api]
-) -> None:
+def test_a_pause_holds_only_for_the_server_that_asks_for_it(opened: Any, two: tuple[Api, Api]) -> None:
     busy, free = two
     busy.always = Trouble("status", 429, {"Retry-After": "3600"})
     engine = opened(busy.url, free.url, concurrency=2)
@@ -192,11 +183,7 @@ def test_a_server_that_answers_again_gets_requests_again(
     again = Api()
     again.port = port
     with again, caplog.at_level(logging.WARNING):
-        until(
-            lambda: any(
-                "answers again, and gets requests again" in line for line in caplog.messages
-            )
-        )
+        until(lambda: any("answers again, and gets requests again" in line for line in caplog.messages))
         assert answers(engine, requests(10)) == expected(10)
         assert again.answered
         assert lines(engine)[first.url][2] == "in use"
@@ -228,9 +215,7 @@ def test_a_server_that_is_gone_at_the_start_is_left_out(opened: Any, two: tuple[
 def test_no_server_at_all_is_one_error(opened: Any, caplog: pytest.LogCaptureFixture) -> None:
     with unreachable() as one, unreachable() as other, caplog.at_level(logging.WARNING):
         engine = opened(one, other, extensions=Extensions.openai)
-        with pytest.raises(
-            JobFailed, match=r"cannot be reached \(.*\). Completed answers are kept"
-        ):
+        with pytest.raises(JobFailed, match=r"cannot be reached \(.*\). Completed answers are kept"):
             engine.load()
         with pytest.raises(JobFailed, match="cannot be reached .*; tried 8 times"):
             list(complete(engine, requests(1)))
@@ -242,9 +227,7 @@ def test_no_server_at_all_is_one_error(opened: Any, caplog: pytest.LogCaptureFix
     assert said == ["the other servers get its requests", "no other server is left"]
 
 
-def test_a_question_without_an_answer_anywhere_is_an_error(
-    opened: Any, two: tuple[Api, Api]
-) -> None:
+def test_a_question_without_an_answer_anywhere_is_an_error(opened: Any, two: tuple[Api, Api]) -> None:
     for api in two:
         api.troubles.extend([Trouble("status", 500)] * 4)
     engine = opened(*(api.url for api in two), concurrency=1)
@@ -278,9 +261,7 @@ def test_a_server_without_the_model_is_refused(opened: Any, two: tuple[Api, Api]
 
 def test_only_what_all_servers_accept_is_sent(opened: Any, two: tuple[Api, Api]) -> None:
     for api, owner in zip(two, ("vllm", "somebody"), strict=True):
-        api.models = [
-            {"id": "tiny", "owned_by": owner, "max_model_len": 512 if owner == "vllm" else 256}
-        ]
+        api.models = [{"id": "tiny", "owned_by": owner, "max_model_len": 512 if owner == "vllm" else 256}]
     engine = opened(*(api.url for api in two))
     assert engine.load().metrics["max_positions"] == 256
     with pytest.raises(ConfigError, match="answers of a fixed length"):

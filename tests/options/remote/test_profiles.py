@@ -23,9 +23,7 @@ def composed(*overrides: str) -> RunnerConfig:
 
 
 def test_teacher_only_has_no_model_here() -> None:
-    assert (
-        composed("profile=teacher_only", *SERVER).model.module == "runner.options.remote.api_kind"
-    )
+    assert composed("profile=teacher_only", *SERVER).model.module == "runner.options.remote.api_kind"
     with pytest.raises(
         ConfigError, match="profile=teacher_only: it means that no model runs on this machine"
     ):
@@ -34,13 +32,11 @@ def test_teacher_only_has_no_model_here() -> None:
 
 def test_a_profile_for_weights_is_blamed_itself_where_a_server_answers() -> None:
     with pytest.raises(
-        ConfigError,
-        match=r"^profile=low_memory: it is for weights on this machine .quantization=nf4.,",
+        ConfigError, match=r"^profile=low_memory: it is for weights on this machine .quantization=nf4.,"
     ):
         composed("profile=low_memory", "model=api", *SERVER)
     assert (
-        composed("profile=low_memory", "model=api", "quantization=none", *SERVER).quantization.name
-        == "none"
+        composed("profile=low_memory", "model=api", "quantization=none", *SERVER).quantization.name == "none"
     )
 
 

@@ -14,13 +14,7 @@ from runner.options.remote.keys import ApiConfig, Extensions
 from runner.run import run
 
 Make = Callable[..., RunnerConfig]
-QUICK: dict[str, Any] = {
-    "batch_sizes": [1, 3],
-    "new_tokens": 3,
-    "repeats": 2,
-    "warmup": 0,
-    "pictures": False,
-}
+QUICK: dict[str, Any] = {"batch_sizes": [1, 3], "new_tokens": 3, "repeats": 2, "warmup": 0, "pictures": False}
 
 
 def test_over_a_server_and_the_record_names_the_prompts(make_config: Make) -> None:
@@ -33,8 +27,6 @@ def test_over_a_server_and_the_record_names_the_prompts(make_config: Make) -> No
     assert len(sent) == 10
     assert len(set(sent)) == 10, "none is sent twice"
     assert record.data["name"] == "embedded test"
-    assert json.loads(record.data["source"]) == {
-        "tags": {"mlflow.source.name": "runner.embedded.problems"}
-    }
+    assert json.loads(record.data["source"]) == {"tags": {"mlflow.source.name": "runner.embedded.problems"}}
     assert record.result.facts["prompts"].startswith("embedded test, as chats · 1,000 prompts · ")
     assert record.result.rows[0]["output_tok_per_s"] > 0

@@ -27,8 +27,7 @@ def test_a_server_without_log_probabilities_is_refused_with_one_message(
     data = data if data == "embedded" else str(tmp_path / data)
     with Api() as api:
         config = make_config(
-            model=ApiConfig(name="tiny", base_url=api.url),
-            task=LikelihoodConfig(data=data, limit=9),
+            model=ApiConfig(name="tiny", base_url=api.url), task=LikelihoodConfig(data=data, limit=9)
         )
         with pytest.raises(ConfigError) as error:
             run(config)

@@ -33,13 +33,11 @@ def test_openais_key_goes_to_openai(url: str, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize(
-    "url",
-    ["https://other.com/openai.com/v1", "https://notopenai.com/v1", "https://openai.com.cn/v1"],
+    "url", ["https://other.com/openai.com/v1", "https://notopenai.com/v1", "https://openai.com.cn/v1"]
 )
 def test_openais_key_goes_nowhere_else_by_itself(url: str) -> None:
     with pytest.raises(
-        ConfigError,
-        match=r"OPENAI_API_KEY is sent to openai.com only: model.key_variable=OPENAI_API_KEY",
+        ConfigError, match=r"OPENAI_API_KEY is sent to openai.com only: model.key_variable=OPENAI_API_KEY"
     ):
         key_of(model(url))
     assert key_of(model(url, key_variable="OPENAI_API_KEY")) == (OPENAIS, "OPENAI_API_KEY")

@@ -16,13 +16,7 @@ from opening import open_engine
 
 from runner.config.measures import SweepConfig
 from runner.config.root import RunnerConfig
-from runner.options.remote.keys import (
-    ApiConfig,
-    Extensions,
-    HybridConfig,
-    StudentConfig,
-    TeacherConfig,
-)
+from runner.options.remote.keys import ApiConfig, Extensions, HybridConfig, StudentConfig, TeacherConfig
 from runner.options.remote.server_text import AnswerText, Secret
 from runner.run import run
 from runner.tasks.generate.keys import GenerateConfig
@@ -56,9 +50,7 @@ def ask(make: Make, api: Api, **more: Any) -> tuple[Completion, list[str], list[
     engine = open_engine(make(model=ApiConfig(**keys(api, **more))))
     deltas: list[str] = []
     try:
-        (one,) = complete_with_deltas(
-            engine, [Request(0, HI)], lambda delta: deltas.append(delta.text)
-        )
+        (one,) = complete_with_deltas(engine, [Request(0, HI)], lambda delta: deltas.append(delta.text))
         return one, deltas, engine.stats.notes
     finally:
         engine.close()
@@ -68,15 +60,12 @@ def ask(make: Make, api: Api, **more: Any) -> tuple[Completion, list[str], list[
 def test_a_key_that_comes_in_pieces_is_in_no_text(make_config: Make, api: Api, cut: int) -> None:
     answer = f"a {KEY} b sk-very {KEY}{KEY}"
     pieces = tuple(answer[at : at + cut] for at in range(0, len(answer), cut))
-    api.troubles.append(
-        Trouble("says", pieces=pieces, usage={"prompt_tokens": 1, "completion_tokens": 9})
-    )
+    api.troubles.append(Trouble("says", pieces=pieces, usage={"prompt_tokens": 1, "completion_tokens": 9}))
     one, deltas, notes = ask(make_config, api)
     assert one.answer.text == "".join(deltas) == "a *** b sk-very ******"
     assert (one.by, one.answer.new_tokens) == ("tiny of ***", 9)
     assert any(
-        note.startswith("the server sent its own key back: it was replaced by *** in ")
-        for note in notes
+        note.startswith("the server sent its own key back: it was replaced by *** in ") for note in notes
     )
 
 
@@ -86,9 +75,7 @@ def test_text_that_only_begins_like_the_key_is_complete(make_config: Make, api: 
     assert one.answer.text == "".join(deltas) == "sk-very-secret sk-v"
 
 
-def test_a_short_key_is_a_word_that_answers_may_hold(
-    make_config: Make, api: Api, monkeypatch: Any
-) -> None:
+def test_a_short_key_is_a_word_that_answers_may_hold(make_config: Make, api: Api, monkeypatch: Any) -> None:
     monkeypatch.setenv("API_KEY", "EMPTY")
     api.key, api.answer = "EMPTY", lambda body: "Bearer EMPTY says that it is EMPTY"
     one, _, _ = ask(make_config, api)
@@ -115,15 +102,11 @@ def test_the_key_is_in_no_file_of_a_job(
 ) -> None:
     tasks = {
         "generate": GenerateConfig(prompt="Hi"),
-        "sweep": SweepConfig(
-            batch_sizes=[1], prompt_tokens=[4], new_tokens=[6], repeats=1, warmup=0
-        ),
+        "sweep": SweepConfig(batch_sizes=[1], prompt_tokens=[4], new_tokens=[6], repeats=1, warmup=0),
     }
     model: Any = ApiConfig(**keys(api, extensions=Extensions.vllm))
     if name == "hybrid":
-        model = HybridConfig(
-            student=StudentConfig(name="x", stub=True), teacher=TeacherConfig(**keys(api))
-        )
+        model = HybridConfig(student=StudentConfig(name="x", stub=True), teacher=TeacherConfig(**keys(api)))
     record = run(make_config(model=model, task=tasks.get(name, Gsm8kConfig(limit=2))))
     kept = json.dumps(dataclasses.asdict(record)) + "".join(capsys.readouterr())
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
@@ -133,19 +116,7 @@ def test_the_key_is_in_no_file_of_a_job(
     assert record.result.facts["reported_model"] == "id tiny, root ***"
 
 
-NONSENSE = [
-    -1,
-    -(10**24),
-    "NaN",
-    float("nan"),
-    float("inf"),
-    1.5,
-    True,
-    10**30,
-    f"Bearer {KEY}",
-    [],
-    {},
-]
+NONSENSE = [-1, -(10**24), "NaN", float("nan"), float("inf"), 1.5, True, 10**30, f"Bearer {KEY}", [], {}]
 
 
 @pytest.mark.parametrize("value", NONSENSE, ids=str)
@@ -161,12 +132,7 @@ def test_impossible_counts_are_a_fault_of_the_server(
     assert f"answered with usage.{name}=" in str(one.error)
     assert "which is not a number of tokens; tried 2 times" in str(one.error)
     assert KEY not in str(one.error)
-    assert (one.prompt_tokens, one.answer.new_tokens, one.cost_usd, other.error) == (
-        0,
-        0,
-        0.0,
-        one.error,
-    )
+    assert (one.prompt_tokens, one.answer.new_tokens, one.cost_usd, other.error) == (0, 0, 0.0, one.error)
     assert len(api.seen) == 4, "each is sent again, as after any other malformed answer"
 
 

@@ -12,9 +12,7 @@ from runner.config.runner_hydra import hydra_of
 
 def test_completion_offers_what_a_key_of_the_student_takes() -> None:
     plugin = completing_values(BashCompletion(hydra_of().config_loader))
-    assert plugin._query("config", "model=hybrid model.student.dtype=b") == [
-        "model.student.dtype=bfloat16"
-    ]
+    assert plugin._query("config", "model=hybrid model.student.dtype=b") == ["model.student.dtype=bfloat16"]
 
 
 def test_help_describes_the_keys_of_student_and_teacher() -> None:

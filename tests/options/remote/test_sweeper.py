@@ -19,17 +19,12 @@ def row(text: str, cells: str) -> bool:
 def test_a_profile_brings_a_choice_that_has_the_key(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    profiles = {
-        "profile": ["low_memory", "teacher_only"],
-        "model.base_url": "http://127.0.0.1:1/v1",
-    }
+    profiles = {"profile": ["low_memory", "teacher_only"], "model.base_url": "http://127.0.0.1:1/v1"}
     rows = package.grid("plan=quick", "tracking=none", f"output_dir={tmp_path}", profiles)
     assert [(row["profile"], row["status"]) for row in rows] == [
         ("low_memory", "to do"),
         ("teacher_only", "impossible"),
     ]
-    assert "model.name=NAME" in rows[1]["error"], (
-        "the address is given, and only the name is missing"
-    )
+    assert "model.name=NAME" in rows[1]["error"], "the address is given, and only the name is missing"
     message = "note: model.base_url is passed to the jobs that have it, and left out with model=embedded\n"
     assert message in capsys.readouterr().err

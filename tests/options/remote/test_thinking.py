@@ -69,65 +69,46 @@ def notes(folder: Path) -> list[str]:
     return [note for note in found if "budget" in note or "longer" in note]
 
 
-def test_a_budget_is_sent_and_what_the_server_did_is_counted(
-    runner: Run, tmp_path: Path, api: Api
-) -> None:
+def test_a_budget_is_sent_and_what_the_server_did_is_counted(runner: Run, tmp_path: Path, api: Api) -> None:
     api.budget_of = lambda body: body["thinking_token_budget"]
     server = (*SERVER, *BUDGET, f"model.base_url={api.url}", "model.thinking_budget=vllm")
     done = runner(*server, "model.price_in=0", "model.price_out=1")
     assert done.code == 0, done.err
-    assert {(body["thinking_token_budget"], body["max_tokens"]) for body in api.seen} == {
-        (8, 8 + 5 + MARGIN)
-    }
+    assert {(body["thinking_token_budget"], body["max_tokens"]) for body in api.seen} == {(8, 8 + 5 + MARGIN)}
     for one in lines(tmp_path):
         assert one["thinking"].split() == ["hm"] * 8
         assert (one["thinking_tokens"], one["answer_tokens"], one["new_tokens"]) == (8, 3, 11)
-        assert (one["ending"], one["verdict"], one["cost_usd"]) == (
-            "budget_spent",
-            "correct",
-            11e-6,
-        )
+        assert (one["ending"], one["verdict"], one["cost_usd"]) == ("budget_spent", "correct", 11e-6)
     assert notes(tmp_path) == []
 
 
 def test_a_server_that_ignores_its_budget_is_noted(runner: Run, tmp_path: Path, api: Api) -> None:
     done = runner(*SERVER, *BUDGET, f"model.base_url={api.url}", "model.thinking_budget=qwen")
     assert done.code == 0, done.err
-    assert {one["ending"] for one in lines(tmp_path)} == {"cut_off_thinking"}, (
-        "50 words do not fit in 45"
-    )
+    assert {one["ending"] for one in lines(tmp_path)} == {"cut_off_thinking"}, "50 words do not fit in 45"
     assert notes(tmp_path) == [
         "the server ignored the budget for thinking in 4 of 4 answers: see model.thinking_budget"
     ]
 
 
-def test_a_server_that_does_not_count_thinking_is_noted(
-    runner: Run, tmp_path: Path, api: Api
-) -> None:
+def test_a_server_that_does_not_count_thinking_is_noted(runner: Run, tmp_path: Path, api: Api) -> None:
     api.counts_thinking, api.budget_of = False, lambda body: body["thinking_budget_tokens"]
     long = "generation.max_new_tokens=2"
     api.answer = lambda body: "and so on " * 50 if "thinking_budget_tokens" in body else ""
-    done = runner(
-        *SERVER, *BUDGET, long, f"model.base_url={api.url}", "model.thinking_budget=llama_cpp"
-    )
+    done = runner(*SERVER, *BUDGET, long, f"model.base_url={api.url}", "model.thinking_budget=llama_cpp")
     assert done.code == 0, done.err
     assert {
-        (one.get("thinking_tokens"), one.get("answer_tokens"), one["new_tokens"])
-        for one in lines(tmp_path)
+        (one.get("thinking_tokens"), one.get("answer_tokens"), one["new_tokens"]) for one in lines(tmp_path)
     } == {(None, None, 42)}
     assert notes(tmp_path) == [
         "the server did not count the tokens of thinking in 4 of 4 answers, so whether it kept to the budget is unknown"
     ]
 
 
-def test_an_answer_that_takes_what_the_thinking_left_is_noted(
-    runner: Run, tmp_path: Path, api: Api
-) -> None:
+def test_an_answer_that_takes_what_the_thinking_left_is_noted(runner: Run, tmp_path: Path, api: Api) -> None:
     api.thinking, api.answer = ("reasoning", lambda body: "hm"), lambda body: "and so on " * 50
     wide = "generation.thinking_tokens=60"
-    done = runner(
-        *SERVER, *BUDGET, wide, f"model.base_url={api.url}", "model.thinking_budget=sglang"
-    )
+    done = runner(*SERVER, *BUDGET, wide, f"model.base_url={api.url}", "model.thinking_budget=sglang")
     assert done.code == 0, done.err
     assert {one["answer_tokens"] for one in lines(tmp_path)} == {60 + 5 + MARGIN - 1}
     assert [note.partition(":")[0] for note in notes(tmp_path)] == [
@@ -162,11 +143,7 @@ def test_what_a_server_has_no_parameter_for_is_refused(
     ("choice", "body", "off"),
     [
         ("vllm", {"thinking_token_budget": 64}, {"thinking_token_budget": 0}),
-        (
-            "sglang",
-            {"custom_params": {"thinking_budget": 64}},
-            {"custom_params": {"thinking_budget": 0}},
-        ),
+        ("sglang", {"custom_params": {"thinking_budget": 64}}, {"custom_params": {"thinking_budget": 0}}),
         ("llama_cpp", {"thinking_budget_tokens": 64}, {"thinking_budget_tokens": 0}),
         ("openrouter", {"reasoning": {"max_tokens": 64}}, {"reasoning": {"enabled": False}}),
         (
@@ -182,11 +159,7 @@ def test_what_a_server_has_no_parameter_for_is_refused(
                     "google": {"thinking_config": {"thinking_budget": 64, "include_thoughts": True}}
                 }
             },
-            {
-                "extra_body": {
-                    "google": {"thinking_config": {"thinking_budget": 0, "include_thoughts": True}}
-                }
-            },
+            {"extra_body": {"google": {"thinking_config": {"thinking_budget": 0, "include_thoughts": True}}}},
         ),
     ],
 )
@@ -207,9 +180,7 @@ def test_each_server_gets_its_own_parameter(
         assert expected.items() <= sent.items()
     assert [sent["max_tokens"] for sent in api.seen] == [256 + 64 + MARGIN, 256 + MARGIN]
     plain = ApiEngine(make_config(), model_at(api), frozenset())
-    with pytest.raises(
-        ConfigError, match=r"request.thinking_tokens=3: model.thinking_budget is not given"
-    ):
+    with pytest.raises(ConfigError, match=r"request.thinking_tokens=3: model.thinking_budget is not given"):
         plain.parameters(Request(0, HI, thinking_tokens=3))
 
 
@@ -224,9 +195,7 @@ def test_deltas_have_no_tags_and_thinking_is_marked(make_config: Make, api: Api,
     engine = open_engine(make_config(model=model_at(api)))
     (done,) = complete_with_deltas(engine, [Request(0, HI)], deltas.append)
     engine.close()
-    said = [
-        "".join(delta.text for delta in deltas if delta.thinking is kind) for kind in (True, False)
-    ]
+    said = ["".join(delta.text for delta in deltas if delta.thinking is kind) for kind in (True, False)]
     assert said == ["a '<think>' b\n", "The <b> is `</think>`. #### 7"]
     assert [done.answer.thinking, done.answer.text] == said
     assert (done.answer.thinking_tokens, done.answer.answer_tokens) == (None, None), (
@@ -243,29 +212,17 @@ def test_thinking_that_is_sent_apart_comes_as_deltas_first(make_config: Make, ap
     assert [(delta.text, delta.thinking) for delta in deltas] == [
         ("hm", True), (" so", True), ("It", False), (" is", False), (" 7", False),
     ]  # fmt: skip
-    assert (done.answer.thinking, done.answer.text, done.answer.ending) == (
-        "hm so",
-        "It is 7",
-        Ending.closed,
-    )
+    assert (done.answer.thinking, done.answer.text, done.answer.ending) == ("hm so", "It is 7", Ending.closed)
 
 
 @pytest.mark.parametrize(
     ("usage", "new", "thinking", "shown"),
     [
-        (
-            {"completion_tokens_details": {"reasoning_tokens": 6}},
-            10,
-            6,
-            "",
-        ),  # OpenAI, DeepSeek, vLLM
+        # OpenAI, DeepSeek, vLLM
+        ({"completion_tokens_details": {"reasoning_tokens": 6}}, 10, 6, ""),
         ({"reasoning_tokens": 6}, 10, 6, ""),  # SGLang
-        (
-            {"completion_tokens_details": {"reasoning_tokens": 6}, "total_tokens": 19},
-            16,
-            6,
-            "",
-        ),  # xAI: not among them
+        # xAI: not among them
+        ({"completion_tokens_details": {"reasoning_tokens": 6}, "total_tokens": 19}, 16, 6, ""),
         ({"completion_tokens_details": {"reasoning_tokens": 60}}, 70, 60, ""),
         ({"completion_tokens_details": {"reasoning_tokens": 0}}, 10, None, None),
         ({"completion_tokens_details": None}, 10, None, None),
@@ -273,12 +230,7 @@ def test_thinking_that_is_sent_apart_comes_as_deltas_first(make_config: Make, ap
     ],
 )
 def test_thinking_that_is_only_counted_is_counted(
-    make_config: Make,
-    api: Api,
-    usage: dict[str, Any],
-    new: int,
-    thinking: int | None,
-    shown: str | None,
+    make_config: Make, api: Api, usage: dict[str, Any], new: int, thinking: int | None, shown: str | None
 ) -> None:
     counts = {"prompt_tokens": 3, "completion_tokens": 10}
     api.always = Trouble("says", pieces=("It is 7",), usage=counts | usage)
@@ -296,19 +248,13 @@ def test_thinking_that_is_only_counted_is_counted(
     assert one.cost_usd == pytest.approx(new / 1e6)
 
 
-def test_a_server_without_a_parser_says_0_tokens_which_is_not_known(
-    make_config: Make, api: Api
-) -> None:
+def test_a_server_without_a_parser_says_0_tokens_which_is_not_known(make_config: Make, api: Api) -> None:
     usage = {"prompt_tokens": 3, "completion_tokens": 10, "reasoning_tokens": 0}
     api.always = Trouble("says", pieces=("<think>hm</think>It is 7",), usage=usage)
     engine = open_engine(make_config(model=model_at(api)))
     (one,) = complete(engine, [Request(0, HI)])
     engine.close()
-    assert (one.answer.thinking, one.answer.thinking_tokens, one.answer.ending) == (
-        "hm",
-        None,
-        Ending.closed,
-    )
+    assert (one.answer.thinking, one.answer.thinking_tokens, one.answer.ending) == ("hm", None, Ending.closed)
 
 
 def test_own_tags_are_read(make_config: Make, api: Api) -> None:
@@ -333,9 +279,7 @@ def test_of_several_choices_the_first_has_all_tokens(make_config: Make, api: Api
     assert [(one.new_tokens, one.thinking_tokens, one.answer_tokens) for one in answers] == [
         (129, 120, 9), (0, 0, 0), (0, 0, 0),
     ]  # fmt: skip
-    assert {one.ending for one in answers} == {Ending.closed}, (
-        "of which the budget was spent is unknown"
-    )
+    assert {one.ending for one in answers} == {Ending.closed}, "of which the budget was spent is unknown"
     assert engine.stats.notes == []
 
 
@@ -378,12 +322,7 @@ def test_the_stub_thinks(
     runner: Run, tmp_path: Path, arguments: tuple[str, ...], expected: tuple[str, int, int]
 ) -> None:
     done = runner(
-        "model=stub",
-        "model.thinking_words=12",
-        "task.limit=2",
-        "tracking=none",
-        "print=json",
-        *arguments,
+        "model=stub", "model.thinking_words=12", "task.limit=2", "tracking=none", "print=json", *arguments
     )
     assert done.code == 0, done.err
     ending, thinking, most = expected

@@ -59,9 +59,7 @@ def ask(make_config: Callable[..., RunnerConfig], api: Api) -> Callable[..., Com
     ],
     ids=lambda value: f"{value.kind}-{value.status}" if isinstance(value, Trouble) else "",
 )
-def test_each_unlimited_body_has_its_own_message(
-    ask: Any, api: Api, trouble: Trouble, words: str
-) -> None:
+def test_each_unlimited_body_has_its_own_message(ask: Any, api: Api, trouble: Trouble, words: str) -> None:
     api.always = trouble
     ask()  # the first one also takes the libraries' memory
     before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

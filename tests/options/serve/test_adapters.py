@@ -18,10 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from runner_engine.embedded import LORA_PEFT_DIRS, MODEL_DIR
 
 NAMES = ("embedded", "made", "recall/v1")
-PROMPTS = [
-    f"Tom has {number} pens. Tom buys 5 more. How many pens does Tom have now?\n"
-    for number in (3, 8)
-]
+PROMPTS = [f"Tom has {number} pens. Tom buys 5 more. How many pens does Tom have now?\n" for number in (3, 8)]
 NEW_TOKENS = 12
 
 
@@ -49,9 +46,7 @@ def models(made: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_each_name_answers_with_its_adapter_among_the_others(
-    server: Serving, models: dict[str, Any]
-) -> None:
+def test_each_name_answers_with_its_adapter_among_the_others(server: Serving, models: dict[str, Any]) -> None:
     tokenizer = AutoTokenizer.from_pretrained(MODEL_DIR)
     asked = [(name, prompt) for prompt in PROMPTS for name in NAMES]
 

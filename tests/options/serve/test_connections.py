@@ -15,12 +15,8 @@ from serving import WAIT_S, Serving, first_line, serving
 pytestmark = pytest.mark.slow  # as a group
 STUB = ("model=stub", "tracking=none")
 HEADER = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-ECHO = {
-    "prompt": "x" * 900_000,
-    "echo": True,
-    "stream": True,
-    "n": 8,
-}  # 8 * 0.9 MB, more than the kernel's buffers hold
+# 8 * 0.9 MB, more than the kernel's buffers hold
+ECHO = {"prompt": "x" * 900_000, "echo": True, "stream": True, "n": 8}
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +64,7 @@ def is_reset(client: socket.socket, data: bytes, size: int = 65536, pause_s: flo
 
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize(
-    "sent",
-    [b"", b"P", HEADER, HEADER + b"Content-Length: 1"],
-    ids=["nothing", "P", "lines", "line"],
+    "sent", [b"", b"P", HEADER, HEADER + b"Content-Length: 1"], ids=["nothing", "P", "lines", "line"]
 )
 def test_a_connection_without_a_whole_header_is_closed(hasty: Serving, sent: bytes) -> None:
     with connect(hasty) as client:
@@ -120,9 +114,7 @@ def test_connections_beyond_the_limit_are_answered_that_they_are_too_many(tmp_pa
             client.close()
 
 
-def test_a_place_is_free_when_its_completion_is_complete_though_it_is_unread(
-    tmp_path: Path,
-) -> None:
+def test_a_place_is_free_when_its_completion_is_complete_though_it_is_unread(tmp_path: Path) -> None:
     limits = ("task.max_open=8", "task.timeout_s=300", "task.write_s=300")
     with serving(tmp_path, *STUB, *limits) as server, connect(server, narrow=True) as client:
         client.sendall(whole(json.dumps(ECHO).encode()))
@@ -156,10 +148,7 @@ def test_a_client_that_does_not_read_is_disconnected(
 
 
 def test_a_client_that_reads_slowly_gets_its_whole_answer(tmp_path: Path) -> None:
-    with (
-        serving(tmp_path, *STUB, "task.write_s=0.5") as server,
-        connect(server, narrow=True) as client,
-    ):
+    with serving(tmp_path, *STUB, "task.write_s=0.5") as server, connect(server, narrow=True) as client:
         client.sendall(whole(json.dumps(ECHO | {"n": 1}).encode()))
         text = b""
         for pause in [0.1] * 30 + [0.0] * 100_000:

@@ -36,10 +36,7 @@ IMPOSSIBLE: dict[str, dict[str, Any]] = {
 }
 BEHIND_TRIED_TOKENS = {  # the trial reads only the first tokens of an answer
     "type": "object",
-    "properties": {
-        "a": {"const": "x7" * 60},
-        "b": {"type": "string", "pattern": "^((a{50}){50}){20}$"},
-    },
+    "properties": {"a": {"const": "x7" * 60}, "b": {"type": "string", "pattern": "^((a{50}){50}){20}$"}},
     "required": ["a", "b"],
     "additionalProperties": False,
 }
@@ -49,12 +46,7 @@ KNOWN = {"type": "object", "properties": {"n": {"type": "integer"}}, "required":
 def body_of(schema: dict[str, Any], **keys: Any) -> dict[str, Any]:
     wanted = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
     messages = [{"role": "user", "content": "Tom has 8 pens."}]
-    return {
-        "messages": messages,
-        "max_tokens": 8,
-        "temperature": 0,
-        "response_format": wanted,
-    } | keys
+    return {"messages": messages, "max_tokens": 8, "temperature": 0, "response_format": wanted} | keys
 
 
 @pytest.fixture(scope="module")
@@ -104,9 +96,9 @@ class Others:
         self.server, self.waits, self.memory = server, list[float](), list[float]()
         self.statuses: set[int] = set()
         self._over, self._numbers = threading.Event(), iter(range(10**6))
-        self._threads = [
-            threading.Thread(target=self._ask, args=(is_new,)) for is_new in (False, True)
-        ] + [threading.Thread(target=self._look)]
+        self._threads = [threading.Thread(target=self._ask, args=(is_new,)) for is_new in (False, True)] + [
+            threading.Thread(target=self._look)
+        ]
 
     def __enter__(self) -> Others:
         for thread in self._threads:
@@ -189,8 +181,7 @@ def test_an_attack_from_many_clients_leaves_nothing_behind(server: Serving) -> N
     before = memory_mib(server)
     with Others(server) as beside:
         clients = [
-            server.send(CHAT, body_of({"type": "integer", "multipleOf": 9_999_000 + n}))
-            for n in range(12)
+            server.send(CHAT, body_of({"type": "integer", "multipleOf": 9_999_000 + n})) for n in range(12)
         ]
         time.sleep(1)
         for client in clients:

@@ -21,9 +21,8 @@ MINIMAL: dict[str, dict[str, Any]] = {
     "/generate": {"prompt": "7", "max_new_tokens": 1},
     "/tokenize": {"prompt": "7"},
 }
-WITH_NUMBERS = [
-    path for path, body in MINIMAL.items() if len(body) > 1
-]  # paths with numeric parameters
+# paths with numeric parameters
+WITH_NUMBERS = [path for path, body in MINIMAL.items() if len(body) > 1]
 REQUIRES: dict[str, dict[str, Any]] = {
     "top_logprobs": {"logprobs": True},
     "stream_options": {"stream": True},
@@ -75,9 +74,7 @@ def test_numbers_are_accepted_exactly_in_the_described_ranges(
         first = first if least is None else [(least, 200), (least - step, 400)]
         last = [] if most is None else [(most, 200), (most + step, 400)]
         for value, expected in first + last:
-            scores_only: dict[str, Any] = (
-                {"echo": True} if name == "max_tokens" and value == 0 else {}
-            )
+            scores_only: dict[str, Any] = {"echo": True} if name == "max_tokens" and value == 0 else {}
             body = MINIMAL[path] | REQUIRES.get(name, {}) | {name: value} | scores_only
             status, answer = server.ask(path, body)
             assert status == expected, (name, value, answer)
@@ -90,9 +87,7 @@ def test_the_examples_are_answered_and_unknown_parameters_are_refused(
     server: Serving, description: dict[str, Any], path: str
 ) -> None:
     schema = schema_of(description, path)
-    example = description["paths"][path]["post"]["requestBody"]["content"]["application/json"][
-        "example"
-    ]
+    example = description["paths"][path]["post"]["requestBody"]["content"]["application/json"]["example"]
     limit = {name: 9 for name in ("max_tokens", "max_new_tokens") if name in example}
     assert server.ask(path, example | limit)[0] == 200
     assert schema["additionalProperties"] is False
@@ -106,25 +101,19 @@ def test_the_examples_are_answered_and_unknown_parameters_are_refused(
 
 def test_lists_have_the_described_limits(server: Serving, description: dict[str, Any]) -> None:
     chat, text = (
-        schema_of(description, path)["properties"]
-        for path in ("/v1/chat/completions", "/v1/completions")
+        schema_of(description, path)["properties"] for path in ("/v1/chat/completions", "/v1/completions")
     )
     one, several = text["stop"]["anyOf"][:2]
     for stop, expected in (
         (["a"] * several["maxItems"], 200), (["a"] * (several["maxItems"] + 1), 400),
         ("a" * one["maxLength"], 200), ("a" * (one["maxLength"] + 1), 400), ("", 400),
     ):  # fmt: skip
-        assert (
-            server.ask("/v1/completions", MINIMAL["/v1/completions"] | {"stop": stop})[0]
-            == expected
-        )
-    most = next(
-        kind for kind in text["prompt"]["anyOf"] if kind.get("items", {}).get("type") == "string"
-    )["maxItems"]
+        assert server.ask("/v1/completions", MINIMAL["/v1/completions"] | {"stop": stop})[0] == expected
+    most = next(kind for kind in text["prompt"]["anyOf"] if kind.get("items", {}).get("type") == "string")[
+        "maxItems"
+    ]
     for count, expected in ((most, 200), (most + 1, 400)):
-        assert (
-            server.ask("/v1/completions", {"prompt": ["7"] * count, "max_tokens": 1})[0] == expected
-        )
+        assert server.ask("/v1/completions", {"prompt": ["7"] * count, "max_tokens": 1})[0] == expected
     assert chat["messages"]["minItems"] == 1
 
 

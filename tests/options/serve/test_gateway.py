@@ -14,8 +14,7 @@ pytestmark = pytest.mark.slow
 def test_answers_of_one_call_do_not_depend_on_timing_under_int8(tmp_path: Path) -> None:
     """Under int8, outliers of one row change the products of all rows in its pass."""
     prompts = [
-        f"Ann has {number} apples and buys {number * 7} more. " * (1 + number % 4)
-        for number in range(24)
+        f"Ann has {number} apples and buys {number * 7} more. " * (1 + number % 4) for number in range(24)
     ]
     body = {"prompt": prompts, "max_tokens": 16}
     with serving(tmp_path, "quantization=int8", "model.device=cpu", "tracking=none") as server:

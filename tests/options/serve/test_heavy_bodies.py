@@ -139,9 +139,7 @@ def test_a_heavy_body_stalls_nobody(server: Serving, case: str) -> None:
     assert status == expected, answer
     if message:
         assert message in answer["error"]["message"]
-        assert len(answer["error"]["message"]) < 3000, (
-            "the answer does not quote all of a huge body"
-        )
+        assert len(answer["error"]["message"]) < 3000, "the answer does not quote all of a huge body"
 
 
 def send_in_pieces(server: Serving, pieces: Iterable[bytes], pause_s: float = 0.0) -> bytes:
@@ -157,9 +155,7 @@ def test_a_body_in_tiny_pieces_stalls_nobody(server: Serving) -> None:
     data = json.dumps({"prompt": "7 pens " * 20_000}).encode()
     head = f"POST {TEXT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
     pieces = b"".join(b"1\r\n%c\r\n" % byte for byte in data) + b"0\r\n\r\n"
-    assert b" 400 " in in_good_health(
-        server, lambda: send_in_pieces(server, [head.encode() + pieces])
-    )
+    assert b" 400 " in in_good_health(server, lambda: send_in_pieces(server, [head.encode() + pieces]))
 
 
 def test_a_dripping_body_stalls_nobody(server: Serving) -> None:

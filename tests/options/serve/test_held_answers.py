@@ -35,10 +35,7 @@ class Solved(BaseModel):
 
 
 SCHEMA = Solved.model_json_schema()
-FORMAT: Any = {
-    "type": "json_schema",
-    "json_schema": {"name": "solved", "schema": SCHEMA, "strict": True},
-}
+FORMAT: Any = {"type": "json_schema", "json_schema": {"name": "solved", "schema": SCHEMA, "strict": True}}
 
 
 @pytest.fixture(scope="module")
@@ -109,9 +106,7 @@ def test_what_is_cut_off_says_so(client: OpenAI) -> None:
     assert whole.choices[0].message.content.startswith(cut.choices[0].message.content)
     assert not is_solved(cut.choices[0].message.content)
     with pytest.raises(openai.LengthFinishReasonError):
-        client.chat.completions.parse(
-            model="embedded", messages=CHAT, response_format=Solved, max_tokens=7
-        )
+        client.chat.completions.parse(model="embedded", messages=CHAT, response_format=Solved, max_tokens=7)
 
 
 def test_the_tokens_of_held_answers_have_log_probabilities(client: OpenAI) -> None:

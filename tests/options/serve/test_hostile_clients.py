@@ -42,13 +42,9 @@ class Beside:
     over: threading.Event = field(default_factory=threading.Event)
 
     def ask_until_over(self, seed: int) -> None:
-        client = OpenAI(
-            base_url=f"{self.server.url}/v1", api_key="none", max_retries=0, timeout=WAIT_S
-        )
+        client = OpenAI(base_url=f"{self.server.url}/v1", api_key="none", max_retries=0, timeout=WAIT_S)
         is_answered = False
-        while not (
-            is_answered and self.over.is_set()
-        ):  # the attack may end before the first answer
+        while not (is_answered and self.over.is_set()):  # the attack may end before the first answer
             try:
                 self.texts.add(text_of(client))
                 streamed = client.completions.create(
@@ -61,9 +57,7 @@ class Beside:
                 )
                 assert [it.choices[0].finish_reason for it in streamed][-1] in ("stop", "length")
                 self.answers, is_answered = self.answers + 2, True
-            except (
-                RateLimitError
-            ):  # an attacker has taken all places for a moment, as any client may
+            except RateLimitError:  # an attacker has taken all places for a moment, as any client may
                 self.was_full += 1
                 time.sleep(0.05)
 
@@ -117,9 +111,7 @@ def attack(server: Serving, bodies: Iterable[tuple[str, bytes]]) -> Counter[int]
 
 
 def rss_mib(server: Serving) -> float:
-    (kib,) = re.findall(
-        r"^VmRSS:\s+(\d+) kB", Path(f"/proc/{server.process.pid}/status").read_text(), re.M
-    )
+    (kib,) = re.findall(r"^VmRSS:\s+(\d+) kB", Path(f"/proc/{server.process.pid}/status").read_text(), re.M)
     return int(kib) / 1024
 
 
@@ -139,14 +131,7 @@ def silent_connections(server: Serving, count: int) -> list[socket.socket]:
 def unread_answers(server: Serving, count: int) -> list[socket.socket]:
     """Ask for large answers, and do not read them."""
     body = json.dumps(
-        {
-            "prompt": "x " * 400,
-            "echo": True,
-            "n": 2,
-            "max_tokens": 200,
-            "stream": True,
-            "ignore_eos": True,
-        }
+        {"prompt": "x " * 400, "echo": True, "n": 2, "max_tokens": 200, "stream": True, "ignore_eos": True}
     )
     clients = []
     for _ in range(count):
@@ -169,12 +154,7 @@ def check_that_it_is_as_before(server: Serving) -> None:
 def test_one_hostile_number_does_not_end_the_requests_of_others(tmp_path: Path) -> None:
     names = ("top_k", "seed", "temperature", "n", "max_tokens")
     numbers = ("1" + "0" * 400, "1e400", "NaN", "-1", "1e-45", "true")
-    bodies = [
-        (path, body_of(path, {name: it}))
-        for path in (TEXT, CHAT)
-        for name in names
-        for it in numbers
-    ]
+    bodies = [(path, body_of(path, {name: it})) for path in (TEXT, CHAT) for name in names for it in numbers]
     with serving(tmp_path, *FLOAT32, "tracking=none") as server:
         with clients_beside(server) as beside:
             statuses = attack(server, bodies)
@@ -227,9 +207,7 @@ def test_each_number_in_each_field_is_served_or_refused(tmp_path: Path) -> None:
     with serving(tmp_path, *MODEL, "tracking=none") as server:
         with clients_beside(server) as beside:
             statuses = attack(server, [*every_body(), *every_prompt()])
-        print(
-            f"others: {beside.answers} answers, {beside.was_full} times full; attack: {dict(statuses)}"
-        )
+        print(f"others: {beside.answers} answers, {beside.was_full} times full; attack: {dict(statuses)}")
         assert statuses[200] > 500
         assert statuses[400] > 2000
         check_that_it_is_as_before(server)

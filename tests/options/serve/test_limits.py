@@ -65,9 +65,7 @@ def close(stream: http.client.HTTPConnection) -> None:
     stream.answer.close()  # type: ignore[attr-defined]
 
 
-def test_a_client_that_leaves_before_its_stream_begins_is_noticed_while_it_waits(
-    tmp_path: Path,
-) -> None:
+def test_a_client_that_leaves_before_its_stream_begins_is_noticed_while_it_waits(tmp_path: Path) -> None:
     # one request at a time, and the first one takes longer than this test waits
     with (
         serving(tmp_path, *STUB, "model.delay_s=300") as server,
@@ -126,9 +124,7 @@ def test_bodies_that_are_too_large_are_not_read(small: Serving) -> None:
     assert small.ask("/health")[0] == 200
 
 
-def test_a_client_that_reads_only_after_sending_gets_the_answer_to_too_large_a_body(
-    small: Serving,
-) -> None:
+def test_a_client_that_reads_only_after_sending_gets_the_answer_to_too_large_a_body(small: Serving) -> None:
     for headers in ({}, {"Transfer_Encoding": "chunked"}, {"Expect": "100-continue"}):
         status, answer = small.ask("/v1/completions", b" " * 10_000_000, **headers)
         assert (status, answer["error"]["type"]) == (413, "invalid_request_error")
@@ -162,9 +158,7 @@ def test_a_slow_body_is_refused_after_its_time_limit(monkeypatch: pytest.MonkeyP
         return {"type": "http.request", "body": b" ", "more_body": True}
 
     async def read() -> None:
-        body = guard.LimitedBody(
-            {"headers": [(b"content-length", b"1000")]}, drip, Limits(ServeConfig())
-        )
+        body = guard.LimitedBody({"headers": [(b"content-length", b"1000")]}, drip, Limits(ServeConfig()))
         while True:
             await body.receive()
 

@@ -28,10 +28,7 @@ NF4, EMBEDDED = CHOICES["nf4"](), PeftConfig(path="embedded")
         (PLAIN, "embedded"),
         ((NF4, *PLAIN[1:]), "embedded+nf4"),
         ((NF4, EMBEDDED, RopeConfig()), "embedded+nf4+lora-embedded"),
-        (
-            (PLAIN[0], PthConfig(path="/adapters/mine.pth"), Rope2dConfig()),
-            "embedded+lora-mine+rope_2d",
-        ),
+        ((PLAIN[0], PthConfig(path="/adapters/mine.pth"), Rope2dConfig()), "embedded+lora-mine+rope_2d"),
     ],
 )
 def test_a_name_lists_what_was_added_to_the_model(
@@ -52,21 +49,14 @@ def test_a_folder_is_named_by_its_last_part(make_config: Any, tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_clients_see_which_model_it_is_where_its_folder_says_only_the_number_format(
-    tmp_path: Path,
-) -> None:
+def test_clients_see_which_model_it_is_where_its_folder_says_only_the_number_format(tmp_path: Path) -> None:
     folder = tmp_path / "Some-Model" / "bfloat16"
     shutil.copytree(MODEL_DIR, folder)
-    with serving(
-        tmp_path, *FLOAT32, "model=auto", f"model.name={folder}", "tracking=none"
-    ) as server:
+    with serving(tmp_path, *FLOAT32, "model=auto", f"model.name={folder}", "tracking=none") as server:
         assert [model["id"] for model in server.ask("/v1/models")[1]["data"]] == ["Some-Model"]
         assert "<title>Some-Model · runner</title>" in server.ask("/")[1]
         for name in ("Some-Model", "bfloat16"):
-            assert (
-                server.ask("/v1/completions", {"prompt": "7", "max_tokens": 1, "model": name})[0]
-                == 200
-            )
+            assert server.ask("/v1/completions", {"prompt": "7", "max_tokens": 1, "model": name})[0] == 200
 
 
 @pytest.mark.slow
@@ -77,9 +67,7 @@ def test_clients_see_the_whole_name_and_may_use_the_plain_one(tmp_path: Path) ->
         assert [one["id"] for one in server.ask("/v1/models")[1]["data"]] == [whole]
         assert f'<h1 id="model">{whole}</h1>' in server.ask("/")[1]
         for name in (whole, "embedded", None):
-            status, answer = server.ask(
-                "/v1/completions", {"prompt": "7", "max_tokens": 1, "model": name}
-            )
+            status, answer = server.ask("/v1/completions", {"prompt": "7", "max_tokens": 1, "model": name})
             assert (status, answer["model"]) == (200, whole)
         for name in (whole, "embedded"):
             assert server.ask(f"/v1/models/{name}")[1]["id"] == whole

@@ -22,8 +22,6 @@ def test_a_body_has_all_parameters(body: type[ChatBody | TextBody | GenerateBody
 
 
 def test_the_name_tells_a_mix(make_config: Callable[..., RunnerConfig]) -> None:
-    mix = Nf4Config(
-        skip=["layers.0", "lm_head"], overrides={"down_proj": {"name": "int8", "threshold": 0}}
-    )
+    mix = Nf4Config(skip=["layers.0", "lm_head"], overrides={"down_proj": {"name": "int8", "threshold": 0}})
     config = make_config(model=LocalConfig(name="models/tiny"), quantization=mix)
     assert served_name(config, ServeConfig()) == "models/tiny+nf4-mixed"

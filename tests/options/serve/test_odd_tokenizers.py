@@ -14,12 +14,7 @@ from serving import FLOAT32, serving
 def test_one_prompt_does_not_end_a_server(tmp_path: Path) -> None:
     runaway = save_runaway(tmp_path / "model")
     with serving(
-        tmp_path,
-        *FLOAT32,
-        "model=local",
-        f"model.name={runaway}",
-        "model.device=cpu",
-        "tracking=none",
+        tmp_path, *FLOAT32, "model=local", f"model.name={runaway}", "model.device=cpu", "tracking=none"
     ) as server:
         for body in (
             {"prompt": BAD},
@@ -41,9 +36,7 @@ def test_one_prompt_does_not_end_a_server(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_server_says_400_and_goes_on(tmp_path: Path) -> None:
     beyond = save_beyond(tmp_path / "model")
-    with serving(
-        tmp_path, *FLOAT32, "model=auto", f"model.name={beyond}", "model.device=cpu"
-    ) as server:
+    with serving(tmp_path, *FLOAT32, "model=auto", f"model.name={beyond}", "model.device=cpu") as server:
         text = f"Tom has {EXTRA} pens"
         for path, body in (
             ("/v1/completions", {"prompt": text}),

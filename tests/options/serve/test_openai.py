@@ -51,25 +51,19 @@ def tokenizer() -> Any:
 
 
 def greedy(model: Any, tokenizer: Any, text: str, new: int) -> str:
-    ids = torch.tensor(
-        [tokenizer(text, add_special_tokens="<|im_start|>" not in text)["input_ids"]]
-    )
+    ids = torch.tensor([tokenizer(text, add_special_tokens="<|im_start|>" not in text)["input_ids"]])
     answer = model.generate(ids, max_new_tokens=new, do_sample=False)[0, ids.shape[1] :]
     return tokenizer.decode(answer, skip_special_tokens=True)
 
 
-def test_a_chat_is_answered_as_the_model_answers_alone(
-    client: OpenAI, model: Any, tokenizer: Any
-) -> None:
+def test_a_chat_is_answered_as_the_model_answers_alone(client: OpenAI, model: Any, tokenizer: Any) -> None:
     done = client.chat.completions.create(
         model="embedded", messages=CHAT, temperature=0, max_completion_tokens=64
     )
     prompt = tokenizer.apply_chat_template(CHAT, tokenize=False, add_generation_prompt=True)
     ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
     with torch.inference_mode():
-        alone = model.generate(torch.tensor([ids]), max_new_tokens=64, do_sample=False)[
-            0, len(ids) :
-        ]
+        alone = model.generate(torch.tensor([ids]), max_new_tokens=64, do_sample=False)[0, len(ids) :]
     assert done.choices[0].message.content == tokenizer.decode(alone, skip_special_tokens=True)
     assert (done.choices[0].message.role, done.choices[0].finish_reason) == ("assistant", "stop")
     assert done.usage is not None
@@ -94,19 +88,11 @@ def test_penalties_are_those_of_openai(client: OpenAI, model: Any, tokenizer: An
             break
         answer.append(token)
     drawn: dict[str, Any] = {"frequency_penalty": -2.0, "presence_penalty": -2.0}
-    done = client.completions.create(
-        model="embedded", prompt=TEXT, max_tokens=24, temperature=0, **drawn
-    )
+    done = client.completions.create(model="embedded", prompt=TEXT, max_tokens=24, temperature=0, **drawn)
     expected = tokenizer.decode(answer, skip_special_tokens=True)
     assert done.choices[0].text == expected != greedy(model, tokenizer, TEXT, 24)
     one = client.completions.create(
-        model="embedded",
-        prompt=TEXT,
-        max_tokens=24,
-        temperature=5,
-        seed=1,
-        extra_body={"min_p": 1},
-        **drawn,
+        model="embedded", prompt=TEXT, max_tokens=24, temperature=5, seed=1, extra_body={"min_p": 1}, **drawn
     )
     assert one.choices[0].text == expected
 
@@ -129,17 +115,10 @@ def test_a_stream_has_the_same_text_and_its_usage_last(client: OpenAI) -> None:
 
 @pytest.mark.parametrize("interval", [1, 4, 99])
 def test_an_event_has_as_many_tokens_as_were_asked_for(client: OpenAI, interval: int) -> None:
-    asked: dict[str, Any] = {
-        "model": "embedded",
-        "prompt": "7 pens",
-        "max_tokens": 12,
-        "temperature": 0,
-    }
+    asked: dict[str, Any] = {"model": "embedded", "prompt": "7 pens", "max_tokens": 12, "temperature": 0}
     whole = client.completions.create(**asked)
     assert whole.usage is not None
-    chunks = [
-        *client.completions.create(**asked, stream=True, extra_body={"stream_interval": interval})
-    ]
+    chunks = [*client.completions.create(**asked, stream=True, extra_body={"stream_interval": interval})]
     texts = list(filter(None, (chunk.choices[0].text for chunk in chunks)))
     assert "".join(texts) == whole.choices[0].text
     assert len(texts) == 1 + -(-(whole.usage.completion_tokens - 1) // interval), (
@@ -157,10 +136,7 @@ def test_the_asynchronous_client_is_answered_in_parallel(server: Serving, client
     async def ask() -> tuple[list[str], str]:
         async with AsyncOpenAI(base_url=f"{server.url}/v1", api_key="x") as several:
             done = await asyncio.gather(
-                *(
-                    several.completions.create(model="embedded", prompt=text, max_tokens=12)
-                    for text in texts
-                )
+                *(several.completions.create(model="embedded", prompt=text, max_tokens=12) for text in texts)
             )
             stream = await several.completions.create(
                 model="embedded", prompt=texts[0], max_tokens=12, stream=True
@@ -208,10 +184,7 @@ def test_a_seed_decides_what_is_drawn_and_choices_differ(client: OpenAI) -> None
             "n": 3,
             "max_tokens": 24,
         }
-        return [
-            one.message.content
-            for one in client.chat.completions.create(**(body | changes)).choices
-        ]
+        return [one.message.content for one in client.chat.completions.create(**(body | changes)).choices]
 
     first = draw(seed=7)
     assert first == draw(seed=7)
@@ -239,9 +212,7 @@ def by_one_pass(model: Any, ids: list[int]) -> torch.Tensor:
 def test_log_probabilities_of_a_chat_are_those_of_one_forward_pass(
     client: OpenAI, model: Any, tokenizer: Any
 ) -> None:
-    done = client.chat.completions.create(
-        model="embedded", messages=CHAT, logprobs=True, top_logprobs=4
-    )
+    done = client.chat.completions.create(model="embedded", messages=CHAT, logprobs=True, top_logprobs=4)
     prompt = tokenizer.apply_chat_template(CHAT, tokenize=False, add_generation_prompt=True)
     before = tokenizer(prompt, add_special_tokens=False)["input_ids"]
     assert done.choices[0].logprobs is not None
@@ -274,9 +245,7 @@ def test_log_probabilities_of_a_chat_are_those_of_one_forward_pass(
     assert [one.token for one in streamed] == [one.token for one in content]
 
 
-def test_echo_scores_the_prompt_as_lm_eval_asks_for_it(
-    client: OpenAI, model: Any, tokenizer: Any
-) -> None:
+def test_echo_scores_the_prompt_as_lm_eval_asks_for_it(client: OpenAI, model: Any, tokenizer: Any) -> None:
     ids: list[int] = tokenizer(TEXT)["input_ids"]
     scores = by_one_pass(model, ids)
     for new in (0, 1):
@@ -299,9 +268,7 @@ def test_echo_scores_the_prompt_as_lm_eval_asks_for_it(
         for row, token, value, top in zip(scores, ids[1:], values[1:], tops[1:], strict=False):
             assert (value == max(top.values())) == (int(row.argmax()) == token)
         assert "".join(one.logprobs.tokens or []) == one.text
-        assert one.logprobs.text_offset == [
-            len("".join(one.logprobs.tokens[:n])) for n in range(len(values))
-        ]
+        assert one.logprobs.text_offset == [len("".join(one.logprobs.tokens[:n])) for n in range(len(values))]
         assert len(done.choices[1].logprobs.token_logprobs) == 6 + new
         assert done.usage.completion_tokens == 2 * new
 
@@ -385,9 +352,7 @@ def test_other_models_are_not_found(client: OpenAI) -> None:
         lambda: client.models.retrieve("gpt-4o"),
         lambda: client.chat.completions.create(model="gpt-4o", messages=CHAT),
     ):
-        with pytest.raises(
-            openai.NotFoundError, match="this server has no model 'gpt-4o', only 'embedded'"
-        ):
+        with pytest.raises(openai.NotFoundError, match="this server has no model 'gpt-4o', only 'embedded'"):
             ask()
 
 
@@ -427,9 +392,7 @@ def test_requests_that_another_site_could_send_are_refused(server: Serving) -> N
     status, answer = server.ask("/v1/models", Host="evil.example")
     assert (status, answer["error"]["type"]) == (403, "permission_error")
     assert server.ask("/v1/models", Host=f"localhost:{server.port}")[0] == 200
-    headers = json.dumps(
-        {"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"}
-    )
+    headers = json.dumps({"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"})
     done = subprocess.run(
         ["curl", "-sSi", "-X", "OPTIONS", *(f"-H{k}: {v}" for k, v in json.loads(headers).items()), f"{server.url}/v1/completions"],
         capture_output=True, text=True, check=True,
@@ -446,9 +409,7 @@ def test_the_old_tools_curl_command_works_as_it_is_written(server: Serving) -> N
     answer = json.loads(done.stdout)
     assert list(answer) == ["response"]
     assert answer["response"]
-    same = server.ask("/v1/completions", {"prompt": "你好", "max_tokens": 100})[1]["choices"][0][
-        "text"
-    ]
+    same = server.ask("/v1/completions", {"prompt": "你好", "max_tokens": 100})[1]["choices"][0]["text"]
     assert answer["response"] == same
     status, refused = server.ask("/generate", {"prompt": "x", "max_tokens": 5})
     assert (status, refused["error"]["param"]) == (400, "max_tokens")

@@ -19,7 +19,9 @@ pytestmark = pytest.mark.skipif(
 QUESTION = "Tom has 8 pens. Tom buys 5 more. How many pens does Tom have now?\nSolve it step by step. End with '#### ' and the number."
 LAST = "[...document.querySelectorAll('.turn')].at(-1)"
 IDLE = "document.querySelector('#stop').disabled"
-EVIL = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>&lt;b&gt; \x1b[31m"
+EVIL = (
+    "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>&lt;b&gt; \x1b[31m"
+)
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +44,7 @@ def ask(page: Page, text: str) -> None:
 
 
 @pytest.mark.slow
-def test_it_sends_streams_and_continues_the_conversation(
-    page: Page, server: Serving, tmp_path: Path
-) -> None:
+def test_it_sends_streams_and_continues_the_conversation(page: Page, server: Serving, tmp_path: Path) -> None:
     page.do("""globalThis.steps = new Set();
         new MutationObserver(() => steps.add(document.querySelector('.assistant')?.textContent.length ?? 0))
           .observe(document.querySelector('#log'), {childList: true, subtree: true, characterData: true})""")
@@ -115,9 +115,7 @@ def test_errors_are_shown_and_the_settings_are_sent(page: Page) -> None:
     page.do("document.getElementById('max_tokens').value = 100000")
     ask(page, "Hi")
     page.until(IDLE)
-    assert page.do(f"{LAST}.textContent").startswith(
-        "max_tokens=100000: this server gives at most 4096"
-    )
+    assert page.do(f"{LAST}.textContent").startswith("max_tokens=100000: this server gives at most 4096")
     assert "error" in page.do(f"{LAST}.className")
 
 
@@ -127,9 +125,7 @@ def test_the_policy_forbids_other_scripts_and_servers(page: Page, server: Servin
         "document.body.append(Object.assign(document.createElement('script'), {textContent: \"document.title = 'owned'\"}))"
     )
     assert page.do("document.title") != "owned"
-    assert (
-        page.do("fetch('http://127.0.0.1:9/').then(() => 'sent', error => 'refused')") == "refused"
-    )
+    assert page.do("fetch('http://127.0.0.1:9/').then(() => 'sent', error => 'refused')") == "refused"
     assert any("Content Security Policy" in text for text in page.complaints())
     status, text = server.ask("/")
     assert status == 200
@@ -143,17 +139,11 @@ def test_a_phone_shows_the_conversation_above_open_settings(
 ) -> None:
     with browser(tmp_path) as page:
         page.send(
-            "Emulation.setDeviceMetricsOverride",
-            width=width,
-            height=height,
-            deviceScaleFactor=1,
-            mobile=True,
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=True
         )
         page.go(server.url + "/")
         page.do("document.querySelector('details').open = true")
-        assert page.do("document.documentElement.scrollWidth") <= width, (
-            "without scrolling sideways"
-        )
+        assert page.do("document.documentElement.scrollWidth") <= width, "without scrolling sideways"
         assert page.do("document.querySelector('#log').clientHeight") > least
         for name in ("text", "send", "stop", "reset"):
             box = page.do(f"document.getElementById('{name}').getBoundingClientRect().toJSON()")
@@ -169,9 +159,7 @@ def test_a_phone_shows_the_conversation_above_open_settings(
 @pytest.mark.thorough
 def test_the_page_asks_for_the_key_that_the_server_demands(tmp_path: Path) -> None:
     with (
-        serving(
-            tmp_path / "server", "model=stub", "tracking=none", RUNNER_API_KEY="sk-page"
-        ) as server,
+        serving(tmp_path / "server", "model=stub", "tracking=none", RUNNER_API_KEY="sk-page") as server,
         browser(tmp_path) as page,
     ):
         page.go(server.url + "/")

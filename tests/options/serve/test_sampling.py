@@ -25,10 +25,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", SAMPLINGS)
 def test_a_server(name: str, answers: dict[str, str], server: Serving) -> None:
-    body = {
-        "messages": [{"role": "user", "content": QUESTION}],
-        "max_tokens": TOKENS,
-        **SAMPLINGS[name],
-    }
+    body = {"messages": [{"role": "user", "content": QUESTION}], "max_tokens": TOKENS, **SAMPLINGS[name]}
     status, answer = server.ask("/v1/chat/completions", body)
     assert (status, answer["choices"][0]["message"]["content"]) == (200, answers[name])

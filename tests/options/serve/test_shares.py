@@ -28,13 +28,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
 
 def post_from(address: str, port: int, body: dict[str, Any]) -> tuple[int, Any]:
     """Ask for a completion from one of this machine's own addresses."""
-    connection = http.client.HTTPConnection(
-        "127.0.0.1", port, timeout=200, source_address=(address, 0)
-    )
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=200, source_address=(address, 0))
     try:
-        connection.request(
-            "POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"}
-        )
+        connection.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
         answer = connection.getresponse()
         return answer.status, json.loads(answer.read())
     finally:
@@ -52,8 +48,7 @@ def test_one_client_that_takes_all_places_locks_nobody_out(server: Serving) -> N
         begun = time.monotonic()
         statuses = [post_from("127.0.0.2", server.port, small)[0] for _ in range(20)]
         statuses += [
-            server.ask("/v1/completions", small, Authorization=f"Bearer key-{number}")[0]
-            for number in (1, 2)
+            server.ask("/v1/completions", small, Authorization=f"Bearer key-{number}")[0] for number in (1, 2)
         ]
         statuses += [post_from("127.0.0.1", server.port, small)[0] for _ in range(4)]
         took_s = time.monotonic() - begun
@@ -128,9 +123,7 @@ def test_a_body_with_two_lengths_is_refused_and_the_connection_closed(server: Se
 @pytest.mark.parametrize(
     "body", [{"max_tokens": 0, "echo": True}, {"max_tokens": 2, "echo": True}, {"max_tokens": 2}]
 )
-def test_a_prompt_too_long_to_be_scored_is_the_clients_fault(
-    server: Serving, body: dict[str, Any]
-) -> None:
+def test_a_prompt_too_long_to_be_scored_is_the_clients_fault(server: Serving, body: dict[str, Any]) -> None:
     status, answer = server.ask(
         "/v1/completions", {"prompt": "Ann has 3 apples. " * 900, "logprobs": 1} | body
     )

@@ -101,9 +101,7 @@ def test_a_key_that_no_header_carries_is_refused_and_not_shown(
 
 
 @SLOW
-def test_a_port_that_is_taken_is_said_before_anything_is_loaded(
-    runner: Any, make_config: Make
-) -> None:
+def test_a_port_that_is_taken_is_said_before_anything_is_loaded(runner: Any, make_config: Make) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -116,21 +114,14 @@ def test_a_port_that_is_taken_is_said_before_anything_is_loaded(
         )
     with pytest.raises(ConfigError, match="task.host=8.8.8.8"):
         serve.bound_to(ServeConfig(host="8.8.8.8"))
-    with pytest.raises(
-        ConfigError, match="task.host=no.such.host.invalid: not an address of this machine"
-    ):
+    with pytest.raises(ConfigError, match="task.host=no.such.host.invalid: not an address of this machine"):
         serve.bound_to(ServeConfig(host="no.such.host.invalid"))
 
 
 @SLOW
 def test_a_grid_of_servers_is_impossible(runner: Any) -> None:
     done = runner(
-        "-m",
-        "task=serve",
-        "task.port=0",
-        "model=stub",
-        "generation.max_new_tokens=1,2",
-        "tracking=none",
+        "-m", "task=serve", "task.port=0", "model=stub", "generation.max_new_tokens=1,2", "tracking=none"
     )
     assert done.code == 2
     assert "task=serve runs until it is stopped, so it cannot be a job of a grid" in done.err
@@ -163,8 +154,7 @@ def test_a_server_that_is_asked_to_stop_ends_its_open_answers_first(
         assert (status, answer["usage"]["completion_tokens"]) == (200, 7200)
         assert server.process.wait(60) == 0
         assert (
-            "requests       4   2 answered · 1 sent away · 0 clients left · 1 wrong · 0 failed"
-            in server.out
+            "requests       4   2 answered · 1 sent away · 0 clients left · 1 wrong · 0 failed" in server.out
         ), server.out
         assert "Traceback" not in server.err
     client = MlflowClient(f"sqlite:///{tmp_path}/outputs/mlflow.db")
@@ -178,13 +168,9 @@ def test_a_server_that_is_asked_to_stop_ends_its_open_answers_first(
 @pytest.mark.parametrize("how", ["drain_s", "second signal"])
 @SLOW
 def test_who_is_not_ready_in_time_is_told(tmp_path: Path, how: str) -> None:
-    drain = (
-        "task.drain_s=0.5" if how == "drain_s" else "task.drain_s=3600"
-    )  # in which all answers would be complete
-    with (
-        serving(tmp_path, *FLOAT32, "tracking=none", drain) as server,
-        ThreadPoolExecutor(2) as pool,
-    ):
+    # in which all answers would be complete
+    drain = "task.drain_s=0.5" if how == "drain_s" else "task.drain_s=3600"
+    with serving(tmp_path, *FLOAT32, "tracking=none", drain) as server, ThreadPoolExecutor(2) as pool:
         body = LONG | {"n": 16}
         whole = pool.submit(server.ask, "/v1/completions", body)
         stream = pool.submit(server.ask, "/v1/completions", body | {"stream": True})
@@ -205,9 +191,7 @@ def test_who_is_not_ready_in_time_is_told(tmp_path: Path, how: str) -> None:
 
 
 @SLOW
-def test_a_killed_server_starts_again_on_the_same_port(
-    tmp_path: Path, new_database: NewDatabase
-) -> None:
+def test_a_killed_server_starts_again_on_the_same_port(tmp_path: Path, new_database: NewDatabase) -> None:
     new_database(tmp_path / "outputs" / "mlflow.db")
     port = f"task.port={free_port()}"
     client = MlflowClient(f"sqlite:///{tmp_path}/outputs/mlflow.db")
@@ -252,15 +236,7 @@ def test_with_a_key_nothing_is_told_without_it_and_it_is_written_nowhere(
     new_database(tmp_path / "outputs" / "mlflow.db")
     with serving(tmp_path, "model=stub", "task.host=0.0.0.0", RUNNER_API_KEY=KEY) as server:
         assert server.ask("/v1/completions", {"prompt": "7"})[0] == 200
-        for wrong in (
-            "",
-            "Bearer ",
-            "Bearer wrong",
-            f"Basic {KEY}",
-            f"Bearer {KEY}x",
-            KEY,
-            "Bearer \xff",
-        ):
+        for wrong in ("", "Bearer ", "Bearer wrong", f"Basic {KEY}", f"Bearer {KEY}x", KEY, "Bearer \xff"):
             for path in ("/v1/completions", "/v1/models", "/metrics", "/generate", "/nothing"):
                 status, answer = server.ask(path, Authorization=wrong)
                 assert (status, answer["error"]["code"]) == (401, "invalid_api_key")
@@ -296,8 +272,7 @@ def test_the_stub_serves_and_is_named_as_asked(tmp_path: Path) -> None:
     with serving(tmp_path, *STUB, "task.model_name=mine", "model.delay_s=0.3") as server:
         assert server.ask("/v1/models")[1]["data"][0]["id"] == "mine"
         asked = [
-            threading.Thread(target=server.ask, args=("/v1/completions", {"prompt": "x"}))
-            for _ in range(3)
+            threading.Thread(target=server.ask, args=("/v1/completions", {"prompt": "x"})) for _ in range(3)
         ]
         for thread in asked:
             thread.start()

@@ -28,12 +28,7 @@ BUDGET = {"thinking_token_budget": 9}
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     folder = tmp_path_factory.mktemp("thinking")
     model = thinking_model(folder / "thinks", shows_old_thoughts=True)
-    named = (
-        "model=auto",
-        f"model.name={model}",
-        "task.model_name=thinks",
-        "task.max_new_tokens=300",
-    )
+    named = ("model=auto", f"model.name={model}", "task.model_name=thinks", "task.max_new_tokens=300")
     with serving(folder, *named, *FLOAT32, "tracking=none") as server:
         yield server
 
@@ -60,16 +55,10 @@ def test_a_thought_and_an_answer_whole_and_streamed(client: OpenAI) -> None:
     assert usage.completion_tokens_details.reasoning_tokens == 9
     tokens: Any = whole.choices[0].logprobs
     assert "".join(token.token for token in tokens.content) == answer, "and none of the thought's"
-    assert 9 + len(tokens.content) < usage.completion_tokens <= 9 + 40 + 12, (
-        "the closing tag is counted, too"
-    )
+    assert 9 + len(tokens.content) < usage.completion_tokens <= 9 + 40 + 12, "the closing tag is counted, too"
     chunks = list(
         client.chat.completions.create(
-            **ASKED,
-            max_tokens=40,
-            extra_body=BUDGET,
-            stream=True,
-            stream_options={"include_usage": True},
+            **ASKED, max_tokens=40, extra_body=BUDGET, stream=True, stream_options={"include_usage": True}
         )
     )
     deltas = [parts(chunk.choices[0].delta) for chunk in chunks if chunk.choices]
@@ -113,11 +102,7 @@ def test_raw_completions_have_the_text_as_it_was_written(client: OpenAI, server:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
 def test_old_thoughts_are_shown_as_the_template_wants(server: Serving, name: str) -> None:
-    turns = [
-        *ASKED["messages"],
-        {"role": "assistant", "content": "\n\n13", name: "8+5"},
-        *ASKED["messages"],
-    ]
+    turns = [*ASKED["messages"], {"role": "assistant", "content": "\n\n13", name: "8+5"}, *ASKED["messages"]]
     status, answer = server.ask("/tokenize", {"messages": turns})
     assert status == 200
     assert answer["prompt"].startswith("<think>8+5</think><|im_start|>user")
@@ -144,12 +129,8 @@ def test_wrong_values_are_named(client: OpenAI, wrong: dict[str, Any], param: st
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    not CHROMIUM, reason="needs Chromium to look at the page: apt-get install chromium"
-)
-def test_the_page_folds_thoughts_and_gives_them_back(
-    server: Serving, client: OpenAI, tmp_path: Path
-) -> None:
+@pytest.mark.skipif(not CHROMIUM, reason="needs Chromium to look at the page: apt-get install chromium")
+def test_the_page_folds_thoughts_and_gives_them_back(server: Serving, client: OpenAI, tmp_path: Path) -> None:
     done = client.chat.completions.create(**ASKED, max_tokens=40, extra_body=BUDGET)
     thinking, answer = parts(done.choices[0].message)
     with browser(tmp_path) as page:
@@ -164,10 +145,7 @@ def test_the_page_folds_thoughts_and_gives_them_back(
         )
         assert page.do("document.querySelector('.assistant').textContent") == answer.lstrip()
         thought = "document.querySelector('details.thought')"
-        assert page.do(f"[{thought}.open, {thought}.lastChild.textContent]") == [
-            False,
-            thinking.strip(),
-        ]
+        assert page.do(f"[{thought}.open, {thought}.lastChild.textContent]") == [False, thinking.strip()]
         assert page.do("turns.at(-1)") == {
             "role": "assistant",
             "content": answer,

@@ -30,9 +30,7 @@ def test_a_prompt_and_a_chat_have_the_tokens_that_the_model_reads(server: Servin
         text,
         1024,
     )
-    _, scored = server.ask(
-        "/v1/completions", {"prompt": plain["tokens"], "max_tokens": 0, "echo": True}
-    )
+    _, scored = server.ask("/v1/completions", {"prompt": plain["tokens"], "max_tokens": 0, "echo": True})
     assert scored["choices"][0]["text"] == text
     _, bare = server.ask("/tokenize", {"prompt": text, "add_special_tokens": False})
     assert plain["tokens"][-bare["count"] :] == bare["tokens"]
@@ -68,9 +66,7 @@ def test_what_cannot_be_read_is_refused_by_name(
 
 
 def test_it_counts_as_an_open_completion(tmp_path: Path) -> None:
-    with serving(
-        tmp_path, "model=stub", "model.delay_s=300", "tracking=none", "task.max_open=1"
-    ) as server:
+    with serving(tmp_path, "model=stub", "model.delay_s=300", "tracking=none", "task.max_open=1") as server:
         with server.send("/v1/completions", {"prompt": "7"}):
             server.until(lambda now: now["runner_open"] == 1)
             status, answer = server.ask("/tokenize", {"prompt": "7"})

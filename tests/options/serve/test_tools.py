@@ -81,9 +81,7 @@ def asked(client: OpenAI, **keys: Any) -> Any:
 
 
 @pytest.mark.slow
-def test_a_function_that_must_be_called_is_called_with_arguments_of_its_schema(
-    client: OpenAI,
-) -> None:
+def test_a_function_that_must_be_called_is_called_with_arguments_of_its_schema(client: OpenAI) -> None:
     """However it is drawn; a free answer of this model calls nothing."""
     named: Any = {"type": "function", "function": {"name": "get_weather"}}
     for seed in range(4):
@@ -231,16 +229,7 @@ def offered(name: str) -> Offered:
 
 def texts_of(name: str) -> list[str]:
     written = form_named(name).write(CALLS)
-    texts = [
-        "",
-        "Plain.",
-        " \n text <tool",
-        "[1, 2]",
-        '{"a": 1}',
-        written,
-        f"\n{written}\n",
-        written[:-4],
-    ]
+    texts = ["", "Plain.", " \n text <tool", "[1, 2]", '{"a": 1}', written, f"\n{written}\n", written[:-4]]
     texts += [f" Sure. \n\n{written}", f"Sure.{written[: len(written) // 2]}"]
     return texts + ([f"A {written} b {written} c "] if name in BEHIND else [])
 

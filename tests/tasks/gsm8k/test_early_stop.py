@@ -80,8 +80,7 @@ def test_a_clear_difference_ends_a_job_early_and_a_kill_changes_nothing(
     assert found["early_stop_difference_points"] == pytest.approx(-100 * 8 / asked)
     assert found["early_stop_difference_points_high"] <= 0
     assert any(
-        note.startswith(f"stopped early, when the difference to {WHOLE}")
-        for note in record.result.notes
+        note.startswith(f"stopped early, when the difference to {WHOLE}") for note in record.result.notes
     )
     folder = Path(record.output_dir)
     samples = read_samples(folder / "samples.jsonl")
@@ -108,11 +107,7 @@ def test_where_nothing_differs_all_questions_are_put(job: Callable[..., RunnerCo
     base = run(job(limit=40))
     named_itself = job(limit=40, early_stop_vs=WHOLE)
     assert gsm8k.prepare(named_itself).hashes == gsm8k.prepare(job(limit=40)).hashes
-    assert (
-        run(named_itself).job_id
-        == run(job(limit=40, early_stop_vs=base.job_id)).job_id
-        == base.job_id
-    )
+    assert run(named_itself).job_id == run(job(limit=40, early_stop_vs=base.job_id)).job_id == base.job_id
     record = run(job(seed=1, limit=30, early_stop_vs=base.job_id))  # greedy: the same answers
     assert record.result.facts["early_stop_verdict"] == "undecided after 30 of 30 questions"
     assert record.result.metrics["early_stop_difference_points"] == 0
@@ -132,9 +127,7 @@ def test_where_nothing_differs_all_questions_are_put(job: Callable[..., RunnerCo
             run(job(is_bad=True, early_stop_vs=base.job_id, **{"limit": 40, **keys}))
 
 
-def test_a_baseline_that_is_not_done_is_refused_with_what_to_run(
-    job: Callable[..., RunnerConfig],
-) -> None:
+def test_a_baseline_that_is_not_done_is_refused_with_what_to_run(job: Callable[..., RunnerConfig]) -> None:
     config = job(is_bad=True, early_stop_vs=WHOLE)
     inputs = gsm8k.prepare(config)
     told = gsm8k.preview(inputs, resolve(config))
@@ -143,8 +136,7 @@ def test_a_baseline_that_is_not_done_is_refused_with_what_to_run(
         == f"stops early against {WHOLE} ({inputs.after}, must run first); asks at most 60 questions; error 5 %"
     )
     with pytest.raises(
-        ConfigError,
-        match="is not done in .* the same command with generation=greedy .* without task",
+        ConfigError, match="is not done in .* the same command with generation=greedy .* without task"
     ):
         run(config)
     with pytest.raises(ConfigError, match="no finished job of that id in"):
@@ -159,9 +151,7 @@ def test_a_baseline_that_is_not_done_is_refused_with_what_to_run(
 def test_a_job_whose_files_are_not_here_is_compared_unless_its_keys_name_itself(
     job: Callable[..., RunnerConfig],
 ) -> None:
-    assert [
-        gsm8k.is_compared(job(early_stop_vs=words)) for words in (None, WHOLE, "gsm8k-0123456789ab")
-    ] == [
+    assert [gsm8k.is_compared(job(early_stop_vs=words)) for words in (None, WHOLE, "gsm8k-0123456789ab")] == [
         False,
         False,
         True,
@@ -172,10 +162,7 @@ def test_a_job_whose_files_are_not_here_is_compared_unless_its_keys_name_itself(
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        (
-            {"early_stop_vs": " "},
-            "task.early_stop_vs=' ': give overrides such as quantization=none",
-        ),
+        ({"early_stop_vs": " "}, "task.early_stop_vs=' ': give overrides such as quantization=none"),
         (
             {"early_stop_vs": "lora=none", "check_invariance": 3},
             "task.check_invariance=3: it checks a score, and task.early_stop_vs",
@@ -192,10 +179,7 @@ def test_a_job_whose_files_are_not_here_is_compared_unless_its_keys_name_itself(
             {"early_stop_margin": 2},
             "task.early_stop_margin=2: there is nothing to decide .* give task.early_stop_vs",
         ),
-        (
-            {"early_stop_comparisons": 2},
-            "task.early_stop_comparisons=2: there is nothing to decide",
-        ),
+        ({"early_stop_comparisons": 2}, "task.early_stop_comparisons=2: there is nothing to decide"),
         (
             {"early_stop_vs": "lora=none", "early_stop_comparisons": 0},
             "task.early_stop_comparisons=0: must be 1 or more, or null: the grid counts them",
@@ -225,9 +209,7 @@ def test_another_share_or_margin_is_another_job_which_reuses_the_answers(
     assert (found["early_stop_losses"], others["early_stop_losses"]) == (11, 8)
     assert strict.result.metrics["early_stop_level"] == 0.01
     assert strict.result.facts["early_stop_level"] == "1 % (5 % shared by 5 jobs)"
-    assert any(
-        f"samples were taken from job {whole.job_id}" in note for note in strict.result.notes
-    )
+    assert any(f"samples were taken from job {whole.job_id}" in note for note in strict.result.notes)
     config = job(is_bad=True, early_stop_vs=WHOLE, early_stop_comparisons=5, early_stop_margin=2)
     told = gsm8k.preview(gsm8k.prepare(config), resolve(config))
     assert told.endswith(
@@ -235,12 +217,9 @@ def test_another_share_or_margin_is_another_job_which_reuses_the_answers(
         "(5 % shared by 5 jobs)"
     )
     margin = run(config)
-    assert margin.result.facts["early_stop_verdict"].startswith(
-        "worse by more than 2 points after "
-    )
-    assert (
-        margin.result.metrics["early_stop_losses"] >= 11
-    )  # to show more than 2 points takes more than to show any
+    assert margin.result.facts["early_stop_verdict"].startswith("worse by more than 2 points after ")
+    # to show more than 2 points takes more than to show any
+    assert margin.result.metrics["early_stop_losses"] >= 11
     assert len({whole.job_id, strict.job_id, margin.job_id}) == 3
     of_the_baseline = job(early_stop_vs=WHOLE, early_stop_comparisons=5, early_stop_margin=2)
     assert run(of_the_baseline).job_id == base.job_id
@@ -257,9 +236,7 @@ def sample(index: int, verdict: Verdict, reason: FinishReason = FinishReason.sto
 @pytest.fixture
 def until(tmp_path: Path) -> EarlyStop:
     """What watches a job of 30 questions whose baseline has solved all of them."""
-    return EarlyStop(
-        "quantization=none", Job("gsm8k-base", tmp_path), [True] * 30, [False] * 30, range(30)
-    )
+    return EarlyStop("quantization=none", Job("gsm8k-base", tmp_path), [True] * 30, [False] * 30, range(30))
 
 
 def test_pairs_are_looked_at_in_the_order_of_the_questions(until: EarlyStop) -> None:
@@ -276,11 +253,7 @@ def test_pairs_are_looked_at_in_the_order_of_the_questions(until: EarlyStop) -> 
 def test_answers_that_were_cut_off_decide_nothing(tmp_path: Path) -> None:
     def decided(mine: Verdict, theirs: bool, is_cut_off: bool) -> str:
         job = EarlyStop(
-            "quantization=none",
-            Job("gsm8k-base", tmp_path),
-            [theirs] * 30,
-            [is_cut_off] * 30,
-            range(30),
+            "quantization=none", Job("gsm8k-base", tmp_path), [theirs] * 30, [is_cut_off] * 30, range(30)
         )
         job.begin({index: sample(index, mine) for index in range(30)})
         return job.bets.verdict
@@ -321,10 +294,7 @@ def test_with_a_margin_a_job_stops_when_that_is_decided_and_not_before(tmp_path:
     assert within.bets.verdict == "worse, but by less than 20 points"
     assert within.asked > 8
     undecided = ended(worse[:20], margin=0.2)
-    assert (undecided.asked, undecided.bets.verdict) == (
-        20,
-        "worse, and undecided within 20 points",
-    )
+    assert (undecided.asked, undecided.bets.verdict) == (20, "worse, and undecided within 20 points")
     assert ended([(False, True)] * 60, margin=0.02).bets.verdict == "worse by more than 2 points"
     assert ended([(True, False)] * 60, margin=0.02).asked <= 8
 

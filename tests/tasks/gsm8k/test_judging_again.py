@@ -32,10 +32,7 @@ MARKED = "It has 3+4=7 legs, so the answer is 7"  # strict finds nothing here; t
 @pytest.fixture
 def questions(tmp_path: Path) -> str:
     file = tmp_path / "questions.jsonl"
-    rows = [
-        {"question": f"How many legs have {n} dogs?", "answer": f"#### {4 * n}"}
-        for n in range(1, 6)
-    ]
+    rows = [{"question": f"How many legs have {n} dogs?", "answer": f"#### {4 * n}"} for n in range(1, 6)]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(file)
 
@@ -66,36 +63,20 @@ def test_another_extractor_takes_the_texts_and_judges_as_a_job_of_its_own(
     again = run(job(Extractor.flexible))
     assert again.job_id != strict.job_id
     assert samples_of(again) == samples_of(alone)
-    same = (
-        "accuracy",
-        "accuracy/flexible",
-        "n",
-        "no_answer",
-        "wrong",
-        "answers_found/strict",
-        "new_tokens",
-    )
-    assert [again.result.metrics[key] for key in same] == [
-        alone.result.metrics[key] for key in same
-    ]
+    same = ("accuracy", "accuracy/flexible", "n", "no_answer", "wrong", "answers_found/strict", "new_tokens")
+    assert [again.result.metrics[key] for key in same] == [alone.result.metrics[key] for key in same]
     assert f"5 of 5 samples were taken from job {strict.job_id}" in again.result.notes[0]
     back = run(job(Extractor.boxed))
     assert f"from job {strict.job_id}" in back.result.notes[0], "the job that generated them"
 
 
-def test_a_verdict_is_another_where_the_rule_is(
-    make_config: Make, questions: str, no_engine: None
-) -> None:
-    config = make_config(
-        task=Gsm8kConfig(data=questions, limit=5, extractor=Extractor.the_answer_is)
-    )
+def test_a_verdict_is_another_where_the_rule_is(make_config: Make, questions: str, no_engine: None) -> None:
+    config = make_config(task=Gsm8kConfig(data=questions, limit=5, extractor=Extractor.the_answer_is))
     inputs, _ = identify(resolve(config))
     assert isinstance(inputs, gsm8k.Problems)
     judge = Judge(inputs.task, {item.number: replace(item, gold="7") for item in inputs.items})
     strict = Judge(Gsm8kConfig(data=questions), judge.items)
-    recorded = strict.judged(
-        Sample(Answer(MARKED, [1], FinishReason.stop), "sha", 3, 0.1, 0)
-    ).sample
+    recorded = strict.judged(Sample(Answer(MARKED, [1], FinishReason.stop), "sha", 3, 0.1, 0)).sample
     assert recorded.answer.verdict is Verdict.no_answer
     adopted = judge.adopted(recorded)
     assert adopted is not None

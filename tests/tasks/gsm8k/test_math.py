@@ -63,14 +63,7 @@ MATH = [
     },
 ]
 AIME = [
-    {
-        "id": 60,
-        "problem": "Find $r$.",
-        "solution": "It is 33.",
-        "answer": "033",
-        "url": "x",
-        "year": "2024",
-    },
+    {"id": 60, "problem": "Find $r$.", "solution": "It is 33.", "answer": "033", "url": "x", "year": "2024"},
     {"id": "1", "problem": "Find $s$.", "answer": "70"},
 ]
 

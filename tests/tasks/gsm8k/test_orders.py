@@ -13,18 +13,12 @@ from likely import jsonl
 from runner_compare.statistics.choice_positions import AskedInOrders, position_bias
 
 QUESTIONS = [
-    {
-        "question": f"What is {number} + 1?",
-        "choices": [str(number + at) for at in range(4)],
-        "answer": 1,
-    }
+    {"question": f"What is {number} + 1?", "choices": [str(number + at) for at in range(4)], "answer": 1}
     for number in range(20)
 ]
 
 
-def asked(
-    runner: Callable[..., Any], tmp_path: Path, *arguments: str
-) -> tuple[dict[str, float], str]:
+def asked(runner: Callable[..., Any], tmp_path: Path, *arguments: str) -> tuple[dict[str, float], str]:
     data = jsonl(tmp_path / "sums.jsonl", QUESTIONS)
     done = runner("model=stub", f"task.data={data}", "tracking=none", "print=json", *arguments)
     assert done.code == 0, done.err
@@ -53,10 +47,7 @@ def test_a_stub_that_always_prefers_b_is_found(runner: Callable[..., Any], tmp_p
             ["task.rotate=4", "task.early_stop_vs=quantization=none"],
             "task.rotate=4: task.early_stop_vs takes each",
         ),
-        (
-            ["task.rotate=4", "task.check_contamination=2"],
-            "task.rotate=4: a rotated question has no twin",
-        ),
+        (["task.rotate=4", "task.check_contamination=2"], "task.rotate=4: a rotated question has no twin"),
         (["task.rotate=27"], "task.rotate=27"),
     ],
 )
@@ -77,9 +68,7 @@ def test_knowledge_is_no_bias_whatever_the_letter(tmp_path: Path) -> None:
     for _ in range(200):
         texts = [0 if draw.random() < 0.8 else draw.randrange(4) for _ in shifts]
         answers.append(
-            AskedInOrders(
-                4, shifts, tuple((it + at) % 4 for it, at in zip(texts, shifts, strict=True))
-            )
+            AskedInOrders(4, shifts, tuple((it + at) % 4 for it, at in zip(texts, shifts, strict=True)))
         )
     result = position_bias(answers)
     assert result.positions[0].share > 0.35, "A is chosen most"

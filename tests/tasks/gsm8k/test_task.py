@@ -70,12 +70,7 @@ def test_four_verdicts_and_the_sum(make_config: Make, recorder: Callable[[], Rec
     assert found == {"strict": None, "flexible": golds[2], "boxed": None, "the_answer_is": None}
     metrics = result.metrics
     assert metrics["accuracy"] == pytest.approx(2 / 6)
-    assert (metrics["correct"], metrics["wrong"], metrics["no_answer"], metrics["cut_off"]) == (
-        2,
-        1,
-        1,
-        2,
-    )
+    assert (metrics["correct"], metrics["wrong"], metrics["no_answer"], metrics["cut_off"]) == (2, 1, 1, 2)
     assert (metrics["prompt_tokens"], metrics["new_tokens"], metrics["n"]) == (60, 18, 6)
     assert metrics["accuracy_low"] < metrics["accuracy"] < metrics["accuracy_high"]
     assert metrics["lora_modules"] == 2
@@ -85,24 +80,16 @@ def test_four_verdicts_and_the_sum(make_config: Make, recorder: Callable[[], Rec
 
 def test_all_errors_fail_the_job(make_config: Make, recorder: Callable[[], Recorder]) -> None:
     with pytest.raises(JobFailed, match="boom"):
-        work(
-            gsm8k,
-            make_config(),
-            recorder(),
-            Scripted(dict.fromkeys(range(4), ("", FinishReason.error))),
-        )
+        work(gsm8k, make_config(), recorder(), Scripted(dict.fromkeys(range(4), ("", FinishReason.error))))
 
 
-def test_resume_asks_only_for_what_is_missing(
-    make_config: Make, recorder: Callable[[], Recorder]
-) -> None:
+def test_resume_asks_only_for_what_is_missing(make_config: Make, recorder: Callable[[], Recorder]) -> None:
     config = make_config(task=Gsm8kConfig(limit=4))
     answers = dict.fromkeys(range(4), ("#### 1", FinishReason.stop))
     whole = work(gsm8k, config, recorder(), Scripted(answers))
     lines = recorder().job.samples_path.read_text().splitlines(keepends=True)
-    recorder().job.samples_path.write_text(
-        "".join(lines[:2]) + lines[2][:20]
-    )  # torn while it was written
+    # torn while it was written
+    recorder().job.samples_path.write_text("".join(lines[:2]) + lines[2][:20])
     engine = Scripted(answers)
     again = work(gsm8k, config, recorder(), engine)
     assert sorted(map(int, engine.asked)) == [0, 1]  # 3 and 2 had been answered first
@@ -149,11 +136,7 @@ def test_several_answers_elect_one_and_a_kill_asks_whole_questions_again(
     metrics = result.metrics
     assert metrics["accuracy"] == pytest.approx(1 / 3)
     assert (metrics["answers_each"], metrics["tied_votes"]) == (4, 1)
-    assert (metrics["prompt_tokens"], metrics["new_tokens"], metrics["stopped_by_length"]) == (
-        30,
-        36,
-        4,
-    )
+    assert (metrics["prompt_tokens"], metrics["new_tokens"], metrics["stopped_by_length"]) == (30, 36, 4)
     assert metrics["pass_at_k/1"] == metrics["maj_at_k/1"] == pytest.approx((1 / 2 + 1 / 2) / 3)
     assert metrics["pass_at_k/4"] == pytest.approx(2 / 3)
     assert metrics["maj_at_k/4"] == pytest.approx((1 + 1 / 2) / 3)
@@ -166,12 +149,7 @@ def test_several_answers_elect_one_and_a_kill_asks_whole_questions_again(
     measured = {"peak_rss_mib": 0, "right_answer_s": 0}
     assert again.metrics | measured == metrics | measured
     with pytest.raises(EvidenceError, match="line 1 holds 4 answers, and this job asks for 2"):
-        work(
-            gsm8k,
-            make_config(task=Gsm8kConfig(limit=3, samples=2), generation=SAMPLED),
-            recorder(),
-            engine,
-        )
+        work(gsm8k, make_config(task=Gsm8kConfig(limit=3, samples=2), generation=SAMPLED), recorder(), engine)
 
 
 def test_prompts_are_shown_as_the_model_sees_them_without_its_weights(make_config: Make) -> None:
@@ -210,8 +188,7 @@ def test_identity_follows_the_content_of_the_data(make_config: Make, tmp_path: P
     for file, gold in ((first, 1), (copy, 1), (other, 2)):
         file.write_text(f'{{"question": "Q?", "answer": "#### {gold}"}}\n')
     hashes = [
-        gsm8k.prepare(make_config(task=Gsm8kConfig(data=str(file)))).hashes
-        for file in (first, copy, other)
+        gsm8k.prepare(make_config(task=Gsm8kConfig(data=str(file)))).hashes for file in (first, copy, other)
     ]
     assert hashes[0] == hashes[1] != hashes[2]
 

@@ -103,12 +103,7 @@ def judged(
 
 
 def test_extractors_and_lengths_are_counted() -> None:
-    samples = [
-        judged("#### 7"),
-        judged("it is 7"),
-        judged("#### 8"),
-        judged("it is", FinishReason.length),
-    ]
+    samples = [judged("#### 7"), judged("it is 7"), judged("#### 8"), judged("it is", FinishReason.length)]
     report = trust_report(samples, {})
     assert report["accuracy/strict"] == 0.25
     assert report["accuracy/flexible"] == 0.5
@@ -131,9 +126,7 @@ def test_answers_with_thinking_are_counted_and_said() -> None:
     assert (report["cut_off_thinking"], report["thinking_removed"]) == (2, 1)
     removed, cut_off = warnings(report, {})
     assert removed == "thinking was removed from 1 answer: only what follows it was judged"
-    assert cut_off.startswith(
-        "2 answers ended while the model was still thinking, which counts as cut off"
-    )
+    assert cut_off.startswith("2 answers ended while the model was still thinking, which counts as cut off")
     begun = [judged(text, reason, in_thinking=True) for text, reason in texts]
     assert trust_report(begun, {})["cut_off_thinking"] == 3
     assert [one.sample.answer.verdict for one in begun] == [Verdict.cut_off] * 4
@@ -172,16 +165,10 @@ class Encoding:
     ],
 )
 def test_what_the_model_sees_is_described(
-    style: PromptStyle,
-    ids: list[int],
-    has_template: bool | None,
-    bos: str | None,
-    warned: list[str],
+    style: PromptStyle, ids: list[int], has_template: bool | None, bos: str | None, warned: list[str]
 ) -> None:
     asked = Request(0, "x" if style is PromptStyle.text else (Message("user", "x"),))
-    report = EngineReport(
-        bos_token=None if has_template is None else BOS, has_chat_template=has_template
-    )
+    report = EngineReport(bos_token=None if has_template is None else BOS, has_chat_template=has_template)
     engine: Any = Encoding("<s>Question: QUESTION", ids)
     look_at_prompts([style.value, "1 worked example"], asked, asked, engine, report)
     assert report.facts.get("bos") == bos
@@ -191,8 +178,7 @@ def test_what_the_model_sees_is_described(
         None if bos is None else float(len(warned) == 1 and "BOS" in warned[0])
     )
     assert [
-        note[: len(start)]
-        for note, start in zip(warnings(metrics, report.facts), warned, strict=True)
+        note[: len(start)] for note, start in zip(warnings(metrics, report.facts), warned, strict=True)
     ] == warned
 
 
@@ -210,9 +196,7 @@ def test_the_form_is_the_same_for_all_questions_and_another_for_another_prompt(
 # ------------------------------------------------------------------------------------------- checks
 
 
-def test_answers_that_change_alone_are_counted_and_asked_once(
-    make_config: Make, tmp_path: Path
-) -> None:
+def test_answers_that_change_alone_are_counted_and_asked_once(make_config: Make, tmp_path: Path) -> None:
     config = make_config(task=Gsm8kConfig(limit=6, check_invariance=4))
     engine = Knowing(changing=[2, 3])
     result = started(tmp_path, config, engine)
@@ -268,17 +252,11 @@ def test_a_few_are_asked_again_beside_the_others(make_config: Make, tmp_path: Pa
         "after their first answers, in one session"
     )
     assert {size for _, size in engine.asked} == {None}
-    assert [result.metrics[key] for key in ("asked_again", "texts_changed", "answers_changed")] == [
-        5,
-        1,
-        1,
-    ]
+    assert [result.metrics[key] for key in ("asked_again", "texts_changed", "answers_changed")] == [5, 1, 1]
     assert result.metrics["n"] == 500
     assert result.metrics["new_tokens"] == 1000, "what is asked again is no part of the score"
     [note] = result.notes
-    assert note.startswith(
-        "1 of 5 answers changed when their questions were asked again beside other ones"
-    )
+    assert note.startswith("1 of 5 answers changed when their questions were asked again beside other ones")
     samples, again = tmp_path / "job" / "samples.jsonl", tmp_path / "job" / AGAIN
     for file, kept in ((samples, 200), (again, 2)):  # as after a kill
         file.write_text("".join(file.read_text().splitlines(keepends=True)[:kept]))
@@ -328,9 +306,7 @@ def test_auto_is_the_same_job_as_without_the_check() -> None:
     assert counting[0]["check_invariance"] == 0
 
 
-def test_a_repeat_asks_in_another_order_with_other_random_numbers(
-    make_config: Make, tmp_path: Path
-) -> None:
+def test_a_repeat_asks_in_another_order_with_other_random_numbers(make_config: Make, tmp_path: Path) -> None:
     orders, results = [], []
     for repeat in (0, 1, 2):
         folder = tmp_path / str(repeat)
@@ -357,13 +333,7 @@ def test_a_repeat_is_a_job_of_its_own_that_reuses_nothing(make_config: Make) -> 
 def test_twins_that_are_not_solved_are_a_hint(make_config: Make, tmp_path: Path) -> None:
     config = make_config(task=Gsm8kConfig(limit=10, check_contamination=8))
     result = started(tmp_path, config, Knowing())
-    names = (
-        "twins",
-        "originals_correct",
-        "twins_correct",
-        "only_original_correct",
-        "only_twin_correct",
-    )
+    names = ("twins", "originals_correct", "twins_correct", "only_original_correct", "only_twin_correct")
     assert [result.metrics[name] for name in names] == [8, 8, 0, 8, 0]
     assert result.metrics["twins_p"] == pytest.approx(2 / 2**8)
     [note] = result.notes
@@ -382,8 +352,7 @@ def test_no_twins_at_all_are_told_before_a_load(make_config: Make, tmp_path: Pat
     file = tmp_path / "q.jsonl"
     file.write_text('{"question": "He has 48 dogs.", "answer": "#### 48"}\n' * 3)
     with pytest.raises(
-        ConfigError,
-        match=r"task.check_contamination=2: .*none of its first 2 questions has a worked answer",
+        ConfigError, match=r"task.check_contamination=2: .*none of its first 2 questions has a worked answer"
     ):
         gsm8k.prepare(make_config(task=Gsm8kConfig(data=str(file), check_contamination=2)))
 
@@ -413,8 +382,7 @@ def test_each_answer_is_read_once_from_its_completion_to_the_report_and_once_at_
         task=Gsm8kConfig(limit=3, samples=samples), generation=GenerationConfig(temperature=1.0)
     )
     answers = {
-        number: [(f"#### {choice}", FinishReason.stop) for choice in range(samples)]
-        for number in range(3)
+        number: [(f"#### {choice}", FinishReason.stop) for choice in range(samples)] for number in range(3)
     }
     for _ in range(2):
         (tmp_path / "job").mkdir(exist_ok=True)

@@ -50,9 +50,7 @@ def test_losses_by_position_are_those_of_plain_forward_passes(
             read = ids[begin : begin + 64]
             after = scores(tiny_llama, read).gather(1, torch.tensor(read[1:])[:, None])[:, 0]
             for place in range(scored - begin, len(read)):
-                losses.setdefault(2 ** (place.bit_length() - 1), []).append(
-                    -float(after[place - 1])
-                )
+                losses.setdefault(2 ** (place.bit_length() - 1), []).append(-float(after[place - 1]))
             scored = begin + len(read)
             if scored == len(ids):
                 break
@@ -60,15 +58,11 @@ def test_losses_by_position_are_those_of_plain_forward_passes(
     assert [*losses] == [1, 2, 4, 8, 16, 32]
     for first, values in losses.items():
         assert metrics[f"scored_tokens/position_{first}"] == len(values)
-        assert metrics[f"{LOSS}/position_{first}"] == pytest.approx(
-            sum(values) / len(values), abs=1e-5
-        )
+        assert metrics[f"{LOSS}/position_{first}"] == pytest.approx(sum(values) / len(values), abs=1e-5)
     assert dict(record.result.series["loss_by_position"]) == pytest.approx(
         {first: metrics[f"{LOSS}/position_{first}"] for first in losses}
     )
-    (table,) = (
-        rows for title, rows in record.result.tables.items() if title.startswith("by position")
-    )
+    (table,) = (rows for title, rows in record.result.tables.items() if title.startswith("by position"))
     assert [row["tokens before"] for row in table] == ["1", "2–3", "4–7", "8–15", "16–31", "32–63"]
 
 
@@ -81,9 +75,7 @@ def test_windows_that_are_short_keep_nothing_by_position(
 
 
 @pytest.mark.parametrize("exact", [True, False])
-def test_the_divergence_by_position_adds_up_to_the_jobs(
-    two: Make, tmp_path: Path, exact: bool
-) -> None:
+def test_the_divergence_by_position_adds_up_to_the_jobs(two: Make, tmp_path: Path, exact: bool) -> None:
     data = jsonl(tmp_path / "texts.jsonl", [{"text": WORDS * 2}, {"text": WORDS}])
     keys: dict[str, Any] = {"data": data, "window": 64, "stride": 32}
     base = two(0, **keys, keep_top_k=0 if exact else 8)
@@ -114,9 +106,8 @@ def test_a_stub_whose_loss_falls_by_a_known_amount_at_each_doubling() -> None:
         exact = sum(5 - math.log2(before) / 4 for before in range(first, 2 * first)) / first
         assert found[f"{LOSS}/position_{first}"] == pytest.approx(exact)
     assert found["scored_tokens/position_512"] == 3 * 16 * 512
-    assert (
-        found["scored_tokens/position_256"] == 3 * 256
-    )  # only the first window has so few before a token
+    # only the first window has so few before a token
+    assert found["scored_tokens/position_256"] == 3 * 256
 
 
 @pytest.mark.parametrize(

@@ -55,8 +55,7 @@ def test_each_context_is_scored_as_by_one_plain_forward_pass(
             float(other.gather(1, torch.tensor(ids[-LAST:])[:, None]).sum()), abs=1e-4
         )
     by_context = {
-        length: sum(it.likelihood.nats for it in found if it.likelihood.context == length)
-        / (3 * LAST)
+        length: sum(it.likelihood.nats for it in found if it.likelihood.context == length) / (3 * LAST)
         for length in (16, 64, 128)
     }
     metrics = record.result.metrics
@@ -76,8 +75,7 @@ def test_a_text_that_is_too_short_is_left_out_of_all_contexts_and_named(
     note = "left out, in all contexts: 1 text of 4 with fewer than 148 tokens (number 2)"
     assert note in record.result.notes
     assert (
-        record.result.facts["context"]
-        == "too few texts to test whether more context helps: 3, at least 50"
+        record.result.facts["context"] == "too few texts to test whether more context helps: 3, at least 50"
     )
 
 
@@ -94,20 +92,11 @@ def test_written_in_two_ways_a_context_is_one_job(
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        (
-            {"contexts": ["4M"]},
-            r"task.contexts=\[4M\]: give numbers of tokens from 1 on, such as 256 or 4k",
-        ),
+        ({"contexts": ["4M"]}, r"task.contexts=\[4M\]: give numbers of tokens from 1 on, such as 256 or 4k"),
         ({"contexts": ["0"]}, r"task.contexts=\[0\]: give numbers of tokens from 1 on"),
         ({"contexts": ["1k", "1024"]}, r"task.contexts=\[1k,1024\]: no number may be repeated"),
-        (
-            {"contexts": ["16"], "window": 64},
-            "task.window=64: task.contexts says how much stands before",
-        ),
-        (
-            {"contexts": ["16"], "stride": 64},
-            "task.stride=64: task.contexts says how much stands before",
-        ),
+        ({"contexts": ["16"], "window": 64}, "task.window=64: task.contexts says how much stands before"),
+        ({"contexts": ["16"], "stride": 64}, "task.stride=64: task.contexts says how much stands before"),
         ({"contexts": []}, "task.last_tokens=20: says how many tokens task.contexts scores"),
     ],
 )
@@ -123,10 +112,7 @@ def test_keys_that_say_nothing_together_are_refused(keys: dict[str, Any], messag
             {"contexts": ["600"], "data": "long"},
             r"=20: 620 tokens, and the model has room for 512: give shorter",
         ),
-        (
-            {"contexts": ["300"]},
-            r"task.contexts=\[300\] with task.last_tokens=20: no text .* has 320 tokens",
-        ),
+        ({"contexts": ["300"]}, r"task.contexts=\[300\] with task.last_tokens=20: no text .* has 320 tokens"),
         (
             {"data": "embedded"},
             r"task.contexts=\[16,64,128\]: .* task.data=embedded has texts behind questions",
@@ -149,15 +135,10 @@ def test_what_cannot_be_scored_is_refused_before_the_load(
         run(job(make_config, tiny_model, tmp_path, **keys))
 
 
-def test_a_plan_shows_what_is_scored(
-    make_config: Make, tiny_model: LocalModelConfig, tmp_path: Path
-) -> None:
+def test_a_plan_shows_what_is_scored(make_config: Make, tiny_model: LocalModelConfig, tmp_path: Path) -> None:
     config = job(make_config, tiny_model, tmp_path, show_prompt=1)
     words = preview(prepare(config), resolve(config))
-    assert (
-        "text 0 has no prompt: its last 20 tokens are scored after 16, 64, 128 tokens before them"
-        in words
-    )
+    assert "text 0 has no prompt: its last 20 tokens are scored after 16, 64, 128 tokens before them" in words
     longer = LikelihoodConfig(contexts=["256", "1k"], last_tokens=20)
     assert longer.workload(config.generation)[1] == 1044  # what memory is predicted for
 
@@ -178,6 +159,4 @@ def test_the_divergence_from_a_reference_is_told_by_context(two: Make, tmp_path:
         expected = math.fsum(it.kl_nats for it in of_context) / (3 * LAST)
         assert metrics[f"kl_nats_per_token/context_{length}"] == pytest.approx(expected)
     assert metrics["kl_nats_per_token"] == pytest.approx(metrics["kl_nats_per_token/context_128"])
-    assert metrics["kl_nats_per_token/context_16"] != pytest.approx(
-        metrics["kl_nats_per_token"], rel=1e-3
-    )
+    assert metrics["kl_nats_per_token/context_16"] != pytest.approx(metrics["kl_nats_per_token"], rel=1e-3)

@@ -44,14 +44,10 @@ def exact_kl(two: Two, row: dict[str, str], places: int) -> tuple[float, int]:
     return float((p.exp() * (p - q)).sum()), int((p.argmax(dim=-1) == q.argmax(dim=-1)).sum())
 
 
-def probabilities(
-    two: Two, row: dict[str, str], ids: list[int]
-) -> tuple[torch.Tensor, torch.Tensor]:
+def probabilities(two: Two, row: dict[str, str], ids: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
     """The probabilities of a continuation's tokens under the reference and under this model, by
     transformers alone."""
-    whole = AutoTokenizer.from_pretrained(two(0).model.name)(row["prompt"] + row["continuation"])[
-        "input_ids"
-    ]
+    whole = AutoTokenizer.from_pretrained(two(0).model.name)(row["prompt"] + row["continuation"])["input_ids"]
     both = (scores(Path(two(which).model.name), whole, "float64")[-len(ids) :] for which in (1, 0))
     p, q = (one.exp().gather(1, torch.tensor(ids)[:, None])[:, 0] for one in both)
     return p, q
@@ -73,9 +69,7 @@ def test_the_divergence_is_that_of_plain_float64_and_as_near_to_the_kept_one_as_
         it, other = sample.likelihood, cut_off.likelihood
         assert it.kl_nats == pytest.approx(expected, abs=1e-5)
         assert (it.truncation_nats, it.top_1_agreed) == (0.0, same)
-        assert other.kl_nats == pytest.approx(
-            it.kl_nats, abs=4 * math.sqrt(other.kl_variance) + 1e-5
-        )
+        assert other.kl_nats == pytest.approx(it.kl_nats, abs=4 * math.sqrt(other.kl_variance) + 1e-5)
         assert (it.nats, it.rank_1) == (pytest.approx(other.nats, abs=1e-5), other.rank_1)
         kl, agreed = kl + expected, agreed + same
     metrics = record.result.metrics
@@ -101,10 +95,7 @@ def test_the_divergence_is_that_of_plain_float64_and_as_near_to_the_kept_one_as_
     assert metrics["delta_p_mean"] == pytest.approx(sum(changes) / len(changes), abs=1e-6)
     assert "too few for ±" in headline(kept.result.metrics)["KL"]
     assert "±" not in headline(metrics)["KL"]
-    assert (
-        f"{model_overrides(two(1))} · side by side, LlamaForCausalLM"
-        in record.result.facts["reference"]
-    )
+    assert f"{model_overrides(two(1))} · side by side, LlamaForCausalLM" in record.result.facts["reference"]
 
 
 def test_windows_of_a_text_that_is_longer_than_what_may_wait(
@@ -132,8 +123,7 @@ def test_a_model_beside_itself_has_no_divergence_and_one_that_is_its_own_referen
     itself = likelihood.prepare(two(1, exact=True, reference=model_overrides(two(1))))
     assert (itself.hashes, itself.second) == (plain.hashes, None)
     stored, exact = (
-        likelihood.prepare(two(0, exact=exact, reference=model_overrides(two(1))))
-        for exact in (False, True)
+        likelihood.prepare(two(0, exact=exact, reference=model_overrides(two(1)))) for exact in (False, True)
     )
     assert stored.after
     assert (exact.after, exact.hashes["exact"]) == ("", "true")
@@ -190,8 +180,7 @@ def test_memory_is_that_of_both(two: Two) -> None:
     assert both.kv_cache_mib == 2 * one.kv_cache_mib
     assert both.total_mib > 2 * one.weight_mib
     assert (
-        kinds.kind_of(config.model).need(resolved).mib
-        > kinds.kind_of(alone.model).need(resolve(alone)).mib
+        kinds.kind_of(config.model).need(resolved).mib > kinds.kind_of(alone.model).need(resolve(alone)).mib
     )
     room = {"main memory": 1.5 * one.weight_mib}
     assert all("memory is short" in note for note in check_memory(resolve(alone), room))
@@ -209,11 +198,7 @@ def test_memory_is_that_of_both(two: Two) -> None:
             "likelihood-0123456789ab",
             "names a job, and task.exact=true loads the reference itself: give over",
         ),
-        (
-            StubConfig(),
-            "quantization=none",
-            "task.exact=true needs whole distributions of a continuation",
-        ),
+        (StubConfig(), "quantization=none", "task.exact=true needs whole distributions of a continuation"),
     ],
 )
 def test_a_reference_that_cannot_be_loaded_beside_is_refused(
@@ -240,9 +225,7 @@ def test_other_vocabularies_and_other_tokenizers_are_refused_before_a_weight_is_
 ) -> None:
     larger = LocalModelConfig(name=str(saved_family("llama", vocab_size=300)), device="cpu")
     words = f"model=auto model.name={larger.name}"
-    with pytest.raises(
-        ConfigError, match=r"its vocabulary has 300 tokens and this model's 259, so whole"
-    ):
+    with pytest.raises(ConfigError, match=r"its vocabulary has 300 tokens and this model's 259, so whole"):
         likelihood.prepare(two(0, exact=True, reference=words))
     other = tmp_path / "other"  # its template says something else
     other.mkdir()
@@ -276,7 +259,5 @@ def test_a_text_that_is_too_long_for_the_reference_alone_is_an_error_of_its_own(
     assert "the reference: the prompt and its continuation have" in str(samples(record)[1].error)
     (tmp_path / "text.txt").write_text(WORDS)
     config = two(0, data=str(tmp_path / "text.txt"), window=64, exact=True, reference=words)
-    with pytest.raises(
-        (ConfigError, JobFailed), match="task.window=64: the model has room for 32 tokens"
-    ):
+    with pytest.raises((ConfigError, JobFailed), match="task.window=64: the model has room for 32 tokens"):
         run(config)

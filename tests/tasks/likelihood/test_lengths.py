@@ -30,9 +30,7 @@ def text(tmp_path: Path) -> Path:
     return file
 
 
-def planned(
-    make_config: Callable[..., Any], model: LocalModelConfig, task: Any, **groups: Any
-) -> Any:
+def planned(make_config: Callable[..., Any], model: LocalModelConfig, task: Any, **groups: Any) -> Any:
     resolved = resolve(make_config(model=model, task=task, **groups))
     inputs, _ = identify(resolved)
     return resolved, check(resolved, inputs)
@@ -43,8 +41,7 @@ def test_a_plan_refuses_a_window_in_the_words_of_the_run(
 ) -> None:
     task = LikelihoodConfig(data=str(text), window=700)
     with pytest.raises(
-        ConfigError,
-        match="^task.window=700: the model has room for 512 tokens: give task.window=512, or",
+        ConfigError, match="^task.window=700: the model has room for 512 tokens: give task.window=512, or"
     ):
         planned(make_config, tiny_model, task)
     planned(make_config, tiny_model, LikelihoodConfig(data=str(text), window=512))
@@ -57,9 +54,8 @@ def test_texts_that_are_shorter_than_the_room_are_not_refused(
     short = tmp_path / "short.txt"
     short.write_text(WORDS * 12)  # fewer bytes than positions
     planned(make_config, tiny_model, LikelihoodConfig(data=str(short), window=5000))
-    planned(
-        make_config, tiny_model, LikelihoodConfig(window=5000, limit=3)
-    )  # answers, which no window cuts
+    # answers, which no window cuts
+    planned(make_config, tiny_model, LikelihoodConfig(window=5000, limit=3))
 
 
 def test_without_a_tokenizer_to_read_the_plan_says_that_only_the_load_can_tell(

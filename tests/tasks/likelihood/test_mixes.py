@@ -34,19 +34,14 @@ def test_the_model_with_all_layers_skipped_is_the_model_itself(
     runner: Callable[..., Any], tmp_path: Path
 ) -> None:
     done = runner(
-        "-m",
-        *TASK,
-        "quantization=nf4",
-        "quantization.skip=[],[lm_head],[layers.0, mlp],['*']",
-        "print=none",
+        "-m", *TASK, "quantization=nf4", "quantization.skip=[],[lm_head],[layers.0, mlp],['*']", "print=none"
     )
     assert done.code == 0, done.err
     kl = divergences(tmp_path, "skip")
     assert set(kl) == {"[]", "[lm_head]", "[layers.0, mlp]", "[*]"}
     assert kl["[*]"] == 0  # exactly: the control
-    assert (
-        kl["[lm_head]"] == kl["[]"] > kl["[layers.0, mlp]"] > 0
-    )  # the head of this model is in model.dtype anyway
+    # the head of this model is in model.dtype anyway
+    assert kl["[lm_head]"] == kl["[]"] > kl["[layers.0, mlp]"] > 0
 
 
 def test_two_ways_to_name_the_same_layers_give_the_same_numbers(

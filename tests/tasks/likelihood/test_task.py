@@ -38,9 +38,7 @@ def test_pairs_score_as_one_plain_forward_pass(
     make_config: Make, tiny_model: LocalModelConfig, tiny_llama: Path, tmp_path: Path
 ) -> None:
     record = run(
-        make_config(
-            model=tiny_model, task=LikelihoodConfig(data=jsonl(tmp_path / "p.jsonl", PAIRS))
-        )
+        make_config(model=tiny_model, task=LikelihoodConfig(data=jsonl(tmp_path / "p.jsonl", PAIRS)))
     )
     tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
     total = 0.0
@@ -121,12 +119,9 @@ def test_windows_longer_than_the_model_reads_are_refused(
     make_config: Make, tiny_model: LocalModelConfig, tmp_path: Path
 ) -> None:
     (tmp_path / "text.txt").write_text(WORDS * 10)
-    config = make_config(
-        model=tiny_model, task=LikelihoodConfig(data=str(tmp_path / "text.txt"), window=700)
-    )
+    config = make_config(model=tiny_model, task=LikelihoodConfig(data=str(tmp_path / "text.txt"), window=700))
     with pytest.raises(
-        ConfigError,
-        match="task.window=700: the model has room for 512 tokens: give task.window=512",
+        ConfigError, match="task.window=700: the model has room for 512 tokens: give task.window=512"
     ):
         run(config)
 
@@ -190,9 +185,7 @@ def test_the_divergence_from_kept_tokens_is_as_near_to_the_exact_one_as_it_says(
     assert metrics["top_1_agreement"] == agreed / metrics["scored_tokens"]
 
 
-def test_a_job_that_is_its_own_reference_is_the_job_without_one(
-    two: Callable[..., RunnerConfig],
-) -> None:
+def test_a_job_that_is_its_own_reference_is_the_job_without_one(two: Callable[..., RunnerConfig]) -> None:
     config = two(1, keep_top_k=64)
     named_itself = two(1, keep_top_k=64, reference=model_overrides(config))
     assert likelihood.prepare(named_itself).hashes == likelihood.prepare(config).hashes
@@ -206,22 +199,16 @@ def test_a_job_that_is_its_own_reference_is_the_job_without_one(
 
 
 @pytest.mark.slow
-def test_a_reference_that_is_not_there_is_refused_with_what_to_run(
-    two: Callable[..., RunnerConfig],
-) -> None:
+def test_a_reference_that_is_not_there_is_refused_with_what_to_run(two: Callable[..., RunnerConfig]) -> None:
     with pytest.raises(
-        ConfigError,
-        match=r"is not done in .*the same command with model=auto .* task.keep_top_k=64",
+        ConfigError, match=r"is not done in .*the same command with model=auto .* task.keep_top_k=64"
     ):
         run(two(0, reference=model_overrides(two(1)), exact=False))
-    with pytest.raises(
-        ConfigError, match="no finished job in .*task.keep_top_k=64: there is none yet"
-    ):
+    with pytest.raises(ConfigError, match="no finished job in .*task.keep_top_k=64: there is none yet"):
         run(two(0, reference="likelihood-0123456789ab"))
     without = run(two(1))
     with pytest.raises(
-        ConfigError,
-        match=f"task.reference={without.job_id}: {without.job_id} has kept no top_k.jsonl",
+        ConfigError, match=f"task.reference={without.job_id}: {without.job_id} has kept no top_k.jsonl"
     ):
         run(two(0, reference=without.job_id))
     kept = run(two(1, keep_top_k=4))
@@ -278,9 +265,7 @@ def test_a_kv_cache_in_8_bits_is_compared_with_that_of_the_model(
     keys = {"reference": plain, "keep_top_k": 16, "exact": exact}
     compared = run(replace(eight, task=two(0, **keys).task))
     assert plain in compared.result.facts["reference"]
-    assert 0 < compared.result.metrics["kl_nats_per_token"] < 0.01, (
-        "8 bits change little, and something"
-    )
+    assert 0 < compared.result.metrics["kl_nats_per_token"] < 0.01, "8 bits change little, and something"
     assert "kl_nats_per_token" not in run(two(0, **keys)).result.metrics, "it is its own reference"
 
 
@@ -296,9 +281,8 @@ def test_an_interrupted_job_goes_on_and_comes_to_the_same(two: Callable[..., Run
     before = {name: (folder / name).read_text() for name in ("samples.jsonl", TOP_K)}
     (folder / "result.json").unlink()
     lines = before["samples.jsonl"].splitlines(keepends=True)
-    (folder / "samples.jsonl").write_text(
-        lines[0] + lines[1][:40]
-    )  # killed while it wrote the second one
+    # killed while it wrote the second one
+    (folder / "samples.jsonl").write_text(lines[0] + lines[1][:40])
     again = run(config)
     assert again.status is Status.FINISHED
     assert any("1 of 3 samples were on disk" in note for note in again.result.notes)
@@ -331,10 +315,7 @@ def test_samples_that_are_not_this_jobs_are_refused(two: Callable[..., RunnerCon
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        (
-            {"prompt": PromptStyle.lm_eval_5shot},
-            "task.prompt=lm_eval_5shot: .* choose one of chat, text",
-        ),
+        ({"prompt": PromptStyle.lm_eval_5shot}, "task.prompt=lm_eval_5shot: .* choose one of chat, text"),
         ({"window": 1}, "task.window=1: must be 2 or more"),
         ({"window": "4M"}, "task.window=4M: must be 2 or more, such as 4k"),
         ({"window": 8, "stride": 8}, "task.stride=8: must be below task.window=8"),
@@ -358,33 +339,17 @@ def test_thousands_of_tokens_are_the_same_job(make_config: Make) -> None:
     def keys(**given: Any) -> dict[str, Any]:
         return dict(semantic_keys(make_config(task=LikelihoodConfig(**given))))
 
-    assert (
-        keys(window="4k", stride="1K")
-        == keys(window=4096, stride=1024)
-        != keys(window=4000, stride=1024)
-    )
+    assert keys(window="4k", stride="1K") == keys(window=4096, stride=1024) != keys(window=4000, stride=1024)
     contexts = {"contexts": ["4k"]}
-    assert (
-        keys(last_tokens="1k", **contexts)
-        == keys(last_tokens="1024", **contexts)
-        != keys(**contexts)
-    )
+    assert keys(last_tokens="1k", **contexts) == keys(last_tokens="1024", **contexts) != keys(**contexts)
     assert keys(window="1k", last_tokens=256) == keys(), "the defaults, in other words"
 
 
 def test_choices_are_told_apart_by_their_likelihood(
     make_config: Make, tiny_model: LocalModelConfig, tmp_path: Path
 ) -> None:
-    rows = [
-        {
-            "prompt": "The sky is",
-            "choices": [" blue", " a green and very long one", " é"],
-            "gold": 0,
-        }
-    ] * 2
-    record = run(
-        make_config(model=tiny_model, task=LikelihoodConfig(data=jsonl(tmp_path / "c.jsonl", rows)))
-    )
+    rows = [{"prompt": "The sky is", "choices": [" blue", " a green and very long one", " é"], "gold": 0}] * 2
+    record = run(make_config(model=tiny_model, task=LikelihoodConfig(data=jsonl(tmp_path / "c.jsonl", rows))))
     found = [sample.likelihood for sample in samples(record)]
     assert [it.is_other for it in found] == [False, True, True] * 2
     assert [(it.characters, it.bytes) for it in found[:3]] == [(5, 5), (26, 26), (2, 3)]
@@ -406,14 +371,10 @@ def test_gold_answers_follow_their_questions_as_gsm8k_puts_them(make_config: Mak
 
 
 def test_a_repeat_scores_in_another_order_as_a_job_of_its_own(make_config: Make) -> None:
-    first, again = (
-        run(make_config(task=LikelihoodConfig(limit=6, repeat=repeat))) for repeat in (0, 1)
-    )
+    first, again = (run(make_config(task=LikelihoodConfig(limit=6, repeat=repeat))) for repeat in (0, 1))
     assert first.job_id != again.job_id
     files = [Path(it.output_dir) / "samples.jsonl" for it in (first, again)]
-    orders = [
-        [json.loads(line)["index"] for line in file.read_text().splitlines()] for file in files
-    ]
+    orders = [[json.loads(line)["index"] for line in file.read_text().splitlines()] for file in files]
     assert orders[0] == sorted(orders[1]) == list(range(6))
     assert orders[1] != orders[0]
     key = "log_likelihood_nats_per_token"

@@ -47,9 +47,7 @@ def test_a_record_says_which_way_it_was(two: Two, monkeypatch: pytest.MonkeyPatc
     assert record.params["task.exact"] == "true"
     assert "side by side" in record.result.facts["reference"]
     assert record.job_id == run(two(0, reference=model_overrides(two(1)), exact=True)).job_id
-    assert run(two(0)).params["task.exact"] == "false", (
-        "as it was recorded before the key could be left open"
-    )
+    assert run(two(0)).params["task.exact"] == "false", "as it was recorded before the key could be left open"
 
 
 @pytest.mark.parametrize("begins_exact", [True, False])

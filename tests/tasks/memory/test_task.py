@@ -45,9 +45,7 @@ def measure(config: RunnerConfig, recorder: Recorder) -> Result:
 
 
 def small(**keys: Any) -> MemoryConfig:
-    return MemoryConfig(
-        **({"batch_size": 2, "prompt_tokens": 8, "new_tokens": 3, "repeats": 1} | keys)
-    )
+    return MemoryConfig(**({"batch_size": 2, "prompt_tokens": 8, "new_tokens": 3, "repeats": 1} | keys))
 
 
 @pytest.mark.slow
@@ -166,8 +164,7 @@ def test_a_point_that_kills_its_process_leaves_the_others(
     """A batch of 2 × 128 is no smaller, but is smaller in one of the two: it may do."""
     pretend(monkeypatch, tmp_path, KILLED)
     result = measure(
-        make_config(task=small(batch_sizes=[1, 2, 3], context_lengths=[64, 128], pictures=False)),
-        recorder,
+        make_config(task=small(batch_sizes=[1, 2, 3], context_lengths=[64, 128], pictures=False)), recorder
     )
     notes = {(row["batch"], row["context"]): row["note"] for row in result.rows if row["batch"]}
     why = "was killed by SIGKILL, likely for lack of memory, in stage prefill"
@@ -217,10 +214,10 @@ def pretend(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str) -> None:
 def test_a_killed_probe_is_named(
     make_config: MakeConfig, recorder: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code = "print(json.dumps({'begin': 'load', 'point': None}), flush=True)\nsys.stderr.write('last words\\n')\n"
-    pretend(
-        monkeypatch, tmp_path, code + "sys.stderr.flush()\nos.kill(os.getpid(), signal.SIGKILL)\n"
+    code = (
+        "print(json.dumps({'begin': 'load', 'point': None}), flush=True)\nsys.stderr.write('last words\\n')\n"
     )
+    pretend(monkeypatch, tmp_path, code + "sys.stderr.flush()\nos.kill(os.getpid(), signal.SIGKILL)\n")
     with pytest.raises(JobFailed) as failed:
         measure(make_config(task=small()), recorder)
     message = str(failed.value)
@@ -246,9 +243,7 @@ def test_a_probe_that_ends_early_is_not_a_result(
         measure(make_config(task=small()), recorder)
 
 
-def test_a_missing_model_is_refused_before_any_process(
-    make_config: MakeConfig, recorder: Recorder
-) -> None:
+def test_a_missing_model_is_refused_before_any_process(make_config: MakeConfig, recorder: Recorder) -> None:
     with pytest.raises(ConfigError, match=r"model\.name=\./nowhere"):
         measure(make_config(model=LocalModelConfig(name="./nowhere"), task=small()), recorder)
 

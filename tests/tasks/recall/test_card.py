@@ -26,7 +26,9 @@ from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import LocalModelConfig
 
 Make = Callable[..., RunnerConfig]
-FORGETS = 900  # characters from the end that are remembered: a text of 512 tokens, and the end of a longer one
+FORGETS = (
+    900  # characters from the end that are remembered: a text of 512 tokens, and the end of a longer one
+)
 
 
 @pytest.fixture
@@ -61,9 +63,7 @@ def test_a_model_that_forgets_the_beginning_is_said_to(
     asked: Callable[..., Result], recorder: Recorder
 ) -> None:
     result = asked(FORGETS)
-    assert result.facts["effective_length"].startswith(
-        "reaches at least 512 tokens, less than 1,024"
-    )
+    assert result.facts["effective_length"].startswith("reaches at least 512 tokens, less than 1,024")
     ends = [result.metrics[f"effective_length_tokens{end}"] for end in ("", "_low", "_high")]
     assert ends == [512, 512, 512]
     first, _, last = result.tables[BY_DEPTH]
@@ -77,24 +77,15 @@ def test_a_model_that_forgets_the_beginning_is_said_to(
     assert draw_recall(drawn)[1].svg().count(">100<") > 5
 
 
-def test_a_model_that_finds_all_reaches_the_longest(
-    asked: Callable[..., Result], recorder: Recorder
-) -> None:
-    result = asked(
-        None, kinds=["single", "several_asked_one", "several_asked_all"], lengths=["512", "1k"]
-    )
-    assert (
-        "reaches at least 1,024 tokens, the longest that was asked"
-        in result.facts["effective_length"]
-    )
+def test_a_model_that_finds_all_reaches_the_longest(asked: Callable[..., Result], recorder: Recorder) -> None:
+    result = asked(None, kinds=["single", "several_asked_one", "several_asked_all"], lengths=["512", "1k"])
+    assert "reaches at least 1,024 tokens, the longest that was asked" in result.facts["effective_length"]
     assert not any("depends on the depth" in note for note in result.notes)
     by_kind = next(rows for title, rows in result.tables.items() if "by kind" in title)
     assert {row["kind"]: row["less than"] for row in by_kind} == {
         "single": None, "several_asked_one": None, "several_asked_all": None
     }  # fmt: skip
-    places = {
-        outcome.recall for outcome in read_answers(recorder.folder / "samples.jsonl").values()
-    }
+    places = {outcome.recall for outcome in read_answers(recorder.folder / "samples.jsonl").values()}
     assert {(place.kind, place.depth) for place in places if place} >= {
         ("single", 0.5),
         ("several_asked_all", None),
@@ -112,19 +103,14 @@ def test_answers_to_a_question_count_as_one_question(
     assert result.metrics["families"] == 15 + 3
 
 
-def test_near_zero_is_said_with_what_was_cut_off(
-    asked: Callable[..., Result], recorder: Recorder
-) -> None:
+def test_near_zero_is_said_with_what_was_cut_off(asked: Callable[..., Result], recorder: Recorder) -> None:
     result = asked(1)
     assert "effective_length" not in result.facts
     (note,) = (note for note in result.notes if "near zero" in note)
     assert "answers cut off" not in note
     cut = [
         replace(
-            sample,
-            answer=replace(
-                sample.answer, finish_reason=FinishReason.length, verdict=Verdict.cut_off
-            ),
+            sample, answer=replace(sample.answer, finish_reason=FinishReason.length, verdict=Verdict.cut_off)
         )
         for sample in recorder.samples.values()
     ]

@@ -32,9 +32,7 @@ def test_the_largest_size_that_fits_is_found(seed: int) -> None:
     cases = [case(draw.uniform(1, 60), draw.randrange(5, 90)) for _ in range(4)]
     group = Group(4096, draw.randrange(200, 4000), cases)
     fit([group], lambda _, tokens: int(tokens / draw.uniform(1, 60)), count, "room")  # type: ignore[arg-type]
-    longest = [
-        max(len(each.at(size).context) for each in cases) for size in (group.size, group.size + 1)
-    ]
+    longest = [max(len(each.at(size).context) for each in cases) for size in (group.size, group.size + 1)]
     assert longest[0] <= group.room
     assert longest[1] > group.room or longest[0] >= 0.9 * group.room
 

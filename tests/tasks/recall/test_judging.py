@@ -12,9 +12,7 @@ NUMBER = Asked("", "", "", "", ("4713920",))
 TWO = Asked("", "", "", "", ("4713920", "1234567"))
 WORD = Asked("", "", "", "", ("amber-kite",), Form.pair)
 UUID = Asked("", "", "", "", ("123e4567-e89b-42d3-a456-426614174000",), Form.uuid)
-NAMES = Asked(
-    "", "", "", "", ("ABCDE", "FGHIJ"), Form.known, frozenset({"ABCDE", "FGHIJ", "KLMNO"})
-)
+NAMES = Asked("", "", "", "", ("ABCDE", "FGHIJ"), Form.known, frozenset({"ABCDE", "FGHIJ", "KLMNO"}))
 TOTAL = Asked("", "", "", "", ("12",), Form.total)
 
 
@@ -25,18 +23,9 @@ TOTAL = Asked("", "", "", "", ("12",), Form.total)
         (NUMBER, "It is 4,713,920, as the text says.", STOP, CORRECT),
         (NUMBER, "4 713 920", STOP, CORRECT),
         (NUMBER, "**4713920**", STOP, CORRECT),
-        (
-            NUMBER,
-            "The special magic number for amber-kite is: 4713920.\nOne of the",
-            LENGTH,
-            CORRECT,
-        ),
-        (
-            NUMBER,
-            "4713920 and 1234567",
-            STOP,
-            CORRECT,
-        ),  # what follows the asked number does not count
+        (NUMBER, "The special magic number for amber-kite is: 4713920.\nOne of the", LENGTH, CORRECT),
+        # what follows the asked number does not count
+        (NUMBER, "4713920 and 1234567", STOP, CORRECT),
         (NUMBER, "1234567 or 4713920", STOP, WRONG),
         (NUMBER, "14713920", STOP, NONE),  # of another number of digits
         (NUMBER, "471392", STOP, NONE),
@@ -74,6 +63,4 @@ def test_verdicts(asked: Asked, text: str, reason: FinishReason, verdict: Verdic
 
 
 def test_what_was_found_is_kept() -> None:
-    assert (
-        judged(Answer.read("It is 1,234,567 or 4713920.", [], STOP), TWO)[0] == "1234567, 4713920"
-    )
+    assert judged(Answer.read("It is 1,234,567 or 4713920.", [], STOP), TWO)[0] == "1234567, 4713920"

@@ -47,9 +47,7 @@ def test_the_right_answer_does_not_stand_in_the_question(kind: str) -> None:
 
 def test_several_needles_share_their_text() -> None:
     for number in range(5):
-        texts = {
-            case.at(60).context for case in cases_of("several_asked_one") if case.number == number
-        }
+        texts = {case.at(60).context for case in cases_of("several_asked_one") if case.number == number}
         assert len(texts) == 1
 
 
@@ -119,10 +117,7 @@ def test_a_needle_that_stands_in_the_filler_is_not_drawn() -> None:
 
 
 def test_words_and_uuids_are_asked_for() -> None:
-    words, uuids = (
-        cases_of("single", values="words")[0].at(9),
-        cases_of("single", values="uuids")[0].at(9),
-    )
+    words, uuids = (cases_of("single", values="words")[0].at(9), cases_of("single", values="uuids")[0].at(9))
     assert re.fullmatch(r"[a-z]+-[a-z]+", words.gold[0])
     assert re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", uuids.gold[0])
     for asked, value in ((words, "word"), (uuids, "uuid")):

@@ -42,9 +42,8 @@ class RandomWord:
 def theirs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Any]]:
     """Return a function that imports one of the harness's modules anew, with our words and without
     a download."""
-    monkeypatch.setenv(
-        "HF_XET_HIGH_PERFORMANCE", "1"
-    )  # the harness sets it, and it ends with the test
+    # the harness sets it, and it ends with the test
+    monkeypatch.setenv("HF_XET_HIGH_PERFORMANCE", "1")
     pytest.importorskip("lm_eval")
     words = ModuleType("wonderwords")
     words.RandomWord = RandomWord  # type: ignore[attr-defined]
@@ -100,9 +99,7 @@ def test_what_the_harness_draws_is_what_it_asks_of_each_task(
     for name, kind in TASKS.items():
         given = getattr(utils, name)()
         assert (given["type_haystack"] == "needle") == kind.in_needles
-        assert {key: given[key] for key in types} == {
-            key: getattr(kind, own) for key, own in types.items()
-        }
+        assert {key: given[key] for key in types} == {key: getattr(kind, own) for key, own in types.items()}
         of_keys = {key: given.get(key, 1) for key in keys}
         of_keys["num_needle_k"] = max(of_keys["num_needle_k"], of_keys["num_needle_q"])
         assert of_keys == {key: getattr(kind, own) for key, own in keys.items()}

@@ -44,17 +44,14 @@ def recorder(tmp_path: Path) -> Iterator[Recorder]:
 @pytest.fixture
 def harness(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The harness's functions that score answers."""
-    monkeypatch.setenv(
-        "HF_XET_HIGH_PERFORMANCE", "1"
-    )  # the harness sets it, and it ends with the test
+    # the harness sets it, and it ends with the test
+    monkeypatch.setenv("HF_XET_HIGH_PERFORMANCE", "1")
     pytest.importorskip("lm_eval")
     return import_module("lm_eval.tasks.ruler.common_utils")
 
 
 def by_harness(harness: Any, text: str, gold: list[str]) -> float:
-    scores: dict[str, float] = harness.process_results(
-        {"max_length": LENGTH, "outputs": gold}, [text]
-    )
+    scores: dict[str, float] = harness.process_results({"max_length": LENGTH, "outputs": gold}, [text])
     return scores[LENGTH]
 
 
@@ -100,12 +97,6 @@ def test_a_part_of_the_values_is_a_part_of_the_score_and_no_exact_answer(
             if (placed[index].kind, placed[index].length) == (row["kind"], row["tokens"])
         ]
         mean = harness.aggregate_metrics(of_row)
-        assert (row["RULER's score"], row["exact"], row["answers"]) == (
-            f"{100 * mean:.1f}",
-            "0.0",
-            2,
-        )
+        assert (row["RULER's score"], row["exact"], row["answers"]) == (f"{100 * mean:.1f}", "0.0", 2)
         assert result.metrics[f"{SCORE}/{row['kind']}_{row['tokens']}"] == pytest.approx(mean)
-    assert {row["kind"] for row in result.tables[TABLE]} == {*KINDS}, (
-        "our own kinds have no such score"
-    )
+    assert {row["kind"] for row in result.tables[TABLE]} == {*KINDS}, "our own kinds have no such score"

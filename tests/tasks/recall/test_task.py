@@ -41,9 +41,7 @@ def job(make_config: Make) -> Callable[..., RunnerConfig]:
 
     def make(**keys: Any) -> RunnerConfig:
         model = LocalModelConfig(name="embedded", device="cpu")
-        return make_config(
-            model=model, generation=SHORT, task=RecallConfig(**({"cases": 2} | keys))
-        )
+        return make_config(model=model, generation=SHORT, task=RecallConfig(**({"cases": 2} | keys)))
 
     return make
 
@@ -67,14 +65,10 @@ def test_a_model_that_finds_all_is_always_right(job: Make, recorder: Recorder) -
     samples = samples_of(recorder)
     assert {sample.answer.verdict for sample in samples} == {Verdict.correct}
     assert result.metrics["recall_accuracy"] == 1
-    assert (
-        result.metrics["n"] == config.task.questions == len(samples) == 2 * 2 * (5 + 5 + 1 + 5 + 6)
-    )
+    assert result.metrics["n"] == config.task.questions == len(samples) == 2 * 2 * (5 + 5 + 1 + 5 + 6)
     assert Counter(sample.recall_kind for sample in samples)["several_asked_all"] == 4
     assert {sample.recall_length for sample in samples} == {512, 1024}
-    assert {
-        sample.recall_depth for sample in samples if sample.recall_kind == "several_asked_all"
-    } == {None}
+    assert {sample.recall_depth for sample in samples if sample.recall_kind == "several_asked_all"} == {None}
     assert {sample.recall_depth for sample in samples if sample.recall_kind == "single"} == {
         0,
         0.25,
@@ -86,22 +80,13 @@ def test_a_model_that_finds_all_is_always_right(job: Make, recorder: Recorder) -
 
 def test_a_model_that_forgets_is_right_where_it_remembers(job: Make, recorder: Recorder) -> None:
     result = work(recall, job(cases=4), recorder, Scripted(remembering(900)))
-    right = {
-        (sample.recall_length, sample.recall_depth): sample.solved
-        for sample in samples_of(recorder)
-    }
+    right = {(sample.recall_length, sample.recall_depth): sample.solved for sample in samples_of(recorder)}
     short = [right[512, depth] for depth in (0, 0.25, 0.5, 0.75, 1)]
     long = [right[1024, depth] for depth in (0, 0.25, 0.5, 0.75, 1)]
-    assert short.index(True) < long.index(True), (
-        "it forgets the beginning of the longer text sooner"
-    )
+    assert short.index(True) < long.index(True), "it forgets the beginning of the longer text sooner"
     assert short == sorted(short), "what is nearer to the end is remembered"
     assert long == sorted(long)
-    assert (
-        result.metrics["recall_accuracy/length_512"]
-        > result.metrics["recall_accuracy/length_1024"]
-        > 0
-    )
+    assert result.metrics["recall_accuracy/length_512"] > result.metrics["recall_accuracy/length_1024"] > 0
     assert {s.answer.verdict for s in samples_of(recorder)} == {Verdict.correct, Verdict.no_answer}
 
 
@@ -116,10 +101,7 @@ def test_prompts_fill_their_lengths_and_never_more(job: Make, prompt: PromptStyl
     for case, (_, ids) in zip(placed.values(), encoded, strict=True):
         tokens = len(ids) + SHORT.max_new_tokens
         assert case.length - 100 < tokens <= case.length, (case.kind, tokens)
-        assert (
-            all(value in case.asked.context for value in case.asked.gold)
-            or case.asked.form is Form.total
-        )
+        assert all(value in case.asked.context for value in case.asked.gold) or case.asked.form is Form.total
     assert len({text_of(request) for request in requests}) == len(requests)
 
 
@@ -192,10 +174,7 @@ def test_a_sample_of_another_question_is_refused(job: Make, recorder: Recorder) 
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        (
-            {"lengths": ["2k"]},
-            "task.lengths=2048: with rope=native the model has room for 1,024 tokens",
-        ),
+        ({"lengths": ["2k"]}, "task.lengths=2048: with rope=native the model has room for 1,024 tokens"),
         (
             {"lengths": ["96"]},
             r"task.lengths=96: a question of task.kinds=single takes \d+ tokens in this model's",
@@ -261,23 +240,15 @@ def test_a_tokenizer_that_loses_a_value_is_refused(
         work(recall, config, recorder)
 
 
-@pytest.mark.parametrize(
-    "kind", ["single", "several_asked_one", "several_asked_all", "niah_single_1"]
-)
-def test_a_plan_knows_how_many_tokens_are_computed(
-    job: Make, recorder: Recorder, kind: str
-) -> None:
+@pytest.mark.parametrize("kind", ["single", "several_asked_one", "several_asked_all", "niah_single_1"])
+def test_a_plan_knows_how_many_tokens_are_computed(job: Make, recorder: Recorder, kind: str) -> None:
     config = job(kinds=[kind], lengths=["512", "900"], cases=3)
     resolved = resolve(config)
     engine = open_engine(resolved, None, recorder.folder)
     result = recall.run(recall.prepare(config), Context(recorder, resolved, engine))
     engine.close()
     amounts = config.task.amounts(config.generation)
-    assert (
-        sum(amount.completions for amount in amounts)
-        == result.metrics["n"]
-        == config.task.questions
-    )
+    assert sum(amount.completions for amount in amounts) == result.metrics["n"] == config.task.questions
     computed = sum(amount.completions * amount.prompt_tokens for amount in amounts)
     assert computed == pytest.approx(result.metrics["computed_prompt_tokens"], rel=0.15)
     assert result.metrics["shared_prompt_tokens"] > 0

@@ -61,9 +61,7 @@ def test_cases_are_spread_over_haystacks_and_keep_theirs_at_each_length(
     cases = cases_of(config_of(make_config, 6, 3, filler))
     assert [case.text for case in cases] == [0] * 8 + [1] * 8 + [2] * 8
     assert {(case.number % 3) == case.text for case in cases} == {True}
-    begins = {
-        text: {case.asked.context[:60] for case in cases if case.text == text} for text in range(3)
-    }
+    begins = {text: {case.asked.context[:60] for case in cases if case.text == text} for text in range(3)}
     assert all(len(own) == 1 for own in begins.values()), "all lengths and depths begin alike"
     assert len(set.union(*begins.values())) == 3, "each haystack is another one"
     alone = cases_of(config_of(make_config, 6, 1, filler))
@@ -133,9 +131,7 @@ def test_a_comparison_names_what_the_samples_are_clustered_by(
         assert compare_means(pairs, cluster_field(run, run, pairs)).by == field
 
 
-def test_a_sample_of_an_earlier_version_still_belongs_to_its_job(
-    make_config: Make, tmp_path: Path
-) -> None:
+def test_a_sample_of_an_earlier_version_still_belongs_to_its_job(make_config: Make, tmp_path: Path) -> None:
     config = config_of(make_config, 6, 1)
     recorder = Recorder(Job("recall-test", tmp_path))
     work(recall, config, recorder, Scripted(remembering()))

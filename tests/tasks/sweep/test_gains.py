@@ -27,15 +27,11 @@ from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import LocalModelConfig
 
 Make = Callable[..., RunnerConfig]
-TASK = SweepConfig(
-    batch_sizes=[1, 3], prompt_tokens=[6], new_tokens=9, repeats=6, warmup=0, pictures=False
-)
+TASK = SweepConfig(batch_sizes=[1, 3], prompt_tokens=[6], new_tokens=9, repeats=6, warmup=0, pictures=False)
 
 
 @pytest.fixture
-def swept(
-    make_config: Make, saved_family: Callable[..., Path], tmp_path: Path
-) -> Callable[..., Result]:
+def swept(make_config: Make, saved_family: Callable[..., Path], tmp_path: Path) -> Callable[..., Result]:
     def run(speculate: Any, task: SweepConfig = TASK) -> Result:
         folder = tmp_path / "job"
         folder.mkdir(exist_ok=True)
@@ -74,9 +70,7 @@ def test_each_batch_runs_with_guesses_and_without(
     assert [row["batch_size"] for row in table] == [1, 3]
     for row in table:
         cell = f"batch_{row['batch_size']}_prompt_6"
-        low, gain, high = (
-            result.metrics[f"speculation_gain{end}/{cell}"] for end in ("_low", "", "_high")
-        )
+        low, gain, high = (result.metrics[f"speculation_gain{end}/{cell}"] for end in ("_low", "", "_high"))
         assert 0 < low <= gain <= high
         assert row["interval_95"] == f"[{low:.2f}, {high:.2f}]"
         assert row["verdict"] in ("faster", "slower", "no difference shown")
@@ -84,9 +78,7 @@ def test_each_batch_runs_with_guesses_and_without(
     assert result.metrics["differing_answers"] == 0
     assert gains.NO_TEXT in result.notes
     bound = "none of 24 answers differs from that without guesses: up to 14.2 % may"
-    assert [note for note in result.notes if "differ" in note] == [
-        f"{bound} (exact two-sided 95 % interval)"
-    ]
+    assert [note for note in result.notes if "differ" in note] == [f"{bound} (exact two-sided 95 % interval)"]
 
 
 def test_nothing_is_compared_where_nobody_guesses(swept: Callable[..., Result]) -> None:
@@ -107,8 +99,7 @@ def test_answers_that_differ_are_counted(
     result = swept({"kind": "draft", "layers": 1})
     assert result.metrics["differing_answers"] == 6 * 4
     assert any(
-        "24 of 24 answers differ from those without guesses (85.8 to 100.0 %" in note
-        for note in result.notes
+        "24 of 24 answers differ from those without guesses (85.8 to 100.0 %" in note for note in result.notes
     )
 
 
@@ -136,9 +127,7 @@ def test_verdicts(ratios: list[float], said: str) -> None:
 
 
 def test_a_plan_counts_both() -> None:
-    once, twice = (
-        TASK.amounts(GenerationConfig(speculate=speculate)) for speculate in ("off", "ngram")
-    )
+    once, twice = (TASK.amounts(GenerationConfig(speculate=speculate)) for speculate in ("off", "ngram"))
     assert [amount.is_guessed for amount in once] == [True, True]
     assert [amount.is_guessed for amount in twice] == [True, False, True, False]
     assert [amount.completions for amount in twice] == [6, 6, 18, 18]

@@ -52,9 +52,7 @@ PROMPTS = (
 
 def lines_of(folder: Path) -> list[str]:
     return [
-        line
-        for path in folder.glob("jobs/*/measurements.jsonl")
-        for line in path.read_text().splitlines()
+        line for path in folder.glob("jobs/*/measurements.jsonl") for line in path.read_text().splitlines()
     ]
 
 
@@ -101,10 +99,7 @@ def test_an_interrupted_sweep_goes_on(
     cells = [(line["round"], line["cell"]) for line in map(json.loads, after)]
     assert len(cells) == len(set(cells)) == 24, "each is measured once"
     ours, other = result_of(folder), result_of(whole)
-    assert (
-        f"{len(before)} of 24 measurements were on disk from an earlier, interrupted run"
-        in ours["notes"]
-    )
+    assert f"{len(before)} of 24 measurements were on disk from an earlier, interrupted run" in ours["notes"]
     assert not any("measurements were on disk" in note for note in other["notes"])
     assert ours["metrics"].keys() == other["metrics"].keys()
     assert [row.keys() for row in ours["rows"]] == [row.keys() for row in other["rows"]]
@@ -121,22 +116,14 @@ def test_an_interrupted_sweep_goes_on(
 
 
 @pytest.mark.slow
-def test_real_prompts_and_rates_of_requests_go_on(
-    runner: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_real_prompts_and_rates_of_requests_go_on(runner: Callable[..., Any], tmp_path: Path) -> None:
     """Each prompt is sent once, in the order of a sweep without an interruption; a rate of requests
     is kept whole."""
-    words = (
-        *PROMPTS,
-        "task.batch_sizes=[1,3]",
-        "task.arrival_rates=[20,40]",
-        "task.arrival_requests=40",
-    )
+    words = (*PROMPTS, "task.batch_sizes=[1,3]", "task.arrival_rates=[20,40]", "task.arrival_requests=40")
     whole, folder = tmp_path / "whole", tmp_path / "interrupted"
     assert runner(*words, f"output_dir={whole}").code == 0
-    interrupt_after(
-        6, signal.SIGKILL, folder, *words
-    )  # in the second round or later: it has 2 runs and the rates
+    # in the second round or later: it has 2 runs and the rates
+    interrupt_after(6, signal.SIGKILL, folder, *words)
     of_cells = lines_of(folder)
     loads = len([line for line in lines_of(whole) if '"what": "load"' in line])
     assert loads == 2
@@ -168,9 +155,8 @@ def test_an_interrupted_memory_task_goes_on(
     def points() -> list[str]:
         return [line for line in lines_of(folder) if '"speed"' in line]
 
-    err = interrupt_after(
-        22, sent, folder, *MEMORY
-    )  # 16 lines a repeat: its start, and 3 for each point
+    # 16 lines a repeat: its start, and 3 for each point
+    err = interrupt_after(22, sent, folder, *MEMORY)
     before = points()
     assert 4 < len(before) < 12
     if sent is not signal.SIGKILL:
@@ -184,8 +170,7 @@ def test_an_interrupted_memory_task_goes_on(
     assert len(measured) == len(set(measured)) == 12
     result = result_of(folder)
     assert (
-        f"{len(before)} of 12 measurements were on disk from an earlier, interrupted run"
-        in result["notes"]
+        f"{len(before)} of 12 measurements were on disk from an earlier, interrupted run" in result["notes"]
     )
     assert (result["metrics"]["repeats"], result["metrics"]["points_not_measured"]) == (3, 0)
 
@@ -202,30 +187,22 @@ def test_other_cores_are_another_machine(runner: Callable[..., Any], tmp_path: P
         ["taskset", "-c", "0", *command], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    (other,) = (
-        path for path in (tmp_path / "here" / "jobs").glob("sweep-*") if path != interrupted
-    )
+    (other,) = (path for path in (tmp_path / "here" / "jobs").glob("sweep-*") if path != interrupted)
     assert len((other / "measurements.jsonl").read_text().splitlines()) == 24
     assert "measurements were on disk" not in (other / "result.json").read_text()
 
 
-def test_the_plan_of_a_grid_says_that_a_sweep_resumes(
-    runner: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_the_plan_of_a_grid_says_that_a_sweep_resumes(runner: Callable[..., Any], tmp_path: Path) -> None:
     words = (*SWEEP, "task.repeats=1")
     assert runner(*words, f"output_dir={tmp_path}/here").code == 0
     (result,) = (tmp_path / "here").glob("jobs/*/result.json")
     result.unlink()
-    done = runner(
-        "-m", *words, "seed=0,1", "plan=true", "print=table", f"output_dir={tmp_path}/here"
-    )
+    done = runner("-m", *words, "seed=0,1", "plan=true", "print=table", f"output_dir={tmp_path}/here")
     assert done.code == 0, done.err
     assert "1 to do, 1 to resume" in done.out
 
 
-def test_a_changed_line_is_refused_by_its_number(
-    runner: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_a_changed_line_is_refused_by_its_number(runner: Callable[..., Any], tmp_path: Path) -> None:
     words = (*SWEEP, "task.repeats=1")
     assert runner(*words, f"output_dir={tmp_path}/here").code == 0
     (job,) = (tmp_path / "here" / "jobs").glob("sweep-*")

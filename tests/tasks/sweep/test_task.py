@@ -57,9 +57,7 @@ def recorder(tmp_path: Path) -> Recorder:
 class Spy(StubEngine):
     """Notes what it was asked, and runs out of memory where it is told to."""
 
-    def __init__(
-        self, config: RunnerConfig, fail_at: tuple[int, ...] = (), error: Exception | None = None
-    ):
+    def __init__(self, config: RunnerConfig, fail_at: tuple[int, ...] = (), error: Exception | None = None):
         super().__init__(config, delay_s=0.0)
         self.calls: list[tuple[int, int]] = []
         self.requests: list[Sequence[Request]] = []
@@ -118,9 +116,7 @@ def test_rows_metrics_and_raw_repeats(make_config: MakeConfig, recorder: Recorde
     assert result.metrics["best_decode_tok_per_s"] == max(
         value for key, value in result.metrics.items() if key.startswith("decode_tok_per_s/")
     )
-    lines = [
-        json.loads(line) for line in (recorder.folder / "repeats.jsonl").read_text().splitlines()
-    ]
+    lines = [json.loads(line) for line in (recorder.folder / "repeats.jsonl").read_text().splitlines()]
     assert [line["repeat"] for line in lines] == [1] * 16 + [
         2
     ] * 16  # 4 figures of 4 cells, the warm-up left out
@@ -130,18 +126,14 @@ def test_rows_metrics_and_raw_repeats(make_config: MakeConfig, recorder: Recorde
         assert result.metrics[measure] == median(values)
 
 
-def test_repeats_are_interleaved_over_the_cells(
-    make_config: MakeConfig, recorder: Recorder
-) -> None:
+def test_repeats_are_interleaved_over_the_cells(make_config: MakeConfig, recorder: Recorder) -> None:
     config = make_config(task=small())
     engine = Spy(config)
     work(sweep, config, recorder, engine)
     assert engine.calls == [(1, 4), (1, 8), (2, 4), (2, 8)] * 3
 
 
-def test_prompts_differ_by_row_and_repeat_but_not_by_run(
-    make_config: MakeConfig, recorder: Recorder
-) -> None:
+def test_prompts_differ_by_row_and_repeat_but_not_by_run(make_config: MakeConfig, recorder: Recorder) -> None:
     config = make_config(task=small(batch_sizes=[8], prompt_tokens=[4]))
     engine, again = Spy(config), Spy(config)
     work(sweep, config, recorder, engine)
@@ -179,9 +171,7 @@ def test_a_cell_out_of_memory_becomes_a_note(
     assert any("2 of 4 cells" in note for note in result.notes)
 
 
-def test_every_cell_out_of_memory_fails_the_job(
-    make_config: MakeConfig, recorder: Recorder
-) -> None:
+def test_every_cell_out_of_memory_fails_the_job(make_config: MakeConfig, recorder: Recorder) -> None:
     config = make_config(task=small())
     with pytest.raises(JobFailed, match="no room"):
         work(sweep, config, recorder, Spy(config, fail_at=(1, 2), error=MemoryError("no room")))
@@ -198,16 +188,12 @@ def test_a_prompt_too_long_is_refused_before_the_first_run(
 ) -> None:
     config = make_config(task=small(prompt_tokens=[4, 99]))
     engine = Spy(config)
-    with pytest.raises(
-        ConfigError, match=r"task\.prompt_tokens=99 and task\.new_tokens=3 .* room for 100"
-    ):
+    with pytest.raises(ConfigError, match=r"task\.prompt_tokens=99 and task\.new_tokens=3 .* room for 100"):
         work(sweep, config, recorder, engine)
     assert engine.calls == []
 
 
-def test_names_mention_an_axis_with_several_values(
-    make_config: MakeConfig, recorder: Recorder
-) -> None:
+def test_names_mention_an_axis_with_several_values(make_config: MakeConfig, recorder: Recorder) -> None:
     task = small(batch_sizes=[2], prompt_tokens=[40], new_tokens=[3, 5], shared_prefix=[0, 0.9])
     config = make_config(task=task)
     engine = Spy(config)
@@ -266,9 +252,7 @@ def test_a_real_model(make_config: MakeConfig, recorder: Recorder, tiny_llama: P
     )
     assert 0 < slow["offered"] < quick["offered"]
     curve = result.series["decode_tok_per_s/over_batch_size_prompt_300"]
-    assert curve == [
-        (batch, metrics[f"decode_tok_per_s/batch_{batch}_prompt_300"]) for batch in (1, 2)
-    ]
+    assert curve == [(batch, metrics[f"decode_tok_per_s/batch_{batch}_prompt_300"]) for batch in (1, 2)]
     steps = [step for step, _ in result.series["answer_p95_s/over_requests_per_minute"]]
     assert steps == [3000, 12000]
     drawn = {file.stem: file.read_bytes()[:4] for file in recorder.folder.glob("*.png")}
@@ -277,15 +261,11 @@ def test_a_real_model(make_config: MakeConfig, recorder: Recorder, tiny_llama: P
     )
 
 
-def test_pictures_that_are_asked_for_later_are_drawn_without_measuring(
-    make_config: MakeConfig,
-) -> None:
+def test_pictures_that_are_asked_for_later_are_drawn_without_measuring(make_config: MakeConfig) -> None:
     done = run(make_config(task=small(arrival_rates=[200, 400], arrival_requests=2)))
     folder = Path(done.output_dir)
     assert not list(folder.glob("*.png"))
-    again = run(
-        make_config(task=small(arrival_rates=[200, 400], arrival_requests=2, pictures=True))
-    )
+    again = run(make_config(task=small(arrival_rates=[200, 400], arrival_requests=2, pictures=True)))
     assert (again.job_id, again.from_ledger) == (done.job_id, True)
     assert len(list(folder.glob("*.png"))) == 4
     assert again.result.series == done.result.series
@@ -297,12 +277,7 @@ def test_pictures_that_are_asked_for_later_are_drawn_without_measuring(
         ([0.01, 0.02, 0.03, 0.2], 0.0, "", "quiet: 3 of 4 cells vary by 10% or less"),
         ([0.01, 0.02, 0.3, 0.2], 0.0, "", "too noisy to tell: 2 of 4 cells vary by more than 10%"),
         ([0.01], 0.15, "", "too noisy to tell: the machine's own rates vary by 15%"),
-        (
-            [0.01],
-            0.0,
-            "beside other work that used 1.2 of 2 cores",
-            "too noisy to tell: beside other work",
-        ),
+        ([0.01], 0.0, "beside other work that used 1.2 of 2 cores", "too noisy to tell: beside other work"),
         ([], 0.0, "", "unknown: it takes 3 repeats"),
     ],
 )
@@ -312,14 +287,11 @@ def test_noise_is_said(spreads: list[float], machine_noise: float, beside: str, 
                                                           100 + 50 * spread)]  # fmt: skip
 
     cells = [
-        Cell(1, 1, 2, key=str(at), repeats=repeats(spread))
-        for at, spread in enumerate(spreads or [0.5])
+        Cell(1, 1, 2, key=str(at), repeats=repeats(spread)) for at, spread in enumerate(spreads or [0.5])
     ]
     if not spreads:
         cells[0].repeats = cells[0].repeats[:2]
-    limits = MachineRates(
-        None, [Rates(100 * (1 + machine_noise * at), 10) for at in (-1, -0.5, 0, 0.5, 1)]
-    )
+    limits = MachineRates(None, [Rates(100 * (1 + machine_noise * at), 10) for at in (-1, -0.5, 0, 0.5, 1)])
     assert sweep.describe_noise(cells, limits, beside).startswith(said)
 
 

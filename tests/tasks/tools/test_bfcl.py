@@ -42,9 +42,7 @@ def folder(tmp_path: Path) -> Path:
     data = tmp_path / "data"
     (data / "possible_answer").mkdir(parents=True)
     for name, calls in {
-        "BFCL_v4_simple_python": [
-            {"shapes.area": {"base": [3], "size": ["", [1, 2]], "more": [""]}}
-        ],
+        "BFCL_v4_simple_python": [{"shapes.area": {"base": [3], "size": ["", [1, 2]], "more": [""]}}],
         "BFCL_v4_live_parallel_multiple": [{"shapes.area": {"base": [it]}} for it in (1, 2.5)],
         "BFCL_v4_irrelevance": None,
         "BFCL_v4_simple_java": [],
@@ -69,10 +67,7 @@ def test_a_folder_is_read_by_the_names_of_its_files(folder: Path) -> None:
         "BFCL_v4_irrelevance_0": "irrelevant",
     }
     assert cases["BFCL_v4_irrelevance_0"].wanted == ()
-    assert (
-        cases["BFCL_v4_live_parallel_multiple_0"].gold
-        == "shapes.area(base=1); shapes.area(base=2.5)"
-    )
+    assert cases["BFCL_v4_live_parallel_multiple_0"].gold == "shapes.area(base=1); shapes.area(base=2.5)"
     [case] = read_bfcl(folder / "BFCL_v4_simple_python.json", "task.data")
     assert case.turns == (("user", "An area?"),)
 
@@ -109,11 +104,7 @@ def test_what_is_missing_or_unread_is_said(folder: Path, tmp_path: Path) -> None
     ("text", "nothing_called"), [('{"name": "shapes.a', True), ("No.", True), ("[]", True)]
 )
 def test_what_is_no_call_counts_as_none_where_none_should_be(
-    make_config: Callable[..., RunnerConfig],
-    folder: Path,
-    tmp_path: Path,
-    text: str,
-    nothing_called: bool,
+    make_config: Callable[..., RunnerConfig], folder: Path, tmp_path: Path, text: str, nothing_called: bool
 ) -> None:
     """As BFCL counts it; in the questions that ship half a call is malformed."""
 
@@ -121,9 +112,7 @@ def test_what_is_no_call_counts_as_none_where_none_should_be(
         place = tmp_path / str(len([*tmp_path.iterdir()]))
         place.mkdir()
         recorder = Recorder(Job("tools", place))
-        config = make_config(
-            model=StubConfig(), task=ToolsConfig(categories=["irrelevant"], **keys)
-        )
+        config = make_config(model=StubConfig(), task=ToolsConfig(categories=["irrelevant"], **keys))
         work(tools, config, recorder, Scripted(saying(text)))
         recorder.close()
         return [sample.tool_outcome for sample in recorder.samples.values()]

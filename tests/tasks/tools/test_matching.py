@@ -30,18 +30,11 @@ FUNCTION = {
         "required": ["city"],
     },
 }
-ALLOWED = {
-    "city": ["New York", "NYC"],
-    "price": [2.5, 3.0, ""],
-    "count": [4, ""],
-    "tags": [["a", "B c"], ""],
-}
+ALLOWED = {"city": ["New York", "NYC"], "price": [2.5, 3.0, ""], "count": [4, ""], "tags": [["a", "B c"], ""]}
 
 
 def matches(
-    calls: Sequence[Mapping[str, Any]],
-    wanted: Sequence[Mapping[str, Any]],
-    functions: Sequence[Any],
+    calls: Sequence[Mapping[str, Any]], wanted: Sequence[Mapping[str, Any]], functions: Sequence[Any]
 ) -> bool:
     read = [ToolCall(*next(iter(call.items()))) for call in calls]
     return all_match(read, [next(iter(call.items())) for call in wanted], functions)
@@ -69,16 +62,11 @@ def test_verdicts_are_those_of_bfcls_checker_on_its_own_questions() -> None:
     for answers in sorted((data / "possible_answer").iterdir()):
         if category_of(answers) is None:
             continue
-        questions = {
-            it["id"]: it for it in map(json.loads, (data / answers.name).read_text().splitlines())
-        }
+        questions = {it["id"]: it for it in map(json.loads, (data / answers.name).read_text().splitlines())}
         known = [json.loads(line) for line in answers.read_text().splitlines()]
         category = answers.stem.partition("_v4_")[2]
         for number, calls in changed_calls(3 * len(known), 2, [it["ground_truth"] for it in known]):
-            functions, wanted = (
-                questions[known[number]["id"]]["function"],
-                known[number]["ground_truth"],
-            )
+            functions, wanted = (questions[known[number]["id"]]["function"], known[number]["ground_truth"])
             theirs = check(functions, calls, wanted, category)
             assert matches(calls, wanted, functions) is theirs, (category, calls, wanted)
             compared, right = compared + 1, right + theirs

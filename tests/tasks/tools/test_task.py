@@ -72,17 +72,10 @@ def outcomes_of(recorder: Recorder) -> Counter[str]:
 def test_right_calls_are_right_in_each_form(job: Make, recorder: Recorder, name: str) -> None:
     config = job(form=name, cases=None)
     inputs = tools.prepare(config)
-    result = work(
-        tools, config, recorder, Scripted(calling_rightly(inputs.cases, form_named(name)))
-    )
+    result = work(tools, config, recorder, Scripted(calling_rightly(inputs.cases, form_named(name))))
     assert result.metrics["tool_accuracy"] == result.metrics["accuracy"] == 1
     assert result.metrics["n"] == len(made_cases()) >= 300
-    shares = (
-        "well_formed_share",
-        "right_tool_share",
-        "right_arguments_share",
-        "nothing_called_share",
-    )
+    shares = ("well_formed_share", "right_tool_share", "right_arguments_share", "nothing_called_share")
     assert [result.metrics[share] for share in shares] == [1, 1, 1, 1]
     assert result.facts["calls"] == f"{name} (task.form={name})"
 
@@ -94,9 +87,7 @@ def test_a_model_that_always_calls_the_first_function_calls_without_need(
     found = outcomes_of(recorder)
     assert found["called_without_need"] == 70
     assert found["nothing_called"] == found["not_called"] == 0
-    assert found["wrong_arguments"] >= 90, (
-        "of one function the first is the right one, without its arguments"
-    )
+    assert found["wrong_arguments"] >= 90, "of one function the first is the right one, without its arguments"
     assert result.metrics["well_formed_share"] == 1
     assert result.metrics["nothing_called_share"] == result.metrics["tool_accuracy"] == 0
     assert 0.36 < result.metrics["right_tool_share"] < 0.55
@@ -144,19 +135,14 @@ def test_each_way_to_fail_is_told_from_the_others(
         work(tools, config, recorder, Scripted(answers))
     else:
         work(
-            tools,
-            job(categories=["simple", "irrelevant"], cases=2),
-            recorder,
-            Scripted(saying(text, reason)),
+            tools, job(categories=["simple", "irrelevant"], cases=2), recorder, Scripted(saying(text, reason))
         )
     samples = samples_of(recorder)
     assert (samples[0].tool_outcome, samples[2].tool_outcome) == (with_need, without)
     assert samples[0].answer.verdict is verdict
 
 
-def test_a_call_too_few_and_one_of_another_function_are_told_apart(
-    job: Make, recorder: Recorder
-) -> None:
+def test_a_call_too_few_and_one_of_another_function_are_told_apart(job: Make, recorder: Recorder) -> None:
     config = job(categories=["parallel"], cases=20)
     cases, form = tools.prepare(config).cases, form_named("json")
 
@@ -164,9 +150,7 @@ def test_a_call_too_few_and_one_of_another_function_are_told_apart(
         return form.write(right_calls(cases[request.id])[:-1]), FinishReason.stop
 
     work(tools, config, recorder, Scripted(without_the_last))
-    of_one = {
-        index for index, case in enumerate(cases) if len({name for name, _ in case.wanted}) == 1
-    }
+    of_one = {index for index, case in enumerate(cases) if len({name for name, _ in case.wanted}) == 1}
     assert 0 < len(of_one) < 20
     for sample in samples_of(recorder):
         assert sample.tool_outcome == ("wrong_count" if sample.index in of_one else "wrong_tool")
@@ -184,9 +168,7 @@ def test_distractors_are_offered_before_the_functions_of_a_question_and_are_neve
     )
     names = [[it["function"]["name"] for it in offered_in(request.prompt)] for request in requests]
     assert all(one[:40] == names[0][:40] for one in names), "a common beginning, which is read once"
-    assert [one[40:] for one in names] == [
-        [it["name"] for it in case.functions] for case in inputs.cases
-    ]
+    assert [one[40:] for one in names] == [[it["name"] for it in case.functions] for case in inputs.cases]
 
 
 def test_distractors_have_nothing_of_the_questions() -> None:
@@ -198,9 +180,7 @@ def test_distractors_have_nothing_of_the_questions() -> None:
     }
     drawn = distractors(500, 0)
     assert len({it["name"] for it in drawn}) == 500
-    assert not own & {
-        word for it in drawn for word in (it["name"].split("_")[0], it["name"].split("_")[2])
-    }
+    assert not own & {word for it in drawn for word in (it["name"].split("_")[0], it["name"].split("_")[2])}
     assert distractors(20, 0) == drawn[:20] != distractors(20, 1)
 
 
@@ -212,14 +192,10 @@ def offered_in(prompt: Any) -> list[dict[str, Any]]:
     return prompt[0].tools
 
 
-def test_contexts_are_filled_up_to_their_lengths_and_never_beyond(
-    job: Make, recorder: Recorder
-) -> None:
+def test_contexts_are_filled_up_to_their_lengths_and_never_beyond(job: Make, recorder: Recorder) -> None:
     config = job(fill=["2k", "1k"])
     inputs = tools.prepare(config)
-    result = work(
-        tools, config, recorder, Scripted(calling_rightly(inputs.cases, form_named("json")))
-    )
+    result = work(tools, config, recorder, Scripted(calling_rightly(inputs.cases, form_named("json"))))
     placed = tools.placed_by(inputs.task, inputs.cases, FORM, resolve(config))
     requests = tools.requests_for(inputs.task, placed, FORM)
     words: dict[int, list[int]] = {number: [] for number in (1024, 2048)}
@@ -245,8 +221,7 @@ def test_contexts_are_filled_up_to_their_lengths_and_never_beyond(
 
 def test_a_length_without_room_is_refused(job: Make, recorder: Recorder) -> None:
     with pytest.raises(
-        ConfigError,
-        match=r"task.fill=100: question \w+ takes [\d,]+ tokens in this model's template",
+        ConfigError, match=r"task.fill=100: question \w+ takes [\d,]+ tokens in this model's template"
     ):
         work(tools, job(fill=["100"]), recorder, Scripted(saying("")))
 
@@ -259,16 +234,13 @@ def test_a_template_that_takes_no_tools_is_refused_before_the_load(
     model = LocalModelConfig(name="embedded", device="cpu")
     config = make_config(model=model, task=ToolsConfig(cases=1))
     with pytest.raises(
-        ConfigError,
-        match="the chat template of model.name=embedded takes no tools.*task.offer=system",
+        ConfigError, match="the chat template of model.name=embedded takes no tools.*task.offer=system"
     ):
         work(tools, config, recorder)  # without an engine: it must not be used
     task = ToolsConfig(cases=1, offer=Offer.system, form="hermes", system="Be brief.")
     config = make_config(model=model, task=task)
     inputs, form = tools.prepare(config), written_in(task, resolve(config))
-    request = tools.requests_for(
-        task, tools.placed_by(task, inputs.cases, form, resolve(config)), form
-    )[0]
+    request = tools.requests_for(task, tools.placed_by(task, inputs.cases, form, resolve(config)), form)[0]
     assert isinstance(request.prompt, tuple)
     first = request.prompt[0]
     assert isinstance(first, Message)
@@ -284,9 +256,7 @@ def test_a_model_that_cannot_see_functions_is_refused(make_config: Make) -> None
     from runner.options.remote.keys import ApiConfig
 
     model = ApiConfig(name="m", base_url="http://127.0.0.1:9/v1")
-    with pytest.raises(
-        ConfigError, match="functions in the chat template, which this engine does not offer"
-    ):
+    with pytest.raises(ConfigError, match="functions in the chat template, which this engine does not offer"):
         tools.prepare(make_config(model=model, task=ToolsConfig()))
     assert tools.prepare(make_config(model=model, task=ToolsConfig(offer=Offer.system))).cases
 
@@ -312,9 +282,7 @@ def test_a_missing_file_is_one_message(job: Make) -> None:
         tools.prepare(job(data="nowhere.json"))
 
 
-def test_samples_are_read_again_and_another_form_judges_kept_answers(
-    job: Make, recorder: Recorder
-) -> None:
+def test_samples_are_read_again_and_another_form_judges_kept_answers(job: Make, recorder: Recorder) -> None:
     config = job()
     cases = tools.prepare(config).cases
     work(tools, config, recorder, Scripted(calling_rightly(cases, form_named("hermes"))))
@@ -329,9 +297,7 @@ def test_samples_are_read_again_and_another_form_judges_kept_answers(
     assert Judge(placed, form_named("harmony")).adopted(kept[0]) is None
 
 
-def test_questions_belong_to_the_family_of_their_function_unless_another_is_named(
-    job: Make,
-) -> None:
+def test_questions_belong_to_the_family_of_their_function_unless_another_is_named(job: Make) -> None:
     inputs = tools.prepare(job(cases=None))
     placed = tools.placed_by(inputs.task, inputs.cases, FORM, resolve(job(cases=None)))
     families = Counter(place.cluster for place in placed.values())

@@ -29,15 +29,7 @@ from runner.options.parts.pipeline.stage_worker import StageWorker
 from runner.options.parts.pipeline.transport import Packet, PacketType, PeerGone, Transport
 from runner.options.parts.sharding.load_part import load_tokenizer
 from runner_base import FinishReason, JobFailed, RunnerError, one_line, signals
-from runner_engine import (
-    EngineReport,
-    EngineStats,
-    Event,
-    Request,
-    RequestEncoder,
-    RequestId,
-    Session,
-)
+from runner_engine import EngineReport, EngineStats, Event, Request, RequestEncoder, RequestId, Session
 from runner_engine.decode.request_encoder import own_generation, stop_tokens
 from runner_engine.decode.rows import Row
 from runner_engine.decode.tokens import Stopping
@@ -83,9 +75,7 @@ class PipelineEngine:
             stages.tokenizer,
         )
         has_template = bool(tokenizer.chat_template)
-        return EngineReport(
-            metrics, facts, notes, stages.parts, tokenizer.bos_token_id, has_template
-        )
+        return EngineReport(metrics, facts, notes, stages.parts, tokenizer.bos_token_id, has_template)
 
     def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
         """Return the prompt as the model sees it (text, or ids as given) and its token ids."""
@@ -194,17 +184,12 @@ class LoadedStages:
         peers.rendezvous.post("begin")
         self.worker = StageWorker(config, peers.rank)
         self.parts = self.worker.loaded_parts()  # one line per part
-        model, self.tokenizer = (
-            self.worker.stages[0].model,
-            load_tokenizer(manifest_of(config).folder),
-        )
+        model, self.tokenizer = (self.worker.stages[0].model, load_tokenizer(manifest_of(config).folder))
         self.own = own_generation(model)
         room, vocab_size = max_positions(model.config), model.config.get_text_config().vocab_size
         tokenizer = self.tokenizer
         spec, name = spec_of(config), model_config.name
-        self.encoder = RequestEncoder(
-            spec, tokenizer, name, room, own=self.own, vocab_size=vocab_size
-        )
+        self.encoder = RequestEncoder(spec, tokenizer, name, room, own=self.own, vocab_size=vocab_size)
         self.encoder.room_hint = ""
         stopping = Stopping(tokenizer, stop_tokens(model, tokenizer), self.encoder.tags)
         pad = padding_of(tokenizer, vocab_size)
@@ -216,14 +201,10 @@ class LoadedStages:
         if self.depth > 1:
             peers.rendezvous.post("go")
             self._transport = connect(self.worker, peers.rendezvous)
-            self._listener = threading.Thread(
-                target=self._listen, args=(self._transport,), daemon=True
-            )
+            self._listener = threading.Thread(target=self._listen, args=(self._transport,), daemon=True)
             self._listener.start()
             self._alive_returned.set()
-            self._keeper = threading.Thread(
-                target=self._keep_alive, args=(self._transport,), daemon=True
-            )
+            self._keeper = threading.Thread(target=self._keep_alive, args=(self._transport,), daemon=True)
             self._keeper.start()
         self.at_rest = True
 

@@ -24,9 +24,7 @@ from runner.options.parts.pipeline.ranks import ProcessRank
 from runner_base import say
 
 BEAT_S = 1.0
-SILENT_S = (
-    20.0  # longer than a network takes to repair itself; within it TCP sends again what was lost
-)
+SILENT_S = 20.0  # longer than a network takes to repair itself; within it TCP sends again what was lost
 GET_INTERFACE_ADDRESS = 0x8915  # SIOCGIFADDR
 TOKEN_BYTES = 16
 HELLO = struct.Struct(f"!i{TOKEN_BYTES}s")  # the rank, and the token from the store
@@ -48,9 +46,7 @@ def interface_of(address: str) -> str | None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
         for _, name in socket.if_nameindex():
             with suppress(OSError):  # an interface without an address
-                answer = ioctl(
-                    asking, GET_INTERFACE_ADDRESS, struct.pack("256s", name.encode()[:15])
-                )
+                answer = ioctl(asking, GET_INTERFACE_ADDRESS, struct.pack("256s", name.encode()[:15]))
                 if socket.inet_ntoa(answer[20:24]) == address:
                     return name
     return None
@@ -112,7 +108,9 @@ class OtherMachines:
                         self._accept()
                     elif sock in self._hellos:  # not dropped meanwhile
                         self._hear(sock)
-                except OSError as error:  # for one, too many open files: it passes, and this thread is needed longer
+                except (
+                    OSError
+                ) as error:  # for one, too many open files: it passes, and this thread is needed longer
                     log.debug("a connection failed", exc_info=error)
                     self._drop(sock)
                     time.sleep(BEAT_S / 10)
@@ -142,9 +140,7 @@ class OtherMachines:
                 ):
                     self._forget(connection)
                     self.addresses[rank] = connection.getpeername()[0]
-                    threading.Thread(
-                        target=self._listen, args=(connection, rank), daemon=True
-                    ).start()
+                    threading.Thread(target=self._listen, args=(connection, rank), daemon=True).start()
                 else:
                     self._drop(connection)
 

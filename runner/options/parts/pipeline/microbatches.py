@@ -17,13 +17,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from runner.options.parts.pipeline.transport import (
-    SETTINGS,
-    Packet,
-    PacketType,
-    as_numbers,
-    write_rows,
-)
+from runner.options.parts.pipeline.transport import SETTINGS, Packet, PacketType, as_numbers, write_rows
 from runner_engine import EngineStats, Event, RequestId
 from runner_engine.decode.rows import Row
 from runner_engine.decode.tokens import Stopping
@@ -66,9 +60,8 @@ class MicroBatches:
         self._waiting: deque[Row] = deque()
         self._under_way: dict[int, MicroBatch] = {}
         self._rows_per_batch = 1
-        self._numbers = (
-            itertools.count()
-        )  # stages identify a micro-batch by its number, so none is used twice
+        # stages identify a micro-batch by its number, so none is used twice
+        self._numbers = itertools.count()
         self._last_answer = 0.0
 
     def add(self, rows: list[Row]) -> None:
@@ -118,10 +111,7 @@ class MicroBatches:
             self._last_answer = time.perf_counter()
         at_once = min(self.depth, self.rows_at_once or self.depth)
         while self._waiting and len(self._under_way) < at_once:
-            rows = [
-                self._waiting.popleft()
-                for _ in range(min(self._rows_per_batch, len(self._waiting)))
-            ]
+            rows = [self._waiting.popleft() for _ in range(min(self._rows_per_batch, len(self._waiting)))]
             batch = MicroBatch(next(self._numbers), rows)
             self._under_way[batch.number] = batch
             prompts = write_rows(rows, self.pad, list(map(self.stopping.forced, rows)))
@@ -134,9 +124,7 @@ class MicroBatches:
         events, kept = self._accept(batch, answer)
         if kept:  # it is sent again; if some rows have ended, with the numbers of those that go on
             forced = [self.stopping.forced(batch.rows[number]) for number in kept]
-            is_as_before = len(kept) == len(batch.rows) and not any(
-                token is not None for token in forced
-            )
+            is_as_before = len(kept) == len(batch.rows) and not any(token is not None for token in forced)
             numbers = (
                 None
                 if is_as_before
@@ -173,9 +161,7 @@ class MicroBatches:
         seconds = time.perf_counter() - batch.started
         events: list[Event] = []
         kept = []
-        for number, (row, token) in enumerate(
-            zip(batch.rows, answer.numbers[:, 0].tolist(), strict=True)
-        ):
+        for number, (row, token) in enumerate(zip(batch.rows, answer.numbers[:, 0].tolist(), strict=True)):
             if row in batch.dropped:
                 continue
             if not row.tokens:

@@ -49,9 +49,7 @@ EXIT_S = 10.0  # time for a process without work to exit
 KEPT = "All other processes were ended. What is complete is kept: run the same command to resume"
 log = logging.getLogger(__name__)
 terminated_at: float | None = None  # when torchrun sent SIGTERM to this process
-torchrun_peers: PeerProcesses | None = (
-    None  # in the first process: the others that torchrun has started
-)
+torchrun_peers: PeerProcesses | None = None  # in the first process: the others that torchrun has started
 
 
 class Rendezvous:
@@ -89,12 +87,7 @@ def own_store() -> TCPStore:
     listening = socket.create_server((LOOPBACK, 0))
     port = listening.getsockname()[1]
     return TCPStore(
-        LOOPBACK,
-        port,
-        None,
-        is_master=True,
-        wait_for_workers=False,
-        master_listen_fd=listening.detach(),
+        LOOPBACK, port, None, is_master=True, wait_for_workers=False, master_listen_fd=listening.detach()
     )
 
 
@@ -139,9 +132,8 @@ def run_stages(config: RunnerConfig, rank: ProcessRank, rendezvous: Rendezvous) 
         return 0
     with suppress(RuntimeError):  # the first process may have ended, and its store with it
         rendezvous.post(*message)
-        rendezvous.wait_for(
-            "over", EXIT_S
-        )  # an earlier exit could end the first process before it has read the message
+        # an earlier exit could end the first process before it has read the message
+        rendezvous.wait_for("over", EXIT_S)
     return 1
 
 
@@ -177,9 +169,8 @@ class PeerProcesses:
     config: RunnerConfig
     rank: ProcessRank  # of the first process
     rendezvous: Rendezvous
-    children: dict[int, subprocess.Popen[bytes]] = field(
-        default_factory=dict
-    )  # by rank; empty under torchrun
+    # by rank; empty under torchrun
+    children: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
     logs: dict[int, Path] = field(default_factory=dict)
     elsewhere: OtherMachines | None = None
 
@@ -199,9 +190,7 @@ class PeerProcesses:
         """Raise JobFailed, or the error that a process posted, if one of them has failed."""
         failed = any(process.poll() is not None for process in self.children.values())
         failed |= any(
-            self.rendezvous.has(f"{kind}/{rank}")
-            for kind in ("error", "lost")
-            for rank in self.ranks
+            self.rendezvous.has(f"{kind}/{rank}") for kind in ("error", "lost") for rank in self.ranks
         )
         failed |= self.elsewhere is not None and bool(self.elsewhere.silent)
         if failed:
@@ -211,9 +200,7 @@ class PeerProcesses:
         """Return the error that names the process that failed first; its neighbours only notice
         that it has ended."""
         deadline = time.monotonic() + CAUSE_S
-        while (
-            cause := self._posted_error() or self._exit_error()
-        ) is None and time.monotonic() < deadline:
+        while (cause := self._posted_error() or self._exit_error()) is None and time.monotonic() < deadline:
             time.sleep(POLL_S / 2)
         if cause is not None:
             return cause
@@ -222,9 +209,7 @@ class PeerProcesses:
                 f"{silence_of(' and '.join(map(self.name, sorted(self.elsewhere.silent))))}. {KEPT}"
             )
         lost = {rank: self.rendezvous.read(f"lost/{rank}") for rank in self.ranks}
-        missed = {neighbour for neighbour in lost.values() if neighbour} | (
-            {gone.rank} if gone else set()
-        )
+        missed = {neighbour for neighbour in lost.values() if neighbour} | ({gone.rank} if gone else set())
         silent = sorted(
             missed - {rank for rank, neighbour in lost.items() if neighbour is not None}
         ) or sorted(missed)
@@ -245,9 +230,7 @@ class PeerProcesses:
     def _exit_error(self) -> RunnerError | None:
         """Return the error of a process that was started here and has ended without posting one."""
         codes = {
-            rank: code
-            for rank, process in self.children.items()
-            if (code := process.poll()) is not None
+            rank: code for rank, process in self.children.items() if (code := process.poll()) is not None
         }
         for rank, code in sorted(
             codes.items(), key=lambda item: item[1] >= 0
@@ -260,14 +243,9 @@ class PeerProcesses:
     def name(self, rank: int) -> str:
         """Return a process's name, with the parts that it runs and its address on another
         machine."""
-        count, elsewhere = (
-            self.rank.processes,
-            {} if self.elsewhere is None else self.elsewhere.addresses,
-        )
+        count, elsewhere = (self.rank.processes, {} if self.elsewhere is None else self.elsewhere.addresses)
         where = f" at {elsewhere[rank]}" if rank in elsewhere else ""
-        return (
-            f"process {rank} of {count} ({parts_of(manifest_of(self.config), count, rank)}){where}"
-        )
+        return f"process {rank} of {count} ({parts_of(manifest_of(self.config), count, rank)}){where}"
 
     def wait_for_exit(self) -> None:
         """Wait until the processes have ended, and end those that take too long."""
@@ -328,19 +306,15 @@ def join_torchrun(config: RunnerConfig, rank: ProcessRank) -> int | None:
     if rank.rank == 0:
         torchrun_peers = PeerProcesses(config, rank, rendezvous)
         if not rank.is_one_machine:
-            torchrun_peers.elsewhere = others = OtherMachines(
-                range(rank.local_processes, rank.processes)
-            )
+            torchrun_peers.elsewhere = others = OtherMachines(range(rank.local_processes, rank.processes))
             rendezvous.post("watch", [others.address, others.port, others.token])
         signal.signal(signal.SIGTERM, _on_terminate)
-        atexit.register(
-            _end_pipeline, rendezvous
-        )  # also if the job is done already or cannot begin
+        # also if the job is done already or cannot begin
+        atexit.register(_end_pipeline, rendezvous)
         return None
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(
-            number, signal.SIG_DFL
-        )  # Python's handler would not run before a packet arrives
+        # Python's handler would not run before a packet arrives
+        signal.signal(number, signal.SIG_DFL)
     try:
         if not rank.is_with_first and rendezvous.wait_for("watch"):
             watch_first_process(rank, *rendezvous.read("watch"))

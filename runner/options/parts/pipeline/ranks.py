@@ -42,10 +42,7 @@ def torchrun_rank() -> ProcessRank | None:
     if not {"RANK", "WORLD_SIZE"} <= os.environ.keys():
         return None
     rank, processes = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    local = (
-        int(os.environ.get("LOCAL_RANK", rank)),
-        int(os.environ.get("LOCAL_WORLD_SIZE", processes)),
-    )
+    local = (int(os.environ.get("LOCAL_RANK", rank)), int(os.environ.get("LOCAL_WORLD_SIZE", processes)))
     return ProcessRank(rank, processes, *local)
 
 

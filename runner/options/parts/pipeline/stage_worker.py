@@ -11,13 +11,7 @@ import torch
 from runner.config.root import RunnerConfig
 from runner.options.parts.model_keys import Backend, parts_model
 from runner.options.parts.pipeline.ranks import ProcessRank, manifest_of
-from runner.options.parts.pipeline.transport import (
-    Packet,
-    PacketType,
-    forced_tokens,
-    sampler_for,
-    token_mask,
-)
+from runner.options.parts.pipeline.transport import Packet, PacketType, forced_tokens, sampler_for, token_mask
 from runner.options.parts.sharding.load_part import load_part
 from runner.options.parts.sharding.manifest import MODEL_FILES
 from runner.options.parts.sharding.stage import Stage
@@ -54,9 +48,8 @@ class StageWorker:
         if model.backend is Backend.nccl and not has_own_gpu:
             need = f"it needs a GPU of its own for each process, and this one has {self.device}: use auto or gloo"
             raise ConfigError(f"model.backend=nccl: {need}")
-        self.gpu_to_gpu = (
-            has_own_gpu and model.backend is not Backend.gloo
-        )  # otherwise through main memory
+        # otherwise through main memory
+        self.gpu_to_gpu = has_own_gpu and model.backend is not Backend.gloo
         settings = read_settings(manifest.folder / MODEL_FILES)
         self.dtype, self.notes = pick_dtype(model.dtype, settings, self.device)
         self.threads = model.threads or max(
@@ -99,9 +92,8 @@ class StageWorker:
             sampled = state.sampler.pick(logits)
             answer = Packet(PacketType.tokens, packet.batch, sampled[:, None].cpu())
         if self.device.type == "cuda":
-            torch.cuda.synchronize(
-                self.device
-            )  # otherwise the time would count as waiting of the next process
+            # otherwise the time would count as waiting of the next process
+            torch.cuda.synchronize(self.device)
         self.busy_s += time.perf_counter() - started
         return answer
 

@@ -30,13 +30,10 @@ from runner_engine.decode.tokens import Sampler, generator_of
 from runner_engine.settings.sampling import PARAMETERS
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-HEADER = (
-    8  # kind, batch, rows and columns of the numbers, three sizes of the hidden states, their dtype
-)
+HEADER = 8  # kind, batch, rows and columns of the numbers, three sizes of the hidden states, their dtype
 SENDS_PER_PACKET = 3
-SETTINGS = (
-    len(PARAMETERS) + 3
-)  # columns before the token ids: sampling, the seed, a forced token, the prompt's length
+# columns before the token ids: sampling, the seed, a forced token, the prompt's length
+SETTINGS = len(PARAMETERS) + 3
 NOT_FORCED = -1
 
 
@@ -100,9 +97,7 @@ class Transport:
             if numbers is not None and numbers.numel():
                 self._send_tensor(numbers.contiguous())
             if hidden is not None:
-                self._send_tensor(
-                    hidden.contiguous() if self.gpu_to_gpu else hidden.contiguous().cpu()
-                )
+                self._send_tensor(hidden.contiguous() if self.gpu_to_gpu else hidden.contiguous().cpu())
 
     def receive(self) -> Packet:
         """Wait for the next packet from the previous process."""
@@ -164,9 +159,7 @@ def write_rows(rows: Sequence[Row], pad: int, forced: Sequence[int | None]) -> t
     lines = []
     for row, token in zip(rows, as_numbers(forced), strict=True):
         generator = generator_of(row.sampling, row.request.effective_random_id, row.choice)
-        settings = (
-            torch.tensor(row.sampling.numbers, dtype=torch.float64).view(torch.int64).tolist()
-        )
+        settings = torch.tensor(row.sampling.numbers, dtype=torch.float64).view(torch.int64).tolist()
         settings += [0 if generator is None else generator.initial_seed(), token, len(row.prompt)]
         lines.append([*settings, *[pad] * (width - len(row.prompt)), *row.prompt])
     return torch.tensor(lines)
@@ -191,8 +184,6 @@ def sampler_for(numbers: torch.Tensor, vocab_size: int, device: torch.device) ->
             "the packet's prompts are not as long",
         )
         samplings.append(Sampling.of_numbers(values).effective)
-        generators.append(
-            torch.Generator().manual_seed(seed) if samplings[-1].temperature else None
-        )
+        generators.append(torch.Generator().manual_seed(seed) if samplings[-1].temperature else None)
         prompts.append(line[len(line) - length :])
     return Sampler(vocab_size, device, prompts, samplings, generators)

@@ -17,13 +17,7 @@ from typing import Any
 
 from runner.options.parts.sharding.manifest import PartEntry
 from runner_base import ConfigError, DataError, machine
-from runner_engine.checkpoints import (
-    MAX_HEADER_BYTES,
-    WeightFile,
-    byteio,
-    parse_header,
-    read_weight_file,
-)
+from runner_engine.checkpoints import MAX_HEADER_BYTES, WeightFile, byteio, parse_header, read_weight_file
 
 FRAME_BYTES = 2**20  # of the part; the last frame is shorter
 LEVEL = 3
@@ -78,10 +72,8 @@ class ArchivedPart:
                 f"{path}: frames: {expected} of {entry.stored.nbytes} bytes together expected by the manifest's sizes, "
                 f"found {len(self.frames)} of {self.begins[-1]}"
             )
-        self._last = (
-            -1,
-            memoryview(b""),
-        )  # ranges are read in order: the next one mostly begins in the same frame
+        # ranges are read in order: the next one mostly begins in the same frame
+        self._last = (-1, memoryview(b""))
 
     def read(self, offset: int, nbytes: int) -> Iterator[memoryview]:
         """Yield the bytes of a range piece by piece."""
@@ -102,13 +94,9 @@ class ArchivedPart:
             try:
                 content = codec().decompress(stored, decompressed_size=size, asbytes=True)
             except OSError as error:
-                raise DataError(
-                    f"{self.path}: piece {number} cannot be unpacked ({error})"
-                ) from error
+                raise DataError(f"{self.path}: piece {number} cannot be unpacked ({error})") from error
             if len(content) != size:
-                raise DataError(
-                    f"{self.path}: piece {number}: {size} bytes expected, {len(content)} found"
-                )
+                raise DataError(f"{self.path}: piece {number}: {size} bytes expected, {len(content)} found")
             self._last = (number, memoryview(content))
         return self._last[1]
 
@@ -129,7 +117,5 @@ def read_header(folder: Path, entry: PartEntry) -> WeightFile:
     read, size = open_part(folder, entry), entry.raw.nbytes
     length = int.from_bytes(b"".join(map(bytes, read(0, min(8, size)))), "little")
     if length > min(MAX_HEADER_BYTES, size - 8):
-        raise DataError(
-            f"{path}: its header should be {length} bytes long, but the part has {size} bytes"
-        )
+        raise DataError(f"{path}: its header should be {length} bytes long, but the part has {size} bytes")
     return parse_header(b"".join(map(bytes, read(0, 8 + length))), path, size)

@@ -16,13 +16,7 @@ from runner.core.json_fields import ListedFile
 from runner.options.parts.sharding import partition_file
 from runner.options.parts.sharding.archive import Advance, Read, open_part, read_header
 from runner.options.parts.sharding.manifest import SOURCE_HEADERS, Manifest, PartEntry
-from runner.options.parts.sharding.partition_file import (
-    INLINE,
-    Inline,
-    Layer,
-    Partition,
-    TensorReference,
-)
+from runner.options.parts.sharding.partition_file import INLINE, Inline, Layer, Partition, TensorReference
 from runner_base import ConfigError, DataError
 from runner_engine import Tensor
 from runner_engine.checkpoints import DTYPE_BITS, WeightFile, byteio, parse_header
@@ -36,9 +30,8 @@ class CheckedPart:
     problems: list[str] = field(default_factory=list)
     readable: bool = False  # header or partition
     tensors: dict[str, Tensor] = field(default_factory=dict)  # by the header, else by the partition
-    digests: dict[str, str] = field(
-        default_factory=dict
-    )  # of each tensor: computed by `full`, else as listed
+    # of each tensor: computed by `full`, else as listed
+    digests: dict[str, str] = field(default_factory=dict)
     read: Read | None = None  # None: the header is not readable
     nbytes: int = 0  # that were read
     seconds: float = 0.0
@@ -52,15 +45,11 @@ def check_part(manifest: Manifest, entry: PartEntry, level: str, advance: Advanc
     if partition is not None:
         done.readable = True
         done.tensors = {
-            layer.name: _as_listed(layer, path)
-            for layer in partition.layers
-            if layer.dtype in DTYPE_BITS
+            layer.name: _as_listed(layer, path) for layer in partition.layers if layer.dtype in DTYPE_BITS
         }
         placed = {layer.name: layer.parameters for layer in partition.layers}
         done.digests = {
-            name: stored.digest
-            for name, stored in placed.items()
-            if isinstance(stored, TensorReference)
+            name: stored.digest for name, stored in placed.items() if isinstance(stored, TensorReference)
         }
     size_problems = list(_size(path, entry.stored))
     done.problems += size_problems
@@ -86,9 +75,7 @@ def require_sound(manifest: Manifest, entry: PartEntry, level: str) -> None:
     problems = check_part(manifest, entry, level, lambda _: None).problems
     if problems:
         more = f" ({len(problems) - 1} more: task=verify lists them)" if len(problems) > 1 else ""
-        raise DataError(
-            f"part {entry.part_id} of {manifest.folder} is damaged: {problems[0]}{more}"
-        )
+        raise DataError(f"part {entry.part_id} of {manifest.folder} is damaged: {problems[0]}{more}")
 
 
 def _partition(folder: Path, entry: PartEntry, problems: list[str]) -> Partition | None:
@@ -99,18 +86,14 @@ def _partition(folder: Path, entry: PartEntry, problems: list[str]) -> Partition
         return None
     digest = byteio.file_sha256(path)
     if digest != entry.partition_sha256:
-        problems.append(
-            f"{entry.partition}: sha256 {entry.partition_sha256} expected, {digest} found"
-        )
+        problems.append(f"{entry.partition}: sha256 {entry.partition_sha256} expected, {digest} found")
     try:
         partition = partition_file.read_partition(path)
     except DataError as error:
         problems.append(str(error))
         return None
     if partition.part_id != entry.part_id:
-        problems.append(
-            f"{entry.partition}: part_id {entry.part_id} expected, {partition.part_id} found"
-        )
+        problems.append(f"{entry.partition}: part_id {entry.part_id} expected, {partition.part_id} found")
     return partition
 
 
@@ -119,12 +102,7 @@ def _as_listed(layer: Layer, path: Path) -> Tensor:
     dtype, stored = str(layer.dtype), layer.parameters
     offset, nbytes = (0, 0) if isinstance(stored, Inline) else (stored.offset, stored.nbytes)
     return Tensor(
-        layer.name,
-        dtype,
-        layer.shape,
-        path,
-        offset,
-        nbytes or layer.params * DTYPE_BITS[dtype] // 8,
+        layer.name, dtype, layer.shape, path, offset, nbytes or layer.params * DTYPE_BITS[dtype] // 8
     )
 
 
@@ -135,9 +113,7 @@ def _size(path: Path, listed: ListedFile) -> Iterator[str]:
         yield f"{path.name}: {listed.nbytes} bytes expected, {size} found"
 
 
-def _header_problems(
-    entry: PartEntry, header: WeightFile, partition: Partition | None
-) -> Iterator[str]:
+def _header_problems(entry: PartEntry, header: WeightFile, partition: Partition | None) -> Iterator[str]:
     """Compare the header with partition and manifest."""
     file, held = entry.stored.file, {tensor.name: tensor for tensor in header.tensors}
     params = sum(tensor.params for tensor in header.tensors)
@@ -156,15 +132,11 @@ def _header_problems(
             yield f"{file}: tensor {name}: missing, although {entry.partition} lists it"
             continue
         tensor, where = held[name], f"{file}: tensor {name}"
-        pairs = [
-            ("dtype", layer.dtype, tensor.dtype),
-            ("shape", list(layer.shape), list(tensor.shape)),
-        ]
+        pairs = [("dtype", layer.dtype, tensor.dtype), ("shape", list(layer.shape), list(tensor.shape))]
         if isinstance(reference := layer.parameters, TensorReference):
             pairs += [("file", reference.file, entry.raw.file), ("tensor", reference.tensor, name)]
             pairs += [
-                (key, getattr(reference, key), getattr(tensor, key))
-                for key in ("dtype", "offset", "nbytes")
+                (key, getattr(reference, key), getattr(tensor, key)) for key in ("dtype", "offset", "nbytes")
             ]
         for what, expected, found in dict.fromkeys(
             (what, str(found_value), str(other)) for what, found_value, other in pairs
@@ -190,9 +162,7 @@ def _read_all(
         found = byteio.file_digest(path, algorithm, advance)
         done.nbytes += entry.stored.nbytes
         if found != entry.stored.digest:
-            done.problems.append(
-                f"{entry.stored.file}: {entry.stored.digest} expected, {found} found"
-            )
+            done.problems.append(f"{entry.stored.file}: {entry.stored.digest} expected, {found} found")
             if entry.frames:
                 return  # unpacking damaged pieces tells nothing more
     if not tensors_too:
@@ -215,17 +185,13 @@ def _read_all(
     done.digests = digests
 
 
-def _digests(
-    read: Read, header: WeightFile, algorithm: str, advance: Advance
-) -> tuple[str, dict[str, str]]:
+def _digests(read: Read, header: WeightFile, algorithm: str, advance: Advance) -> tuple[str, dict[str, str]]:
     """Return the digests of the file and of each tensor, from one pass."""
     whole, digests = byteio.Digest(algorithm), {}
     whole.update(header.header)
     for tensor in header.tensors:
         digest = byteio.Digest(algorithm)
-        for piece in byteio.hashed(
-            byteio.hashed(read(tensor.offset, tensor.nbytes), whole), digest
-        ):
+        for piece in byteio.hashed(byteio.hashed(read(tensor.offset, tensor.nbytes), whole), digest):
             advance(len(piece))
         digests[tensor.name] = digest.text()
     return whole.text(), digests

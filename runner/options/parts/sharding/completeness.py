@@ -18,9 +18,7 @@ MAX_LISTED = 20  # problems that an error lists; task=verify lists all
 
 def require_complete(manifest: Manifest, progress: OpenProgress) -> list[CheckedPart]:
     """Check the files of all parts at level `files`; raise DataError with the problems found."""
-    with progress(
-        sum(part.stored.nbytes for part in manifest.parts), "check parts", "bytes"
-    ) as bar:
+    with progress(sum(part.stored.nbytes for part in manifest.parts), "check parts", "bytes") as bar:
         meter = Meter(bar)
         checked = [check_part(manifest, part, "files", meter) for part in manifest.parts]
     problems = [problem for found in check_files(manifest, "files").values() for problem in found]
@@ -55,9 +53,7 @@ def coverage_problems(manifest: Manifest, checked: list[CheckedPart]) -> list[st
         ids = [part.entry.part_id for part in places]
         expected = list(manifest.tied.get(name, ids[:1]))
         if ids != expected:
-            problems.append(
-                f"{MANIFEST}: tensor {name}: in parts {expected} expected, found in {ids}"
-            )
+            problems.append(f"{MANIFEST}: tensor {name}: in parts {expected} expected, found in {ids}")
         problems += _differences(name, places)
     absent = [name for name in manifest.tied if name not in parts_of]
     problems += [f"{MANIFEST}: tied tensor {name} is in none of the parts" for name in absent]
@@ -83,9 +79,7 @@ def _other_form(part: CheckedPart, tensor: Tensor, by: str) -> list[str]:
     if (held.dtype, held.shape) == (tensor.dtype, tensor.shape):
         return []
     expected, found = (f"{form.dtype} {list(form.shape)}" for form in (tensor, held))
-    return [
-        f"{part.entry.stored.file}: tensor {tensor.name}: {expected} expected {by}, {found} found"
-    ]
+    return [f"{part.entry.stored.file}: tensor {tensor.name}: {expected} expected {by}, {found} found"]
 
 
 def _foreign_tensors(found: dict[str, list[CheckedPart]], known: Collection[str]) -> list[str]:
@@ -106,9 +100,7 @@ def _against_headers(manifest: Manifest, found: dict[str, list[CheckedPart]]) ->
         return [str(error)]
     known = {name: listed.file for listed in manifest.files for name in listed.tensors or ()}
     problems = [
-        f"{file}: tensor {name} is in none of the parts"
-        for name, file in known.items()
-        if name not in found
+        f"{file}: tensor {name} is in none of the parts" for name, file in known.items() if name not in found
     ]
     for file in files:
         for tensor in file.tensors:
@@ -120,9 +112,7 @@ def _against_headers(manifest: Manifest, found: dict[str, list[CheckedPart]]) ->
     return problems + (_foreign_tensors(found, known) if known else [])
 
 
-def _totals(
-    manifest: Manifest, checked: list[CheckedPart], found: dict[str, list[CheckedPart]]
-) -> list[str]:
+def _totals(manifest: Manifest, checked: list[CheckedPart], found: dict[str, list[CheckedPart]]) -> list[str]:
     stored = [tensor for part in checked for tensor in part.tensors.values()]
     unique = [places[0].tensors[name] for name, places in found.items()]
     actual = vars(Totals.of(unique, stored))
@@ -137,11 +127,7 @@ def _totals(
 
 
 def source_problems(
-    manifest: Manifest,
-    checked: list[CheckedPart],
-    checkpoint: Checkpoint,
-    level: str,
-    advance: Advance,
+    manifest: Manifest, checked: list[CheckedPart], checkpoint: Checkpoint, level: str, advance: Advance
 ) -> list[str]:
     """Compare the parts with the checkpoint that they were made from, tensor by tensor."""
     parts_of, problems = parts_by_tensor(checked), list[str]()
@@ -149,9 +135,7 @@ def source_problems(
         if tensor.name in parts_of:
             problems += _against_source(tensor, parts_of[tensor.name], level, advance)
         else:
-            problems.append(
-                f"{tensor.file.name}: tensor {tensor.name} of the source is in none of the parts"
-            )
+            problems.append(f"{tensor.file.name}: tensor {tensor.name} of the source is in none of the parts")
             advance(tensor.nbytes)
     problems += _foreign_tensors(parts_of, {tensor.name for tensor in checkpoint.tensors})
     companions = {path.name: path for path in checkpoint.companions}
@@ -159,25 +143,16 @@ def source_problems(
         path = companions.get(listed.file)
         if path is None:
             problems.append(f"{listed.file}: the source no longer has this file")
-        elif (
-            digest := byteio.file_digest(path, byteio.algorithm_of(str(listed.digest)))
-        ) != listed.digest:
-            problems.append(
-                f"{listed.file}: {listed.digest} expected of the source's, {digest} found"
-            )
+        elif (digest := byteio.file_digest(path, byteio.algorithm_of(str(listed.digest)))) != listed.digest:
+            problems.append(f"{listed.file}: {listed.digest} expected of the source's, {digest} found")
     return problems
 
 
-def _against_source(
-    tensor: Tensor, places: list[CheckedPart], level: str, advance: Advance
-) -> list[str]:
+def _against_source(tensor: Tensor, places: list[CheckedPart], level: str, advance: Advance) -> list[str]:
     digests: dict[str, str] = {}
     problems = []
     for part in places:
-        other, listed = (
-            _other_form(part, tensor, "as in the source"),
-            part.digests.get(tensor.name),
-        )
+        other, listed = (_other_form(part, tensor, "as in the source"), part.digests.get(tensor.name))
         problems += other
         if other or level == "quick" or listed is None:
             continue
@@ -186,7 +161,5 @@ def _against_source(
             digests[algorithm] = byteio.digest_of(byteio.tensor_pieces(tensor), algorithm, advance)
         if digests[algorithm] != listed:
             where = f"{part.entry.stored.file}: tensor {tensor.name}"
-            problems.append(
-                f"{where}: {digests[algorithm]} expected as in the source, {listed} found"
-            )
+            problems.append(f"{where}: {digests[algorithm]} expected as in the source, {listed} found")
     return problems

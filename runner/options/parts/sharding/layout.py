@@ -34,9 +34,8 @@ class Layout:
 
     stack: str  # the prefix of the layer numbers, e.g. model.layers
     layers: list[list[Tensor]]
-    first: list[Tensor] = field(
-        default_factory=list
-    )  # embeddings, and everything else before the layers
+    # embeddings, and everything else before the layers
+    first: list[Tensor] = field(default_factory=list)
     norm: list[Tensor] = field(default_factory=list)
     head: list[Tensor] = field(default_factory=list)
     tied: list[Tensor] = field(default_factory=list)  # the embedding that is also the head
@@ -50,9 +49,7 @@ def find_layers(checkpoint: Checkpoint) -> Layout:
         for prefix, index in _numbered(tensor.name):
             groups.setdefault(prefix, {}).setdefault(index, []).append(tensor)
     covering = {
-        prefix: group
-        for prefix, group in groups.items()
-        if all(index in group for index in range(count))
+        prefix: group for prefix, group in groups.items() if all(index in group for index in range(count))
     }
     if not covering:
         found = ", ".join(
@@ -62,25 +59,18 @@ def find_layers(checkpoint: Checkpoint) -> Layout:
             f"{checkpoint.folder}: config.json says {key}={count}, but no tensor names are numbered "
             f"0..{count - 1} (found {found or 'no numbers'})"
         )
-    outermost = [
-        name for name in covering if not any(name.startswith(f"{outer}.") for outer in covering)
-    ]
+    outermost = [name for name in covering if not any(name.startswith(f"{outer}.") for outer in covering)]
 
-    def weight(
-        prefix: str,
-    ) -> tuple[bool, int]:  # a vision tower has another number of layers, or is smaller
+    def weight(prefix: str) -> tuple[bool, int]:  # a vision tower has another number of layers, or is smaller
         layers = covering[prefix]
-        return len(layers) == count, sum(
-            tensor.nbytes for layer in layers.values() for tensor in layer
-        )
+        return len(layers) == count, sum(tensor.nbytes for layer in layers.values() for tensor in layer)
 
     stack = max(outermost, key=weight)
     numbered = covering[stack]
     layout = Layout(stack, [numbered[index] for index in range(count)])
     for index in sorted(numbered.keys() - range(count)):
-        layout.layers[-1] += numbered[
-            index
-        ]  # layers for multi-token prediction have the numbers after the last one
+        # layers for multi-token prediction have the numbers after the last one
+        layout.layers[-1] += numbered[index]
     inside = {tensor.name for layer in layout.layers for tensor in layer}
     parent = _module(stack)
     for tensor in checkpoint.tensors:

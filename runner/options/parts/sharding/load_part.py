@@ -18,13 +18,7 @@ from typing import Any
 import torch
 
 from runner.options.parts.sharding.check import require_sound
-from runner.options.parts.sharding.manifest import (
-    INSTEAD,
-    MODEL_FILES,
-    Manifest,
-    PartEntry,
-    read_manifest,
-)
+from runner.options.parts.sharding.manifest import INSTEAD, MODEL_FILES, Manifest, PartEntry, read_manifest
 from runner.options.parts.sharding.stage import Stage
 from runner_base import ConfigError, DataError, one_line
 from runner_engine.models.load_tokenizer import load_tokenizer as load_model_tokenizer
@@ -53,9 +47,7 @@ def load_part(
     manifest = read_manifest(folder, "folder")
     manifest.require_runnable("folder")
     if not 0 <= part_id < manifest.num_parts:
-        raise ConfigError(
-            f"part_id={part_id}: {manifest.folder} has the parts 0 to {manifest.num_parts - 1}"
-        )
+        raise ConfigError(f"part_id={part_id}: {manifest.folder} has the parts 0 to {manifest.num_parts - 1}")
     entry = manifest.parts[part_id]
     is_first, is_last = part_id == 0, part_id == manifest.num_parts - 1
     config = _model_config(manifest)
@@ -76,16 +68,10 @@ def load_part(
     for name in sorted({key.rpartition(".")[0] for key in missing}):
         if f"{path}.".startswith(f"{name}."):
             raise _cannot_run(
-                manifest,
-                config,
-                f"it has weights beside its layers, in {name or type(model).__name__}",
+                manifest, config, f"it has weights beside its layers, in {name or type(model).__name__}"
             )
         stage.lacks(name)
-    meta = [
-        name
-        for name, tensor in (*model.named_parameters(), *model.named_buffers())
-        if tensor.is_meta
-    ]
+    meta = [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if tensor.is_meta]
     assert not meta, f"part {part_id}: without values: {meta}"
     _set_generation(manifest.folder / MODEL_FILES, model)
     model.requires_grad_(False).eval().to(device)
@@ -95,9 +81,7 @@ def load_part(
 
 def load_tokenizer(folder: str | Path) -> Any:
     """Return the tokenizer of a split model, from model_files/."""
-    return load_model_tokenizer(
-        f"model.name={folder}", Path(folder).expanduser().absolute() / MODEL_FILES
-    )
+    return load_model_tokenizer(f"model.name={folder}", Path(folder).expanduser().absolute() / MODEL_FILES)
 
 
 # ------------------------------------------------------------------------------------------ what
@@ -133,9 +117,7 @@ def _model_config(manifest: Manifest) -> Any:
 
 def _cannot_run(manifest: Manifest, config: Any, why: str) -> ConfigError:
     """Say why a family cannot run in parts, and what to do instead."""
-    return ConfigError(
-        f"{manifest.folder}: {config.model_type} cannot be run in parts: {why}; {INSTEAD}"
-    )
+    return ConfigError(f"{manifest.folder}: {config.model_type} cannot be run in parts: {why}; {INSTEAD}")
 
 
 def _part_config(manifest: Manifest, config: Any, span: tuple[int, int]) -> Any:
@@ -158,19 +140,13 @@ def _layers_path(model: Any, manifest: Manifest) -> str:
     family's own blocks."""
     by_name = (manifest.prefix, f"{model.base_model_prefix}.{manifest.prefix}")
     lists = {
-        path: module
-        for path, module in model.named_modules()
-        if isinstance(module, torch.nn.ModuleList)
+        path: module for path, module in model.named_modules() if isinstance(module, torch.nn.ModuleList)
     }
     blocks = set(model._no_split_modules or ())
-    of_blocks = [
-        path for path, module in lists.items() if len(module) and type(module[0]).__name__ in blocks
-    ]
+    of_blocks = [path for path, module in lists.items() if len(module) and type(module[0]).__name__ in blocks]
     candidates = [*(path for path in lists if path in by_name), *of_blocks]
     if not candidates:
-        raise _cannot_run(
-            manifest, model.config, f"its layers are not found under {manifest.prefix}"
-        )
+        raise _cannot_run(manifest, model.config, f"its layers are not found under {manifest.prefix}")
     return str(candidates[0])
 
 
@@ -204,11 +180,7 @@ def _traits(layer: torch.nn.Module) -> dict[str, Any]:
     for path, module in layer.named_modules():
         traits[path] = type(module).__name__
         for key, value in vars(module).items():
-            if (
-                isinstance(value, bool | int | float | str)
-                and "layer_id" not in key
-                and key != "training"
-            ):
+            if isinstance(value, bool | int | float | str) and "layer_id" not in key and key != "training":
                 traits[f"{path}.{key}".lstrip(".")] = value
     traits |= {name: tuple(tensor.shape) for name, tensor in layer.named_parameters()}
     return traits
@@ -262,9 +234,7 @@ def _assign(
         return None
     model.requires_grad_(False)
     model.load_state_dict(state, strict=False, assign=True)
-    missing = {
-        name for name, tensor in model.named_parameters(remove_duplicate=False) if tensor.is_meta
-    }
+    missing = {name for name, tensor in model.named_parameters(remove_duplicate=False) if tensor.is_meta}
     for target, source in model.all_tied_weights_keys.items():
         if target in missing and source not in missing:
             owner, _, leaf = target.rpartition(".")
@@ -273,9 +243,7 @@ def _assign(
     return model, missing
 
 
-def _convert(
-    config: Any, state: dict[str, torch.Tensor], chosen: dict[str, Any]
-) -> tuple[Any, set[str]]:
+def _convert(config: Any, state: dict[str, torch.Tensor], chosen: dict[str, Any]) -> tuple[Any, set[str]]:
     """Let transformers rename and fuse tensors whose stored names differ from those of its
     modules."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING as KNOWN
@@ -284,9 +252,8 @@ def _convert(
     family: Any = KNOWN[type(config)]
     logger = logging.getLogger("transformers")
     before = logger.level
-    logger.setLevel(
-        logging.ERROR
-    )  # it warns of newly initialized weights of other parts, which are discarded
+    # it warns of newly initialized weights of other parts, which are discarded
+    logger.setLevel(logging.ERROR)
     try:
         model, report = family.from_pretrained(None, **settings)
     finally:
@@ -308,9 +275,7 @@ def _require_needed(
             own = {id(tensor) for tensor in module.parameters()}
             needed |= {name for name in missing if id(model.get_parameter(name)) in own}
     if needed:
-        raise DataError(
-            f"part {entry.part_id} ({entry.stored.file}) lacks {', '.join(sorted(needed)[:5])}"
-        )
+        raise DataError(f"part {entry.part_id} ({entry.stored.file}) lacks {', '.join(sorted(needed)[:5])}")
 
 
 def _set_generation(folder: Path, model: Any) -> None:

@@ -88,9 +88,8 @@ class Manifest:
     num_layers: int
     contiguous: bool
     holders: dict[str, tuple[int, ...]]  # the ids of the parts that hold embedding, norm and head
-    tied: dict[
-        str, tuple[int, ...]
-    ]  # of each tensor that is in several parts on purpose: their ids
+    # of each tensor that is in several parts on purpose: their ids
+    tied: dict[str, tuple[int, ...]]
     parts: tuple[PartEntry, ...]
     totals: Totals
     archive: str | None
@@ -247,14 +246,10 @@ class _ManifestReader(Fields):
             holders={key: self.ids(key, values.get(key)) for key in ("embedding", "norm", "head")},
             tied=dict(self.tied(key, entry) for key, entry in self.numbered("tied", values)),
             parts=tuple(
-                self.part(key, entry, archive is not None)
-                for key, entry in self.numbered("parts", values)
+                self.part(key, entry, archive is not None) for key, entry in self.numbered("parts", values)
             ),
             totals=Totals(
-                **{
-                    key: self.count(f"totals.{key}", totals.get(key))
-                    for key in Totals.__dataclass_fields__
-                }
+                **{key: self.count(f"totals.{key}", totals.get(key)) for key in Totals.__dataclass_fields__}
             ),
             archive=None if archive is None else str(archive),
         )
@@ -262,8 +257,7 @@ class _ManifestReader(Fields):
     def numbered(self, key: str, values: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
         """The JSON objects of a list, each with its key."""
         entries = (
-            (f"{key}[{number}]", entry)
-            for number, entry in enumerate(self.many(key, values.get(key)))
+            (f"{key}[{number}]", entry) for number, entry in enumerate(self.many(key, values.get(key)))
         )
         return [(where, self.table(where, entry)) for where, entry in entries]
 
@@ -291,6 +285,4 @@ class _ManifestReader(Fields):
         )
 
     def tied(self, key: str, values: dict[str, Any]) -> tuple[str, tuple[int, ...]]:
-        return self.text(f"{key}.tensor", values.get("tensor")), self.ids(
-            f"{key}.parts", values.get("parts")
-        )
+        return self.text(f"{key}.tensor", values.get("tensor")), self.ids(f"{key}.parts", values.get("parts"))

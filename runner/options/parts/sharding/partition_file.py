@@ -30,9 +30,8 @@ if TYPE_CHECKING:
     Numbers = np.ndarray[Any, Any]
 
 REFERENCE, INLINE = "reference", "inline"
-NUMBERS = re.compile(
-    rb'"parameters"\s*:\s*\['
-)  # inside a string the closing quote would be escaped
+# inside a string the closing quote would be escaped
+NUMBERS = re.compile(rb'"parameters"\s*:\s*\[')
 PLACE = "numbers from byte, to byte"  # the key that replaces a list that was cut out
 OVERLAP_BYTES = 4096  # longer than any match of NUMBERS, so that one across two pieces is found
 MAX_TEXT_BYTES = 100_000_000  # of all but the numbers
@@ -107,25 +106,18 @@ def read_partition(path: Path) -> Partition:
             )
     values, fields = parse_object(bytes(text), str(path)), Fields(path)
     entries = fields.many("layers", values.get("layers"))
-    layers = tuple(
-        _layer(fields, f"layers[{number}]", entry) for number, entry in enumerate(entries)
-    )
+    layers = tuple(_layer(fields, f"layers[{number}]", entry) for number, entry in enumerate(entries))
     forms = {INLINE if isinstance(layer.parameters, Inline) else REFERENCE for layer in layers}
-    form = values.get(
-        "parameters_format", next(iter(forms), INLINE)
-    )  # the old form has no such key
+    # the old form has no such key
+    form = values.get("parameters_format", next(iter(forms), INLINE))
     if not forms <= {form}:
         fields.fail(
-            "parameters_format",
-            f"{' and '.join(sorted(forms))}, as the layers' parameters are,",
-            form,
+            "parameters_format", f"{' and '.join(sorted(forms))}, as the layers' parameters are,", form
         )
     part_id, listed = (fields.count(key, values.get(key)) for key in ("part_id", "total_params"))
     if (total := sum(layer.params for layer in layers)) != listed:
         fields.fail("total_params", f"{total}, as the shapes say,", listed)
-    if twice := [
-        name for name, count in Counter(layer.name for layer in layers).items() if count > 1
-    ]:
+    if twice := [name for name, count in Counter(layer.name for layer in layers).items() if count > 1]:
         raise DataError(f"{path}: layers: {twice[0]} is duplicated")
     return Partition(path, part_id, layers, str(form))
 
@@ -159,11 +151,8 @@ def _parameters(fields: Fields, key: str, value: Any) -> TensorReference | Inlin
 
 def _without_numbers(path: Path) -> Iterator[bytes]:
     """Yield the JSON with the position of each list of numbers instead of the list."""
-    waiting, position, begin = (
-        b"",
-        0,
-        -1,
-    )  # text not yet searched, where it begins, where the open list begins
+    # text not yet searched, where it begins, where the open list begins
+    waiting, position, begin = (b"", 0, -1)
     for piece in byteio.read_range(path, 0, byteio.file_size(path)):
         waiting += bytes(piece)
         while True:
@@ -188,9 +177,7 @@ def _without_numbers(path: Path) -> Iterator[bytes]:
             begin = position + found.end()
             position, waiting = begin, waiting[found.end() :]
     if begin >= 0:
-        raise DataError(
-            f"{path}: truncated: the list of numbers that begins at byte {begin} has no end"
-        )
+        raise DataError(f"{path}: truncated: the list of numbers that begins at byte {begin} has no end")
     yield waiting
 
 
@@ -211,9 +198,7 @@ def with_numbers(content: dict[str, Any], tensors: list[Tensor]) -> bytes:
     """Return a partition with numbers instead of references; `tensors` are those of its layers, in
     the same order."""
     pairs = zip(content["layers"], tensors, strict=True)
-    layers = ",\n ".join(
-        json.dumps(layer | {"parameters": as_list(tensor)}) for layer, tensor in pairs
-    )
+    layers = ",\n ".join(json.dumps(layer | {"parameters": as_list(tensor)}) for layer, tensor in pairs)
     rest = json.dumps({key: content[key] for key in ("parameters_format", "total_params")})
     return f'{{"part_id": {content["part_id"]}, "layers": [\n {layers}\n], {rest[1:]}\n'.encode()
 
@@ -254,9 +239,7 @@ def decode(dtype: str, data: bytes) -> Numbers:
     import torch  # for these two, which numpy lacks
 
     kind = {"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}[dtype]
-    numbers: Numbers = (
-        torch.from_numpy(np.frombuffer(data, "|u1").copy()).view(kind).float().numpy()
-    )
+    numbers: Numbers = torch.from_numpy(np.frombuffer(data, "|u1").copy()).view(kind).float().numpy()
     return numbers
 
 

@@ -57,9 +57,7 @@ def lines(parts: list[PlannedPart]) -> list[str]:
     widths = [max(len(line[column]) for line in table) for column in range(6)]
     sides = (str.rjust, str.ljust, str.ljust, str.rjust, str.rjust, str.rjust)
     return [
-        "  ".join(
-            side(cell, width) for side, cell, width in zip(sides, line, widths, strict=True)
-        ).rstrip()
+        "  ".join(side(cell, width) for side, cell, width in zip(sides, line, widths, strict=True)).rstrip()
         for line in table
     ]
 
@@ -86,9 +84,7 @@ def svg(parts: list[PlannedPart], title: str) -> str:
     return document(LEFT + WIDTH + 130, height, drawn)
 
 
-def vllm(
-    model: str, revision: str | None, parts: list[PlannedPart], settings: dict[str, Any]
-) -> str:
+def vllm(model: str, revision: str | None, parts: list[PlannedPart], settings: dict[str, Any]) -> str:
     """Return the command that serves a checkpoint in the same stages, and when to use it."""
     stages = [part.layers[1] - part.layers[0] + 1 for part in parts if part.layers is not None]
     arguments = ["vllm", "serve", model, "--pipeline-parallel-size", str(len(stages))]

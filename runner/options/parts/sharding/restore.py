@@ -24,9 +24,7 @@ def targets(manifest: Manifest, checked: list[CheckedPart]) -> list[Target]:
     # the copies of a tied tensor are equal: the checks have compared them
     part_of = {name: places[0] for name, places in parts_by_tensor(checked).items()}
     made = [
-        copied(
-            manifest.folder / MODEL_FILES / listed.file, listed.file, listed.nbytes, listed.digest
-        )
+        copied(manifest.folder / MODEL_FILES / listed.file, listed.file, listed.nbytes, listed.digest)
         for listed in manifest.companions
     ]
     if manifest.source_format != "bin":
@@ -35,9 +33,7 @@ def targets(manifest: Manifest, checked: list[CheckedPart]) -> list[Target]:
             made.append(_weights(listed.file, file.header, tensors, part_of, listed.digest))
         return made
     made += _from_bin(manifest, part_of)
-    if twice := sorted(
-        name for name, count in Counter(target.name for target in made).items() if count > 1
-    ):
+    if twice := sorted(name for name, count in Counter(target.name for target in made).items() if count > 1):
         raise DataError(f"{manifest.folder}: {', '.join(twice)} would be restored twice")
     return made
 
@@ -49,13 +45,9 @@ def _from_bin(manifest: Manifest, part_of: PartOf) -> Iterator[Target]:
     total = 0
     for listed in manifest.files:
         # pytorch_model-00001-of-00002.bin becomes model-00001-of-00002.safetensors
-        renamed = (
-            f"{listed.file.removesuffix('.bin').replace('pytorch_model', 'model', 1)}.safetensors"
-        )
+        renamed = f"{listed.file.removesuffix('.bin').replace('pytorch_model', 'model', 1)}.safetensors"
         file = SINGLE if only else renamed
-        tensors = sorted(
-            (part_of[name].tensors[name] for name in listed.tensors or ()), key=written_order
-        )
+        tensors = sorted((part_of[name].tensors[name] for name in listed.tensors or ()), key=written_order)
         weight_map |= {tensor.name: file for tensor in tensors}
         total += sum(tensor.nbytes for tensor in tensors)
         yield _weights(file, byteio.build_header(tensors, {"format": "pt"}), tensors, part_of)
@@ -70,9 +62,7 @@ def _weights(
 ) -> Target:
     """A safetensors file; each tensor is compared with its digest while it is written."""
     nbytes = len(header) + sum(tensor.nbytes for tensor in tensors)
-    return Target(
-        name, nbytes, partial(_pieces, name, header, tensors, part_of), digest, tuple(tensors)
-    )
+    return Target(name, nbytes, partial(_pieces, name, header, tensors, part_of), digest, tuple(tensors))
 
 
 def _pieces(

@@ -127,9 +127,7 @@ class Stage:
         """Start a pass."""
         self.where, self._received, self._sent = PassState.before, received, None
 
-    def _enter(
-        self, _: Any, arguments: tuple[Any, ...], named: dict[str, Any]
-    ) -> tuple[Any, dict[str, Any]]:
+    def _enter(self, _: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Replace the input of the first layer by the hidden states of the previous stage."""
         self.where = PassState.inside
         if self._received is None:

@@ -61,12 +61,8 @@ def plan_parts(layout: Layout, task: SplitConfig) -> list[PlannedPart]:
         return _contiguous(layout, [count * part // num_parts for part in range(num_parts + 1)])
     # the cost of each layer, with the tensors before the first and after the last
     layers = _contiguous(layout, list(range(count + 1)))
-    costs = [
-        part.params if task.strategy is Strategy.balanced_params else part.nbytes for part in layers
-    ]
-    return _contiguous(
-        layout, proportion(costs, task.ratios) if task.ratios else balance(costs, num_parts)
-    )
+    costs = [part.params if task.strategy is Strategy.balanced_params else part.nbytes for part in layers]
+    return _contiguous(layout, proportion(costs, task.ratios) if task.ratios else balance(costs, num_parts))
 
 
 def _contiguous(layout: Layout, cuts: list[int]) -> list[PlannedPart]:
@@ -105,12 +101,8 @@ def _part(
 ) -> PlannedPart:
     """Make a part, wide types first, as safetensors itself orders them: torch can map only aligned
     tensors."""
-    tensors = sorted(
-        itertools.chain(*sections.values()), key=lambda tensor: -DTYPE_BITS[tensor.dtype]
-    )
-    sizes = {
-        what: sum(tensor.nbytes for tensor in group) for what, group in sections.items() if group
-    }
+    tensors = sorted(itertools.chain(*sections.values()), key=lambda tensor: -DTYPE_BITS[tensor.dtype])
+    sizes = {what: sum(tensor.nbytes for tensor in group) for what, group in sections.items() if group}
     return PlannedPart(
         part_id, layers, tensors, [*(what for what in sizes if what != "layers"), *also], sizes
     )
@@ -179,9 +171,8 @@ def proportion(costs: list[int], ratios: list[float]) -> list[int]:
     """
     sums = [0, *itertools.accumulate(costs)]
     count, num_parts = len(costs), len(ratios)
-    best: dict[int, tuple[float, list[int]]] = {
-        0: (0.0, [0])
-    }  # of the layers before a cut: worst ratio, cuts so far
+    # of the layers before a cut: worst ratio, cuts so far
+    best: dict[int, tuple[float, list[int]]] = {0: (0.0, [0])}
     for done, ratio in enumerate(ratios, start=1):
         reachable = {}
         for end in range(done, count - (num_parts - done) + 1):

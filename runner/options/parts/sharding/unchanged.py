@@ -45,9 +45,8 @@ class Plan:
     checksums: str
     name: str  # of the source, for people
     revision: str | None
-    place: (
-        str | None
-    )  # identifies the folder of a local source, so that two models of the same name are told apart
+    # identifies the folder of a local source, so that two models of the same name are told apart
+    place: str | None
     inline: bool = False  # numbers in the JSON instead of references
 
     @property
@@ -69,14 +68,8 @@ class Plan:
 
     def key(self, part: PlannedPart, state: dict[str, Any]) -> str:
         """Return a hash of everything that a part is made from."""
-        ranges = [
-            [tensor.file.name, tensor.offset, tensor.nbytes, tensor.strides]
-            for tensor in part.tensors
-        ]
-        files = {
-            name: state["files"][name]
-            for name in sorted({tensor.file.name for tensor in part.tensors})
-        }
+        ranges = [[tensor.file.name, tensor.offset, tensor.nbytes, tensor.strides] for tensor in part.tensors]
+        files = {name: state["files"][name] for name in sorted({tensor.file.name for tensor in part.tensors})}
         form = [self.checksums, self.inline, hashlib.sha256(self.header(part)).hexdigest()]
         return sha256_of([form, ranges, files])
 
@@ -90,8 +83,7 @@ def file_state(path: Path) -> dict[str, int]:
 
 def _layout(file: WeightFile) -> str:
     tensors = [
-        [tensor.name, tensor.dtype, tensor.shape, tensor.offset, tensor.strides]
-        for tensor in file.tensors
+        [tensor.name, tensor.dtype, tensor.shape, tensor.offset, tensor.strides] for tensor in file.tensors
     ]
     return sha256_of([hashlib.sha256(file.header).hexdigest(), tensors])
 
@@ -133,9 +125,7 @@ def refuse_other(folder: Path, earlier: dict[str, Any], plan: Plan, state: dict[
         "archive": (earlier.get("archive"), None),
     }
     differ = [
-        f"{key} is {there} there and {here} here"
-        for key, (there, here) in pairs.items()
-        if there != here
+        f"{key} is {there} there and {here} here" for key, (there, here) in pairs.items() if there != here
     ]
     if not differ and earlier_state.get("place") != state["place"]:
         differ = [f"its source is another folder named {plan.name}"]
@@ -158,9 +148,7 @@ def _words(strategy: object) -> str:
     """A strategy in one line."""
     if not isinstance(strategy, dict):
         return str(strategy)
-    return " ".join(
-        str(value) if key == "name" else f"{key}={value}" for key, value in strategy.items()
-    )
+    return " ".join(str(value) if key == "name" else f"{key}={value}" for key, value in strategy.items())
 
 
 def find_unchanged(
@@ -172,11 +160,7 @@ def find_unchanged(
     advance: Advance,
 ) -> dict[int, dict[str, Any]]:
     """Return the entries of the parts that need not be written, by part id."""
-    entries = {
-        entry.get("part_id"): entry
-        for entry in earlier.get("parts") or ()
-        if isinstance(entry, dict)
-    }
+    entries = {entry.get("part_id"): entry for entry in earlier.get("parts") or () if isinstance(entry, dict)}
     kept = {}
     for part in plan.parts:
         entry, key = entries.get(part.part_id), plan.key(part, state)
@@ -191,27 +175,20 @@ def find_unchanged(
         if compare is Compare.state:
             same = (entry.get("key"), entry.get("mtime_ns")) == (key, on_disk["mtime_ns"])
         else:
-            same = entry.get("inline") is plan.inline and _same_content(
-                path, entry, part, plan, advance
-            )
+            same = entry.get("inline") is plan.inline and _same_content(path, entry, part, plan, advance)
         if same:
             kept[part.part_id] = entry | {"key": key, "mtime_ns": on_disk["mtime_ns"]}
     return kept
 
 
-def _same_content(
-    path: Path, entry: dict[str, Any], part: PlannedPart, plan: Plan, advance: Advance
-) -> bool:
+def _same_content(path: Path, entry: dict[str, Any], part: PlannedPart, plan: Plan, advance: Advance) -> bool:
     """Read a part and its source, and tell whether they hold the same."""
     header = plan.header(part)
     if byteio.file_size(path) != len(header) + part.nbytes:
         return False
     if byteio.algorithm_of(str(entry.get("digest"))) != plan.checksums:
         return False
-    pieces: list[Iterable[bytes | memoryview]] = [
-        [header],
-        *map(byteio.tensor_pieces, part.tensors),
-    ]
+    pieces: list[Iterable[bytes | memoryview]] = [[header], *map(byteio.tensor_pieces, part.tensors)]
     wanted = byteio.digest_of(itertools.chain(*pieces), plan.checksums, advance)
     return byteio.file_digest(path, plan.checksums, advance) == wanted
 
@@ -221,6 +198,4 @@ def require_unmoved(files: Iterable[WeightFile], state: dict[str, Any]) -> None:
     for file in files:
         known = state["files"][file.path.name]
         if any(known[key] != value for key, value in file_state(file.path).items()):
-            raise DataError(
-                f"{file.path} was changed while it was being split: run the same command again"
-            )
+            raise DataError(f"{file.path} was changed while it was being split: run the same command again")

@@ -38,9 +38,8 @@ from runner_engine import Tensor
 from runner_engine.checkpoints import byteio
 
 SHOW_EVERY_S = 0.1
-OpenProgress = Callable[
-    [float | None, str, str], Progress
-]  # opens a progress bar: total, what, unit
+# opens a progress bar: total, what, unit
+OpenProgress = Callable[[float | None, str, str], Progress]
 
 
 @dataclass
@@ -90,10 +89,7 @@ def copied(path: Path, name: str, nbytes: int | None = None, digest: str | None 
     """A file that is copied unchanged: config, tokenizer."""
     size = byteio.file_size(path) if nbytes is None else nbytes
     return Target(
-        name,
-        size,
-        lambda _: byteio.read_range(path, 0, size),
-        digest or byteio.file_digest(path, "sha256"),
+        name, size, lambda _: byteio.read_range(path, 0, size), digest or byteio.file_digest(path, "sha256")
     )
 
 
@@ -112,9 +108,7 @@ class Meter:
         now = time.perf_counter()
         if now - self._shown >= SHOW_EVERY_S:
             self._done += self._waiting
-            self._bar.advance(
-                self._waiting, speed=f"{self._done / 1e9 / (now - self._began):.2f} GB/s"
-            )
+            self._bar.advance(self._waiting, speed=f"{self._done / 1e9 / (now - self._began):.2f} GB/s")
             self._waiting, self._shown = 0, now
 
 
@@ -129,9 +123,7 @@ def update(
     with progress(2 * stored if compare is Compare.content else None, "compare", "bytes") as bar:
         kept = unchanged.find_unchanged(folder, earlier, plan, state, compare, Meter(bar))
     companions = [copied(path, f"{MODEL_FILES}/{path.name}") for path in plan.checkpoint.companions]
-    headers = [
-        _header(file.path.name, file.header) for file in plan.checkpoint.files if file.header
-    ]
+    headers = [_header(file.path.name, file.header) for file in plan.checkpoint.files if file.header]
     missing = [small for small in (*companions, *headers) if not small.is_at(folder / small.name)]
     todo = [part for part in plan.parts if part.part_id not in kept]
     _require_space(folder, todo, missing)
@@ -174,10 +166,7 @@ def _write(
     """Write what is missing; the entries of new parts go into the manifest one by one."""
     byteio.make_folder(folder)
     manifest = done.manifest
-    with (
-        hold_folder(folder, KEY),
-        progress(sum(part.nbytes for part in todo), "split", "bytes") as bar,
-    ):
+    with hold_folder(folder, KEY), progress(sum(part.nbytes for part in todo), "split", "bytes") as bar:
         byteio.write_json(folder / UNFINISHED, manifest, durable)
         (folder / MANIFEST).unlink(missing_ok=True)  # from now on it would be wrong
         for small in missing:
@@ -242,9 +231,7 @@ def _one_line_per_tensor(partition: dict[str, Any]) -> bytes:
     """Write a partition as JSON with one line per tensor: the json module is slow where it
     indents."""
     layers = ",\n  ".join(json.dumps(layer) for layer in partition["layers"])
-    rest = json.dumps(
-        {key: value for key, value in partition.items() if key not in ("part_id", "layers")}
-    )
+    rest = json.dumps({key: value for key, value in partition.items() if key not in ("part_id", "layers")})
     return f'{{"part_id": {partition["part_id"]},\n "layers": [\n  {layers}\n ],\n {rest[1:]}\n'.encode()
 
 
@@ -270,22 +257,16 @@ def _source_files(
         source = earlier.get("source", {})
         states = source.get("state", {}).get("files", {})
         known = {
-            source_file.get("file"): source_file.get("digest")
-            for source_file in source.get("files", [])
+            source_file.get("file"): source_file.get("digest") for source_file in source.get("files", [])
         }
-        same = [
-            name
-            for name, now in state["files"].items()
-            if states.get(name) == now and known.get(name)
-        ]
+        same = [name for name, now in state["files"].items() if states.get(name) == now and known.get(name)]
         digests = {name: known[name] for name in same}
         todo = [file for file in files if file.path.name not in digests]
         with progress(sum(file.size for file in todo), "hash", "bytes") as bar:
             for file in todo:
                 digests[file.path.name] = byteio.file_digest(file.path, "sha256", Meter(bar))
     entries: list[dict[str, Any]] = [
-        {"file": file.path.name, "bytes": file.size, "digest": digests.get(file.path.name)}
-        for file in files
+        {"file": file.path.name, "bytes": file.size, "digest": digests.get(file.path.name)} for file in files
     ]
     if (
         plan.checkpoint.format == "bin"
@@ -313,13 +294,10 @@ def _contents_of(plan: Plan) -> dict[str, Any]:
         "norm": holders("norm"),
         "head": holders("head", "tied head"),
         "tied": [
-            {"tensor": tensor.name, "parts": parts_with(tensor), "as": "head"}
-            for tensor in plan.layout.tied
+            {"tensor": tensor.name, "parts": parts_with(tensor), "as": "head"} for tensor in plan.layout.tied
         ],
         "totals": vars(
-            Totals.of(
-                plan.checkpoint.tensors, [tensor for part in parts for tensor in part.tensors]
-            )
+            Totals.of(plan.checkpoint.tensors, [tensor for part in parts for tensor in part.tensors])
         ),
     }
 

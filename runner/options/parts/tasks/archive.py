@@ -54,13 +54,9 @@ def prepare(config: RunnerConfig) -> ArchiveInputs:
     manifest = read_manifest(task.parts)
     if (manifest.archive is None) == (task.archive is Archive.none):
         state = (
-            "not an archive: its parts can be loaded"
-            if manifest.archive is None
-            else "an archive already"
+            "not an archive: its parts can be loaded" if manifest.archive is None else "an archive already"
         )
-        raise ConfigError(
-            f"task.archive={task.archive.value}: task.parts={manifest.folder} is {state}"
-        )
+        raise ConfigError(f"task.archive={task.archive.value}: task.parts={manifest.folder} is {state}")
     codec()  # raises at once if the library is not installed
     return ArchiveInputs({"manifest": manifest.sha256}, task, manifest)
 
@@ -76,9 +72,8 @@ def run(inputs: ArchiveInputs, context: Context) -> Result:
     done = _earlier(folder, inputs.hashes["manifest"])
     require_complete(manifest, recorder.progress)
     todo = [part for part in manifest.parts if part.part_id not in done]
-    byteio.require_space(
-        folder, sum(part.raw.nbytes for part in todo)
-    )  # random weights do not get smaller
+    # random weights do not get smaller
+    byteio.require_space(folder, sum(part.raw.nbytes for part in todo))
     byteio.make_folder(folder)
     write_started, raw_bytes = time.perf_counter(), sum(part.raw.nbytes for part in manifest.parts)
     total = sum(part.raw.nbytes for part in todo)
@@ -89,9 +84,7 @@ def run(inputs: ArchiveInputs, context: Context) -> Result:
         for part in todo:
             bar.describe(f"part {part.part_id}")
             convert = _unpacked if manifest.archive else _packed
-            done[part.part_id] = convert(
-                manifest, part, folder, values["parts"][part.part_id], meter
-            )
+            done[part.part_id] = convert(manifest, part, folder, values["parts"][part.part_id], meter)
             byteio.write_json(folder / UNFINISHED, unfinished | _in_order(done))
         byteio.write_json(folder / MANIFEST, values | _in_order(done))
         (folder / UNFINISHED).unlink()
@@ -150,9 +143,7 @@ def _in_order(done: dict[int, dict[str, Any]]) -> dict[str, Any]:
 def _copy_small(manifest: Manifest, folder: Path) -> None:
     """Copy the files that are not parts; their digests are checked again while they are copied."""
     files = [
-        (f"{sub}/{file.file}", str(file.digest))
-        for sub, group in manifest.around.items()
-        for file in group
+        (f"{sub}/{file.file}", str(file.digest)) for sub, group in manifest.around.items() for file in group
     ]
     files += [(part.partition, f"sha256:{part.partition_sha256}") for part in manifest.parts]
     for path, digest in files:
@@ -175,9 +166,7 @@ def _unpacked(
     path, digest = folder / part_file(part.part_id), str(part.raw.digest)
     byteio.write_digested(path, _pieces(manifest, part, meter), byteio.algorithm_of(digest), digest)
     unpacked = {
-        key: value
-        for key, value in entry.items()
-        if key not in ("raw_bytes", "raw_digest", "frames")
+        key: value for key, value in entry.items() if key not in ("raw_bytes", "raw_digest", "frames")
     }
     unpacked |= {"file": path.name, "bytes": part.raw.nbytes, "digest": digest}
     return unpacked | {"mtime_ns": path.stat().st_mtime_ns}

@@ -15,12 +15,7 @@ from pathlib import Path
 
 from runner.config.root import RunnerConfig
 from runner.options.parts.keys import MergeConfig
-from runner.options.parts.old_splits import (
-    FromNumbers,
-    is_old_split,
-    read_old_split,
-    safetensors_dtype,
-)
+from runner.options.parts.old_splits import FromNumbers, is_old_split, read_old_split, safetensors_dtype
 from runner.options.parts.sharding import restore
 from runner.options.parts.sharding.completeness import require_complete
 from runner.options.parts.sharding.manifest import MANIFEST, Manifest, read_manifest
@@ -51,9 +46,7 @@ def prepare(config: RunnerConfig) -> MergeInputs:
     if is_old_split(folder):
         partitions = read_old_split(folder)
         kind = None if task.dtype is Dtype.auto else safetensors_dtype(task.dtype.value)
-        hashes = {
-            partition.path.name: byteio.file_sha256(partition.path) for partition in partitions
-        }
+        hashes = {partition.path.name: byteio.file_sha256(partition.path) for partition in partitions}
         return MergeInputs(hashes, task, FromNumbers(folder, partitions, kind))
     manifest = read_manifest(folder)
     if task.dtype is not Dtype.float32:
@@ -81,10 +74,7 @@ def run(inputs: MergeInputs, context: Context) -> Result:
     byteio.require_space(folder, to_write)
     byteio.make_folder(folder)
     write_started = time.perf_counter()
-    with (
-        hold_folder(folder, "task.output_dir"),
-        recorder.progress(to_write, "merge", "bytes") as bar,
-    ):
+    with hold_folder(folder, "task.output_dir"), recorder.progress(to_write, "merge", "bytes") as bar:
         meter = Meter(bar)
         for target in missing:
             bar.describe(f"write {target.name}")
@@ -109,12 +99,7 @@ def run(inputs: MergeInputs, context: Context) -> Result:
         }
         | ({"rss_growth_mib": max(0.0, machine.peak_rss_mib() - rss_mib)} if rss_mib else {}),
         rows=[
-            {
-                "file": file.name,
-                "tensors": len(file.tensors),
-                "params": file.params,
-                "mib": file.nbytes / MIB,
-            }
+            {"file": file.name, "tensors": len(file.tensors), "params": file.params, "mib": file.nbytes / MIB}
             for file in weights
         ],
         facts=facts,

@@ -33,29 +33,14 @@ from runner.options.parts.sharding.unchanged import Plan, file_state, sha256_of
 from runner.store.artifacts import promise
 from runner.store.jobs import Job
 from runner.tasks.base import Context, Inputs, Uses, own_config
-from runner_base import (
-    MIB,
-    ConfigError,
-    Progress,
-    Result,
-    machine,
-    names_gguf_file,
-    tell,
-    write_atomically,
-)
+from runner_base import MIB, ConfigError, Progress, Result, machine, names_gguf_file, tell, write_atomically
 from runner_engine import LocalModelConfig, ModelSpec, local_model, resolve
-from runner_engine.checkpoints import (
-    Checkpoint,
-    WeightFile,
-    random_weights,
-    read_checkpoint,
-)
+from runner_engine.checkpoints import Checkpoint, WeightFile, random_weights, read_checkpoint
 from runner_engine.models.bin_file import read_bin
 
 VERSION = 2
-USES = frozenset(
-    {Uses.model_files}
-)  # identified by size and time: hashing them would take longer than the split
+# identified by size and time: hashing them would take longer than the split
+USES = frozenset({Uses.model_files})
 FROM_LEDGER = True
 
 PICTURE = "plan.svg"
@@ -103,11 +88,7 @@ def run(inputs: SplitInputs, context: Context) -> Result:
     result = Result(
         metrics=metrics,
         rows=plan_picture.rows(plan.parts),
-        facts={
-            "source": plan.name,
-            "source_format": plan.checkpoint.format,
-            "layers": plan.layout.stack,
-        },
+        facts={"source": plan.name, "source_format": plan.checkpoint.format, "layers": plan.layout.stack},
         notes=_notes(plan),
     )
     title = f"{plan.name} in {len(plan.parts)} parts, {task.strategy.value}"
@@ -150,9 +131,7 @@ def deliver(inputs: SplitInputs, resolved: ResolvedJob, job: Job, result: Result
     plan = _with_weights(config, inputs.plan)
     written = write.update(_output_dir(config, plan), plan, task.compare, Progress, task.durable)
     if written.parts:
-        log.warning(
-            "parts %s were changed since they were written: they are written again", written.parts
-        )
+        log.warning("parts %s were changed since they were written: they are written again", written.parts)
 
 
 # ----------------------------------------------------------------------------------------- the plan
@@ -177,13 +156,9 @@ def _plan(config: RunnerConfig, may_write: bool = True) -> Plan:
         raise _refused_file(config.model.name)
     for key, choice in (("quantization", config.quantization.label), ("lora", config.lora.name)):
         if choice != "none":
-            raise ConfigError(
-                f"{key}={choice}: task=split copies the checkpoint unchanged, use {key}=none"
-            )
+            raise ConfigError(f"{key}={choice}: task=split copies the checkpoint unchanged, use {key}=none")
     model = local_model(config.model)
-    checkpoint = (
-        _random_checkpoint(model) if model.random_weights and not may_write else _read(model)
-    )
+    checkpoint = _random_checkpoint(model) if model.random_weights and not may_write else _read(model)
     layout = find_layers(checkpoint)
     if task.inline_parameters:
         refuse_large(sum(tensor.params for tensor in checkpoint.tensors))
@@ -212,9 +187,7 @@ def _read(model: LocalModelConfig) -> Checkpoint:
 
 
 def _refused_file(name: str) -> ConfigError:
-    return ConfigError(
-        f"model.name={name}: task=split cuts safetensors and .bin, this is a .gguf file"
-    )
+    return ConfigError(f"model.name={name}: task=split cuts safetensors and .bin, this is a .gguf file")
 
 
 def _random_checkpoint(model: LocalModelConfig) -> Checkpoint:
@@ -230,11 +203,7 @@ def _output_dir(config: RunnerConfig, plan: Plan) -> Path:
         return Path(folder).expanduser().absolute()
     name = Path(plan.name).name or plan.checkpoint.folder.name
     kind = "" if plan.strategy["name"] == Strategy.balanced_bytes else f"-{plan.strategy['name']}"
-    return (
-        Path(config.output_dir).expanduser().absolute()
-        / "parts"
-        / f"{name}-{len(plan.parts)}{kind}"
-    )
+    return Path(config.output_dir).expanduser().absolute() / "parts" / f"{name}-{len(plan.parts)}{kind}"
 
 
 def _notes(plan: Plan) -> list[str]:
@@ -254,16 +223,12 @@ def _notes(plan: Plan) -> list[str]:
         notes += [note for file in plan.checkpoint.files for note in file.notes]
         notes.append("the source is .bin: merge restores the same tensors as safetensors")
         places = Counter(
-            (tensor.file, tensor.offset, tensor.nbytes)
-            for tensor in plan.checkpoint.tensors
-            if tensor.nbytes
+            (tensor.file, tensor.offset, tensor.nbytes) for tensor in plan.checkpoint.tensors if tensor.nbytes
         )
         if shared := sum(count for count in places.values() if count > 1):
             notes.append(
                 f"{shared} tensors of the source share their bytes with another one: each is written under its own name"
             )
     if left_out := plan.checkpoint.left_out:
-        notes.append(
-            f"not copied, because neither weights nor configuration of this checkpoint: {left_out}"
-        )
+        notes.append(f"not copied, because neither weights nor configuration of this checkpoint: {left_out}")
     return notes

@@ -44,26 +44,17 @@ def prepare(config: RunnerConfig) -> VerifyInputs:
 def run(inputs: VerifyInputs, context: Context) -> Result:
     """Check everything; return a table with a row for each part, and all problems."""
     machine.reset_peak()
-    started, task, manifest, recorder = (
-        time.perf_counter(),
-        inputs.task,
-        inputs.manifest,
-        context.recorder,
-    )
+    started, task, manifest, recorder = (time.perf_counter(), inputs.task, inputs.manifest, context.recorder)
     checkpoint = _source(task, context.config.model)
     deep = task.level is VerifyLevel.full
     in_source = sum(tensor.nbytes for tensor in checkpoint.tensors) if checkpoint else 0
-    stored = sum(
-        part.raw.nbytes + (part.stored.nbytes if part.frames else 0) for part in manifest.parts
-    )
+    stored = sum(part.raw.nbytes + (part.stored.nbytes if part.frames else 0) for part in manifest.parts)
     checked, rows, problems, nbytes = list[CheckedPart](), list[dict[str, Any]](), list[str](), 0
 
     def note(file: str, own_problems: list[str], what: str, part: str = "-") -> None:
         """Add a row to the table, and its problems to the list."""
         problems.extend(own_problems)
-        status = (
-            f"{len(own_problems)} problem{'s' * (len(own_problems) > 1)}" if own_problems else "ok"
-        )
+        status = f"{len(own_problems)} problem{'s' * (len(own_problems) > 1)}" if own_problems else "ok"
         rows.append({"part": part, "file": file, "status": status, "checked": what})
 
     with recorder.progress(stored + in_source if deep else None, "verify", "bytes") as bar:
@@ -73,11 +64,7 @@ def run(inputs: VerifyInputs, context: Context) -> Result:
             part = check_part(manifest, entry, task.level, meter)
             checked.append(part)
             what = f"digests of file and {entry.tensors} tensors, " if deep else "size, "
-            what = (
-                f"{what}header, {entry.partition}"
-                if part.read is not None
-                else f"size, {entry.partition}"
-            )
+            what = f"{what}header, {entry.partition}" if part.read is not None else f"size, {entry.partition}"
             note(entry.stored.file, part.problems, what, str(entry.part_id))
             rows[-1] |= _speed(part.nbytes, part.seconds)
             nbytes += part.nbytes
@@ -89,16 +76,12 @@ def run(inputs: VerifyInputs, context: Context) -> Result:
                 f"{'sha256' if deep else 'size'} of {count} file{'s' * (count != 1)}",
             )
         coverage = coverage_problems(manifest, checked)
-        note(
-            MANIFEST, coverage, f"each of {manifest.totals.tensors} tensors once, tied ones, totals"
-        )
+        note(MANIFEST, coverage, f"each of {manifest.totals.tensors} tensors once, tied ones, totals")
         if checkpoint is not None:
             bar.describe("compare with the source")
             began = time.perf_counter()
             differences = source_problems(manifest, checked, checkpoint, task.level, meter)
-            what = (
-                f"{'content' if deep else 'dtype and shape'} of {len(checkpoint.tensors)} tensors"
-            )
+            what = f"{'content' if deep else 'dtype and shape'} of {len(checkpoint.tensors)} tensors"
             note(f"source {checkpoint.folder.name}", differences, what)
             rows[-1] |= _speed(in_source if deep else 0, time.perf_counter() - began)
             nbytes += in_source if deep else 0

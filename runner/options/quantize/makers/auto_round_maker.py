@@ -27,11 +27,21 @@ def make(order: dict[str, Any], tools: Any) -> dict[str, Any]:
     }
     tools.step("quantize by autoround")
     maker = AutoRound(
-        model, tokenizer, bits=order["bits"], group_size=order["group_size"], sym=order["symmetric"],
-        dataset=[torch.tensor([piece]) for piece in pieces], nsamples=len(pieces),
-        seqlen=order["sequence_tokens"], iters=order["iterations"], device_map="cpu", seed=order["seed"],
-        batch_size=min(8, len(pieces)), layer_config=layers or None, enable_torch_compile=False,
-    )  # fmt: skip
+        model,
+        tokenizer,
+        bits=order["bits"],
+        group_size=order["group_size"],
+        sym=order["symmetric"],
+        dataset=[torch.tensor([piece]) for piece in pieces],
+        nsamples=len(pieces),
+        seqlen=order["sequence_tokens"],
+        iters=order["iterations"],
+        device_map="cpu",
+        seed=order["seed"],
+        batch_size=min(8, len(pieces)),
+        layer_config=layers or None,
+        enable_torch_compile=False,
+    )
     # it writes into a folder of a name of its own below this one
     output = Path(order["output"])
     _, saved = maker.quantize_and_save(

@@ -14,10 +14,7 @@ def make(order: dict[str, Any], tools: Any) -> dict[str, Any]:
     tools.step("quantize by hqq")
     config = HqqConfig(nbits=order["bits"], group_size=order["group_size"], axis=1)
     model = AutoModelForCausalLM.from_pretrained(
-        order["source"],
-        dtype=getattr(torch, order["dtype"]),
-        quantization_config=config,
-        device_map="cpu",
+        order["source"], dtype=getattr(torch, order["dtype"]), quantization_config=config, device_map="cpu"
     )
     tools.step("write")
     model.save_pretrained(order["output"], **tools.shard_limit())

@@ -67,9 +67,12 @@ def _expression(pattern: str) -> str:
 def _run(command: list[str], show: Any = None) -> None:
     """Run a program, which ends with this process; what it says goes to the log."""
     process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         preexec_fn=_end_with_parent,
-    )  # fmt: skip
+    )
     assert process.stdout is not None
     while data := process.stdout.read1(4096):  # type: ignore[attr-defined]  # a buffered reader
         said = data.decode(errors="replace")

@@ -27,9 +27,13 @@ def make(order: dict[str, Any], tools: Any) -> dict[str, Any]:
 
     def scheme(bits: int, targets: list[str]) -> Any:
         arguments = QuantizationArgs(
-            num_bits=bits, type="int", strategy="group", group_size=order["group_size"],
-            symmetric=order["symmetric"], dynamic=False,
-        )  # fmt: skip
+            num_bits=bits,
+            type="int",
+            strategy="group",
+            group_size=order["group_size"],
+            symmetric=order["symmetric"],
+            dynamic=False,
+        )
         return QuantizationScheme(targets=targets, weights=arguments)
 
     groups = {}

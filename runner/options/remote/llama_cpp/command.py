@@ -45,12 +45,7 @@ def options_of(resolved: ResolvedJob) -> list[str]:
     model = llama_cpp_model(resolved.config.model)
     program, draft = program_of(model), draft_of(resolved)
     options = ["--ctx-size", str(positions_of(resolved) * model.parallel)]
-    options += [
-        "--parallel",
-        str(model.parallel),
-        "--threads",
-        str(model.threads or machine.cores()),
-    ]
+    options += ["--parallel", str(model.parallel), "--threads", str(model.threads or machine.cores())]
     for option, kind in (("--cache-type-k", model.kv_keys), ("--cache-type-v", model.kv_values)):
         options += [] if kind is KvType.f16 else [option, kind.value]
     for option, value in (
@@ -83,9 +78,7 @@ def variables_of(key: str) -> dict[str, str]:
 def flags_shown(resolved: ResolvedJob) -> str:
     """Return these options as a record has them, without paths of this machine."""
     draft, words = draft_of(resolved), options_of(resolved)
-    shown = (
-        words if draft is None else [draft.name if word == str(draft) else word for word in words]
-    )
+    shown = words if draft is None else [draft.name if word == str(draft) else word for word in words]
     return " ".join(shown)
 
 

@@ -108,9 +108,12 @@ def _check_tokens(resolved: ResolvedJob, reference: Reference, server: StartedSe
         other = _tokens(server, text)
         if other != own:
             raise _differs(
-                resolved, server, f"reads {text[:60]!r} as {_shown(other, own)}, and the runner's engine as "
-                f"{_shown(own, other)}{_without_pattern(resolved)}", _given(resolved, "--override-kv"),
-            )  # fmt: skip
+                resolved,
+                server,
+                f"reads {text[:60]!r} as {_shown(other, own)}, and the runner's engine as "
+                f"{_shown(own, other)}{_without_pattern(resolved)}",
+                _given(resolved, "--override-kv"),
+            )
     return f"{len(all_texts)} texts"
 
 
@@ -125,9 +128,12 @@ def _check_chats(resolved: ResolvedJob, reference: Reference, server: StartedSer
         other = _tokens(server, text)
         if other != own["ids"]:
             raise _differs(
-                resolved, server, f"renders a chat as {_from_difference(text, own['text'])}, and the file's template "
-                f"as {_from_difference(own['text'], text)}", _given(resolved, "--chat-template", "--no-jinja"),
-            )  # fmt: skip
+                resolved,
+                server,
+                f"renders a chat as {_from_difference(text, own['text'])}, and the file's template "
+                f"as {_from_difference(own['text'], text)}",
+                _given(resolved, "--chat-template", "--no-jinja"),
+            )
         compared += 1
     return f"{compared} chats are rendered alike" if compared else "no chat was rendered"
 
@@ -147,9 +153,12 @@ def _check_scores(resolved: ResolvedJob, reference: Reference, server: StartedSe
     if mean <= limit and math.isfinite(most):
         return f"with the runner's engine: {figures} ({limit:.2g} on average is what rounding may make)"
     raise _differs(
-        resolved, server, f"computes another model than the runner's engine: {figures}, and {limit:.2g} on average is "
-        "what rounding may make", _suspects(model),
-    )  # fmt: skip
+        resolved,
+        server,
+        f"computes another model than the runner's engine: {figures}, and {limit:.2g} on average is "
+        "what rounding may make",
+        _suspects(model),
+    )
 
 
 def _scores(model: LlamaCppConfig, reference: Reference, server: StartedServer) -> list[Compared]:
@@ -171,9 +180,7 @@ def _scores(model: LlamaCppConfig, reference: Reference, server: StartedServer) 
 
 def _forced(server: StartedServer, before: Sequence[int], token: int) -> Forced:
     try:
-        return forced_answer(
-            server.url, _asked(server, "completion", forced_body(before, token)), token
-        )
+        return forced_answer(server.url, _asked(server, "completion", forced_body(before, token)), token)
     except Fault as fault:
         raise JobFailed(str(fault)) from None
 
@@ -220,9 +227,7 @@ def _given(resolved: ResolvedJob, *starts: str) -> list[str]:
     return [f"model.flags={_with_values(flags, starts)}"] if is_given else []
 
 
-def _differs(
-    resolved: ResolvedJob, server: StartedServer, how: str, suspects: Sequence[str]
-) -> ConfigError:
+def _differs(resolved: ResolvedJob, server: StartedServer, how: str, suspects: Sequence[str]) -> ConfigError:
     """Return the error of a server that computes something else; suspects: the settings that may be
     the cause."""
     cause = (
@@ -283,10 +288,7 @@ def _file(resolved: ResolvedJob) -> Path | None:
 
 def _read(resolved: ResolvedJob) -> dict[str, Any]:
     model = llama_cpp_model(resolved.config.model)
-    order = {
-        "file": str(resolved.files.path),
-        "chat_template_kwargs": model.chat_template_kwargs,
-    }
+    order = {"file": str(resolved.files.path), "chat_template_kwargs": model.chat_template_kwargs}
     try:
         found: dict[str, Any] = ask(MODULE, order)
     except NoReference as error:

@@ -53,13 +53,9 @@ class LlamaCppEngine(StartedEngine):
 
     def _facts(self, server: StartedServer) -> dict[str, str]:
         varies = "off: other requests may change an answer's last bits (model.parallel=1: not)"
-        depends = (
-            "off: earlier prompts may change an answer's last bits (model.prompt_cache=false: not)"
-        )
+        depends = "off: earlier prompts may change an answer's last bits (model.prompt_cache=false: not)"
         is_alone = self._keys.parallel == 1
-        alone = (
-            depends if self._keys.caches_prompts else "on: one request at a time, no prompt cache"
-        )
+        alone = depends if self._keys.caches_prompts else "on: one request at a time, no prompt cache"
         return {
             "engine": server.label,
             "flags": flags_shown(self._resolved),

@@ -11,29 +11,15 @@ from typing import ClassVar
 
 from runner.options.remote.started.keys import StartedConfig
 from runner.options.remote.thinking_budget import ThinkingBudget, check_budget
-from runner_base import (
-    HASHED,
-    MISSING,
-    UNLESS_DEFAULT,
-    Inert,
-    check,
-    filled,
-    least,
-    setting,
-    within,
-)
-from runner_engine import (
-    GenerationConfig,
-    LoraConfig,
-    ModelConfig,
-    QuantizationConfig,
-    RopeConfig,
-)
+from runner_base import HASHED, MISSING, UNLESS_DEFAULT, Inert, check, filled, least, setting, within
+from runner_engine import GenerationConfig, LoraConfig, ModelConfig, QuantizationConfig, RopeConfig
 from runner_engine.settings.generation import require_no_scheduler
 from runner_engine.settings.model import require_own_weights
 
 BY_KEY = {  # what llama.cpp's command line says and a key of the runner says, too
-    **dict.fromkeys(("-m", "--model", "-mu", "--model-url", "-dr", "--docker-repo", "-hf", "-hfr"), "model.name"),
+    **dict.fromkeys(
+        ("-m", "--model", "-mu", "--model-url", "-dr", "--docker-repo", "-hf", "-hfr"), "model.name"
+    ),
     **dict.fromkeys(("--hf-repo", "-hff", "--hf-file"), "model.name"),
     **dict.fromkeys(("-ngl", "--gpu-layers", "--n-gpu-layers"), "model.gpu_layers"),
     **dict.fromkeys(("-c", "--ctx-size"), "model.context"),
@@ -52,22 +38,34 @@ BY_KEY = {  # what llama.cpp's command line says and a key of the runner says, t
     "--chat-template-kwargs": "model.chat_template_kwargs",
     **dict.fromkeys(("-s", "--seed"), "seed"),
     **dict.fromkeys(
-        ("--temp", "--temperature", "--top-k", "--top-p", "--min-p", "--repeat-penalty", "--presence-penalty",
-         "--frequency-penalty", "-n", "--predict", "--n-predict", "--samplers", "--sampler-seq", "--repeat-last-n",
-         "--ignore-eos"),
+        (
+            "--temp",
+            "--temperature",
+            "--top-k",
+            "--top-p",
+            "--min-p",
+            "--repeat-penalty",
+            "--presence-penalty",
+            "--frequency-penalty",
+            "-n",
+            "--predict",
+            "--n-predict",
+            "--samplers",
+            "--sampler-seq",
+            "--repeat-last-n",
+            "--ignore-eos",
+        ),
         "generation",
     ),
     "--port": "model.port",
-}  # fmt: skip
+}
 OWN = ("--host", "--api-key", "--api-key-file", "-a", "--alias", "--api-prefix", "--path", "--reuse-port",
        "-h", "--help", "--usage", "--version", "--list-devices", "--log-disable", "--log-file", "--embedding",
        "--embeddings", "--rerank", "--reranking", "--ssl-key-file", "--ssl-cert-file")  # fmt: skip
 UNRECORDED = ("--lora", "--lora-scaled", "--control-vector", "--control-vector-scaled", "--models-dir",
               "--models-preset", "--slot-save-path", "-fit", "--fit")  # fmt: skip
 NO_ADAPTER = "llama.cpp has no PEFT adapters: merge it into a .gguf file, or use model=local"
-COUNTS_PROMPT = (
-    "llama.cpp counts the prompt's tokens, too, so it would be another penalty of the same name"
-)
+COUNTS_PROMPT = "llama.cpp counts the prompt's tokens, too, so it would be another penalty of the same name"
 
 
 class KvType(StrEnum):
@@ -95,9 +93,16 @@ class KvType(StrEnum):
 
 
 _BITS = {
-    KvType.f32: 32.0, KvType.f16: 16.0, KvType.bf16: 16.0, KvType.q8_0: 8.5, KvType.q5_1: 6.0, KvType.q5_0: 5.5,
-    KvType.q4_1: 5.0, KvType.q4_0: 4.5, KvType.iq4_nl: 4.5,
-}  # fmt: skip
+    KvType.f32: 32.0,
+    KvType.f16: 16.0,
+    KvType.bf16: 16.0,
+    KvType.q8_0: 8.5,
+    KvType.q5_1: 6.0,
+    KvType.q5_0: 5.5,
+    KvType.q4_1: 5.0,
+    KvType.q4_0: 4.5,
+    KvType.iq4_nl: 4.5,
+}
 
 
 class FlashAttention(StrEnum):
@@ -133,14 +138,10 @@ class LlamaCppConfig(StartedConfig):
     override_tensors: list[str] = field(default_factory=list)
     flags: list[str] = field(default_factory=list)
     executable: str | None = setting(
-        None,
-        Inert("the version that it tells counts instead"),
-        filled("give a path or a name, or null"),
+        None, Inert("the version that it tells counts instead"), filled("give a path or a name, or null")
     )
     python: str | None = setting(
-        None,
-        Inert("the version of xllamacpp that it finds counts instead"),
-        filled("give a path, or null"),
+        None, Inert("the version of xllamacpp that it finds counts instead"), filled("give a path, or null")
     )
 
     @property

@@ -123,11 +123,7 @@ def _memory_note(resolved: ResolvedJob) -> str:
     into main memory."""
     model = llama_cpp_model(resolved.config.model)
     weights, kv = _weight_mib(resolved), _kv_mib(resolved)
-    of_kv = (
-        "what keys and values take is not known"
-        if kv is None
-        else f"{kv:,.0f} MiB of keys and values"
-    )
+    of_kv = "what keys and values take is not known" if kv is None else f"{kv:,.0f} MiB of keys and values"
     sized = f"memory: {weights:,.0f} MiB of weights, and {of_kv}"
     if program_of(model).devices:
         return f"{sized}; llama.cpp divides them over {program_of(model).label.partition(' on ')[2]} and main memory"

@@ -116,13 +116,16 @@ def _said(path: str, key: str, word: str) -> str:
     """Return what a program prints for one word."""
     try:
         done = subprocess.run(
-            [path, word], capture_output=True, text=True, timeout=PROBE_S, stdin=subprocess.DEVNULL, check=False,
+            [path, word],
+            capture_output=True,
+            text=True,
+            timeout=PROBE_S,
+            stdin=subprocess.DEVNULL,
+            check=False,
             errors="replace",
-        )  # fmt: skip
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise ConfigError(
-            f"{key} does not run as a llama-server: {word}: {one_line(error)}"
-        ) from None
+        raise ConfigError(f"{key} does not run as a llama-server: {word}: {one_line(error)}") from None
     return done.stdout + done.stderr
 
 
@@ -132,9 +135,13 @@ def _with_xllamacpp(python: str) -> Program | None:
     where = f"model.python={python} does not run as a Python"
     try:
         done = subprocess.run(
-            [python, "-P", "-c", PROBE], capture_output=True, text=True, timeout=PROBE_S, stdin=subprocess.DEVNULL,
+            [python, "-P", "-c", PROBE],
+            capture_output=True,
+            text=True,
+            timeout=PROBE_S,
+            stdin=subprocess.DEVNULL,
             check=False,
-        )  # fmt: skip
+        )
         found: dict[str, Any] | None = None
         if done.returncode == 0:
             found = json.loads(done.stdout.splitlines()[-1])

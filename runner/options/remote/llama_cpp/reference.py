@@ -65,8 +65,7 @@ def scores(spec: ModelSpec, ids: list[list[int]]) -> list[dict[str, Any]]:
     finally:
         engine.close()
     return [
-        {"logprobs": each.logprobs, "firsts": [top[0][0] for top in each.top_logprobs or []]}
-        for each in done
+        {"logprobs": each.logprobs, "firsts": [top[0][0] for top in each.top_logprobs or []]} for each in done
     ]
 
 

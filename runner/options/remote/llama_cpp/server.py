@@ -10,12 +10,7 @@ from typing import Any, ClassVar
 
 from runner.config.resolved import ResolvedJob
 from runner.options.remote.extended import SAMPLERS
-from runner.options.remote.llama_cpp.command import (
-    name_of,
-    options_of,
-    positions_of,
-    variables_of,
-)
+from runner.options.remote.llama_cpp.command import name_of, options_of, positions_of, variables_of
 from runner.options.remote.llama_cpp.keys import llama_cpp_model
 from runner.options.remote.llama_cpp.program import program_of
 from runner.options.remote.started.server import LOOPBACK, TAKEN, StartedServer
@@ -23,9 +18,16 @@ from runner_base import ConfigError, JobFailed, one_line
 
 # unusual values, of which a server that takes them says that it has them
 TRIED = {
-    "n_predict": 1, "temperature": 0.625, "top_k": 7, "top_p": 0.875, "min_p": 0.125, "repeat_penalty": 1.25,
-    "repeat_last_n": 48, "seed": 77, "samplers": SAMPLERS,
-}  # fmt: skip
+    "n_predict": 1,
+    "temperature": 0.625,
+    "top_k": 7,
+    "top_p": 0.875,
+    "min_p": 0.125,
+    "repeat_penalty": 1.25,
+    "repeat_last_n": 48,
+    "seed": 77,
+    "samplers": SAMPLERS,
+}
 TRIED_WORDS = "1 + 1"
 
 

@@ -12,23 +12,50 @@ SCORED = 16  # texts, and of each so many places:
 PLACES = 8
 READ = 289  # texts whose tokens are compared: those that are scored, and texts in many scripts
 RANGES = {
-    "latin": "az", "capitals": "AZ", "accents": "àÿ", "greek": "αω", "cyrillic": "ая", "hebrew": "את",
-    "arabic": "ءي", "devanagari": "अह", "thai": "กฮ", "kana": "ぁん", "han": "一万", "hangul": "가깋", "emoji": "😀😏",
+    "latin": "az",
+    "capitals": "AZ",
+    "accents": "àÿ",
+    "greek": "αω",
+    "cyrillic": "ая",
+    "hebrew": "את",
+    "arabic": "ءي",
+    "devanagari": "अह",
+    "thai": "กฮ",
+    "kana": "ぁん",
+    "han": "一万",
+    "hangul": "가깋",
+    "emoji": "😀😏",
     "digits": "09",
-}  # fmt: skip
+}
 BETWEEN = (" ", " ", " ", "  ", "\n", "\n\n", "\t", "", "\u00a0", ", ", ". ", "'s ", "-", "/", " (")
 CODE = (
-    "x: '''y''' \"\"z\"\" ((( ))) --- ***", "End with '#### ' and the number.", "def f(x):\n    return x + 1",
-    "for (int i = 0; i < 10; ++i) {", '{"a": [1, 2.5, null]}', "SELECT * FROM t;", "https://example.org/?q=1&r=2",
-    "3.14159", "1,234,567", "2026-11-28", "$12.50", "50%", "#include <stdio.h>", "I'll we're DON'T", "   leading",
-    "trailing   ", "a\n\n\n\nb", "<b>bold</b>", "\\frac{1}{2}",
-)  # fmt: skip
+    "x: '''y''' \"\"z\"\" ((( ))) --- ***",
+    "End with '#### ' and the number.",
+    "def f(x):\n    return x + 1",
+    "for (int i = 0; i < 10; ++i) {",
+    '{"a": [1, 2.5, null]}',
+    "SELECT * FROM t;",
+    "https://example.org/?q=1&r=2",
+    "3.14159",
+    "1,234,567",
+    "2026-11-28",
+    "$12.50",
+    "50%",
+    "#include <stdio.h>",
+    "I'll we're DON'T",
+    "   leading",
+    "trailing   ",
+    "a\n\n\n\nb",
+    "<b>bold</b>",
+    "\\frac{1}{2}",
+)
+# as users have them; roles that a template refuses are left out by both sides
 CHATS = (
     (("user", "What is 2 + 2?"),),
     (("system", "Answer in one word."), ("user", "What is the capital of France?")),
     (("user", "Hi!"), ("assistant", "Hello, how can I help?"), ("user", "  Count to 3.\n")),
     (("user", "Ça va? 東京\n\ndef f():\n    pass"),),
-)  # as users have them; roles that a template refuses are left out by both sides
+)
 
 
 def scored() -> list[str]:

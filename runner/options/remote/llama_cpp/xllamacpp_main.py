@@ -99,8 +99,10 @@ WORDS: dict[str, tuple[bool, Put]] = {  # whether a value follows, and what is d
     "--chat-template-kwargs": (
         True,
         # the library keeps each variable as the text of its JSON
-        at("default_template_kwargs",
-           lambda value: {name: json.dumps(each) for name, each in json.loads(value).items()}),
+        at(
+            "default_template_kwargs",
+            lambda value: {name: json.dumps(each) for name, each in json.loads(value).items()},
+        ),
     ),
     "--chat-template": (True, at("chat_template")),
     "--no-jinja": (False, fixed("use_jinja", False)),
@@ -121,7 +123,7 @@ WORDS: dict[str, tuple[bool, Put]] = {  # whether a value follows, and what is d
     "--yarn-attn-factor": (True, at("yarn_attn_factor", float)),
     "--yarn-beta-slow": (True, at("yarn_beta_slow", float)),
     "--yarn-beta-fast": (True, at("yarn_beta_fast", float)),
-}  # fmt: skip
+}
 
 
 def main() -> None:

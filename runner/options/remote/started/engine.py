@@ -150,9 +150,7 @@ class StartedEngine(ApiEngine):
         super().close()
         self._server = server
         self.model = replace(self._client(server.url), name=self._served_name)
-        self._log_from = (
-            server.log.stat().st_size if was_running and server.log.exists() else server.log_from
-        )
+        self._log_from = server.log.stat().st_size if was_running and server.log.exists() else server.log_from
         if not server.compared:
             try:
                 server.compared = self._compare(server)

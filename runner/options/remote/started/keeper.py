@@ -41,16 +41,20 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(KILLED + signal.SIGTERM))
     with open(order["log"], "ab") as log:
         server = subprocess.Popen(
-            order["command"], env=order["environment"], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            start_new_session=True, preexec_fn=end_with_keeper,
-        )  # fmt: skip
+            order["command"],
+            env=order["environment"],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            preexec_fn=end_with_keeper,
+        )
     in_time = False
     try:
         while server.poll() is None and os.getppid() == parent:
             if select.select([sys.stdin], [], [], POLL_S)[0]:
-                in_time = bool(
-                    os.read(sys.stdin.fileno(), 1)
-                )  # an order, and not the end of a dead process
+                # an order, and not the end of a dead process
+                in_time = bool(os.read(sys.stdin.fileno(), 1))
                 break
         code = server.poll()
     finally:

@@ -40,9 +40,7 @@ class StartedServer(ABC):
     BAD_WORDS: ClassVar[tuple[str, ...]]  # signs of a command line that is not understood
     NO_MEMORY: ClassVar[tuple[str, ...]]  # signs of too little memory
 
-    def __init__(
-        self, label: str, name: str, folder: Path, start_s: float, port: int | None
-    ) -> None:
+    def __init__(self, label: str, name: str, folder: Path, start_s: float, port: int | None) -> None:
         """Start it, and wait until it answers; label: the program and its version, name: the
         model's."""
         self.label, self.name, self.start_limit_s, self.wanted_port = label, name, start_s, port
@@ -211,10 +209,7 @@ class StartedServer(ABC):
 
     def _quote(self, has_spoken: bool = True) -> str:
         """Return the server's last error, or what it has said last, and where its log is."""
-        lines = [
-            self.BEFORE.sub("", line).strip()
-            for line in child.last_lines(self.log, 400, self.log_from)
-        ]
+        lines = [self.BEFORE.sub("", line).strip() for line in child.last_lines(self.log, 400, self.log_from)]
         errors = [
             line
             for line in lines

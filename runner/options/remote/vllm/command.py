@@ -65,11 +65,7 @@ def options_of(resolved: ResolvedJob) -> list[str]:
 def variables_of(resolved: ResolvedJob, key: str) -> dict[str, str]:
     """Return the variables of the server: the user's, and a few of the runner's."""
     model = vllm_model(resolved.config.model)
-    variables = os.environ | {
-        "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_API_KEY": key,
-        "HF_HUB_OFFLINE": "1",
-    }
+    variables = os.environ | {"VLLM_NO_USAGE_STATS": "1", "VLLM_API_KEY": key, "HF_HUB_OFFLINE": "1"}
     variables.pop("PYTHONPATH", None)  # vLLM has packages of its own
     if batch_invariant():
         variables["VLLM_BATCH_INVARIANT"] = "1"

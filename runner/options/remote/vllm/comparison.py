@@ -43,7 +43,9 @@ class Reference:
     dtype: str = ""
     ids: Sequence[Sequence[int]] = ()
     logprobs: Sequence[Sequence[float]] = ()  # of each token after the first
-    rounding: float = 0.0  # nats for a token on average that vLLM's number format makes in transformers; 0: not known
+    rounding: float = (
+        0.0  # nats for a token on average that vLLM's number format makes in transformers; 0: not known
+    )
 
 
 def texts() -> list[str]:
@@ -63,17 +65,11 @@ def reference_of(resolved: ResolvedJob) -> Reference:
         return Reference(
             missing=f"the checkpoint is quantized ({files.stored}), so transformers would compute otherwise"
         )
-    stored_bytes = max(
-        BYTES.get(str(files.settings.get("dtype") or files.settings.get("torch_dtype")), 2), 1
-    )
-    numbers = (
-        sum(tensor.params for tensor in files.tensors) or file_bytes(files.path) / stored_bytes
-    )
+    stored_bytes = max(BYTES.get(str(files.settings.get("dtype") or files.settings.get("torch_dtype")), 2), 1)
+    numbers = sum(tensor.params for tensor in files.tensors) or file_bytes(files.path) / stored_bytes
     wanted = dtype_of(resolved, environment_of(model))
     dtypes = [
-        name
-        for name in ("float32", wanted)
-        if SPARE * numbers * BYTES[name] < machine.available_mib() * MIB
+        name for name in ("float32", wanted) if SPARE * numbers * BYTES[name] < machine.available_mib() * MIB
     ]
     if not dtypes:
         return Reference(
@@ -84,9 +80,7 @@ def reference_of(resolved: ResolvedJob) -> Reference:
         for dtype in dict.fromkeys(dtypes)
     )
     logprobs = [scores["logprobs"] for scores in found]
-    gaps = [
-        gap for other in others for gap in _gaps([scores["logprobs"] for scores in other], logprobs)
-    ]
+    gaps = [gap for other in others for gap in _gaps([scores["logprobs"] for scores in other], logprobs)]
     rounding = sum(gaps) / len(gaps) if gaps else 0.0
     return Reference("", dtypes[0], [scores["ids"] for scores in found], logprobs, rounding)
 
@@ -106,9 +100,7 @@ def verdict(resolved: ResolvedJob, reference: Reference, scored: Sequence[Sequen
     figures = f"{mean:.2g} nats for a token on average, {most:.2g} at most, over {len(gaps):,} tokens of {TEXTS} texts"
     if mean <= tolerance and math.isfinite(most):
         return f"with transformers in {reference.dtype}: {figures}"
-    own, other = (
-        math.fsum(chain.from_iterable(some)) / len(gaps) for some in (scored, reference.logprobs)
-    )
+    own, other = (math.fsum(chain.from_iterable(some)) / len(gaps) for some in (scored, reference.logprobs))
     raise ConfigError(
         f"model.name={model.name}: {label} computes another model than transformers: log-probabilities differ by "
         f"{figures}, and {tolerance:.2g} on average is what {word or dtype} may make. A token's mean is {own:.4f} by "
@@ -120,12 +112,7 @@ def verdict(resolved: ResolvedJob, reference: Reference, scored: Sequence[Sequen
 def check_tokens(resolved: ResolvedJob, reference: Reference, ids: Sequence[Sequence[int]]) -> None:
     """Refuse a server that reads a text as other tokens than transformers does."""
     other = next(
-        (
-            at
-            for at, pair in enumerate(zip(ids, reference.ids, strict=True))
-            if [*pair[0]] != [*pair[1]]
-        ),
-        None,
+        (at for at, pair in enumerate(zip(ids, reference.ids, strict=True)) if [*pair[0]] != [*pair[1]]), None
     )
     if other is not None:
         model = vllm_model(resolved.config.model)
@@ -169,9 +156,12 @@ def _file(resolved: ResolvedJob, dtype: str) -> Path | None:
 def _score(resolved: ResolvedJob, dtype: str, needed_bytes: int) -> list[dict[str, Any]]:
     model = vllm_model(resolved.config.model)
     order = {
-        "folder": str(resolved.files.path), "dtype": dtype, "trust_remote_code": model.trust_remote_code,
-        "texts": texts(), "bytes": needed_bytes,
-    }  # fmt: skip
+        "folder": str(resolved.files.path),
+        "dtype": dtype,
+        "trust_remote_code": model.trust_remote_code,
+        "texts": texts(),
+        "bytes": needed_bytes,
+    }
     try:
         scores: list[dict[str, Any]] = ask(REFERENCE, order)
     except NoReference as error:

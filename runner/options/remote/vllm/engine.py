@@ -20,8 +20,12 @@ from runner.options.remote.vllm.server import VllmServer
 from runner_base import JobFailed
 from runner_engine import BaseCache, Capability, Request, complete
 
-EVENT_TOKENS = 16  # in an event of a stream that nobody watches: each event costs the runner a quarter of a millisecond
-NO_SCORES = "vLLM's build for CPUs cannot score prompts beside an adapter"  # 0.32 ends with an error in einsum()
+EVENT_TOKENS = (
+    16  # in an event of a stream that nobody watches: each event costs the runner a quarter of a millisecond
+)
+NO_SCORES = (
+    "vLLM's build for CPUs cannot score prompts beside an adapter"  # 0.32 ends with an error in einsum()
+)
 
 
 class VllmEngine(StartedEngine):

@@ -15,10 +15,8 @@ import runner
 from runner.options.remote.vllm.keys import VllmConfig
 from runner_base import ConfigError, one_line
 
-OLDEST = (
-    0,
-    14,
-)  # with --default-chat-template-kwargs and the scores of a prompt's tokens; 0.32 is tested
+# with --default-chat-template-kwargs and the scores of a prompt's tokens; 0.32 is tested
+OLDEST = (0, 14)
 PROBE_S = 60.0
 CHECKOUT = Path(runner.__file__).resolve().parents[1]
 HOW = "`make vllm` in a checkout of the runner makes one in .vllm (on a CPU), `pip install vllm` one for GPUs"
@@ -61,19 +59,14 @@ class Environment:
     on_cpu: bool  # its build has no GPU
     has_module: bool  # its server can be started as a module, without the metadata of the package
     names_tokens: bool  # it tells log-probabilities of tokens that are named
-    scores_in_one_pass: (
-        bool  # and those of all places of a text at once, if its command line says so
-    )
-    quantizations: tuple[
-        str, ...
-    ]  # for quantizing while loading; empty where the list was not found
+    scores_in_one_pass: bool  # and those of all places of a text at once, if its command line says so
+    # for quantizing while loading; empty where the list was not found
+    quantizations: tuple[str, ...]
 
     @property
     def server(self) -> list[str]:
         """The command that starts a server, without its options."""
-        module = (
-            "vllm.entrypoints.openai.api_server" if self.has_module else "vllm.entrypoints.cli.main"
-        )
+        module = "vllm.entrypoints.openai.api_server" if self.has_module else "vllm.entrypoints.cli.main"
         return [self.python, "-m", module, *([] if self.has_module else ["serve"])]
 
     @property
@@ -130,20 +123,18 @@ def _probe(python: str) -> Environment | None:
     """Ask a Python what vLLM it has; None if it has none."""
     try:
         done = subprocess.run(
-            [python, "-P", "-c", PROBE], capture_output=True, text=True, timeout=PROBE_S, stdin=subprocess.DEVNULL,
+            [python, "-P", "-c", PROBE],
+            capture_output=True,
+            text=True,
+            timeout=PROBE_S,
+            stdin=subprocess.DEVNULL,
             check=False,
-        )  # fmt: skip
+        )
         found = json.loads(done.stdout) if done.returncode == 0 else None
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:
-        raise ConfigError(
-            f"model.python={python} does not run as a Python: {one_line(error)}"
-        ) from None
+        raise ConfigError(f"model.python={python} does not run as a Python: {one_line(error)}") from None
     if found is None:
         raise ConfigError(
             f"model.python={python} does not run as a Python: {one_line(done.stderr or done.returncode)}"
         )
-    return (
-        Environment(python, **found | {"quantizations": tuple(found["quantizations"])})
-        if found
-        else None
-    )
+    return Environment(python, **found | {"quantizations": tuple(found["quantizations"])}) if found else None

@@ -31,10 +31,8 @@ from runner_engine import (
 )
 from runner_engine.settings.generation import require_no_scheduler
 
-WORDS = {
-    "none": None,
-    "fp8": "fp8",
-}  # choices of the group quantization that vLLM makes while loading, in its words
+# choices of the group quantization that vLLM makes while loading, in its words
+WORDS = {"none": None, "fp8": "fp8"}
 BY_KEY = {  # what vLLM's command line says and a key of the runner says, too
     **dict.fromkeys(("--model", "--model-tag", "--tokenizer", "--hf-config-path"), "model.name"),
     **dict.fromkeys(("--revision", "--code-revision", "--tokenizer-revision"), "model.revision"),
@@ -57,29 +55,38 @@ BY_KEY = {  # what vLLM's command line says and a key of the runner says, too
     "--seed": "seed",
     "--port": "model.port",
 }
-NO_SCALING = (
-    "vLLM would read another config than the one that is hashed and compared with transformers"
-)
+NO_SCALING = "vLLM would read another config than the one that is hashed and compared with transformers"
 NO_ROPE = {
     "rope_2d": "vLLM has no second coordinate for a token",
     "dynamic": "vLLM rotates all texts as the longest one, so it would be another setting of the same name",
 }
 SHORT = {"-q": "--quantization", "-tp": "--tensor-parallel-size", "-pp": "--pipeline-parallel-size",
          "-dp": "--data-parallel-size"}  # fmt: skip
-OWN = (
-    "--host",
-    "--uds",
-    "--api-key",
-    "--served-model-name",
-    "--root-path",
-    "--headless",
-)  # the runner gives them
+# the runner gives them
+OWN = ("--host", "--uds", "--api-key", "--served-model-name", "--root-path", "--headless")
 UNRECORDED = (  # the record would name other weights, prompts or numbers than those that answered
-    "--config", "--load-format", "--hf-overrides", "--chat-template", "--tokenizer-mode",
-    "--skip-tokenizer-init", "--logprobs-mode", "--max-logprobs", "--model-loader-extra-config", "--middleware",
-    "--quantization-config", "--runner", "--convert", "--model-impl", "--enable-log-requests", "--ssl-keyfile",
-    "--ssl-certfile", "--rope-scaling", "--rope-theta", "--default-mm-loras", "--tokenizer-pool-size",
-)  # fmt: skip
+    "--config",
+    "--load-format",
+    "--hf-overrides",
+    "--chat-template",
+    "--tokenizer-mode",
+    "--skip-tokenizer-init",
+    "--logprobs-mode",
+    "--max-logprobs",
+    "--model-loader-extra-config",
+    "--middleware",
+    "--quantization-config",
+    "--runner",
+    "--convert",
+    "--model-impl",
+    "--enable-log-requests",
+    "--ssl-keyfile",
+    "--ssl-certfile",
+    "--rope-scaling",
+    "--rope-theta",
+    "--default-mm-loras",
+    "--tokenizer-pool-size",
+)
 
 
 @dataclass
@@ -108,13 +115,9 @@ class VllmConfig(StartedConfig):
     trust_remote_code: bool = False
     args: list[str] = field(default_factory=list)
     python: str | None = setting(
-        None,
-        Inert("the version of vLLM that it finds counts instead"),
-        filled("give a path, or null"),
+        None, Inert("the version of vLLM that it finds counts instead"), filled("give a path, or null")
     )
-    concurrency: int = setting(
-        64, Inert("how many requests are in flight at once", measured=True), least(1)
-    )
+    concurrency: int = setting(64, Inert("how many requests are in flight at once", measured=True), least(1))
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -140,10 +143,7 @@ class VllmConfig(StartedConfig):
         """Reject what vLLM cannot do, or does in another way than the record would say."""
         here = "use model=auto, which runs on this machine"
         check(
-            rope.name == RopeConfig.name,
-            "rope",
-            rope.name,
-            f"{NO_ROPE.get(rope.name, NO_SCALING)}; {here}",
+            rope.name == RopeConfig.name, "rope", rope.name, f"{NO_ROPE.get(rope.name, NO_SCALING)}; {here}"
         )
         need = f"vLLM stops at model.max_positions, and refuses more than the model's own; {here}"
         check(not rope.beyond_trained, "rope.beyond_trained", True, need)
@@ -169,9 +169,7 @@ class VllmConfig(StartedConfig):
         rows, most = generation.batch_size, self.concurrency
         need = f"model.concurrency={most} allows no more requests in flight at once"
         check(rows is None or rows <= most, "generation.batch_size", rows, need)
-        require_no_scheduler(
-            generation, "vLLM keeps keys and values itself (model.kv_cache_dtype says how)"
-        )
+        require_no_scheduler(generation, "vLLM keeps keys and values itself (model.kv_cache_dtype says how)")
         if generation.thinking_tokens is not None and self.reasoning_parser is None:
             raise ConfigError(
                 f"generation.thinking_tokens={generation.thinking_tokens}: vLLM must know how the model marks its "
@@ -188,18 +186,12 @@ class VllmConfig(StartedConfig):
         head = word.partition("=")[0]
         option = SHORT.get(head, head).replace("_", "-").partition(".")[0]
         if not option.startswith("--") or option == "--":
-            need = (
-                "give words of vLLM's command line, which begin with --"
-                if word.startswith("-")
-                else ""
-            )
+            need = "give words of vLLM's command line, which begin with --" if word.startswith("-") else ""
             check(not need, "model.args", word, need)
             return
         option = "--" + option.removeprefix("--").removeprefix("no-")
         names = [name for name in (*BY_KEY, *OWN, *UNRECORDED) if name == option] or [
-            name
-            for name in (*BY_KEY, *OWN, *UNRECORDED)
-            if len(option) > 2 and name.startswith(option)
+            name for name in (*BY_KEY, *OWN, *UNRECORDED) if len(option) > 2 and name.startswith(option)
         ]
         if names:
             self.check_option("model.args", word, names[0])

@@ -35,9 +35,7 @@ class Vllm(ModelKind):
         hashes = resolved.files.fingerprint(cache)
         if "dtype" in hashes:
             hashes["dtype"] = dtype_of(resolved, environment)
-        return hashes | {
-            "vllm": environment.label + (", batch-invariant" if batch_invariant() else "")
-        }
+        return hashes | {"vllm": environment.label + (", batch-invariant" if batch_invariant() else "")}
 
     def base_key(self, config: RunnerConfig) -> str:
         """Return a key of what the server is started with: an adapter is, too."""
@@ -76,11 +74,7 @@ class Vllm(ModelKind):
     def need(self, resolved: ResolvedJob) -> Need:
         """Its server uses all cores, or as many GPUs as the keys say."""
         model = vllm_model(resolved.config.model)
-        gpus = (
-            0
-            if environment_of(model).on_cpu
-            else min(model.gpus, max(len(machine.gpu_models()), 1))
-        )
+        gpus = 0 if environment_of(model).on_cpu else min(model.gpus, max(len(machine.gpu_models()), 1))
         return Need(_weight_mib(resolved), machine.cores(), gpus)
 
     def encoded(self, resolved: ResolvedJob, prompts: Sequence[Prompt]) -> list[Encoded]:
@@ -99,11 +93,7 @@ class Vllm(ModelKind):
     def positions(self, resolved: ResolvedJob) -> float:
         """Return model.max_positions, or those that config.json names: vLLM takes no longer
         text."""
-        return (
-            vllm_model(resolved.config.model).max_positions
-            or self.own_positions(resolved)
-            or math.inf
-        )
+        return vllm_model(resolved.config.model).max_positions or self.own_positions(resolved) or math.inf
 
     def open_engine(
         self, resolved: ResolvedJob, bases: BaseCache | None = None, folder: Path | None = None
@@ -117,22 +107,15 @@ def _check_words(resolved: ResolvedJob, environment: Environment) -> None:
     already."""
     model, files = vllm_model(resolved.config.model), resolved.files
     word = model.word_for(resolved.config.quantization)
-    key, without = (
-        ("model.quantization", "null") if model.quantization else ("quantization", "none")
-    )
-    is_stored = (
-        f"model.name={model.name} is quantized already ({files.stored}): use {key}={without}"
-    )
+    key, without = ("model.quantization", "null") if model.quantization else ("quantization", "none")
+    is_stored = f"model.name={model.name} is quantized already ({files.stored}): use {key}={without}"
     check(word is None or files.stored is None, key, word, is_stored)
     known = (
         f"{environment.label} has {', '.join(environment.quantizations)}; "
         f"the choices of the group are {', '.join(WORDS)}"
     )
     check(
-        word is None or not environment.quantizations or word in environment.quantizations,
-        key,
-        word,
-        known,
+        word is None or not environment.quantizations or word in environment.quantizations, key, word, known
     )
 
 
@@ -142,13 +125,10 @@ def _weight_mib(resolved: ResolvedJob) -> float:
     own = file_bytes(files.path)
     if files.stored is not None:
         return own / MIB
-    scale = BYTES[dtype_of(resolved, environment_of(model))] / BYTES.get(
-        stored_dtype(files.settings), 2
-    )
+    scale = BYTES[dtype_of(resolved, environment_of(model))] / BYTES.get(stored_dtype(files.settings), 2)
     word = model.word_for(resolved.config.quantization)
-    return (
-        own * scale / MIB if word is None else own * scale / MIB / 2
-    )  # fp8 or 8 bits; fewer bits take less
+    # fp8 or 8 bits; fewer bits take less
+    return own * scale / MIB if word is None else own * scale / MIB / 2
 
 
 def _memory_note(resolved: ResolvedJob, environment: Environment) -> str:
@@ -165,10 +145,7 @@ def _memory_note(resolved: ResolvedJob, environment: Environment) -> str:
             else max(share - weights, 0.0)
         )
         _refuse(
-            model,
-            weights if share is None else max(weights, share),
-            machine.available_mib(),
-            "main memory",
+            model, weights if share is None else max(weights, share), machine.available_mib(), "main memory"
         )
         return f"{sized}, and {kv:,.0f} MiB of main memory for keys and values"
     if not gpus:

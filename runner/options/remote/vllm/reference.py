@@ -18,10 +18,7 @@ def main() -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     order = json.load(sys.stdin)
-    where: dict[str, Any] = {
-        "local_files_only": True,
-        "trust_remote_code": order["trust_remote_code"],
-    }
+    where: dict[str, Any] = {"local_files_only": True, "trust_remote_code": order["trust_remote_code"]}
     tokenizer = AutoTokenizer.from_pretrained(order["folder"], **where)
     model: Any = AutoModelForCausalLM.from_pretrained(
         order["folder"], dtype=getattr(torch, order["dtype"]), **where
@@ -34,9 +31,7 @@ def main() -> None:
         for text in order["texts"]:
             ids = tokenizer(text)["input_ids"]
             logits = model(torch.tensor([ids], device=device)).logits[0, :-1].float()
-            chosen = torch.log_softmax(logits, -1).gather(
-                1, torch.tensor(ids[1:], device=device)[:, None]
-            )
+            chosen = torch.log_softmax(logits, -1).gather(1, torch.tensor(ids[1:], device=device)[:, None])
             answers.append({"ids": ids, "logprobs": chosen[:, 0].tolist()})
     json.dump(answers, sys.stdout)
 

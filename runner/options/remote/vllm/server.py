@@ -23,9 +23,7 @@ class VllmServer(StartedServer):
     BEFORE: ClassVar[re.Pattern[str]] = re.compile(
         r"^(?:\(\S+ pid=\d+\) )?(?:ERROR|INFO|WARNING|CRITICAL)? ?(?:\d\d-\d\d [\d:]+ )?(?:\[[^\]]*\] )?"
     )
-    ERROR: ClassVar[re.Pattern[str]] = re.compile(
-        r"^(?:[\w.]*(?:Error|Exception|Exit)\b.*|.*error: .*)"
-    )
+    ERROR: ClassVar[re.Pattern[str]] = re.compile(r"^(?:[\w.]*(?:Error|Exception|Exit)\b.*|.*error: .*)")
     SECONDHAND: ClassVar[tuple[str, ...]] = (
         "See root cause above",
         "Engine core initialization failed",
@@ -40,11 +38,18 @@ class VllmServer(StartedServer):
         "ambiguous option",
     )
     NO_MEMORY: ClassVar[tuple[str, ...]] = (
-        "out of memory", "No available memory for the cache blocks", "on startup is less than desired",
-        "larger than the available KV cache memory", "is less than requested memory for kv", "annot allocate memory",
-        "MemoryError", "is needed, which is larger than", "No memory is available",
-        "memory for the KV cache", "Free memory on device",
-    )  # fmt: skip
+        "out of memory",
+        "No available memory for the cache blocks",
+        "on startup is less than desired",
+        "larger than the available KV cache memory",
+        "is less than requested memory for kv",
+        "annot allocate memory",
+        "MemoryError",
+        "is needed, which is larger than",
+        "No memory is available",
+        "memory for the KV cache",
+        "Free memory on device",
+    )
 
     def __init__(self, resolved: ResolvedJob, folder: Path) -> None:
         """Start it, and wait until it answers."""
@@ -75,9 +80,5 @@ class VllmServer(StartedServer):
 
     def more_room(self) -> str:
         """Return what needs less memory."""
-        cpu = (
-            "model.memory_share (of main memory)"
-            if self.environment.on_cpu
-            else "model.tensor_parallel"
-        )
+        cpu = "model.memory_share (of main memory)" if self.environment.on_cpu else "model.tensor_parallel"
         return f"Use a smaller model.max_positions, another {cpu}, or free some"

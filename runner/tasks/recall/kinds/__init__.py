@@ -18,7 +18,9 @@ class Kind(NamedTuple):
     drawn_by: str
     has_depth: bool = False  # each case has one of task.depths
     shares_text: bool = False  # the cases of all depths ask about one and the same text
-    first: float = 0.0  # about where in a text the first hidden thing stands: all cases begin alike up to there
+    first: float = (
+        0.0  # about where in a text the first hidden thing stands: all cases begin alike up to there
+    )
 
 
 KINDS = {
@@ -67,7 +69,5 @@ def shared_part(kind: str, depth: float) -> float:
 def drawn_by(kind: str) -> Callable[[Recipe], Iterator[Case]]:
     """Return the function that draws the cases of a kind."""
     module, _, name = KINDS[kind].drawn_by.partition(":")
-    function: Callable[[Recipe], Iterator[Case]] = getattr(
-        import_module(f"{__name__}.{module}"), name
-    )
+    function: Callable[[Recipe], Iterator[Case]] = getattr(import_module(f"{__name__}.{module}"), name)
     return function

@@ -27,15 +27,11 @@ def chain(recipe: Recipe) -> Iterator[Case]:
         values = random.sample(range(10_000, 100_000), 2)
         chains = [names[: recipe.needles], names[recipe.needles :]]
         sentences = [
-            sentence
-            for both in zip(*map(_assigned, chains, values), strict=True)
-            for sentence in both
+            sentence for both in zip(*map(_assigned, chains, values), strict=True) for sentence in both
         ]
         places = spread(len(sentences))
         needles = list(zip(places, sentences, strict=True))
-        yield Case(
-            recipe.kind, number, None, partial(_asked, recipe, needles, values[0], chains[0], names)
-        )
+        yield Case(recipe.kind, number, None, partial(_asked, recipe, needles, values[0], chains[0], names))
 
 
 def _assigned(names: Sequence[str], value: int) -> list[str]:

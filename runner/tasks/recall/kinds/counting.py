@@ -13,7 +13,9 @@ BEFORE = (
     "Bells ring in the following text. Count how often each of them rings. I will ask you "
     "about one of them afterwards."
 )
-QUESTION = "How many times did the bell of the {name} ring in the provided text? End with '#### ' and the number."
+QUESTION = (
+    "How many times did the bell of the {name} ring in the provided text? End with '#### ' and the number."
+)
 BEGINNING = "The number of times is ####"
 FEWEST, MOST = 2, 9
 
@@ -33,9 +35,7 @@ def count(recipe: Recipe) -> Iterator[Case]:
         yield Case(recipe.kind, number, None, partial(_asked, recipe, needles, asked, times))
 
 
-def _asked(
-    recipe: Recipe, needles: list[tuple[float, str]], name: str, times: int, size: int
-) -> Asked:
+def _asked(recipe: Recipe, needles: list[tuple[float, str]], name: str, times: int, size: int) -> Asked:
     """Return the case with so many units of filler."""
     context = hidden(recipe.filler, size, needles)
     return Asked(BEFORE, context, QUESTION.format(name=name), BEGINNING, (str(times),), Form.total)

@@ -34,18 +34,14 @@ def single(recipe: Recipe) -> Iterator[Case]:
         for number in recipe.numbers:
             random = recipe.random(depth, number)
             ((key, value),) = _drawn(random, recipe, 1)
-            yield Case(
-                recipe.kind, number, depth, partial(_asked, recipe, [(depth, key, value)], [key])
-            )
+            yield Case(recipe.kind, number, depth, partial(_asked, recipe, [(depth, key, value)], [key]))
 
 
 def several_asked_one(recipe: Recipe) -> Iterator[Case]:
     """Draw a needle for each depth, all in one text, and ask for each of them."""
     for number in recipe.numbers:
         drawn = _drawn(recipe.random(number), recipe, len(recipe.depths))
-        needles = [
-            (depth, key, value) for depth, (key, value) in zip(recipe.depths, drawn, strict=True)
-        ]
+        needles = [(depth, key, value) for depth, (key, value) in zip(recipe.depths, drawn, strict=True)]
         for depth, key, _ in needles:
             yield Case(recipe.kind, number, depth, partial(_asked, recipe, needles, [key]))
 
@@ -55,14 +51,10 @@ def several_asked_all(recipe: Recipe) -> Iterator[Case]:
     for number in recipe.numbers:
         drawn = _drawn(recipe.random(number), recipe, recipe.needles)
         needles = [
-            (depth, key, value)
-            for depth, (key, value) in zip(spread(recipe.needles), drawn, strict=True)
+            (depth, key, value) for depth, (key, value) in zip(spread(recipe.needles), drawn, strict=True)
         ]
         yield Case(
-            recipe.kind,
-            number,
-            None,
-            partial(_asked, recipe, needles, [key for _, key, _ in needles]),
+            recipe.kind, number, None, partial(_asked, recipe, needles, [key for _, key, _ in needles])
         )
 
 
@@ -75,9 +67,7 @@ def multikey(recipe: Recipe) -> Iterator[Case]:
             others = _names_like(random, key, recipe.needles - 1)
             values = _values(random, recipe, len(others), {value})
             needles = [(depth, key, value)]
-            needles += [
-                (random.random(), other, wrong) for other, wrong in zip(others, values, strict=True)
-            ]
+            needles += [(random.random(), other, wrong) for other, wrong in zip(others, values, strict=True)]
             yield Case(recipe.kind, number, depth, partial(_asked, recipe, needles, [key]))
 
 
@@ -110,18 +100,12 @@ def worded(values: str, keys: Sequence[str], is_one: bool) -> tuple[str, str, st
 def _asked(recipe: Recipe, needles: Sequence[Needle], keys: Sequence[str], size: int) -> Asked:
     """Return the case with so many units of filler."""
     sentences = [
-        (depth, NEEDLE.format(values=recipe.values, key=key, value=value))
-        for depth, key, value in needles
+        (depth, NEEDLE.format(values=recipe.values, key=key, value=value)) for depth, key, value in needles
     ]
     gold = tuple(value for _, key, value in needles if key in keys)
     before, question, beginning = worded(recipe.values, keys, len(gold) == 1)
     return Asked(
-        before,
-        hidden(recipe.filler, size, sentences),
-        question,
-        beginning,
-        gold,
-        FORMS[recipe.values],
+        before, hidden(recipe.filler, size, sentences), question, beginning, gold, FORMS[recipe.values]
     )
 
 
@@ -148,16 +132,7 @@ def _values(random: Random, recipe: Recipe, count: int, taken: set[str]) -> list
 def _names_like(random: Random, key: str, count: int) -> list[str]:
     """Draw names with the first or the second word of a key, by turns."""
     adjective, _, noun = key.partition("-")
-    with_adjective = [
-        f"{adjective}-{other}" for other in random.sample(NOUNS, count + 1) if other != noun
-    ]
-    with_noun = [
-        f"{other}-{noun}" for other in random.sample(ADJECTIVES, min(count + 1, len(ADJECTIVES)))
-    ]
-    by_turns = [
-        name
-        for both in zip(with_adjective, with_noun, strict=False)
-        for name in both
-        if name != key
-    ]
+    with_adjective = [f"{adjective}-{other}" for other in random.sample(NOUNS, count + 1) if other != noun]
+    with_noun = [f"{other}-{noun}" for other in random.sample(ADJECTIVES, min(count + 1, len(ADJECTIVES)))]
+    by_turns = [name for both in zip(with_adjective, with_noun, strict=False) for name in both if name != key]
     return [*by_turns, *with_adjective[len(with_noun) :]][:count]

@@ -21,12 +21,7 @@ def story_problem(recipe: Recipe) -> Iterator[Case]:
     for depth in recipe.depths:
         for number in recipe.numbers:
             index = recipe.random(depth, number).randrange(DISTINCT)
-            yield Case(
-                recipe.kind,
-                number,
-                depth,
-                partial(_asked, recipe, depth, problem(Split.TEST, index)),
-            )
+            yield Case(recipe.kind, number, depth, partial(_asked, recipe, depth, problem(Split.TEST, index)))
 
 
 def _asked(recipe: Recipe, depth: float, hidden_problem: Problem, size: int) -> Asked:
@@ -34,12 +29,7 @@ def _asked(recipe: Recipe, depth: float, hidden_problem: Problem, size: int) -> 
     story, question = _parts(hidden_problem.question)
     context = hidden(recipe.filler, size, [(depth, story)])
     return Asked(
-        BEFORE,
-        context,
-        f"{question}\n\n{INSTRUCTION}",
-        "Answer:",
-        (hidden_problem.gold,),
-        Form.total,
+        BEFORE, context, f"{question}\n\n{INSTRUCTION}", "Answer:", (hidden_problem.gold,), Form.total
     )
 
 

@@ -48,14 +48,7 @@ def niah(recipe: Recipe) -> Iterator[Case]:
     kind = TASKS[recipe.kind]
     for number in range(recipe.cases):
         least = max(2, kind.keys * kind.values_of_each)
-        yield Case(
-            recipe.kind,
-            number,
-            None,
-            partial(_asked, recipe, number, kind),
-            least,
-            has_own_size=True,
-        )
+        yield Case(recipe.kind, number, None, partial(_asked, recipe, number, kind), least, has_own_size=True)
 
 
 def _asked(recipe: Recipe, number: int, kind: Niah, size: int) -> Asked:
@@ -73,9 +66,7 @@ def asked_by(random: Random, kind: Niah, size: int, names: Sequence[str] = PAIRS
         values.append([])
         for _ in range(kind.values_of_each):
             values[-1].append(_drawn(random, kind.value_type, names))
-            needles.append(
-                NEEDLE.format(values=kind.value_type, key=keys[-1], value=values[-1][-1])
-            )
+            needles.append(NEEDLE.format(values=kind.value_type, key=keys[-1], value=values[-1][-1]))
     Random(ORDER_SEED).shuffle(needles)
     lines = [_line(random, kind, names, keys) for _ in range(size)]
     places = sorted(random.sample(range(size), len(needles)), reverse=True)
@@ -83,9 +74,7 @@ def asked_by(random: Random, kind: Niah, size: int, names: Sequence[str] = PAIRS
         lines.insert(place, needle)
     asked = random.sample(range(kind.keys), kind.asked)
     gold = tuple(value for at in asked for value in values[at])
-    before, question, beginning = worded(
-        kind.value_type, [keys[at] for at in asked], len(gold) == 1
-    )
+    before, question, beginning = worded(kind.value_type, [keys[at] for at in asked], len(gold) == 1)
     return Asked(before, "\n".join(lines), question, beginning, gold, FORMS[kind.value_type])
 
 
@@ -93,9 +82,7 @@ def _line(random: Random, kind: Niah, names: Sequence[str], keys: Sequence[str])
     if not kind.in_needles:
         return NOISE
     key = _key(random, kind, names, keys)
-    return NEEDLE.format(
-        values=kind.value_type, key=key, value=_drawn(random, kind.value_type, names)
-    )
+    return NEEDLE.format(values=kind.value_type, key=key, value=_drawn(random, kind.value_type, names))
 
 
 def _key(random: Random, kind: Niah, names: Sequence[str], keys: Sequence[str]) -> str:

@@ -11,15 +11,14 @@ from string import ascii_uppercase
 
 from runner.tasks.recall.cases import Asked, Case, Form, Recipe
 
-NOISE = (
-    "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again.\n"
-)
+NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again.\n"
 BEFORE = "Memorize and track the chain(s) of variable assignment hidden in the following text."
 QUESTION = "Question: Find all variables that are assigned the value {value} in the text above."
+# the misspelling is RULER's
 BEGINNING = (
     "Answer: According to the chain(s) of variable assignment in the text above, {count} variables are assgined the "
     "value {value}, they are: "
-)  # the misspelling is RULER's
+)
 HOPS = 4
 LETTERS, LETTERS_OF_EXAMPLE = 5, 3
 EXAMPLE_SIZE = 5  # lines of noise in the worked example: the least that lm-evaluation-harness takes
@@ -29,9 +28,7 @@ Draw = Callable[[int, int], int]  # of a number from the first one on, below the
 def tracking(recipe: Recipe) -> Iterator[Case]:
     """Draw a chain of variables, with a worked example before the text."""
     for number in range(recipe.cases):
-        yield Case(
-            recipe.kind, number, None, partial(_asked, recipe, number), HOPS + 2, has_own_size=True
-        )
+        yield Case(recipe.kind, number, None, partial(_asked, recipe, number), HOPS + 2, has_own_size=True)
 
 
 def _asked(recipe: Recipe, number: int, size: int) -> Asked:
@@ -57,13 +54,7 @@ def asked_by(random: Random, draw: Draw, size: int, example: str) -> Asked:
     beginning = BEGINNING.format(count=HOPS + 1, value=value).strip()
     before = f"{example}\n\n{BEFORE}\n"
     return Asked(
-        before,
-        context,
-        QUESTION.format(value=value),
-        beginning,
-        tuple(names),
-        Form.known,
-        frozenset(names),
+        before, context, QUESTION.format(value=value), beginning, tuple(names), Form.known, frozenset(names)
     )
 
 

@@ -47,22 +47,14 @@ def common_words(recipe: Recipe) -> Iterator[Case]:
     for number in range(recipe.cases):
         most = len(WORDS)
         yield Case(
-            recipe.kind,
-            number,
-            None,
-            partial(_common, recipe, number),
-            COMMON + 2,
-            most,
-            has_own_size=True,
+            recipe.kind, number, None, partial(_common, recipe, number), COMMON + 2, most, has_own_size=True
         )
 
 
 def frequent_words(recipe: Recipe) -> Iterator[Case]:
     """Draw texts of coded words, whose frequencies fall with the square of their rank."""
     for number in range(recipe.cases):
-        yield Case(
-            recipe.kind, number, None, partial(_frequent, recipe, number), 60, has_own_size=True
-        )
+        yield Case(recipe.kind, number, None, partial(_frequent, recipe, number), 60, has_own_size=True)
 
 
 def _common(recipe: Recipe, number: int, size: int) -> Asked:
@@ -71,9 +63,7 @@ def _common(recipe: Recipe, number: int, size: int) -> Asked:
     return common_by(random, random, size, recipe.length)
 
 
-def common_by(
-    random: Random, order: Random, size: int, length: int, words: Sequence[str] = WORDS
-) -> Asked:
+def common_by(random: Random, order: Random, size: int, length: int, words: Sequence[str] = WORDS) -> Asked:
     """Return what these random numbers make of so many words; the harness draws an example first,
     and sends none."""
     if length < LONG:
@@ -111,20 +101,10 @@ def frequent_by(random: Random, size: int, length: int) -> Asked:
     Random(ORDER_SEED).shuffle(vocabulary)
     vocabulary[0] = DOTS
     counts = [int(size * rank**-2.0 / ZETA_OF_2) for rank in range(1, len(vocabulary) + 1)]
-    text = [
-        *chain.from_iterable(
-            repeat(word, times) for word, times in zip(vocabulary, counts, strict=True)
-        )
-    ]
+    text = [*chain.from_iterable(repeat(word, times) for word, times in zip(vocabulary, counts, strict=True))]
     Random(ORDER_SEED).shuffle(text)
     gold = tuple(vocabulary[1 : 1 + FREQUENT])
     context = CODED.format(text=" ".join(text))
     return Asked(
-        "",
-        context,
-        QUESTION_OF_CODED,
-        BEGINNING_OF_CODED,
-        gold,
-        Form.known,
-        frozenset(vocabulary[1:]),
+        "", context, QUESTION_OF_CODED, BEGINNING_OF_CODED, gold, Form.known, frozenset(vocabulary[1:])
     )

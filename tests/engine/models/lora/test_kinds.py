@@ -119,9 +119,7 @@ def test_each_kind_is_computed_as_peft_does(
     def config(place: Path, **lora: Any) -> RunnerConfig:
         model = LocalModelConfig(name=str(base), device="cpu", dtype=Dtype.float32)
         generation = GenerationConfig(max_new_tokens=NEW_TOKENS)
-        return make_config(
-            model=model, generation=generation, lora=PeftConfig(path=str(place), **lora)
-        )
+        return make_config(model=model, generation=generation, lora=PeftConfig(path=str(place), **lora))
 
     assert answered(config(adapter)) == tokens
     other = exchanged(adapter, tmp_path / "exchanged")
@@ -138,8 +136,7 @@ def test_each_kind_is_computed_as_peft_does(
     merging = config(adapter, merge=True)
     if kind in SHARING:
         with pytest.raises(
-            ConfigError,
-            match="one weight for its embedding and its head, so that both would change",
+            ConfigError, match="one weight for its embedding and its head, so that both would change"
         ):
             check_files(resolved_of(merging))
         return
@@ -191,9 +188,7 @@ def test_ranks_of_experts_are_those_of_one(
     make_config: Make, base_of: Callable[[str], Path], tmp_path: Path
 ) -> None:
     base = base_of("qwen3_moe")
-    adapter = save_adapter(
-        tmp_path / "adapter", base, target_modules=[], target_parameters=EXPERTS, r=4
-    )
+    adapter = save_adapter(tmp_path / "adapter", base, target_modules=[], target_parameters=EXPERTS, r=4)
     config = make_config(
         model=LocalModelConfig(name=str(base), device="cpu", dtype=Dtype.float32),
         lora=PeftConfig(path=str(adapter)),

@@ -110,9 +110,7 @@ def test_quantized_first_is_near_the_adapter_beside_the_weights(
         logits(load(make_config, base, quantization, lora=one))
         for one in (PeftConfig(path=str(adapter)), LoraConfig(), PeftConfig(path=str(lacking)))
     )
-    away, away_without, away_lacking = (
-        (logits(found) - it).norm() for it in (beside, without, of_lacking)
-    )
+    away, away_without, away_lacking = ((logits(found) - it).norm() for it in (beside, without, of_lacking))
     assert 0 < away < 0.7 * away_without, "it is merged, and quantized again"
     assert away < away_lacking
     assert "unpacked and quantized again" in found.facts["lora"]
@@ -141,9 +139,7 @@ def linear_of(model: Any) -> list[Any]:
     return [unpacked(layer, torch.float32) for layer in layers]
 
 
-def test_in_which_numbers_weights_and_adapter_are_added(
-    make_config: Make, base: Path, adapter: Path
-) -> None:
+def test_in_which_numbers_weights_and_adapter_are_added(make_config: Make, base: Path, adapter: Path) -> None:
     lora = PeftConfig(path=str(adapter), merge=True)
     whole, rounded = (
         load(make_config, base, dtype=Dtype.float32, lora=replace(lora, merge_dtype=dtype))
@@ -163,16 +159,12 @@ def test_the_order_must_be_said_where_something_is_quantized(
 ) -> None:
     lora = PeftConfig(path=str(adapter), merge=True)
     with pytest.raises(
-        ConfigError,
-        match=r"lora.merge=true with quantization=nf4: .* lora.merge_order=merge_first or",
+        ConfigError, match=r"lora.merge=true with quantization=nf4: .* lora.merge_order=merge_first or"
     ):
         load(make_config, base, Nf4Config(), lora=lora)
     with pytest.raises(
-        ConfigError,
-        match="lora.merge_order=merge_first with quantization=none: nothing is quantized",
+        ConfigError, match="lora.merge_order=merge_first with quantization=none: nothing is quantized"
     ):
         load(make_config, base, lora=replace(lora, merge_order=FIRST))
-    with pytest.raises(
-        ConfigError, match="lora.merge_dtype=float32: it says how an adapter is merged"
-    ):
+    with pytest.raises(ConfigError, match="lora.merge_dtype=float32: it says how an adapter is merged"):
         PeftConfig(path=str(adapter), merge_dtype=Dtype.float32)

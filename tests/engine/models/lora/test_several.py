@@ -187,8 +187,7 @@ def test_what_is_kept_of_a_prompt_is_its_adapters(make_config: Make, case: Case,
 def test_given_texts_are_scored_with_the_requests_adapter(make_config: Make, case: Case) -> None:
     engine, found = local_engine(case.config(make_config)), {}
     requests = [
-        Request(name or "base", PROMPTS[0], adapter=name, continuation=" and then some")
-        for name in NAMES
+        Request(name or "base", PROMPTS[0], adapter=name, continuation=" and then some") for name in NAMES
     ]
     for completion in contract.complete(engine, requests):
         assert completion.logprobs is not None
@@ -222,9 +221,7 @@ def test_quantized_bases(make_config: Make, case: Case, quantization: Any) -> No
         lora = {} if name is None else {"lora": PeftConfig(path=str(case.places[name]))}
         alone = make_config(**plain(case.base), quantization=quantization, **lora)
         requests = [Request(at, prompt) for at, prompt in enumerate(PROMPTS)]
-        assert {at: found[f"{name} {at}"] for at in range(len(PROMPTS))} == answered(
-            alone, requests
-        )
+        assert {at: found[f"{name} {at}"] for at in range(len(PROMPTS))} == answered(alone, requests)
 
 
 @pytest.mark.parametrize(
@@ -258,9 +255,7 @@ def test_states_and_mixtures(
         assert right != {at: found[f"None {at}"] for at in range(len(PROMPTS))}
 
 
-def test_the_base_is_as_before_and_the_memory_is_as_predicted(
-    make_config: Make, case: Case
-) -> None:
+def test_the_base_is_as_before_and_the_memory_is_as_predicted(make_config: Make, case: Case) -> None:
     config = case.config(make_config)
     base = load_base(config)
     before = logits(base.model)
@@ -274,9 +269,7 @@ def test_the_base_is_as_before_and_the_memory_is_as_predicted(
     assert own > 0
     assert predicted.weight_mib - without.weight_mib == pytest.approx(own)
     assert own * MIB == 4 * adapted.metrics["lora_parameters"]
-    assert adapted.facts["lora"].startswith(
-        "several, beside the weights: math: 6 modules of rank 4; style: "
-    )
+    assert adapted.facts["lora"].startswith("several, beside the weights: math: 6 modules of rank 4; style: ")
     assert release(adapted, spec_of(config))
     assert torch.equal(logits(base.model), before)
     assert not any(module._forward_hooks for module in base.model.modules())
@@ -290,10 +283,7 @@ def logits(model: Any) -> torch.Tensor:
 
 def test_who_has_no_such_adapter_is_told_which_there_are(make_config: Make, case: Case) -> None:
     engine = local_engine(case.config(make_config))
-    with (
-        engine.open() as session,
-        pytest.raises(ConfigError, match="no adapter 'maths'. Did you mean math"),
-    ):
+    with engine.open() as session, pytest.raises(ConfigError, match="no adapter 'maths'. Did you mean math"):
         session.submit(Request(0, "x", adapter="maths"))
     engine.close()
     engine = local_engine(make_config(**plain(case.base)))

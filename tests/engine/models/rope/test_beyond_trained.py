@@ -56,24 +56,17 @@ def test_tokens_are_those_of_generate(make_config: Make, folder: Path, rope: Rop
     engine = open_engine(config_of(make_config, folder, rope))
     report = engine.load()
     requests = [
-        Request(number, prompt, max_new_tokens=12, ignore_eos=True)
-        for number, prompt in enumerate(PROMPTS)
+        Request(number, prompt, max_new_tokens=12, ignore_eos=True) for number, prompt in enumerate(PROMPTS)
     ]
-    found = {
-        done.id: (done.error, list(done.answer.token_ids)) for done in complete(engine, requests)
-    }
+    found = {done.id: (done.error, list(done.answer.token_ids)) for done in complete(engine, requests)}
     engine.close()
     for number, prompt in enumerate(PROMPTS):
         ids = torch.tensor([prompt])
-        model = load_base(
-            config_of(make_config, folder, rope)
-        ).model  # which remembers no longer row
+        model = load_base(config_of(make_config, folder, rope)).model  # which remembers no longer row
         keys = {"attention_mask": torch.ones_like(ids), "pad_token_id": 0, "eos_token_id": None}
         expected = model.generate(ids, max_new_tokens=12, do_sample=False, **keys)
         assert found[number] == (None, expected[0, len(prompt) :].tolist())
-    assert report.metrics["made_for_positions"] == (
-        TRAINED if type(rope) is RopeConfig else 2 * TRAINED
-    )
+    assert report.metrics["made_for_positions"] == (TRAINED if type(rope) is RopeConfig else 2 * TRAINED)
     made = "trained 64" if type(rope) is RopeConfig else "scaled 128"
     assert report.facts["rope"].endswith(f", beyond its {made}")
 
@@ -89,9 +82,7 @@ def test_native_is_the_model_without_any_scaling(make_config: Make, folder: Path
         assert not torch.allclose(scaled.model(ids).logits, expected, atol=1e-2)
 
 
-def test_without_the_key_it_is_refused_by_a_message_that_names_it(
-    make_config: Make, folder: Path
-) -> None:
+def test_without_the_key_it_is_refused_by_a_message_that_names_it(make_config: Make, folder: Path) -> None:
     engine = open_engine(config_of(make_config, folder, RopeConfig()))
     assert "made_for_positions" not in engine.load().metrics
     (done,) = complete(engine, [Request(0, PROMPTS[0])])
@@ -100,18 +91,12 @@ def test_without_the_key_it_is_refused_by_a_message_that_names_it(
         == "the prompt has 200 tokens, the model has room for 64: rope.beyond_trained=true reads on"
     )
     (scored,) = complete(engine, [Request(0, PROMPTS[0], continuation=(5, 6))])
-    assert str(scored.error).endswith(
-        "the model has room for 64: rope.beyond_trained=true reads on"
-    )
+    assert str(scored.error).endswith("the model has room for 64: rope.beyond_trained=true reads on")
     engine.close()
 
 
-def test_a_table_of_positions_has_none_beyond_it(
-    make_config: Make, tiny_llama: Path, tmp_path: Path
-) -> None:
-    settings = GPT2Config(
-        n_embd=32, n_layer=1, n_head=2, n_positions=64, vocab_size=300, bos_token_id=None
-    )
+def test_a_table_of_positions_has_none_beyond_it(make_config: Make, tiny_llama: Path, tmp_path: Path) -> None:
+    settings = GPT2Config(n_embd=32, n_layer=1, n_head=2, n_positions=64, vocab_size=300, bos_token_id=None)
     GPT2LMHeadModel(settings).save_pretrained(tmp_path / "gpt2")
     AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(tmp_path / "gpt2")
     message = "rope.beyond_trained=true: GPT2Config has no rotary embedding, .* leave the key out"

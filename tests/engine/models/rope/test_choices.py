@@ -36,10 +36,8 @@ Make = Callable[..., RunnerConfig]
 SMALL: dict[str, Any] = {
     "num_hidden_layers": 1,
     "max_position_embeddings": 64,
-    "rope_parameters": {
-        "rope_type": "default",
-        "rope_theta": 50_000.0,
-    },  # a theta of their own choosing
+    # a theta of their own choosing
+    "rope_parameters": {"rope_type": "default", "rope_theta": 50_000.0},
 }
 SCALINGS: list[
     tuple[RopeScalingConfig, dict[str, Any], int]
@@ -53,11 +51,7 @@ SCALINGS: list[
     ),
     (
         RopeYarnConfig(
-            factor=4,
-            original_max_position_embeddings=16,
-            attention_factor=1.25,
-            beta_fast=16,
-            beta_slow=2,
+            factor=4, original_max_position_embeddings=16, attention_factor=1.25, beta_fast=16, beta_slow=2
         ),
         {
             "rope_type": "yarn",
@@ -159,9 +153,7 @@ def test_another_scaling_takes_the_place_of_the_models_own() -> None:
 def test_phi3_keeps_the_original_length_elsewhere() -> None:
     from transformers import Phi3Config
 
-    config = Phi3Config(
-        max_position_embeddings=4096, original_max_position_embeddings=4096, pad_token_id=0
-    )
+    config = Phi3Config(max_position_embeddings=4096, original_max_position_embeddings=4096, pad_token_id=0)
     scale(config, RopeYarnConfig(factor=2, original_max_position_embeddings=2048))
     config.standardize_rope_params()
     assert config.rope_parameters
@@ -256,8 +248,7 @@ def test_the_table_shows_what_turns_with_what(runner: Callable[..., Any]) -> Non
     done = runner("rope=rope_2d", "task.limit=20", "tracking=none", COLUMNS="160")
     assert done.code == 0, done.err
     assert (
-        "rope_2d, pairs 17–32 of 32: branch 17, 19, … time 18, 20, …, stride 128, theta 10000.0"
-        in done.out
+        "rope_2d, pairs 17–32 of 32: branch 17, 19, … time 18, 20, …, stride 128, theta 10000.0" in done.out
     )
     again = runner("rope=rope_2d", "task.limit=20", "tracking=none", "print=json").json()
     assert again["metrics"]["rope_pairs_patched"] == 16

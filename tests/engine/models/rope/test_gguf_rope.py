@@ -26,9 +26,8 @@ from runner_engine.checkpoints.architectures import rope
 from runner_engine.models.capability import settings_of
 from runner_engine.models.loading.gguf import load
 
-IDS = (
-    torch.arange(3, 603).view(2, 300) * 5 % 262
-)  # longer than the pretraining of the LongRoPE, 256
+# longer than the pretraining of the LongRoPE, 256
+IDS = torch.arange(3, 603).view(2, 300) * 5 % 262
 CLOSE = 1e-4  # of logits whose sums may have another order
 SCALED = ("llama_llama3", "llama_linear", "llama_yarn", "phi3_longrope")
 
@@ -68,9 +67,7 @@ def test_a_job_answers_as_generate(tmp_path: Path) -> None:
     model = tiny("llama_llama3")
     path = write_gguf(tmp_path / "model.gguf", "llama_llama3", model)
     wanted = GenerationConfig(max_new_tokens=24)
-    spec = ModelSpec(
-        LocalModelConfig(name=str(path), device="cpu"), CHOICES["gguf"](), generation=wanted
-    )
+    spec = ModelSpec(LocalModelConfig(name=str(path), device="cpu"), CHOICES["gguf"](), generation=wanted)
     prompts = [tuple(IDS[0, :length].tolist()) for length in (20, 300)]
     requests = [Request(number, prompt) for number, prompt in enumerate(prompts)]
     answers = {done.id: done.answer.token_ids for done in complete(open_engine(spec), requests)}
@@ -96,15 +93,8 @@ def test_without_it_the_file_is_another_model(
 @pytest.mark.parametrize("factor", [8.0, 32.0])
 @pytest.mark.parametrize("trained", [128, 300, 8192])
 def test_a_llama3_scaling_is_found_in_its_divisors(factor: float, trained: int) -> None:
-    own = {
-        **LLAMA3,
-        "rope_theta": 500000.0,
-        "factor": factor,
-        "original_max_position_embeddings": trained,
-    }
-    divisors = np.array(
-        llama3_divisors(config_of("llama_llama3", head_dim=64), own), dtype=np.float32
-    )
+    own = {**LLAMA3, "rope_theta": 500000.0, "factor": factor, "original_max_position_embeddings": trained}
+    divisors = np.array(llama3_divisors(config_of("llama_llama3", head_dim=64), own), dtype=np.float32)
     found = rope._llama3(divisors.astype(np.float64), 500000.0)
     assert found == {key: value for key, value in own.items() if key != "rope_theta"}
 
@@ -138,11 +128,7 @@ def test_the_scalings_of_keys(tmp_path: Path) -> None:
     plain = tiny("llama_linear", rope_parameters=ROPE)
     older: dict[str, Any] = {"rope.scale_linear": 4.0}
     path = write_gguf(tmp_path / "model.gguf", "llama_linear", plain, **older)
-    assert settings_of(path).rope_parameters == {
-        "rope_type": "linear",
-        "factor": 4.0,
-        "rope_theta": 10000.0,
-    }
+    assert settings_of(path).rope_parameters == {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0}
 
 
 @pytest.mark.parametrize(

@@ -73,14 +73,9 @@ def test_a_loaded_model_with_bases_by_layer_is_named_so(
     make_config: Callable[..., RunnerConfig], tmp_path: Path
 ) -> None:
     path = write_gguf(tmp_path / "model.gguf", "gemma3_text", tiny("gemma3_text"))
-    config = make_config(
-        model=LocalModelConfig(name=str(path), device="cpu"), quantization=CHOICES["gguf"]()
-    )
+    config = make_config(model=LocalModelConfig(name=str(path), device="cpu"), quantization=CHOICES["gguf"]())
     words = load_base(config).facts["rope"]
-    assert (
-        words
-        == "full_attention: default, theta 1000000.0 · sliding_attention: default, theta 10000.0"
-    )
+    assert words == "full_attention: default, theta 1000000.0 · sliding_attention: default, theta 10000.0"
 
 
 OWN = {"max_position_embeddings": 131072, "rope_parameters": {
@@ -96,11 +91,7 @@ def test_a_factor_beyond_the_models_own_scaling_is_one_message() -> None:
     for rope in (RopeLlama3Config(factor=32), RopeYarnConfig(factor=32)):
         with pytest.raises(ConfigError, match=message):
             check_factor(OWN, rope)
-    for fine in (
-        RopeYarnConfig(factor=16),
-        RopeYarnConfig(factor=32, beyond_trained=True),
-        RopeConfig(),
-    ):
+    for fine in (RopeYarnConfig(factor=16), RopeYarnConfig(factor=32, beyond_trained=True), RopeConfig()):
         check_factor(OWN, fine)
     check_factor({"max_position_embeddings": 8192}, RopeYarnConfig(factor=32))
 
@@ -108,8 +99,7 @@ def test_a_factor_beyond_the_models_own_scaling_is_one_message() -> None:
 def test_what_takes_the_place_of_the_models_own_is_said() -> None:
     (note,) = notes_on_factor(OWN, RopeYarnConfig(factor=8))
     assert (
-        note
-        == "rope=yarn, factor 8, takes the place of the model's own llama3, factor 16 of 8,192 positions"
+        note == "rope=yarn, factor 8, takes the place of the model's own llama3, factor 16 of 8,192 positions"
     )
     for rope in (RopeLinearConfig(factor=2), RopeDynamicConfig(factor=2)):
         (note,) = notes_on_factor(OWN, rope)
@@ -124,15 +114,10 @@ def test_a_plan_refuses_and_notes_it(
     folder = saved_family("llama", max_position_embeddings=64, rope_parameters=dict(YARN))
     model = LocalModelConfig(name=str(folder), device="cpu")
     resolved = resolve(make_config(model=model, rope=RopeYarnConfig(factor=8)))
-    with pytest.raises(
-        ConfigError, match="rope.factor=8: the model's own yarn makes 64 positions of 16"
-    ):
+    with pytest.raises(ConfigError, match="rope.factor=8: the model's own yarn makes 64 positions of 16"):
         kind_of(model).check(resolved)
     notes = kind_of(model).check(resolve(make_config(model=model, rope=RopeYarnConfig(factor=2))))
-    assert (
-        "rope=yarn, factor 2, takes the place of the model's own yarn, factor 4 of 16 positions"
-        in notes
-    )
+    assert "rope=yarn, factor 2, takes the place of the model's own yarn, factor 4 of 16 positions" in notes
 
 
 @pytest.mark.parametrize(
@@ -144,13 +129,7 @@ def test_a_plan_refuses_and_notes_it(
         {"mscale": 0.707, "mscale_all_dim": 0.707},
         {"mscale": 1.0},
         {"truncate": False},
-        {
-            "truncate": False,
-            "beta_fast": 8.0,
-            "beta_slow": 2.0,
-            "mscale": 2.0,
-            "mscale_all_dim": 1.0,
-        },
+        {"truncate": False, "beta_fast": 8.0, "beta_slow": 2.0, "mscale": 2.0, "mscale_all_dim": 1.0},
     ],
     ids=str,
 )

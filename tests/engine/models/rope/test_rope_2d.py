@@ -38,13 +38,7 @@ IDS = torch.arange(3, 40)[None]
 
 
 def reference(
-    inv_freq: list[float],
-    ratio: float,
-    stride: int,
-    branch: int,
-    time: int,
-    position: int,
-    scaling: float,
+    inv_freq: list[float], ratio: float, stride: int, branch: int, time: int, position: int, scaling: float
 ) -> tuple[list[float], list[float]]:
     """cos and sin of one token, pair by pair, from the definition: pairs are numbered 1 … F."""
     count = len(inv_freq)
@@ -54,14 +48,11 @@ def reference(
         k = number - (count - patched + 1)  # 0, 1, 2, … over the patched pairs
         coordinate = position if k < 0 else branch * stride if k % 2 == 0 else time
         angles.append(inv_freq[number - 1] * coordinate)
-    return [math.cos(a) * scaling for a in angles + angles], [
-        math.sin(a) * scaling for a in angles + angles
-    ]
+    return [math.cos(a) * scaling for a in angles + angles], [math.sin(a) * scaling for a in angles + angles]
 
 
-LARGE_ANGLES = {
-    "rope_parameters": {"rope_type": "default", "rope_theta": 100.0}
-}  # since the tests have few positions
+# since the tests have few positions
+LARGE_ANGLES = {"rope_parameters": {"rope_type": "default", "rope_theta": 100.0}}
 
 
 def tiny(family: str, head_dim: int = 64, attention: str = "sdpa", **keys: Any) -> Any:
@@ -138,25 +129,19 @@ class Reference(torch.nn.Module):
         super().__init__()
         self.frequencies, self.ratio = native.inv_freq.tolist(), ratio
 
-    def forward(
-        self, x: torch.Tensor, position_ids: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Go through the tokens one by one."""
         rows = [
             [reference(self.frequencies, self.ratio, 128, 0, int(p), int(p), 1.0) for p in row]
             for row in position_ids
         ]
-        return tuple(
-            torch.tensor([[token[part] for token in row] for row in rows]).to(x) for part in (0, 1)
-        )  # type: ignore[return-value]
+        return tuple(torch.tensor([[token[part] for token in row] for row in rows]).to(x) for part in (0, 1))  # type: ignore[return-value]
 
 
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize(("family", "head_dim"), SHAPES)
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_every_way_of_running_it_gives_the_same_logits(
-    family: str, head_dim: int, attention: str
-) -> None:
+def test_every_way_of_running_it_gives_the_same_logits(family: str, head_dim: int, attention: str) -> None:
     model = tiny(family, head_dim, attention)
     native, rotary = logits(model), model.model.rotary_emb
     patch = rope_2d.apply(model, Rope2dConfig())
@@ -198,17 +183,13 @@ def test_plain_generate_needs_no_help(family: str) -> None:
     model = tiny(family)
     rope_2d.apply(model, Rope2dConfig())
     prompts = [IDS[0, :11], IDS[0, 7:11]]
-    padded = torch.stack(
-        [torch.nn.functional.pad(prompt, (11 - len(prompt), 0)) for prompt in prompts]
-    )
+    padded = torch.stack([torch.nn.functional.pad(prompt, (11 - len(prompt), 0)) for prompt in prompts])
     settings = {"max_new_tokens": 12, "min_new_tokens": 12, "do_sample": False}
     batch = model.generate(padded, attention_mask=(padded != 0).long(), **settings)[:, 11:]
     for row, prompt in enumerate(prompts):
         for cached in (True, False):
             ids = prompt[None]
-            alone = model.generate(
-                ids, attention_mask=torch.ones_like(ids), use_cache=cached, **settings
-            )
+            alone = model.generate(ids, attention_mask=torch.ones_like(ids), use_cache=cached, **settings)
             assert alone[0, len(prompt) :].tolist() == batch[row].tolist()
 
 
@@ -249,11 +230,7 @@ def adapter(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def loras(adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, LoraConfig]:
     file = save_pth(tmp_path_factory.mktemp("pth") / "lora.pth", settings("llama"))
-    return {
-        "bare": LoraConfig(),
-        "peft": PeftConfig(path=str(adapter)),
-        "pth": PthConfig(path=str(file)),
-    }
+    return {"bare": LoraConfig(), "peft": PeftConfig(path=str(adapter)), "pth": PthConfig(path=str(file))}
 
 
 @pytest.fixture
@@ -281,9 +258,7 @@ def test_native_then_rope_2d_then_native(
 
     base = load_base(turned)
     assert base.metrics["rope_pairs_patched"] == 16
-    assert base.facts["rope"].startswith(
-        "rope_2d, pairs 17–32 of 32: branch 17, 19, … time 18, 20, …"
-    )
+    assert base.facts["rope"].startswith("rope_2d, pairs 17–32 of 32: branch 17, 19, … time 18, 20, …")
     loaded = adapt(base, turned)
     patched = logits(loaded.model)
     assert (patched - before).abs().max() > 1e-2
@@ -308,9 +283,7 @@ def test_a_pth_adapter_under_rope_2d_equals_merged_weights_and_the_definition(
     config = make_config(model=model_config, rope=Rope2dConfig(), lora=loras["pth"])
     found = logits(adapt(load_base(config), config).model)
     for without in ({"rope": RopeConfig()}, {"lora": LoraConfig()}):
-        other = make_config(
-            **{"model": model_config, "rope": Rope2dConfig(), "lora": loras["pth"]} | without
-        )
+        other = make_config(**{"model": model_config, "rope": Rope2dConfig(), "lora": loras["pth"]} | without)
         assert (logits(adapt(load_base(other), other).model) - found).abs().max() > 1e-2
     model, state = AutoModelForCausalLM.from_pretrained(folder), pth_state(settings("llama"))
     for key in [key for key in state if ".A." in key]:
@@ -345,9 +318,7 @@ def test_one_pass_is_token_by_token_is_left_padded(
         model=model_config, quantization=quantization, rope=Rope2dConfig(), lora=loras[adapted]
     )
     model, lengths = adapt(load_base(config), config).model, [37, 5, 20]
-    padded = torch.stack(
-        [torch.nn.functional.pad(IDS[0, :length], (37 - length, 0)) for length in lengths]
-    )
+    padded = torch.stack([torch.nn.functional.pad(IDS[0, :length], (37 - length, 0)) for length in lengths])
     mask = (padded != 0).long()
     positions, cache = (mask.cumsum(-1) - 1).clamp_(min=0), DynamicCache(config=model.config)
     steps = []
@@ -392,9 +363,7 @@ def test_jobs_leave_nothing_behind(
         (RopeConfig(), "bare"), (RopeConfig(), "peft"), (RopeConfig(), "bare"), (two_d, "pth"), (two_d, "peft"),
         (two_d, "bare"), (two_d, "pth"), (two_d, "bare"), (RopeConfig(), "pth"), (RopeConfig(), "bare"),
     ):  # fmt: skip
-        config = make_config(
-            model=model_config, quantization=quantization, rope=rope, lora=loras[lora]
-        )
+        config = make_config(model=model_config, quantization=quantization, rope=rope, lora=loras[lora])
         engine = local_engine(config, bases)
         list(contract.complete(engine, [Request(0, tuple(IDS[0].tolist()), max_new_tokens=2)]))
         seen.append((rope.name, lora, logits(engine.loaded.model)))
@@ -435,12 +404,8 @@ def test_jobs_of_another_rope_on_one_base_cache_get_a_clean_base(
     for rope in ({}, {"rope": Rope2dConfig()}, {}):
         engine = open_engine(make_config(model=model_config, generation=generation, **rope), bases)
         loads.append(engine.load().metrics["base_loads"])
-        requests = [
-            Request(i, tuple(IDS[0, : 9 + 7 * i].tolist()), ignore_eos=True) for i in range(3)
-        ]
-        answers.append(
-            {done.id: done.answer.token_ids for done in contract.complete(engine, requests)}
-        )
+        requests = [Request(i, tuple(IDS[0, : 9 + 7 * i].tolist()), ignore_eos=True) for i in range(3)]
+        answers.append({done.id: done.answer.token_ids for done in contract.complete(engine, requests)})
         engine.close()
     assert loads == [1, 1, 1]
     assert answers[0] == answers[2]
@@ -458,9 +423,7 @@ def test_the_engine_answers_as_generate_does_whatever_the_batch(
         rope=Rope2dConfig(ratio=0.25, stride=16),
         generation=GenerationConfig(max_new_tokens=10),
     )
-    requests = [
-        Request(i, tuple(IDS[0, i : 2 + 5 * i + i].tolist()), ignore_eos=True) for i in range(4)
-    ]
+    requests = [Request(i, tuple(IDS[0, i : 2 + 5 * i + i].tolist()), ignore_eos=True) for i in range(4)]
     for size in (1, 3, 4):
         for done in contract.complete(open_engine(config), requests, size):
             ids = torch.tensor([requests[int(done.id)].prompt])
@@ -475,17 +438,12 @@ def test_the_engine_answers_as_generate_does_whatever_the_batch(
 def test_reached_without_coordinates() -> None:
     model = tiny("llama")
     patch = rope_2d.apply(model, Rope2dConfig())
-    with pytest.raises(
-        RuntimeError, match=r"extra_pos2d is not set.*Pass position_ids.*rope_2d.at\(model"
-    ):
+    with pytest.raises(RuntimeError, match=r"extra_pos2d is not set.*Pass position_ids.*rope_2d.at\(model"):
         patch(torch.zeros(1, 3, 1))
     with rope_2d.in_branches(model), pytest.raises(RuntimeError, match="extra_pos2d is not set"):
         model(IDS)
     two = torch.zeros(1, 2, dtype=torch.long)
-    with (
-        rope_2d.at(model, two, two),
-        pytest.raises(RuntimeError, match="coordinates of 2 tokens, .* has 37"),
-    ):
+    with rope_2d.at(model, two, two), pytest.raises(RuntimeError, match="coordinates of 2 tokens, .* has 37"):
         model(IDS)
     assert patch.pos2d is None, "an error leaves no coordinates behind"
     assert torch.isfinite(logits(model)).all()

@@ -33,9 +33,7 @@ def test_a_team_has_the_same_answers(make_config: Make, tmp_path: Path) -> None:
 
     def calls(record: Record) -> list[Any]:
         lines = (Path(record.output_dir) / CALLS).read_text().splitlines()
-        return sorted(
-            (it["id"], it.get("token_ids")) for it in map(json.loads, lines) if "id" in it
-        )
+        return sorted((it["id"], it.get("token_ids")) for it in map(json.loads, lines) if "id" in it)
 
     generation = GenerationConfig(max_new_tokens=20)
     expected, record = (
@@ -48,9 +46,7 @@ def test_a_team_has_the_same_answers(make_config: Make, tmp_path: Path) -> None:
 
 
 def test_the_columns_of_a_grid_are_what_its_jobs_have_measured(
-    make_config: Callable[..., RunnerConfig],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    make_config: Callable[..., RunnerConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Real jobs: a team of agents has calls and tokens per question; a split has its own
     metrics."""
@@ -63,9 +59,8 @@ def test_the_columns_of_a_grid_are_what_its_jobs_have_measured(
     heads = {}
     for name, jobs in (("team", [one]), ("split", [other]), ("both", [one, other])):
         show_grid(jobs, Print.table)
-        heads[name] = (
-            capsys.readouterr().out.split("───")[0].split()
-        )  # words: some heads are folded
+        # words: some heads are folded
+        heads[name] = capsys.readouterr().out.split("───")[0].split()
     assert {"calls", "prompt", "new", "decode", "tok/s", "RSS"} < set(heads["team"])
     assert heads["team"].count("question") == 2
     assert {"parts", "largest", "balance", "RSS"} < set(heads["split"])

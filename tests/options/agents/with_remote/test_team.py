@@ -20,30 +20,12 @@ def test_a_team_over_a_server_elsewhere(runner: Callable[..., Any], tmp_path: Pa
     drawn = ["generation=agents", "generation.repetition_penalty=null"]
     with Api(answer) as api:
         api.troubles.append(Trouble("status", 503))
-        place = [
-            "model=api",
-            "model.name=tiny",
-            f"model.base_url={api.url}",
-            "model.backoff_s=0.01",
-        ]
+        place = ["model=api", "model.name=tiny", f"model.base_url={api.url}", "model.backoff_s=0.01"]
         done = runner(
-            *place,
-            *drawn,
-            "task=agents",
-            "task.mode=debate",
-            "task.limit=2",
-            "tracking=none",
-            "print=json",
+            *place, *drawn, "task=agents", "task.mode=debate", "task.limit=2", "tracking=none", "print=json"
         )
     assert done.code == 0, done.err
     metrics = done.json()["metrics"]
-    assert (metrics["calls"], metrics["code_failed"], metrics["n"], metrics["errors"]) == (
-        10,
-        0,
-        2,
-        0,
-    )
+    assert (metrics["calls"], metrics["code_failed"], metrics["n"], metrics["errors"]) == (10, 0, 2, 0)
     assert (len(api.answered), {body["temperature"] for body in api.seen}) == (10, {0.2})
-    assert any("This program gives 21." in str(body["messages"]) for body in api.seen), (
-        "the decision is told"
-    )
+    assert any("This program gives 21." in str(body["messages"]) for body in api.seen), "the decision is told"

@@ -14,13 +14,7 @@ from api_standin import Api
 
 from runner.config.root import RunnerConfig
 from runner.options.agents.keys import AgentsConfig
-from runner.options.remote.keys import (
-    ApiConfig,
-    Extensions,
-    HybridConfig,
-    StudentConfig,
-    TeacherConfig,
-)
+from runner.options.remote.keys import ApiConfig, Extensions, HybridConfig, StudentConfig, TeacherConfig
 from runner.report import headline
 from runner.run import run
 
@@ -56,14 +50,9 @@ def test_a_team_of_agents_records_who_answered(make_config: Make, tmp_path: Path
         assert metrics["student_answers"] + metrics["teacher_answers"] == metrics["calls"] > 4
         assert metrics["teacher_answers"] > 0 < metrics["student_answers"]
         assert metrics["teacher_calls"] == len(teacher.seen)
-        assert (
-            metrics["new_tokens"] == metrics["student_new_tokens"] + metrics["teacher_new_tokens"]
-        )
+        assert metrics["new_tokens"] == metrics["student_new_tokens"] + metrics["teacher_new_tokens"]
         assert metrics["cost_usd"] > 0
-        assert set(record.result.facts["answered_by"].replace(",", "").split()) >= {
-            "student",
-            "teacher",
-        }
+        assert set(record.result.facts["answered_by"].replace(",", "").split()) >= {"student", "teacher"}
         assert {"student", "teacher", "cost"} <= headline(metrics).keys()
         folder = tmp_path / "outputs" / "jobs" / record.job_id
         (folder / "result.json").unlink()
@@ -77,10 +66,7 @@ def test_a_team_of_agents_records_who_answered(make_config: Make, tmp_path: Path
 
 
 def test_the_servers_key_is_in_no_file(
-    make_config: Make,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("API_KEY", KEY)
     with Api(lambda body: f"I got Bearer {KEY} from you", key=KEY) as api:
@@ -126,6 +112,4 @@ def test_agents_hear_answers_and_their_calls_keep_the_thoughts(runner: Run, tmp_
     (sample,) = lines("samples.jsonl")
     assert "21" in sample["text"]
     assert "secret" not in str(sample)
-    assert sample["new_tokens"] == sum(call["new_tokens"] for call in calls), (
-        "the thoughts cost, too"
-    )
+    assert sample["new_tokens"] == sum(call["new_tokens"] for call in calls), "the thoughts cost, too"

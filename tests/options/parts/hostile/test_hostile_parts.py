@@ -42,9 +42,7 @@ def test_safetensors(arena: Arena, tiny_llama: Path, case: str) -> None:
 def test_names_in_an_index(arena: Arena, tiny_llama: Path, end: str, name: Any) -> None:
     model = corpus.copy_model(tiny_llama, arena.folder)
     (model / "model.safetensors").unlink()
-    index = (
-        "model.safetensors.index.json" if end == "safetensors" else "pytorch_model.bin.index.json"
-    )
+    index = "model.safetensors.index.json" if end == "safetensors" else "pytorch_model.bin.index.json"
     (model / index).write_text(json.dumps({"weight_map": {"w": name}}))
     assert "a bare file name" in arena.give(*SPLIT)
 
@@ -81,12 +79,7 @@ def test_wrapped_weights_are_taken_from_where_they_are(arena: Arena, tiny_llama:
 @pytest.fixture(scope="module")
 def sound_parts(tmp_path_factory: pytest.TempPathFactory, run_job: Run) -> Path:
     folder = tmp_path_factory.mktemp("sound")
-    split = [
-        "model=embedded",
-        "task=split",
-        "task.num_parts=2",
-        f"task.output_dir={folder / 'parts'}",
-    ]
+    split = ["model=embedded", "task=split", "task.num_parts=2", f"task.output_dir={folder / 'parts'}"]
     run_job([*split, f"output_dir={folder}", "print=none"])
     return folder / "parts"
 
@@ -114,9 +107,8 @@ def test_weights_of_a_part(arena: Arena, sound_parts: Path, task: str) -> None:
         else (*IN_PARTS, "generation.max_new_tokens=1")
     )
     (part,) = (arena.folder / "parts").glob("*0*.safetensors")
-    cases = (
-        corpus.SAFETENSORS if task == "verify" else ("empty", "deep", "beyond the end")
-    )  # each starts a process
+    # each starts a process
+    cases = corpus.SAFETENSORS if task == "verify" else ("empty", "deep", "beyond the end")
     for case in cases:
         part.write_bytes(corpus.SAFETENSORS[case])
         assert part.name in arena.give(*words)
@@ -135,9 +127,7 @@ def test_json_of_parts_that_a_pipeline_runs(arena: Arena, sound_parts: Path, nam
     "place", [("parts", 0, "file"), ("parts", 0, "partition"), ("companions", 0, "file")], ids=repr
 )
 @pytest.mark.parametrize("name", ["../../canary", "/etc/passwd", "a\\b", "..", 7], ids=repr)
-def test_names_in_a_manifest(
-    arena: Arena, sound_parts: Path, place: tuple[str, int, str], name: Any
-) -> None:
+def test_names_in_a_manifest(arena: Arena, sound_parts: Path, place: tuple[str, int, str], name: Any) -> None:
     shutil.copytree(sound_parts, arena.folder / "parts")
     file = arena.folder / "parts" / "manifest.json"
     values = json.loads(file.read_text())

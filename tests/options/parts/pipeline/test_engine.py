@@ -53,10 +53,7 @@ def make(
     opened: list[Engine] = []
 
     def build(**keys: Any) -> Engine:
-        model, generation = (
-            in_parts(**({"parts": parts} | keys)),
-            GenerationConfig(max_new_tokens=12),
-        )
+        model, generation = (in_parts(**({"parts": parts} | keys)), GenerationConfig(max_new_tokens=12))
         opened.append(open_engine(make_config(model=model, generation=generation), folder=tmp_path))
         return opened[-1]
 
@@ -73,9 +70,7 @@ def finish(session: Session) -> list[Event]:
 
 
 def completions(events: list[Event]) -> dict[tuple[Any, int], list[int]]:
-    return {
-        (one.id, one.choice): one.answer.token_ids for one in events if isinstance(one, Completion)
-    }
+    return {(one.id, one.choice): one.answer.token_ids for one in events if isinstance(one, Completion)}
 
 
 def alone(engine: Engine, requests: list[Request]) -> dict[tuple[Any, int], list[int]]:
@@ -124,16 +119,9 @@ def test_cancelling_ends_a_request_at_once_and_no_other(make: Callable[..., Engi
         for request_id in ("c", "d", "unknown"):  # one may be under way, the other still waits
             session.cancel(request_id)
         ended = {(one.id, one.choice): one for one in session.step() if isinstance(one, Completion)}
-        assert {key for key in ended if key[0] in ("c", "d")} == {
-            ("c", 0),
-            ("c", 1),
-            ("c", 2),
-            ("d", 0),
-        }
+        assert {key for key in ended if key[0] in ("c", "d")} == {("c", 0), ("c", 1), ("c", 2), ("d", 0)}
         assert all(
-            ended[key].answer.finish_reason is FinishReason.cancelled
-            for key in ended
-            if key[0] in ("c", "d")
+            ended[key].answer.finish_reason is FinishReason.cancelled for key in ended if key[0] in ("c", "d")
         )
         left = completions([*ended.values(), *finish(session)])
     assert {key: left[key] for key in (("a", 0), (7, 0))} == {
@@ -141,9 +129,7 @@ def test_cancelling_ends_a_request_at_once_and_no_other(make: Callable[..., Engi
     }
 
 
-def test_a_session_that_is_closed_early_does_not_affect_the_next(
-    make: Callable[..., Engine],
-) -> None:
+def test_a_session_that_is_closed_early_does_not_affect_the_next(make: Callable[..., Engine]) -> None:
     engine = make(micro_batch=1)
     expected = alone(engine, MIXED)
     with engine.open() as session:
@@ -188,9 +174,7 @@ def test_a_prompt_that_does_not_fit_is_an_error_of_its_own(make: Callable[..., E
     assert ended[1].answer.finish_reason is FinishReason.length
 
 
-def test_its_report_has_the_parts_and_its_stats_have_their_figures(
-    make: Callable[..., Engine],
-) -> None:
+def test_its_report_has_the_parts_and_its_stats_have_their_figures(make: Callable[..., Engine]) -> None:
     engine = make()
     assert [(part["part"], part["process"]) for part in engine.load().parts] == [(0, 0), (1, 0)]
     list(complete(engine, MIXED))
@@ -210,9 +194,7 @@ def test_the_work_of_a_session_that_is_closed_early_is_counted(make: Callable[..
 def test_batch_size_limits_the_rows_at_once(make: Callable[..., Engine]) -> None:
     engine = make(micro_batch=8)
     expected, seen = alone(engine, MIXED), list[int]()
-    done = completions(
-        [*complete(engine, MIXED, 2, lambda _: seen.append(engine.stats.rows_alive))]
-    )
+    done = completions([*complete(engine, MIXED, 2, lambda _: seen.append(engine.stats.rows_alive))])
     assert done == expected
     assert max(seen) <= 2
 
@@ -272,6 +254,4 @@ def test_a_row_whose_logits_are_nan_ends_with_an_error(
         assert bool(one.answer.token_ids) is not is_damaged
     whole = completions(list(complete(make(micro_batch=3), [asked[0], asked[3]])))
     assert {key: done[key].answer.token_ids for key in whole} == whole
-    assert [one.error for one in complete(engine, asked[:1])] == [None], (
-        "later requests are answered"
-    )
+    assert [one.error for one in complete(engine, asked[:1])] == [None], "later requests are answered"

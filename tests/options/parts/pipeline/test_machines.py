@@ -86,10 +86,8 @@ def job(parts: Path, prompts: str, tmp_path: Path) -> Callable[..., Run]:
 
 SHORT = ("generation.max_new_tokens=12",)
 LIMIT_MIB = 1050
-LONG = (
-    "generation.max_new_tokens=100",
-    "model.micro_batch=1",
-)  # a prompt after the other, so that faults come amid it
+# a prompt after the other, so that faults come amid it
+LONG = ("generation.max_new_tokens=100", "model.micro_batch=1")
 
 
 def lines(tmp_path: Path) -> int:
@@ -111,9 +109,7 @@ def stored(tmp_path: Path) -> list[tuple[Any, ...]]:
     return [(index, one.prompt_sha256, one.answer) for index, one in sorted(samples.items())]
 
 
-def expected(
-    make: Make, model: Path, prompts: str, words: tuple[str, ...]
-) -> list[tuple[Any, ...]]:
+def expected(make: Make, model: Path, prompts: str, words: tuple[str, ...]) -> list[tuple[Any, ...]]:
     """Return the answers of the whole model in this process."""
     from runner_engine.settings.generation import GenerationConfig
 
@@ -161,9 +157,7 @@ def message_after_a_kill(job: Any, tmp_path: Path, killed: int) -> tuple[str, st
 
 
 @THOROUGH
-def test_a_host_whose_processes_are_killed_is_one_message_on_the_first(
-    job: Any, tmp_path: Path
-) -> None:
+def test_a_host_whose_processes_are_killed_is_one_message_on_the_first(job: Any, tmp_path: Path) -> None:
     message, address = message_after_a_kill(job, tmp_path, killed=1)
     assert message.startswith(
         f"error: process 1 of 2 (parts 2-3, layers 2-3) at {address} ended without a message, probably killed"
@@ -175,10 +169,7 @@ def test_a_host_whose_processes_are_killed_is_one_message_on_the_first(
 @THOROUGH
 def test_a_killed_first_host_is_one_message_on_the_other(job: Any, tmp_path: Path) -> None:
     message, address = message_after_a_kill(job, tmp_path, killed=0)
-    assert (
-        f"process 0 at {address}, which has the job, says why, unless it was killed itself"
-        in message
-    )
+    assert f"process 0 at {address}, which has the job, says why, unless it was killed itself" in message
 
 
 @THOROUGH
@@ -194,13 +185,9 @@ def test_a_host_that_vanishes_without_a_word_ends_both_sides_and_the_same_comman
         for number in (0, 1):
             assert SILENT_S - 2 < run.ended[number] - cut < SILENT_S + EXIT_S
         [first], [second] = run.errors(0), run.errors(1)
-        heard = (
-            f"was not heard from for {SILENT_S:g} s: its machine is gone, or the network between"
-        )
+        heard = f"was not heard from for {SILENT_S:g} s: its machine is gone, or the network between"
         assert f"process 1 of 2 (parts 2-3, layers 2-3) at {hosts[1].address} {heard}" in first
-        assert (
-            f"process 1 of 2: process 0 at {hosts[0].address}, which has the job, {heard}" in second
-        )
+        assert f"process 1 of 2: process 0 at {hosts[0].address}, which has the job, {heard}" in second
         kept = lines(tmp_path)
         assert 0 < kept < 8
         hosts[1].link("up")
@@ -254,14 +241,7 @@ def test_a_model_too_large_for_one_host_runs_on_two(
             *SHORT,
         ]
         words += ["model.check_memory=false"]
-        launch = [
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc-per-node=1",
-            "-m",
-            "runner",
-        ]
+        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1", "-m", "runner"]
         alone = hosts[0].start(*launch, *words)
         _, errors = alone.communicate(timeout=WAIT_S)
         assert alone.returncode == 1
@@ -323,18 +303,14 @@ def test_a_process_from_elsewhere_needs_the_token_and_a_rank_that_is_expected(
         assert (others.addresses, others.silent) == ({1: "127.0.0.1"}, set())
 
 
-def test_silent_strangers_get_no_threads_and_keep_nobody_out(
-    others: machines.OtherMachines,
-) -> None:
+def test_silent_strangers_get_no_threads_and_keep_nobody_out(others: machines.OtherMachines) -> None:
     before = threading.active_count()
     strangers = [say_hello(others, b"\0") for _ in range(5 * machines.MAX_STRANGERS)]
     try:
         with say_hello(others, machines.HELLO.pack(2, bytes.fromhex(others.token))) as process:
             assert not is_closed(process)
             assert list(others.addresses) == [2]
-            assert threading.active_count() == before + 1, (
-                "one for the process, none for the strangers"
-            )
+            assert threading.active_count() == before + 1, "one for the process, none for the strangers"
             assert is_closed(strangers[0]), "the oldest strangers make room"
     finally:
         for stranger in strangers:
@@ -348,9 +324,8 @@ def test_a_failed_accept_does_not_end_the_watch(
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     first, process = socket.socket(), socket.socket()
     with first, process, socket.socket() as probe:
-        resource.setrlimit(
-            resource.RLIMIT_NOFILE, (probe.fileno(), hard)
-        )  # no file can be opened any more
+        # no file can be opened any more
+        resource.setrlimit(resource.RLIMIT_NOFILE, (probe.fileno(), hard))
         try:
             first.connect((others.address, others.port))
             while not caplog.records:

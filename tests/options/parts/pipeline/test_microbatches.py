@@ -61,8 +61,7 @@ def test_as_many_batches_as_stages_are_under_way(
     worker = StageWorker(config, ProcessRank(0, 1, 0, 1))
     stages, stats = Stages(worker), EngineStats()
     rows = [
-        Row(Request(index, "x"), [10 + index] * (index + 1), "", limit=2 + index % 3)
-        for index in range(7)
+        Row(Request(index, "x"), [10 + index] * (index + 1), "", limit=2 + index % 3) for index in range(7)
     ]
     micro_batches = MicroBatches(
         DEPTH, stages.send, stages.receive, stats, Stopping(load_tokenizer(parts)), pad=0
@@ -72,9 +71,7 @@ def test_as_many_batches_as_stages_are_under_way(
     done: list[tuple[Any, int]] = []
     while len(done) < len(rows):
         done += [
-            (one.id, len(one.answer.token_ids))
-            for one in micro_batches.step()
-            if isinstance(one, Completion)
+            (one.id, len(one.answer.token_ids)) for one in micro_batches.step() if isinstance(one, Completion)
         ]
     done.sort(key=str)
     assert done == [(index, 2 + index % 3) for index in range(7)]

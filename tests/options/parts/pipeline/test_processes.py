@@ -50,9 +50,7 @@ def test_several_processes_give_the_same_answers(
     make_config: Make, model: Path, parts: Path, prompts: str, processes: int
 ) -> None:
     expected = answers(generate(make_config, whole(model), prompts, SAMPLED))
-    record = generate(
-        make_config, in_parts(parts, stages=processes, micro_batch=2), prompts, SAMPLED
-    )
+    record = generate(make_config, in_parts(parts, stages=processes, micro_batch=2), prompts, SAMPLED)
     assert answers(record) == expected
     metrics, rows = record.result.metrics, record.result.tables["the parts of the model"]
     assert metrics["processes"] == processes
@@ -74,11 +72,7 @@ def children(parent: int | None = None) -> list[int]:
             fields = (entry / "stat").read_text().rpartition(")")[2].split()
         except OSError:
             continue
-        if (
-            "stage_process" in line
-            and fields[0] != "Z"
-            and int(fields[1]) == (parent or os.getpid())
-        ):
+        if "stage_process" in line and fields[0] != "Z" and int(fields[1]) == (parent or os.getpid()):
             pids.append(int(entry.name))
     return sorted(pids)
 
@@ -111,8 +105,7 @@ def decoding(parts: Path, prompts: str, tmp_path: Path, warm_children: None) -> 
     )
     try:
         until(
-            lambda: list(out.glob("jobs/*/samples.jsonl")) or process.poll() is not None,
-            "a first completion",
+            lambda: list(out.glob("jobs/*/samples.jsonl")) or process.poll() is not None, "a first completion"
         )
         assert process.poll() is None, process.communicate()
         yield process, children(process.pid), out
@@ -132,9 +125,7 @@ def listening(pid: int) -> list[str]:
         for table in ("tcp", "tcp6")
         for row in Path(f"/proc/net/{table}").read_text().splitlines()[1:]
     ]
-    return [
-        row[1].partition(":")[0] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in links
-    ]
+    return [row[1].partition(":")[0] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in links]
 
 
 @pytest.mark.slow
@@ -155,9 +146,7 @@ def gone(pid: int) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "victim", [pytest.param(0, marks=THOROUGH), 1, pytest.param(2, marks=THOROUGH)]
-)
+@pytest.mark.parametrize("victim", [pytest.param(0, marks=THOROUGH), 1, pytest.param(2, marks=THOROUGH)])
 def test_a_killed_process_ends_the_pipeline(decoding: Any, victim: int) -> None:
     process, pids, out = decoding
     assert len(pids) == 3
@@ -166,10 +155,7 @@ def test_a_killed_process_ends_the_pipeline(decoding: Any, victim: int) -> None:
     assert process.returncode == 1, errors
     assert output == ""
     rank = victim + 1  # they were started in this order
-    assert (
-        f"error: process {rank} of 4 (part {rank}, layers {rank}-{rank}) was killed by SIGKILL"
-        in errors
-    )
+    assert f"error: process {rank} of 4 (part {rank}, layers {rank}-{rank}) was killed by SIGKILL" in errors
     assert "Traceback" not in errors
     until(lambda: all(gone(pid) for pid in pids), "all stages gone")
     [record] = out.glob("jobs/*/result.json")
@@ -204,9 +190,7 @@ def test_a_process_that_hangs_is_noticed(make_config: Make, parts: Path, tmp_pat
         engine.load()
         [pid] = children()
         os.kill(pid, signal.SIGSTOP)
-        with pytest.raises(
-            JobFailed, match="no answer from the 2 processes of the pipeline for 3 s"
-        ):
+        with pytest.raises(JobFailed, match="no answer from the 2 processes of the pipeline for 3 s"):
             list(contract.complete(engine, [Request(0, "one")]))
     finally:
         engine.close()
@@ -223,9 +207,7 @@ def test_the_error_of_a_process_that_cannot_load_is_reported(
     content = bytearray(file.read_bytes())
     content[-3] ^= 1
     file.write_bytes(content)
-    with pytest.raises(
-        DataError, match=r"process 2 of 4 \(part 2, layers 2-2\): part 2 of .* is damaged"
-    ):
+    with pytest.raises(DataError, match=r"process 2 of 4 \(part 2, layers 2-2\): part 2 of .* is damaged"):
         generate(make_config, in_parts(broken, stages=4), prompts)
     assert children() == []
 
@@ -233,9 +215,7 @@ def test_the_error_of_a_process_that_cannot_load_is_reported(
 @pytest.mark.thorough
 @pytest.mark.usefixtures("warm_children")
 @pytest.mark.slow
-def test_torchrun(
-    make_config: Make, model: Path, parts: Path, prompts: str, tmp_path: Path
-) -> None:
+def test_torchrun(make_config: Make, model: Path, parts: Path, prompts: str, tmp_path: Path) -> None:
     expected = answers(generate(make_config, whole(model), prompts))
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     arguments = command(
@@ -257,9 +237,7 @@ def test_torchrun(
 
     values = start()
     stored = read_samples(Path(values["output_dir"]) / "samples.jsonl")
-    assert [
-        (index, one.prompt_sha256, one.answer) for index, one in sorted(stored.items())
-    ] == expected
+    assert [(index, one.prompt_sha256, one.answer) for index, one in sorted(stored.items())] == expected
     assert values["metrics"]["processes"] == 2
     assert start()["job_id"] == values["job_id"], "done already: the other processes exit, too"
     too_many = [*launch[:-1], "--nproc-per-node=5", *arguments, "rerun=all"]
@@ -269,9 +247,7 @@ def test_torchrun(
 
 
 @THOROUGH
-def test_a_killed_process_of_torchrun_ends_the_pipeline(
-    parts: Path, prompts: str, tmp_path: Path
-) -> None:
+def test_a_killed_process_of_torchrun_ends_the_pipeline(parts: Path, prompts: str, tmp_path: Path) -> None:
     out = tmp_path / "outputs"
     arguments = [
         "generation.max_new_tokens=200",
@@ -281,15 +257,11 @@ def test_a_killed_process_of_torchrun_ends_the_pipeline(
     ]
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3"]
     process = subprocess.Popen(
-        [*launch, *command(parts, *arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+        [*launch, *command(parts, *arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     try:
         until(
-            lambda: list(out.glob("jobs/*/samples.jsonl")) or process.poll() is not None,
-            "a first completion",
+            lambda: list(out.glob("jobs/*/samples.jsonl")) or process.poll() is not None, "a first completion"
         )
         ranks = {rank: pid for pid in workers(process.pid) if (rank := variable(pid, "RANK"))}
         assert sorted(ranks) == ["0", "1", "2"]
@@ -300,9 +272,7 @@ def test_a_killed_process_of_torchrun_ends_the_pipeline(
         process.communicate()
     assert process.returncode == 1
     assert output == ""
-    assert re.search(r"error: process 1 of 3 \(parts? 1.*\) ended without a message", errors), (
-        errors
-    )
+    assert re.search(r"error: process 1 of 3 \(parts? 1.*\) ended without a message", errors), errors
     until(lambda: all(gone(pid) for pid in ranks.values()), "all processes gone")
     [record] = out.glob("jobs/*/result.json")
     assert json.loads(record.read_text())["status"] == "FAILED"
@@ -356,13 +326,8 @@ def test_an_idle_pipeline_keeps_its_connections_in_use(
     engine = PipelineEngine(make_config(model=in_parts(parts, stages=2, timeout_s=2.0)))
     try:
         engine.load()
-        until(
-            lambda: sent.count(PacketType.alive) >= 2,
-            "a second packet, after the first has returned",
-        )
-        engine.stages.timeout_s = (
-            60.0  # the short limit was for the packets only: an answer may take longer
-        )
+        until(lambda: sent.count(PacketType.alive) >= 2, "a second packet, after the first has returned")
+        engine.stages.timeout_s = 60.0  # the short limit was for the packets only: an answer may take longer
         [done] = contract.complete(engine, [Request(0, "one", max_new_tokens=3)])
         assert len(done.answer.token_ids) == 3
     finally:

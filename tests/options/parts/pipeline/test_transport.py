@@ -23,9 +23,7 @@ CPU = torch.device("cpu")
 def packet() -> torch.Tensor:
     """Return the numbers of two rows as they are sent."""
     return write_rows(
-        [Row(Request(number, "x"), [7, 8, 9], "", 5, sampling=DRAWN) for number in range(2)],
-        0,
-        [None] * 2,
+        [Row(Request(number, "x"), [7, 8, 9], "", 5, sampling=DRAWN) for number in range(2)], 0, [None] * 2
     )
 
 
@@ -38,9 +36,7 @@ def test_the_settings_arrive() -> None:
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -3.5, 1e300])
 def test_a_number_outside_its_range_is_refused_by_name(name: str, value: float) -> None:
     numbers = packet()
-    numbers[1, [*PARAMETERS].index(name)] = torch.tensor(value, dtype=torch.float64).view(
-        torch.int64
-    )
+    numbers[1, [*PARAMETERS].index(name)] = torch.tensor(value, dtype=torch.float64).view(torch.int64)
     with pytest.raises(ConfigError, match=f"^{name}={re.escape(str(value))}: must "):
         sampler_for(numbers, 100, CPU)
 

@@ -22,15 +22,7 @@ def layout_of(names: list[str], config: dict[str, Any]) -> layout.Layout:
 @pytest.mark.parametrize(
     ("stack", "inside", "first", "norm", "head", "tied", "config"),
     [
-        (
-            "h",
-            "attn.bias",
-            ["wte.weight", "wpe.weight"],
-            ["ln_f.weight"],
-            [],
-            ["wte.weight"],
-            {"n_layer": 2},
-        ),
+        ("h", "attn.bias", ["wte.weight", "wpe.weight"], ["ln_f.weight"], [], ["wte.weight"], {"n_layer": 2}),
         (
             "gpt_neox.layers",
             "mlp.dense_h_to_4h.weight",
@@ -100,15 +92,11 @@ def test_names_of_many_families_find_their_place(
 
 
 def test_experts_and_extra_layers_are_not_mistaken_for_the_stack() -> None:
-    names = [
-        f"model.layers.{layer}.mlp.experts.{expert}.w1" for layer in range(3) for expert in range(2)
-    ]
+    names = [f"model.layers.{layer}.mlp.experts.{expert}.w1" for layer in range(3) for expert in range(2)]
     found = layout_of([*names, "model.layers.2.extra"], {"num_hidden_layers": 2})
     assert found.stack == "model.layers"
-    assert [len(layer) for layer in found.layers] == [
-        2,
-        5,
-    ]  # layer 2, for multi-token prediction, goes with the last
+    # layer 2, for multi-token prediction, goes with the last
+    assert [len(layer) for layer in found.layers] == [2, 5]
 
 
 def test_a_number_of_layers_that_is_not_there_is_refused() -> None:

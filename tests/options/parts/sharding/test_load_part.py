@@ -55,12 +55,8 @@ def test_plain_from_pretrained_refuses_a_parts_folder(split: Path) -> None:
 
 @pytest.mark.slow
 def test_importing_runner_stays_cheap() -> None:
-    program = (
-        "import sys, runner; assert 'torch' not in sys.modules; print(runner.load_part.__name__)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=False
-    )
+    program = "import sys, runner; assert 'torch' not in sys.modules; print(runner.load_part.__name__)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.stdout == "load_part\n", done.stderr
     with pytest.raises(AttributeError, match="no attribute 'load_parts'"):
         _ = runner.load_parts
@@ -113,9 +109,7 @@ def test_parts_that_are_no_runs_of_layers(tmp_path: Path) -> None:
 
     model = save_family(tmp_path / "model", "llama")
     parts = split_into(model, tmp_path / "parts", None, strategy=Strategy.by_type)  # type: ignore[arg-type]
-    with pytest.raises(
-        ConfigError, match="strategy by_type are not runs of whole layers.*task=merge"
-    ):
+    with pytest.raises(ConfigError, match="strategy by_type are not runs of whole layers.*task=merge"):
         runner.load_part(parts, 0)
 
 

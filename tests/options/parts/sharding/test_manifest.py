@@ -39,10 +39,7 @@ def test_what_split_writes_is_read(source: Path, trip: Trip) -> None:
             lambda m: m["parts"][0].update(file="../part_0.safetensors"),
             r"parts\[0\]: a bare file name .*'\.\./part_0",
         ),
-        (
-            lambda m: m["parts"][0].update(partition="x/y"),
-            r"parts\[0\]\.partition: a bare file name .*'x/y'",
-        ),
+        (lambda m: m["parts"][0].update(partition="x/y"), r"parts\[0\]\.partition: a bare file name .*'x/y'"),
         (
             lambda m: m["source"]["files"][0].update(file="/tmp/x"),
             r"source\.files: a bare file name expected",
@@ -52,19 +49,10 @@ def test_what_split_writes_is_read(source: Path, trip: Trip) -> None:
             r"companions: a bare file name expected, found '\.\.'",
         ),
         (lambda m: m["headers"][0].update(file="a\\b"), r"headers: a bare file name expected"),
-        (
-            lambda m: m["headers"][0].update(file="other.header"),
-            r"headers: one for each of source\.files",
-        ),
-        (
-            lambda m: m["companions"][0].update(file="model.safetensors"),
-            r"name the same file twice",
-        ),
+        (lambda m: m["headers"][0].update(file="other.header"), r"headers: one for each of source\.files"),
+        (lambda m: m["companions"][0].update(file="model.safetensors"), r"name the same file twice"),
         (lambda m: m["parts"].pop(), r"num_parts=2, but 1 parts are listed"),
-        (
-            lambda m: m["parts"].reverse(),
-            r"parts\[0\]: part 0 with part_0\.\w+ .* found part 1 with part_1",
-        ),
+        (lambda m: m["parts"].reverse(), r"parts\[0\]: part 0 with part_0\.\w+ .* found part 1 with part_1"),
         (
             lambda m: m["parts"][1].update(file="part_0.safetensors"),
             r"parts\[1\]: part 1 .* found part 1 with part_0",
@@ -86,23 +74,11 @@ def test_what_split_writes_is_read(source: Path, trip: Trip) -> None:
             lambda m: m["parts"][1].update(layers=[0, 2]),
             r"parts\[1\]\.layers: a range from 2 .* found \[0, 2\]",
         ),
-        (
-            lambda m: m["parts"][1].update(layers=[2, 9]),
-            r"parts\[1\]\.layers: a range from 2 to 2 at most",
-        ),
-        (
-            lambda m: m["parts"][1].update(layers=None),
-            r"parts: layers 0\.\.2 expected, found 0\.\.1 only",
-        ),
-        (
-            lambda m: m["parts"][1].update(layers="all"),
-            r"parts\[1\]\.layers: a list expected, found 'all'",
-        ),
+        (lambda m: m["parts"][1].update(layers=[2, 9]), r"parts\[1\]\.layers: a range from 2 to 2 at most"),
+        (lambda m: m["parts"][1].update(layers=None), r"parts: layers 0\.\.2 expected, found 0\.\.1 only"),
+        (lambda m: m["parts"][1].update(layers="all"), r"parts\[1\]\.layers: a list expected, found 'all'"),
         (lambda m: m.update(embedding=[7]), r"embedding: part ids below 2 expected, found \[7\]"),
-        (
-            lambda m: m["tied"][0].update(parts=[0, 5]),
-            r"tied: model\.embed_tokens\.weight: part ids below 2",
-        ),
+        (lambda m: m["tied"][0].update(parts=[0, 5]), r"tied: model\.embed_tokens\.weight: part ids below 2"),
         (lambda m: m.pop("companions"), r"companions: a list expected, found None"),
         (lambda m: m.update(source="x"), r"source: a JSON object expected, found 'x'"),
         (
@@ -115,10 +91,7 @@ def test_what_split_writes_is_read(source: Path, trip: Trip) -> None:
             lambda m: m["totals"].pop("tensors"),
             r"totals\.tensors: a whole number from 0 expected, found None",
         ),
-        (
-            lambda m: m.update(format_version=9),
-            r"runner-split version 2 expected, found runner-split 9",
-        ),
+        (lambda m: m.update(format_version=9), r"runner-split version 2 expected, found runner-split 9"),
         (lambda m: m.update(format="other"), r"runner-split version 2 expected, found other 2"),
     ],
 )
@@ -148,9 +121,7 @@ def test_a_manifest_that_is_not_one_is_refused(
         ),
     ],
 )
-def test_a_bin_must_list_its_tensors(
-    trip: Trip, change: Callable[[list[Any]], object], message: str
-) -> None:
+def test_a_bin_must_list_its_tensors(trip: Trip, change: Callable[[list[Any]], object], message: str) -> None:
     trip.split(checkpoints.save_bin(trip.folder / "source", shards=2))
     trip.edit(lambda manifest: change(manifest["source"]["files"]))
     with pytest.raises(DataError, match=message):
@@ -176,9 +147,7 @@ def test_no_split_there_is_said(source: Path, trip: Trip, tmp_path: Path) -> Non
         read_manifest(source)
     trip.split(source, 2)
     (trip.parts / "manifest.json").rename(trip.parts / "manifest.unfinished.json")
-    with pytest.raises(
-        ConfigError, match="the split was interrupted, run the same task=split again"
-    ):
+    with pytest.raises(ConfigError, match="the split was interrupted, run the same task=split again"):
         read_manifest(trip.parts)
     (trip.parts / "manifest.json").write_text(json.dumps([1]))
     with pytest.raises(DataError, match="a JSON object expected"):

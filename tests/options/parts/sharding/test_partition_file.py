@@ -69,25 +69,19 @@ def test_verify_compares_the_numbers_with_the_tensors(model: Path, trip: Trip) -
     trip.edit(change, "partition_1.json")
     name = json.loads((trip.parts / "partition_1.json").read_text())["layers"][-1]["name"]
     problems = trip.verify().problems
-    assert any(f"partition_1.json: tensor {name}: 1 of " in problem for problem in problems), (
-        problems
-    )
+    assert any(f"partition_1.json: tensor {name}: 1 of " in problem for problem in problems), problems
 
 
 def test_what_cannot_be_inline_is_refused(trip: Trip) -> None:
     with pytest.raises(
-        ConfigError,
-        match=r"1,235,814,400 parameters would be 25\.32 GiB of JSON text, and 1,000,000",
+        ConfigError, match=r"1,235,814,400 parameters would be 25\.32 GiB of JSON text, and 1,000,000"
     ):
         partition_file.refuse_large(1_235_814_400)
     partition_file.refuse_large(1_000_000)
     source = trip.folder / "source"
     source.mkdir()
     (source / "config.json").write_text('{"n_layer": 2}')
-    tensors = {
-        "h.0.w": torch.ones(3),
-        "h.1.w": torch.tensor([1.0, 2.0, float("nan"), float("inf")]),
-    }
+    tensors = {"h.0.w": torch.ones(3), "h.1.w": torch.tensor([1.0, 2.0, float("nan"), float("inf")])}
     save_file(tensors, source / "model.safetensors")
     with pytest.raises(DataError, match=r"tensor h\.1\.w: number 2 is nan, which JSON cannot hold"):
         trip.split(source, inline_parameters=True)
@@ -97,12 +91,8 @@ def test_what_cannot_be_inline_is_refused(trip: Trip) -> None:
     big = trip.folder / "big"
     big.mkdir()
     (big / "config.json").write_text('{"n_layer": 2}')
-    save_file(
-        {f"h.{number}.w": torch.ones(600, 1000) for number in range(2)}, big / "model.safetensors"
-    )
-    with pytest.raises(
-        ConfigError, match=r"task\.inline_parameters=true: 1,200,000 parameters would be"
-    ):
+    save_file({f"h.{number}.w": torch.ones(600, 1000) for number in range(2)}, big / "model.safetensors")
+    with pytest.raises(ConfigError, match=r"task\.inline_parameters=true: 1,200,000 parameters would be"):
         trip.split(big, inline_parameters=True)
 
 
@@ -118,7 +108,5 @@ def test_all_numbers_of_one_byte_are_torchs(dtype: str, kind: torch.dtype) -> No
     codes = torch.arange(2 if kind is torch.bool else 256, dtype=torch.uint8)
     expected = codes.view(kind).float().numpy()
     assert np.array_equal(
-        partition_file.decode(dtype, codes.numpy().tobytes()).astype("<f4"),
-        expected,
-        equal_nan=True,
+        partition_file.decode(dtype, codes.numpy().tobytes()).astype("<f4"), expected, equal_nan=True
     )

@@ -54,9 +54,7 @@ def test_families(trip: Trip, family: str) -> None:
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
 @pytest.mark.parametrize("shard", ["1GB", "20KB"])
 def test_safetensors(trip: Trip, tied: bool, dtype: str, shard: str) -> None:
-    source = checkpoints.save(
-        trip.folder / "source", dtype=dtype, shard=shard, tie_word_embeddings=tied
-    )
+    source = checkpoints.save(trip.folder / "source", dtype=dtype, shard=shard, tie_word_embeddings=tied)
     assert (len(list(source.glob("*.safetensors"))) > 1) == (shard == "20KB")
     go_round(trip, source)
 
@@ -91,8 +89,7 @@ def test_bin_of_other_dtypes(trip: Trip, dtype: torch.dtype) -> None:
     fused = (torch.randn(6, 8) * 4).to(dtype)
     state = {f"h.{number}.w": fused[3 * number : 3 * number + 3] for number in range(2)}
     torch.save(
-        state | {"wte.weight": torch.randn(5, 3), "h.1.turned": fused.t()},
-        source / "pytorch_model.bin",
+        state | {"wte.weight": torch.randn(5, 3), "h.1.turned": fused.t()}, source / "pytorch_model.bin"
     )
     go_round(trip, source)
 
@@ -116,9 +113,7 @@ def test_a_checkpoint_that_bitsandbytes_has_packed(trip: Trip, kind: str) -> Non
 def test_every_strategy(trip: Trip, strategy: Strategy, form: str) -> None:
     folder = trip.folder / "source"
     source = (
-        checkpoints.save(folder, "gemma")
-        if form == "safetensors"
-        else checkpoints.save_bin(folder, "gemma")
+        checkpoints.save(folder, "gemma") if form == "safetensors" else checkpoints.save_bin(folder, "gemma")
     )
     own: dict[Strategy, dict[str, Any]] = {
         Strategy.ratios: {"ratios": [0.2, 0.8]},

@@ -74,26 +74,16 @@ def test_layers_of_every_family_are_found_by_their_names(
     run_split(source, num_parts=LAYERS)
     manifest = check(source, tmp_path / "parts")
     assert manifest["layers"]["count"] == LAYERS
-    assert [entry["layers"] for entry in manifest["parts"]] == [
-        [number, number] for number in range(LAYERS)
-    ]
+    assert [entry["layers"] for entry in manifest["parts"]] == [[number, number] for number in range(LAYERS)]
     names = list(load_all(source))
-    assert all(
-        name.startswith(f"{manifest['layers']['prefix']}.") for name in names if ".1." in name
-    )
+    assert all(name.startswith(f"{manifest['layers']['prefix']}.") for name in names if ".1." in name)
     inside = [Counter(name.split(".")[len(manifest["layers"]["prefix"].split(".")) + 1] for name in names
                       if name.startswith(f"{manifest['layers']['prefix']}.{number}.")) for number in range(LAYERS)]  # fmt: skip
     assert inside[0] == inside[1] == inside[2], "each layer has the same modules"
-    assert (manifest["embedding"], manifest["norm"], manifest["head"]) == (
-        [0],
-        [LAYERS - 1],
-        [LAYERS - 1],
-    )
+    assert (manifest["embedding"], manifest["norm"], manifest["head"]) == ([0], [LAYERS - 1], [LAYERS - 1])
     config = json.loads((source / "config.json").read_text())
     has_head = any("lm_head" in name or "embed_out" in name for name in names)
-    assert bool(manifest["tied"]) != has_head, (
-        "either a head of its own, or the embedding once more"
-    )
+    assert bool(manifest["tied"]) != has_head, "either a head of its own, or the embedding once more"
     assert manifest["source"]["format"] == "safetensors"
     assert config["model_type"] == family
 
@@ -143,9 +133,8 @@ def test_bin_files(family: str, tied: bool, shards: int, tmp_path: Path, run_spl
     assert sorted(named) == sorted(load_all(source))
     assert not (tmp_path / "parts" / "source_headers").exists()
     assert not [entry for entry in manifest["companions"] if "index" in entry["file"]]
-    shared = (
-        tied and shards == 1
-    )  # two names of one storage; in two files it is written twice anyway
+    # two names of one storage; in two files it is written twice anyway
+    shared = tied and shards == 1
     assert any("share their bytes" in note for note in result.notes) == shared
 
 
@@ -182,17 +171,13 @@ def test_every_strategy_on_disk(strategy: Strategy, tmp_path: Path, run_split: S
             ["mlp"],
             ["norm"],
         ]
-        assert manifest["tied"] == [
-            {"tensor": "model.embed_tokens.weight", "parts": [0], "as": "head"}
-        ]
+        assert manifest["tied"] == [{"tensor": "model.embed_tokens.weight", "parts": [0], "as": "head"}]
         assert (manifest["embedding"], manifest["head"], manifest["norm"]) == ([0], [0], [3])
 
 
 def test_a_gguf_file_is_refused(runner: Callable[..., Any], tmp_path: Path) -> None:
     model = LlamaForCausalLM.from_pretrained(save_original(tmp_path / "original"))
     file = write(tmp_path / "F32.gguf", model, "F32")
-    done = runner(
-        "model=local", f"model.name={file}", "task=split", "task.output_dir=parts", "tracking=none"
-    )
+    done = runner("model=local", f"model.name={file}", "task=split", "task.output_dir=parts", "tracking=none")
     assert done.code == 2
     assert "task=split cuts safetensors and .bin, this is a .gguf file" in done.err

@@ -58,9 +58,7 @@ def test_layer_types_and_windows_go_with_their_layers(parts_of: Any) -> None:
     _, parts = parts_of("gemma2", 2)
     stages: list[Any] = [runner.load_part(parts, number) for number in range(2)]
     sliced = [stage.model.config.layer_types for stage in stages]
-    assert sliced[0] + sliced[1] == ["sliding_attention", "full_attention"] * 2 + [
-        "sliding_attention"
-    ]
+    assert sliced[0] + sliced[1] == ["sliding_attention", "full_attention"] * 2 + ["sliding_attention"]
     assert [layer.self_attn.sliding_window for stage in stages for layer in stage.layers] == [
         4,
         None,
@@ -69,14 +67,9 @@ def test_layer_types_and_windows_go_with_their_layers(parts_of: Any) -> None:
         4,
     ]
     for stage in stages:
-        assert [layer.self_attn.layer_idx for layer in stage.layers] == list(
-            range(len(stage.layers))
-        )
+        assert [layer.self_attn.layer_idx for layer in stage.layers] == list(range(len(stage.layers)))
         kinds = [type(layer).__name__ for layer in stage.new_cache().layers]
-        window = {
-            "sliding_attention": "DynamicSlidingWindowLayer",
-            "full_attention": "DynamicLayer",
-        }
+        window = {"sliding_attention": "DynamicSlidingWindowLayer", "full_attention": "DynamicLayer"}
         assert kinds == [window[kind] for kind in stage.model.config.layer_types]
 
 
@@ -92,9 +85,7 @@ def test_a_stage_holds_its_own_weights_and_no_others(parts_of: Any) -> None:
         stored = sum(tensor.nbytes for tensor in stage.model.parameters())
         assert stage.nbytes == stored + buffers
         assert stored == 4 * manifest["parts"][number]["params"]
-        assert not any(
-            tensor.is_meta for tensor in (*stage.model.parameters(), *stage.model.buffers())
-        )
+        assert not any(tensor.is_meta for tensor in (*stage.model.parameters(), *stage.model.buffers()))
 
 
 def test_what_a_stage_lacks_raises_where_it_would_count(parts_of: Any) -> None:
@@ -108,13 +99,9 @@ def test_what_a_stage_lacks_raises_where_it_would_count(parts_of: Any) -> None:
         return hook
 
     first.layers[0].register_forward_pre_hook(ask(first.model.model.norm, torch.zeros(1, 1, 32)))
-    with pytest.raises(
-        DataError, match="part 0 needs model.norm inside its layers, and does not have it"
-    ):
+    with pytest.raises(DataError, match="part 0 needs model.norm inside its layers, and does not have it"):
         first(torch.tensor([[1, 2]]))
-    last.model.lm_head.register_forward_pre_hook(
-        ask(last.model.model.embed_tokens, torch.zeros(1, 1))
-    )
+    last.model.lm_head.register_forward_pre_hook(ask(last.model.model.embed_tokens, torch.zeros(1, 1)))
     with pytest.raises(DataError, match="part 1 needs model.embed_tokens after its layers"):
         last(torch.zeros(1, 2, 32))
 
@@ -127,11 +114,7 @@ def test_weights_are_mapped_and_keep_the_dtype_of_the_checkpoint(tmp_path: Path)
     wider: Any = runner.load_part(parts, 1, dtype="float32")
     assert wider.layers[0].mlp.up_proj.weight.dtype is torch.float32
     maps = Path("/proc/self/maps").read_text()
-    ranges = [
-        line.split()[0].split("-")
-        for line in maps.splitlines()
-        if line.endswith("part_1.safetensors")
-    ]
+    ranges = [line.split()[0].split("-") for line in maps.splitlines() if line.endswith("part_1.safetensors")]
     assert any(int(begin, 16) <= weight.data_ptr() < int(end, 16) for begin, end in ranges)
 
 
@@ -148,9 +131,7 @@ def test_weights_are_mapped_and_keep_the_dtype_of_the_checkpoint(tmp_path: Path)
         ({"model_type": "mamba"}, "mamba cannot be run in parts: its layers keep a state"),
     ],
 )
-def test_families_that_cannot_run_in_parts(
-    tmp_path: Path, keys: dict[str, Any], message: str
-) -> None:
+def test_families_that_cannot_run_in_parts(tmp_path: Path, keys: dict[str, Any], message: str) -> None:
     parts = split_into(save_family(tmp_path / "m", "gpt2"), tmp_path / "parts", 2)
     config = parts / "model_files" / "config.json"
     values = json.loads(config.read_text())
@@ -160,9 +141,7 @@ def test_families_that_cannot_run_in_parts(
 
 
 @pytest.mark.usefixtures("warm_children")
-@pytest.mark.parametrize(
-    "processes", [*(pytest.param(n, marks=pytest.mark.thorough) for n in (1, 2, 4)), 3]
-)
+@pytest.mark.parametrize("processes", [*(pytest.param(n, marks=pytest.mark.thorough) for n in (1, 2, 4)), 3])
 def test_logits_over_processes(parts_of: Any, processes: int) -> None:
     """Real processes, started by torchrun: hidden states over gloo, a key-value cache in each."""
     pairs = [str(path) for family in IN_PROCESSES for path in parts_of(family, processes)]

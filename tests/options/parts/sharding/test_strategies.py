@@ -37,9 +37,7 @@ def layouts(draw: st.DrawFn) -> Layout:
         [tensor(f"model.layers.{number}.{name}", draw(size), draw(dtype)) for name in draw(st.sets(st.sampled_from(NAMES), min_size=1))]
         for number in range(draw(st.integers(1, 9)))
     ]  # fmt: skip
-    first = [tensor("model.embed_tokens.weight", draw(st.integers(1, 200)))] * draw(
-        st.integers(0, 1)
-    )
+    first = [tensor("model.embed_tokens.weight", draw(st.integers(1, 200)))] * draw(st.integers(0, 1))
     norm = [tensor("model.norm.weight", draw(size))] * draw(st.integers(0, 1))
     kind = draw(st.sampled_from(["tied", "own", "none"]))
     head = [tensor("lm_head.weight", draw(st.integers(1, 200)))] if kind == "own" else []
@@ -56,9 +54,7 @@ def tasks(draw: st.DrawFn, count: int) -> SplitConfig:
     if strategy is Strategy.ranges:
         inner = draw(st.lists(st.integers(1, count - 1), unique=True)) if count > 1 else []
         cuts = [0, *sorted(inner), count]
-        return SplitConfig(
-            strategy=strategy, ranges=[f"{a}-{b - 1}" for a, b in itertools.pairwise(cuts)]
-        )
+        return SplitConfig(strategy=strategy, ranges=[f"{a}-{b - 1}" for a, b in itertools.pairwise(cuts)])
     if strategy is Strategy.ratios:
         weights = draw(st.lists(st.integers(1, 9), min_size=num_parts, max_size=num_parts))
         return SplitConfig(strategy=strategy, ratios=[weight / sum(weights) for weight in weights])
@@ -74,10 +70,7 @@ def best_by_dynamic_program(costs: list[int], num_parts: int) -> int:
     best: list[float] = [0, *[float("inf")] * len(costs)]
     for _ in range(num_parts):
         best = [
-            min(
-                (max(best[begin], sum(costs[begin:end])) for begin in range(end)),
-                default=float("inf"),
-            )
+            min((max(best[begin], sum(costs[begin:end])) for begin in range(end)), default=float("inf"))
             for end in range(len(costs) + 1)
         ]
     return int(best[-1])
@@ -123,9 +116,7 @@ def test_balanced_parts_equal_the_dynamic_program(data: st.DataObject) -> None:
         parts = plan_parts(layout, SplitConfig(strategy=strategy, num_parts=num_parts))
         costs = [sum(map(measure, layer)) for layer in layout.layers]
         costs[0] += sum(map(measure, layout.first))
-        costs[-1] += sum(
-            map(measure, [*layout.norm, *layout.head, *(layout.tied if num_parts > 1 else [])])
-        )
+        costs[-1] += sum(map(measure, [*layout.norm, *layout.head, *(layout.tied if num_parts > 1 else [])]))
         largest = max(sum(map(measure, part.tensors)) for part in parts)
         assert len(parts) == num_parts
         assert largest == best_by_dynamic_program(costs, num_parts)
@@ -133,17 +124,13 @@ def test_balanced_parts_equal_the_dynamic_program(data: st.DataObject) -> None:
 
 @settings(max_examples=300)
 @given(st.lists(st.integers(0, 60), min_size=1, max_size=12), st.data())
-def test_cuts_make_the_largest_run_as_small_as_can_be(
-    costs: list[int], data: st.DataObject
-) -> None:
+def test_cuts_make_the_largest_run_as_small_as_can_be(costs: list[int], data: st.DataObject) -> None:
     num_parts = data.draw(st.integers(1, len(costs)))
     cuts = balance(costs, num_parts)
     runs = list(itertools.pairwise(cuts))
     assert (cuts[0], cuts[-1], len(runs)) == (0, len(costs), num_parts)
     assert all(begin < end for begin, end in runs)
-    assert max(sum(costs[begin:end]) for begin, end in runs) == best_by_dynamic_program(
-        costs, num_parts
-    )
+    assert max(sum(costs[begin:end]) for begin, end in runs) == best_by_dynamic_program(costs, num_parts)
 
 
 @settings(max_examples=200)
@@ -154,8 +141,7 @@ def test_ratios_are_kept_to_as_well_as_any_cut_can(costs: list[int], data: st.Da
 
     def worst(cuts: tuple[int, ...]) -> float:
         return max(
-            sum(costs[a:b]) / ratio
-            for (a, b), ratio in zip(itertools.pairwise(cuts), ratios, strict=True)
+            sum(costs[a:b]) / ratio for (a, b), ratio in zip(itertools.pairwise(cuts), ratios, strict=True)
         )
 
     inner = itertools.combinations(range(1, len(costs)), len(ratios) - 1)
@@ -181,9 +167,7 @@ def test_embedding_and_head_enter_the_balance() -> None:
 def model(layers: int = 4) -> Layout:
     embedding = tensor("model.embed_tokens.weight", 100)
     blocks = [[tensor(f"model.layers.{n}.{name}", 10) for name in NAMES] for n in range(layers)]
-    return Layout(
-        "model.layers", blocks, [embedding], [tensor("model.norm.weight", 4)], [], [embedding]
-    )
+    return Layout("model.layers", blocks, [embedding], [tensor("model.norm.weight", 4)], [], [embedding])
 
 
 def spans(parts: list[PlannedPart]) -> list[Any]:
@@ -226,18 +210,12 @@ def test_what_each_strategy_makes_of_one_model() -> None:
         (SplitConfig(strategy=Strategy.ranges, ranges=["1-3"]), "layer 0 is in no range"),
         (SplitConfig(strategy=Strategy.ranges, ranges=["0-1"]), "layers 2-3 are in no range"),
         (SplitConfig(strategy=Strategy.ranges, ranges=["0-2", "2-3"]), "layer 2 is in two ranges"),
-        (
-            SplitConfig(strategy=Strategy.ranges, ranges=["2-3", "0-1"]),
-            "layers 0-1 are in no range",
-        ),
+        (SplitConfig(strategy=Strategy.ranges, ranges=["2-3", "0-1"]), "layers 0-1 are in no range"),
         (
             SplitConfig(strategy=Strategy.ranges, ranges=["0-1", "2-4"]),
             "2-4 is out of range: the model has layers 0-3",
         ),
-        (
-            SplitConfig(strategy=Strategy.ranges, ranges=["0-1", "3-2"]),
-            "3-2 runs backwards: give 2-3",
-        ),
+        (SplitConfig(strategy=Strategy.ranges, ranges=["0-1", "3-2"]), "3-2 runs backwards: give 2-3"),
     ],
 )
 def test_what_the_model_does_not_allow_is_refused(task: SplitConfig, message: str) -> None:

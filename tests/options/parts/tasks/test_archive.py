@@ -29,9 +29,7 @@ def small_frames(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return checkpoints.save(
-        tmp_path_factory.mktemp("source") / "llama", dtype="bfloat16", shard="20KB"
-    )
+    return checkpoints.save(tmp_path_factory.mktemp("source") / "llama", dtype="bfloat16", shard="20KB")
 
 
 def without_times(folder: Path) -> dict[str, bytes]:
@@ -73,8 +71,7 @@ def test_damage_is_named(source: Path, trip: Trip) -> None:
     trip.pack()
     flip_last_byte(trip.packed / "part_1.safetensors.zst")
     assert any(
-        "part_1.safetensors.zst: xxh3_128:" in problem
-        for problem in trip.verify(trip.packed).problems
+        "part_1.safetensors.zst: xxh3_128:" in problem for problem in trip.verify(trip.packed).problems
     )
     with pytest.raises(
         DataError, match=r"damaged, nothing was written:(.|\n)*part_1\.safetensors\.zst: xxh3"
@@ -97,9 +94,7 @@ def test_frames_that_lie_are_named(source: Path, trip: Trip) -> None:
     assert any("part_0.safetensors.zst: frames: " in problem for problem in problems)
     values["parts"][0]["frames"][1] -= 1
     path.write_text(json.dumps(values))
-    assert any(
-        "part_0.safetensors.zst: piece " in problem for problem in trip.verify(trip.packed).problems
-    )
+    assert any("part_0.safetensors.zst: piece " in problem for problem in trip.verify(trip.packed).problems)
 
 
 def test_an_archive_is_not_loaded_and_says_how_to_unpack(source: Path, trip: Trip) -> None:
@@ -115,9 +110,7 @@ def test_an_archive_is_not_loaded_and_says_how_to_unpack(source: Path, trip: Tri
         trip.unpack(trip.folder / "again")
 
 
-def test_an_interrupted_packing_goes_on(
-    source: Path, trip: Trip, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_packing_goes_on(source: Path, trip: Trip, monkeypatch: pytest.MonkeyPatch) -> None:
     trip.split(source, 3)
     real, calls = archive.compress, []
 

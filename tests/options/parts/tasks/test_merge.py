@@ -30,8 +30,7 @@ LAYERS = 3
 def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Every kind: transformers' own, tied or not, one file or shards, and one of all dtypes."""
     folders = {
-        name: tmp_path_factory.mktemp("sources") / name
-        for name in ("one", "shards", "half", "dtypes")
+        name: tmp_path_factory.mktemp("sources") / name for name in ("one", "shards", "half", "dtypes")
     }
     shapes: dict[str, Any] = {
         "num_hidden_layers": LAYERS,
@@ -43,18 +42,9 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     save(folders["shards"], shard="20KB", **shapes)
     save(folders["half"], tied=True, shard="10KB", dtype="bfloat16", **shapes)
     torch.manual_seed(2)
-    kinds = (
-        torch.int8,
-        torch.float8_e4m3fn,
-        torch.float8_e5m2,
-        torch.float16,
-        torch.bfloat16,
-        torch.float32,
-    )
+    kinds = (torch.int8, torch.float8_e4m3fn, torch.float8_e5m2, torch.float16, torch.bfloat16, torch.float32)
     tensors = {
-        f"h.{i}.w{n}": (torch.randn(3, 5) * 3).to(kind)
-        for i in range(LAYERS)
-        for n, kind in enumerate(kinds)
+        f"h.{i}.w{n}": (torch.randn(3, 5) * 3).to(kind) for i in range(LAYERS) for n, kind in enumerate(kinds)
     }
     tensors |= {
         "wte.weight": torch.randn(7, 5),
@@ -68,9 +58,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folders["dtypes"].mkdir()
     (folders["dtypes"] / "config.json").write_text(json.dumps({"n_layer": LAYERS}))
     (folders["dtypes"] / "LICENSE").write_text("free")
-    save_file(
-        tensors, folders["dtypes"] / "model.safetensors", metadata={"format": "pt", "note": "kept"}
-    )
+    save_file(tensors, folders["dtypes"] / "model.safetensors", metadata={"format": "pt", "note": "kept"})
     folders["bin"] = checkpoints.save_bin(tmp_path_factory.mktemp("sources") / "bin", shards=2)
     return folders
 
@@ -132,16 +120,8 @@ def test_the_merged_folder_loads_and_gives_the_same_logits(
         ),
         ("partition_0.json", flip_last_byte, r"partition_0\.json: sha256 \w+ expected, \w+ found"),
         ("partition_1.json", lambda path: path.unlink(), r"partition_1\.json: missing"),
-        (
-            "model_files/config.json",
-            flip_last_byte,
-            r"model_files/config\.json: sha256:\w+ expected",
-        ),
-        (
-            "model_files/config.json",
-            lambda path: path.unlink(),
-            r"model_files/config\.json: missing",
-        ),
+        ("model_files/config.json", flip_last_byte, r"model_files/config\.json: sha256:\w+ expected"),
+        ("model_files/config.json", lambda path: path.unlink(), r"model_files/config\.json: missing"),
         (
             "source_headers/model.safetensors.header",
             flip_last_byte,
@@ -191,9 +171,7 @@ def test_a_missing_tensor_is_named(sources: dict[str, Path], trip: Trip) -> None
         trip.merge()
 
 
-def test_a_result_that_differs_from_the_source_is_never_kept(
-    sources: dict[str, Path], trip: Trip
-) -> None:
+def test_a_result_that_differs_from_the_source_is_never_kept(sources: dict[str, Path], trip: Trip) -> None:
     trip.split(sources["one"], 2)
     digest = "sha256:" + 64 * "0"
     trip.edit(lambda manifest: manifest["source"]["files"][0].update(digest=digest))
@@ -220,17 +198,14 @@ def test_an_interrupted_merge_goes_on_and_keeps_what_is_right(
 
 
 @pytest.mark.parametrize("name", ["one", "bin"])
-def test_a_folder_of_something_else_is_left_alone(
-    sources: dict[str, Path], trip: Trip, name: str
-) -> None:
+def test_a_folder_of_something_else_is_left_alone(sources: dict[str, Path], trip: Trip, name: str) -> None:
     trip.split(sources[name], 2)
     trip.merge()
     damaged = sorted(trip.merged.glob("*.safetensors"))[0]
     flip_last_byte(damaged)
     there = contents(trip.merged)
     with pytest.raises(
-        ConfigError,
-        match=rf"task\.output_dir=.*: holds {damaged.name}, which is not what this merge",
+        ConfigError, match=rf"task\.output_dir=.*: holds {damaged.name}, which is not what this merge"
     ):
         trip.merge()
     assert contents(trip.merged) == there
@@ -238,8 +213,7 @@ def test_a_folder_of_something_else_is_left_alone(
     other.mkdir()
     (other / "notes.txt").write_text("mine")
     with pytest.raises(
-        ConfigError,
-        match="holds notes.txt, which is not what this merge writes. Nothing was changed",
+        ConfigError, match="holds notes.txt, which is not what this merge writes. Nothing was changed"
     ):
         trip.merge(into=other)
     assert contents(other) == {"notes.txt": b"mine"}
@@ -286,9 +260,7 @@ def test_a_disk_without_room_is_said_before_anything_is_written(
     sources: dict[str, Path], trip: Trip, small_disk: Path
 ) -> None:
     trip.split(sources["shards"], 2)
-    with pytest.raises(
-        JobFailed, match=r": 0\.14 MiB needed, 0\.06 MiB free\. Nothing was written"
-    ):
+    with pytest.raises(JobFailed, match=r": 0\.14 MiB needed, 0\.06 MiB free\. Nothing was written"):
         trip.merge(into=small_disk / "merged")
     assert os.listdir(small_disk) == []
 
@@ -297,9 +269,8 @@ def test_a_disk_that_fills_up_leaves_nothing_half_written(
     sources: dict[str, Path], trip: Trip, small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trip.split(sources["shards"], 2)
-    monkeypatch.setattr(
-        "runner_engine.checkpoints.byteio.require_space", lambda *_: None
-    )  # somebody else takes the room meanwhile
+    # somebody else takes the room meanwhile
+    monkeypatch.setattr("runner_engine.checkpoints.byteio.require_space", lambda *_: None)
     with pytest.raises(JobFailed, match=r"the disk is full: .*\.safetensors could not be written"):
         trip.merge(into=small_disk)
     whole, there = contents(sources["shards"]), contents(small_disk)
@@ -318,9 +289,7 @@ def test_memory_does_not_grow_with_the_model(trip: Trip) -> None:
     source = trip.folder / "source"
     source.mkdir()
     (source / "config.json").write_text('{"n_layer": 2}')
-    tensors = {
-        f"h.{number}.w": torch.full((8 * 2**20,), number, dtype=torch.uint8) for number in range(2)
-    }
+    tensors = {f"h.{number}.w": torch.full((8 * 2**20,), number, dtype=torch.uint8) for number in range(2)}
     save_file(tensors, source / "model.safetensors")
     trip.split(source, 2)
     tracemalloc.start()
@@ -333,8 +302,7 @@ def test_memory_does_not_grow_with_the_model(trip: Trip) -> None:
 
 def test_the_manifest_is_checked_by_type_and_place(sources: dict[str, Path], trip: Trip) -> None:
     with pytest.raises(
-        ConfigError,
-        match=r"task\.parts=.*parts: there is no such folder; give what task=split wrote",
+        ConfigError, match=r"task\.parts=.*parts: there is no such folder; give what task=split wrote"
     ):
         trip.merge()
     trip.split(sources["one"], 2)
@@ -343,9 +311,7 @@ def test_the_manifest_is_checked_by_type_and_place(sources: dict[str, Path], tri
         manifest["companions"][0]["file"] = "../../evil"
 
     trip.edit(escape)
-    with pytest.raises(
-        DataError, match=r"companions: a bare file name expected, found '\.\./\.\./evil'"
-    ):
+    with pytest.raises(DataError, match=r"companions: a bare file name expected, found '\.\./\.\./evil'"):
         trip.merge()
     assert not (trip.folder / "evil").exists()
     assert not trip.merged.exists()
@@ -355,13 +321,7 @@ def test_a_result_that_is_asked_for_from_another_folder_is_there_and_a_damaged_o
     sources: dict[str, Path], trip: Trip, runner: Callable[..., Any], tmp_path: Path
 ) -> None:
     trip.split(sources["one"])
-    asked = [
-        "task=merge",
-        f"task.parts={trip.parts}",
-        "task.output_dir=whole",
-        "tracking=none",
-        "print=json",
-    ]
+    asked = ["task=merge", f"task.parts={trip.parts}", "task.output_dir=whole", "tracking=none", "print=json"]
     asked.append(f"output_dir={tmp_path / 'outputs'}")
     here, there = tmp_path / "here", tmp_path / "there"
     for folder in (here, there):

@@ -59,9 +59,7 @@ def run_split(tmp_path: Path, make_config: Callable[..., RunnerConfig]) -> Split
 
     def run(folder: Path, num_parts: int | None, **keys: Any) -> Result:
         groups = {name: keys.pop(name) for name in ("quantization", "lora") if name in keys}
-        task = SplitConfig(
-            **({"num_parts": num_parts, "output_dir": str(tmp_path / "parts")} | keys)
-        )
+        task = SplitConfig(**({"num_parts": num_parts, "output_dir": str(tmp_path / "parts")} | keys))
         config = make_config(model=LocalModelConfig(name=str(folder)), task=task, **groups)
         assert set(split.prepare(config).hashes) == {"source"}
         (tmp_path / "job").mkdir(exist_ok=True)
@@ -78,21 +76,14 @@ class Untouched:
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def states(folder: Path) -> dict[str, tuple[int, int]]:
     """What changes when a file is written anew: its inode, as each is written beside the old
     one."""
     files = [path for path in folder.rglob("*") if path.is_file()]
-    return {
-        str(path.relative_to(folder)): (path.stat().st_ino, path.stat().st_mtime_ns)
-        for path in files
-    }
+    return {str(path.relative_to(folder)): (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}
 
 
 def xxh3(content: bytes) -> str:
@@ -149,9 +140,7 @@ def test_the_parts_hold_what_the_manifest_says(
         [{"tensor": embedding, "parts": copied, "as": "head"}] if name == "tied" else []
     )
     assert manifest["layers"] == {"prefix": "model.layers", "count": LAYERS}
-    ranges = [
-        range(first, last + 1) for first, last in (listed["layers"] for listed in manifest["parts"])
-    ]
+    ranges = [range(first, last + 1) for first, last in (listed["layers"] for listed in manifest["parts"])]
     assert [index for layers in ranges for index in layers] == list(range(LAYERS))
     totals, unique = manifest["totals"], sum(tensor.numel() for tensor in original.values())
     extra = original[embedding].numel() if len(copied) == 2 else 0
@@ -164,24 +153,15 @@ def test_the_parts_hold_what_the_manifest_says(
     assert (manifest["source"]["name"], manifest["source"]["revision"]) == (name, None)
     assert {Path(path).name for path in result.artifacts} >= {"manifest.json", "part_0.safetensors"}
     assert all(Path(path).is_file() for path in result.artifacts)
-    assert not [
-        path for path in parts.rglob("*") if "tmp" in path.name or "unfinished" in path.name
-    ]
+    assert not [path for path in parts.rglob("*") if "tmp" in path.name or "unfinished" in path.name]
 
 
 def test_mixed_widths_stay_aligned_and_open_on_their_own(tmp_path: Path, run_split: Split) -> None:
     folder = tmp_path / "mixed"
     folder.mkdir()
     (folder / "config.json").write_text('{"num_hidden_layers": 2, "tie_word_embeddings": false}')
-    kinds = {
-        "int8": torch.int8,
-        "half": torch.float16,
-        "brain": torch.bfloat16,
-        "wide": torch.float64,
-    }
-    tensors = {
-        f"h.{i}.{name}": torch.ones(3).to(kind) for i in range(2) for name, kind in kinds.items()
-    }
+    kinds = {"int8": torch.int8, "half": torch.float16, "brain": torch.bfloat16, "wide": torch.float64}
+    tensors = {f"h.{i}.{name}": torch.ones(3).to(kind) for i in range(2) for name, kind in kinds.items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt", "by": "hand"})
     run_split(folder, 2)
     found = load_file(tmp_path / "parts" / "part_1.safetensors")
@@ -235,9 +215,8 @@ def test_the_same_split_again_writes_what_is_missing(
     assert states(parts)["part_0.safetensors"] == kept
     after = snapshot(parts)
     assert set(after) == set(before)
-    assert all(
-        after[name] == before[name] for name in before if name != "manifest.json"
-    )  # which has times
+    # which has times
+    assert all(after[name] == before[name] for name in before if name != "manifest.json")
 
 
 @pytest.mark.parametrize("name", ["part_1.safetensors", "partition_1.json"])
@@ -301,9 +280,7 @@ def test_content_is_compared_for_who_does_not_trust_times(
     assert run_split(source, 2).metrics["written_parts"] == 0, "the manifest knows the new time"
 
 
-def test_content_shows_a_source_that_kept_its_time(
-    run_split: Split, tmp_path: Path, models: Any
-) -> None:
+def test_content_shows_a_source_that_kept_its_time(run_split: Split, tmp_path: Path, models: Any) -> None:
     source = tmp_path / "model"
     shutil.copytree(models["tied"], source)
     run_split(source, 2)
@@ -317,9 +294,7 @@ def test_content_shows_a_source_that_kept_its_time(
     assert run_split(source, 2, compare=Compare.content).metrics["written_parts"] == 1
 
 
-def test_sha256_names_the_source_as_well(
-    models: dict[str, Path], run_split: Split, tmp_path: Path
-) -> None:
+def test_sha256_names_the_source_as_well(models: dict[str, Path], run_split: Split, tmp_path: Path) -> None:
     run_split(models["untied"], 2)
     run_split(models["untied"], 2, checksums=Checksums.sha256)
     manifest = json.loads((tmp_path / "parts" / "manifest.json").read_text())
@@ -349,9 +324,7 @@ def test_an_interrupted_split_goes_on_from_the_parts_that_are_done(
     parts = tmp_path / "parts"
     assert not (parts / "manifest.json").exists()
     monkeypatch.undo()
-    with pytest.raises(
-        ConfigError, match=r"holds another split \(num_parts is 2 there and 3 here\)"
-    ):
+    with pytest.raises(ConfigError, match=r"holds another split \(num_parts is 2 there and 3 here\)"):
         run_split(models["tied"], 3)
     first = states(parts)["part_0.safetensors"]
     assert run_split(models["tied"], 2).metrics["written_parts"] == 1
@@ -408,13 +381,9 @@ def test_a_folder_of_something_else_is_left_alone(
     (parts / "thesis.txt").unlink()
     run_split(models["tied"], 2)
     before = snapshot(parts)
-    with pytest.raises(
-        ConfigError, match=r"holds another split \(source is tied there and untied here\)"
-    ):
+    with pytest.raises(ConfigError, match=r"holds another split \(source is tied there and untied here\)"):
         run_split(models["untied"], 2)
-    with pytest.raises(
-        ConfigError, match=r"\(strategy is balanced_bytes there and equal_layers here\)"
-    ):
+    with pytest.raises(ConfigError, match=r"\(strategy is balanced_bytes there and equal_layers here\)"):
         run_split(models["tied"], 2, strategy=Strategy.equal_layers)
     twin = tmp_path / "elsewhere" / "tied"
     shutil.copytree(models["tied"], twin)
@@ -427,9 +396,7 @@ def test_a_folder_of_something_else_is_left_alone(
         run_split(models["tied"], 2)
 
 
-def test_a_second_process_is_kept_out(
-    models: dict[str, Path], run_split: Split, tmp_path: Path
-) -> None:
+def test_a_second_process_is_kept_out(models: dict[str, Path], run_split: Split, tmp_path: Path) -> None:
     (tmp_path / "parts").mkdir()
     held = hold_folder(tmp_path / "parts", "task.output_dir")
     with held, pytest.raises(ConfigError, match="another process is writing there"):
@@ -466,8 +433,7 @@ def test_vllm_is_told_the_same_plan_and_nothing_is_written(
     assert result.text is not None
     command = result.text.splitlines()[0]
     assert (
-        command
-        == f"VLLM_PP_LAYER_PARTITION=1,2,1 vllm serve {models['untied']} --pipeline-parallel-size 3"
+        command == f"VLLM_PP_LAYER_PARTITION=1,2,1 vllm serve {models['untied']} --pipeline-parallel-size 3"
     )
     assert "Use vLLM when" in result.text
     assert not (tmp_path / "parts").exists()
@@ -477,13 +443,7 @@ def test_vllm_is_told_the_same_plan_and_nothing_is_written(
 def test_a_done_split_is_looked_after_when_asked_for_again(
     models: dict[str, Path], tmp_path: Path, runner: Callable[..., Any]
 ) -> None:
-    asked = [
-        "task=split",
-        "model=auto",
-        f"model.name={models['tied']}",
-        "task.num_parts=2",
-        "tracking=none",
-    ]
+    asked = ["task=split", "model=auto", f"model.name={models['tied']}", "task.num_parts=2", "tracking=none"]
     planned = runner(*asked, "plan=true")
     assert planned.code == 0, planned.err
     assert "also holds" in planned.out
@@ -510,9 +470,7 @@ def test_a_done_split_is_looked_after_when_asked_for_again(
 def test_more_parts_than_layers_are_refused(
     models: dict[str, Path], run_split: Split, tmp_path: Path
 ) -> None:
-    with pytest.raises(
-        ConfigError, match=r"task\.num_parts=5: the model has 4 layers, so 4 parts at most"
-    ):
+    with pytest.raises(ConfigError, match=r"task\.num_parts=5: the model has 4 layers, so 4 parts at most"):
         run_split(models["tied"], 5)
     assert not (tmp_path / "parts").exists()
 
@@ -520,9 +478,7 @@ def test_more_parts_than_layers_are_refused(
 def test_choices_that_would_do_nothing_are_refused(
     models: dict[str, Path], run_split: Split, make_config: Callable[..., RunnerConfig]
 ) -> None:
-    with pytest.raises(
-        ConfigError, match="quantization=int8: task=split copies the checkpoint unchanged"
-    ):
+    with pytest.raises(ConfigError, match="quantization=int8: task=split copies the checkpoint unchanged"):
         run_split(models["tied"], 2, quantization=Int8Config())
     with pytest.raises(ConfigError, match="lora=peft: task=split copies"):
         run_split(models["tied"], 2, lora=PeftConfig(path="x"))
@@ -536,9 +492,7 @@ def test_a_damaged_source_is_refused_and_nothing_is_left(
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "config.json").write_bytes((models["tied"] / "config.json").read_bytes())
-    with pytest.raises(
-        DataError, match=r"contains none of model\.safetensors, .*pytorch_model\.bin"
-    ):
+    with pytest.raises(DataError, match=r"contains none of model\.safetensors, .*pytorch_model\.bin"):
         run_split(folder, 2)
     whole = (models["tied"] / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(whole[:-1])
@@ -579,22 +533,15 @@ def test_a_disk_that_fills_up_keeps_whole_parts_only(
     source = tmp_path / "model"
     source.mkdir()
     (source / "config.json").write_text('{"num_hidden_layers": 2}')
-    save_file(
-        {f"h.{n}.w": torch.full((16000,), float(n)) for n in range(2)}, source / "model.safetensors"
-    )
+    save_file({f"h.{n}.w": torch.full((16000,), float(n)) for n in range(2)}, source / "model.safetensors")
     parts = small_disk / "parts"
     (small_disk / "filler").write_bytes(bytes(80 * 1024))
-    with pytest.raises(
-        JobFailed, match=r": 0\.12 MiB needed, 0\.11 MiB free\. Nothing was written"
-    ):
+    with pytest.raises(JobFailed, match=r": 0\.12 MiB needed, 0\.11 MiB free\. Nothing was written"):
         run_split(source, 2, output_dir=str(parts))
     assert not parts.exists()
-    monkeypatch.setattr(
-        byteio, "require_space", lambda *_: None
-    )  # another program may fill the disk meanwhile
-    with pytest.raises(
-        JobFailed, match=r"the disk is full: .*part_1\.safetensors could not be written"
-    ):
+    # another program may fill the disk meanwhile
+    monkeypatch.setattr(byteio, "require_space", lambda *_: None)
+    with pytest.raises(JobFailed, match=r"the disk is full: .*part_1\.safetensors could not be written"):
         run_split(source, 2, output_dir=str(parts))
     assert sorted(path.name for path in parts.iterdir() if path.is_file()) == [
         "manifest.unfinished.json",
@@ -651,19 +598,14 @@ def test_a_bin_that_would_run_is_refused_and_nothing_is_left(
         "task=split", "model=auto", f"model.name={folder}", "task.output_dir=parts", "tracking=none"
     )
     assert (done.code, done.out) == (2, "")
-    assert (
-        "pytorch_model.bin contains code (posix.mkdir) and was rejected: nothing in it was run"
-        in done.err
-    )
+    assert "pytorch_model.bin contains code (posix.mkdir) and was rejected: nothing in it was run" in done.err
     assert "weights_only" not in done.err
     assert done.err.count("\n") == 1
     assert not mark.exists()
     assert not (tmp_path / "parts").exists()
 
 
-def test_random_weights_are_planned_before_they_are_made(
-    tmp_path: Path, runner: Callable[..., Any]
-) -> None:
+def test_random_weights_are_planned_before_they_are_made(tmp_path: Path, runner: Callable[..., Any]) -> None:
     asked = [
         "task=split",
         "model=smollm2_135m",

@@ -65,18 +65,14 @@ def test_what_split_wrote_is_right(
 @pytest.mark.parametrize(
     "keys", [{"checksums": Checksums.sha256}, {"strategy": Strategy.by_type, "num_parts": None}]
 )
-def test_other_digests_and_parts_by_type(
-    sources: dict[str, Path], trip: Trip, keys: dict[str, Any]
-) -> None:
+def test_other_digests_and_parts_by_type(sources: dict[str, Path], trip: Trip, keys: dict[str, Any]) -> None:
     trip.split(sources["tied"], **keys)
     assert trip.verify(source=sources["tied"]).problems == []
 
 
 def one(result_problems: list[str], *words: str) -> None:
     """Assert that one of the problems has all these words."""
-    assert any(all(word in problem for word in words) for problem in result_problems), (
-        result_problems
-    )
+    assert any(all(word in problem for word in words) for problem in result_problems), result_problems
 
 
 def test_everything_that_is_wrong_is_listed(sources: dict[str, Path], trip: Trip) -> None:
@@ -87,12 +83,7 @@ def test_everything_that_is_wrong_is_listed(sources: dict[str, Path], trip: Trip
     (trip.parts / "partition_2.json").write_text("{}")
     result = trip.verify()
     last = list(json.loads((trip.parts / "partition_0.json").read_text())["layers"])[-1]["name"]
-    one(
-        result.problems,
-        f"part_0.safetensors: tensor {last}: xxh3_128:",
-        "expected, xxh3_128:",
-        "found",
-    )
+    one(result.problems, f"part_0.safetensors: tensor {last}: xxh3_128:", "expected, xxh3_128:", "found")
     one(result.problems, "part_0.safetensors: xxh3_128:", "expected")
     one(result.problems, "part_1.safetensors: missing")
     one(result.problems, "model_files/config.json: sha256:", "expected")
@@ -154,9 +145,7 @@ def test_a_header_that_lies(sources: dict[str, Path], trip: Trip) -> None:
     path = trip.parts / "part_0.safetensors"
     path.write_bytes(path.read_bytes().replace(b'"F32"', b'"I32"', 1))
     problems = trip.verify(level=VerifyLevel.quick).problems
-    one(
-        problems, "part_0.safetensors: tensor ", "dtype F32 expected by partition_0.json, I32 found"
-    )
+    one(problems, "part_0.safetensors: tensor ", "dtype F32 expected by partition_0.json, I32 found")
     one(problems, "F32 [", "expected by model.safetensors.header, I32")
 
 
@@ -166,11 +155,7 @@ def test_tied_tensors_must_be_alike_in_both_places(sources: dict[str, Path], tri
     (problem,) = trip.verify().problems
     assert problem.startswith(f"part_1.safetensors: tensor {EMBEDDING}: content xxh3_128:")
     assert "expected as in part_0.safetensors, xxh3_128:" in problem
-    one(
-        trip.verify(source=sources["tied"]).problems,
-        "part_1.safetensors",
-        "expected as in the source",
-    )
+    one(trip.verify(source=sources["tied"]).problems, "part_1.safetensors", "expected as in the source")
 
 
 @pytest.mark.sampled(3)
@@ -179,10 +164,7 @@ def test_tied_tensors_must_be_alike_in_both_places(sources: dict[str, Path], tri
     [
         (lambda t: t.pop("model.norm.weight"), "tensor model.norm.weight is in none of the parts"),
         (lambda t: t.pop("model.norm.weight"), "manifest.json: totals.tensors: "),
-        (
-            lambda t: t.update(extra=torch.ones(1)),
-            "part_1.safetensors: tensor extra is not in the source",
-        ),
+        (lambda t: t.update(extra=torch.ones(1)), "part_1.safetensors: tensor extra is not in the source"),
         (lambda t: t.pop(EMBEDDING), f"tensor {EMBEDDING}: in parts [0, 1] expected, found in [0]"),
         (
             lambda t: t.update({"model.layers.0.mlp.up_proj.weight": torch.ones(48, 32)}),
@@ -195,10 +177,7 @@ def test_tied_tensors_must_be_alike_in_both_places(sources: dict[str, Path], tri
     ],
 )
 def test_each_tensor_must_be_there_once(
-    sources: dict[str, Path],
-    trip: Trip,
-    change: Callable[[dict[str, torch.Tensor]], object],
-    words: str,
+    sources: dict[str, Path], trip: Trip, change: Callable[[dict[str, torch.Tensor]], object], words: str
 ) -> None:
     trip.split(sources["tied"], 2)
     trip.forge(1, change)
@@ -213,16 +192,10 @@ def test_another_source_is_told_apart(sources: dict[str, Path], trip: Trip) -> N
     tensors["model.norm.weight"][3] += 1
     tensors["model.layers.1.input_layernorm.weight"] = torch.ones(31)
     del tensors["model.layers.2.input_layernorm.weight"]
-    save_file(
-        tensors | {"new": torch.ones(2)}, other / "model.safetensors", metadata={"format": "pt"}
-    )
+    save_file(tensors | {"new": torch.ones(2)}, other / "model.safetensors", metadata={"format": "pt"})
     (other / "config.json").write_text("{}")
     problems = trip.verify(source=other).problems
-    one(
-        problems,
-        "part_1.safetensors: tensor model.norm.weight: xxh3_128:",
-        "expected as in the source",
-    )
+    one(problems, "part_1.safetensors: tensor model.norm.weight: xxh3_128:", "expected as in the source")
     one(
         problems,
         "tensor model.layers.1.input_layernorm.weight: F32 [31] expected as in the source, F32 [32] found",
@@ -245,12 +218,7 @@ def test_exit_codes_and_never_from_the_ledger(
     sources: dict[str, Path], trip: Trip, runner: Callable[..., Any]
 ) -> None:
     trip.split(sources["tied"], 2)
-    command = (
-        "task=verify",
-        f"task.parts={trip.parts}",
-        f"task.source={sources['tied']}",
-        "tracking=none",
-    )
+    command = ("task=verify", f"task.parts={trip.parts}", f"task.source={sources['tied']}", "tracking=none")
     right = runner(*command)
     assert right.code == 0, right.err
     assert "part_0.safetensors" in right.out

@@ -27,9 +27,7 @@ from runner_engine.embedded import MODEL_DIR
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 
-CHAT = [
-    {"role": "user", "content": "Ann has 3 apples and buys 4 more. How many apples does she have?"}
-]
+CHAT = [{"role": "user", "content": "Ann has 3 apples and buys 4 more. How many apples does she have?"}]
 LONG = {"prompt": "Once", "max_tokens": 900, "ignore_eos": True}
 
 
@@ -103,14 +101,7 @@ def test_chats_are_answered_as_by_the_whole_model(
 
 @pytest.mark.slow
 def test_several_clients_and_choices_at_once(server: Serving) -> None:
-    body = {
-        "model": "it",
-        "messages": CHAT,
-        "max_tokens": 20,
-        "temperature": 1.0,
-        "seed": 1,
-        "n": 3,
-    }
+    body = {"model": "it", "messages": CHAT, "max_tokens": 20, "temperature": 1.0, "seed": 1, "n": 3}
     alone = server.ask("/v1/chat/completions", body)[1]["choices"]
     with ThreadPoolExecutor(4) as clients:
         answers = [clients.submit(server.ask, "/v1/chat/completions", body) for _ in range(4)]
@@ -133,9 +124,7 @@ def test_a_client_that_leaves_is_cancelled_and_others_are_answered(server: Servi
             and now["runner_clients_left_total"] == before + 1
         )
     )
-    status, answer = server.ask(
-        "/v1/completions", {"model": "it", "prompt": "Once", "max_tokens": 3}
-    )
+    status, answer = server.ask("/v1/completions", {"model": "it", "prompt": "Once", "max_tokens": 3})
     assert status == 200, answer
 
 
@@ -170,9 +159,7 @@ def test_a_server_ends_with_the_name_of_the_process_that_died(
 @pytest.mark.slow
 def test_the_record_of_a_served_job_has_its_parts(parts: Path, tmp_path: Path) -> None:
     with serving(tmp_path, *over(parts), "model.stages=1") as one:
-        assert (
-            one.ask("/v1/completions", {"model": "it", "prompt": "Once", "max_tokens": 3})[0] == 200
-        )
+        assert one.ask("/v1/completions", {"model": "it", "prompt": "Once", "max_tokens": 3})[0] == 200
         assert one.stop() == 0
     [record] = tmp_path.glob("outputs/jobs/*/result.json")
     result = json.loads(record.read_text())["result"]
@@ -182,9 +169,7 @@ def test_the_record_of_a_served_job_has_its_parts(parts: Path, tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_a_conversation_ends_with_the_name_of_the_process_that_died(
-    parts: Path, tmp_path: Path
-) -> None:
+def test_a_conversation_ends_with_the_name_of_the_process_that_died(parts: Path, tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-m",

@@ -18,8 +18,7 @@ Run = Callable[..., Any]
 
 
 @pytest.mark.parametrize(
-    "recipe",
-    [with_maker("imatrix_q4_k"), with_maker("q4_0"), with_maker("q8_0"), with_maker("f16")],
+    "recipe", [with_maker("imatrix_q4_k"), with_maker("q4_0"), with_maker("q8_0"), with_maker("f16")]
 )
 def test_llama_cpp_computes_with_a_made_file_what_our_engine_does(
     runner: Run, tmp_path: Path, recipe: str
@@ -31,6 +30,4 @@ def test_llama_cpp_computes_with_a_made_file_what_our_engine_does(
     assert done.code == 0, done.err
     (log,) = tmp_path.glob("outputs/jobs/gsm8k-*/result.json")
     said = log.read_text()
-    assert re.search(
-        r"12\d of 128 first choices are equal, and .*289 texts have the same tokens", said
-    )
+    assert re.search(r"12\d of 128 first choices are equal, and .*289 texts have the same tokens", said)

@@ -107,9 +107,7 @@ def test_generate_and_several_answers(runner: Run, tmp_path: Path, model: Path) 
         ("--chat-template,'{{ messages[0].content }}'", "renders a chat as .*, and the file's template as", "--chat-template,{{"),
     ],
 )  # fmt: skip
-def test_a_wrong_flag_is_found_and_named(
-    runner: Run, model: Path, flag: str, how: str, named: str
-) -> None:
+def test_a_wrong_flag_is_found_and_named(runner: Run, model: Path, flag: str, how: str, named: str) -> None:
     done = runner(*JOB, "task.limit=2", *real_keys(model, f"model.flags=[{flag}]"))
     assert (done.code, "Traceback" in done.err) == (2, False), done.err
     assert re.search(how, done.err)
@@ -141,9 +139,7 @@ def test_a_file_that_both_read_as_other_tokens_is_refused(runner: Run, tmp_path:
 
 
 @pytest.mark.parametrize("victim", ["server", "runner"])
-def test_after_a_kill_the_answers_are_the_same(
-    runner: Run, tmp_path: Path, model: Path, victim: str
-) -> None:
+def test_after_a_kill_the_answers_are_the_same(runner: Run, tmp_path: Path, model: Path, victim: str) -> None:
     job = ("tracking=none", "task.limit=48", *real_keys(model, "model.parallel=1"))
     whole = run_in(runner, tmp_path / "whole", *job)
     (tmp_path / "killed").mkdir()

@@ -85,10 +85,7 @@ def test_a_grid_starts_one_server_and_ends_it(
     argv = [str(word) for word in standin.started[0]["argv"]]  # type: ignore[attr-defined]
     assert argv[argv.index("--host") + 1] == "127.0.0.1"
     assert argv[argv.index("--ctx-size") + 1] == "2048", "1,024 positions for each of two"
-    results = [
-        json.loads(path.read_text())["result"]
-        for path in tmp_path.glob("outputs/jobs/*/result.json")
-    ]
+    results = [json.loads(path.read_text())["result"] for path in tmp_path.glob("outputs/jobs/*/result.json")]
     assert len(results) == 2
     for result in results:
         assert result["facts"]["engine"] == "llama.cpp b9235 (abc1234) on the CPU"
@@ -149,9 +146,7 @@ def test_answers_after_a_kill_do_not_depend_on_what_was_asked_before(
     assert samples(again) == whole
 
 
-def test_the_prompt_cache_counts_where_it_changes_answers(
-    runner: Run, tmp_path: Path, model: Path
-) -> None:
+def test_the_prompt_cache_counts_where_it_changes_answers(runner: Run, tmp_path: Path, model: Path) -> None:
     standin = LlamaCppStandIn(tmp_path / "bin")
 
     def job_id(*more: str) -> str:
@@ -263,9 +258,7 @@ def test_a_program_that_is_none_is_named(
     assert "model=llama_cpp: there is no llama.cpp here: install llama.cpp" in nowhere.err
 
 
-def test_the_one_on_path_is_found(
-    runner: Run, tmp_path: Path, model: Path, standin: LlamaCppStandIn
-) -> None:
+def test_the_one_on_path_is_found(runner: Run, tmp_path: Path, model: Path, standin: LlamaCppStandIn) -> None:
     keys = [key for key in llama_cpp_keys(standin, model) if "executable" not in key]
     path = f"{standin.folder}{os.pathsep}{os.environ['PATH']}"
     done = runner("tracking=none", *JOB[2:], *keys, PATH=path)
@@ -291,15 +284,10 @@ def test_variables_that_stand_for_words_do_not_reach_it(
     runner: Run, tmp_path: Path, model: Path, standin: LlamaCppStandIn
 ) -> None:
     (standin.folder / "wish").write_text("serve")
-    text = standin.path.read_text().replace(
-        "started.open", "started.open"
-    )  # the stand-in writes what it got
-    standin.path.write_text(
-        text.replace('"argv": words}', '"argv": words, "variables": [*os.environ]}')
-    )
-    done = runner(
-        "tracking=none", *JOB[2:], *llama_cpp_keys(standin, model), LLAMA_ARG_CTX_SIZE="64"
-    )
+    # the stand-in writes what it got
+    text = standin.path.read_text().replace("started.open", "started.open")
+    standin.path.write_text(text.replace('"argv": words}', '"argv": words, "variables": [*os.environ]}'))
+    done = runner("tracking=none", *JOB[2:], *llama_cpp_keys(standin, model), LLAMA_ARG_CTX_SIZE="64")
     assert done.code == 0, done.err
     variables: Any = standin.started[0]["variables"]
     assert "LLAMA_API_KEY" in variables

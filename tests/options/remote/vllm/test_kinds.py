@@ -13,8 +13,6 @@ from runner.options.remote.vllm.keys import VllmConfig
 from runner_engine.embedded import MODEL_DIR
 
 
-def test_it_has_a_complete_description(
-    make_config: Callable[..., RunnerConfig], tmp_path: Path
-) -> None:
+def test_it_has_a_complete_description(make_config: Callable[..., RunnerConfig], tmp_path: Path) -> None:
     model = VllmConfig(name=str(MODEL_DIR), python=str(VllmStandIn(tmp_path / "env").python))
     check_description(make_config(model=model), tmp_path, is_served=True)

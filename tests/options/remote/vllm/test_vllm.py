@@ -93,17 +93,14 @@ def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def texts(folder: Path) -> dict[int, tuple[str, str | None]]:
     (path,) = folder.glob("outputs/jobs/*/samples.jsonl")
     return {
-        index: (sample.answer.text, sample.answer.verdict)
-        for index, sample in read_samples(path).items()
+        index: (sample.answer.text, sample.answer.verdict) for index, sample in read_samples(path).items()
     }
 
 
 def answers_here(runner: Run, folder: Path, questions: int) -> dict[int, tuple[str, str | None]]:
     """Return the answers of our own engine."""
     folder.mkdir()
-    done = runner(
-        *JOB, f"task.limit={questions}", "model.dtype=float32", "model.device=cpu", cwd=folder
-    )
+    done = runner(*JOB, f"task.limit={questions}", "model.dtype=float32", "model.device=cpu", cwd=folder)
     assert done.code == 0, done.err
     answers = texts(folder)
     assert len(answers) == questions
@@ -145,13 +142,7 @@ def test_a_real_vllm_keeps_to_a_budget(runner: Run, tmp_path: Path) -> None:
     with vllm_serving(
         tmp_path / "model", tmp_path, "--reasoning-parser", "qwen3", "--enforce-eager"
     ) as address:
-        remote = (
-            *JOB,
-            "task.limit=20",
-            "model=api",
-            f"model.base_url={address}",
-            "model.name=embedded",
-        )
+        remote = (*JOB, "task.limit=20", "model=api", f"model.base_url={address}", "model.name=embedded")
         for name, budget in (("free", "null"), ("held", tokens)):
             (tmp_path / name).mkdir()
             keys = (f"generation.thinking_tokens={budget}", "model.thinking_budget=vllm")
@@ -168,9 +159,7 @@ def test_a_real_vllm_keeps_to_a_budget(runner: Run, tmp_path: Path) -> None:
         assert len(tokenizer.encode(held.thinking)) == held.thinking_tokens
         assert free.thinking.strip().startswith(held.thinking.strip())
         assert held.text.strip()
-        assert held.thinking_tokens == tokens - 1, (
-            "the line break of the template counts for vLLM's budget"
-        )
+        assert held.thinking_tokens == tokens - 1, "the line break of the template counts for vLLM's budget"
         assert held.ending is Ending.budget_spent
         assert held.tokens > tokens
 
@@ -185,9 +174,7 @@ def with_vllm(runner: Run, folder: Path, *keys: str) -> Any:
         f"model.python={VLLM}",
         "model.args=[--enforce-eager]",
     )
-    done = runner(
-        "tracking=none", "print=json", *own, *keys, cwd=folder, VLLM_CPU_KVCACHE_SPACE="1"
-    )
+    done = runner("tracking=none", "print=json", *own, *keys, cwd=folder, VLLM_CPU_KVCACHE_SPACE="1")
     assert done.code == 0, done.err
     path = max(folder.glob("outputs/jobs/*/result.json"), key=lambda path: path.stat().st_mtime_ns)
     return json.loads(path.read_text())["result"]
@@ -195,27 +182,18 @@ def with_vllm(runner: Run, folder: Path, *keys: str) -> Any:
 
 @needs_vllm
 @pytest.mark.thorough
-def test_model_vllm_gives_the_answers_of_our_engine_with_an_adapter_too(
-    runner: Run, tmp_path: Path
-) -> None:
+def test_model_vllm_gives_the_answers_of_our_engine_with_an_adapter_too(runner: Run, tmp_path: Path) -> None:
     for lora in ("none", "embedded"):
         keys = (f"lora={lora}", "task.split=hard5", "task.limit=20")
         there, here = tmp_path / f"there_{lora}", tmp_path / f"here_{lora}"
         facts = with_vllm(runner, there, *keys)["facts"]
         is_compared = (
-            "with transformers"
-            if lora == "none"
-            else "not compared: vLLM's build for CPUs cannot score"
+            "with transformers" if lora == "none" else "not compared: vLLM's build for CPUs cannot score"
         )
         assert facts["compared"].startswith(is_compared)
         here.mkdir()
         done = runner(
-            "tracking=none",
-            "print=json",
-            "model.dtype=float32",
-            "model.device=cpu",
-            *keys,
-            cwd=here,
+            "tracking=none", "print=json", "model.dtype=float32", "model.device=cpu", *keys, cwd=here
         )
         assert done.code == 0, done.err
         ours, theirs = (samples_of(folder) for folder in (here, there))
@@ -231,12 +209,7 @@ def test_model_vllm_scores_as_our_engine_does(runner: Run, tmp_path: Path, promp
     with_vllm(runner, tmp_path / "there", *keys)
     (tmp_path / "here").mkdir()
     done = runner(
-        "tracking=none",
-        "print=json",
-        "model.dtype=float32",
-        "model.device=cpu",
-        *keys,
-        cwd=tmp_path / "here",
+        "tracking=none", "print=json", "model.dtype=float32", "model.device=cpu", *keys, cwd=tmp_path / "here"
     )
     assert done.code == 0, done.err
     ours, theirs = (samples_of(tmp_path / name) for name in ("here", "there"))
@@ -277,9 +250,8 @@ def test_model_vllm_is_as_far_from_a_reference_as_whole_distributions_say(
 def test_a_vllm_that_computes_something_else_is_refused(
     runner: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        VllmConfig, "_check_word", lambda *_: None
-    )  # which would refuse the words that make it wrong
+    # which would refuse the words that make it wrong
+    monkeypatch.setattr(VllmConfig, "_check_word", lambda *_: None)
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
     wrong = '--hf-overrides={"rope_parameters":{"rope_type":"default","rope_theta":2000.0}}'
     own = (
@@ -292,9 +264,7 @@ def test_a_vllm_that_computes_something_else_is_refused(
         done = runner("tracking=none", "task.limit=2", *own, f"model.dtype={dtype}")
         assert done.code == 2, done.err
         assert "computes another model than transformers" in done.err
-        assert re.search(
-            r"A token's mean is -\d+\.\d{4} by vLLM and -\d+\.\d{4} by transformers", done.err
-        )
+        assert re.search(r"A token's mean is -\d+\.\d{4} by vLLM and -\d+\.\d{4} by transformers", done.err)
 
 
 def samples_of(folder: Path) -> list[Any]:
@@ -304,9 +274,7 @@ def samples_of(folder: Path) -> list[Any]:
 
 @needs_vllm
 @pytest.mark.thorough
-def test_vllm_parses_what_model_vllm_starts_it_with(
-    make_config: Callable[..., RunnerConfig],
-) -> None:
+def test_vllm_parses_what_model_vllm_starts_it_with(make_config: Callable[..., RunnerConfig]) -> None:
     def started_with(**keys: Any) -> list[str]:
         model = VllmConfig(name="embedded", python=str(VLLM), **keys)
         return [
@@ -342,20 +310,14 @@ def test_vllm_parses_what_model_vllm_starts_it_with(
 
 
 @pytest.mark.thorough
-@pytest.mark.skipif(
-    find_spec("ray") is None, reason="Ray is not installed: pip install 'runner-llm[ray]'"
-)
+@pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install 'runner-llm[ray]'")
 def test_ray_parses_its_commands() -> None:
     of_page = commands(PAGE.read_text(), "ray")
     assert [words[0] for words in of_page] == ["start", "start"]
 
     def parsed(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [
-            sys.executable,
-            "-c",
-            PARSE_RAY,
-            *words,
-        ]  # ray sets variables of the process that imports it
+        # ray sets variables of the process that imports it
+        command = [sys.executable, "-c", PARSE_RAY, *words]
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
 
     assert [parsed(*words[1:]).stdout for words in of_page] == [

@@ -34,9 +34,7 @@ def test_a_jobs_id_holds_version_and_flags(runner: Run, tmp_path: Path) -> None:
     assert job_id("model.memory_share=0.02", "model.concurrency=9") == first, "inert"
     others = [job_id("model.kv_cache_dtype=fp8"), job_id("model.kv_cache_dtype=fp8_e5m2"), job_id(version="0.33.0"), job_id("model.args=[--enforce-eager]"), job_id("model.tensor_parallel=2"),
               job_id("quantization=fp8"), job_id("model.max_positions=512")]  # fmt: skip
-    own = re.search(
-        r"gsm8k-[0-9a-f]{12}", runner("-m", *JOB, "model.dtype=float32", "plan=quick").out
-    )
+    own = re.search(r"gsm8k-[0-9a-f]{12}", runner("-m", *JOB, "model.dtype=float32", "plan=quick").out)
     assert own is not None
     assert len({first, *others, own[0]}) == 9
 
@@ -46,23 +44,14 @@ def test_a_jobs_id_holds_version_and_flags(runner: Run, tmp_path: Path) -> None:
     [
         (("rope=rope_2d",), "rope=rope_2d: vLLM has no second coordinate for a token"),
         (("lora=embedded_pth",), "lora=pth: vLLM reads PEFT adapters, no .pth"),
-        (
-            ("lora=embedded", "lora.merge=true"),
-            "lora.merge=True: vLLM keeps adapters beside the weights",
-        ),
+        (("lora=embedded", "lora.merge=true"), "lora.merge=True: vLLM keeps adapters beside the weights"),
         (("quantization=nf4", "quantization.skip=[layers.0]"), "vLLM quantizes all layers alike"),
-        (
-            ("quantization=nf4",),
-            "quantization=nf4: vLLM quantizes a plain checkpoint with none or fp8",
-        ),
+        (("quantization=nf4",), "quantization=nf4: vLLM quantizes a plain checkpoint with none or fp8"),
         (
             ("quantization=fp8", "model.quantization=mxfp8"),
             "model.quantization=mxfp8: quantization=fp8 says it, too",
         ),
-        (
-            ("model.quantization=nf4",),
-            "model.quantization=nf4: vLLM 0.32.0 on the CPU has awq, fp8, mxfp8",
-        ),
+        (("model.quantization=nf4",), "model.quantization=nf4: vLLM 0.32.0 on the CPU has awq, fp8, mxfp8"),
         (("generation.kv_cache=int8",), "vLLM keeps keys and values itself"),
         (("generation.thinking_tokens=9",), "give model.reasoning_parser=WORD"),
         (("task=memory",), "memory on this machine, which this engine does not offer"),
@@ -71,10 +60,7 @@ def test_a_jobs_id_holds_version_and_flags(runner: Run, tmp_path: Path) -> None:
             "log-probabilities of the tokens that are named, which this engine does not offer",
         ),
         (("model.args=[--dtype=float16]",), "model.args=--dtype=float16: model.dtype says it"),
-        (
-            ("model.args=[--kv-cache-dtype,fp8]",),
-            "model.args=--kv-cache-dtype: model.kv_cache_dtype says it",
-        ),
+        (("model.args=[--kv-cache-dtype,fp8]",), "model.args=--kv-cache-dtype: model.kv_cache_dtype says it"),
         (("model.args=[--quant,fp8]",), "model.args=--quant: quantization says it"),
         (("model.args=[-tp,2]",), "model.args=-tp: model.tensor_parallel says it"),
         (("model.args=[--no_enable_lora]",), "model.args=--no_enable_lora: lora says it"),
@@ -137,9 +123,7 @@ def test_a_server_that_does_not_start_is_one_message(
     assert len(standin.started) == (3 if wish == "port_taken" else 1), "another port is tried"
 
 
-def test_an_environment_without_vllm_or_with_an_old_one_is_named(
-    runner: Run, tmp_path: Path
-) -> None:
+def test_an_environment_without_vllm_or_with_an_old_one_is_named(runner: Run, tmp_path: Path) -> None:
     old, none = VllmStandIn(tmp_path / "old", version="0.9.2"), VllmStandIn(tmp_path / "none")
     none.remove()
     here = ("tracking=none", *JOB[2:])
@@ -162,9 +146,7 @@ def test_a_port_that_another_program_has_is_refused(runner: Run, tmp_path: Path)
         other.listen()
         port = other.getsockname()[1]
         done = runner(
-            "tracking=none",
-            *JOB[2:],
-            *vllm_keys(standin, "model.compare=false", f"model.port={port}"),
+            "tracking=none", *JOB[2:], *vllm_keys(standin, "model.compare=false", f"model.port={port}")
         )
     assert done.code == 2
     assert f"model.port={port}: Address already in use on 127.0.0.1" in done.err
@@ -175,7 +157,5 @@ def test_a_plan_says_what_vllm_takes(runner: Run, tmp_path: Path) -> None:
     done = runner("-m", *JOB, *vllm_keys(VllmStandIn(tmp_path / "env")), "plan=true")
     assert done.code == 0, done.err
     assert "memory: 12 MiB of weights, and 4,096 MiB of main memory for keys and values" in done.out
-    done = runner(
-        "-m", *JOB, *vllm_keys(VllmStandIn(tmp_path / "env2"), "model.memory_share=1"), "plan=true"
-    )
+    done = runner("-m", *JOB, *vllm_keys(VllmStandIn(tmp_path / "env2"), "model.memory_share=1"), "plan=true")
     assert "MiB of main memory are there: use a larger" in done.out

@@ -30,15 +30,11 @@ def lengths_and_answers(tmp_path: Path, metrics: dict[str, Any]) -> dict[int, tu
 
 def test_its_server_gets_the_texts_that_a_local_model_gets(runner: Run, tmp_path: Path) -> None:
     folder = f"output_dir={tmp_path / 'out'}"
-    served = runner(
-        *RECALL, *FEW, folder, *vllm_keys(VllmStandIn(tmp_path / "env"), "model.compare=false")
-    )
+    served = runner(*RECALL, *FEW, folder, *vllm_keys(VllmStandIn(tmp_path / "env"), "model.compare=false"))
     assert served.code == 0, served.err
     local = runner(*RECALL, *FEW, folder, "model.dtype=float32")
     assert local.code == 0, local.err
-    by_server, here = (
-        lengths_and_answers(tmp_path, json.loads(done.out)) for done in (served, local)
-    )
+    by_server, here = (lengths_and_answers(tmp_path, json.loads(done.out)) for done in (served, local))
     assert len(here) == 6
     assert by_server == here
     assert all(100 < tokens <= 256 - 96 for tokens, _ in here.values())

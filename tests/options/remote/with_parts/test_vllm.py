@@ -17,9 +17,7 @@ Run = Callable[..., Any]
 @needs_vllm
 @pytest.mark.thorough
 def test_vllm_parses_every_command_that_is_printed(runner: Run, tmp_path: Path) -> None:
-    printed = runner(
-        "task=split", "task.num_parts=2", "task.explain=vllm", "tracking=none", cwd=tmp_path
-    ).out
+    printed = runner("task=split", "task.num_parts=2", "task.explain=vllm", "tracking=none", cwd=tmp_path).out
     of_page, of_plan = commands(PAGE.read_text(), "vllm serve"), commands(printed, "vllm serve")
     (plan,) = of_plan
     for number, advice in enumerate(("--nnodes 2 --node-rank 1 --master-addr FIRST_MACHINE --headless",
@@ -29,9 +27,7 @@ def test_vllm_parses_every_command_that_is_printed(runner: Run, tmp_path: Path) 
         of_plan.append([*plan, *advice.split()])
     done = parsed_by_vllm([*of_page, *of_plan])
     assert done.returncode == 0, done.stderr[-3000:]
-    *page, own, on_two, with_ray = [
-        line.split() for line in done.stdout.splitlines()[-len(of_page) - 3 :]
-    ]
+    *page, own, on_two, with_ray = [line.split() for line in done.stdout.splitlines()[-len(of_page) - 3 :]]
     assert page[:4] == [
         ["1", "2", "0", "False"],
         ["8", "1", "0", "False"],

@@ -26,20 +26,13 @@ def test_one_line_per_profile(runner: Callable[..., Any], tmp_path: Path) -> Non
     assert local.code == 0
     assert "profile=high_performance expects a GPU, and this runs on the CPU" in local.out
     with serving(tmp_path / "server", "model=stub", "tracking=none") as server:
-        arguments = [
-            "profile=teacher_only",
-            f"model.base_url={server.url}/v1",
-            "model.name=stub",
-            *small,
-        ]
+        arguments = ["profile=teacher_only", f"model.base_url={server.url}/v1", "model.name=stub", *small]
         command = [sys.executable, "-c", ENTRY_THAT_REPORTS_TORCH, *arguments]
         remote = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert remote.returncode == 0, remote.stderr
     assert "torch is not there" in remote.stderr
     lines = runner(module="runner_compare").out.splitlines()
-    high, teacher = (
-        line.split() for line in lines if line.startswith(("high_performance", "teacher_only"))
-    )
+    high, teacher = (line.split() for line in lines if line.startswith(("high_performance", "teacher_only")))
     assert [high[0], teacher[0]] == ["high_performance", "teacher_only"]
     assert float(teacher[1].replace(",", "")) < float(high[1].replace(",", ""))
     assert " ".join(high[4:]) == "a GPU server"

@@ -54,13 +54,7 @@ def test_presets_that_sample_work_with_our_own_server(
     runner: Callable[..., Any], served: str, tmp_path: Path
 ) -> None:
     presets = "generation=chat,sampling,agents"
-    model = (
-        "model=api",
-        "model.name=embedded",
-        f"model.base_url={served}",
-        "task.limit=1",
-        "tracking=none",
-    )
+    model = ("model=api", "model.name=embedded", f"model.base_url={served}", "task.limit=1", "tracking=none")
     done = runner("-m", *model, presets, "generation.max_new_tokens=8")
     assert done.code == 0, done.err
     facts = [

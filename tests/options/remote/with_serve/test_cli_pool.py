@@ -31,21 +31,14 @@ def texts(folder: Path) -> dict[int, str]:
 
 @pytest.mark.slow
 def test_a_server_that_is_killed_costs_no_answer(runner: Run, tmp_path: Path) -> None:
-    common = (
-        "model=api",
-        "model.name=embedded",
-        f"task.limit={LIMIT}",
-        "tracking=none",
-        "print=json",
-    )
+    common = ("model=api", "model.name=embedded", f"task.limit={LIMIT}", "tracking=none", "print=json")
     with serving(tmp_path / "a", *FLOAT32) as one, serving(tmp_path / "b", *FLOAT32) as other:
         urls = [f"{one.url}/v1", f"{other.url}/v1"]
 
         def kill_amid_the_job() -> None:
             end = time.monotonic() + WAIT_S
             while not any(
-                file.read_bytes().count(b"\n") >= 20
-                for file in tmp_path.glob("pool/jobs/*/samples.jsonl")
+                file.read_bytes().count(b"\n") >= 20 for file in tmp_path.glob("pool/jobs/*/samples.jsonl")
             ):
                 assert time.monotonic() < end
                 time.sleep(0.01)

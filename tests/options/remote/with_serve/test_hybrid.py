@@ -66,8 +66,6 @@ def test_a_conversation_and_a_server_record_who_answered(tmp_path: Path) -> None
                 assert status == 200
             server.stop()
             served = json.loads(server.out.splitlines()[-1])["metrics"]
-    assert (served["student_answers"], served["teacher_answers"]) == (0, 2), (
-        "all later reviews are bad"
-    )
+    assert (served["student_answers"], served["teacher_answers"]) == (0, 2), "all later reviews are bad"
     assert served["teacher_calls"] == 6
     assert served["cost_usd"] > 0

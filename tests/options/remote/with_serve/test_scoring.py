@@ -46,9 +46,7 @@ def scored(
 
 
 @pytest.mark.slow
-def test_our_own_server_scores_as_our_own_engine(
-    make_config: Make, served: str, tmp_path: Path
-) -> None:
+def test_our_own_server_scores_as_our_own_engine(make_config: Make, served: str, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text(TEXT)
     (tmp_path / "choices.jsonl").write_text("".join(json.dumps(row) + "\n" for row in CHOICES))
     api = ApiConfig(name="embedded", base_url=served)
@@ -86,8 +84,4 @@ def test_a_reference_needs_more_than_our_own_server_tells(make_config: Make, ser
 
 def test_a_wrong_name_is_named(make_config: Make, served: str) -> None:
     with pytest.raises(ConfigError, match=r"this server has no model 'other'"):
-        run(
-            make_config(
-                model=ApiConfig(name="other", base_url=served), task=LikelihoodConfig(limit=2)
-            )
-        )
+        run(make_config(model=ApiConfig(name="other", base_url=served), task=LikelihoodConfig(limit=2)))

@@ -24,12 +24,7 @@ ASKED: dict[str, Any] = {
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     folder = tmp_path_factory.mktemp("thinking")
     model = thinking_model(folder / "thinks", shows_old_thoughts=True)
-    named = (
-        "model=auto",
-        f"model.name={model}",
-        "task.model_name=thinks",
-        "task.max_new_tokens=300",
-    )
+    named = ("model=auto", f"model.name={model}", "task.model_name=thinks", "task.max_new_tokens=300")
     with serving(folder, *named, *FLOAT32, "tracking=none") as server:
         yield server
 
@@ -50,20 +45,14 @@ def test_a_thought_that_another_server_sends_apart_goes_on_apart(tmp_path: Path)
     with Api(lambda _: "thirteen") as api:
         api.thinking = "reasoning", lambda _: "8 + 5"
         there = ("model=api", "model.name=tiny", f"model.base_url={api.url}", "tracking=none")
-        with (
-            serving(tmp_path, *there) as server,
-            OpenAI(base_url=f"{server.url}/v1", api_key="x") as client,
-        ):
+        with serving(tmp_path, *there) as server, OpenAI(base_url=f"{server.url}/v1", api_key="x") as client:
             asked: Any = {"model": "tiny", "messages": ASKED["messages"]}
             whole = client.chat.completions.create(**asked)
             streamed = [
                 parts(chunk.choices[0].delta)
                 for chunk in client.chat.completions.create(**asked, stream=True)
             ]
-            again = [
-                *ASKED["messages"],
-                {"role": "assistant", "content": "13", "reasoning_content": "8 + 5"},
-            ]
+            again = [*ASKED["messages"], {"role": "assistant", "content": "13", "reasoning_content": "8 + 5"}]
             client.chat.completions.create(**asked | {"messages": again})
     assert parts(whole.choices[0].message) == ("8 + 5", "thirteen")
     assert ["".join(texts) for texts in zip(*streamed, strict=True)] == ["8 + 5", "thirteen"]

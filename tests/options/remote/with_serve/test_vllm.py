@@ -18,17 +18,14 @@ JOB = ("tracking=none", "print=json", "generation.max_new_tokens=200")
 def texts(folder: Path) -> dict[int, tuple[str, str | None]]:
     (path,) = folder.glob("outputs/jobs/*/samples.jsonl")
     return {
-        index: (sample.answer.text, sample.answer.verdict)
-        for index, sample in read_samples(path).items()
+        index: (sample.answer.text, sample.answer.verdict) for index, sample in read_samples(path).items()
     }
 
 
 def answers_here(runner: Run, folder: Path, questions: int) -> dict[int, tuple[str, str | None]]:
     """Return the answers of our own engine."""
     folder.mkdir()
-    done = runner(
-        *JOB, f"task.limit={questions}", "model.dtype=float32", "model.device=cpu", cwd=folder
-    )
+    done = runner(*JOB, f"task.limit={questions}", "model.dtype=float32", "model.device=cpu", cwd=folder)
     assert done.code == 0, done.err
     answers = texts(folder)
     assert len(answers) == questions

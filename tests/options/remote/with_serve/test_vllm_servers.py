@@ -59,31 +59,22 @@ def test_a_grid_starts_one_server_and_gets_the_answers_of_the_local_engine(
     here.mkdir()
     assert runner(*JOB, "model.dtype=float32", "model.device=cpu", cwd=here).code == 0
     assert samples(tmp_path) == sorted(2 * samples(here))
-    results = [
-        json.loads(path.read_text())["result"]
-        for path in tmp_path.glob("outputs/jobs/*/result.json")
-    ]
+    results = [json.loads(path.read_text())["result"] for path in tmp_path.glob("outputs/jobs/*/result.json")]
     for result in results:
         facts = result["facts"]
         assert facts["engine"] == "vLLM 0.32.0 on the CPU"
         assert facts["flags"] == "--dtype float32"
         assert '"stream_interval": 16' in facts["sent"], "nobody watches the text as it comes"
-        assert re.match(
-            r"with transformers in float32: \S+ nats for a token on average", facts["compared"]
-        )
+        assert re.match(r"with transformers in float32: \S+ nats for a token on average", facts["compared"])
         assert not any("cannot be hashed" in note for note in result.get("notes", []))
     logs = list(tmp_path.glob("outputs/jobs/*/vllm.log"))
     assert len(logs) == 2, "the log lies beside each job"
     key = re.compile(r"[\w-]{32}")
-    assert not any(
-        key.search(path.read_text()) for path in tmp_path.glob("outputs/jobs/*/config.yaml")
-    )
+    assert not any(key.search(path.read_text()) for path in tmp_path.glob("outputs/jobs/*/config.yaml"))
 
 
 @pytest.mark.slow
-def test_a_server_that_dies_amid_a_grid_fails_one_job_and_loses_nothing(
-    runner: Run, tmp_path: Path
-) -> None:
+def test_a_server_that_dies_amid_a_grid_fails_one_job_and_loses_nothing(runner: Run, tmp_path: Path) -> None:
     standin = VllmStandIn(tmp_path / "env", "stub")
     grid = (
         "-m",
@@ -141,9 +132,8 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
 def test_a_server_that_computes_another_model_is_refused_with_both_figures(
     runner: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    standin = VllmStandIn(
-        tmp_path / "env", "stub"
-    )  # whatever it is asked, a token has a log-probability of -1
+    # whatever it is asked, a token has a log-probability of -1
+    standin = VllmStandIn(tmp_path / "env", "stub")
     done = runner("tracking=none", *JOB[2:], *vllm_keys(standin))
     assert done.code == 2, done.err
     assert "reads" in done.err
@@ -153,7 +143,5 @@ def test_a_server_that_computes_another_model_is_refused_with_both_figures(
     done = runner("tracking=none", *JOB[2:], *vllm_keys(standin))
     assert done.code == 2, done.err
     assert "computes another model than transformers" in done.err
-    assert re.search(
-        r"A token's mean is -1\.0000 by vLLM and -\d\.\d+ by transformers in float32", done.err
-    )
+    assert re.search(r"A token's mean is -1\.0000 by vLLM and -\d\.\d+ by transformers in float32", done.err)
     assert not any(map(is_alive, servers(standin)))

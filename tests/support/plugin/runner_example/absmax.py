@@ -25,17 +25,7 @@ class AbsmaxConfig(MadeGroupsConfig):
         middle = 2 ** (self.bits - 1)
         with torch.no_grad():
             groups = weight.float().reshape(-1, self.group_size)
-            scales = (
-                (groups.abs().amax(1, keepdim=True) / (middle - 1)).clamp(min=1e-4).to(weight.dtype)
-            )
-            codes = (
-                (groups / scales.float())
-                .round()
-                .add(middle)
-                .clamp(0, 2 * middle - 1)
-                .to(torch.uint8)
-            )
+            scales = (groups.abs().amax(1, keepdim=True) / (middle - 1)).clamp(min=1e-4).to(weight.dtype)
+            codes = (groups / scales.float()).round().add(middle).clamp(0, 2 * middle - 1).to(torch.uint8)
             zero = torch.full((1, 1), middle, dtype=torch.uint8)
-            return CodedGroups(
-                codes.reshape(weight.shape), scales.reshape(weight.shape[0], -1), zero
-            )
+            return CodedGroups(codes.reshape(weight.shape), scales.reshape(weight.shape[0], -1), zero)
