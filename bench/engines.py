@@ -279,7 +279,6 @@ def speeds_by_turns(
 
 
 def head_line(command: Sequence[str], threads: int) -> str:
-    """Return the command, the machine and the versions."""
     about, versions = machine.describe(), machine.versions()
     where = f"{about['cpu']}, {about['cores']} cores, threads: {threads} ({_waiting()})"
     return (

@@ -80,7 +80,6 @@ def tests() -> None:
 
 
 def equal() -> None:
-    """Float32 is equal to generate, token by token."""
     for is_large, rows in ((False, 64), (ON_GPU, 16)):
         engine = engine_of(Dtype.float32, is_large=is_large)
         requests = asked(engine, rows if ON_GPU else 8, 64)

@@ -85,7 +85,6 @@ def llama_writer(file: Path, settings: dict[str, Any]) -> Any:
 
 
 def close(writer: Any) -> None:
-    """Write the file."""
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

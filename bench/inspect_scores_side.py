@@ -32,7 +32,6 @@ async def score(one: dict[str, Any]) -> bool:
 
 
 def main() -> None:
-    """Score each text."""
     request = json.load(sys.stdin)
     scores = [asyncio.run(score(one)) for one in request["texts"]]
     Path(request["answer"]).write_text(json.dumps(scores))

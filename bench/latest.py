@@ -47,15 +47,12 @@ class Figure:
 
     @property
     def words(self) -> str:
-        """The side, the median and its spread."""
         spread = "" if self.least is None else f" ({self.least:,}..{self.most:,})"
         return f"{self.side} {self.median:,}{spread}".strip()
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What one benchmark has measured on one processor."""
-
     benchmark: str
     processor: str
     date: str  # as 2026-11-26; empty: not known
@@ -116,7 +113,6 @@ def write(measured: Measured, name: str = "") -> Path:
 
 
 def read(folder: Path = RESULTS) -> list[Measured]:
-    """Return all results, by processor and benchmark."""
     found = []
     for file in folder.glob("*.json"):
         fields = json.loads(file.read_text(encoding="utf-8"))
@@ -126,7 +122,6 @@ def read(folder: Path = RESULTS) -> list[Measured]:
 
 
 def tables(found: Sequence[Measured]) -> str:
-    """Return a table for each processor."""
     lines: list[str] = []
     for where in dict.fromkeys(it.processor for it in found):
         lines += [f"**{where}**", "", "| benchmark | what | figure | from |", "| --- | --- | ---: | --- |"]

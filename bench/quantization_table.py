@@ -214,7 +214,6 @@ def quality_rows(lines: dict[str, Line], scored: dict[str, dict[str, Any]]) -> l
 
 
 def with_interval(value: float, low: float | None, high: float | None, *, form: str) -> str:
-    """Return a value and its interval."""
     return f"{value:{form}}" + ("" if low is None or high is None else f" [{low:{form}}, {high:{form}}]")
 
 

@@ -61,7 +61,6 @@ class Timed:
 
 
 def engine_of(folder: Path, dtype: str, threads: int | None) -> LocalEngine:
-    """Return an engine for a model folder."""
     model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype(dtype), threads=threads)
     return greedy_engine(model)
 

@@ -205,7 +205,6 @@ def _inspect(cases: Sequence[Case], python: str) -> Scores:
 
 
 def _side(python: str, script: str, request: dict[str, Any]) -> Scores:
-    """Run a side script, and return its scores."""
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder, "answer.json")
         command = [python, str(Path(__file__).with_name(script))]

@@ -80,7 +80,6 @@ def batch(model: Model, name: str) -> Any:
 
 
 def sampled(model: Model, name: str) -> Any:
-    """Return sampled answers."""
     how: dict[str, Any] = {"temperature": 0.9, "seed": 3, "n": 2, "max_new_tokens": NEW_TOKENS}
     answer = model.generate(question(name, 3), format=form(model), **how)
     return [one.token_ids for one in answer.choices]
@@ -178,7 +177,6 @@ def come_and_go() -> None:
 
 
 def opened(route: str, folder: Path) -> Model:
-    """Load a model of a route."""
     return load(gguf_in(folder) if route == "gguf" else "embedded", device="cpu", **ROUTES[route])
 
 

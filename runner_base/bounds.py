@@ -20,7 +20,6 @@ class Takes:
 
 
 def least(number: float, otherwise: str = "") -> Takes:
-    """A number from `number` on."""
     return Takes(lambda value: value >= number, f"must be {number} or more{otherwise}")
 
 

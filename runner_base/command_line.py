@@ -46,7 +46,6 @@ class StoreOnce(argparse._StoreAction):
         values: Any,
         option_string: str | None = None,
     ) -> None:
-        """Store the value."""
         given = vars(namespace).setdefault("_given_options", set())
         if option_string and self.dest in given:
             raise ConfigError(

@@ -62,7 +62,6 @@ class Picture:
     make: Callable[[], Figure]
 
     def png(self) -> bytes:
-        """Return it as a PNG."""
         return self._write(format="png", dpi=150, metadata={"Software": None})
 
     def svg(self) -> str:

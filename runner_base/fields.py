@@ -68,7 +68,6 @@ def counts_of(item: Field[Any]) -> Inert | Unless | DefaultAs | None:
 
 
 def default_of(item: Field[Any]) -> Any:
-    """Return the default of a field."""
     return item.default if item.default_factory is NO_FACTORY else item.default_factory()
 
 

@@ -101,7 +101,6 @@ class _Heartbeat:
         self._process = os.getpid()
 
     def start(self) -> None:
-        """Start the thread."""
         is_copy = os.getpid() != self._process
         if not is_copy and os.environ.get(SWITCH) != "off":
             self._ends.clear()
@@ -109,7 +108,6 @@ class _Heartbeat:
             self._thread.start()
 
     def stop(self) -> None:
-        """End the thread."""
         self._ends.set()
         if self._thread is not None and os.getpid() == self._process:
             self._thread.join(GONE_WITHIN_S)  # nobody may be reading stderr

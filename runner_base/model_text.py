@@ -138,7 +138,6 @@ class Answer:
 
     @property
     def parts(self) -> Parts:
-        """Its thinking and its answer."""
         if self.ending is not None:
             return Parts(self.thinking or "", self.text, self.ending is Ending.cut_off_thinking)
         if self.thinking is None:

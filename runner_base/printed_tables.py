@@ -67,7 +67,6 @@ def _narrowed(block: list[Column], width: int, gap: int) -> list[Column]:
 
 
 def _grid(columns: Sequence[Column], frame: str = "SIMPLE_HEAD", **how: Any) -> object:
-    """Return the columns as a table of rich."""
     table = rich_table(frame, **how)
     for column in columns:
         table.add_column(column.head, justify="right" if column.is_number else "left", overflow="fold")

@@ -258,7 +258,6 @@ def without_errors(
 def tabulate_tasks(
     options: argparse.Namespace, runs: list[Run], reader: Reader, terms: list[Term], margins: dict[str, float]
 ) -> list[Table]:
-    """Return one table for each task."""
     tolerance = _tolerance(options)
     check_has_baseline(options, terms)
     baseline = parse_pairs(options.baseline, runs, "--baseline") if options.baseline else {}

@@ -46,7 +46,6 @@ def _imported(node: ast.AST) -> list[str]:
 
 
 def is_listed_in(name: str, doors: Sequence[str], root: Path = ROOT) -> bool:
-    """Whether one of the doors lists a name."""
     door, _, own = name.rpartition(".")
     return door in doors and f'    "{own}": "' in (root / door.replace(".", "/") / "__init__.py").read_text()
 

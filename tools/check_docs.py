@@ -65,7 +65,6 @@ def pages(root: Path = ROOT) -> list[Path]:
 
 
 def broken_links(page: Path) -> list[str]:
-    """Return the links of a page to files or headings that do not exist."""
     text = FENCE.sub("", page.read_text(encoding="utf-8"))
     wrong = []
     for target in LINK.findall(text):

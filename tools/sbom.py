@@ -78,7 +78,6 @@ def package_url(package: Distribution) -> str:
 
 
 def component(package: Distribution) -> dict[str, Any]:
-    """Describe a package."""
     url = package_url(package)
     described = {
         "type": "library",

@@ -48,7 +48,6 @@ class Watched:
 
     @property
     def longest(self) -> Silence:
-        """The longest silence."""
         return max(self.silences, key=lambda silence: silence.seconds)
 
 

@@ -59,7 +59,6 @@ class Function:
     wordings: tuple[Wording, ...]
 
     def parameter(self, name: str) -> Parameter:
-        """Return a parameter by its name."""
         return next(one for one in self.parameters if one.name == name)
 
     @property

@@ -79,7 +79,6 @@ class Draws:
         self.digests = {n: items_sha256(self.items[:n]) for n in (100, ASKED, MOST)}
 
     def line(self, number: int, right: bool) -> str:
-        """Return the line of a sample."""
         item, verdict = self.items[number], Verdict.correct if right else Verdict.wrong
         answer = Answer("", [], FinishReason.stop, verdict=verdict)
         sample = Sample(answer, "", 9, 0.1, number, item.question, item.gold)

@@ -46,7 +46,6 @@ SHARES_OF_TOKENS = ("rank_1_share", "top_1_agreement")
 
 
 def run_of(metrics: dict[str, float]) -> Run:
-    """Return a run with these metrics."""
     return Run("run", "run", "any", "1", "", {}, metrics)
 
 
@@ -115,9 +114,6 @@ def texts_again(real: Numbers) -> Texts:
 
 
 def text_job(key: str, texts: Texts) -> Draw:
-    """Return what draws the texts of a job; the truth is its perplexity, its KL, or a share of
-    tokens."""
-
     def draw(generator: Generator, n: int, truth: float) -> Run:
         parts, tokens = texts(generator, n)
         counts = tokens.astype(int)
@@ -183,7 +179,6 @@ def cases() -> Iterator[Case]:
 
 
 def passes(gate: str, run: Run) -> bool:
-    """Whether a row passes."""
     table = Compared("any", [], [TableRow(run, {})])
     check([table], parse_requirements([gate], [run]))
     return all(it.met for it in table.of(Requirements).of_rows)

@@ -56,7 +56,6 @@ def without_a_layer(adapter: Path, left_out: str, folder: Path) -> Path:
 
 
 def scored(job: str, adapter: Path, keys: str) -> tuple[Numbers, Numbers]:
-    """Score the texts with an adapter; return the nats and the tokens of each."""
     (texts,) = samples_of(f"{job} lora=peft lora.path={adapter} {keys}")
     found = [(text["likelihood"]["nats"], text["likelihood"]["tokens"]) for text in texts]
     nats, tokens = np.array(found, dtype=np.float64).T

@@ -53,7 +53,6 @@ class Tests:
 
 
 def tables_of(n: int) -> tuple[Any, Any]:
-    """Return wins and losses of all tables."""
     wins, losses = np.meshgrid(np.arange(n + 1), np.arange(n + 1))
     return wins[wins + losses <= n], losses[wins + losses <= n]
 

@@ -70,7 +70,6 @@ class Seen:
 
 
 def shares(tasks: Sequence[Task], weights: Weights) -> list[float]:
-    """Return the weight of each task."""
     total = sum(task.n for task in tasks)
     return [task.n / total if weights is Weights.questions else 1 / len(tasks) for task in tasks]
 

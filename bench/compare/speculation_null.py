@@ -67,7 +67,6 @@ class ChangedTexts(Drawn):
         self.differs = differs
 
     def words(self, run: Run, wanted: set[Question], most: int = TEXT_END) -> dict[Question, dict[str, str]]:
-        """Return the texts."""
         return {
             question: {"text": str(run.run_id == "draft" and self.differs[question[0]])}
             for question in wanted

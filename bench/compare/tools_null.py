@@ -171,7 +171,6 @@ class Questions:
 
     @cached_property
     def needs_calls(self) -> Solved:
-        """Which questions need a call."""
         return np.array([bool(case.wanted) for case in self.cases])
 
     def test(self, own: Solved, base: Solved, of_part: Solved) -> PartTest:

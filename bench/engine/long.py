@@ -167,7 +167,6 @@ def opened(
 
 
 def speed_table(options: argparse.Namespace) -> str:
-    """Measure prefill and decode."""
     lines, most = [], max(options.lengths) + options.new + 16
     for rows in options.rows:
         with ExitStack() as open_sides:

@@ -36,7 +36,6 @@ def file_of(group: str, choice: str) -> Path:
 
 @cache
 def schema_of(group: str, choice: str) -> type[Any]:
-    """Return the schema that the YAML of a choice begins with."""
     text = file_of(group, choice).read_text(encoding="utf-8")
     match = re.search(r"^defaults: \[/hydra/schema/\w+/(\w+)@_here_, _self_\]$", text, re.MULTILINE)
     assert match is not None, f"conf/{group}/{choice}.yaml does not begin with its schema"

@@ -73,7 +73,6 @@ def _with_equals(
 
 
 def _composed(plugin: CompletionPlugin, config_name: str | None, before: list[str]) -> DictConfig | None:
-    """Return the config that the words before compose; None if they compose none."""
     overrides = get_args([word for word in before if word]).overrides
     with suppress(HydraException, OmegaConfBaseException):
         return plugin.config_loader.load_configuration(config_name, overrides, RunMode.MULTIRUN)

@@ -42,7 +42,6 @@ class KeyType:
 
     @property
     def takes_brackets(self) -> bool:
-        """Whether a list in brackets is one value of it."""
         return self.is_list or self.may_be_list
 
 
@@ -53,7 +52,6 @@ def names_of(group: str) -> list[str]:
 
 
 def schema_keys(schema: object) -> set[str]:
-    """Return the keys of a schema."""
     return {item.name for item in fields(schema)} if is_dataclass(schema) else set()
 
 

@@ -75,12 +75,10 @@ class QuestionsConfig(TaskConfig):
 
     @property
     def subject(self) -> str:
-        """Return the split: which questions."""
         return self.split
 
     @property
     def questions(self) -> int:
-        """Return the limit."""
         return self.limit or super().questions
 
     def amounts(self, generation: GenerationConfig, read: int | None = None) -> list[Amount]:

@@ -103,7 +103,6 @@ class CheckedFiles(FileConfigSource):
         )
 
     def is_config(self, config_path: str) -> bool:
-        """Whether there is a file of this name."""
         return (
             super().is_config(config_path) or self._option(self._normalize_file_name(config_path)) is not None
         )
@@ -143,11 +142,9 @@ class StructuredConfigSource(structured_config_source.StructuredConfigSource):
         return ConfigResult("runner", f"{self.scheme()}://{self.path}", make(), {"package": package})
 
     def is_group(self, config_path: str) -> bool:
-        """Whether there is a group with this path."""
         return config_path.rstrip("/") in own_groups() or super().is_group(config_path)
 
     def is_config(self, config_path: str) -> bool:
-        """Whether there is a config with this path."""
         path = config_path.rstrip("/").removesuffix(".yaml")
         return own_config(path) is not None or super().is_config(config_path)
 

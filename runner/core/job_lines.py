@@ -60,7 +60,6 @@ class Line:
         return self.names <= metrics.keys() and (not self.unless_zero or bool(metrics.get(self.unless_zero)))
 
     def write(self, metrics: Mapping[str, float]) -> str:
-        """Return the text with the values of the metrics that it names."""
         text = self.text.format(**{name: described(name).write(metrics[name]) for name in self.names})
         return ONE_OF_MANY.sub(lambda match: f"1 {match[1]}{SINGULAR_ENDS.get(match[2], '')}", text)
 

@@ -28,7 +28,6 @@ class Fields:
         self.path = path
 
     def files(self, key: str, entries: object, may_lack_digest: bool = False) -> tuple[ListedFile, ...]:
-        """A list of files."""
         return tuple(
             self.listed(key, self.table(key, entry), may_lack_digest) for entry in self.many(key, entries)
         )
@@ -52,7 +51,6 @@ class Fields:
         return ListedFile(str(name), nbytes, digest, names)
 
     def digest(self, key: str, value: object) -> str:
-        """A digest with its algorithm."""
         if not isinstance(value, str):
             self.fail(key, "a digest", value)
         try:
@@ -62,19 +60,16 @@ class Fields:
         return value
 
     def table(self, key: str, value: object) -> dict[str, Any]:
-        """A JSON object."""
         if not isinstance(value, dict):
             self.fail(key, "a JSON object", value)
         return dict(value)
 
     def many(self, key: str, value: object) -> list[Any]:
-        """A list."""
         if not isinstance(value, list):
             self.fail(key, "a list", value)
         return list(value)
 
     def text(self, key: str, value: object) -> str:
-        """A text."""
         if not isinstance(value, str):
             self.fail(key, "text", value)
         return str(value)

@@ -105,7 +105,6 @@ class StandIn(ModuleType):
         return sys.modules.get(self.__name__, self) is not self
 
     def real(self) -> ModuleType:
-        """Import the module that this one stands for."""
         in_main = threading.current_thread() is threading.main_thread()
         # amid an import a signal leaves half a module behind
         with self._finder.not_for(self.__name__), signals.finishing() if in_main else nullcontext():

@@ -40,7 +40,6 @@ class Thoughts:
             print(f"{begin}{plain(text)}", end="", file=sys.stderr, flush=True)
 
     def end(self) -> None:
-        """End the thought, if there is one."""
         if self._is_open:
             print(self.PLAIN if sys.stderr.isatty() else "", file=sys.stderr, flush=True)
         self._is_open = False

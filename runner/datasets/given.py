@@ -113,7 +113,6 @@ def category_hashes(given: list[Given]) -> dict[str, str]:
 
 
 def _named(file: str, split: str, rows: list[tuple[str, Any]]) -> frozenset[int]:
-    """Return the places of the rows that a file names."""
     values = [row if isinstance(row, dict) else {} for _, row in rows]
     texts = [
         next((str(row[key]) for key in ("question", "prompt", "text") if key in row), "") for row in values

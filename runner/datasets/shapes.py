@@ -272,7 +272,6 @@ def _choices(row: Mapping[str, Any], keys: list[str]) -> tuple[tuple[str, ...], 
 
 
 def _letter(value: Any, labels: Sequence[str], choices: Sequence[str], after: str | None) -> tuple[str, str]:
-    """Return a gold answer as text, and its letter."""
     if isinstance(value, int) and not isinstance(value, bool) and str(value) not in labels:
         letter = LETTERS[value] if 0 <= value < len(choices) else None
     else:

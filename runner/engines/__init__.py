@@ -52,7 +52,6 @@ class LazyEngine:
         return self._real.decode(ids)
 
     def open(self, batch_size: int | None = None) -> Session:
-        """Open a session of the real engine."""
         return self._real.open(batch_size)
 
     def arithmetic(self) -> Arithmetic | None:

@@ -116,7 +116,6 @@ class FinishedJobs:
 
 
 def _folders(jobs: Path) -> list[os.DirEntry[str]]:
-    """Return the folders of all jobs."""
     if not jobs.is_dir():
         return []
     with os.scandir(jobs) as entries:

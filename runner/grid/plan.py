@@ -159,7 +159,6 @@ def plan_job(overrides: list[str], config: RunnerConfig) -> PlannedJob:
 
 
 def plan_all(lists: Sequence[Sequence[str]], context: HydraContext, master: DictConfig) -> list[PlannedJob]:
-    """Compose and plan the job of each list of overrides."""
     composer = Composer(context.config_loader, master.hydra.job.config_name, master)
     return [
         plan_composed(overrides, *without_hydra(composer.compose(overrides)))

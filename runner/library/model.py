@@ -124,7 +124,6 @@ class Model:
         call.completions()  # raises the error if the request has ended in one
 
     async def astream(self, prompt: TextOrTurns, **how: Unpack[Settings]) -> AsyncIterator[str]:
-        """As `stream`, for `async for`."""
         queue, put = async_queue()
         with Call(self._driver, [self._streaming(prompt, how)], put) as call:
             while not call.is_over:

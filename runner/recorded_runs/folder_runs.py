@@ -119,7 +119,6 @@ def _records(jobs: Iterator[Job], here: FolderRuns) -> Iterator[tuple[Job, Recor
 
 
 def _run(job: Job, record: Record, noted: published.Published | None = None) -> Dated:
-    """Return a record as the run that MLflow has of it."""
     tags, started_at = (tracking.tags_of(job, record), datetime.fromisoformat(record.started_at or EPOCH))
     ids = (noted.mlflow_id, noted.time_ms) if noted else (record.job_id, round(started_at.timestamp() * 1000))
     if noted and noted.parent:

@@ -26,8 +26,6 @@ STATES = {Status.FAILED.value: "failed", Status.KILLED.value: "interrupted", RUN
 
 @dataclass(frozen=True)
 class GridPlan:
-    """The jobs of a grid."""
-
     grid: str  # its run in MLflow, or its digest
     jobs: tuple[Mapping[str, Any], ...]
     config: Mapping[str, str]  # keys in which all jobs agree

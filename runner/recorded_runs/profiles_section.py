@@ -17,7 +17,6 @@ class ProfilesSection(Section):
     """The table of profiles."""
 
     def across(self, tables: Sequence[Table]) -> dict[str, list[Column]]:
-        """Return the columns of the table of profiles."""
         return {"profiles": profile_columns(tables)}
 
 

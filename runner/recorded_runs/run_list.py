@@ -129,7 +129,6 @@ def runs_of(client: Any, store: Store, grid: str, plan: GridPlan | None) -> list
 
 
 def grid_to_log_to(runs: list[Run]) -> str:
-    """Return the one grid that all these runs belong to."""
     grids = sorted({run.grid for run in runs if run.grid})
     if len(grids) == 1:
         return grids[0]

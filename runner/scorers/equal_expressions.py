@@ -114,7 +114,6 @@ class Written:
 
 
 def is_equal(gold: str, answer: str) -> bool:
-    """Whether an answer is equal to the gold answer."""
     right, given = written(gold), written(answer)
     if right.word_list or given.word_list:
         return _as_words(right) == _as_words(given)

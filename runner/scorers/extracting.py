@@ -78,7 +78,6 @@ def extract(text: str, notation: Notation, extractor: Extractor) -> str | None:
 
 
 def last(matches: Iterable[re.Match[str]]) -> Match:
-    """Return the last match, or None."""
     newest = deque(matches, maxlen=1)
     return newest[0] if newest else None
 

@@ -57,7 +57,6 @@ class Load:
 
     @property
     def answered(self) -> list[TimedRequest]:
-        """The requests that have an answer."""
         return [request for request in self.requests if request.ended_s is not None]
 
     @property

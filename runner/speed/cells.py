@@ -114,7 +114,6 @@ class Timed:
 
     @property
     def new_tokens(self) -> int:
-        """The tokens of all its answers."""
         return sum(completion.answer.tokens for completion in self.completions)
 
     @property
@@ -189,7 +188,6 @@ class Stopwatch:
         return figures | ({} if joules is None else {"energy_j": joules, "energy_j_per_token": joules / new})
 
     def _batch(self, requests: Sequence[Request]) -> Timed:
-        """Time a batch."""
         engine, rows = self.engine, len(requests)
         before, notes_before = replace(engine.stats), len(engine.stats.notes)
         energy = self.energy.read()

@@ -84,7 +84,6 @@ class DivergenceFile:
         self._file.append(sealed({"index": index, "tokens": len(divergences.least), **content}))
 
     def close(self) -> None:
-        """Close the file."""
         self._file.close()
 
 

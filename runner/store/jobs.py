@@ -58,8 +58,6 @@ IDENTITY_VERSION = 1  # raise it when the meaning of a job's id changes
 
 @dataclass(frozen=True)
 class Job:
-    """One job: its id and its folder."""
-
     job_id: str
     folder: Path
     sibling_key: str = ""  # the hash of what sibling jobs have in common; empty: it has no siblings

@@ -37,7 +37,6 @@ class GrowingFile:
             raise cannot_write(self.path, error) from error
 
     def close(self) -> None:
-        """Close the file."""
         if self._file is not None:
             self._file.close()
             self._file = None

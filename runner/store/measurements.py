@@ -47,7 +47,6 @@ class Measurements:
         self._file.append(sealed(values | {"conditions": self._conditions}))
 
     def close(self) -> None:
-        """Close the file."""
         self._file.close()
 
 

@@ -102,7 +102,6 @@ class TopKFile:
         self.widths[index] = top.width
 
     def close(self) -> None:
-        """Close the file."""
         self._file.close()
 
 

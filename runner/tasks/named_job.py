@@ -146,7 +146,6 @@ def not_done(key: str, named_as: str, job: Job, also: str = "") -> ConfigError:
 
 
 def not_asked(key: str, named_as: str, job: Job, number: int) -> ConfigError:
-    """Return the error that a named job has not asked a question."""
     return ConfigError(
         f"{key}={named_as}: {job.job_id} has not asked question {number} of this job: it was run "
         "on other data, or with another task.split, task.offset, task.shuffle_seed or task.only, "

@@ -58,7 +58,6 @@ def of_all_answers(jobs: Iterable[Mapping[str, float]]) -> list[str]:
 
 
 def of_plug_ins(jobs: Iterable[Mapping[str, float]]) -> list[str]:
-    """Return the metrics of plug-ins that any job has."""
     names = [name for name in plug_ins("metric") if name not in known_metrics()]
     return [name for name in names if any(name in job for job in jobs)] if names else []
 

@@ -54,7 +54,6 @@ class Shown:
 
 
 def said_of_row(row: TableRow) -> list[Said]:
-    """Return the sentence of a row, if it has one."""
     finding = row.effect.finding if row.effect else None
     return [(row.sentence, finding)] if row.sentence else []
 

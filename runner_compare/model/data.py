@@ -277,7 +277,6 @@ class Table:
         return any(row.ratios for row in self.rows)
 
     def row(self, job_id: str) -> TableRow:
-        """Return the row of a job."""
         return next(row for row in self.rows if row.run.job_id == job_id)
 
 

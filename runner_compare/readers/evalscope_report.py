@@ -94,7 +94,6 @@ class Metric(msgspec.Struct):
 
     @property
     def better(self) -> Better:
-        """Which direction is better."""
         direction = self.semantics.direction if self.semantics else None
         return DIRECTIONS.get(str(direction), Better.neither)
 

@@ -185,7 +185,6 @@ def _escaped(name: str) -> str:
 
 
 def _scores(prediction: Prediction) -> dict[str, Any]:
-    """Return the scores of an instance by `metric:scorer`."""
     scorers = ((metric, of) for metric, of in prediction.instance_metrics.items() if isinstance(of, dict))
     return {f"{metric}:{scorer}": value for metric, of in scorers for scorer, value in of.items()}
 

@@ -42,8 +42,6 @@ class JobSample(ToolSample):
 
 @dataclass
 class JobRun(ToolRun):
-    """A job with its samples."""
-
     job_samples: list[JobSample] = field(default_factory=list)
 
     def answers(self) -> Answers:

@@ -89,7 +89,6 @@ class ToolRun:
         }
 
     def number_answers(self) -> Answers:
-        """Return the number of each sample."""
         return {
             sample.key: QuestionOutcome(False, None, sample.cluster, number=sample.number)
             for sample in self.samples
@@ -177,7 +176,6 @@ def side_with_question(
 
 
 def as_number(value: object) -> float | None:
-    """Return a value as a number; None if it is none."""
     try:
         number = float(value) if isinstance(value, bool | int | float) else math.nan
     except OverflowError:  # a whole number of hundreds of digits

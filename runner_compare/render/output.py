@@ -70,7 +70,6 @@ def _rich(comparison: Comparison, out: TextIO) -> None:
 
 
 def _markdown(comparison: Comparison, out: TextIO) -> None:
-    """Write the tables as Markdown."""
     for part in shown(comparison):
         out.write(f"### {in_markdown(part.title)}\n\n")
         if part.conclusion:

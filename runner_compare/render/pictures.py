@@ -43,7 +43,6 @@ class JobPicture:
 
     @property
     def title(self) -> str:
-        """The jobs' names."""
         return " · ".join(self.names)
 
     def inline(self) -> str:

@@ -128,5 +128,4 @@ def context_table(figures: Mapping[str, float]) -> list[dict[str, Any]]:
 
 
 def context_series(figures: Mapping[str, float]) -> dict[str, list[tuple[int, float]]]:
-    """Return the curves over contexts."""
     return curves_over(figures, CELL, "context")

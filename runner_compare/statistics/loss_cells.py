@@ -36,7 +36,6 @@ def cells_in(figures: Mapping[str, float], kind: str) -> list[int]:
 
 
 def curves_over(figures: Mapping[str, float], kind: str, axis: str) -> dict[str, list[tuple[int, float]]]:
-    """Return the curves of loss and KL over the cells of a kind."""
     cells = cells_in(figures, kind)
     curves = {
         f"{name}_by_{axis}": [

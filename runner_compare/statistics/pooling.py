@@ -55,7 +55,6 @@ class PairedTexts:
 
 
 def mean_difference(tasks: Sequence[PairedVerdicts]) -> float:
-    """Return the mean of the tasks' paired differences."""
     return math.fsum((task.wins - task.losses) / task.n for task in tasks) / len(tasks)
 
 

@@ -48,7 +48,6 @@ class TokenCells:
 
     @property
     def both(self) -> Cells:
-        """Prompt and new tokens."""
         return [
             [prompt_tokens + new_tokens for prompt_tokens, new_tokens in zip(*rows, strict=True)]
             for rows in zip(self.prompt, self.new, strict=True)

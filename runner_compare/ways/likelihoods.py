@@ -87,7 +87,6 @@ def text_clusters(texts: Texts, base_texts: Texts, field: str) -> list[str] | No
 
 
 def sums_by_cluster(values: Sequence[float], clusters: Sequence[str]) -> list[float]:
-    """Return the sum of the values of each cluster."""
     return cluster_sums(values, clusters)[0]
 
 

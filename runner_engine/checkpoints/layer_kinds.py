@@ -76,7 +76,6 @@ ATTENTION_EVERY = {"qwen3_next": 4, "qwen3_5": 4, "qwen3_5_moe": 4, "olmo_hybrid
 
 
 def layer_kinds(settings: Mapping[str, Any]) -> list[LayerKind]:
-    """Return the kind of each layer."""
     pattern = settings.get("hybrid_override_pattern")
     if isinstance(pattern, str):
         return [LETTERS.get(letter, FULL) for letter in pattern]

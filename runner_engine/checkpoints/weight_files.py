@@ -102,7 +102,6 @@ class Checkpoint:
 
     @property
     def tensors(self) -> list[Tensor]:
-        """All tensors, file by file."""
         return [tensor for file in self.files for tensor in file.tensors]
 
 

@@ -46,7 +46,6 @@ class Decoder:
         self.reset()
 
     def reset(self) -> None:
-        """Forget the rows."""
         self.ahead.drop()
         self.speculation.forget()
         self.sampler = Sampler(self.vocab_size, self.device)

@@ -51,7 +51,6 @@ class FusedLatents:
 
     @property
     def widest(self) -> int:
-        """The widest latent."""
         return max((max(of.query_width, of.pair_width) for of in self._of_layers), default=0)
 
     def workspace_pieces(self, tokens: int) -> list[int]:

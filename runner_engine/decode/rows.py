@@ -80,7 +80,6 @@ class Row:
         return self.kv.rest + rounded(own) if self.kv.rest else own
 
     def completion(self, reason: FinishReason, seconds: float, answer: Answer | None = None) -> Completion:
-        """Return its completion."""
         return Completion(
             answer or Answer.read("", self.tokens, reason, in_thinking=self.thought.in_thinking),
             id=self.request.id,

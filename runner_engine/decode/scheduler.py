@@ -74,7 +74,6 @@ class Scheduler:
 
     @property
     def is_busy(self) -> bool:
-        """Whether there are rows."""
         return bool(self.rows.active or self.rows.reading or self.rows.waiting)
 
     def add(self, rows: Sequence[Row], mentioned: Sequence[list[int]] = ()) -> None:

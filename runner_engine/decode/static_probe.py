@@ -42,7 +42,6 @@ class _RecordingBatch(Batch):
     logits: dict[Row, list[torch.Tensor]]
 
     def pick(self, logits: torch.Tensor) -> torch.Tensor:
-        """Record the logits, and pick."""
         for at, row in self.alive.items():
             self.logits.setdefault(row, []).append(logits[at].float())
         return super().pick(logits)

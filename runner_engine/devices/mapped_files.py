@@ -35,7 +35,6 @@ class MappedFiles:
                 self.ranges.append((first, last, path[0] if path else ""))
 
     def has(self, address: int) -> bool:
-        """Whether a file is mapped there."""
         return any(begin <= address < end for begin, end, _ in self.ranges)
 
     def release(self, address: int, size: int) -> None:

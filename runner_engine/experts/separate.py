@@ -69,7 +69,6 @@ class SeparateExperts(nn.Module):
         return cast(torch.Tensor, family._apply_gate(together(self.form, *inner)))
 
     def expert(self, number: int) -> Expert:
-        """Return an expert by its number."""
         return cast(Expert, self._modules[str(number)])
 
     def forward(

@@ -45,7 +45,6 @@ def frees_places(stored: Stored) -> bool:
 
 
 def window_sizes(stored: Stored) -> dict[int, list[int]]:
-    """Return the layers with each size of window."""
     layers: dict[int, list[int]] = {}
     for layer, window in enumerate(stored.stored_windows):
         if window is not None:

@@ -71,7 +71,6 @@ class KvArenas(OwnKv):
 
     @staticmethod
     def cost(needs: Sequence[int]) -> int:
-        """Return the sum of their needs."""
         return sum(map(rounded, needs))
 
     @property

@@ -90,7 +90,6 @@ class PagedSlots(Slots):
         self._is_new = True
 
     def leave(self, slot: int, active: int, is_sound: bool = True) -> None:
-        """As for slots."""
         super().leave(slot, active, is_sound)
         self.continued[self.used], self.before[self.used] = None, 0
         self._is_new = True

@@ -83,7 +83,6 @@ class OwnHead:
 
     @property
     def loaded(self) -> Loaded:
-        """The loaded head."""
         assert self._loaded is not None, "load() comes first"
         return self._loaded
 

@@ -100,7 +100,6 @@ class KeptTrials:
         return self._shown.get("fused") == repr(self.ways)
 
     def keep_fused(self, is_right: bool) -> None:
-        """Keep whether it has."""
         if is_right:
             self._keep("fused", repr(self.ways))
 

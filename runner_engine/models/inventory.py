@@ -186,7 +186,6 @@ def _how_merged(adapter: AdapterConfig) -> str:
 
 
 def describe_weights(bytes_by_dtype: Counter[str]) -> Described:
-    """Return MiB of all weights and by dtype."""
     sizes = {name: size / machine.MIB for name, size in sorted(bytes_by_dtype.items())}
     metrics = {"weight_mib": sum(sizes.values())} | {
         f"weight_mib/{name}": size for name, size in sizes.items()

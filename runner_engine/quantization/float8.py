@@ -35,7 +35,6 @@ class Float8Config(GroupedConfig):
 
     @classmethod
     def refusal_of(cls, stored: dict[str, Any]) -> str:
-        """Blocks are two whole numbers."""
         block = _block(stored)
         if block is not None and (not block or not _are_sizes(block, 2)):
             return f"weight_block_size={block!r}: two whole numbers from 1 to {MAX_BLOCK} expected, or null"

@@ -61,7 +61,6 @@ class Share:
 
     @property
     def words(self) -> str:
-        """Return the shares in words."""
         return quantized_in_words(self.of_blocks, self.of_all, self.of_bytes)
 
 

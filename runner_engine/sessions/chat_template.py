@@ -190,7 +190,6 @@ class _Renderer:
         return bytes(chunks)
 
     def end(self) -> None:
-        """End the process."""
         self.process.kill()
         for pipe in (self.process.stdin, self.process.stdout):
             with suppress(BrokenPipeError):

@@ -115,7 +115,6 @@ def environment() -> ImmutableSandboxedEnvironment:
 
 @lru_cache(8)
 def compiled(template: str) -> jinja2.Template:
-    """Return a compiled template."""
     return environment().from_string(template)
 
 

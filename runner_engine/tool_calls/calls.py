@@ -89,7 +89,6 @@ def json_at(text: str, start: int) -> tuple[Any, int]:
 
 
 def written_arguments(call: ToolCall) -> str:
-    """Return the arguments of a call as JSON."""
     return json.dumps(call.arguments, ensure_ascii=False)
 
 

@@ -165,7 +165,6 @@ class Local(ModelKind):
     def open_engine(
         self, resolved: ResolvedJob, bases: BaseCache | None = None, folder: Path | None = None
     ) -> Engine:
-        """Return the local engine."""
         from runner_engine import LocalEngine  # imports torch
 
         return LocalEngine(resolved, bases)

@@ -225,7 +225,6 @@ class Stub(ModelKind):
     def open_engine(
         self, resolved: ResolvedJob, bases: BaseCache | None = None, folder: Path | None = None
     ) -> Engine:
-        """Return the stub engine."""
         assert isinstance(resolved.config.model, StubConfig)
         model = resolved.config.model
         return StubEngine(resolved.config, model.delay_s, model.thinking_words, model.answer)

@@ -115,7 +115,6 @@ class Candidate:
 
     @property
     def quantization(self) -> str:
-        """The name of its quantization."""
         return self.config.quantization.name
 
 

@@ -25,7 +25,6 @@ Choice = tuple[int, ...]  # the number of the option of each layer
 
 
 def size_of(layers: Layers, choice: Choice) -> int:
-    """Return the size of a choice."""
     return sum(options[number].nbytes for options, number in zip(layers, choice, strict=True))
 
 

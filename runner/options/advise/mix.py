@@ -109,7 +109,6 @@ class MixableModel:
 
     @property
     def names(self) -> list[str]:
-        """The names of the formats."""
         return list(self.formats)
 
     def options(self, losses: dict[str, dict[str, float]], scales: dict[str, float]) -> list[list[Option]]:

@@ -55,7 +55,6 @@ class Tried:
 
     @property
     def name(self) -> str:
-        """All its names."""
         return ", ".join(self.names)
 
     def metric(self, name: str) -> float:

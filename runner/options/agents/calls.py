@@ -62,7 +62,6 @@ class CallFile:
         return Answered(turn, recorded.call, recorded.code)
 
     def add(self, answered: Answered) -> None:
-        """Append the answer to a call."""
         turn = answered.turn
         key = {"id": turn.id, "asked_sha256": turn.asked_sha256}
         self._file.append(sealed(without_unset_keys(key | answered.call.as_dict())))
@@ -84,7 +83,6 @@ class CallFile:
         return self.partial.keep(unfinished, self.engine, self._answered.__contains__)
 
     def close(self) -> None:
-        """Close the file."""
         self._file.close()
 
     def _read(self, line: dict[str, Any]) -> None:

@@ -188,7 +188,6 @@ class _GraphFields(Fields):
         return frozenset((number, agent) for number, row in enumerate(rows) for agent in row)
 
     def edges(self, kind: Kind, value: object, agents: int, squares: int | None) -> Edges:
-        """The edges of one kind."""
         values = self.table(kind, value)
         self.only(kind, values, ("optimized", "allowed", "live", "logits"))
         if type(values["optimized"]) is not bool:

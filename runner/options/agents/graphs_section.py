@@ -52,7 +52,6 @@ class GraphsSection(Section):
                     _survival(table).append(found)
 
     def tables(self, table: Table) -> dict[str, list[Column]]:
-        """Return the tables of edges by their titles."""
         titled = {}
         for found in _survival(table):
             few = "" if found.can_show else f" ({found.seeds} seeds are too few to show more than chance)"
@@ -65,7 +64,6 @@ class GraphsSection(Section):
         return {SURVIVAL: records} if records else {}
 
     def pictures(self, table: Table) -> list[JobPicture]:
-        """Return a picture for each table of edges."""
         from runner.options.agents import survival_picture
 
         pictures = []

@@ -271,7 +271,6 @@ class AgentsConfig(QuestionsConfig):
 
     @property
     def adapters_named(self) -> list[str]:
-        """Return the adapters of the roles."""
         return [*self.role_adapters.values()]
 
     def adapter_of(self, role: Role | None) -> str | None:

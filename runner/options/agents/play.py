@@ -196,5 +196,4 @@ class Player:
 
 
 def answered_by(turn: AgentCall, completion: Completion) -> Answered:
-    """Return a completion as the answer to a turn."""
     return Answered(turn, Call.of(completion, who=turn.who, seconds=round(completion.seconds, 6)))

@@ -46,7 +46,6 @@ class EdgeSurvival:
 
     @property
     def share(self) -> float:
-        """The share of seeds in which it survived."""
         return self.survived / self.seeds
 
     @property

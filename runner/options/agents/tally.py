@@ -71,7 +71,6 @@ class Tally:
 
     @property
     def total(self) -> Cost:
-        """Return the cost of all calls."""
         every = self.roles.values()
         prices = [cost.usd for cost in every if cost.usd is not None]
         return Cost(

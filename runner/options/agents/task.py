@@ -94,7 +94,6 @@ class _Work:
         self.scored_calls: list[Call] = []  # of the questions that are scored
 
     def result(self) -> Result:
-        """Do all of the work and return the result."""
         task, folder = self.task, self.context.recorder.folder
         edges = self.edges("before")
         if task.match is not None and self.inputs.matched is not None:

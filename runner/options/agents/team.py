@@ -93,7 +93,6 @@ class AgentCall:
 
     @property
     def who(self) -> str:
-        """The role, in words."""
         return DECISION if self.role is None else self.role.words
 
     @property

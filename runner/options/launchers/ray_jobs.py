@@ -160,7 +160,6 @@ class Reporter:
 
 
 def do_job(assignment: Assignment, mailbox: Any) -> Delivery:
-    """Run one job on a node."""
     host = platform.node()
     with suppress(OSError):  # the paths of the user's command; another host may not have this folder
         os.chdir(assignment.working_directory)

@@ -166,7 +166,6 @@ def _listed(key: str, distribution: BaseDistribution) -> list[Any]:
 
 
 def corner(space: Mapping[str, BaseDistribution]) -> dict[str, Any]:
-    """Return the first value of each key."""
     from optuna.distributions import CategoricalDistribution
 
     def first_value(values: Any) -> Any:

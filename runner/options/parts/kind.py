@@ -100,7 +100,6 @@ class PartsKind(ModelKind):
     def open_engine(
         self, resolved: ResolvedJob, bases: BaseCache | None = None, folder: Path | None = None
     ) -> Engine:
-        """Return the pipeline engine."""
         from runner.options.parts.pipeline.engine import PipelineEngine  # imports torch
 
         for note in _slower_than_whole(resolved.config):

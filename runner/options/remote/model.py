@@ -165,7 +165,6 @@ class RemoteModel:
         self.stats.servers = [] if self._servers is None else self._servers.table()
 
     def budget(self, request: Request) -> int | None:
-        """Return the budget for the thinking of a request; None: it has none."""
         if request.continuation is not None:
             return None
         own = request.thinking_tokens

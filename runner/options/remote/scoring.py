@@ -191,7 +191,6 @@ class Scorer:
         return Tokens(ids, text if isinstance(text, str) else None)
 
     def _ids(self, answer: Any) -> list[int]:
-        """Return the token ids of an answer of /tokenize."""
         ids = answer.get("tokens") if isinstance(answer, dict) else None
         if not isinstance(ids, list) or not all(
             isinstance(identifier, int) and identifier >= 0 for identifier in ids

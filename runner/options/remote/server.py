@@ -138,7 +138,6 @@ class ServerConnection:
             raise self.fault(error) from None
 
     async def list_models(self) -> ModelList:
-        """Return the server's list of models."""
         try:
             async with asyncio.timeout(self.model.first_token_s):
                 page = await self.client.models.list()

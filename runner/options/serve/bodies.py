@@ -97,8 +97,6 @@ class SamplingFields(_Parameters):  # type: ignore[misc] # made from the table i
 
 
 class StreamOptions(BaseModel):
-    """Options of a stream."""
-
     include_usage: bool | None = None
     include_obfuscation: bool | None = (
         None  # would hide the lengths of texts from eavesdroppers: not supported
@@ -124,8 +122,6 @@ class OpenAIBody(SamplingFields):
 
 
 class MessagePart(BaseModel):
-    """A part of a message."""
-
     type: str = Field(json_schema_extra={"enum": ["text"]})
     text: Text | None = None
 
@@ -182,8 +178,6 @@ class Tool(BaseModel):
 
 
 class ChosenFunction(BaseModel):
-    """The name of a function."""
-
     name: Text
 
 

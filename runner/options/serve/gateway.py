@@ -91,7 +91,6 @@ class Gateway:
         return await self.loop.run_in_executor(self._threads, partial(work, *values, **named))
 
     def with_ids(self, requests: Sequence[Request]) -> list[Request]:
-        """Return requests with their prompts as token ids."""
         return [replace(request, prompt=self._token_ids(request)) for request in requests]
 
     def _token_ids(self, request: Request) -> tuple[int, ...]:
@@ -102,7 +101,6 @@ class Gateway:
         return tuple(ids)
 
     def token_text(self, token: int) -> str:
-        """Return the text of a token."""
         text = self._token_texts.get(token)
         if text is None:
             text = self._token_texts[token] = self.engine.decode([token])

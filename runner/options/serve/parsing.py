@@ -134,7 +134,6 @@ def validated(kind: type[Body], value: dict[str, Any]) -> Body:
 
 
 def parse_chat(body: ChatBody, gateway: Gateway) -> ParsedBody:
-    """Parse a chat."""
     if not body.messages:
         raise Refusal(400, "messages: give at least one", "messages")
     if body.top_logprobs is not None and not body.logprobs:

@@ -121,11 +121,9 @@ class Policies(Policy):
         return _fewest([policy.answered(sample) for policy in self.policies])
 
     def news(self) -> dict[str, str]:
-        """Return the news of all."""
         return {name: shown for policy in self.policies for name, shown in policy.news().items()}
 
     def due(self) -> list[Request]:
-        """Return the further requests of all."""
         further = []
         for policy in self.policies:
             for request in policy.due():
@@ -144,7 +142,6 @@ class Policies(Policy):
             policy.end(answers)
 
     def notes(self) -> list[str]:
-        """Return the notes of all."""
         return [note for policy in self.policies for note in policy.notes()]
 
 

@@ -29,7 +29,6 @@ class Unjudged:
     """Of a task that judges nothing: every sample is its own, and none of another job's."""
 
     def __call__(self, sample: Sample, *_completions: Completion) -> Sample:
-        """Return the sample as it is."""
         return sample
 
     def rejection_reason(self, _sample: Sample) -> str | None:
@@ -37,7 +36,6 @@ class Unjudged:
         return None
 
     def adopted(self, _sample: Sample) -> Sample | None:
-        """Adopt none."""
         return None
 
 

@@ -271,7 +271,6 @@ def questions_left(inputs: Problems, job: Job) -> int:
 
 
 def first_requests(inputs: Problems) -> list[Request]:
-    """Return the first task.show_prompt requests."""
     return requests_for(inputs, by_number(inputs.items[: inputs.task.show_prompt]))
 
 

@@ -30,8 +30,6 @@ TWINS = "twins.jsonl"
 
 @dataclass
 class CheckOutcome:
-    """The outcome of a check."""
-
     metrics: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)

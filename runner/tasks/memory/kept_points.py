@@ -35,7 +35,6 @@ class KeptPoints:
         return self._events.get(repeat, [])
 
     def keep(self, repeat: int, event: dict[str, Any]) -> None:
-        """Keep an event of a repeat."""
         if "failed" in event:
             return
         self._file.keep(repeat=repeat, event=event)
@@ -43,5 +42,4 @@ class KeptPoints:
             self.done.append((repeat, event["point"]))
 
     def close(self) -> None:
-        """Close the file."""
         self._file.close()

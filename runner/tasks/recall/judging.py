@@ -41,7 +41,6 @@ class Placed:
 
     @property
     def gold(self) -> str:
-        """The asked values."""
         return ", ".join(self.asked.gold)
 
     @property

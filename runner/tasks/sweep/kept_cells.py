@@ -144,7 +144,6 @@ class KeptCells:
         return self._contention.beside() or earlier
 
     def close(self) -> None:
-        """Close the file."""
         self._file.close()
 
     def _keep(self, **values: Any) -> None:

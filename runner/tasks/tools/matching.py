@@ -123,7 +123,6 @@ def _is_among(value: Any, allowed: Sequence[Any], wanted: type, items: type | No
 
 
 def _is_object(value: Mapping[str, Any], allowed: Mapping[str, Sequence[Any]]) -> bool:
-    """Whether an object has the allowed keys, each with one of its values."""
     if any(key not in value and LEFT_OUT not in values for key, values in allowed.items()):
         return False
     return all(

@@ -23,7 +23,6 @@ class WrittenIn:
 
     @property
     def form(self) -> tool_calls.Form:
-        """The form."""
         return tool_calls.form_named(self.name)
 
     @property

@@ -151,7 +151,6 @@ def placed_by(
 
 
 def requests_for(task: ToolsConfig, placed: Mapping[int, Placed], form: WrittenIn) -> list[Request]:
-    """Return the request for each case."""
     common = {
         number: distractors(number, task.cases_seed)
         for number in {place.further for place in placed.values()}

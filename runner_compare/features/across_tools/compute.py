@@ -41,7 +41,6 @@ class Matched:
     outcomes: Answers
 
     def answers(self) -> Answers:
-        """Return the outcome of each shared question."""
         return {shared: self.outcomes[own]._replace(prompt=None) for shared, own in self.by_question.items()}
 
     def words(self, wanted: Collection[Question], most: int) -> Iterator[tuple[Question, dict[str, str]]]:
@@ -79,7 +78,6 @@ class AcrossReader(FilesReader):
 
 
 def tool_of(run: Run) -> str:
-    """Return the tool that a run is from."""
     return run.params.get(TOOL_KEY, run.tool or LM_EVAL)
 
 

@@ -64,7 +64,6 @@ def _common_beginning(texts: Iterable[str]) -> str:
 
 
 def _prompts_of(questions: Texts, prompts: Texts) -> dict[Question, Question]:
-    """Return the prompt of each question."""
     counts = Counter(questions.values())
     by_text = {text: key for key, text in questions.items() if text and counts[text] == 1}
     by_end: dict[str, list[str]] = {}

@@ -23,7 +23,6 @@ class Setting:
 
     @property
     def config(self) -> dict[str, str | None]:
-        """The values of its keys."""
         return {key: self.rows[0].config[key] for key in self.keys}
 
     @property

@@ -41,7 +41,6 @@ class Files(Section):
         return {} if table is None else {"files": file_records(table)}
 
     def figures_across(self, comparison: Comparison) -> list[Picture]:
-        """Return the pictures of the files."""
         table = comparison.of(ComparedFiles).table
         return [] if table is None else list(draw_files(table))
 

@@ -36,7 +36,6 @@ NO_SPEED = (
 
 
 def file_columns(table: FileTable) -> list[Column]:
-    """Return the columns of the table."""
     files = table.files
     names = [f"{file.name} (reference)" if file.is_reference else file.name for file in files]
     columns = [Column("file", names, False, use=Use.setting)]

@@ -36,11 +36,9 @@ class FlipsSection(Section):
         return {"flips": records} if records else {}
 
     def terminal(self, table: Table, out: TextIO) -> None:
-        """Print the flips."""
         print_flips(table, out)
 
     def markdown(self, table: Table) -> str:
-        """Return the flips."""
         out = StringIO()
         write_markdown(table, out)
         return out.getvalue()

@@ -75,7 +75,6 @@ class Gates(Section):
         return failures([table])
 
     def record_across(self, comparison: Comparison) -> dict[str, Any]:
-        """Return all requirements."""
         return {"requirements": [asdict(requirement) for requirement in checked(comparison)]}
 
 
@@ -244,7 +243,6 @@ def failures(tables: Sequence[Table]) -> list[str]:
 
 
 def failure_lines(requirements: Iterable[Requirement]) -> list[str]:
-    """Return a line for each requirement that is not met."""
     return [f"requirement failed: {failed.reason}" for failed in requirements if not failed.met]
 
 

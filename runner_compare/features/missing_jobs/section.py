@@ -34,7 +34,6 @@ class MissingJobs(Section):
         return [Shown(title, [], [(job.line, None) for job in jobs], failed=failed)]
 
     def record_across(self, comparison: Comparison) -> dict[str, Any]:
-        """Return the missing jobs, if there are any."""
         jobs = [
             {"name": job.name, "job_id": job.job_id, "state": job.state.value, "reason": job.reason}
             for job in comparison.of(Missing).jobs

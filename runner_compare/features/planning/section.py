@@ -53,7 +53,6 @@ class Planning(Section):
     """How many questions each comparison needs, if that was asked for."""
 
     def tables(self, table: Table) -> dict[str, list[Column]]:
-        """Return the table of plans by its title."""
         plans = table.of(Plans)
         return {plans.title: plan_columns(table)} if plans.of_rows else {}
 
@@ -187,7 +186,6 @@ def _title(table: Table, aim: PlanAim) -> str:
 
 
 def plan_columns(table: Table) -> list[Column]:
-    """Return the columns of the plan: a line for each row that has one."""
     plans = table.of(Plans).of_rows
     lines = [(row, plans[row.run.run_id]) for row in table.rows if row.run.run_id in plans]
     rates = [plan.disagreement for _, plan in lines]

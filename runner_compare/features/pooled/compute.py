@@ -69,7 +69,6 @@ class PooledTable:
 
     @property
     def title(self) -> str:
-        """What is pooled, and how."""
         what = "accuracy" if self.unit == "points" else "log-likelihood"
         return f"{what} over {len(self.sets)} sets of questions"
 

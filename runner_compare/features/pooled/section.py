@@ -24,7 +24,6 @@ class Pooled(Section):
     """Verdicts over several tasks."""
 
     def parts(self, comparison: Comparison) -> list[Shown]:
-        """Return the pooled tables."""
         return [_shown(table) for table in comparison.of(PooledVerdicts).tables]
 
     def record_across(self, comparison: Comparison) -> dict[str, Any]:

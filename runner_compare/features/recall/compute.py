@@ -33,7 +33,6 @@ class CellRecall:
 
     @property
     def share(self) -> float:
-        """The recall."""
         return self.right / self.answers
 
 

@@ -121,7 +121,6 @@ def length_depth_rows(findings: RecallFindings) -> list[dict[str, Any]]:
 
 
 def cell_percent(cell: CellRecall | None) -> int | None:
-    """Return the recall of a cell in percent."""
     return None if cell is None else round(100 * cell.share)
 
 

@@ -49,7 +49,6 @@ class Savings(Section):
         return [saving.sentence] if saving else []
 
     def row_record(self, table: Table, row: TableRow) -> dict[str, Any]:
-        """Return what a row saves."""
         saving = table.of(SavingsOfRows).of_rows.get(row.run.run_id)
         return {"saved": saving_record(row, saving)} if saving else {}
 

@@ -100,7 +100,6 @@ def together(members: list[Run]) -> Run:
 
 
 def shared_values(configs: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    """Return the keys and values that all configs share."""
     return {
         key: value for key, value in configs[0].items() if all(config.get(key) == value for config in configs)
     }

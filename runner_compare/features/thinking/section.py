@@ -46,7 +46,6 @@ class Thinking(Section):
         add_thinking(table, reader)
 
     def tables(self, table: Table) -> dict[str, list[Column]]:
-        """Return the table of thinking by its title."""
         return {TITLE: thinking_columns(table)} if has_thinking(table) else {}
 
     def sentences(self, table: Table) -> list[str]:
@@ -255,7 +254,6 @@ def cost_columns(
 
 
 def metric_column(rows: Sequence[TableRow], key: str) -> Column:
-    """Return the column of a metric."""
     about = described(key)
     cells = [ABSENT if key not in row.run.metrics else about.write(row.run.metrics[key]) for row in rows]
     return Column(about.head, cells, use=Use.result)

@@ -222,7 +222,6 @@ def percent(share: float) -> str:
 
 
 def step_columns(table: Table) -> list[Column]:
-    """Return a column for each step."""
     rows, kept = _rows(table), table.of(CallsOfTable).findings
     columns = _naming(table, rows)
     for step in (*STEPS, WITHOUT_NEED):

@@ -110,7 +110,6 @@ class FilesReader(Reader):
         return self.read[run.run_id].answers()
 
     def numbers(self, run: Run) -> Answers:
-        """Return the number of each question."""
         chance = Chance.named(run.number or "")
         if chance is None:
             return self.read[run.run_id].number_answers()

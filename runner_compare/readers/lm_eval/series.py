@@ -28,8 +28,6 @@ MOST_NATS = 700.0  # whose perplexity is a number
 
 @dataclass
 class Series:
-    """One metric of one task and filter, document by document."""
-
     results: Results
     task: str
     metric: str

@@ -78,5 +78,4 @@ class McNemar(Test):
         return fewest, most
 
     def needs_to_detect(self, difference: float, level: float, power: float = POWER) -> int | None:
-        """Return the questions that detect a difference."""
         return questions_to_detect(self.expected, difference, level, power)

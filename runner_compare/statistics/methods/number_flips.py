@@ -95,8 +95,6 @@ class NumberFlips(Test):
         return self._joined(*self.by_flips.interval_at(alpha), alpha)
 
     def _joined(self, low: float, high: float, alpha: float) -> tuple[float, float]:
-        """Join an interval by the sizes of the differences with that by their signs, if few
-        differ."""
         if not self.few_differ or not self.widest:
             return low, high
         n = len(self.sizes)

@@ -35,7 +35,6 @@ class PooledTexts(Test):
 
     @cached_property
     def shares(self) -> list[float]:
-        """The weight of each task."""
         if self.weights is Weights.questions:
             return [total / math.fsum(self.totals) for total in self.totals]
         return [1 / len(self.tasks)] * len(self.tasks)
@@ -53,7 +52,6 @@ class PooledTexts(Test):
 
     @property
     def n(self) -> int:
-        """The texts of all tasks."""
         return sum(len(task.sizes) for task in self.tasks)
 
     def compare(self) -> Effect:

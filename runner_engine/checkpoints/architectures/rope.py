@@ -163,7 +163,6 @@ def _trained_length(header: Header) -> int:
 
 
 def _number(header: Header, key: str, default: float) -> float:
-    """Return a number of the file, above 0."""
     value = of_file(header, key, default)
     if type(value) not in (int, float) or not 0 < value < np.inf:
         name = f"{header.architecture}.{key}"

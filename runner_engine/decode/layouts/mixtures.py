@@ -24,8 +24,6 @@ NEAR = {torch.float32: 1e-4, torch.bfloat16: 2e-2}  # of the largest number of a
 
 @dataclass(frozen=True)
 class MixtureLayout:
-    """A mixture of experts."""
-
     router: RouterLayout
     experts: nn.Module
     shared: MlpLayout | None

@@ -63,7 +63,6 @@ class Stopping:
         events.append(self.completion(row, FinishReason.cancelled, seconds))
 
     def completion(self, row: Row, reason: FinishReason, seconds: float) -> Completion:
-        """Return the completion of a row, with its answer."""
         return row.completion(reason, seconds, self.answer(row, reason))
 
     def force(self, logits: torch.Tensor, rows: Iterable[Row], places: Sequence[int] | None = None) -> None:

@@ -47,5 +47,4 @@ class KvFormat(Protocol):
 
 @cache
 def format_of(numbers: KvNumbers) -> KvFormat:
-    """Return the module of a format."""
     return cast(KvFormat, import_module(f"{__name__}.{FORMATS[numbers]}"))

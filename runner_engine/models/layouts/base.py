@@ -171,5 +171,4 @@ def unpack_stream(words: torch.Tensor, bits: int, count: int) -> torch.Tensor:
 
 
 def wrong(tensor: Tensor, what: str) -> DataError:
-    """Return an error that names a tensor and its file."""
     return DataError(f"{tensor.file}: tensor {tensor.name}: {what}")

@@ -87,7 +87,6 @@ class Nvfp4Layout(Mxfp4Layout):
         return stored["weight_scale"][first:last].float() / stored["weight_global_scale"].float()
 
     def panel_scales(self, stored: Tensors, first: int, last: int) -> torch.Tensor:
-        """As they are stored."""
         return stored["weight_scale"][first:last]
 
     def scale_divisor(self, stored: Tensors) -> float:

@@ -81,7 +81,6 @@ class Int8Layout(StoredLayout):
         return numbers.sub_(self.row_zero_point(stored)).mul_(scale)
 
     def problem(self, stored: Tensors, name: str, tensor: torch.Tensor) -> str:
-        """Weights are symmetric."""
         if name == "weight_zero_point" and tensor.any():
             return "symmetric weights have zero points of 0"
         return super().problem(stored, name, tensor)

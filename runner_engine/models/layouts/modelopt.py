@@ -112,7 +112,6 @@ class ModelOptNvfp4Layout(Mxfp4Layout):
         return stored["weight_scale"][first:last].float() * stored["weight_scale_2"].float()
 
     def panel_scales(self, stored: Tensors, first: int, last: int) -> torch.Tensor:
-        """As they are stored."""
         return stored["weight_scale"][first:last]
 
     def scale_divisor(self, stored: Tensors) -> float:

@@ -47,7 +47,6 @@ class Form(Protocol):
 
 
 def form_named(name: str) -> Form:
-    """Return a form by its name in NAMES."""
     return cast(Form, import_module(f"{__name__}.{name}"))
 
 

@@ -24,7 +24,6 @@ IS_RAW = False
 
 
 def read(text: str, schemas: Schemas = ()) -> Reading:
-    """Return the calls."""
     calls: list[ToolCall] = []
 
     def block(start: int) -> int:

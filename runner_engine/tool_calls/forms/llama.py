@@ -56,7 +56,6 @@ def free(text: str) -> int:
 
 
 def grammar(schemas: Schemas, several: bool = True, template: str | None = None) -> str:  # noqa: ARG001
-    """Return the rules of calls."""
     many = repeated("call", "; ", several)
     rules = object_calls(schemas, "parameters")
     return f'calls: {many}\nanswer: "" | calls | {NO_JSON}\n{rules}'

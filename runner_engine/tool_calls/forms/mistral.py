@@ -75,7 +75,6 @@ def free(text: str) -> int:
 
 
 def grammar(schemas: Schemas, several: bool = True, template: str | None = None) -> str:
-    """Return the rules of calls."""
     is_old = ARGUMENTS not in (template or ARGUMENTS)
     if is_old:
         body, rules = f'"[" {repeated("call", ", ", several)} "]"', object_calls(schemas)

@@ -104,7 +104,6 @@ class PipelineEngine:
 
     @property
     def stages(self) -> LoadedStages:
-        """The loaded stages."""
         if self._stages is None:
             started = time.perf_counter()
             self._stages = self._start()

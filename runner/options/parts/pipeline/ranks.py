@@ -23,7 +23,6 @@ class ProcessRank:
 
     @property
     def is_one_machine(self) -> bool:
-        """Whether all processes are on this machine."""
         return self.local_processes == self.processes
 
     @property
@@ -61,5 +60,4 @@ def first_rank(config: RunnerConfig, manifest: Manifest) -> ProcessRank:
 
 
 def manifest_of(config: RunnerConfig) -> Manifest:
-    """Read the manifest of the parts."""
     return read_manifest(parts_model(config.model).name, "model.name")

@@ -83,7 +83,6 @@ def _other_form(part: CheckedPart, tensor: Tensor, by: str) -> list[str]:
 
 
 def _foreign_tensors(found: dict[str, list[CheckedPart]], known: Collection[str]) -> list[str]:
-    """Name the tensors that the source does not have."""
     return [
         f"{places[0].entry.stored.file}: tensor {name} is not in the source"
         for name, places in found.items()

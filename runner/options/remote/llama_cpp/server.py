@@ -92,7 +92,6 @@ class LlamaCppServer(StartedServer):
         return variables_of(self.key)
 
     def words(self) -> str:
-        """Return model.flags."""
         return f"model.flags={self.model.flags}"
 
     def more_room(self) -> str:

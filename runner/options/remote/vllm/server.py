@@ -75,7 +75,6 @@ class VllmServer(StartedServer):
         return variables_of(self._resolved, self.key)
 
     def words(self) -> str:
-        """Return model.args."""
         return f"model.args={self.model.args}"
 
     def more_room(self) -> str:
