@@ -10,6 +10,7 @@ import torch
 from engines import Job, Outcome, greedy_engine
 from measuring import Run, answer, cut, read_job, sha256_ids, sha256_prompts
 
+from runner.render.engine_notes import engine_notes
 from runner_base import Dtype
 from runner_engine.decode.passes.forward import Forward
 from runner_engine.kv_cache import prefix_tree
@@ -85,7 +86,7 @@ def with_engine(job: Job) -> Outcome:
         texts=[completions[at].answer.text for at in range(len(requests))],
         prompts_sha256=sha256_prompts([text for text, _ in fed]),
         ids_sha256=[sha256_ids(ids) for _, ids in fed],
-        notes=engine.stats.notes,
+        notes=engine_notes(engine.stats),
         prompt_tokens=[len(ids) for _, ids in fed],
         peak_rows=engine.stats.peak_rows,
         end=engine.loaded.tokenizer.eos_token_id,

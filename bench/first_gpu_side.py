@@ -31,6 +31,7 @@ from first_gpu_engines import (
     tokens_of,
 )
 
+from runner.render.engine_notes import row_shortage_note
 from runner_base import Dtype, machine
 from runner_engine.decode.passes import step_graphs
 from runner_engine.sessions.contract import complete
@@ -130,7 +131,7 @@ def memory() -> None:
         torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 1.2 * 2**30) / total)
     done = tokens_of(complete(engine, requests, rows))
     full = sum(len(tokens) == requests[0].max_new_tokens for tokens in done.values())
-    notes = "; ".join(note for note in engine.stats.notes if "memory" in note) or "no shortage"
+    notes = "; ".join(map(row_shortage_note, engine.stats.row_shortages)) or "no shortage"
     note(
         "a shortage halves the rows, and nothing is lost",
         f"{full} of {rows} answers whole; {notes}",

@@ -16,12 +16,12 @@ from itertools import accumulate
 from statistics import median
 
 from runner.config.measures import SweepConfig
+from runner.render.engine_notes import row_shortage_note
 from runner.speed.real_prompts import RealPrompts
 from runner.speed.synthetic import synthetic_requests
 from runner_base import is_memory_error, one_line
 from runner_base.spreads import percentiles
 from runner_engine import Completion, Engine, Request, Session
-from runner_engine.sessions import FEWER_ROWS
 
 PATIENCE = 3  # after the last request, wait this many times the time of arrivals, and at least MIN_PATIENCE_S
 MIN_PATIENCE_S = 10.0
@@ -134,7 +134,7 @@ def loads_of(task: SweepConfig, vocab_size: int, seed: int, real: RealPrompts | 
 def run_load(engine: Engine, load: Load, on_answer: Callable[[], None]) -> None:
     """Submit the requests of a rate at their times, and record the answers; an out-of-memory error
     becomes the note."""
-    notes_before = len(engine.stats.notes)
+    shortages_before = len(engine.stats.row_shortages)
     try:
         with engine.open() as session:
             _run(session, load, on_answer)
@@ -142,9 +142,8 @@ def run_load(engine: Engine, load: Load, on_answer: Callable[[], None]) -> None:
         if not is_memory_error(error):
             raise
         load.note = f"out of memory: {one_line(error, 200)}"
-    load.note = next(
-        (note for note in engine.stats.notes[notes_before:] if note.startswith(FEWER_ROWS)), load.note
-    )
+    if shortages := engine.stats.row_shortages[shortages_before:]:
+        load.note = row_shortage_note(shortages[0])
 
 
 def _run(session: Session, load: Load, on_answer: Callable[[], None]) -> None:

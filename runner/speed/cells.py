@@ -11,6 +11,7 @@ from statistics import mean, median
 
 from runner.config.measures import SweepConfig
 from runner.core.energy import Energy
+from runner.render.engine_notes import row_shortage_note
 from runner.speed.by_turns import GAINS, run_by_turns
 from runner.speed.real_prompts import RealPrompts
 from runner.speed.synthetic import VOCABULARY, synthetic_requests
@@ -18,7 +19,7 @@ from runner_base import is_memory_error, machine, one_line
 from runner_base.spreads import percentiles, relative_spread
 from runner_engine import Arithmetic, Completion, Engine, EngineReport, EngineStats, Request, complete
 from runner_engine.devices import gpu
-from runner_engine.sessions import FEWER_ROWS, Shape
+from runner_engine.sessions import RowShortage, Shape
 
 SPEEDS = ("prefill_tok_per_s", "decode_tok_per_s", "output_tok_per_s")
 GAPS = ("itl_p50_s", "itl_p95_s", "itl_p99_s")
@@ -101,6 +102,10 @@ def cells_of(task: SweepConfig) -> list[Cell]:
 class FewerRowsError(Exception):
     """The engine lacks the memory for a whole batch."""
 
+    def __init__(self, shortage: RowShortage) -> None:
+        super().__init__(shortage)
+        self.shortage = shortage
+
 
 @dataclass
 class Timed:
@@ -158,7 +163,7 @@ class Stopwatch:
             else:
                 timed, gains = self._batch(requests), {}
         except FewerRowsError as error:
-            cell.note = str(error)
+            cell.note = row_shortage_note(error.shortage)
             return None
         except Exception as error:
             if not is_memory_error(error):
@@ -189,20 +194,19 @@ class Stopwatch:
 
     def _batch(self, requests: Sequence[Request]) -> Timed:
         engine, rows = self.engine, len(requests)
-        before, notes_before = replace(engine.stats), len(engine.stats.notes)
+        before, shortages_before = replace(engine.stats), len(engine.stats.row_shortages)
         energy = self.energy.read()
         started = time.perf_counter()
-        completions = complete(engine, requests, rows, lambda _: self._check_whole(notes_before))
+        completions = complete(engine, requests, rows, lambda _: self._check_whole(shortages_before))
         seconds = time.perf_counter() - started
         joules = self.energy.joules(energy)
         return Timed(completions, started, seconds, joules, engine.stats - before)
 
-    def _check_whole(self, notes_before: int) -> None:
+    def _check_whole(self, shortages_before: int) -> None:
         """Raise FewerRowsError at once if the engine continues with fewer rows: that is another
         cell."""
-        for note in self.engine.stats.notes[notes_before:]:
-            if note.startswith(FEWER_ROWS):
-                raise FewerRowsError(note)
+        for shortage in self.engine.stats.row_shortages[shortages_before:]:
+            raise FewerRowsError(shortage)
 
     def _work(self, cell: Cell, prompt_tokens: int, spent: EngineStats) -> dict[str, float]:
         """Return the rates of computing and reading; empty if the model's arithmetic is unknown."""

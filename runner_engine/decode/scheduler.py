@@ -24,7 +24,7 @@ from runner_engine.decode.rows import Row, RowsUnderWay
 from runner_engine.decode.tokens import Guesses, Stopping, scored
 from runner_engine.kv_cache import ConversationCache, Heads, PromptCache
 from runner_engine.memory import PeakMemory
-from runner_engine.sessions import MEMORY_RAN_OUT, EngineStats, Event, RequestId, RowCount
+from runner_engine.sessions import EngineStats, Event, RequestId, RowCount, RowShortage, ShortageCause
 
 
 class Scheduler:
@@ -304,10 +304,7 @@ class Scheduler:
             row.error = f"out of memory with its {len(row.prompt) + len(row.given or ())} tokens alone"
             return [self.stopping.completion(row, FinishReason.error, _seconds(row))]
         self.admission.halve(at_once)
-        when = f"with {at_once} rows at once" if at_once else "while a shared prefix was read"
-        self.stats.notes.append(
-            f"{MEMORY_RAN_OUT} {when}: {self.admission.most_rows} concurrent rows from now on"
-        )
+        self.stats.row_shortages.append(RowShortage(ShortageCause.ran_out, self.admission.most_rows, at_once))
         return []
 
 

@@ -12,9 +12,6 @@ if TYPE_CHECKING:
     from runner_engine.sessions.arithmetic import Arithmetic as Arithmetic
     from runner_engine.sessions.arithmetic import Rates as Rates
     from runner_engine.sessions.arithmetic import Shape as Shape
-    from runner_engine.sessions.base import FEWER_ROWS as FEWER_ROWS
-    from runner_engine.sessions.base import MEMORY_IS_SHORT as MEMORY_IS_SHORT
-    from runner_engine.sessions.base import MEMORY_RAN_OUT as MEMORY_RAN_OUT
     from runner_engine.sessions.base import Begun as Begun
     from runner_engine.sessions.base import Capability as Capability
     from runner_engine.sessions.base import Completion as Completion
@@ -43,6 +40,8 @@ if TYPE_CHECKING:
     from runner_engine.sessions.scores import TokenScores as TokenScores
     from runner_engine.sessions.session import Listener as Listener
     from runner_engine.sessions.session import Session as Session
+    from runner_engine.sessions.shortages import RowShortage as RowShortage
+    from runner_engine.sessions.shortages import ShortageCause as ShortageCause
     from runner_engine.sessions.stats import EngineStats as EngineStats
     from runner_engine.sessions.stats import RowCount as RowCount
     from runner_engine.sessions.stats import summed as summed
@@ -81,9 +80,8 @@ PLACES = {
     "Arithmetic": "arithmetic",  # a loaded model in numbers: what a token computes and reads
     "Shape": "arithmetic",  # a batch of rows: prompts of equal length, and new tokens
     "Rates": "arithmetic",  # the highest rates of this machine: matrix products, reading memory
-    "FEWER_ROWS": "base",  # the beginnings of notes that fewer rows ran than were asked for
-    "MEMORY_IS_SHORT": "base",  # the beginning of such a note: memory has room for fewer
-    "MEMORY_RAN_OUT": "base",  # the beginning of such a note: memory ran out
+    "RowShortage": "shortages",  # fewer rows went along than were requested
+    "ShortageCause": "shortages",  # memory had no room for them, or ran out
     # engines and their sessions
     "Engine": "contract",  # a model that completes prompts: load, open, encode, decode, close
     "Session": "session",  # requests under way: any thread submits and cancels, one thread steps

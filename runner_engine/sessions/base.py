@@ -118,11 +118,6 @@ class NoChatTemplate(ConfigError):
     """The model has no chat template."""
 
 
-MEMORY_RAN_OUT = "memory ran out"  # begins the note of an engine that continued with fewer rows at once
-MEMORY_IS_SHORT = (
-    "memory has room for"  # begins the note of an engine that started with fewer rows than requested
-)
-FEWER_ROWS = (MEMORY_RAN_OUT, MEMORY_IS_SHORT)
 Prompt = str | tuple[Message, ...] | tuple[int, ...]  # raw text, a chat, or token ids as they are
 
 

@@ -8,6 +8,7 @@ from itertools import zip_longest
 from typing import Any
 
 from runner_base import MIB
+from runner_engine.sessions.shortages import RowShortage
 
 TOTALS = ("load_s", "prefill_tokens", "shared_tokens", "prefill_s", "decode_tokens", "decode_s",
           "draft_tokens", "accepted_tokens")  # fmt: skip
@@ -50,6 +51,7 @@ class EngineStats:
     expert_use: str = ""  # of a mixture: how unevenly its experts were used, once enough choices were counted
     decoding_graphs: str = ""  # on a GPU: how many steps were recorded ones, or why none was
     notes: list[str] = field(default_factory=list)  # deviations from what was requested
+    row_shortages: list[RowShortage] = field(default_factory=list)  # others of them, as values
     # one entry per process, if the engine has several; set when a session ends with nothing under
     # way
     processes: list[dict[str, float]] = field(default_factory=list)
@@ -59,14 +61,16 @@ class EngineStats:
     def __sub__(self, earlier: EngineStats) -> EngineStats:
         totals = {name: getattr(self, name) - getattr(earlier, name) for name in TOTALS}
         totals |= {name: summed(getattr(self, name), getattr(earlier, name), -1) for name in BY_PLACE}
-        return replace(self, **totals, notes=[], processes=[])
+        return replace(self, **totals, notes=[], row_shortages=[], processes=[])
 
     def __add__(self, later: EngineStats) -> EngineStats:
         totals = {name: getattr(self, name) + getattr(later, name) for name in TOTALS}
         totals |= {name: summed(getattr(self, name), getattr(later, name)) for name in BY_PLACE}
         peaks = [field.name for field in fields(self) if field.name.startswith("peak_")]
         highest = {name: max(getattr(self, name), getattr(later, name)) for name in peaks}
-        return replace(later, **totals, **highest, notes=list(dict.fromkeys(self.notes + later.notes)))
+        notes = list(dict.fromkeys(self.notes + later.notes))
+        shortages = list(dict.fromkeys(self.row_shortages + later.row_shortages))
+        return replace(later, **totals, **highest, notes=notes, row_shortages=shortages)
 
     def own_memory(self, weight_mib: float | None) -> dict[str, float]:
         """Peak memory attributable to a model with these weights; empty if the engine cannot know

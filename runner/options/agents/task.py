@@ -26,6 +26,7 @@ from runner.options.agents.play import Player
 from runner.options.agents.sandbox import Sandbox, SandboxLimits
 from runner.options.agents.tally import AttackTally, Tally, attacked_edges
 from runner.options.agents.team import Discussion, SampledDiscussion
+from runner.render.engine_notes import engine_notes
 from runner.scorers import score_without_left_out
 from runner.store.measured import Measured, Measuring
 from runner.tasks.base import Context, Uses
@@ -148,7 +149,7 @@ class _Work:
             result.tables |= measured.tables
             if models := answered_by(self.scored_calls):
                 result.facts["answered_by"] = models
-            result.notes += measured.report.notes + measured.stats.notes
+            result.notes += measured.report.notes + engine_notes(measured.stats)
         limit = str(self.context.config.generation.max_new_tokens)
         result.notes += [*self.notes(), *filter(None, [cut_off_words(result.metrics, {LIMIT: limit})])]
         return result

@@ -17,6 +17,7 @@ from runner.config.root import RunnerConfig
 from runner.engines.kinds import kind_of
 from runner.options.serve.keys import ServeConfig
 from runner.options.serve.name import check_names, served_name
+from runner.render.engine_notes import engine_notes
 from runner.tasks.base import Context, Inputs, Uses, own_config
 from runner.tasks.named_adapters import words_on_adapters
 from runner_base import ConfigError, Result, machine, say, signals, silent
@@ -139,7 +140,9 @@ def run(inputs: Served, context: Context) -> Result:
     }
     metrics |= report.metrics | server.counters.totals(stats) | stats.process_metrics
     facts = report.facts | {"measured": contention.describe(), "machine": machine.name()}
-    return Result(metrics, facts=facts, notes=report.notes + stats.notes, tables=stats.tables(report.parts))
+    return Result(
+        metrics, facts=facts, notes=report.notes + engine_notes(stats), tables=stats.tables(report.parts)
+    )
 
 
 def greeting(config: RunnerConfig, inputs: Served, bound: socket.socket) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 from runner.core import terminal
 from runner.core.sides import answered_by
 from runner.datasets.prompts import read_conversation
+from runner.render.engine_notes import engine_notes
 from runner.scorers import cost_and_sides, count_completions
 from runner.store.measured import Measured
 from runner.tasks import Context, Inputs, RunnerConfig, Uses, own_config, sample_of
@@ -108,7 +109,7 @@ def run(inputs: Opening, context: Context) -> Result:
         facts |= {
             "sampling": "; ".join(filter(None, (facts.get("sampling"), f"by /set at the end {sampling}")))
         }
-    notes = report.notes + engine.stats.notes + chat.notes
+    notes = report.notes + engine_notes(engine.stats) + chat.notes
     return Result(metrics, facts=facts, notes=notes, tables=measured.tables)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runner.core.sides import answered_by
+from runner.render.engine_notes import engine_notes
 from runner.scorers import cost_and_sides
 from runner.store import sibling_jobs
 from runner.store.jobs import Recorder
@@ -56,7 +57,7 @@ def collected(
     own = [kept.settled[sample.index] for sample in samples if sample.index in kept.settled]
     done = Collected(samples, [*notes, *_where_from(samples, own, asked_again)], measured=measured)
     if measured is not None:
-        done.notes += measured.report.notes + measured.stats.notes
+        done.notes += measured.report.notes + engine_notes(measured.stats)
         done.metrics = dict(measured.metrics)
     elif report := _engine_of_reused(kept.recorder, samples):
         done.known = report.facts

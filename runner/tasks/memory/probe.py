@@ -20,13 +20,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
+from runner.render.engine_notes import row_shortage_note
 from runner.speed.synthetic import check_room, room_of, synthetic_requests
 from runner.tasks import ResolvedJob, RunnerConfig, kind_of, open_engine, resolve
 from runner.tasks.memory.keys import MemoryConfig
 from runner_base import RunnerError, child, is_memory_error, machine, one_line
 from runner_engine import Capability, Completion, Engine, EngineReport, Session, Workload, complete, require
 from runner_engine.devices.mapped_files import resident_mib
-from runner_engine.sessions import FEWER_ROWS
 
 
 class OutOfMemory(Exception):
@@ -150,10 +150,10 @@ def measure(config: RunnerConfig, points: list[tuple[int, Workload]], channel: T
 def _measure_point(probe: Probe, number: int, point: Workload, vocab_size: int, seed: int) -> None:
     """Prefill all rows, decode until each lacks one token, measure the KV cache, and end."""
     rows, _, new_tokens = point
-    engine, notes = probe.engine, len(probe.engine.stats.notes)
+    engine, shortages = probe.engine, len(probe.engine.stats.row_shortages)
     before = replace(engine.stats)
     with engine.open(rows) as session:
-        steps = _Steps(session, engine, notes)
+        steps = _Steps(session, engine, shortages)
         for request in synthetic_requests(*point, vocab_size, seed, draw=number):
             session.submit(request)
         probe.stage("prefill", steps.prefill, number)
@@ -177,7 +177,7 @@ class _Steps:
 
     session: Session
     engine: Engine
-    notes: int  # how many the engine had before
+    shortages: int  # how many the engine had before
 
     def prefill(self) -> None:
         """Step until every row has its first token."""
@@ -193,7 +193,7 @@ class _Steps:
     def _step(self) -> None:
         events = self.session.step()
         errors = [event.error for event in events if isinstance(event, Completion) and event.error]
-        errors += [note for note in self.engine.stats.notes[self.notes :] if note.startswith(FEWER_ROWS)]
+        errors += map(row_shortage_note, self.engine.stats.row_shortages[self.shortages :])
         if errors:
             raise OutOfMemory(errors[0])
 

@@ -44,7 +44,6 @@ from runner_base import JobFailed, Result, machine, short_name, write_atomically
 from runner_base.drawing import draw_in_process, draw_missing
 from runner_base.repeats import RepeatLog
 from runner_engine import Capability, require
-from runner_engine.sessions import FEWER_ROWS
 
 VERSION = 3
 USES = frozenset({Uses.weights, Uses.engine, Uses.machine})
@@ -172,8 +171,7 @@ def run(inputs: Prompted, context: Context) -> Result:
         result.facts["prompts"] = real.described
         result.notes += [*real.notes, *[OF_THE_MEAN] * (limits.arithmetic is not None)]
     result.notes += [knee.sentence] if knee is not None else []
-    # the notes of cells say those
-    result.notes += [note for note in engine.stats.notes if not note.startswith(FEWER_ROWS)]
+    result.notes += engine.stats.notes  # the notes of cells name shortages of rows
     if len(measured) < len(cells) and report.facts.get("device") == "cpu":
         result.ran_short_mib = free_mib
     title = f"{short_name(config.model.name)}, {config.quantization.label}, {report.facts.get('device', 'elsewhere')}"

@@ -106,4 +106,4 @@ def test_rows_enter_several_at_once_where_others_wait_for_them(scheduler: Schedu
 def test_who_asked_for_more_rows_is_told_once(scheduler: Scheduler) -> None:
     scheduler.admission._note_shortage(3)
     scheduler.admission._note_shortage(3)
-    assert len(scheduler.stats.notes) == 1
+    assert len(scheduler.stats.row_shortages) == 1

@@ -213,7 +213,7 @@ def test_memory_that_runs_out_loses_nothing(
             patch.setattr(Forward, "_forward", forward)
             done = ended(engine, asked(sampling=PENALIZED), 9)
         assert len(ahead_failed) == len(failing[1])
-        assert len(engine.stats.notes) == ahead_failed.count(False), (
+        assert len(engine.stats.row_shortages) == ahead_failed.count(False), (
             "rows are fewer after a step that had to run"
         )
         assert {error for _, error, _ in done.values()} == {None}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -29,8 +28,8 @@ from runner_engine.decode.tokens.sampling import Sampler
 from runner_engine.kernels import picking
 from runner_engine.memory import memory
 from runner_engine.sessions import contract
-from runner_engine.sessions.base import FEWER_ROWS
 from runner_engine.sessions.contract import Engine
+from runner_engine.sessions.shortages import RowShortage, ShortageCause
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import Attention, LocalModelConfig
 
@@ -90,7 +89,7 @@ def forwards(through: Callable[[int, Scheduler, list[int]], None]) -> Iterator[N
 def test_out_of_memory_at_any_pass_changes_no_answer(engine: Engine, failing: tuple[int, ...]) -> None:
     """Forward 1 and 2 read prefixes, the next prompts, later ones give each row a token."""
     expected = complete(engine, requests())
-    assert engine.stats.notes == []
+    assert engine.stats.row_shortages == []
     alive = []
 
     def fail(number: int, running: Scheduler, ids: list[int]) -> None:
@@ -100,11 +99,11 @@ def test_out_of_memory_at_any_pass_changes_no_answer(engine: Engine, failing: tu
 
     with forwards(fail):
         assert complete(engine, requests()) == expected
-    assert len(alive) == len(failing) == len(engine.stats.notes)
-    for note, rows in zip(engine.stats.notes, alive, strict=True):
-        assert "memory ran out" in note
+    assert len(alive) == len(failing) == len(engine.stats.row_shortages)
+    for shortage, rows in zip(engine.stats.row_shortages, alive, strict=True):
+        assert shortage.cause is ShortageCause.ran_out
         if rows > 1:
-            assert f"with {rows} rows at once: {rows // 2} concurrent rows" in note
+            assert (shortage.asked_rows, shortage.rows) == (rows, rows // 2)
     assert complete(engine, requests()) == expected, "and the next time it begins with all again"
 
 
@@ -123,8 +122,8 @@ def test_prompts_that_do_not_fit_together_enter_by_halves(engine: Engine) -> Non
     with forwards(fail):
         assert complete(engine, requests()) == expected
     count = len(PROMPTS)
-    assert engine.stats.notes == [
-        f"memory ran out with {before} rows at once: {before // 2} concurrent rows from now on"
+    assert engine.stats.row_shortages == [
+        RowShortage(ShortageCause.ran_out, rows=before // 2, asked_rows=before)
         for before in (count, count // 2)
     ]
 
@@ -138,9 +137,8 @@ def test_a_shared_beginning_that_cannot_be_read_is_said(engine: Engine) -> None:
 
     with forwards(fail):
         assert complete(engine, requests(), 64) == expected
-    assert engine.stats.notes == [
-        f"memory ran out while a shared prefix was read: {rows} concurrent rows from now on"
-        for rows in (32, 16, 8)
+    assert engine.stats.row_shortages == [
+        RowShortage(ShortageCause.ran_out, rows=rows, asked_rows=0) for rows in (32, 16, 8)
     ]
 
 
@@ -167,7 +165,7 @@ def test_no_more_rows_at_once_than_there_is_memory_for(engine: Engine, room: int
     with forwards(fail):
         assert complete(engine, requests()) == expected
     assert max(seen) <= room
-    assert engine.stats.notes
+    assert engine.stats.row_shortages
 
 
 @pytest.mark.sampled(1)
@@ -191,7 +189,7 @@ def test_memory_may_run_out_between_the_passes(
     assert complete(engine, limits) == {
         index: tokens[: limits[index].max_new_tokens] for index, tokens in expected.items()
     }
-    assert len(engine.stats.notes) == 1
+    assert len(engine.stats.row_shortages) == 1
 
 
 @pytest.mark.parametrize("attention", [Attention.auto, Attention.sdpa], ids=["stream", "batches"])
@@ -220,7 +218,7 @@ def test_memory_may_run_out_between_two_groups_of_sampled_rows(
 
     monkeypatch.setattr(sampling, "_draw", draw)
     assert complete(engine, mixed) == expected
-    assert len(engine.stats.notes) > 0
+    assert len(engine.stats.row_shortages) > 0
     engine.close()
 
 
@@ -257,7 +255,7 @@ def test_other_errors_go_on_their_way(engine: Engine) -> None:
 
     with forwards(fail), pytest.raises(RuntimeError, match="mat1 and mat2"):
         complete(engine, requests())
-    assert engine.stats.notes == []
+    assert engine.stats.row_shortages == []
     assert (engine.stats.rows_alive, engine.stats.rows_waiting) == (0, 0)
     assert complete(engine, requests()) == expected, "the engine is whole"
 
@@ -283,7 +281,7 @@ def test_rows_at_once_stay_within_the_budget(
 
     with forwards(look):
         assert complete(engine, requests()) == expected
-    assert engine.stats.notes == [], "nobody had asked for more"
+    assert engine.stats.row_shortages == [], "nobody had asked for more"
     assert most == 1 if tokens == 1 else most > 1
 
 
@@ -293,13 +291,11 @@ def test_a_batch_that_was_asked_for_and_does_not_fit_is_said(
     expected = complete(engine, requests())
     monkeypatch.setattr(kv_budget, "room_tokens", lambda *_: 400)
     assert complete(engine, requests(), batch_size=2) == expected
-    assert engine.stats.notes == []
+    assert engine.stats.row_shortages == []
     complete(engine, requests(), batch_size=12)
-    [note] = engine.stats.notes
-    assert re.fullmatch(
-        r"memory has room for 400 tokens of keys and values: \d rows at once, 12 were asked for", note
-    )
-    assert note.startswith(FEWER_ROWS), "a sweep takes no figures from such a batch"
+    [shortage] = engine.stats.row_shortages
+    assert shortage == RowShortage(ShortageCause.no_room, shortage.rows, asked_rows=12, kv_tokens=400)
+    assert 0 < shortage.rows < 12
 
 
 def test_a_sweep_does_not_call_half_a_batch_a_whole_one(
@@ -343,8 +339,8 @@ def test_rows_are_set_back_before_the_kernel_ends_the_process(engine: Engine, fr
 
     with forwards(take):
         assert complete(engine, requests()) == expected
-    assert engine.stats.notes
-    assert all(note.startswith("memory ran out with") for note in engine.stats.notes)
+    assert engine.stats.row_shortages
+    assert all(shortage.cause is ShortageCause.ran_out for shortage in engine.stats.row_shortages)
 
 
 def test_rows_wait_while_others_take_the_memory_and_enter_when_it_is_back(
@@ -362,5 +358,5 @@ def test_rows_wait_while_others_take_the_memory_and_enter_when_it_is_back(
     free_mib[-1] = 0.2
     with forwards(take):
         assert complete(engine, requests()) == expected
-    assert engine.stats.notes == []
+    assert engine.stats.row_shortages == []
     assert 1 <= rows[True] < rows[False]

@@ -21,9 +21,10 @@ from runner_base.result import FinishReason
 from runner_engine.decode import static_batches
 from runner_engine.decode.static_batches import BY_GENERATE, Batching
 from runner_engine.memory import memory
-from runner_engine.sessions import base, contract
+from runner_engine.sessions import contract
 from runner_engine.sessions.base import Completion, Request
 from runner_engine.sessions.contract import Engine
+from runner_engine.sessions.shortages import RowShortage, ShortageCause
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import Attention, LocalModelConfig
 
@@ -109,12 +110,9 @@ def test_memory_that_runs_out_changes_no_answer(
     expected = complete(engine, requests())
     fail_at(numbers)
     assert complete(engine, requests()) == expected
-    notes = [note for note in engine.stats.notes if "memory ran out" in note]
-    assert len(notes) == len(numbers)
-    assert (
-        notes[0]
-        == f"memory ran out with {len(PROMPTS)} rows at once: {len(PROMPTS) // 2} concurrent rows from now on"
-    )
+    shortages = engine.stats.row_shortages
+    assert len(shortages) == len(numbers)
+    assert shortages[0] == RowShortage(ShortageCause.ran_out, rows=len(PROMPTS) // 2, asked_rows=len(PROMPTS))
 
 
 def test_one_row_that_does_not_fit_alone_is_an_error_of_that_row(
@@ -159,7 +157,7 @@ def test_rows_are_set_back_before_the_kernel_ends_the_process(
     engine = make_engine(batching)
     said.clear()
     assert complete(engine, alike) == expected
-    assert any(note.startswith("memory ran out with") for note in engine.stats.notes)
+    assert any(shortage.cause is ShortageCause.ran_out for shortage in engine.stats.row_shortages)
 
 
 def test_as_many_rows_go_together_as_there_is_room_for(
@@ -171,5 +169,5 @@ def test_as_many_rows_go_together_as_there_is_room_for(
     monkeypatch.setattr(memory, "LAST_MIB", 0.0)
     monkeypatch.setattr(machine, "available_mib", lambda: 0.4)
     assert complete(engine, requests()) == expected
-    [note] = [note for note in engine.stats.notes if note.startswith(base.FEWER_ROWS)]
-    assert note.endswith(f"where {len(PROMPTS)} would go together")
+    [shortage] = engine.stats.row_shortages
+    assert (shortage.cause, shortage.asked_rows) == (ShortageCause.no_room, len(PROMPTS))

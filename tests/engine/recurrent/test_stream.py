@@ -142,7 +142,7 @@ def test_a_shortage_of_memory_sets_states_back(
 
     monkeypatch.setattr(Forward, "_forward", fail)
     assert complete(engine, asked()) == expected
-    assert len(engine.stats.notes) == len(failing)
+    assert len(engine.stats.row_shortages) == len(failing)
 
 
 def test_continuations_are_scored(engine: LocalEngine, hybrid: Model) -> None:

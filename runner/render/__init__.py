@@ -1,0 +1,1 @@
+"""What the runner says: text made of values, and nothing computed."""

@@ -1,0 +1,22 @@
+"""Notes about what an engine did otherwise than requested."""
+
+from __future__ import annotations
+
+from runner_engine import EngineStats
+from runner_engine.sessions import RowShortage, ShortageCause
+
+
+def engine_notes(stats: EngineStats) -> list[str]:
+    """Return all notes of an engine: those that it has worded, and those that are values."""
+    return [*stats.notes, *map(row_shortage_note, stats.row_shortages)]
+
+
+def row_shortage_note(shortage: RowShortage) -> str:
+    rows, asked = shortage.rows, shortage.asked_rows
+    if shortage.cause is ShortageCause.no_room and shortage.kv_tokens is not None:
+        tokens = f"{shortage.kv_tokens:,} tokens of keys and values"
+        return f"memory has room for {tokens}: {rows} rows at once, {asked} were asked for"
+    if shortage.cause is ShortageCause.no_room:
+        return f"memory has room for {rows} rows at once, where {asked} would go together"
+    when = f"with {asked} rows at once" if asked else "while a shared prefix was read"
+    return f"memory ran out {when}: {rows} concurrent rows from now on"
