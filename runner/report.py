@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.config.root import Print
-from runner.core.job_lines import LINES, grid_columns
+from runner.render.job_lines import LINES, grid_columns
 from runner.store.mlflow_store import EXPERIMENT, Store, relative_path, see_all
 from runner_base import COMPLETIONS, Column, Record, Status, Use, few, plain
 from runner_base.console import console, rich_table

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from html import escape
 from typing import Any
 
-from runner.core.job_lines import grid_columns
+from runner.render.job_lines import grid_columns
 from runner.report import brief, headline
 from runner_base import Record, Status, plain, svg
 from runner_compare import ACCURACY, ENDS, LOG_LIKELIHOOD, described

@@ -11,7 +11,7 @@ import pytest
 from runner.config.measures import SweepConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import TaskConfig
-from runner.core.job_lines import LINES, OF_GRID, grid_columns
+from runner.render.job_lines import LINES, OF_GRID, grid_columns
 from runner.report import headline
 from runner.run import run
 from runner.tasks.generate.keys import GenerateConfig

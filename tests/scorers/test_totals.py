@@ -3,7 +3,7 @@ families."""
 
 from __future__ import annotations
 
-from runner.core.job_lines import LINES
+from runner.render.job_lines import LINES
 from runner.scorers.totals import score
 from runner_base.result import Answer, FinishReason, Sample, Verdict
 from runner_compare.statistics.clustered_share import clustered_share_interval

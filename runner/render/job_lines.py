@@ -3,7 +3,6 @@ order."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from string import Formatter
@@ -32,17 +31,14 @@ OF_GRID = (
 )
 OF_ANY_TASK = ("weight_mib", "peak_rss_mib", "seconds")
 MAX_OF_ONE = 3  # columns for a job without a metric of OF_GRID: the first ones of its own table
-# `1 answers` in a line of a job's table: the word's beginning, and what becomes another end
-ONE_OF_MANY = re.compile(
-    r"(?<![\w.,])1 (answer|call|client|error|famil|layer|module|part|process|program|prompt token|question|row|text|tie"
-    r"|token|verdict)(s differ|es|ies|s)\b"
-)
-SINGULAR_ENDS = {"s differ": " differs", "ies": "y"}
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a job's table: its label, and a text that names metrics in braces."""
+    """One line of a job's table: its label, and a text that names metrics in braces.
+
+    A noun behind a metric agrees with it: `{errors:error}`, `{processes:process|processes}`.
+    """
 
     label: str
     text: str
@@ -60,8 +56,16 @@ class Line:
         return self.names <= metrics.keys() and (not self.unless_zero or bool(metrics.get(self.unless_zero)))
 
     def write(self, metrics: Mapping[str, float]) -> str:
-        text = self.text.format(**{name: described(name).write(metrics[name]) for name in self.names})
-        return ONE_OF_MANY.sub(lambda match: f"1 {match[1]}{SINGULAR_ENDS.get(match[2], '')}", text)
+        parts = []
+        for literal, name, nouns, _ in Formatter().parse(self.text):
+            value = described(name).write(metrics[name]) if name else ""
+            parts += [literal, _with_noun(value, nouns) if nouns else value]
+        return "".join(parts)
+
+
+def _with_noun(number: str, nouns: str) -> str:
+    one, _, many = nouns.partition("|")
+    return f"{number} {one if number == '1' else many or one + 's'}"
 
 
 def _interval(name: str, label: str = "95 % interval") -> str:
@@ -71,7 +75,7 @@ def _interval(name: str, label: str = "95 % interval") -> str:
 
 KL, KL_INTERVAL = "{kl_nats_per_token} nats/token", _interval("kl_nats_per_token")
 BY_VOTE = (
-    ", by the vote of {answers_each} answers · {tied_votes} ties, which went to the number that came first"
+    ", by the vote of {answers_each:answer} · {tied_votes:tie}, which went to the number that came first"
 )
 STOPPED = "questions_left"  # a metric of a job that may stop early: above 0 if it did
 PREFILL, DECODE = "prefill {prefill_tok_per_s} tok/s", " · decode {decode_tok_per_s} tok/s"
@@ -86,9 +90,9 @@ LINES = (
         Line("accuracy", f"{{accuracy}}{_interval('accuracy')}   n = {n}", brief=True)
         for n in (
             "{n}",
-            "{n} in {families} families",
-            "{n}, mean of {answers_each} answers",
-            "{n} in {families} families, mean of {answers_each} answers",
+            "{n} in {families:family|families}",
+            "{n}, mean of {answers_each:answer}",
+            "{n} in {families:family|families}, mean of {answers_each:answer}",
         )
     ),
     Line(
@@ -106,7 +110,7 @@ LINES = (
     ),
     Line(
         "orders",
-        "of {questions_in_all_orders} questions {same_in_all_orders_share} have the same choice in all orders of their "
+        "of {questions_in_all_orders:question} {same_in_all_orders_share} have the same choice in all orders of their "
         "choices · {right_in_all_orders_share} are right in all",
     ),
     Line(
@@ -115,12 +119,12 @@ LINES = (
     ),
     Line(
         "trust",
-        "strict {accuracy/strict} · flexible {accuracy/flexible} · {extractors_differ} verdicts differ · "
-        "{stopped_by_length} stopped by length",
+        "strict {accuracy/strict} · flexible {accuracy/flexible} · "
+        "{extractors_differ:verdict differs|verdicts differ} · {stopped_by_length} stopped by length",
     ),
     Line(
         "thinking",
-        "{thinking_tokens_per_answer} tokens an answer · {answer_tokens_per_answer} for the answer itself · "
+        "{thinking_tokens_per_answer:token} an answer · {answer_tokens_per_answer} for the answer itself · "
         "in {thought_share} of the answers",
     ),
     Line(
@@ -130,7 +134,7 @@ LINES = (
     ),
     Line(
         "asked again",
-        "{asked_again} questions: {texts_changed} texts changed ({texts_changed_share}) · {answers_changed} answers",
+        "{asked_again:question}: {texts_changed:text} changed ({texts_changed_share}) · {answers_changed:answer}",
     ),
     Line(
         "copies",
@@ -143,12 +147,12 @@ LINES = (
             "{early_stop_difference_points} points"
             + biased
             + _interval("early_stop_difference_points", f"always-valid {confidence} % interval")
-            + "   of {questions_asked} questions only this job has {early_stop_wins} right, only the baseline "
+            + "   of {questions_asked:question} only this job has {early_stop_wins} right, only the baseline "
             "{early_stop_losses}" + whose,
             brief=True,
             unless_zero=unless_zero,
         )
-        for whose in ("", ", by the vote of {answers_each} answers")
+        for whose in ("", ", by the vote of {answers_each:answer}")
         for confidence in ("95", "{early_stop_confidence_percent}")
         for biased, unless_zero in (("", ""), (", biased by the stop: quote the interval", STOPPED))
     ),
@@ -164,7 +168,7 @@ LINES = (
     ),
     Line(
         "bits",
-        "{bits_per_byte} a byte · {bits_per_token} a token   {scored_tokens} tokens · {scored_bytes} bytes",
+        "{bits_per_byte} a byte · {bits_per_token} a token   {scored_tokens:token} · {scored_bytes} bytes",
     ),
     *(Line("perplexity", "{perplexity} a token" + interval) for interval in ("", _interval("perplexity"))),
     Line("rank 1", "{rank_1_share} of the tokens are the model's first choice"),
@@ -193,15 +197,15 @@ LINES = (
         )
     ),
     Line("agreement", "{top_1_agreement} of the tokens have the reference's first choice"),
-    Line("completions", "{n}   {stopped} ended · {cut_off} cut off · {errors} errors"),
+    Line("completions", "{n}   {stopped} ended · {cut_off} cut off · {errors:error}"),
     Line(
         "requests",
-        "{requests}   {answered} answered · {refused} sent away · {clients_left} clients left · "
+        "{requests}   {answered} answered · {refused} sent away · {clients_left:client} left · "
         "{client_errors} wrong · {server_errors} failed",
     ),
     Line(
         "answers",
-        "p50 {answer_p50_s} s · p95 {answer_p95_s} s · p99 {answer_p99_s} s · {peak_rows} rows at once",
+        "p50 {answer_p50_s} s · p95 {answer_p95_s} s · p99 {answer_p99_s} s · {peak_rows:row} at once",
     ),
     Line("tokens", "{prompt_tokens} prompt · {new_tokens} new"),
     Line(
@@ -209,19 +213,17 @@ LINES = (
         "{prompt_tokens} prompt, {computed_prompt_tokens} computed · {new_tokens} new",
         unless_zero="shared_prompt_tokens",
     ),
-    Line("team", "{calls} calls · {code_failed} programs failed"),
-    Line(
-        "team", "{calls} calls · {code_failed} programs failed · {shared_prompt_tokens} prompt tokens shared"
-    ),
+    Line("team", "{calls:call} · {code_failed:program} failed"),
+    Line("team", "{calls:call} · {code_failed:program} failed · {shared_prompt_tokens:prompt token} shared"),
     Line("samples", "{samples_per_question} a question"),
     Line(
         "samples",
-        "{samples_per_question} a question, for the {match_tokens} tokens of the job that is matched",
+        "{samples_per_question} a question, for the {match_tokens:token} of the job that is matched",
     ),
     Line("a question", "{prompt_tokens_per_question} prompt · {new_tokens_per_question} new tokens"),
     Line(
         "training",
-        "{train_solved} of {train_questions} questions solved · {train_prompt_tokens} prompt · {train_new_tokens} new "
+        "{train_solved} of {train_questions:question} solved · {train_prompt_tokens} prompt · {train_new_tokens} new "
         "tokens",
     ),
     Line("edges", "spatial {spatial_edges_before} → {spatial_edges_after}"),
@@ -265,10 +267,11 @@ LINES = (
     Line("energy", ENERGY + PHASES + PER_ANSWER, brief=True),
     Line("energy cost", "{energy_cost} for {energy_wh} Wh, idling included", brief=True),
     Line("parts", "{num_parts}, the largest {largest_part_mib} MiB: {balance} of an even share"),
-    Line("written", "{written_parts} parts, {written_mib} MiB"),
+    Line("written", "{written_parts:part}, {written_mib} MiB"),
     Line("copying", "{write_gb_per_s} GB/s, hashed on the way"),
     Line(
-        "pipeline", "{num_parts} parts in {processes} processes · {bubble_share} of their time without work"
+        "pipeline",
+        "{num_parts:part} in {processes:process|processes} · {bubble_share} of their time without work",
     ),
     Line("load_s", "{load_s}", common=True),
     Line("weight_mib", "{weight_mib}", common=True),
@@ -294,7 +297,7 @@ LINES = (
         "{kv_per_1000_tokens_mib} MiB for 1,000 tokens of a row, {kv_per_1000_tokens_mib_min} – "
         "{kv_per_1000_tokens_mib_max} · by formula {predicted_kv_per_1000_tokens_mib}",
     ),
-    Line("lora", "{lora_modules} modules · rank {lora_rank} · norm of the delta {lora_delta_norm}"),
+    Line("lora", "{lora_modules:module} · rank {lora_rank} · norm of the delta {lora_delta_norm}"),
     Line("seconds", "{seconds}", common=True, brief=True),
 )
 
