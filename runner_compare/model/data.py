@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from runner_base import Sample, Verdict
+from runner_base.named_jobs import NamedJob
 from runner_compare.metrics import ACCURACY, BOUNDS, LOG_LIKELIHOODS, score
 from runner_compare.model.outcomes import Answers as Answers
 from runner_compare.model.outcomes import Bounds as Bounds
@@ -100,8 +101,7 @@ class Run:
     def early_stop_comparisons(self, other: Run) -> int | None:
         """How many comparisons shared 5 % when this run was compared with the other one; None: not
         recorded."""
-        # after the words of the user
-        compared_with = self.facts.get(EARLY_STOP, "").rpartition(" · ")[2]
+        compared_with = NamedJob.from_fact(self.facts.get(EARLY_STOP, "")).job_id
         recorded = self.metrics.get("early_stop_comparisons")
         return int(recorded) if recorded and not self.parts and compared_with == other.job_id else None
 

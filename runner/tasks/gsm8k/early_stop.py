@@ -22,6 +22,7 @@ from runner.store.tracking import flatten
 from runner.tasks import Item, Job, Policy, RunnerConfig, named_job, own_config, read_samples
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base import ConfigError, Sample, Verdict
+from runner_base.named_jobs import NamedJob
 from runner_compare import RunningBets
 from runner_compare.statistics import level_words, points_of_margin
 
@@ -178,7 +179,9 @@ class EarlyStop(Policy):
         """The baseline, the level and the decision."""
         verdict = f"{self.bets.verdict} after {self.asked:,} of {len(self.solved):,} questions"
         return {
-            FACT: " · ".join(dict.fromkeys((self.named_as, self.job.job_id))),
+            FACT: NamedJob(
+                "" if self.named_as == self.job.job_id else self.named_as, self.job.job_id
+            ).to_fact(),
             "early_stop_level": self.bets.level_words,
             "early_stop_verdict": verdict,
         }

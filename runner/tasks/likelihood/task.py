@@ -41,6 +41,7 @@ from runner.tasks.likelihood.scoring import Reference, Scoring
 from runner.tasks.likelihood.tokens import add_token_figures, write_worst
 from runner.tasks.named_job import overrides_of, state
 from runner_base import Result, Sample, counted
+from runner_base.named_jobs import NamedJob
 from runner_compare import LOG_LIKELIHOOD, of_texts
 from runner_compare.statistics.likelihoods import WINDOWS
 from runner_engine import Capability, Engine, EngineReport, Request
@@ -163,7 +164,7 @@ def run(inputs: Texts, context: Context) -> Result:
     errors = {"errors": float(sum(sample.failed for sample in done.samples))}
     facts = done.facts | ({"samples": WINDOWS} if is_one_text(inputs) else {})
     if reference is not None:
-        facts["reference"] = f"{reference.named_as} · {reference.job.job_id}"
+        facts["reference"] = NamedJob(reference.named_as, reference.job.job_id).to_fact()
     # nothing is decoded
     spent = {name: value for name, value in done.metrics.items() if name != "decode_tok_per_s"}
     found_of_texts = of_texts(whole, families)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from runner_base import ConfigError, few
 from runner_base.files import shared_folder
+from runner_base.named_jobs import NamedJob
 from runner_compare.features.files.ranks import KL, SPEED_AT, FileRow, FileTable, Kind, rank_files
 from runner_compare.model.data import Run, Table, TableRow
 from runner_compare.model.key_rules import KeyRules
@@ -140,7 +141,9 @@ def _reference(of_files: JobsOfFiles, runs: list[Run], baseline: str) -> Identit
     if len(found) != 1:
         raise ConfigError(f"--files: {len(found)} of {len(likely)} likelihood jobs have no reference: {fix}")
     ids = {
-        run.facts.get("reference", "").rpartition(" · ")[2] for run in likely.values() if KL in run.metrics
+        NamedJob.from_fact(run.facts.get("reference", "")).job_id
+        for run in likely.values()
+        if KL in run.metrics
     }
     others = {identifier for identifier in ids if re.fullmatch(r"likelihood-[0-9a-f]{12}", identifier)} - {
         likely[found[0]].job_id

@@ -1,0 +1,23 @@
+"""The one place that knows how a record's facts name another job."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SEPARATOR = " · "
+
+
+@dataclass(frozen=True)
+class NamedJob:
+    """Another job, in a user's words (overrides or an id) and by its id."""
+
+    named_as: str  # empty: by its id
+    job_id: str  # of a model that was loaded beside this one: a description
+
+    def to_fact(self) -> str:
+        return f"{self.named_as}{SEPARATOR}{self.job_id}" if self.named_as else self.job_id
+
+    @classmethod
+    def from_fact(cls, fact: str) -> NamedJob:
+        named_as, _, job_id = fact.rpartition(SEPARATOR)
+        return cls(named_as, job_id)
