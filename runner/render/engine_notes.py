@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from runner_engine import EngineStats
-from runner_engine.sessions import RowShortage, ShortageCause
+from runner_engine.sessions import RowShortage
 
 
 def engine_notes(stats: EngineStats) -> list[str]:
@@ -13,10 +13,10 @@ def engine_notes(stats: EngineStats) -> list[str]:
 
 def row_shortage_note(shortage: RowShortage) -> str:
     rows, asked = shortage.rows, shortage.asked_rows
-    if shortage.cause is ShortageCause.no_room and shortage.kv_tokens is not None:
+    if not shortage.ran_out and shortage.kv_tokens is not None:
         tokens = f"{shortage.kv_tokens:,} tokens of keys and values"
         return f"memory has room for {tokens}: {rows} rows at once, {asked} were asked for"
-    if shortage.cause is ShortageCause.no_room:
+    if not shortage.ran_out:
         return f"memory has room for {rows} rows at once, where {asked} would go together"
     when = f"with {asked} rows at once" if asked else "while a shared prefix was read"
     return f"memory ran out {when}: {rows} concurrent rows from now on"

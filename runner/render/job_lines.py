@@ -257,7 +257,7 @@ LINES = (
     Line("fastest cell", FASTEST_ANSWERED + " · first token after {best_ttft_s} s at best", brief=True),
     Line("the machine", "products {matrix_gflop_per_s} GFLOP/s · reads {read_gb_per_s} GB/s"),
     *(
-        Line(who, f"{{{who}_answers}} answers · {{{who}_calls}} calls · {{{who}_new_tokens}} new tokens")
+        Line(who, f"{{{who}_answers:answer}} · {{{who}_calls:call}} · {{{who}_new_tokens}} new tokens")
         for who in ("student", "teacher")
     ),
     Line("cost", "{cost_usd} USD", brief=True),

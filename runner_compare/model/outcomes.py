@@ -79,6 +79,12 @@ class QuestionOutcome(NamedTuple):
     tools: ToolPlace | None = None  # of a question that offers functions
 
     @classmethod
+    def of_number(cls, sample: Sample, number: float | None) -> QuestionOutcome:
+        """Return a sample's number, which is compared instead of its verdict."""
+        place = RecallPlace.of(sample)
+        return cls(False, sample.prompt_sha256, sample.cluster, number=number, recall=place)
+
+    @classmethod
     def of(cls, sample: Sample) -> QuestionOutcome:
         """Return what a sample with a verdict says."""
         tools, cluster = None, sample.cluster
@@ -95,11 +101,6 @@ class QuestionOutcome(NamedTuple):
             recall=RecallPlace.of(sample),
             tools=tools,
         )
-
-    @classmethod
-    def of_number(cls, sample: Sample, number: float | None) -> QuestionOutcome:
-        """Return a sample with a number that is compared instead of its verdict."""
-        return cls(False, sample.prompt_sha256, sample.cluster, number=number, recall=RecallPlace.of(sample))
 
     def if_cut_off(self, right: bool) -> QuestionOutcome:
         """Return it with all answers that were cut off right, or wrong; of a vote, they decide

@@ -15,7 +15,7 @@ from runner_engine.decode.kv_budget import KvBudget
 from runner_engine.decode.passes import PiecePace, TokenSpan
 from runner_engine.decode.rows import Row, RowsUnderWay
 from runner_engine.kv_cache import NewPrompt
-from runner_engine.sessions import EngineStats, RowShortage, ShortageCause
+from runner_engine.sessions import EngineStats, RowShortage
 
 MIN_PIECE = 64  # tokens of a prompt that one pass reads, even if memory is short
 SHARE_OF_PIECES = 2  # one in so many tokens of a pass is for long prompts, while other rows could enter
@@ -142,9 +142,7 @@ class Admission:
         """Note once that fewer concurrent rows than requested have room."""
         if self.asked_rows and not self.has_noted_shortage and rows < self.most_rows == self.asked_rows:
             self.has_noted_shortage = True
-            self.stats.row_shortages.append(
-                RowShortage(ShortageCause.no_room, rows, self.most_rows, self.kv.tokens)
-            )
+            self.stats.row_shortages.append(RowShortage(rows, self.most_rows, self.kv.tokens))
 
     # --------------------------------------------------------------------------------- which tokens
 

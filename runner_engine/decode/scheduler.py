@@ -24,7 +24,7 @@ from runner_engine.decode.rows import Row, RowsUnderWay
 from runner_engine.decode.tokens import Guesses, Stopping, scored
 from runner_engine.kv_cache import ConversationCache, Heads, PromptCache
 from runner_engine.memory import PeakMemory
-from runner_engine.sessions import EngineStats, Event, RequestId, RowCount, RowShortage, ShortageCause
+from runner_engine.sessions import EngineStats, Event, RequestId, RowCount, RowShortage
 
 
 class Scheduler:
@@ -304,7 +304,7 @@ class Scheduler:
             row.error = f"out of memory with its {len(row.prompt) + len(row.given or ())} tokens alone"
             return [self.stopping.completion(row, FinishReason.error, _seconds(row))]
         self.admission.halve(at_once)
-        self.stats.row_shortages.append(RowShortage(ShortageCause.ran_out, self.admission.most_rows, at_once))
+        self.stats.row_shortages.append(RowShortage(self.admission.most_rows, at_once, ran_out=True))
         return []
 
 

@@ -23,7 +23,7 @@ from runner_engine.decode.tokens import Stopping, most_positions, sampler_of, sc
 from runner_engine.memory import MemoryGuard, note_cache, note_pass, release_failed_pass
 from runner_engine.models.load import Loaded
 from runner_engine.models.vocabulary import padding_of, rows_of
-from runner_engine.sessions import EngineStats, Event, RequestId, RowCount, RowShortage, ShortageCause
+from runner_engine.sessions import EngineStats, Event, RequestId, RowCount, RowShortage
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ class StaticBatches:
             count -= 1
         if count < len(rows) and not self.has_noted_shortage:
             self.has_noted_shortage = True
-            self.stats.row_shortages.append(RowShortage(ShortageCause.no_room, count, len(rows)))
+            self.stats.row_shortages.append(RowShortage(count, len(rows)))
         return rows[:count]
 
     def _shrink(self, error: BaseException, rows: list[Row]) -> list[Event]:
@@ -176,7 +176,7 @@ class StaticBatches:
             return [self.stopping.completion(row, FinishReason.error, 0.0)]
         self.waiting = rows + self.waiting
         self.size = width // 2
-        self.stats.row_shortages.append(RowShortage(ShortageCause.ran_out, self.size, width))
+        self.stats.row_shortages.append(RowShortage(self.size, width, ran_out=True))
         return []
 
 

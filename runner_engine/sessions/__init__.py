@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from runner_engine.sessions.session import Listener as Listener
     from runner_engine.sessions.session import Session as Session
     from runner_engine.sessions.shortages import RowShortage as RowShortage
-    from runner_engine.sessions.shortages import ShortageCause as ShortageCause
     from runner_engine.sessions.stats import EngineStats as EngineStats
     from runner_engine.sessions.stats import RowCount as RowCount
     from runner_engine.sessions.stats import summed as summed
@@ -81,7 +80,6 @@ PLACES = {
     "Shape": "arithmetic",  # a batch of rows: prompts of equal length, and new tokens
     "Rates": "arithmetic",  # the highest rates of this machine: matrix products, reading memory
     "RowShortage": "shortages",  # fewer rows went along than were requested
-    "ShortageCause": "shortages",  # memory had no room for them, or ran out
     # engines and their sessions
     "Engine": "contract",  # a model that completes prompts: load, open, encode, decode, close
     "Session": "session",  # requests under way: any thread submits and cancels, one thread steps

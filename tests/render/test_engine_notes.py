@@ -5,26 +5,23 @@ from __future__ import annotations
 import pytest
 
 from runner.render.engine_notes import row_shortage_note
-from runner_engine.sessions import RowShortage, ShortageCause
+from runner_engine.sessions import RowShortage
 
 
 @pytest.mark.parametrize(
     ("shortage", "note"),
     [
         (
-            RowShortage(ShortageCause.no_room, rows=3, asked_rows=12, kv_tokens=4_000),
+            RowShortage(rows=3, asked_rows=12, kv_tokens=4_000),
             "memory has room for 4,000 tokens of keys and values: 3 rows at once, 12 were asked for",
         ),
+        (RowShortage(rows=3, asked_rows=8), "memory has room for 3 rows at once, where 8 would go together"),
         (
-            RowShortage(ShortageCause.no_room, rows=3, asked_rows=8),
-            "memory has room for 3 rows at once, where 8 would go together",
-        ),
-        (
-            RowShortage(ShortageCause.ran_out, rows=4, asked_rows=8),
+            RowShortage(rows=4, asked_rows=8, ran_out=True),
             "memory ran out with 8 rows at once: 4 concurrent rows from now on",
         ),
         (
-            RowShortage(ShortageCause.ran_out, rows=16, asked_rows=0),
+            RowShortage(rows=16, asked_rows=0, ran_out=True),
             "memory ran out while a shared prefix was read: 16 concurrent rows from now on",
         ),
     ],

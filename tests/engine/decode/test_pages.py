@@ -31,7 +31,6 @@ from runner_engine.kv_cache.shared_kv import SharedKv, own_kv
 from runner_engine.kv_cache.slots import Slots
 from runner_engine.local.engine import LocalEngine
 from runner_engine.sessions.base import Request
-from runner_engine.sessions.shortages import ShortageCause
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import LocalModelConfig
 
@@ -156,7 +155,7 @@ def test_a_shortage_of_memory_changes_no_answer(
 
     monkeypatch.setattr(Forward, "_forward", fails_twice)
     assert complete(engine, requests()) == expected
-    assert all(shortage.cause is ShortageCause.ran_out for shortage in engine.stats.row_shortages)
+    assert all(shortage.ran_out for shortage in engine.stats.row_shortages)
     assert engine.stats.row_shortages
 
 

@@ -29,7 +29,7 @@ from runner_engine.kernels import picking
 from runner_engine.memory import memory
 from runner_engine.sessions import contract
 from runner_engine.sessions.contract import Engine
-from runner_engine.sessions.shortages import RowShortage, ShortageCause
+from runner_engine.sessions.shortages import RowShortage
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import Attention, LocalModelConfig
 
@@ -101,7 +101,7 @@ def test_out_of_memory_at_any_pass_changes_no_answer(engine: Engine, failing: tu
         assert complete(engine, requests()) == expected
     assert len(alive) == len(failing) == len(engine.stats.row_shortages)
     for shortage, rows in zip(engine.stats.row_shortages, alive, strict=True):
-        assert shortage.cause is ShortageCause.ran_out
+        assert shortage.ran_out
         if rows > 1:
             assert (shortage.asked_rows, shortage.rows) == (rows, rows // 2)
     assert complete(engine, requests()) == expected, "and the next time it begins with all again"
@@ -123,8 +123,7 @@ def test_prompts_that_do_not_fit_together_enter_by_halves(engine: Engine) -> Non
         assert complete(engine, requests()) == expected
     count = len(PROMPTS)
     assert engine.stats.row_shortages == [
-        RowShortage(ShortageCause.ran_out, rows=before // 2, asked_rows=before)
-        for before in (count, count // 2)
+        RowShortage(rows=before // 2, asked_rows=before, ran_out=True) for before in (count, count // 2)
     ]
 
 
@@ -138,7 +137,7 @@ def test_a_shared_beginning_that_cannot_be_read_is_said(engine: Engine) -> None:
     with forwards(fail):
         assert complete(engine, requests(), 64) == expected
     assert engine.stats.row_shortages == [
-        RowShortage(ShortageCause.ran_out, rows=rows, asked_rows=0) for rows in (32, 16, 8)
+        RowShortage(rows=rows, asked_rows=0, ran_out=True) for rows in (32, 16, 8)
     ]
 
 
@@ -294,7 +293,7 @@ def test_a_batch_that_was_asked_for_and_does_not_fit_is_said(
     assert engine.stats.row_shortages == []
     complete(engine, requests(), batch_size=12)
     [shortage] = engine.stats.row_shortages
-    assert shortage == RowShortage(ShortageCause.no_room, shortage.rows, asked_rows=12, kv_tokens=400)
+    assert shortage == RowShortage(shortage.rows, asked_rows=12, kv_tokens=400)
     assert 0 < shortage.rows < 12
 
 
@@ -340,7 +339,7 @@ def test_rows_are_set_back_before_the_kernel_ends_the_process(engine: Engine, fr
     with forwards(take):
         assert complete(engine, requests()) == expected
     assert engine.stats.row_shortages
-    assert all(shortage.cause is ShortageCause.ran_out for shortage in engine.stats.row_shortages)
+    assert all(shortage.ran_out for shortage in engine.stats.row_shortages)
 
 
 def test_rows_wait_while_others_take_the_memory_and_enter_when_it_is_back(

@@ -24,7 +24,7 @@ from runner_engine.memory import memory
 from runner_engine.sessions import contract
 from runner_engine.sessions.base import Completion, Request
 from runner_engine.sessions.contract import Engine
-from runner_engine.sessions.shortages import RowShortage, ShortageCause
+from runner_engine.sessions.shortages import RowShortage
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import Attention, LocalModelConfig
 
@@ -112,7 +112,7 @@ def test_memory_that_runs_out_changes_no_answer(
     assert complete(engine, requests()) == expected
     shortages = engine.stats.row_shortages
     assert len(shortages) == len(numbers)
-    assert shortages[0] == RowShortage(ShortageCause.ran_out, rows=len(PROMPTS) // 2, asked_rows=len(PROMPTS))
+    assert shortages[0] == RowShortage(rows=len(PROMPTS) // 2, asked_rows=len(PROMPTS), ran_out=True)
 
 
 def test_one_row_that_does_not_fit_alone_is_an_error_of_that_row(
@@ -157,7 +157,7 @@ def test_rows_are_set_back_before_the_kernel_ends_the_process(
     engine = make_engine(batching)
     said.clear()
     assert complete(engine, alike) == expected
-    assert any(shortage.cause is ShortageCause.ran_out for shortage in engine.stats.row_shortages)
+    assert any(shortage.ran_out for shortage in engine.stats.row_shortages)
 
 
 def test_as_many_rows_go_together_as_there_is_room_for(
@@ -170,4 +170,4 @@ def test_as_many_rows_go_together_as_there_is_room_for(
     monkeypatch.setattr(machine, "available_mib", lambda: 0.4)
     assert complete(engine, requests()) == expected
     [shortage] = engine.stats.row_shortages
-    assert (shortage.cause, shortage.asked_rows) == (ShortageCause.no_room, len(PROMPTS))
+    assert (shortage.ran_out, shortage.asked_rows) == (False, len(PROMPTS))
