@@ -21,6 +21,7 @@ import runner_engine
 import runner_engine.checkpoints
 from runner.config.tasks import TASKS
 from runner_base.plugins import own_options
+from runner_compare.features import registry
 from runner_engine.quantization import CHOICES
 from tools.borders import crossing
 
@@ -200,6 +201,57 @@ NAMES_OVER_BORDERS = {"runner_engine": 166, "runner_compare": 108}
 def test_few_names_cross_a_border(package: str) -> None:
     names, limit = crossing("runner", package), NAMES_OVER_BORDERS[package]
     assert len(names) <= limit, f"the runner uses {len(names)} names of {package}, and {limit} are the limit"
+
+
+def test_the_comparison_has_few_modules_at_its_top() -> None:
+    assert len([*(ROOT / "runner_compare").glob("*.py")]) <= 10
+
+
+def test_a_feature_of_the_comparison_is_one_folder_and_one_name_in_the_list() -> None:
+    sections = (ROOT / "runner_compare" / "features").glob("*/section.py")
+    assert {path.parent.name for path in sections} == {*registry.NAMES}
+
+
+HANGING = re.compile(r"^\s*[])}]+,?  # ", re.M)
+
+
+def test_no_comment_hangs_on_a_closing_bracket() -> None:
+    """Such a comment is read after what it speaks of."""
+    assert {name for name, path in modules().items() if HANGING.search(path.read_text())} == set()
+
+
+# Literals of six words or more outside render/, by package: text that computing code still words. Lower a number when
+# there are fewer, and never raise one. Docstrings, errors and help texts do not count.
+SENTENCES = {"runner": 546, "runner_engine": 207, "runner_compare": 157, "runner_base": 14}
+SIX_WORDS = re.compile(r"(?:[A-Za-z'-]+[ ,:;]+){5}[A-Za-z'-]+")
+OF_ERRORS = re.compile(r"check|setting|within|above|least|filled|Inert|Takes|\w*Error")
+
+
+def is_exempt(node: ast.AST) -> bool:
+    """Whether all text below a node is that of an error, a help text or a docstring."""
+    match node:
+        case ast.Raise() | ast.Expr(ast.Constant()) | ast.keyword(arg="help"):
+            return True
+        case ast.Assign(targets=[ast.Name("need" | "why" | "fix")]):
+            return True
+        case ast.Call(ast.Name(name) | ast.Attribute(attr=name)):
+            return OF_ERRORS.fullmatch(name) is not None
+    return False
+
+
+def sentences(node: ast.AST) -> int:
+    """Count the literals with six words in a row that computing code words."""
+    if is_exempt(node):
+        return 0
+    if isinstance(node, ast.Constant):
+        return int(isinstance(node.value, str) and SIX_WORDS.search(node.value) is not None)
+    return sum(map(sentences, ast.iter_child_nodes(node)))
+
+
+@pytest.mark.parametrize("package", SENTENCES)
+def test_computing_code_words_ever_less(package: str) -> None:
+    paths = [path for path in (ROOT / package).rglob("*.py") if "render" not in path.relative_to(ROOT).parts]
+    assert sum(sentences(ast.parse(path.read_text())) for path in paths) <= SENTENCES[package]
 
 
 DOORS = (

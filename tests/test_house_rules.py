@@ -59,13 +59,19 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> CopiedTree:
         ("tests/test_which_file.py", "    pytest.mark.parametrize('n', [{5, 13}], ids=str)\n",
          "test_a_set_names_no_test", "test_which_file.py:"),
         ("runner/newly/__init__.py", "    pass\n", "test_the_picture_shows_every_folder", "newly"),
+        ("runner/core/terminal.py", '    return "this text has six words or more"\n',
+         "test_computing_code_words_ever_less", "assert 547 <= 546"),
+        ("runner_base/texts.py", "    return (\n        1\n    )  # the one\n",
+         "test_no_comment_hangs_on_a_closing_bracket", "runner_base.texts"),
+        ("runner_compare/features/newly/section.py", "    pass\n",
+         "test_a_feature_of_the_comparison_is_one_folder_and_one_name_in_the_list", "newly"),
     ],
     ids=lambda value: value if isinstance(value, str) and value.startswith("test_") else "",
 )  # fmt: skip
 def test_a_fault_fails(copy: CopiedTree, file: str, fault: str, test: str, message: str) -> None:
     path = copy.folder / file
     before = path.read_text() if path.exists() else None
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"{before or ''}\n\ndef planted():\n{fault}")
     try:
         done = copy.run_tests(f"tests/test_house.py::{test}", "--tb=short")
