@@ -1,9 +1,9 @@
 """`runner-compare`: compares runs side by side, and says which differences are real.
 
-The steps (command.py): load the runs → choose some (selection.py) → pool them, find each one's
-baseline and compare, by the answers to the same questions or by repeats (table.py, ways) → show the
-findings (wording.py, output.py, page.py, pictures.py). It never imports torch, and writes only what
---save and --log ask for.
+The steps (command.py): load the runs (readers) → choose some (model/selection.py) → pool them, find each one's
+baseline and compare, by the answers to the same questions or by repeats (model/table.py, ways, statistics) →
+compute the features → show the findings (render). It never imports torch, and writes only what --save and --log
+ask for.
 
 The names below are the door of the comparison; each is imported at its first use.
 """

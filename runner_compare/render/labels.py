@@ -1,4 +1,4 @@
-"""A comparison as text: numbers and the names of rows; effect_words.py words the effects."""
+"""A comparison as text: numbers and the names of rows; effects.py words the effects."""
 
 from __future__ import annotations
 
