@@ -19,6 +19,7 @@ import numpy as np
 from recall_null import ALIKE_SETTINGS, DEPTHS, LENGTHS, MARGIN, MODELS, bar_of
 from simulation import Limits, Rate, Solved, Table, begin
 
+from runner_base import ClusterUnit
 from runner_compare.model.mean_pairs import compare_means
 from runner_compare.model.outcomes import QuestionOutcome, RecallPlace
 from runner_compare.statistics import ALPHA, Finding, McNemar, judge
@@ -82,12 +83,13 @@ def draw_right(
 
 def outcomes_of(right: Solved, texts: int, by_text: bool) -> tuple[QuestionOutcome, ...]:
     """Return a setting's answers as the task records them."""
+    unit = ClusterUnit.text if by_text else ClusterUnit.question
     return tuple(
         QuestionOutcome(
             bool(right[at, place, case]),
             "prompt",
             f"text {case % texts}" if by_text else f"{depth}/{case}",
-            recall=RecallPlace("single", length, depth, case % texts if texts > 1 else None),
+            recall=RecallPlace("single", length, depth, case % texts if texts > 1 else None, unit),
         )
         for at, length in enumerate(LENGTHS)
         for place, depth in enumerate(DEPTHS)

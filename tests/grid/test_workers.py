@@ -265,7 +265,7 @@ def test_an_adapter_leaves_no_trace_on_the_base(
     def alone(**groups: Any) -> tuple[str, dict[int, list[int]]]:
         config = make_config(
             model=LocalModelConfig(name="embedded", device="cpu", dtype=Dtype.float32),
-            task=Gsm8kConfig(limit=4, split="hard5"),
+            task=Gsm8kConfig(limit=4, split="hard5", cluster="template"),
             generation=GenerationConfig(),
             output_dir=str(tmp_path / "alone" / "outputs"),
             **groups,

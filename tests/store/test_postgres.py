@@ -164,8 +164,9 @@ def test_postgres_without_a_server_keeps_files_in_the_output_folder(
     query_postgres(postgres, "create database direct")
     uri = postgres.replace("/postgres?", "/direct?")
     done = runner(
-        "-m", "model=stub", "task.limit=5", "seed=1,2", "workers=2", f"tracking.uri='{uri}'", "print=json"
-    )
+        "-m", "model=stub", "task.limit=5", "task.cluster=null", "seed=1,2", "workers=2", f"tracking.uri='{uri}'",
+        "print=json",
+    )  # fmt: skip
     assert done.code == 0, done.err
     assert len(query_postgres(uri, "select run_uuid from runs where status = 'FINISHED'")) == 3
     assert len(list(tmp_path.glob("outputs/mlartifacts/*/artifacts/samples.jsonl"))) == 2

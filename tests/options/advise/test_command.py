@@ -196,7 +196,7 @@ def test_files_are_candidates_with_their_recorded_kl_and_memory(
 @pytest.mark.slow
 def test_records_are_read_without_torch(runner: Callable[..., Any], make_config: Callable[..., Any]) -> None:
     outputs = Path(make_config().output_dir)
-    config = make_config(model=LocalModelConfig("embedded"), task=Gsm8kConfig(limit=4))
+    config = make_config(model=LocalModelConfig("embedded"), task=Gsm8kConfig(limit=4, cluster="template"))
     record_job(config, "job", [True] * 4)
     words = [
         "model=embedded",

@@ -250,7 +250,7 @@ def test_a_trial_that_fails_is_tried_again(grid: Start, start: Start, tmp_path: 
 def test_a_grid_of_all_combinations_ends_by_itself(start: Start, tmp_path: Path) -> None:
     done = start(
         tmp_path, *SEARCH[:1], "hydra.sweeper.sampler.name=grid", "model=stub", "tracking=none", "task.limit=2",
-        "seed=1,2", "generation=greedy,sampling", "hydra/launcher=basic",
+        "seed=1,2", "generation=greedy,sampling", "hydra/launcher=basic", "task.cluster=null",
     )  # fmt: skip
     assert done.code == 0, done.err
     assert len(results(tmp_path)) == 4
