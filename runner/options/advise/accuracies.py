@@ -38,6 +38,7 @@ COUNT_KEYS = ("task.limit", "task.only", "task.without")
 FREE_KEYS = (
     *("generation.batch_size", "generation.speculate", "generation.name"),
     *("task.show_prompt", "task.check_invariance", "task.check_contamination", "task.early_stop_vs"),
+    "task.cluster",  # each answer has its own cluster, if it has one
 )
 DIGITS = 16  # of the data's hash, in a record
 

@@ -194,9 +194,13 @@ def test_files_are_candidates_with_their_recorded_kl_and_memory(
 
 
 @pytest.mark.slow
-def test_records_are_read_without_torch(runner: Callable[..., Any], make_config: Callable[..., Any]) -> None:
+@pytest.mark.parametrize(("cluster", "low"), [("template", 28.3), (None, 51.0)])
+def test_records_are_read_without_torch(
+    make_config: Callable[..., Any], cluster: str | None, low: float
+) -> None:
+    """Records from before task.cluster=template was the default are read, too."""
     outputs = Path(make_config().output_dir)
-    config = make_config(model=LocalModelConfig("embedded"), task=Gsm8kConfig(limit=4, cluster="template"))
+    config = make_config(model=LocalModelConfig("embedded"), task=Gsm8kConfig(limit=4, cluster=cluster))
     record_job(config, "job", [True] * 4)
     words = [
         "model=embedded",
@@ -207,7 +211,7 @@ def test_records_are_read_without_torch(runner: Callable[..., Any], make_config:
     ]
     program = f"import sys; from runner.options import advise; advise.main({words!r}); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert "100.0 % [51.0, 100.0] of 4 recorded (job)" in done.stdout
+    assert f"100.0 % [{low}, 100.0] of 4 recorded (job)" in done.stdout
     assert done.stdout.endswith("False\n")
 
 
