@@ -24,7 +24,7 @@ from omegaconf.errors import ValidationError
 from runner.config.choices import CONF
 from runner.config.extractors import Extractor, Gold
 from runner.config.groups import GROUPS
-from runner.config.questions import QuestionsConfig
+from runner.config.questions import EMBEDDED, QuestionsConfig
 from runner.config.sources import source_at
 from runner.config.wording import FOR_EXPRESSIONS, for_letters
 from runner_base import ConfigError, unknown
@@ -32,7 +32,6 @@ from runner_engine import LocalModelConfig
 
 GROUP = "dataset"
 NAME = re.compile(r"[A-Za-z0-9_-]+")
-EMBEDDED = "embedded"  # always the data set, even beside a folder of this name
 TEXTS = "texts"  # what a model is scored on that was not trained on the embedded problems
 INTERPOLATION = "${data_set:"
 PATH_KEYS = ("data", "shots_data")

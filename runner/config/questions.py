@@ -16,6 +16,7 @@ KEY_OF_ROWS = filled("name a key of the rows, or null for a known one")
 FILE_OF_QUESTIONS = filled("name a file of questions, or null")
 OTHER_JOB = Inert("names another job; the id of that job counts instead")
 WORDS_FOR_A_JOB = filled("give overrides such as quantization=none, a job's id, or null")
+EMBEDDED = "embedded"  # always the data set, even beside a folder of this name
 MAX_SAMPLES = 10_000  # answers to one question, which decode together
 
 
@@ -23,7 +24,7 @@ MAX_SAMPLES = 10_000  # answers to one question, which decode together
 class QuestionsConfig(TaskConfig):
     """Shared keys of the tasks that ask a data set's questions: which ones."""
 
-    data: str = setting("embedded", HASHED, filled("give embedded, a JSONL file or a dataset id"))
+    data: str = setting(EMBEDDED, HASHED, filled("give embedded, a JSONL file or a dataset id"))
     subset: str | None = setting(None, SELECTS, filled("name a configuration of the hub's data set, or null"))
     question_key: str | None = setting(None, SELECTS, KEY_OF_ROWS)
     answer_key: str | None = setting(None, SELECTS, KEY_OF_ROWS)

@@ -9,11 +9,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
-from runner.config.questions import QuestionsConfig
+from runner.config.questions import EMBEDDED, QuestionsConfig
 from runner.datasets.items import Item
 from runner_base import Sample
-
-EMBEDDED = "embedded"
 
 
 class JudgedKeys(Protocol):

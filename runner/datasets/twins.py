@@ -22,11 +22,11 @@ from fractions import Fraction
 from functools import lru_cache
 from random import Random
 
+from runner.config.questions import EMBEDDED
 from runner.datasets.items import Item
 from runner.datasets.word_problems import Split, twin
 from runner.scorers import plain_number
 
-EMBEDDED = "embedded"
 _STEP = re.compile(r"<<([^<>=]+)=([^<>=]+)>>")
 _LITERAL = re.compile(r"\d+(?:\.\d+)?|\.\d+")
 # Numbers that stand alone: not those of dates, times, fractions, ordinals or names.

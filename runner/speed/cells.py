@@ -205,8 +205,8 @@ class Stopwatch:
     def _check_whole(self, shortages_before: int) -> None:
         """Raise FewerRowsError at once if the engine continues with fewer rows: that is another
         cell."""
-        for shortage in self.engine.stats.row_shortages[shortages_before:]:
-            raise FewerRowsError(shortage)
+        if shortages := self.engine.stats.row_shortages[shortages_before:]:
+            raise FewerRowsError(shortages[0])
 
     def _work(self, cell: Cell, prompt_tokens: int, spent: EngineStats) -> dict[str, float]:
         """Return the rates of computing and reading; empty if the model's arithmetic is unknown."""

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from runner.config.questions import EMBEDDED
 from runner.datasets.items import Item
-from runner.datasets.twins import EMBEDDED, twin_of, twins_of
+from runner.datasets.twins import twin_of, twins_of
 from runner.datasets.word_problems import Split, problem, twin
 from runner.scorers.numbers import gold_number
 

@@ -1,1 +1,0 @@
-"""The feature `across_tools` of the comparison."""

@@ -1,1 +1,0 @@
-"""The feature `beyond_trained` of the comparison."""

@@ -1,1 +1,0 @@
-"""The feature `budgets` of the comparison."""

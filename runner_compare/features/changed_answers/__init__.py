@@ -1,1 +1,0 @@
-"""The feature `changed_answers` of the comparison."""

@@ -1,1 +1,0 @@
-"""The feature `contexts` of the comparison."""

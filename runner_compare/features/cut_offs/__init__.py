@@ -1,1 +1,0 @@
-"""The feature `cut_offs` of the comparison."""

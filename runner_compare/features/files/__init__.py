@@ -1,1 +1,0 @@
-"""The feature `files` of the comparison."""

@@ -1,1 +1,0 @@
-"""The feature `flips` of the comparison."""

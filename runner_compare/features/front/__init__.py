@@ -1,1 +1,0 @@
-"""The feature `front` of the comparison."""

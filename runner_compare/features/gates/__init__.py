@@ -1,1 +1,0 @@
-"""The feature `gates` of the comparison."""

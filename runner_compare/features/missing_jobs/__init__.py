@@ -1,1 +1,0 @@
-"""The feature `missing_jobs` of the comparison."""

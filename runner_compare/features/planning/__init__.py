@@ -1,1 +1,0 @@
-"""The feature `planning` of the comparison."""

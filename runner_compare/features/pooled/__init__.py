@@ -1,1 +1,0 @@
-"""The feature `pooled` of the comparison."""

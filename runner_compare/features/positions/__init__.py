@@ -1,1 +1,0 @@
-"""The feature `positions` of the comparison."""

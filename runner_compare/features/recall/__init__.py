@@ -1,1 +1,0 @@
-"""The feature `recall` of the comparison."""

@@ -1,1 +1,0 @@
-"""The feature `right_answers` of the comparison."""

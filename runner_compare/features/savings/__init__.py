@@ -1,1 +1,0 @@
-"""The feature `savings` of the comparison."""

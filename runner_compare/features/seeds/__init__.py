@@ -1,1 +1,0 @@
-"""The feature `seeds` of the comparison."""

@@ -1,1 +1,0 @@
-"""The feature `several_answers` of the comparison."""

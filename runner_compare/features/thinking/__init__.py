@@ -1,1 +1,0 @@
-"""The feature `thinking` of the comparison."""

@@ -1,1 +1,0 @@
-"""The feature `token_costs` of the comparison."""

@@ -1,1 +1,0 @@
-"""The feature `tokens` of the comparison."""

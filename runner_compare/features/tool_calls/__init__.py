@@ -1,1 +1,0 @@
-"""The feature `tool_calls` of the comparison."""

@@ -1,1 +1,0 @@
-"""The feature `training_seeds` of the comparison."""

@@ -1,1 +1,0 @@
-"""The feature `unread_answers` of the comparison."""
