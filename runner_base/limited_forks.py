@@ -69,7 +69,7 @@ class _Shared:
     def end(self) -> None:
         """End the process and its forks."""
         process, control, timer = self.process, self.control, self.timer
-        self.process = self.control = self.timer = None
+        self.control = self.timer = None
         if timer is not None:
             timer.cancel()
         if control is not None:
@@ -77,6 +77,7 @@ class _Shared:
         if process is not None:
             process.kill()
             process.wait()
+        self.process = None  # only now: `pid` names a process until it has ended
 
 
 class LimitedForks:
