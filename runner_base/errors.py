@@ -21,18 +21,56 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Literal
 from urllib.parse import parse_qs, urlsplit
 
 from runner_base import signals
 from runner_base.console import say
+from runner_base.render.errors import NOT_GIVEN, error_message
 from runner_base.signals import INTERRUPTED as INTERRUPTED
 from runner_base.uris import without_secrets
 
+Code = Literal[
+    "ambiguous",  # several things fit what is named
+    "bad_value",  # of another type or form, or out of its range
+    "busy",  # another process holds it
+    "changed",  # since it was recorded
+    "conflict",  # with another setting
+    "damaged",  # the content of a file or an answer is malformed or incomplete
+    "empty",  # nothing is there to work on
+    "exists",  # and would be written over
+    "failed",  # the work itself broke
+    "mismatch",  # two things that must agree do not
+    "missing",  # something that is needed was not given
+    "needs_package",  # a package or a program that is not installed
+    "no_effect",  # the setting would change nothing
+    "not_found",  # no such file, folder, run, question or model
+    "refused",  # by a server, by rights, or for safety
+    "too_large",  # for a limit of memory, disk, size or length
+    "unknown_choice",  # none of the choices
+    "unreachable",  # a server or a network
+    "unreadable",  # a file is there and cannot be read
+    "unsupported",  # by this model, task, engine, format or machine
+]
+
 
 class RunnerError(Exception):
-    """Base of every error that is shown as one message and an exit code."""
+    """Base of every error that is shown as one message and an exit code.
+
+    key: the config key, the option or the file that is wrong, and value: what it is. code: the kind of mistake, for
+    whoever must tell errors apart: no code reads the message.
+    """
 
     exit_code = 2
+
+    def __init__(
+        self, reason: str, *, key: object = "", value: object = NOT_GIVEN, code: Code | None = None
+    ) -> None:
+        super().__init__(reason)
+        self.reason, self.key, self.value, self.code = reason, str(key), value, code
+
+    def __str__(self) -> str:
+        return error_message(self.key, self.value, self.reason)
 
 
 class ConfigError(RunnerError):
@@ -159,7 +197,7 @@ def few(names: list[str], limit: int = 3) -> str:
 def check(ok: bool, key: str, value: object, need: str) -> None:
     """Raise ConfigError `key=value: need` unless ok."""
     if not ok:
-        raise ConfigError(f"{key}={value}: {need}")
+        raise ConfigError(need, key=key, value=value)
 
 
 def check_least(least: int, key: str, value: float | None, otherwise: str = "") -> None:
@@ -176,10 +214,12 @@ def refuse_password(key: str, uri: str) -> None:
     except ValueError:  # its text may quote the password, as the uri itself does
         shown = f"{uri.partition('://')[0]}://***"
         need = "this is not a uri; characters such as [ ] @ : / in a name must be percent-encoded"
-        raise ConfigError(f"{key}={shown}: {need}") from None
+        raise ConfigError(need, key=key, value=shown) from None
     if parts.password is not None or "password" in parse_qs(parts.query):
         fix = "set MLFLOW_TRACKING_PASSWORD for a server, PGPASSWORD or ~/.pgpass for PostgreSQL, and leave it out here"
-        raise ConfigError(f"{key}={without_secrets(uri)}: a password would end up in configs and logs: {fix}")
+        raise ConfigError(
+            f"a password would end up in configs and logs: {fix}", key=key, value=without_secrets(uri)
+        )
 
 
 def nearest(word: str, options: list[str]) -> list[str]:
@@ -222,7 +262,7 @@ def check_output_folder(key: str, named: str, is_written: bool = True) -> None:
     folder = Path(named).expanduser().absolute()
 
     def rejected(reason: str) -> OutputError:
-        return OutputError(f"{key}={named}: {reason}. Give a folder you may write: {key}=...")
+        return OutputError(f"{reason}. Give a folder you may write: {key}=...", key=key, value=named)
 
     for path in (folder, *folder.parents):
         try:
@@ -254,8 +294,10 @@ def check_free_space(key: str, folder: Path, needed: int) -> None:
         return
     if disk.total and disk.free < needed:  # a file system that is no disk has 0 of both
         raise OutputError(
-            f"{key}={folder}: the disk is full: {disk.free // 1024:,} KiB are free in {parent}, and at least "
-            f"{needed // 1024:,} KiB are needed to begin"
+            f"the disk is full: {disk.free // 1024:,} KiB are free in {parent}, and at least "
+            f"{needed // 1024:,} KiB are needed to begin",
+            key=key,
+            value=folder,
         )
 
 

@@ -55,7 +55,7 @@ def hold_folder(folder: Path, key: str) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ConfigError(
-                f"{key}={folder}: another process is writing there; wait, or give another folder"
+                "another process is writing there; wait, or give another folder", key=key, value=folder
             ) from error
         yield
     finally:

@@ -181,10 +181,10 @@ def load_object(kind: str, name: str, base: type[T]) -> T:
     loaded = _imported(plug_in)
     if not isinstance(loaded, base):
         raise ConfigError(
-            f"{plug_in}: {plug_in.target} is no {base.__name__} ({base.__module__}), but {_what(loaded)}"
+            f"{plug_in.target} is no {base.__name__} ({base.__module__}), but {_what(loaded)}", key=plug_in
         )
     if (key := getattr(loaded, "key", name)) != name:
-        raise ConfigError(f"{plug_in}: {plug_in.target} calls itself {key!r}: give it the key {name!r}")
+        raise ConfigError(f"{plug_in.target} calls itself {key!r}: give it the key {name!r}", key=plug_in)
     return loaded
 
 
@@ -195,12 +195,13 @@ def load_class(kind: str, name: str, base: type[T]) -> type[T]:
     loaded = _imported(plug_in)
     if not (isinstance(loaded, type) and issubclass(loaded, base)):
         raise ConfigError(
-            f"{plug_in}: {plug_in.target} is no subclass of {base.__name__} ({base.__module__}), but {_what(loaded)}"
+            f"{plug_in.target} is no subclass of {base.__name__} ({base.__module__}), but {_what(loaded)}",
+            key=plug_in,
         )
     # records would name another choice than what ran
     if (named := choice_of(loaded)) not in (None, plug_in.name):
         raise ConfigError(
-            f"{plug_in}: {plug_in.target} calls itself {named!r}: its class needs name = {plug_in.name!r}"
+            f"{plug_in.target} calls itself {named!r}: its class needs name = {plug_in.name!r}", key=plug_in
         )
     return loaded
 
@@ -211,13 +212,14 @@ def check_plug_in(key: str, kind: str, name: str) -> None:
         problem = (
             unknown(kind, name, known) if known else f"no installed package adds a {kind} (docs/plugins.md)"
         )
-        raise ConfigError(f"{key}={name}: {problem}")
+        raise ConfigError(problem, key=key, value=name)
 
 
 def _imported(plug_in: PlugIn) -> Any:
     if plug_in.rival:
         raise ConfigError(
-            f"{plug_in}: {plug_in.rival} has the same name for a {plug_in.kind}: uninstall one of the two packages"
+            f"{plug_in.rival} has the same name for a {plug_in.kind}: uninstall one of the two packages",
+            key=plug_in,
         )
     module, _, attribute = plug_in.target.partition(":")
     try:
@@ -226,7 +228,7 @@ def _imported(plug_in: PlugIn) -> Any:
             loaded = getattr(loaded, part)
     except (Exception, SystemExit) as error:  # whatever another package's code raises on import
         raise ConfigError(
-            f"{plug_in}: importing {plug_in.target} failed ({type(error).__name__}: {error})"
+            f"importing {plug_in.target} failed ({type(error).__name__}: {error})", key=plug_in
         ) from error
     return loaded
 

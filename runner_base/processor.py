@@ -31,7 +31,7 @@ def left_out() -> tuple[str, ...]:
     text = os.environ.get(LEFT_OUT, "")
     names = tuple(sorted({name.strip() for name in text.split(",")} - {""}))
     if unknown := [name for name in names if name not in FEATURES]:
-        raise ConfigError(f"{LEFT_OUT}={text}: {unknown[0]} is none of {', '.join(FEATURES)}")
+        raise ConfigError(f"{unknown[0]} is none of {', '.join(FEATURES)}", key=LEFT_OUT, value=text)
     return names
 
 

@@ -41,7 +41,7 @@ def read_lines(stream: BinaryIO, where: str) -> Iterator[tuple[int, str]]:
         if number == 1:
             for begin, what in OTHER_FILES.items():
                 if raw.startswith(begin):
-                    raise DataError(f"{where}: this is {what}, and lines of UTF-8 text are expected")
+                    raise DataError(f"this is {what}, and lines of UTF-8 text are expected", key=where)
             raw = raw.removeprefix(codecs.BOM_UTF8)
         if len(raw) > MAX_LINE_BYTES:
             raise DataError(f"{where}, line {number}: longer than {MAX_LINE_BYTES // 2**20} MiB")
@@ -59,9 +59,9 @@ def read_text(path: Path, key: str) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise DataError(f"{key}: {path} is not UTF-8 text ({error.reason})") from error
+        raise DataError(f"{path} is not UTF-8 text ({error.reason})", key=key) from error
     except OSError as error:
-        raise DataError(f"{key}: {path} cannot be read ({error.strerror})") from error
+        raise DataError(f"{path} cannot be read ({error.strerror})", key=key) from error
 
 
 def is_text(text: str) -> bool:
@@ -115,7 +115,7 @@ def read_json(path: Path, key: str) -> Any:
     try:
         return parse_json(read_text(path, key))
     except ValueError as error:
-        raise DataError(f"{path}: {error}") from error
+        raise DataError(str(error), key=path) from error
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[int, Any]]:
@@ -153,7 +153,7 @@ def parse_object(text: bytes, where: str) -> dict[str, Any]:
         values: dict[str, Any] = {}
         for key, value in pairs:
             if key in values:
-                raise DataError(f"{where}: the key {key!r} is duplicated in one JSON object")
+                raise DataError(f"the key {key!r} is duplicated in one JSON object", key=where)
             values[key] = value
         return values
 
@@ -162,9 +162,9 @@ def parse_object(text: bytes, where: str) -> dict[str, Any]:
         value = json.loads(decoded, object_pairs_hook=once)
         _check_depth(decoded, value)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: not readable as JSON ({error})") from error
+        raise DataError(f"not readable as JSON ({error})", key=where) from error
     if not isinstance(value, dict):
-        raise DataError(f"{where}: a JSON object expected, found {short(value)}")
+        raise DataError(f"a JSON object expected, found {short(value)}", key=where)
     return value
 
 

@@ -181,7 +181,7 @@ def load_files(options: argparse.Namespace) -> tuple[list[Run], Reader]:
         )
     source = "--lm-eval" if options.lm_eval else "--results"
     if option := first_given(options, "tracking_uri", "experiment", "grid", "log"):
-        raise ConfigError(f"{option}: {source} reads folders and no MLflow store: leave out one of the two")
+        raise ConfigError(f"{source} reads folders and no MLflow store: leave out one of the two", key=option)
     # which is computed, and no metric in the files
     metric = "" if Chance.named(options.metric) else options.metric
     if options.lm_eval:
@@ -216,7 +216,7 @@ def check_clusters(options: argparse.Namespace, runs: list[Run]) -> None:
     without = sorted(run.job_id for run in runs if run.value(CLUSTER) != options.cluster)
     if options.cluster and without:
         fix = f"run them again with {CLUSTER}={options.cluster}; word problems reuse their answers"
-        raise ConfigError(f"--cluster {options.cluster}: not recorded by {few(without)}: {fix}")
+        raise ConfigError(f"not recorded by {few(without)}: {fix}", key="--cluster", value=options.cluster)
 
 
 def choose(options: argparse.Namespace, runs: list[Run]) -> list[Run]:
@@ -226,7 +226,7 @@ def choose(options: argparse.Namespace, runs: list[Run]) -> list[Run]:
     if options.task:
         if options.task not in tasks:
             raise ConfigError(
-                f"--task {options.task}: {unknown('task with finished runs', options.task, tasks)}"
+                unknown("task with finished runs", options.task, tasks), key="--task", value=options.task
             )
         runs = [run for run in runs if run.task == options.task]
     for text in options.where:
@@ -265,12 +265,12 @@ def tabulate_tasks(
     by = parse_keys(options.by, runs, "--by") if options.by else []
     ignore = parse_keys(options.ignore, runs, "--ignore") if options.ignore else []
     if ignore and not baseline:
-        raise ConfigError(f"--ignore {options.ignore}: needs a baseline: add --baseline KEY=VALUE")
+        raise ConfigError("needs a baseline: add --baseline KEY=VALUE", key="--ignore", value=options.ignore)
     base = None
     if set(baseline) == {JOB_ID}:  # one named run is the baseline of all others
         if by:
             fix = "with --by, give the baseline by the values of those keys"
-            raise ConfigError(f"--baseline {options.baseline}: {fix}")
+            raise ConfigError(fix, key="--baseline", value=options.baseline)
         base, baseline = candidates[0], {}
     tables = []
     several = metrics_of_scores(runs)
@@ -296,20 +296,22 @@ def check_has_baseline(options: argparse.Namespace, terms: list[Term]) -> None:
     compares = any(term.is_comparison for term in terms)
     need = "needs a baseline: add --baseline KEY=VALUE"
     if options.pool and not names_one:
-        raise ConfigError(f"--pool {options.pool}: a pooled verdict {need}")
+        raise ConfigError(f"a pooled verdict {need}", key="--pool", value=options.pool)
     if options.margin and not (has_one or options.files):
-        raise ConfigError(f"--margin {' '.join(options.margin)}: a margin {need}")
+        raise ConfigError(f"a margin {need}", key="--margin", value=" ".join(options.margin))
     if compares and not has_one:
-        raise ConfigError(f"--require {' '.join(options.require)}: {need}")
+        raise ConfigError(need, key="--require", value=" ".join(options.require))
     if options.plan_questions and not has_one:
-        raise ConfigError(f"--plan-questions {' '.join(options.plan_questions)}: a plan {need}")
+        raise ConfigError(f"a plan {need}", key="--plan-questions", value=" ".join(options.plan_questions))
 
 
 def _tolerance(options: argparse.Namespace) -> float | None:
     """Return by how much speeds may differ by noise alone, as a share, if the user says so."""
     tolerance = None if options.tolerance is None else float(options.tolerance) / 100
     if tolerance is not None and not 0 <= tolerance <= 10:  # NaN fails, too
-        raise ConfigError(f"--tolerance {options.tolerance:g}: must be a percentage from 0 to 1000")
+        raise ConfigError(
+            "must be a percentage from 0 to 1000", key="--tolerance", value=f"{options.tolerance:g}"
+        )
     return tolerance
 
 
@@ -345,15 +347,15 @@ def tabulate_flips(
     first, second = (one_run(text, with_verdicts, every_run, reader) for text in options.flips)
     named = " ".join(options.flips)
     if first.run_id == second.run_id:
-        raise ConfigError(f"--flips {named}: both are {first.job_id}")
+        raise ConfigError(f"both are {first.job_id}", key="--flips", value=named)
     if first.task != second.task:
         raise ConfigError(
-            f"--flips {named}: task {first.task} and task {second.task} have no question in common"
+            f"task {first.task} and task {second.task} have no question in common", key="--flips", value=named
         )
     table = tabulate([first, second], ComparisonOptions(base=first), reader)
     note = next((row.note for row in table.rows if row.note), None)
     if note is not None or not table.scored:
-        raise ConfigError(f"--flips {named}: {note or f'task {first.task} has no verdicts'}")
+        raise ConfigError(f"{note or f'task {first.task} has no verdicts'}", key="--flips", value=named)
     table.of(FlipsOfTable).pairs = [find_flips(second, first, reader)]
     return table
 
@@ -368,7 +370,9 @@ def one_run(text: str, runs: list[Run], every_run: list[Run], reader: Reader) ->
         several = ", ".join(sorted(run.job_id for run in matching)[:4])
         keys = reader.key_rules.differing_keys([run.params for run in matching])
         differ = f"; they differ in {', '.join(map(label, keys[:4]))}" if keys else ""
-        raise ConfigError(f"--flips {text}: {len(matching)} runs match ({several}){differ}: name one")
+        raise ConfigError(
+            f"{len(matching)} runs match ({several}){differ}: name one", key="--flips", value=text
+        )
     return matching[0]
 
 

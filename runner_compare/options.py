@@ -258,7 +258,7 @@ def check_together(options: argparse.Namespace) -> None:
     refuse_beside(options, "files")
     if options.benchmark and not options.publish:
         raise ConfigError(
-            f"--benchmark {options.benchmark}: it names what --publish writes: add --publish FOLDER"
+            "it names what --publish writes: add --publish FOLDER", key="--benchmark", value=options.benchmark
         )
     for name in ("publish", "seeds", "across_tools"):
         refuse_beside(options, name)
@@ -270,7 +270,7 @@ def refuse_beside(options: argparse.Namespace, name: str) -> None:
     """Reject what does not go with an option, if that is given."""
     what, others = APART[name]
     if getattr(options, name) and (option := first_given(options, *others)):
-        raise ConfigError(f"{what}: leave out {option}")
+        raise ConfigError(f"leave out {option}", key=what)
 
 
 def first_given(options: argparse.Namespace, *names: str) -> str:

@@ -151,7 +151,7 @@ def compare(*runs: object, **options: Any) -> ComparedRuns:
         raise ConfigError("runs=: name them once, as arguments or by runs=")
     if given_runs.missing and not chosen:
         states = "; ".join(job.line for job in given_runs.missing)
-        raise ConfigError(f"compare: none of these jobs has a result: {states}")
+        raise ConfigError(f"none of these jobs has a result: {states}", key="compare")
     try:
         with tempfile.TemporaryDirectory() as scratch:
             compared = comparison_of(_parsed(given), Path(scratch), given_runs.missing)
@@ -232,7 +232,7 @@ def _parsed(given: Mapping[str, Any]) -> Any:
             arguments += [option, *map(str, value)]
 
     def refuse(message: str) -> NoReturn:
-        raise ConfigError(f"compare: {message}")
+        raise ConfigError(message, key="compare")
 
     command.error = refuse  # type: ignore[method-assign]
     return command.parse_args(arguments)

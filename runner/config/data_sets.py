@@ -125,7 +125,9 @@ def apply_data_set(composed: DictConfig) -> None:
     if data_set is None and NAME.fullmatch(task.data) and not Path(task.data).exists():
         problem = unknown("data set", task.data, names(composed))
         path = Path(task.data).absolute()
-        raise ConfigError(f"task.data={task.data}: {problem}; and there is no file or folder {path}")
+        raise ConfigError(
+            f"{problem}; and there is no file or folder {path}", key="task.data", value=task.data
+        )
     keys = _keys_for(task, data_set)
     with read_write(composed):
         looked_up = [key for key in map(str, task) if _is_looked_up(task, key)]
@@ -138,7 +140,7 @@ def apply_data_set(composed: DictConfig) -> None:
                 from runner.config.messages import wrong_value  # most files need no message
 
                 raise ConfigError(
-                    f"{data_set.where if data_set else ''}: {wrong_value(error, f'{key}={keys[key]}')}"
+                    f"{wrong_value(error, f'{key}={keys[key]}')}", key=data_set.where if data_set else ""
                 ) from error
         task.data = keys.get("data", task.data)
 
@@ -215,11 +217,11 @@ def _read(kind: type[ConfigSource], path: str, name: str, _stamp: int) -> DataSe
     content: Any = OmegaConf.to_container(source.load_config(f"{GROUP}/{name}").config)
     if not isinstance(content, dict) or not isinstance(content.get("data"), str):
         raise ConfigError(
-            f"{where}: the file of a data set needs its location: data: FILE, FOLDER or an id of the hub"
+            "the file of a data set needs its location: data: FILE, FOLDER or an id of the hub", key=where
         )
     for key in content:
         if key not in KEYS:
-            raise ConfigError(f"{where}: {unknown('key of a data set', str(key), KEYS)}")
+            raise ConfigError(unknown("key of a data set", str(key), KEYS), key=where)
     for key in PATH_KEYS:  # relative to the file, since the working directory is often another
         if str(content.get(key, "")).startswith("."):
             content[key] = str(Path(path, GROUP, content[key]).absolute())

@@ -109,7 +109,7 @@ def _refuse_value_for_container(full_key: str, composed: DictConfig, key: str, n
         return
     if (value := composed[key]) is not None and not isinstance(value, type(node)):
         needed = "a list" if isinstance(node, ListConfig) else "names with values"
-        raise ConfigError(f"{full_key}={value}: needs {needed}, and not a single value")
+        raise ConfigError(f"needs {needed}, and not a single value", key=full_key, value=value)
 
 
 def _refuse_other_choices(composed: DictConfig, choices: Mapping[str, str]) -> None:
@@ -121,7 +121,7 @@ def _refuse_other_choices(composed: DictConfig, choices: Mapping[str, str]) -> N
             kind = getattr(actual, "__name__", actual)
             if choice in plug_ins(group):
                 raise ConfigError(
-                    f"{plug_ins(group)[choice]}: its YAML does not begin with its schema (docs/plugins.md)"
+                    "its YAML does not begin with its schema (docs/plugins.md)", key=plug_ins(group)[choice]
                 )
             raise ConfigError(
                 f"{group}={choices[group]} is the choice, and the config puts a {kind} there: "
@@ -130,6 +130,7 @@ def _refuse_other_choices(composed: DictConfig, choices: Mapping[str, str]) -> N
     named, chosen = str(composed.profile), choices.get("profile", profiles.NONE)
     if named != chosen:
         raise ConfigError(
-            f"profile: {named} is not a key: it would choose nothing (profile={chosen} is the choice). Use "
-            f"profile={named}, or `override /profile: {named}` in a defaults list"
+            f"{named} is not a key: it would choose nothing (profile={chosen} is the choice). Use "
+            f"profile={named}, or `override /profile: {named}` in a defaults list",
+            key="profile",
         )

@@ -136,5 +136,5 @@ def check_batch(keys: str, tokens: int) -> None:
     """Reject a batch whose prompts would take long to make."""
     if tokens > MAX_TOKENS:
         raise ConfigError(
-            f"{keys}: the largest batch has {tokens:,} prompt tokens, the limit is {MAX_TOKENS:,}"
+            f"the largest batch has {tokens:,} prompt tokens, the limit is {MAX_TOKENS:,}", key=keys
         )

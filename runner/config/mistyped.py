@@ -26,7 +26,7 @@ def check_words(arguments: Sequence[str], unknown_options: Sequence[str], option
             raise ConfigError(_unknown_option(word, rest, options))
         if rest and not word.startswith("-") and (fixed := _without_blanks(word, rest)):
             joined, problem = fixed
-            raise ConfigError(f"{joined}: {problem}. Write {_as_shell_word(word, rest)}")
+            raise ConfigError(f"{problem}. Write {_as_shell_word(word, rest)}", key=joined)
 
 
 def explain_stray_word(word: str) -> str:

@@ -17,11 +17,11 @@ def check_notes(notes: Mapping[str, Any]) -> None:
     """Reject what cannot be shown beside a job: names that a store does not take, and values that
     are no plain ones."""
     if not isinstance(notes, Mapping):  # an interpolation, which OmegaConf does not check
-        raise ConfigError(f"{NOTES}={notes}: needs names and values. Use +{NOTES}.NAME=VALUE")
+        raise ConfigError(f"needs names and values. Use +{NOTES}.NAME=VALUE", key=NOTES, value=notes)
     for key, value in flat_notes(notes):
         for part in key.split("."):
             if NAME.fullmatch(part) is None:
-                raise ConfigError(f"{NOTES}: {part!r} is no name: letters, digits, _ and - after a letter")
+                raise ConfigError(f"{part!r} is no name: letters, digits, _ and - after a letter", key=NOTES)
         if not isinstance(value, Plain):
             raise ConfigError(f"{NOTES}.{key}: a text, a number, true or false expected, not {value!r}")
 

@@ -62,8 +62,10 @@ def as_published(generation: GenerationConfig, resolved: ResolvedJob) -> Generat
     published = resolved.files.published
     if published is None:
         raise ConfigError(
-            f"generation=model: {model.name} has no generation_config.json, and no .gguf file that says how its "
-            "answers are drawn: use generation=greedy or sampling"
+            f"{model.name} has no generation_config.json, and no .gguf file that says how its "
+            "answers are drawn: use generation=greedy or sampling",
+            key="generation",
+            value="model",
         )
     return generation.closed(published.values, published.sources, published.file, published.max_new_tokens)
 

@@ -156,7 +156,9 @@ def refuse_secret(key: str, text: str) -> None:
     """Raise ConfigError if a value has a secret of the environment in it: it would be recorded."""
     if variable := variable_of_secret(text):
         raise ConfigError(
-            f"{key}=***: the value of the environment variable {variable} would be recorded. Leave it out"
+            f"the value of the environment variable {variable} would be recorded. Leave it out",
+            key=key,
+            value="***",
         )
 
 

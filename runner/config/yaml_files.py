@@ -35,7 +35,7 @@ def checked(file: Traversable) -> Iterator[None]:
     except yaml.MarkedYAMLError as error:
         raise ConfigError(_message(error, where)) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{where}: it is not valid YAML: {one_line(error)}") from error
+        raise ConfigError(f"it is not valid YAML: {one_line(error)}", key=where) from error
 
 
 @cache
@@ -113,7 +113,7 @@ def check_aliases(text: str, where: str) -> None:
         return  # loading it reports what is wrong
     if most > MAX_VALUES:
         raise ConfigError(
-            f"{where}: its aliases (*name) unpack to more than {MAX_VALUES:,} values, or contain themselves"
+            f"its aliases (*name) unpack to more than {MAX_VALUES:,} values, or contain themselves", key=where
         )
 
 

@@ -39,7 +39,9 @@ def load_shots(task: ExamplesConfig, items: list[Item]) -> tuple[list[list[Item]
         return [examples] * len(items), items_sha256(examples)
     pool = load_train(task, f"task.prompt={task.prompt.value}")
     if len(pool) < LM_EVAL_SHOTS:
-        raise ConfigError(f"task.prompt={task.prompt.value}: the train split has only {len(pool)} examples")
+        raise ConfigError(
+            f"the train split has only {len(pool)} examples", key="task.prompt", value=task.prompt.value
+        )
     generator, drawn = Random(LM_EVAL_SEED), {}
     places = [item.position for item in items]
     wanted = set(places)

@@ -42,9 +42,11 @@ def load_questions(task: QuestionsConfig) -> list[Item]:
         total = len(read_items(source, QuestionSelection(task.offset))) if task.offset else 0
         if total:
             raise ConfigError(
-                f"task.offset={task.offset}: split {task.split} of task.data={task.data} has only {total}"
+                f"split {task.split} of task.data={task.data} has only {total}",
+                key="task.offset",
+                value=task.offset,
             )
-        raise ConfigError(f"task.data={task.data}: split {task.split} holds no questions")
+        raise ConfigError(f"split {task.split} holds no questions", key="task.data", value=task.data)
     if items[0].choices_key is not None and task.choices_key is None:
         task.take_choices(items[0].choices_key)
     return items if task.without is None else _without(task.without, items, source)
@@ -60,7 +62,9 @@ def _only(file: str, source: QuestionSource, task: QuestionsConfig) -> list[Item
         : task.limit
     ]
     if not items:
-        raise ConfigError(f"task.only={file}: none of its questions comes after task.offset={task.offset}")
+        raise ConfigError(
+            f"none of its questions comes after task.offset={task.offset}", key="task.only", value=file
+        )
     return items
 
 
@@ -69,7 +73,9 @@ def _without(file: str, items: list[Item], source: QuestionSource) -> list[Item]
     named = named_places(file, "task.without", source.split, _whole_split(source))
     if all(item.position in named for item in items):
         raise ConfigError(
-            f"task.without={file}: it names all {len(items):,} questions that are asked: none is scored"
+            f"it names all {len(items):,} questions that are asked: none is scored",
+            key="task.without",
+            value=file,
         )
     return [replace(item, left_out=item.position in named) for item in items]
 
@@ -89,7 +95,7 @@ def load_examples(task: ExamplesConfig) -> list[Item]:
     examples = load_train(task, f"task.shots={task.shots}", task.shots)
     if len(examples) != task.shots:
         source = task.shots_data or task.data
-        raise ConfigError(f"task.shots={task.shots}: {source} has only {len(examples)} examples")
+        raise ConfigError(f"{source} has only {len(examples)} examples", key="task.shots", value=task.shots)
     return examples
 
 
@@ -113,7 +119,7 @@ def load_train(task: ExamplesConfig, wanted_by: str, limit: int | None = None) -
     )
     if data == task.data and task.split == task.shots_split:
         keys = f"task.split={task.split} with {wanted_by}"
-        raise ConfigError(f"{keys}: the examples would be questions too; use another split")
+        raise ConfigError("the examples would be questions too; use another split", key=keys)
     return examples
 
 

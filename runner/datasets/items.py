@@ -71,11 +71,13 @@ def read_items(source: QuestionSource, choice: QuestionSelection) -> list[Item]:
     """Read the chosen questions of a split, wherever the data are."""
     data, keys, path = source.data, source.keys, Path(source.data).expanduser()
     if source.subset is not None and (data == "embedded" or path.is_file()):
-        raise ConfigError(f"task.subset={source.subset}: {source.key}={data} has none: leave it out")
+        raise ConfigError(
+            f"{source.key}={data} has none: leave it out", key="task.subset", value=source.subset
+        )
     if data == "embedded":
         if keys.cluster not in (None, TEMPLATE):
             need = f"the embedded questions have families by {TEMPLATE} only: use that, or leave it out"
-            raise ConfigError(f"task.cluster={keys.cluster}: {need}")
+            raise ConfigError(need, key="task.cluster", value=keys.cluster)
         return _read_embedded(source.split, choice, keys.cluster is not None)
     if path.is_dir():
         return _read_folder(path, source, choice)
@@ -84,7 +86,7 @@ def read_items(source: QuestionSource, choice: QuestionSelection) -> list[Item]:
         return _read_tables([path], choice, keys) if is_table else _read_json(path, choice, keys)
     long_texts.check_asked(source.key, data)
     if data.startswith((".", "/", "~")) or path.suffix in FILES or "/" not in data:
-        raise DataError(f"{source.key}={data}: data path does not exist: {path.absolute()}")
+        raise DataError(f"data path does not exist: {path.absolute()}", key=source.key, value=data)
     return list(_read_hub(source, choice))
 
 
@@ -95,7 +97,7 @@ def _read_folder(folder: Path, source: QuestionSource, choice: QuestionSelection
         folders = sorted(path.name for path in folder.glob("*/"))
         if source.subset not in folders:
             what = unknown("folder of that name", source.subset, folders)
-            raise ConfigError(f"task.subset={source.subset}: {what} in {folder}")
+            raise ConfigError(f"{what} in {folder}", key="task.subset", value=source.subset)
         folder = folder / source.subset
     file = folder / f"{split}.jsonl"
     if file.is_file():
@@ -105,7 +107,9 @@ def _read_folder(folder: Path, source: QuestionSource, choice: QuestionSelection
     splits = {path.stem for path in folder.glob("*.jsonl")} | set(tables.splits_of(folder))
     inside = sorted(path.name for path in folder.glob("*/") if tables.splits_of(path))
     other = f"; its folders {', '.join(inside)} hold data, name one of them" if inside and not splits else ""
-    raise ConfigError(f"task.split={split}: {unknown('file for split', split, splits)} in {folder}{other}")
+    raise ConfigError(
+        f"{unknown('file for split', split, splits)} in {folder}{other}", key="task.split", value=split
+    )
 
 
 def _read_embedded(split: str, choice: QuestionSelection, in_families: bool) -> list[Item]:
@@ -113,16 +117,20 @@ def _read_embedded(split: str, choice: QuestionSelection, in_families: bool) -> 
     repetition."""
     names = [name.value for name in Split]
     if split not in names:
-        raise ConfigError(f"task.split={split}: {unknown('split of the embedded data', split, names)}")
+        raise ConfigError(unknown("split of the embedded data", split, names), key="task.split", value=split)
     if choice.limit is None:
         raise ConfigError(
-            "task.limit=null: the embedded generator is endless; give a number, e.g. task.limit=1000"
+            "the embedded generator is endless; give a number, e.g. task.limit=1000",
+            key="task.limit",
+            value="null",
         )
     end = choice.offset + choice.limit
     if choice.shuffle_seed is not None and end > DISTINCT:
         raise ConfigError(
-            f"task.shuffle_seed={choice.shuffle_seed}: {DISTINCT:,} questions of the embedded data are shuffled, and "
-            f"task.offset + task.limit is {end:,}: ask for fewer, or leave task.shuffle_seed out"
+            f"{DISTINCT:,} questions of the embedded data are shuffled, and "
+            f"task.offset + task.limit is {end:,}: ask for fewer, or leave task.shuffle_seed out",
+            key="task.shuffle_seed",
+            value=choice.shuffle_seed,
         )
     items = _embedded_items(split, choice)
     if not in_families:
@@ -162,7 +170,8 @@ def _listed(file: Path) -> Iterator[Row]:
     if (size := file.stat().st_size) > MAX_LIST_BYTES:
         most = MAX_LIST_BYTES // 2**20
         raise DataError(
-            f"{file}: a list of {size / 2**20:,.0f} MiB, at most {most} are read: write one row a line (.jsonl)"
+            f"a list of {size / 2**20:,.0f} MiB, at most {most} are read: write one row a line (.jsonl)",
+            key=file,
         )
     rows = read_json(file, "task.data")
     yield from ((f"{file}, entry {number}", row) for number, row in enumerate(rows, start=1))
@@ -190,8 +199,9 @@ def _items(rows: Iterable[Row], choice: QuestionSelection, keys: Keys) -> list[I
             )
         except ValueError as error:
             raise DataError(
-                f"{where}: {error} (a row needs a question, and {keys.needed}; "
-                "task.question_key and task.answer_key name them if they have other names)"
+                f"{error} (a row needs a question, and {keys.needed}; "
+                "task.question_key and task.answer_key name them if they have other names)",
+                key=where,
             ) from error
     return items
 
@@ -235,7 +245,7 @@ def _unreachable(name: str, key: str) -> str:
         HfApi(library_name="runner").dataset_info(name, timeout=constants.HF_HUB_ETAG_TIMEOUT)
     except errors.HFValidationError as error:
         here = f"no file or folder {Path(name).absolute()}"
-        raise ConfigError(f"{key}={name}: {here}, and not a hub id: {error}") from error
+        raise ConfigError(f"{here}, and not a hub id: {error}", key=key, value=name) from error
     except (hub.TRANSPORT, OSError, *hub.UNREADABLE) as error:
         return hub.why_not(error)
     return ""

@@ -28,8 +28,9 @@ def text_of_prompt(prompt: str) -> str:
     where = f"task.prompt={prompt}"
     if not path.is_file():
         raise ConfigError(
-            f"{where}: there is no file {path.absolute()}; a text that begins with {AT} has two of them: "
-            f"task.prompt={AT}{prompt}"
+            f"there is no file {path.absolute()}; a text that begins with {AT} has two of them: "
+            f"task.prompt={AT}{prompt}",
+            key=where,
         )
     return _whole(read_text(path, where), str(path))
 
@@ -38,12 +39,14 @@ def _decoded(data: bytes) -> str:
     try:
         return data.decode()
     except UnicodeDecodeError as error:
-        raise DataError(f"task.prompt={STDIN}: stdin is not UTF-8 text ({error.reason})") from error
+        raise DataError(
+            f"stdin is not UTF-8 text ({error.reason})", key="task.prompt", value=STDIN
+        ) from error
 
 
 def _whole(text: str, where: str) -> str:
     """Return a text without what marks the beginning of a file and the end of its last line."""
     whole = text.removeprefix("\ufeff").removesuffix("\n").removesuffix("\r")
     if not whole.strip():
-        raise DataError(f"task.prompt: {where} holds no text")
+        raise DataError(f"{where} holds no text", key="task.prompt")
     return whole

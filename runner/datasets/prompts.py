@@ -50,7 +50,7 @@ def load_prompts(task: PromptsConfig) -> list[GivenPrompt]:
         try:
             text = text_of(text_of_prompt(task.prompt))
         except ValueError as error:
-            raise ConfigError(f"task.prompt: {error}") from error
+            raise ConfigError(str(error), key="task.prompt") from error
         return [_with_branches(text, task)]
     assert task.prompts is not None
     data, where, as_json = _source(task.prompts)
@@ -62,7 +62,7 @@ def load_prompts(task: PromptsConfig) -> list[GivenPrompt]:
             raise DataError(f"{where}, line {number}: {error}") from error
         prompts.append(_with_branches(prompt, task))
     if not prompts:
-        raise DataError(f"task.prompts={task.prompts}: {where} holds no prompts")
+        raise DataError(f"{where} holds no prompts", key="task.prompts", value=task.prompts)
     return prompts
 
 
@@ -157,14 +157,20 @@ def _source(prompts: str) -> tuple[bytes, str, bool]:
     path = Path(prompts).expanduser()
     if path.suffix not in (".txt", ".jsonl"):
         raise ConfigError(
-            f"task.prompts={prompts}: give FILE.txt (one a line), FILE.jsonl ({NEEDED}), or - for stdin"
+            f"give FILE.txt (one a line), FILE.jsonl ({NEEDED}), or - for stdin",
+            key="task.prompts",
+            value=prompts,
         )
     try:
         return path.read_bytes(), str(path), path.suffix == ".jsonl"
     except FileNotFoundError as error:
-        raise DataError(f"task.prompts={prompts}: prompt file does not exist: {path.absolute()}") from error
+        raise DataError(
+            f"prompt file does not exist: {path.absolute()}", key="task.prompts", value=prompts
+        ) from error
     except OSError as error:
-        raise DataError(f"task.prompts={prompts}: {path} cannot be read ({error.strerror})") from error
+        raise DataError(
+            f"{path} cannot be read ({error.strerror})", key="task.prompts", value=prompts
+        ) from error
 
 
 def holds_prompts(path: Path) -> bool:
@@ -190,7 +196,7 @@ def _with_branches(prompt: GivenPrompt, task: PromptsConfig) -> GivenPrompt:
     try:
         return Branched(prompt, _beginnings(task.common_branches))
     except ValueError as error:
-        raise ConfigError(f"task.branches: {error}") from error
+        raise ConfigError(str(error), key="task.branches") from error
 
 
 def _from_json(line: str, framing: Framing) -> GivenPrompt:

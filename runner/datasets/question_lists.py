@@ -55,7 +55,7 @@ def read_entries(file: str, key: str) -> list[str]:
         entries = [line.strip() for line in text.splitlines() if not line.lstrip().startswith("#")]
     entries = list(dict.fromkeys(filter(None, entries)))
     if not entries:
-        raise ConfigError(f"{key}={file}: it names no question. A line is {FORMS}")
+        raise ConfigError(f"it names no question. A line is {FORMS}", key=key, value=file)
     return entries
 
 
@@ -63,10 +63,10 @@ def _listed(text: str, where: str) -> list[str]:
     try:
         values = parse_json(text)
     except ValueError as error:
-        raise DataError(f"{where}: it begins with [ and is not a JSON list ({error})") from error
+        raise DataError(f"it begins with [ and is not a JSON list ({error})", key=where) from error
     for value in values:
         if not isinstance(value, str | int) or isinstance(value, bool):
-            raise DataError(f"{where}: {json.dumps(value)[:80]}: an entry is {FORMS}")
+            raise DataError(f"{json.dumps(value)[:80]}: an entry is {FORMS}", key=where)
     return [str(value).strip() for value in values]
 
 
@@ -85,8 +85,10 @@ def named_places(file: str, key: str, split: str, every: Sequence[Named]) -> fro
     places = {entry: by_name.get(_normal(entry), []) for entry in entries}
     if missing := [entry for entry, found in places.items() if not found]:
         raise ConfigError(
-            f"{key}={file}: {len(missing)} of its {len(entries)} entries name no question of split {split}, which has "
-            f"{len(every):,}: {few(missing)}. An entry is {FORMS}"
+            f"{len(missing)} of its {len(entries)} entries name no question of split {split}, which has "
+            f"{len(every):,}: {few(missing)}. An entry is {FORMS}",
+            key=key,
+            value=file,
         )
     return frozenset(position for found in places.values() for position in found)
 

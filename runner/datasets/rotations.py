@@ -28,8 +28,9 @@ def rotated(items: list[Item], orders: int) -> list[Item]:
     if without is not None:
         fix = "give task.choices_key" if without.gold in LETTERS else "leave it out"
         raise ConfigError(
-            f"task.rotate={orders}: question {without.number} has no list of choices that could be asked in another "
-            f"order: {fix}"
+            f"question {without.number} has no list of choices that could be asked in another order: {fix}",
+            key="task.rotate",
+            value=orders,
         )
     return [
         _moved_on(item, shift, item.number * orders + number)

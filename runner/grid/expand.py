@@ -97,7 +97,8 @@ def _parse(parser: OverridesParser, where: str, key: str, value: Any) -> Overrid
     except HydraException as error:
         why = " ".join(line.strip() for line in str(error).splitlines() if not line.startswith("See "))
         raise ConfigError(
-            f"{where}: {key}={value} cannot be read ({why}); text with special characters needs quotes of its own"
+            f"{key}={value} cannot be read ({why}); text with special characters needs quotes of its own",
+            key=where,
         ) from error
 
 
@@ -145,7 +146,7 @@ def _axis(where: str, overrides: list[Override]) -> list[tuple[str, ...]]:
             for override, column in zip(overrides, columns, strict=True)
         )
         raise ConfigError(
-            f"{where}: its keys advance together, so each needs the same number of values: {lengths}"
+            f"its keys advance together, so each needs the same number of values: {lengths}", key=where
         )
     return list(zip(*columns, strict=True))
 
@@ -154,7 +155,7 @@ def _cases_axis(cases: Sequence[Sequence[Override]]) -> list[tuple[str, ...]]:
     """Return the jobs of all cases, one case after the other."""
     grids = [[_values_of(override) for override in case] for case in cases]
     if sum(math.prod(map(len, grid)) for grid in grids) > MAX_JOBS:
-        raise ConfigError(f"{CASES}: more than {MAX_JOBS:,} jobs; give fewer values")
+        raise ConfigError(f"more than {MAX_JOBS:,} jobs; give fewer values", key=CASES)
     return [job for grid in grids for job in product(*grid)]
 
 
@@ -166,7 +167,7 @@ def _values_of(override: Override) -> list[str]:
     _reject_endless(override)
     lines = [f"{key}={value}" for value in override.sweep_string_iterator()]
     if not lines:
-        raise ConfigError(f"{override.input_line}: {_empty_reason(override)}")
+        raise ConfigError(_empty_reason(override), key=override.input_line)
     return lines
 
 
@@ -174,20 +175,21 @@ def _reject_endless(override: Override) -> None:
     value: Any = override.value()
     if override.is_interval_sweep():
         raise ConfigError(
-            f"{override.input_line}: an interval has no list of values, so it makes no grid: "
-            f"use {override.key_or_group}=range(start,stop,step), or hydra/sweeper=optuna"
+            f"an interval has no list of values, so it makes no grid: "
+            f"use {override.key_or_group}=range(start,stop,step), or hydra/sweeper=optuna",
+            key=override.input_line,
         )
     if isinstance(value, RangeSweep):
         numbers = (value.start, value.stop, value.step)
         if not all(number is not None and math.isfinite(number) for number in numbers):
             raise ConfigError(
-                f"{override.input_line}: start, stop and step of a range must be finite numbers"
+                "start, stop and step of a range must be finite numbers", key=override.input_line
             )
         start, stop, step = (Decimal(number or 0) for number in numbers)
         if step == 0:
-            raise ConfigError(f"{override.input_line}: the step of a range must not be 0")
+            raise ConfigError("the step of a range must not be 0", key=override.input_line)
         if (stop - start) / step > MAX_JOBS:
-            raise ConfigError(f"{override.input_line}: this range has more than {MAX_JOBS:,} values")
+            raise ConfigError(f"this range has more than {MAX_JOBS:,} values", key=override.input_line)
 
 
 def _empty_reason(override: Override) -> str:

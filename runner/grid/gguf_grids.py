@@ -27,6 +27,8 @@ def refuse_other_quantizations(plan: Sequence[PlannedJob]) -> None:
     if len(quantizations) < 2:
         return  # the one job's own error says it
     raise ConfigError(
-        f"quantization={','.join(quantizations)}: {', '.join(files)} is a .gguf file, which is quantized already. "
-        "Leave quantization out, and compare files: model.name=A.gguf,B.gguf"
+        f"{', '.join(files)} is a .gguf file, which is quantized already. "
+        "Leave quantization out, and compare files: model.name=A.gguf,B.gguf",
+        key="quantization",
+        value=",".join(quantizations),
     )

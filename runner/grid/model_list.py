@@ -68,7 +68,7 @@ def listed(text: str) -> tuple[list[ListedModel], list[str]]:
             )
         names |= found
     if not names:
-        raise ConfigError(f"{FILES}={text}: {'; '.join(left_out) or 'nothing is there'}")
+        raise ConfigError(f"{'; '.join(left_out) or 'nothing is there'}", key=FILES, value=text)
     return [_read(name, is_file) for name, is_file in names.items()], left_out
 
 
@@ -89,13 +89,14 @@ def reference_among(models: Sequence[ListedModel], wanted: str | None) -> Listed
         if len(same) != 1:
             names = few([model.name for model in (same or models)], 12)
             what = f"{len(same)} of the files have this name" if same else "it is not among the files"
-            raise ConfigError(f"{REFERENCE}={wanted}: {what}: {names}")
+            raise ConfigError(f"{what}: {names}", key=REFERENCE, value=wanted)
         return same[0]
     readable = [model for model in models if model.file_mib is not None]
     if not readable:
         problems = "; ".join(model.problem for model in models if model.problem)
         raise ConfigError(
-            f"{FILES}: no file can be the reference: {problems or 'none is on this machine yet'}: give {REFERENCE}=FILE"
+            f"no file can be the reference: {problems or 'none is on this machine yet'}: give {REFERENCE}=FILE",
+            key=FILES,
         )
     return max(readable, key=lambda model: (not model.is_quantized, model.file_mib or 0.0))
 

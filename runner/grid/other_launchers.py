@@ -76,7 +76,9 @@ def check_settings(name: str, settings: RunnerConfig) -> None:
     if settings.job_timeout_s is not None:
         own = "hydra.launcher.timeout_min=..." if name.startswith("submitit") else "hydra/launcher=workers"
         raise ConfigError(
-            f"job_timeout_s={settings.job_timeout_s:g}: hydra/launcher={name} cannot keep it, use {own}"
+            f"hydra/launcher={name} cannot keep it, use {own}",
+            key="job_timeout_s",
+            value=f"{settings.job_timeout_s:g}",
         )
     if settings.workers != AUTO:
         keys = {
@@ -85,7 +87,9 @@ def check_settings(name: str, settings: RunnerConfig) -> None:
             "submitit_slurm": "array_parallelism",
         }
         own = f"hydra.launcher.{keys[name]}={settings.workers}" if name in keys else "hydra/launcher=workers"
-        raise ConfigError(f"workers={settings.workers}: hydra/launcher={name} decides that itself, use {own}")
+        raise ConfigError(
+            f"hydra/launcher={name} decides that itself, use {own}", key="workers", value=settings.workers
+        )
 
 
 def in_turn(plan: Sequence[PlannedJob], numbers: Sequence[int]) -> tuple[list[int], list[int]]:

@@ -29,7 +29,9 @@ def evaluate(*overrides: Overrides) -> ShownRecord:
         config = to_config(composed, choices)
         if config.plan:
             raise ConfigError(
-                "plan=true: evaluate() runs a job; runner.grid(..., 'plan=true') returns what would run"
+                "evaluate() runs a job; runner.grid(..., 'plan=true') returns what would run",
+                key="plan",
+                value="true",
             )
         return ShownRecord.of(run(config, as_yaml(composed)))
 

@@ -96,7 +96,7 @@ def _reject_unknown(keys: Mapping[str, Any], groups: Mapping[str, Any]) -> None:
         names = sorted({*groups, "model", "seed"})
         if nearest(key, names):
             reason = unknown("argument of load", key, names)
-            raise ConfigError(f"{key}={keys[key]}: {reason}, and the keys of the model group")
+            raise ConfigError(f"{reason}, and the keys of the model group", key=key, value=keys[key])
 
 
 def _model_choice_and_keys(
@@ -121,7 +121,9 @@ def _choice_and_keys(group: str, given: Choice | None) -> tuple[str | None, dict
     if given is None:
         return None, {}
     if not isinstance(given, str | os.PathLike):
-        raise ConfigError(f'{group}={given!r}: give the name of a choice, or {{"name": CHOICE, KEY: VALUE}}')
+        raise ConfigError(
+            'give the name of a choice, or {"name": CHOICE, KEY: VALUE}', key=group, value=f"{given!r}"
+        )
     choice = os.fspath(given)
     is_place = group == "lora" and choice not in choices_for("lora")
     return (_format_of(choice), {"path": choice}) if is_place else (choice, {})

@@ -184,7 +184,7 @@ class Model:
         place in the list."""
         for key, value in how.items():
             if key not in Settings.__annotations__:
-                raise ConfigError(f"{key}={value}: {unknown('setting', key, Settings.__annotations__)}")
+                raise ConfigError(unknown("setting", key, Settings.__annotations__), key=key, value=value)
             check(key == "stop" or isinstance(value, Real), key, repr(value), "a number is needed")
         limits = {key: value for key, value in how.items() if key in LIMITS}
         stop = how.get("stop", ())
@@ -243,7 +243,7 @@ def _turns(messages: Sequence[Turn]) -> tuple[Message, ...]:
             for turn in messages
         )
     except ValueError as error:
-        raise ConfigError(f"messages: {error}") from error
+        raise ConfigError(str(error), key="messages") from error
 
 
 def _text(value: Any) -> str:

@@ -50,7 +50,9 @@ def plan_in_mlflow(client: Any, grid: str, scratch: Path) -> GridPlan | None:
         return _plan(grid, parse_json(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         what = f"plan.json of the grid's run in MLflow is damaged ({one_line(error, limit=100)})"
-        raise ConfigError(f"--grid {grid}: {what}: name its jobs with --runs or --where") from error
+        raise ConfigError(
+            f"{what}: name its jobs with --runs or --where", key="--grid", value=grid
+        ) from error
 
 
 def plans_in_folder(output_dir: Path) -> list[GridPlan]:
@@ -65,14 +67,14 @@ def plan_named(output_dir: Path, wanted: str, last: str) -> GridPlan:
     """Return the plan of the grid with this name, by the records of a folder."""
     plans = plans_in_folder(output_dir)
     if not plans:
-        raise ConfigError(f"--grid {wanted}: {output_dir} has no record of a grid")
+        raise ConfigError(f"{output_dir} has no record of a grid", key="--grid", value=wanted)
     matching = [plan for plan in plans if plan.grid.startswith(wanted)]
     if wanted == last:
         matching = plans[:1]
     if len(matching) != 1:
         count = "several grids begin with it" if matching else "no grid has this name"
         listed = ", ".join(plan.grid for plan in (matching or plans)[:6])
-        raise ConfigError(f"--grid {wanted}: {count}. Newest first: {listed}")
+        raise ConfigError(f"{count}. Newest first: {listed}", key="--grid", value=wanted)
     return matching[0]
 
 

@@ -41,8 +41,11 @@ def publish(tables: Sequence[Table], folder: Path, benchmark: str) -> list[Path]
     """
     rows = [(table, row) for table in tables for row in table.rows if row.run.interval is not None]
     if not rows:
-        raise ConfigError("--publish: no run here has verdicts on questions, so there is no accuracy to publish; nor "
-                          "a divergence, which task=likelihood has with task.reference=OVERRIDES")  # fmt: skip
+        raise ConfigError(
+            "no run here has verdicts on questions, so there is no accuracy to publish; nor "
+            "a divergence, which task=likelihood has with task.reference=OVERRIDES",
+            key="--publish",
+        )
     check_single_jobs([row.run for _, row in rows])
     by_model: dict[tuple[tuple[str, str], ...], list[tuple[Table, TableRow]]] = {}
     for table, row in rows:
@@ -68,7 +71,7 @@ def check_single_jobs(runs: Sequence[Run]) -> None:
     if foreign := next((run for run in runs if run.tool or run.parts), None):
         what = foreign.tool or "several runs pooled by --by or --seeds"
         raise ConfigError(
-            f"--publish: {foreign.job_id} is from {what}: only single jobs of the runner are published"
+            f"{foreign.job_id} is from {what}: only single jobs of the runner are published", key="--publish"
         )
 
 
@@ -121,8 +124,8 @@ def _entries(rows: Sequence[tuple[Table, TableRow]], benchmark: str) -> dict[str
         check_entry(entry)
         of_file = found.setdefault(names[0].replace("/", "--"), [])
         if any(listed["dataset"] == entry["dataset"] for listed in of_file):
-            raise ConfigError(f"--publish: several runs of one model on {names[0]} ({names[1]}): choose one of them "
-                              "with --runs or --where")  # fmt: skip
+            raise ConfigError(f"several runs of one model on {names[0]} ({names[1]}): choose one of them "
+                              "with --runs or --where", key="--publish")  # fmt: skip
         of_file.append(entry)
     return found
 
@@ -133,7 +136,9 @@ def _benchmark(run: Run, benchmark: str) -> tuple[str, str] | None:
         dataset, _, task = benchmark.partition(":")
         if not DATASET_ID.fullmatch(dataset) or not task:
             raise ConfigError(
-                f"--benchmark {benchmark}: give DATASET_ID:TASK_ID, such as Idavidrein/gpqa:gpqa_diamond"
+                "give DATASET_ID:TASK_ID, such as Idavidrein/gpqa:gpqa_diamond",
+                key="--benchmark",
+                value=benchmark,
             )
         return dataset, task
     data, subset = run.params.get("task.data", ""), run.params.get("task.subset", "null")
@@ -183,7 +188,7 @@ def _check_keys(prefix: str, values: Any, required: dict[str, Any], allowed: dic
 def _refuse_unless(ok: bool, key: str, value: object, problem: str) -> None:
     if not ok:
         raise ConfigError(
-            f"{RESULTS}: {key} ({value}) {problem}: see https://huggingface.co/docs/hub/eval-results"
+            f"{key} ({value}) {problem}: see https://huggingface.co/docs/hub/eval-results", key=RESULTS
         )
 
 

@@ -78,7 +78,7 @@ class JobsOpener(Opener):
 def _open_folder(options: argparse.Namespace, output_dir: Path, scratch: Path) -> Records:
     """Return the jobs of a folder that no MLflow database belongs to."""
     if options.log:
-        raise ConfigError(f"--log: {output_dir} has no MLflow database, only records of jobs")
+        raise ConfigError(f"{output_dir} has no MLflow database, only records of jobs", key="--log")
     reader = SampleReader(None, output_dir, scratch)
     plan: GridPlan | None
     if options.grid:

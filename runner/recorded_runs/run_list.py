@@ -38,7 +38,7 @@ def load_runs(client: Any, store: Store, job_ids: Collection[str] | None = None,
     with one_message(cannot_read):
         runs = in_order(runs_here_and_there(client, store, job_ids, grid))
     if not runs and job_ids is None:
-        raise ConfigError(f"--experiment {store.experiment}: no finished run in it yet")
+        raise ConfigError("no finished run in it yet", key="--experiment", value=store.experiment)
     by_job: dict[str, list[Run]] = {}
     for run in reversed(runs):  # from the oldest on
         older = by_job.setdefault(run.job_id, [])
@@ -96,7 +96,7 @@ def find_grid(client: Any, experiment: str, wanted: str) -> str:
     """Return the MLflow run of the grid with this id, or of the last grid that was started."""
     grids = _grids(client, experiment)
     if not grids:
-        raise ConfigError(f"--grid {wanted}: no grid in experiment {experiment} yet")
+        raise ConfigError(f"no grid in experiment {experiment} yet", key="--grid", value=wanted)
     matching = [
         grid
         for grid in grids
@@ -109,7 +109,7 @@ def find_grid(client: Any, experiment: str, wanted: str) -> str:
         listed = ", ".join(
             f"{grid_run.info.run_id} ({grid_run.info.run_name})" for grid_run in (matching or grids)[:6]
         )
-        raise ConfigError(f"--grid {wanted}: {count}. Newest first: {listed}")
+        raise ConfigError(f"{count}. Newest first: {listed}", key="--grid", value=wanted)
     run_id: str = matching[0].info.run_id
     return run_id
 
@@ -134,8 +134,9 @@ def grid_to_log_to(runs: list[Run]) -> str:
         return grids[0]
     if not grids:
         raise ConfigError(
-            "--log: these runs belong to no grid; --save FOLDER keeps the comparison in a folder"
+            "these runs belong to no grid; --save FOLDER keeps the comparison in a folder", key="--log"
         )
     raise ConfigError(
-        f"--log: these runs belong to {len(grids)} grids ({', '.join(grids[:4])}): choose one with --grid"
+        f"these runs belong to {len(grids)} grids ({', '.join(grids[:4])}): choose one with --grid",
+        key="--log",
     )

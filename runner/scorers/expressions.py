@@ -178,7 +178,11 @@ class Process:
                     index, why = json.loads(line)
                     return index, why
                 code = self._end()
-        raise JobFailed(f"task.extractor=math: the process that compares answers {child.describe_exit(code)}")
+        raise JobFailed(
+            f"the process that compares answers {child.describe_exit(code)}",
+            key="task.extractor",
+            value="math",
+        )
 
     def close(self) -> None:
         """End the process, if it runs."""

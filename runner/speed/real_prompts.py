@@ -52,8 +52,10 @@ class RealPrompts:
         self.left_out = fits.count(False) if room < inf else 0
         if self.left_out == len(self.prompts):
             raise ConfigError(
-                f"task.prompts={self.name}: none of its {len(fits):,} prompts with task.new_tokens={new_tokens} more "
-                f"fits into the {room:.0f} tokens that the model has room for"
+                f"none of its {len(fits):,} prompts with task.new_tokens={new_tokens} more "
+                f"fits into the {room:.0f} tokens that the model has room for",
+                key="task.prompts",
+                value=self.name,
             )
         if self.left_out:
             self.prompts = [prompt for prompt, is_short in zip(self.prompts, fits, strict=True) if is_short]
@@ -119,7 +121,9 @@ def read(task: SweepConfig) -> RealPrompts | None:
         raw_prompts = load_prompts(prompts_config)[:MAX_PROMPTS]
         if any(isinstance(raw_prompt, Branched) for raw_prompt in raw_prompts):
             raise ConfigError(
-                f"task.prompts={task.prompts}: branches: task=sweep has none, leave them out of its lines"
+                "branches: task=sweep has none, leave them out of its lines",
+                key="task.prompts",
+                value=task.prompts,
             )
         name, data = path.name, describe_prompts(prompts_config, prompts_sha256(raw_prompts))
     else:

@@ -195,8 +195,10 @@ def _open_first(store: Store) -> tuple[Any, str]:
         if experiment is not None:
             if experiment.lifecycle_stage != "active":  # its name stays in use
                 raise ConfigError(
-                    f"tracking.experiment={name}: it was deleted in MLflow at {store.shown}. Restore it with "
-                    f"`mlflow experiments restore --experiment-id {experiment.experiment_id}`, or use another name"
+                    f"it was deleted in MLflow at {store.shown}. Restore it with "
+                    f"`mlflow experiments restore --experiment-id {experiment.experiment_id}`, or use another name",
+                    key="tracking.experiment",
+                    value=name,
                 )
             run_table.keep(client, experiment)
             return client, experiment.experiment_id

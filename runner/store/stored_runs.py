@@ -200,7 +200,7 @@ def experiment_of(client: Any, experiment: str) -> Any:
     found = client.get_experiment_by_name(experiment)
     if found is None:
         names = [item.name for item in client.search_experiments()]
-        raise ConfigError(f"--experiment {experiment}: {unknown('experiment', experiment, names)}")
+        raise ConfigError(unknown("experiment", experiment, names), key="--experiment", value=experiment)
     return found
 
 

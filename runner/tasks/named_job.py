@@ -83,7 +83,7 @@ def overridden(config: RunnerConfig, key: str, overrides_text: str, groups: Sequ
     try:
         of_words = shlex.split(overrides_text)  # a path with a space has quotes of its own
     except ValueError as error:
-        raise ConfigError(f"{key}={overrides_text}: {error}: close the quotes") from error
+        raise ConfigError(f"{error}: close the quotes", key=key, value=overrides_text) from error
     for word in of_words:
         where, _, value = word.partition("=")
         group, _, name = where.partition(".")
@@ -92,7 +92,9 @@ def overridden(config: RunnerConfig, key: str, overrides_text: str, groups: Sequ
             continue
         if not value or not {group, where} & set(groups):
             what = "GROUP=CHOICE, such as quantization=none, or GROUP.KEY=VALUE; or the id of a job"
-            raise ConfigError(f"{key}={overrides_text}: {unknown('override', word, groups)}. Give {what}")
+            raise ConfigError(
+                f"{unknown('override', word, groups)}. Give {what}", key=key, value=overrides_text
+            )
         if name:
             values[where] = None if value == "null" else value
         else:
@@ -105,7 +107,7 @@ def overridden(config: RunnerConfig, key: str, overrides_text: str, groups: Sequ
     try:
         return replace(config, **choose(chosen, chosen, others), **changed(config, own))
     except ConfigError as error:
-        raise ConfigError(f"{key}={overrides_text}: {error}") from error
+        raise ConfigError(str(error), key=key, value=overrides_text) from error
 
 
 def _fingerprint(config: RunnerConfig) -> dict[str, str]:
@@ -136,7 +138,7 @@ def not_done(key: str, named_as: str, job: Job, also: str = "") -> ConfigError:
     besides."""
     if named_as == job.job_id:
         return ConfigError(
-            f"{key}={named_as}: no finished job of that id in {job.folder.parent}. Run it first"
+            f"no finished job of that id in {job.folder.parent}. Run it first", key=key, value=named_as
         )
     what = f"{key}={named_as}: that job ({job.job_id}) is not done in {job.folder.parent}"
     command = as_grid()  # a grid makes what its jobs name
@@ -147,9 +149,11 @@ def not_done(key: str, named_as: str, job: Job, also: str = "") -> ConfigError:
 
 def not_asked(key: str, named_as: str, job: Job, number: int) -> ConfigError:
     return ConfigError(
-        f"{key}={named_as}: {job.job_id} has not asked question {number} of this job: it was run "
+        f"{job.job_id} has not asked question {number} of this job: it was run "
         "on other data, or with another task.split, task.offset, task.shuffle_seed or task.only, "
-        "or a smaller task.limit"
+        "or a smaller task.limit",
+        key=key,
+        value=named_as,
     )
 
 

@@ -36,8 +36,10 @@ def check_longest(resolved: ResolvedJob, key: str, longest: int) -> None:
         f", or a scaling of RoPE that reaches further, such as rope=linear rope.factor={longest / room:.3g}"
     )
     raise ConfigError(
-        f"{key}={longest}: with rope={resolved.config.rope.name} the model has room for {room:,.0f} tokens: "
-        f"give no more{scaling + further if further else ''}"
+        f"with rope={resolved.config.rope.name} the model has room for {room:,.0f} tokens: "
+        f"give no more{scaling + further if further else ''}",
+        key=key,
+        value=longest,
     )
 
 

@@ -92,7 +92,7 @@ def full_key(key: str, known: set[str], where: str) -> str:
     """Return the whole name of a config key: quantization stands for quantization.name."""
     full = key if key in known else f"{key}.name"
     if full not in known:
-        raise ConfigError(f"{where}: {unknown('config key', key, map(label, known))}")
+        raise ConfigError(unknown("config key", key, map(label, known)), key=where)
     return full
 
 
@@ -107,7 +107,7 @@ def at_least_one(chosen: list[Run], runs: list[Run], keys: Iterable[str], option
         values_by_key = (
             f"{label(key)} has {listed(run.value(key) for run in runs)}" for key in dict.fromkeys(keys)
         )
-        raise NoMatch(f"{option}: no finished run matches; {'; '.join(values_by_key)}")
+        raise NoMatch(f"no finished run matches; {'; '.join(values_by_key)}", key=option)
     return chosen
 
 
@@ -174,7 +174,7 @@ class _Expression:
         self.known = {*IDS}.union(*(run.params.keys() | run.metrics.keys() for run in runs))
         tokens = TOKEN.findall(text.strip())
         if tokens and (unread := tokens[-1][1]):
-            raise ConfigError(f"{option}: cannot read {unread[:20]!r}; quote values, {EXAMPLE}")
+            raise ConfigError(f"cannot read {unread[:20]!r}; quote values, {EXAMPLE}", key=option)
         self.tokens: list[str] = [token for token, _ in reversed(tokens)]
 
     def either(self) -> set[str]:
@@ -209,7 +209,7 @@ class _Expression:
         sign = self.word("an operator: = != < <= > >= in", among=OPERATORS)
         text = self.value()
         if sign[0] in "<>" and math.isnan(number(text)):
-            raise ConfigError(f"{self.option}: {key} {sign} {text}: give a number")
+            raise ConfigError(f"{key} {sign} {text}: give a number", key=self.option)
         return self.passing(key, lambda value: OPERATORS[sign](value, text))
 
     def passing(self, key: str, test: Callable[[str | None], bool]) -> set[str]:
@@ -222,7 +222,7 @@ class _Expression:
         full = next((key for key in (word, bare, f"{bare}.name") if key in self.known), None)
         if full is None:
             names = [label(key) for key in self.known if "/" not in key]
-            raise ConfigError(f"{self.option}: {unknown('config key or metric', word, names)}")
+            raise ConfigError(unknown("config key or metric", word, names), key=self.option)
         self.keys.append(full)
         return full
 
@@ -255,7 +255,7 @@ class _Expression:
 
     def expected(self, what: str) -> ConfigError:
         actual = repr(self.next) if self.tokens else "the end"
-        return ConfigError(f"{self.option}: expected {what}, found {actual}; {EXAMPLE}")
+        return ConfigError(f"expected {what}, found {actual}; {EXAMPLE}", key=self.option)
 
     @property
     def next(self) -> str:

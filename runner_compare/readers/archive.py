@@ -35,7 +35,7 @@ class Archive:
     def __init__(self, path: Path) -> None:
         self.path = path
         if not path.is_file():
-            raise DataError(f"{path}: this is not a file")
+            raise DataError("this is not a file", key=path)
         with ExitStack() as opened, self._readable():
             self._raw = opened.enter_context(path.open("rb"))
             self._zip = opened.enter_context(zipfile.ZipFile(path))
@@ -44,7 +44,7 @@ class Archive:
             self.members = {member.filename: member for member in members}
             if len(self.members) < len(members):
                 ((duplicate, _),) = Counter(member.filename for member in members).most_common(1)
-                raise DataError(f"{path}: {duplicate} is duplicated in it")
+                raise DataError(f"{duplicate} is duplicated in it", key=path)
             self._opened = opened.pop_all()
 
     def __enter__(self) -> Archive:
@@ -61,7 +61,7 @@ class Archive:
         """Return a file's content, after a check of its size and its checksum; at most one byte
         more is unpacked."""
         if name not in self.members:
-            raise DataError(f"{self.path}: {name} is not in it")
+            raise DataError(f"{name} is not in it", key=self.path)
         member, where = self.members[name], f"{self.path}: {name}"
         if member.flag_bits & ENCRYPTED:
             raise DataError(f"{where} is encrypted")
@@ -92,10 +92,12 @@ class Archive:
         for member in members:
             if member.file_size > MAX_MEMBER_BYTES:
                 size = f"{member.file_size // MIB:,} MiB"
-                raise DataError(f"{self.path}: {member.filename} has {size}, more than are read")
+                raise DataError(f"{member.filename} has {size}, more than are read", key=self.path)
         most = max(MAX_ARCHIVE_BYTES, MOST_PACKED * self.path.stat().st_size)
         if sum(member.file_size for member in members) > most:
-            raise DataError(f"{self.path}: unpacked it has more than {most // MIB:,} MiB, more than are read")
+            raise DataError(
+                f"unpacked it has more than {most // MIB:,} MiB, more than are read", key=self.path
+            )
 
     @contextmanager
     def _readable(self) -> Iterator[None]:
@@ -113,4 +115,6 @@ class Archive:
             zlib.error,
             struct.error,
         ) as error:
-            raise DataError(f"{self.path}: damaged, or not a zip archive ({one_line(error, 120)})") from error
+            raise DataError(
+                f"damaged, or not a zip archive ({one_line(error, 120)})", key=self.path
+            ) from error

@@ -90,7 +90,7 @@ def _sample(path: Path, task: str, solution: Solution, metric: str) -> ToolSampl
     where, states = (f"{path}, task {task}", [state or "missing" for state in solution.states(metric)])
     if unknown := [state for state in states if state not in STATES]:
         raise DataError(
-            f"{where}: the outcome of a test is {unknown[0][:40]}, and none of {', '.join(STATES)}"
+            f"the outcome of a test is {unknown[0][:40]}, and none of {', '.join(STATES)}", key=where
         )
     return ToolSample(
         task, task, "", all(state == PASS for state in states), ", ".join(states), solution.solution

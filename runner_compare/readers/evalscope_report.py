@@ -160,7 +160,7 @@ def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
     where = str(path)
     if path.parent.parent.name != REPORTS:
         raise DataError(
-            f"{where}: its answers are found beside {REPORTS}/MODEL/: leave it in evalscope's folder"
+            f"its answers are found beside {REPORTS}/MODEL/: leave it in evalscope's folder", key=where
         )
     report = REPORT.read(raw, where)
     dataset = report.dataset_name
@@ -213,7 +213,7 @@ def _reviews(path: Path, report: Report, cluster: str | None) -> Iterator[tuple[
         if not subset.is_aggregate
     }
     if not subsets:
-        raise DataError(f"{path}: it names no subset with answers")
+        raise DataError("it names no subset with answers", key=path)
     for subset, expected in subsets.items():
         file = (
             path.parents[2]
@@ -222,7 +222,7 @@ def _reviews(path: Path, report: Report, cluster: str | None) -> Iterator[tuple[
             / file_name(f"{report.dataset_name}_{subset}.jsonl", path)
         )
         if not file.is_file():
-            raise DataError(f"{path}: its answers, {file}, are not there")
+            raise DataError(f"its answers, {file}, are not there", key=path)
         for where_line, line in lines_of(file, "answers", expected, str(path)):
             review = REVIEW.read(line, where_line)
             yield (
@@ -261,8 +261,8 @@ def _check_score(where: str, metric: str, about: Metric | None, numbers: list[fl
         return
     mean = math.fsum(numbers) / len(numbers)
     if about.score is None or abs(mean - about.score) > ROUNDED:
-        raise DataError(f"{where}: {metric} is {mean:.4f} over its answers, but the report says {about.score}: one of "
-                        "them was changed")  # fmt: skip
+        raise DataError(f"{metric} is {mean:.4f} over its answers, but the report says {about.score}: one of "
+                        "them was changed", key=where)  # fmt: skip
 
 
 class _FewAliases(yaml.SafeLoader):
@@ -285,12 +285,12 @@ def _settings(file: Path) -> Settings:
         return Settings()
     raw = read_bytes(file)
     if len(raw) > MAX_SETTINGS_BYTES:
-        raise DataError(f"{file}: larger than {MAX_SETTINGS_BYTES // MIB} MiB")
+        raise DataError(f"larger than {MAX_SETTINGS_BYTES // MIB} MiB", key=file)
     try:
         loaded = yaml.load(raw, _FewAliases)
         # dates as texts, and nothing within itself
         content = json.loads(json.dumps(loaded, default=str, skipkeys=True))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise DataError(f"{file}: no YAML ({few(str(error).splitlines(), 1)})") from error
+        raise DataError(f"no YAML ({few(str(error).splitlines(), 1)})", key=file) from error
     settings: Settings = checked(content, Settings, str(file)) if isinstance(content, dict) else Settings()
     return settings

@@ -24,13 +24,13 @@ def read_bytes(path: Path) -> bytes:
     too large."""
     with reading(path):
         if not path.is_file():  # a read of a pipe would wait without end
-            raise DataError(f"{path}: this is not a file")
+            raise DataError("this is not a file", key=path)
         size = path.stat().st_size
         if size > MAX_FILE_BYTES:
-            raise DataError(f"{path}: larger than {MAX_FILE_BYTES // MIB} MiB")
+            raise DataError(f"larger than {MAX_FILE_BYTES // MIB} MiB", key=path)
         content = path.read_bytes()
     if not content.strip():
-        raise DataError(f"{path}: the file is empty")
+        raise DataError("the file is empty", key=path)
     return content
 
 
@@ -38,7 +38,7 @@ def file_name(name: str, where: object) -> str:
     """Return what a file is called by a name from another file; DataError if none can be called
     so."""
     if not name or "/" in name or "\0" in name or len(name.encode("utf-8", "replace")) > LONGEST_NAME:
-        raise DataError(f"{where}: no file is named {name[:80]!r}")
+        raise DataError(f"no file is named {name[:80]!r}", key=where)
     return name
 
 
@@ -61,7 +61,7 @@ def lines_of(file: Path, what: str, expected: int, where: str) -> Iterator[tuple
             count += 1
             yield f"{file}, line {number}", line.encode()
     if count != expected:
-        raise DataError(f"{file}: {count} {what}, but {where} counts {expected}: one of them was changed")
+        raise DataError(f"{count} {what}, but {where} counts {expected}: one of them was changed", key=file)
 
 
 def parse(raw: bytes, where: str) -> Any:
@@ -69,9 +69,9 @@ def parse(raw: bytes, where: str) -> Any:
     try:
         return parse_json(raw.decode("utf-8"))
     except UnicodeDecodeError as error:
-        raise DataError(f"{where}: not UTF-8 text ({error.reason})") from error
+        raise DataError(f"not UTF-8 text ({error.reason})", key=where) from error
     except ValueError as error:
-        raise DataError(f"{where}: {error}") from error
+        raise DataError(str(error), key=where) from error
 
 
 def read_parquet(
@@ -87,7 +87,7 @@ def read_parquet(
     from pyarrow import parquet
 
     if not path.is_file():
-        raise DataError(f"{path}: this is not a file")
+        raise DataError("this is not a file", key=path)
     try:
         with parquet.ParquetFile(path) as file:
             schema = file.schema_arrow
@@ -96,7 +96,7 @@ def read_parquet(
                 if not isinstance(kind, pyarrow.StructType) or set(fields) - {field.name for field in kind}:
                     expected = f"{column} ({', '.join(fields)})" if fields else column
                     raise DataError(
-                        f"{path}: other columns: expected {expected}, found {few(schema.names, 8)}"
+                        f"other columns: expected {expected}, found {few(schema.names, 8)}", key=path
                     )
             groups = [file.metadata.row_group(at) for at in range(file.metadata.num_row_groups)]
             if (
@@ -104,7 +104,7 @@ def read_parquet(
                 or file.metadata.num_rows > MAX_ROWS
             ):
                 raise DataError(
-                    f"{path}: larger than {MAX_FILE_BYTES // MIB} MiB or {MAX_ROWS:,} rows, unpacked"
+                    f"larger than {MAX_FILE_BYTES // MIB} MiB or {MAX_ROWS:,} rows, unpacked", key=path
                 )
             names = [f"{column}.{name}" for column, fields in columns.items() for name in fields or ("",)]
             for column, fields in (optional or {}).items():
@@ -115,7 +115,7 @@ def read_parquet(
                 for row in batch.to_pylist():
                     empty = next((column for column in columns if not isinstance(row[column], dict)), None)
                     if empty is not None:
-                        raise DataError(f"{path}: {empty} is missing in a row")
+                        raise DataError(f"{empty} is missing in a row", key=path)
                     yield row
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: damaged, or not a parquet file ({one_line(error, 120)})") from error
+        raise DataError(f"damaged, or not a parquet file ({one_line(error, 120)})", key=path) from error

@@ -158,25 +158,25 @@ def _header(path: Path, raw: bytes) -> Header:
         message = f" ({str(header.error.message)[:120]})" if header.error and header.error.message else ""
         fix = "finish it with `inspect eval-retry`, or leave it out"
         raise DataError(
-            f"{path}: the evaluation has not finished: its status is {header.status[:40]}{message}; {fix}"
+            f"the evaluation has not finished: its status is {header.status[:40]}{message}; {fix}", key=path
         )
     if header.invalidated:
-        raise DataError(f"{path}: the evaluation was invalidated: leave it out")
+        raise DataError("the evaluation was invalidated: leave it out", key=path)
     return header
 
 
 def _check_complete(path: Path, header: Header, epochs: list[Epoch]) -> None:
     if header.results is None:
-        raise DataError(f"{path}: results.total_samples is missing")
+        raise DataError("results.total_samples is missing", key=path)
     expected = header.results.total_samples
     if expected != len(epochs):
         raise DataError(
-            f"{path}: its header counts {expected} samples, and it has {len(epochs)}: it was changed"
+            f"its header counts {expected} samples, and it has {len(epochs)}: it was changed", key=path
         )
     seen = set[tuple[str, int]]()
     for epoch in epochs:
         if (epoch.sample_id, epoch.number) in seen:
-            raise DataError(f"{path}: sample {epoch.sample_id}, epoch {epoch.number} is duplicated")
+            raise DataError(f"sample {epoch.sample_id}, epoch {epoch.number} is duplicated", key=path)
         seen.add((epoch.sample_id, epoch.number))
 
 

@@ -138,7 +138,7 @@ def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
     name = NAME.fullmatch(path.name)
     if name is None:
         raise DataError(
-            f"{path}: lighteval names it results_TIME.json, and its samples are found by that time"
+            "lighteval names it results_TIME.json, and its samples are found by that time", key=path
         )
     content = RESULTS.read(raw, str(path))
     runs, left_out = [], []
@@ -186,14 +186,14 @@ def _details(path: Path, task: str, time: str) -> Path:
         if (folder / name).exists():
             return folder / name
     where = " or ".join(map(str, folders))
-    raise DataError(f"{path}: {name} is not in {where}: lighteval writes it with --save-details")
+    raise DataError(f"{name} is not in {where}: lighteval writes it with --save-details", key=path)
 
 
 def _number(path: Path, sample: ToolSample, metrics: dict[str, Any], metric: str) -> float | None:
     """Return a sample's metric; None if it is no number of this sample alone."""
     value = metrics.get(metric)
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
-        raise DataError(f"{path}: {metric} of sample {sample.sample_id} has no value ({value})")
+        raise DataError(f"{metric} of sample {sample.sample_id} has no value ({value})", key=path)
     return as_number(value)
 
 

@@ -91,7 +91,7 @@ def load(places: list[str], cluster: str | None = None, metric: str = "") -> tup
     if metric:
         metrics = sorted({run.params[METRIC] for run in runs if METRIC in run.params})
         if metric not in metrics:
-            raise ConfigError(f"--metric {metric}: {unknown('metric in these files', metric, metrics)}")
+            raise ConfigError(unknown("metric in these files", metric, metrics), key="--metric", value=metric)
         runs = [run for run in runs if run.params.get(METRIC) == metric]
     return runs, reader
 
@@ -103,7 +103,7 @@ def check_families(found: Iterable[ToolRun], cluster: str) -> None:
         where = f"--cluster {cluster}: {run.path}"
         if run.repeats:
             raise ConfigError(
-                f"{where}: speeds have no questions that belong to families: leave out this file"
+                "speeds have no questions that belong to families: leave out this file", key=where
             )
         without = next((sample for sample in run.samples if sample.cluster is None), None)
         if without is not None:
@@ -121,7 +121,7 @@ def _read(path: Path, tool: ToolReader, cluster: str | None) -> ToolFile:
     try:
         return tool.read(path, raw, cluster)
     except RecursionError as error:
-        raise DataError(f"{path}: nested too deeply") from error
+        raise DataError("nested too deeply", key=path) from error
 
 
 def files_below(given: str) -> tuple[list[tuple[Path, ToolReader]], bool]:

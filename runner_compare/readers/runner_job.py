@@ -65,7 +65,7 @@ def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
     if path.name in SAMPLES:
         result = path.with_name(RESULT)
         if not result.is_file():
-            raise DataError(f"{path}: {RESULT} is not beside it. Give the job's whole folder.")
+            raise DataError(f"{RESULT} is not beside it. Give the job's whole folder.", key=path)
         samples = str(path), _read_unpacked(path)
         tool_file = ToolFile([])
         _add_job(tool_file, result, str(result), read_bytes(result), samples, cluster)
@@ -73,7 +73,7 @@ def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
     files = read_archive(path, {RESULT, *SAMPLES})
     results = [name for name in files if PurePosixPath(name).name == RESULT]
     if not results:
-        raise DataError(f"{path}: no job of the runner in it ({RESULT} with {SAMPLES[0]})")
+        raise DataError(f"no job of the runner in it ({RESULT} with {SAMPLES[0]})", key=path)
     tool_file = ToolFile([])
     for name in results:
         job = f"{path}: {name}", files[name], _find_packed(path, name, files)
@@ -115,7 +115,7 @@ def _add_job(
     try:
         record = Record.from_json(raw.decode())
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{where}: not a readable result ({error})") from error
+        raise DataError(f"not a readable result ({error})", key=where) from error
     if record.status is not Status.FINISHED and not record.result.metrics.get("errors"):
         tool_file.notes.append(f"left out: {record.job_id} has not finished ({record.status})")
     elif "correct" not in record.result.metrics:
@@ -123,7 +123,7 @@ def _add_job(
             f"left out: {record.job_id} ({record.task}) has no verdicts; compare it with --output-dir"
         )
     elif samples is None:
-        raise DataError(f"{where}: {SAMPLES[0]} is not beside it")
+        raise DataError(f"{SAMPLES[0]} is not beside it", key=where)
     else:
         tool_file.runs.append(_read_job(path, record, *samples, cluster))
 
@@ -141,8 +141,9 @@ def _read_job(path: Path, record: Record, where: str, lines: bytes, cluster: str
     found = sum(sample.solved for sample in counted), len(counted)
     if found != recorded:
         raise DataError(
-            f"{where}: {found[0]} of {found[1]} answers are right, "
-            f"but {RESULT} counts {recorded[0]} of {recorded[1]}: one of them was changed"
+            f"{found[0]} of {found[1]} answers are right, "
+            f"but {RESULT} counts {recorded[0]} of {recorded[1]}: one of them was changed",
+            key=where,
         )
     extractor = record.params.get(EXTRACTOR, "")
     has_cluster = cluster is None or record.params.get("task.cluster") == cluster

@@ -151,10 +151,10 @@ def check_samples_differ(path: Path, samples: Iterable[ToolSample]) -> None:
     seen = set[str]()
     for sample in samples:
         if sample.sample_id in seen:
-            raise DataError(f"{path}: sample {sample.sample_id} is duplicated")
+            raise DataError(f"sample {sample.sample_id} is duplicated", key=path)
         seen.add(sample.sample_id)
     if not seen:
-        raise DataError(f"{path}: there is no sample in it")
+        raise DataError("there is no sample in it", key=path)
 
 
 def check_mean(figure: str, mean: float, over: str, source: str, logged: object) -> None:

@@ -42,7 +42,9 @@ def requested() -> By | None:
     """Return what RUNNER_ATTENTION forces; ConfigError where it is neither."""
     text = os.environ.get(FORCED, "")
     if text and text not in list(By):
-        raise ConfigError(f"{FORCED}={text}: choose one of {', '.join(By)}, or leave it away: sdpa on a GPU")
+        raise ConfigError(
+            f"choose one of {', '.join(By)}, or leave it away: sdpa on a GPU", key=FORCED, value=text
+        )
     return By(text) if text else None
 
 

@@ -47,8 +47,9 @@ def check(files: ModelFiles) -> None:
     label = f"{lora.label} does not fit model.name={files.model.name}"
     if shapes and layers and not _last_words(shapes) & _last_words(layers):
         raise ConfigError(
-            f"{label}: none of its {len(shapes)} modules is there (the first are {', '.join([*shapes][:3])}): use the "
-            f"base that it was made for{_made_for(settings.get('base_model_name_or_path'))}"
+            f"none of its {len(shapes)} modules is there (the first are {', '.join([*shapes][:3])}): use the "
+            f"base that it was made for{_made_for(settings.get('base_model_name_or_path'))}",
+            key=label,
         )
     for path, sides in shapes.items():
         a, b, shape = sides.get("A"), sides.get("B"), layers.get(path)
@@ -56,8 +57,9 @@ def check(files: ModelFiles) -> None:
             continue
         if a[0] != b[1] or sorted((b[0], a[1])) != sorted(shape):  # some layers are stored transposed
             raise ConfigError(
-                f"{label}: size mismatch for {path}: A {list(a)} and B {list(b)} are for a layer of {[b[0], a[1]]}, "
-                f"the one of {files.model.name} is {list(shape)}{_made_for(settings.get('base_model_name_or_path'))}"
+                f"size mismatch for {path}: A {list(a)} and B {list(b)} are for a layer of {[b[0], a[1]]}, "
+                f"the one of {files.model.name} is {list(shape)}{_made_for(settings.get('base_model_name_or_path'))}",
+                key=label,
             )
 
 
@@ -75,8 +77,10 @@ def check_experts(files: ModelFiles, mix: Mix) -> None:
         path for path in adapter_shapes(folder) if path.removesuffix(".base_layer").endswith(".experts")
     ]:
         raise ConfigError(
-            f"quantization={mix.base.label}: the adapter changes all experts of a layer at once ({fused[0]}), and each "
-            "is quantized alone: use quantization=none, or quantization.skip=[experts]"
+            f"the adapter changes all experts of a layer at once ({fused[0]}), and each "
+            "is quantized alone: use quantization=none, or quantization.skip=[experts]",
+            key="quantization",
+            value=mix.base.label,
         )
 
 

@@ -54,11 +54,13 @@ def check(resolved: ResolvedModel) -> None:
     kind = settings.get("peft_type")
     if isinstance(kind, str) and kind != "LORA":
         raise ConfigError(
-            f"{label}: peft_type={kind} is no LoRA, which is all that is computed here: {MERGED_FIX}"
+            f"peft_type={kind} is no LoRA, which is all that is computed here: {MERGED_FIX}", key=label
         )
     for key, reason in REFUSED.items():
         if settings.get(key):
-            raise ConfigError(f"{label}: {key} is set in its adapter_config.json, and {reason}: {MERGED_FIX}")
+            raise ConfigError(
+                f"{key} is set in its adapter_config.json, and {reason}: {MERGED_FIX}", key=label
+            )
     is_read = (files.adapter / "adapter_model.safetensors").is_file()
     matrices = adapter_shapes(files.adapter) if is_read else {}
     check_ranks(settings, [shape["A"][0] for shape in matrices.values() if shape.get("A")], label)
@@ -78,8 +80,9 @@ def _check_beside_others(folder: Path, settings: dict[str, Any], label: str) -> 
         found.append((f"bias={bias}", "it exchanges the model's biases"))
     for key, reason in found:
         raise ConfigError(
-            f"{label}: {key} is set in its adapter_config.json, and {reason}, so that it cannot stand beside other "
-            f"adapters: {fix}"
+            f"{key} is set in its adapter_config.json, and {reason}, so that it cannot stand beside other "
+            f"adapters: {fix}",
+            key=label,
         )
     for tensor in read_tensors(folder):
         path = tensor.name.partition(".lora_")[0].removeprefix("base_model.model.")
@@ -104,14 +107,16 @@ def _check_quantized(resolved: ResolvedModel, settings: dict[str, Any], label: s
     fix = f"use quantization=none{_or_merge_first(held[0].source)}"
     if settings.get("use_dora") and not all(_gives_norms(choice, resolved.files) for choice in held):
         raise ConfigError(
-            f"{label}: DoRA (use_dora) needs the norms of the weights, and PEFT cannot read those that "
-            f"quantization={held[0].name} holds: {fix}, or torchao_int8"
+            f"DoRA (use_dora) needs the norms of the weights, and PEFT cannot read those that "
+            f"quantization={held[0].name} holds: {fix}, or torchao_int8",
+            key=label,
         )
     parameters = settings.get("target_parameters")
     if isinstance(parameters, list) and parameters and not _are_of_experts(parameters):
         raise ConfigError(
-            f"{label}: target_parameters={few([*map(str, parameters)])} adds to parameters that "
-            f"quantization={held[0].name} holds as codes: {fix}"
+            f"target_parameters={few([*map(str, parameters)])} adds to parameters that "
+            f"quantization={held[0].name} holds as codes: {fix}",
+            key=label,
         )
 
 
@@ -144,7 +149,9 @@ def _check_tied(files: ModelFiles, label: str) -> None:
     for tensor in read_tensors(files.adapter):
         if tensor.name.endswith((".lora_embedding_A", *heads)):
             raise ConfigError(
-                f"lora.merge=true: {label} changes {tensor.name.split('.lora_')[0].rpartition('.')[2]}, and "
+                f"{label} changes {tensor.name.split('.lora_')[0].rpartition('.')[2]}, and "
                 f"{files.model.name} has one weight for its embedding and its head, so that both would change: use "
-                "lora.merge=false"
+                "lora.merge=false",
+                key="lora.merge",
+                value="true",
             )

@@ -36,8 +36,9 @@ def check_ranks(settings: Mapping[str, Any], ranks: Iterable[int], label: str) -
     for key, rank in found.items():
         if not isinstance(rank, int) or not 1 <= rank <= most:
             raise ConfigError(
-                f"{label}: adapter_config.json has the rank {one_line(rank, 40)} for {one_line(key, 40)}: "
-                f"a whole number from 1 to {most:,} expected"
+                f"adapter_config.json has the rank {one_line(rank, 40)} for {one_line(key, 40)}: "
+                f"a whole number from 1 to {most:,} expected",
+                key=label,
             )
 
 
@@ -47,13 +48,15 @@ def check_patterns(settings: Mapping[str, Any], names: list[str], label: str) ->
     for key, value in settings.items():
         if isinstance(value, list | dict) and len(value) > MOST_NAMES:
             raise ConfigError(
-                f"{label}: {one_line(key, 40)} in adapter_config.json has {len(value):,} entries, "
-                f"more than {MOST_NAMES:,}"
+                f"{one_line(key, 40)} in adapter_config.json has {len(value):,} entries, "
+                f"more than {MOST_NAMES:,}",
+                key=label,
             )
     start = re.fullmatch(r"pissa_niter_(\d+)", str(settings.get("init_lora_weights"))[:40])
     if start is not None and int(start[1]) > MOST_ITERATIONS:
         raise ConfigError(
-            f"{label}: init_lora_weights={start[0]} in adapter_config.json: more than {MOST_ITERATIONS} iterations"
+            f"init_lora_weights={start[0]} in adapter_config.json: more than {MOST_ITERATIONS} iterations",
+            key=label,
         )
     patterns = [pattern for pattern in _patterns(settings) if _may_backtrack(pattern)]
     if not patterns:
@@ -71,8 +74,9 @@ def check_patterns(settings: Mapping[str, Any], names: list[str], label: str) ->
         )
     except subprocess.TimeoutExpired:
         raise ConfigError(
-            f"{label}: a pattern in adapter_config.json takes too long on the names of modules: "
-            f"{one_line(patterns[0], 80)}. List the modules by their names instead"
+            f"a pattern in adapter_config.json takes too long on the names of modules: "
+            f"{one_line(patterns[0], 80)}. List the modules by their names instead",
+            key=label,
         ) from None
 
 

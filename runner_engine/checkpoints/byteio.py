@@ -39,7 +39,7 @@ def read_range(
         while nbytes > 0:
             count = stream.readinto(buffer[:nbytes])
             if not count:
-                raise DataError(f"{path}: ended while it was being read, {nbytes} bytes short")
+                raise DataError(f"ended while it was being read, {nbytes} bytes short", key=path)
             nbytes -= count
             yield buffer[:count]
 
@@ -167,7 +167,7 @@ def sort_metadata(path: Path) -> None:
         entries["__metadata__"] = dict(sorted(metadata.items()))
         text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
         if len(text) > length:  # the library would have written it shorter
-            raise DataError(f"{path}: its header has spaces or escapes that a new one has not")
+            raise DataError("its header has spaces or escapes that a new one has not", key=path)
         stream.seek(8)
         stream.write(text.ljust(length))
 
@@ -250,7 +250,7 @@ def require_space(folder: Path, needed: int) -> None:
     bytes."""
     if needed > (free := free_bytes(folder)):
         need, there = told_apart(needed / MIB, free / MIB, decimals(1))
-        raise JobFailed(f"{KEY}={folder}: {need} MiB needed, {there} MiB free. Nothing was written")
+        raise JobFailed(f"{need} MiB needed, {there} MiB free. Nothing was written", key=KEY, value=folder)
 
 
 def require_room(folder: Path, needed: int, what: str, fix: str) -> None:
@@ -265,8 +265,8 @@ def list_folder(folder: Path, key: str) -> list[str]:
     """Return the names in a folder, none if it does not exist; raise ConfigError if it is a
     file."""
     if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"{key}={folder}: this is a file, a folder is needed")
+        raise ConfigError("this is a file, a folder is needed", key=key, value=folder)
     try:
         return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
     except OSError as error:
-        raise ConfigError(f"{key}={folder}: cannot be read ({error.strerror})") from error
+        raise ConfigError(f"cannot be read ({error.strerror})", key=key, value=folder) from error

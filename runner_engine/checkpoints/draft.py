@@ -47,7 +47,7 @@ def draft_spec(spec: ModelSpec, how: Speculate) -> ModelSpec:
     if how.quantization is not None:
         if how.quantization not in CHOICES.names():
             known = ", ".join(CHOICES.names())
-            raise ConfigError(f"{KEY}={how}: quantization must be one of {known}")
+            raise ConfigError(f"quantization must be one of {known}", key=KEY, value=how)
         quantization = CHOICES[how.quantization]()
         _refuse_second_quantization(model.name, quantization, how)
     generation = replace(spec.generation, speculate="off", kv_cache="as_model")
@@ -67,9 +67,11 @@ def _refuse_second_quantization(name: str, wanted: QuantizationConfig, how: Spec
     """Refuse to quantize the weights of a .gguf file once more, as `draft` alone would."""
     if names_gguf_file(name) and wanted.source is not CheckpointSource.gguf:
         raise ConfigError(
-            f"{KEY}={how}: the draft {name} is a .gguf file, and quantization {wanted.name} cannot be made of it. Use "
+            f"the draft {name} is a .gguf file, and quantization {wanted.name} cannot be made of it. Use "
             "the file's first layers, {kind: draft, layers: N}; a smaller model, {kind: draft, model: FILE.gguf}; or "
-            f"{KEY}=ngram"
+            f"{KEY}=ngram",
+            key=KEY,
+            value=how,
         )
 
 
@@ -107,7 +109,7 @@ def check_guesses(resolved: ResolvedModel, draft: ResolvedModel | None) -> None:
         return
     layers = draft.files.text_settings.get("num_hidden_layers")
     if how.layers is not None and isinstance(layers, int) and how.layers > layers:
-        raise ConfigError(f"{KEY}={how}: the draft has {layers} layers, and not {how.layers}")
+        raise ConfigError(f"the draft has {layers} layers, and not {how.layers}", key=KEY, value=how)
     _check_attends(how, draft)
     own, its = _tokens(resolved), _tokens(draft)
     if how.model is not None and own is not None and its is not None:  # else when both are loaded
@@ -120,7 +122,9 @@ def _check_attends(how: Speculate, draft: ResolvedModel) -> None:
     least = next((number for number, kind in enumerate(kinds, start=1) if kind.attends), None)
     if how.layers is not None and least is not None and how.layers < least:
         raise ConfigError(
-            f"{KEY}={how}: the draft's first {how.layers} layers have no attention. Use layers: {least} or more"
+            f"the draft's first {how.layers} layers have no attention. Use layers: {least} or more",
+            key=KEY,
+            value=how,
         )
 
 
@@ -136,8 +140,10 @@ def check_tokens(how: Speculate, own: Mapping[int, str], its: Mapping[int, str])
     )
     count = len(others) + len(missing)
     raise ConfigError(
-        f"{KEY}={how}: a draft must have the model's own tokens, and {count:,} of {len(own):,} differ ({shown}): "
-        "use a draft of the same family"
+        f"a draft must have the model's own tokens, and {count:,} of {len(own):,} differ ({shown}): "
+        "use a draft of the same family",
+        key=KEY,
+        value=how,
     )
 
 

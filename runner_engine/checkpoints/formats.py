@@ -42,8 +42,10 @@ def check(resolved: ResolvedModel) -> None:
         return
     if wanted.is_mixed:
         raise ConfigError(
-            f"quantization={wanted.label}: {where} is quantized already, {stored}, and what is stored is stored: leave "
-            "quantization.skip and quantization.overrides out, or use the original checkpoint"
+            f"{where} is quantized already, {stored}, and what is stored is stored: leave "
+            "quantization.skip and quantization.overrides out, or use the original checkpoint",
+            key="quantization",
+            value=wanted.label,
         )
     if not stored.known and stored.method in REASONS:
         raise ConfigError(
@@ -61,8 +63,10 @@ def check(resolved: ResolvedModel) -> None:
         _check_same(wanted, stored, where)
     if resolved.spec.lora.merges:
         raise ConfigError(
-            f"lora.merge=true: {where} is quantized already, {stored}, and merging into quantized weights loses "
-            "precision; use lora.merge=false, or the original checkpoint"
+            f"{where} is quantized already, {stored}, and merging into quantized weights loses "
+            "precision; use lora.merge=false, or the original checkpoint",
+            key="lora.merge",
+            value="true",
         )
     stored.config.require_packages(f"{where} is {stored}, which")
 
@@ -122,8 +126,10 @@ def _check_mix(resolved: ResolvedModel) -> None:
         return
     if files.model.device_map is not None:
         raise ConfigError(
-            f"quantization={mix.base.label}: its layers are quantized one by one after loading, which is not possible "
-            f"with model.device_map={files.model.device_map}: leave model.device_map out"
+            f"its layers are quantized one by one after loading, which is not possible "
+            f"with model.device_map={files.model.device_map}: leave model.device_map out",
+            key="quantization",
+            value=mix.base.label,
         )
     if tensors := files.matrices:  # other files are only checked when they are loaded
         layers, heads = linear_layers(tensors, files.text_settings, files.fuses_experts)
@@ -159,8 +165,10 @@ def _check_same(wanted: QuantizationConfig, stored: Format, where: str) -> None:
     if wanted.name != stored.name:
         also = f" or quantization={stored.name}" if stored.matched else ""
         raise ConfigError(
-            f"quantization={wanted.name}: {where} is quantized already, {stored}: use quantization=none{also}, "
-            "which load it as it is, or the original checkpoint"
+            f"{where} is quantized already, {stored}: use quantization=none{also}, "
+            "which load it as it is, or the original checkpoint",
+            key="quantization",
+            value=wanted.name,
         )
     chosen, actual = wanted.keys, stored.config.keys
     if different := [key for key in chosen if chosen[key] != actual[key]]:
@@ -168,6 +176,8 @@ def _check_same(wanted: QuantizationConfig, stored: Format, where: str) -> None:
             f"quantization.{key}={chosen[key]} (the checkpoint has {actual[key]})" for key in different
         )
         raise ConfigError(
-            f"quantization={wanted.name}: {where} is quantized already, with other settings: {listed}. "
-            "Give those of the checkpoint, or use quantization=none"
+            f"{where} is quantized already, with other settings: {listed}. "
+            "Give those of the checkpoint, or use quantization=none",
+            key="quantization",
+            value=wanted.name,
         )

@@ -51,7 +51,7 @@ def find(
     try:
         folder_name = repo_folder_name(repo_id=name, repo_type="model")
     except hub.HFValidationError as error:
-        raise ConfigError(f"{key}={name}: not a hub id: {error}") from error
+        raise ConfigError(f"not a hub id: {error}", key=key, value=name) from error
     repo = Path(cache_dir or constants.HF_HUB_CACHE).expanduser().absolute() / folder_name
     commit = hub_cache.cached_commit(repo, wanted)
     tree = hub_cache.read_tree(repo, commit)
@@ -174,8 +174,10 @@ def _fetch(snapshot: Snapshot, file: File, meter: _Meter) -> None:
     checksum, size = (file.checksum or about.etag or "", file.size if about.size is None else about.size)
     if not CHECKSUM.fullmatch(checksum):
         raise ConfigError(
-            f"{snapshot.key}={snapshot.name}: {_host()} gives no checksum for {file.name}, so it cannot be checked "
-            "after the download: use the hub itself, or a mirror that passes its ETags on"
+            f"{_host()} gives no checksum for {file.name}, so it cannot be checked "
+            "after the download: use the hub itself, or a mirror that passes its ETags on",
+            key=snapshot.key,
+            value=snapshot.name,
         )
     hub_cache.begin(snapshot)
     # as huggingface_hub has it
@@ -193,8 +195,9 @@ def _fetch_rest(snapshot: Snapshot, name: str, url: str, checksum: str, size: in
     at, part = f"{snapshot.key}={snapshot.name}", snapshot.blob(checksum, ".part")
     if size > constants.MAX_HTTP_DOWNLOAD_SIZE:
         raise ConfigError(
-            f"{at}: {name} has {size / 1e9:,.0f} GB, more than the hub sends over plain HTTP: "
-            f"`hf download {snapshot.name}` fetches it another way, into the same cache"
+            f"{name} has {size / 1e9:,.0f} GB, more than the hub sends over plain HTTP: "
+            f"`hf download {snapshot.name}` fetches it another way, into the same cache",
+            key=at,
         )
     with _PartialFile(part, checksum, size, meter) as stream:
         start = stream.tell()
@@ -210,8 +213,9 @@ def _fetch_rest(snapshot: Snapshot, name: str, url: str, checksum: str, size: in
         part.unlink()
         before = f", {start:,} of its bytes by an earlier run" if start else ""
         raise ConfigError(
-            f"{at}: {name} arrived damaged{before}: its checksum is {actual[:12]}..., the hub says {checksum[:12]}.... "
-            "It was deleted and is not in the cache; run the same command to fetch it again"
+            f"{name} arrived damaged{before}: its checksum is {actual[:12]}..., the hub says {checksum[:12]}.... "
+            "It was deleted and is not in the cache; run the same command to fetch it again",
+            key=at,
         )
 
 
@@ -235,16 +239,16 @@ def _rejection(snapshot: Snapshot, error: BaseException) -> ConfigError | None:
     """Return the error, with a fix, if the hub rejected the request; else None."""
     at = f"{snapshot.key}={snapshot.name}"
     if isinstance(error, hub.GatedRepoError):
-        return ConfigError(f"{at}: is gated: accept its licence on the hub and set HF_TOKEN")
+        return ConfigError("is gated: accept its licence on the hub and set HF_TOKEN", key=at)
     if isinstance(error, hub.RevisionNotFoundError):
         where = f"model.revision={snapshot.revision}" if snapshot.key == "model.name" else at
-        return ConfigError(f"{where}: {snapshot.name} has no such branch, tag or commit")
+        return ConfigError(f"{snapshot.name} has no such branch, tag or commit", key=where)
     if isinstance(error, hub.RepositoryNotFoundError):
         reason = "the hub has no such model, or it is private and HF_TOKEN is not set or not allowed"
-        return ConfigError(f"{at}: no folder {Path(snapshot.name).absolute()}, and {reason}")
+        return ConfigError(f"no folder {Path(snapshot.name).absolute()}, and {reason}", key=at)
     if _status(error) == 401:
         return ConfigError(
-            f"{at}: the hub does not accept HF_TOKEN (or its stored login): renew it, or unset it"
+            "the hub does not accept HF_TOKEN (or its stored login): renew it, or unset it", key=at
         )
     return None
 
@@ -255,11 +259,12 @@ def _unavailable(cached: Snapshot, gaps: list[str], error: BaseException) -> Con
     at, why = f"{cached.key}={cached.name}", why_not(error)
     if not gaps:
         return ConfigError(
-            f"{at}: no folder {Path(cached.name).absolute()}; it is not in the cache and {why}"
+            f"no folder {Path(cached.name).absolute()}; it is not in the cache and {why}", key=at
         )
     return ConfigError(
-        f"{at}: only a part of it is in the cache: {cached.folder} lacks {few(gaps, 5)}, and {why}. "
-        "As soon as the hub is reachable, the same command fetches what is missing"
+        f"only a part of it is in the cache: {cached.folder} lacks {few(gaps, 5)}, and {why}. "
+        "As soon as the hub is reachable, the same command fetches what is missing",
+        key=at,
     )
 
 
@@ -268,15 +273,16 @@ def _interrupted(snapshot: Snapshot, error: BaseException) -> ConfigError:
     at, code = (f"{snapshot.key}={snapshot.name}", error.errno if isinstance(error, OSError) else None)
     if code in (errno.ENOSPC, errno.EDQUOT):
         return ConfigError(
-            f"{at}: the disk got full during the download ({snapshot.repo}). What was fetched is kept: make room and "
-            "run the same command, or name a larger disk with model.cache_dir=FOLDER or HF_HOME"
+            f"the disk got full during the download ({snapshot.repo}). What was fetched is kept: make room and "
+            "run the same command, or name a larger disk with model.cache_dir=FOLDER or HF_HOME",
+            key=at,
         )
     if code is not None and isinstance(error, OSError):
         where = error.filename or snapshot.repo
         return ConfigError(
-            f"{at}: cannot write {where} ({error.strerror}): name another with model.cache_dir=FOLDER"
+            f"cannot write {where} ({error.strerror}): name another with model.cache_dir=FOLDER", key=at
         )
-    return ConfigError(f"{at}: the download broke off: {why_not(error)}. Run the same command to resume")
+    return ConfigError(f"the download broke off: {why_not(error)}. Run the same command to resume", key=at)
 
 
 def why_not(error: BaseException) -> str:

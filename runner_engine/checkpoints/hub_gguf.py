@@ -40,7 +40,7 @@ class Named:
         if len(found) != 1:
             names = ", ".join(file.relative_to(folder).as_posix() for file in found)
             has = f"has several such files: {names}" if found else "has no .gguf file of that name"
-            raise ConfigError(f"{key}={self.repository}:{self.quant}: {self.repository} {has}")
+            raise ConfigError(f"{self.repository} {has}", key=key, value=f"{self.repository}:{self.quant}")
         return found[0]
 
 

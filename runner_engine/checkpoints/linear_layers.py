@@ -187,7 +187,9 @@ def first_number(path: str) -> int:
     none."""
     number = next((at for at, part in enumerate(path.split(".")) if part.isdigit()), None)
     if number is None:
-        raise ConfigError(f"{path}: a linear layer outside of the model's blocks, whose loss is not measured")
+        raise ConfigError(
+            "a linear layer outside of the model's blocks, whose loss is not measured", key=path
+        )
     return number
 
 

@@ -39,8 +39,10 @@ def locate(model: LocalModelConfig) -> Path:
     path = Path(model.name).expanduser().absolute()
     if not model.asks_hub and not path.exists():
         raise ConfigError(
-            f"model.name={model.name}: there is no folder and no .gguf file {path}, and model=local never asks the "
-            "hub: give a path that exists, or use model=auto for a hub id"
+            f"there is no folder and no .gguf file {path}, and model=local never asks the "
+            "hub: give a path that exists, or use model=auto for a hub id",
+            key="model.name",
+            value=model.name,
         )
     if model.name == "embedded" and model.asks_hub:
         return MODEL_DIR
@@ -104,7 +106,7 @@ def _folder(
         folder = path.absolute()
     elif path.exists():
         also = " or a .gguf file" if what == "model" else ""
-        raise ConfigError(f"{key}={name}: {path} is a file, a {what} is a folder{also}")
+        raise ConfigError(f"{path} is a file, a {what} is a folder{also}", key=key, value=name)
     elif looks_local:
         is_of_hub = (
             names_gguf_file(name) and "/" in name and not path.is_absolute() and not name.startswith(".")
@@ -114,7 +116,7 @@ def _folder(
             if is_of_hub
             else ""
         )
-        raise ConfigError(f"{key}={name}: {what} path does not exist: {path.absolute()}{fix}")
+        raise ConfigError(f"{what} path does not exist: {path.absolute()}{fix}", key=key, value=name)
     elif "/" not in name:
         raise no_model.no_place(key, name, what)
     else:

@@ -59,11 +59,15 @@ def without_settings(key: str, name: str, folder: Path, required: str) -> Config
     """Return the error for a folder without a model; for the parts of a split, it names the tasks
     that take them."""
     if not _is_split(folder):
-        return ConfigError(f"{key}={name}: {folder} contains no {required}, so it is not what {key} needs")
+        return ConfigError(
+            f"{folder} contains no {required}, so it is not what {key} needs", key=key, value=name
+        )
     return ConfigError(
-        f"{key}={name}: {folder} contains the parts of a split, and no whole model. "
+        f"{folder} contains the parts of a split, and no whole model. "
         f"model=parts model.name={name} runs them; task=merge task.parts={name} task.output_dir=FOLDER puts them "
-        "together again, and FOLDER is a model"
+        "together again, and FOLDER is a model",
+        key=key,
+        value=name,
     )
 
 

@@ -45,9 +45,11 @@ def check_factor(settings: Mapping[str, Any], rope: RopeConfig) -> None:
     if type(trained) is not int or trained >= most or trained * rope.factor <= most:
         return
     raise ConfigError(
-        f"rope.factor={rope.factor:g}: the model's own {own.get('rope_type') or own.get('type')} makes {most:,} "
+        f"the model's own {own.get('rope_type') or own.get('type')} makes {most:,} "
         f"positions of {trained:,}, {most / trained:g} times as many, and a larger factor has no room for more: give "
-        f"rope.factor={most / trained:g} or less, or rope.beyond_trained=true to read beyond them"
+        f"rope.factor={most / trained:g} or less, or rope.beyond_trained=true to read beyond them",
+        key="rope.factor",
+        value=f"{rope.factor:g}",
     )
 
 

@@ -275,9 +275,9 @@ def _check_settings(settings: dict[str, Any], path: Path) -> None:
     layers from."""
     for key in OBJECTS:
         if settings.get(key) is not None and not isinstance(settings[key], dict):
-            raise DataError(f"{path}: {key}: a JSON object expected, found {short(settings[key])}")
+            raise DataError(f"{key}: a JSON object expected, found {short(settings[key])}", key=path)
     if not isinstance(settings.get("model_type", ""), str):
-        raise DataError(f"{path}: model_type: a text expected, found {short(settings['model_type'])}")
+        raise DataError(f"model_type: a text expected, found {short(settings['model_type'])}", key=path)
     text = settings.get("text_config") or {}
     for key, most in SIZES.items():
         for value in (settings.get(key), text.get(key)):
@@ -289,7 +289,7 @@ def _check_settings(settings: dict[str, Any], path: Path) -> None:
             )
             if not is_valid:
                 raise DataError(
-                    f"{path}: {key}: a whole number from 0 to {most} expected, found {short(value)}"
+                    f"{key}: a whole number from 0 to {most} expected, found {short(value)}", key=path
                 )
 
 

@@ -27,9 +27,10 @@ def entries(path: Path, label: str = "") -> list[zipfile.ZipInfo]:
     for entry in infos:
         if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
             raise DataError(
-                f"{label or path}: its entry {entry.filename} is compressed, {entry.compress_size / MIB:,.1f} MiB that "
+                f"its entry {entry.filename} is compressed, {entry.compress_size / MIB:,.1f} MiB that "
                 f"claim to be {entry.file_size / MIB:,.1f}: torch writes no such file, and nothing in it was unpacked. "
-                f"If it is yours, unzip it, load it and {SAVE_ANEW}"
+                f"If it is yours, unzip it, load it and {SAVE_ANEW}",
+                key=label or path,
             )
     return infos
 

@@ -155,10 +155,10 @@ def _read_shards(index: Path, read: Callable[[Path], WeightFile]) -> list[Weight
     for name, shard in weight_map.items():
         if actual.get(name) != shard:
             where = f"it is in {actual[name]}" if name in actual else "no file contains it"
-            raise DataError(f"{index}: tensor {name} is expected in {shard}, but {where}")
+            raise DataError(f"tensor {name} is expected in {shard}, but {where}", key=index)
     for name, shard in actual.items():
         if name not in weight_map:
-            raise DataError(f"{index}: does not list tensor {name}, which is in {shard}")
+            raise DataError(f"does not list tensor {name}, which is in {shard}", key=index)
     return files
 
 
@@ -167,10 +167,14 @@ def read_index(index: Path) -> dict[str, str]:
     its folder."""
     weight_map = load_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise DataError(f"{index}: weight_map must map tensor names to file names, found {short(weight_map)}")
+        raise DataError(
+            f"weight_map must map tensor names to file names, found {short(weight_map)}", key=index
+        )
     for name, shard in weight_map.items():
         if not is_bare_name(shard):
-            raise DataError(f"{index}: tensor {name} is listed in {short(shard)}; expected a bare file name")
+            raise DataError(
+                f"tensor {name} is listed in {short(shard)}; expected a bare file name", key=index
+            )
     return weight_map
 
 
@@ -179,7 +183,7 @@ def shard_files(index: Path, weight_map: dict[str, str]) -> list[Path]:
     files = [index.parent / shard for shard in sorted(set(weight_map.values()))]
     for path in files:
         if not path.is_file():
-            raise DataError(f"{index}: names the file {path.name}, which does not exist in {index.parent}")
+            raise DataError(f"names the file {path.name}, which does not exist in {index.parent}", key=index)
     return files
 
 
@@ -203,8 +207,9 @@ def read_weight_file(path: Path) -> WeightFile:
             length = int.from_bytes(start, "little")
             if len(start) < 8 or length > min(MAX_HEADER_BYTES, size - 8):
                 raise DataError(
-                    f"{path}: truncated or not a safetensors file: its header should be {length} bytes long, "
-                    f"but the file has {size} bytes (header limit {MAX_HEADER_BYTES})"
+                    f"truncated or not a safetensors file: its header should be {length} bytes long, "
+                    f"but the file has {size} bytes (header limit {MAX_HEADER_BYTES})",
+                    key=path,
                 )
             return parse_header(start + stream.read(length), path, size)
 
@@ -215,7 +220,7 @@ def parse_header(header: bytes, path: Path, size: int) -> WeightFile:
     entries = parse_object(header[8:], str(path))
     metadata = entries.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise DataError(f"{path}: __metadata__ must map names to text, found {short(metadata)}")
+        raise DataError(f"__metadata__ must map names to text, found {short(metadata)}", key=path)
     unsorted = [_tensor(name, entry, path, len(header)) for name, entry in entries.items()]
     tensors = sorted(unsorted, key=lambda tensor: (tensor.offset, tensor.nbytes))
     position = len(header)
@@ -223,16 +228,16 @@ def parse_header(header: bytes, path: Path, size: int) -> WeightFile:
         if tensor.offset != position:
             what = "overlaps the one before it" if tensor.offset < position else "leaves a gap before it"
             raise DataError(
-                f"{path}: tensor {tensor.name} {what}: byte {position} expected, {tensor.offset} found"
+                f"tensor {tensor.name} {what}: byte {position} expected, {tensor.offset} found", key=path
             )
         position += tensor.nbytes
         if position > size:
             raise DataError(
-                f"{path}: truncated: tensor {tensor.name} should end at byte {position}, the file at {size}"
+                f"truncated: tensor {tensor.name} should end at byte {position}, the file at {size}", key=path
             )
     if position != size:
         raise DataError(
-            f"{path}: {size - position} bytes too many: {position} expected by its header, {size} found"
+            f"{size - position} bytes too many: {position} expected by its header, {size} found", key=path
         )
     return WeightFile(path, size, header, metadata, tensors)
 
@@ -249,16 +254,18 @@ def _tensor(name: str, entry: Any, path: Path, header_bytes: int) -> Tensor:
         is_valid = False
     if not is_valid:
         raise DataError(
-            f"{path}: tensor {name}: dtype, shape and two data_offsets expected, found {short(entry)} "
-            f"(whole numbers from 0 to 2^63 - 1, at most {MAX_DIMENSIONS} dimensions)"
+            f"tensor {name}: dtype, shape and two data_offsets expected, found {short(entry)} "
+            f"(whole numbers from 0 to 2^63 - 1, at most {MAX_DIMENSIONS} dimensions)",
+            key=path,
         )
     if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
-        raise DataError(f"{path}: tensor {name}: dtype {dtype!r} is none of {', '.join(DTYPE_BITS)}")
+        raise DataError(f"tensor {name}: dtype {dtype!r} is none of {', '.join(DTYPE_BITS)}", key=path)
     bits = math.prod(shape) * DTYPE_BITS[dtype]
     if (end - begin) * 8 != bits:
         raise DataError(
-            f"{path}: tensor {name}: {dtype} of shape {short(shape)} needs {bits / 8:.10g} bytes, "
-            f"its data_offsets {begin}..{end} give {end - begin}"
+            f"tensor {name}: {dtype} of shape {short(shape)} needs {bits / 8:.10g} bytes, "
+            f"its data_offsets {begin}..{end} give {end - begin}",
+            key=path,
         )
     return Tensor(name, dtype, tuple(shape), path, header_bytes + begin, end - begin)
 

@@ -282,7 +282,7 @@ class LocalEngine:
         """Return passes of the loaded model, without rows: for who guesses by them."""
         heads = self.heads(self.loaded)
         if heads is None:
-            raise ConfigError(f"{KEY}: the draft cannot guess: {self._rejection}")
+            raise ConfigError(f"the draft cannot guess: {self._rejection}", key=KEY)
         self.install_fast_kernels(self.loaded, heads)
         forward = Forward(self.loaded.model, heads)
         forward.fused = self.fused

@@ -63,6 +63,6 @@ def requested_way(variable: str, ways: Sequence[str]) -> str | None:
     text = os.environ.get(variable, "")
     if text and text not in ways:
         raise ConfigError(
-            f"{variable}={text}: choose one of {', '.join(ways)}, or leave it away to have the fastest"
+            f"choose one of {', '.join(ways)}, or leave it away to have the fastest", key=variable, value=text
         )
     return text or None

@@ -60,8 +60,9 @@ def check_loadable(files: Iterable[Path]) -> None:
             continue
         if notes:
             raise ConfigError(
-                f"{notes[0].partition(' and are taken')[0]}: transformers would find none of them and make up all the "
-                "weights. Save that dictionary alone, or convert it with task=split and task=merge, which look there"
+                "transformers would find none of them and make up all the "
+                "weights. Save that dictionary alone, or convert it with task=split and task=merge, which look there",
+                key=notes[0].partition(" and are taken")[0],
             )
 
 
@@ -74,7 +75,7 @@ def _open(path: Path, size: int) -> tuple[dict[Any, Any], dict[int, int], tuple[
     state = _unpickle(path)
     if not isinstance(state, dict):
         raise DataError(
-            f"{path}: a dictionary from name to tensor is expected, found a {type(state).__name__}"
+            f"a dictionary from name to tensor is expected, found a {type(state).__name__}", key=path
         )
     state, notes = torch_archive.unwrap(state, str(path), lambda value: isinstance(value, torch.Tensor))
     return state, storages, notes
@@ -91,9 +92,10 @@ def _require_zip(path: Path, size: int) -> None:
     refuse_code(path, "")
     if start.startswith(OLD_FORMAT):
         raise OldFormat(
-            f"{path}: written by torch before 1.6, or in its format: such a file cannot be read in place. Convert it "
+            f"written by torch before 1.6, or in its format: such a file cannot be read in place. Convert it "
             f"once, which takes {size / 2**20:,.0f} MiB of memory: "
-            "torch.save(torch.load(OLD, weights_only=True), NEW)"
+            "torch.save(torch.load(OLD, weights_only=True), NEW)",
+            key=path,
         )
     raise DataError(f"{path} is not a .bin file written by torch: empty, truncated or another format")
 
@@ -107,7 +109,7 @@ def _read_directory(path: Path, size: int) -> dict[int, int]:
             for entry in entries:
                 if entry.filename.endswith("/byteorder") and archive.read(entry) != b"little":
                     raise DataError(
-                        f"{path}: its numbers are stored in big-endian order, which is not supported"
+                        "its numbers are stored in big-endian order, which is not supported", key=path
                     )
                 stream.seek(entry.header_offset)
                 header = stream.read(LOCAL_HEADER_BYTES)
@@ -116,12 +118,12 @@ def _read_directory(path: Path, size: int) -> dict[int, int]:
                 if begin + entry.compress_size > size:
                     end = begin + entry.compress_size
                     raise DataError(
-                        f"{path}: truncated: {entry.filename} should end at byte {end}, the file at {size}"
+                        f"truncated: {entry.filename} should end at byte {end}, the file at {size}", key=path
                     )
                 lengths[begin] = entry.file_size
     except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
         raise DataError(
-            f"{path}: truncated or damaged: it begins as a zip archive, but cannot be read as one"
+            "truncated or damaged: it begins as a zip archive, but cannot be read as one", key=path
         ) from error
     return lengths
 
@@ -140,7 +142,7 @@ def _unpickle(path: Path) -> Any:
         reason = (
             "" if isinstance(error, pickle.UnpicklingError) else f": {' '.join(str(error).split())[:160]}"
         )
-        raise DataError(f"{path}: torch cannot read it ({type(error).__name__}{reason})") from error
+        raise DataError(f"torch cannot read it ({type(error).__name__}{reason})", key=path) from error
 
 
 def refuse_code(path: Path, message: str) -> None:
@@ -169,17 +171,21 @@ def _tensor(path: Path, name: object, value: Any, storages: dict[int, int]) -> T
     if not isinstance(name, str) or not isinstance(value, torch.Tensor):
         kind = type(value).__name__
         inside = ": if the weights are in it, save that alone" if isinstance(value, dict) else ""
-        raise DataError(f"{path}: {name} is a {kind}, a tensor is expected{inside}")
+        raise DataError(f"{name} is a {kind}, a tensor is expected{inside}", key=path)
     dtype = DTYPES.get(str(value.dtype).removeprefix("torch."))
     if dtype is None or value.layout is not torch.strided or value.is_quantized:
-        raise DataError(f"{path}: tensor {name}: safetensors has no type for {value.dtype} ({value.layout})")
+        raise DataError(
+            f"tensor {name}: safetensors has no type for {value.dtype} ({value.layout})", key=path
+        )
     size, shape = DTYPE_BITS[dtype] // 8, tuple(value.shape)
     nbytes = size * math.prod(shape)
     if nbytes == 0:
         return Tensor(name, dtype, shape, path, 0, 0)
     begin = getattr(value.untyped_storage(), "_checkpoint_offset", None)
     if begin is None:
-        raise DataError(f"{path}: torch {torch.__version__} does not tell where tensor {name} is in the file")
+        raise DataError(
+            f"torch {torch.__version__} does not tell where tensor {name} is in the file", key=path
+        )
     first = value.storage_offset() * size
     reach = size * (
         1 + sum((count - 1) * stride for count, stride in zip(shape, value.stride(), strict=True))
@@ -187,6 +193,8 @@ def _tensor(path: Path, name: object, value: Any, storages: dict[int, int]) -> T
     length = storages.get(begin, -1)
     if length < first + reach:
         actual = f"{length} bytes are" if length >= 0 else "no entry is"
-        raise DataError(f"{path}: tensor {name} needs {first + reach} bytes at byte {begin}, {actual} there")
+        raise DataError(
+            f"tensor {name} needs {first + reach} bytes at byte {begin}, {actual} there", key=path
+        )
     strides = None if value.is_contiguous() else tuple(value.stride())
     return Tensor(name, dtype, shape, path, begin + first, nbytes, strides)

@@ -73,8 +73,10 @@ def pick_attention(wanted: Attention, device: str, model_class: Any) -> tuple[At
     if not supports.get(wanted, True):
         others = [name.value for name in (Attention.sdpa, Attention.flash_attention_2) if supports[name]]
         raise ConfigError(
-            f"model.attention={wanted.value}: {model_class.__name__} does not support it: "
-            f"use model.attention={' or '.join([*others, 'eager'])}, or auto"
+            f"{model_class.__name__} does not support it: "
+            f"use model.attention={' or '.join([*others, 'eager'])}, or auto",
+            key="model.attention",
+            value=wanted.value,
         )
     if wanted is not Attention.flash_attention_2:
         return wanted, []

@@ -26,7 +26,8 @@ def keep_first(model: Any, count: int) -> None:
         return
     if len(lists) != 1 or count > whole:
         raise ConfigError(
-            f"{KEY}: the first {count} layers of this model cannot be told apart from its others: leave layers out"
+            f"the first {count} layers of this model cannot be told apart from its others: leave layers out",
+            key=KEY,
         )
     del lists[0][count:]
     settings.num_hidden_layers = count

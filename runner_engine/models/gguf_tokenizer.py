@@ -81,7 +81,7 @@ class Vocabulary:
         """Return the tokens' scores, which are numbers."""
         scores = read_array(self.header, "tokenizer.ggml.scores", of_texts=False)
         if any(map(math.isnan, scores)):
-            raise DataError(f"{self.header.file}: tokenizer.ggml.scores: one of them is not a number")
+            raise DataError("tokenizer.ggml.scores: one of them is not a number", key=self.header.file)
         return scores
 
     def merges(self, tokens: list[str], scores: list[float] | None = None) -> list[tuple[str, str]]:
@@ -92,7 +92,9 @@ class Vocabulary:
             return _merges_of(tokens, self.scores() if scores is None else scores)
         merges: list[Any] = [tuple(merge.split(" ")) for merge in listed]
         if wrong := next((merge for merge in merges if len(merge) != 2), None):
-            raise DataError(f"{self.header.file}: tokenizer.ggml.merges: two tokens expected, found {wrong}")
+            raise DataError(
+                f"tokenizer.ggml.merges: two tokens expected, found {wrong}", key=self.header.file
+            )
         return merges
 
 
@@ -183,7 +185,9 @@ def _token(vocabulary: Vocabulary, name: str) -> str | None:
     if (number := vocabulary.header.metadata.get(key)) is None:
         return None
     if type(number) is not int or not 0 <= number < len(vocabulary.tokens):
-        raise DataError(f"{vocabulary.header.file}: {key}={number!r}: it has {len(vocabulary.tokens)} tokens")
+        raise DataError(
+            f"{key}={number!r}: it has {len(vocabulary.tokens)} tokens", key=vocabulary.header.file
+        )
     return vocabulary.tokens[number]
 
 

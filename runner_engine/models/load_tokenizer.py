@@ -30,7 +30,8 @@ def load_tokenizer(named: str, path: Path, trust_remote_code: bool = False) -> A
                 tokenizer = AutoTokenizer.from_pretrained(location, **arguments, padding_side="left")
     except Exception as error:  # a library may raise anything over a user's files
         raise ConfigError(
-            f"{named}: no usable tokenizer in {path}: {type(error).__name__}: {one_line(error)}{gguf_fix(path)}"
+            f"no usable tokenizer in {path}: {type(error).__name__}: {one_line(error)}{gguf_fix(path)}",
+            key=named,
         ) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token  # padding is masked, so any token will do

@@ -113,8 +113,10 @@ def _one_layer(model: Any, weights: dict[str, torch.Tensor], resolved: ResolvedM
     )
     if wrong := sorted([*report["missing_keys"], *report["unexpected_keys"]]):
         raise ConfigError(
-            f"{KEY}=mtp: the head of model.name={resolved.spec.model.name} is not one layer of its "
-            f"family: {few(wrong)} is missing, or too much"
+            f"the head of model.name={resolved.spec.model.name} is not one layer of its "
+            f"family: {few(wrong)} is missing, or too much",
+            key=KEY,
+            value="mtp",
         )
     return head
 

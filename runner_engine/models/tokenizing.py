@@ -71,8 +71,9 @@ def check_growth(file: Path) -> None:
             continue
         if most > MAX_GROWTH:
             raise ConfigError(
-                f"{file}: its {match[1]} turns one character into up to {most:.3g}, by replacements whose "
-                f"content later ones replace again; the limit is {MAX_GROWTH:,}"
+                f"its {match[1]} turns one character into up to {most:.3g}, by replacements whose "
+                f"content later ones replace again; the limit is {MAX_GROWTH:,}",
+                key=file,
             )
 
 

@@ -127,8 +127,10 @@ class BitsAndBytesConfig(Quantized):
 
     def _unusable(self, reason: object) -> ConfigError:
         return ConfigError(
-            f"quantization={self.name}: bitsandbytes is installed but does not run on this platform "
-            f"({one_line(reason)}): install a version built for this system, or use quantization=none"
+            f"bitsandbytes is installed but does not run on this platform "
+            f"({one_line(reason)}): install a version built for this system, or use quantization=none",
+            key="quantization",
+            value=self.name,
         )
 
     @staticmethod

@@ -43,12 +43,13 @@ class Mix:
         given = " and ".join(f"quantization.{key}" for key in MIX_KEYS if getattr(wanted, key))
         if wanted.source is not CheckpointSource.plain:
             raise ConfigError(
-                f"{given}: quantization={wanted.name} loads what is stored, and what is stored is stored: leave it "
-                "out, or quantize the original checkpoint"
+                f"quantization={wanted.name} loads what is stored, and what is stored is stored: leave it "
+                "out, or quantize the original checkpoint",
+                key=given,
             )
         if not all(str(pattern).strip() for pattern in [*wanted.skip, *wanted.overrides]):
             raise ConfigError(
-                f"{given}: an empty pattern: give a part of a layer's path, such as down_proj, or *"
+                "an empty pattern: give a part of a layer's path, such as down_proj, or *", key=given
             )
         overrides = {
             str(pattern): _choice(f"{pattern}", value, make or _of_keys)
@@ -57,7 +58,7 @@ class Mix:
         for choice in (wanted, *overrides.values()):
             if choice.packed and not choice.quantizes_layers():
                 raise ConfigError(
-                    f"{given}: quantization={choice.name} quantizes whole models only, not single layers"
+                    f"quantization={choice.name} quantizes whole models only, not single layers", key=given
                 )
         mix = Mix(wanted, overrides, {pattern: _compiled(pattern) for pattern in [*wanted.skip, *overrides]})
         if wanted.skip and not mix.quantizes:
@@ -88,8 +89,9 @@ class Mix:
         best = [pattern for pattern in matching if _letters(pattern) == most]
         if any(self.overrides[pattern] != self.overrides[best[0]] for pattern in best):
             raise ConfigError(
-                f"quantization.overrides: {' and '.join(best)} say different things about {path}, and none of them is "
-                "longer, i.e. more specific: give one of them more of the path"
+                f"{' and '.join(best)} say different things about {path}, and none of them is "
+                "longer, i.e. more specific: give one of them more of the path",
+                key="quantization.overrides",
             )
         return self.overrides[best[0]]
 
@@ -107,8 +109,9 @@ class Mix:
                 raise ConfigError(self._no_layer("quantization.overrides", pattern, [*layers, *heads]))
             if tied and choice.packed:
                 raise ConfigError(
-                    f"quantization.overrides: {pattern} is tied to the embedding in this model, which is not a linear "
-                    "layer and stays in model.dtype: leave it out"
+                    f"{pattern} is tied to the embedding in this model, which is not a linear "
+                    "layer and stays in model.dtype: leave it out",
+                    key="quantization.overrides",
                 )
         for path in layers:
             self.choice_for(path)
@@ -148,16 +151,16 @@ def _choice(pattern: str, value: Any, make: Make) -> QuantizationConfig:
     name = keys.pop("name", None)
     if name is None:
         raise ConfigError(
-            f"{key}={value}: give a choice, such as int8, or {{name: nf4, double_quant: false}}"
+            "give a choice, such as int8, or {name: nf4, double_quant: false}", key=key, value=value
         )
     kind = CHOICES[name] if name in CHOICES.names() else None
     if kind is None or kind.source is not CheckpointSource.plain:
         every = ((name, CHOICES.get(name)) for name in CHOICES.names())
         usable = [one for one, kind in every if kind is not None and kind.source is CheckpointSource.plain]
-        raise ConfigError(f"{key}={name}: {unknown('choice for single layers', str(name), usable)}")
+        raise ConfigError(unknown("choice for single layers", str(name), usable), key=key, value=name)
     own = [item.name for item in fields(kind) if item.name not in GENERAL_KEYS]
     if strange := [str(key) for key in keys if key not in own]:
-        raise ConfigError(f"{key}: {name} has no key {few(strange)}; it has {', '.join(own) or 'none'}")
+        raise ConfigError(f"{name} has no key {few(strange)}; it has {', '.join(own) or 'none'}", key=key)
     return make(pattern, kind, dict(value)) if keys else kind()
 
 

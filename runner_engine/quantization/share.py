@@ -119,4 +119,4 @@ def check_unfit(name: str, unfit: Mapping[str, tuple[str, int]], in_blocks: int)
     stay plain."""
     if sum(numbers for _, numbers in unfit.values()) > UNFIT_AT_MOST * in_blocks:
         path, (reason, _) = next(iter(unfit.items()))
-        raise ConfigError(f"quantization={name}: {path} {reason}")
+        raise ConfigError(f"{path} {reason}", key="quantization", value=name)

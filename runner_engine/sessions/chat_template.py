@@ -87,7 +87,7 @@ class ChatTemplate:
         try:
             template = self.tokenizer.get_chat_template(tools=tools)
         except ValueError as error:  # several templates, none of them the default
-            raise ConfigError(f"{self.name}: {error}") from error
+            raise ConfigError(str(error), key=self.name) from error
         if tools is not None:
             check_takes_tools(template, self.model_name)
         values = {

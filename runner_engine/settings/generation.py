@@ -31,13 +31,17 @@ def require_no_scheduler(generation: GenerationConfig, why: str) -> None:
     at every step; why: it does not decode."""
     if generation.speculation.is_steady:
         raise ConfigError(
-            f"generation.speculate={generation.speculate}: only the scheduler of the local engine (decoding: in a "
-            f"stream) lets tokens be guessed at every step, and {why}: use generation.speculate=off"
+            f"only the scheduler of the local engine (decoding: in a "
+            f"stream) lets tokens be guessed at every step, and {why}: use generation.speculate=off",
+            key="generation.speculate",
+            value=generation.speculate,
         )
     if generation.stored_kv != KvCache.as_model:
         raise ConfigError(
-            f"generation.kv_cache={generation.kv_cache}: only the scheduler of the local engine (decoding: in a "
-            f"stream) stores keys and values in fewer bits, and {why}: use generation.kv_cache=as_model"
+            f"only the scheduler of the local engine (decoding: in a "
+            f"stream) stores keys and values in fewer bits, and {why}: use generation.kv_cache=as_model",
+            key="generation.kv_cache",
+            value=generation.kv_cache,
         )
 
 

@@ -80,8 +80,10 @@ class KvCache:
         for number, _ in self.layers:
             if not -layers <= number < layers:
                 raise ConfigError(
-                    f"{KEY}={self}: there is no layer {number}: {layers} layers of this model store keys and values, "
-                    f"0 to {layers - 1}, or -1 for the last one"
+                    f"there is no layer {number}: {layers} layers of this model store keys and values, "
+                    f"0 to {layers - 1}, or -1 for the last one",
+                    key=KEY,
+                    value=self,
                 )
 
     def __str__(self) -> str:
@@ -163,4 +165,4 @@ def _flow(given: Mapping[Any, Any]) -> str:
 def _wrong(text: str, why: str = "") -> ConfigError:
     mapping = "{keys: …, values: …, rotate: …, first_tokens: as_model, layers: {0: as_model, …}}"
     need = f"must be one of {', '.join(SHORT_NAMES)}, or {mapping}"
-    return ConfigError(f"{KEY}={text}: {why + '; it ' if why else ''}{need}")
+    return ConfigError(f"{why + '; it ' if why else ''}{need}", key=KEY, value=text)

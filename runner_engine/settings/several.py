@@ -45,7 +45,8 @@ class SeveralConfig(LoraConfig):
             check(isinstance(path, str) and bool(path.strip()), key, path, need)
             if not NAME.fullmatch(str(name)):
                 raise ConfigError(
-                    f"lora.adapters: {name!r} is no name for an adapter: use letters, digits and ._:@+/-"
+                    f"{name!r} is no name for an adapter: use letters, digits and ._:@+/-",
+                    key="lora.adapters",
                 )
 
     def check_named(self, task: str, names: Sequence[str] | None) -> None:
@@ -54,17 +55,21 @@ class SeveralConfig(LoraConfig):
             return
         if not names:
             raise ConfigError(
-                f"lora=several: no request of task={task} names an adapter: use lora=peft, or task=serve, or "
-                "task=agents with task.role_adapters"
+                f"no request of task={task} names an adapter: use lora=peft, or task=serve, or "
+                "task=agents with task.role_adapters",
+                key="lora",
+                value="several",
             )
         for name in names:
             if name not in self.adapters:
-                raise ConfigError(f"task={task}: {unknown('adapter', name, self.adapters)}")
+                raise ConfigError(unknown("adapter", name, self.adapters), key="task", value=task)
 
     def require_no_scheduler(self, why: str) -> None:
         """Raise ConfigError: only the scheduler knows which rows of a pass have which adapter."""
         raise ConfigError(
-            f"lora=several: rows of several adapters need continuous batching, and {why}: use lora=peft"
+            f"rows of several adapters need continuous batching, and {why}: use lora=peft",
+            key="lora",
+            value="several",
         )
 
     @property

@@ -157,4 +157,4 @@ def _flow(given: Mapping[Any, Any]) -> str:
 def _wrong(text: str, why: str = "") -> ConfigError:
     mapping = "{kind: draft, model: FILE_OR_FOLDER, quantization: nf4, layers: 10, tokens: 3}"
     need = f"must be one of {', '.join(SHORT_NAMES)}, or {mapping}"
-    return ConfigError(f"{KEY}={text}: {why + '; it ' if why else ''}{need}")
+    return ConfigError(f"{why + '; it ' if why else ''}{need}", key=KEY, value=text)

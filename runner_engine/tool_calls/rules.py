@@ -119,9 +119,9 @@ def plain_value(form: str, name: str, schema: Mapping[str, Any], end: str, mark:
     values = schema.get("enum", [schema.get("const")])
     if set(schema) & SHAPES - {"enum", "const"} or not all(isinstance(one, str) for one in values):
         shape = ", ".join(sorted(SHAPES & set(schema)))
-        raise ConfigError(f"{name}: the form {form} has no quotes, so {shape} of a text is not held")
+        raise ConfigError(f"the form {form} has no quotes, so {shape} of a text is not held", key=name)
     if odd := [one for one in values if one != one.strip("\n") or mark.strip() in one]:
-        raise ConfigError(f"{name}: the form {form} cannot write {odd[0]!r}")
+        raise ConfigError(f"the form {form} cannot write {odd[0]!r}", key=name)
     return f"({' | '.join(map(quoted, values))}) {end}"
 
 
@@ -140,7 +140,7 @@ def python_list(schemas: Schemas, several: bool, form: str) -> str:
 
 def _keyword(name: str, schema: Mapping[str, Any]) -> str:
     if not _is_identifier(name):
-        raise ConfigError(f"{name}: this parameter's name is none of Python")
+        raise ConfigError("this parameter's name is none of Python", key=name)
     return f"{quoted(f'{name}=')} {json_of(schema, json_allowed_escapes=PYTHON_ESCAPES)}"
 
 

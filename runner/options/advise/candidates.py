@@ -123,7 +123,9 @@ def candidate_settings(given: list[str], compose: Compose, is_asked: bool) -> It
     given_keys = {word.partition("=")[0] for word in given}
     base = compose(given)
     if not base.model.has_weights:
-        raise ConfigError(f"model={base.model.name}: it has no weights here, so there is nothing to choose")
+        raise ConfigError(
+            "it has no weights here, so there is nothing to choose", key="model", value=base.model.name
+        )
     model = next((word.partition("=")[2] for word in given if word.startswith("model=")), base.model.name)
     stored = base.quantization.source is not Checkpoint.plain
     for quantization in [base.quantization.name] if stored or "quantization" in given_keys else QUANTIZATIONS:

@@ -120,7 +120,7 @@ def _advise(options: argparse.Namespace) -> int:
         raise ConfigError(f"--run --machine {described.name}: a described machine cannot run jobs")
     for word in options.overrides:
         if "=" not in word:
-            raise ConfigError(f"{word}: not a valid override: write KEY=VALUE or GROUP=CHOICE")
+            raise ConfigError("not a valid override: write KEY=VALUE or GROUP=CHOICE", key=word)
     overrides = quote_texts(options.overrides)
     overrides = [*variables_as_overrides(overrides), *overrides]
 
@@ -175,7 +175,7 @@ def _wanted(overrides: list[str]) -> list[list[str]]:
     if not places:
         return [others]
     if own := [word for word in others if word.partition("=")[0] in ITS_KEYS]:
-        raise ConfigError(f"{own[0]}: each of {FILES}={places[-1]} sets that itself: leave it out")
+        raise ConfigError(f"each of {FILES}={places[-1]} sets that itself: leave it out", key=own[0])
     models, left_out = listed(places[-1])
     for note in left_out:
         say(note)
@@ -184,7 +184,7 @@ def _wanted(overrides: list[str]) -> list[list[str]]:
             say(f"cannot be read: {model.name}: {model.problem}")
     readable = [[*model.overrides, *others] for model in models if not model.problem]
     if not readable:
-        raise ConfigError(f"{FILES}={places[-1]}: none of its models can be read")
+        raise ConfigError("none of its models can be read", key=FILES, value=places[-1])
     return readable
 
 

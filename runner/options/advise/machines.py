@@ -34,7 +34,9 @@ class Machine:
         for item in fields(self):
             value = getattr(self, item.name)
             if item.name != "name" and not (isinstance(value, int | float) and value >= 0):
-                raise ConfigError(f"--machine {self.name}: {item.name}={value}: must be a number from 0 on")
+                raise ConfigError(
+                    f"{item.name}={value}: must be a number from 0 on", key="--machine", value=self.name
+                )
 
     @property
     def device(self) -> str:
@@ -61,7 +63,7 @@ def machine_of(name: str) -> Machine:
     if name in known:
         return _machine(name, known[name])
     if not (file := Path(name).expanduser()).is_file():
-        raise ConfigError(f"--machine {name}: {unknown('machine or file', name, known)}")
+        raise ConfigError(unknown("machine or file", name, known), key="--machine", value=name)
     values = _read(file)
     if all(isinstance(value, dict) for value in values.values()) and len(values) == 1:
         ((name, values),) = values.items()
@@ -72,10 +74,10 @@ def _machine(name: str, values: dict[str, Any]) -> Machine:
     keys = [item.name for item in fields(Machine) if item.name != "name"]
     for key in values:
         if key not in keys:
-            raise ConfigError(f"--machine {name}: {key}: {unknown('key', key, keys)}")
+            raise ConfigError(f"{key}: {unknown('key', key, keys)}", key="--machine", value=name)
     missing = [key for key in keys[:3] if key not in values]
     if missing:
-        raise ConfigError(f"--machine {name}: {', '.join(missing)} is missing (see {FILE.name})")
+        raise ConfigError(f"{', '.join(missing)} is missing (see {FILE.name})", key="--machine", value=name)
     return Machine(name, **values)
 
 
@@ -86,7 +88,9 @@ def _read(file: Path) -> dict[str, Any]:
     except ConfigError as error:
         raise ConfigError(f"--machine {error}") from error
     except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError(f"--machine {file}: cannot be read as YAML ({one_line(error)})") from error
+        raise ConfigError(
+            f"cannot be read as YAML ({one_line(error)})", key="--machine", value=file
+        ) from error
     if not isinstance(values, dict):
-        raise ConfigError(f"--machine {file}: must hold keys with values")
+        raise ConfigError("must hold keys with values", key="--machine", value=file)
     return values

@@ -47,7 +47,7 @@ class Limit:
         found = LIMIT.fullmatch(text.replace(" ", ""))
         if found is None or float(found[2]) <= 0:
             raise ConfigError(
-                f"--mix {text}: give a limit, such as {' or '.join(f'{it}<60' for it in LIMITS)}"
+                f"give a limit, such as {' or '.join(f'{it}<60' for it in LIMITS)}", key="--mix", value=text
             )
         return cls(found[1], float(found[2]))
 
@@ -74,14 +74,18 @@ class MixableModel:
         config = compose([*overrides, "quantization=none"])
         if not config.model.has_weights:
             raise ConfigError(
-                f"model={config.model.name}: it has no weights here, so there is nothing to quantize"
+                "it has no weights here, so there is nothing to quantize",
+                key="model",
+                value=config.model.name,
             )
         formats = {name: compose([*overrides, f"quantization={name}"]).quantization for name in names}
         resolved = resolve(config)
         files = resolved.files
         if files.stored is not None or files.path.is_file():
             raise ConfigError(
-                f"model.name={config.model.name}: --mix quantizes an unquantized folder, and this is none"
+                "--mix quantizes an unquantized folder, and this is none",
+                key="model.name",
+                value=config.model.name,
             )
         for name in formats:
             # refuses what quantizes whole models only

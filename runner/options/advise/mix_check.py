@@ -152,8 +152,9 @@ def advise(
     if chosen is None:
         least = min(model.weight_mib(model.uniform(name)) for name in model.names) + rest_mib
         raise ConfigError(
-            f"--mix {limit}: the smallest of these formats takes "
-            f"{beside_limit(least, limit.mib, in_mib)} MiB: allow more"
+            f"the smallest of these formats takes {beside_limit(least, limit.mib, in_mib)} MiB: allow more",
+            key="--mix",
+            value=limit,
         )
     mix, *others = _candidates(model, options, chosen, allowed)
     for tried in uniform.values():

@@ -89,12 +89,14 @@ def _saved_graph(task: AgentsConfig, path: str) -> Graph:
     try:
         saved = graph_file.load(path)
     except DataError as error:
-        raise DataError(f"task.graph={path}: {error}") from error
+        raise DataError(str(error), key="task.graph", value=path) from error
     graph, agents = saved.graph, 1 if task.mode is Mode.direct_answer else task.agents
     if graph.agents != agents or graph.mode is not task.mode:
         raise ConfigError(
-            f"task.graph={path}: it is a {graph.mode} graph of {graph.agents} agents, and task.mode={task.mode}, "
-            f"task.agents={agents}: give task.mode={graph.mode} task.agents={graph.agents}"
+            f"it is a {graph.mode} graph of {graph.agents} agents, and task.mode={task.mode}, "
+            f"task.agents={agents}: give task.mode={graph.mode} task.agents={graph.agents}",
+            key="task.graph",
+            value=path,
         )
     if graph.rounds not in (None, task.num_rounds):
         need = f"it was learned for {graph.rounds} rounds, each with its own edges: give task.num_rounds={graph.rounds}"
@@ -102,8 +104,10 @@ def _saved_graph(task: AgentsConfig, path: str) -> Graph:
     roles = team_of(task, graph).titles
     if saved.roles != roles:
         raise ConfigError(
-            f"task.graph={path}: its agents are {', '.join(saved.roles)}, and this team's {', '.join(roles)}: "
-            "give the same task.roles"
+            f"its agents are {', '.join(saved.roles)}, and this team's {', '.join(roles)}: "
+            "give the same task.roles",
+            key="task.graph",
+            value=path,
         )
     return graph
 

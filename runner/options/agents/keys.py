@@ -194,8 +194,10 @@ class AgentsConfig(QuestionsConfig):
             check(not (is_optimized and self.graph is not None), f"task.{key}", is_optimized, need)
         if self.optimized_spatial and self.mode is Mode.debate:
             raise ConfigError(
-                "task.optimized_spatial=true: in task.mode=debate no agent hears another in its own round, so there is "
-                "no such edge: use task.optimized_temporal=true, another task.mode, or leave it out"
+                "in task.mode=debate no agent hears another in its own round, so there is "
+                "no such edge: use task.optimized_temporal=true, another task.mode, or leave it out",
+                key="task.optimized_spatial",
+                value="true",
             )
         if self.nuclear_norm and not self.optimized_spatial:
             raise ConfigError(
@@ -204,8 +206,10 @@ class AgentsConfig(QuestionsConfig):
             )
         if self.optimized_temporal and self.num_rounds == 1:
             raise ConfigError(
-                "task.optimized_temporal=true: temporal edges lead from one round to the next, and task.num_rounds=1: "
-                "use task.num_rounds=2 or more, or leave it out"
+                "temporal edges lead from one round to the next, and task.num_rounds=1: "
+                "use task.num_rounds=2 or more, or leave it out",
+                key="task.optimized_temporal",
+                value="true",
             )
         self._check_method()
 

@@ -15,8 +15,10 @@ def train_questions(task: AgentsConfig, items: list[Item]) -> tuple[list[Item], 
     are."""
     if (task.train_split, task.train_offset) == (task.split, task.offset):
         raise ConfigError(
-            f"task.train_split={task.train_split}: the scored questions are of this split, and none of them may train "
-            "the graph. Give another task.train_split, or skip the first N questions with task.train_offset=N"
+            "the scored questions are of this split, and none of them may train "
+            "the graph. Give another task.train_split, or skip the first N questions with task.train_offset=N",
+            key="task.train_split",
+            value=task.train_split,
         )
     needed = task.train_questions
     both = f"{task.num_iterations} with task.batch_size={task.batch_size}"

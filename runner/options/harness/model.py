@@ -68,10 +68,12 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
         super().__init__()
         if enable_thinking and think_end_token is None:
             raise ConfigError(
-                "enable_thinking=True: needs think_end_token, which separates the thinking from the answer"
+                "needs think_end_token, which separates the thinking from the answer",
+                key="enable_thinking",
+                value="True",
             )
         for key in OTHERS_KEYS.keys() & keys.keys():
-            raise ConfigError(f"{key}={keys[key]}: no key of --model runner: {OTHERS_KEYS[key]}")
+            raise ConfigError(f"no key of --model runner: {OTHERS_KEYS[key]}", key=key, value=keys[key])
         groups, own = by_group({key: value for key, value in keys.items() if key not in IGNORED})
         if str(own.get("device", "")).startswith("cuda") and not torch.cuda.is_available():
             del own["device"]  # lm-eval sets cuda:0 if no device is given
@@ -162,7 +164,9 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
         if self.enable_thinking:
             tasks = sorted({request.task_name for request in requests if request.task_name})
             raise ConfigError(
-                f"enable_thinking=True: {', '.join(tasks)} scores given answers, before any thinking"
+                f"{', '.join(tasks)} scores given answers, before any thinking",
+                key="enable_thinking",
+                value="True",
             )
         scored: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=disable_tqdm)
         return scored
@@ -228,20 +232,24 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
             given["temperature"] = 0.0
         elif not (self.temperature if given.get("temperature") is None else given["temperature"]):
             raise ConfigError(
-                "do_sample=True: needs a temperature above 0, as in --gen_kwargs temperature=0.7"
+                "needs a temperature above 0, as in --gen_kwargs temperature=0.7",
+                key="do_sample",
+                value="True",
             )
         if given.pop("num_beams", 1) != 1:
             raise ConfigError(
-                f"num_beams={settings['num_beams']}: the engine has no beam search; leave it out"
+                "the engine has no beam search; leave it out", key="num_beams", value=settings["num_beams"]
             )
         for key in given.keys() - {*SAMPLING_SETTINGS}:
             raise ConfigError(
-                f"{key}={given[key]}: {unknown('setting of generating', key, SAMPLING_SETTINGS)}"
+                unknown("setting of generating", key, SAMPLING_SETTINGS), key=key, value=given[key]
             )
         room = self.max_length - limit
         if room <= 0:
             raise ConfigError(
-                f"max_gen_toks={limit}: the model has {self.max_length} places, and its prompt needs some"
+                f"the model has {self.max_length} places, and its prompt needs some",
+                key="max_gen_toks",
+                value=limit,
             )
         ids = tuple(self.tok_encode(context)[-room:])
         sampling = Sampling(**{key: value for key, value in given.items() if value is not None})

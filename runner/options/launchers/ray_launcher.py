@@ -85,7 +85,7 @@ def connected(address: str | None) -> Iterator[None]:
                 continue
             where = f"hydra.launcher.address={address}" if address else "hydra/launcher=ray"
             reason = " ".join(str(error).split())[:400] or type(error).__name__
-            raise ConfigError(f"{where}: no connection to Ray: {reason}") from error
+            raise ConfigError(f"no connection to Ray: {reason}", key=where) from error
     try:
         yield
     finally:
@@ -100,7 +100,9 @@ def check_answers(address: str) -> None:
     try:
         socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
     except OSError as error:
-        raise ConfigError(f"hydra.launcher.address={address}: nothing answers there: {error}") from error
+        raise ConfigError(
+            f"nothing answers there: {error}", key="hydra.launcher.address", value=address
+        ) from error
 
 
 @contextmanager

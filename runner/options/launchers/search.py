@@ -114,7 +114,7 @@ class OptunaSearch(LaunchingSweeper):
             pruning.check_search(first, self.space.varied, self.settings.direction)
             if not isinstance(self.launcher, PlanLauncher):
                 raise ConfigError(
-                    f"{pruning.KEY}: only hydra/launcher=workers and ray tell how far a job came"
+                    "only hydra/launcher=workers and ray tell how far a job came", key=pruning.KEY
                 )
         # not every search can run the job at its corner
         job = first.job_id or " ".join(sorted(self.space.fixed))
@@ -134,17 +134,21 @@ class OptunaSearch(LaunchingSweeper):
             )
         except (SQLAlchemyError, ImportError, ValueError, OSError) as error:
             reason = str(error).strip().splitlines()[0]
-            raise TrackingError(f"hydra.sweeper.storage={without_secrets(uri)}: {reason}") from error
+            raise TrackingError(reason, key="hydra.sweeper.storage", value=without_secrets(uri)) from error
         if (begun_with := study.user_attrs.get(JOB, job)) != job:
             raise ConfigError(
-                f"hydra.sweeper.study_name={name}: this study was begun with another model, data set or setting "
-                f"({begun_with} at its first values, now {job}): take these back, or use another name"
+                f"this study was begun with another model, data set or setting "
+                f"({begun_with} at its first values, now {job}): take these back, or use another name",
+                key="hydra.sweeper.study_name",
+                value=name,
             )
         study.set_user_attr(JOB, job)
         if study.direction.name.lower() != self.settings.direction:
             raise ConfigError(
-                f"hydra.sweeper.study_name={name}: this study was begun with hydra.sweeper.direction="
-                f"{study.direction.name.lower()}: use that, or another name"
+                f"this study was begun with hydra.sweeper.direction="
+                f"{study.direction.name.lower()}: use that, or another name",
+                key="hydra.sweeper.study_name",
+                value=name,
             )
         return study
 

@@ -44,7 +44,7 @@ class SearchSpace:
         varied = {key: override for key, override in overrides.items() if override.is_sweep_override()}
         if not varied:
             need = "give a sweep, e.g. generation.temperature=interval(0.1,1.5) or quantization=none,nf4"
-            raise ConfigError(f"hydra/sweeper=optuna: there is nothing to search over: {need}")
+            raise ConfigError(f"there is nothing to search over: {need}", key="hydra/sweeper", value="optuna")
         return cls(
             varied, [str(override.input_line) for key, override in overrides.items() if key not in varied]
         )
@@ -67,7 +67,9 @@ def _distribution(key: str, override: Override) -> BaseDistribution:
         assert start is not None
         assert end is not None
         if start >= end or (is_log and start <= 0):
-            raise ConfigError(f"{line}: an interval begins below its end, and above 0 on a logarithmic scale")
+            raise ConfigError(
+                "an interval begins below its end, and above 0 on a logarithmic scale", key=line
+            )
         if isinstance(start, int) and isinstance(end, int):
             return IntDistribution(start, end, log=is_log)
         return FloatDistribution(start, end, log=is_log)
@@ -82,7 +84,7 @@ def _distribution(key: str, override: Override) -> BaseDistribution:
         return CategoricalDistribution(
             [choice if isinstance(choice, (int, float)) else str(choice) for choice in choices]
         )
-    raise ConfigError(f"{line}: a search takes choice(...), range(...) or interval(...) for {key}")
+    raise ConfigError(f"a search takes choice(...), range(...) or interval(...) for {key}", key=line)
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,9 @@ def _listed(key: str, distribution: BaseDistribution) -> list[Any]:
     if isinstance(distribution, IntDistribution) and not distribution.log:
         return [*range(distribution.low, distribution.high + 1, distribution.step)]
     raise ConfigError(
-        f"hydra.sweeper.sampler.name=grid: {key} is an interval without steps: give choice(...) or range(...)"
+        f"{key} is an interval without steps: give choice(...) or range(...)",
+        key="hydra.sweeper.sampler.name",
+        value="grid",
     )
 
 

@@ -102,7 +102,7 @@ def _skeleton(base: str) -> Any:
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         why = one_line(error)
         raise ConfigError(
-            f"--base {base}: its config.json describes no model that can be built: {why}"
+            f"its config.json describes no model that can be built: {why}", key="--base", value=base
         ) from error
 
 
@@ -116,10 +116,10 @@ def _read_peft(folder: Path, base: nn.Module, label: str) -> tuple[Adapter, dict
     expected = {name for pair in names.values() for name in pair}
     if strange := sorted(set(tensors) - expected):
         raise ConfigError(
-            f"{label}: {len(strange)} tensors are not A or B of a targeted linear layer: {few(strange)}"
+            f"{len(strange)} tensors are not A or B of a targeted linear layer: {few(strange)}", key=label
         )
     if missing := sorted(expected - set(tensors)):
-        raise ConfigError(f"{label}: {len(missing)} tensors of targeted layers are missing: {few(missing)}")
+        raise ConfigError(f"{len(missing)} tensors of targeted layers are missing: {few(missing)}", key=label)
     if not names:
         raise ConfigError(f"{label} holds no LoRA tensor")
     pairs = {path: Pair(tensors[a], tensors[b]) for path, (a, b) in names.items()}
@@ -137,7 +137,7 @@ def _peft_tensors(folder: Path, label: str) -> dict[str, Tensor]:
     try:
         return load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
-        raise ConfigError(f"{label}: {folder / WEIGHTS} cannot be read: {error}") from error
+        raise ConfigError(f"{folder / WEIGHTS} cannot be read: {error}", key=label) from error
 
 
 def _peft_scalings(folder: Path, base: nn.Module, label: str) -> dict[str, float]:
@@ -150,7 +150,7 @@ def _peft_scalings(folder: Path, base: nn.Module, label: str) -> dict[str, float
     more = [key for key in more if (key, settings[key]) != ("bias", "none") and key != "init_lora_weights"]
     if settings.get("peft_type") != "LORA":
         raise ConfigError(
-            f"{label}: its peft_type is {settings.get('peft_type')}, and a .pth file holds LORA only"
+            f"its peft_type is {settings.get('peft_type')}, and a .pth file holds LORA only", key=label
         )
     if settings.get("init_lora_weights") not in PLAIN_INITS:
         more.append("init_lora_weights")
@@ -229,8 +229,9 @@ def _cast(
     kinds = ", ".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()}))
     if rounded and dtype is None:
         raise ConfigError(
-            f"{label}: a .pth file has no scaling, and folding this one ({', '.join(factors)}) into B would round "
-            f"{rounded:,} numbers in {kinds}. Give --dtype float32 (or another) to allow it, or use lora=peft"
+            f"a .pth file has no scaling, and folding this one ({', '.join(factors)}) into B would round "
+            f"{rounded:,} numbers in {kinds}. Give --dtype float32 (or another) to allow it, or use lora=peft",
+            key=label,
         )
     exactness = f"{rounded:,} of {numbers:,} numbers rounded" if rounded else "exact: no number rounded"
     if not rounded and not factors and dtype is None:

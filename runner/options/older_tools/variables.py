@@ -108,10 +108,10 @@ def translate(environ: Mapping[str, str], asked: Mapping[str, str], look: Look) 
 def _check(values: Mapping[str, str]) -> None:
     for name in FLAGS:
         if values.get(name, "0") not in ("0", "1"):
-            raise ConfigError(f"{name}={values[name]}: use 1 or 0, or leave the variable unset")
+            raise ConfigError("use 1 or 0, or leave the variable unset", key=name, value=values[name])
     number = values.get("STUDENT_MAX_NEW_TOKENS", "1")
     if not number.isdecimal() or int(number) < 1:
-        raise ConfigError(f"STUDENT_MAX_NEW_TOKENS={number}: a whole number from 1 is needed")
+        raise ConfigError("a whole number from 1 is needed", key="STUDENT_MAX_NEW_TOKENS", value=number)
 
 
 def _choose_model(values: Mapping[str, str], translation: Translation, look: Look) -> None:

@@ -56,9 +56,11 @@ class PartsKind(ModelKind):
         if model.check_memory and device == "cpu" and needed_mib > free_mib:
             needs, free = told_apart(needed_mib, free_mib, decimals(0))
             raise ConfigError(
-                f"model.name={model.name}: the parts that run here need {needs} MiB, and {free} MiB "
+                f"the parts that run here need {needs} MiB, and {free} MiB "
                 "of main memory are free: let torchrun run some of them on other machines, or use "
-                "model.check_memory=false to try it anyway"
+                "model.check_memory=false to try it anyway",
+                key="model.name",
+                value=model.name,
             )
         return [*profile_notes(config.profile, device), *_slower_than_whole(config)]
 

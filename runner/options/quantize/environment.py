@@ -55,7 +55,7 @@ def environment_of(task: QuantizeConfig) -> Environment:
         path = Path(task.python).expanduser().absolute()
         path = path / "bin" / "python" if path.is_dir() else path
         if not path.is_file():
-            raise ConfigError(f"task.python={task.python}: there is no {path}. {how(task)}")
+            raise ConfigError(f"there is no {path}. {how(task)}", key="task.python", value=task.python)
         found = _version_in(str(path), maker.distribution)
         if found is None:
             install = f"{path} -m pip install {maker.distribution}=={maker.version}"
@@ -90,7 +90,7 @@ def how(task: QuantizeConfig) -> str:
 
 def _absent(task: QuantizeConfig) -> ConfigError:
     label = task.kind.maker.label
-    return ConfigError(f"task.recipe={task.recipe.value}: there is no {label} here: {how(task)}")
+    return ConfigError(f"there is no {label} here: {how(task)}", key="task.recipe", value=task.recipe.value)
 
 
 def _places(maker: Maker) -> tuple[Path, ...]:
@@ -106,12 +106,15 @@ def _with_programs(task: QuantizeConfig, maker: Maker) -> Environment:
     beside = [path for name in names if (path := quantize.with_name(name)).is_file()]
     if task.kind.has_imatrix and not beside:
         raise ConfigError(
-            f"task.recipe={task.recipe.value}: there is no {names[0]} beside {quantize}: {how(task)}"
+            f"there is no {names[0]} beside {quantize}: {how(task)}",
+            key="task.recipe",
+            value=task.recipe.value,
         )
     if task.overrides and TYPES_WORD not in _said(str(quantize)):
         raise ConfigError(
-            f"task.overrides: {quantize} is too old for types of single tensors ({TYPES_WORD}): use a llama.cpp from "
-            "2025 on, by task.executable=PATH, or leave it out"
+            f"{quantize} is too old for types of single tensors ({TYPES_WORD}): use a llama.cpp from "
+            "2025 on, by task.executable=PATH, or leave it out",
+            key="task.overrides",
         )
     programs = tuple(map(str, (quantize, *beside[:1])))
     return Environment(sys.executable, _version_of(programs), programs)
@@ -123,7 +126,7 @@ def _quantizer(task: QuantizeConfig, maker: Maker) -> Path:
         found = shutil.which(str(Path(task.executable).expanduser()))
         if found is None:
             what = "there is no such program, or it may not be run"
-            raise ConfigError(f"task.executable={task.executable}: {what}. {how(task)}")
+            raise ConfigError(f"{what}. {how(task)}", key="task.executable", value=task.executable)
         return Path(found).absolute()
     if found := shutil.which(maker.programs[0][0]):
         return Path(found).absolute()
@@ -179,8 +182,8 @@ def _version_in(python: str, distribution: str) -> str | None:
             check=False,
         )
         if done.returncode:
-            raise ConfigError(f"{where}: {one_line(done.stderr or done.returncode)}")
+            raise ConfigError(one_line(done.stderr or done.returncode), key=where)
         found: str | None = json.loads(done.stdout)
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:
-        raise ConfigError(f"{where}: {one_line(error)}") from None
+        raise ConfigError(one_line(error), key=where) from None
     return found

@@ -68,7 +68,7 @@ def check_free(target: Path) -> None:
     """Raise ConfigError if there is something of that name."""
     if os.path.lexists(target):
         raise ConfigError(
-            f"{KEY}: {target} exists, and nothing is written over it: move it away, or give another {KEY}"
+            f"{target} exists, and nothing is written over it: move it away, or give another {KEY}", key=KEY
         )
 
 
@@ -83,7 +83,7 @@ def _unfinished(target: Path) -> Iterator[Path]:
             in_use = remove_abandoned(target.parent, *name)
             if in_use:
                 raise ConfigError(
-                    f"{KEY}={target}: another process is writing there; wait, or give another {KEY}"
+                    f"another process is writing there; wait, or give another {KEY}", key=KEY, value=target
                 )
             folder = until_done.enter_context(temporary_folder(target.parent, *name))
         check_free(target)
@@ -98,7 +98,7 @@ def _check_model(made: Path, problem: str, log: Path) -> None:
         else:
             gguf_file.read_header(made)
     except (RunnerError, OSError) as error:
-        raise JobFailed(f"{problem}: {one_line(error)}. Its log is {log}") from error
+        raise JobFailed(f"{one_line(error)}. Its log is {log}", key=problem) from error
 
 
 def _name(made: Path, target: Path) -> None:

@@ -42,15 +42,17 @@ def source_of(config: RunnerConfig, task: QuantizeConfig) -> Source:
     for key, choice in (("quantization", config.quantization.label), ("lora", config.lora.name)):
         if choice != "none" and not (key == "quantization" and choice == "gguf"):
             need = f"task=quantize starts from the model as it is: use {key}=none"
-            raise ConfigError(f"{key}={choice}: {need}")
+            raise ConfigError(need, key=key, value=choice)
     files = resolve(config).files
     cache = Path(config.output_dir).expanduser() / ".hashes.json"
     if task.kind.is_file:
         return _of_file(files, task, cache)
     if files.path.is_file():
         raise ConfigError(
-            f"model.name={model.name}: task.recipe={task.recipe.value} quantizes a folder of safetensors, and this is "
-            "a .gguf file: name the folder, or use a recipe by llama.cpp, such as task.recipe=imatrix_q4_k"
+            f"task.recipe={task.recipe.value} quantizes a folder of safetensors, and this is "
+            "a .gguf file: name the folder, or use a recipe by llama.cpp, such as task.recipe=imatrix_q4_k",
+            key="model.name",
+            value=model.name,
         )
     if files.stored is not None:
         raise ConfigError(
@@ -70,8 +72,9 @@ def _of_file(files: ModelFiles, task: QuantizeConfig, cache: Path) -> Source:
     key = f"model.name={files.model.name}" if task.gguf is None else f"task.gguf={task.gguf}"
     if not gguf_file.is_gguf(path):
         raise ConfigError(
-            f"{key}: task.recipe={task.recipe.value} reads a .gguf file, and this is none: convert the model with "
-            "llama.cpp's convert_hf_to_gguf.py, and give the file as task.gguf=FILE, or as model.name=FILE"
+            f"task.recipe={task.recipe.value} reads a .gguf file, and this is none: convert the model with "
+            "llama.cpp's convert_hf_to_gguf.py, and give the file as task.gguf=FILE, or as model.name=FILE",
+            key=key,
         )
     header = gguf_file.read_header(path)
     matrices = [tensor for tensor in header.tensors if len(tensor.shape) > 1]
@@ -106,7 +109,9 @@ def _check_groups(files: ModelFiles, task: QuantizeConfig) -> None:
         (other for other in SIZES if all(_inputs(tensor) % other == 0 for tensor in layers.values())), None
     )
     fix = "no usual size fits" if fits is None else f"task.group_size={fits} fits all layers"
-    raise ConfigError(f"task.group_size={size}: {path} has {inputs} inputs, which are no whole groups: {fix}")
+    raise ConfigError(
+        f"{path} has {inputs} inputs, which are no whole groups: {fix}", key="task.group_size", value=size
+    )
 
 
 def _inputs(tensor: Tensor) -> int:

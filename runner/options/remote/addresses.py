@@ -16,7 +16,9 @@ def addresses_of(key: str, value: object) -> list[str]:
     values: list[Any] = value if isinstance(value, list) else [value]
     for address in values:
         if not isinstance(address, str) or (len(values) > 1 and not address.strip()):
-            raise ConfigError(f"{key}={value}: give an address, or a list of them: [http://A/v1,http://B/v1]")
+            raise ConfigError(
+                "give an address, or a list of them: [http://A/v1,http://B/v1]", key=key, value=value
+            )
         check(",http" not in address, key, address, "several servers are a list: [http://A/v1,http://B/v1]")
     return sorted({value.rstrip("/") for value in values if value.strip()})
 

@@ -134,7 +134,9 @@ class RemoteModel:
         if budget is not None:
             if self.model.thinking_budget is None:
                 raise ConfigError(
-                    f"request.thinking_tokens={budget}: {self.model.key}.thinking_budget is not given"
+                    f"{self.model.key}.thinking_budget is not given",
+                    key="request.thinking_tokens",
+                    value=budget,
                 )
             extra |= BUDGETS[self.model.thinking_budget].body(budget)
         sent |= {"stop": list(request.stop)} if request.stop else {}

@@ -68,7 +68,7 @@ def key_of(model: ApiConfig) -> tuple[str, str]:
         if key := os.environ.get(name, "").strip():
             if not (key.isascii() and key.isprintable()) or " " in key:
                 raise ConfigError(
-                    f"{name}: this is not a key, which is one word of ASCII letters, digits and signs"
+                    "this is not a key, which is one word of ASCII letters, digits and signs", key=name
                 )
             return key, name
     if is_this_machine(model.base_url):

@@ -75,13 +75,17 @@ def check_budget(key: str, choice: ThinkingBudget | None, generation: Generation
     parameter it has."""
     if generation.thinking_end is not None:
         raise ConfigError(
-            f"generation.thinking_end={generation.thinking_end!r}: no server has a parameter for it. Use "
+            "no server has a parameter for it. Use "
             "generation.thinking_end=null, and start the server with the sentence (vLLM: --reasoning-config, "
-            "llama.cpp: --reasoning-budget-message)"
+            "llama.cpp: --reasoning-budget-message)",
+            key="generation.thinking_end",
+            value=f"{generation.thinking_end!r}",
         )
     if generation.thinking_tokens is not None and choice is None:
         choices = ", ".join(f"{name} ({parameter.name})" for name, parameter in PARAMETERS.items())
         raise ConfigError(
-            f"generation.thinking_tokens={generation.thinking_tokens}: OpenAI's API has no parameter for it. Say with "
-            f"{key}.thinking_budget whose the server has: {choices}; or use generation.thinking_tokens=null"
+            f"OpenAI's API has no parameter for it. Say with "
+            f"{key}.thinking_budget whose the server has: {choices}; or use generation.thinking_tokens=null",
+            key="generation.thinking_tokens",
+            value=generation.thinking_tokens,
         )

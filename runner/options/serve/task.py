@@ -52,8 +52,10 @@ def prepare(config: RunnerConfig) -> Served:
         )
     if key is None and not is_loopback(task.host):
         raise ConfigError(
-            f"task.host={task.host}: others could use this server, so it needs a key: set {KEY} in the environment or "
-            "in .env, and have clients send it; or serve this machine only: task.host=127.0.0.1"
+            f"others could use this server, so it needs a key: set {KEY} in the environment or "
+            "in .env, and have clients send it; or serve this machine only: task.host=127.0.0.1",
+            key="task.host",
+            value=task.host,
         )
     with closing(bound_to(task)) as probe:
         listen(task, probe)
@@ -74,7 +76,7 @@ def bound_to(task: ServeConfig) -> socket.socket:
         )[0]
     except (OSError, UnicodeError) as error:
         need = "not an address of this machine: use 127.0.0.1, or 0.0.0.0 for all"
-        raise ConfigError(f"task.host={task.host}: {need}") from error
+        raise ConfigError(need, key="task.host", value=task.host) from error
     bound = socket.socket(family, kind, protocol)
     # a killed server leaves connections behind
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -97,10 +99,12 @@ def listen(task: ServeConfig, bound: socket.socket) -> None:
 def _not_free(task: ServeConfig, error: OSError) -> ConfigError:
     if error.errno == errno.EADDRNOTAVAIL:
         return ConfigError(
-            f"task.host={task.host}: not an address of this machine: use 127.0.0.1, or 0.0.0.0 for all"
+            "not an address of this machine: use 127.0.0.1, or 0.0.0.0 for all",
+            key="task.host",
+            value=task.host,
         )
     fix = "stop the program that listens there, or give another port (0: any free one)"
-    return ConfigError(f"task.port={task.port}: {error.strerror} at {task.host}: {fix}")
+    return ConfigError(f"{error.strerror} at {task.host}: {fix}", key="task.port", value=task.port)
 
 
 def run(inputs: Served, context: Context) -> Result:

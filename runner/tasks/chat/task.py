@@ -164,7 +164,7 @@ class Chat:
         name, _, argument = line.partition(" ")
         if name not in self.commands:
             raise ConfigError(
-                f"{name}: {unknown('command', name, self.commands)}. A message cannot begin with /"
+                f"{unknown('command', name, self.commands)}. A message cannot begin with /", key=name
             )
         self.commands[name][0](argument.strip())
 
@@ -326,4 +326,4 @@ def _load(path: Path, key: str) -> list[Message]:
     try:
         return list(read_conversation(read_text(path.expanduser(), key)))
     except ValueError as error:
-        raise ConfigError(f"{key}: {path} is not a conversation: {error}") from error
+        raise ConfigError(f"{path} is not a conversation: {error}", key=key) from error

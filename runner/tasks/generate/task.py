@@ -188,8 +188,10 @@ def check_output(
     content, is_whole = path.read_bytes(), len(samples) == len(prompts)
     if content != written and not (is_whole and content == completion_lines(prompts, samples).encode()):
         raise ConfigError(
-            f"task.output={task.output}: {path} exists and holds something else than this job's completions: "
-            "give another file, or task.overwrite=true to replace it"
+            f"{path} exists and holds something else than this job's completions: "
+            "give another file, or task.overwrite=true to replace it",
+            key="task.output",
+            value=task.output,
         )
     return content
 

@@ -54,7 +54,9 @@ def windows(
     """
     if len(ids) < 2:
         raise DataError(
-            f"task.data={task.data}: text {unit} has {len(ids)} token, and the first one is not scored"
+            f"text {unit} has {len(ids)} token, and the first one is not scored",
+            key="task.data",
+            value=task.data,
         )
     has_begin = ids[:1] == special[:1]  # the tokenizer puts a token before the text
     of_text = len(ids) - has_begin

@@ -68,9 +68,11 @@ def check_vocabularies(named: str, vocabulary: int, reference_vocabulary: int) -
     """Raise ConfigError if the two vocabularies differ in size."""
     if vocabulary != reference_vocabulary:
         raise ConfigError(
-            f"{KEY}={named}: its vocabulary has {reference_vocabulary:,} tokens and this model's "
+            f"its vocabulary has {reference_vocabulary:,} tokens and this model's "
             f"{vocabulary:,}, so whole distributions cannot be compared: leave task.exact out to "
-            "compare the most probable tokens"
+            "compare the most probable tokens",
+            key=KEY,
+            value=named,
         )
 
 
@@ -319,6 +321,8 @@ def token_counts(
 
 def _other_tokens(named: str, index: RequestId) -> ConfigError:
     return ConfigError(
-        f"{KEY}={named}: the reference reads text {index} as other tokens, or after another prompt: the two models "
-        "cannot be compared token by token"
+        f"the reference reads text {index} as other tokens, or after another prompt: the two models "
+        "cannot be compared token by token",
+        key=KEY,
+        value=named,
     )

@@ -33,9 +33,9 @@ def check_window(task: LikelihoodConfig, longest: int, room: float, beyond: str 
     if task.contexts:
         key = f"task.contexts=[{','.join(task.contexts)}] with task.last_tokens={task.last_tokens}"
         need = f"{task.most_tokens:,} tokens, and the model has room for {room:.0f}: give shorter contexts"
-        raise ConfigError(f"{key}: {need}{beyond}")
+        raise ConfigError(f"{need}{beyond}", key=key)
     need = f"the model has room for {room:.0f} tokens: give task.window={room:.0f}"
-    raise ConfigError(f"task.window={task.window}: {need}, or less{beyond}")
+    raise ConfigError(f"{need}, or less{beyond}", key="task.window", value=task.window)
 
 
 def check_before_the_load(task: LikelihoodConfig, texts: Sequence[str], resolved: ResolvedJob) -> list[str]:

@@ -53,13 +53,13 @@ class ReferenceJob:
             if named_as == job.job_id:
                 usable = sorted(path.parent.name for path in job.folder.parent.glob(f"likelihood-*/{TOP_K}"))
                 known = f"such jobs are {few(usable, 6)}" if usable else "there is none yet"
-                raise ConfigError(f"{named}: no finished job in {job.folder.parent}. A reference is run with "
-                                  f"task.keep_top_k={KEPT}: {known}")  # fmt: skip
+                raise ConfigError(f"no finished job in {job.folder.parent}. A reference is run with "
+                                  f"task.keep_top_k={KEPT}: {known}", key=named)  # fmt: skip
             raise named_job.not_done(KEY, named_as, job, f" task.keep_top_k={KEPT}")
         path = job.folder / TOP_K
         if not path.is_file():
             raise ConfigError(
-                f"{named}: {job.job_id} has kept no {TOP_K}: run it with task.keep_top_k={KEPT}"
+                f"{job.job_id} has kept no {TOP_K}: run it with task.keep_top_k={KEPT}", key=named
             )
         return cls(named_as, job, read_samples(job.samples_path), read_top_k(path))
 
@@ -75,12 +75,14 @@ class ReferenceJob:
             or (sample.question, sample.gold) != (question, gold)
         ):
             raise ConfigError(
-                f"{KEY}={self.named_as}: {self.job.job_id} has not scored text {index} of this "
-                "job: it was run on other data, or with another task.limit, task.offset or task.window"
+                f"{self.job.job_id} has not scored text {index} of this "
+                "job: it was run on other data, or with another task.limit, task.offset or task.window",
+                key=KEY,
+                value=self.named_as,
             )
         if len(sample.answer.token_ids) != kept.places:
-            raise EvidenceError(f"{self.job.folder / TOP_K}: sample {index} has {kept.places} places, and its text "
-                                f"{len(sample.answer.token_ids)} tokens")  # fmt: skip
+            raise EvidenceError(f"sample {index} has {kept.places} places, and its text "
+                                f"{len(sample.answer.token_ids)} tokens", key=self.job.folder / TOP_K)  # fmt: skip
         return replace(
             request, score_token_ids=kept.ids_by_position(), top_logprobs=max(request.top_logprobs, 1)
         )
@@ -95,8 +97,10 @@ class ReferenceJob:
             completion.answer.token_ids,
         ):
             raise ConfigError(
-                f"{KEY}={self.named_as}: {self.job.job_id} has read text {index} as other tokens, after another prompt "
-                "or by another tokenizer: the two models cannot be compared token by token"
+                f"{self.job.job_id} has read text {index} as other tokens, after another prompt "
+                "or by another tokenizer: the two models cannot be compared token by token",
+                key=KEY,
+                value=self.named_as,
             )
         firsts = [
             (kept.ids[at * kept.width], best[0][0]) for at, best in enumerate(completion.top_logprobs or [])

@@ -104,8 +104,9 @@ def check_draws(config: RunnerConfig, what: str) -> None:
     """Raise ConfigError if a model cannot keep what others are compared with."""
     if Capability.drawn_tokens not in kind_of(config.model).capabilities(config):
         raise ConfigError(
-            f"{what}: a reference keeps tokens that are drawn from whole distributions, and this model's server hands "
-            f"out none. Let the runner's own engine read the reference: {KEY}='model=local model.name=NAME'"
+            f"a reference keeps tokens that are drawn from whole distributions, and this model's server hands "
+            f"out none. Let the runner's own engine read the reference: {KEY}='model=local model.name=NAME'",
+            key=what,
         )
 
 

@@ -64,8 +64,10 @@ def prepare(config: RunnerConfig) -> Inputs:  # noqa: ARG001
     count."""
     if not machine.rss_mib():
         raise ConfigError(
-            "task=memory: this system does not say how much memory a process has (/proc/self/status, Linux), so that "
-            "no stage can be measured. All other tasks work here, and record their peak_rss_mib"
+            "this system does not say how much memory a process has (/proc/self/status, Linux), so that "
+            "no stage can be measured. All other tasks work here, and record their peak_rss_mib",
+            key="task",
+            value="memory",
         )
     return Inputs({})
 

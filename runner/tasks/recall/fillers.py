@@ -90,10 +90,12 @@ def read_filler(name: str, most_tokens: int) -> list[str]:
         return _units(_chronicle(most_tokens * CHARACTERS_A_TOKEN))
     path = Path(name).expanduser()
     if not path.is_file():
-        raise ConfigError(f"task.filler={name}: no such file, and {unknown('filler', name, NAMES)}")
+        raise ConfigError(
+            f"no such file, and {unknown('filler', name, NAMES)}", key="task.filler", value=name
+        )
     text = read_text(path, f"task.filler={name}").removeprefix("\ufeff").strip()
     if not text:
-        raise DataError(f"task.filler={name}: {path} holds no text")
+        raise DataError(f"{path} holds no text", key="task.filler", value=name)
     return _units(f"{text[: most_tokens * CHARACTERS_A_TOKEN]}\n\n")
 
 

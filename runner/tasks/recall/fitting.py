@@ -110,7 +110,9 @@ def too_short(group: Group, tokens: int, room_words: str) -> ConfigError:
     """Say that a length has no room for a case's question."""
     answer = group.length - group.room
     return ConfigError(
-        f"task.lengths={group.length}: a question of task.kinds={group.cases[0].kind} takes {tokens:,} tokens in this "
+        f"a question of task.kinds={group.cases[0].kind} takes {tokens:,} tokens in this "
         f"model's template with the least text, and {room_words} for the answer {answer:,}: give at least "
-        f"{tokens + answer:,}"
+        f"{tokens + answer:,}",
+        key="task.lengths",
+        value=group.length,
     )

@@ -81,8 +81,9 @@ def check_values(cases: Sequence[Placed], resolved: ResolvedJob) -> None:
     for value, text in zip(values, back[1:], strict=True):
         if value not in text:
             raise ConfigError(
-                f"task.values: this model's tokenizer turns {f'It is {value}.'!r} into {text!r}, so that no answer "
-                "could be right: choose numbers, words or uuids, whichever it keeps"
+                f"this model's tokenizer turns {f'It is {value}.'!r} into {text!r}, so that no answer "
+                "could be right: choose numbers, words or uuids, whichever it keeps",
+                key="task.values",
             )
 
 

@@ -53,10 +53,10 @@ class Case:
         except KeyError:
             known = f"{BY_FUNCTION}, {BY_QUESTION} or a key of its line: {few(sorted(self.row), 8)}"
             raise ConfigError(
-                f"task.cluster={by}: question {self.id} has no such key. Give {known}"
+                f"question {self.id} has no such key. Give {known}", key="task.cluster", value=by
             ) from None
         except ValueError as error:
-            raise ConfigError(f"task.cluster={by}: question {self.id}: {error}") from error
+            raise ConfigError(f"question {self.id}: {error}", key="task.cluster", value=by) from error
 
     @property
     def question(self) -> str:

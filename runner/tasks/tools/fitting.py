@@ -22,9 +22,11 @@ def further_functions(cases: Sequence[Case], length: int, answer: int, count: Co
     longest = max(range(len(cases)), key=tokens.__getitem__)
     if tokens[longest] > room:
         raise ConfigError(
-            f"task.fill={length}: question {cases[longest].id} takes {tokens[longest]:,} tokens in this model's "
+            f"question {cases[longest].id} takes {tokens[longest]:,} tokens in this model's "
             f"template with its own functions, and {ROOM} for the answer {answer:,}: give at least "
-            f"{tokens[longest] + answer:,}"
+            f"{tokens[longest] + answer:,}",
+            key="task.fill",
+            value=length,
         )
     low, high = 0, None
     while high is None or high - low > 1:

@@ -78,7 +78,9 @@ def prepare(config: RunnerConfig) -> Offered:
     cases = chosen(_read(task), task.categories, task.cases, task.cases_seed)
     if not cases:
         raise ConfigError(
-            f"task.categories={','.join(task.categories)}: task.data={task.data} has no such question"
+            f"task.data={task.data} has no such question",
+            key="task.categories",
+            value=",".join(task.categories),
         )
     count = len(cases) * max(1, len(task.tokens))
     hashes = {"cases": cases_sha256(cases)}

@@ -66,7 +66,9 @@ def _jobs_of_files(runs: Sequence[Run], rules: KeyRules) -> JobsOfFiles:
             raise ConfigError(_two_jobs(run, members[kind], kind, rules))
         members[kind] = run
     if len(of_files) < 2:
-        raise ConfigError("--files: the runs are of fewer than two model files: there is nothing to compare")
+        raise ConfigError(
+            "the runs are of fewer than two model files: there is nothing to compare", key="--files"
+        )
     return of_files
 
 
@@ -132,14 +134,16 @@ def _reference(of_files: JobsOfFiles, runs: list[Run], baseline: str) -> Identit
             key for key, members in of_files.items() if any(matches(run, wanted) for run in members.values())
         ]
         if len(found) != 1:
-            raise ConfigError(f"--baseline {baseline}: {len(found)} model files match: {fix}")
+            raise ConfigError(f"{len(found)} model files match: {fix}", key="--baseline", value=baseline)
         return found[0]
     likely = {
         key: members[Kind.likelihood] for key, members in of_files.items() if Kind.likelihood in members
     }
     found = [key for key, run in likely.items() if KL not in run.metrics]
     if len(found) != 1:
-        raise ConfigError(f"--files: {len(found)} of {len(likely)} likelihood jobs have no reference: {fix}")
+        raise ConfigError(
+            f"{len(found)} of {len(likely)} likelihood jobs have no reference: {fix}", key="--files"
+        )
     ids = {
         NamedJob.from_fact(run.facts.get("reference", "")).job_id
         for run in likely.values()
@@ -150,7 +154,8 @@ def _reference(of_files: JobsOfFiles, runs: list[Run], baseline: str) -> Identit
     }
     if others:
         raise ConfigError(
-            f"--files: KL was measured to other references, too: {few(sorted(others))}. Choose with --grid or --where"
+            f"KL was measured to other references, too: {few(sorted(others))}. Choose with --grid or --where",
+            key="--files",
         )
     return found[0]
 

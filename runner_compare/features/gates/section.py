@@ -110,7 +110,7 @@ def parse_requirements(texts: Sequence[str], runs: Sequence[Run]) -> list[Term]:
                 raise ConfigError(f"{OPTION} {text}: cannot read {part!r}; {EXAMPLE}")
             terms.append(_checked(_with_unit(Term(part, *match.groups()), runs), runs))
         if not joined:
-            raise ConfigError(f"{OPTION}: is empty; {EXAMPLE}")
+            raise ConfigError(f"is empty; {EXAMPLE}", key=OPTION)
     return list(dict.fromkeys(terms))
 
 
@@ -141,38 +141,39 @@ def _check_unit(term: Term, where: str, runs: Sequence[Run]) -> None:
     written = (
         f"{term.key}{term.sign}{value}{unit}" if unit.isalpha() else f"{name}{units[0]}{of}{term.sign}{value}"
     )
-    raise ConfigError(f"{where}: {term.key} {wrong}: {written}")
+    raise ConfigError(f"{term.key} {wrong}: {written}", key=where)
 
 
 def _checked(term: Term, runs: Sequence[Run]) -> Term:
     where = f"{OPTION} {term.text}"
     if term.key == "margin":
         if term.sign != "=":
-            raise ConfigError(f"{where}: give margin=POINTS, {EXAMPLE}")
+            raise ConfigError(f"give margin=POINTS, {EXAMPLE}", key=where)
         # a mistake is said before anything is compared
         parse_margins([term.value], f"{OPTION} margin=")
         return term
     if term.key == "finding":
         if term.sign not in ("=", "==", "!="):
-            raise ConfigError(f"{where}: a finding is compared with = or !=")
+            raise ConfigError("a finding is compared with = or !=", key=where)
         if term.value not in FINDINGS:
-            raise ConfigError(f"{where}: {unknown('finding', term.value, FINDINGS)}")
+            raise ConfigError(unknown("finding", term.value, FINDINGS), key=where)
         return term
     _check_unit(term, where, runs)
     metrics = sorted({name for run in runs for name in run.metrics if "/" not in name})
     if term.key not in set().union(*(run.metrics for run in runs)):
-        raise ConfigError(f"{where}: {unknown('metric', term.key, ['margin', 'finding', *metrics])}")
+        raise ConfigError(unknown("metric", term.key, ["margin", "finding", *metrics]), key=where)
     if term.sign not in COMPARISONS:
-        raise ConfigError(f"{where}: a metric is compared with < <= > or >=")
+        raise ConfigError("a metric is compared with < <= > or >=", key=where)
     try:
         if math.isnan(float(term.value)):
             raise ValueError
     except ValueError:
-        raise ConfigError(f"{where}: {term.value!r} is not a number") from None
+        raise ConfigError(f"{term.value!r} is not a number", key=where) from None
     if term.key in COUNTED_ACCURACY and any(run.interval for run in runs):
         raise ConfigError(
-            f"{where}: it counts answers of one run, and tells nothing about other questions. "
-            f"Use {_as_accuracy(term, runs)}"
+            f"it counts answers of one run, and tells nothing about other questions. "
+            f"Use {_as_accuracy(term, runs)}",
+            key=where,
         )
     return term
 
@@ -219,7 +220,7 @@ def check(
     if not terms:
         return []
     if not missing and not any(table.of(Requirements).of_rows for table in tables):
-        raise ConfigError(f"{OPTION}: there is no row to check: every run that was chosen is a baseline")
+        raise ConfigError("there is no row to check: every run that was chosen is a baseline", key=OPTION)
     return [Requirement(HAS_RESULT, job.job_id, False, f"{job.name}: {job.state}") for job in missing]
 
 

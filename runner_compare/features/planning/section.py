@@ -84,7 +84,7 @@ def parse_aim(arguments: Sequence[str]) -> PlanAim:
         texts[key].append(value)
     if bool(texts["margin"]) == bool(texts["detect"]):
         raise ConfigError(
-            f"{OPTION}: give either margin= (as good within 2 points) or detect= (a difference of 3)"
+            "give either margin= (as good within 2 points) or detect= (a difference of 3)", key=OPTION
         )
     if len(texts["power"]) > 1:
         raise ConfigError(f"{OPTION} power={texts['power'][1]}: there is another power: give one")
@@ -114,7 +114,7 @@ def plan_questions(tables: Sequence[Table], aim: PlanAim) -> None:
             if row.effect is not None and _size(row.effect, aim) is not None:
                 plans.of_rows[row.run.run_id] = _plan(row, row.effect, aim)
     if not any(table.of(Plans).of_rows for table in tables):
-        raise ConfigError(f"{OPTION}: no row was compared in {' or '.join(aim.margins | aim.differences)}")
+        raise ConfigError(f"no row was compared in {' or '.join(aim.margins | aim.differences)}", key=OPTION)
 
 
 def _size(decision: Decision, aim: PlanAim) -> float | None:

@@ -115,7 +115,7 @@ def pooled_tables(
             else "nothing was compared"
         )
         raise ConfigError(
-            f"--pool {weights}: {found}. Pooling needs runs of several tasks, splits or data sets"
+            f"{found}. Pooling needs runs of several tasks, splits or data sets", key="--pool", value=weights
         )
     return pooled
 

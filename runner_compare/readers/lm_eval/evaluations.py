@@ -39,7 +39,7 @@ def load(places: list[str], cluster: str | None = None, metric: str = "") -> tup
     if metric:
         names = sorted({series.metric for _, series in read})
         if metric not in names:
-            raise ConfigError(f"--metric {metric}: {unknown('metric in these folders', metric, names)}")
+            raise ConfigError(unknown("metric in these folders", metric, names), key="--metric", value=metric)
         read = [(path, series) for path, series in read if series.metric == metric]
     left_out = {series.name for _, series in read if not series.can_be_compared}
     if left_out:
@@ -60,7 +60,7 @@ def load(places: list[str], cluster: str | None = None, metric: str = "") -> tup
             reader.read[run.run_id] = series
             runs.append(run)
     if not runs:
-        raise DataError(f"--lm-eval {' '.join(places)}: no metric in it can be compared")
+        raise DataError("no metric in it can be compared", key="--lm-eval", value=" ".join(places))
     return runs, reader
 
 

@@ -134,15 +134,17 @@ def find(folder: str) -> list[Results]:
     if path.is_file():
         if not TIME.search(path.name):
             need = "not a results file of lm-eval: its name is results_TIME.json, with the samples beside it"
-            raise ConfigError(f"--lm-eval {folder}: {need}")
+            raise ConfigError(need, key="--lm-eval", value=folder)
         files = [path]
     elif path.is_dir():
         files = [file for file in path.rglob("*.json") if TIME.search(file.name)]
     else:
-        raise ConfigError(f"--lm-eval {folder}: there is no such folder")
+        raise ConfigError("there is no such folder", key="--lm-eval", value=folder)
     if not files:
         fix = f"lm-eval writes them with --output_path {folder} --log_samples"
-        raise ConfigError(f"--lm-eval {folder}: no results of lm-eval (results_TIME.json) in it; {fix}")
+        raise ConfigError(
+            f"no results of lm-eval (results_TIME.json) in it; {fix}", key="--lm-eval", value=folder
+        )
     return sorted(
         map(_read_results, files), key=lambda results: (results.time, str(results.path)), reverse=True
     )
@@ -151,7 +153,7 @@ def find(folder: str) -> list[Results]:
 def _read_results(path: Path) -> Results:
     content = read_json(path, "--lm-eval")
     if not isinstance(content, dict) or not all(isinstance(content.get(key), dict) for key in NEEDED):
-        raise DataError(f"{path}: not results of lm-eval: expected an object with {', '.join(NEEDED)}")
+        raise DataError(f"not results of lm-eval: expected an object with {', '.join(NEEDED)}", key=path)
     checked(content, ResultsFile, str(path))
     return Results(path, content)
 
@@ -164,7 +166,9 @@ def read_documents(results: Results, task: str, cluster: str | None = None) -> d
     """
     path, metrics = results.samples(task), results.metrics(task)
     if not path.is_file():
-        raise DataError(f"{results.path}: {path.name} is not beside it: lm-eval writes it with --log_samples")
+        raise DataError(
+            f"{path.name} is not beside it: lm-eval writes it with --log_samples", key=results.path
+        )
     metric_names = {metric for of_filter in metrics.values() for metric in of_filter}
     by_filter: dict[str, Documents] = {name: {} for name in metrics}
     number = 0
@@ -200,7 +204,9 @@ def _cluster(values: dict[str, Any], field: str, where: str) -> str:
     value = document.get(field) if isinstance(document, dict) else None
     if isinstance(value, bool) or not isinstance(value, str | int):
         fields = ", ".join(map(str, document)) if isinstance(document, dict) else "no fields"
-        raise DataError(f"--cluster {field}: {where}: the document has no such text or number ({fields})")
+        raise DataError(
+            f"{where}: the document has no such text or number ({fields})", key="--cluster", value=field
+        )
     return str(value)
 
 

@@ -118,7 +118,7 @@ def of_layers(header: Header, key: str, default: Any = 0) -> list[Any]:
         return [value] * count
     if len(value) < count:
         raise DataError(
-            f"{header.file}: {header.architecture}.{key}: {count} numbers expected, found {len(value)}"
+            f"{header.architecture}.{key}: {count} numbers expected, found {len(value)}", key=header.file
         )
     return value[:count]
 

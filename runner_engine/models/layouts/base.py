@@ -171,4 +171,4 @@ def unpack_stream(words: torch.Tensor, bits: int, count: int) -> torch.Tensor:
 
 
 def wrong(tensor: Tensor, what: str) -> DataError:
-    return DataError(f"{tensor.file}: tensor {tensor.name}: {what}")
+    return DataError(f"tensor {tensor.name}: {what}", key=tensor.file)

@@ -137,8 +137,9 @@ class _Layer:
             values = apart(self.experts.form, matrix.matrix, values[matrix.number])
         if tuple(values.shape) != shape:
             raise DataError(
-                f"{matrix.file}: tensor {matrix.stored.name}: {matrix.matrix} of an expert is {list(values.shape)}, "
-                f"and {list(shape)} expected"
+                f"tensor {matrix.stored.name}: {matrix.matrix} of an expert is {list(values.shape)}, "
+                f"and {list(shape)} expected",
+                key=matrix.file,
             )
         return values
 
@@ -151,7 +152,7 @@ class _Layer:
 
     def _other(self, name: str) -> Tensor:
         if name not in self.others:
-            raise DataError(f"{self.way.folder}: the checkpoint lacks the tensor {name}")
+            raise DataError(f"the checkpoint lacks the tensor {name}", key=self.way.folder)
         return self.others[name]
 
 

@@ -23,7 +23,9 @@ def stored_bytes(tensor: Tensor) -> torch.Tensor:
     data = np.memmap(tensor.file, mode="c", dtype=np.uint8, offset=tensor.offset, shape=(tensor.nbytes,))
     stored: torch.Tensor = torch.from_numpy(data).view(*tensor.shape[:-1], -1)
     if not scales_of(stored, tensor.dtype).isfinite().all():
-        raise DataError(f"{tensor.file}: tensor {tensor.name}: a scale of its blocks is not a finite number")
+        raise DataError(
+            f"tensor {tensor.name}: a scale of its blocks is not a finite number", key=tensor.file
+        )
     return stored
 
 

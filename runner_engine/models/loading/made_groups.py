@@ -50,7 +50,7 @@ def layer_of(choice: MadeGroupsConfig, layer: nn.Module, path: str) -> nn.Module
     if type(layer) is not nn.Linear:
         return layer
     if reason := choice.unfit(layer.out_features, layer.in_features, layer.weight.device.type):
-        raise ConfigError(f"quantization={choice.name}: {path} {reason}")
+        raise ConfigError(f"{path} {reason}", key="quantization", value=choice.name)
     weight = layer.weight.detach()
     if not weight.isfinite().all():
         raise DataError(
@@ -68,7 +68,7 @@ def adopt(choice: MadeGroupsConfig, model: nn.Module, where: str) -> None:
         try:
             made = choice.stored_groups_of(layer.weight)
         except ValueError as error:
-            raise DataError(f"{where}: tensor {path}.weight: {error}") from error
+            raise DataError(f"tensor {path}.weight: {error}", key=where) from error
         if made is not None:
             model.set_submodule(path, grouped(choice, layer, made))
 

@@ -131,7 +131,7 @@ def _settings(stored: dict[str, Any]) -> GroupSettings:
     assert form is not None
     assert isinstance(form.config, GroupedConfig)
     if form.refusal:
-        raise ConfigError(f"config.json: quantization_config: {form.refusal}")
+        raise ConfigError(f"quantization_config: {form.refusal}", key="config.json")
     return form.config.settings_of(stored)
 
 

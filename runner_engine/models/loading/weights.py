@@ -68,7 +68,7 @@ def _read(way: WayOfLoading, arguments: dict[str, Any], folder: Path, named: str
     except pickle.UnpicklingError as error:  # a .bin from before torch 1.6, which could not be checked before
         for file in files:
             bin_file.refuse_code(file, str(error))
-        raise ConfigError(f"{named}: torch cannot read its weights in {folder}") from error
+        raise ConfigError(f"torch cannot read its weights in {folder}", key=named) from error
     except DataError as error:
         raise ConfigError(f"{named} cannot be loaded from {folder}: {error}") from error
     except ConfigError:

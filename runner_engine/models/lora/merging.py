@@ -52,8 +52,10 @@ def _merged(
     codes = [path for path in adapted if not is_plain(model.get_submodule(path))]
     if codes and lora.merge_order is None:
         raise ConfigError(
-            f"lora.merge=true: {len(codes)} layers of {name} are quantized ({few(codes)}), and merging into quantized "
-            "weights loses precision; use lora.merge=false, or lora.merge_order=quantize_first"
+            f"{len(codes)} layers of {name} are quantized ({few(codes)}), and merging into quantized "
+            "weights loses precision; use lora.merge=false, or lora.merge_order=quantize_first",
+            key="lora.merge",
+            value="true",
         )
     _unpack(model, codes, added_in, lora)
     with _added_in(model, adapted if lora.merge_dtype is not Dtype.auto else codes, added_in, dtype):
@@ -76,8 +78,10 @@ def _unpack(model: Any, paths: list[str], dtype: torch.dtype, lora: AdapterConfi
     if unknown := [path for path, layer in plain.items() if layer is None]:
         kind = type(model.get_submodule(unknown[0])).__name__
         raise ConfigError(
-            f"lora.merge_order={lora.merge_order}: {few(unknown)} cannot be unpacked ({kind}): use "
-            "lora.merge_order=merge_first, or lora.merge=false"
+            f"{few(unknown)} cannot be unpacked ({kind}): use "
+            "lora.merge_order=merge_first, or lora.merge=false",
+            key="lora.merge_order",
+            value=lora.merge_order,
         )
     for path, layer in plain.items():
         model.set_submodule(path, layer)

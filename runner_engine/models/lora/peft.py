@@ -42,8 +42,9 @@ def check(lora: PeftConfig, folder: Path, bare: Any, base_name: str) -> None:
     if shapes and not matched and not any(targets(settings, path) for path in modules):
         first = ", ".join([*shapes][:3])
         raise ConfigError(
-            f"{label}: none of its {len(shapes)} modules is there (the first are {first}), and its target_modules "
-            f"{settings.get('target_modules')} name none either: use the base that it was made for"
+            f"none of its {len(shapes)} modules is there (the first are {first}), and its target_modules "
+            f"{settings.get('target_modules')} name none either: use the base that it was made for",
+            key=label,
         )
     for path in matched:
         inputs, outputs = (getattr(modules[path], side, None) for side in ("in_features", "out_features"))
@@ -52,13 +53,14 @@ def check(lora: PeftConfig, folder: Path, bare: Any, base_name: str) -> None:
             continue  # A or B is missing, or it is not a linear layer: left to PEFT
         if (a[1], b[0]) != (inputs, outputs) or a[0] != b[1]:
             raise ConfigError(
-                f"{label}: size mismatch for {path}: A {list(a)} and B {list(b)} are for a layer of {[b[0], a[1]]}, "
-                f"the one of {base_name} is {[outputs, inputs]}"
+                f"size mismatch for {path}: A {list(a)} and B {list(b)} are for a layer of {[b[0], a[1]]}, "
+                f"the one of {base_name} is {[outputs, inputs]}",
+                key=label,
             )
         rank = settings.get("r")
         if not settings.get("rank_pattern") and a[0] != rank:
             raise ConfigError(
-                f"{label}: adapter_config.json says r={rank}, and A of {path} is {list(a)}: rank {a[0]}"
+                f"adapter_config.json says r={rank}, and A of {path} is {list(a)}: rank {a[0]}", key=label
             )
 
 
@@ -122,7 +124,7 @@ def read(base: Any, lora: PeftConfig, folder: Path, base_name: str) -> tuple[Any
         raise ConfigError(f"{lora.label} does not fit model.name={base_name}: {one_line(error)}") from error
     except DAMAGED as error:
         reason = f"{type(error).__name__}: {one_line(error)}"
-        raise ConfigError(f"{lora.label}: PEFT cannot read its adapter_config.json: {reason}") from error
+        raise ConfigError(f"PEFT cannot read its adapter_config.json: {reason}", key=lora.label) from error
     report = report_on(model, notes)
     if not report.besides and (report.modules == 0 or report.delta_norm == 0):
         raise ConfigError(

@@ -55,7 +55,7 @@ def read(file: Path, label: str, rank: int | None = None) -> Adapter:
             other_keys.append(key)
         elif match["side"] in sides.setdefault(match["path"], {}):
             raise ConfigError(
-                f"{label}: {match['path']}.lora.{match['side']} is duplicated, with and without {PREFIX}"
+                f"{match['path']}.lora.{match['side']} is duplicated, with and without {PREFIX}", key=label
             )
         else:
             sides[match["path"]][match["side"]] = _checked(tensor, key, label)
@@ -63,24 +63,25 @@ def read(file: Path, label: str, rank: int | None = None) -> Adapter:
         raise ConfigError(f"{label} holds no LoRA key: {EXPECTED} expected, found {few(other_keys)}")
     if other_keys:
         raise ConfigError(
-            f"{label}: {len(other_keys)} keys are not LoRA keys ({EXPECTED}): {few(other_keys)}"
+            f"{len(other_keys)} keys are not LoRA keys ({EXPECTED}): {few(other_keys)}", key=label
         )
     for path, matrices in sides.items():
         if len(matrices) == 1:
             (side,) = matrices
             other = "B" if side == "A" else "A"
-            raise ConfigError(f"{label}: {path} has {side} and no {other}: the file is incomplete")
+            raise ConfigError(f"{path} has {side} and no {other}: the file is incomplete", key=label)
     pairs = {path: Pair(matrices["A"], matrices["B"]) for path, matrices in sides.items()}
     return Adapter(pairs, one_rank(pairs, label, rank), notes)
 
 
 def _checked(tensor: Any, key: str, label: str) -> Tensor:
     if not isinstance(tensor, Tensor):
-        raise ConfigError(f"{label}: {key} is a {type(tensor).__name__}, a tensor is expected")
+        raise ConfigError(f"{key} is a {type(tensor).__name__}, a tensor is expected", key=label)
     if tensor.layout is not torch.strided or not tensor.is_floating_point() or tensor.dim() != 2:
         raise ConfigError(
-            f"{label}: {key} is {tensor.dtype} of shape {list(tensor.shape)}, a matrix of floating-point numbers "
-            "is expected"
+            f"{key} is {tensor.dtype} of shape {list(tensor.shape)}, a matrix of floating-point numbers "
+            "is expected",
+            key=label,
         )
     return tensor.detach()
 
@@ -92,11 +93,11 @@ def one_rank(pairs: dict[str, Pair], label: str, wanted: int | None = None) -> i
     for path, (a, b) in pairs.items():
         if a.shape[0] != b.shape[1]:
             raise ConfigError(
-                f"{label}: {path} has A {list(a.shape)} and B {list(b.shape)}: A [r, d], B [d, r] needed"
+                f"{path} has A {list(a.shape)} and B {list(b.shape)}: A [r, d], B [d, r] needed", key=label
             )
         if a.shape[0] != rank:
             raise ConfigError(
-                f"{label}: two ranks in one file: {rank} in {first_path}, {a.shape[0]} in {path}"
+                f"two ranks in one file: {rank} in {first_path}, {a.shape[0]} in {path}", key=label
             )
     if rank == 0:
         raise ConfigError(f"{label} changes nothing: its rank is 0")
@@ -116,23 +117,26 @@ def fit(
     missing = [path for path in adapter.pairs if not _is_linear(modules.get(path))]
     if missing:
         raise ConfigError(
-            f"{label}: {len(missing)} of {len(adapter.pairs)} modules are not linear layers of {base_name}: "
-            f"{few(missing)}. Its square layers are {few(_squares(modules)) or 'none'}"
+            f"{len(missing)} of {len(adapter.pairs)} modules are not linear layers of {base_name}: "
+            f"{few(missing)}. Its square layers are {few(_squares(modules)) or 'none'}",
+            key=label,
         )
     oblong = [path for path in adapter.pairs if modules[path].in_features != modules[path].out_features]
     if oblong:
         layer, (a, b) = modules[oblong[0]], adapter.pairs[oblong[0]]
         raise ConfigError(
-            f"{label}: a .pth adapter goes on square layers only, and {len(oblong)} of its {len(adapter.pairs)} "
+            f"a .pth adapter goes on square layers only, and {len(oblong)} of its {len(adapter.pairs)} "
             f"modules are not square in {base_name}: {few(oblong)} (the first is "
-            f"{[layer.out_features, layer.in_features]}, with A {list(a.shape)} and B {list(b.shape)})"
+            f"{[layer.out_features, layer.in_features]}, with A {list(a.shape)} and B {list(b.shape)})",
+            key=label,
         )
     for path, (a, b) in adapter.pairs.items():
         inputs, outputs = modules[path].in_features, modules[path].out_features
         if (a.shape[1], b.shape[0]) != (inputs, outputs):
             raise ConfigError(
-                f"{label}: size mismatch for {path}: A {list(a.shape)} and B {list(b.shape)} are for a layer of "
-                f"{[b.shape[0], a.shape[1]]}, the one of {base_name} is {[outputs, inputs]}"
+                f"size mismatch for {path}: A {list(a.shape)} and B {list(b.shape)} are for a layer of "
+                f"{[b.shape[0], a.shape[1]]}, the one of {base_name} is {[outputs, inputs]}",
+                key=label,
             )
     bare = [path for path in _squares(modules) if path not in adapter.pairs]
     notes = (
@@ -168,8 +172,10 @@ def apply(base: Any, lora: PthConfig, file: Path, base_name: str) -> tuple[Any, 
         packed = [path for path, layer in layers.items() if not _is_plain(layer)]
         if packed:
             raise ConfigError(
-                f"lora.merge=true: {len(packed)} layers of {base_name} are quantized ({few(packed)}), and merging into "
-                "quantized weights loses precision; use lora.merge=false"
+                f"{len(packed)} layers of {base_name} are quantized ({few(packed)}), and merging into "
+                "quantized weights loses precision; use lora.merge=false",
+                key="lora.merge",
+                value="true",
             )
     for path, layer in layers.items():
         pair = adapter.pairs[path]

@@ -116,8 +116,10 @@ class SideBySide(Beside):
         x = inputs[0].reshape(-1, inputs[0].shape[-1])
         if len(x) != of_tokens.count:
             raise ConfigError(
-                f"lora=several: {path} reads {len(x)} rows in a pass of {of_tokens.count} tokens, so that nobody knows "
-                "which adapter is whose: serve each adapter alone (lora=peft)"
+                f"{path} reads {len(x)} rows in a pass of {of_tokens.count} tokens, so that nobody knows "
+                "which adapter is whose: serve each adapter alone (lora=peft)",
+                key="lora",
+                value="several",
             )
         factors, is_others = of_tokens.factors(self.sizes, x.device)
         low = x.to(self.A.dtype) @ self.A[first:last].t()

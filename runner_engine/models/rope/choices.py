@@ -56,8 +56,10 @@ def require_rotation(settings: Any) -> None:
     """Reject a model whose positions are rows of a table, which ends where the training did."""
     if not getattr(settings.get_text_config(), "rope_parameters", None):
         raise ConfigError(
-            f"rope.beyond_trained=true: {type(settings).__name__} has no rotary embedding, so it has no positions "
-            "beyond those that it was trained on: leave the key out"
+            f"{type(settings).__name__} has no rotary embedding, so it has no positions "
+            "beyond those that it was trained on: leave the key out",
+            key="rope.beyond_trained",
+            value="true",
         )
 
 
@@ -68,13 +70,17 @@ def scale(settings: Any, rope: RopeScalingConfig) -> None:
     model_class = (settings.architectures or [type(settings).__name__])[0]
     if not native:
         raise ConfigError(
-            f"rope={rope.name}: {model_class} has no rope_parameters in its config, so there is nothing to scale: "
-            "use rope=native"
+            f"{model_class} has no rope_parameters in its config, so there is nothing to scale: "
+            "use rope=native",
+            key="rope",
+            value=rope.name,
         )
     if "rope_theta" not in native:  # one set of parameters per type of layer
         raise ConfigError(
-            f"rope={rope.name}: {model_class} has other rope_parameters for each type of layer "
-            f"({', '.join(map(str, native))}), and one scaling does not fit all: use rope=native"
+            f"{model_class} has other rope_parameters for each type of layer "
+            f"({', '.join(map(str, native))}), and one scaling does not fit all: use rope=native",
+            key="rope",
+            value=rope.name,
         )
     of_yarn = YARN_KEYS if rope.name == native.get("rope_type") == RopeYarnConfig.name else ()
     kept = {key: native[key] for key in (*KEPT, *of_yarn) if native.get(key) is not None}

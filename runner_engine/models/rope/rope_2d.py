@@ -92,7 +92,7 @@ def apply(model: Any, config: Rope2dConfig) -> Rope2d:
     parent, name = find(model)
     native = getattr(parent, name)
     if isinstance(native, Rope2d):
-        raise ConfigError("rope=rope_2d: this model is patched already; undo it first")
+        raise ConfigError("this model is patched already; undo it first", key="rope", value="rope_2d")
     _check_layout(native, type(parent).__name__)
     patched = Rope2d(native, config)
     setattr(parent, name, patched)
@@ -139,8 +139,10 @@ def find(model: Any) -> tuple[Any, str]:
                 seen.add(id(inner))
                 queue.append(inner)
     raise ConfigError(
-        f"rope=rope_2d: {type(model).__name__} has no rotary embedding with an inv_freq "
-        f"(searched through {', '.join(INNER)}), so there is nothing to patch: use rope=native"
+        f"{type(model).__name__} has no rotary embedding with an inv_freq "
+        f"(searched through {', '.join(INNER)}), so there is nothing to patch: use rope=native",
+        key="rope",
+        value="rope_2d",
     )
 
 
@@ -171,7 +173,9 @@ def require(model: Any) -> Rope2d:
     """Return the patched embedding; ConfigError if there is none."""
     patch = patch_of(model)
     if patch is None:
-        raise ConfigError("rope=native: branches need two coordinates a token; use rope=rope_2d")
+        raise ConfigError(
+            "branches need two coordinates a token; use rope=rope_2d", key="rope", value="native"
+        )
     return patch
 
 
@@ -193,8 +197,10 @@ def _check_layout(native: Any, owner: str) -> None:
         reason = ""
     if cos is None or cos.shape != expected.shape or not torch.allclose(cos.float(), expected, atol=1e-5):
         raise ConfigError(
-            f"rope=rope_2d: {type(native).__name__} of {owner} does not lay its pairs out as cat(angles, angles)"
-            f"{reason}, so they cannot be numbered: use rope=native"
+            f"{type(native).__name__} of {owner} does not lay its pairs out as cat(angles, angles)"
+            f"{reason}, so they cannot be numbered: use rope=native",
+            key="rope",
+            value="rope_2d",
         )
 
 

@@ -54,7 +54,9 @@ def first_rank(config: RunnerConfig, manifest: Manifest) -> ProcessRank:
         return ProcessRank(0, processes, 0, processes)
     if wanted not in (None, started.processes):
         raise ConfigError(
-            f"model.stages={wanted}: torchrun has started {started.processes} processes: leave it out"
+            f"torchrun has started {started.processes} processes: leave it out",
+            key="model.stages",
+            value=wanted,
         )
     return started
 

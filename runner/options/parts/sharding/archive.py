@@ -32,7 +32,7 @@ def codec() -> Any:
         import pyarrow
     except ImportError as error:
         raise ConfigError(
-            "task.archive=zstd: zstd is read and written by pyarrow: pip install pyarrow"
+            "zstd is read and written by pyarrow: pip install pyarrow", key="task.archive", value="zstd"
         ) from error
     return pyarrow.Codec("zstd", compression_level=LEVEL)
 
@@ -69,8 +69,9 @@ class ArchivedPart:
         expected = -(-self.raw_bytes // FRAME_BYTES)
         if len(self.frames) != expected or self.begins[-1] != entry.stored.nbytes:
             raise DataError(
-                f"{path}: frames: {expected} of {entry.stored.nbytes} bytes together expected by the manifest's sizes, "
-                f"found {len(self.frames)} of {self.begins[-1]}"
+                f"frames: {expected} of {entry.stored.nbytes} bytes together expected by the manifest's sizes, "
+                f"found {len(self.frames)} of {self.begins[-1]}",
+                key=path,
             )
         # ranges are read in order: the next one mostly begins in the same frame
         self._last = (-1, memoryview(b""))
@@ -80,7 +81,7 @@ class ArchivedPart:
         while nbytes > 0:
             number, start = divmod(offset, FRAME_BYTES)
             if number >= len(self.frames):
-                raise DataError(f"{self.path}: ended while it was being read, {nbytes} bytes short")
+                raise DataError(f"ended while it was being read, {nbytes} bytes short", key=self.path)
             piece = self._frame(number)[start : start + nbytes]
             yield piece
             offset, nbytes = offset + len(piece), nbytes - len(piece)
@@ -94,9 +95,9 @@ class ArchivedPart:
             try:
                 content = codec().decompress(stored, decompressed_size=size, asbytes=True)
             except OSError as error:
-                raise DataError(f"{self.path}: piece {number} cannot be unpacked ({error})") from error
+                raise DataError(f"piece {number} cannot be unpacked ({error})", key=self.path) from error
             if len(content) != size:
-                raise DataError(f"{self.path}: piece {number}: {size} bytes expected, {len(content)} found")
+                raise DataError(f"piece {number}: {size} bytes expected, {len(content)} found", key=self.path)
             self._last = (number, memoryview(content))
         return self._last[1]
 
@@ -117,5 +118,5 @@ def read_header(folder: Path, entry: PartEntry) -> WeightFile:
     read, size = open_part(folder, entry), entry.raw.nbytes
     length = int.from_bytes(b"".join(map(bytes, read(0, min(8, size)))), "little")
     if length > min(MAX_HEADER_BYTES, size - 8):
-        raise DataError(f"{path}: its header should be {length} bytes long, but the part has {size} bytes")
+        raise DataError(f"its header should be {length} bytes long, but the part has {size} bytes", key=path)
     return parse_header(b"".join(map(bytes, read(0, 8 + length))), path, size)

@@ -29,7 +29,7 @@ def require_complete(manifest: Manifest, progress: OpenProgress) -> list[Checked
         if len(problems) > MAX_LISTED:
             lines.append(f"and {len(problems) - MAX_LISTED} more: task=verify lists all")
         listed = "".join(f"\n  {line}" for line in lines)
-        raise DataError(f"task.parts={manifest.folder}: damaged, nothing was written:{listed}")
+        raise DataError(f"damaged, nothing was written:{listed}", key="task.parts", value=manifest.folder)
     return checked
 
 

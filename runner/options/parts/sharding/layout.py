@@ -56,8 +56,9 @@ def find_layers(checkpoint: Checkpoint) -> Layout:
             f"{prefix}.{min(group)}..{max(group)}" for prefix, group in list(groups.items())[:5]
         )
         raise DataError(
-            f"{checkpoint.folder}: config.json says {key}={count}, but no tensor names are numbered "
-            f"0..{count - 1} (found {found or 'no numbers'})"
+            f"config.json says {key}={count}, but no tensor names are numbered "
+            f"0..{count - 1} (found {found or 'no numbers'})",
+            key=checkpoint.folder,
         )
     outermost = [name for name in covering if not any(name.startswith(f"{outer}.") for outer in covering)]
 
@@ -87,7 +88,7 @@ def _num_layers(checkpoint: Checkpoint) -> tuple[int, str]:
         if type(count) is int and count >= 1:
             return count, key
     raise DataError(
-        f"{checkpoint.folder / 'config.json'}: names no number of layers ({', '.join(LAYER_COUNT_KEYS)})"
+        f"names no number of layers ({', '.join(LAYER_COUNT_KEYS)})", key=checkpoint.folder / "config.json"
     )
 
 

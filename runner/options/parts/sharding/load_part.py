@@ -47,7 +47,9 @@ def load_part(
     manifest = read_manifest(folder, "folder")
     manifest.require_runnable("folder")
     if not 0 <= part_id < manifest.num_parts:
-        raise ConfigError(f"part_id={part_id}: {manifest.folder} has the parts 0 to {manifest.num_parts - 1}")
+        raise ConfigError(
+            f"{manifest.folder} has the parts 0 to {manifest.num_parts - 1}", key="part_id", value=part_id
+        )
     entry = manifest.parts[part_id]
     is_first, is_last = part_id == 0, part_id == manifest.num_parts - 1
     config = _model_config(manifest)
@@ -99,7 +101,7 @@ def _model_config(manifest: Manifest) -> Any:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(
-            f"folder={manifest.folder}: no usable config in {folder}: {one_line(error)}"
+            f"no usable config in {folder}: {one_line(error)}", key="folder", value=manifest.folder
         ) from error
     family = KNOWN.get(type(config), None)
     reasons = {
@@ -117,7 +119,7 @@ def _model_config(manifest: Manifest) -> Any:
 
 def _cannot_run(manifest: Manifest, config: Any, why: str) -> ConfigError:
     """Say why a family cannot run in parts, and what to do instead."""
-    return ConfigError(f"{manifest.folder}: {config.model_type} cannot be run in parts: {why}; {INSTEAD}")
+    return ConfigError(f"{config.model_type} cannot be run in parts: {why}; {INSTEAD}", key=manifest.folder)
 
 
 def _part_config(manifest: Manifest, config: Any, span: tuple[int, int]) -> Any:
@@ -126,7 +128,7 @@ def _part_config(manifest: Manifest, config: Any, span: tuple[int, int]) -> Any:
     count, (first, last) = manifest.num_layers, span
     if config.num_hidden_layers != count:
         raise DataError(
-            f"{manifest.folder}: {count} layers in the manifest, {config.num_hidden_layers} in config.json"
+            f"{count} layers in the manifest, {config.num_hidden_layers} in config.json", key=manifest.folder
         )
     for key, value in vars(config).items():
         if PER_LAYER.search(key) and isinstance(value, list) and len(value) == count:
@@ -194,7 +196,7 @@ def _dtype(wanted: str | torch.dtype, config: Any) -> torch.dtype:
         return wanted
     named = getattr(torch, wanted, None)
     if not (isinstance(named, torch.dtype) and named.is_floating_point):
-        raise ConfigError(f"dtype={wanted}: use auto, float32, bfloat16 or float16")
+        raise ConfigError("use auto, float32, bfloat16 or float16", key="dtype", value=wanted)
     return named
 
 

@@ -114,14 +114,18 @@ class Manifest:
         between layers."""
         if self.archive is not None:
             raise ConfigError(
-                f"{key}={self.folder}: these parts are an archive ({self.archive}), which can be merged and verified, "
+                f"these parts are an archive ({self.archive}), which can be merged and verified, "
                 f"but not loaded: unpack it once with runner task=archive task.archive=none task.parts={self.folder} "
-                "task.output_dir=NEW_FOLDER"
+                "task.output_dir=NEW_FOLDER",
+                key=key,
+                value=self.folder,
             )
         if not self.contiguous or any(part.layers is None for part in self.parts):
             raise ConfigError(
-                f"{key}={self.folder}: the parts of strategy {self.strategy} are not runs of whole layers, "
-                f"so none of them can run: split by layers (task.strategy=balanced_bytes), or {INSTEAD}"
+                f"the parts of strategy {self.strategy} are not runs of whole layers, "
+                f"so none of them can run: split by layers (task.strategy=balanced_bytes), or {INSTEAD}",
+                key=key,
+                value=self.folder,
             )
 
 
@@ -131,12 +135,12 @@ def read_manifest(parts: str | Path, key: str = "task.parts") -> Manifest:
     folder = Path(parts).expanduser().absolute()
     path = folder / MANIFEST
     if not path.is_file():
-        raise ConfigError(f"{key}={folder}: {_why_none(folder)}")
+        raise ConfigError(_why_none(folder), key=key, value=folder)
     values = load_json(path)
     found = values.get("format"), values.get("format_version")
     if found != (FORMAT, FORMAT_VERSION):
         raise DataError(
-            f"{path}: format {FORMAT} version {FORMAT_VERSION} expected, found {found[0]} {found[1]}"
+            f"format {FORMAT} version {FORMAT_VERSION} expected, found {found[0]} {found[1]}", key=path
         )
     manifest = _ManifestReader(path).manifest(values)
     _require_consistent(path, manifest, values.get("num_parts"))
@@ -154,7 +158,7 @@ def _why_none(folder: Path) -> str:
 def _require_consistent(path: Path, manifest: Manifest, num_parts: object) -> None:
     """Raise DataError if the manifest contradicts itself."""
     if manifest.num_parts != num_parts:
-        raise DataError(f"{path}: num_parts={num_parts}, but {manifest.num_parts} parts are listed")
+        raise DataError(f"num_parts={num_parts}, but {manifest.num_parts} parts are listed", key=path)
     wanted = (
         [f"{listed.file}.header" for listed in manifest.files]
         if manifest.source_format == "safetensors"
@@ -162,20 +166,21 @@ def _require_consistent(path: Path, manifest: Manifest, num_parts: object) -> No
     )
     if wanted != [listed.file for listed in manifest.headers]:
         raise DataError(
-            f"{path}: headers: one for each of source.files expected, in the same order (none for .bin)"
+            "headers: one for each of source.files expected, in the same order (none for .bin)", key=path
         )
     if manifest.source_format == "bin":
         _require_listed(path, manifest)
     targets = [listed.file for listed in (*manifest.files, *manifest.companions)]
     if len(set(targets)) < len(targets):
-        raise DataError(f"{path}: source.files and companions name the same file twice")
+        raise DataError("source.files and companions name the same file twice", key=path)
     suffix = ARCHIVES.get(manifest.archive or "", "")
     for number, part in enumerate(manifest.parts):
         names = number, part_file(number) + suffix, partition_name(number)
         if (part.part_id, part.stored.file, part.partition) != names:
             raise DataError(
-                f"{path}: parts[{number}]: part {names[0]} with {names[1]} and {names[2]} expected, "
-                f"found part {part.part_id} with {part.stored.file} and {part.partition}"
+                f"parts[{number}]: part {names[0]} with {names[1]} and {names[2]} expected, "
+                f"found part {part.part_id} with {part.stored.file} and {part.partition}",
+                key=path,
             )
     if manifest.contiguous:
         _require_joined(path, manifest)
@@ -184,7 +189,7 @@ def _require_consistent(path: Path, manifest: Manifest, num_parts: object) -> No
     ).items():
         if any(part_id >= manifest.num_parts for part_id in ids):
             raise DataError(
-                f"{path}: {what}: part ids below {manifest.num_parts} expected, found {list(ids)}"
+                f"{what}: part ids below {manifest.num_parts} expected, found {list(ids)}", key=path
             )
 
 
@@ -195,12 +200,12 @@ def _require_listed(path: Path, manifest: Manifest) -> None:
     for listed in manifest.files:
         if listed.tensors is None:
             raise DataError(
-                f"{path}: source.files: {listed.file}: tensors: a list of names expected, found none"
+                f"source.files: {listed.file}: tensors: a list of names expected, found none", key=path
             )
         for name in listed.tensors:
             if name in file_of:
                 raise DataError(
-                    f"{path}: source.files: tensor {name} is in {file_of[name]} and in {listed.file}"
+                    f"source.files: tensor {name} is in {file_of[name]} and in {listed.file}", key=path
                 )
             file_of[name] = listed.file
 
@@ -214,13 +219,14 @@ def _require_joined(path: Path, manifest: Manifest) -> None:
         first, last = part.layers
         if first != expected or last < first or last >= manifest.num_layers:
             raise DataError(
-                f"{path}: parts[{part.part_id}].layers: a range from {expected} to {manifest.num_layers - 1} at most "
-                f"expected, found [{first}, {last}]"
+                f"parts[{part.part_id}].layers: a range from {expected} to {manifest.num_layers - 1} at most "
+                f"expected, found [{first}, {last}]",
+                key=path,
             )
         expected = last + 1
     if expected != manifest.num_layers:
         raise DataError(
-            f"{path}: parts: layers 0..{manifest.num_layers - 1} expected, found 0..{expected - 1} only"
+            f"parts: layers 0..{manifest.num_layers - 1} expected, found 0..{expected - 1} only", key=path
         )
 
 

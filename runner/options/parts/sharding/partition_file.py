@@ -102,7 +102,7 @@ def read_partition(path: Path) -> Partition:
         text += piece
         if len(text) > MAX_TEXT_BYTES:
             raise DataError(
-                f"{path}: more than {MAX_TEXT_BYTES:,} bytes of JSON besides the numbers: no partition"
+                f"more than {MAX_TEXT_BYTES:,} bytes of JSON besides the numbers: no partition", key=path
             )
     values, fields = parse_object(bytes(text), str(path)), Fields(path)
     entries = fields.many("layers", values.get("layers"))
@@ -118,7 +118,7 @@ def read_partition(path: Path) -> Partition:
     if (total := sum(layer.params for layer in layers)) != listed:
         fields.fail("total_params", f"{total}, as the shapes say,", listed)
     if twice := [name for name, count in Counter(layer.name for layer in layers).items() if count > 1]:
-        raise DataError(f"{path}: layers: {twice[0]} is duplicated")
+        raise DataError(f"layers: {twice[0]} is duplicated", key=path)
     return Partition(path, part_id, layers, str(form))
 
 
@@ -160,7 +160,7 @@ def _without_numbers(path: Path) -> Iterator[bytes]:
                 end = waiting.find(b"]")
                 if b"[" in (waiting if end < 0 else waiting[:end]):
                     raise DataError(
-                        f"{path}: parameters: one flat list of numbers expected, found a list inside"
+                        "parameters: one flat list of numbers expected, found a list inside", key=path
                     )
                 if end < 0:
                     position, waiting = position + len(waiting), b""
@@ -177,7 +177,7 @@ def _without_numbers(path: Path) -> Iterator[bytes]:
             begin = position + found.end()
             position, waiting = begin, waiting[found.end() :]
     if begin >= 0:
-        raise DataError(f"{path}: truncated: the list of numbers that begins at byte {begin} has no end")
+        raise DataError(f"truncated: the list of numbers that begins at byte {begin} has no end", key=path)
     yield waiting
 
 
@@ -189,8 +189,10 @@ def refuse_large(total_params: int) -> None:
     if total_params > MAX_INLINE_PARAMS:
         text_gib = total_params * TEXT_BYTES_PER_PARAM / 2**30
         raise ConfigError(
-            f"task.inline_parameters=true: {total_params:,} parameters would be {text_gib:,.2f} GiB of JSON text, and "
-            f"{MAX_INLINE_PARAMS:,} are the limit: leave it false, and partition_N.json refers to the tensors instead"
+            f"{total_params:,} parameters would be {text_gib:,.2f} GiB of JSON text, and "
+            f"{MAX_INLINE_PARAMS:,} are the limit: leave it false, and partition_N.json refers to the tensors instead",
+            key="task.inline_parameters",
+            value="true",
         )
 
 
@@ -211,8 +213,9 @@ def as_list(tensor: Tensor) -> list[float]:
     wrong = np.flatnonzero(~np.isfinite(values))
     if len(wrong):
         raise DataError(
-            f"{tensor.file}: tensor {tensor.name}: number {wrong[0]} is {values[wrong[0]]}, which JSON cannot hold: "
-            "use task.inline_parameters=false"
+            f"tensor {tensor.name}: number {wrong[0]} is {values[wrong[0]]}, which JSON cannot hold: "
+            "use task.inline_parameters=false",
+            key=tensor.file,
         )
     numbers: list[float] = values.tolist()
     return numbers
@@ -222,8 +225,10 @@ def read_numbers(tensor: Tensor, pieces: Iterable[bytes | memoryview]) -> Number
     """Return a tensor's numbers, exact, from its bytes."""
     if tensor.dtype not in READABLE:
         raise ConfigError(
-            f"task.inline_parameters=true: tensor {tensor.name} is {tensor.dtype}, which cannot be a list of numbers "
-            f"(those are {', '.join(READABLE)}): use task.inline_parameters=false"
+            f"tensor {tensor.name} is {tensor.dtype}, which cannot be a list of numbers "
+            f"(those are {', '.join(READABLE)}): use task.inline_parameters=false",
+            key="task.inline_parameters",
+            value="true",
         )
     return decode(tensor.dtype, b"".join(map(bytes, pieces)))
 
@@ -255,13 +260,13 @@ def from_json(partition: Partition, layer: Layer) -> Iterator[Numbers]:
             yield (values := _parse(head, where))
             count += len(values)
         if len(rest) > LONGEST_NUMBER + len(piece) * (not comma):
-            raise DataError(f"{where}: a number expected, found {_start(rest)}")
+            raise DataError(f"a number expected, found {_start(rest)}", key=where)
     if rest.strip() or count:
         yield (values := _parse(rest, where))
         count += len(values)
     if count != layer.params:
         raise DataError(
-            f"{where}: {layer.params} numbers expected by the shape {list(layer.shape)}, {count} found"
+            f"{layer.params} numbers expected by the shape {list(layer.shape)}, {count} found", key=where
         )
 
 
@@ -269,16 +274,16 @@ def _parse(text: bytes, where: str) -> Numbers:
     import numpy as np
 
     if odd := text.translate(None, TEXT_BYTES):
-        raise DataError(f"{where}: numbers expected, found {_start(odd)}")
+        raise DataError(f"numbers expected, found {_start(odd)}", key=where)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         try:
             values = np.fromstring(text.decode("ascii"), sep=",")
         except (ValueError, DeprecationWarning) as error:
-            raise DataError(f"{where}: not a list of numbers ({error})") from error
+            raise DataError(f"not a list of numbers ({error})", key=where) from error
     if len(values) != text.count(b",") + 1:
         raise DataError(
-            f"{where}: a number between any two commas expected, found {len(values)} numbers only"
+            f"a number between any two commas expected, found {len(values)} numbers only", key=where
         )
     return values
 

@@ -34,7 +34,7 @@ def targets(manifest: Manifest, checked: list[CheckedPart]) -> list[Target]:
         return made
     made += _from_bin(manifest, part_of)
     if twice := sorted(name for name, count in Counter(target.name for target in made).items() if count > 1):
-        raise DataError(f"{manifest.folder}: {', '.join(twice)} would be restored twice")
+        raise DataError(f"{', '.join(twice)} would be restored twice", key=manifest.folder)
     return made
 
 
@@ -79,8 +79,9 @@ def _pieces(
             advance(len(piece))
         if (found := digest.text()) != expected:
             raise JobFailed(
-                f"{name}: tensor {tensor.name} would not equal the original: {expected} expected, {found} found "
-                f"({tensor.file})"
+                f"tensor {tensor.name} would not equal the original: {expected} expected, {found} found "
+                f"({tensor.file})",
+                key=name,
             )
 
 

@@ -56,7 +56,7 @@ def plan_parts(layout: Layout, task: SplitConfig) -> list[PlannedPart]:
     count = len(layout.layers)
     if num_parts > count:
         key = f"task.ratios={task.ratios}" if task.ratios else f"task.num_parts={num_parts}"
-        raise ConfigError(f"{key}: the model has {count} layers, so {count} parts at most")
+        raise ConfigError(f"the model has {count} layers, so {count} parts at most", key=key)
     if task.strategy is Strategy.equal_layers:
         return _contiguous(layout, [count * part // num_parts for part in range(num_parts + 1)])
     # the cost of each layer, with the tensors before the first and after the last
@@ -116,16 +116,16 @@ def _cuts_of(ranges: list[str], count: int) -> list[int]:
         low, _, high = span.partition("-")
         first, last = int(low), int(high or low)
         if last < first:
-            raise ConfigError(f"{key}: {span} runs backwards: give {last}-{first}")
+            raise ConfigError(f"{span} runs backwards: give {last}-{first}", key=key)
         if last >= count:
-            raise ConfigError(f"{key}: {span} is out of range: the model has layers 0-{count - 1}")
+            raise ConfigError(f"{span} is out of range: the model has layers 0-{count - 1}", key=key)
         if first < cuts[-1]:
-            raise ConfigError(f"{key}: layer {first} is in two ranges, or they are not in order")
+            raise ConfigError(f"layer {first} is in two ranges, or they are not in order", key=key)
         if first > cuts[-1]:
-            raise ConfigError(f"{key}: {_layers(cuts[-1], first - 1)} in no range")
+            raise ConfigError(f"{_layers(cuts[-1], first - 1)} in no range", key=key)
         cuts.append(last + 1)
     if cuts[-1] != count:
-        raise ConfigError(f"{key}: {_layers(cuts[-1], count - 1)} in no range")
+        raise ConfigError(f"{_layers(cuts[-1], count - 1)} in no range", key=key)
     return cuts
 
 
@@ -190,8 +190,10 @@ def part_cuts(manifest: Manifest, processes: int) -> list[int]:
     small as possible."""
     if processes > manifest.num_parts:
         raise ConfigError(
-            f"model.stages={processes}: each process runs at least one part, and {manifest.folder} has "
-            f"{manifest.num_parts}: use at most {manifest.num_parts}, or split into more"
+            f"each process runs at least one part, and {manifest.folder} has "
+            f"{manifest.num_parts}: use at most {manifest.num_parts}, or split into more",
+            key="model.stages",
+            value=processes,
         )
     return balance([part.raw.nbytes for part in manifest.parts], processes)
 

@@ -105,8 +105,10 @@ def read_earlier(folder: Path) -> dict[str, Any]:
             return earlier
     more = ", ..." if len(names) > 3 else ""
     raise ConfigError(
-        f"{KEY}={folder}: the folder is not empty ({', '.join(names[:3])}{more}) and holds no "
-        "split of this model. Nothing was changed: give an empty or new folder"
+        f"the folder is not empty ({', '.join(names[:3])}{more}) and holds no "
+        "split of this model. Nothing was changed: give an empty or new folder",
+        key=KEY,
+        value=folder,
     )
 
 
@@ -133,8 +135,9 @@ def refuse_other(folder: Path, earlier: dict[str, Any], plan: Plan, state: dict[
         differ = ["its source had other tensors"]
     if differ:
         raise ConfigError(
-            f"{KEY}={folder}: holds another split ({', '.join(differ)}). Nothing was changed: "
-            "give an empty or new folder"
+            f"holds another split ({', '.join(differ)}). Nothing was changed: give an empty or new folder",
+            key=KEY,
+            value=folder,
         )
 
 

@@ -56,7 +56,9 @@ def prepare(config: RunnerConfig) -> ArchiveInputs:
         state = (
             "not an archive: its parts can be loaded" if manifest.archive is None else "an archive already"
         )
-        raise ConfigError(f"task.archive={task.archive.value}: task.parts={manifest.folder} is {state}")
+        raise ConfigError(
+            f"task.parts={manifest.folder} is {state}", key="task.archive", value=task.archive.value
+        )
     codec()  # raises at once if the library is not installed
     return ArchiveInputs({"manifest": manifest.sha256}, task, manifest)
 
@@ -125,8 +127,10 @@ def _earlier(folder: Path, made_from: str) -> dict[int, dict[str, Any]]:
     earlier = load_json(folder / UNFINISHED) if UNFINISHED in names else {}
     if names and earlier.get(MADE_FROM) != made_from:
         raise ConfigError(
-            f"{KEY}={folder}: the folder is not empty ({', '.join(names[:3])}{(', ...' if len(names) > 3 else '')}). "
-            "Nothing was changed: give an empty or new folder"
+            f"the folder is not empty ({', '.join(names[:3])}{(', ...' if len(names) > 3 else '')}). "
+            "Nothing was changed: give an empty or new folder",
+            key=KEY,
+            value=folder,
         )
     finished = {}
     for entry in earlier.get("parts", []):

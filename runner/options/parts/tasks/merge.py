@@ -51,8 +51,10 @@ def prepare(config: RunnerConfig) -> MergeInputs:
     manifest = read_manifest(folder)
     if task.dtype is not Dtype.float32:
         raise ConfigError(
-            f"task.dtype={task.dtype}: these parts have a {MANIFEST} and keep their dtype; only numbers in JSON "
-            "without one need it: leave task.dtype out"
+            f"these parts have a {MANIFEST} and keep their dtype; only numbers in JSON "
+            "without one need it: leave task.dtype out",
+            key="task.dtype",
+            value=task.dtype,
         )
     return MergeInputs({"manifest": manifest.sha256}, task, manifest)
 
@@ -118,8 +120,10 @@ def _missing(folder: Path, targets: list[Target]) -> list[Target]:
             continue  # left by an interrupted merge; it is written again
         if name not in known or not known[name].is_at(folder / name):
             raise ConfigError(
-                f"task.output_dir={folder}: holds {name}, which is not what this merge writes. "
-                "Nothing was changed: delete it to have it written again, or give a new folder"
+                f"holds {name}, which is not what this merge writes. "
+                "Nothing was changed: delete it to have it written again, or give a new folder",
+                key="task.output_dir",
+                value=folder,
             )
         finished.add(name)
     return [target for target in targets if target.name not in finished]

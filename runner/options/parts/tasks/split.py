@@ -156,7 +156,9 @@ def _plan(config: RunnerConfig, may_write: bool = True) -> Plan:
         raise _refused_file(config.model.name)
     for key, choice in (("quantization", config.quantization.label), ("lora", config.lora.name)):
         if choice != "none":
-            raise ConfigError(f"{key}={choice}: task=split copies the checkpoint unchanged, use {key}=none")
+            raise ConfigError(
+                f"task=split copies the checkpoint unchanged, use {key}=none", key=key, value=choice
+            )
     model = local_model(config.model)
     checkpoint = _random_checkpoint(model) if model.random_weights and not may_write else _read(model)
     layout = find_layers(checkpoint)
@@ -187,7 +189,9 @@ def _read(model: LocalModelConfig) -> Checkpoint:
 
 
 def _refused_file(name: str) -> ConfigError:
-    return ConfigError(f"model.name={name}: task=split cuts safetensors and .bin, this is a .gguf file")
+    return ConfigError(
+        "task=split cuts safetensors and .bin, this is a .gguf file", key="model.name", value=name
+    )
 
 
 def _random_checkpoint(model: LocalModelConfig) -> Checkpoint:

@@ -114,7 +114,7 @@ def _source(task: VerifyConfig, model: ModelConfig) -> Checkpoint | None:
     except ConfigError as error:
         raise ConfigError(str(error).replace("model.name=", "task.source=")) from error
     if folder.is_file():
-        raise ConfigError(f"task.source={name}: a .gguf file, which task=split cannot read")
+        raise ConfigError("a .gguf file, which task=split cannot read", key="task.source", value=name)
     return read_checkpoint(folder, read_bin)
 
 

@@ -35,7 +35,7 @@ def draft_of(resolved: ResolvedJob) -> Path | None:
         return None
     path = Path(model.draft).expanduser().absolute()
     if not path.is_file():
-        raise ConfigError(f"model.draft={model.draft}: there is no file {path}")
+        raise ConfigError(f"there is no file {path}", key="model.draft", value=model.draft)
     return path
 
 
@@ -89,8 +89,10 @@ def check_words(model: LlamaCppConfig) -> None:
         name = word.partition("=")[0]
         if name.startswith("-") and not name[1:2].isdigit() and name not in program.words:
             raise ConfigError(
-                f"model.flags={word}: {program.label} has no such word; it has "
-                f"{', '.join(sorted(known for known in program.words if known.startswith('--')))}"
+                f"{program.label} has no such word; it has "
+                f"{', '.join(sorted(known for known in program.words if known.startswith('--')))}",
+                key="model.flags",
+                value=word,
             )
 
 

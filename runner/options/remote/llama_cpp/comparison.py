@@ -236,8 +236,9 @@ def _differs(resolved: ResolvedJob, server: StartedServer, how: str, suspects: S
         else "Use another version of llama.cpp"
     )
     return ConfigError(
-        f"model.name={resolved.config.model.name}: {server.label} {how}. {cause}; model.compare=false takes its "
-        "answers as they are"
+        f"{server.label} {how}. {cause}; model.compare=false takes its answers as they are",
+        key="model.name",
+        value=resolved.config.model.name,
     )
 
 

@@ -131,9 +131,11 @@ def _memory_note(resolved: ResolvedJob) -> str:
     if model.check_memory and needed > free:
         needs, there = told_apart(needed, free, decimals(0))
         raise ConfigError(
-            f"model.name={model.name}: llama.cpp needs {needs} MiB, and {there} MiB of main memory are "
+            f"llama.cpp needs {needs} MiB, and {there} MiB of main memory are "
             "there: use a smaller model.context or model.parallel, model.kv_keys=q8_0, a file of fewer bits, or "
-            "model.check_memory=false to try it anyway"
+            "model.check_memory=false to try it anyway",
+            key="model.name",
+            value=model.name,
         )
     return sized
 

@@ -72,7 +72,9 @@ def program_of(model: LlamaCppConfig) -> Program:
         path = path / "bin" / "python" if path.is_dir() else path
         if not path.is_file():
             raise ConfigError(
-                f"model.python={model.python}: there is no {path}. For an environment with xllamacpp: {HOW}"
+                f"there is no {path}. For an environment with xllamacpp: {HOW}",
+                key="model.python",
+                value=model.python,
             )
         found = _with_xllamacpp(str(path))
         if found is None:
@@ -90,19 +92,19 @@ def program_of(model: LlamaCppConfig) -> Program:
     own = _with_xllamacpp(sys.executable)
     if own is not None:
         return own
-    raise ConfigError(f"model=llama_cpp: there is no llama.cpp here: {HOW}")
+    raise ConfigError(f"there is no llama.cpp here: {HOW}", key="model", value="llama_cpp")
 
 
 def _executable(name: str, key: str) -> Program:
     """Return a llama-server by its path or name."""
     path = shutil.which(str(Path(name).expanduser()))
     if path is None:
-        raise ConfigError(f"{key}: there is no such program, or it may not be run. {HOW}")
+        raise ConfigError(f"there is no such program, or it may not be run. {HOW}", key=key)
     said = _said(path, key, "--version")
     named = re.search(r"^version: (\S+)(?: \((\w+)\))?", said, re.M)
     if named is None:
         raise ConfigError(
-            f"{key}: this is no llama-server: its --version says {one_line(said)[:200] or 'nothing'}"
+            f"this is no llama-server: its --version says {one_line(said)[:200] or 'nothing'}", key=key
         )
     version = f"b{named[1]}" + (f" ({named[2]})" if named[2] else "")
     listed = _said(path, key, "--list-devices").partition("devices:")[2]
@@ -146,9 +148,9 @@ def _with_xllamacpp(python: str) -> Program | None:
         if done.returncode == 0:
             found = json.loads(done.stdout.splitlines()[-1])
     except (OSError, ValueError, IndexError, subprocess.TimeoutExpired) as error:
-        raise ConfigError(f"{where}: {one_line(error)}") from None
+        raise ConfigError(one_line(error), key=where) from None
     if found is None:
-        raise ConfigError(f"{where}: {one_line(done.stderr or done.returncode)}")
+        raise ConfigError(one_line(done.stderr or done.returncode), key=where)
     if not found:
         return None
     build = f" ({found['build']})" if found["build"] else ""

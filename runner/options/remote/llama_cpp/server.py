@@ -114,20 +114,23 @@ class LlamaCppServer(StartedServer):
         told = props.get("model_path")
         if not isinstance(told, str) or Path(told).name != file.name:
             raise ConfigError(
-                f"{name}: {self.label} has loaded another file, {one_line(told)}, than {file}: is "
-                "model.executable a script that names its own?"
+                f"{self.label} has loaded another file, {one_line(told)}, than {file}: is "
+                "model.executable a script that names its own?",
+                key=name,
             )
         slots, wanted = props.get("total_slots"), self.model.parallel
         if slots != wanted:
             raise ConfigError(
-                f"model.parallel={wanted}: {self.label} has made {slots} instead: a word of model.flags "
-                "may say it, too"
+                f"{self.label} has made {slots} instead: a word of model.flags may say it, too",
+                key="model.parallel",
+                value=wanted,
             )
         room = (props.get("default_generation_settings") or {}).get("n_ctx", 0)
         if room < positions_of(self._resolved):
             raise ConfigError(
-                f"model.context={positions_of(self._resolved)}: {self.label} has room for {room} tokens only: give "
-                "no more, or free memory for the rest"
+                f"{self.label} has room for {room} tokens only: give no more, or free memory for the rest",
+                key="model.context",
+                value=positions_of(self._resolved),
             )
 
     def _check_parameters(self, answer: Mapping[str, Any]) -> None:
@@ -140,7 +143,9 @@ class LlamaCppServer(StartedServer):
         ]
         if ignored:
             raise ConfigError(
-                f"model.name={self.model.name}: {self.label} ignores parameters of a request: "
+                f"{self.label} ignores parameters of a request: "
                 f"{', '.join(ignored)}: its answers would be drawn in another way than the record says; use another "
-                "version of llama.cpp"
+                "version of llama.cpp",
+                key="model.name",
+                value=self.model.name,
             )

@@ -137,8 +137,10 @@ class StartedServer(ABC):
                 return int(probe.getsockname()[1])
             except OSError as error:
                 raise ConfigError(
-                    f"model.port={wanted}: {one_line(error.strerror or error)} on {LOOPBACK}: end the program that "
-                    "uses it, or use model.port=null, which takes any that is free"
+                    f"{one_line(error.strerror or error)} on {LOOPBACK}: end the program that "
+                    "uses it, or use model.port=null, which takes any that is free",
+                    key="model.port",
+                    value=wanted,
                 ) from None
 
     def _start(self) -> subprocess.Popen[bytes]:
@@ -193,7 +195,7 @@ class StartedServer(ABC):
         if any(sign in quoted for sign in self.TAKEN):
             return _PortTaken(f"model.port={self.port}: another program listens there{quoted}")
         if any(sign in quoted for sign in self.BAD_WORDS):
-            return ConfigError(f"{self.words()}: {self.label} rejects its command line{quoted}")
+            return ConfigError(f"{self.label} rejects its command line{quoted}", key=self.words())
         return JobFailed(self._how(code, " while it started"))
 
     # ------------------------------------------------------------------------------------- messages

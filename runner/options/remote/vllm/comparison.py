@@ -102,10 +102,12 @@ def verdict(resolved: ResolvedJob, reference: Reference, scored: Sequence[Sequen
         return f"with transformers in {reference.dtype}: {figures}"
     own, other = (math.fsum(chain.from_iterable(some)) / len(gaps) for some in (scored, reference.logprobs))
     raise ConfigError(
-        f"model.name={model.name}: {label} computes another model than transformers: log-probabilities differ by "
+        f"{label} computes another model than transformers: log-probabilities differ by "
         f"{figures}, and {tolerance:.2g} on average is what {word or dtype} may make. A token's mean is {own:.4f} by "
         f"vLLM and {other:.4f} by transformers in {reference.dtype}. Use another model.dtype, other model.args or "
-        "another version of vLLM; model.compare=false takes its answers as they are"
+        "another version of vLLM; model.compare=false takes its answers as they are",
+        key="model.name",
+        value=model.name,
     )
 
 
@@ -117,10 +119,12 @@ def check_tokens(resolved: ResolvedJob, reference: Reference, ids: Sequence[Sequ
     if other is not None:
         model = vllm_model(resolved.config.model)
         raise ConfigError(
-            f"model.name={model.name}: {environment_of(model).label} reads {texts()[other][:60]!r} as "
+            f"{environment_of(model).label} reads {texts()[other][:60]!r} as "
             f"{len(ids[other])} tokens {[*ids[other]][:8]} …, transformers as {len(reference.ids[other])} "
             f"{[*reference.ids[other]][:8]} …: their versions may be too far apart; model.compare=false takes its "
-            "answers as they are"
+            "answers as they are",
+            key="model.name",
+            value=model.name,
         )
 
 
@@ -166,7 +170,9 @@ def _score(resolved: ResolvedJob, dtype: str, needed_bytes: int) -> list[dict[st
         scores: list[dict[str, Any]] = ask(REFERENCE, order)
     except NoReference as error:
         raise ConfigError(
-            f"model.name={model.name}: transformers cannot score it, so vLLM cannot be compared with it: "
-            f"{error}. model.compare=false takes its answers as they are"
+            f"transformers cannot score it, so vLLM cannot be compared with it: "
+            f"{error}. model.compare=false takes its answers as they are",
+            key="model.name",
+            value=model.name,
         ) from None
     return scores

@@ -101,7 +101,7 @@ def _python(model: VllmConfig) -> str:
         path = path / "bin" / "python" if path.is_dir() else path
         if not path.is_file():
             raise ConfigError(
-                f"model.python={model.python}: there is no {path}. An environment with vLLM: {HOW}"
+                f"there is no {path}. An environment with vLLM: {HOW}", key="model.python", value=model.python
             )
         return str(path)
     usual = [

@@ -172,8 +172,10 @@ class VllmConfig(StartedConfig):
         require_no_scheduler(generation, "vLLM keeps keys and values itself (model.kv_cache_dtype says how)")
         if generation.thinking_tokens is not None and self.reasoning_parser is None:
             raise ConfigError(
-                f"generation.thinking_tokens={generation.thinking_tokens}: vLLM must know how the model marks its "
-                "thinking: give model.reasoning_parser=WORD, e.g. qwen3 or deepseek_r1, or leave the budget out"
+                "vLLM must know how the model marks its "
+                "thinking: give model.reasoning_parser=WORD, e.g. qwen3 or deepseek_r1, or leave the budget out",
+                key="generation.thinking_tokens",
+                value=generation.thinking_tokens,
             )
         check_budget("model", ThinkingBudget.vllm, generation)
 

@@ -168,9 +168,11 @@ def _refuse(model: VllmConfig, needed_mib: float, room_mib: float, device: str) 
     if model.check_memory and needed_mib > room_mib:
         needs, there = told_apart(needed_mib, room_mib, decimals(0))
         raise ConfigError(
-            f"model.name={model.name}: vLLM needs {needs} MiB, and {there} MiB of "
+            f"vLLM needs {needs} MiB, and {there} MiB of "
             f"{device} are there: use a larger model.tensor_parallel, quantization=fp8 or a smaller "
-            "model (on a CPU a smaller model.memory_share), or model.check_memory=false to try it anyway"
+            "model (on a CPU a smaller model.memory_share), or model.check_memory=false to try it anyway",
+            key="model.name",
+            value=model.name,
         )
 
 

@@ -1,0 +1,1 @@
+"""How values of all packages become text."""

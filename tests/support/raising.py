@@ -1,0 +1,19 @@
+"""Errors are told apart by their code and their key; how they are worded is for tests/render and tests/golden."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from runner_base import RunnerError
+from runner_base.errors import Code
+
+
+@contextmanager
+def raises(kind: type[RunnerError], code: Code, key: str = "") -> Iterator[pytest.ExceptionInfo[RunnerError]]:
+    """Expect an error with a code and a key; values that matter are asserted on what this yields."""
+    with pytest.raises(kind) as caught:
+        yield caught
+    assert (caught.value.code, caught.value.key) == (code, key), str(caught.value)
