@@ -24,7 +24,7 @@ LOAD = """
 import sys, time
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
-from runner_engine.checkpoints import formats
+from runner_engine.plan import formats
 from runner.config.resolved import resolve
 from runner.library.load import configure
 from runner_engine.models import load

@@ -94,9 +94,9 @@ def measure(family: str, folder: Path, options: argparse.Namespace) -> bool:
     from runner.config.root import NoTrackingConfig, RunnerConfig
     from runner.tasks.gsm8k.keys import Gsm8kConfig
     from runner_base import Dtype
-    from runner_engine.checkpoints.footprint import predict
     from runner_engine.checkpoints.kept_kv import kept_kv
     from runner_engine.local.engine import LocalEngine
+    from runner_engine.plan.footprint import predict
     from runner_engine.quantization.base import QuantizationConfig
     from runner_engine.sessions import Request, complete
     from runner_engine.settings.generation import GenerationConfig

@@ -10,12 +10,8 @@ from typing import TYPE_CHECKING
 from runner_base.first_use import at_first_use
 
 if TYPE_CHECKING:
-    from runner_engine.checkpoints.footprint import Footprint as Footprint
-    from runner_engine.checkpoints.footprint import predict as predict
-    from runner_engine.checkpoints.formats import notes_of_reach as notes_of_reach
     from runner_engine.checkpoints.locating import ToDownload as ToDownload
     from runner_engine.checkpoints.locating import no_downloads as no_downloads
-    from runner_engine.checkpoints.memory_check import gpus_needed as gpus_needed
     from runner_engine.checkpoints.resolve import ModelFiles as ModelFiles
     from runner_engine.checkpoints.resolve import ResolvedModel as ResolvedModel
     from runner_engine.checkpoints.resolve import resolve as resolve
@@ -32,6 +28,10 @@ if TYPE_CHECKING:
     from runner_engine.local.engine import LocalEngine as LocalEngine
     from runner_engine.local.opening import open_engine as open_engine
     from runner_engine.local.opening import open_session as open_session
+    from runner_engine.plan.footprint import Footprint as Footprint
+    from runner_engine.plan.footprint import predict as predict
+    from runner_engine.plan.formats import notes_of_reach as notes_of_reach
+    from runner_engine.plan.memory_check import gpus_needed as gpus_needed
     from runner_engine.quantization import CHOICES as CHOICES
     from runner_engine.quantization.base import QuantizationConfig as QuantizationConfig
     from runner_engine.sessions.arithmetic import Arithmetic as Arithmetic
@@ -95,12 +95,12 @@ PLACES = {
     "ResolvedModel": "checkpoints.resolve",  # what `resolve` returns, and what engines are opened with
     "ModelFiles": "checkpoints.resolve",  # a model's files; each property is read at its first use
     "Tensor": "checkpoints.weight_files",  # a tensor as a header describes it: name, dtype, shape, place
-    "predict": "checkpoints.footprint",  # the memory that a model needs at a workload
-    "Footprint": "checkpoints.footprint",  # what `predict` returns: weights by part, KV cache, activations
+    "predict": "plan.footprint",  # the memory that a model needs at a workload
+    "Footprint": "plan.footprint",  # what `predict` returns: weights by part, KV cache, activations
     "check_files": "local.before_load",  # rejects what cannot work, as far as the headers tell
-    "notes_of_reach": "checkpoints.formats",  # how little of a model its quantization reaches, where that is little
+    "notes_of_reach": "plan.formats",  # how little of a model its quantization reaches, where that is little
     "check_fits": "local.before_load",  # rejects a model that does not fit into this machine's memory
-    "gpus_needed": "checkpoints.memory_check",  # how many GPUs a model needs, and which it names
+    "gpus_needed": "plan.memory_check",  # how many GPUs a model needs, and which it names
     "own_positions": "local.before_load",  # the positions that a model was made for
     "positions": "local.before_load",  # the positions that it will have, with its rope
     "capabilities_of": "local.capabilities",  # what the engine of a spec can do

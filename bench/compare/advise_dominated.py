@@ -29,7 +29,7 @@ from runner.options.advise.accuracies import Answer, RecordedAccuracy
 from runner.options.advise.candidates import Candidate
 from runner.options.advise.ranking import rank
 from runner_base import MIB
-from runner_engine.checkpoints.footprint import Footprint
+from runner_engine.plan.footprint import Footprint
 
 FORMATS = 3
 QUESTIONS = 200

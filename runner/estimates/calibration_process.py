@@ -26,7 +26,7 @@ from runner.estimates.sample import LONG_PROMPT, REPEATS, ROWS, SHORT_PROMPT, ST
 from runner.speed.synthetic import synthetic_requests
 from runner_base import child
 from runner_engine import Engine, LocalModelConfig, LoraConfig, complete
-from runner_engine.checkpoints import PACKED_SHARE, random_weights, read_tensors
+from runner_engine.checkpoints import random_weights, read_tensors
 from runner_engine.quantization.mixed import only_matching
 
 BANDWIDTH_NUMBERS = 1 << 25  # of float32: more than a cache holds
@@ -128,7 +128,8 @@ def run_depth(model: CalibrationModel, layers: int, scratch: Path) -> dict[str, 
     folder = write_sample(model, layers, scratch)
     config = sample_config(model.config, folder, model.threads)
     # a smaller model packs its weights if, and only if, the whole one would
-    engine = LocalEngine(resolve(config), packed_share=PACKED_SHARE if model.is_packed else 0.0)
+    packing = {} if model.is_packed else {"packed_share": 0.0}
+    engine = LocalEngine(resolve(config), **packing)
     try:
         engine.load()
         started = time.perf_counter()

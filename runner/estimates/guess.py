@@ -99,8 +99,7 @@ def rates_here(config: RunnerConfig, device: str, dtype_bytes: int) -> Rates | N
         return None
     bytes_per_s, core_flops_per_s = _measured()
     flops_per_s = core_flops_per_s * machine.cores()
-    has_kernels = all(choice.has_kernels(dtype_bytes) for choice in config.mix.choices)
-    return Rates(device, bytes_per_s, flops_per_s, unpacks=not has_kernels)
+    return Rates(device, bytes_per_s, flops_per_s, unpacks=not config.mix.has_kernels(dtype_bytes))
 
 
 @cache

@@ -99,9 +99,7 @@ def estimate(
             alone_fit = entry.fit if alone is known else _fit(alone, read.get(number))
             if alone_fit is None:
                 continue
-            rates = rates_here(
-                config, machine.device_class(known.files.model.device), known.files.dtype_bytes
-            )
+            rates = rates_here(config, known.files.device, known.files.dtype_bytes)
             if rates is not None:
                 guesses[number] = speed = guessed_speed(alone, alone_fit, rates)
                 alike = records.like(config)

@@ -13,7 +13,8 @@ from runner.config.resolved import ResolvedJob
 from runner.config.root import RunnerConfig
 from runner_base import MIB, machine
 from runner_engine import KvCache, RopeConfig, local_model
-from runner_engine.checkpoints import PACKED_SHARE, place_bytes, random_weights
+from runner_engine.checkpoints import place_bytes, random_weights
+from runner_engine.plan.load_plan import may_pack
 from runner_engine.quantization.base import CheckpointSource
 from runner_engine.settings.rope import RopeScalingConfig
 
@@ -82,7 +83,7 @@ def calibration_model_of(resolved: ResolvedJob, weight_mib: float) -> Calibratio
     threads = files.model.threads or machine.threads_for(parameters)
     is_quantized = config.mix.quantizes  # such layers stay as they are
     plain_mib = kept * row_bytes / MIB if is_quantized else weight_mib
-    is_packed = plain_mib <= PACKED_SHARE * machine.available_mib()
+    is_packed = may_pack(plain_mib * MIB, machine.available_mib())
     shape = {key: value for key, value in settings.items() if key != "torch_dtype"}
     name = digest([shape])
     kv_cache = config.generation.stored_kv

@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING
 from runner_base.first_use import at_first_use
 
 if TYPE_CHECKING:
-    from runner_engine.checkpoints.footprint import PACKED_SHARE as PACKED_SHARE
     from runner_engine.checkpoints.gguf_file import is_gguf as is_gguf
     from runner_engine.checkpoints.gguf_file import is_known as is_known
     from runner_engine.checkpoints.gguf_file import read_header as read_header
     from runner_engine.checkpoints.linear_layers import block_of as block_of
     from runner_engine.checkpoints.linear_layers import first_number as first_number
     from runner_engine.checkpoints.locating import locate_config as locate_config
-    from runner_engine.checkpoints.memory_check import limited as limited
     from runner_engine.checkpoints.no_model import is_bare as is_bare
     from runner_engine.checkpoints.no_model import nothing_to_load as nothing_to_load
     from runner_engine.checkpoints.pass_memory import MAX_ROWS as MAX_ROWS
@@ -44,7 +42,6 @@ if TYPE_CHECKING:
     from runner_engine.checkpoints.weight_files import parse_header as parse_header
     from runner_engine.checkpoints.weight_files import read_checkpoint as read_checkpoint
     from runner_engine.checkpoints.weight_files import read_weight_file as read_weight_file
-    from runner_engine.checkpoints.weight_sizes import compute_dtype as compute_dtype
     from runner_engine.checkpoints.weight_sizes import weight_bytes as weight_bytes
 
 PLACES = {
@@ -75,7 +72,6 @@ PLACES = {
     "SHAPES_DIR": "random_weights",  # the config.json files of well-known models
     "list_tensors": "random_weights",  # the tensors of a model of such a shape
     # what it will need
-    "limited": "memory_check",  # free memory under the limits of model.max_memory
     "shape_of": "pass_memory",  # the sizes on which memory depends
     "place_bytes": "pass_memory",  # bytes of keys and values of one token
     "kv_number_bytes": "pass_memory",  # bytes of one number of them
@@ -83,9 +79,7 @@ PLACES = {
     "waiting_places": "pass_memory",  # how many distributions of one model may wait for those of another
     "MAX_ROWS": "pass_memory",  # the most rows that decode at once, by device
     "PREFILL_TOKENS": "pass_memory",  # the tokens of prompts that one pass reads, by device
-    "PACKED_SHARE": "footprint",  # the share of free memory up to which linear layers are packed
     "weight_bytes": "weight_sizes",  # bytes of the loaded weights by part, scales included
-    "compute_dtype": "weight_sizes",  # the number format of what is not quantized
     "block_of": "linear_layers",  # the path of the block that a layer belongs to
     "first_number": "linear_layers",  # which part of a layer's path is the number of its block
 }

@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from runner_base import ConfigError, few, load_json, machine, processor
+from runner_base import ConfigError, few, load_json, processor
 from runner_engine.checkpoints.adapter_header import adapter_shapes
 from runner_engine.checkpoints.adapter_patterns import check_patterns, check_ranks
 from runner_engine.checkpoints.linear_layers import EXPERT, HEADS, IN_A_BLOCK
@@ -124,7 +124,7 @@ def _gives_norms(choice: QuantizationConfig, files: ModelFiles) -> bool:
     """Whether PEFT reads a choice's weights as numbers; on a CPU bitsandbytes may pack those of 4
     bits anew."""
     if isinstance(choice, FourBitConfig):
-        return machine.device_class(files.model.device) != "cpu" or not processor.has_bfloat16_products()
+        return files.device != "cpu" or not processor.has_bfloat16_products()
     return choice.holders == OF_TORCHAO and files.stored is None
 
 

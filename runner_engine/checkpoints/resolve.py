@@ -82,10 +82,22 @@ class ModelFiles:
         """The quantization of the stored checkpoint, if any."""
         return read_format(self.settings)
 
+    @property
+    def is_gguf_file(self) -> bool:
+        """Whether the weights are one file. Random weights are a folder, and are not made for this
+        question."""
+        return not self.model.random_weights and self.path.is_file()
+
+    @property
+    def device(self) -> str:
+        """What model.device means on this machine, as far as that is known without torch: cpu or
+        cuda."""
+        return machine.device_class(self.model.device)
+
     @cached_property
     def dtype(self) -> str:
         """The number format that model.dtype means for this checkpoint on this machine."""
-        return dtype_for(self.model.dtype, self.settings, machine.device_class(self.model.device))
+        return dtype_for(self.model.dtype, self.settings, self.device)
 
     @property
     def dtype_bytes(self) -> int:
@@ -96,8 +108,8 @@ class ModelFiles:
     def has_blocks(self) -> bool:
         """Whether a .gguf file can keep its blocks: on a CPU, without a device map or an
         adapter."""
-        is_on_cpu = machine.device_class(self.model.device) == "cpu" and self.model.device_map is None
-        is_file = is_on_cpu and not self.adapts and not self.model.random_weights and self.path.is_file()
+        is_on_cpu = self.device == "cpu" and self.model.device_map is None
+        is_file = is_on_cpu and not self.adapts and self.is_gguf_file
         return is_file and gguf_file.can_keep_blocks(gguf_file.read_header(self.path))
 
     @cached_property
@@ -148,7 +160,7 @@ class ModelFiles:
         hashes = {"model": random_weights.sha256(self.model) if random else files_sha256(self.path, cache)}
         if self.model.dtype is Dtype.auto:  # it depends on the machine, and the answers depend on it
             hashes["dtype"] = self.dtype
-        is_gguf = not random and self.path.is_file() and gguf_file.is_gguf(self.path)
+        is_gguf = self.is_gguf_file and gguf_file.is_gguf(self.path)
         if is_gguf and cuts_single_digits(gguf_file.read_header(self.path).metadata):
             hashes["tokenizer"] = "single digits"  # in jobs of before, these files' tokens were others
         if self.adapter is not None:

@@ -1,9 +1,8 @@
 """The bytes of a model's weights in memory, tensor by tensor, as the libraries will hold them; no
 torch.
 
-Linear layers of the blocks are quantized, as far as linear_layers.walk finds them, and so are
-experts that the load takes apart (experts.py); embeddings, the head, norms, biases and routers keep
-model.dtype; tied tensors count once.
+Which tensors are quantized while loading is decided elsewhere (plan/load_plan.py). The others keep
+model.dtype, or are codes in the file; tied tensors count once.
 """
 
 from __future__ import annotations
@@ -11,39 +10,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from runner_base import BYTES, Dtype
-from runner_base.dtypes import stored_dtype
 from runner_engine.checkpoints.library_rules import plain_bytes
-from runner_engine.checkpoints.linear_layers import layer_of, part_of, sizes_of, walk
+from runner_engine.checkpoints.linear_layers import layer_of, part_of, sizes_of
 from runner_engine.checkpoints.weight_files import Tensor
-from runner_engine.quantization.base import Format
+from runner_engine.quantization.base import Format, QuantizationConfig
 from runner_engine.quantization.mixed import Mix
-from runner_engine.settings.model import LocalModelConfig
 
 STORED_BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}  # other stored types are kept as they are
 PARTS = ("linear", "scales", "expert", "embedding", "head", "other")
-
-
-def compute_dtype(model: LocalModelConfig, settings: dict[str, Any]) -> str:
-    """Return the name of the dtype of the unquantized weights, the activations and the KV cache."""
-    name = stored_dtype(settings) if model.dtype is Dtype.auto else model.dtype.value
-    return name if name in BYTES else "float32"
 
 
 def weight_bytes(
     tensors: list[Tensor],
     settings: Mapping[str, Any],
     stored: Format | None,
-    mix: Mix,
+    choices: Mapping[str, QuantizationConfig],
     dtype_bytes: int,
-    device: str = "cpu",
     fuses_experts: bool = True,
 ) -> dict[str, int]:
-    """Bytes of the loaded weights by part, quantization constants (`scales`) included."""
+    """Bytes of the loaded weights by part, quantization constants (`scales`) included.
+
+    choices: of the tensors that the load quantizes, by name.
+    """
     parts = dict.fromkeys(PARTS, 0)
-    choices = (
-        walk(tensors, settings, mix, device, fuses_experts, dtype_bytes).choices if stored is None else {}
-    )
     has_embedding = any(part_of(tensor) == "embedding" for tensor in tensors)
     coded = _coded(tensors, stored)
     for tensor in tensors:

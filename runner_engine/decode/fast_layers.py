@@ -18,7 +18,6 @@ import torch
 from torch import nn
 
 from runner_base import machine
-from runner_engine.checkpoints.footprint import PACKED_SHARE
 from runner_engine.decode.norms import norms_of, replace_norm
 from runner_engine.devices.heap import Heap
 from runner_engine.devices.mapped_files import MappedFiles
@@ -43,9 +42,8 @@ from runner_engine.matmul import (
     plain_layers,
     product_of,
 )
+from runner_engine.plan.load_plan import PACKED_SHARE, SHARED_BYTES, may_pack
 
-# a smaller table is read where it is: a lookup takes as long as a small model's whole layer
-SHARED_BYTES = 2**24
 MANY_TOKENS = 64  # a pass over fewer leaves too little garbage on the heap to be worth a look
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
@@ -166,7 +164,7 @@ def choices_for(
     """
     plain = plain_layers(model)
     dtypes = dict.fromkeys(layer.weight.dtype for layer in plain)
-    if sum(layer.weight.nbytes for layer in plain) > packed_share * machine.available_mib() * machine.MIB:
+    if not may_pack(sum(layer.weight.nbytes for layer in plain), machine.available_mib(), packed_share):
         return dict.fromkeys(
             dtypes, Choice(Way.plain, "torch, not packed (there is too little memory)", is_free=False)
         )

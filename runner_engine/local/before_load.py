@@ -4,13 +4,15 @@ Imports no torch."""
 from __future__ import annotations
 
 from runner_base import machine
-from runner_engine.checkpoints import adapter_header, adapter_kinds, chat_templates, formats, random_weights
+from runner_engine.checkpoints import adapter_header, adapter_kinds, chat_templates, random_weights
 from runner_engine.checkpoints.draft import check_guesses, checked_draft, draft_of
 from runner_engine.checkpoints.kept_kv import kept_kv
-from runner_engine.checkpoints.memory_check import check_memory, limited
 from runner_engine.checkpoints.positions import check_factor, made_for, notes_on_factor, positions_of
 from runner_engine.checkpoints.resolve import ResolvedModel
 from runner_engine.kernels import building
+from runner_engine.plan import formats
+from runner_engine.plan.load_plan import plan_load
+from runner_engine.plan.memory_check import check_memory, limited
 
 
 def check_files(resolved: ResolvedModel, asks_in_chat: bool = False) -> None:
@@ -37,10 +39,10 @@ def check_files(resolved: ResolvedModel, asks_in_chat: bool = False) -> None:
 def check_fits(resolved: ResolvedModel) -> list[str]:
     """Reject a model that does not fit into this machine's memory; return notes on what is close to
     a limit."""
-    model, notes = (resolved.files.model, notes_on_factor(resolved.files.text_settings, resolved.spec.rope))
-    if machine.device_class(model.device) == "cuda":
+    plan, notes = plan_load(resolved), notes_on_factor(resolved.files.text_settings, resolved.spec.rope)
+    if plan.device == "cuda":
         return notes  # only torch knows how much memory of a GPU is free
-    return notes + check_memory(resolved, limited({"cpu": machine.available_mib()}, model.max_memory))
+    return notes + check_memory(plan, limited({"cpu": machine.available_mib()}, plan.files.model.max_memory))
 
 
 STATE_SPACES = {  # families with layers whose states are computed in C
@@ -85,7 +87,7 @@ def positions(resolved: ResolvedModel, made_for_only: bool = False) -> float:
 
 def build_kernels(resolved: ResolvedModel) -> float:
     """Build the kernels that a model needs, unless it is on a GPU; return the seconds."""
-    if machine.device_class(resolved.files.model.device) != "cpu":
+    if resolved.files.device != "cpu":
         return 0.0
     draft = draft_of(resolved)
     choices = [*resolved.mix.choices, *(() if draft is None else draft.mix.choices)]

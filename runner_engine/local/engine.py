@@ -19,7 +19,6 @@ from torch import nn
 from runner_base import ConfigError, FinishReason, doing
 from runner_base.processor import left_out
 from runner_engine.attention import device_attention, shared_attention
-from runner_engine.checkpoints.footprint import PACKED_SHARE
 from runner_engine.checkpoints.mixture import mixture_in
 from runner_engine.checkpoints.published_settings import notes_on_publisher
 from runner_engine.checkpoints.resolve import ResolvedModel
@@ -59,6 +58,7 @@ from runner_engine.matmul import Choice, LayerWeights, requested
 from runner_engine.memory import PeakMemory, note_cuda, restart_cuda
 from runner_engine.models.adapting import adapt, release
 from runner_engine.models.load import Loaded, load_base
+from runner_engine.plan.load_plan import PACKED_SHARE, plan_load
 from runner_engine.sessions import (
     Arithmetic,
     Capability,
@@ -70,7 +70,6 @@ from runner_engine.sessions import (
     Session,
 )
 from runner_engine.settings.generation import require_no_scheduler
-from runner_engine.settings.model import Attention
 from runner_engine.settings.speculation import KEY
 
 
@@ -191,10 +190,10 @@ class LocalEngine:
         """Return the heads that the scheduler needs; None, with a note, where it cannot serve the
         model."""
         if self._heads is None and self._rejection is None:
-            wanted = self._resolved.files.model.attention
+            plan = plan_load(self._resolved)
             try:
-                if wanted is not Attention.auto:
-                    raise Incompatible(f"model.attention={wanted.value} was requested")
+                if not plan.is_streamed:
+                    raise Incompatible(f"model.attention={plan.attention.value} was requested")
                 found = self._trials.heads() or self._trials.keep_heads(probe_heads(loaded))
                 heads = replace(found, kv_cache=self.spec.generation.stored_kv)
                 self._shared_attention = shared_attention.choose(heads, kernels_for(heads))

@@ -29,8 +29,8 @@ from runner_engine.recurrent import StateShape
 
 # the folders whose code the trials run
 CODE = (
-    *("attention", "decode", "kernels", "kv_cache", "local", "matmul", "memory", "models", "quantization"),
-    *("recurrent", "sessions"),
+    *("attention", "decode", "kernels", "kv_cache", "local", "matmul", "memory", "models", "plan"),
+    *("quantization", "recurrent", "sessions"),
 )
 # beginnings of variables
 CHOOSING = ("RUNNER_", "ONEDNN_", "DNNL_", "ATEN_", "OMP_", "MKL_", "TORCH")

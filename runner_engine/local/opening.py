@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from runner_engine.checkpoints.formats import notes_of_reach
 from runner_engine.checkpoints.resolve import ResolvedModel, resolve
 from runner_engine.local.before_load import check_files, check_fits
+from runner_engine.plan.formats import notes_of_reach
 from runner_engine.sessions import Session
 from runner_engine.spec import ModelSpec
 

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner_base import MIB, ConfigError, machine
-from runner_engine.checkpoints import formats, gguf_file, gguf_names
-from runner_engine.checkpoints.memory_check import limited
-from runner_engine.checkpoints.resolve import ModelFiles, ResolvedModel, for_transformers
+from runner_engine.checkpoints import gguf_file, gguf_names
+from runner_engine.checkpoints.resolve import ModelFiles, for_transformers
 from runner_engine.models.building import one_at_a_time
 from runner_engine.models.lora import module_of
-from runner_engine.quantization.base import QuantizationConfig
+from runner_engine.plan.memory_check import limited
 from runner_engine.settings.model import Attention, LocalModelConfig
 
 if TYPE_CHECKING:
@@ -123,15 +122,6 @@ def class_of(path: Path, trust_remote_code: bool) -> Any:
     except Exception:  # noqa: BLE001  # a library may raise anything over a user's files
         return None  # the load reports the error
     return classes[0] if isinstance(classes, list | tuple) else classes
-
-
-def may_be_unfit(resolved: ResolvedModel) -> bool:
-    """Whether layers may have sizes that the choice cannot take: by the headers, or because there
-    are none to read."""
-    if type(resolved.mix.base).unfit is QuantizationConfig.unfit:
-        return False
-    reached = formats.reach_of(resolved)
-    return reached is None or bool(reached.unfit)
 
 
 def check_adapter(files: ModelFiles) -> None:

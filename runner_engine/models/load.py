@@ -17,6 +17,7 @@ from runner_engine.models.loaded import Loaded
 from runner_engine.models.loading import load_weights, way_for
 from runner_engine.models.rope import choices as rope_room
 from runner_engine.models.target import entry_device, target_of
+from runner_engine.plan.load_plan import plan_load
 from runner_engine.quantization import quiet_imports
 
 __all__ = ["Loaded", "load_base"]
@@ -31,8 +32,8 @@ def load_base(resolved: ResolvedModel) -> Loaded:
     """
     quiet_imports()
     started = time.perf_counter()
-    target = target_of(resolved)
-    way = way_for(resolved, target)
+    target = target_of(plan_load(resolved))
+    way = way_for(target)
     arguments = way.prepare()
     tokenizer, of_tokenizer = tokenizer_of(resolved.files)
     with doing(f"loading {resolved.files.path.name}"):

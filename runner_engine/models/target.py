@@ -1,60 +1,54 @@
-"""Where a model goes and in which numbers: what is decided and checked before any weight is
-read."""
+"""A plan on the devices that torch has here: what is checked before any weight is read."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
 from runner_base import ConfigError, Dtype, check, machine
 from runner_base.dtypes import dtype_for, stored_dtype
-from runner_engine.checkpoints import formats
-from runner_engine.checkpoints.memory_check import check_memory
-from runner_engine.checkpoints.resolve import ResolvedModel
 from runner_engine.models import capability, gguf_tokenizer, inventory
-from runner_engine.settings.model import Attention
+from runner_engine.plan import formats
+from runner_engine.plan.load_plan import LoadPlan
+from runner_engine.plan.memory_check import check_memory
 
 MAX_KERNELS = 1024  # the default size of the cache
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where a model goes, and in which numbers."""
+    """A plan in torch's terms."""
 
+    plan: LoadPlan
     device: torch.device
     dtype: torch.dtype
-    attention: Attention
     places: dict[int | str, str]  # model.max_memory as accelerate takes it
     notes: list[str] = field(default_factory=list)
 
 
-def target_of(resolved: ResolvedModel) -> Target:
+def target_of(plan: LoadPlan) -> Target:
     """Return where a model goes; ConfigError for what cannot work there. The marks of memory begin
     here."""
-    files, mix = resolved.files, resolved.mix
-    model = files.model
+    files, model = plan.files, plan.files.model
     memory_notes = inventory.start_memory()
     limit_kernels()
     device = pick_device(model.device)
-    for choice in mix.choices:
+    for choice in plan.mix.choices:
         choice.prepare(device.type)
-    for adapted in resolved.apart or [resolved]:
+    for adapted in plan.resolved.apart or [plan.resolved]:
         capability.check_adapter(adapted.files)
-    dtype, notes = pick_dtype(model.dtype, files.settings, device)
-    if dtype != (expected := getattr(torch, files.dtype)):  # torch cannot use a GPU that the system has
-        dtype, notes = (
-            expected,
-            [f"no GPU can be used after all, but the job was identified with {files.dtype}"],
-        )
+    dtype, notes = torch_dtype(files.dtype, model.dtype, files.settings)
+    if device.type != plan.device and files.dtype != dtype_for(model.dtype, files.settings, device.type):
+        notes = [f"no GPU can be used after all, but the job was identified with {files.dtype}"]
     model_class = capability.class_of(files.path, model.trust_remote_code)
     places, absent = capability.places_for(model)
-    attention, fallback = capability.pick_attention(model.attention, device.type, model_class)
-    notes += absent + memory_notes + fallback + check_memory(resolved, capability.rooms(model, device))
-    notes += formats.notes(files.path, files.stored, mix.base, str(dtype).removeprefix("torch."))
-    notes += gguf_tokenizer.notes(files.path)
-    return Target(device, dtype, attention, places, notes)
+    attention, fallback = capability.pick_attention(plan.attention, device.type, model_class)
+    plan = replace(plan, device=device.type, attention=attention)
+    notes += absent + memory_notes + fallback + check_memory(plan, capability.rooms(model, device))
+    notes += formats.notes(plan) + gguf_tokenizer.notes(files.path)
+    return Target(plan, device, dtype, places, notes)
 
 
 def limit_kernels() -> None:
@@ -87,12 +81,8 @@ def entry_device(model: Any) -> torch.device:
     return torch.device("cuda", at) if isinstance(at, int) else torch.device(at)
 
 
-def pick_dtype(
-    wanted: Dtype, settings: dict[str, Any], device: torch.device
-) -> tuple[torch.dtype, list[str]]:
-    """Return the dtype that model.dtype means, and a note if a float16 checkpoint runs in bfloat16
-    on a CPU."""
-    name = dtype_for(wanted, settings, device.type)
+def torch_dtype(name: str, wanted: Dtype, settings: dict[str, Any]) -> tuple[torch.dtype, list[str]]:
+    """Return torch's dtype, and a note if a float16 checkpoint runs in bfloat16 on a CPU."""
     if not isinstance(dtype := getattr(torch, name, None), torch.dtype):
         raise ConfigError(
             f"config.json says dtype={name!r}, which torch does not have: give model.dtype=bfloat16, or another"

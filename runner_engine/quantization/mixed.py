@@ -78,6 +78,10 @@ class Mix:
         """Whether any layer may be quantized in memory."""
         return self.choices[0].packed
 
+    def has_kernels(self, dtype_bytes: int) -> bool:
+        """Whether the local engine has its own kernels for all of them."""
+        return all(choice.has_kernels(dtype_bytes) for choice in self.choices)
+
     def choice_for(self, path: str, is_head: bool = False) -> QuantizationConfig:
         """Return what a layer gets; a head is left alone unless an override names it."""
         if any(self.matches(pattern, path) for pattern in self.base.skip):

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from runner import engines
 from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
-from runner_engine.checkpoints import formats
 from runner_engine.local.base_cache import BaseCache
+from runner_engine.plan import formats
 from runner_engine.sessions.contract import Engine
 
 if TYPE_CHECKING:  # imports torch

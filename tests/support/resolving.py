@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
-from runner_engine.checkpoints import footprint, formats, memory_check
-from runner_engine.checkpoints.footprint import Footprint
+from runner_engine.plan import footprint, formats, memory_check
+from runner_engine.plan.footprint import Footprint
+from runner_engine.plan.load_plan import plan_load
 
 
 def predict(config: RunnerConfig, batch_size: int, prompt_tokens: int, new_tokens: int) -> Footprint | None:
@@ -19,4 +20,4 @@ def check_format(config: RunnerConfig) -> None:
 
 
 def check_memory(config: RunnerConfig, rooms_mib: Mapping[str, float]) -> list[str]:
-    return memory_check.check_memory(resolve(config), rooms_mib)
+    return memory_check.check_memory(plan_load(resolve(config)), rooms_mib)

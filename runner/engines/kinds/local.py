@@ -64,7 +64,7 @@ class Local(ModelKind):
         for model in (resolved, *([resolved.second] if resolved.second else [])):
             check_files(model, model.config.task.asks_in_chat)
         notes = _notes_of_room(resolved) + notes_of_reach(resolved)
-        device = machine.device_class(resolved.files.model.device)
+        device = resolved.files.device
         if device != "cuda":  # of a GPU only torch knows what is free
             notes += profile_notes(resolved.config.profile, device)
         return notes + check_fits(resolved)

@@ -22,7 +22,8 @@ from runner.options.advise.gains import RecordedGain
 from runner.options.advise.machines import Machine
 from runner_base import ConfigError, RunnerError, beside_limit, decimals, one_line, told_apart
 from runner_engine import local_model, no_downloads
-from runner_engine.checkpoints import SHAPES_DIR, formats, kv_number_bytes, list_tensors, most_rows
+from runner_engine.checkpoints import SHAPES_DIR, kv_number_bytes, list_tensors, most_rows
+from runner_engine.plan import formats
 from runner_engine.quantization.base import CheckpointSource as Checkpoint
 
 QUANTIZATIONS = ("none", "int8", "nf4")  # from the most faithful to the smallest

@@ -20,10 +20,10 @@ from runner.options.advise.candidates import Compose
 from runner.options.advise.knapsack import Choice, Option
 from runner.run import identify
 from runner.tasks.base import Context, task_of
-from runner_base import BYTES, MIB, ConfigError, Progress, kept
+from runner_base import MIB, ConfigError, Progress, kept
 from runner_engine import QuantizationConfig, Request
-from runner_engine.checkpoints import block_of, compute_dtype, first_number, weight_bytes
-from runner_engine.checkpoints.linear_layers import linear_layers
+from runner_engine.checkpoints import block_of, first_number, weight_bytes
+from runner_engine.checkpoints.linear_layers import linear_layers, walk
 from runner_engine.quantization.mixed import Mix
 
 FORMATS = "nf4,int8,none"
@@ -91,7 +91,7 @@ class MixableModel:
             # refuses what quantizes whole models only
             Mix.of(replace(config.quantization, overrides={"*": name}))
         layers, _ = linear_layers(files.matrices, files.text_settings, files.fuses_experts)
-        dtype_bytes = BYTES[compute_dtype(files.model, files.text_settings)]
+        dtype_bytes = files.dtype_bytes
         together: dict[str, list[str]] = {}
         for path in layers:
             together.setdefault(block_of(path) if by_block else _alone(path), []).append(path)
@@ -107,7 +107,8 @@ class MixableModel:
             for paths in together.values()
         ]
         plain = sum(tensor.params * dtype_bytes for tensor in layers.values())
-        whole = sum(weight_bytes(files.matrices, files.text_settings, None, config.mix, dtype_bytes).values())
+        choices = walk(files.matrices, files.text_settings, config.mix).choices
+        whole = sum(weight_bytes(files.matrices, files.text_settings, None, choices, dtype_bytes).values())
         widths = frozenset(tensor.shape[-1] for tensor in layers.values())
         return cls(overrides, formats, together, nbytes, whole - plain, widths)
 

@@ -17,7 +17,7 @@ from runner.tasks.likelihood.exact import EXACT, EXACT_HASH, second_of
 from runner.tasks.likelihood.keys import DRAWN, KEPT, LikelihoodConfig
 from runner.tasks.likelihood.reference import KEY, TOP_K_HASH, find
 from runner.tasks.named_job import SCORING, is_id, job_of, overridden
-from runner_base import ConfigError, RunnerError, beside_limit, decimals, machine
+from runner_base import ConfigError, RunnerError, beside_limit, decimals
 from runner_engine import Capability
 from runner_engine.checkpoints import shape_of
 
@@ -152,7 +152,7 @@ def _why_too_large(config: RunnerConfig, second: RunnerConfig) -> str:
     """Say why the two models do not fit beside each other; empty if they do, by the prediction of
     memory."""
     both, alone = resolve(config).beside(second), resolve(second)
-    devices = [machine.device_class(resolved.files.model.device) for resolved in (both, alone)]
+    devices = [resolved.files.device for resolved in (both, alone)]
     for resolved in (both,) if devices[0] == devices[1] else (both, alone):
         free_mib = free_mib_by_device(resolved.files.model.device, resolved.files.model.max_memory)
         room = ROOM * sum(free_mib.values())

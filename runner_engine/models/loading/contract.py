@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from runner_engine.checkpoints.resolve import ResolvedModel, for_transformers
+from runner_engine.checkpoints.resolve import for_transformers
 from runner_engine.models import capability
 from runner_engine.models.target import Target
 from runner_engine.settings.model import Attention
@@ -18,10 +18,10 @@ class WayOfLoading:
 
     merged: Any = None  # the report on an adapter that is merged before the model is quantized
 
-    def __init__(self, resolved: ResolvedModel, target: Target) -> None:
-        self.resolved, self.target = resolved, target
-        self.folder = resolved.files.path  # or a .gguf file
-        self.trusts_code = resolved.files.model.trust_remote_code
+    def __init__(self, target: Target) -> None:
+        self.target, self.plan, self.resolved = target, target.plan, target.plan.resolved
+        self.folder = self.plan.files.path  # or a .gguf file
+        self.trusts_code = self.plan.files.model.trust_remote_code
         self.device = target.device  # where the weights go at first
 
     def prepare(self) -> dict[str, Any]:
@@ -41,8 +41,8 @@ class WayOfLoading:
         settings |= {"dtype": self.target.dtype, **arguments}
         if self.target.places:
             settings["max_memory"] = self.target.places
-        if self.target.attention is not Attention.auto:
-            settings["attn_implementation"] = self.target.attention.value
+        if self.plan.attention is not Attention.auto:
+            settings["attn_implementation"] = self.plan.attention.value
         settings["device_map"] = self.resolved.files.model.device_map or {"": self.device}
         if scaled is not None:
             settings.setdefault("config", scaled)

@@ -18,7 +18,6 @@ from torch import nn
 
 from runner_base import DataError, machine
 from runner_engine.checkpoints.experts import ExpertMatrix
-from runner_engine.checkpoints.linear_layers import are_experts_apart, walk_files
 from runner_engine.checkpoints.weight_files import Tensor
 from runner_engine.devices import heap
 from runner_engine.experts import LeftOut, SeparateExperts, apart, leaving_out, separate_all, separated
@@ -31,13 +30,12 @@ from runner_engine.quantization.base import QuantizationConfig
 
 def read(way: WayOfLoading, arguments: dict[str, Any], scaled: Any) -> tuple[Any, Report]:
     """Read a model as its way does, but experts one by one where they are quantized."""
-    files, mix = way.resolved.files, way.resolved.mix
-    if not are_experts_apart(files, mix):
+    plan, files = way.plan, way.plan.files
+    if not plan.takes_experts_apart:
         return way.read(arguments, scaled)
     with leaving_out(), _without_report():
         model, report = way.read(arguments, scaled)
     by_layer = _by_layer(model, [tensor for tensor in files.matrices if isinstance(tensor, ExpertMatrix)])
-    choices = walk_files(files, mix, way.target.device.type).choices
     missing, used = list(report["missing_keys"]), set()
     others = {tensor.name: tensor for tensor in files.tensors}
     left_out = {path: module for path, module in model.named_modules() if isinstance(module, LeftOut)}
@@ -46,7 +44,7 @@ def read(way: WayOfLoading, arguments: dict[str, Any], scaled: Any) -> tuple[Any
         assert experts is not None
         layer = _Layer(way, model, path, experts, others)
         with heap.large_blocks_mapped(heap.PIECES_KIB):
-            missing += layer.fill(by_layer.get(path, {}), choices)
+            missing += layer.fill(by_layer.get(path, {}), plan.choices)
         used.add(f"{path}.")
         model.set_submodule(path, experts)
     unexpected = [name for name in report["unexpected_keys"] if not name.startswith(tuple(used))]

@@ -33,7 +33,7 @@ class Way(WayOfLoading):
 
     def read(self, arguments: dict[str, Any], scaled: Any) -> tuple[Any, Report]:
         """Return the model on its device."""
-        wanted = self.target.attention
+        wanted = self.plan.attention
         attention = None if wanted is Attention.auto else wanted.value
         keeps_blocks = self.resolved.mix.base.keeps_blocks
         model, report = load(

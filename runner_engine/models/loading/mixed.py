@@ -10,7 +10,6 @@ import torch
 from runner_base import ConfigError
 from runner_engine.checkpoints.experts import ExpertMatrix
 from runner_engine.checkpoints.linear_layers import layer_of
-from runner_engine.checkpoints.resolve import ResolvedModel
 from runner_engine.devices import heap
 from runner_engine.experts import SeparateExperts, separate_all
 from runner_engine.models.loading import made_groups
@@ -25,8 +24,8 @@ from runner_engine.quantization.mixed import Mix
 class Way(WayOfLoading):
     """Plain, a model may be too large for its device, so that it is loaded into main memory."""
 
-    def __init__(self, resolved: ResolvedModel, target: Target) -> None:
-        super().__init__(resolved, target)
+    def __init__(self, target: Target) -> None:
+        super().__init__(target)
         self.device = torch.device("cpu")
 
     def finish(self, model: Any) -> Any:

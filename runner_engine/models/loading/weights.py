@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from runner_base import ConfigError, DataError, few, is_memory_error, one_line
-from runner_base.dtypes import stored_dtype
 from runner_engine.checkpoints.own_head import is_of_head
-from runner_engine.checkpoints.resolve import ResolvedModel
 from runner_engine.checkpoints.weight_files import read_weight_file
 from runner_engine.devices import heap
 from runner_engine.devices.mapped_files import MappedFiles
@@ -22,6 +20,7 @@ from runner_engine.models.load_tokenizer import gguf_fix
 from runner_engine.models.loading import expert_by_expert
 from runner_engine.models.loading.contract import Report, WayOfLoading
 from runner_engine.models.rope import choices as rope_room
+from runner_engine.plan.load_plan import LoadPlan
 
 
 def load_weights(way: WayOfLoading, arguments: dict[str, Any]) -> tuple[Any, list[str]]:
@@ -46,7 +45,7 @@ def load_weights(way: WayOfLoading, arguments: dict[str, Any]) -> tuple[Any, lis
                 module.has_byte_rows = True
     if resolved.spec.first_layers is not None:
         keep_first(model, resolved.spec.first_layers)
-    _release_files(resolved)
+    _release_files(way.plan)
     return model, notes
 
 
@@ -93,14 +92,13 @@ def _check_complete(model: Any, report: Report, checkpoint: str) -> list[str]:
     return []
 
 
-def _release_files(resolved: ResolvedModel) -> None:
+def _release_files(plan: LoadPlan) -> None:
     """Release the checkpoint's pages after quantizing or converting it; a weight that is still in
     it is read again.
 
     A single weight in the file keeps the whole file mapped, as large as the original model.
     """
-    mix, files = resolved.mix, resolved.files
-    if mix.base.keeps_blocks:
+    if plan.mix.base.keeps_blocks:
         return  # the weights are in the file
-    if mix.quantizes or stored_dtype(files.settings) != files.dtype:
-        MappedFiles().release_files(files.weights[1])
+    if plan.mix.quantizes or plan.converts:
+        MappedFiles().release_files(plan.files.weights[1])

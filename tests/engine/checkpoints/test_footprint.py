@@ -17,15 +17,14 @@ from runner.config.root import RunnerConfig
 from runner.engines.kinds import kind_of
 from runner_base.dtypes import Dtype
 from runner_base.errors import DataError
-from runner_engine.checkpoints import footprint, weight_sizes
-from runner_engine.checkpoints.footprint import Footprint
+from runner_engine.checkpoints import weight_sizes
 from runner_engine.checkpoints.pass_memory import shape_of
 from runner_engine.checkpoints.resolve import read_tensors
 from runner_engine.checkpoints.weight_files import Tensor
-from runner_engine.decode import fast_layers
+from runner_engine.plan import footprint
+from runner_engine.plan.footprint import Footprint
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
-from runner_engine.quantization.mixed import Mix
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.kv_cache import KvCache
 from runner_engine.settings.model import Attention, LocalModelConfig
@@ -164,7 +163,6 @@ def test_a_large_table_is_not_read_where_its_tied_head_is_packed(
     make_config: Any, saved_family: Saved, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its rows are taken from the head's panels."""
-    assert fast_layers.SHARED_BYTES == footprint.SHARED_BYTES
 
     def unread(tied: bool) -> float:
         config = make_config(model=LocalModelConfig(name=str(saved_family(tied=tied)), device="cpu"))
@@ -183,15 +181,14 @@ def test_a_head_that_is_stored_although_tied_counts_once() -> None:
         Tensor("model.embed_tokens.weight", "F32", (8, 4), Path("model.safetensors"), 0, 128),
         Tensor("lm_head.weight", "F32", (8, 4), Path("model.safetensors"), 0, 128),
     ]
-    none = Mix(QuantizationConfig(), {})
-    tied = weight_sizes.weight_bytes(tensors, {"tie_word_embeddings": True}, None, none, 4)
-    untied = weight_sizes.weight_bytes(tensors, {"tie_word_embeddings": False}, None, none, 4)
+    tied = weight_sizes.weight_bytes(tensors, {"tie_word_embeddings": True}, None, {}, 4)
+    untied = weight_sizes.weight_bytes(tensors, {"tie_word_embeddings": False}, None, {}, 4)
     assert (sum(tied.values()), sum(untied.values())) == (128, 256)
 
 
 def test_weights_that_were_quantized_before_stay_as_stored() -> None:
     packed = Tensor("model.layers.0.mlp.up_proj.weight", "U8", (64, 1), Path("model.safetensors"), 0, 64)
-    parts = weight_sizes.weight_bytes([packed], {}, None, Mix(QuantizationConfig(), {}), 4)
+    parts = weight_sizes.weight_bytes([packed], {}, None, {}, 4)
     assert parts["linear"] == 64
 
 
@@ -228,7 +225,7 @@ def test_a_broken_file_is_named(tmp_path: Path, content: bytes) -> None:
 
 
 def test_predicting_imports_no_torch() -> None:
-    code = "import sys, runner_engine.checkpoints.footprint, runner.tasks.memory; sys.exit('torch' in sys.modules)"
+    code = "import sys, runner_engine.plan.footprint, runner.tasks.memory; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

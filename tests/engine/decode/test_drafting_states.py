@@ -15,7 +15,6 @@ from guessing import asked_of, ended, guessing_engine
 from safetensors.torch import load_file, save_file
 from streams import PROMPTS
 
-from runner_engine.checkpoints.footprint import predict
 from runner_engine.checkpoints.resolve import resolve
 from runner_engine.decode.decoder import Decoder
 from runner_engine.decode.drafting import draft_model
@@ -23,6 +22,7 @@ from runner_engine.decode.rows import Row
 from runner_engine.decode.tokens import unread_tokens
 from runner_engine.kv_cache import OwnKv
 from runner_engine.local.engine import LocalEngine
+from runner_engine.plan.footprint import predict
 from runner_engine.recurrent import RowStates
 from runner_engine.sessions.base import Request
 from runner_engine.settings.generation import GenerationConfig

@@ -24,13 +24,13 @@ from transformers.modeling_layers import MtpModel
 
 from runner_base import MIB, ConfigError
 from runner_base.dtypes import Dtype
-from runner_engine.checkpoints.footprint import Footprint, predict
 from runner_engine.checkpoints.mixture import mixture_in
 from runner_engine.checkpoints.own_head import COUNTS
 from runner_engine.checkpoints.resolve import resolve
 from runner_engine.decode.drafting.own_head import Way
 from runner_engine.decode.rows import Row
 from runner_engine.local.engine import LocalEngine
+from runner_engine.plan.footprint import Footprint, predict
 from runner_engine.quantization import CHOICES
 from runner_engine.sessions.base import Request
 from runner_engine.settings.generation import GenerationConfig

@@ -16,13 +16,13 @@ from streams import PROMPTS, complete, requests
 
 from runner_base.dtypes import Dtype
 from runner_engine import resolve
-from runner_engine.checkpoints.footprint import predict
 from runner_engine.kernels import native
 from runner_engine.kernels.shared_numbers import LANES
 from runner_engine.kv_cache import first_tokens as first_tokens_module
 from runner_engine.kv_cache import kernels_for, own_kv
 from runner_engine.kv_cache.formats import as_model
 from runner_engine.local.engine import LocalEngine
+from runner_engine.plan.footprint import predict
 from runner_engine.sessions import contract
 from runner_engine.sessions.base import Request
 from runner_engine.settings.generation import GenerationConfig

@@ -14,9 +14,9 @@ from streams import complete
 from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
-from runner_engine.checkpoints.footprint import predict
 from runner_engine.checkpoints.kept_kv import kept_kv
 from runner_engine.checkpoints.layer_kinds import LayerKind, layer_kinds
+from runner_engine.plan.footprint import predict
 from runner_engine.sessions.base import Request
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import LocalModelConfig

@@ -32,9 +32,9 @@ from runner.tasks.memory.keys import MemoryConfig
 from runner_base import machine
 from runner_base.errors import ConfigError
 from runner_engine.checkpoints import byteio, random_weights
-from runner_engine.checkpoints.footprint import predict
-from runner_engine.checkpoints.memory_check import limited, size_mib
 from runner_engine.models import capability
+from runner_engine.plan.footprint import predict
+from runner_engine.plan.memory_check import limited, size_mib
 from runner_engine.quantization.bitsandbytes import Int8Config
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.lora import AdapterConfig, PeftConfig, PthConfig

@@ -21,12 +21,13 @@ from torch import nn
 
 from runner_base import ConfigError, DataError
 from runner_engine import CHOICES, LocalModelConfig, ModelSpec, resolve
-from runner_engine.checkpoints import architectures, formats, gguf_names
+from runner_engine.checkpoints import architectures, gguf_names
 from runner_engine.checkpoints.gguf_file import read_header
 from runner_engine.experts import SeparateExperts
 from runner_engine.models.capability import settings_of
 from runner_engine.models.gguf_blocks import GgufEmbedding, GgufLinear, InOrder
 from runner_engine.models.loading.gguf import load
+from runner_engine.plan import formats
 
 IDS = torch.arange(3, 43).view(2, 20) * 5 % 262
 CLOSE = 1e-4  # of logits whose sums may have another order

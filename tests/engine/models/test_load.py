@@ -27,7 +27,7 @@ from runner_engine.matmul.quantized_layers import QuantizedLayers
 from runner_engine.models.adapting import release
 from runner_engine.models.load import Loaded
 from runner_engine.models.lora.beside import LowRank
-from runner_engine.models.target import entry_device, pick_device, pick_dtype
+from runner_engine.models.target import entry_device, pick_device, torch_dtype
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
 from runner_engine.settings.lora import PeftConfig
@@ -260,10 +260,10 @@ def test_device_dtype_and_attention(make_config: Make, tiny_model: LocalModelCon
         with pytest.raises(ConfigError, match="model.device=cuda:3: no CUDA GPU is visible"):
             pick_device("cuda:3")
     half = {"dtype": "float16"}
-    dtype, notes = pick_dtype(Dtype.auto, half, torch.device("cpu"))
+    dtype, notes = torch_dtype("bfloat16", Dtype.auto, half)
     assert dtype is torch.bfloat16
     assert "float16" in notes[0]
-    assert pick_dtype(Dtype.float16, half, torch.device("cpu")) == (torch.float16, [])
+    assert torch_dtype("float16", Dtype.float16, half) == (torch.float16, [])
     eager = load(make_config(model=dataclasses.replace(tiny_model, attention=Attention.eager)))
     assert eager.facts["attention"] == "eager"
 

@@ -18,12 +18,13 @@ from transformers import AutoTokenizer
 
 from runner.config.resolved import resolve
 from runner_base import ConfigError, machine
-from runner_engine.checkpoints import adapter_header, formats
-from runner_engine.checkpoints.footprint import predict
+from runner_engine.checkpoints import adapter_header
 from runner_engine.checkpoints.linear_layers import walk_files
 from runner_engine.experts import SeparateExperts, separate_all
 from runner_engine.models.grouped import GroupedLinear
 from runner_engine.models.load import Loaded, load_base
+from runner_engine.plan import formats
+from runner_engine.plan.footprint import predict
 from runner_engine.quantization import CHOICES
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Nf4Config

@@ -15,10 +15,10 @@ from runner.config.resolved import resolve
 from runner_base import machine, processor
 from runner_base.errors import ConfigError
 from runner_base.texts import percent
-from runner_engine.checkpoints import formats
-from runner_engine.checkpoints.footprint import predict
 from runner_engine.checkpoints.linear_layers import walk_files
 from runner_engine.models.load import Loaded, load_base
+from runner_engine.plan import formats
+from runner_engine.plan.footprint import predict
 from runner_engine.quantization import CHOICES
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Int8Config, Nf4Config

@@ -16,7 +16,7 @@ from runner.options.advise.closeness import RecordedCloseness
 from runner.options.advise.ranking import _ranks, rank
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.machine import MIB
-from runner_engine.checkpoints.footprint import Footprint
+from runner_engine.plan.footprint import Footprint
 from runner_engine.quantization import CHOICES
 
 Make = Callable[..., Candidate]

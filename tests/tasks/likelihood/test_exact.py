@@ -28,8 +28,9 @@ from runner.tasks.likelihood.keys import LikelihoodConfig
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError, JobFailed
 from runner_base.result import Status
-from runner_engine.checkpoints.footprint import predict
-from runner_engine.checkpoints.memory_check import check_memory
+from runner_engine.plan.footprint import predict
+from runner_engine.plan.load_plan import plan_load
+from runner_engine.plan.memory_check import check_memory
 from runner_engine.settings.model import Attention, LocalModelConfig
 
 Two = Callable[..., RunnerConfig]
@@ -183,11 +184,11 @@ def test_memory_is_that_of_both(two: Two) -> None:
         kinds.kind_of(config.model).need(resolved).mib > kinds.kind_of(alone.model).need(resolve(alone)).mib
     )
     room = {"main memory": 1.5 * one.weight_mib}
-    assert all("memory is short" in note for note in check_memory(resolve(alone), room))
+    assert all("memory is short" in note for note in check_memory(plan_load(resolve(alone)), room))
     with pytest.raises(
         ConfigError, match="the weights of this model and of its reference need .* task.exact=false"
     ):
-        check_memory(resolved, room)
+        check_memory(plan_load(resolved), room)
 
 
 @pytest.mark.parametrize(

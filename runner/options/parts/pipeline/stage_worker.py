@@ -17,9 +17,10 @@ from runner.options.parts.sharding.manifest import MODEL_FILES
 from runner.options.parts.sharding.stage import Stage
 from runner.options.parts.sharding.strategies import part_cuts
 from runner_base import MIB, ConfigError, machine
+from runner_base.dtypes import dtype_for
 from runner_engine.checkpoints import read_settings
 from runner_engine.decode.tokens import Sampler, leave_only
-from runner_engine.models.target import pick_device, pick_dtype
+from runner_engine.models.target import pick_device, torch_dtype
 
 
 @dataclass
@@ -51,7 +52,8 @@ class StageWorker:
         # otherwise through main memory
         self.gpu_to_gpu = has_own_gpu and model.backend is not Backend.gloo
         settings = read_settings(manifest.folder / MODEL_FILES)
-        self.dtype, self.notes = pick_dtype(model.dtype, settings, self.device)
+        name = dtype_for(model.dtype, settings, self.device.type)
+        self.dtype, self.notes = torch_dtype(name, model.dtype, settings)
         self.threads = model.threads or max(
             1, machine.threads_for(manifest.totals.unique_params) // rank.local_processes
         )

@@ -23,11 +23,11 @@ from runner.config.root import RunnerConfig
 from runner_base import MIB
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
-from runner_engine.checkpoints.footprint import predict
 from runner_engine.kv_cache.prefix_tree import Prefixes
 from runner_engine.local.before_load import check_files
 from runner_engine.models.adapting import release
 from runner_engine.models.lora.several import AdaptersOfRows
+from runner_engine.plan.footprint import predict
 from runner_engine.quantization.bitsandbytes import Int8Config, Nf4Config
 from runner_engine.sessions import contract
 from runner_engine.sessions.base import NotOffered, Request

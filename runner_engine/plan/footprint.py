@@ -8,19 +8,16 @@ embedding whose tokens occur.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import ceil, exp, log2
 
-from runner_base import BYTES, MIB, machine, processor
-from runner_base.dtypes import stored_dtype
+from runner_base import BYTES, MIB, machine
 from runner_engine.checkpoints.draft import draft_of, kept_share
-from runner_engine.checkpoints.gguf_file import bytes_beyond_file, kept_tensors, read_header
+from runner_engine.checkpoints.gguf_file import bytes_beyond_file
 from runner_engine.checkpoints.kept_kv import LANES, kept_kv
-from runner_engine.checkpoints.linear_layers import held_tensors, part_of, plain_layers
+from runner_engine.checkpoints.linear_layers import part_of
 from runner_engine.checkpoints.merging import Merging, merging_of
 from runner_engine.checkpoints.mixture import Mixture, mixture_of
-from runner_engine.checkpoints.own_head import as_one_layer, without_head
 from runner_engine.checkpoints.pass_memory import (
     PassShape,
     activation_bytes,
@@ -33,14 +30,11 @@ from runner_engine.checkpoints.pass_memory import (
     waiting_places,
 )
 from runner_engine.checkpoints.resolve import ModelFiles, ResolvedModel
-from runner_engine.checkpoints.weight_sizes import compute_dtype, elements, weight_bytes
+from runner_engine.checkpoints.weight_sizes import elements
+from runner_engine.plan.load_plan import SHARED_BYTES, LoadPlan, may_pack, plan_load
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.settings.model import Attention
 from runner_engine.spec import Workload
-
-PACKED_SHARE = (
-    0.25  # of free memory: linear layers are packed, in addition to the checkpoint, if they need no more
-)
 
 # Measured by task=memory after all imports, on CPUs with AVX512; a GPU's allocator counts nothing
 # like this.
@@ -55,8 +49,6 @@ TOKENIZER_FILLED = 7 / 8  # of the slots at most, and their number is a power of
 PASS_MIB = 2.0  # what freed blocks of other sizes take in a pass
 FAULT_KIB = 256.0  # of a mapped embedding that are read with one token's row
 VOCABULARY_SHARE = 0.5  # of the embedding's rows that prompts use in the long run
-# from here on an embedding gets its rows from the panels of a tied head: as in fast_layers.py
-SHARED_BYTES = 2**24
 SCALED = "gemma"  # families with this in their name scale the rows of their embedding, and read them where they are
 
 
@@ -180,19 +172,26 @@ def predict(resolved: ResolvedModel, work: Workload, free_mib: float | None = No
     is loaded beside it counts if both are on the same device, and so do the distributions that wait
     for those of the other model.
     """
-    footprint = _predict_one(resolved, work, free_mib)
+    return predict_planned(plan_load(resolved), work, free_mib)
+
+
+def predict_planned(plan: LoadPlan, work: Workload, free_mib: float | None = None) -> Footprint | None:
+    """Predict the footprint of a model whose load is planned, as `predict` does."""
+    resolved = plan.resolved
+    footprint = _predict_one(plan, work, free_mib)
     draft = draft_of(resolved)
     if footprint is not None and draft is not None:
-        of_draft = _predict_one(draft, work, free_mib, guesses=True)
-        if of_draft is None:
+        of_draft = plan_load(draft)
+        alone = _predict_one(of_draft, work, free_mib, guesses=True)
+        if alone is None:
             footprint = None
         else:
-            guessing = _draft_pass(draft, of_draft, footprint)
-            footprint = replace(footprint.beside(of_draft, 0), draft=guessing)
-    second = resolved.second
-    if footprint is None or second is None:
+            guessing = _draft_pass(of_draft, alone, footprint)
+            footprint = replace(footprint.beside(alone, 0), draft=guessing)
+    if footprint is None or resolved.second is None:
         return footprint
-    if machine.device_class(second.files.model.device) != machine.device_class(resolved.files.model.device):
+    second = plan_load(resolved.second)
+    if second.device != plan.device:
         return footprint
     other = _predict_one(second, work, free_mib)
     vocabulary = shape_of(resolved.files.text_settings)["vocab"]
@@ -200,72 +199,48 @@ def predict(resolved: ResolvedModel, work: Workload, free_mib: float | None = No
     return None if other is None else footprint.beside(other, waiting_bytes)
 
 
-def _draft_pass(draft: ResolvedModel, of_draft: Footprint, of_model: Footprint) -> DraftPass:
+def _draft_pass(draft: LoadPlan, alone: Footprint, of_model: Footprint) -> DraftPass:
     """Return what a pass of a draft reads; the model's own head reads the model's output matrix."""
     files, is_head = draft.files, draft.spec.is_own_head
-    tensors, settings = as_one_layer(files) if is_head else (files.tensors, files.settings)
+    tensors, settings = (draft.tensors, draft.settings) if is_head else (files.tensors, files.settings)
     parameters = float(sum(tensor.params for tensor in tensors))
-    read = of_draft
+    read = alone
     if is_head:
         shape = shape_of(files.text_settings)
         parameters += shape["vocab"] * shape["hidden"]
         shared = of_model.weights["head"] or of_model.weights["embedding"]
-        read = replace(of_draft, weights=of_draft.weights | {"head": shared})
+        read = replace(alone, weights=alone.weights | {"head": shared})
     return DraftPass(
         draft.mix.base,
         read,
         parameters,
         place_bytes(settings, files.dtype_bytes, draft.spec.generation.stored_kv),
-        all(choice.has_kernels(files.dtype_bytes) for choice in draft.mix.choices),
-        kept_share(draft, of_draft.weights),
+        draft.mix.has_kernels(files.dtype_bytes),
+        kept_share(draft.resolved, alone.weights),
     )
 
 
 def _predict_one(
-    resolved: ResolvedModel, work: Workload, free_mib: float | None, guesses: bool = False
+    plan: LoadPlan, work: Workload, free_mib: float | None, guesses: bool = False
 ) -> Footprint | None:
     """Predict the footprint of one model; guesses: it is a draft, and reads its own guesses."""
     rows, prompt_tokens, new_tokens = work
-    spec, files, mix = resolved.spec, resolved.files, resolved.mix
-    model, held = files.model, mix.base
-    tensors = (
-        kept_tensors(read_header(files.path))
-        if held.keeps_blocks
-        else list(without_head(files, held_tensors(files, spec.mix)))
-    )
-    settings = files.text_settings
-    is_head = spec.is_own_head
-    if is_head:
-        tensors, settings = as_one_layer(files)
+    spec, files, mix, device = plan.spec, plan.files, plan.mix, plan.device
+    dtype_bytes, held, tensors, settings = files.dtype_bytes, mix.base, plan.tensors, plan.settings
     if not tensors:
         return None
-    device = machine.device_class(model.device)
-    dtype_bytes = BYTES[compute_dtype(model, settings)]
-    weights = weight_bytes(
-        tensors, settings, files.stored, spec.mix, dtype_bytes, device, files.fuses_experts
-    )
-    if spec.lora.adapts and not spec.lora.merges:
-        numbers = sum(one.files.adapter_numbers for one in resolved.apart or [resolved])
-        weights["lora"] = numbers * BYTES["float32"]  # also for a 16-bit model
-    shape = shape_of(settings)
+    weights, shape = plan.weights, shape_of(settings)
     if new_tokens <= 1:  # nothing decodes: rows end in the pass that reads them
         rows = streamed(device, rows, prompt_tokens).rows
-    is_stream = model.attention is Attention.auto
-    eager = model.attention is Attention.eager
+    eager = plan.attention is Attention.eager
     largest = max(elements(tensor, files.stored, mix) for tensor in tensors)
     context = prompt_tokens + new_tokens
-    # the engine's kernels multiply packed layers and unpack only a panel at a time
-    by_panels = (
-        is_stream
-        and device == "cpu"
-        and processor.c_compiler() is not None
-        and all(choice.has_kernels(dtype_bytes) for choice in mix.choices)
-    )
+    by_panels = plan.multiplies_packed
     width = max(shape["intermediate"], shape["hidden"])
     # with the kernels, keys before a window are freed, as in transformers' own cache
-    by_kernels = is_stream and device == "cpu"
-    keeps_windows = not is_stream or (by_kernels and processor.c_compiler() is not None)
-    kept = kept_kv(settings, dtype_bytes, spec.generation.stored_kv, LANES if by_kernels else 1)
+    keeps_windows = not plan.is_streamed or plan.uses_kernels
+    lanes = LANES if plan.is_streamed and device == "cpu" else 1
+    kept = kept_kv(settings, dtype_bytes, spec.generation.stored_kv, lanes)
 
     def activations(pass_shape: PassShape) -> int:
         positions = pass_shape.rows * pass_shape.tokens
@@ -282,13 +257,13 @@ def _predict_one(
     drawing = sampled_bytes(spec.generation) if device != "cpu" and new_tokens else 0
     reading = (
         streamed(device, rows, prompt_tokens)
-        if is_stream
+        if plan.is_streamed
         else PassShape(rows, prompt_tokens, prompt_tokens * eager)
     )
     reading = replace(reading, sampled_bytes=drawing)
     prefill = activations(reading)
     decode = activations(PassShape(rows, 1, context * eager, drawing))
-    if device == "cuda" and is_stream and new_tokens > 1:
+    if device == "cuda" and plan.is_streamed and new_tokens > 1:
         by_length = dtype_bytes == BYTES["bfloat16"] and not spec.generation.stored_kv.in_bytes
         spans = () if by_length else (prompt_tokens, context)
         decode += recorded_rows(rows, *spans) * shape["vocab"] * dtype_bytes
@@ -297,23 +272,22 @@ def _predict_one(
     of_all = kept.final_bytes(rows, prompt_tokens, new_tokens, keeps_windows)
     if (guesses or spec.generation.speculation.is_steady) and new_tokens > 1:
         of_all += rows * kept.state_bytes  # copies, which are given back after wrong guesses
-    if is_head:  # what the model's last norm gives for each token of a prompt waits for it
+    if spec.is_own_head:  # what the model's last norm gives for each token of a prompt waits for it
         of_prompts += rows * prompt_tokens * shape["hidden"] * dtype_bytes
     mixture = mixture_of(settings, tensors, files.stored)
-    merging = merging_of(resolved)
+    merging = merging_of(plan.resolved)
     plain = Footprint(
         weights, of_prompts, of_all, prefill + unpacked, decode + unpacked, mixture=mixture, merging=merging
     )
     if device != "cpu":
         return plain
     free_mib = machine.available_mib() if free_mib is None else free_mib
-    mapped = _mapped_bytes(resolved, weights)
-    unread, copied, packed_share = _resident(resolved, weights, mapped, rows * context, is_stream, free_mib)
+    unread, copied, packed_share = _resident(plan, rows * context, free_mib)
     if held.keeps_blocks and packed_share:
         is_tied = weights["head"] == 0  # then the embedding is packed as the head, too
         packed = (tensor for tensor in tensors if is_tied or part_of(tensor) != "embedding")
         copied += sum(bytes_beyond_file(tensor) for tensor in packed)
-    slots = 0 if is_head else _tokenizer_slots(files, shape["vocab"])
+    slots = 0 if spec.is_own_head else _tokenizer_slots(files, shape["vocab"])
     library = int(LIBRARY_MIB * MIB) + TOKENIZER_BYTES * slots
     first = 0
     if copied or packed_share:
@@ -324,10 +298,10 @@ def _predict_one(
             + library
             + int((KERNEL_MIB * packed_share + PASS_MIB) * MIB)
         )
-    load_bytes = sum(weights.values()) - mapped
+    load_bytes = sum(weights.values()) - plan.mapped_bytes
     if merging is not None:
         others = sum(tensor.params for tensor in files.tensors) - merging.numbers
-        plain_bytes = 0 if _is_mapped(files) else others * files.dtype_bytes
+        plain_bytes = 0 if plan.is_mapped else others * dtype_bytes
         load_bytes = max(load_bytes, merging.peak_bytes(load_bytes, plain_bytes))
     return replace(
         plain,
@@ -351,58 +325,28 @@ def _tokenizer_slots(files: ModelFiles, vocabulary: int) -> int:
     return 1 << ceil(log2(vocabulary / TOKENIZER_FILLED)) if has_own else 0
 
 
-def _is_mapped(files: ModelFiles) -> bool:
-    """Whether a plain checkpoint is read as it is stored: a .gguf file is unpacked, and another
-    number format converted."""
-    is_gguf = not files.model.random_weights and files.path.is_file()
-    return not is_gguf and stored_dtype(files.settings) == files.dtype
-
-
-def _mapped_bytes(resolved: ResolvedModel, weights: Mapping[str, int]) -> int:
-    """Count the weights that the load leaves in the mapped checkpoint, because it does not convert
-    them."""
-    spec, files = resolved.spec, resolved.files
-    if resolved.mix.base.keeps_blocks:
-        return sum(weights.values()) - weights["other"]
-    if not _is_mapped(files):
-        return 0
-    makes_codes = spec.mix.quantizes and files.stored is None
-    is_converted = spec.lora.merges or makes_codes or resolved.mix.base.makes_groups
-    # experts are joined
-    in_memory = ("linear", "scales", "expert", "lora") if is_converted else ("expert", "lora")
-    left_alone = plain_layers(files, spec.mix).nbytes if spec.quantization.is_mixed else 0
-    return sum(size for part, size in weights.items() if part not in in_memory) + left_alone * is_converted
-
-
-def _resident(
-    resolved: ResolvedModel,
-    weights: Mapping[str, int],
-    mapped: int,
-    tokens: int,
-    is_stream: bool,
-    free_mib: float,
-) -> tuple[int, int, float]:
+def _resident(plan: LoadPlan, tokens: int, free_mib: float) -> tuple[int, int, float]:
     """Return, for a CPU, bytes of weights left unread in the file, of those copied, and the share
     of packed shapes.
 
     The mapped pages of packed layers are released. A head that is tied to the embedding is packed
     as a copy.
     """
-    held = resolved.mix.base
+    held, weights, mapped = plan.mix.base, plan.weights, plan.mapped_bytes
     linear, share, is_own_head = weights["linear"], 1.0, weights["head"] > 0
     if held.is_mixed:
-        plain = plain_layers(resolved.files, resolved.mix)
+        plain = plan.plain_layers
         linear, share = plain.nbytes, plain.share_of_shapes
         is_own_head |= plain.has_quantized_head  # whose bytes are not under the head
     elif held.packed and not held.keeps_blocks:
         linear = 0
     head = weights["head"] if is_own_head else weights["embedding"]
-    is_packed = is_stream and (held.keeps_blocks or linear + head <= PACKED_SHARE * free_mib * MIB)
-    in_memory = linear + weights["head"] if mapped == 0 else linear * resolved.spec.lora.merges
+    is_packed = plan.is_streamed and (held.keeps_blocks or may_pack(linear + head, free_mib))
+    in_memory = linear + weights["head"] if mapped == 0 else linear * plan.spec.lora.merges
     copied = (in_memory + head * (not is_own_head)) * is_packed
     unread = 0
     is_large = weights["embedding"] >= SHARED_BYTES and SCALED not in str(
-        resolved.files.settings.get("model_type")
+        plan.files.settings.get("model_type")
     )
     if is_packed and not is_own_head and (held.keeps_blocks or (mapped and is_large)):
         unread = weights["embedding"]  # its rows are taken from the head's panels

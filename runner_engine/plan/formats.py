@@ -1,17 +1,18 @@
 """Checks a checkpoint against the chosen quantization, before any weight is read.
 
-Imports neither torch nor transformers, so that a plan can reject what cannot work.
+Imports neither torch nor transformers, so that a job is rejected before these are imported.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from runner_base import ConfigError, DataError, machine, short
+from runner_base import ConfigError, short
 from runner_engine.checkpoints import gguf_file
 from runner_engine.checkpoints.architectures import BY_TRANSFORMERS, MODULES
-from runner_engine.checkpoints.linear_layers import Walk, linear_layers, walk_files
+from runner_engine.checkpoints.linear_layers import linear_layers
 from runner_engine.checkpoints.resolve import ResolvedModel
+from runner_engine.plan.load_plan import LoadPlan, plan_load
 from runner_engine.quantization import methods, share
 from runner_engine.quantization.base import CheckpointSource, Format, QuantizationConfig
 from runner_engine.quantization.mixed import HEAD
@@ -74,20 +75,21 @@ def check(resolved: ResolvedModel) -> None:
 def notes_of_reach(resolved: ResolvedModel) -> list[str]:
     """Return a note on a choice that leaves much of the model as it is, as far as the headers
     tell."""
-    reached = reach_of(resolved)
+    reached = plan_load(resolved).reach
     return (
         [] if reached is None else share.notes(resolved.spec.quantization.label, reached.share, reached.left)
     )
 
 
-def notes(path: Path, stored: Format | None, held: QuantizationConfig, dtype: str) -> list[str]:
+def notes(plan: LoadPlan) -> list[str]:
     """Return notes on a checkpoint that is stored quantized, or that is unpacked while loading."""
+    path, stored, dtype = plan.files.path, plan.files.stored, plan.files.dtype
     if stored is not None:
         return [
             f"the checkpoint itself is quantized, {stored}, and loaded as it is",
             *filter(None, [stored.note]),
         ]
-    if path.is_dir() or held.packed:
+    if path.is_dir() or plan.mix.base.packed:
         return []
     types = gguf_file.read_header(path).types
     return [
@@ -136,24 +138,10 @@ def _check_mix(resolved: ResolvedModel) -> None:
         mix.check_layers(layers, heads or [HEAD], tied=not heads)
 
 
-def reach_of(resolved: ResolvedModel) -> Walk | None:
-    """Return what quantizing while loading makes of each tensor; None if nothing is, or no header
-    can be read."""
-    mix, files = resolved.spec.mix, resolved.files
-    if mix.base.source is not CheckpointSource.plain or not mix.quantizes:
-        return None
-    try:
-        if files.stored is not None or not files.tensors:
-            return None
-    except DataError:
-        return None  # a damaged header: the load reads it, too, and names the tensor
-    return walk_files(files, mix, machine.device_class(files.model.device))
-
-
 def check_reach(resolved: ResolvedModel) -> None:
     """Reject layers that the choice cannot take, and a choice that most of the model's weights are
     no layers for."""
-    if (reached := reach_of(resolved)) is not None:
+    if (reached := plan_load(resolved).reach) is not None:
         wanted = resolved.spec.quantization
         reached.check_unfit(wanted.name)
         share.check_reach(wanted.label, reached.share, reached.left, wanted.allow_partial)

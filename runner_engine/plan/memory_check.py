@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from runner_base import MIB, ConfigError, DataError, decimals, machine, more_digits, visible_gpus
-from runner_engine.checkpoints.footprint import predict
 from runner_engine.checkpoints.resolve import ResolvedModel
+from runner_engine.plan.footprint import predict, predict_planned
+from runner_engine.plan.load_plan import LoadPlan
 from runner_engine.quantization import CHOICES, SMALLEST
 from runner_engine.quantization.base import CheckpointSource
 from runner_engine.settings.speculation import Guesser
@@ -15,14 +16,14 @@ SPREAD_SHARE = 0.8  # of the memory of several GPUs that a model can fill: layer
 UNITS = {"K": 1e3, "M": 1e6, "G": 1e9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 
 
-def check_memory(resolved: ResolvedModel, rooms_mib: Mapping[str, float]) -> list[str]:
+def check_memory(plan: LoadPlan, rooms_mib: Mapping[str, float]) -> list[str]:
     """Reject weights that do not fit; return a note if they fit, but not with the memory that
     completions need."""
-    spec, model = resolved.spec, resolved.files.model
+    resolved, spec, model = plan.resolved, plan.spec, plan.files.model
     if not model.check_memory:
         return []
     try:
-        predicted = predict(resolved, spec.workload)
+        predicted = predict_planned(plan, spec.workload)
     except DataError:
         return []  # a damaged header: the load reads it, too, and names the tensor
     if predicted is None:
