@@ -129,7 +129,7 @@ def run_depth(model: CalibrationModel, layers: int, scratch: Path) -> dict[str, 
     config = sample_config(model.config, folder, model.threads)
     # a smaller model packs its weights if, and only if, the whole one would
     packing = {} if model.is_packed else {"packed_share": 0.0}
-    engine = LocalEngine(resolve(config), **packing)
+    engine = LocalEngine(resolve(config), None, **packing)
     try:
         engine.load()
         started = time.perf_counter()
