@@ -341,6 +341,12 @@ def main() -> None:
         "--marks", default="not thorough", help="which tests, as pytest's -m (default: 'not thorough')"
     )
     parser.add_argument(
+        "--seconds",
+        type=float,
+        default=300,
+        help="of tests that execute the line, by the record (default 300)",
+    )
+    parser.add_argument(
         "--whole", action="store_true", help="run all tests where the chosen ones find nothing"
     )
     parser.add_argument(
