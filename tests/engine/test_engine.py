@@ -108,7 +108,7 @@ def test_eos_ends_a_row(tiny_model: LocalModelConfig, tiny_llama: Path) -> None:
     engine = open_engine(make_spec(model=tiny_model))
     free = complete(engine, requests(ignore_eos=True))
     engine.load()
-    loaded = engine._real._loaded  # type: ignore[attr-defined]  # make a token that does come the end token
+    loaded = engine.loaded  # make a token that does come the end token
     at = next(i for i in range(1, 24) if free[0].answer.token_ids[i] not in free[0].answer.token_ids[:i])
     loaded.model.generation_config.eos_token_id = [free[0].answer.token_ids[at]]
     done = complete(engine, requests())[0]
@@ -141,7 +141,7 @@ def test_chat_goes_through_the_template(engine: Engine) -> None:
 def test_no_chat_template_is_an_error(tiny_model: LocalModelConfig) -> None:
     engine = open_engine(make_spec(model=tiny_model))
     engine.load()
-    engine._real._loaded.tokenizer.chat_template = None  # type: ignore[attr-defined]
+    engine.loaded.tokenizer.chat_template = None
     with pytest.raises(ConfigError, match="has no chat template.*task.prompt=text"):
         complete(engine, [Request(0, (Message("user", "x"),))])
 

@@ -219,7 +219,7 @@ def test_stop_tokens_end_a_branch_of_a_request(saved_family: Callable[..., Path]
     (free,) = contract.complete(engine, [dataclasses.replace(request, ignore_eos=True)])
     assert free.branches is not None
     end = next(token for token in free.branches[1].token_ids if token not in free.branches[0].token_ids)
-    loaded = engine._real._loaded  # type: ignore[attr-defined]  # make a token that does come the end token
+    loaded = engine.loaded  # make a token that does come the end token
     loaded.model.generation_config.eos_token_id = [end]
     (done,) = contract.complete(engine, [request])
     (ignored,) = contract.complete(engine, [dataclasses.replace(request, ignore_eos=True)])

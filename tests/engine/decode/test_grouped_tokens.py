@@ -47,7 +47,7 @@ def test_tokens_are_those_of_generate(tiny_llama: Path, tmp_path: Path, family: 
 
     assert tokens_of(1) == expected
     assert tokens_of(4) == expected
-    fast = engine._real._fast_layers
+    fast = engine._fast_layers
     assert isinstance(fast, FastLayers)
     assert fast.experts.layers
     for layer in fast.experts.layers.values():

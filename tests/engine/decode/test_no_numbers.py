@@ -68,7 +68,7 @@ def engine_of(folder: Path, batching: Batching | None, generation: GenerationCon
     engine = open_engine(make_spec(model=model, generation=generation, **groups))
     if batching is not None:
         engine.load()
-        engine._real._batching = batching  # type: ignore[attr-defined]
+        engine._batching = batching
     return engine
 
 

@@ -153,7 +153,7 @@ def test_each_request_ends_in_its_own_way(saved_family: Saved) -> None:
         )
     engine = open_engine(spec)
     engine.load()
-    engine._real._loaded.model.generation_config.eos_token_id = eos  # type: ignore[attr-defined]
+    engine.loaded.model.generation_config.eos_token_id = eos
     for batch_size in (64, 1, 4):
         done = {completion.id: completion for completion in contract.complete(engine, asked, batch_size)}
         for request in asked:

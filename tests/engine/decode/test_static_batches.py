@@ -43,7 +43,7 @@ def make_engine(saved_family: Callable[..., Path]) -> Callable[..., Engine]:
         )
         engine = open_engine(make_spec(model=model, generation=generation))
         engine.load()
-        engine._real._batching = batching  # type: ignore[attr-defined]
+        engine._batching = batching
         return engine
 
     return make
