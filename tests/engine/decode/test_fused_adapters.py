@@ -97,10 +97,8 @@ def opened_with(places: Callable[[str], Any]) -> Iterator[Open]:
     ) -> LocalEngine:
         base, adapters = places(family)
         model = LocalModelConfig(name=str(base), device="cpu", dtype=dtype)
-        chosen = {"lora": SeveralConfig(adapters)}
-        if alone is not None:
-            chosen = {"lora": PeftConfig(adapters[alone])}
-        engines.append(open_engine(make_spec(model=model, **chosen, **groups)))
+        lora = SeveralConfig(adapters) if alone is None else PeftConfig(adapters[alone])
+        engines.append(open_engine(make_spec(model=model, lora=lora, **groups)))
         return engines[-1]
 
     yield open_family
