@@ -103,6 +103,15 @@ def test_a_package_imports_only_packages_below() -> None:
         assert not above, f"{module} imports {above}, from a package not below {package}"
 
 
+def test_tests_of_the_engine_import_nothing_above_it() -> None:
+    paths = [*(ROOT / "tests" / "engine").rglob("*.py")]
+    for path in paths:  # followed by the support that they import
+        imported = re.findall(r"^ *(?:from|import) (\w+)", path.read_text(), re.M)
+        assert "runner" not in imported, f"{path.relative_to(ROOT)} imports runner"
+        support = {ROOT / "tests" / "support" / f"{name}.py" for name in imported}
+        paths += [file for file in support.difference(paths) if file.is_file()]
+
+
 @pytest.mark.parametrize("package", FLOORS)
 def test_a_folder_imports_only_from_folders_below(package: str) -> None:
     floors = FLOORS[package]

@@ -33,6 +33,10 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> CopiedTree:
             "runner_base/errors.py", "    from runner_engine.models import load\n",
             "test_a_package_imports_only_packages_below", "from a package not below runner_base",
         ),
+        ("tests/engine/test_rates.py", "    import runner.run\n", "test_tests_of_the_engine_import_nothing_above_it",
+         "tests/engine/test_rates.py imports runner"),
+        ("tests/support/streams.py", "    from runner import run\n", "test_tests_of_the_engine_import_nothing_above_it",
+         "tests/support/streams.py imports runner"),
         (
             "runner/config/root.py", "    from runner.grid import sweeper\n",
             "test_a_folder_imports_only_from_folders_below",

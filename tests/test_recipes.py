@@ -165,7 +165,8 @@ def test_the_rules_of_the_source_tree(tree: Path) -> None:
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", without_processes, *tests],
         tree,
     )
-    registry = ["tests/engine/quantization/test_registry.py", "-k", "every_choice and not loaded"]
+    registry = ["tests/config/test_quantization.py", "tests/engine/quantization/test_registry.py"]
+    registry += ["-k", "every_choice and not loaded"]
     assert "passed" in output_of(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *registry], tree
     )

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from opening import make_spec
 from streams import PROMPTS
 
-from runner.config.resolved import resolve
-from runner.config.root import RunnerConfig
 from runner_base import kept as kept_file
 from runner_base import machine
 from runner_base.dtypes import Dtype
+from runner_engine.checkpoints.resolve import resolve
 from runner_engine.decode import compat_probe
 from runner_engine.kernels import native
 from runner_engine.local import engine as engine_module
@@ -32,8 +32,8 @@ Run = Callable[..., tuple[list[str], list[str]]]
 
 @pytest.fixture
 def run(
-    make_config: Callable[..., RunnerConfig], saved_family: Callable[..., Path], tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    saved_family: Callable[..., Path], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch
 ) -> Run:  # fmt: skip
     """Return a function that answers prompts with a new engine, and returns the answers and what
     was tried."""
@@ -63,11 +63,11 @@ def run(
     ) -> tuple[list[str], list[str]]:
         tried.clear()
         folder = saved_family(family, max_position_embeddings=512)
-        config = make_config(
+        spec = make_spec(
             model=LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32),
             generation=GenerationConfig(max_new_tokens=12, **generation),  # type: ignore[arg-type]
         )
-        resolved = resolve(config)
+        resolved = resolve(spec)
         if identified:
             resolved.files.fingerprint(tmp_path / "hashes.json")
         engine = LocalEngine(resolved)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from opening import open_engine
+from job_engines import open_engine
 from written_records import ANSWERS, write
 
 from runner.config.measures import SweepConfig

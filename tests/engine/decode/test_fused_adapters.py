@@ -9,13 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from adapters import Naming, save_adapter
+from adapters import save_adapter
 from forward_pass import OFF, all_logits, with_fast_kernels
 from hybrids import save_hybrid
-from opening import local_engine
+from opening import make_spec, open_engine
 from torch import nn
 
-from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_engine.decode.compat_probe import probe_fused_forward
 from runner_engine.decode.fast_layers import FastLayers
@@ -90,7 +89,7 @@ def places(
 
 
 @pytest.fixture
-def opened_with(make_config: Callable[..., RunnerConfig], places: Callable[[str], Any]) -> Iterator[Open]:
+def opened_with(places: Callable[[str], Any]) -> Iterator[Open]:
     engines = []
 
     def open_family(
@@ -98,10 +97,8 @@ def opened_with(make_config: Callable[..., RunnerConfig], places: Callable[[str]
     ) -> LocalEngine:
         base, adapters = places(family)
         model = LocalModelConfig(name=str(base), device="cpu", dtype=dtype)
-        chosen = {"lora": SeveralConfig(adapters), "task": Naming()}
-        if alone is not None:
-            chosen = {"lora": PeftConfig(adapters[alone])}
-        engines.append(local_engine(make_config(model=model, **chosen, **groups)))
+        lora = SeveralConfig(adapters) if alone is None else PeftConfig(adapters[alone])
+        engines.append(open_engine(make_spec(model=model, lora=lora, **groups)))
         return engines[-1]
 
     yield open_family
@@ -176,11 +173,11 @@ def test_an_adapter_that_all_rows_have_in_bfloat16(
 
 @pytest.mark.parametrize("keys", [{"use_dora": True}, {"target_modules": ["q_proj", "lm_head"]}])
 def test_what_is_more_than_two_products_goes_operation_by_operation(
-    keys: dict[str, Any], tiny_llama: Path, tmp_path: Path, make_config: Callable[..., RunnerConfig]
+    keys: dict[str, Any], tiny_llama: Path, tmp_path: Path
 ) -> None:
     adapter = save_adapter(tmp_path / "adapter", tiny_llama, **{"target_modules": LINEAR, **keys})
     model = LocalModelConfig(name=str(tiny_llama), device="cpu", dtype=Dtype.float32)
-    engine = local_engine(make_config(model=model, lora=PeftConfig(str(adapter))))
+    engine = open_engine(make_spec(model=model, lora=PeftConfig(str(adapter))))
     _, _, fused = with_fast_kernels(engine)
     engine.close()
     assert fused is None

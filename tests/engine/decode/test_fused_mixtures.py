@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 import torch
 from forward_pass import all_logits, with_fast_kernels
-from opening import local_engine
+from opening import make_spec, open_engine
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_engine.decode.compat_probe import gives_same_logits_together
 from runner_engine.decode.fused_forward import FusedForward
@@ -44,19 +43,16 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "glm4_moe": GROUPED,
 }
 LIVELY = 3.0  # times the usual weights of experts, so that one that is exchanged shows
-Make = Callable[..., RunnerConfig]
 Change = Callable[[FusedForward], None]
 
 
 @pytest.fixture
-def engine_of(
-    make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., LocalEngine]:
+def engine_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., LocalEngine]:
     def make(family: str, dtype: Dtype = Dtype.float32, **keys: Any) -> LocalEngine:
         monkeypatch.setitem(families.OVERRIDES, family, FAMILIES.get(family, {}) | keys)
         families.build(family, tmp_path / family)
         model = LocalModelConfig(name=str(tmp_path / family), device="cpu", dtype=dtype)
-        engine = local_engine(make_config(model=model))
+        engine = open_engine(make_spec(model=model))
         engine.load()
         random = torch.Generator().manual_seed(3)
         with torch.no_grad():
@@ -180,14 +176,14 @@ def test_each_choice_is_counted(engine_of: Callable[..., LocalEngine]) -> None:
 
 @pytest.mark.parametrize("name", ["int8", "nf4"])
 def test_quantized_experts_are_in_the_call(
-    name: str, make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = {"hidden_size": 128, "moe_intermediate_size": 128, "num_experts": 8, "decoder_sparse_step": 1}
     monkeypatch.setitem(families.OVERRIDES, "qwen3_moe", sizes)
     families.build("qwen3_moe", tmp_path / "model")
     model = LocalModelConfig(name=str(tmp_path / "model"), device="cpu", dtype=Dtype.bfloat16)
     loaded, heads, fused = with_fast_kernels(
-        local_engine(make_config(model=model, quantization=CHOICES[name]()))
+        open_engine(make_spec(model=model, quantization=CHOICES[name]()))
     )
     assert fused is not None
     assert len(fused.weights.mixtures.of_layer) == 2

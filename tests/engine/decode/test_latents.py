@@ -11,11 +11,10 @@ import pytest
 import torch
 from forward_pass import all_logits, with_fast_kernels
 from lively_norms import make_norms_lively
-from opening import local_engine
+from opening import make_spec, open_engine
 from streams import complete
 from transformers import AutoModelForCausalLM
 
-from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_engine.decode.fused_forward import FusedForward
 from runner_engine.decode.layouts import describe
@@ -51,16 +50,14 @@ Make = Callable[..., LocalEngine]
 
 
 @pytest.fixture
-def engine_of(
-    make_config: Callable[..., RunnerConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Make:
+def engine_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
     def make(case: str, dtype: Dtype = Dtype.float32, **settings: Any) -> LocalEngine:
         family, keys = CASES[case]
         monkeypatch.setitem(families.OVERRIDES, family, families.OVERRIDES.get(family, {}) | keys)
         families.build(family, tmp_path / family)
         make_norms_lively(tmp_path / family)
         model = LocalModelConfig(name=str(tmp_path / family), device="cpu", dtype=dtype)
-        return local_engine(make_config(model=model, **settings))
+        return open_engine(make_spec(model=model, **settings))
 
     return make
 

@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 import torch
 from forward_pass import OFF, check_logits, check_that_it_shows, with_fast_kernels
-from opening import local_engine
+from opening import make_spec, open_engine
 from streams import complete
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_engine.decode.fused_forward import FusedForward
 from runner_engine.decode.layouts import NotFusable
@@ -71,19 +70,16 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "gpt2": {},  # places in a table, matrices the other way round
     "apertus": {},  # a function that C does not know
 }  # fmt: skip
-Make = Callable[..., RunnerConfig]
 
 
 @pytest.fixture
-def engine_of(
-    make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., LocalEngine]:
+def engine_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., LocalEngine]:
     def make(family: str, dtype: Dtype = Dtype.float32, **keys: Any) -> LocalEngine:
         own = families.OVERRIDES.get(family, {}) | FAMILIES.get(family, {}) | keys
         monkeypatch.setitem(families.OVERRIDES, family, own)
         families.build(family, tmp_path / family)
-        return local_engine(
-            make_config(model=LocalModelConfig(name=str(tmp_path / family), device="cpu", dtype=dtype))
+        return open_engine(
+            make_spec(model=LocalModelConfig(name=str(tmp_path / family), device="cpu", dtype=dtype))
         )
 
     return make

@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from opening import local_engine
+from opening import make_spec, open_engine
 from streams import tokens_of
 
-from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_engine.attention.attention import PassLayout
 from runner_engine.checkpoints import pass_memory
@@ -52,14 +51,12 @@ def by_torch(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.fixture
-def engine(
-    make_config: Callable[..., RunnerConfig], saved_family: Callable[..., Path], by_torch: bool
-) -> Iterator[LocalEngine]:
+def engine(saved_family: Callable[..., Path], by_torch: bool) -> Iterator[LocalEngine]:
     model = LocalModelConfig(
         name=str(saved_family("llama", max_position_embeddings=1024)), device="cpu", dtype=Dtype.float32
     )
     greedy = GenerationConfig(max_new_tokens=NEW)
-    one = local_engine(make_config(model=model, generation=greedy))
+    one = open_engine(make_spec(model=model, generation=greedy))
     yield one
     one.close()
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from opening import local_engine
+from opening import make_spec, open_engine
 from operations import Operations
-from step_decoding import Decoding, Make, Replayed, assert_close
+from step_decoding import Decoding, Replayed, assert_close
 from streams import complete, generated, requests
 from transformers import AutoModelForCausalLM, Qwen2Config
 
@@ -39,7 +39,7 @@ GREEDY = GenerationConfig(max_new_tokens=20)
 
 @pytest.fixture
 def engine_of(
-    make_config: Make, saved_family: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    saved_family: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., LocalEngine]]:
     """Return a function that opens an engine with pages of 32 places."""
     monkeypatch.setenv("RUNNER_ATTENTION", "sdpa")
@@ -50,7 +50,7 @@ def engine_of(
     def opened(family: str = "llama", **keys: Any) -> LocalEngine:
         folder = saved_family(family, max_position_embeddings=512, **keys)
         model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32)
-        engines.append(local_engine(make_config(model=model, generation=GREEDY)))
+        engines.append(open_engine(make_spec(model=model, generation=GREEDY)))
         engines[-1].load()
         heads = engines[-1].heads(engines[-1].loaded)
         assert heads is not None

@@ -11,11 +11,10 @@ from typing import Any
 
 import pytest
 import torch
-from opening import local_engine
+from opening import make_spec, open_engine
 from streams import complete, generated
 from transformers import AutoModelForCausalLM
 
-from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_engine.checkpoints.kept_kv import kept_places
 from runner_engine.decode.kv_budget import KvBudget
@@ -30,7 +29,6 @@ from runner_engine.settings.kv_cache import KvCache
 from runner_engine.settings.model import LocalModelConfig
 from tools import families
 
-Make = Callable[..., RunnerConfig]
 WINDOW, NEW_TOKENS = 32, 40
 # several windows long, as are the prompts behind it
 SHARED = [30 + place * 7 % 90 for place in range(210)]
@@ -51,9 +49,7 @@ def as_ids(prompt: list[int]) -> dict[str, list[int]]:
 
 
 @pytest.fixture
-def engine_of(
-    make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[..., LocalEngine]]:
+def engine_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., LocalEngine]]:
     engines = []
 
     def make(family: str, **keys: Any) -> LocalEngine:
@@ -62,8 +58,8 @@ def engine_of(
         families.build(family, tmp_path / family)
         model = LocalModelConfig(name=str(tmp_path / family), device="cpu", dtype=Dtype.float32)
         engines.append(
-            local_engine(
-                make_config(model=model, generation=GenerationConfig(max_new_tokens=NEW_TOKENS, **keys))
+            open_engine(
+                make_spec(model=model, generation=GenerationConfig(max_new_tokens=NEW_TOKENS, **keys))
             )
         )
         return engines[-1]

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from opening import make_spec
 from streams import PROMPTS, complete, requests
 
 from runner_base.dtypes import Dtype
@@ -191,10 +192,10 @@ def test_rows_beyond_the_reach_of_the_scheduler_are_refused(
         complete(engine, requests())
 
 
-def test_branches_need_a_cache_in_the_models_format(make_config: Any) -> None:
+def test_branches_need_a_cache_in_the_models_format() -> None:
     from runner_engine.settings.rope import Rope2dConfig
 
     model = LocalModelConfig(name="x")
     for kv_cache in (KvCache.as_model, KvCache.int8):
-        config = make_config(model=model, rope=Rope2dConfig(), generation=GenerationConfig(kv_cache=kv_cache))
-        assert (Capability.branches in capabilities_of(config)) == (kv_cache == KvCache.as_model)
+        spec = make_spec(model=model, rope=Rope2dConfig(), generation=GenerationConfig(kv_cache=kv_cache))
+        assert (Capability.branches in capabilities_of(spec)) == (kv_cache == KvCache.as_model)

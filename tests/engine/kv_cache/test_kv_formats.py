@@ -11,7 +11,6 @@ import torch
 from attending import heads_for, ints, kernels_or_none, random
 from passes import CASES, as_stored, check_pass
 
-from runner.config.root import semantic_keys
 from runner_base.errors import ConfigError
 from runner_engine.checkpoints.kept_kv import kept_kv
 from runner_engine.kernels import native
@@ -85,17 +84,6 @@ def test_a_layer_that_a_model_does_not_have_is_refused() -> None:
         ConfigError, match="there is no layer 4: 4 layers of this model store keys and values, 0 to 3"
     ):
         of.check_layers(4)
-
-
-def test_only_other_formats_count_in_a_jobs_id(make_config: Any) -> None:
-    keys = {
-        name: dict(semantic_keys(make_config(generation=GenerationConfig(kv_cache=name))))
-        for name in SHORT_NAMES
-    }
-    assert "generation.kv_cache" not in keys.pop("as_model")
-    assert {name: found["generation.kv_cache"] for name, found in keys.items()} == {
-        name: name for name in keys
-    }
 
 
 @DTYPES

@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from opening import local_engine
+from opening import make_spec, open_engine
 from streams import complete
 
-from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_engine.kernels import native
 from runner_engine.kv_cache import kernels_for
@@ -48,9 +47,7 @@ PROMPTS = [
 
 
 @pytest.fixture
-def engine_of(
-    make_config: Callable[..., RunnerConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Make]:
+def engine_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     engines: list[LocalEngine] = []
 
     def make(family: str, kv_cache: str) -> LocalEngine:
@@ -60,8 +57,8 @@ def engine_of(
             monkeypatch.setitem(families.OVERRIDES, family, families.OVERRIDES.get(family, {}) | sizes)
             families.build(family, folder)
         model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32)
-        config = make_config(model=model, generation=GenerationConfig(max_new_tokens=12, kv_cache=kv_cache))
-        engines.append(local_engine(config))
+        spec = make_spec(model=model, generation=GenerationConfig(max_new_tokens=12, kv_cache=kv_cache))
+        engines.append(open_engine(spec))
         return engines[-1]
 
     yield make

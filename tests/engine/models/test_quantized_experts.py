@@ -12,15 +12,16 @@ import pytest
 import torch
 from intx_configs import INTX, intx_config
 from mixtures import MIXTURES, mixture
+from opening import make_spec
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoTokenizer
 
-from runner.config.resolved import resolve
 from runner_base import ConfigError, machine
 from runner_engine.checkpoints import adapter_header, formats
 from runner_engine.checkpoints.footprint import predict
 from runner_engine.checkpoints.linear_layers import walk_files
+from runner_engine.checkpoints.resolve import resolve
 from runner_engine.experts import SeparateExperts, separate_all
 from runner_engine.models.grouped import GroupedLinear
 from runner_engine.models.load import Loaded, load_base
@@ -56,12 +57,12 @@ def folder_of(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Cal
 
 
 @pytest.fixture
-def job(make_config: Callable[..., Any], folder_of: Callable[..., Path]) -> Callable[..., Any]:
+def job(folder_of: Callable[..., Path]) -> Callable[..., Any]:
     def of(
         family: str, quantization: QuantizationConfig, is_bin: bool = False, folder: Path | None = None
     ) -> Any:
         model = LocalModelConfig(name=str(folder or folder_of(family, is_bin)), device="cpu")
-        return resolve(make_config(model=model, quantization=quantization))
+        return resolve(make_spec(model=model, quantization=quantization))
 
     return of
 

@@ -9,15 +9,16 @@ from typing import Any
 
 import pytest
 from kinds_of_models import KINDS, save
+from opening import make_spec
 from transformers import AutoTokenizer
 
-from runner.config.resolved import resolve
 from runner_base import machine, processor
 from runner_base.errors import ConfigError
 from runner_base.texts import percent
 from runner_engine.checkpoints import formats
 from runner_engine.checkpoints.footprint import predict
 from runner_engine.checkpoints.linear_layers import walk_files
+from runner_engine.checkpoints.resolve import resolve
 from runner_engine.models.load import Loaded, load_base
 from runner_engine.quantization import CHOICES
 from runner_engine.quantization.base import QuantizationConfig
@@ -49,10 +50,10 @@ def model_of(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Call
 
 
 @pytest.fixture
-def job(make_config: Callable[..., Any], model_of: Callable[..., Path]) -> Callable[..., Any]:
+def job(model_of: Callable[..., Path]) -> Callable[..., Any]:
     def of(kind: str, quantization: QuantizationConfig, **keys: Any) -> Any:
         model = LocalModelConfig(name=str(model_of(kind, **keys)), device="cpu")
-        return resolve(make_config(model=model, quantization=quantization))
+        return resolve(make_spec(model=model, quantization=quantization))
 
     return of
 

@@ -11,10 +11,9 @@ import pytest
 import torch
 from forward_pass import OFF, all_logits, check_logits, check_that_it_shows, with_fast_kernels
 from hybrids import SINGLE_CALL, save_hybrid
-from opening import local_engine
+from opening import make_spec, open_engine
 from streams import complete
 
-from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_engine.decode.fused_forward import FusedForward
 from runner_engine.decode.layouts import NotFusable
@@ -35,14 +34,13 @@ pytestmark = [
     pytest.mark.skipif(native.kernels() is None, reason="no C compiler is here, so nothing is called in C"),
 ]
 CUTS = ((50,), (1, 6, 1, 25, 17), (40, 10))
-Make = Callable[..., RunnerConfig]
 
 
 @pytest.fixture
-def engine_of(make_config: Make, tiny_llama: Path, tmp_path: Path) -> Callable[..., LocalEngine]:
+def engine_of(tiny_llama: Path, tmp_path: Path) -> Callable[..., LocalEngine]:
     def make(family: str, dtype: Dtype = Dtype.float32) -> LocalEngine:
         folder = save_hybrid(tmp_path / family, family, tiny_llama)
-        return local_engine(make_config(model=LocalModelConfig(name=str(folder), device="cpu", dtype=dtype)))
+        return open_engine(make_spec(model=LocalModelConfig(name=str(folder), device="cpu", dtype=dtype)))
 
     return make
 

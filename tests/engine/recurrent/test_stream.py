@@ -4,18 +4,17 @@ and what breaks them."""
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from hybrids import HYBRIDS, save_hybrid
-from opening import local_engine
+from opening import make_spec, open_engine
 from streams import AGENTS, PROMPTS, QUESTIONS, SYSTEM, chosen, complete, generated, requests
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_engine.checkpoints import pass_memory
 from runner_engine.decode import cache_probe
@@ -31,7 +30,6 @@ from runner_engine.settings.model import LocalModelConfig
 
 pytestmark = pytest.mark.slow
 
-Make = Callable[..., RunnerConfig]
 # of the answers, so that rows leave and enter all the time
 LENGTHS = (20, 3, 11, 20, 7, 1, 16, 5, 9, 13, 2, 18)
 LONG = 500
@@ -59,16 +57,16 @@ def hybrid(
     return Model(save_hybrid(tmp_path_factory.mktemp(request.param), request.param, tiny_llama))
 
 
-def opened(make_config: Make, hybrid: Model, new_tokens: int = 20, **generation: Any) -> LocalEngine:
+def opened(hybrid: Model, new_tokens: int = 20, **generation: Any) -> LocalEngine:
     model = LocalModelConfig(name=str(hybrid.folder), device="cpu", dtype=Dtype.float32)
-    return local_engine(
-        make_config(model=model, generation=GenerationConfig(max_new_tokens=new_tokens, **generation))
+    return open_engine(
+        make_spec(model=model, generation=GenerationConfig(max_new_tokens=new_tokens, **generation))
     )
 
 
 @pytest.fixture
-def engine(make_config: Make, hybrid: Model) -> Iterator[LocalEngine]:
-    one = opened(make_config, hybrid)
+def engine(hybrid: Model) -> Iterator[LocalEngine]:
+    one = opened(hybrid)
     yield one
     one.close()
 
@@ -97,9 +95,9 @@ def test_rows_enter_and_leave_and_share_prefixes(
 
 
 @pytest.mark.parametrize("token_by_token", [False, pytest.param(True, marks=pytest.mark.thorough)])
-def test_five_hundred_tokens(make_config: Make, hybrid: Model, token_by_token: bool) -> None:
+def test_five_hundred_tokens(hybrid: Model, token_by_token: bool) -> None:
     prompts = [SYSTEM + AGENTS[0] + QUESTIONS[0], SYSTEM + AGENTS[1], "y"]
-    engine = opened(make_config, hybrid, LONG)
+    engine = opened(hybrid, LONG)
     answers = complete(engine, requests(prompts, ignore_eos=True), 2)
     engine.close()
     assert [len(answer) for answer in answers.values()] == [LONG] * len(prompts)
@@ -158,8 +156,8 @@ def test_continuations_are_scored(engine: LocalEngine, hybrid: Model) -> None:
         assert completion.logprobs == pytest.approx(expected.tolist(), abs=2e-4)
 
 
-def test_choices_of_a_request_do_not_depend_on_the_others(make_config: Make, hybrid: Model) -> None:
-    engine = opened(make_config, hybrid, temperature=0.8)
+def test_choices_of_a_request_do_not_depend_on_the_others(hybrid: Model) -> None:
+    engine = opened(hybrid, temperature=0.8)
     some = [Request(at, prompt, n=4) for at, prompt in enumerate(PROMPTS[:3])]
 
     def answers(rows: int | None) -> dict[Any, list[int]]:
@@ -213,7 +211,7 @@ def test_a_beginning_that_came_twice_is_kept(engine: LocalEngine, hybrid: Model)
 
 
 def test_a_wrong_decay_is_found_by_the_trial(
-    make_config: Make, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hybrid = Model(save_hybrid(tmp_path / "model", "qwen3_5", tiny_llama))
     real = gated_delta.PROJECTIONS["Qwen3_5GatedDeltaNet"]
@@ -223,7 +221,7 @@ def test_a_wrong_decay_is_found_by_the_trial(
         return projected._replace(decay=2 * projected.decay)
 
     monkeypatch.setitem(gated_delta.PROJECTIONS, "Qwen3_5GatedDeltaNet", wrong)
-    engine = opened(make_config, hybrid)
+    engine = opened(hybrid)
     assert complete(engine, asked()) == hybrid.expected(lengths(asked()))
     assert "its logits would be off by" in engine.stats.notes[0]
     engine.close()
@@ -261,7 +259,7 @@ def test_a_state_of_other_tokens_is_an_error(engine: LocalEngine, monkeypatch: p
         complete(engine, asked())
 
 
-def test_no_library_is_recommended_for_what_is_computed_here(make_config: Make, hybrid: Model) -> None:
+def test_no_library_is_recommended_for_what_is_computed_here(hybrid: Model) -> None:
     hints = logging.getLogger(cache_probe.HINTS)
     said: list[str] = []
     hints.addHandler(handler := logging.Handler())
@@ -270,7 +268,7 @@ def test_no_library_is_recommended_for_what_is_computed_here(make_config: Make, 
     tried = "`causal_conv1d_fn` is falling back to its reference PyTorch implementation"
     try:
         hints.warning(tried)
-        one = opened(make_config, hybrid)
+        one = opened(hybrid)
         complete(one, requests(PROMPTS[:2]))
         one.close()
         hints.warning(tried)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import warm_process
-from opening import open_engine
+from job_engines import open_engine
 from tasking import work
 from teams import Starts, Team, calls_in, right, team
 

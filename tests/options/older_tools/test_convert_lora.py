@@ -13,16 +13,14 @@ from typing import Any
 
 import pytest
 import torch
-from opening import adapt, load_base
+from opening import adapt, load_base, make_spec
 from safetensors.torch import load_file, save_file
 
-from runner.config.root import RunnerConfig
 from runner.options.older_tools.convert_lora import convert, parser
 from runner_base.errors import ConfigError, OutputError
 from runner_engine.settings.lora import PeftConfig, PthConfig
 from runner_engine.settings.model import LocalModelConfig
 
-Make = Callable[..., RunnerConfig]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 IDS = torch.arange(3, 40)[None]
 
@@ -113,7 +111,7 @@ def test_prefixed_file_and_its_twin(tiny_llama: Path, tmp_path: Path) -> None:
     ids=["plain", "alpha", "rslora", "pattern"],
 )
 def test_scaling_goes_into_b(
-    make_config: Make, make_peft: Callable[..., Path], tiny_model: LocalModelConfig, tmp_path: Path, settings: Any, scaling: float
+    make_peft: Callable[..., Path], tiny_model: LocalModelConfig, tmp_path: Path, settings: Any, scaling: float
 ) -> None:  # fmt: skip
     peft = make_peft(**settings)
     said = run(peft, tmp_path / "lora.pth", "--base", tiny_model.name)
@@ -125,8 +123,8 @@ def test_scaling_goes_into_b(
     assert said.splitlines()[1] == f"float32 · {exactness}"
     logits = []
     for lora in (PeftConfig(path=str(peft)), PthConfig(path=str(tmp_path / "lora.pth"))):
-        config = make_config(model=tiny_model, lora=lora)
-        loaded = adapt(load_base(config), config)
+        spec = make_spec(model=tiny_model, lora=lora)
+        loaded = adapt(load_base(spec), spec)
         with torch.inference_mode():
             logits.append(loaded.model(IDS).logits)
         logits.append(loaded.metrics["lora_delta_norm"])

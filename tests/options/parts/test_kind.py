@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import warm_process
 from in_parts import CPU, GREEDY, SAMPLED, Make, answers, generate, in_parts, prompt_file, samples, whole
-from opening import open_engine
+from job_engines import open_engine
 from stages import split_into
 
 from runner.config.measures import SweepConfig

@@ -20,7 +20,6 @@ from made_models import CALIBRATED, made_by, record_of, with_maker
 from safetensors import safe_open
 from vllm_standin import is_alive
 
-from runner.config.root import RunnerConfig
 from runner.options.quantize import making
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError, JobFailed
@@ -29,7 +28,6 @@ from tools import embedded_gguf
 
 pytestmark = pytest.mark.slow
 Run = Callable[..., Any]
-Make = Callable[..., RunnerConfig]
 KEYS = ("task.recipe=torchao_intx", "task.group_size=64", "task.bits=8", "model.dtype=float32")
 NAME = "embedded-torchao_intx-8bit-g64"
 DEADLINE_S = 240
@@ -141,7 +139,7 @@ def test_a_killed_runner_leaves_no_half_model_and_the_next_one_makes_it(
 
 
 def test_a_killed_runner_leaves_no_half_of_several_files_and_the_next_one_makes_all(
-    runner: Run, make_config: Make, tmp_path: Path
+    runner: Run, tmp_path: Path
 ) -> None:
     sharded = (*KEYS, "task.shard_mib=1")
     made = tmp_path / "outputs" / "made"
@@ -169,7 +167,7 @@ def test_a_killed_runner_leaves_no_half_of_several_files_and_the_next_one_makes_
             }
     whole, _ = made_by(runner, tmp_path / "whole", *KEYS)
     assert [path.name for path in whole.glob("*.safetensors")] == ["model.safetensors"]
-    alike = [logits(load(make_config, path, dtype=Dtype.float32)) for path in (found, whole)]
+    alike = [logits(load(path, dtype=Dtype.float32)) for path in (found, whole)]
     assert torch.equal(*alike)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from api_standin import Api, Trouble, unreachable
-from opening import open_engine
+from job_engines import open_engine
 
 from runner.config.root import RunnerConfig
 from runner.options.remote import pool

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 from api_standin import Api, Trouble
+from job_engines import open_engine
 from listening import complete_with_deltas
-from opening import open_engine
 
 from runner.config.measures import SweepConfig
 from runner.config.root import RunnerConfig

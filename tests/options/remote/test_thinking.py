@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from api_standin import Api, Trouble
+from job_engines import open_engine
 from listening import complete_with_deltas
-from opening import open_engine
 
 from runner.config.root import RunnerConfig
 from runner.datasets.gsm8k import load_questions

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from api_standin import Api, Trouble
-from opening import open_engine
+from job_engines import open_engine
 
 from runner.config.root import RunnerConfig
 from runner.options.remote.keys import ApiConfig

@@ -3,6 +3,7 @@ death."""
 
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -257,3 +258,8 @@ def test_stages_of_the_probe_and_the_task_agree() -> None:
 def test_pss_is_read() -> None:
     measured = probe.pss_mib()
     assert measured["pss_mib"] > measured["pss_file_mib"] > 0
+
+
+def test_predicting_imports_no_torch() -> None:
+    code = "import sys, runner_engine.checkpoints.footprint, runner.tasks.memory; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

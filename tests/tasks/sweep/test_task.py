@@ -13,7 +13,7 @@ from statistics import median
 from typing import Any
 
 import pytest
-from opening import open_engine
+from job_engines import open_engine
 from tasking import work
 
 from runner.config.measures import SweepConfig
@@ -306,7 +306,7 @@ from runner.config.measures import SweepConfig
 from runner_engine.settings.model import LocalModelConfig
 from runner.config.root import RunnerConfig, NoTrackingConfig
 from runner_engine.settings.rope import RopeConfig
-from opening import open_engine
+from job_engines import open_engine
 from runner_engine.sessions.arithmetic import Rates
 from runner_engine.sessions.base import Request
 from runner_engine.sessions.contract import complete

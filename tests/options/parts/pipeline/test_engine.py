@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from in_parts import in_parts
-from opening import open_engine
+from job_engines import open_engine
 from stages import split_into
 from transformers import AutoModelForCausalLM, AutoTokenizer
 

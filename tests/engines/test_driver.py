@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from opening import open_engine
+from job_engines import open_engine
 
 from runner.config.model import StubConfig
 from runner.config.root import RunnerConfig

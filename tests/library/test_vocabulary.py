@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from checkpoints import change_tokenizer
+from job_engines import open_engine
 from odd_tokenizers import EXTRA, FAR, save_beyond
-from opening import local_engine
 
 from runner import Model, load
 from runner.config.resolved import resolve
@@ -63,7 +63,7 @@ def test_prompts_are_refused_by_the_tokenizer_alone_and_before_any_pass(
     beyond: Path, make_config: Callable[..., Any]
 ) -> None:
     config = make_config(model=LocalModelConfig(name=str(beyond), device="cpu"))
-    engine = local_engine(config)
+    engine = open_engine(config)
     engine.load()
     with pytest.raises(ConfigError, match=REFUSED):
         KIND.encoded(resolve(config), [f"Tom {EXTRA}"])

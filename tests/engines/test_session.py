@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 
 import pytest
-from opening import open_engine
+from job_engines import open_engine
 
 from runner.config.model import StubConfig
 from runner.config.root import RunnerConfig
