@@ -135,13 +135,10 @@ def main() -> None:
     recorded = Recorded()
     recorded.read(options.lines)
     stay, thinned = tests_that_stay(recorded), cases_that_stay(recorded)
-    executed = [
-        frozenset().union(*(recorded.lines[test] for test in tests)) for tests in (recorded.lines, stay)
-    ]
-    print(
-        f"{len(stay):,} of {len(recorded.seconds):,} tests stay, with {sum(recorded.seconds[test] for test in stay):,.0f} "
-        f"of {sum(recorded.seconds.values()):,.0f} s and {len(executed[1]):,} of {len(executed[0]):,} lines"
-    )
+    for what, tests in (("all tests", [*recorded.seconds]), ("those that stay", [*stay])):
+        executed = frozenset[tuple[str, int]]().union(*(recorded.lines[test] for test in tests))
+        seconds = sum(recorded.seconds[test] for test in tests)
+        print(f"{what}: {len(tests):,} tests, {seconds:,.0f} s, {len(executed):,} lines")
     by_file: dict[str, dict[str, int]] = defaultdict(dict)
     for function, cases in thinned.items():
         file, _, name = function.partition("::")
