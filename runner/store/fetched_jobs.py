@@ -10,11 +10,10 @@ import logging
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from runner.config.root import RunnerConfig
 from runner.store.jobs import Job, read_samples
-from runner.store.mlflow_store import Store, clear_errors, open_store, store_of
+from runner.store.mlflow_store import Store, connected, store_of
 from runner.store.sent_jobs import put
 from runner.store.stored_runs import read_runs
 from runner_base import EvidenceError, Record, Status, TrackingError, one_line
@@ -52,9 +51,8 @@ def fetch_run(store: Store, run_id: str, job: Job) -> Record | None:
         there = replace(job, folder=Path(scratch, job.job_id))
         there.folder.mkdir()
         try:
-            with clear_errors(store.uri):
-                client: Any = open_store(store)[0]
-                client.download_artifacts(run_id, "", str(there.folder))
+            with connected(store) as experiment:
+                experiment.client.download_artifacts(run_id, "", str(there.folder))
             record = there.last_record()
             read_samples(there.samples_path)
         except (EvidenceError, OSError) as error:

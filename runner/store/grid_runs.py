@@ -15,7 +15,7 @@ from typing import Any, TextIO
 
 from runner.store import begun_runs, pending_runs, published, tracking
 from runner.store.jobs import LOCK
-from runner.store.mlflow_store import Store, clear_errors, open_store, probe
+from runner.store.mlflow_store import Store, clear_errors, connected, reachable
 from runner.store.stored_runs import GRID, GRID_STARTED_MS, PARENT, StoredRuns, read_runs
 from runner_base import Status, TrackingError, hold, machine, short_hash, without_secrets
 from runner_base.files import is_held
@@ -58,9 +58,8 @@ def start(
 ) -> GridRun:
     """Start the parent run of a grid's jobs, or reopen it; move runs of jobs that are done below
     it."""
-    with clear_errors(store.uri):
-        end_dead(store.output_dir)
-        client, experiment_id = open_store(store)
+    end_dead(store.output_dir)
+    with connected(store) as (client, experiment_id):
         pending_file = store.output_dir / GRIDS / uuid.uuid4().hex
         lock = hold(pending_file.with_suffix(".lock"))
         pending = pending_runs.add(pending_file, store)
@@ -113,7 +112,7 @@ def log_notes(
     MLflow's charts begin with the experiment's first metric, and with the first by the alphabet
     where none is named.
     """
-    with clear_errors(run.store.uri):
+    with clear_errors(run.store):
         its_run = run.client.get_run(run.run_id)
         there, experiment = its_run.data.tags, its_run.info.experiment_id
         if first_metric and FIRST_METRIC not in run.client.get_experiment(experiment).tags:
@@ -130,8 +129,7 @@ def finish(run: GridRun, status: Status, plan: Mapping[str, Any]) -> bool:
     """End the grid's run and return whether the store could be written; if not, no result is
     lost."""
     try:
-        with clear_errors(run.store.uri):
-            probe(run.store)
+        with reachable(run.store):
             run.client.log_dict(run.run_id, plan, PLAN)
             run.client.set_terminated(run.run_id, status.value)
             if status is Status.FINISHED and not any(

@@ -111,8 +111,8 @@ def check_store(config: RunnerConfig) -> None:
     store = mlflow_store.store_of(config)
     if store is not None:
         try:
-            with mlflow_store.clear_errors(store.uri):
-                mlflow_store.open_store(store)
+            with mlflow_store.connected(store):
+                pass
         except TrackingError:
             if config.tracking.parent_run_id is None:
                 raise

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from runner.config.root import RunnerConfig
 from runner.core.later import uncollected
@@ -144,14 +144,45 @@ def import_mlflow(store: Store) -> None:
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
-_opened: dict[Store, tuple[Any, str]] = {}  # a worker runs many jobs with one store
+class Experiment(NamedTuple):
+    """An experiment of an open store."""
+
+    client: Any  # MLflow's
+    id: str
 
 
-def open_store(store: Store) -> tuple[Any, str]:
-    """Return a client and the experiment's id, both created if missing; a process opens each store
-    once."""
+_opened: dict[Store, Experiment] = {}  # a worker runs many jobs with one store
+
+
+@contextmanager
+def connected(store: Store) -> Iterator[Experiment]:
+    """Connect to the store and create its experiment if missing; any error becomes one message."""
+    with reachable(store):
+        yield _open(store)
+
+
+@contextmanager
+def connected_to_read(store: Store) -> Iterator[Experiment | None]:
+    """Connect to the store and create nothing: None if it lacks the experiment; any error becomes one
+    message."""
+    with clear_errors(store):
+        yield _find(store)
+
+
+@contextmanager
+def reachable(store: Store, kept: Path | None = None) -> Iterator[None]:
+    """Probe the store before a client that is already open is used; any error becomes one message.
+
+    kept: the folder that has the result if the store cannot be written.
+    """
+    with clear_errors(store, kept):
+        _check_reachable(store)
+        yield
+
+
+def _open(store: Store) -> Experiment:
+    """Open the experiment; a process opens each store once."""
     key = replace(store, parent_run_id=None)
-    probe(store)
     if key not in _opened or (
         store.file is not None and not store.file.stat().st_size
     ):  # the database was deleted, and the probe has created an empty file
@@ -161,24 +192,22 @@ def open_store(store: Store) -> tuple[Any, str]:
 
 def opened_experiment(store: Store) -> str | None:
     """Return the number of the experiment if this process has opened the store."""
-    client_and_number = _opened.get(replace(store, parent_run_id=None))
-    return None if client_and_number is None else client_and_number[1]
+    experiment = _opened.get(replace(store, parent_run_id=None))
+    return None if experiment is None else experiment.id
 
 
-def find_store(store: Store) -> tuple[Any, str] | None:
-    """Return a client and the experiment's id; None if there is no such experiment. Creates
-    nothing."""
+def _find(store: Store) -> Experiment | None:
     if store.file is not None and not (store.file.exists() and store.file.stat().st_size):
         return None
-    probe(store)
+    _check_reachable(store)
     import_mlflow(store)
     client = open_client(store.uri, "tracking.uri")
     experiment = client.get_experiment_by_name(store.experiment)
     is_missing = experiment is None or experiment.lifecycle_stage != "active"
-    return None if is_missing else (client, experiment.experiment_id)
+    return None if is_missing else Experiment(client, experiment.experiment_id)
 
 
-def _open_first(store: Store) -> tuple[Any, str]:
+def _open_first(store: Store) -> Experiment:
     """Open the store; only one process at a time, so that only one creates the database."""
     uri, output_dir, name = store.uri, store.output_dir, store.experiment
     try:
@@ -199,11 +228,11 @@ def _open_first(store: Store) -> tuple[Any, str]:
                     f"`mlflow experiments restore --experiment-id {experiment.experiment_id}`, or use another name"
                 )
             run_table.keep(client, experiment)
-            return client, experiment.experiment_id
+            return Experiment(client, experiment.experiment_id)
         # A server keeps files itself; for a database, MLflow would put them in the working
         # directory.
         artifacts = (output_dir.resolve() / "mlartifacts").as_uri() if uri.startswith(DATABASES) else None
-        return client, _create_experiment(client, name, artifacts)
+        return Experiment(client, _create_experiment(client, name, artifacts))
 
 
 def open_client(uri: str, key: str) -> Any:
@@ -233,11 +262,8 @@ def _create_experiment(client: Any, name: str, location: str | None) -> str:
         return str(experiment.experiment_id)
 
 
-def probe(store: Store) -> None:
-    """Check that the store is reachable: MLflow's own errors are long, and take minutes.
-
-    The caller puts the error into words, because only the caller knows which results are safe.
-    """
+def _check_reachable(store: Store) -> None:
+    """Check that the store is reachable: MLflow's own errors are long, and take minutes."""
     if store.file is not None:
         answering.probe_sqlite(store.file, store.shown)
         return
@@ -287,7 +313,7 @@ def one_message(compose: Callable[[str], str]) -> Iterator[None]:
         raise TrackingError(compose(without_secrets(" ".join(text.split()))[:300])) from None
 
 
-def clear_errors(uri: str | None, kept: Path | None = None) -> AbstractContextManager[None]:
+def clear_errors(store: Store, kept: Path | None = None) -> AbstractContextManager[None]:
     """Turn an error of the store into one message that says how to fix it and what is safe."""
 
     def compose(text: str) -> str:
@@ -300,6 +326,6 @@ def clear_errors(uri: str | None, kept: Path | None = None) -> AbstractContextMa
             if kept
             else ""
         )
-        return f"MLflow at {without_secrets(uri or '')} cannot be reached or written: {text}.{safe}"
+        return f"MLflow at {store.shown} cannot be reached or written: {text}.{safe}"
 
     return one_message(compose)

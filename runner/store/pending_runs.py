@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.store.mlflow_store import Store, clear_errors, default_uri, find_store
+from runner.store.mlflow_store import Store, connected_to_read, default_uri
 from runner_base import RunnerError, Status
 from runner_base.files import replace_with
 
@@ -57,8 +57,7 @@ def end_dead(file: Path, output_dir: Path, status: Status) -> None:
     for pending in _read(file):
         store = Store(pending.uri or default_uri(output_dir), pending.experiment, output_dir)
         try:
-            with clear_errors(store.uri):
-                _end(store, pending, status)
+            _end(store, pending, status)
         except RunnerError as error:
             log.warning("a run may still be RUNNING there: %s", error)
         else:
@@ -70,10 +69,10 @@ def end_runs(store: Store, dead: Iterable[str], status: Status) -> None:
     if not (run_ids := list(dead)):
         return
     try:
-        with clear_errors(store.uri):
-            if (opened := find_store(store)) is not None:
+        with connected_to_read(store) as experiment:
+            if experiment is not None:
                 for run_id in run_ids:
-                    opened[0].set_terminated(run_id, status.value)
+                    experiment.client.set_terminated(run_id, status.value)
     except RunnerError as error:
         log.warning("a run may still be RUNNING there: %s", error)
 
@@ -97,15 +96,13 @@ def tags_of(file: Path) -> set[str]:
 
 
 def _end(store: Store, pending: PendingRun, status: Status) -> None:
-    opened = find_store(store)
-    if opened is None:  # the database or the experiment was deleted, and the run with it
-        return
-    client, experiment_id = opened
-    for run in client.search_runs(
-        [experiment_id], f"tags.{TAG} = '{pending.tag}' and attributes.status = 'RUNNING'"
-    ):
-        client.set_tag(run.info.run_id, DIED, "true")
-        client.set_terminated(run.info.run_id, status.value)
+    with connected_to_read(store) as experiment:
+        if experiment is None:  # the database or the experiment was deleted, and the run with it
+            return
+        is_pending = f"tags.{TAG} = '{pending.tag}' and attributes.status = 'RUNNING'"
+        for run in experiment.client.search_runs([experiment.id], is_pending):
+            experiment.client.set_tag(run.info.run_id, DIED, "true")
+            experiment.client.set_terminated(run.info.run_id, status.value)
 
 
 def _read(file: Path) -> list[PendingRun]:

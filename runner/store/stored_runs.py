@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from runner.store.mlflow_store import (
+    Experiment,
     Store,
-    clear_errors,
-    find_store,
+    connected_to_read,
     one_message,
     open_client,
-    probe,
+    reachable,
     set_mlflow_variables,
 )
 from runner_base import ConfigError, Status, unknown
@@ -65,8 +65,10 @@ def read_runs(store: Store, jobs: Collection[str] | None = None, grid: str | Non
     With a single job and no grid, only that job's.
     """
     stored = StoredRuns()
-    with clear_errors(store.uri):
-        for run_id, (status, tags) in _read(store, jobs, grid).items():
+    with connected_to_read(store) as experiment:
+        if experiment is None:
+            return stored
+        for run_id, (status, tags) in _read(experiment, jobs, grid).items():
             if status == RUNNING:
                 stored.running[run_id] = tags
             if JOB_ID in tags and status == Status.FINISHED:
@@ -77,16 +79,14 @@ def read_runs(store: Store, jobs: Collection[str] | None = None, grid: str | Non
 
 
 def _read(
-    store: Store, jobs: Collection[str] | None, grid: str | None
+    experiment: Experiment, jobs: Collection[str] | None, grid: str | None
 ) -> dict[str, tuple[str, dict[str, str]]]:
     """Return status and tags of the runs, by their ids, in the order of the store."""
-    if (opened := find_store(store)) is None:
-        return {}
     if jobs is None:
-        found = _of_all(*opened)
+        found = _of_all(*experiment)
     else:
         is_one = len(jobs) == 1 and grid is None
-        found = _of_one(*opened, jobs) if is_one else _of_some(*opened, jobs, grid)
+        found = _of_one(*experiment, jobs) if is_one else _of_some(*experiment, jobs, grid)
     return {run_id: (status, tags) for run_id, status, tags in found}
 
 
@@ -189,8 +189,8 @@ def open_to_read(store: Store) -> Any:
     """Return a client for a store that a command reads; a database may be read-only."""
     set_mlflow_variables()
     if store.file is None:
-        with clear_errors(store.uri):
-            probe(store)
+        with reachable(store):
+            pass
     with one_message(lambda text: f"cannot open {store.shown}: {text}"):
         return open_client(store.uri, "--tracking-uri")
 

@@ -12,7 +12,7 @@ from typing import Any
 from runner.store import grid_records, grid_runs
 from runner.store.grid_records import GridRecord
 from runner.store.jobs import LOCK
-from runner.store.mlflow_store import Store, clear_errors, default_uri, find_store
+from runner.store.mlflow_store import Store, connected_to_read, default_uri
 from runner.store.pending_runs import TAG
 from runner.store.stored_runs import GRID, GRID_STARTED_MS, RUNNING, StoredRuns, download, search
 from runner_base import ConfigError, Record, Status, parse_json, say
@@ -106,13 +106,12 @@ def _records_of(store: Store) -> list[GridRecord]:
     """Return the grids of a folder's own database."""
     if store.file is None or not store.file.exists():
         return []
-    with clear_errors(store.uri), tempfile.TemporaryDirectory() as scratch:
-        if (opened := find_store(store)) is None:
+    with connected_to_read(store) as experiment, tempfile.TemporaryDirectory() as scratch:
+        if experiment is None:
             return []
-        client, experiment_id = opened
         found = [
-            _record_of(client, run, Path(scratch, run.info.run_id))
-            for run in search(client, experiment_id, f"tags.{GRID} LIKE '%'")
+            _record_of(experiment.client, run, Path(scratch, run.info.run_id))
+            for run in search(*experiment, f"tags.{GRID} LIKE '%'")
         ]
     return [record for record in found if record is not None]
 

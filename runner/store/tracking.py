@@ -25,7 +25,7 @@ from runner.config.own_notes import flat_notes
 from runner.config.root import RunnerConfig
 from runner.store import begun_runs, logged_metrics, logged_models, pending_runs, published, traces
 from runner.store.jobs import Job
-from runner.store.mlflow_store import Store, clear_errors, one_message, open_store, probe
+from runner.store.mlflow_store import Store, connected, one_message, reachable
 from runner.store.partial import PARTIAL
 from runner.store.stored_runs import JOB_ID, PARENT, StoredRuns, read_runs
 from runner_base import Inert, Record, Status, TrackingError, short_name, without_secrets
@@ -69,8 +69,7 @@ def start(store: Store | None, job: Job, record: Record, goes_on: bool = False) 
     """
     if store is None:
         return Tracker()
-    with clear_errors(store.uri):
-        client, experiment_id = open_store(store)
+    with connected(store) as (client, experiment_id):
         if store.parent_run_id is None:
             end_dead(store, job)
         else:  # the grid has read the runs of all its jobs at once
@@ -160,9 +159,8 @@ def end_dead(store: Store, job: Job) -> StoredRuns:
 
 def move_below_parent(store: Store, run_id: str) -> None:
     """Move a job's run below the store's parent run."""
-    with clear_errors(store.uri):
-        client, _ = open_store(store)
-        client.set_tag(run_id, PARENT, store.parent_run_id)
+    with connected(store) as experiment:
+        experiment.client.set_tag(run_id, PARENT, store.parent_run_id)
 
 
 def note_found(store: Store, key: str, run_id: str) -> None:
@@ -170,8 +168,8 @@ def note_found(store: Store, key: str, run_id: str) -> None:
     is written there."""
     noted = published.unchanged(store, key)
     if noted is None or noted.mlflow_id != run_id:
-        with clear_errors(store.uri):
-            published.note_run(store, open_store(store)[0], run_id)
+        with connected(store) as experiment:
+            published.note_run(store, experiment.client, run_id)
 
 
 def _log_inputs(client: Any, run_id: str, data: dict[str, str], model_id: str | None) -> None:
@@ -203,9 +201,8 @@ def _data_key(data: dict[str, str]) -> tuple[str, str]:
 
 def log_missing_traces(store: Store, run_id: str, record: Record, job: Job) -> None:
     """Log the samples of a recorded job as traces, unless its run has traces already."""
-    with clear_errors(store.uri):
-        _, experiment_id = open_store(store)
-        traces.log_traces(store.uri, experiment_id, run_id, record, job.folder)
+    with connected(store) as experiment:
+        traces.log_traces(store.uri, experiment.id, run_id, record, job.folder)
 
 
 def finish(tracker: Tracker, job: Job, record: Record) -> None:
@@ -236,8 +233,7 @@ def finish(tracker: Tracker, job: Job, record: Record) -> None:
     tags += [RunTag("notes", "\n".join(result.notes)[:8000])] if result.notes else []
     if left_out := len(finite) - len(shown):
         tags.append(RunTag(logged_metrics.LEFT_OUT, str(left_out)))
-    with clear_errors(tracker.store.uri, kept=job.folder):
-        probe(tracker.store)
+    with reachable(tracker.store, kept=job.folder):
         for begin in range(0, len(metrics), METRICS_A_CALL):
             client.log_batch(run_id, metrics=metrics[begin : begin + METRICS_A_CALL])
         client.log_batch(run_id, tags=tags)
@@ -258,8 +254,7 @@ def end(tracker: Tracker, status: Status) -> None:
     store = tracker.store
     if store is None or tracker.run_id is None or (store.file is not None and not store.file.exists()):
         return
-    with clear_errors(store.uri):
-        probe(store)
+    with reachable(store):
         tracker.client.set_terminated(tracker.run_id, status.value)
 
 

@@ -22,7 +22,7 @@ from typing import ClassVar, NoReturn
 from runner.core.later import put_off
 from runner.store import tracking
 from runner.store.jobs import Job
-from runner.store.mlflow_store import Store, clear_errors, import_mlflow, probe
+from runner.store.mlflow_store import Store, import_mlflow, reachable
 from runner_base import Record, RunnerError, Status, TrackingError, child, doing, signals
 
 # What MLflow imports and a job's run needs seldom or never: a fifth of the time that its modules
@@ -56,8 +56,8 @@ class TrackerBeside:
     made: ClassVar[int] = 0  # in this process
 
     def __init__(self, store: Store, job: Job, record: Record, goes_on: bool) -> None:
-        with clear_errors(store.uri):
-            probe(store)
+        with reachable(store):
+            pass
         TrackerBeside.made += 1
         self.uri, self._job, self._run_id = store.shown, job, ""
         self._problem: BaseException | None = None

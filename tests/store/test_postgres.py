@@ -138,7 +138,8 @@ def test_processes_that_log_the_same_new_data_set_at_once_all_succeed(
     config = make_config(tracking=TrackingConfig(uri=postgres.replace("/postgres?", "/at_once?")))
     store = mlflow_store.store_of(config)
     assert store is not None
-    client, experiment_id = mlflow_store.open_store(store)
+    with mlflow_store.connected(store) as (client, experiment_id):
+        pass
     together, rounds = 4, 10
     barrier = threading.Barrier(together)
 

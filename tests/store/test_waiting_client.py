@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -57,7 +58,7 @@ def log(opened: tuple[str, Any, str], key: str) -> None:
     from mlflow.entities import Metric
 
     uri, client, run_id = opened
-    with mlflow_store.clear_errors(uri):
+    with mlflow_store.clear_errors(mlflow_store.Store(uri, "runner", Path())):
         client.log_batch(run_id, metrics=[Metric(key, 1.0, 1, 0)])
 
 

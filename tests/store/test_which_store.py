@@ -94,12 +94,12 @@ import logging, sys, traceback
 from mlflow.exceptions import MlflowException
 from runner_base.entry import run_entry
 from runner.store.ledger import log_file
-from runner.store.mlflow_store import clear_errors
+from runner.store.mlflow_store import Store, clear_errors
 from pathlib import Path
 
 def work():
     with log_file(Path("log.txt")):
-        with clear_errors("http://T0KEN@host"):
+        with clear_errors(Store("http://T0KEN@host", "runner", Path())):
             raise MlflowException("API request to http://T0KEN@host/api failed")
 
 def bug():
@@ -130,7 +130,7 @@ def test_an_error_of_the_store_has_no_token_in_its_traceback() -> None:
     """As a program of one's own shows it, which does not pass through our commands."""
     from mlflow.exceptions import MlflowException
 
-    with pytest.raises(TrackingError) as caught, clear_errors("http://T0KEN@host"):
+    with pytest.raises(TrackingError) as caught, clear_errors(Store("http://T0KEN@host", "runner", Path())):
         raise MlflowException("API request to http://T0KEN@host/api failed")
     shown = "".join(traceback.format_exception(caught.value))
     assert "API request to http://***@host/api failed" in shown
