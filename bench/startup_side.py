@@ -24,7 +24,7 @@ AT_ONCE = {
     "resolve": ["runner.config.compose:compose_config", "runner.run:identify", "runner.run:check"],
     "imports": ["runner.engines.kinds.local:Local.import_libraries"],
     "load": ["runner_engine.local.base_cache:BaseCache.get"],
-    "mlflow": ["runner.store.ledger:start_tracking", "runner.store.ledger:close"],
+    "mlflow": ["runner.tracking.ledger:start_tracking", "runner.tracking.ledger:close"],
     "kernels": ["runner.engines.kinds.local:Local.build_kernels"],
 }
 ONCE_IMPORTED = {
@@ -73,9 +73,9 @@ def main() -> None:
             holder = import_module(module)
             *owner, name = name.split(".")
             exchange(getattr(holder, owner[0]) if owner else holder, name, part)
-    tracking = import_module("runner.store.tracking")
-    exchange(tracking.Tracker, "wait", "mlflow")
-    if (beside := sys.modules.get("runner.store.tracking_process")) is not None:
+    job_runs = import_module("runner.tracking.job_runs")
+    exchange(job_runs.Tracker, "wait", "mlflow")
+    if (beside := sys.modules.get("runner.tracking.tracking_process")) is not None:
         exchange(beside.TrackerBeside, "wait", "mlflow")
     kind = import_module("runner.engines.kinds.local").Local
     own = kind.import_libraries

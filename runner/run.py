@@ -10,9 +10,10 @@ from runner.config.resolved import ResolvedJob, resolve
 from runner.config.root import RunnerConfig
 from runner.engines import open_engine
 from runner.engines.kinds import kind_of
+from runner.records import jobs
 from runner.scorers import add_metrics
-from runner.store import fetched_jobs, jobs, ledger
 from runner.tasks.base import Context, Inputs, Task, Uses, task_of, with_inputs
+from runner.tracking import fetched_jobs, ledger
 from runner_base import Record, Status, doing, signals, tell, write_atomically
 from runner_base.errors import check_output_folder, exits_as_job_failed, memory_errors_as_job_failed
 from runner_engine import BaseCache

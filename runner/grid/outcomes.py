@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from runner.config.root import RunnerConfig
 from runner.run import run
-from runner.store import ledger
+from runner.tracking import ledger
 from runner_base import ConfigError, JobFailed, JobHeld, Record, RunnerError, Status, signals
 from runner_base.errors import lost_gpu
 from runner_compare import LOG_LIKELIHOOD
