@@ -31,7 +31,7 @@ from runner.records import flat_config, run_names
 from runner.records.jobs import Recorder, claim, identify
 from runner.scorers.totals import score
 from runner.tasks.gsm8k.keys import Gsm8kConfig
-from runner.tracking import job_runs, stores
+from runner.tracking.sink import open_sink
 from runner_base import Answer, FinishReason, Progress, Record, Result, Sample, Status, Verdict
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Int8Config, Nf4Config
@@ -151,11 +151,9 @@ def write_run(config: RunnerConfig, accuracy: float, count: int) -> Path:
         )
         (job.folder / "config.yaml").write_text(json.dumps(asdict(config), default=str))
         (job.folder / "log.txt").write_text("drawn\n")
-        tracker = job_runs.start(stores.store_of(config), job, record)
-        # as tracking/ledger.py does
-        record.mlflow_run_id, record.mlflow_uri = (tracker.run_id, tracker.uri)
-        job.write_record(record)
-        job_runs.finish(tracker, job, record)
+        sink = open_sink(config, job)
+        sink.start(record)
+        sink.finish(record)
     return job.folder
 
 

@@ -24,7 +24,7 @@ AT_ONCE = {
     "resolve": ["runner.config.compose:compose_config", "runner.run:identify", "runner.run:check"],
     "imports": ["runner.engines.kinds.local:Local.import_libraries"],
     "load": ["runner_engine.local.base_cache:BaseCache.get"],
-    "mlflow": ["runner.tracking.ledger:start_tracking", "runner.tracking.ledger:close"],
+    "mlflow": ["runner.tracking.sink:MlflowSink.start", "runner.tracking.sink:MlflowSink.finish"],
     "kernels": ["runner.engines.kinds.local:Local.build_kernels"],
 }
 ONCE_IMPORTED = {
@@ -74,9 +74,9 @@ def main() -> None:
             *owner, name = name.split(".")
             exchange(getattr(holder, owner[0]) if owner else holder, name, part)
     job_runs = import_module("runner.tracking.job_runs")
-    exchange(job_runs.Tracker, "wait", "mlflow")
+    exchange(job_runs.JobRun, "wait", "mlflow")
     if (beside := sys.modules.get("runner.tracking.tracking_process")) is not None:
-        exchange(beside.TrackerBeside, "wait", "mlflow")
+        exchange(beside.ForkedJobRun, "wait", "mlflow")
     kind = import_module("runner.engines.kinds.local").Local
     own = kind.import_libraries
 

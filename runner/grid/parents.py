@@ -15,7 +15,8 @@ from runner.grid.outcomes import Outcome
 from runner.grid.plan import PlannedJob, State
 from runner.grid.show import labels
 from runner.records import grid_records
-from runner.tracking import grid_runs, job_runs, ledger, published
+from runner.tracking import grid_runs, job_runs, published
+from runner.tracking.sink import was_logged
 from runner.tracking.stored_runs import RUNNING, StoredRuns, read_runs
 from runner.tracking.stores import Store, store_of
 from runner_base import Status, TrackingError, without_secrets
@@ -59,7 +60,7 @@ class ParentRuns:
                 stored = read_runs(store, {job.job_id for job in jobs}, self.grid)
             except TrackingError as error:
                 if len(done) == len(jobs) and all(
-                    ledger.was_logged(store, job.record) for job in done if job.record
+                    was_logged(store, job.record) for job in done if job.record
                 ):
                     log.warning(
                         "%s. The results were logged there when the jobs were done", str(error).rstrip(".")

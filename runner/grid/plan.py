@@ -29,7 +29,8 @@ from runner.grid.outcomes import Outcome
 from runner.records.jobs import Job
 from runner.run import check, identify, must_start_anew
 from runner.tasks.base import Uses, task_of, with_inputs
-from runner.tracking import ledger, stores
+from runner.tracking import stores
+from runner.tracking.sink import write_death
 from runner_base import INTERRUPTED, ConfigError, Record, RunnerError, Status
 from runner_engine import ToDownload, no_downloads
 
@@ -101,7 +102,7 @@ class PlannedJob:
         outcome."""
         assert self.config is not None
         assert self.job is not None
-        ledger.write_death(self.config, self.job, task_of(self.config).VERSION, status, message)
+        write_death(self.config, self.job, task_of(self.config).VERSION, status, message)
         return Outcome(status, message=message, exit_code=INTERRUPTED if status is Status.KILLED else 1)
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from runner.config.root import RunnerConfig
-from runner.records import flat_config
+from runner.records import flat_config, ledger
 from runner.records.jobs import Job, claim
 from runner.records.sent_jobs import unpack
-from runner.tracking import ledger, stores
+from runner.tracking.sink import MlflowSink
+from runner.tracking.stores import store_of
 from runner_base import EvidenceError, Record, Status
 
 # of a record: where it was written and logged, which differs between hosts
@@ -17,8 +18,10 @@ def adopt(files: bytes, job: Job, config: RunnerConfig, anew: bool) -> Record:
     """Take over a job that another host has ended: write its files here and log it, as if it had
     run here."""
     with claim(job):
+        store = store_of(config)
+        sink = MlflowSink(store, job)
         if not anew and (done := job.last_record()) is not None and done.status is Status.FINISHED:
-            return ledger.recorded(config, job, done)  # another process was quicker
+            return sink.attach(ledger.reuse(config, job, done))  # another process was quicker
         if anew:
             job.set_aside() if config.rerun else job.forget()
         unpack(files, job)
@@ -30,9 +33,9 @@ def adopt(files: bytes, job: Job, config: RunnerConfig, anew: bool) -> Record:
         record.params = there | {key: value for key, value in own.items() if key.startswith(OF_THE_HOST)}
         record.output_dir = str(job.folder)
         job.write_record(record)
-        store = stores.store_of(config)
         if record.status is Status.FINISHED and store is not None and not anew:
-            ledger.log_kept(store, job, record)
+            sink.attach(record)
         else:
-            ledger.close(ledger.start_tracking(config, job, record), job, record)
+            sink.start(record)
+            sink.finish(record)
         return record

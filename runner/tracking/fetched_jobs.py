@@ -31,16 +31,16 @@ def server_of(config: RunnerConfig) -> Store | None:
     return store if store is not None and store.uri.startswith(SERVERS) else None
 
 
-def fetch(config: RunnerConfig, job: Job) -> Record | None:
-    """Fetch a job from its server if it is finished there; None if not. The caller holds the job's
-    lock."""
-    if (store := server_of(config)) is None:
+def fetch(store: Store, job: Job) -> Record | None:
+    """Fetch a job if it is finished in the store and that is a server; None if not. The caller holds
+    the job's lock."""
+    if not store.uri.startswith(SERVERS):
         return None
     try:
         run_id = read_runs(store, [job.job_id]).run_of(job.job_id, None)
         return None if run_id is None else fetch_run(store, run_id, job)
     except TrackingError:
-        if config.tracking.parent_run_id is None:
+        if store.parent_run_id is None:
             raise
         return None  # a grid goes on without its server
 

@@ -25,7 +25,7 @@ from runner.tracking import begun_runs, logged_metrics, logged_models, pending_r
 from runner.tracking.connection import connected, one_message, reachable
 from runner.tracking.stored_runs import JOB_ID, PARENT, StoredRuns, read_runs
 from runner.tracking.stores import Store
-from runner_base import Record, Status, TrackingError
+from runner_base import Record, Status
 from runner_compare import Better, described
 
 MAX_TAG_CHARACTERS = 8000  # likewise
@@ -35,34 +35,74 @@ COMMIT = "git.commit"
 
 
 @dataclass
-class Tracker:
-    """One job's run in MLflow, or nothing at all with tracking=none."""
+class JobRun:
+    """One job's run in MLflow."""
 
-    store: Store | None = None
-    client: Any = None
-    run_id: str | None = None
-    experiment_id: str = ""
-    model_id: str | None = None  # of the job's model in MLflow
-    problem: TrackingError | None = None  # why the run cannot be logged
-    pending: pending_runs.PendingRun | None = None  # the run's entry until it has ended
-
-    @property
-    def uri(self) -> str | None:
-        """The store's uri without secrets."""
-        return self.store.shown if self.store else None
+    store: Store
+    job: Job
+    client: Any
+    run_id: str
+    experiment_id: str
+    model_id: str | None  # of the job's model in MLflow
+    pending: pending_runs.PendingRun  # the run's entry until it has ended
 
     def wait(self) -> None:
         """Do nothing: the run is started."""
 
+    def finish(self, record: Record) -> None:
+        """Log metrics, evidence and status; if MLflow fails here, the result is already on disk."""
+        from mlflow.entities import Metric, RunTag
 
-def start(store: Store | None, job: Job, record: Record, goes_on: bool = False) -> Tracker:
+        client, run_id, job, result = self.client, self.run_id, self.job, record.result
+        # MLflow keeps a number once, however often it is logged with the same time
+        ended_ms = _ended_ms(record)
+        name, digest = _data_key(record.data) if record.data else (None, None)
+        about = {"model_id": self.model_id, "dataset_name": name, "dataset_digest": digest, "run_id": run_id}
+        finite = {key: value for key, value in result.metrics.items() if math.isfinite(value)}
+        shown = logged_metrics.logged(finite)
+        metrics = [
+            Metric(legal_name(key), value, ended_ms, 0, **(about if _is_linked(key) else {}))
+            for key, value in shown.items()
+        ]
+        for key, points in result.series.items():
+            metrics += [
+                Metric(legal_name(key), value, ended_ms, step)
+                for step, value in points
+                if math.isfinite(value)
+            ]
+        tags = [RunTag(key, value) for key, value in tags_of(job, record).items()]
+        tags += [RunTag("notes", "\n".join(result.notes)[:8000])] if result.notes else []
+        if left_out := len(finite) - len(shown):
+            tags.append(RunTag(logged_metrics.LEFT_OUT, str(left_out)))
+        with reachable(self.store, kept=job.folder):
+            for begin in range(0, len(metrics), METRICS_A_CALL):
+                client.log_batch(run_id, metrics=metrics[begin : begin + METRICS_A_CALL])
+            client.log_batch(run_id, tags=tags)
+            for file in sorted(job.folder.iterdir()):
+                if file.is_file() and not file.name.startswith(".") and file.name != PARTIAL:
+                    client.log_artifact(run_id, str(file))
+            if self.store.traces and record.status is Status.FINISHED:
+                traces.log_traces(self.store.uri, self.experiment_id, run_id, record, job.folder)
+            client.set_terminated(run_id, record.status.value)
+            published.note_run(self.store, client, run_id)
+        pending_runs.remove(job.folder / pending_runs.FILE, self.pending)
+
+    def end(self, status: Status) -> None:
+        """End the run of a job whose folder is gone, and with it the entry from which the next start
+        would end it."""
+        file = self.store.file
+        if file is not None and not file.exists():
+            return
+        with reachable(self.store):
+            self.client.set_terminated(self.run_id, status.value)
+
+
+def start(store: Store, job: Job, record: Record, goes_on: bool = False) -> JobRun:
     """Open MLflow and start the job's run; raises the store's errors before anything expensive
     happens.
 
     A job that goes on where it was interrupted has its run again.
     """
-    if store is None:
-        return Tracker()
     with connected(store) as (client, experiment_id):
         if store.parent_run_id is None:
             end_dead(store, job)
@@ -86,7 +126,7 @@ def start(store: Store | None, job: Job, record: Record, goes_on: bool = False) 
         model_id = logged_models.log_model(client, store, experiment_id, run_id, record)
         if begun is None or not (begun.inputs and begun.inputs.dataset_inputs):
             _log_inputs(client, run_id, record.data, model_id)
-    return Tracker(store, client, run_id, experiment_id, model_id, pending=pending)
+    return JobRun(store, job, client, run_id, experiment_id, model_id, pending)
 
 
 def log_params(client: Any, run_id: str, params: Mapping[str, str]) -> None:
@@ -197,59 +237,6 @@ def log_missing_traces(store: Store, run_id: str, record: Record, job: Job) -> N
     """Log the samples of a recorded job as traces, unless its run has traces already."""
     with connected(store) as experiment:
         traces.log_traces(store.uri, experiment.id, run_id, record, job.folder)
-
-
-def finish(tracker: Tracker, job: Job, record: Record) -> None:
-    """Log metrics, evidence and status; if MLflow fails here, the result is already on disk."""
-    if tracker.problem is not None:
-        raise tracker.problem
-    if tracker.store is None:
-        return
-    from mlflow.entities import Metric, RunTag
-
-    client, run_id, result = tracker.client, tracker.run_id, record.result
-    assert run_id is not None
-    # MLflow keeps a number once, however often it is logged with the same time
-    ended_ms = _ended_ms(record)
-    name, digest = _data_key(record.data) if record.data else (None, None)
-    about = {"model_id": tracker.model_id, "dataset_name": name, "dataset_digest": digest, "run_id": run_id}
-    finite = {key: value for key, value in result.metrics.items() if math.isfinite(value)}
-    shown = logged_metrics.logged(finite)
-    metrics = [
-        Metric(legal_name(key), value, ended_ms, 0, **(about if _is_linked(key) else {}))
-        for key, value in shown.items()
-    ]
-    for key, points in result.series.items():
-        metrics += [
-            Metric(legal_name(key), value, ended_ms, step) for step, value in points if math.isfinite(value)
-        ]
-    tags = [RunTag(key, value) for key, value in tags_of(job, record).items()]
-    tags += [RunTag("notes", "\n".join(result.notes)[:8000])] if result.notes else []
-    if left_out := len(finite) - len(shown):
-        tags.append(RunTag(logged_metrics.LEFT_OUT, str(left_out)))
-    with reachable(tracker.store, kept=job.folder):
-        for begin in range(0, len(metrics), METRICS_A_CALL):
-            client.log_batch(run_id, metrics=metrics[begin : begin + METRICS_A_CALL])
-        client.log_batch(run_id, tags=tags)
-        for file in sorted(job.folder.iterdir()):
-            if file.is_file() and not file.name.startswith(".") and file.name != PARTIAL:
-                client.log_artifact(run_id, str(file))
-        if tracker.store.traces and record.status is Status.FINISHED:
-            traces.log_traces(tracker.store.uri, tracker.experiment_id, run_id, record, job.folder)
-        client.set_terminated(run_id, record.status.value)
-        published.note_run(tracker.store, client, run_id)
-    if tracker.pending is not None:
-        pending_runs.remove(job.folder / pending_runs.FILE, tracker.pending)
-
-
-def end(tracker: Tracker, status: Status) -> None:
-    """End the run of a job whose folder is gone, and with it the entry from which the next start
-    would end it."""
-    store = tracker.store
-    if store is None or tracker.run_id is None or (store.file is not None and not store.file.exists()):
-        return
-    with reachable(store):
-        tracker.client.set_terminated(tracker.run_id, status.value)
 
 
 def _ended_ms(record: Record) -> int:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from runner.records.jobs import OLD, Job, claim
-from runner.tracking import fetched_jobs, ledger, stores, synced_grids
+from runner.tracking import fetched_jobs, stores, synced_grids
+from runner.tracking.sink import MlflowSink
 from runner.tracking.stored_runs import StoredRuns, read_runs
 from runner_base import (
     ConfigError,
@@ -83,7 +84,7 @@ def sync(options: argparse.Namespace) -> str:
                     parent = parents.get(job.job_id)
                     below = replace(store, parent_run_id=parent) if parent else None
                     below = below or below_parent(store, record, known)
-                    logged += ledger.log_missing(below, job, record)
+                    logged += MlflowSink(below, job).log(record)
             bar.advance()
     in_grids = counted(grids.finish(), "grid")
     where = f"{store.shown}, experiment {store.experiment}"

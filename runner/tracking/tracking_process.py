@@ -31,14 +31,14 @@ from runner_base import Record, RunnerError, Status, TrackingError, child, doing
 UNUSED = ("fastapi", "mlflow.genai", "mlflow.models", "scipy")
 
 
-def is_possible(store: Store | None) -> bool:
+def is_possible(store: Store) -> bool:
     """Return whether a copy of this process can write to a store, and saves time.
 
     A grid's worker writes the runs of many jobs, as does a program that runs a second one: each
     imports MLflow once. Servers report errors that the probe does not find, and a process that has
     threads cannot be copied safely.
     """
-    if store is None or store.parent_run_id is not None or store.file is None or TrackerBeside.made:
+    if store.parent_run_id is not None or store.file is None or ForkedJobRun.made:
         return False
     return sys.platform == "linux" and "mlflow" not in sys.modules and _threads() == 1
 
@@ -50,8 +50,8 @@ def _threads() -> int:
     return threading.active_count() + 1  # there may be others
 
 
-class TrackerBeside:
-    """One job's run in MLflow, as `tracking.Tracker`, whose start goes on beside what the caller
+class ForkedJobRun:
+    """One job's run in MLflow, as `job_runs.JobRun`, whose start goes on beside what the caller
     does."""
 
     made: ClassVar[int] = 0  # in this process
@@ -59,8 +59,8 @@ class TrackerBeside:
     def __init__(self, store: Store, job: Job, record: Record, goes_on: bool) -> None:
         with reachable(store):
             pass
-        TrackerBeside.made += 1
-        self.uri, self._job, self._run_id = store.shown, job, ""
+        ForkedJobRun.made += 1
+        self._shown, self._job, self._run_id = store.shown, job, ""
         self._problem: BaseException | None = None
         self._pipe, end = Pipe()
         this = os.getpid()
@@ -87,11 +87,11 @@ class TrackerBeside:
                 self._run_id = self._answer()
 
     def finish(self, record: Record) -> None:
-        """Log metrics, evidence and status, as `tracking.finish`."""
+        """Log metrics, evidence and status, as `JobRun.finish`."""
         self._send(record)
 
     def end(self, status: Status) -> None:
-        """End the run without a record, as `tracking.end`."""
+        """End the run without a record, as `JobRun.end`."""
         self._send(status)
 
     def _send(self, outcome: Record | Status) -> None:
@@ -120,7 +120,7 @@ class TrackerBeside:
 
     def _died(self, how: str) -> TrackingError:
         return TrackingError(
-            f"MLflow at {self.uri} cannot be written: the process that writes to it {how}. "
+            f"MLflow at {self._shown} cannot be written: the process that writes to it {how}. "
             f"The result is kept in {self._job.folder}; the same command logs it without running it again"
         )
 
@@ -141,13 +141,13 @@ def _write(pipe: Connection, parent: int, store: Store, job: Job, record: Record
         child.end_with_parent(parent)
         with put_off(*UNUSED):
             import_mlflow(store)
-        tracker = job_runs.start(store, job, record, goes_on)
-        pipe.send(tracker.run_id)
+        run = job_runs.start(store, job, record, goes_on)
+        pipe.send(run.run_id)
         outcome = pipe.recv()
         if isinstance(outcome, Status):
-            job_runs.end(tracker, outcome)
+            run.end(outcome)
         else:
-            job_runs.finish(tracker, job, outcome)
+            run.finish(outcome)
         pipe.send("finished")
         code = 0
     except EOFError:

@@ -40,11 +40,11 @@ def logged(make_config: Make, shared: Path) -> Callable[..., RunnerConfig]:
     return lambda **groups: make_config(output_dir=str(shared), tracking=TrackingConfig(), **groups)
 
 
-def start(config: RunnerConfig, job: Job) -> job_runs.Tracker:
+def start(config: RunnerConfig, job: Job) -> job_runs.JobRun:
     params = dict(flat_config.flatten(config))
-    return job_runs.start(
-        stores.store_of(config), job, Record(job.job_id, Status.FAILED, "", Result({}), params=params)
-    )
+    store = stores.store_of(config)
+    assert store
+    return job_runs.start(store, job, Record(job.job_id, Status.FAILED, "", Result({}), params=params))
 
 
 def mlflow_run(record: Record) -> Any:
@@ -161,15 +161,15 @@ def _job_id(config: RunnerConfig) -> str:
 def test_names_and_values_that_mlflow_rejects_are_changed(logged: Make, tmp_path: Path) -> None:
     job = Job("x", tmp_path)
     config = logged(task=Gsm8kConfig(limit=2, instruction="long " * 3000))
-    tracker = start(config, job)
+    job_run = start(config, job)
     result = Result(
         {"decode_tok_per_s/batch_1": 1.0, "odd @key=[1]": 2.0, "nan": float("nan")},
         notes=["n"],
         facts={"device": "cpu"},
     )
     record = Record("x", Status.FINISHED, str(tmp_path), result)
-    job_runs.finish(tracker, job, record)
-    record.mlflow_run_id, record.mlflow_uri = tracker.run_id, tracker.uri
+    job_run.finish(record)
+    record.mlflow_run_id, record.mlflow_uri = job_run.run_id, job_run.store.shown
     logged_run = mlflow_run(record)
     assert logged_run.data.metrics == {"decode_tok_per_s/batch_1": 1.0, "odd _key__1_": 2.0}
     assert len(logged_run.data.params["task.instruction"]) == 6000
@@ -179,11 +179,11 @@ def test_names_and_values_that_mlflow_rejects_are_changed(logged: Make, tmp_path
 
 def test_more_params_and_metrics_than_one_call_takes(logged: Make, tmp_path: Path) -> None:
     job = Job("many", tmp_path)
-    tracker = start(logged(), job)
+    job_run = start(logged(), job)
     metrics = {f"m/{number}": float(number) for number in range(2500)}
     record = Record("many", Status.FINISHED, str(tmp_path), Result(metrics))
-    job_runs.finish(tracker, job, record)
-    record.mlflow_run_id, record.mlflow_uri = tracker.run_id, tracker.uri
+    job_run.finish(record)
+    record.mlflow_run_id, record.mlflow_uri = job_run.run_id, job_run.store.shown
     assert mlflow_run(record).data.metrics == metrics
 
 

@@ -18,7 +18,7 @@ from runner.records import sent_jobs
 from runner.records.jobs import Job
 from runner.run import identify
 from runner.tracking import adopted_jobs
-from runner.tracking.ledger import NotLogged
+from runner.tracking.sink import NotLogged
 from runner_base.result import Status
 
 # mlflow 3.17 uses an old name of sqlalchemy 2.1

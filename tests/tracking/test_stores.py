@@ -94,7 +94,7 @@ TRACEBACK = """
 import logging, sys, traceback
 from mlflow.exceptions import MlflowException
 from runner_base.entry import run_entry
-from runner.tracking.ledger import log_file
+from runner.records.ledger import log_file
 from runner.tracking.connection import clear_errors
 from runner.tracking.stores import Store
 from pathlib import Path

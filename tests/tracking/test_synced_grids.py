@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from runner.tracking import ledger
+from runner.tracking.sink import MlflowSink
 
 pytestmark = pytest.mark.slow  # grids are processes
 
@@ -90,16 +90,16 @@ def test_a_grid_without_mlflow_and_a_sync_that_is_interrupted(
     runner: Run, other: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert runner(*GRID, "tracking=none").code == 0
-    log_missing, done = ledger.log_missing, list[int]()
+    log, done = MlflowSink.log, list[int]()
 
     def interrupted(*arguments: Any) -> bool:
         if done:
             raise KeyboardInterrupt
         done.append(1)
-        return log_missing(*arguments)
+        return log(*arguments)
 
     with monkeypatch.context() as breaking:
-        breaking.setattr(ledger, "log_missing", interrupted)
+        breaking.setattr(MlflowSink, "log", interrupted)
         assert runner("--tracking-uri", other, module=SYNC).code == 130
     assert len(content(other)["runs"]) == 2, "the grid and one job"
     again = runner("--tracking-uri", other, module=SYNC)

@@ -27,7 +27,7 @@ folder.mkdir(parents=True, exist_ok=True)
 job = jobs.Job("job-1", folder)
 record = Record(job.job_id, Status.FAILED, str(folder), Result({}), params={"model.name": "it"})
 assert tracking_process.is_possible(store)
-tracker = tracking_process.TrackerBeside(store, job, record, False)
+tracker = tracking_process.ForkedJobRun(store, job, record, False)
 """
 
 
@@ -127,7 +127,7 @@ def test_a_process_with_a_second_job_with_threads_or_with_mlflow_is_not_copied(
     body = """
 import threading
 print(tracking_process.is_possible(store))
-tracking_process.TrackerBeside.made = 0
+tracking_process.ForkedJobRun.made = 0
 print(tracking_process.is_possible(store))
 stop = threading.Event()
 threading.Thread(target=stop.wait).start()
