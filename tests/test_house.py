@@ -358,7 +358,7 @@ def test_nothing_imports_an_option() -> None:
         assert {target.split(".")[2] for target in imported} <= {option}, f"{module} imports {imported}"
 
 
-def test_only_the_store_touches_mlflow() -> None:
+def test_only_tracking_touches_mlflow() -> None:
     users = set()
     for name, path in modules().items():
         for node in nodes(path):
@@ -367,7 +367,7 @@ def test_only_the_store_touches_mlflow() -> None:
             if any(imported.split(".")[0] == "mlflow" for imported in names):
                 users.add(name)
     assert users == {
-        f"runner.store.{it}" for it in ("tracking", "mlflow_store", "logged_models", "traces", "begun_runs")
+        f"runner.tracking.{it}" for it in ("job_runs", "connection", "logged_models", "traces", "begun_runs")
     }
 
 

@@ -58,7 +58,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> CopiedTree:
          "runner_base.errors"),
         ("runner/tasks/memory/task.py", "    from runner.tasks.sweep import task\n", "test_tasks_never_import_each_other",
          "runner.tasks.memory.task"),
-        ("runner/run.py", "    import mlflow\n", "test_only_the_store_touches_mlflow", "runner.run"),
+        ("runner/run.py", "    import mlflow\n", "test_only_tracking_touches_mlflow", "runner.run"),
         ("runner/run.py", "    pass\n" * 400, "test_long_files_have_a_reason", "runner/run.py"),
         ("tests/test_which_file.py", "    pytest.mark.parametrize('n', [{5, 13}], ids=str)\n",
          "test_a_set_names_no_test", "test_which_file.py:"),

@@ -16,7 +16,7 @@ from runner.config.compose import Composer
 from runner.config.hydra import without_hydra
 from runner.core.typed import as_grid
 from runner.grid.plan import PlannedJob, State, plan_composed
-from runner.store.jobs import LOCK, Job
+from runner.records.jobs import LOCK, Job
 from runner_base import ConfigError, counted
 from runner_base.files import is_held
 

@@ -25,9 +25,9 @@ from runner.config.hydra import as_yaml, to_config
 from runner.config.root import AUTO, RunnerConfig
 from runner.grid.outcomes import Outcome, outcome_of_error, run_job
 from runner.grid.plan import PlannedJob
+from runner.records.jobs import Job, claim
 from runner.report import brief
-from runner.store import pending_runs
-from runner.store.jobs import Job, claim
+from runner.tracking import pending_runs
 from runner_base import ConfigError, EvidenceError, JobFailed, JobHeld, Record, Status, progress, say, signals
 from runner_base.console import keep_streams
 

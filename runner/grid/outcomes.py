@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from runner.config.root import RunnerConfig
 from runner.run import run
-from runner.store import ledger
+from runner.tracking.sink import NotLogged
 from runner_base import ConfigError, JobFailed, JobHeld, Record, RunnerError, Status, signals
 from runner_base.errors import lost_gpu
 from runner_compare import LOG_LIKELIHOOD
@@ -44,7 +44,7 @@ def run_job(
 def outcome_of_error(error: Exception) -> Outcome:
     """Return the outcome of a job that raised an error: it has failed, unless only its store did
     not answer."""
-    if isinstance(error, ledger.NotLogged):
+    if isinstance(error, NotLogged):
         return Outcome(Status.FINISHED, error.record, str(error))
     if isinstance(error, RunnerError):
         return Outcome(

@@ -26,10 +26,11 @@ from runner.estimates.jobs import JobEstimate, estimate
 from runner.estimates.recorded import FinishedJobs
 from runner.estimates.speed import Estimate, EstimateBasis
 from runner.grid.outcomes import Outcome
+from runner.records.jobs import Job
 from runner.run import check, identify, must_start_anew
-from runner.store import ledger, mlflow_store
-from runner.store.jobs import Job
 from runner.tasks.base import Uses, task_of, with_inputs
+from runner.tracking import stores
+from runner.tracking.sink import write_death
 from runner_base import INTERRUPTED, ConfigError, Record, RunnerError, Status
 from runner_engine import ToDownload, no_downloads
 
@@ -89,7 +90,7 @@ class PlannedJob:
         """What makes two jobs duplicates: the same job, logged to the same store and delivered to
         the same file."""
         assert self.config is not None
-        return self.job, mlflow_store.store_of(self.config), self.config.task.delivers_to
+        return self.job, stores.store_of(self.config), self.config.task.delivers_to
 
     @cached_property
     def need(self) -> Need:
@@ -101,7 +102,7 @@ class PlannedJob:
         outcome."""
         assert self.config is not None
         assert self.job is not None
-        ledger.write_death(self.config, self.job, task_of(self.config).VERSION, status, message)
+        write_death(self.config, self.job, task_of(self.config).VERSION, status, message)
         return Outcome(status, message=message, exit_code=INTERRUPTED if status is Status.KILLED else 1)
 
 

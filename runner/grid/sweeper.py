@@ -29,7 +29,7 @@ from runner.grid.parents import ParentRuns
 from runner.grid.plan import PlannedJob, State, mark_duplicates, plan_composed, share_error
 from runner.grid.show import labels, show_failures, show_hints, show_plan, summary, table_lines
 from runner.report import show_grid
-from runner.store import grid_runs
+from runner.tracking import grid_runs
 from runner_base import ConfigError, JobFailed, Progress, Status, TrackingError, counted, doing, say, signals
 from runner_base.errors import check_output_folder
 from runner_engine.checkpoints import sharing

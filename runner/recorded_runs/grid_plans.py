@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.store import grid_records
-from runner.store.grid_runs import PLAN
-from runner.store.jobs import LOCK, Job
-from runner.store.mlflow_store import EXPERIMENT, Store, one_message
-from runner.store.stored_runs import JOB_ID, PARENT, RUNNING, cannot_read, download, experiment_of, search
+from runner.records import grid_records
+from runner.records.jobs import LOCK, Job
+from runner.tracking.connection import one_message
+from runner.tracking.grid_runs import PLAN
+from runner.tracking.stored_runs import JOB_ID, PARENT, RUNNING, cannot_read, download, experiment_of, search
+from runner.tracking.stores import EXPERIMENT, Store
 from runner_base import ConfigError, EvidenceError, Status, one_line, parse_json
 from runner_base.files import is_held
 from runner_compare import Records

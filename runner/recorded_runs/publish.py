@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.datasets.shapes import KNOWN_CHOICES
-from runner.store.jobs import Job
+from runner.records.jobs import Job
 from runner_base import ConfigError, cannot_write, replace_text, say
 from runner_compare import Run, Table, TableRow, in_markdown, name_of
 
@@ -205,7 +205,7 @@ def command_of(run: Run) -> str:
     from runner.config.compose import compose
     from runner.config.hydra import to_config
     from runner.config.plain_text import quote_texts
-    from runner.store.tracking import flatten
+    from runner.records.flat_config import flatten
 
     params = run.params
     overrides = [f"task={params['task.name']}", _model_choice(params["model.name"])]

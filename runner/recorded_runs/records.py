@@ -20,9 +20,9 @@ from runner.recorded_runs.publish_divergences import publish_all
 from runner.recorded_runs.run_list import LAST, find_grid, grid_to_log_to, last_grid, load_runs, runs_of
 from runner.recorded_runs.sample_reader import SampleReader
 from runner.recorded_runs.which_store import store_to_read
-from runner.store.mlflow_store import Store
-from runner.store.stored_runs import open_to_read
-from runner.store.tracking import log_files
+from runner.tracking.job_runs import log_files
+from runner.tracking.stored_runs import open_to_read
+from runner.tracking.stores import Store
 from runner_base import ConfigError
 from runner_compare import Opener, Records, Run, Table
 

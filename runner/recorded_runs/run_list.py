@@ -8,10 +8,10 @@ from typing import Any
 
 from runner.recorded_runs.folder_runs import Dated, in_order, run_of, runs_of_experiment
 from runner.recorded_runs.grid_plans import GridPlan
-from runner.store.logged_metrics import read_all
-from runner.store.mlflow_store import Store, one_message
-from runner.store.published import identity_of
-from runner.store.stored_runs import (
+from runner.tracking.connection import one_message
+from runner.tracking.logged_metrics import read_all
+from runner.tracking.published import identity_of
+from runner.tracking.stored_runs import (
     DELETED_ONLY,
     FINISHED,
     GRID,
@@ -22,6 +22,7 @@ from runner.store.stored_runs import (
     of_jobs_and_grid,
     search,
 )
+from runner.tracking.stores import Store
 from runner_base import ConfigError, Status, say
 from runner_compare import JOB_ID, Run
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from runner.recorded_runs.folder_runs import has_records
-from runner.store import moved
-from runner.store.mlflow_store import Store, store_from_options
+from runner.tracking import moved
+from runner.tracking.stores import Store, store_from_options
 from runner_base import ConfigError
 from runner_base.errors import refuse_password
 

@@ -21,7 +21,7 @@ from runner.config.root import RunnerConfig
 from runner.config.task import TaskConfig
 from runner.core.typed import as_grid
 from runner.engines.kinds import kind_of
-from runner.store.jobs import LOCK, Job, claim, identify
+from runner.records.jobs import LOCK, Job, claim, identify
 from runner_base import ConfigError, Record, unknown
 from runner_base.files import is_held
 

@@ -58,7 +58,7 @@ def test_a_mistake_imports_no_torch(runner: Run) -> None:
     [
         ("runner_compare", "--margn 2", "--margn: unknown option. Did you mean --margin?"),
         ("runner_compare", "--output-dir a --output-dir b", "--output-dir a --output-dir b: given twice"),
-        ("runner.store.sync", "--ouput-dir x", "Did you mean --output-dir?"),
+        ("runner.tracking.sync", "--ouput-dir x", "Did you mean --output-dir?"),
     ],
 )
 def test_options_of_other_commands(runner: Run, module: str, words: str, fix: str) -> None:

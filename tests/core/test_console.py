@@ -116,7 +116,7 @@ def test_the_work_outlives_its_readers(tmp_path: Path, command: str, code: int) 
 
 
 @pytest.mark.sampled(2)
-@pytest.mark.parametrize("module", ["runner", "runner_compare", "runner.store.sync"])
+@pytest.mark.parametrize("module", ["runner", "runner_compare", "runner.tracking.sync"])
 def test_every_command_says_that_a_device_is_full(tmp_path: Path, module: str) -> None:
     with Path("/dev/full").open("w") as full:
         command = [sys.executable, "-m", module, "--help"]

@@ -58,7 +58,7 @@ def test_a_short_job_prints_no_line_of_progress(tmp_path: Path) -> None:
 
 def test_a_process_that_is_to_be_copied_has_no_other_thread() -> None:
     program = """
-from runner.store.tracking_process import _threads
+from runner.tracking.tracking_process import _threads
 from runner_base import heartbeat
 with heartbeat.started():
     for _ in range(50):

@@ -13,7 +13,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from runner.scorers.expressions import Process
-from runner.store.mlflow_store import one_message
+from runner.tracking.connection import one_message
 from runner_base import child
 from runner_base.errors import TrackingError
 from runner_base.known_secrets import without_known_secrets

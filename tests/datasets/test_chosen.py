@@ -18,8 +18,8 @@ from runner.config.wording import PromptStyle
 from runner.datasets.asking import load_shots
 from runner.datasets.given import load_given
 from runner.datasets.gsm8k import load_questions
+from runner.records.jobs import read_samples
 from runner.run import identify, run
-from runner.store.jobs import read_samples
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner.tasks.likelihood.keys import LikelihoodConfig
 from runner_base.errors import ConfigError

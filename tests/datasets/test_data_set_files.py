@@ -16,7 +16,7 @@ from hub_standin import Hub, environment
 from pyarrow import parquet
 
 from runner.config.choices import CONF
-from runner.store.jobs import read_samples
+from runner.records.jobs import read_samples
 from runner_base.result import Verdict
 
 ROWS = [

@@ -14,7 +14,7 @@ import pytest
 from runner.config.root import RunnerConfig
 from runner.grid.best_trial import Scored, doubt_lines
 from runner.grid.plan import PlannedJob
-from runner.store.jobs import Job
+from runner.records.jobs import Job
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_compare.statistics.stats import wilson_interval
 

@@ -13,7 +13,7 @@ import pytest
 from runner.grid.named import overrides_with
 from runner.grid.other_launchers import in_turn
 from runner.grid.plan import PlannedJob
-from runner.store.jobs import Job
+from runner.records.jobs import Job
 from runner_base.result import Record
 
 Run = Callable[..., Any]

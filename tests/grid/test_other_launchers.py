@@ -34,17 +34,17 @@ NEEDS = {"joblib": "hydra-joblib-launcher", "submitit_local": "hydra-submitit-la
 # it yet
 DIES_BEFORE_MLFLOW = """
 from pathlib import Path
-from runner.store import tracking
+from runner.tracking.job_runs import JobRun
 
-finish_in_mlflow, once = tracking.finish, Path(os.environ["DIED_ONCE"])
+finish_in_mlflow, once = JobRun.finish, Path(os.environ["DIED_ONCE"])
 
-def die_once(tracker, job, record):
+def die_once(run, record):
     if record.params["seed"] == "2" and not once.exists():
         once.touch()
         os.kill(os.getpid(), signal.SIGKILL)
-    finish_in_mlflow(tracker, job, record)
+    finish_in_mlflow(run, record)
 
-tracking.finish = die_once
+JobRun.finish = die_once
 """
 # for slow shared disks, submitit waits 15 s for the result of a dead job
 IMPATIENT = "\nimport submitit.core.core\nsubmitit.core.core.Job._results_timeout_s = 1\n"

@@ -25,7 +25,7 @@ from runner.grid.plan import PlannedJob, State, plan_job
 from runner.grid.worker_limits import WorkerLimits, group
 from runner.grid.worker_process import Worker
 from runner.grid.workers import WorkerPool
-from runner.store.jobs import Job
+from runner.records.jobs import Job
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.result import Status
 

@@ -13,8 +13,8 @@ import pytest
 
 from runner import compare
 from runner.recorded_runs import run_list
-from runner.store import published, stored_runs
-from runner.store.mlflow_store import open_client
+from runner.tracking import published, stored_runs
+from runner.tracking.connection import open_client
 
 pytestmark = [
     pytest.mark.slow,  # grids are processes

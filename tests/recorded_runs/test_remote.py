@@ -20,7 +20,7 @@ from stores import INT8, NF4, NONE, Store, marks
 
 from runner import compare
 from runner.recorded_runs import sample_reader
-from runner.store import stored_runs
+from runner.tracking import stored_runs
 
 RUNS = 12
 pytestmark = [

@@ -14,9 +14,9 @@ from tasking import work
 from runner.config.measures import SweepConfig
 from runner.config.prompts import Framing
 from runner.config.root import RunnerConfig
+from runner.records.jobs import Job, Recorder
 from runner.run import run
 from runner.speed import real_prompts
-from runner.store.jobs import Job, Recorder
 from runner.tasks.sweep import task as sweep
 from runner_base.errors import ConfigError
 from runner_engine.sessions.base import Message

@@ -20,7 +20,7 @@ import pytest
 import warm_process
 from thoughtful import thinking_model
 
-from runner.store.jobs import read_samples
+from runner.records.jobs import read_samples
 from runner_base.result import FinishReason, Sample
 from runner_engine.sessions.base import prompt_sha256
 

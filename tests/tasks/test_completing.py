@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from runner.config.root import RunnerConfig
+from runner.records.jobs import read_samples
 from runner.run import run
-from runner.store.jobs import read_samples
 from runner.tasks.generate.keys import GenerateConfig
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.errors import EvidenceError, JobFailed

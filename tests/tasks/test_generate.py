@@ -14,9 +14,9 @@ from runner.config.prompts import Framing
 from runner.config.root import Print, RunnerConfig, semantic_keys
 from runner.datasets.prompts import build_prompt, load_prompts
 from runner.grid.plan import State, plan_job
+from runner.records import jobs
 from runner.report import show
 from runner.run import run
-from runner.store import jobs
 from runner.tasks.generate import task as generate
 from runner.tasks.generate.keys import GenerateConfig
 from runner_base.errors import ConfigError, DataError, EvidenceError, JobFailed

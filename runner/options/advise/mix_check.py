@@ -19,7 +19,7 @@ from runner.options.advise.candidates import Compose
 from runner.options.advise.knapsack import Choice, Option
 from runner.options.advise.mix import TEXTS, Limit, MixableModel, losses_of
 from runner.options.advise.mix_file import file_command
-from runner.store.jobs import read_samples
+from runner.records.jobs import read_samples
 from runner_base import (
     MIB,
     ConfigError,

@@ -14,7 +14,7 @@ from runner.options.agents.graph import Graph
 from runner.options.agents.keys import AgentsConfig, Method, Mode
 from runner.options.agents.team import Team
 from runner.options.agents.train_questions import train_questions
-from runner.store.jobs import Job
+from runner.records.jobs import Job
 from runner.tasks import named_job
 from runner.tasks.base import Inputs, own_config
 from runner_base import ConfigError, DataError

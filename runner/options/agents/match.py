@@ -14,7 +14,7 @@ from runner.config.root import RunnerConfig
 from runner.datasets.items import Item
 from runner.options.agents.keys import OF_TEAM, AgentsConfig
 from runner.options.agents.tally import Cost
-from runner.store.jobs import Job, read_samples
+from runner.records.jobs import Job, read_samples
 from runner.tasks import named_job
 from runner.tasks.base import own_config
 from runner_compare import OF_CALLS

@@ -26,9 +26,9 @@ from runner.options.agents.play import Player
 from runner.options.agents.sandbox import Sandbox, SandboxLimits
 from runner.options.agents.tally import AttackTally, Tally, attacked_edges
 from runner.options.agents.team import Discussion, SampledDiscussion
+from runner.records.measured import Measured, Measuring
 from runner.render.engine_notes import engine_notes
 from runner.scorers import score_without_left_out
-from runner.store.measured import Measured, Measuring
 from runner.tasks.base import Context, Uses
 from runner.tasks.collecting import kept_words, problems
 from runner.tasks.named_adapters import words_on_adapters

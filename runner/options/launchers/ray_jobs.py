@@ -24,9 +24,9 @@ from typing import Any
 from runner.config.resolved import resolve
 from runner.config.root import NoTrackingConfig, RunnerConfig
 from runner.grid.outcomes import Outcome, outcome_of_error, run_job
+from runner.records.jobs import RESULT, Job
+from runner.records.sent_jobs import pack, unpack
 from runner.run import identify
-from runner.store.jobs import RESULT, Job
-from runner.store.sent_jobs import pack, unpack
 from runner.tasks.base import Uses, task_of
 from runner_base import INTERRUPTED, ConfigError, ProgressState, RunnerError, Status, progress, signals
 from runner_base.files import user_cache

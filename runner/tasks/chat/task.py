@@ -16,9 +16,9 @@ from typing import Any
 from runner.core import terminal
 from runner.core.sides import answered_by
 from runner.datasets.prompts import read_conversation
+from runner.records.measured import Measured
 from runner.render.engine_notes import engine_notes
 from runner.scorers import cost_and_sides, count_completions
-from runner.store.measured import Measured
 from runner.tasks import Context, Inputs, RunnerConfig, Uses, own_config, sample_of
 from runner.tasks.chat.keys import ChatConfig
 from runner_base import (

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runner.core.sides import answered_by
+from runner.records import sibling_jobs
+from runner.records.jobs import Recorder
+from runner.records.measured import Measured
 from runner.render.engine_notes import engine_notes
 from runner.scorers import cost_and_sides
-from runner.store import sibling_jobs
-from runner.store.jobs import Recorder
-from runner.store.measured import Measured
 from runner.tasks.collecting.guesses import TITLE, rows_by_kind
 from runner.tasks.collecting.kept import Kept
 from runner_base import FinishReason, JobFailed, Sample, counted

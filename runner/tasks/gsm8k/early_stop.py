@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from runner.datasets.chosen import numbers_of
-from runner.store.tracking import flatten
+from runner.records.flat_config import flatten
 from runner.tasks import Item, Job, Policy, RunnerConfig, named_job, own_config, read_samples
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base import ConfigError, Sample, Verdict

@@ -10,8 +10,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from runner.records.top_k import TOP_K, TopK, read_top_k
 from runner.scorers import Divergence, diverge, diverge_with_drawn
-from runner.store.top_k import TOP_K, TopK, read_top_k
 from runner.tasks import Job, RunnerConfig, named_job, own_config, read_samples
 from runner.tasks.likelihood.keys import KEPT, LikelihoodConfig
 from runner_base import ConfigError, EvidenceError, Sample, few

@@ -17,8 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from runner.records.measurements import notes_on
 from runner.speed.synthetic import check_room
-from runner.store.measurements import notes_on
 from runner.tasks import (
     Context,
     Inputs,

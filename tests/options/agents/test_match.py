@@ -20,7 +20,7 @@ from teams import team
 from runner.config.root import RunnerConfig
 from runner.options.agents import task as agents
 from runner.options.agents.keys import DecisionMethod, Mode
-from runner.store.jobs import read_samples
+from runner.records.jobs import read_samples
 from runner_base.errors import ConfigError
 from runner_base.result import CALLS
 from runner_engine.settings.generation import GenerationConfig

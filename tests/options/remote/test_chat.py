@@ -10,7 +10,7 @@ import pytest
 import warm_process
 from api_standin import Api, Trouble
 
-from runner.store.jobs import read_samples
+from runner.records.jobs import read_samples
 from runner_base.result import Sample
 
 

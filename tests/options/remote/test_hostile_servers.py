@@ -24,8 +24,8 @@ from hostile_server import OK, STREAM, TEXT, Attack, Bytes, Hostile, chunk, even
 from runner.config.root import RunnerConfig
 from runner.options.remote import api_kind as api
 from runner.options.remote.keys import ApiConfig
+from runner.records.jobs import read_samples
 from runner.run import run
-from runner.store.jobs import read_samples
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.errors import JobFailed, RunnerError
 from runner_base.result import Record, Sample, Status

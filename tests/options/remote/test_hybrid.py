@@ -14,8 +14,8 @@ from listening import complete_with_deltas
 from runner.config.root import RunnerConfig
 from runner.options.remote.keys import Extensions, HybridConfig, StudentConfig, TeacherConfig
 from runner.options.remote.reviews import read_verdict
+from runner.records.jobs import read_samples
 from runner.run import run
-from runner.store.jobs import read_samples
 from runner.tasks.generate.keys import GenerateConfig
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.errors import ConfigError, JobFailed

@@ -13,8 +13,8 @@ from runner.config.compose import choose
 from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
 from runner.config.wording import PromptStyle
+from runner.records.jobs import Job, read_samples
 from runner.run import run
-from runner.store.jobs import Job, read_samples
 from runner.tasks.gsm8k import task as gsm8k
 from runner.tasks.gsm8k.early_stop import MIN_AHEAD, EarlyStop
 from runner.tasks.gsm8k.keys import Gsm8kConfig

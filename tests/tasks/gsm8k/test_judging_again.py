@@ -15,8 +15,8 @@ from runner.config.extractors import Extractor
 from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
 from runner.grid.plan import NOTHING_TO_ASK, estimate_plan, plan_job
+from runner.records.jobs import read_samples
 from runner.run import identify, run
-from runner.store.jobs import read_samples
 from runner.tasks.gsm8k import task as gsm8k
 from runner.tasks.gsm8k.judging import Judge
 from runner.tasks.gsm8k.keys import Gsm8kConfig

@@ -17,9 +17,9 @@ from runner.config.extractors import Extractor, Gold
 from runner.config.hydra import to_config
 from runner.config.root import RunnerConfig
 from runner.datasets.shapes import Keys, read_row
+from runner.records.jobs import Job, Recorder
 from runner.scorers.expressions import PROCESS
 from runner.scorers.reading import scorer_of
-from runner.store.jobs import Job, Recorder
 from runner.tasks.gsm8k import task as gsm8k
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.errors import ConfigError

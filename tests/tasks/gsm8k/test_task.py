@@ -15,7 +15,7 @@ from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
 from runner.config.wording import PromptStyle
 from runner.datasets.gsm8k import load_questions
-from runner.store.jobs import Job, Recorder
+from runner.records.jobs import Job, Recorder
 from runner.tasks import named_job
 from runner.tasks.gsm8k import task as gsm8k
 from runner.tasks.gsm8k.judging import Judge

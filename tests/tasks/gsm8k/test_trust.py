@@ -18,10 +18,10 @@ from runner.config.extractors import Extractor
 from runner.config.root import RunnerConfig, semantic_keys
 from runner.config.wording import PromptStyle
 from runner.datasets.gsm8k import load_questions
+from runner.records.jobs import Job, Recorder, read_samples
 from runner.run import run
 from runner.scorers import extracting
 from runner.scorers.extracting import Notation
-from runner.store.jobs import Job, Recorder, read_samples
 from runner.tasks.asked_prompts import look_at_prompts
 from runner.tasks.gsm8k import task as gsm8k
 from runner.tasks.gsm8k.asking_again import AGAIN

@@ -18,9 +18,9 @@ from runner.config.model import StubConfig
 from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
 from runner.engines import kinds
+from runner.records.divergences import DIVERGENCES, read_divergences
 from runner.report import headline
 from runner.run import run
-from runner.store.divergences import DIVERGENCES, read_divergences
 from runner.tasks.likelihood import exact as side_by_side
 from runner.tasks.likelihood import task as likelihood
 from runner.tasks.likelihood.exact import TextProgress, Waiting

@@ -18,9 +18,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig, semantic_keys
 from runner.config.wording import PromptStyle
+from runner.records.top_k import TOP_K, TopK, TopKFile, read_top_k
 from runner.report import headline
 from runner.run import run
-from runner.store.top_k import TOP_K, TopK, TopKFile, read_top_k
 from runner.tasks.likelihood import task as likelihood
 from runner.tasks.likelihood.keys import LikelihoodConfig
 from runner.tasks.named_job import MODEL_GROUPS, overridden

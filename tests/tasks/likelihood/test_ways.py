@@ -9,8 +9,8 @@ import pytest
 from likely import model_overrides, samples
 
 from runner.config.root import RunnerConfig
+from runner.records.top_k import TOP_K
 from runner.run import run
-from runner.store.top_k import TOP_K
 from runner.tasks.likelihood import task as likelihood
 from runner_base import machine
 

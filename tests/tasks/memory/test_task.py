@@ -14,7 +14,7 @@ import pytest
 from tasking import work
 
 from runner.config.root import RunnerConfig
-from runner.store.jobs import Job, Recorder
+from runner.records.jobs import Job, Recorder
 from runner.tasks.memory import figures, probe
 from runner.tasks.memory import task as memory
 from runner.tasks.memory.keys import MemoryConfig

@@ -16,7 +16,7 @@ from tasking import work
 
 from runner.config.root import RunnerConfig
 from runner.recorded_runs.sample_reader import read_answers
-from runner.store.jobs import Job, Recorder
+from runner.records.jobs import Job, Recorder
 from runner.tasks.recall import task as recall
 from runner.tasks.recall.keys import RecallConfig
 from runner_base.result import FinishReason, Result, Verdict

@@ -12,7 +12,7 @@ from recalling import distinct_beginnings, prompts_of
 from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
 from runner.engines import open_engine
-from runner.store.jobs import Job, Recorder
+from runner.records.jobs import Job, Recorder
 from runner.tasks.base import Context
 from runner.tasks.recall import task as recall
 from runner.tasks.recall.keys import RecallConfig

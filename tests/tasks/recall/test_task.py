@@ -16,7 +16,7 @@ from runner.config.root import RunnerConfig
 from runner.config.wording import PromptStyle
 from runner.engines import open_engine
 from runner.engines.kinds import kind_of
-from runner.store.jobs import Job, Recorder
+from runner.records.jobs import Job, Recorder
 from runner.tasks.base import Context
 from runner.tasks.recall import task as recall
 from runner.tasks.recall.cases import Form

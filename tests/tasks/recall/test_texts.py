@@ -14,7 +14,7 @@ from tasking import work
 from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig, semantic_keys
 from runner.recorded_runs.sample_numbers import read_numbers
-from runner.store.jobs import Job, Recorder
+from runner.records.jobs import Job, Recorder
 from runner.tasks.recall import task as recall
 from runner.tasks.recall.fillers import Filler, draw_haystack
 from runner.tasks.recall.judging import Judge, Placed

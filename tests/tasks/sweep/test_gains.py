@@ -12,9 +12,9 @@ from tasking import work
 
 from runner.config.measures import SweepConfig
 from runner.config.root import RunnerConfig
+from runner.records.jobs import Job, Recorder
 from runner.speed import cells, gains
 from runner.speed.cells import Cell
-from runner.store.jobs import Job, Recorder
 from runner.tasks.sweep import task as sweep
 from runner_base import Result
 from runner_base.dtypes import Dtype

@@ -19,11 +19,11 @@ from tasking import work
 from runner.config.measures import SweepConfig
 from runner.config.root import RunnerConfig
 from runner.engines.kinds.stub import StubEngine, StubSession
+from runner.records.jobs import Job, Recorder
 from runner.run import run
 from runner.speed.cells import Cell
 from runner.speed.limits import MachineRates
 from runner.speed.synthetic import synthetic_requests
-from runner.store.jobs import Job, Recorder
 from runner.tasks.sweep import task as sweep
 from runner_base.errors import ConfigError, JobFailed
 from runner_base.repeats import read_repeats
@@ -311,7 +311,7 @@ from runner_engine.sessions.arithmetic import Rates
 from runner_engine.sessions.base import Request
 from runner_engine.sessions.contract import complete
 from runner_engine.quantization.base import QuantizationConfig
-from runner.store.jobs import Job, Recorder
+from runner.records.jobs import Job, Recorder
 from runner.tasks.sweep import task as sweep
 
 folder = Path(sys.argv[1])

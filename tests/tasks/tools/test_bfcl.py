@@ -14,7 +14,7 @@ from tasking import work
 
 from runner.config.model import StubConfig
 from runner.config.root import RunnerConfig
-from runner.store.jobs import Job, Recorder
+from runner.records.jobs import Job, Recorder
 from runner.tasks.tools import task as tools
 from runner.tasks.tools.bfcl import category_of, offered, read_bfcl
 from runner.tasks.tools.keys import ToolsConfig

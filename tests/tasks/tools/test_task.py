@@ -17,7 +17,7 @@ from tasking import work
 from runner.config.model import StubConfig
 from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig, semantic_keys
-from runner.store.jobs import Job, Recorder
+from runner.records.jobs import Job, Recorder
 from runner.tasks.tools import task as tools
 from runner.tasks.tools.cases import made_cases
 from runner.tasks.tools.distractors import distractors

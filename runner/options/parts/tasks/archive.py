@@ -26,7 +26,7 @@ from runner.options.parts.sharding.manifest import (
     read_manifest,
 )
 from runner.options.parts.sharding.write import Meter, copied
-from runner.store.artifacts import promise
+from runner.records.artifacts import promise
 from runner.tasks.base import Context, Inputs, Uses, own_config
 from runner_base import MIB, ConfigError, Result, load_json, machine
 from runner_base.files import hold_folder

@@ -20,7 +20,7 @@ from runner.options.parts.sharding import restore
 from runner.options.parts.sharding.completeness import require_complete
 from runner.options.parts.sharding.manifest import MANIFEST, Manifest, read_manifest
 from runner.options.parts.sharding.write import Meter, Target
-from runner.store.artifacts import promise
+from runner.records.artifacts import promise
 from runner.tasks.base import Context, Inputs, Uses, own_config
 from runner_base import MIB, ConfigError, Dtype, Result, machine
 from runner_base.files import hold_folder

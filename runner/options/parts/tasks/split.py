@@ -30,8 +30,8 @@ from runner.options.parts.sharding.manifest import MANIFEST
 from runner.options.parts.sharding.partition_file import refuse_large
 from runner.options.parts.sharding.strategies import plan_parts
 from runner.options.parts.sharding.unchanged import Plan, file_state, sha256_of
-from runner.store.artifacts import promise
-from runner.store.jobs import Job
+from runner.records.artifacts import promise
+from runner.records.jobs import Job
 from runner.tasks.base import Context, Inputs, Uses, own_config
 from runner_base import MIB, ConfigError, Progress, Result, machine, names_gguf_file, tell, write_atomically
 from runner_engine import LocalModelConfig, ModelSpec, local_model, resolve

@@ -22,7 +22,7 @@ from in_parts import SAMPLED, Make, answers, generate, in_parts, prompt_file, wh
 from runner.options.parts.pipeline.engine import PipelineEngine, naming_dead_process
 from runner.options.parts.pipeline.processes import PeerProcesses
 from runner.options.parts.pipeline.transport import Packet, PacketType, Transport
-from runner.store.jobs import read_samples
+from runner.records.jobs import read_samples
 from runner_base import signals
 from runner_base.errors import DataError, JobFailed
 from runner_engine.sessions import contract

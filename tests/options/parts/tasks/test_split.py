@@ -25,7 +25,7 @@ from runner.options.parts.keys import Checksums, Compare, Explain, SplitConfig, 
 from runner.options.parts.sharding import write
 from runner.options.parts.sharding.strategies import PlannedPart
 from runner.options.parts.tasks import split
-from runner.store.jobs import Job, Recorder
+from runner.records.jobs import Job, Recorder
 from runner_base.errors import ConfigError, DataError, JobFailed
 from runner_base.files import hold_folder
 from runner_base.result import Result

@@ -26,7 +26,7 @@ from vllm_standin import is_alive
 
 from runner.config.root import RunnerConfig
 from runner.options.remote.llama_cpp.keys import LlamaCppConfig
-from runner.store.jobs import read_samples
+from runner.records.jobs import read_samples
 
 Run = Callable[..., Any]
 JOB = ("tracking=none", "print=json", "task.limit=6", "generation.max_new_tokens=48")

@@ -28,7 +28,7 @@ from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
 from runner.options.remote.vllm.command import options_of
 from runner.options.remote.vllm.keys import VllmConfig
-from runner.store.jobs import read_samples
+from runner.records.jobs import read_samples
 from runner_base.model_text import Ending
 from runner_engine.embedded import MODEL_DIR
 from runner_engine.settings.lora import PeftConfig

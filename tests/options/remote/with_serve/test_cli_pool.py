@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from serving import FLOAT32, serving
 
-from runner.store.jobs import read_samples
+from runner.records.jobs import read_samples
 
 Run = Callable[..., Any]
 LIMIT = 80

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from serving import serving
 
-from runner.store.jobs import read_samples
+from runner.records.jobs import read_samples
 
 Run = Callable[..., Any]
 JOB = ("tracking=none", "print=json", "generation.max_new_tokens=200")

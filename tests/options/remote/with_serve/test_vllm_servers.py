@@ -18,7 +18,7 @@ import warm_process
 from vllm_standin import VllmStandIn, is_alive, vllm_keys
 
 from runner.options.remote.vllm import comparison
-from runner.store.jobs import read_samples
+from runner.records.jobs import read_samples
 
 Run = Callable[..., Any]
 JOB = ("tracking=none", "print=json", "task.limit=6", "generation.max_new_tokens=48")
