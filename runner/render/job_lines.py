@@ -232,15 +232,6 @@ LINES = (
         "spatial {spatial_edges_before} → {spatial_edges_after} · temporal {temporal_edges_before} → "
         "{temporal_edges_after}",
     ),
-    *(
-        Line(
-            "attack",
-            followed
-            + "{attacked_prompt_tokens} prompt · {attacked_new_tokens} new tokens of the attacked agent · its "
-            "edges {attacked_edges_before} → {attacked_edges_after} · the others' vote {honest_accuracy}",
-        )
-        for followed in ("", "followed {followed_attack} of {told_lies} lies · ")
-    ),
     Line("speed", PREFILL, brief=True),
     Line("speed", PREFILL + DECODE, brief=True, unless_zero="decode_tok_per_s"),
     Line(

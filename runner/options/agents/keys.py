@@ -55,16 +55,6 @@ class Baseline(StrEnum):
     mean = "mean"
 
 
-class Attack(StrEnum):
-    """What is wrong with one agent of a team: it is told to lie, its answer is falsified, or its
-    links are cut."""
-
-    none = "none"
-    liar = "liar"
-    false_answer = "false_answer"
-    cut_link = "cut_link"
-
-
 class Method(StrEnum):
     """How a team's graph is learned: not at all, in the runner's own way, or as a publication does
     it."""
@@ -168,8 +158,6 @@ class AgentsConfig(QuestionsConfig):
     delta: float = setting(0.1, UNLESS_DEFAULT, least(0))
     node_pruning_rate: float = setting(0.2, UNLESS_DEFAULT, _rate("all agents stay"))
     code_timeout_s: float = setting(10.0, takes=above(0))
-    attack: Attack = setting(Attack.none, UNLESS_DEFAULT)
-    attack_agent: int = setting(1, UNLESS_DEFAULT)
     samples: int = setting(1, UNLESS_DEFAULT, within(1, MAX_SAMPLES))
     match: str | None = setting(  # the id of the job that it names counts
         None, HASHED, filled("give the id of a job of a team, its overrides, or null")
@@ -184,7 +172,6 @@ class AgentsConfig(QuestionsConfig):
             check(role in known, "task.role_adapters", role, f"give roles: {', '.join(known)}")
         need = "agents answer with numbers or letters: use task=gsm8k task.extractor=math"
         check(self.gold is not Gold.expression, "task.gold", self.gold.value, need)
-        self._check_attack()
         self._check_samples()
         for key in ("optimized_spatial", "optimized_temporal"):
             is_optimized = getattr(self, key)
@@ -231,18 +218,6 @@ class AgentsConfig(QuestionsConfig):
             check(self.optimized_temporal or self.num_rounds == 1, "task.method", self.method, need)
         need = "no edge has a probability: give task.optimized_spatial=true, or a task.graph, or leave it out"
         check(not self.draw or has_random or self.graph is not None, "task.draw", self.draw, need)
-
-    def _check_attack(self) -> None:
-        """Reject an attack on nobody, or on the only agent."""
-        if self.attack is Attack.none:
-            need = f"nobody is attacked: give task.attack={'|'.join(list(Attack)[1:])} too, or leave it out"
-            check(self.attack_agent == 1, "task.attack_agent", self.attack_agent, need)
-            return
-        need = "there must be an honest agent beside the attacked one: use another task.mode and task.agents=2 or more"
-        is_alone = self.mode is Mode.direct_answer or self.agents == 1
-        check(not is_alone, "task.attack", self.attack.value, need)
-        need = f"must lie in 1..{self.agents}, the agents of the team"
-        check(1 <= self.attack_agent <= self.agents, "task.attack_agent", self.attack_agent, need)
 
     def _check_samples(self) -> None:
         """Reject several samples of a team, and two answers to how many there are."""
@@ -321,11 +296,10 @@ class AgentsConfig(QuestionsConfig):
 
     @property
     def subject(self) -> str:
-        """Return topology, attack and split."""
+        """Return topology and split."""
         how = " pruned" if self.is_trained else " drawn" if self.draws and self.graph is None else ""
-        attack = "" if self.attack is Attack.none else f" {self.attack}"
         samples = " matched" if self.match is not None else f" x{self.samples}" if self.is_sampled else ""
-        return f"{self.mode}{samples}{how}{attack} {self.split}"
+        return f"{self.mode}{samples}{how} {self.split}"
 
     @property
     def questions(self) -> int:

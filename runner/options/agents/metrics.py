@@ -1,4 +1,4 @@
-"""Metrics of a team of agents, and of an attack on one of them."""
+"""Metrics of a team of agents."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from runner_compare.metrics import kinds
 TRAINING = ("before", "after")
 
 METRICS: tuple[Metric, ...] = (
-    # a team of agents
     *kinds.counts(Better.lower, "calls", "code_failed"),
     kinds.metric("samples_per_question", "samples a question", ".1f", better=Better.neither),
     kinds.metric("play_s", "playing", ",.1f", pooling=kinds.Pooling.sum),
@@ -22,13 +21,5 @@ METRICS: tuple[Metric, ...] = (
     ),
     *kinds.counts(
         Better.neither, *(f"{kind}_edges_{when}" for kind in ("spatial", "temporal") for when in TRAINING)
-    ),
-    # an attack on one agent of a team
-    *kinds.counts(Better.neither, "told_lies", *(f"attacked_{what}" for what in OF_CALLS)),
-    *kinds.counts(Better.neither, *(f"attacked_edges_{when}" for when in TRAINING)),
-    *kinds.counts(Better.lower, "followed_attack"),
-    *kinds.counts(Better.higher, "honest_correct"),
-    kinds.metric(
-        "honest_accuracy", "the others' vote", ".1%", better=Better.higher, pooling=kinds.Pooling.dropped
     ),
 )

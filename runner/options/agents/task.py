@@ -16,15 +16,14 @@ from runner.datasets.chosen import choice_words, with_recorded_cluster
 from runner.datasets.items import Item
 from runner.options.agents import assignment, graph_file, match, picture
 from runner.options.agents.assignment import Assignment, team_of
-from runner.options.agents.attack import Tampering
 from runner.options.agents.calls import CallFile
 from runner.options.agents.graph import Edges, Kind
-from runner.options.agents.keys import Attack, Domain
+from runner.options.agents.keys import Domain
 from runner.options.agents.methods import learner_of, settings_of, silence_words
 from runner.options.agents.outcome import sample_of, why
 from runner.options.agents.play import Player
 from runner.options.agents.sandbox import Sandbox, SandboxLimits
-from runner.options.agents.tally import AttackTally, Tally, attacked_edges
+from runner.options.agents.tally import Tally
 from runner.options.agents.team import Discussion, SampledDiscussion
 from runner.render.engine_notes import engine_notes
 from runner.scorers import score_without_left_out
@@ -89,9 +88,6 @@ class _Work:
         self.ended, self.news = 0, dict[str, str]()
         self.verdicts: Counter[Verdict | None] = Counter()
         self.tally, self.training = Tally(), Tally()
-        self.attack = (
-            None if self.task.attack is Attack.none else AttackTally(self.task.attack, self.attacked)
-        )
         self.scored_calls: list[Call] = []  # of the questions that are scored
 
     def result(self) -> Result:
@@ -125,10 +121,6 @@ class _Work:
         if self.budgets is not None:
             result.metrics["match_tokens"] = self.budgets.whole(self.inputs.items)
             result.facts["match"] = self.budgets.words_of(self.inputs.items, self.tally.total)
-        if self.attack is not None:
-            result.metrics |= self.attack.metrics()
-            who = f"agent {task.attack_agent}, {self.team.titles[self.attacked]}"
-            result.facts["attacked"] = f"{who}: {task.attack}"
         result.problems = problems("agents", samples)
         if not self.calls.reused:  # else it would be the time of some of the questions only
             result.metrics["play_s"] = play_s
@@ -157,17 +149,7 @@ class _Work:
     def edges(self, when: str) -> dict[str, float]:
         """Count the edges that a round can take; with a single round, there are no temporal
         ones."""
-        counts: dict[str, float] = {
-            f"{kind}_edges_{when}": edges.count for kind, edges in self.used_kinds.items()
-        }
-        if self.attack is not None:
-            counts[f"attacked_edges_{when}"] = attacked_edges(self.graph, self.attacked, self.task.num_rounds)
-        return counts
-
-    @property
-    def attacked(self) -> int:
-        """Return the attacked agent, from 0 on."""
-        return self.task.attack_agent - 1
+        return {f"{kind}_edges_{when}": edges.count for kind, edges in self.used_kinds.items()}
 
     @property
     def used_kinds(self) -> dict[Kind, Edges]:
@@ -283,8 +265,6 @@ class _Work:
                 recorder.sample(sample)
             samples[index] = sample
             self.tally.add(discussion)
-            if self.attack is not None:
-                self.attack.add(discussion, items[index])
             self.scored_calls += [answered.call for answered in discussion.answered.values()]
             self.verdicts[sample.answer.verdict] += not sample.left_out
             self.news = {"accuracy": f"{self.verdicts[Verdict.correct] / max(self.verdicts.total(), 1):.1%}"}
@@ -301,8 +281,6 @@ class _Work:
         if not self.task.is_trained:
             return None
         seed, settings = self.context.config.seed, settings_of(self.task)
-        if self.attack is not None:
-            settings |= {"attack": self.task.attack.value, "attack_agent": self.task.attack_agent}
         return graph_file.Learned(self.task.iterations, len(solved), seed, settings)
 
     def drawn(self) -> str:
@@ -318,9 +296,7 @@ class _Work:
             return SampledDiscussion(self.team, key, item.question, self.task.samples, budget)
         rng, numbers = (random.Random(f"{self.context.config.seed}/{key}"), range(self.task.num_rounds))
         rounds = [self.graph.draw(rng, number) if draws else self.graph.settled(number) for number in numbers]
-        seed = f"{self.context.config.seed}/{key}/attack"
-        attack = Tampering.of(self.task.attack, self.attacked, seed, item.gold, len(item.choices))
-        return Discussion(self.team, key, item.question, rounds, attack)
+        return Discussion(self.team, key, item.question, rounds)
 
     def count(self, _: Discussion) -> None:
         """Count a question that has ended."""

@@ -18,7 +18,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from runner.options.agents.attack import Tampering
 from runner.options.agents.graph import Round
 from runner.options.agents.keys import DECISION, DecisionMethod, Domain, Role
 from runner.options.agents.roles import AgentMessage, agent_message, answer_of, decision_messages, messages
@@ -89,7 +88,6 @@ class AgentCall:
     spatial: tuple[AgentMessage, ...]
     temporal: tuple[AgentMessage, ...]
     letters: bool = False
-    lies: bool = False
 
     @property
     def who(self) -> str:
@@ -128,7 +126,7 @@ class AgentCall:
     ) -> tuple[Message, ...]:
         if self.role is None:
             return decision_messages(self.domain, self.question, spatial, self.letters)
-        return messages(self.role, self.domain, self.question, spatial, temporal, self.letters, self.lies)
+        return messages(self.role, self.domain, self.question, spatial, temporal, self.letters)
 
 
 @dataclass(frozen=True)
@@ -165,11 +163,8 @@ class Discussion:
     """One question under discussion: `ready` returns the calls whose inputs exist, `take` gets
     their answers."""
 
-    def __init__(
-        self, team: Team, key: str, question: str, rounds: Sequence[Round], tampering: Tampering | None = None
-    ) -> None:
+    def __init__(self, team: Team, key: str, question: str, rounds: Sequence[Round]) -> None:
         self.team, self.key, self.question, self.rounds = team, key, question, tuple(rounds)
-        self.tampering = tampering or Tampering()
         self.answered: dict[str, Answered] = {}  # by id, in order of arrival
         self.failed: Answered | None = None  # the call whose error is the question's
         self._pending: dict[
@@ -198,13 +193,14 @@ class Discussion:
         for (at_round, agent), (spatial, temporal) in list(self._pending.items()):
             if all(source in self._said for source in (*spatial, *temporal)):
                 del self._pending[at_round, agent]
-                role, inputs = (
+                key, role, letters = (
+                    f"{self.key}/{at_round}/{agent}",
                     self.team.roles[agent],
-                    (self._heard(spatial, agent), self._heard(temporal, agent)),
+                    self.team.letters,
                 )
-                key, how = (f"{self.key}/{at_round}/{agent}", (self.team.letters, self.tampering.lies(agent)))
+                inputs = self._of(spatial), self._of(temporal)
                 calls.append(
-                    AgentCall(key, agent, at_round, role, self.team.domain, self.question, *inputs, *how)
+                    AgentCall(key, agent, at_round, role, self.team.domain, self.question, *inputs, letters)
                 )
         last = self.last_round
         if not self._decision_is_out and len(last) == sum(
@@ -229,7 +225,7 @@ class Discussion:
         else:
             text, letters = answered.text, self.team.letters
             message = agent_message(turn.agent, turn.role, text, answered.code, answered.is_whole, letters)
-            self._said[turn.round, turn.agent] = self.tampering.said(message)
+            self._said[turn.round, turn.agent] = message
 
     @property
     def has_ended(self) -> bool:
@@ -268,14 +264,13 @@ class Discussion:
 
     @property
     def text(self) -> str:
-        """The reply that counts as the team's: the decision's, or what the last agent is taken to
-        have said."""
+        """The reply that counts as the team's: the decision's, or the last agent's."""
         is_agents = not self.failed and self.team.decision is DecisionMethod.direct
         return self.last_round[-1].text if is_agents else self.speaker.text
 
     @property
     def last_round(self) -> tuple[AgentMessage, ...]:
-        """What the agents are taken to have said in the last round."""
+        """What the agents said in the last round."""
         last = len(self.rounds) - 1
         return self._of([spoken for spoken in self._speaking if spoken[0] == last and spoken in self._said])
 
@@ -283,9 +278,6 @@ class Discussion:
         """Add a call of an agent that hears nobody."""
         self._pending[at_round, agent] = ((), ())
         self._speaking.append((at_round, agent))
-
-    def _heard(self, sources: Sources, listener: int) -> tuple[AgentMessage, ...]:
-        return tuple(self.tampering.heard(message, listener) for message in self._of(sources))
 
     def _of(self, sources: Iterable[tuple[int, int]]) -> tuple[AgentMessage, ...]:
         return tuple(self._said[source] for source in sources)

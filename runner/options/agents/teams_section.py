@@ -68,12 +68,12 @@ def team_words(run: Run) -> str:
         return SEPARATOR.join(
             [f"one agent{many}", *([decision] if is_sampled or decision == "decision" else [])]
         )
-    kind, attack = graph_kind(run), run.value("task.attack") or "none"
+    kind = graph_kind(run)
     method = run.value("task.method") if kind == "learned" else None
     by_method = f" by {method}" if method not in (None, "runner") else ""
     parts = [mode, *([f"{kind}{by_method}"] if kind != "fixed" else [])]
     parts += [decision] if decision not in ("decision", "") else []
-    return SEPARATOR.join([*parts, *([attack] if attack != "none" else [])])
+    return SEPARATOR.join(parts)
 
 
 def _matched(overrides: str) -> str:

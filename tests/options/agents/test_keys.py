@@ -8,17 +8,8 @@ from runner.config.compose import compose
 from runner.config.explained import config_errors
 from runner.config.extractors import Gold
 from runner.config.hydra import to_config
-from runner.config.root import semantic_keys
 from runner.options.agents import task as agents
-from runner.options.agents.keys import (
-    AgentsConfig,
-    Attack,
-    Baseline,
-    DecisionMethod,
-    Method,
-    Mode,
-    dropped_agents,
-)
+from runner.options.agents.keys import AgentsConfig, Baseline, DecisionMethod, Method, Mode, dropped_agents
 from runner.tasks import named_job
 from runner_base.errors import ConfigError
 
@@ -42,23 +33,6 @@ from runner_base.errors import ConfigError
         ({"train_split": " "}, "task.train_split=' '"),
         ({"graph": ""}, "task.graph='': give a graph.json that an earlier job has saved, or null"),
         ({"limit": 0}, "task.limit=0"),
-        (
-            {"attack_agent": 2},
-            r"task.attack_agent=2: nobody is attacked: give task.attack=liar\|false_answer\|cut_link",
-        ),
-        (
-            {"attack": Attack.liar, "attack_agent": 5},
-            r"task.attack_agent=5: must lie in 1..4, the agents of the team",
-        ),
-        ({"attack": Attack.liar, "attack_agent": 0}, r"task.attack_agent=0: must lie in 1..4"),
-        (
-            {"attack": Attack.liar, "agents": 1},
-            "task.attack=liar: there must be an honest agent beside the attacked",
-        ),
-        (
-            {"attack": Attack.cut_link, "mode": Mode.direct_answer},
-            "task.attack=cut_link: there must be an honest",
-        ),
         (
             {"mode": Mode.direct_answer, "optimized_spatial": True},
             "task.optimized_spatial=True: task.mode=direct_answer has no edges to optimize: use another task.mode",
@@ -143,22 +117,6 @@ def test_how_much_a_team_asks() -> None:
     assert AgentsConfig(limit=10, mode=Mode.direct_answer).questions == 20
     assert AgentsConfig(mode=Mode.star, optimized_spatial=True).subject == "star pruned test"
     assert plain.baseline is Baseline.none
-
-
-def test_an_attack_counts_only_if_there_is_one(make_config: Any) -> None:
-    """So the jobs that were recorded before the key was there keep their ids."""
-    plain, first, second = (
-        set(semantic_keys(make_config(task=AgentsConfig(**keys))))
-        for keys in ({}, {"attack": Attack.liar}, {"attack": Attack.liar, "attack_agent": 2})
-    )
-    assert not [key for key, _ in plain if "attack" in key]
-    assert first - plain == {("task.attack", "liar")}
-    assert second - first == {("task.attack_agent", 2)}
-    assert plain < first < second
-
-
-def test_an_attack_is_named() -> None:
-    assert AgentsConfig(mode=Mode.star, attack=Attack.cut_link).subject == "star cut_link test"
 
 
 def test_letters_are_answers_too() -> None:
