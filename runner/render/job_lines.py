@@ -216,10 +216,6 @@ LINES = (
     Line("team", "{calls:call} · {code_failed:program} failed"),
     Line("team", "{calls:call} · {code_failed:program} failed · {shared_prompt_tokens:prompt token} shared"),
     Line("samples", "{samples_per_question} a question"),
-    Line(
-        "samples",
-        "{samples_per_question} a question, for the {match_tokens:token} of the job that is matched",
-    ),
     Line("a question", "{prompt_tokens_per_question} prompt · {new_tokens_per_question} new tokens"),
     Line(
         "training",

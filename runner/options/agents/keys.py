@@ -109,7 +109,6 @@ OF_SOME_METHODS: dict[
     "delta": ("its loss has no such term", {Method.agent_prune, Method.agent_prune_code}),
     "node_pruning_rate": ("all agents stay in it", {Method.agent_dropout}),
 }
-TYPICAL_SAMPLES = 8  # that another job's tokens buy; an estimate of time needs a number
 MAX_AGENTS = 64  # of one team: a picture of more shows nothing, and each question would be 65 calls or more
 MAX_ROUNDS = 100  # each agent reads all earlier answers, so a discussion fills the context much sooner
 INNER = Takes(lambda value: 0 < value < 1, "must lie between 0 and 1: at either end nothing could be learned")
@@ -159,9 +158,6 @@ class AgentsConfig(QuestionsConfig):
     node_pruning_rate: float = setting(0.2, UNLESS_DEFAULT, _rate("all agents stay"))
     code_timeout_s: float = setting(10.0, takes=above(0))
     samples: int = setting(1, UNLESS_DEFAULT, within(1, MAX_SAMPLES))
-    match: str | None = setting(  # the id of the job that it names counts
-        None, HASHED, filled("give the id of a job of a team, its overrides, or null")
-    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -220,15 +216,12 @@ class AgentsConfig(QuestionsConfig):
         check(not self.draw or has_random or self.graph is not None, "task.draw", self.draw, need)
 
     def _check_samples(self) -> None:
-        """Reject several samples of a team, and two answers to how many there are."""
+        """Reject several samples of a team."""
         if not self.is_sampled:
             return
-        key, value = self.sampled_by
-        need = f"with task.match={self.match} the tokens of that job say how many there are: leave one of the two out"
-        check(self.match is None or self.samples == 1, "task.samples", self.samples, need)
         need = "one agent is asked several times: give task.mode=direct_answer"
-        check(self.mode is Mode.direct_answer, key, value, need)
-        need = f"samples are of one round: leave it out, or leave out {key}"
+        check(self.mode is Mode.direct_answer, "task.samples", self.samples, need)
+        need = "samples are of one round: leave it out, or leave out task.samples"
         check(self.num_rounds == 1, "task.num_rounds", self.num_rounds, need)
         need = "of several samples the last one is no better than the first: use majority_vote or final_refer"
         check(
@@ -241,8 +234,7 @@ class AgentsConfig(QuestionsConfig):
     def check_beside(self, generation: GenerationConfig) -> None:
         """Raise ConfigError where several samples would all be the same."""
         if self.is_sampled:
-            key, value = self.sampled_by
-            check_answers_differ(f"{key}={value}", generation)
+            check_answers_differ(f"task.samples={self.samples}", generation)
 
     @property
     def adapters_named(self) -> list[str]:
@@ -258,14 +250,9 @@ class AgentsConfig(QuestionsConfig):
         return True
 
     @property
-    def sampled_by(self) -> tuple[str, int | str]:
-        """Return the key that says how often one agent answers, and its value."""
-        return ("task.samples", self.samples) if self.match is None else ("task.match", self.match)
-
-    @property
     def is_sampled(self) -> bool:
         """Whether one agent answers each question several times."""
-        return self.samples > 1 or self.match is not None
+        return self.samples > 1
 
     @property
     def is_trained(self) -> bool:
@@ -298,14 +285,13 @@ class AgentsConfig(QuestionsConfig):
     def subject(self) -> str:
         """Return topology and split."""
         how = " pruned" if self.is_trained else " drawn" if self.draws and self.graph is None else ""
-        samples = " matched" if self.match is not None else f" x{self.samples}" if self.is_sampled else ""
+        samples = f" x{self.samples}" if self.is_sampled else ""
         return f"{self.mode}{samples}{how} {self.split}"
 
     @property
     def questions(self) -> int:
         """Return how many calls all questions take."""
-        samples = self.samples if self.match is None else TYPICAL_SAMPLES
-        team = samples if self.mode is Mode.direct_answer else self.agents
+        team = self.samples if self.mode is Mode.direct_answer else self.agents
         calls = team * self.num_rounds + (self.decision_method is DecisionMethod.final_refer)
         # in scored questions and in the second half of the training
         fewer = self.silent_agents * self.num_rounds

@@ -14,7 +14,7 @@ from runner.config.root import RunnerConfig
 from runner.core.sides import answered_by, sides
 from runner.datasets.chosen import choice_words, with_recorded_cluster
 from runner.datasets.items import Item
-from runner.options.agents import assignment, graph_file, match, picture
+from runner.options.agents import assignment, graph_file, picture
 from runner.options.agents.assignment import Assignment, team_of
 from runner.options.agents.calls import CallFile
 from runner.options.agents.graph import Edges, Kind
@@ -50,8 +50,8 @@ PROGRAMS_AT_ONCE = 4  # at most; the engine needs cores, too
 
 
 def prepare(config: RunnerConfig) -> Assignment:
-    """Read and hash questions and graph, and find the job that is matched."""
-    return assignment.prepare(config, VERSION)
+    """Read and hash questions and graph."""
+    return assignment.prepare(config)
 
 
 def run(inputs: Assignment, context: Context) -> Result:
@@ -67,10 +67,7 @@ def run(inputs: Assignment, context: Context) -> Result:
 
 def preview(inputs: Assignment, resolved: ResolvedJob) -> str:
     """Say for a plan which questions count, if files choose them, and what adapters take."""
-    lines = choice_words(inputs.task, inputs.items) + words_on_adapters(resolved)
-    if inputs.task.match is not None and inputs.matched is not None:
-        lines.append(match.preview_match(inputs.task.match, inputs.matched))
-    return "\n".join(lines)
+    return "\n".join(choice_words(inputs.task, inputs.items) + words_on_adapters(resolved))
 
 
 class _Work:
@@ -82,7 +79,6 @@ class _Work:
         limits = SandboxLimits(self.task.code_timeout_s, math.ceil(self.task.code_timeout_s))
         self.sandbox = Sandbox(limits, letters=self.task.has_letters)
         self.team = team_of(self.task, self.graph)
-        self.budgets: match.Budgets | None = None
         self.measuring: Measuring | None = None
         self.loading_s = 0.0
         self.ended, self.news = 0, dict[str, str]()
@@ -93,8 +89,6 @@ class _Work:
     def result(self) -> Result:
         task, folder = self.task, self.context.recorder.folder
         edges = self.edges("before")
-        if task.match is not None and self.inputs.matched is not None:
-            self.budgets = match.Budgets.read(self.inputs.matched, task.match, self.inputs.items)
         # checked before the model is loaded: without a sandbox, no program is run
         writes_code = any(role.writes_code for role in self.team.roles)
         protections = self.sandbox.protections() if writes_code else None
@@ -118,9 +112,6 @@ class _Work:
         result.metrics |= sides(self.scored_calls)
         if task.is_sampled:
             result.metrics["samples_per_question"] = self.tally.calls_of(self.team.titles[0]) / len(samples)
-        if self.budgets is not None:
-            result.metrics["match_tokens"] = self.budgets.whole(self.inputs.items)
-            result.facts["match"] = self.budgets.words_of(self.inputs.items, self.tally.total)
         result.problems = problems("agents", samples)
         if not self.calls.reused:  # else it would be the time of some of the questions only
             result.metrics["play_s"] = play_s
@@ -292,8 +283,7 @@ class _Work:
         """Draw a question's rounds by seed and key, so that restarts draw the same, or take the
         learned ones."""
         if self.task.is_sampled:
-            budget = None if self.budgets is None else self.budgets.of(item)
-            return SampledDiscussion(self.team, key, item.question, self.task.samples, budget)
+            return SampledDiscussion(self.team, key, item.question, self.task.samples)
         rng, numbers = (random.Random(f"{self.context.config.seed}/{key}"), range(self.task.num_rounds))
         rounds = [self.graph.draw(rng, number) if draws else self.graph.settled(number) for number in numbers]
         return Discussion(self.team, key, item.question, rounds)

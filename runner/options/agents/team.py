@@ -4,9 +4,8 @@ how it ends.
 A discussion is plain state, without engine and files. So it makes no difference whether a call is
 answered now or was recorded by an earlier start.
 
-One agent may also answer a question several times: so often, or as often as a number of tokens
-buys. A vote over the samples is self-consistency; the deciding agent, which reads all of them,
-picks the best of them.
+One agent may also answer a question several times. A vote over the samples is self-consistency; the
+deciding agent, which reads all of them, picks the best of them.
 """
 
 from __future__ import annotations
@@ -26,7 +25,6 @@ from runner_base import Call, FinishReason
 from runner_engine import Message
 
 Sources = tuple[tuple[int, int], ...]  # round and agent of each message that is heard
-MOST_SAMPLES = 256  # that tokens may buy for a question
 
 
 @dataclass(frozen=True)
@@ -274,11 +272,6 @@ class Discussion:
         last = len(self.rounds) - 1
         return self._of([spoken for spoken in self._speaking if spoken[0] == last and spoken in self._said])
 
-    def _ask(self, at_round: int, agent: int) -> None:
-        """Add a call of an agent that hears nobody."""
-        self._pending[at_round, agent] = ((), ())
-        self._speaking.append((at_round, agent))
-
     def _of(self, sources: Iterable[tuple[int, int]]) -> tuple[AgentMessage, ...]:
         return tuple(self._said[source] for source in sources)
 
@@ -286,41 +279,10 @@ class Discussion:
 class SampledDiscussion(Discussion):
     """One question that one agent answers several times; no sample is told of another."""
 
-    def __init__(
-        self, team: Team, key: str, question: str, samples: int, budget: float | None = None
-    ) -> None:
-        """Take the one agent's team. With a budget in tokens it is asked one by one, until these
-        are used."""
-        first = samples if budget is None else 1
-        super().__init__(replace(team, roles=team.roles[:1] * first), key, question, [Round((), (), (), 0.0)])
-        self.budget = budget
-
-    def take(self, answered: Answered) -> None:
-        """Add the answer to a call, and ask once more if the budget allows it."""
-        super().take(answered)
-        if self.budget is not None and answered.turn.agent is not None and not self.failed:
-            number = len(self.team.roles)
-            if number < MOST_SAMPLES and self._is_nearer_with_one_more(self.budget):
-                self.team = replace(self.team, roles=(*self.team.roles, self.team.roles[0]))
-                self._ask(0, number)
-
-    def _is_nearer_with_one_more(self, budget: float) -> bool:
-        """Whether one more sample brings the tokens nearer to the budget, taking it to be like
-        those before.
-
-        The deciding agent is asked after the last sample: it reads the question and every sample's
-        text, and answers at about the length of one.
-        """
-        calls = [answered.call for answered in self.answered.values()]
-        prompt, new = (
-            sum(counts) / len(calls)
-            for counts in ([call.prompt_tokens for call in calls], [call.answer.tokens for call in calls])
+    def __init__(self, team: Team, key: str, question: str, samples: int) -> None:
+        super().__init__(
+            replace(team, roles=team.roles[:1] * samples), key, question, [Round((), (), (), 0.0)]
         )
-        spent, one_more = len(calls) * (prompt + new), prompt + new
-        if self.team.decision is DecisionMethod.final_refer:
-            spent += prompt + len(calls) * new + new
-            one_more += new
-        return spent + one_more / 2 <= budget
 
 
 def majority(votes: Sequence[str | None]) -> str | None:
