@@ -11,7 +11,7 @@ from runner.datasets.gsm8k import describe_questions, items_sha256, load_questio
 from runner.datasets.items import Item
 from runner.options.agents import graph_file
 from runner.options.agents.graph import Graph
-from runner.options.agents.keys import AgentsConfig, Method, Mode
+from runner.options.agents.keys import AgentsConfig, Mode
 from runner.options.agents.team import Team
 from runner.options.agents.train_questions import train_questions
 from runner.tasks.base import Inputs, own_config
@@ -48,7 +48,6 @@ def prepare(config: RunnerConfig) -> Assignment:
             initial_probability=task.initial_probability,
             optimized_spatial=task.optimized_spatial,
             optimized_temporal=task.optimized_temporal,
-            rounds=task.num_rounds if task.method is Method.agent_dropout else None,
         )
     source = describe_questions(task.data, task.split, hashes["data"])
     return Assignment(hashes, task, items, train, graph, left_out, data=source, count=len(items))
@@ -66,9 +65,6 @@ def _saved_graph(task: AgentsConfig, path: str) -> Graph:
             f"task.graph={path}: it is a {graph.mode} graph of {graph.agents} agents, and task.mode={task.mode}, "
             f"task.agents={agents}: give task.mode={graph.mode} task.agents={graph.agents}"
         )
-    if graph.rounds not in (None, task.num_rounds):
-        need = f"it was learned for {graph.rounds} rounds, each with its own edges: give task.num_rounds={graph.rounds}"
-        raise ConfigError(f"task.graph={path}, task.num_rounds={task.num_rounds}: {need}")
     roles = team_of(task, graph).titles
     if saved.roles != roles:
         raise ConfigError(

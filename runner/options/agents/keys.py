@@ -63,7 +63,6 @@ class Method(StrEnum):
     runner = "runner"
     agent_prune = "agent_prune"
     agent_prune_code = "agent_prune_code"
-    agent_dropout = "agent_dropout"
 
 
 class Role(StrEnum):
@@ -107,16 +106,11 @@ OF_SOME_METHODS: dict[
         {Method.none, Method.runner, Method.agent_prune_code},
     ),
     "delta": ("its loss has no such term", {Method.agent_prune, Method.agent_prune_code}),
-    "node_pruning_rate": ("all agents stay in it", {Method.agent_dropout}),
 }
 MAX_AGENTS = 64  # of one team: a picture of more shows nothing, and each question would be 65 calls or more
 MAX_ROUNDS = 100  # each agent reads all earlier answers, so a discussion fills the context much sooner
+RATE = Takes(lambda value: 0 <= value < 1, "must lie in [0, 1); 0: no pruning")
 INNER = Takes(lambda value: 0 < value < 1, "must lie between 0 and 1: at either end nothing could be learned")
-
-
-def _rate(none: str) -> Takes:
-    """A share of what is pruned; `none` says what 0 means."""
-    return Takes(lambda value: 0 <= value < 1, f"must lie in [0, 1); 0: {none}")
 
 
 @dataclass
@@ -147,7 +141,7 @@ class AgentsConfig(QuestionsConfig):
     batch_size: int = setting(4, takes=least(1))
     num_iterations: int = setting(10, takes=least(1))
     imp_per_iterations: int = setting(5, takes=least(1))
-    pruning_rate: float = setting(0.25, takes=_rate("no pruning"))
+    pruning_rate: float = setting(0.25, takes=RATE)
     learning_rate: float = setting(0.1, takes=above(0))
     initial_probability: float = setting(0.5, takes=INNER)
     baseline: Baseline = Baseline.none
@@ -155,7 +149,6 @@ class AgentsConfig(QuestionsConfig):
     method: Method = setting(Method.runner, UNLESS_DEFAULT)
     draw: bool | None = setting(None, UNLESS_DEFAULT)
     delta: float = setting(0.1, UNLESS_DEFAULT, least(0))
-    node_pruning_rate: float = setting(0.2, UNLESS_DEFAULT, _rate("all agents stay"))
     code_timeout_s: float = setting(10.0, takes=above(0))
     samples: int = setting(1, UNLESS_DEFAULT, within(1, MAX_SAMPLES))
 
@@ -207,11 +200,6 @@ class AgentsConfig(QuestionsConfig):
             check(self.graph is None, "task.method", self.method, need)
             need = "it learns edges, and none is to be learned: give task.optimized_spatial=true"
             check(has_random, "task.method", self.method, f"{need}, task.optimized_temporal=true or both")
-        if self.method is Method.agent_dropout:
-            need = "agents are dropped by their learned spatial edges: give task.optimized_spatial=true too"
-            check(self.optimized_spatial, "task.method", self.method, need)
-            need = "in several rounds it learns both kinds of edges: give task.optimized_temporal=true too"
-            check(self.optimized_temporal or self.num_rounds == 1, "task.method", self.method, need)
         need = "no edge has a probability: give task.optimized_spatial=true, or a task.graph, or leave it out"
         check(not self.draw or has_random or self.graph is not None, "task.draw", self.draw, need)
 
@@ -265,16 +253,9 @@ class AgentsConfig(QuestionsConfig):
         return self.method is Method.agent_prune_code if self.draw is None else self.draw
 
     @property
-    def silent_agents(self) -> int:
-        """How many agents are not called in a round once the graph is learned."""
-        drops = self.method is Method.agent_dropout and self.is_trained
-        return dropped_agents(self.agents, self.node_pruning_rate) if drops else 0
-
-    @property
     def iterations(self) -> int:
-        """How many iterations the training has: a method that drops agents and then edges trains
-        twice."""
-        return self.num_iterations * (1 + bool(self.silent_agents)) if self.is_trained else 0
+        """How many iterations the training has."""
+        return self.num_iterations if self.is_trained else 0
 
     @property
     def train_questions(self) -> int:
@@ -293,18 +274,9 @@ class AgentsConfig(QuestionsConfig):
         """Return how many calls all questions take."""
         team = self.samples if self.mode is Mode.direct_answer else self.agents
         calls = team * self.num_rounds + (self.decision_method is DecisionMethod.final_refer)
-        # in scored questions and in the second half of the training
-        fewer = self.silent_agents * self.num_rounds
-        asked, train = super().questions, self.train_questions
-        return (asked + train) * calls - (asked + train // 2) * fewer
+        return (super().questions + self.train_questions) * calls
 
 
 OF_QUESTIONS = {item.name for item in fields(QuestionsConfig)}
 # say what a team is
 OF_TEAM = [item.name for item in fields(AgentsConfig) if item.name not in OF_QUESTIONS]
-
-
-def dropped_agents(agents: int, rate: float) -> int:
-    """Return how many agents leave each round: the share `rate`, at least one unless it is 0; one
-    always stays."""
-    return min(agents - 1, max(1, round(agents * rate))) if rate else 0

@@ -19,7 +19,7 @@ from runner.options.agents.assignment import Assignment, team_of
 from runner.options.agents.calls import CallFile
 from runner.options.agents.graph import Edges, Kind
 from runner.options.agents.keys import Domain
-from runner.options.agents.methods import learner_of, settings_of, silence_words
+from runner.options.agents.methods import learner_of, settings_of
 from runner.options.agents.outcome import sample_of, why
 from runner.options.agents.play import Player
 from runner.options.agents.sandbox import Sandbox, SandboxLimits
@@ -150,7 +150,6 @@ class _Work:
     def notes(self) -> list[str]:
         """Return the notes that a reader of the numbers needs."""
         notes, failures = choice_words(self.task, self.inputs.items), self.tally.failures()
-        notes += silence_words(self.graph, self.team.titles)
         if failures and (advice := self.advice()):
             notes.append(f"{failures}. {advice}")
         elif 2 * self.tally.programs[""] < self.tally.programs.total():

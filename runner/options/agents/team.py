@@ -174,7 +174,6 @@ class Discussion:
             )
             for number, taken in enumerate(self.rounds)
             for agent in range(len(team.roles))
-            if agent not in taken.silent
         }
         self._speaking = list(self._pending)  # round and agent of every call but the decision
         # returned, or none is needed
@@ -201,9 +200,7 @@ class Discussion:
                     AgentCall(key, agent, at_round, role, self.team.domain, self.question, *inputs, letters)
                 )
         last = self.last_round
-        if not self._decision_is_out and len(last) == sum(
-            at == len(self.rounds) - 1 for at, _ in self._speaking
-        ):
+        if not self._decision_is_out and len(last) == len(self.team.roles):
             self._decision_is_out = True
             key = f"{self.key}/{DECISION}"
             domain, letters = self.team.domain, self.team.letters
@@ -257,7 +254,7 @@ class Discussion:
 
     @property
     def votes(self) -> list[str | None]:
-        """The number or letter of each agent that spoke in the last round."""
+        """The number or letter of each agent in the last round."""
         return [message.answer for message in self.last_round]
 
     @property

@@ -9,7 +9,7 @@ from runner.config.explained import config_errors
 from runner.config.extractors import Gold
 from runner.config.hydra import to_config
 from runner.options.agents import task as agents
-from runner.options.agents.keys import AgentsConfig, Baseline, DecisionMethod, Method, Mode, dropped_agents
+from runner.options.agents.keys import AgentsConfig, Baseline, DecisionMethod, Method, Mode
 from runner.tasks import named_job
 from runner_base.errors import ConfigError
 
@@ -58,18 +58,13 @@ from runner_base.errors import ConfigError
             "task.imp_per_iterations=2: with task.method=agent_prune it prunes once, after the last iteration",
         ),
         (
-            {"optimized_spatial": True, "method": Method.agent_dropout, "nuclear_norm": 0.5},
-            "task.nuclear_norm=0.5: with task.method=agent_dropout its nuclear norms have weight 1",
+            {"optimized_spatial": True, "method": Method.agent_prune, "nuclear_norm": 0.5},
+            "task.nuclear_norm=0.5: with task.method=agent_prune its nuclear norms have weight 1",
         ),
         (
             {"delta": 0.2},
             r"task.delta=0.2: with task.method=runner its loss has no such term.*the default is 0.1",
         ),
-        (
-            {"node_pruning_rate": 0.5},
-            "task.node_pruning_rate=0.5: with task.method=runner all agents stay in it",
-        ),
-        ({"node_pruning_rate": 1.0}, r"task.node_pruning_rate=1.0: must lie in \[0, 1\); 0: all agents stay"),
         ({"delta": -0.1}, "task.delta=-0.1: must be 0 or more"),
         (
             {"method": Method.agent_prune},
@@ -78,19 +73,6 @@ from runner_base.errors import ConfigError
         (
             {"method": Method.agent_prune, "graph": "g.json"},
             "task.method=agent_prune: task.graph=g.json is used as it",
-        ),
-        (
-            {
-                "method": Method.agent_dropout,
-                "mode": Mode.debate,
-                "num_rounds": 2,
-                "optimized_temporal": True,
-            },
-            "task.method=agent_dropout: agents are dropped by their learned spatial edges: give task.optimized_spatial",
-        ),
-        (
-            {"method": Method.agent_dropout, "num_rounds": 2, "optimized_spatial": True},
-            "task.method=agent_dropout: in several rounds it learns both kinds of edges: give task.optimized_temporal",
         ),
         (
             {"draw": True},
@@ -142,14 +124,6 @@ def test_what_a_method_asks_and_how_it_is_scored() -> None:
     scored = {method: AgentsConfig(method=method, **keys).draws for method in Method}
     assert [method for method, draws in scored.items() if draws] == [Method.agent_prune_code]
     assert not AgentsConfig(method=Method.agent_prune_code, draw=False, **keys).draws
-    dropout = AgentsConfig(method=Method.agent_dropout, **keys)
-    assert (dropout.iterations, dropout.train_questions, dropout.silent_agents) == (20, 80, 1)
-    assert dropout.questions == 40 * 9 + (40 + 10) * 7, (
-        "an agent of each round is not called after the first half"
-    )
-    stays = AgentsConfig(method=Method.agent_dropout, node_pruning_rate=0.0, **keys)
-    assert (stays.train_questions, stays.questions) == (40, 50 * 9)
-    assert [dropped_agents(2, 0.9), dropped_agents(1, 0.2), dropped_agents(8, 0.25)] == [1, 0, 2]
 
 
 def test_another_seed_takes_the_place_of_repeats() -> None:
