@@ -6,6 +6,7 @@
      "temporal": …, "rounds": null, "silent": []}
 
 "rounds" and "silent" are left of a method that is gone, in which each round had its own edges.
+Version 1 had neither key.
 
 Row = who speaks, column = who listens. The file may come from anywhere, so everything in it is
 checked.
@@ -33,7 +34,8 @@ from runner_base import DataError, load_json, reading, unknown
 VERSION = 2
 MAX_BYTES = 4 * 2**20  # 64 agents need less than 1 MiB
 LONGEST_NAME = 80  # characters of a role's name or of a setting's
-KEYS = ("version", "mode", "agents", "roles", "learned", "rounds", "silent", "spatial", "temporal")
+OF_ROUNDS: dict[str, Any] = {"rounds": None, "silent": []}
+KEYS = ("version", "mode", "agents", "roles", "learned", *OF_ROUNDS, "spatial", "temporal")
 
 CELLS: dict[
     type[Any], tuple[Callable[[Any], bool], str]
@@ -74,8 +76,7 @@ def to_json(graph: Graph, roles: Sequence[str], learned: Learned | None = None) 
         f'"agents": {graph.agents}',
         f'"roles": {json.dumps(list(roles), ensure_ascii=False)}',
         f'"learned": {json.dumps(None if learned is None else asdict(learned), allow_nan=False)}',
-        '"rounds": null',
-        '"silent": []',
+        *(f'"{key}": {json.dumps(value)}' for key, value in OF_ROUNDS.items()),
         *(f'"{kind}": {_edges_text(edges)}' for kind, edges in graph.kinds.items()),
     ]
     return "{\n " + ",\n ".join(lines) + "\n}\n"
@@ -128,11 +129,12 @@ class _GraphFields(Fields):
     def saved(self, values: dict[str, Any]) -> Saved:
         """Everything."""
         version = values.get("version")
-        if type(version) is not int or version != VERSION:
-            self.fail("version", f"{VERSION}", version)
-        self.only("", values, KEYS)
-        if values["rounds"] is not None or values["silent"] != []:
-            self.fail("rounds", "null: a graph is the same in all rounds, and it", values["rounds"])
+        if type(version) is not int or version not in (1, VERSION):
+            self.fail("version", f"1 or {VERSION}", version)
+        self.only("", OF_ROUNDS | values if version == 1 else values, KEYS)
+        for key, value in OF_ROUNDS.items():
+            if values.get(key, value) != value:
+                self.fail(key, f"{json.dumps(value)}, since all rounds share the edges,", values[key])
         self.one_of("mode", values["mode"], tuple(mode.value for mode in Mode))
         mode, agents = Mode(values["mode"]), self.count("agents", values["agents"])
         if agents < 1 or (mode is Mode.direct_answer and agents != 1):
