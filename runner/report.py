@@ -51,7 +51,6 @@ FACTS_SHOWN = (
         "server",
         "reported_model",
         "answered_by",
-        "attacked",
         "output_dir",
         "keeps_up_to",
         "noise",

@@ -145,7 +145,7 @@ def parser() -> argparse.ArgumentParser:
         "--seeds",
         action="store_true",
         help="runs that differ only in their seed are one row: the mean over seeds, with intervals that count "
-        "questions and seeds, the spread over seeds, and of teams that learn how often each edge survives",
+        "questions and seeds, and the spread over seeds",
     )
     add(
         "--unpaired",

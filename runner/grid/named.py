@@ -1,5 +1,5 @@
 """The jobs that others of a grid name and that the grid lacks: `task.reference`,
-`task.early_stop_vs`, `task.match`.
+`task.early_stop_vs`.
 
 A job that names another one by overrides is the recipe for it: the same overrides with these on
 top. So the grid makes it, before all others, unless it is done already. One that is named by its id

@@ -1,10 +1,10 @@
 """A key that names another job of the same task, by overrides or by its id: finds that job and
 waits for it.
 
-`task.reference` of likelihoods, `task.early_stop_vs` of word problems and `task.match` of agents
-share it. Overrides are set on top of the job's own config, so `quantization=none` is the same job
-without its quantization, and `model.dtype=float32` the same model in another number format. If a
-job names itself, the result is None.
+`task.reference` of likelihoods and `task.early_stop_vs` of word problems share it. Overrides are set
+on top of the job's own config, so `quantization=none` is the same job without its quantization, and
+`model.dtype=float32` the same model in another number format. If a job names itself, the result is
+None.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from runner_base import ConfigError, Record, unknown
 from runner_base.files import is_held
 
 MODEL_GROUPS = ("model", "quantization", "lora", "rope")  # overrides of these choose another model
-SEED = "seed"
 # what else changes log-probabilities of given texts
 SCORING = (*MODEL_GROUPS, "generation.kv_cache")
 
@@ -76,7 +75,7 @@ def overridden(config: RunnerConfig, key: str, overrides_text: str, groups: Sequ
     choice.
 
     Keys of a group without GROUP=CHOICE change the job's own choice. `groups` are groups, or single
-    keys of others; with `seed` among them, seed=N is an override, too.
+    keys of others.
     """
     chosen: dict[str, str] = {}
     values: dict[str, Any] = {}
@@ -87,9 +86,6 @@ def overridden(config: RunnerConfig, key: str, overrides_text: str, groups: Sequ
     for word in of_words:
         where, _, value = word.partition("=")
         group, _, name = where.partition(".")
-        if where == SEED in groups and value.isdigit():
-            config = replace(config, seed=int(value))
-            continue
         if not value or not {group, where} & set(groups):
             what = "GROUP=CHOICE, such as quantization=none, or GROUP.KEY=VALUE; or the id of a job"
             raise ConfigError(

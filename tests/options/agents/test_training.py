@@ -205,7 +205,6 @@ EACH_METHOD = {
     "runner": ["task.nuclear_norm=0.3"],
     "agent_prune": ["task.method=agent_prune"],
     "agent_prune_code": ["task.method=agent_prune_code"],
-    "agent_dropout": ["task.method=agent_dropout"],
     "none": ["task.method=none", "task.draw=true"],
 }
 
@@ -258,38 +257,6 @@ def test_a_kill_in_training_or_scoring_changes_neither_calls_nor_graph(
     assert len(resumed[CALLS].splitlines()) == len(whole[CALLS].splitlines()), "no call was made twice"
     for name in (GRAPH, GRAPH_PICTURE):
         assert resumed[name] == whole[name]
-
-
-def test_agents_are_dropped_and_the_graph_of_each_round_is_given_back(
-    make_config: Make, again: Starts, tmp_path: Path
-) -> None:
-    keys = {"mode": Mode.full_connected, "num_rounds": 2}
-    task = team(
-        **keys, method=Method.agent_dropout, optimized_spatial=True, optimized_temporal=True, num_iterations=2
-    )
-    config = make_config(task=task)
-    recorder = again()
-    trained = work(agents, config, recorder, Team(right(config)))
-    metrics = trained.metrics
-    silent = [note for note in trained.notes if "is not called in round" in note]
-    assert [len(note.split(" round ")[1].split(", ")) for note in silent] in ([2], [1, 1]), silent
-    assert metrics["train_calls"] == 8 * 9 + 8 * 7, (
-        "the second half of the training is without an agent in each round"
-    )
-    assert metrics["calls"] == 3 * 7
-    assert (metrics["spatial_edges_before"], metrics["spatial_edges_after"]) == (24, 12 - 2 * 2)
-    asked = {line["id"]: line["asked_sha256"] for line in calls_in(recorder)}
-    saved = tmp_path / "elsewhere.json"
-    saved.write_text((recorder.folder / GRAPH).read_text())
-    for name in (CALLS, "samples.jsonl"):
-        (recorder.folder / name).unlink()
-    result = work(agents, make_config(task=team(**keys, graph=str(saved))), again(), Team(right(config)))
-    assert result.metrics["calls"] == 3 * 7
-    assert {line["id"]: line["asked_sha256"] for line in calls_in(recorder)}.items() < asked.items()
-    with pytest.raises(
-        ConfigError, match="it was learned for 2 rounds, each with its own edges: give task.num_rounds=2"
-    ):
-        agents.prepare(make_config(task=team(**keys | {"num_rounds": 3}, graph=str(saved))))
 
 
 def test_a_learned_graph_asks_every_question_in_the_same_way_unless_it_is_drawn(
