@@ -29,6 +29,7 @@ from runner.grid.trials import Trials
 from runner.grid.worker_limits import worker_limits
 from runner.grid.workers import WorkerPool
 from runner_base import ConfigError, JobFailed, Status, visible_gpus
+from runner_base.errors import convert_error
 
 NO_PLAN = "plan=true: only hydra/sweeper=grid knows its jobs before it starts"
 
@@ -81,9 +82,9 @@ class PlanLauncher(Launcher):
         plan = plan_all(job_overrides, self.context, self.master)
         for planned in plan:
             if planned.problem:
-                raise ConfigError(planned.problem)
+                raise convert_error(planned.problem, ConfigError)
             if planned.config is not None and planned.config.plan:
-                raise ConfigError(NO_PLAN)
+                raise ConfigError(NO_PLAN, code="conflict")
         # the sweeper writes its own files there
         Path(self.master.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
         trials = self.trials
@@ -100,7 +101,10 @@ class PlanLauncher(Launcher):
             if outcome.status is Status.FINISHED and outcome.record is not None:
                 job_return.return_value = objective(outcome.record)[1]
             else:
-                job_return.status, job_return.return_value = (JobStatus.FAILED, JobFailed(outcome.message))
+                job_return.status, job_return.return_value = (
+                    JobStatus.FAILED,
+                    JobFailed(outcome.message, code="failed"),
+                )
             returns.append(job_return)
         return returns
 

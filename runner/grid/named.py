@@ -73,7 +73,8 @@ def check_named(planned: PlannedJob) -> None:
             "run it first" if command is None else f"this command runs it first, and then this one: {command}"
         )
         raise ConfigError(
-            f"{planned.job_id} needs {job.job_id}, which is not done in {job.folder.parent}: {how}"
+            f"{planned.job_id} needs {job.job_id}, which is not done in {job.folder.parent}: {how}",
+            code="not_found",
         )
 
 
@@ -114,13 +115,16 @@ def _job_beside(planned: PlannedJob, job_id: str) -> Job:
     return Job(job_id, planned.job.folder.with_name(job_id))
 
 
-def _problem(planned: PlannedJob, job_id: str, named: PlannedJob | None) -> str:
+def _problem(planned: PlannedJob, job_id: str, named: PlannedJob | None) -> ConfigError:
     folder = Path(planned.job.folder.parent) if planned.job is not None else Path()
     if named is None:
-        return f"it needs {job_id} first, and {folder} has no finished job of that id"
+        reason = f"it needs {job_id} first, and {folder} has no finished job of that id"
+        return ConfigError(reason, code="not_found")
     if named.problem:
-        return f"it needs another job first, which cannot work: {named.problem}"
-    return (
+        reason = f"it needs another job first, which cannot work: {named.problem}"
+        return ConfigError(reason, code=named.problem.code)
+    return ConfigError(
         f"it needs {job_id} first, and the overrides that name it make another job "
-        f"({named.job_id}): run it by itself"
+        f"({named.job_id}): run it by itself",
+        code="mismatch",
     )

@@ -55,7 +55,7 @@ class PlannedJob:
     resolved: ResolvedJob | None = None  # None: the config itself cannot work
     job: Job | None = None
     state: State = State.impossible
-    problem: str = ""  # why the job cannot work
+    problem: RunnerError | None = None  # why the job cannot work
     notes: list[str] = field(default_factory=list)  # why the job may not work well
     exit_code: int = 0
     record: Record | None = None  # of a job that is done
@@ -144,7 +144,7 @@ def plan_job(overrides: list[str], config: RunnerConfig) -> PlannedJob:
         planned.is_compared = hasattr(task, "is_compared") and task.is_compared(config)
     except RunnerError as error:
         # nothing will be loaded
-        planned.problem, planned.exit_code, planned.base = (str(error), error.exit_code, "")
+        planned.problem, planned.exit_code, planned.base = (error, error.exit_code, "")
         planned.is_compared = would_be_compared(config)
     else:
         if planned.questions_left == 0:
@@ -171,16 +171,20 @@ def plan_composed(overrides: list[str], composed: DictConfig, choices: Mapping[s
     try:
         config = to_config(composed, choices)
     except RunnerError as error:
-        return PlannedJob(overrides, problem=str(error), exit_code=error.exit_code)
+        return PlannedJob(overrides, problem=error, exit_code=error.exit_code)
     if config.task.reads_stdin:
         file = "give a file (task.prompts=FILE), or " if hasattr(config.task, "prompts") else ""
-        problem = (
+        problem = ConfigError(
             f"task={config.task.name} would read stdin, which the jobs of a grid do not have: "
-            f"{file}run it without -m"
+            f"{file}run it without -m",
+            code="unsupported",
         )
         return PlannedJob(overrides, problem=problem, exit_code=ConfigError.exit_code)
     if config.task.is_endless:
-        problem = f"task={config.task.name} runs until it is stopped, so it cannot be a job of a grid: start it alone"
+        problem = ConfigError(
+            f"task={config.task.name} runs until it is stopped, so it cannot be a job of a grid: start it alone",
+            code="unsupported",
+        )
         return PlannedJob(overrides, problem=problem, exit_code=ConfigError.exit_code)
     planned = plan_job(overrides, config)
     planned.composed = composed

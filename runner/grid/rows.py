@@ -61,7 +61,9 @@ def sweeper_of(arguments: list[str], study: str | Path | None) -> tuple[GridSwee
     )
     if not isinstance(sweeper, GridSweeper):
         raise ConfigError(
-            "runner.grid() does grids. For a search: runner -m hydra/sweeper=optuna ...", key="hydra/sweeper"
+            "runner.grid() does grids. For a search: runner -m hydra/sweeper=optuna ...",
+            key="hydra/sweeper",
+            code="unsupported",
         )
     task_overrides: Any = OmegaConf.to_container(master.hydra.overrides.task, resolve=False)
     return sweeper, task_overrides
@@ -77,7 +79,7 @@ def _as_rows(grid: Grid) -> GridRows:
     lines = table_lines(grid.plan, grid.outcomes)
     for number, (line, planned) in enumerate(zip(lines, grid.plan, strict=True)):
         outcome = grid.outcomes.get(number if planned.same_as is None else planned.same_as)
-        error = outcome.message if outcome else planned.problem
+        error = outcome.message if outcome else str(planned.problem or "")
         names = {key: _value(planned, key, text) for key, text in line.names.items()}
         row = {"job_id": line.job_id, **names, "status": line.status, "error": error or None}
         rows.append(row | (line.record.result.metrics if line.record else {}))
