@@ -13,6 +13,7 @@ import pytest
 from runner.core import terminal
 from runner_base import signals
 from runner_base.errors import RunnerError
+from tests.support.raising import raises
 
 
 def reader(*lines: str | type[BaseException]) -> Callable[[str], str]:
@@ -44,7 +45,7 @@ def test_a_pipe_is_read_line_by_line_and_refused_where_it_is_no_text(
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"one\ntwo\n\xff\n")))
     lines: list[str] = []
-    with terminal.reading(tmp_path / "history") as read, pytest.raises(RunnerError, match="stdin, line 3"):
+    with terminal.reading(tmp_path / "history") as read, raises(RunnerError, "damaged", "stdin, line 3"):
         lines += (read("") for _ in range(3))
     assert lines == ["one", "two"]
     assert not (tmp_path / "history").exists()

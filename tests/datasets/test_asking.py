@@ -14,6 +14,7 @@ from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.errors import ConfigError
 from runner_engine.sessions.base import Message, Prompt
 from runner_engine.settings.generation import GenerationConfig
+from tests.support.raising import raises
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "gsm8k"
 ITEM, SHOT = Item("Q?", "A #### 1", "1"), Item("S?", "B #### 2", "2")
@@ -120,10 +121,8 @@ def test_the_fingerprint_of_worked_examples_says_what_they_are_drawn_from(tmp_pa
 def test_what_lm_eval_would_not_send_is_refused(tmp_path: Path) -> None:
     task = few_rows(tmp_path)
     (tmp_path / "train.jsonl").write_text('{"question": "?", "answer": "#### 1"}\n')
-    with pytest.raises(ConfigError, match="task.prompt=lm_eval_5shot: the train split has only 1 examples"):
+    with raises(ConfigError, "too_large", "task.prompt"):
         prompts(task)
     task.split = "train"
-    with pytest.raises(
-        ConfigError, match="task.split=train with task.prompt=lm_eval_5shot: the examples would be"
-    ):
+    with raises(ConfigError, "conflict", "task.split=train with task.prompt=lm_eval_5shot"):
         prompts(task)

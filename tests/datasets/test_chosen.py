@@ -24,6 +24,7 @@ from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner.tasks.likelihood.keys import LikelihoodConfig
 from runner_base.errors import ConfigError
 from runner_base.result import Verdict
+from tests.support.raising import raises
 
 GSM8K = Path(__file__).resolve().parents[3] / "shared" / "data" / "gsm8k"
 Make = Callable[..., Any]
@@ -68,17 +69,13 @@ def test_without_marks_those_that_do_not_count(listed: Callable[..., str]) -> No
 
 
 def test_nothing_left_is_an_error(listed: Callable[..., str]) -> None:
-    with pytest.raises(ConfigError, match=r"task.only=.*: none of its questions comes after task.offset=50"):
+    with raises(ConfigError, "empty", "task.only"):
         load_questions(Gsm8kConfig(only=listed(3), offset=50))
-    with pytest.raises(
-        ConfigError, match=r"task.without=.*: it names all 2 questions that are asked: none is scored"
-    ):
+    with raises(ConfigError, "empty", "task.without"):
         load_questions(Gsm8kConfig(limit=2, without=listed(0, 1)))
-    with pytest.raises(
-        ConfigError, match="1 of its 1 entries name no question of split test, which has 8,640: 8640"
-    ):
+    with raises(ConfigError, "not_found", "task.without"):
         load_questions(Gsm8kConfig(without=listed(8640)))
-    with pytest.raises(ConfigError, match=r"task.without=x: leaves questions out of an accuracy"):
+    with raises(ConfigError, "unsupported", "task.without"):
         LikelihoodConfig(without="x")
 
 

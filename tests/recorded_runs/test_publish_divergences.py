@@ -16,6 +16,7 @@ from runner import compare
 from runner.recorded_runs.publish_divergences import HEADS, divergence_sections
 from runner_base.errors import ConfigError
 from runner_compare.model.data import Run, Table, TableRow
+from tests.support.raising import raises
 
 
 def cells_of(text: str, name: str) -> list[str]:
@@ -100,7 +101,7 @@ def test_each_reference_has_a_table_and_bounds_say_so() -> None:
 def test_runs_of_other_tools_and_tables_without_a_divergence() -> None:
     row = row_of("nf4")
     row.run.tool = "lm-eval"
-    with pytest.raises(ConfigError, match="only single jobs of the runner are published"):
+    with raises(ConfigError, "unsupported", "--publish"):
         divergence_sections(Table("likelihood", ["quantization.name"], [row]))
     without = row_of("none")
     del without.run.metrics["kl_p999_nats"]

@@ -10,6 +10,7 @@ from runner.store.measurements import MEASUREMENTS, Measurements, notes_on
 from runner_base import machine
 from runner_base.errors import EvidenceError
 from runner_base.sealed_lines import sealed
+from tests.support.raising import raises
 
 
 def test_what_was_kept_is_read_again(tmp_path: Path) -> None:
@@ -40,5 +41,5 @@ def test_another_version_is_measured_again(tmp_path: Path, monkeypatch: pytest.M
 
 def test_a_line_without_conditions_is_damaged(tmp_path: Path) -> None:
     (tmp_path / MEASUREMENTS).write_text(sealed({"cell": "a"}) + "\n")
-    with pytest.raises(EvidenceError, match="line 1 is not a measurement"):
+    with raises(EvidenceError, "damaged"):
         Measurements(tmp_path)

@@ -19,6 +19,7 @@ from runner.store import sent_jobs
 from runner.store.jobs import Job
 from runner.store.ledger import NotLogged
 from runner_base.result import Status
+from tests.support.raising import raises
 
 # mlflow 3.17 uses an old name of sqlalchemy 2.1
 pytestmark = pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning")
@@ -82,7 +83,7 @@ def test_a_result_that_was_not_logged_is_logged(config: RunnerConfig, ended: Job
 
 def test_a_store_that_does_not_answer_costs_no_result(config: RunnerConfig, ended: Job) -> None:
     nowhere = replace(config, tracking=TrackingConfig(uri="http://127.0.0.1:9"))
-    with pytest.raises(NotLogged, match="http://127.0.0.1:9") as error:
+    with raises(NotLogged, "failed") as error:
         sent_jobs.adopt(sent_jobs.pack(ended), here(nowhere), nowhere, anew=False)
     assert error.value.record.status is Status.FINISHED
     done = here(nowhere).last_record()

@@ -20,6 +20,7 @@ from runner_base.errors import ConfigError, TrackingError
 from runner_base.result import Record, Result, Status
 from runner_engine.quantization.bitsandbytes import Nf4Config
 from runner_engine.settings.model import LocalConfig
+from tests.support.raising import raises
 
 Make = Callable[..., RunnerConfig]
 # mlflow 3.17 uses an old name of sqlalchemy 2.1
@@ -206,14 +207,14 @@ def test_a_deleted_experiment_is_named(logged: Make) -> None:
     client.delete_experiment(experiment.experiment_id)
     config.rerun = True
     mlflow_store._opened.clear()  # as in a new process
-    with pytest.raises(ConfigError, match="tracking.experiment=gone: it was deleted in MLflow"):
+    with raises(ConfigError, "not_found", "tracking.experiment"):
         run(config)
 
 
 def test_a_server_that_is_unreachable(make_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     config = make_config(tracking=TrackingConfig(uri="http://127.0.0.1:9"))
-    with pytest.raises(TrackingError, match="MLflow at http://127.0.0.1:9 cannot be reached or written"):
+    with raises(TrackingError, "failed"):
         run(config)
 
 

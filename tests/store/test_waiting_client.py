@@ -18,6 +18,7 @@ from runner.store import mlflow_store, waiting_client
 from runner.store.answering import SAY_AFTER_S
 from runner_base import signals
 from runner_base.errors import TrackingError
+from tests.support.raising import raises
 
 # mlflow 3.17 uses an old name of sqlalchemy 2.1
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning")]
@@ -76,7 +77,7 @@ def test_a_call_ends_with_one_message_and_the_next_one_is_answered(
     capsys.readouterr()
     monkeypatch.setattr(waiting_client, "CALL_S", LIMIT_S)
     began = time.monotonic()
-    with silent(opened[0]), pytest.raises(TrackingError, match=f"no answer within {LIMIT_S:.0f} s"):
+    with silent(opened[0]), raises(TrackingError, "failed"):
         log(opened, "silent")
     assert time.monotonic() - began < LIMIT_S + SLOW_MACHINE_S
     err = capsys.readouterr().err

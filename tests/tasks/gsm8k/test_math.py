@@ -25,6 +25,7 @@ from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.errors import ConfigError
 from runner_base.result import FinishReason, Verdict
 from runner_engine.settings.generation import GenerationConfig
+from tests.support.raising import raises
 
 Make = Callable[..., RunnerConfig]
 BOXED = "Solve it step by step, and put your final answer within \\boxed{}."
@@ -183,23 +184,17 @@ def test_equal_expressions_elect_one_answer(
 
 
 @pytest.mark.parametrize(
-    ("keys", "message"),
+    ("keys", "key"),
     [
-        (
-            {"gold": Gold.letter},
-            "task.gold=letter: it is for numbers and letters, and task.extractor=math judges",
-        ),
-        ({"choices_key": "options"}, "task.choices_key=options: it is for numbers and letters"),
-        ({"gold_after": "So"}, "task.gold_after=So: it is for numbers and letters"),
-        ({"check_contamination": 3}, "task.check_contamination=3: it is for numbers and letters"),
-        (
-            {"extractor": Extractor.boxed, "gold": Gold.expression},
-            "task.gold=expression: only task.extractor=math",
-        ),
+        ({"gold": Gold.letter}, "task.gold"),
+        ({"choices_key": "options"}, "task.choices_key"),
+        ({"gold_after": "So"}, "task.gold_after"),
+        ({"check_contamination": 3}, "task.check_contamination"),
+        ({"extractor": Extractor.boxed, "gold": Gold.expression}, "task.gold"),
     ],
 )
-def test_keys_that_do_not_fit_are_refused(keys: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+def test_keys_that_do_not_fit_are_refused(keys: dict[str, Any], key: str) -> None:
+    with raises(ConfigError, "conflict", key):
         Gsm8kConfig(**({"extractor": Extractor.math} | keys))
 
 
