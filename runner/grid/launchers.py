@@ -29,7 +29,6 @@ from runner.grid.trials import Trials
 from runner.grid.worker_limits import worker_limits
 from runner.grid.workers import WorkerPool
 from runner_base import ConfigError, JobFailed, Status, visible_gpus
-from runner_base.errors import convert_error
 
 NO_PLAN = "plan=true: only hydra/sweeper=grid knows its jobs before it starts"
 
@@ -81,8 +80,8 @@ class PlanLauncher(Launcher):
         """Run jobs for another sweeper, such as Optuna's, and return one number per job."""
         plan = plan_all(job_overrides, self.context, self.master)
         for planned in plan:
-            if planned.problem:
-                raise convert_error(planned.problem, ConfigError)
+            if planned.error is not None:
+                raise planned.error
             if planned.config is not None and planned.config.plan:
                 raise ConfigError(NO_PLAN, code="conflict")
         # the sweeper writes its own files there

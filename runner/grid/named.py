@@ -46,7 +46,7 @@ def with_named(plan: list[PlannedJob], composer: Composer) -> list[PlannedJob]:
             continue  # another process may be doing it: the jobs wait for it
         if named is None or named.job_id != job_id:
             for number in numbers:
-                plan[number].problem = _problem(first, job_id, named)
+                plan[number].error = _problem(first, job_id, named)
                 plan[number].state, plan[number].exit_code = State.impossible, ConfigError.exit_code
             continue
         rows = [
@@ -120,9 +120,9 @@ def _problem(planned: PlannedJob, job_id: str, named: PlannedJob | None) -> Conf
     if named is None:
         reason = f"it needs {job_id} first, and {folder} has no finished job of that id"
         return ConfigError(reason, code="not_found")
-    if named.problem:
-        reason = f"it needs another job first, which cannot work: {named.problem}"
-        return ConfigError(reason, code=named.problem.code)
+    if named.error is not None:
+        reason = f"it needs another job first, which cannot work: {named.error}"
+        return ConfigError(reason, code=named.error.code)
     return ConfigError(
         f"it needs {job_id} first, and the overrides that name it make another job "
         f"({named.job_id}): run it by itself",

@@ -185,7 +185,7 @@ class ParentRuns:
                 "config": None if planned.config is None else keys,
                 "planned": planned.state.value,
                 "status": outcome.status.value if outcome else None,
-                "problem": without_secrets(str(planned.problem or (outcome.message if outcome else ""))),
+                "problem": without_secrets(planned.problem or (outcome.message if outcome else "")),
             }
             for planned, name, keys, outcome in zip(self.plan, names, own, outcomes, strict=True)
         ]

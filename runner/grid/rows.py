@@ -79,7 +79,7 @@ def _as_rows(grid: Grid) -> GridRows:
     lines = table_lines(grid.plan, grid.outcomes)
     for number, (line, planned) in enumerate(zip(lines, grid.plan, strict=True)):
         outcome = grid.outcomes.get(number if planned.same_as is None else planned.same_as)
-        error = outcome.message if outcome else str(planned.problem or "")
+        error = outcome.message if outcome else planned.problem
         names = {key: _value(planned, key, text) for key, text in line.names.items()}
         row = {"job_id": line.job_id, **names, "status": line.status, "error": error or None}
         rows.append(row | (line.record.result.metrics if line.record else {}))

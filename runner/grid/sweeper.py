@@ -31,7 +31,7 @@ from runner.grid.show import labels, show_failures, show_hints, show_plan, summa
 from runner.report import show_grid
 from runner.store import grid_runs
 from runner_base import ConfigError, JobFailed, Progress, Status, TrackingError, counted, doing, say, signals
-from runner_base.errors import check_output_folder, convert_error
+from runner_base.errors import check_output_folder
 from runner_engine.checkpoints import sharing
 
 
@@ -50,8 +50,8 @@ class Grid:
         workers."""
         config = next((planned.config for planned in self.plan if planned.config is not None), None)
         if config is None:  # no job of the grid can work
-            assert self.plan[0].problem is not None
-            raise convert_error(self.plan[0].problem, ConfigError)
+            assert self.plan[0].error is not None
+            raise self.plan[0].error
         return config
 
     def to_do(self) -> list[int]:

@@ -107,10 +107,8 @@ def test_a_model_that_says_nothing_is_refused_before_the_load(
     config = make_config(model=LocalModelConfig(name=str(folder)), generation=ModelGeneration())
     planned = plan_job([], config)
     assert planned.exit_code == 2
-    assert (
-        "has no generation_config.json, and no .gguf file that says how its answers are drawn"
-        in planned.problem
-    )
+    assert planned.error is not None
+    assert (planned.error.code, planned.error.key) == ("not_found", "generation")
 
 
 def test_a_model_without_files_here_is_refused(make_config: Make) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import tempfile
 from pathlib import Path
 
@@ -108,3 +109,9 @@ def test_what_the_program_itself_says_amid_an_interrupt_is_said(capsys: pytest.C
         == OutputError.exit_code
     )
     assert "the disk is full" in capsys.readouterr().err
+
+
+def test_an_error_from_another_process_reads_as_before() -> None:
+    for error in (ConfigError("why", key="k"), ConfigError("why", key="k", value=None, code="missing")):
+        sent = pickle.loads(pickle.dumps(error))
+        assert (str(sent), sent.code) == (str(error), error.code)

@@ -113,7 +113,7 @@ def test_two_packages_with_one_name(add: Add) -> None:
     text = "[runner.quantizations]\nmine = of_test_birds:Mine\n"
     add("birds", text, of_test_birds=GOOD)
     add("fishes", text)
-    with raises(ConfigError, "ambiguous", "quantization mine of birds 2.0"):
+    with raises(ConfigError, "ambiguous", "quantization mine of fishes 2.0"):
         choices()["mine"]
 
 

@@ -201,7 +201,7 @@ def test_an_error_in_the_probe_arrives_as_itself(
     make_config: MakeConfig, recorder: Recorder, tiny_llama: Path
 ) -> None:
     model = LocalModelConfig(name=str(tiny_llama), device="cpu")
-    with pytest.raises(ConfigError, match=r"task\.prompt_tokens=100000"):
+    with raises(ConfigError, "too_large"):
         measure(make_config(model=model, task=small(prompt_tokens=100_000)), recorder)
 
 
