@@ -60,5 +60,9 @@ def load(group: str, name: str, kind: type[T]) -> T:
     module, _, attribute = target.partition(":")
     loaded = getattr(importlib.import_module(module), attribute)
     if not isinstance(loaded, kind):
-        raise ConfigError(f"{name} = {target} is no {kind.__name__}, but {type(loaded).__name__}", key=group)
+        raise ConfigError(
+            f"{name} = {target} is no {kind.__name__}, but {type(loaded).__name__}",
+            key=group,
+            code="bad_value",
+        )
     return loaded

@@ -58,7 +58,7 @@ def objective(record: Record) -> tuple[str, float]:
     """Return what a search maximises: accuracy, likelihood or decoding speed; JobFailed if the job
     failed."""
     if record.status is not Status.FINISHED:
-        raise JobFailed(record.error or record.status.value)
+        raise JobFailed(record.error or record.status.value, code="failed")
     for name in (
         "accuracy",
         LOG_LIKELIHOOD,
@@ -68,4 +68,7 @@ def objective(record: Record) -> tuple[str, float]:
     ):
         if name in record.result.metrics:
             return name, record.result.metrics[name]
-    raise ConfigError("this task has no number to search for: use task=gsm8k, task=likelihood or task=sweep")
+    raise ConfigError(
+        "this task has no number to search for: use task=gsm8k, task=likelihood or task=sweep",
+        code="unsupported",
+    )

@@ -49,7 +49,7 @@ def recorded_runs(output_dir: Path, job_ids: Collection[str] | None = None) -> l
     for text in here.damaged.values():
         say(f"note: left out: {text}")
     if not runs and job_ids is None:
-        raise ConfigError(f"no finished job in {output_dir / 'jobs'} yet")
+        raise ConfigError(f"no finished job in {output_dir / 'jobs'} yet", code="empty")
     return in_order(runs)
 
 

@@ -52,7 +52,7 @@ def plan_in_mlflow(client: Any, grid: str, scratch: Path) -> GridPlan | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         what = f"plan.json of the grid's run in MLflow is damaged ({one_line(error, limit=100)})"
         raise ConfigError(
-            f"{what}: name its jobs with --runs or --where", key="--grid", value=grid
+            f"{what}: name its jobs with --runs or --where", key="--grid", value=grid, code="damaged"
         ) from error
 
 
@@ -68,14 +68,21 @@ def plan_named(output_dir: Path, wanted: str, last: str) -> GridPlan:
     """Return the plan of the grid with this name, by the records of a folder."""
     plans = plans_in_folder(output_dir)
     if not plans:
-        raise ConfigError(f"{output_dir} has no record of a grid", key="--grid", value=wanted)
+        raise ConfigError(
+            f"{output_dir} has no record of a grid", key="--grid", value=wanted, code="not_found"
+        )
     matching = [plan for plan in plans if plan.grid.startswith(wanted)]
     if wanted == last:
         matching = plans[:1]
     if len(matching) != 1:
         count = "several grids begin with it" if matching else "no grid has this name"
         listed = ", ".join(plan.grid for plan in (matching or plans)[:6])
-        raise ConfigError(f"{count}. Newest first: {listed}", key="--grid", value=wanted)
+        raise ConfigError(
+            f"{count}. Newest first: {listed}",
+            key="--grid",
+            value=wanted,
+            code="ambiguous" if matching else "not_found",
+        )
     return matching[0]
 
 

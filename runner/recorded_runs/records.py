@@ -78,7 +78,9 @@ class JobsOpener(Opener):
 def _open_folder(options: argparse.Namespace, output_dir: Path, scratch: Path) -> Records:
     """Return the jobs of a folder that no MLflow database belongs to."""
     if options.log:
-        raise ConfigError(f"{output_dir} has no MLflow database, only records of jobs", key="--log")
+        raise ConfigError(
+            f"{output_dir} has no MLflow database, only records of jobs", key="--log", code="not_found"
+        )
     reader = SampleReader(None, output_dir, scratch)
     plan: GridPlan | None
     if options.grid:
@@ -108,7 +110,7 @@ def _check_any_finished(jobs: Jobs, grid: str) -> None:
     missing = jobs.grid_jobs.missing[:MAX_NAMED] if jobs.grid_jobs else []
     states = "; ".join(job.line for job in missing)
     none = f"--grid {grid}: none of its jobs has finished"
-    raise ConfigError(f"{none}: {states}" if states else none)
+    raise ConfigError(f"{none}: {states}" if states else none, code="empty")
 
 
 OPENER = JobsOpener()

@@ -39,7 +39,9 @@ def load_runs(client: Any, store: Store, job_ids: Collection[str] | None = None,
     with one_message(cannot_read):
         runs = in_order(runs_here_and_there(client, store, job_ids, grid))
     if not runs and job_ids is None:
-        raise ConfigError("no finished run in it yet", key="--experiment", value=store.experiment)
+        raise ConfigError(
+            "no finished run in it yet", key="--experiment", value=store.experiment, code="empty"
+        )
     by_job: dict[str, list[Run]] = {}
     for run in reversed(runs):  # from the oldest on
         older = by_job.setdefault(run.job_id, [])
@@ -97,7 +99,9 @@ def find_grid(client: Any, experiment: str, wanted: str) -> str:
     """Return the MLflow run of the grid with this id, or of the last grid that was started."""
     grids = _grids(client, experiment)
     if not grids:
-        raise ConfigError(f"no grid in experiment {experiment} yet", key="--grid", value=wanted)
+        raise ConfigError(
+            f"no grid in experiment {experiment} yet", key="--grid", value=wanted, code="not_found"
+        )
     matching = [
         grid
         for grid in grids
@@ -110,7 +114,12 @@ def find_grid(client: Any, experiment: str, wanted: str) -> str:
         listed = ", ".join(
             f"{grid_run.info.run_id} ({grid_run.info.run_name})" for grid_run in (matching or grids)[:6]
         )
-        raise ConfigError(f"{count}. Newest first: {listed}", key="--grid", value=wanted)
+        raise ConfigError(
+            f"{count}. Newest first: {listed}",
+            key="--grid",
+            value=wanted,
+            code="ambiguous" if matching else "not_found",
+        )
     run_id: str = matching[0].info.run_id
     return run_id
 
@@ -135,9 +144,12 @@ def grid_to_log_to(runs: list[Run]) -> str:
         return grids[0]
     if not grids:
         raise ConfigError(
-            "these runs belong to no grid; --save FOLDER keeps the comparison in a folder", key="--log"
+            "these runs belong to no grid; --save FOLDER keeps the comparison in a folder",
+            key="--log",
+            code="not_found",
         )
     raise ConfigError(
         f"these runs belong to {len(grids)} grids ({', '.join(grids[:4])}): choose one with --grid",
         key="--log",
+        code="ambiguous",
     )

@@ -228,7 +228,7 @@ def _samples_in(path: Path) -> Iterable[Sample]:
     try:
         return read_samples(path).values()
     except OSError as error:
-        raise EvidenceError(f"{path} cannot be read ({error.strerror})") from error
+        raise EvidenceError(f"{path} cannot be read ({error.strerror})", code="unreadable") from error
 
 
 def read_texts(path: Path) -> Texts:

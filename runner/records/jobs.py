@@ -109,7 +109,8 @@ class Job:
                 )
                 return None
             raise EvidenceError(
-                f"{path} is not a readable result ({error}). Move it away, or run with rerun=all to replace it"
+                f"{path} is not a readable result ({error}). Move it away, or run with rerun=all to replace it",
+                code="damaged",
             ) from error
 
     def write_record(self, record: Record) -> None:
@@ -213,7 +214,7 @@ def claim(job: Job, wait: bool = True) -> Iterator[None]:
             with doing(f"waiting for the process that does {job.job_id}"):
                 lock = hold(job.folder / LOCK)
     except BlockingIOError as error:
-        raise JobHeld(message) from error
+        raise JobHeld(message, code="busy") from error
     except OSError as error:
         raise cannot_write(job.folder, error) from error
     with lock:
@@ -226,7 +227,8 @@ def _reject_special_files(folder: Path) -> None:
     for path in folder.iterdir() if folder.is_dir() else ():
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise EvidenceError(
-                f"{path} is not a regular file, and this folder holds a job's files: move it away"
+                f"{path} is not a regular file, and this folder holds a job's files: move it away",
+                code="unreadable",
             )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from runner_base import Call, DataError, EvidenceError, JobFailed, cannot_write
+from runner_base.errors import convert_error
 from runner_base.gzip_files import GZIP_SUFFIX, read_gzip
 from runner_base.result import ANSWER_KEYS
 
@@ -68,7 +69,7 @@ def _read_gzip(path: Path) -> bytes:
     try:
         return read_gzip(path)
     except DataError as error:
-        raise EvidenceError(str(error)) from error
+        raise convert_error(error, EvidenceError) from error
 
 
 def is_file(path: Path) -> bool:
@@ -76,14 +77,17 @@ def is_file(path: Path) -> bool:
     read without end."""
     if path.is_file() or not path.exists():
         return path.is_file()
-    raise EvidenceError(f"{path} is not a regular file, but a file of this job has this name: move it away")
+    raise EvidenceError(
+        f"{path} is not a regular file, but a file of this job has this name: move it away", code="unreadable"
+    )
 
 
 def damaged(path: Path, number: int, why: str) -> EvidenceError:
     """Return the error about a damaged line, from which a job cannot resume."""
     return EvidenceError(
         f"{path}, line {number} {why}. Nothing was changed: repair or delete that line, or run with rerun=all to "
-        "do all of the job again"
+        "do all of the job again",
+        code="damaged",
     )
 
 
@@ -91,7 +95,8 @@ def deleted(path: Path) -> JobFailed:
     """Return the error about a file that was deleted while a job writes it: what is written further
     is nowhere."""
     return JobFailed(
-        f"{path} was deleted while the job was running, and its answers so far with it: run the same command again"
+        f"{path} was deleted while the job was running, and its answers so far with it: run the same command again",
+        code="changed",
     )
 
 

@@ -82,14 +82,19 @@ def overridden(config: RunnerConfig, key: str, overrides_text: str, groups: Sequ
     try:
         of_words = shlex.split(overrides_text)  # a path with a space has quotes of its own
     except ValueError as error:
-        raise ConfigError(f"{error}: close the quotes", key=key, value=overrides_text) from error
+        raise ConfigError(
+            f"{error}: close the quotes", key=key, value=overrides_text, code="bad_value"
+        ) from error
     for word in of_words:
         where, _, value = word.partition("=")
         group, _, name = where.partition(".")
         if not value or not {group, where} & set(groups):
             what = "GROUP=CHOICE, such as quantization=none, or GROUP.KEY=VALUE; or the id of a job"
             raise ConfigError(
-                f"{unknown('override', word, groups)}. Give {what}", key=key, value=overrides_text
+                f"{unknown('override', word, groups)}. Give {what}",
+                key=key,
+                value=overrides_text,
+                code="unknown_choice",
             )
         if name:
             values[where] = None if value == "null" else value
@@ -103,7 +108,7 @@ def overridden(config: RunnerConfig, key: str, overrides_text: str, groups: Sequ
     try:
         return replace(config, **choose(chosen, chosen, others), **changed(config, own))
     except ConfigError as error:
-        raise ConfigError(str(error), key=key, value=overrides_text) from error
+        raise ConfigError(str(error), key=key, value=overrides_text, code=error.code) from error
 
 
 def _fingerprint(config: RunnerConfig) -> dict[str, str]:
@@ -134,13 +139,19 @@ def not_done(key: str, named_as: str, job: Job, also: str = "") -> ConfigError:
     besides."""
     if named_as == job.job_id:
         return ConfigError(
-            f"no finished job of that id in {job.folder.parent}. Run it first", key=key, value=named_as
+            f"no finished job of that id in {job.folder.parent}. Run it first",
+            key=key,
+            value=named_as,
+            code="not_found",
         )
-    what = f"{key}={named_as}: that job ({job.job_id}) is not done in {job.folder.parent}"
+    what = f"that job ({job.job_id}) is not done in {job.folder.parent}"
     command = as_grid()  # a grid makes what its jobs name
-    if command is None:
-        return ConfigError(f"{what}. Run it first: the same command with {named_as}{also} and without {key}")
-    return ConfigError(f"{what}. This command runs it first, and then this job: {command}")
+    fix = (
+        f"Run it first: the same command with {named_as}{also} and without {key}"
+        if command is None
+        else f"This command runs it first, and then this job: {command}"
+    )
+    return ConfigError(f"{what}. {fix}", key=key, value=named_as, code="not_found")
 
 
 def not_asked(key: str, named_as: str, job: Job, number: int) -> ConfigError:
@@ -150,6 +161,7 @@ def not_asked(key: str, named_as: str, job: Job, number: int) -> ConfigError:
         "or a smaller task.limit",
         key=key,
         value=named_as,
+        code="mismatch",
     )
 
 

@@ -27,7 +27,9 @@ def adopt(files: bytes, job: Job, config: RunnerConfig, anew: bool) -> Record:
         unpack(files, job)
         record = job.last_record()
         if record is None:
-            raise EvidenceError("the host that ran it has sent no result.json", key=job.job_id)
+            raise EvidenceError(
+                "the host that ran it has sent no result.json", key=job.job_id, code="missing"
+            )
         own = dict(flat_config.flatten(config))
         there = {key: value for key, value in record.params.items() if not key.startswith(OF_THE_HOST)}
         record.params = there | {key: value for key, value in own.items() if key.startswith(OF_THE_HOST)}

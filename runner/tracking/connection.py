@@ -134,6 +134,7 @@ def _open_first(store: Store) -> Experiment:
                     f"`mlflow experiments restore --experiment-id {experiment.experiment_id}`, or use another name",
                     key="tracking.experiment",
                     value=name,
+                    code="not_found",
                 )
             run_table.keep(client, experiment)
             return Experiment(client, experiment.experiment_id)
@@ -153,8 +154,12 @@ def open_client(uri: str, key: str) -> Any:
         return MlflowClient(uri)
     except ModuleNotFoundError as missing:  # SQLAlchemy's driver for this kind of database
         extra = " (pip install 'runner-llm[postgres]')" if missing.name == "psycopg" else ""
-        text = f"{key}={without_secrets(uri)}: this needs the package {missing.name}{extra}"
-        raise ConfigError(text) from missing
+        raise ConfigError(
+            f"this needs the package {missing.name}{extra}",
+            key=key,
+            value=without_secrets(uri),
+            code="needs_package",
+        ) from missing
 
 
 def _create_experiment(client: Any, name: str, location: str | None) -> str:
@@ -218,7 +223,7 @@ def one_message(compose: Callable[[str], str]) -> Iterator[None]:
             raise
         text = str(error).partition("(Background on this error")[0]  # SQLAlchemy adds paragraphs
         # the error itself may hold a URI with its token: not as the cause, which tracebacks show
-        raise TrackingError(compose(without_secrets(" ".join(text.split()))[:300])) from None
+        raise TrackingError(compose(without_secrets(" ".join(text.split()))[:300]), code="failed") from None
 
 
 def clear_errors(store: Store, kept: Path | None = None) -> AbstractContextManager[None]:

@@ -23,7 +23,7 @@ class NotLogged(TrackingError):
     """The job's result is on disk, but MLflow could not be written."""
 
     def __init__(self, error: TrackingError, record: Record) -> None:
-        super().__init__(str(error))
+        super().__init__(error.reason, key=error.key, value=error.value, code=error.code)
         self.record = record
 
 

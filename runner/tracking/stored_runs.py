@@ -200,7 +200,12 @@ def experiment_of(client: Any, experiment: str) -> Any:
     found = client.get_experiment_by_name(experiment)
     if found is None:
         names = [item.name for item in client.search_experiments()]
-        raise ConfigError(unknown("experiment", experiment, names), key="--experiment", value=experiment)
+        raise ConfigError(
+            unknown("experiment", experiment, names),
+            key="--experiment",
+            value=experiment,
+            code="unknown_choice",
+        )
     return found
 
 

@@ -59,7 +59,12 @@ def sync(options: argparse.Namespace) -> str:
     was done."""
     output_dir = Path(options.output_dir).expanduser().absolute()
     if not (output_dir / "jobs").is_dir() and not options.fetch:
-        raise ConfigError(f"there is no {output_dir / 'jobs'}", key="--output-dir", value=options.output_dir)
+        raise ConfigError(
+            f"there is no {output_dir / 'jobs'}",
+            key="--output-dir",
+            value=options.output_dir,
+            code="not_found",
+        )
     store = stores.store_from_options(output_dir, options.tracking_uri, options.experiment)
     jobs = [Job(file.parent.name, file.parent) for file in sorted(output_dir.glob("jobs/*/result.json"))]
     jobs = [job for job in jobs if OLD not in job.job_id]

@@ -121,7 +121,8 @@ class ForkedJobRun:
     def _died(self, how: str) -> TrackingError:
         return TrackingError(
             f"MLflow at {self._shown} cannot be written: the process that writes to it {how}. "
-            f"The result is kept in {self._job.folder}; the same command logs it without running it again"
+            f"The result is kept in {self._job.folder}; the same command logs it without running it again",
+            code="failed",
         )
 
     def _end(self) -> int:

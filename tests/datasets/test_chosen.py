@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 from likely import jsonl
 from pyarrow import parquet
+from raising import raises
 
 from runner.config.resolved import resolve
 from runner.config.wording import PromptStyle
@@ -68,17 +69,13 @@ def test_without_marks_those_that_do_not_count(listed: Callable[..., str]) -> No
 
 
 def test_nothing_left_is_an_error(listed: Callable[..., str]) -> None:
-    with pytest.raises(ConfigError, match=r"task.only=.*: none of its questions comes after task.offset=50"):
+    with raises(ConfigError, "empty", "task.only"):
         load_questions(Gsm8kConfig(only=listed(3), offset=50))
-    with pytest.raises(
-        ConfigError, match=r"task.without=.*: it names all 2 questions that are asked: none is scored"
-    ):
+    with raises(ConfigError, "empty", "task.without"):
         load_questions(Gsm8kConfig(limit=2, without=listed(0, 1)))
-    with pytest.raises(
-        ConfigError, match="1 of its 1 entries name no question of split test, which has 8,640: 8640"
-    ):
+    with raises(ConfigError, "not_found", "task.without"):
         load_questions(Gsm8kConfig(without=listed(8640)))
-    with pytest.raises(ConfigError, match=r"task.without=x: leaves questions out of an accuracy"):
+    with raises(ConfigError, "unsupported", "task.without"):
         LikelihoodConfig(without="x")
 
 

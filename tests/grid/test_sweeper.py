@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from grids import Grid, mlflow_runs, results, samples
+from raising import raises
 
 import runner as package
 from runner_base.errors import ConfigError
@@ -302,15 +303,13 @@ def test_a_sweep_over_such_a_key_runs_the_other_jobs_once(tmp_path: Path) -> Non
 
 
 def test_a_key_that_no_choice_of_the_grid_has_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(
-        ConfigError, match=r"quantization\.doubel_quant: no key .* Did you mean quantization.double_q"
-    ):
+    with raises(ConfigError, "unknown_choice", "quantization.doubel_quant"):
         planned(tmp_path, {"quantization": ["nf4", "fp4"]}, "quantization.doubel_quant=false")
-    with pytest.raises(ConfigError, match=r"quantization\.double_quant: no key"):
+    with raises(ConfigError, "unknown_choice", "quantization.double_quant"):
         planned(tmp_path, {"quantization": ["none", "int8"]}, "quantization.double_quant=false")
     (tmp_path / "own.yaml").write_text(
         "defaults: [config, _self_]\nhydra: {sweeper: {params: {quantization: 'none,nf4'}, "
         "exclude: [{quantization: nf4}]}}\n"
     )
-    with pytest.raises(ConfigError, match=r"quantization\.double_quant: no key"):
+    with raises(ConfigError, "unknown_choice", "quantization.double_quant"):
         planned(tmp_path, "quantization.double_quant=false", study=tmp_path / "own.yaml")

@@ -8,6 +8,7 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pytest
+from raising import raises
 
 from runner.config.root import Print, RunnerConfig, TrackingConfig
 from runner.records import jobs
@@ -80,7 +81,7 @@ def test_a_corrupt_line_is_named_and_nothing_is_changed(tmp_path: Path, bad: str
     path = tmp_path / "samples.jsonl"
     text = f"{sample(0).to_json()}\n{bad}\n{sample(2).to_json()}\n"
     path.write_text(text)
-    with pytest.raises(EvidenceError, match=r"samples.jsonl, line 2 is not a sample .*rerun=all"):
+    with raises(EvidenceError, "damaged"):
         Recorder(Job("x", tmp_path))
     assert path.read_text() == text
 
@@ -107,7 +108,7 @@ def test_record_round_trip_and_what_counts_as_done(tmp_path: Path) -> None:
     job.write_record(replace(record, status=Status.KILLED))
     assert job.recorded() is None
     (tmp_path / "result.json").write_text("[]")
-    with pytest.raises(EvidenceError, match=r"result.json is not a readable result"):
+    with raises(EvidenceError, "damaged"):
         job.recorded()
     job.forget()
     assert job.recorded() is None
@@ -137,20 +138,13 @@ def test_a_job_is_held_by_one_process_at_a_time(tmp_path: Path, monkeypatch: pyt
         assert (tmp_path / "released").exists()
     other.join()
     assert messages == ["x is being done by another process: waiting for it to finish"]
-    with (
-        claim(Job("x", tmp_path)),
-        pytest.raises(JobHeld, match="x is being done by another process"),
-        claim(Job("x", tmp_path), wait=False),
-    ):
+    with claim(Job("x", tmp_path)), raises(JobHeld, "busy"), claim(Job("x", tmp_path), wait=False):
         pass
 
 
 def test_an_output_folder_that_is_a_file_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "jobs").write_text("")
-    with (
-        pytest.raises(OutputError, match=r"cannot write .*output_dir="),
-        claim(Job("x", tmp_path / "jobs" / "x")),
-    ):
+    with raises(OutputError, "refused"), claim(Job("x", tmp_path / "jobs" / "x")):
         pass
 
 

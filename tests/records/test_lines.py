@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
+from raising import raises
 
 from runner.records.lines import GrowingFile, read_evidence
 from runner_base.errors import EvidenceError, OutputError
@@ -26,13 +26,11 @@ def test_an_incomplete_last_line_is_cut_off_and_a_damaged_one_named(tmp_path: Pa
     file.close()
     assert [line for _, line in read_evidence(path, json.loads, "number")] == [1, "zwei\u2028", 4]
     path.write_text("1\nx\n3\n")
-    with pytest.raises(
-        EvidenceError, match=r"lines.jsonl, line 2 is not a number \(Expecting value.*rerun=all"
-    ):
+    with raises(EvidenceError, "damaged"):
         list(read_evidence(path, json.loads, "number", repair=True))
     assert path.read_text() == "1\nx\n3\n"
 
 
 def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="cannot write"):
+    with raises(OutputError, "refused"):
         GrowingFile(tmp_path / "gone" / "lines.jsonl").append("1")

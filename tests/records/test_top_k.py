@@ -6,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from raising import raises
 
 from runner.records.top_k import TOP_K, TopK, TopKFile, read_top_k
 from runner_base.errors import EvidenceError
@@ -50,5 +51,5 @@ def test_an_incomplete_line_is_cut_off_and_a_changed_one_named(tmp_path: Path) -
     again.close()
     assert set(read_top_k(path)) == {0, 1}
     path.write_text(path.read_text().replace('"index": 1', '"index": 2'))
-    with pytest.raises(EvidenceError, match="line 2 is not a line of top_k.jsonl .its checksum does not fit"):
+    with raises(EvidenceError, "damaged"):
         read_top_k(path)

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from grids import children, command
+from raising import raises
 
 from runner.scorers import expressions
 from runner.scorers.expressions import LONGEST, PROCESS, Expressions, compared
@@ -202,7 +203,5 @@ def test_equal_expressions_vote_together() -> None:
 
 def test_without_the_package_one_message_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(expressions, "find_spec", lambda _: None)
-    with pytest.raises(
-        ConfigError, match=r"task.extractor=math needs math-verify.*pip install 'runner-llm\[math\]'"
-    ):
+    with raises(ConfigError, "needs_package"):
         expressions.require_package()

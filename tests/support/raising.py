@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import pytest
 
 from runner_base import RunnerError
 from runner_base.errors import Code
 
+E = TypeVar("E", bound=RunnerError)
+
 
 @contextmanager
-def raises(kind: type[RunnerError], code: Code, key: str = "") -> Iterator[pytest.ExceptionInfo[RunnerError]]:
+def raises(kind: type[E], code: Code, key: str = "") -> Iterator[pytest.ExceptionInfo[E]]:
     """Expect an error with a code and a key; values that matter are asserted on what this yields."""
     with pytest.raises(kind) as caught:
         yield caught

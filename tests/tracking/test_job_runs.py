@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from raising import raises
 
 from runner.config.measures import SweepConfig
 from runner.config.resolved import resolve
@@ -207,14 +208,14 @@ def test_a_deleted_experiment_is_named(logged: Make) -> None:
     client.delete_experiment(experiment.experiment_id)
     config.rerun = True
     connection._opened.clear()  # as in a new process
-    with pytest.raises(ConfigError, match="tracking.experiment=gone: it was deleted in MLflow"):
+    with raises(ConfigError, "not_found", "tracking.experiment"):
         run(config)
 
 
 def test_a_server_that_is_unreachable(make_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     config = make_config(tracking=TrackingConfig(uri="http://127.0.0.1:9"))
-    with pytest.raises(TrackingError, match="MLflow at http://127.0.0.1:9 cannot be reached or written"):
+    with raises(TrackingError, "failed"):
         run(config)
 
 

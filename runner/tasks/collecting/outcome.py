@@ -85,7 +85,9 @@ def problems(what: str, samples: list[Sample]) -> list[str]:
     permanent = [sample for sample in failed if sample.permanent]
     if failed and len(failed) == len(samples):
         hint = f". {NOT_AGAIN}" if len(permanent) == len(failed) else ""
-        raise JobFailed(f"nothing could be completed; the first reason: {failed[0].error}{hint}", key=what)
+        raise JobFailed(
+            f"nothing could be completed; the first reason: {failed[0].error}{hint}", key=what, code="failed"
+        )
     return unanswered(samples)
 
 

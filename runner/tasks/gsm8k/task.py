@@ -105,7 +105,7 @@ def prepare(config: RunnerConfig) -> Problems:
     twins = twins_of(task.data, task.split, first)
     if first:
         why = f"{task.data}: none of its first {len(first)} questions has a worked answer that a twin can be made of"
-        check(bool(twins), "task.check_contamination", task.check_contamination, why)
+        check(bool(twins), "task.check_contamination", task.check_contamination, why, code="unsupported")
         hashes["twins"] = items_sha256(list(twins.values()))
     baseline = find_baseline(config, VERSION, hashes)
     if baseline is not None:

@@ -125,7 +125,7 @@ def run(inputs: Prompted, context: Context) -> Result:
         loads = measure_loads(task, stopwatch, recorder, kept) if any(not cell.note for cell in cells) else []
     measured = [cell for cell in cells if not cell.note]
     if not measured:
-        raise JobFailed(f"no cell of the sweep could be measured. The first: {cells[0].note}")
+        raise JobFailed(f"no cell of the sweep could be measured. The first: {cells[0].note}", code="failed")
     if real is not None:
         for cell in cells:
             cell.prompt_tokens = real.typical

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from raising import raises
 from scripted import Reply, Scripted
 from tasking import work
 
@@ -79,7 +80,7 @@ def test_four_verdicts_and_the_sum(make_config: Make, recorder: Callable[[], Rec
 
 
 def test_all_errors_fail_the_job(make_config: Make, recorder: Callable[[], Recorder]) -> None:
-    with pytest.raises(JobFailed, match="boom"):
+    with raises(JobFailed, "failed", "gsm8k"):
         work(gsm8k, make_config(), recorder(), Scripted(dict.fromkeys(range(4), ("", FinishReason.error))))
 
 
@@ -148,7 +149,7 @@ def test_several_answers_elect_one_and_a_kill_asks_whole_questions_again(
     assert engine.asked == [0]  # 2 and 1 had been answered first
     measured = {"peak_rss_mib": 0, "right_answer_s": 0}
     assert again.metrics | measured == metrics | measured
-    with pytest.raises(EvidenceError, match="line 1 holds 4 answers, and this job asks for 2"):
+    with raises(EvidenceError, "damaged"):
         work(gsm8k, make_config(task=Gsm8kConfig(limit=3, samples=2), generation=SAMPLED), recorder(), engine)
 
 

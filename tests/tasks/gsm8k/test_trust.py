@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from list_session import ListSession
+from raising import raises
 from scripted import Scripted
 from tasking import work
 
@@ -351,9 +352,7 @@ def test_twins_that_are_not_solved_are_a_hint(make_config: Make, tmp_path: Path)
 def test_no_twins_at_all_are_told_before_a_load(make_config: Make, tmp_path: Path) -> None:
     file = tmp_path / "q.jsonl"
     file.write_text('{"question": "He has 48 dogs.", "answer": "#### 48"}\n' * 3)
-    with pytest.raises(
-        ConfigError, match=r"task.check_contamination=2: .*none of its first 2 questions has a worked answer"
-    ):
+    with raises(ConfigError, "unsupported", "task.check_contamination"):
         gsm8k.prepare(make_config(task=Gsm8kConfig(data=str(file), check_contamination=2)))
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from job_engines import open_engine
+from raising import raises
 from tasking import work
 
 from runner.config.measures import SweepConfig
@@ -173,7 +174,7 @@ def test_a_cell_out_of_memory_becomes_a_note(
 
 def test_every_cell_out_of_memory_fails_the_job(make_config: MakeConfig, recorder: Recorder) -> None:
     config = make_config(task=small())
-    with pytest.raises(JobFailed, match="no room"):
+    with raises(JobFailed, "failed"):
         work(sweep, config, recorder, Spy(config, fail_at=(1, 2), error=MemoryError("no room")))
 
 
@@ -188,7 +189,7 @@ def test_a_prompt_too_long_is_refused_before_the_first_run(
 ) -> None:
     config = make_config(task=small(prompt_tokens=[4, 99]))
     engine = Spy(config)
-    with pytest.raises(ConfigError, match=r"task\.prompt_tokens=99 and task\.new_tokens=3 .* room for 100"):
+    with raises(ConfigError, "too_large"):
         work(sweep, config, recorder, engine)
     assert engine.calls == []
 
