@@ -4,24 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import cast
+from typing import Any, TypeVar, cast
 
 import pytest
 
 from runner_base import RunnerError
 from runner_base.errors import Code
 
+E = TypeVar("E", bound=RunnerError)
 
-def raises(
-    kind: type[RunnerError], code: Code, key: str = ""
-) -> AbstractContextManager[pytest.ExceptionInfo[RunnerError], bool]:
+
+def raises(kind: type[E], code: Code, key: str = "") -> AbstractContextManager[pytest.ExceptionInfo[E], bool]:
     """Expect an error with a code and a key; values that matter are asserted on what this yields."""
-    # the type says that the error ends here, so that what follows can be reached
-    return cast("AbstractContextManager[pytest.ExceptionInfo[RunnerError], bool]", _raises(kind, code, key))
+    return cast(Any, _raises(kind, code, key))  # its type says that the error ends here
 
 
 @contextmanager
-def _raises(kind: type[RunnerError], code: Code, key: str) -> Iterator[pytest.ExceptionInfo[RunnerError]]:
+def _raises(kind: type[E], code: Code, key: str) -> Iterator[pytest.ExceptionInfo[E]]:
     with pytest.raises(kind) as caught:
         yield caught
     assert (caught.value.code, caught.value.key) == (code, key), str(caught.value)
