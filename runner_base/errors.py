@@ -194,10 +194,10 @@ def few(names: list[str], limit: int = 3) -> str:
     return ", ".join(names[:limit]) + more
 
 
-def check(ok: bool, key: str, value: object, need: str) -> None:
+def check(ok: bool, key: str, value: object, need: str, code: Code = "bad_value") -> None:
     """Raise ConfigError `key=value: need` unless ok."""
     if not ok:
-        raise ConfigError(need, key=key, value=value)
+        raise ConfigError(need, key=key, value=value, code=code)
 
 
 def check_least(least: int, key: str, value: float | None, otherwise: str = "") -> None:

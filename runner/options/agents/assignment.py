@@ -89,7 +89,7 @@ def _saved_graph(task: AgentsConfig, path: str) -> Graph:
     try:
         saved = graph_file.load(path)
     except DataError as error:
-        raise DataError(str(error), key="task.graph", value=path) from error
+        raise DataError(str(error), key="task.graph", value=path, code=error.code) from error
     graph, agents = saved.graph, 1 if task.mode is Mode.direct_answer else task.agents
     if graph.agents != agents or graph.mode is not task.mode:
         raise ConfigError(
@@ -97,10 +97,11 @@ def _saved_graph(task: AgentsConfig, path: str) -> Graph:
             f"task.agents={agents}: give task.mode={graph.mode} task.agents={graph.agents}",
             key="task.graph",
             value=path,
+            code="mismatch",
         )
     if graph.rounds not in (None, task.num_rounds):
         need = f"it was learned for {graph.rounds} rounds, each with its own edges: give task.num_rounds={graph.rounds}"
-        raise ConfigError(f"task.graph={path}, task.num_rounds={task.num_rounds}: {need}")
+        raise ConfigError(f"task.graph={path}, task.num_rounds={task.num_rounds}: {need}", code="mismatch")
     roles = team_of(task, graph).titles
     if saved.roles != roles:
         raise ConfigError(
@@ -108,6 +109,7 @@ def _saved_graph(task: AgentsConfig, path: str) -> Graph:
             "give the same task.roles",
             key="task.graph",
             value=path,
+            code="mismatch",
         )
     return graph
 
