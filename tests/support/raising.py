@@ -12,8 +12,10 @@ from runner_base.errors import Code
 
 
 @contextmanager
-def raises(kind: type[RunnerError], code: Code, key: str = "") -> Iterator[pytest.ExceptionInfo[RunnerError]]:
+def raises(
+    kind: type[RunnerError], code: Code, key: object = ""
+) -> Iterator[pytest.ExceptionInfo[RunnerError]]:
     """Expect an error with a code and a key; values that matter are asserted on what this yields."""
     with pytest.raises(kind) as caught:
         yield caught
-    assert (caught.value.code, caught.value.key) == (code, key), str(caught.value)
+    assert (caught.value.code, caught.value.key) == (code, str(key)), str(caught.value)

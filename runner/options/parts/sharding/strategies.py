@@ -58,7 +58,7 @@ def plan_parts(layout: Layout, task: SplitConfig) -> list[PlannedPart]:
     if num_parts > count:
         key, value = ("task.ratios", task.ratios) if task.ratios else ("task.num_parts", num_parts)
         raise ConfigError(
-            f"the model has {count} layers, so {count} parts at most", key=key, value=value, code="bad_value"
+            f"the model has {count} layers, so {count} parts at most", key=key, value=value, code="too_large"
         )
     if task.strategy is Strategy.equal_layers:
         return _contiguous(layout, [count * part // num_parts for part in range(num_parts + 1)])
@@ -113,22 +113,22 @@ def _part(
 
 def _cuts_of(ranges: list[str], count: int) -> list[int]:
     """Turn ranges of layers into cuts; they must name every layer once, in order."""
-    range_error = partial(ConfigError, key="task.ranges", value=f"[{','.join(ranges)}]", code="bad_value")
+    range_error = partial(ConfigError, key="task.ranges", value=f"[{','.join(ranges)}]")
     cuts = [0]
     for span in ranges:
         low, _, high = span.partition("-")
         first, last = int(low), int(high or low)
         if last < first:
-            raise range_error(f"{span} runs backwards: give {last}-{first}")
+            raise range_error(f"{span} runs backwards: give {last}-{first}", code="bad_value")
         if last >= count:
-            raise range_error(f"{span} is out of range: the model has layers 0-{count - 1}")
+            raise range_error(f"{span} is out of range: the model has layers 0-{count - 1}", code="too_large")
         if first < cuts[-1]:
-            raise range_error(f"layer {first} is in two ranges, or they are not in order")
+            raise range_error(f"layer {first} is in two ranges, or they are not in order", code="conflict")
         if first > cuts[-1]:
-            raise range_error(f"{_layers(cuts[-1], first - 1)} in no range")
+            raise range_error(f"{_layers(cuts[-1], first - 1)} in no range", code="missing")
         cuts.append(last + 1)
     if cuts[-1] != count:
-        raise range_error(f"{_layers(cuts[-1], count - 1)} in no range")
+        raise range_error(f"{_layers(cuts[-1], count - 1)} in no range", code="missing")
     return cuts
 
 

@@ -139,7 +139,7 @@ def refuse_other(folder: Path, earlier: dict[str, Any], plan: Plan, state: dict[
             f"holds another split ({', '.join(differ)}). Nothing was changed: give an empty or new folder",
             key=KEY,
             value=folder,
-            code="exists",
+            code="mismatch",
         )
 
 
