@@ -123,7 +123,7 @@ def _read_peft(folder: Path, base: nn.Module, label: str) -> tuple[Adapter, dict
         raise ConfigError(
             f"{len(strange)} tensors are not A or B of a targeted linear layer: {few(strange)}",
             key=label,
-            code="damaged",
+            code="mismatch",
         )
     if missing := sorted(expected - set(tensors)):
         raise ConfigError(
