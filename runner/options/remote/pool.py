@@ -244,7 +244,9 @@ class ServerPool:
         if listed.reported != reported:
             differ = f"{address} reports {listed.reported}, but {other} {reported}"
             raise ConfigError(
-                f"{model.key}.base_url: all servers must have the same model, and {differ}", code="mismatch"
+                f"all servers must have the same model, and {differ}",
+                key=f"{model.key}.base_url",
+                code="mismatch",
             )
 
     def tokens_of(self, texts: Sequence[str]) -> list[list[int]]:

@@ -23,7 +23,7 @@ from runner.config.root import RunnerConfig
 from runner.options.agents import task as agents
 from runner.options.agents.keys import Method, Mode
 from runner.report import headline
-from runner_base.errors import Code, ConfigError, JobFailed
+from runner_base.errors import ConfigError, JobFailed
 from runner_base.result import CALLS, GRAPH, GRAPH_PICTURE
 from runner_engine.sessions.base import Completion, Event, Request
 
@@ -142,12 +142,13 @@ def test_few_training_questions_are_put_again(make_config: Make, again: Starts, 
     assert "1 questions of task.train_split=train are among the scored ones and did not train" in notes
 
 
-@pytest.mark.parametrize(
-    ("keys", "code"), [({"train_split": "test"}, "conflict"), ({"train_split": "tset"}, "unknown_choice")]
-)
-def test_training_questions_that_cannot_be(make_config: Make, keys: dict[str, Any], code: Code) -> None:
-    with raises(ConfigError, code, "task.train_split"):
-        agents.prepare(make_config(task=team(mode=Mode.chain, optimized_spatial=True, **keys)))
+@pytest.mark.parametrize("split", ["test", "tset"])
+def test_training_questions_that_cannot_be(make_config: Make, split: str) -> None:
+    """Of the scored split, and of one that is not there."""
+    with pytest.raises(ConfigError) as caught:
+        agents.prepare(make_config(task=team(mode=Mode.chain, optimized_spatial=True, train_split=split)))
+    assert (caught.value.key, caught.value.value) == ("task.train_split", split)
+    assert (caught.value.code == "conflict") == (split == "test")
 
 
 def test_one_split_may_serve_both_with_an_offset(make_config: Make) -> None:

@@ -51,7 +51,6 @@ def test_what_split_writes_is_read(source: Path, trip: Trip) -> None:
         (lambda m: m["parts"].reverse(), "damaged", "parts[0]"),
         (lambda m: m["parts"][1].update(file="part_0.safetensors"), "damaged", "parts[1]"),
         (lambda m: m["parts"][1].pop("digest"), "damaged", "parts[1]"),
-        (lambda m: m["parts"][1].update(digest="crc:1"), "damaged", "parts[1]"),
         (lambda m: m["parts"][1].update(bytes=-1), "damaged", "parts[1]"),
         (lambda m: m["parts"][1].update(bytes=True), "damaged", "parts[1]"),
         (lambda m: m["parts"][1].update(layers=[0, 2]), "damaged", "parts[1].layers"),
@@ -78,6 +77,15 @@ def test_a_manifest_that_is_not_one_is_refused(
     with raises(DataError, code, trip.parts / "manifest.json") as caught:
         read_manifest(trip.parts)
     assert caught.value.reason.startswith(place)
+
+
+def test_a_digest_of_an_unknown_kind_is_refused(source: Path, trip: Trip) -> None:
+    trip.split(source, 2)
+    trip.edit(lambda manifest: manifest["parts"][1].update(digest="crc:1"))
+    with pytest.raises(DataError) as caught:
+        read_manifest(trip.parts)
+    assert caught.value.key == str(trip.parts / "manifest.json")
+    assert caught.value.reason.startswith("parts[1]: part_1.safetensors: ")
 
 
 @pytest.mark.parametrize(
