@@ -14,14 +14,16 @@ from runner_base.errors import Code
 E = TypeVar("E", bound=RunnerError)
 
 
-def raises(kind: type[E], code: Code, key: str = "") -> AbstractContextManager[pytest.ExceptionInfo[E], bool]:
+def raises(
+    kind: type[E], code: Code, key: object = ""
+) -> AbstractContextManager[pytest.ExceptionInfo[E], bool]:
     """Expect an error with a code and a key; values that matter are asserted on what this yields."""
     # what follows can be reached: the type says that the error ends here
     return cast("AbstractContextManager[pytest.ExceptionInfo[E], bool]", _raises(kind, code, key))
 
 
 @contextmanager
-def _raises(kind: type[E], code: Code, key: str) -> Iterator[pytest.ExceptionInfo[E]]:
+def _raises(kind: type[E], code: Code, key: object) -> Iterator[pytest.ExceptionInfo[E]]:
     with pytest.raises(kind) as caught:
         yield caught
-    assert (caught.value.code, caught.value.key) == (code, key), str(caught.value)
+    assert (caught.value.code, caught.value.key) == (code, str(key)), str(caught.value)

@@ -58,7 +58,7 @@ def _saved_graph(task: AgentsConfig, path: str) -> Graph:
     try:
         saved = graph_file.load(path)
     except DataError as error:
-        raise DataError(str(error), key="task.graph", value=path) from error
+        raise DataError(str(error), key="task.graph", value=path, code=error.code) from error
     graph, agents = saved.graph, 1 if task.mode is Mode.direct_answer else task.agents
     if graph.agents != agents or graph.mode is not task.mode:
         raise ConfigError(
@@ -66,6 +66,7 @@ def _saved_graph(task: AgentsConfig, path: str) -> Graph:
             f"task.agents={agents}: give task.mode={graph.mode} task.agents={graph.agents}",
             key="task.graph",
             value=path,
+            code="mismatch",
         )
     roles = team_of(task, graph).titles
     if saved.roles != roles:
@@ -74,6 +75,7 @@ def _saved_graph(task: AgentsConfig, path: str) -> Graph:
             "give the same task.roles",
             key="task.graph",
             value=path,
+            code="mismatch",
         )
     return graph
 

@@ -86,13 +86,17 @@ def load(path: str | Path) -> Saved:
     """Read a graph file; DataError names the file and the key if anything in it is invalid."""
     path = Path(path).expanduser()
     if path.is_dir():
-        raise DataError("this is a folder; give the graph.json that a job has saved", key=path)
+        raise DataError(
+            "this is a folder; give the graph.json that a job has saved", key=path, code="bad_value"
+        )
     with reading(path):
         if path.exists() and not path.is_file():
-            raise DataError("this is not an ordinary file", key=path)
+            raise DataError("this is not an ordinary file", key=path, code="bad_value")
         if path.stat().st_size > MAX_BYTES:
             raise DataError(
-                f"{path.stat().st_size:,} bytes, and no graph needs more than {MAX_BYTES:,}", key=path
+                f"{path.stat().st_size:,} bytes, and no graph needs more than {MAX_BYTES:,}",
+                key=path,
+                code="too_large",
             )
     return _GraphFields(path).saved(load_json(path))
 
@@ -185,12 +189,16 @@ class _GraphFields(Fields):
         rows, (fits, need) = self.many(key, value), CELLS[dtype]
         if len(rows) != agents:
             raise DataError(
-                f"{key}: {agents} rows expected, one for each agent, found {len(rows)}", key=self.path
+                f"{key}: {agents} rows expected, one for each agent, found {len(rows)}",
+                key=self.path,
+                code="damaged",
             )
         for number, row in enumerate(rows):
             cells = len(self.many(f"{key}[{number}]", row))
             if cells != agents:
-                raise DataError(f"{key}[{number}]: {agents} cells expected, found {cells}", key=self.path)
+                raise DataError(
+                    f"{key}[{number}]: {agents} cells expected, found {cells}", key=self.path, code="damaged"
+                )
         for source, target in itertools.product(range(agents), repeat=2):
             if not fits(cell := rows[source][target]):
                 self.fail(f"{key}[{source}][{target}]", need, cell)
@@ -212,10 +220,11 @@ class _GraphFields(Fields):
         inside = f"{where}." if where else ""
         for key in keys:
             if key not in values:
-                raise DataError(f"{inside}{key} is missing", key=self.path)
+                raise DataError(f"{inside}{key} is missing", key=self.path, code="damaged")
         for key in values:
             if key not in keys:
                 raise DataError(
                     f"{unknown('key', key[:LONGEST_NAME], keys)}{f' (in {where})' if where else ''}",
                     key=self.path,
+                    code="unknown_choice",
                 )

@@ -158,27 +158,47 @@ class AgentsConfig(QuestionsConfig):
         check(self.roles is None or bool(self.roles), "task.roles", self.roles, need)
         known = (*Role, DECISION)
         for role in self.role_adapters:
-            check(role in known, "task.role_adapters", role, f"give roles: {', '.join(known)}")
+            check(
+                role in known,
+                "task.role_adapters",
+                role,
+                f"give roles: {', '.join(known)}",
+                code="unknown_choice",
+            )
         need = "agents answer with numbers or letters: use task=gsm8k task.extractor=math"
-        check(self.gold is not Gold.expression, "task.gold", self.gold.value, need)
+        check(self.gold is not Gold.expression, "task.gold", self.gold.value, need, code="unsupported")
         self._check_samples()
         for key in ("optimized_spatial", "optimized_temporal"):
             is_optimized = getattr(self, key)
             need = "task.mode=direct_answer has no edges to optimize: use another task.mode, or leave it out"
-            check(not (is_optimized and self.mode is Mode.direct_answer), f"task.{key}", is_optimized, need)
+            check(
+                not (is_optimized and self.mode is Mode.direct_answer),
+                f"task.{key}",
+                is_optimized,
+                need,
+                code="conflict",
+            )
             need = f"task.graph={self.graph} is used as it is: leave one of the two out"
-            check(not (is_optimized and self.graph is not None), f"task.{key}", is_optimized, need)
+            check(
+                not (is_optimized and self.graph is not None),
+                f"task.{key}",
+                is_optimized,
+                need,
+                code="conflict",
+            )
         if self.optimized_spatial and self.mode is Mode.debate:
             raise ConfigError(
                 "in task.mode=debate no agent hears another in its own round, so there is "
                 "no such edge: use task.optimized_temporal=true, another task.mode, or leave it out",
                 key="task.optimized_spatial",
                 value="true",
+                code="conflict",
             )
         if self.nuclear_norm and not self.optimized_spatial:
             raise ConfigError(
                 f"task.nuclear_norm={self.nuclear_norm} is a penalty on learned spatial edges: give "
-                "task.optimized_spatial=true too, or leave it out"
+                "task.optimized_spatial=true too, or leave it out",
+                code="no_effect",
             )
         if self.optimized_temporal and self.num_rounds == 1:
             raise ConfigError(
@@ -186,6 +206,7 @@ class AgentsConfig(QuestionsConfig):
                 "use task.num_rounds=2 or more, or leave it out",
                 key="task.optimized_temporal",
                 value="true",
+                code="conflict",
             )
         self._check_method()
 
@@ -198,29 +219,37 @@ class AgentsConfig(QuestionsConfig):
         for key, (why, methods) in OF_SOME_METHODS.items():
             value, default = getattr(self, key), defaults[key]
             need = f"with task.method={self.method} {why}: leave it out (the default is {default})"
-            check(self.method in methods or value == default, f"task.{key}", value, need)
+            check(self.method in methods or value == default, f"task.{key}", value, need, code="no_effect")
         if self.method not in (Method.none, Method.runner):
             need = f"task.graph={self.graph} is used as it is: leave one of the two out; task.draw says how"
-            check(self.graph is None, "task.method", self.method, need)
+            check(self.graph is None, "task.method", self.method, need, code="conflict")
             need = "it learns edges, and none is to be learned: give task.optimized_spatial=true"
-            check(has_random, "task.method", self.method, f"{need}, task.optimized_temporal=true or both")
+            need = f"{need}, task.optimized_temporal=true or both"
+            check(has_random, "task.method", self.method, need, code="missing")
         need = "no edge has a probability: give task.optimized_spatial=true, or a task.graph, or leave it out"
-        check(not self.draw or has_random or self.graph is not None, "task.draw", self.draw, need)
+        check(
+            not self.draw or has_random or self.graph is not None,
+            "task.draw",
+            self.draw,
+            need,
+            code="no_effect",
+        )
 
     def _check_samples(self) -> None:
         """Reject several samples of a team."""
         if not self.is_sampled:
             return
         need = "one agent is asked several times: give task.mode=direct_answer"
-        check(self.mode is Mode.direct_answer, "task.samples", self.samples, need)
+        check(self.mode is Mode.direct_answer, "task.samples", self.samples, need, code="conflict")
         need = "samples are of one round: leave it out, or leave out task.samples"
-        check(self.num_rounds == 1, "task.num_rounds", self.num_rounds, need)
+        check(self.num_rounds == 1, "task.num_rounds", self.num_rounds, need, code="conflict")
         need = "of several samples the last one is no better than the first: use majority_vote or final_refer"
         check(
             self.decision_method is not DecisionMethod.direct,
             "task.decision_method",
             self.decision_method,
             need,
+            code="conflict",
         )
 
     def check_beside(self, generation: GenerationConfig) -> None:

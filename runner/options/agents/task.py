@@ -219,7 +219,8 @@ class _Work:
                 if discussion.failed and not discussion.failed.call.permanent:
                     raise JobFailed(
                         f"a training question ended in an error: {why(discussion)}. All recorded calls are kept; run "
-                        "the same command to resume"
+                        "the same command to resume",
+                        code="failed",
                     )
                 self.training.add(discussion)
             results = [

@@ -217,7 +217,8 @@ def check_alone(config: RunnerConfig) -> None:
     if config.task.delivers_to is not None or hasattr(config.task, "output_dir"):
         raise ConfigError(
             f"task={config.task.name} writes files for you, and they would stay on this node: put output_dir on a disk "
-            f"that all nodes share, or use hydra/launcher=workers"
+            f"that all nodes share, or use hydra/launcher=workers",
+            code="unsupported",
         )
 
 
@@ -227,6 +228,7 @@ def same_job(config: RunnerConfig, wanted: Job) -> Job:
     _, here = identify(resolve(config))
     if here.job_id != wanted.job_id and Uses.machine not in task_of(config).USES:
         raise ConfigError(
-            f"{wanted.job_id} would be {here.job_id} on this node: its files of the model or the data are others"
+            f"{wanted.job_id} would be {here.job_id} on this node: its files of the model or the data are others",
+            code="mismatch",
         )
     return here

@@ -12,6 +12,7 @@ import pytest
 from api_standin import Api, Trouble
 from job_engines import open_engine
 from listening import complete_with_deltas
+from raising import raises
 
 from runner.config.root import RunnerConfig
 from runner.datasets.gsm8k import load_questions
@@ -180,7 +181,7 @@ def test_each_server_gets_its_own_parameter(
         assert expected.items() <= sent.items()
     assert [sent["max_tokens"] for sent in api.seen] == [256 + 64 + MARGIN, 256 + MARGIN]
     plain = ApiEngine(make_config(), model_at(api), frozenset())
-    with pytest.raises(ConfigError, match=r"request.thinking_tokens=3: model.thinking_budget is not given"):
+    with raises(ConfigError, "missing", "request.thinking_tokens"):
         plain.parameters(Request(0, HI, thinking_tokens=3))
 
 
@@ -298,7 +299,7 @@ def test_both_models_of_a_hybrid_get_the_budget(make_config: Make, api: Api) -> 
         engine.close()
         return one
 
-    with pytest.raises(ConfigError, match=r"Say with model.teacher.thinking_budget whose"):
+    with raises(ConfigError, "missing", "generation.thinking_tokens"):
         ask()
     answer = ask(thinking_budget=ThinkingBudget.vllm).answer
     assert [(sent["thinking_token_budget"], sent["max_tokens"]) for sent in api.seen] == [

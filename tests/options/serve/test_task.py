@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -19,6 +18,7 @@ from typing import Any
 
 import pytest
 from mlflow import MlflowClient
+from raising import raises
 from servers import free_port
 from serving import FLOAT32, WAIT_S, Serving, serving
 
@@ -54,21 +54,22 @@ def until_draining(server: Serving) -> None:
 
 
 @pytest.mark.parametrize(
-    ("keys", "message"),
+    "keys",
     [
-        ({"port": 70000}, "task.port=70000: must lie in 0..65535"),
-        ({"host": " "}, "task.host=' ': give an address"),
-        ({"max_open": 0}, "task.max_open=0: must be 1 or more"),
-        ({"timeout_s": 0}, "task.timeout_s=0: must be more than 0 seconds"),
-        ({"idle_s": 0}, "task.idle_s=0: must be more than 0 seconds"),
-        ({"write_s": 0}, "task.write_s=0: must be more than 0 seconds"),
-        ({"max_connections": 0}, "task.max_connections=0: must be 1 or more"),
-        ({"drain_s": -1}, "task.drain_s=-1: must be 0 or more"),
-        ({"model_name": ""}, "task.model_name=''"),
+        {"port": 70000},
+        {"host": " "},
+        {"max_open": 0},
+        {"timeout_s": 0},
+        {"idle_s": 0},
+        {"write_s": 0},
+        {"max_connections": 0},
+        {"drain_s": -1},
+        {"model_name": ""},
     ],
 )
-def test_keys_are_checked(keys: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=re.escape(message)):
+def test_keys_are_checked(keys: dict[str, Any]) -> None:
+    (key,) = keys
+    with raises(ConfigError, "bad_value", f"task.{key}"):
         ServeConfig(**keys)
 
 
@@ -77,13 +78,10 @@ def test_an_address_that_others_reach_needs_a_key(
     make_config: Make, host: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = make_config(task=ServeConfig(host=host, port=0))
-    with pytest.raises(
-        ConfigError,
-        match=f"task.host={host}: others could use this server, so it needs a key: set RUNNER_API_KEY",
-    ):
+    with raises(ConfigError, "missing", "task.host"):
         serve.prepare(config)
     monkeypatch.setenv("RUNNER_API_KEY", "  ")
-    with pytest.raises(ConfigError, match="needs a key"):
+    with raises(ConfigError, "missing", "task.host"):
         serve.prepare(config)
 
 
@@ -91,7 +89,7 @@ def test_a_key_that_no_header_carries_is_refused_and_not_shown(
     make_config: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RUNNER_API_KEY", "geh heim")
-    with pytest.raises(ConfigError, match="RUNNER_API_KEY") as refused:
+    with raises(ConfigError, "bad_value") as refused:
         serve.prepare(make_config(task=ServeConfig(port=0)))
     assert "geh heim" not in str(refused.value)
     monkeypatch.setenv("RUNNER_API_KEY", KEY)
@@ -112,9 +110,9 @@ def test_a_port_that_is_taken_is_said_before_anything_is_loaded(runner: Any, mak
             f"error: task.port={port}: Address already in use at 127.0.0.1: stop the program that listens there"
             in done.err
         )
-    with pytest.raises(ConfigError, match="task.host=8.8.8.8"):
+    with raises(ConfigError, "bad_value", "task.host"):
         serve.bound_to(ServeConfig(host="8.8.8.8"))
-    with pytest.raises(ConfigError, match="task.host=no.such.host.invalid: not an address of this machine"):
+    with raises(ConfigError, "bad_value", "task.host"):
         serve.bound_to(ServeConfig(host="no.such.host.invalid"))
 
 

@@ -55,6 +55,7 @@ def prepare(config: RunnerConfig) -> MergeInputs:
             "without one need it: leave task.dtype out",
             key="task.dtype",
             value=task.dtype,
+            code="no_effect",
         )
     return MergeInputs({"manifest": manifest.sha256}, task, manifest)
 
@@ -124,6 +125,7 @@ def _missing(folder: Path, targets: list[Target]) -> list[Target]:
                 "Nothing was changed: delete it to have it written again, or give a new folder",
                 key="task.output_dir",
                 value=folder,
+                code="exists",
             )
         finished.add(name)
     return [target for target in targets if target.name not in finished]

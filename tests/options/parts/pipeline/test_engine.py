@@ -11,6 +11,7 @@ import pytest
 import torch
 from in_parts import in_parts
 from job_engines import open_engine
+from raising import raises
 from stages import split_into
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -213,7 +214,7 @@ def test_an_error_in_a_step_ends_the_engine(
         monkeypatch.setattr(StageWorker, "run", fail)
         with pytest.raises(MemoryError):
             session.step()
-        with pytest.raises(JobFailed, match="the pipeline has ended: no room"):
+        with raises(JobFailed, "failed"):
             session.check()
 
 

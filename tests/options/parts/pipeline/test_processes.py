@@ -18,6 +18,7 @@ from typing import Any, cast
 
 import pytest
 from in_parts import SAMPLED, Make, answers, generate, in_parts, prompt_file, whole
+from raising import raises
 
 from runner.options.parts.pipeline.engine import PipelineEngine, naming_dead_process
 from runner.options.parts.pipeline.processes import PeerProcesses
@@ -190,7 +191,7 @@ def test_a_process_that_hangs_is_noticed(make_config: Make, parts: Path, tmp_pat
         engine.load()
         [pid] = children()
         os.kill(pid, signal.SIGSTOP)
-        with pytest.raises(JobFailed, match="no answer from the 2 processes of the pipeline for 3 s"):
+        with raises(JobFailed, "failed"):
             list(contract.complete(engine, [Request(0, "one")]))
     finally:
         engine.close()
@@ -207,8 +208,9 @@ def test_the_error_of_a_process_that_cannot_load_is_reported(
     content = bytearray(file.read_bytes())
     content[-3] ^= 1
     file.write_bytes(content)
-    with pytest.raises(DataError, match=r"process 2 of 4 \(part 2, layers 2-2\): part 2 of .* is damaged"):
+    with raises(DataError, "damaged") as caught:
         generate(make_config, in_parts(broken, stages=4), prompts)
+    assert caught.value.reason.startswith("process 2 of 4")
     assert children() == []
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from raising import raises
 from stages import FAMILIES, LAYERS, chained, save_family, split_into, whole
 
 import runner
@@ -99,11 +100,13 @@ def test_what_a_stage_lacks_raises_where_it_would_count(parts_of: Any) -> None:
         return hook
 
     first.layers[0].register_forward_pre_hook(ask(first.model.model.norm, torch.zeros(1, 1, 32)))
-    with pytest.raises(DataError, match="part 0 needs model.norm inside its layers, and does not have it"):
+    with raises(DataError, "damaged") as caught:
         first(torch.tensor([[1, 2]]))
+    assert "model.norm" in caught.value.reason
     last.model.lm_head.register_forward_pre_hook(ask(last.model.model.embed_tokens, torch.zeros(1, 1)))
-    with pytest.raises(DataError, match="part 1 needs model.embed_tokens after its layers"):
+    with raises(DataError, "damaged") as caught:
         last(torch.zeros(1, 2, 32))
+    assert "model.embed_tokens" in caught.value.reason
 
 
 def test_weights_are_mapped_and_keep_the_dtype_of_the_checkpoint(tmp_path: Path) -> None:
