@@ -30,7 +30,7 @@ def stored_of() -> Any:
     return importlib.import_module("stored_of")
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", [*NEAR, "bitnet"])
 def test_a_checkpoint_loads(
     saved_family: Callable[..., Path], tmp_path: Path, stored_of: Any, name: str

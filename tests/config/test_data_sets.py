@@ -85,6 +85,7 @@ def test_verdicts_on_embedded_problems_count_templates(data: str) -> None:
     assert task("task.data=gsm8k").cluster is None
 
 
+@pytest.mark.thorough
 def test_a_file_of_the_users_own_names_clusters_for_every_task(mine: Path) -> None:
     (mine / "dataset" / "stories.yaml").write_text("data: org/stories\ncluster: story\n")
     for name in ("gsm8k", "likelihood"):
@@ -101,6 +102,7 @@ def test_keys_that_a_file_may_hold_are_keys_of_tasks() -> None:
     assert {*data_sets.KEYS} == {"data"} | looked_up
 
 
+@pytest.mark.thorough
 def test_a_file_of_the_users_own_and_who_wins(mine: Path) -> None:
     quiz = task("task.data=quiz", folder=mine)
     assert (quiz.data, quiz.subset, quiz.split, quiz.choices_key) == (

@@ -48,6 +48,7 @@ def refusal(*overrides: str) -> str | None:
     return None
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("group", [*NAMED, "profile"])
 def test_the_name_of_a_choice_is_no_key(group: str) -> None:
     choices = choices_for(group)
@@ -67,6 +68,7 @@ def test_a_model_without_a_place_has_no_name_to_be_given(tmp_path: Path) -> None
     assert job(tmp_path).params["model.name"] == "stub"
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("body", "code", "key"),
     [

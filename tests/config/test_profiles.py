@@ -26,6 +26,7 @@ def test_each_profile_has_a_file() -> None:
     assert {file.stem for file in own_files("profile")} | {TEACHER_ONLY} == {*PROFILES}
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [

@@ -71,6 +71,7 @@ def test_every_choice_composes(choice: str) -> None:
     assert getattr(config, group).name
 
 
+@pytest.mark.sampled(11)
 @pytest.mark.parametrize("file", studies(), ids=lambda file: file.stem)
 def test_every_study_composes(file: Path) -> None:
     study = composer_of(file.stem, str(file.parent)).compose([])

@@ -58,6 +58,7 @@ HOSTILE: dict[str, tuple[str, Code, str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize("case", HOSTILE)
 def test_what_cannot_be_loaded_is_one_message_with_its_place(tmp_path: Path, case: str) -> None:
     text, code, place = HOSTILE[case]
@@ -79,6 +80,7 @@ def test_a_file_as_deep_as_is_read_is_loaded(tmp_path: Path) -> None:
         assert "seed" in OmegaConf.load(tmp_path / "x.yaml")
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("case", ["deep list", "code"])
 def test_a_study_that_cannot_be_loaded_ends_in_one_message(
     runner: Callable[..., Any], tmp_path: Path, case: str
@@ -93,6 +95,7 @@ def test_a_study_that_cannot_be_loaded_ends_in_one_message(
     assert not (tmp_path / "mark").exists()
 
 
+@pytest.mark.thorough
 def test_files_that_ship_are_read_quickly_as_omegaconf_reads_them() -> None:
     files = [file for folder in (CONF, *own_conf_folders()) for file in folder.rglob("*.yaml")]
     assert len(files) > 80

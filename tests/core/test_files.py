@@ -73,6 +73,7 @@ def read_whole(file: Path, letters: str) -> None:
     assert text in ("", *(letter * 300_000 for letter in letters))
 
 
+@pytest.mark.thorough
 def test_two_writers_in_containers_have_one_process_id_and_do_not_meet(tmp_path: Path) -> None:
     file = tmp_path / "file"
     alone = ["unshare", *([] if os.geteuid() == 0 else ["--user", "--map-root-user"]), "--pid", "--fork"]

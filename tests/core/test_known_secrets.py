@@ -53,6 +53,7 @@ def environment_of(program: str) -> dict[str, str]:
     raise AssertionError(f"no child runs {program}")
 
 
+@pytest.mark.thorough
 def test_children_that_read_the_words_of_a_model_get_no_secret(
     monkeypatch: pytest.MonkeyPatch, tiny_llama: Path
 ) -> None:

@@ -92,6 +92,7 @@ def test_the_prompts_of_lm_eval(tmp_path: Path) -> None:
     assert sorted(map(str, mixed)) == sorted(map(str, asked))
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"the real GSM8K is not at {REAL}")
 def test_the_1319_real_prompts_are_those_of_lm_eval() -> None:
     asked = prompts(Gsm8kConfig(data=str(REAL), prompt=PromptStyle.lm_eval_5shot, limit=None))

@@ -43,6 +43,7 @@ def numbers(task: Gsm8kConfig) -> list[int]:
     return [item.number for item in load_questions(task)]
 
 
+@pytest.mark.thorough
 def test_only_those_are_asked_and_keep_their_numbers(listed: Callable[..., str]) -> None:
     every = load_questions(Gsm8kConfig(limit=30))
     some = load_questions(Gsm8kConfig(only=listed(20, 3, 7), limit=2))
@@ -155,6 +156,7 @@ def test_both_scores_and_the_answers_of_the_whole_job(make_config: Make, listed:
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_plan_says_how_many_are_left(runner: Callable[..., Any], listed: Callable[..., str]) -> None:
     words = ("task=gsm8k", f"task.only={listed(1, 2, 3)}", f"task.without={listed(3, name='bad.txt')}")
@@ -163,6 +165,7 @@ def test_a_plan_says_how_many_are_left(runner: Callable[..., Any], listed: Calla
     assert "2 of 3 questions count; left out: 1" in out
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not GSM8K.is_dir(), reason=f"the real GSM8K is not at {GSM8K}")
 def test_hashes_of_the_real_questions(listed: Callable[..., str]) -> None:
     whole = load_questions(Gsm8kConfig(data=str(GSM8K), limit=None))

@@ -118,6 +118,7 @@ def fill_datasets_cache(home: Path) -> None:
     shutil.copyfile(built, target / "gsm8k-test.arrow")
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("fill", [fill_hub_cache, fill_datasets_cache])
 def test_a_filled_cache_does_without_a_network(tmp_path: Path, fill: Callable[[Path], None]) -> None:
     fill(tmp_path / "hf")
@@ -149,6 +150,7 @@ def test_without_a_cache_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         asked("openai/gsm8k", limit=1)
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"the real GSM8K is not at {REAL}")
 def test_the_real_questions_are_the_same_from_lines_and_from_parquet(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (REAL / "test.jsonl").read_text().splitlines()]

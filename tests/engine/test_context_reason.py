@@ -20,6 +20,7 @@ ROOM = 512  # of the tiny model
 LENGTH, CONTEXT = FinishReason.length, FinishReason.context
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("attention", [Attention.auto, Attention.eager], ids=["stream", "batches"])
 def test_the_reason_is_the_smaller_of_both_limits(tiny_model: LocalModelConfig, attention: Attention) -> None:
     engine = open_engine(make_spec(model=replace(tiny_model, attention=attention)))
@@ -35,6 +36,7 @@ def test_the_reason_is_the_smaller_of_both_limits(tiny_model: LocalModelConfig, 
     assert [len(done[name].token_ids) for name in wanted] == [left - 1, left, left]
 
 
+@pytest.mark.thorough
 def test_a_job_counts_and_explains_it(runner: Run, tmp_path: Path) -> None:
     """The embedded model ends its answers by itself, unless there is no room."""
     room = 1024

@@ -42,6 +42,7 @@ def engine(tiny_model: LocalModelConfig) -> Engine:
     return open_engine(make_spec(model=tiny_model))
 
 
+@pytest.mark.thorough
 def test_greedy_equals_plain_generate(engine: Engine, tiny_llama: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -56,6 +57,7 @@ def test_greedy_equals_plain_generate(engine: Engine, tiny_llama: Path) -> None:
         assert done[index].answer.token_ids == plain.tolist()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("batch_size", [1, 2, 3])
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
 def test_outputs_do_not_depend_on_the_batch(
@@ -73,6 +75,7 @@ def test_outputs_do_not_depend_on_the_batch(
     }
 
 
+@pytest.mark.thorough
 def test_sampling_follows_the_seed(tiny_model: LocalModelConfig) -> None:
     generation = GenerationConfig(max_new_tokens=24, temperature=1.0)
     texts = [
@@ -88,6 +91,7 @@ def test_sampling_follows_the_seed(tiny_model: LocalModelConfig) -> None:
     assert texts[0] != texts[2]
 
 
+@pytest.mark.thorough
 def test_stop_string_ends_and_is_cut(engine: Engine) -> None:
     free = complete(engine, requests())
     text = free[0].answer.text
@@ -104,6 +108,7 @@ def test_limit_and_ignore_eos(engine: Engine) -> None:
     assert {c.answer.finish_reason for c in done.values()} == {FinishReason.length}
 
 
+@pytest.mark.thorough
 def test_eos_ends_a_row(tiny_model: LocalModelConfig, tiny_llama: Path) -> None:
     engine = open_engine(make_spec(model=tiny_model))
     free = complete(engine, requests(ignore_eos=True))
@@ -117,6 +122,7 @@ def test_eos_ends_a_row(tiny_model: LocalModelConfig, tiny_llama: Path) -> None:
     assert len(done.answer.text) <= len(free[0].answer.text)
 
 
+@pytest.mark.thorough
 def test_prompts_as_token_ids_and_stats(engine: Engine) -> None:
     done = complete(engine, [Request(0, (5, 6, 7), ignore_eos=True), Request(1, (8, 9), ignore_eos=True)])
     assert [done[0].prompt_tokens, done[1].prompt_tokens] == [3, 2]
@@ -130,6 +136,7 @@ def test_prompts_as_token_ids_and_stats(engine: Engine) -> None:
     assert step.decode_tok_per_s > 0
 
 
+@pytest.mark.thorough
 def test_chat_goes_through_the_template(engine: Engine) -> None:
     chat = (Message("system", "Be brief."), Message("user", "x"))
     text = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nx<|im_end|>\n<|im_start|>assistant\n"
@@ -154,6 +161,7 @@ def test_prompt_longer_than_the_model_is_an_error_of_that_sample(engine: Engine)
     assert len(done[2].answer.token_ids) <= 7  # room is what is left of 512
 
 
+@pytest.mark.thorough
 def test_jobs_on_one_base_cache_share_a_base(tiny_model: LocalModelConfig) -> None:
     bases = BaseCache()
     other = GenerationConfig(max_new_tokens=3)

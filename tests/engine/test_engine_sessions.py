@@ -86,6 +86,7 @@ def alone(engine: LocalEngine, request: Request) -> list[int]:
 # requests
 
 
+@pytest.mark.thorough
 def test_a_request_that_comes_while_a_hundred_decode_starts_within_a_step(engine: LocalEngine) -> None:
     late = Request("late", "Nobody has said this before.", max_new_tokens=1)
     long_late = Request("long", SYSTEM + AGENTS[0] + "And now?", ignore_eos=True)
@@ -134,6 +135,7 @@ def test_late_requests_use_the_beginnings_that_are_there(engine: LocalEngine) ->
         assert session.scheduler.kv.own is None
 
 
+@pytest.mark.thorough
 def test_requests_that_come_one_by_one_answer_as_alone(any_engine: LocalEngine) -> None:
     requests = [Request(number, prompt, ignore_eos=True) for number, prompt in enumerate(PROMPTS)]
     expected = {(request.id, 0): alone(any_engine, request) for request in requests}
@@ -147,6 +149,7 @@ def test_requests_that_come_one_by_one_answer_as_alone(any_engine: LocalEngine) 
     assert {key: done.answer.token_ids for key, done in completions(events).items()} == expected
 
 
+@pytest.mark.thorough
 def test_a_session_goes_on_after_it_was_idle(any_engine: LocalEngine) -> None:
     with any_engine.open() as session:
         answers = []
@@ -161,6 +164,7 @@ def test_a_session_goes_on_after_it_was_idle(any_engine: LocalEngine) -> None:
 # request
 
 
+@pytest.mark.thorough
 def test_requests_of_one_batch_are_each_sampled_as_alone(any_engine: LocalEngine) -> None:
     """Alone means: in an engine whose generation group says what the request says here."""
     asked = [
@@ -198,6 +202,7 @@ def test_requests_of_one_batch_are_each_sampled_as_alone(any_engine: LocalEngine
     assert len({tuple(tokens) for tokens in expected.values()}) == len(asked)
 
 
+@pytest.mark.thorough
 def test_three_choices_are_three_runs(any_engine: LocalEngine) -> None:
     """Choice 0 is the request as ever, choice k the one that bears the id and k."""
     request = Request(5, SYSTEM + "How many?", sampling=WARM, n=3, deltas=True)

@@ -85,23 +85,27 @@ def kept(tmp_path: Path) -> Path:
     return max((tmp_path / "kept").glob("trials-*"), key=lambda file: file.stat().st_mtime_ns)
 
 
+@pytest.mark.thorough
 def test_the_second_engine_tries_nothing_and_answers_the_same(run: Run) -> None:
     first, tried = run()
     assert tried == ["heads", "fused"]
     assert run() == (first, [])
 
 
+@pytest.mark.thorough
 def test_a_model_that_was_not_identified_is_tried_each_time(run: Run) -> None:
     assert run(identified=False)[1] == ["heads", "fused"]
     assert run(identified=False)[1] == ["heads", "fused"]
 
 
+@pytest.mark.thorough
 def test_attention_as_on_a_gpu_is_tried_each_time(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is kept does not say that it is by SDPA: a second engine would attend by kernels."""
     monkeypatch.setenv("RUNNER_ATTENTION", "sdpa")
     assert [run()[1][0] for _ in range(2)] == ["heads", "heads"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("change", ["variable", "machine", "version", "code", "threads", "key", "model"])
 def test_a_change_is_tried_again(run: Run, change: str, monkeypatch: pytest.MonkeyPatch) -> None:
     run()
@@ -119,6 +123,7 @@ def test_a_change_is_tried_again(run: Run, change: str, monkeypatch: pytest.Monk
     assert "heads" in run("qwen2" if change == "model" else "llama", **more)[1]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("damage", ["", "{", '{"heads": 5}', "changed"])
 def test_a_damaged_file_is_tried_again_and_replaced(run: Run, damage: str, tmp_path: Path) -> None:
     first, _ = run()

@@ -39,6 +39,7 @@ def test_other_errors_are_none_of_memory() -> None:
 
 
 # the stream's trial, and the batches'
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("attention", [Attention.auto, Attention.eager])
 @pytest.mark.parametrize("who", SHORT)
 def test_a_passing_shortage_does_not_decide_how_a_model_is_decoded(

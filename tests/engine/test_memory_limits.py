@@ -60,6 +60,7 @@ print(json.dumps([run(None), run(8)]))
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS bounds memory on Linux only")
 @pytest.mark.slow
 def test_a_memory_limit_that_falls_during_the_run(saved_family: Callable[..., Path]) -> None:
@@ -117,6 +118,7 @@ def small_group() -> Iterator[Path]:
         group.rmdir()
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="control groups are Linux's")
 def test_a_containers_memory_limit_ends_in_a_smaller_batch(

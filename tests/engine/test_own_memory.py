@@ -45,6 +45,7 @@ def ask(engine: LocalEngine, rows: int) -> None:
     assert len(list(completions(engine, asked))) == rows
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("batching", [None, Batching(), BY_GENERATE], ids=str)
 def test_the_most_keys_and_values_at_once_are_counted(saved_family: Saved, batching: Batching | None) -> None:
     engine = engine_of(saved_family("llama"), Attention.sdpa if batching else Attention.auto)
@@ -68,6 +69,7 @@ def test_the_most_keys_and_values_at_once_are_counted(saved_family: Saved, batch
     engine.close()
 
 
+@pytest.mark.thorough
 def test_other_jobs_of_the_process_leave_no_mark(saved_family: Saved) -> None:
     bases = BaseCache()
     memory = []
@@ -94,6 +96,7 @@ def test_branches_count(saved_family: Saved) -> None:
     engine.close()
 
 
+@pytest.mark.thorough
 def test_a_shared_beginning_counts_once(saved_family: Saved) -> None:
     engine = engine_of(saved_family("llama", max_position_embeddings=512))
     complete(engine, requests())
@@ -105,6 +108,7 @@ def test_a_shared_beginning_counts_once(saved_family: Saved) -> None:
     engine.close()
 
 
+@pytest.mark.thorough
 def test_the_copy_that_a_quantized_product_makes_counts(saved_family: Saved) -> None:
     plain = engine_of(saved_family("llama"))
     packed = engine_of(saved_family("llama"), quantization=Nf4Config())

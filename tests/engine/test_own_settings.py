@@ -53,6 +53,7 @@ def penalized(tiny_llama: Path, tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("attention", [Attention.auto, Attention.eager], ids=["stream", "batches"])
 def test_a_models_own_penalty_holds_and_greedy_stays_greedy(penalized: Path, attention: Attention) -> None:
     greedy = GenerationConfig(max_new_tokens=NEW)
@@ -67,6 +68,7 @@ def test_a_models_own_penalty_holds_and_greedy_stays_greedy(penalized: Path, att
         assert done[index].answer.token_ids == expected.tolist()
 
 
+@pytest.mark.thorough
 def test_the_generation_group_may_say_otherwise(penalized: Path, tiny_llama: Path) -> None:
     off = GenerationConfig(max_new_tokens=NEW, repetition_penalty=1.0)
     plain = GenerationConfig(max_new_tokens=NEW)
@@ -95,6 +97,7 @@ def damaged(saved_family: Callable[..., Path], tmp_path_factory: pytest.TempPath
     return folder
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("attention", [Attention.auto, Attention.eager], ids=["stream", "batches"])
 @pytest.mark.parametrize(
     "generation",
@@ -115,6 +118,7 @@ def test_a_row_whose_logits_are_no_numbers_ends_with_an_error(
     assert done[1].answer.token_ids == []
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("attention", [Attention.auto, Attention.eager], ids=["stream", "batches"])
 def test_a_score_that_is_no_number_is_an_error(damaged: Path, attention: Attention) -> None:
     greedy = GenerationConfig(max_new_tokens=NEW)

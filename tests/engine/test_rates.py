@@ -43,6 +43,7 @@ def test_the_embedded_model_in_numbers() -> None:
     assert found.dtype == "float32"
 
 
+@pytest.mark.thorough
 def test_quantized_weights_are_read_as_they_are_stored_and_computed_as_they_are_many() -> None:
     model = LocalModelConfig(name="embedded", device="cpu")
     engines = [

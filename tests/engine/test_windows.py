@@ -72,7 +72,7 @@ def engine_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str]
     return make
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.thorough
 @pytest.mark.parametrize("family", WINDOWED)
 def test_rows_longer_than_a_window_answer_as_generate(
     engine_of: Callable[[str], LocalEngine], family: str, monkeypatch: pytest.MonkeyPatch
@@ -97,6 +97,7 @@ def test_rows_longer_than_a_window_answer_as_generate(
     engine.close()
 
 
+@pytest.mark.thorough
 def test_what_is_set_in_the_models_of_these_tests_matters(engine_of: Callable[[str], LocalEngine]) -> None:
     """Without windows, caps or the temperature of far positions, generate itself gives other
     answers."""

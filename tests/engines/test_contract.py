@@ -41,6 +41,7 @@ def test_capabilities_are_known_before_anything_is_loaded(make_config: Make, tin
     assert without.stats.load_s == 0
 
 
+@pytest.mark.thorough
 def test_capabilities_need_no_torch(tiny_llama: Path) -> None:
     program = f"""
 import sys

@@ -45,6 +45,7 @@ class Recorder:
         return text, event
 
 
+@pytest.mark.thorough
 def test_each_of_eight_threads_gets_its_own_events(make_config: Make, tiny_model: LocalModelConfig) -> None:
     config = make_config(model=tiny_model, generation=GenerationConfig(max_new_tokens=12))
     prompts = [f"{number} apples and {number % 7} pears" for number in range(40)]
@@ -147,6 +148,7 @@ def test_the_error_of_a_load_is_raised_for_those_who_wait(
     driver.close()
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("is_busy", [False, True], ids=["idle", "busy"])
 def test_the_error_that_ended_the_engine_is_raised_for_every_request(
     make_config: Make, is_busy: bool

@@ -99,6 +99,7 @@ def by_id(done: list[Completion]) -> dict[Any, Completion]:
     return {one.id: one for one in done}
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("sampling", [GREEDY, WILD, PENALIZED], ids=["greedy", "wild", "penalized"])
 @pytest.mark.parametrize("route", ROUTES)
 def test_the_end_of_thinking_is_forced_at_the_budget(
@@ -130,6 +131,7 @@ def test_the_end_of_thinking_is_forced_at_the_budget(
         assert done[request.id].answer == alone[request.id].answer
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("count", [60, pytest.param(1000, marks=pytest.mark.thorough)])
 def test_many_sampled_rows_end_their_thinking_at_exactly_their_budget(
     engine_of: Callable[..., Engine], tokenizer: Any, count: int
@@ -155,6 +157,7 @@ def test_many_sampled_rows_end_their_thinking_at_exactly_their_budget(
     assert all(done[key].answer == one.answer for key, one in without.items())
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("sampling", [GREEDY, PENALIZED], ids=["greedy", "penalized"])
 def test_an_answer_that_was_begun_at_any_token_goes_on_as_it_would_have(
     engine_of: Callable[..., Engine], sampling: Sampling
@@ -172,6 +175,7 @@ def test_an_answer_that_was_begun_at_any_token_goes_on_as_it_would_have(
         assert again.answer == whole.answer, count
 
 
+@pytest.mark.thorough
 def test_deltas_tell_thinking_from_answer_and_have_no_tags(engine_of: Callable[..., Engine]) -> None:
     engine = engine_of(thinking_tokens=9)
     for sampling in (GREEDY, WILD):
@@ -187,6 +191,7 @@ def test_deltas_tell_thinking_from_answer_and_have_no_tags(engine_of: Callable[.
         assert [it.thinking for it in deltas] == sorted((it.thinking for it in deltas), reverse=True)
 
 
+@pytest.mark.thorough
 def test_guesses_do_not_pass_the_end_of_a_budget(engine_of: Callable[..., Engine]) -> None:
     text = "1 2 3 4 1 2 3 4 1 2 3 4 1 2 3 4 1 2 3 4 <think>1 2 3 4 1 2 3 4 1 2"
     request = Request(0, text + "<think>", ignore_eos=True, max_new_tokens=60, sampling=GREEDY)
@@ -198,6 +203,7 @@ def test_guesses_do_not_pass_the_end_of_a_budget(engine_of: Callable[..., Engine
     assert [complete(slow, [one])[0].answer for one in requests] == one_by_one
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("sampling", [GREEDY, WILD, PENALIZED], ids=["greedy", "wild", "penalized"])
 def test_a_draft_keeps_to_the_budget(engine_of: Callable[..., Engine], sampling: Sampling) -> None:
     """A guess may reach over the end of a budget, an early end of the thought, and the limit of the

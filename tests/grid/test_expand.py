@@ -57,6 +57,7 @@ def error_of(
 # Hydra does
 
 
+@pytest.mark.thorough
 @settings(max_examples=100)
 @given(st.lists(lines, max_size=4), st.lists(lines, max_size=3))
 def test_params_and_command_line_multiply_as_in_the_basic_sweeper(
@@ -75,6 +76,7 @@ def test_a_job_is_itself_again_when_expanded(arguments: list[str]) -> None:
         assert expand(job, None, None, None) == [job]
 
 
+@pytest.mark.thorough
 @settings(max_examples=100)
 @given(st.text(alphabet="ab1 ,='\"\\[]{}$:()~+", max_size=12))
 def test_any_quoted_text_arrives_unchanged(text: str) -> None:
@@ -155,6 +157,7 @@ def test_params_may_come_from_a_config() -> None:
 # --------------------------------------------------------------------------------------------- zips
 
 
+@pytest.mark.thorough
 @given(st.integers(1, 6), st.integers(1, 4), st.integers(1, 3))
 def test_the_keys_of_a_zip_advance_together(length: int, keys: int, factor: int) -> None:
     values = [f"v{number}" for number in range(length)]
@@ -296,6 +299,7 @@ def test_a_job_is_excluded_when_every_key_of_a_dict_matches(rule: dict[str, str]
     assert excluded([], JOB.get) is False
 
 
+@pytest.mark.thorough
 @settings(max_examples=50)
 @given(
     st.lists(st.sampled_from("abcd"), min_size=1, unique=True),

@@ -103,6 +103,7 @@ def test_no_count_is_so_large_that_a_plan_does_not_end(make_config: Make, task: 
     assert state in (State.todo, State.impossible) or f"task.{key}=" in state, state
 
 
+@pytest.mark.sampled(13)
 @pytest.mark.parametrize(
     ("task", "keys", "message"),
     [

@@ -53,6 +53,7 @@ def test_a_job_from_python_is_the_command_lines_job(folder: Path, runner: Callab
     assert (signal.getsignal(signal.SIGINT), logging.getLogger("runner").level) == before
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     ("override", "code", "key"),
     [
@@ -69,12 +70,14 @@ def test_a_mistake_is_the_command_lines_message(folder: Path, override: str, cod
         package.evaluate("model=stub", "tracking=none", override)
 
 
+@pytest.mark.thorough
 def test_a_job_that_fails_raises_what_the_command_line_says(folder: Path) -> None:
     Path("long.txt").write_text("eggs " * 3000)
     with raises(JobFailed, "failed", "generate"):
         package.evaluate("task=generate", "task.prompts=long.txt", "tracking=none")
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_grid_is_rows_for_a_table(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     planned = package.grid("model=stub", "task.limit=3", {"seed": [1, 2]}, "plan=true")

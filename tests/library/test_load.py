@@ -96,6 +96,7 @@ def test_a_missing_model_is_rejected_before_a_thread_is_started(tmp_path: Path) 
         load(tmp_path / "nowhere")
 
 
+@pytest.mark.thorough
 def test_importing_is_cheap_and_load_imports_no_mlflow(tmp_path: Path) -> None:
     program = (
         "import sys\nfrom runner import load\n"

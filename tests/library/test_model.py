@@ -60,6 +60,7 @@ def is_idle(model: Model) -> bool:
     return model._driver.under_way == 0
 
 
+@pytest.mark.thorough
 def test_the_same_call_gives_the_same_scores_where_rows_of_a_pass_are_quantized_together() -> None:
     """With int8, a row's outliers affect all rows of its forward pass: a call's rows must be
     submitted together."""
@@ -90,6 +91,7 @@ def test_a_prompt_that_is_too_long_is_one_error_and_no_warning(
     assert caplog.messages == []
 
 
+@pytest.mark.thorough
 def test_a_list_is_one_batch_and_each_answer_is_its_own(model: Model) -> None:
     before, system = model.stats, "Be brief. " * 20
     answers = model.generate(PROMPTS, system=system)
@@ -98,6 +100,7 @@ def test_a_list_is_one_batch_and_each_answer_is_its_own(model: Model) -> None:
     assert model.generate([]) == []
 
 
+@pytest.mark.thorough
 def test_sampling_repeats_itself_and_follows_the_seed(model: Model) -> None:
     sampled = model.generate(PROMPTS, temperature=1.5, seed=3)
     assert (
@@ -113,6 +116,7 @@ def test_sampling_repeats_itself_and_follows_the_seed(model: Model) -> None:
     assert model.generate(QUESTION, max_new_tokens=2).finish_reason is FinishReason.length
 
 
+@pytest.mark.thorough
 def test_the_same_answers_as_a_job(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("prompts.txt").write_text("\n".join(PROMPTS))
@@ -171,6 +175,7 @@ def test_logprobs_are_those_of_the_models_own_answer(model: Model) -> None:
     assert model.logprobs("2+2=", "4", format="raw").total < 0
 
 
+@pytest.mark.thorough
 def test_threads_share_a_model(model: Model) -> None:
     alone = model.generate(PROMPTS)
     with ThreadPoolExecutor(8) as pool:
@@ -261,6 +266,7 @@ def engine_threads() -> set[threading.Thread]:
     return {thread for thread in threading.enumerate() if thread.name == "engine"}
 
 
+@pytest.mark.thorough
 def test_close_with_and_garbage_collection_free_the_model() -> None:
     before = engine_threads()
     with load(device="cpu") as one:
@@ -282,6 +288,7 @@ def test_close_with_and_garbage_collection_free_the_model() -> None:
     assert becomes_true(lambda: engine_threads() == before)
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_program_can_exit_while_requests_are_running(tiny_llama: Path) -> None:
     program = (
@@ -297,7 +304,7 @@ def test_a_program_can_exit_while_requests_are_running(tiny_llama: Path) -> None
     assert "terminate" not in done.stderr
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize("at", ["torch", "transformers", "safetensors.torch"])
 def test_an_interrupted_load_ends_without_an_error(at: str) -> None:
@@ -325,6 +332,7 @@ except KeyboardInterrupt:
     assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr
 
 
+@pytest.mark.thorough
 def test_a_call_that_waits_when_the_model_is_closed_gets_an_error(tiny_llama: Path) -> None:
     model = load(tiny_llama, device="cpu", dtype="float32", generation={"max_new_tokens": 480})
     with ThreadPoolExecutor(1) as pool:

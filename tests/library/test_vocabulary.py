@@ -35,6 +35,7 @@ def model(beyond: Path, request: pytest.FixtureRequest) -> Iterator[Model]:
         yield loaded
 
 
+@pytest.mark.sampled(1)
 def test_a_prompt_with_a_token_that_has_no_embedding_is_refused_and_named(model: Model) -> None:
     [note] = [note for note in model.report.notes if "beyond" in note]
     assert note == (
@@ -88,6 +89,7 @@ def test_a_tokenizer_none_of_whose_prompts_can_be_read_is_refused_before_the_wei
         load(folder, device="cpu")
 
 
+@pytest.mark.thorough
 def test_padding_that_has_no_embedding_does_not_matter(beyond: Path, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(beyond, folder)

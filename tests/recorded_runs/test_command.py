@@ -36,6 +36,7 @@ BASELINE = "quantization=none"
 # ------------------------------------------------------------------------------------------ styles
 
 
+@pytest.mark.thorough
 def test_table_has_differing_keys_only_and_whole_numbers(grid: Store, show: Any) -> None:
     code, out, _ = show("grid", "--baseline", BASELINE)
     assert code == 0
@@ -59,6 +60,7 @@ def test_table_says_what_the_test_shows_and_never_equal(grid: Store, show: Any) 
     assert "equal" not in out
 
 
+@pytest.mark.thorough
 def test_a_margin_is_decided_for_each_row(grid: Store, show: Any, rows: Any) -> None:
     _, out, _ = show("grid", "--baseline", BASELINE, "--margin", "5")
     assert "nf4 vs none on task.split=test (n=200): worse (Δ −15.0 points" in out
@@ -196,6 +198,7 @@ def test_each_split_has_its_own_baseline(grid: Store, rows: Any) -> None:
     assert row_by_job["int8-train"]["comparison"]["p"] == 1.0  # no discordant pair
 
 
+@pytest.mark.thorough
 def test_keys_that_only_one_choice_has_are_in_brackets(store: Store, show: Any) -> None:
     store.job("brackets", "base", NONE, marks(50, 100))
     store.job("brackets", "double", NF4, marks(49, 100))
@@ -295,6 +298,7 @@ def test_other_questions_are_rejected(store: Store, rows: Any) -> None:
     assert row_by_job["fewer"]["comparison"] is row_by_job["regraded"]["comparison"] is None
 
 
+@pytest.mark.thorough
 def test_other_scoring_is_rejected(store: Store, rows: Any) -> None:
     store.job("scoring", "base", NONE, marks(50, 100))
     store.job("scoring", "version", NF4, marks(50, 100), tags={"task_version": "2"})
@@ -331,6 +335,7 @@ def test_artifacts_are_read_if_the_folder_is_gone_or_was_changed(store: Store, r
     assert (comparison["wins"], comparison["losses"]) == (0, 10)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("old", "new", "why"),
     [

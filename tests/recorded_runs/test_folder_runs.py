@@ -49,6 +49,7 @@ def compared(capsys: pytest.CaptureFixture[str], outputs: Path) -> Callable[...,
 Compared = Callable[..., dict[str, dict[str, Any]]]
 
 
+@pytest.mark.thorough
 def test_records_say_what_mlflow_says(
     outputs: Path, compared: Compared, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,6 +36,7 @@ def evidence(tmp_path: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in tmp_path.glob("outputs/jobs/*/[!.]*")}
 
 
+@pytest.mark.thorough
 def test_rerun_touches_nothing_before_its_checks_have_passed(runner: Run, tmp_path: Path) -> None:
     assert runner(*STUB).code == 0
     before = evidence(tmp_path)
@@ -44,6 +45,7 @@ def test_rerun_touches_nothing_before_its_checks_have_passed(runner: Run, tmp_pa
     assert evidence(tmp_path) == before
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_what_rerun_sets_aside_is_deleted_when_the_job_is_done_again(runner: Run, tmp_path: Path) -> None:
     assert runner(*WHOLE).code == 0
@@ -82,6 +84,7 @@ def restarted(folder: Path, job: Path) -> subprocess.Popen[bytes]:
 # folders
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_moved_and_a_copied_folder_keep_to_themselves(runner: Run, tmp_path: Path, database: Path) -> None:
     assert runner("-m", *STUB, "seed=1,2").code == 0

@@ -17,6 +17,7 @@ from grids import wait_for
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's own
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_deleted_folder_ends_the_job_with_one_message(runner: Callable[..., Any], tmp_path: Path) -> None:
     words = ["model=stub", "model.delay_s=0.3", "task.limit=40", "print=none", f"output_dir={tmp_path}/here"]
@@ -41,6 +42,7 @@ def test_a_deleted_folder_ends_the_job_with_one_message(runner: Callable[..., An
     assert statuses(tmp_path / "here") == ["FAILED", "FINISHED"]
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_in_a_grid_the_run_of_the_deleted_job_ends_too(tmp_path: Path) -> None:
     words = [

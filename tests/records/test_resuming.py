@@ -23,6 +23,7 @@ def interrupt(folder: Path, answers: int) -> Path:
     return job
 
 
+@pytest.mark.thorough
 def test_a_job_says_that_it_resumes(runner: Run, tmp_path: Path) -> None:
     assert "resuming" not in runner(*JOB).err
     interrupt(tmp_path, 3)
@@ -43,6 +44,7 @@ def test_answers_that_were_begun_are_counted(runner: Run, tmp_path: Path) -> Non
     assert "resuming: 3 of 5 recorded, 2 answers begun earlier" in runner(*JOB).err
 
 
+@pytest.mark.thorough
 def test_progress_counts_questions_as_the_plan_does(
     runner: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

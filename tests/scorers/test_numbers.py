@@ -145,6 +145,7 @@ def notations(value: int | Decimal) -> list[str]:
     ]
 
 
+@pytest.mark.thorough
 @given(NUMBERS)
 def test_a_number_is_read_however_it_is_written(value: int | Decimal) -> None:
     plain = plain_number(str(value))
@@ -202,6 +203,7 @@ PIECES = [
 # fmt: on
 
 
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("piece", PIECES)
 def test_a_long_text_of_anything_ends(piece: str) -> None:
     """A pattern whose time grew with the square of the length would take many minutes here."""
@@ -225,6 +227,7 @@ def test_gold_answers() -> None:
         plain_number("twelve")
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"the real GSM8K is not at {REAL}")
 def test_every_gold_answer_of_gsm8k_parses() -> None:

@@ -81,6 +81,7 @@ def answers(folder: str) -> list[tuple[int, list[int], str | None]]:
     return [(index, found[index].answer.token_ids, found[index].answer.verdict) for index in sorted(found)]
 
 
+@pytest.mark.thorough
 def test_answers_that_memory_was_too_short_for_are_asked_again(config: RunnerConfig, tmp_path: Path) -> None:
     undisturbed = run(config)
     config.output_dir = str(tmp_path / "short")
@@ -107,6 +108,7 @@ def test_answers_that_memory_was_too_short_for_are_asked_again(config: RunnerCon
     assert run(config).from_ledger
 
 
+@pytest.mark.thorough
 def test_a_job_without_memory_for_anything_works_once_there_is_some(config: RunnerConfig) -> None:
     bases = BaseCache()
     with memory_for(0), raises(JobFailed, "failed", "generate"):
@@ -114,6 +116,7 @@ def test_a_job_without_memory_for_anything_works_once_there_is_some(config: Runn
     assert run(config, bases=bases).status is Status.FINISHED
 
 
+@pytest.mark.thorough
 def test_completions_with_errors_are_handed_over_and_replaced_by_answers(
     make_config: Make, tiny_model: LocalModelConfig, tmp_path: Path
 ) -> None:
@@ -149,6 +152,7 @@ DAMAGE: dict[str, tuple[Callable[[list[str]], list[str]], int]] = {
 }
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_samples_that_are_not_as_they_were_written_are_refused_by_line(
@@ -166,6 +170,7 @@ def test_samples_that_are_not_as_they_were_written_are_refused_by_line(
     assert file.read_bytes() == changed
 
 
+@pytest.mark.thorough
 def test_a_result_that_is_lost_is_rebuilt_with_all_that_was_measured(config: RunnerConfig) -> None:
     whole = run(config)
     (Path(whole.output_dir) / "result.json").unlink()
@@ -178,6 +183,7 @@ def test_a_result_that_is_lost_is_rebuilt_with_all_that_was_measured(config: Run
     assert "6 of 6 samples were on disk from an earlier, interrupted run" in again.result.notes
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_job_that_goes_on_counts_what_was_measured_before(config: RunnerConfig) -> None:
     whole = run(config)
@@ -195,6 +201,7 @@ def test_a_job_that_goes_on_counts_what_was_measured_before(config: RunnerConfig
 # have no answer
 
 
+@pytest.mark.thorough
 def test_rerun_failed_asks_only_what_has_no_answer(config: RunnerConfig) -> None:
     bases = BaseCache()
     with memory_for(23):
@@ -211,6 +218,7 @@ def test_rerun_failed_asks_only_what_has_no_answer(config: RunnerConfig) -> None
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_prompt_that_is_too_long_is_said_again_without_a_load(
     runner: Callable[..., Any], tmp_path: Path, tiny_llama: Path
@@ -239,6 +247,7 @@ def test_a_prompt_that_is_too_long_is_said_again_without_a_load(
     assert len(file.read_text().splitlines()) == 4, "only the one without an answer was asked again"
 
 
+@pytest.mark.thorough
 def test_a_job_without_anything_that_can_be_answered_says_so_at_each_start(
     make_config: Make, tiny_model: LocalModelConfig
 ) -> None:
@@ -261,6 +270,7 @@ def kept(record: Record) -> list[Sample]:
     return [replace(found[index], reused_from=None, seconds=0.0) for index in sorted(found)]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_more_questions_generate_only_what_is_new_and_fewer_nothing(

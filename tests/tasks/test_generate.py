@@ -300,6 +300,7 @@ PRESETS: dict[str, tuple[tuple[float, float], ...]] = {
 }
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_lie_in_the_middle_of_what_is_recommended(name: str) -> None:
     generation = choose(["generation"], {"generation": name}, {})["generation"]
@@ -337,6 +338,7 @@ def sampling(batch_size: int) -> GenerationConfig:
     return GenerationConfig(max_new_tokens=12, batch_size=batch_size, **keys)  # type: ignore[arg-type]
 
 
+@pytest.mark.thorough
 def test_the_order_of_the_prompts_is_kept_although_the_engine_sorts(
     of_tiny_llama: Callable[..., Record],
 ) -> None:
@@ -348,6 +350,7 @@ def test_the_order_of_the_prompts_is_kept_although_the_engine_sorts(
     assert [line["prompt"] for line in lines] == TEXTS
 
 
+@pytest.mark.thorough
 def test_a_sample_depends_on_seed_and_index_and_not_on_its_batch(
     of_tiny_llama: Callable[..., Record],
 ) -> None:
@@ -358,6 +361,7 @@ def test_a_sample_depends_on_seed_and_index_and_not_on_its_batch(
     assert [line["text"] for line in other] != [line["text"] for line in completions(alone)]
 
 
+@pytest.mark.thorough
 def test_stop_raw_and_debug(
     of_tiny_llama: Callable[..., Record], caplog: pytest.LogCaptureFixture, tiny_llama: Path
 ) -> None:
@@ -425,6 +429,7 @@ def test_chat_without_a_template_says_what_to_do(make_config: Make, tiny_llama: 
         run(make_config(model=model, task=GenerateConfig(prompt="hi", system="s")))
 
 
+@pytest.mark.thorough
 def test_the_embedded_model_answers_and_its_adapter_answers_more(make_config: Make) -> None:
     from runner.datasets.word_problems import Split, problems
 

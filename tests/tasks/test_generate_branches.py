@@ -174,6 +174,7 @@ def test_completions_keep_the_order_and_every_branch_counts(
     assert len(again.result.rows) == 4, "a prompt is shown with all its branches"
 
 
+@pytest.mark.thorough
 def test_a_sampled_branch_depends_on_seed_prompt_and_number_alone(job: Job, tmp_path: Path) -> None:
     sampling = GenerationConfig(
         max_new_tokens=10, temperature=1.0, top_k=50, repetition_penalty=1.1, batch_size=1
@@ -195,6 +196,7 @@ def test_a_sampled_branch_depends_on_seed_prompt_and_number_alone(job: Job, tmp_
     )
 
 
+@pytest.mark.thorough
 def test_stop_texts_and_limits_count_for_each_branch(job: Job) -> None:
     free = samples(job(prompt="a", branches=BEGUN))[0].branches
     assert free is not None
@@ -226,6 +228,7 @@ def test_room_is_what_the_longest_branch_leaves(job: Job, tmp_path: Path) -> Non
     show(record, {}, Print.table)
 
 
+@pytest.mark.thorough
 def test_a_sliding_window_bounds_the_room(make_config: Make, saved_family: Callable[..., Path]) -> None:
     model = LocalModelConfig(name=str(saved_family("mistral", sliding_window=32)), device="cpu")
     task = GenerateConfig(prompt="a" * 20, branches=["b", "cc"], format=Framing.raw)
@@ -263,6 +266,7 @@ def test_a_sample_with_branches_survives_the_disk() -> None:
 FAST = ("task=generate", "rope=rope_2d", "tracking=none")
 
 
+@pytest.mark.thorough
 def test_the_embedded_model_in_branches(runner: Run, tmp_path: Path) -> None:
     ask = "task.prompt=Ann has 3 apples. Ann buys 4 more. How many apples does Ann have now?"
     done = runner(
@@ -294,6 +298,7 @@ def test_wrong_input_is_one_message_and_exit_2(runner: Run, arguments: list[str]
     assert "Traceback" not in done.err
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL], ids=["SIGINT", "SIGKILL"])
 def test_interrupt_then_go_on(runner: Run, tmp_path: Path, sent: signal.Signals) -> None:
     write(

@@ -26,6 +26,7 @@ def count(database: Path, query: str) -> int:
         return int(connection.execute(query).fetchone()[0])
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("lost", "again"),
@@ -81,6 +82,7 @@ def test_a_killed_server_leaves_one_run(
             assert len(rows(database)) == 1
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.slow
 @pytest.mark.parametrize("words", [(), ("-m", "seed=1", "workers=1")], ids=["job", "grid"])
 def test_a_lost_answer_creates_no_second_run(

@@ -114,6 +114,7 @@ def test_sync_in_both_directions(host: Run, tmp_path: Path) -> None:
     assert "3 jobs: 3 done" in home.err
 
 
+@pytest.mark.thorough
 def test_without_the_password_it_is_one_line_and_what_the_server_has_damaged_is_done_again(
     host: Run, server: Server, tmp_path: Path
 ) -> None:

@@ -71,6 +71,7 @@ def test_a_mix_is_recorded_as_it_is_typed(make_config: Make) -> None:
     assert (plain["quantization.skip"], plain["quantization.overrides"]) == ("[]", "{}")
 
 
+@pytest.mark.thorough
 def test_a_job_is_one_run_with_everything_in_it(logged: Make, tmp_path: Path) -> None:
     from mlflow import MlflowClient
 
@@ -122,6 +123,7 @@ def test_a_result_recorded_without_mlflow_is_logged_later(
     assert mlflow_run(later).data.metrics == pytest.approx(plain.result.metrics)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("error", "status"), [(RuntimeError("boom"), "FAILED"), (KeyboardInterrupt(), "KILLED")]
 )
@@ -178,6 +180,7 @@ def test_names_and_values_that_mlflow_rejects_are_changed(logged: Make, tmp_path
     assert logged_run.data.tags["notes"] == "n"
 
 
+@pytest.mark.thorough
 def test_more_params_and_metrics_than_one_call_takes(logged: Make, tmp_path: Path) -> None:
     job = Job("many", tmp_path)
     job_run = start(logged(), job)
@@ -219,6 +222,7 @@ def test_a_server_that_is_unreachable(make_config: Make, monkeypatch: pytest.Mon
         run(config)
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_curves_are_series_with_steps_and_pictures_are_artifacts(logged: Make) -> None:
     from mlflow import MlflowClient

@@ -35,6 +35,7 @@ def test_what_the_task_is_for_comes_first_and_other_tasks_keep_all() -> None:
     assert logged(many) == many, "a sweep's cells are what it is for"
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_comparison_from_mlflow_alone_says_what_one_from_the_folder_says(
     tmp_path: Path, runner: Callable[..., Any], capsys: pytest.CaptureFixture[str]

@@ -24,6 +24,7 @@ def client_of(folder: Path) -> Any:
     return MlflowClient(f"sqlite:///{folder / 'outputs' / 'mlflow.db'}")
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_jobs_with_one_model_share_it_and_another_quantization_is_another(
     runner: Run, tmp_path: Path

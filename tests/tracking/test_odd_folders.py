@@ -13,6 +13,7 @@ import pytest
 Start = Callable[..., Any]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["a?b", "a%20b", "a#b", "a b"])
 def test_everything_is_in_the_named_folder(
     runner: Start, tmp_path: Path, new_database: Callable[[Path], None], name: str

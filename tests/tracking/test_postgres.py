@@ -159,6 +159,7 @@ def test_processes_that_log_the_same_new_data_set_at_once_all_succeed(
     ] * together
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_postgres_without_a_server_keeps_files_in_the_output_folder(
     runner: Run, tmp_path: Path, postgres: str
@@ -181,6 +182,7 @@ def test_postgres_without_a_server_keeps_files_in_the_output_folder(
     assert [row["comparison"]["ties"] for row in rows if not row["is_baseline"]] == [5]
 
 
+@pytest.mark.thorough
 def test_a_password_is_rejected_before_it_is_written_anywhere(runner: Run, tmp_path: Path) -> None:
     done = runner("model=stub", "task.limit=2", "tracking.uri='postgresql://ann:s3cret@127.0.0.1/runs'")
     assert done.code == 2

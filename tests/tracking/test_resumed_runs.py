@@ -47,6 +47,7 @@ def stopped(folder: Path, sent: signal.Signals, *words: str, beside: str = "") -
     assert process.wait(timeout=200) == (130 if sent is signal.SIGINT else -sent)
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize("words", [(), ("-m", "seed=1")], ids=["job", "grid"])
 def test_a_job_that_goes_on_has_its_run_again(
@@ -64,6 +65,7 @@ def test_a_job_that_goes_on_has_its_run_again(
     assert [row.status for row in rows(database)] == ["FINISHED"] * count
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_what_cannot_be_the_same_run_is_another_one(
     runner: Callable[..., Any], tmp_path: Path, new_database: Callable[[Path], None]

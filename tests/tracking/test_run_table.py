@@ -35,6 +35,7 @@ def test_the_view_begins_with_the_score() -> None:
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_an_experiment_gets_the_view_once_and_the_grid_prints_its_address(
     tmp_path: Path, runner: Callable[..., Any]

@@ -44,6 +44,7 @@ def database(tmp_path: Path) -> Path:
 # job
 
 
+@pytest.mark.thorough
 def test_two_stores_in_turn_have_one_run_each(
     runner: Run, tmp_path: Path, new_database: Callable[[Path], None]
 ) -> None:
@@ -58,6 +59,7 @@ def test_two_stores_in_turn_have_one_run_each(
     assert [[row.status for row in jobs(store)] for store in stores] == [["FINISHED"], ["FINISHED"]]
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_another_experiment_gets_a_run_of_its_own(runner: Run, database: Path) -> None:
     for name in ("runner", "second", "second"):
@@ -69,6 +71,7 @@ def test_another_experiment_gets_a_run_of_its_own(runner: Run, database: Path) -
     ]
 
 
+@pytest.mark.thorough
 def test_a_deleted_run_is_logged_again_once(runner: Run, database: Path) -> None:
     first = runner(*STUB).json()["mlflow_run_id"]
     client(database).delete_run(first)
@@ -77,6 +80,7 @@ def test_a_deleted_run_is_logged_again_once(runner: Run, database: Path) -> None
     assert [row.stage for row in jobs(database)] == ["deleted", "active"]
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_deleted_database_is_created_again(
     runner: Run, database: Path, new_database: Callable[[Path], None]
@@ -100,6 +104,7 @@ def test_a_deleted_experiment_is_named_with_the_fix(runner: Run, database: Path)
     assert f"mlflow experiments restore --experiment-id {experiment.experiment_id}" in done.err
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_recorded_job_that_the_store_has_imports_no_mlflow(runner: Run, tmp_path: Path) -> None:
     assert runner(*STUB).code == 0
@@ -127,6 +132,7 @@ def below(database: Path) -> dict[str, list[str]]:
     return job_ids
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_every_job_of_a_grid_is_below_its_one_parent(runner: Run, database: Path) -> None:
     assert runner(*STUB, "seed=1").code == 0
@@ -146,6 +152,7 @@ def test_every_job_of_a_grid_is_below_its_one_parent(runner: Run, database: Path
     assert len(jobs(database)) == 4, "seed 2 is logged once more, below the second grid"
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_grid_whose_jobs_are_all_done_has_its_parent(runner: Run, database: Path) -> None:
     for seed in (1, 2):
@@ -160,6 +167,7 @@ def test_a_grid_whose_jobs_are_all_done_has_its_parent(runner: Run, database: Pa
     assert (new.stage, {*below(database)}, len(jobs(database))) == ("active", {new.run_id}, 2)
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_grid_with_a_job_that_cannot_work_is_failed(runner: Run, database: Path) -> None:
     done = runner("-m", *STUB, "task.split=test,nope")
@@ -198,7 +206,7 @@ def empty_database(database: Path, new_database: Callable[[Path], None]) -> Path
     return database
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGHUP], ids=["SIGTERM", "SIGHUP"])
 @pytest.mark.parametrize("grid", [False, True], ids=["job", "grid"])
@@ -214,6 +222,7 @@ def test_an_interrupted_run_is_killed_in_mlflow(
     assert len(grids(empty_database)) == grid
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_nohup_is_respected(tmp_path: Path, empty_database: Path) -> None:
     process = started(tmp_path, ignored=[signal.SIGHUP])
@@ -225,7 +234,7 @@ def test_nohup_is_respected(tmp_path: Path, empty_database: Path) -> None:
     assert [row.status for row in rows(empty_database)] == ["KILLED"]
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize("grid", [False, True], ids=["job", "grid"])
 def test_ctrl_c_twice_leaves_nothing_running(tmp_path: Path, empty_database: Path, grid: bool) -> None:
@@ -237,6 +246,7 @@ def test_ctrl_c_twice_leaves_nothing_running(tmp_path: Path, empty_database: Pat
     assert {row.status for row in rows(empty_database)} == {"KILLED"}
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_dead_run_is_found_in_the_store_and_folder_where_it_was_started(
     runner: Run, tmp_path: Path, empty_database: Path, new_database: Callable[[Path], None]
@@ -253,6 +263,7 @@ def test_a_dead_run_is_found_in_the_store_and_folder_where_it_was_started(
     assert [(row.status, row.experiment) for row in jobs(other)] == [("FINISHED", "x")]
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_dead_grid_is_ended_by_a_grid_of_another_experiment(
     runner: Run, tmp_path: Path, empty_database: Path
@@ -272,7 +283,7 @@ def test_a_dead_grid_is_ended_by_a_grid_of_another_experiment(
     assert not [*(tmp_path / "outputs" / ".grids").iterdir()]
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize("grid", [False, True], ids=["job", "grid"])
 def test_a_store_that_was_away_shows_nothing_as_running(
@@ -293,6 +304,7 @@ def test_a_store_that_was_away_shows_nothing_as_running(
     assert Counter(row.status for row in rows(empty_database)) == finished
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_run_of_a_living_process_or_of_another_folder_is_left_alone(
     runner: Run, tmp_path: Path, empty_database: Path
@@ -313,6 +325,7 @@ def test_a_run_of_a_living_process_or_of_another_folder_is_left_alone(
     assert exit_code(living) == 130
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_grid_that_could_not_be_logged_fails(tmp_path: Path, empty_database: Path) -> None:
     # nine seconds are left when it is locked
@@ -329,6 +342,7 @@ def test_a_grid_that_could_not_be_logged_fails(tmp_path: Path, empty_database: P
     assert len({row.tags["job_id"] for row in jobs(empty_database) if row.status == "FINISHED"}) == 2
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_run_stays_pending_while_its_store_is_away(
     runner: Run, tmp_path: Path, new_database: Callable[[Path], None]

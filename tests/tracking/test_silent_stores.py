@@ -83,7 +83,7 @@ def start(tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch) -> subproce
 
 
 @pytest.mark.slow
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
 @pytest.mark.parametrize("kind", ["postgres", "http"])
 def test_what_is_waited_for_is_said_and_the_first_signal_ends_it(
@@ -108,6 +108,7 @@ def test_what_is_waited_for_is_said_and_the_first_signal_ends_it(
     assert "Traceback" not in rest
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["postgres", "http"])
 def test_it_ends_by_itself_with_one_message(
@@ -124,6 +125,7 @@ def test_it_ends_by_itself_with_one_message(
     assert "Traceback" not in err
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_locked_database_is_waited_for_aloud(runner: Callable[..., Any], tmp_path: Path) -> None:
     assert runner(*JOB).code == 0

@@ -49,6 +49,7 @@ def store(tmp_path: Path, new_database: Callable[[Path], None]) -> Store:
     return store
 
 
+@pytest.mark.thorough
 def test_a_logged_model(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Found by its digest, and not searched for again for a while; one that was deleted, or is
     elsewhere, is not."""
@@ -94,6 +95,7 @@ def test_a_comparison_reads_the_same_in_every_way(store: Store, monkeypatch: pyt
         assert [run.job_id for run in load_runs(client, store, ["gsm8k-1"], grid)] == ["gsm8k-4", "gsm8k-1"]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("runs_a_query", [0, 1, 100])
 def test_the_runs_of_some_jobs(store: Store, monkeypatch: pytest.MonkeyPatch, runs_a_query: int) -> None:
     """Whatever way they are read, and with a parent that was deleted: the same, and the newest run
@@ -126,6 +128,7 @@ def test_the_runs_of_some_jobs(store: Store, monkeypatch: pytest.MonkeyPatch, ru
     assert not whole.orphan_of("gsm8k-4")
 
 
+@pytest.mark.thorough
 def test_what_others_have_recorded_is_not_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     client: Any = open_client(store.uri, "uri")
     experiment = client.get_experiment_by_name("odd").experiment_id
@@ -152,6 +155,7 @@ def test_what_others_have_recorded_is_not_read(store: Store, monkeypatch: pytest
     assert sum(read) > 40, "the control"
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("count", [0, 3, 4000, 4001, 70_000])
 def test_conditions_that_leave_out_many_runs(store: Store, count: int) -> None:
     """MLflow's client takes each, and together they find every other run once."""

@@ -33,6 +33,7 @@ def silent() -> Iterator[str]:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_server_that_never_answers_is_an_error(runner: Run, silent: str) -> None:
     done = runner(*STUB, f"tracking.uri={silent}", process=True)
@@ -112,6 +113,7 @@ run_entry("error", {"work": work, "bug": bug}[sys.argv[1]], lambda error: None)
 """
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("what", "said"),
     [("work", "API request to http://***@host/api failed"), ("bug", "ValueError: http://***@host/#***")],
@@ -164,6 +166,7 @@ def test_printed_commands_can_be_pasted(tmp_path: Path, monkeypatch: pytest.Monk
     assert shlex.split(compare_command(server))[1:] == ["--tracking-uri", "http://host:5000"]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.slow
 @pytest.mark.parametrize("blank", ["", "  "])
 def test_a_blank_variable_is_not_set_for_all_three_commands(runner: Run, tmp_path: Path, blank: str) -> None:
@@ -182,6 +185,7 @@ def test_a_blank_variable_is_not_set_for_all_three_commands(runner: Run, tmp_pat
     assert compared.code == 0, compared.err
 
 
+@pytest.mark.thorough
 def test_one_rule_for_all_three_commands(
     runner: Run, tmp_path: Path, new_database: Callable[[Path], None]
 ) -> None:

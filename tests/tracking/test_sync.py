@@ -52,6 +52,7 @@ def test_sync_logs_what_is_missing_and_only_once(runner: Run, tmp_path: Path) ->
     assert finished(database) == ids
 
 
+@pytest.mark.thorough
 def test_sync_without_a_folder_or_a_server(runner: Run, tmp_path: Path) -> None:
     nothing = runner("--output-dir", "nope", module="runner.tracking.sync")
     assert nothing.code == 2
@@ -65,6 +66,7 @@ def test_sync_without_a_folder_or_a_server(runner: Run, tmp_path: Path) -> None:
     assert "Traceback" not in away.err
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_server_that_becomes_unreachable_loses_no_result(
     runner: Run, tmp_path: Path, new_database: Callable[[Path], None]

@@ -112,6 +112,7 @@ def test_a_grid_without_mlflow_and_a_sync_that_is_interrupted(
     assert content(other) == before
 
 
+@pytest.mark.thorough
 def test_jobs_that_an_earlier_version_has_synced_come_below_their_grid(
     runner: Run, tmp_path: Path, other: str
 ) -> None:

@@ -20,6 +20,7 @@ def samples_of(done: Any) -> list[Sample]:
     return sorted(map(Sample.from_json, lines), key=lambda sample: sample.index)
 
 
+@pytest.mark.thorough
 def test_each_sample_is_a_trace_once(runner: Run, tmp_path: Path) -> None:
     small = ("task.limit=3", "generation.max_new_tokens=40", "print=json")
     plain = runner(*small)
@@ -53,6 +54,7 @@ def test_each_sample_is_a_trace_once(runner: Run, tmp_path: Path) -> None:
     assert len(traces_of(tmp_path, anew)) == 3
 
 
+@pytest.mark.thorough
 def test_without_a_store_there_is_no_place_for_traces(runner: Run) -> None:
     done = runner("model=stub", "tracking=none", "tracking.traces=true")
     assert done.code == 2

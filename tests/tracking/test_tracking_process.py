@@ -50,6 +50,7 @@ def run(tmp_path: Path, new_database: Callable[[Path], None]) -> Callable[[str],
     return printed
 
 
+@pytest.mark.thorough
 def test_the_run_is_that_of_the_same_process(run: Callable[[str], str], tmp_path: Path) -> None:
     from mlflow import MlflowClient
 
@@ -75,6 +76,7 @@ except ChildProcessError: print("no process is left")
     assert left == "no process is left"
 
 
+@pytest.mark.thorough
 def test_an_error_of_the_store_is_raised_while_waiting_and_again_at_the_end(
     run: Callable[[str], str],
 ) -> None:
@@ -110,6 +112,7 @@ except TrackingError as error: print(error)
     assert "The result is kept in" in said
 
 
+@pytest.mark.thorough
 def test_signals_are_the_parents(run: Callable[[str], str]) -> None:
     body = """
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP): os.kill(tracker._process, number)
@@ -121,6 +124,7 @@ print("written")
     assert run(body) == "written"
 
 
+@pytest.mark.thorough
 def test_a_process_with_a_second_job_with_threads_or_with_mlflow_is_not_copied(
     run: Callable[[str], str],
 ) -> None:

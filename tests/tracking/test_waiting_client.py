@@ -71,6 +71,7 @@ def log_while_a_signal_comes(opened: tuple[str, Any, str]) -> None:
         log(opened, "silent")
 
 
+@pytest.mark.thorough
 def test_a_call_ends_with_one_message_and_the_next_one_is_answered(
     opened: tuple[str, Any, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -52,6 +52,7 @@ def test_a_gguf_file_has_its_own(tmp_path: Path, has_one: bool) -> None:
     assert chat_templates.surely_lacks_one(tmp_path / "model.gguf") != has_one
 
 
+@pytest.mark.thorough
 def test_a_plan_says_it(runner: Callable[..., Any], plain: Path) -> None:
     done = runner("model=local", f"model.name={plain}", "plan=true")
     assert done.code == 2

@@ -182,6 +182,7 @@ def test_the_tokenizer_comes_from_the_file(original: Path, files: dict[str, Path
     assert ours.chat_template == TEMPLATE
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("rope", [RopeLinearConfig(factor=2.0), Rope2dConfig()], ids=["linear", "rope_2d"])
 def test_rope_and_lora_work_on_it(original: Path, files: dict[str, Path], tmp_path: Path, rope: Any) -> None:
     plain = load(original)
@@ -192,6 +193,7 @@ def test_rope_and_lora_work_on_it(original: Path, files: dict[str, Path], tmp_pa
     assert not torch.equal(logits(one), logits(plain))
 
 
+@pytest.mark.thorough
 def test_a_user_completes_with_it(runner: Callable[..., Any], files: dict[str, Path]) -> None:
     name = f"model.name={files['Q8_0']}"
     common = (

@@ -29,6 +29,7 @@ MILLIONS = {  # as the models' own pages say, tied weights once
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("preset", PRESETS)
 def test_tensors_are_those_of_the_real_class(preset: str) -> None:
     from accelerate import init_empty_weights

@@ -142,7 +142,7 @@ def side_by_side(
     return tokens, torch.stack(logits, dim=1), len(passes)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.thorough
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_side_by_side_equals_each_branch_alone(family: str, attention: str) -> None:
@@ -169,7 +169,7 @@ def test_side_by_side_equals_each_branch_alone(family: str, attention: str) -> N
         placed += column
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.thorough
 @pytest.mark.parametrize("attention", [Attention.sdpa, Attention.eager])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_engine_answers_as_each_branch_alone(

@@ -81,7 +81,7 @@ def by_generate(folder: Path, prompts: list[str] = PROMPTS) -> dict[int, list[in
     return generated(model, AutoTokenizer.from_pretrained(folder), prompts)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.thorough
 @pytest.mark.parametrize("what", OTHERS)
 def test_other_architectures_answer_as_generate(tiny_llama: Path, tmp_path: Path, what: str) -> None:
     settings, reason = OTHERS[what]
@@ -102,6 +102,7 @@ def test_other_architectures_answer_as_generate(tiny_llama: Path, tmp_path: Path
     engine.close()
 
 
+@pytest.mark.thorough
 def test_a_window_that_no_mask_tells_of_is_minded_as_soon_as_it_slides(
     saved_family: Saved, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,7 +141,7 @@ def longrope(tmp_path: Path, tokenizer: Path) -> Path:
     return tmp_path / "phi3"
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["dynamic", "longrope"])
 def test_rows_that_turn_otherwise_from_some_length_on_go_through_generate(
     saved_family: Saved, tiny_llama: Path, tmp_path: Path, kind: str
@@ -175,7 +176,7 @@ def test_rows_that_turn_otherwise_from_some_length_on_go_through_generate(
     fresh.close()
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.thorough
 @pytest.mark.parametrize("attention", [Attention.eager, Attention.sdpa])
 def test_an_attention_that_is_named_is_the_one_that_runs(saved_family: Saved, attention: Attention) -> None:
     folder = saved_family("llama", max_position_embeddings=512)

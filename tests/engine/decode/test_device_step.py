@@ -51,6 +51,7 @@ class NothingFromLists(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.mark.sampled(16)
 @DEVICES
 @pytest.mark.parametrize(
     ("family", "page"), [*((family, 0) for family in FAMILIES), ("llama", 16), ("mistral", 32)]
@@ -76,6 +77,7 @@ def test_logits_are_those_of_the_usual_step(
         assert_close(ours.step(), usual.step(), kv_cache)
 
 
+@pytest.mark.sampled(8)
 @DEVICES
 @pytest.mark.parametrize(("family", "page"), [*((family, 0) for family in FAMILIES), ("mistral", 16)])
 def test_a_step_never_waits_for_the_device(
@@ -116,6 +118,7 @@ def test_what_waits_is_found() -> None:
         numbers[numbers.argmax()[None]] = (numbers.to(torch.float32) * 2.0).long().repeat_interleave(2)[:1]
 
 
+@pytest.mark.sampled(3)
 @DEVICES
 @pytest.mark.parametrize(
     ("family", "kv_cache"),
@@ -149,6 +152,7 @@ def test_an_engine_answers_as_by_single_operations(
     assert answers["sdpa"] == answers["plain"]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("page", [0, 32])
 def test_rows_with_many_prefixes_get_copies_of_them_or_have_their_pages(
     saved_family: Callable[..., Path], page: int, monkeypatch: pytest.MonkeyPatch

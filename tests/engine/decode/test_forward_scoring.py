@@ -114,7 +114,7 @@ def check(spec: ModelSpec, model: Any, tokenizer: Any, tolerance: float) -> Loca
     return engine
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.thorough
 @WAYS
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "gemma", "gpt2"])
 def test_every_family_scores_as_one_forward_pass(
@@ -136,7 +136,7 @@ def test_every_family_scores_as_one_forward_pass(
     check(configure(folder, attention), double, tokenizer, tolerance).close()
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.thorough
 @WAYS
 @pytest.mark.parametrize(("what", "tolerance"), [("peft", 1e-5), ("rope_2d", 1e-5), ("nf4", 2e-2)])
 def test_adapters_rope_2d_and_nf4_score_as_one_forward_pass(
@@ -156,6 +156,7 @@ def test_adapters_rope_2d_and_nf4_score_as_one_forward_pass(
     check(spec, loaded.model, loaded.tokenizer, tolerance).close()
 
 
+@pytest.mark.thorough
 @WAYS
 def test_a_continuation_too_long_for_one_pass_goes_in_pieces(
     saved_family: Saved, attention: Attention, monkeypatch: pytest.MonkeyPatch
@@ -179,6 +180,7 @@ def test_a_continuation_too_long_for_one_pass_goes_in_pieces(
     engine.close()
 
 
+@pytest.mark.thorough
 @WAYS
 def test_what_a_model_would_say_is_greedy(saved_family: Saved, attention: Attention) -> None:
     engine = open_engine(configure(saved_family("llama", max_position_embeddings=512), attention))
@@ -197,6 +199,7 @@ def test_what_a_model_would_say_is_greedy(saved_family: Saved, attention: Attent
     engine.close()
 
 
+@pytest.mark.thorough
 def test_a_text_is_tokenized_together_with_what_it_follows() -> None:
     """The embedded model's tokenizer joins characters: the tokens of a whole text are not those of
     its halves."""
@@ -241,6 +244,7 @@ def test_continuations_that_cannot_be_scored_are_errors_of_their_own(saved_famil
     engine.close()
 
 
+@pytest.mark.thorough
 def test_those_that_decode_have_their_turn_between_those_that_are_scored(saved_family: Saved) -> None:
     engine = open_engine(configure(saved_family("llama", max_position_embeddings=512)))
     with engine.open(batch_size=4) as session:

@@ -77,6 +77,7 @@ def off_from_the_models_own(loaded: Loaded, heads: Heads, fused: FusedForward) -
     return float((all_logits(forward, with_prefix=True) - expected).abs().max() / expected.std())
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("family", list(FAMILIES))
 def test_logits_are_the_models_own(family: str, engine_of: Callable[..., LocalEngine]) -> None:
     loaded, heads, fused = with_fast_kernels(engine_of(family))
@@ -118,6 +119,7 @@ def _choose_one_less(fused: FusedForward) -> None:
         mixture.set.chosen -= 1
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("family", "change"),
     [
@@ -147,6 +149,7 @@ def test_what_is_wrong_shows_in_the_logits(
     assert (all_logits(forward, with_prefix=True) - right).abs().max() > 50 * NEAR * right.std()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("dtype", [Dtype.float32, Dtype.bfloat16])
 def test_bits_of_a_token_do_not_depend_on_others(dtype: Dtype, engine_of: Callable[..., LocalEngine]) -> None:
     loaded, heads, fused = with_fast_kernels(engine_of("qwen2_moe", dtype))
@@ -156,6 +159,7 @@ def test_bits_of_a_token_do_not_depend_on_others(dtype: Dtype, engine_of: Callab
     assert gives_same_logits_together(forward, families.VOCABULARY)
 
 
+@pytest.mark.thorough
 def test_each_choice_is_counted(engine_of: Callable[..., LocalEngine]) -> None:
     """As often as the layers' own modules choose each expert."""
     loaded, heads, fused = with_fast_kernels(engine_of("glm4_moe"))
@@ -174,6 +178,7 @@ def test_each_choice_is_counted(engine_of: Callable[..., LocalEngine]) -> None:
     assert torch.equal(fused.expert_counts[experts], torch.cat(seen).flatten().bincount(minlength=8))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["int8", "nf4"])
 def test_quantized_experts_are_in_the_call(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -195,6 +200,7 @@ def test_quantized_experts_are_in_the_call(
     assert (all_logits(forward, with_prefix=False) - expected).abs().mean() <= 0.04 * expected.std()
 
 
+@pytest.mark.thorough
 def test_a_mixture_that_fits_no_memory_is_refused(engine_of: Callable[..., LocalEngine]) -> None:
     loaded, heads, fused = with_fast_kernels(engine_of("qwen3_moe"))
     assert fused is not None

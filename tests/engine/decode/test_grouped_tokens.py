@@ -22,6 +22,7 @@ PROMPTS = ["Ann has 3 apples.", "x", "Bob buys 12 pens and gives 5 away. How man
 NEW = 24
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("family", ["qwen3_moe", "gpt_oss"])
 def test_tokens_are_those_of_generate(tiny_llama: Path, tmp_path: Path, family: str) -> None:
     """One row at a time, and several at once; the control is an engine with two experts

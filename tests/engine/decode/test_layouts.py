@@ -85,7 +85,7 @@ def engine_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
     return make
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.thorough
 @pytest.mark.parametrize("dtype", list(OFF))
 @pytest.mark.parametrize("family", list(FAMILIES))
 def test_its_logits_are_those_of_the_model(
@@ -95,7 +95,7 @@ def test_its_logits_are_those_of_the_model(
     check_logits(engine_of(family, dtype), dtype)
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.thorough
 @pytest.mark.parametrize("family", list(FAMILIES))
 def test_its_tokens_are_those_of_generate(family: str, engine_of: Callable[..., LocalEngine]) -> None:
     engine = engine_of(family)
@@ -134,7 +134,7 @@ def _with(**values: Any) -> Callable[[FusedForward], None]:
     return change
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("family", "change"),
     [
@@ -162,6 +162,7 @@ def test_what_is_wrong_shows_in_the_logits(
     check_that_it_shows(engine_of(family), change)
 
 
+@pytest.mark.thorough
 def test_the_trial_refuses_a_layout_that_lacks_something(
     engine_of: Callable[..., LocalEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,6 +171,7 @@ def test_the_trial_refuses_a_layout_that_lacks_something(
     assert with_fast_kernels(engine_of("granite"))[2] is None
 
 
+@pytest.mark.thorough
 def test_each_window_hides_what_the_model_hides(engine_of: Callable[..., LocalEngine]) -> None:
     """Tokens are read in one pass with their prefix, as a span, and one by one."""
     fused = with_fast_kernels(engine_of("gemma3_text"))[2]

@@ -81,6 +81,7 @@ def alone(engine: LocalEngine, asked: list[Request]) -> dict[Any, Completion]:
     return {request.id: done for request in asked for done in contract.complete(engine, [request])}
 
 
+@pytest.mark.thorough
 def test_one_long_request_leaves_the_rows_to_short_ones(
     engine: LocalEngine, passes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,6 +133,7 @@ def test_nobody_waits_for_a_long_prompt(engine: LocalEngine, monkeypatch: pytest
     assert {key: ended[key].answer.token_ids for key in expected} == expected
 
 
+@pytest.mark.thorough
 def test_a_long_beginning_is_read_in_pieces(
     engine: LocalEngine, passes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

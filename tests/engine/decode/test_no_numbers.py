@@ -80,6 +80,7 @@ def is_nan(done: Completion) -> bool:
     return done.answer.finish_reason is FinishReason.error and "not numbers (NaN)" in str(done.error)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("generation", [GREEDY, SAMPLING], ids=lambda one: one.name)
 @pytest.mark.parametrize("batching", BATCHINGS, ids=str)
 def test_only_the_row_ends_in_an_error_and_all_its_choices(
@@ -100,6 +101,7 @@ def test_only_the_row_ends_in_an_error_and_all_its_choices(
     engine.close()
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("batching", BATCHINGS, ids=str)
 def test_a_model_that_has_no_number_for_one_token_answers_nothing(
     headless: Path, batching: Batching | None
@@ -113,6 +115,7 @@ def test_a_model_that_has_no_number_for_one_token_answers_nothing(
         engine.close()
 
 
+@pytest.mark.thorough
 def test_a_model_without_numbers_is_decoded_at_all_and_each_row_says_why(headless: Path) -> None:
     """The trials of stream and batches compare NaN with NaN: that neither rejects a route nor
     crashes."""
@@ -148,6 +151,7 @@ def test_a_branch_without_numbers_ends_with_those_that_see_it(
     engine.close()
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("by_torch", [False, True], ids=["kernels", "torch"])
 def test_what_a_damaged_row_has_left_in_its_slot_reaches_no_other_row(
     damaged: Path, by_torch: bool, monkeypatch: pytest.MonkeyPatch

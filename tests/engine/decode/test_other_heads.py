@@ -55,7 +55,7 @@ def engine_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
     return make
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("dtype", list(OFF))
 @pytest.mark.parametrize("family", list(FAMILIES))
 def test_its_logits_are_those_of_the_model(family: str, dtype: Dtype, engine_of: Make) -> None:
@@ -70,7 +70,7 @@ def test_its_logits_are_those_of_the_model(family: str, dtype: Dtype, engine_of:
         assert (off.max() if dtype == Dtype.float32 else off.mean()) <= OFF[dtype] * expected.std()
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.thorough
 @pytest.mark.parametrize("family", list(FAMILIES))
 def test_its_tokens_are_those_of_generate(family: str, engine_of: Make) -> None:
     engine = engine_of(family)
@@ -104,6 +104,7 @@ def _one_after_the_other(fused: FusedForward) -> None:
         layer.is_parallel = 0
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("family", "change"),
     [

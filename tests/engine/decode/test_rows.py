@@ -54,6 +54,7 @@ def test_the_chat_template_reads_what_the_user_gives_it(tokenizer: Any, tiny_lla
         rendered(tokenize=True)
 
 
+@pytest.mark.thorough
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(texts, stops, st.integers(1, 40), st.booleans(), st.booleans())
 def test_it_ends_at_the_first_token_that_completes_a_stop_text(
@@ -76,6 +77,7 @@ def test_it_ends_at_the_first_token_that_completes_a_stop_text(
             return
 
 
+@pytest.mark.thorough
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(texts, stops, st.booleans())
 def test_streamed_text_is_never_taken_back(

@@ -73,7 +73,7 @@ def in_every_way(spec: ModelSpec, expected: dict[int, list[int]], monkeypatch: p
     return engine
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.thorough
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "mistral"])
 def test_every_family_answers_as_generate(
     saved_family: Saved, family: str, monkeypatch: pytest.MonkeyPatch
@@ -88,7 +88,7 @@ def test_every_family_answers_as_generate(
     in_every_way(spec, expected, monkeypatch).close()
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["rope_2d", "peft", "pth", "peft merged", "rope_2d and pth"])
 def test_adapters_and_rope_2d_answer_as_generate(
@@ -114,7 +114,7 @@ def _loaded(spec: ModelSpec) -> tuple[Any, Any]:
     return loaded.model, loaded.tokenizer
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize("quantization", [Nf4Config(), Int8Config()], ids=lambda config: config.name)
 def test_quantized_models_agree_with_generate_for_most_tokens(saved_family: Saved, quantization: Any) -> None:
@@ -137,6 +137,7 @@ def _equal_tokens(one: list[int], other: list[int]) -> int:
     return next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
 
 
+@pytest.mark.thorough
 def test_each_request_ends_in_its_own_way(saved_family: Saved) -> None:
     """Stop texts, limits and ignore_eos differ from request to request in one batch."""
     spec = of_family(saved_family)
@@ -182,6 +183,7 @@ def _expected(
     return (free[:limit], tokenizer.decode(free[:limit], skip_special_tokens=True), FinishReason.length)
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_repetition_penalty_is_that_of_generate(saved_family: Saved, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = of_family(saved_family, generation=replace(GREEDY, repetition_penalty=1.3))
@@ -190,6 +192,7 @@ def test_repetition_penalty_is_that_of_generate(saved_family: Saved, monkeypatch
     in_every_way(spec, expected, monkeypatch).close()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("penalty", [1.0, 1.2])
 def test_a_sample_depends_on_its_seed_and_index_only(
     saved_family: Saved, penalty: float, monkeypatch: pytest.MonkeyPatch
@@ -211,6 +214,7 @@ def test_a_sample_depends_on_its_seed_and_index_only(
     assert complete(open_engine(replace(spec, seed=spec.seed + 1)), requests()) != expected
 
 
+@pytest.mark.thorough
 def test_many_groups_of_prefixes_in_one_batch(saved_family: Saved, monkeypatch: pytest.MonkeyPatch) -> None:
     """Twenty beginnings in one batch, rows of all of them alive at once."""
     monkeypatch.setattr(prefix_tree, "MIN_SAVED", 32)
@@ -223,6 +227,7 @@ def test_many_groups_of_prefixes_in_one_batch(saved_family: Saved, monkeypatch: 
     engine.close()
 
 
+@pytest.mark.thorough
 def test_a_prompt_without_tokens_is_an_error_of_that_sample(saved_family: Saved) -> None:
     spec = of_family(saved_family)
     engine = open_engine(spec)
@@ -234,6 +239,7 @@ def test_a_prompt_without_tokens_is_an_error_of_that_sample(saved_family: Saved)
     engine.close()
 
 
+@pytest.mark.thorough
 def test_prefixes_are_let_go_with_their_last_row(
     saved_family: Saved, monkeypatch: pytest.MonkeyPatch
 ) -> None:

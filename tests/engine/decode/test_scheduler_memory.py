@@ -43,7 +43,7 @@ def engine(saved_family: Callable[..., Path], request: pytest.FixtureRequest) ->
     engine.close()
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     "failing", [(1,), (2,), (3,), (4,), (5, 6), (9,), (12, 13, 14), (5, 15, 25)], ids=str
 )
@@ -68,6 +68,7 @@ def test_out_of_memory_at_any_pass_changes_no_answer(engine: Engine, failing: tu
     assert complete(engine, requests()) == expected, "and the next time it begins with all again"
 
 
+@pytest.mark.thorough
 def test_prompts_that_do_not_fit_together_enter_by_halves(engine: Engine) -> None:
     """The first prompts come in together, before any row is on its way: half of these go on, and
     not one."""
@@ -102,7 +103,7 @@ def test_a_shared_beginning_that_cannot_be_read_is_said(engine: Engine) -> None:
     ]
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("room", "error"),
     [
@@ -152,6 +153,7 @@ def test_memory_may_run_out_between_the_passes(
     assert len(engine.stats.row_shortages) == 1
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("attention", [Attention.auto, Attention.sdpa], ids=["stream", "batches"])
 @pytest.mark.parametrize("failing", [1, 2, 5])
 def test_memory_may_run_out_between_two_groups_of_sampled_rows(
@@ -220,7 +222,7 @@ def test_other_errors_go_on_their_way(engine: Engine) -> None:
     assert complete(engine, requests()) == expected, "the engine is whole"
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.thorough
 @pytest.mark.parametrize("tokens", [1, 150, 400, 900])
 def test_rows_at_once_stay_within_the_budget(
     engine: Engine, tokens: int, monkeypatch: pytest.MonkeyPatch
@@ -245,6 +247,7 @@ def test_rows_at_once_stay_within_the_budget(
     assert most == 1 if tokens == 1 else most > 1
 
 
+@pytest.mark.sampled(1)
 def test_a_batch_that_was_asked_for_and_does_not_fit_is_said(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

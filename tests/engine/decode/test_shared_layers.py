@@ -42,6 +42,7 @@ def engine_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str]
     return make
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("way", ["kernels", "sdpa"])
 @pytest.mark.parametrize("family", ["gemma3n_text", "gemma4_text"])
 def test_layers_that_share_keys_store_them_once(

@@ -49,7 +49,7 @@ def make_engine(saved_family: Callable[..., Path]) -> Callable[..., Engine]:
     return make
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "batching", [Batching(equal_length=True), BY_GENERATE, replace(BY_GENERATE, alone=True)], ids=str
 )
@@ -99,7 +99,7 @@ def fail_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[tuple[int, ...]], None
     return arrange
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.thorough
 @pytest.mark.parametrize("numbers", [(1,), (5,), (5, 6, 9)], ids=str)
 def test_memory_that_runs_out_changes_no_answer(
     make_engine: Callable[..., Engine], fail_at: Callable[[tuple[int, ...]], None], numbers: tuple[int, ...]
@@ -158,6 +158,7 @@ def test_rows_are_set_back_before_the_kernel_ends_the_process(
     assert any(shortage.ran_out for shortage in engine.stats.row_shortages)
 
 
+@pytest.mark.thorough
 def test_as_many_rows_go_together_as_there_is_room_for(
     make_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:

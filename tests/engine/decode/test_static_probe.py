@@ -21,7 +21,7 @@ from tools import families
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("family", "way", "why"),
     [

@@ -93,7 +93,7 @@ def freed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return ends
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.thorough
 @pytest.mark.parametrize("family", FAMILIES)
 def test_rows_of_several_windows_answer_as_generate(
     engine_of: Callable[..., LocalEngine], family: str, freed: list[int], monkeypatch: pytest.MonkeyPatch
@@ -119,6 +119,7 @@ def test_rows_of_several_windows_answer_as_generate(
     assert any(shortage.ran_out for shortage in engine.stats.row_shortages)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("family", ["mistral", "gemma3_text"])
 def test_what_is_freed_matters(
     engine_of: Callable[..., LocalEngine], family: str, monkeypatch: pytest.MonkeyPatch
@@ -131,6 +132,7 @@ def test_what_is_freed_matters(
     assert complete(engine, asked()) != expected
 
 
+@pytest.mark.thorough
 def test_scores_are_those_of_a_row_that_keeps_everything(
     engine_of: Callable[..., LocalEngine], freed: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,6 +149,7 @@ def test_scores_are_those_of_a_row_that_keeps_everything(
     assert not freed
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("shared", [len(SHARED), 40], ids=["as long", "shorter"])
 def test_a_conversation_begins_where_all_its_keys_are(
     engine_of: Callable[..., LocalEngine], shared: int
@@ -160,6 +163,7 @@ def test_a_conversation_begins_where_all_its_keys_are(
         assert complete(engine, asked([prompt], keep=True)) == expected_of(engine, [prompt])
 
 
+@pytest.mark.thorough
 def test_what_a_server_keeps_of_prompts_is_whole(engine_of: Callable[..., LocalEngine]) -> None:
     engine = engine_of("gemma3_text")
     prompts = [LONG, [*LONG[:200], 5, 6, 7]]
@@ -169,6 +173,7 @@ def test_what_a_server_keeps_of_prompts_is_whole(engine_of: Callable[..., LocalE
             assert complete(engine, asked([prompt], recurring=True))[0] == expected[number]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("kv_cache", [KvCache.as_model, KvCache.int8, KvCache.k8v4], ids=str)
 def test_an_arena_takes_the_memory_that_is_said(kv_cache: KvCache) -> None:
     """What the system says of its pages: a layer with a window keeps that and a few more places,

@@ -57,6 +57,7 @@ def scores(engine: LocalEngine, asked: list[Request], rows: int | None = None) -
     return {one.id: one.logprobs or [] for one in contract.complete(engine, asked, rows)}
 
 
+@pytest.mark.thorough
 @DTYPES
 @pytest.mark.parametrize("family", ["llama", "qwen3"])
 def test_an_answer_does_not_depend_on_the_rows_beside_it(
@@ -90,6 +91,7 @@ def test_an_answer_does_not_depend_on_the_rows_beside_it(
         assert gives_same_logits_together(forward, 259), "so guessed tokens can be checked"
 
 
+@pytest.mark.thorough
 @DTYPES
 def test_log_probabilities_are_the_same_bits_beside_other_rows(
     engine_of: Make, dtype: Dtype, monkeypatch: pytest.MonkeyPatch
@@ -114,6 +116,7 @@ def test_log_probabilities_are_the_same_bits_beside_other_rows(
     assert 0 < sum(apart) / len(apart) < 0.1, "8 bits cost something, and little"
 
 
+@pytest.mark.thorough
 @DTYPES
 @pytest.mark.parametrize("by_torch", [False, True], ids=["kernels", "torch"])
 def test_the_memory_of_keys_and_values_is_that_of_8_bits(
@@ -134,6 +137,7 @@ def test_the_memory_of_keys_and_values_is_that_of_8_bits(
     assert peaks[KvCache.int8] / peaks[KvCache.as_model] == (DIM + 4) / (DIM * itemsize)
 
 
+@pytest.mark.thorough
 @DTYPES
 def test_torch_alone_gives_the_log_probabilities_of_the_kernels(
     engine_of: Make, dtype: Dtype, monkeypatch: pytest.MonkeyPatch
@@ -148,6 +152,7 @@ def test_torch_alone_gives_the_log_probabilities_of_the_kernels(
     assert float((of_kernels - of_torch).abs().mean()) < (0.01 if dtype is Dtype.float32 else 0.1)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("speculate", ["auto", "off"])
 def test_copied_and_guessed_tokens_change_no_answer(engine_of: Make, speculate: str) -> None:
     engine = engine_of(speculate=speculate)
@@ -159,6 +164,7 @@ def test_copied_and_guessed_tokens_change_no_answer(engine_of: Make, speculate: 
     assert engine.prompts.tokens > 0
 
 
+@pytest.mark.thorough
 def test_several_answers_to_a_prompt_are_those_of_single_ones(engine_of: Make) -> None:
     engine = engine_of(temperature=1.0)
     prompt = PROMPTS[0]

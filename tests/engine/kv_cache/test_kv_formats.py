@@ -145,6 +145,7 @@ def test_a_rotation_is_undone_by_itself(
                           atol=1e-3 if dtype is torch.float32 else 5.0)  # fmt: skip
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("way", ["kernels", "torch"])
 def test_a_rotation_that_is_not_undone_fails(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The control: what is read must be rotated back."""

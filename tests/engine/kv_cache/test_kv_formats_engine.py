@@ -46,6 +46,7 @@ def scores(engine: LocalEngine) -> torch.Tensor:
     return torch.tensor([found[number] for number in sorted(found)])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kv_cache", KINDS)
 def test_an_answer_does_not_depend_on_the_rows_beside_it(engine_of: Make, kv_cache: str) -> None:
     engine = engine_of(kv_cache)
@@ -62,6 +63,7 @@ def test_an_answer_does_not_depend_on_the_rows_beside_it(engine_of: Make, kv_cac
         assert engine.fused is not None, "a pass in a single call"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("dtype", [Dtype.float32, Dtype.bfloat16])
 @pytest.mark.parametrize("kv_cache", KINDS)
 def test_torch_alone_gives_the_log_probabilities_of_the_kernels(

@@ -77,7 +77,7 @@ def scores(engine: LocalEngine) -> torch.Tensor:
     return torch.tensor([found[number] for number in sorted(found)])
 
 
-@pytest.mark.sampled(8)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("kv_cache", KINDS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_answer_does_not_depend_on_the_rows_beside_it(engine_of: Make, family: str, kv_cache: str) -> None:
@@ -95,7 +95,7 @@ def test_an_answer_does_not_depend_on_the_rows_beside_it(engine_of: Make, family
         assert engine.fused is not None, "a pass in a single call, or in several"
 
 
-@pytest.mark.sampled(10)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("kv_cache", KINDS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_torch_alone_gives_the_log_probabilities_of_the_kernels(

@@ -72,6 +72,7 @@ def test_half_a_character_is_held_back(engine: LocalEngine) -> None:
     assert stopping.new_deltas(Row(Request(0, ""), [], "", 9, tokens=tokens, sent=1)) == [Delta(0, 0, "é")]
 
 
+@pytest.mark.sampled(1)
 def test_who_has_enough_ends_one_and_no_other(engine: LocalEngine) -> None:
     requests = [Request(0, PROMPT, ignore_eos=True), Request(1, PROMPT + "And then? ", ignore_eos=True)]
     alone = {done.id: done for done in contract.complete(engine, requests)}
@@ -96,6 +97,7 @@ def test_who_has_enough_ends_one_and_no_other(engine: LocalEngine) -> None:
     assert done[1].answer.token_ids == alone[1].answer.token_ids
 
 
+@pytest.mark.thorough
 def test_closing_early_cancels_and_leaves_the_engine_usable(engine: LocalEngine) -> None:
     requests = [
         Request(index, PROMPT[index:], max_new_tokens=4 + 9 * index, ignore_eos=True) for index in range(4)
@@ -129,6 +131,7 @@ def turns(engine: LocalEngine, keep: bool) -> tuple[list[list[int]], list[int]]:
     return answers, computed
 
 
+@pytest.mark.thorough
 def test_the_next_turn_computes_only_what_is_new(embedded: LocalModelConfig) -> None:
     def chat(keep: bool) -> tuple[list[list[int]], list[int]]:
         engine = open_engine(make_spec(model=embedded, generation=GenerationConfig(max_new_tokens=12)))

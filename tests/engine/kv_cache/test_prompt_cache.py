@@ -43,6 +43,7 @@ def computed(
     return complete(engine, asked, batch_size), engine.stats.prefill_tokens - before
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize("by_torch", [False, True], ids=["kernels", "torch"])
 def test_what_comes_again_is_not_computed_again(

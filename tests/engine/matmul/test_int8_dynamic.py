@@ -82,6 +82,7 @@ def by_formula(layer: Any, rows: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(outputs).to(rows.dtype)
 
 
+@pytest.mark.thorough
 @has_kernels
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("threads", [1, 2])

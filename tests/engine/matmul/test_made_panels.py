@@ -99,6 +99,7 @@ def test_rows_that_are_rounded_are_rounded_before_the_kernels_product() -> None:
     assert not torch.equal(layer(rows), weight.product(rows))
 
 
+@pytest.mark.thorough
 @has_kernels
 def test_a_second_job_over_the_same_base_reads_the_panels_of_the_first(
     saved_family: Callable[..., Path],

@@ -36,6 +36,7 @@ exact = processors.needs("vnni", why="torchao's own sums, which saturate without
 packed = processors.needs("bf16", why="bitsandbytes' packed weights are not emulated")
 
 
+@pytest.mark.sampled(20)
 @has_kernels
 @pytest.mark.parametrize(
     ("kind", "inputs", "outputs", "keys"),
@@ -106,6 +107,7 @@ def quantized(model: Any) -> list[Any]:
     return [one for one in model.modules() if isinstance(one, nn.Linear) and type(one) is not nn.Linear]
 
 
+@pytest.mark.thorough
 @has_kernels
 @pytest.mark.parametrize("quantization", [Nf4Config(), Int8Config()], ids=["nf4", "int8"])
 def test_weights_stay_and_functions_are_put_back(
@@ -126,6 +128,7 @@ def test_weights_stay_and_functions_are_put_back(
     assert all(torch.equal(layer.weight.data, before) for layer, before in zip(layers, held, strict=True))
 
 
+@pytest.mark.sampled(1)
 @has_kernels
 @pytest.mark.parametrize(
     "quantization",

@@ -53,6 +53,7 @@ def opened(folder: Path, quantization: Any) -> LocalEngine:
     )
 
 
+@pytest.mark.thorough
 def test_a_model_with_outliers_is_decoded_in_a_stream(
     tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -80,6 +81,7 @@ def test_layers_that_lose_most_of_their_rows_are_named(tiny_llama: Path, tmp_pat
         engine.close()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("quantization", [Int8DynamicConfig(), Int8Config()], ids=lambda one: one.name)
 def test_rows_as_they_come_give_the_products_of_the_unpacked_weights(
     tiny_llama: Path, tmp_path: Path, quantization: Any

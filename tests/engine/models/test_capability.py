@@ -201,6 +201,7 @@ def test_merging_into_a_checkpoint_that_is_quantized_already(
             check_files(resolve(spec))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("arguments", [["rope=rope_2d"], ["model.attention=sdpa"]], ids=["rope", "attention"])
 def test_one_message_and_exit_code_2(runner: Callable[..., Any], bloom: Path, arguments: list[str]) -> None:
     (bloom / "model.safetensors").write_bytes(b"\xff" * 100_000)
@@ -227,6 +228,7 @@ def broken_bitsandbytes(folder: Path, cextension: str) -> dict[str, str]:
     return {"PYTHONPATH": str(folder)}
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_bitsandbytes_that_cannot_be_imported(runner: Callable[..., Any], tmp_path: Path) -> None:
     environment = broken_bitsandbytes(tmp_path, "raise OSError('libbitsandbytes.so: wrong ELF class')")

@@ -56,6 +56,7 @@ def test_plain_load_reports_what_is_there(tiny_model: LocalModelConfig) -> None:
     assert not loaded.model.training
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("quantization", "bits", "tolerance"),
     [
@@ -173,6 +174,7 @@ def adapter(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.thorough
 def test_peft_is_really_on_and_merging_changes_nothing_more(
     tiny_model: LocalModelConfig, adapter: Path
 ) -> None:

@@ -165,6 +165,7 @@ def test_the_layers_are_counted_and_take_the_bytes_that_were_predicted(
     assert codes * 8 == choice.bits * sum(one.numbers for one in layers)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", [HqqConfig, TorchaoIntxConfig])
 def test_fewer_bits_lose_more(saved_family: Saved, kind: Callable[..., MadeGroupsConfig]) -> None:
     folder = saved_family()
@@ -174,6 +175,7 @@ def test_fewer_bits_lose_more(saved_family: Saved, kind: Callable[..., MadeGroup
     assert lost[0] > 3 * lost[2] > 9 * lost[-1] > 0
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("choice", [HqqConfig(bits=8), TorchaoIntxConfig(bits=8)])
 def test_an_adapter_over_such_layers(saved_family: Saved, tmp_path: Path, choice: MadeGroupsConfig) -> None:
     folder = saved_family()

@@ -48,6 +48,7 @@ def stored(saved_family: Saved, tmp_path_factory: pytest.TempPathFactory) -> Cal
     return folder
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("choice", INTX)
 def test_torchaos_own_checkpoint_is_recognised_and_held_in_as_many_bits(
     saved_family: Saved, stored: Callable[..., Path], choice: TorchaoIntxConfig

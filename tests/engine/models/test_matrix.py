@@ -242,7 +242,7 @@ def ask(spec: ModelSpec, bases: BaseCache) -> tuple[Loaded, torch.Tensor, list[i
     return loaded, logits, done.answer.token_ids
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "quantization", "tied", "head_dim", "scaled"),
@@ -305,7 +305,7 @@ def test_ropes_and_adapters(
                 assert (logits - native[lora]).abs().max() > 1e-4, f"{what}: positions turn otherwise"
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "rope", "lora", "tied", "head_dim"),

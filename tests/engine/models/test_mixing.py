@@ -33,7 +33,7 @@ QUANTIZING = sorted(
 LAYERS = 14  # of the tiny model: two blocks of seven
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", QUANTIZING)
 def test_all_layers_by_an_override_are_what_the_library_makes_of_the_model(
     saved_family: Saved, name: str
@@ -47,7 +47,7 @@ def test_all_layers_by_an_override_are_what_the_library_makes_of_the_model(
     assert torch.equal(logits(one_by_one), logits(whole))
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("base", "other"), list(itertools.permutations(["none", *QUANTIZING], 2)))
 def test_every_pair_computes_each_layer_in_its_own_format(saved_family: Saved, base: str, other: str) -> None:
     folder = saved_family()
@@ -80,6 +80,7 @@ def test_an_override_has_keys_of_its_own(saved_family: Saved, base: str) -> None
     assert [state.nested for state in states] == [False, False]
 
 
+@pytest.mark.thorough
 def test_more_skipped_layers_are_nearer_to_the_model_and_all_of_them_are_it(saved_family: Saved) -> None:
     folder = saved_family()
     plain = logits(load(folder, QuantizationConfig()))
@@ -123,7 +124,7 @@ def test_a_head_is_quantized_only_where_it_is_named_and_has_a_weight_of_its_own(
     assert everything.metrics["quantized_modules"] == LAYERS + (not tied)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("kind", ["peft", "pth"])
 @pytest.mark.parametrize("base", ["none", *QUANTIZING])
 def test_adapters_over_a_mix(saved_family: Saved, tmp_path: Path, kind: str, base: str) -> None:
@@ -149,7 +150,7 @@ def test_adapters_over_a_mix(saved_family: Saved, tmp_path: Path, kind: str, bas
         assert (logits(loaded) - logits(before)).norm() > 4 * (logits(loaded) - logits(plain)).norm()
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", QUANTIZING)
 def test_an_adapter_over_layers_quantized_one_by_one_computes_what_it_does_over_the_librarys_model(
     saved_family: Saved, tmp_path: Path, name: str

@@ -52,7 +52,7 @@ def predicted_bytes(spec: ModelSpec) -> int:
 # ------------------------------------------------------------------------------------------ torchao
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.thorough
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 @pytest.mark.parametrize("dtype", [Dtype.float32, Dtype.bfloat16])
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_a_torchao_weight_that_two_layers_share_counts_once() -> None:
     assert weight_bytes(torch.nn.ModuleList([one, two])) == apart
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["peft", "pth"])
 @pytest.mark.parametrize(
     ("quantization", "times"),
@@ -186,7 +186,7 @@ def quantized(saved_family: Saved, tmp_path_factory: pytest.TempPathFactory) -> 
     return folder
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", REAL)
 def test_a_quantized_checkpoint_loads_as_it_is(
     saved_family: Saved, quantized: Callable[[str], Path], kind: str
@@ -332,6 +332,7 @@ def test_a_missing_library_is_named(
         load(saved_family(), quantization)
 
 
+@pytest.mark.thorough
 def test_a_plan_refuses_without_torch(
     runner: Callable[..., Any], saved_family: Saved, quantized: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -355,6 +356,7 @@ def test_a_plan_refuses_without_torch(
 # -------------------------------------------------------------------------------------- model=local
 
 
+@pytest.mark.thorough
 def test_a_local_model_is_never_a_hub_id() -> None:
     program = """
 import socket, sys

@@ -71,7 +71,7 @@ def experts_of(base: Loaded) -> dict[str, SeparateExperts]:
     return {path: one for path, one in base.model.named_modules() if isinstance(one, SeparateExperts)}
 
 
-@pytest.mark.sampled(20)  # each family and each format
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", FORMATS)
 def test_experts_are_quantized_as_the_library_does_and_the_plan_knows_it(
@@ -106,6 +106,7 @@ def test_experts_are_quantized_as_the_library_does_and_the_plan_knows_it(
         assert not are_equal(own, other)  # the control: another expert
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("family", ["gpt_oss", "mixtral"])
 @pytest.mark.parametrize("choice", INTX)
 def test_integers_in_groups_are_those_of_torchao(

@@ -62,7 +62,7 @@ def weight_mib(base: Loaded) -> float:
     return sum(base.bytes_by_dtype.values()) / machine.MIB
 
 
-@pytest.mark.sampled(24)  # each kind of model and each format
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", FORMATS)
 def test_the_plan_and_the_load_agree_on_what_is_quantized(
@@ -159,6 +159,7 @@ def test_what_a_user_leaves_out_is_not_missed(job: Callable[..., Any]) -> None:
         formats.check(job("jetmoe", Int8Config(skip=["layers.0"])))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["qwen3", "qwen3_5"])
 def test_layers_that_bitsandbytes_cannot_pack_are_quantized_and_counted(
     kind: str, job: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
@@ -181,6 +182,7 @@ def test_layers_that_bitsandbytes_cannot_pack_are_quantized_and_counted(
     assert modules[0] == modules[1]
 
 
+@pytest.mark.thorough
 def test_inputs_that_are_no_whole_groups_stay_plain_if_they_are_few(job: Callable[..., Any]) -> None:
     resolved = job("qwen3", HqqConfig(group_size=128), head_dim=8)
     with pytest.raises(

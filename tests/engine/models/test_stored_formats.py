@@ -68,7 +68,7 @@ def library(folder: Path, choice: str, dtype: torch.dtype) -> Any:
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
-@pytest.mark.sampled(18)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", CODED | INT8)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_library_gives_the_same_logits(saved_format: Saved, name: str, dtype: Dtype) -> None:
@@ -105,7 +105,7 @@ def test_a_stream_of_bits(bits: int) -> None:
     assert torch.equal(unpack_stream(pack(numbers, bits), bits, 70), numbers.byte())
 
 
-@pytest.mark.sampled(13)
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", GROUPED)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_integers_in_groups_equal_their_plain_weights(saved_format: Saved, name: str, dtype: Dtype) -> None:
@@ -122,6 +122,7 @@ def test_integers_in_groups_equal_their_plain_weights(saved_format: Saved, name:
     assert loaded.metrics["parameters"] == reference.num_parameters()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", ["pack_quantized", "pack_quantized_zeros", "pack_quantized_8_bits"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_compressed_tensors_unpacks_the_same_weights(saved_format: Saved, name: str, dtype: Dtype) -> None:
@@ -148,7 +149,7 @@ def test_compressed_tensors_unpacks_the_same_weights(saved_format: Saved, name: 
 # ----------------------------------------------------------------------------------- of each format
 
 
-@pytest.mark.sampled(31)
+@pytest.mark.sampled(23)
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_predicted_size_is_that_of_the_loaded_weights(
@@ -163,7 +164,7 @@ def test_the_predicted_size_is_that_of_the_loaded_weights(
 
 
 @pytest.mark.skipif(native.kernels() is None, reason="the kernels are not built here")
-@pytest.mark.sampled(18)
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("name", CODED | INT8)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_engines_products_are_near_and_each_row_has_its_own(
@@ -185,6 +186,7 @@ def test_the_engines_products_are_near_and_each_row_has_its_own(
     assert all(torch.equal(layer(rows[one : one + 1])[0], together[one]) for one in range(37))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", [*INT8, "gptq_order", "awq", "pack_quantized_8_bits"])
 def test_a_tied_head_shards_and_the_engines_products(saved_format: Saved, tmp_path: Path, name: str) -> None:
     from safetensors.torch import load_file, save_file
@@ -218,6 +220,7 @@ def test_a_tied_head_shards_and_the_engines_products(saved_format: Saved, tmp_pa
     assert (logits(loaded) - expected).std() < 0.01 * expected.std()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", ["float_quantized", "int8_dynamic", "gptq"])
 def test_a_bias_that_only_the_checkpoint_has_is_added(saved_format: Saved, tmp_path: Path, name: str) -> None:
     before = load(saved_format(name), dtype=Dtype.float32).model.get_submodule(UP)

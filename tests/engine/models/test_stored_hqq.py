@@ -44,7 +44,7 @@ def saved(tmp_path: Path, tiny_llama: Path) -> Callable[..., Path]:
     return folder
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("bits", "group"), [(8, 64), (6, 32), (4, 64), (3, 64), (2, 16)])
 def test_it_is_what_the_same_numbers_made_here_are(
     saved: Saved, saved_family: Saved, bits: int, group: int

@@ -66,6 +66,7 @@ CASES += [("fused", name) for name in FUSED]  # experts alone are codes
 CASES += [("mixtral", "fp8"), ("deepseek_v3", "fp8"), ("gpt_oss", "mxfp4")]
 
 
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize(("family", "name"), CASES)
 def test_a_stored_mixture_computes_what_its_plain_weights_do(
     saved: Any, tmp_path: Path, family: str, name: str
@@ -84,6 +85,7 @@ def test_a_stored_mixture_computes_what_its_plain_weights_do(
         assert off(logits(loaded), expected) < 1e-5
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     ("family", "name"),
     [("mixtral", "gptq"), ("deepseek_v3", "fp8"), ("gpt_oss", "mxfp4"), *(("fused", name) for name in FUSED)],
@@ -106,6 +108,7 @@ def test_the_predicted_size_is_that_of_the_loaded_weights(
     assert loaded.metrics["mapped_weight_mib"] * 2**20 >= codes, "the codes stay in the file"
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("family", "name"),
     [("qwen3_moe", "pack_quantized"), ("gpt_oss", "mxfp4"), *(("fused", name) for name in FUSED)],
@@ -153,6 +156,7 @@ def test_what_does_not_fit_is_refused_by_name(
         load(changed(folder, tmp_path / "changed", change))
 
 
+@pytest.mark.thorough
 def test_some_layers_may_stay_joined(saved: Any) -> None:
     folder, plain = saved("mixtral", "gptq", keeps=r"layers\.0\.")
     loaded = load(folder, dtype=Dtype.float32)

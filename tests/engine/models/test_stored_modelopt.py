@@ -49,6 +49,7 @@ def plain_logits(folder: Path) -> torch.Tensor:
     return logits(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval())
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", ["modelopt_nvfp4_rows", "modelopt_mixed", "modelopt_fp8"])
 def test_the_predicted_size_is_that_of_the_loaded_weights(saved: Saved, name: str) -> None:
     folder, _ = saved(name)
@@ -61,6 +62,7 @@ def test_the_predicted_size_is_that_of_the_loaded_weights(saved: Saved, name: st
     )
 
 
+@pytest.mark.thorough
 def test_exchanged_experts_are_seen(saved: Saved, tmp_path: Path) -> None:
     folder, plain = saved("modelopt_nvfp4")
     other = exchanged(folder, tmp_path / "other", "model.layers.1.")
@@ -82,6 +84,7 @@ def test_settings_in_a_file_of_their_own_are_read(saved: Saved, tmp_path: Path) 
     assert off(logits(load(older, dtype=Dtype.float32)), plain_logits(plain)) < 1e-5
 
 
+@pytest.mark.thorough
 def test_scales_of_keys_and_values_are_noted_and_not_used(saved: Saved) -> None:
     notes = " ".join(load(saved("modelopt_nvfp4_rows")[0]).notes)
     assert "quantized, modelopt NVFP4 by modelopt" in notes
@@ -117,6 +120,7 @@ def test_other_choices_are_refused(saved: Saved) -> None:
         check_format(configure(saved("modelopt_nvfp4")[0], CHOICES["nf4"]()))
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(
     ("change", "message"),
     [

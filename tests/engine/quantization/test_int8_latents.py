@@ -21,6 +21,7 @@ INT8 = CHOICES["int8"]()
 OF_A_MIX = QuantizationConfig(overrides={"self_attn": "int8"})  # layers that are made one by one
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("quantization", [INT8, OF_A_MIX], ids=["whole", "mix"])
 @pytest.mark.parametrize("family", ["deepseek_v3", "glm4_moe_lite"])
 def test_latents_are_multiplied_in_8_bits(
@@ -40,6 +41,7 @@ def test_latents_are_multiplied_in_8_bits(
         logits(loaded)
 
 
+@pytest.mark.thorough
 def test_latents_of_a_model_that_is_stored_in_8_bits(tmp_path: Path) -> None:
     plain, stored = tmp_path / "plain", tmp_path / "stored"
     families.build("deepseek_v3", plain)

@@ -45,6 +45,7 @@ def engine_of(tiny_llama: Path, tmp_path: Path) -> Callable[..., LocalEngine]:
     return make
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("dtype", list(OFF))
 @pytest.mark.parametrize("family", SINGLE_CALL)
 def test_its_logits_are_those_of_the_model(
@@ -54,6 +55,7 @@ def test_its_logits_are_those_of_the_model(
     check_logits(engine_of(family, dtype), dtype)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("dtype", list(OFF))
 @pytest.mark.parametrize("family", SINGLE_CALL)
 def test_bits_do_not_depend_on_how_a_text_is_cut(
@@ -147,6 +149,7 @@ def _not_rotated(fused: FusedForward) -> None:
         layer.rope = -1
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("family", "change"),
     [
@@ -173,6 +176,7 @@ def test_what_is_wrong_shows_in_the_logits(
     check_that_it_shows(engine_of(family), change)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -198,6 +202,7 @@ def test_segments_that_do_not_fit_are_refused(
         all_logits(forward, with_prefix=False)
 
 
+@pytest.mark.thorough
 def test_no_tokens_are_guessed(engine_of: Callable[..., LocalEngine]) -> None:
     """A wrong one could not be taken out of a state."""
     engine = engine_of("qwen3_5")

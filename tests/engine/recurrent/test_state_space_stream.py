@@ -59,6 +59,7 @@ def asked() -> list[Request]:
     return [Request(at, prompt, max_new_tokens=LENGTHS[at]) for at, prompt in enumerate(PROMPTS)]
 
 
+@pytest.mark.sampled(1)
 def test_rows_enter_and_leave_and_share_prefixes(
     saved: Path, family: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -77,7 +78,7 @@ def test_rows_enter_and_leave_and_share_prefixes(
     engine.close()
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.thorough
 def test_five_hundred_tokens(saved: Path, family: tuple[Any, Any]) -> None:
     prompts = [SYSTEM + AGENTS[0] + QUESTIONS[0], SYSTEM + AGENTS[1], "y"]
     engine = opened(saved, LONG)

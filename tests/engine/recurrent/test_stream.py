@@ -83,6 +83,7 @@ def lengths(some: list[Request]) -> dict[int, int]:
     return {int(one.id): one.max_new_tokens or 0 for one in some}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("rows", [None, 1, 3])
 def test_rows_enter_and_leave_and_share_prefixes(
     engine: LocalEngine, hybrid: Model, rows: int | None
@@ -94,6 +95,7 @@ def test_rows_enter_and_leave_and_share_prefixes(
     assert engine.stats.shared_tokens > 0
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("token_by_token", [False, pytest.param(True, marks=pytest.mark.thorough)])
 def test_five_hundred_tokens(hybrid: Model, token_by_token: bool) -> None:
     prompts = [SYSTEM + AGENTS[0] + QUESTIONS[0], SYSTEM + AGENTS[1], "y"]
@@ -112,6 +114,7 @@ def test_five_hundred_tokens(hybrid: Model, token_by_token: bool) -> None:
         )
 
 
+@pytest.mark.thorough
 def test_prompts_are_read_in_pieces(
     engine: LocalEngine, hybrid: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,6 +124,7 @@ def test_prompts_are_read_in_pieces(
     assert complete(engine, some) == hybrid.expected(lengths(some))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("failing", [(1,), (2,), (4,), (5, 6), (9,), (5, 12, 13)], ids=str)
 def test_a_shortage_of_memory_sets_states_back(
     engine: LocalEngine, hybrid: Model, failing: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
@@ -143,6 +147,7 @@ def test_a_shortage_of_memory_sets_states_back(
     assert len(engine.stats.row_shortages) == len(failing)
 
 
+@pytest.mark.thorough
 def test_continuations_are_scored(engine: LocalEngine, hybrid: Model) -> None:
     continuations = (" yes", " no, not at all, and nobody has ever said so.", "7")
     pairs = [(prompt, continuation) for prompt in PROMPTS[:6] for continuation in continuations]
@@ -156,6 +161,7 @@ def test_continuations_are_scored(engine: LocalEngine, hybrid: Model) -> None:
         assert completion.logprobs == pytest.approx(expected.tolist(), abs=2e-4)
 
 
+@pytest.mark.thorough
 def test_choices_of_a_request_do_not_depend_on_the_others(hybrid: Model) -> None:
     engine = opened(hybrid, temperature=0.8)
     some = [Request(at, prompt, n=4) for at, prompt in enumerate(PROMPTS[:3])]
@@ -170,6 +176,7 @@ def test_choices_of_a_request_do_not_depend_on_the_others(hybrid: Model) -> None
     engine.close()
 
 
+@pytest.mark.thorough
 def test_a_conversation_goes_on(engine: LocalEngine, hybrid: Model) -> None:
     """Its state is kept at the end of the turn, and is used where the next prompt goes on from
     there."""
@@ -186,12 +193,14 @@ def test_a_conversation_goes_on(engine: LocalEngine, hybrid: Model) -> None:
         assert engine.stats.prefill_tokens - before == len(ids) - shared
 
 
+@pytest.mark.thorough
 def test_recurring_prompts_are_answered_alike(engine: LocalEngine, hybrid: Model) -> None:
     some = asked(recurring=True)
     for _ in range(2):
         assert complete(engine, some, 4) == hybrid.expected(lengths(some))
 
 
+@pytest.mark.sampled(2)
 def test_a_beginning_that_came_twice_is_kept(engine: LocalEngine, hybrid: Model) -> None:
     """The second prompt finds what it has in common with the first, and leaves the state there; the
     third one uses it."""
@@ -210,6 +219,7 @@ def test_a_beginning_that_came_twice_is_kept(engine: LocalEngine, hybrid: Model)
 # ----------------------------------------------------------------------------------------- controls
 
 
+@pytest.mark.thorough
 def test_a_wrong_decay_is_found_by_the_trial(
     tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -227,6 +237,7 @@ def test_a_wrong_decay_is_found_by_the_trial(
     engine.close()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("broken", ["entering", "prefix", "moving"])
 def test_a_state_that_is_not_set_changes_the_answers(
     engine: LocalEngine, hybrid: Model, broken: str, monkeypatch: pytest.MonkeyPatch
@@ -252,6 +263,7 @@ def test_a_state_that_is_not_set_changes_the_answers(
     assert complete(engine, asked()) != hybrid.expected(lengths(asked()))
 
 
+@pytest.mark.sampled(2)
 def test_a_state_of_other_tokens_is_an_error(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     engine.load()
     monkeypatch.setattr(states.RowStates, "put", lambda self, slot, other, of_slot=0: None)
@@ -259,6 +271,7 @@ def test_a_state_of_other_tokens_is_an_error(engine: LocalEngine, monkeypatch: p
         complete(engine, asked())
 
 
+@pytest.mark.thorough
 def test_no_library_is_recommended_for_what_is_computed_here(hybrid: Model) -> None:
     hints = logging.getLogger(cache_probe.HINTS)
     said: list[str] = []

@@ -135,6 +135,7 @@ def test_the_environment_equals_that_of_transformers() -> None:
     }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("case", HOSTILE)
 def test_a_template_ends_at_a_limit_that_is_named(tokenizer: Any, case: str) -> None:
     tokenizer.chat_template, limit = HOSTILE[case]

@@ -33,7 +33,7 @@ print(len(sys.modules) - before)
 """
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize("is_gguf", [True, False])
 def test_the_models_own_class_is_imported_before_the_load(is_gguf: bool, tmp_path: Path) -> None:

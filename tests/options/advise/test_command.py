@@ -46,6 +46,7 @@ def settings(advice: dict[str, Any], which: str = "recommended") -> list[dict[st
     return [dict(word.split("=", 1) for word in it["overrides"]) for it in advice[which]]
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_laptop_holds_seven_billion_in_four_bits_with_few_rows_or_a_smaller_model(data: Any) -> None:
     code, advice = data(SEVEN, "--machine", "laptop_8gb")
@@ -194,6 +195,7 @@ def test_files_are_candidates_with_their_recorded_kl_and_memory(
     assert "quantization=nf4: each of files=" in mistake.err
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize(("cluster", "low"), [("template", 28.3), (None, 51.0)])
 def test_records_are_read_without_torch(
@@ -278,6 +280,7 @@ def test_a_choice_that_misses_the_experts_is_not_recommended(data: Any, tmp_path
     assert ["quantizes only 1" in note for note in nf4["notes"]] == [True]
 
 
+@pytest.mark.thorough
 def test_a_mixture_is_recommended_with_its_experts_quantized(data: Any, tmp_path: Path) -> None:
     from kinds_of_models import save
 

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 from raising import raises
 
 from runner.config.choices import choices_for
@@ -22,6 +23,7 @@ def task(*overrides: str, folder: Path | None = None) -> Any:
     ).task
 
 
+@pytest.mark.thorough
 def test_a_data_set_by_name(tmp_path: Path) -> None:
     assert task("task.data=gsm8k").data == "openai/gsm8k"
     assert task("task.data=embedded_hard").split == "hard"

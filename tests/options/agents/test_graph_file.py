@@ -219,6 +219,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @settings(max_examples=200)
 @given(data=st.data())

@@ -144,6 +144,7 @@ def uneven(mode: Mode, agents: int, rounds: int, seed: int) -> Graph:
     return graph
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("method", [method for method in Method if method is not Method.none])
 @settings(max_examples=25, deadline=None)
 @given(
@@ -204,6 +205,7 @@ def test_how_many_edges_each_method_leaves() -> None:
     assert counts(LearningMethod(), 10) == [(12, 16)] * 10
 
 
+@pytest.mark.thorough
 def test_without_chance_the_learned_preference_wins() -> None:
     """An edge against the order of the scan, learned as the one that matters, is taken; by the
     order it is not."""

@@ -92,6 +92,7 @@ def test_a_team_of_one_round_has_no_edge_of_the_round_before() -> None:
     assert wide < 0.6 * wider, "the empty half is not drawn"
 
 
+@pytest.mark.sampled(78)
 @pytest.mark.parametrize("agents", [1, 2, 3, 4, 9, 64])
 @pytest.mark.parametrize("mode", list(Mode))
 @pytest.mark.parametrize("rounds", [1, 2])

@@ -100,6 +100,7 @@ def left_running(scratch: Path) -> list[str]:
     return found
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("without", WITHOUT, ids=lambda names: "-".join(sorted(names)) or "all")
 def test_attacks_fail_and_harm_nothing(without: frozenset[str], outside: Path) -> None:
     if not LINUX and without != WITHOUT[-1]:
@@ -117,6 +118,7 @@ def test_attacks_fail_and_harm_nothing(without: frozenset[str], outside: Path) -
     assert sandbox.run("answer = 6 * 7").answer == "42"
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("code", "limits", "why"),
     [
@@ -170,6 +172,7 @@ def as_user(tmp_path: Path, *options: str) -> str:
     return str(script)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("user", ["root who may become nobody", "an ordinary user"])
 @pytest.mark.parametrize("without", [WITHOUT[0], WITHOUT[-1]], ids=["all", "limits-only"])
 def test_as_other_users(
@@ -190,6 +193,7 @@ def test_as_other_users(
         assert sandbox.run(ATTACKS[name]).status is CodeStatus.code_failed, name
 
 
+@pytest.mark.thorough
 def test_the_program_dies_with_the_run(tmp_path: Path) -> None:
     if not LINUX:
         pytest.skip("only Linux ends a process with its parent")
@@ -213,6 +217,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.thorough
 def test_several_threads_at_once() -> None:
     sandbox = Sandbox()
     with ThreadPoolExecutor(8) as pool:
@@ -307,6 +312,7 @@ def test_a_machine_where_it_does_not_work_is_told(monkeypatch: pytest.MonkeyPatc
         Sandbox().run("answer = 42")
 
 
+@pytest.mark.thorough
 def test_where_answers_are_letters_a_program_names_a_choice(sandbox: Sandbox) -> None:
     letters = Sandbox(letters=True)
     found = {code: letters.run(f"answer = {code}") for code in ("'B'", "'b'", "'B. blue'", "'AB'[1]")}

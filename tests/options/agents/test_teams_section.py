@@ -65,6 +65,7 @@ def test_teams_that_differ_in_a_key_never_share_a_name() -> None:
     ]
 
 
+@pytest.mark.thorough
 def test_names_of_teams_need_a_team(store: Store, show: Any) -> None:
     store.job("no teams", "alone", {}, marks(30, N))
     code, _, err = show("no teams", "--teams")

@@ -30,6 +30,7 @@ from runner_engine.sessions.base import Completion, Event, Request
 Make = Callable[..., RunnerConfig]
 
 
+@pytest.mark.thorough
 def test_training_prunes_and_never_sees_the_scored_questions(make_config: Make, again: Starts) -> None:
     task = team(mode=Mode.full_connected, optimized_spatial=True)
     config = make_config(task=task)
@@ -206,7 +207,7 @@ EACH_METHOD = {
 }
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize("method", EACH_METHOD)
 def test_a_kill_in_training_or_scoring_changes_neither_calls_nor_graph(

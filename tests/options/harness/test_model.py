@@ -115,6 +115,7 @@ def test_thinking_needs_its_end_and_scores_no_given_answers(
         ours.loglikelihood([request])
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_thought_is_no_part_of_an_answer(tmp_path: Path) -> None:
     keys = f"pretrained={thinking_model(tmp_path / 'thinks')},dtype=float32,generation.thinking_tokens=9"

@@ -82,6 +82,7 @@ def test_which_commands_are_the_same_search() -> None:
     assert corner(one.distributions()) == {"a": 1, "b": 0.0}
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("sampler", ["tpe", "random", "cmaes", "gp", "qmc"])
 def test_an_interrupted_search_proposes_what_an_uninterrupted_one_does(sampler: str) -> None:
     """A sampler with a fixed seed that begins anew would draw the same values again; in Optuna

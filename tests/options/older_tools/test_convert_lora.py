@@ -101,6 +101,7 @@ def test_prefixed_file_and_its_twin(tiny_llama: Path, tmp_path: Path) -> None:
     assert same_bits(torch.load(tmp_path / "back.pth", weights_only=True), state)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("settings", "scaling"),
     [

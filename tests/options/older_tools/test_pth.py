@@ -98,7 +98,7 @@ def as_peft(file: str, base: Path, target: Path) -> str:
     return str(target)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("shape", ["llama", "qwen2"])
 @pytest.mark.parametrize(
     ("dtype", "prefix"), [(torch.float32, ""), (torch.float16, "module.")], ids=["float32", "half-prefixed"]
@@ -174,6 +174,7 @@ def test_over_a_quantized_base(
     assert torch.equal(logits(adapt(base, plain).model), before), "bit for bit"
 
 
+@pytest.mark.thorough
 def test_adapters_of_both_kinds_take_turns_on_one_base(bases: dict[str, Path], tmp_path: Path) -> None:
     base = LocalModelConfig(name=str(bases["llama"]), device="cpu", dtype=Dtype.float32)
     one, two = (save(squares(rank), tmp_path / f"{rank}.pth") for rank in (4, 2))
@@ -411,11 +412,13 @@ def test_memory_is_predicted(tiny_model: LocalModelConfig, tmp_path: Path, dtype
     assert predicted.weights["lora"] == load(spec).metrics["lora_parameters"] * 4
 
 
+@pytest.mark.thorough
 def test_the_table_shows_what_was_matched(runner: Callable[..., Any]) -> None:
     table = runner("lora=embedded_pth", "task.split=hard5", "task.limit=2", "tracking=none").out
     assert "8 modules · rank 16 · norm of the delta 6.15" in " ".join(table.split())
 
 
+@pytest.mark.thorough
 def test_the_shipped_file_teaches_five_steps(runner: Callable[..., Any]) -> None:
     keys = ("task.split=hard5", "task.limit=100", "tracking=none", "print=json")
     bare, adapted = (

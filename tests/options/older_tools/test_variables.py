@@ -135,6 +135,7 @@ def test_a_wrong_value_is_an_error_that_names_the_variable(name: str, value: str
 # command line
 
 
+@pytest.mark.thorough
 def test_command_line_beats_environment_beats_file_beats_yaml(
     tmp_path: Path, runner: Callable[..., Any]
 ) -> None:
@@ -152,6 +153,7 @@ def test_command_line_beats_environment_beats_file_beats_yaml(
     assert tokens("generation.max_new_tokens=16", **of_both) == (16, said)
 
 
+@pytest.mark.thorough
 def test_grids_and_studies_follow_the_variables(tmp_path: Path, runner: Callable[..., Any]) -> None:
     (tmp_path / "own.yaml").write_text(
         "defaults: [config, override model: stub, override tracking: none, _self_]\n"
@@ -176,6 +178,7 @@ def test_grids_and_studies_follow_the_variables(tmp_path: Path, runner: Callable
     assert not any("sk-secret" in text for text in [*written, done.out, done.err])
 
 
+@pytest.mark.thorough
 def test_the_environment_beats_a_studys_own_sweep(tmp_path: Path, runner: Callable[..., Any]) -> None:
     study = "defaults: [config, override tracking: none, _self_]\nhydra: {mode: MULTIRUN, sweeper: {params: {%s}}}\n"
     (tmp_path / "own.yaml").write_text(study % "quantization: 'none,int8', seed: '1,2'")

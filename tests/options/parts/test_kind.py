@@ -65,7 +65,7 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> str:
 # tokens
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.thorough
 @pytest.mark.parametrize("generation", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
 @pytest.mark.parametrize("micro_batch", [None, 3])
 def test_completions_are_those_of_the_whole_model(
@@ -95,6 +95,7 @@ def test_completions_are_those_of_the_whole_model(
     assert [json.loads(line)["text"] for line in lines] == [one.answer.text for one in samples(record)]
 
 
+@pytest.mark.thorough
 def test_stop_texts_and_limits_end_a_row_and_no_other(
     make_config: Make, model: Path, parts: Path, prompts: str
 ) -> None:
@@ -107,7 +108,7 @@ def test_stop_texts_and_limits_end_a_row_and_no_other(
     assert reasons == {FinishReason.stop, FinishReason.length}
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.thorough
 @pytest.mark.parametrize("samples_each", [1, 2], ids=["greedy", "sampled"])
 def test_word_problems(make_config: Make, embedded: Path, samples_each: int) -> None:
     task = Gsm8kConfig(limit=4, samples=samples_each, check_invariance=2 if samples_each == 1 else 0)
@@ -310,6 +311,7 @@ def test_tasks_that_need_more_are_refused(make_config: Make, parts: Path) -> Non
             run(make_config(model=in_parts(parts), task=task))
 
 
+@pytest.mark.thorough
 def test_the_former_task_name_leads_to_the_new_one(runner: Callable[..., Any]) -> None:
     for words in (("task=pipeline", "task.parts=parts", "task.prompt=x"), ("-m", "task=pipeline,generate")):
         done = runner(*words)

@@ -119,6 +119,7 @@ def test_pieces_may_end_anywhere(trip: Trip, chunk: int, monkeypatch: pytest.Mon
         assert values.tolist() == tensor.double().flatten().tolist()
 
 
+@pytest.mark.thorough
 def test_memory_does_not_grow_with_the_numbers(trip: Trip) -> None:
     import tracemalloc
 

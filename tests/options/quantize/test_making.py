@@ -38,6 +38,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.thorough
 def test_a_job_makes_a_model_records_it_and_makes_it_again_only_if_it_is_gone(
     runner: Run, tmp_path: Path
 ) -> None:
@@ -63,12 +64,14 @@ def test_a_job_makes_a_model_records_it_and_makes_it_again_only_if_it_is_gone(
     assert contents(made) == before, "made again, it has the same hash"
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_maker_has_the_threads_that_are_given(runner: Run, tmp_path: Path, threads: int) -> None:
     _, result = made_by(runner, tmp_path, *KEYS, f"model.threads={threads}")
     assert result["facts"]["threads"] == str(threads)
 
 
+@pytest.mark.thorough
 def test_a_model_that_was_changed_since_is_neither_taken_nor_written_over(
     runner: Run, tmp_path: Path
 ) -> None:
@@ -116,6 +119,7 @@ def wait_for(condition: Callable[[], Any]) -> Any:
     pytest.fail("it did not happen in time")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("moment", ["maker starts", "folder is there", "weights are written"])
 def test_a_killed_runner_leaves_no_half_model_and_the_next_one_makes_it(
     runner: Run, tmp_path: Path, moment: str
@@ -139,6 +143,7 @@ def test_a_killed_runner_leaves_no_half_model_and_the_next_one_makes_it(
             assert [*opened.keys()]
 
 
+@pytest.mark.thorough
 def test_a_killed_runner_leaves_no_half_of_several_files_and_the_next_one_makes_all(
     runner: Run, tmp_path: Path
 ) -> None:
@@ -199,6 +204,7 @@ def test_a_killed_runner_ends_the_programs_of_llama_cpp_and_leaves_no_half_file(
     assert again.read_bytes() == before
 
 
+@pytest.mark.thorough
 def test_a_killed_maker_is_a_failed_job_with_its_log_and_the_next_one_makes_it(
     runner: Run, tmp_path: Path
 ) -> None:
@@ -213,6 +219,7 @@ def test_a_killed_maker_is_a_failed_job_with_its_log_and_the_next_one_makes_it(
     made_by(runner, tmp_path, *KEYS)
 
 
+@pytest.mark.thorough
 def test_what_a_maker_says_at_its_end_is_the_jobs_error(runner: Run, tmp_path: Path) -> None:
     """A model of a family that nobody knows: transformers' own sentence, and no traceback."""
     model = tmp_path / "model"

@@ -176,6 +176,7 @@ def test_a_job_on_texts_of_its_evaluation_ends_before_anything_starts(runner: Ru
     assert "texts of the evaluation" not in done.err + done.out
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("multirun", [(), ("-m",)])
 def test_a_data_set_of_ones_own_is_an_evaluation_too(
     runner: Run, tmp_path: Path, multirun: tuple[str, ...]
@@ -192,6 +193,7 @@ def test_a_data_set_of_ones_own_is_an_evaluation_too(
         assert (shared in done.err + done.out) is is_shared
 
 
+@pytest.mark.thorough
 def test_a_worker_which_composes_nothing_finds_the_data_sets_that_ship() -> None:
     program = "from runner.config import data_sets; print(data_sets.find('texts').where)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

@@ -32,6 +32,7 @@ def sent(record: Any) -> dict[str, Any]:
     return dict(json.loads(record.result.facts["sent"]))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("owner", ["vllm", "runner"])
 def test_a_server_that_accepts_more_gets_more_parameters(make_config: Make, api: Api, owner: str) -> None:
     assert api.models is not None
@@ -42,6 +43,7 @@ def test_a_server_that_accepts_more_gets_more_parameters(make_config: Make, api:
     assert api.seen[0]["top_k"] == 50
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("owner", [None, "openai", ["vllm"], "sombody"])
 def test_any_other_server_gets_only_openais_parameters(make_config: Make, api: Api, owner: Any) -> None:
     assert api.models is not None

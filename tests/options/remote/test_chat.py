@@ -26,6 +26,7 @@ def samples(folder: Path) -> dict[int, Sample]:
     return read_samples(path)
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_model_behind_an_api(tmp_path: Path) -> None:
     with Api() as server:

@@ -103,6 +103,7 @@ def test_parameters_are_sent(ask: Ask, api: Api) -> None:
     )
 
 
+@pytest.mark.thorough
 def test_seeds_follow_the_job_and_the_request(ask: Ask, api: Api) -> None:
     warm = GenerationConfig(temperature=0.7, max_new_tokens=2)
     ask(
@@ -204,6 +205,7 @@ def test_a_cancelled_request_closes_its_connection(make_config: Make, api: Api) 
     engine.close()
 
 
+@pytest.mark.thorough
 def test_any_thread_submits_while_others_are_under_way(make_config: Make, api: Api) -> None:
     api.delay_s = 0.02
     with Driver(open_engine(config_of(make_config, api.url))) as driver:
@@ -234,7 +236,7 @@ def until(condition: Callable[[], bool]) -> None:
 # misbehave
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(2)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "trouble",

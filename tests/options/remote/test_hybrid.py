@@ -111,6 +111,7 @@ def test_a_bad_draft_is_revised_once_and_reviewed_again(ask: Ask) -> None:
     )
 
 
+@pytest.mark.thorough
 def test_after_the_last_round_the_teacher_answers(ask: Ask) -> None:
     with Teacher(bad()) as teacher:
         one, _ = ask(teacher)
@@ -120,12 +121,14 @@ def test_after_the_last_round_the_teacher_answers(ask: Ask) -> None:
     assert calls(two) == [("student", "draft"), ("teacher", "review"), ("teacher", "answer")]
 
 
+@pytest.mark.thorough
 def test_the_threshold_decides(ask: Ask) -> None:
     with Teacher(good(0.5)) as teacher:
         assert ask(teacher, threshold=0.5)[0].by == "student"
         assert ask(teacher, threshold=0.51)[0].by == "teacher"
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     "review",
     ["", "Well done, 9 of 10!", "{", '{"score": }', '{"score": true}', '{"score": "high"}', '{"score": 85}', "[1, 2]",
@@ -227,6 +230,7 @@ def test_text_is_returned_when_it_is_clear_whose_answer_counts(make_config: Make
 # --------------------------------------------------------------------------------------- whole jobs
 
 
+@pytest.mark.thorough
 def test_a_job_records_who_answered(make_config: Make, tmp_path: Any) -> None:
     with Teacher(good(), bad(), bad(), "no json", good(), bad()) as teacher:
         config = make_config(model=hybrid(teacher.url), task=Gsm8kConfig(limit=6))

@@ -83,6 +83,7 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.thorough
 def test_the_least_busy_server_gets_the_next_request(opened: Any, two: tuple[Api, Api]) -> None:
     slow, quick = two
     free = threading.Event()
@@ -109,6 +110,7 @@ def test_the_least_busy_server_gets_the_next_request(opened: Any, two: tuple[Api
     }
 
 
+@pytest.mark.thorough
 def test_equal_servers_get_equally_many(opened: Any, two: tuple[Api, Api]) -> None:
     assert answers(opened(*(api.url for api in two), concurrency=1), requests(10)) == expected(10)
     assert [len(api.answered) for api in two] == [5, 5]
@@ -120,6 +122,7 @@ def test_a_single_server_has_no_table(opened: Any, two: tuple[Api, Api]) -> None
     assert engine.stats.servers == []
 
 
+@pytest.mark.thorough
 def test_requests_of_a_server_that_dies_are_asked_at_the_other(
     opened: Any, two: tuple[Api, Api], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -145,6 +148,7 @@ def test_requests_of_a_server_that_dies_are_asked_at_the_other(
     assert left_out[0].endswith("; the other servers get its requests")
 
 
+@pytest.mark.thorough
 def test_a_server_that_fails_quickly_does_not_attract_all_requests(opened: Any, two: tuple[Api, Api]) -> None:
     failing, healthy = two
     failing.always = Trouble("status", 500)
@@ -153,6 +157,7 @@ def test_a_server_that_fails_quickly_does_not_attract_all_requests(opened: Any, 
     assert len(failing.seen) <= pool.FAILURES_IN_A_ROW + 1
 
 
+@pytest.mark.thorough
 def test_a_pause_holds_only_for_the_server_that_asks_for_it(opened: Any, two: tuple[Api, Api]) -> None:
     busy, free = two
     busy.always = Trouble("status", 429, {"Retry-After": "3600"})
@@ -256,6 +261,7 @@ def test_a_server_without_the_model_is_refused(opened: Any, two: tuple[Api, Api]
         opened(*(api.url for api in two)).load()
 
 
+@pytest.mark.thorough
 def test_only_what_all_servers_accept_is_sent(opened: Any, two: tuple[Api, Api]) -> None:
     for api, owner in zip(two, ("vllm", "somebody"), strict=True):
         api.models = [{"id": "tiny", "owned_by": owner, "max_model_len": 512 if owner == "vllm" else 256}]

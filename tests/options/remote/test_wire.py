@@ -50,6 +50,7 @@ def ask(make_config: Callable[..., RunnerConfig], api: Api) -> Callable[..., Com
     return ask
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("trouble", "words"),
     [
@@ -76,12 +77,14 @@ def test_a_wrong_key_is_reported_even_with_an_unlimited_body(ask: Any, api: Api)
         ask()
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_keep_alive_comments_without_text_are_a_fault(ask: Any, api: Api) -> None:
     api.always = Trouble("comments")
     assert "began an answer and sent no text within 3 s" in str(ask(first_token_s=3.0).error)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("status", [307, 308, 301])
 def test_prompts_do_not_follow_to_another_host(ask: Any, api: Api, status: int) -> None:
     with Api() as other:

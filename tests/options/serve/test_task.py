@@ -129,6 +129,7 @@ def test_a_grid_of_servers_is_impossible(runner: Any) -> None:
 # restarts
 
 
+@pytest.mark.thorough
 @SLOW
 def test_a_server_that_is_asked_to_stop_ends_its_open_answers_first(
     tmp_path: Path, new_database: NewDatabase
@@ -163,6 +164,7 @@ def test_a_server_that_is_asked_to_stop_ends_its_open_answers_first(
     assert run.data.metrics["peak_rows"] >= 1
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("how", ["drain_s", "second signal"])
 @SLOW
 def test_who_is_not_ready_in_time_is_told(tmp_path: Path, how: str) -> None:
@@ -188,6 +190,7 @@ def test_who_is_not_ready_in_time_is_told(tmp_path: Path, how: str) -> None:
         assert "task=serve" in server.out
 
 
+@pytest.mark.thorough
 @SLOW
 def test_a_killed_server_starts_again_on_the_same_port(tmp_path: Path, new_database: NewDatabase) -> None:
     new_database(tmp_path / "outputs" / "mlflow.db")
@@ -208,6 +211,7 @@ def test_a_killed_server_starts_again_on_the_same_port(tmp_path: Path, new_datab
     assert runs[0].data.tags["job_id"] == runs[1].data.tags["job_id"]
 
 
+@pytest.mark.thorough
 @SLOW
 def test_a_signal_while_the_model_loads_ends_it_as_any_job(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "runner", "task=serve", "task.port=0", "tracking=none"]
@@ -227,6 +231,7 @@ def test_a_signal_while_the_model_loads_ends_it_as_any_job(tmp_path: Path) -> No
 # ------------------------------------------------------------------------------------------ the key
 
 
+@pytest.mark.thorough
 @SLOW
 def test_with_a_key_nothing_is_told_without_it_and_it_is_written_nowhere(
     tmp_path: Path, new_database: NewDatabase
@@ -265,6 +270,7 @@ def test_a_key_is_demanded_on_this_machine_too_where_there_is_one(tmp_path: Path
 # engines
 
 
+@pytest.mark.thorough
 @SLOW
 def test_the_stub_serves_and_is_named_as_asked(tmp_path: Path) -> None:
     with serving(tmp_path, *STUB, "task.model_name=mine", "model.delay_s=0.3") as server:

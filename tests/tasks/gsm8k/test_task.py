@@ -224,6 +224,7 @@ IDS = {  # of the last version whose default was task.cluster=null
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(("override", "job_id"), IDS.items())
 def test_clusters_by_default_change_no_id(override: str, job_id: str) -> None:
     assert id_of(override) == (job_id or id_of())

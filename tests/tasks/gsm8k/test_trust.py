@@ -183,6 +183,7 @@ def test_what_the_model_sees_is_described(
     ] == warned
 
 
+@pytest.mark.thorough
 def test_the_form_is_the_same_for_all_questions_and_another_for_another_prompt(
     make_config: Make, tiny_model: LocalModelConfig
 ) -> None:
@@ -268,6 +269,7 @@ def test_a_few_are_asked_again_beside_the_others(make_config: Make, tmp_path: Pa
     assert resumed.metrics | MEASURED == result.metrics | MEASURED
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("task", "generation", "waits"),
     [
@@ -307,6 +309,7 @@ def test_auto_is_the_same_job_as_without_the_check() -> None:
     assert counting[0]["check_invariance"] == 0
 
 
+@pytest.mark.thorough
 def test_a_repeat_asks_in_another_order_with_other_random_numbers(make_config: Make, tmp_path: Path) -> None:
     orders, results = [], []
     for repeat in (0, 1, 2):
@@ -324,6 +327,7 @@ def test_a_repeat_asks_in_another_order_with_other_random_numbers(make_config: M
     assert results == [1.0, 1.0, 1.0]
 
 
+@pytest.mark.thorough
 def test_a_repeat_is_a_job_of_its_own_that_reuses_nothing(make_config: Make) -> None:
     first = run(make_config(task=Gsm8kConfig(limit=3)))
     again = run(make_config(task=Gsm8kConfig(limit=3, repeat=1)))
@@ -365,6 +369,7 @@ def test_a_check_takes_the_answers_of_the_job_without_it(make_config: Make) -> N
     assert checked.result.metrics["texts_changed"] == 0
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("samples", [1, 4])
 def test_each_answer_is_read_once_from_its_completion_to_the_report_and_once_at_resume(
     make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, samples: int

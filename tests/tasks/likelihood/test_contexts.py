@@ -34,6 +34,7 @@ def job(make_config: Make, model: LocalModelConfig, folder: Path, **keys: Any) -
     return make_config(model=model, task=LikelihoodConfig(**(usual | keys)))
 
 
+@pytest.mark.thorough
 def test_each_context_is_scored_as_by_one_plain_forward_pass(
     make_config: Make, tiny_model: LocalModelConfig, tiny_llama: Path, tmp_path: Path
 ) -> None:
@@ -80,6 +81,7 @@ def test_a_text_that_is_too_short_is_left_out_of_all_contexts_and_named(
     )
 
 
+@pytest.mark.thorough
 def test_written_in_two_ways_a_context_is_one_job(
     make_config: Make, tiny_model: LocalModelConfig, tmp_path: Path
 ) -> None:

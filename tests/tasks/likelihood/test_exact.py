@@ -54,6 +54,7 @@ def probabilities(two: Two, row: dict[str, str], ids: list[int]) -> tuple[torch.
     return p, q
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize("places", [None, 7])
 def test_the_divergence_is_that_of_plain_float64_and_as_near_to_the_kept_one_as_that_says(
@@ -117,6 +118,7 @@ def test_windows_of_a_text_that_is_longer_than_what_may_wait(
     assert whole["scored_tokens"] == len(WORDS) * 2 - 1
 
 
+@pytest.mark.thorough
 def test_a_model_beside_itself_has_no_divergence_and_one_that_is_its_own_reference_is_the_plain_job(
     two: Two,
 ) -> None:
@@ -138,6 +140,7 @@ def test_a_model_beside_itself_has_no_divergence_and_one_that_is_its_own_referen
     assert record.result.metrics["top_1_agreement"] == 1
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_an_interrupted_job_goes_on(two: Two) -> None:
     config = two(0, exact=True, reference=model_overrides(two(1)))
@@ -240,6 +243,7 @@ def test_other_vocabularies_and_other_tokenizers_are_refused_before_a_weight_is_
         run(config)
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_text_that_is_too_long_for_the_reference_alone_is_an_error_of_its_own(
     two: Two, saved_family: Callable[..., Path], tmp_path: Path

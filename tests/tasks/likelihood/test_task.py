@@ -35,6 +35,7 @@ from runner_engine.settings.model import LocalModelConfig
 Make = Callable[..., RunnerConfig]
 
 
+@pytest.mark.thorough
 def test_pairs_score_as_one_plain_forward_pass(
     make_config: Make, tiny_model: LocalModelConfig, tiny_llama: Path, tmp_path: Path
 ) -> None:
@@ -85,6 +86,7 @@ def reference_perplexity(folder: Path, text: str, window: int, stride: int) -> f
     return math.exp(total / count)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("window", "stride"), [(64, 32), (50, 49), (40, 7), (1000, None)])
 def test_a_texts_perplexity_is_that_of_sliding_windows(
     make_config: Make,
@@ -139,6 +141,7 @@ def as_before_tokens_were_drawn(path: Path) -> None:
     assert "drawn" not in path.read_text()
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("is_drawn", [True, False])
 def test_the_divergence_from_kept_tokens_is_as_near_to_the_exact_one_as_it_says(
     two: Callable[..., RunnerConfig], is_drawn: bool
@@ -184,6 +187,7 @@ def test_the_divergence_from_kept_tokens_is_as_near_to_the_exact_one_as_it_says(
     assert metrics["top_1_agreement"] == agreed / metrics["scored_tokens"]
 
 
+@pytest.mark.thorough
 def test_a_job_that_is_its_own_reference_is_the_job_without_one(two: Callable[..., RunnerConfig]) -> None:
     config = two(1, keep_top_k=64)
     named_itself = two(1, keep_top_k=64, reference=model_overrides(config))
@@ -245,6 +249,7 @@ def test_a_key_alone_changes_the_jobs_own_choice(two: Callable[..., RunnerConfig
     assert replace(other, model=config.model) == config
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("exact", [False, True])
 def test_a_kv_cache_in_8_bits_is_compared_with_that_of_the_model(
     two: Callable[..., RunnerConfig], exact: bool
@@ -263,6 +268,7 @@ def test_a_kv_cache_in_8_bits_is_compared_with_that_of_the_model(
 # ----------------------------------------------------------------------------------------- going on
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_an_interrupted_job_goes_on_and_comes_to_the_same(two: Callable[..., RunnerConfig]) -> None:
     run(two(1, keep_top_k=8))
@@ -284,6 +290,7 @@ def test_an_interrupted_job_goes_on_and_comes_to_the_same(two: Callable[..., Run
     assert set(read_top_k(folder / TOP_K)) == {0, 1, 2}
 
 
+@pytest.mark.thorough
 def test_samples_that_are_not_this_jobs_are_refused(two: Callable[..., RunnerConfig]) -> None:
     config = two(0, keep_top_k=8)
     folder = Path(run(config).output_dir)
@@ -333,6 +340,7 @@ def test_thousands_of_tokens_are_the_same_job(make_config: Make) -> None:
     assert keys(window="1k", last_tokens=256) == keys(), "the defaults, in other words"
 
 
+@pytest.mark.thorough
 def test_choices_are_told_apart_by_their_likelihood(
     make_config: Make, tiny_model: LocalModelConfig, tmp_path: Path
 ) -> None:

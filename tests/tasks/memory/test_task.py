@@ -50,6 +50,7 @@ def small(**keys: Any) -> MemoryConfig:
     return MemoryConfig(**({"batch_size": 2, "prompt_tokens": 8, "new_tokens": 3, "repeats": 1} | keys))
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_the_stub_goes_through_all_stages(make_config: MakeConfig, recorder: Recorder) -> None:
     result = measure(make_config(task=small(repeats=2)), recorder)
@@ -74,6 +75,7 @@ def test_the_stub_goes_through_all_stages(make_config: MakeConfig, recorder: Rec
     assert len(result.notes) == len(set(result.notes))
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_real_model_is_measured_and_predicted(
     make_config: MakeConfig, recorder: Recorder, tiny_llama: Path
@@ -196,6 +198,7 @@ def test_a_quantized_model(make_config: MakeConfig, recorder: Recorder, blocky_l
     assert abs(result.metrics["weight_prediction_error"]) < 0.05
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("warm_children")
 @pytest.mark.slow
 def test_an_error_in_the_probe_arrives_as_itself(

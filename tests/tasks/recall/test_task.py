@@ -79,6 +79,7 @@ def test_a_model_that_finds_all_is_always_right(job: Make, recorder: Recorder) -
     }
 
 
+@pytest.mark.thorough
 def test_a_model_that_forgets_is_right_where_it_remembers(job: Make, recorder: Recorder) -> None:
     result = work(recall, job(cases=4), recorder, Scripted(remembering(900)))
     right = {(sample.recall_length, sample.recall_depth): sample.solved for sample in samples_of(recorder)}
@@ -91,6 +92,7 @@ def test_a_model_that_forgets_is_right_where_it_remembers(job: Make, recorder: R
     assert {s.answer.verdict for s in samples_of(recorder)} == {Verdict.correct, Verdict.no_answer}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("prompt", [PromptStyle.chat, PromptStyle.text])
 def test_prompts_fill_their_lengths_and_never_more(job: Make, prompt: PromptStyle) -> None:
     config = job(kinds=[*KINDS], prompt=prompt, lengths=["1200", "1300"], values=Values.words)
@@ -116,6 +118,7 @@ def test_needles_stand_where_they_are_asked_to(job: Make) -> None:
         assert case.asked.context.count(case.gold) == 1
 
 
+@pytest.mark.thorough
 def test_all_lengths_have_the_same_needles_and_another_seed_has_others(job: Make) -> None:
     def golds(**keys: object) -> dict[tuple[int, float | None, int], str]:
         config = job(**keys)
@@ -142,6 +145,7 @@ def test_longer_questions_leave_the_numbers_of_shorter_ones(job: Make) -> None:
     assert prompts("768", "512").items() >= short.items()
 
 
+@pytest.mark.thorough
 def test_answers_on_disk_are_not_asked_for_again(job: Make, recorder: Recorder) -> None:
     first = work(recall, job(lengths=["512"]), recorder, Scripted(remembering()))
     recorder.close()
@@ -153,6 +157,7 @@ def test_answers_on_disk_are_not_asked_for_again(job: Make, recorder: Recorder) 
     again.close()
 
 
+@pytest.mark.thorough
 def test_a_longer_text_than_the_model_was_trained_on_is_read_where_it_is_asked_for(
     job: Make, recorder: Recorder
 ) -> None:
@@ -161,6 +166,7 @@ def test_a_longer_text_than_the_model_was_trained_on_is_read_where_it_is_asked_f
     assert result.metrics["recall_accuracy/length_2048"] == 1
 
 
+@pytest.mark.thorough
 def test_a_sample_of_another_question_is_refused(job: Make, recorder: Recorder) -> None:
     work(recall, job(lengths=["512"]), recorder, Scripted(remembering()))
     recorder.close()
@@ -228,6 +234,7 @@ def test_a_tokenizer_that_loses_a_value_is_refused(
         work(recall, config, recorder)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["single", "several_asked_one", "several_asked_all", "niah_single_1"])
 def test_a_plan_knows_how_many_tokens_are_computed(job: Make, recorder: Recorder, kind: str) -> None:
     config = job(kinds=[kind], lengths=["512", "900"], cases=3)

@@ -46,6 +46,7 @@ def swept(make_config: Make, saved_family: Callable[..., Path], tmp_path: Path) 
     return run
 
 
+@pytest.mark.thorough
 def test_each_batch_runs_with_guesses_and_without(
     swept: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -81,6 +82,7 @@ def test_each_batch_runs_with_guesses_and_without(
     assert [note for note in result.notes if "differ" in note] == [f"{bound} (exact two-sided 95 % interval)"]
 
 
+@pytest.mark.thorough
 def test_nothing_is_compared_where_nobody_guesses(swept: Callable[..., Result]) -> None:
     result = swept("auto")
     assert gains.TITLE not in result.tables

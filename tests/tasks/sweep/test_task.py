@@ -102,6 +102,7 @@ def small(**keys: Any) -> SweepConfig:
     return SweepConfig(**(plain | {"pictures": False} | keys))
 
 
+@pytest.mark.thorough
 def test_rows_metrics_and_raw_repeats(make_config: MakeConfig, recorder: Recorder) -> None:
     config = make_config(task=small())
     result = work(sweep, config, recorder, open_engine(config))
@@ -127,6 +128,7 @@ def test_rows_metrics_and_raw_repeats(make_config: MakeConfig, recorder: Recorde
         assert result.metrics[measure] == median(values)
 
 
+@pytest.mark.thorough
 def test_repeats_are_interleaved_over_the_cells(make_config: MakeConfig, recorder: Recorder) -> None:
     config = make_config(task=small())
     engine = Spy(config)
@@ -134,6 +136,7 @@ def test_repeats_are_interleaved_over_the_cells(make_config: MakeConfig, recorde
     assert engine.calls == [(1, 4), (1, 8), (2, 4), (2, 8)] * 3
 
 
+@pytest.mark.thorough
 def test_prompts_differ_by_row_and_repeat_but_not_by_run(make_config: MakeConfig, recorder: Recorder) -> None:
     config = make_config(task=small(batch_sizes=[8], prompt_tokens=[4]))
     engine, again = Spy(config), Spy(config)
@@ -151,6 +154,7 @@ def test_prompts_of_one_token_and_of_a_tiny_vocabulary() -> None:
     assert len(synthetic_requests(1, 3, 2, vocab_size=1, seed=0)[0].prompt) == 3
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "error",
     [
@@ -214,6 +218,7 @@ def test_names_mention_an_axis_with_several_values(make_config: MakeConfig, reco
     assert all(len(request.prompt) == 40 for call in engine.requests for request in call)
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_real_model(make_config: MakeConfig, recorder: Recorder, tiny_llama: Path) -> None:
     task = small(prompt_tokens=[4, 300], new_tokens=8, repeats=3, warmup=0, shared_prefix=[0.5], arrival_rates=[50, 200],

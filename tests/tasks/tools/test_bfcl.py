@@ -101,6 +101,7 @@ def test_what_is_missing_or_unread_is_said(folder: Path, tmp_path: Path) -> None
         read_bfcl(folder / "BFCL_v4_irrelevance.json", "task.data=x")
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("text", "nothing_called"), [('{"name": "shapes.a', True), ("No.", True), ("[]", True)]
 )

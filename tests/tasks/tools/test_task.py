@@ -69,6 +69,7 @@ def outcomes_of(recorder: Recorder) -> Counter[str]:
     return Counter(str(sample.tool_outcome) for sample in samples_of(recorder))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", NAMES)
 def test_right_calls_are_right_in_each_form(job: Make, recorder: Recorder, name: str) -> None:
     config = job(form=name, cases=None)
@@ -81,6 +82,7 @@ def test_right_calls_are_right_in_each_form(job: Make, recorder: Recorder, name:
     assert result.facts["calls"] == f"{name} (task.form={name})"
 
 
+@pytest.mark.thorough
 def test_a_model_that_always_calls_the_first_function_calls_without_need(
     job: Make, recorder: Recorder
 ) -> None:
@@ -94,6 +96,7 @@ def test_a_model_that_always_calls_the_first_function_calls_without_need(
     assert 0.36 < result.metrics["right_tool_share"] < 0.55
 
 
+@pytest.mark.thorough
 def test_a_model_that_never_calls_is_right_where_nothing_should_be_called(
     job: Make, recorder: Recorder
 ) -> None:

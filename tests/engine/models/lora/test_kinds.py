@@ -104,7 +104,7 @@ def base_of(
     return base
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_kind_is_computed_as_peft_does(
     base_of: Callable[[str], Path], tmp_path: Path, kind: str

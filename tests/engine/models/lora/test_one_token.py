@@ -25,6 +25,7 @@ PROMPTS = ("x", "Ann has 3 apples.", "y")
 NEW_TOKENS = 6
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("how", ["base", "beside", "merged"])
 def test_its_answer_does_not_depend_on_the_text_before_it(tiny_llama: Path, tmp_path: Path, how: str) -> None:
     base = save_hybrid(tmp_path / "base", "recurrent_gemma", tiny_llama)

@@ -109,6 +109,7 @@ def case(saved_family: Callable[..., Path], tmp_path_factory: pytest.TempPathFac
     return Case(tmp_path_factory.mktemp("adapters"), base)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("batch_size", [None, 1, 5])
 def test_each_row_has_the_tokens_of_its_adapter_alone(case: Case, batch_size: int | None) -> None:
     assert answered(case.spec(), mixed(), batch_size) == case.expected()
@@ -123,6 +124,7 @@ def test_the_adapters_exchanged_give_other_tokens(case: Case) -> None:
         assert len({tuple(tokens) for tokens in each}) == 3, "else the test above shows nothing"
 
 
+@pytest.mark.thorough
 def test_an_adapter_on_the_wrong_rows_is_seen(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     reading = AdaptersOfRows.reading
 
@@ -133,6 +135,7 @@ def test_an_adapter_on_the_wrong_rows_is_seen(case: Case, monkeypatch: pytest.Mo
     assert answered(case.spec(), mixed()) != case.expected()
 
 
+@pytest.mark.thorough
 def test_prompts_of_two_adapters_share_no_prefix(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = open_engine(case.spec())
     try:
@@ -159,6 +162,7 @@ def test_prompts_of_two_adapters_share_no_prefix(case: Case, monkeypatch: pytest
     assert any(found[key] != right[key] for key in right), "shared keys would be seen"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kept", ["recurring", "keep"])
 def test_what_is_kept_of_a_prompt_is_its_adapters(case: Case, kept: str) -> None:
     engine = open_engine(case.spec())
@@ -176,6 +180,7 @@ def test_what_is_kept_of_a_prompt_is_its_adapters(case: Case, kept: str) -> None
         engine.close()
 
 
+@pytest.mark.thorough
 def test_given_texts_are_scored_with_the_requests_adapter(case: Case) -> None:
     engine, found = open_engine(case.spec()), {}
     requests = [
@@ -201,6 +206,7 @@ def test_guesses_are_checked_with_the_rows_adapter(case: Case) -> None:
     assert answered(case.spec(generation=generation), mixed()) == case.expected()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "quantization",
     # without outliers, of which those of one row count for all rows
@@ -216,6 +222,7 @@ def test_quantized_bases(case: Case, quantization: Any) -> None:
         assert {at: found[f"{name} {at}"] for at in range(len(PROMPTS))} == answered(alone, requests)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("family", "modules"),
     [

@@ -48,6 +48,7 @@ def spec_of(folder: Path, rope: RopeConfig) -> ModelSpec:
     return make_spec(model=LocalModelConfig(name=str(folder), device="cpu"), rope=rope)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("rope", ROPES, ids=lambda rope: rope.name)
 def test_tokens_are_those_of_generate(folder: Path, rope: RopeConfig) -> None:
     engine = open_engine(spec_of(folder, rope))

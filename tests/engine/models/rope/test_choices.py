@@ -234,6 +234,7 @@ def test_a_wrong_factor_on_the_command_line(runner: Callable[..., Any]) -> None:
     assert "error: rope.factor=0.0: must be 1 or more" in done.err
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_the_table_shows_what_turns_with_what(runner: Callable[..., Any]) -> None:
     done = runner("rope=rope_2d", "task.limit=20", "tracking=none", COLUMNS="160")
@@ -251,6 +252,7 @@ def test_settings_read_for_scaling_are_the_models_own(folders: dict[str, Path]) 
     assert settings.rope_parameters == {"rope_type": "default", "rope_theta": 50_000.0}
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("words", "room"),
     [

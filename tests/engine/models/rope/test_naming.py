@@ -103,6 +103,7 @@ def test_what_takes_the_place_of_the_models_own_is_said() -> None:
     assert notes_on_factor({"max_position_embeddings": 8192}, RopeYarnConfig(factor=8)) == []
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     "own",
     [

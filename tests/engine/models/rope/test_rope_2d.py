@@ -174,6 +174,7 @@ def test_every_way_of_running_it_gives_the_same_logits(family: str, head_dim: in
     assert torch.equal(logits(model), native), "bit for bit"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("family", FAMILIES)
 def test_plain_generate_needs_no_help(family: str) -> None:
     """Left-padded and batched, cached and uncached, each row as if it were alone."""
@@ -235,7 +236,7 @@ def model_config(folder: Path) -> LocalModelConfig:
     return LocalModelConfig(name=str(folder), device="cpu")
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "quantization", [QuantizationConfig(), Int8Config(), Nf4Config()], ids=lambda q: q.name
 )
@@ -295,7 +296,7 @@ def test_a_pth_adapter_under_rope_2d_equals_merged_weights_and_the_definition(
 TOLERANCES = {"none": 1e-5, "int8": 1e-5, "nf4": 0.05}
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.thorough
 @pytest.mark.parametrize("adapted", ["bare", "peft", "pth"])
 @pytest.mark.parametrize(
     "quantization", [QuantizationConfig(), Int8Config(), Nf4Config()], ids=lambda q: q.name
@@ -338,7 +339,7 @@ def test_one_pass_is_token_by_token_is_left_padded(
     assert apart > 2 * tolerance, "the tolerance is smaller than what it must tell apart"
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "quantization", [QuantizationConfig(), Int8Config(), Nf4Config()], ids=lambda q: q.name
 )
@@ -386,6 +387,7 @@ def test_wrapped_models_are_searched_breadth_first(folder: Path, adapter: Path) 
         assert plain.model.rotary_emb is inner
 
 
+@pytest.mark.thorough
 def test_jobs_of_another_rope_on_one_base_cache_get_a_clean_base(model_config: LocalModelConfig) -> None:
     generation = GenerationConfig(max_new_tokens=8)
     bases, answers, loads = BaseCache(), [], []
@@ -400,6 +402,7 @@ def test_jobs_of_another_rope_on_one_base_cache_get_a_clean_base(model_config: L
     assert answers[0] != answers[1]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("attention", [Attention.sdpa, Attention.eager])
 def test_the_engine_answers_as_generate_does_whatever_the_batch(folder: Path, attention: Attention) -> None:
     model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation=attention.value).eval()

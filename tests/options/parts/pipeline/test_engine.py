@@ -95,6 +95,7 @@ def test_requests_with_different_settings_get_the_same_tokens_in_one_batch_as_al
     assert len(together[7, 0]) == 5
 
 
+@pytest.mark.thorough
 def test_a_request_may_come_while_others_are_under_way(make: Callable[..., Engine]) -> None:
     engine = make(micro_batch=2)
     expected = alone(engine, MIXED)

@@ -44,6 +44,7 @@ def command(parts: Path, *more: str) -> list[str]:
             "model.device=cpu", "model.dtype=float32", "tracking=none", *more]  # fmt: skip
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("warm_children")
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [*(pytest.param(n, marks=THOROUGH) for n in (2, 4)), 3])
@@ -129,6 +130,7 @@ def listening(pid: int) -> list[str]:
     return [row[1].partition(":")[0] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in links]
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_pipeline_on_one_machine_listens_only_there(decoding: Any) -> None:
     process, stages, _ = decoding
@@ -146,6 +148,7 @@ def gone(pid: int) -> bool:
         return True
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [pytest.param(0, marks=THOROUGH), 1, pytest.param(2, marks=THOROUGH)])
 def test_a_killed_process_ends_the_pipeline(decoding: Any, victim: int) -> None:
@@ -163,6 +166,7 @@ def test_a_killed_process_ends_the_pipeline(decoding: Any, victim: int) -> None:
     assert json.loads(record.read_text())["status"] == "FAILED"
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_ctrl_c_ends_all(decoding: Any) -> None:
     process, pids, out = decoding
@@ -311,6 +315,7 @@ def variable(pid: int, name: str) -> str:
     return next((line.partition("=")[2] for line in lines if line.startswith(f"{name}=")), "")
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("warm_children")
 @pytest.mark.slow
 def test_an_idle_pipeline_keeps_its_connections_in_use(

@@ -38,6 +38,7 @@ def test_references_without_their_parts_are_refused(model: Path, trip: Trip) -> 
 # ------------------------------------------------------------------------------------------ writing
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_split_writes_the_numbers_of_a_small_model(trip: Trip, dtype: str) -> None:
     source = checkpoints.save(trip.folder / "source", dtype=dtype)

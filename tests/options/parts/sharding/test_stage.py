@@ -40,7 +40,7 @@ def parts_of(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return split
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("num_parts", [1, 2, LAYERS])
 @pytest.mark.parametrize("family", list(FAMILIES))
 def test_stages_equal_the_whole_model(parts_of: Any, family: str, num_parts: int) -> None:
@@ -143,6 +143,7 @@ def test_families_that_cannot_run_in_parts(tmp_path: Path, keys: dict[str, Any],
         runner.load_part(parts, 1)
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("warm_children")
 @pytest.mark.parametrize("processes", [*(pytest.param(n, marks=pytest.mark.thorough) for n in (1, 2, 4)), 3])
 def test_logits_over_processes(parts_of: Any, processes: int) -> None:

@@ -77,6 +77,7 @@ def best_by_dynamic_program(costs: list[int], num_parts: int) -> int:
     return int(best[-1])
 
 
+@pytest.mark.thorough
 @settings(max_examples=300)
 @given(st.data())
 def test_every_strategy_covers_each_tensor_once(data: st.DataObject) -> None:
@@ -123,6 +124,7 @@ def test_balanced_parts_equal_the_dynamic_program(data: st.DataObject) -> None:
         assert largest == best_by_dynamic_program(costs, num_parts)
 
 
+@pytest.mark.thorough
 @settings(max_examples=300)
 @given(st.lists(st.integers(0, 60), min_size=1, max_size=12), st.data())
 def test_cuts_make_the_largest_run_as_small_as_can_be(costs: list[int], data: st.DataObject) -> None:
@@ -134,6 +136,7 @@ def test_cuts_make_the_largest_run_as_small_as_can_be(costs: list[int], data: st
     assert max(sum(costs[begin:end]) for begin, end in runs) == best_by_dynamic_program(costs, num_parts)
 
 
+@pytest.mark.thorough
 @settings(max_examples=200)
 @given(st.lists(st.integers(0, 60), min_size=1, max_size=8), st.data())
 def test_ratios_are_kept_to_as_well_as_any_cut_can(costs: list[int], data: st.DataObject) -> None:

@@ -299,6 +299,7 @@ def test_the_manifest_is_checked_by_type_and_place(sources: dict[str, Path], tri
     assert not trip.merged.exists()
 
 
+@pytest.mark.thorough
 def test_a_result_that_is_asked_for_from_another_folder_is_there_and_a_damaged_one_is_not_done(
     sources: dict[str, Path], trip: Trip, runner: Callable[..., Any], tmp_path: Path
 ) -> None:

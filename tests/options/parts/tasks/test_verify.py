@@ -36,7 +36,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("level", VerifyLevel)
 @pytest.mark.parametrize("name", ["tied", "shards", "bin"])
 def test_what_split_wrote_is_right(

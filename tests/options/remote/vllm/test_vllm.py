@@ -327,6 +327,7 @@ def test_ray_parses_its_commands() -> None:
     assert "--prot" in parsed("--head", "--prot=6379").stderr, "the control"
 
 
+@pytest.mark.thorough
 def test_the_runners_commands_of_the_page_compose(runner: Run, tmp_path: Path) -> None:
     of_page = [words for words in commands(PAGE.read_text(), "runner") if "model=api" in words]
     assert len(of_page) == 2

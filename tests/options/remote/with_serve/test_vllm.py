@@ -32,6 +32,7 @@ def answers_here(runner: Run, folder: Path, questions: int) -> dict[int, tuple[s
     return answers
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_our_own_server_gives_the_same_verdicts(runner: Run, tmp_path: Path) -> None:
     (tmp_path / "server").mkdir()
