@@ -22,7 +22,7 @@ from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
 from runner.datasets.chosen import by_number
 from runner.engines.kinds import kind_of
-from runner.store.jobs import Job, Recorder
+from runner.records.jobs import Job, Recorder
 from runner.tasks.base import Context
 from runner.tasks.collecting import each_request, sample_of
 from runner.tasks.gsm8k import task as gsm8k

@@ -27,10 +27,11 @@ from heading import parse_arguments
 from latest import Figure, add_option, save
 
 from runner.config.root import RunnerConfig, TrackingConfig
+from runner.records import flat_config, run_names
+from runner.records.jobs import Recorder, claim, identify
 from runner.scorers.totals import score
-from runner.store import mlflow_store, tracking
-from runner.store.jobs import Recorder, claim, identify
 from runner.tasks.gsm8k.keys import Gsm8kConfig
+from runner.tracking.sink import open_sink
 from runner_base import Answer, FinishReason, Progress, Record, Result, Sample, Status, Verdict
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Int8Config, Nf4Config
@@ -145,16 +146,14 @@ def write_run(config: RunnerConfig, accuracy: float, count: int) -> Path:
             Result(score(list(recorder.done.values())) | speed, facts={"device": "cpu", "dtype": "bfloat16"}),
             task=config.task.name,
             task_version=1,
-            name=tracking.run_name(config),
-            params=dict(tracking.flatten(config)),
+            name=run_names.run_name(config),
+            params=dict(flat_config.flatten(config)),
         )
         (job.folder / "config.yaml").write_text(json.dumps(asdict(config), default=str))
         (job.folder / "log.txt").write_text("drawn\n")
-        tracker = tracking.start(mlflow_store.store_of(config), job, record)
-        # as store/ledger.py does
-        record.mlflow_run_id, record.mlflow_uri = (tracker.run_id, tracker.uri)
-        job.write_record(record)
-        tracking.finish(tracker, job, record)
+        sink = open_sink(config, job)
+        sink.start(record)
+        sink.finish(record)
     return job.folder
 
 

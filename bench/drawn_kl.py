@@ -16,8 +16,8 @@ from pathlib import Path
 
 from heading import parse_arguments
 
-from runner.store.jobs import read_samples
-from runner.store.top_k import TOP_K, TopKFile, read_top_k
+from runner.records.jobs import read_samples
+from runner.records.top_k import TOP_K, TopKFile, read_top_k
 from runner_base import Likelihood, machine
 from tools.commands import jobs
 

@@ -28,7 +28,7 @@ from runner.config.wording import PromptStyle
 from runner.datasets.asking import build_prompt, load_shots, stop_texts
 from runner.datasets.gsm8k import load_questions
 from runner.datasets.word_problems import DISTINCT, Split, problems
-from runner.store.jobs import read_samples
+from runner.records.jobs import read_samples
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base import Sample
 

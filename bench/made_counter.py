@@ -24,7 +24,7 @@ from heading import announce
 from runner import evaluate
 from runner.core import energy
 from runner.core.job_energy import JobEnergy
-from runner.store import measured
+from runner.records import measured
 from runner_base import machine
 from runner_engine import EngineStats
 

@@ -25,8 +25,8 @@ from typing import Any
 from engines import head_line, markdown, spread
 from heading import parse_arguments
 
-from runner.store import published
-from runner.store.mlflow_store import store_from_options
+from runner.tracking import published
+from runner.tracking.stores import store_from_options
 from runner_base import Record
 
 GRID = 100
@@ -86,7 +86,7 @@ def measure(folder: Path, count: int, options: argparse.Namespace) -> list[list[
         "a job that is done": ("runner", single),
         f"plan of a grid of {GRID} that is done": ("runner", (*grid, "plan=quick")),
         f"start of a grid of {GRID} that is done": ("runner", grid),
-        "runner-sync, nothing to do": ("runner.store.sync", store),
+        "runner-sync, nothing to do": ("runner.tracking.sync", store),
         f"runner-compare of the grid of {GRID}": (
             "runner_compare",
             (*store, "--grid", "last", "--format", "json"),
@@ -103,7 +103,7 @@ def measure(folder: Path, count: int, options: argparse.Namespace) -> list[list[
     if not options.only:
         unlogged = ("-m", f"seed=range({1000 + count},{1000 + count + GRID})", *JOB, "tracking=none")
         command("runner", unlogged, folder)
-        seconds, peak = command("runner.store.sync", store, folder)
+        seconds, peak = command("runner.tracking.sync", store, folder)
         rows.append([f"{count:,}", f"runner-sync, {GRID} to log", f"{seconds:.2f}", f"{peak:,.0f}"])
         print(*rows[-1], file=sys.stderr)
     outputs = folder / "outputs"

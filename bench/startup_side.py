@@ -24,7 +24,7 @@ AT_ONCE = {
     "resolve": ["runner.config.compose:compose_config", "runner.run:identify", "runner.run:check"],
     "imports": ["runner.engines.kinds.local:Local.import_libraries"],
     "load": ["runner_engine.local.base_cache:BaseCache.get"],
-    "mlflow": ["runner.store.ledger:start_tracking", "runner.store.ledger:close"],
+    "mlflow": ["runner.tracking.sink:MlflowSink.start", "runner.tracking.sink:MlflowSink.finish"],
     "kernels": ["runner.engines.kinds.local:Local.build_kernels"],
 }
 ONCE_IMPORTED = {
@@ -73,10 +73,10 @@ def main() -> None:
             holder = import_module(module)
             *owner, name = name.split(".")
             exchange(getattr(holder, owner[0]) if owner else holder, name, part)
-    tracking = import_module("runner.store.tracking")
-    exchange(tracking.Tracker, "wait", "mlflow")
-    if (beside := sys.modules.get("runner.store.tracking_process")) is not None:
-        exchange(beside.TrackerBeside, "wait", "mlflow")
+    job_runs = import_module("runner.tracking.job_runs")
+    exchange(job_runs.JobRun, "wait", "mlflow")
+    if (beside := sys.modules.get("runner.tracking.tracking_process")) is not None:
+        exchange(beside.ForkedJobRun, "wait", "mlflow")
     kind = import_module("runner.engines.kinds.local").Local
     own = kind.import_libraries
 

@@ -19,7 +19,7 @@ import torch
 from heading import parse_arguments
 from safetensors.torch import load_file, save_file
 
-from runner.store.jobs import read_samples
+from runner.records.jobs import read_samples
 from runner_base import Likelihood, machine
 from tools.commands import jobs
 

@@ -118,12 +118,13 @@ def run_single(composed: DictConfig, hydra_config: HydraConf) -> int:
     """Run one job, print its result and return the exit code."""
     from runner.report import show
     from runner.run import run, run_as_torchrun_worker
-    from runner.store.mlflow_store import store_of
+    from runner.tracking.stores import store_of
 
     config = to_config(composed, hydra_config.runtime.choices)
     if files := hydra_config.sweeper.get("files"):
         raise ConfigError(
-            f"files={files} makes a grid of the models in it: add -m, or run the study which_file"
+            f"files={files} makes a grid of the models in it: add -m, or run the study which_file",
+            code="missing",
         )
     if config.plan:
         return _print_plan(config, hydra_config)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.config.root import Print
 from runner.render.job_lines import LINES, grid_columns
-from runner.store.mlflow_store import EXPERIMENT, Store, relative_path, see_all
+from runner.tracking.stores import EXPERIMENT, Store, relative_path, see_all
 from runner_base import COMPLETIONS, Column, Record, Status, Use, few, plain
 from runner_base.console import console, rich_table
 from runner_base.printed_tables import print_fitted
@@ -51,7 +51,6 @@ FACTS_SHOWN = (
         "server",
         "reported_model",
         "answered_by",
-        "attacked",
         "output_dir",
         "keeps_up_to",
         "noise",

@@ -10,9 +10,10 @@ from runner.config.resolved import ResolvedJob, resolve
 from runner.config.root import RunnerConfig
 from runner.engines import open_engine
 from runner.engines.kinds import kind_of
+from runner.records import jobs, ledger
 from runner.scorers import add_metrics
-from runner.store import fetched_jobs, jobs, ledger
 from runner.tasks.base import Context, Inputs, Task, Uses, task_of, with_inputs
+from runner.tracking.sink import MlflowSink, check_free_space, open_sink
 from runner_base import Record, Status, doing, signals, tell, write_atomically
 from runner_base.errors import check_output_folder, exits_as_job_failed, memory_errors_as_job_failed
 from runner_engine import BaseCache
@@ -28,19 +29,19 @@ def run(
     resolved = with_inputs(resolved, inputs)
     config = resolved.config
     with jobs.claim(job, wait and not config.task.is_endless):
-        anew = must_start_anew(config, task)
-        done = None if anew else job.recorded() or fetched_jobs.fetch(config, job)
+        anew, sink = must_start_anew(config, task), open_sink(config, job)
+        done = None if anew else job.recorded() or sink.fetch()
         if done is not None:
             if hasattr(task, "deliver"):
                 task.deliver(inputs, resolved, job, done.result)
-            return ledger.recorded(config, job, done)
+            return sink.attach(ledger.reuse(config, job, done))
         if bases is None:  # the jobs of a grid were checked when it was planned
             for note in check(resolved, inputs):
                 tell(f"note: {note}")
         if anew:
-            ledger.check_store(config)  # the last check: only then earlier evidence is touched
+            sink.check()  # the last check: only then earlier evidence is touched
             job.set_aside() if config.rerun else job.forget()
-        return execute(task, resolved, inputs, job, config_yaml, bases)
+        return execute(task, resolved, inputs, job, sink, config_yaml, bases)
 
 
 @doing("reading the job's inputs")
@@ -67,7 +68,7 @@ def must_start_anew(config: RunnerConfig, task: Task) -> bool:
 def check(resolved: ResolvedJob, inputs: Inputs | None = None) -> list[str]:
     """Reject a job that cannot work before anything is loaded; return notes about limits that are
     close."""
-    ledger.check_free_space(resolved.config)
+    check_free_space(resolved.config)
     task = task_of(resolved.config)
     notes = kind_of(resolved.config.model).check(resolved) if Uses.weights in task.USES else []
     return [*resolved.notes, *notes] + (
@@ -80,6 +81,7 @@ def execute(
     resolved: ResolvedJob,
     inputs: Inputs,
     job: jobs.Job,
+    sink: MlflowSink,
     config_yaml: str,
     bases: BaseCache | None,
 ) -> Record:
@@ -93,8 +95,8 @@ def execute(
     # reads the samples of an interrupted run, and rejects damaged ones
     recorder = jobs.Recorder(job)
     with signals.deferred():  # a signal takes effect when the end of the job is recorded
-        tracker = ledger.start_tracking(config, job, record, goes_on, beside=Uses.engine in task.USES)
-        engine = open_engine(resolved, bases, job.folder, before_loading=tracker.wait)
+        sink.start(record, goes_on, beside=Uses.engine in task.USES)
+        engine = open_engine(resolved, bases, job.folder, before_loading=sink.wait)
         context = Context(recorder, resolved, engine)
         started = time.perf_counter()
         try:
@@ -131,7 +133,7 @@ def execute(
                     f"{key.removesuffix('.package')}: {package}" for key, package in packages.items()
                 )
             with doing("recording the result"):
-                ledger.close(tracker, job, record)
+                sink.finish(record)
     return record
 
 

@@ -7,7 +7,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from runner_base.errors import ConfigError, nearest
+from runner_base.errors import Code, ConfigError, nearest
 
 UNRECOGNIZED = "unrecognized arguments: "
 
@@ -22,10 +22,11 @@ class CommandParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise ConfigError with one line."""
-        if message.startswith(UNRECOGNIZED):
+        code: Code = "unknown_choice" if message.startswith(UNRECOGNIZED) else "bad_value"
+        if code == "unknown_choice":
             message = self._describe_unrecognized(message.removeprefix(UNRECOGNIZED).split(" "))
         end = "" if message.endswith("?") else "."
-        raise ConfigError(f"{message}{end} All options: {self.prog} --help")
+        raise ConfigError(f"{message}{end} All options: {self.prog} --help", code=code)
 
     def _describe_unrecognized(self, arguments: Sequence[str]) -> str:
         known = [name for action in self._actions for name in action.option_strings]
@@ -50,7 +51,8 @@ class StoreOnce(argparse._StoreAction):
         if option_string and self.dest in given:
             raise ConfigError(
                 f"{option_string} {_text(getattr(namespace, self.dest))} {option_string} {_text(values)}: "
-                "given twice. Give it once"
+                "given twice. Give it once",
+                code="conflict",
             )
         given.add(self.dest)
         setattr(namespace, self.dest, values)

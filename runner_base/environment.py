@@ -54,9 +54,11 @@ def read() -> None:
         # without ${NAME}: it would put the environment's secrets into addresses
         values = dotenv_values(path.absolute(), interpolate=False)
     except OSError as error:
-        raise ConfigError(f"{FILE} cannot be read: {error.strerror}") from None
+        raise ConfigError(f"{FILE} cannot be read: {error.strerror}", code="unreadable") from None
     except ValueError:  # its text may quote a key
-        raise ConfigError(f"{FILE} cannot be read: give UTF-8 text with lines NAME=VALUE") from None
+        raise ConfigError(
+            f"{FILE} cannot be read: give UTF-8 text with lines NAME=VALUE", code="damaged"
+        ) from None
     ignored = []
     for name, value in values.items():
         if name in os.environ or value is None:

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 from runner_base import signals
@@ -106,6 +106,14 @@ class JobFailed(RunnerError):
     exit_code = 1
 
 
+E = TypeVar("E", bound=RunnerError)
+
+
+def convert_error(error: RunnerError, kind: type[E]) -> E:
+    """Return an error of another kind with the same key, value, reason and code."""
+    return kind(error.reason, key=error.key, value=error.value, code=error.code)
+
+
 MEMORY_ERRORS = (RuntimeError, MemoryError, OSError)  # torch raises the first, mmap the last
 OUT_OF_MEMORY = (
     "out of memory",
@@ -166,7 +174,8 @@ def memory_errors_as_job_failed() -> Iterator[None]:
             raise
         raise JobFailed(
             f"memory ran out: {one_line(error)}. Free some and run the same command again, or use less: a smaller "
-            "generation.batch_size or generation.max_new_tokens, another quantization"
+            "generation.batch_size or generation.max_new_tokens, another quantization",
+            code="too_large",
         ) from error
 
 
@@ -179,7 +188,8 @@ def exits_as_job_failed() -> Iterator[None]:
         *_, last = traceback.extract_tb(error.__traceback__)
         raise JobFailed(
             f"a plug-in or a library called sys.exit({error.code!r}) in {last.filename}, line {last.lineno}. "
-            "Fix it, or do without it"
+            "Fix it, or do without it",
+            code="failed",
         ) from error
 
 
@@ -194,10 +204,10 @@ def few(names: list[str], limit: int = 3) -> str:
     return ", ".join(names[:limit]) + more
 
 
-def check(ok: bool, key: str, value: object, need: str) -> None:
+def check(ok: bool, key: str, value: object, need: str, code: Code = "bad_value") -> None:
     """Raise ConfigError `key=value: need` unless ok."""
     if not ok:
-        raise ConfigError(need, key=key, value=value)
+        raise ConfigError(need, key=key, value=value, code=code)
 
 
 def check_least(least: int, key: str, value: float | None, otherwise: str = "") -> None:
@@ -214,11 +224,14 @@ def refuse_password(key: str, uri: str) -> None:
     except ValueError:  # its text may quote the password, as the uri itself does
         shown = f"{uri.partition('://')[0]}://***"
         need = "this is not a uri; characters such as [ ] @ : / in a name must be percent-encoded"
-        raise ConfigError(need, key=key, value=shown) from None
+        raise ConfigError(need, key=key, value=shown, code="bad_value") from None
     if parts.password is not None or "password" in parse_qs(parts.query):
         fix = "set MLFLOW_TRACKING_PASSWORD for a server, PGPASSWORD or ~/.pgpass for PostgreSQL, and leave it out here"
         raise ConfigError(
-            f"a password would end up in configs and logs: {fix}", key=key, value=without_secrets(uri)
+            f"a password would end up in configs and logs: {fix}",
+            key=key,
+            value=without_secrets(uri),
+            code="refused",
         )
 
 
@@ -251,9 +264,12 @@ def cannot_write(path: Path, error: OSError, key: str = "output_dir") -> OutputE
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return JobFailed(
             f"the disk is full: {path} could not be written. Everything before it is kept; "
-            "make room and run the same command again to resume"
+            "make room and run the same command again to resume",
+            code="too_large",
         )
-    return OutputError(f"cannot write {path} ({error.strerror}). Give a folder you may write: {key}=...")
+    return OutputError(
+        f"cannot write {path} ({error.strerror}). Give a folder you may write: {key}=...", code="refused"
+    )
 
 
 def check_output_folder(key: str, named: str, is_written: bool = True) -> None:
@@ -262,7 +278,9 @@ def check_output_folder(key: str, named: str, is_written: bool = True) -> None:
     folder = Path(named).expanduser().absolute()
 
     def rejected(reason: str) -> OutputError:
-        return OutputError(f"{reason}. Give a folder you may write: {key}=...", key=key, value=named)
+        return OutputError(
+            f"{reason}. Give a folder you may write: {key}=...", key=key, value=named, code="refused"
+        )
 
     for path in (folder, *folder.parents):
         try:
@@ -298,6 +316,7 @@ def check_free_space(key: str, folder: Path, needed: int) -> None:
             f"{needed // 1024:,} KiB are needed to begin",
             key=key,
             value=folder,
+            code="too_large",
         )
 
 
@@ -307,7 +326,7 @@ def reading(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise DataError(f"cannot read {path} ({error.strerror})") from error
+        raise DataError(f"cannot read {path} ({error.strerror})", code="unreadable") from error
 
 
 def message_of(error: Exception) -> str | None:

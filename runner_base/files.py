@@ -55,7 +55,10 @@ def hold_folder(folder: Path, key: str) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ConfigError(
-                "another process is writing there; wait, or give another folder", key=key, value=folder
+                "another process is writing there; wait, or give another folder",
+                key=key,
+                value=folder,
+                code="busy",
             ) from error
         yield
     finally:

@@ -36,7 +36,9 @@ class LimitedReader(io.RawIOBase):
         self.count += len(content)
         if self.count > self.limit:
             raise DataError(
-                f"unpacked it has more than {self.limit // MIB:,} MiB, more than are read", key=self.where
+                f"unpacked it has more than {self.limit // MIB:,} MiB, more than are read",
+                key=self.where,
+                code="too_large",
             )
         return content
 
@@ -45,9 +47,9 @@ def read_gzip(path: Path) -> bytes:
     """Return the unpacked content of a gzip file; DataError for a damaged or a huge one."""
     with reading(path):
         if not path.is_file():
-            raise DataError("this is not a file", key=path)
+            raise DataError("this is not a file", key=path, code="unreadable")
         if path.stat().st_size > MAX_PACKED_BYTES:
-            raise DataError(f"larger than {MAX_PACKED_BYTES // MIB} MiB", key=path)
+            raise DataError(f"larger than {MAX_PACKED_BYTES // MIB} MiB", key=path, code="too_large")
         packed = path.read_bytes()
     return unpack_gzip(packed, str(path))
 
@@ -66,4 +68,6 @@ def unpacked(raw: BinaryIO, size: int, where: object, is_gzip: bool = True) -> I
         yield LimitedReader(stream, max(MIN_LIMIT_BYTES, MAX_RATIO * size), where)
     except (OSError, EOFError, zlib.error, tarfile.TarError, ValueError) as error:
         kind = "gzip file" if is_gzip else "tar archive"
-        raise DataError(f"damaged, cut off, or not a {kind} ({one_line(error, 120)})", key=where) from error
+        raise DataError(
+            f"damaged, cut off, or not a {kind} ({one_line(error, 120)})", key=where, code="damaged"
+        ) from error

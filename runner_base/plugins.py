@@ -181,10 +181,14 @@ def load_object(kind: str, name: str, base: type[T]) -> T:
     loaded = _imported(plug_in)
     if not isinstance(loaded, base):
         raise ConfigError(
-            f"{plug_in.target} is no {base.__name__} ({base.__module__}), but {_what(loaded)}", key=plug_in
+            f"{plug_in.target} is no {base.__name__} ({base.__module__}), but {_what(loaded)}",
+            key=plug_in,
+            code="bad_value",
         )
     if (key := getattr(loaded, "key", name)) != name:
-        raise ConfigError(f"{plug_in.target} calls itself {key!r}: give it the key {name!r}", key=plug_in)
+        raise ConfigError(
+            f"{plug_in.target} calls itself {key!r}: give it the key {name!r}", key=plug_in, code="mismatch"
+        )
     return loaded
 
 
@@ -197,11 +201,14 @@ def load_class(kind: str, name: str, base: type[T]) -> type[T]:
         raise ConfigError(
             f"{plug_in.target} is no subclass of {base.__name__} ({base.__module__}), but {_what(loaded)}",
             key=plug_in,
+            code="bad_value",
         )
     # records would name another choice than what ran
     if (named := choice_of(loaded)) not in (None, plug_in.name):
         raise ConfigError(
-            f"{plug_in.target} calls itself {named!r}: its class needs name = {plug_in.name!r}", key=plug_in
+            f"{plug_in.target} calls itself {named!r}: its class needs name = {plug_in.name!r}",
+            key=plug_in,
+            code="mismatch",
         )
     return loaded
 
@@ -212,7 +219,7 @@ def check_plug_in(key: str, kind: str, name: str) -> None:
         problem = (
             unknown(kind, name, known) if known else f"no installed package adds a {kind} (docs/plugins.md)"
         )
-        raise ConfigError(problem, key=key, value=name)
+        raise ConfigError(problem, key=key, value=name, code="unknown_choice" if known else "needs_package")
 
 
 def _imported(plug_in: PlugIn) -> Any:
@@ -220,6 +227,7 @@ def _imported(plug_in: PlugIn) -> Any:
         raise ConfigError(
             f"{plug_in.rival} has the same name for a {plug_in.kind}: uninstall one of the two packages",
             key=plug_in,
+            code="ambiguous",
         )
     module, _, attribute = plug_in.target.partition(":")
     try:
@@ -228,7 +236,7 @@ def _imported(plug_in: PlugIn) -> Any:
             loaded = getattr(loaded, part)
     except (Exception, SystemExit) as error:  # whatever another package's code raises on import
         raise ConfigError(
-            f"importing {plug_in.target} failed ({type(error).__name__}: {error})", key=plug_in
+            f"importing {plug_in.target} failed ({type(error).__name__}: {error})", key=plug_in, code="failed"
         ) from error
     return loaded
 

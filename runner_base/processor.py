@@ -31,7 +31,9 @@ def left_out() -> tuple[str, ...]:
     text = os.environ.get(LEFT_OUT, "")
     names = tuple(sorted({name.strip() for name in text.split(",")} - {""}))
     if unknown := [name for name in names if name not in FEATURES]:
-        raise ConfigError(f"{unknown[0]} is none of {', '.join(FEATURES)}", key=LEFT_OUT, value=text)
+        raise ConfigError(
+            f"{unknown[0]} is none of {', '.join(FEATURES)}", key=LEFT_OUT, value=text, code="unknown_choice"
+        )
     return names
 
 

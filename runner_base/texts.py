@@ -41,14 +41,20 @@ def read_lines(stream: BinaryIO, where: str) -> Iterator[tuple[int, str]]:
         if number == 1:
             for begin, what in OTHER_FILES.items():
                 if raw.startswith(begin):
-                    raise DataError(f"this is {what}, and lines of UTF-8 text are expected", key=where)
+                    raise DataError(
+                        f"this is {what}, and lines of UTF-8 text are expected", key=where, code="damaged"
+                    )
             raw = raw.removeprefix(codecs.BOM_UTF8)
         if len(raw) > MAX_LINE_BYTES:
-            raise DataError(f"{where}, line {number}: longer than {MAX_LINE_BYTES // 2**20} MiB")
+            raise DataError(
+                f"longer than {MAX_LINE_BYTES // 2**20} MiB", key=f"{where}, line {number}", code="too_large"
+            )
         try:
             line = raw.decode("utf-8").removesuffix("\n").removesuffix("\r")
         except UnicodeDecodeError as error:
-            raise DataError(f"{where}, line {number}: not UTF-8 text ({error.reason})") from error
+            raise DataError(
+                f"not UTF-8 text ({error.reason})", key=f"{where}, line {number}", code="damaged"
+            ) from error
         if line.strip():
             yield number, line
 
@@ -59,9 +65,9 @@ def read_text(path: Path, key: str) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text ({error.reason})", key=key) from error
+        raise DataError(f"{path} is not UTF-8 text ({error.reason})", key=key, code="damaged") from error
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror})", key=key) from error
+        raise DataError(f"{path} cannot be read ({error.strerror})", key=key, code="unreadable") from error
 
 
 def is_text(text: str) -> bool:
@@ -115,7 +121,7 @@ def read_json(path: Path, key: str) -> Any:
     try:
         return parse_json(read_text(path, key))
     except ValueError as error:
-        raise DataError(str(error), key=path) from error
+        raise DataError(str(error), key=path, code="damaged") from error
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[int, Any]]:
@@ -125,7 +131,7 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, Any]]:
             try:
                 yield number, parse_json(line)
             except ValueError as error:
-                raise DataError(f"{path}, line {number}: {error}") from error
+                raise DataError(str(error), key=f"{path}, line {number}", code="damaged") from error
 
 
 def read_cache(path: Path) -> dict[str, Any]:
@@ -153,7 +159,9 @@ def parse_object(text: bytes, where: str) -> dict[str, Any]:
         values: dict[str, Any] = {}
         for key, value in pairs:
             if key in values:
-                raise DataError(f"the key {key!r} is duplicated in one JSON object", key=where)
+                raise DataError(
+                    f"the key {key!r} is duplicated in one JSON object", key=where, code="damaged"
+                )
             values[key] = value
         return values
 
@@ -162,9 +170,9 @@ def parse_object(text: bytes, where: str) -> dict[str, Any]:
         value = json.loads(decoded, object_pairs_hook=once)
         _check_depth(decoded, value)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"not readable as JSON ({error})", key=where) from error
+        raise DataError(f"not readable as JSON ({error})", key=where, code="damaged") from error
     if not isinstance(value, dict):
-        raise DataError(f"a JSON object expected, found {short(value)}", key=where)
+        raise DataError(f"a JSON object expected, found {short(value)}", key=where, code="damaged")
     return value
 
 

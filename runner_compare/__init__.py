@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from runner_compare.features.contexts.card import of_texts as of_texts
     from runner_compare.features.recall.card import RecallCard as RecallCard
     from runner_compare.features.savings.section import graph_kind as graph_kind
-    from runner_compare.features.savings.section import graph_words as graph_words
-    from runner_compare.features.seeds.compute import rows_with_seeds as rows_with_seeds
     from runner_compare.features.tool_calls.compute import tool_card as tool_card
     from runner_compare.metrics import ACCURACY as ACCURACY
     from runner_compare.metrics import ENDS as ENDS
@@ -119,7 +117,6 @@ PLACES = {
     "Table": "model.data",  # all runs of one task, with what sections have computed
     "TableRow": "model.data",  # one run of a table, and how it compares
     "JobPicture": "render.pictures",  # a picture that jobs have drawn
-    "rows_with_seeds": "features.seeds.compute",  # the rows of a table that stand for several seeds
     "name_of": "render.labels",  # the shortest name that tells a row from the others
     "short_names": "render.labels",  # names by what differs among rows
     "number": "render.labels",  # a measurement to three digits
@@ -130,7 +127,6 @@ PLACES = {
     "ABSENT": "model.data",  # what stands where there is no value
     "TEAM": "render.labels",  # the parameter that names a team of agents in words
     "graph_kind": "features.savings.section",  # where the graph of a team comes from
-    "graph_words": "features.savings.section",  # a team's graph in words
     # metrics, which jobs record
     "Metric": "metrics",  # a metric with its unit, direction and how it is written
     "Better": "metrics",  # whether more of it is better

@@ -77,7 +77,7 @@ def _compare(options: argparse.Namespace) -> int:
         with tempfile.TemporaryDirectory() as scratch:
             return compare(options, Path(scratch))
     except NotPaired as reason:  # a file that was there a moment ago is gone
-        raise JobFailed(str(reason)) from reason
+        raise JobFailed(str(reason), code="changed") from reason
 
 
 @dataclass
@@ -177,11 +177,16 @@ def load_files(options: argparse.Namespace) -> tuple[list[Run], Reader]:
     """Return what other tools have written; options that need an MLflow store are rejected."""
     if options.lm_eval and options.results:
         raise ConfigError(
-            "--lm-eval and --results: give all folders to --results, which reads lm-eval's, too"
+            "--lm-eval and --results: give all folders to --results, which reads lm-eval's, too",
+            code="conflict",
         )
     source = "--lm-eval" if options.lm_eval else "--results"
     if option := first_given(options, "tracking_uri", "experiment", "grid", "log"):
-        raise ConfigError(f"{source} reads folders and no MLflow store: leave out one of the two", key=option)
+        raise ConfigError(
+            f"{source} reads folders and no MLflow store: leave out one of the two",
+            key=option,
+            code="conflict",
+        )
     # which is computed, and no metric in the files
     metric = "" if Chance.named(options.metric) else options.metric
     if options.lm_eval:
@@ -207,7 +212,9 @@ def name_teams(runs: list[Run], reader: Reader) -> list[Run]:
     for section in every_section():
         runs = [*section.named(runs, reader)]
     if not any(TEAM in run.params for run in runs):
-        raise ConfigError("--teams names teams of task=agents, and there is no such job among these")
+        raise ConfigError(
+            "--teams names teams of task=agents, and there is no such job among these", code="no_effect"
+        )
     return runs
 
 
@@ -216,7 +223,9 @@ def check_clusters(options: argparse.Namespace, runs: list[Run]) -> None:
     without = sorted(run.job_id for run in runs if run.value(CLUSTER) != options.cluster)
     if options.cluster and without:
         fix = f"run them again with {CLUSTER}={options.cluster}; word problems reuse their answers"
-        raise ConfigError(f"not recorded by {few(without)}: {fix}", key="--cluster", value=options.cluster)
+        raise ConfigError(
+            f"not recorded by {few(without)}: {fix}", key="--cluster", value=options.cluster, code="missing"
+        )
 
 
 def choose(options: argparse.Namespace, runs: list[Run]) -> list[Run]:
@@ -226,7 +235,10 @@ def choose(options: argparse.Namespace, runs: list[Run]) -> list[Run]:
     if options.task:
         if options.task not in tasks:
             raise ConfigError(
-                unknown("task with finished runs", options.task, tasks), key="--task", value=options.task
+                unknown("task with finished runs", options.task, tasks),
+                key="--task",
+                value=options.task,
+                code="unknown_choice",
             )
         runs = [run for run in runs if run.task == options.task]
     for text in options.where:
@@ -251,7 +263,9 @@ def without_errors(
     if options.count_errors:
         return runs, every_run
     if all(run.errors for run in runs):
-        raise ConfigError("nothing is left to compare: every job has questions that ended in an error")
+        raise ConfigError(
+            "nothing is left to compare: every job has questions that ended in an error", code="empty"
+        )
     return [run for run in runs if not run.errors], [run for run in every_run if not run.errors]
 
 
@@ -261,16 +275,18 @@ def tabulate_tasks(
     tolerance = _tolerance(options)
     check_has_baseline(options, terms)
     baseline = parse_pairs(options.baseline, runs, "--baseline") if options.baseline else {}
-    candidates = select(runs, baseline, f"--baseline {options.baseline}") if baseline else []
+    candidates = select(runs, baseline, "--baseline", options.baseline) if baseline else []
     by = parse_keys(options.by, runs, "--by") if options.by else []
     ignore = parse_keys(options.ignore, runs, "--ignore") if options.ignore else []
     if ignore and not baseline:
-        raise ConfigError("needs a baseline: add --baseline KEY=VALUE", key="--ignore", value=options.ignore)
+        raise ConfigError(
+            "needs a baseline: add --baseline KEY=VALUE", key="--ignore", value=options.ignore, code="missing"
+        )
     base = None
     if set(baseline) == {JOB_ID}:  # one named run is the baseline of all others
         if by:
             fix = "with --by, give the baseline by the values of those keys"
-            raise ConfigError(fix, key="--baseline", value=options.baseline)
+            raise ConfigError(fix, key="--baseline", value=options.baseline, code="conflict")
         base, baseline = candidates[0], {}
     tables = []
     several = metrics_of_scores(runs)
@@ -296,13 +312,15 @@ def check_has_baseline(options: argparse.Namespace, terms: list[Term]) -> None:
     compares = any(term.is_comparison for term in terms)
     need = "needs a baseline: add --baseline KEY=VALUE"
     if options.pool and not names_one:
-        raise ConfigError(f"a pooled verdict {need}", key="--pool", value=options.pool)
+        raise ConfigError(f"a pooled verdict {need}", key="--pool", value=options.pool, code="missing")
     if options.margin and not (has_one or options.files):
-        raise ConfigError(f"a margin {need}", key="--margin", value=" ".join(options.margin))
+        raise ConfigError(f"a margin {need}", key="--margin", value=" ".join(options.margin), code="missing")
     if compares and not has_one:
-        raise ConfigError(need, key="--require", value=" ".join(options.require))
+        raise ConfigError(need, key="--require", value=" ".join(options.require), code="missing")
     if options.plan_questions and not has_one:
-        raise ConfigError(f"a plan {need}", key="--plan-questions", value=" ".join(options.plan_questions))
+        raise ConfigError(
+            f"a plan {need}", key="--plan-questions", value=" ".join(options.plan_questions), code="missing"
+        )
 
 
 def _tolerance(options: argparse.Namespace) -> float | None:
@@ -310,7 +328,10 @@ def _tolerance(options: argparse.Namespace) -> float | None:
     tolerance = None if options.tolerance is None else float(options.tolerance) / 100
     if tolerance is not None and not 0 <= tolerance <= 10:  # NaN fails, too
         raise ConfigError(
-            "must be a percentage from 0 to 1000", key="--tolerance", value=f"{options.tolerance:g}"
+            "must be a percentage from 0 to 1000",
+            key="--tolerance",
+            value=f"{options.tolerance:g}",
+            code="bad_value",
         )
     return tolerance
 
@@ -347,15 +368,20 @@ def tabulate_flips(
     first, second = (one_run(text, with_verdicts, every_run, reader) for text in options.flips)
     named = " ".join(options.flips)
     if first.run_id == second.run_id:
-        raise ConfigError(f"both are {first.job_id}", key="--flips", value=named)
+        raise ConfigError(f"both are {first.job_id}", key="--flips", value=named, code="bad_value")
     if first.task != second.task:
         raise ConfigError(
-            f"task {first.task} and task {second.task} have no question in common", key="--flips", value=named
+            f"task {first.task} and task {second.task} have no question in common",
+            key="--flips",
+            value=named,
+            code="mismatch",
         )
     table = tabulate([first, second], ComparisonOptions(base=first), reader)
     note = next((row.note for row in table.rows if row.note), None)
     if note is not None or not table.scored:
-        raise ConfigError(f"{note or f'task {first.task} has no verdicts'}", key="--flips", value=named)
+        raise ConfigError(
+            f"{note or f'task {first.task} has no verdicts'}", key="--flips", value=named, code="mismatch"
+        )
     table.of(FlipsOfTable).pairs = [find_flips(second, first, reader)]
     return table
 
@@ -371,7 +397,10 @@ def one_run(text: str, runs: list[Run], every_run: list[Run], reader: Reader) ->
         keys = reader.key_rules.differing_keys([run.params for run in matching])
         differ = f"; they differ in {', '.join(map(label, keys[:4]))}" if keys else ""
         raise ConfigError(
-            f"{len(matching)} runs match ({several}){differ}: name one", key="--flips", value=text
+            f"{len(matching)} runs match ({several}){differ}: name one",
+            key="--flips",
+            value=text,
+            code="ambiguous",
         )
     return matching[0]
 

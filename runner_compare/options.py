@@ -145,7 +145,7 @@ def parser() -> argparse.ArgumentParser:
         "--seeds",
         action="store_true",
         help="runs that differ only in their seed are one row: the mean over seeds, with intervals that count "
-        "questions and seeds, the spread over seeds, and of teams that learn how often each edge survives",
+        "questions and seeds, and the spread over seeds",
     )
     add(
         "--unpaired",
@@ -258,19 +258,24 @@ def check_together(options: argparse.Namespace) -> None:
     refuse_beside(options, "files")
     if options.benchmark and not options.publish:
         raise ConfigError(
-            "it names what --publish writes: add --publish FOLDER", key="--benchmark", value=options.benchmark
+            "it names what --publish writes: add --publish FOLDER",
+            key="--benchmark",
+            value=options.benchmark,
+            code="missing",
         )
     for name in ("publish", "seeds", "across_tools"):
         refuse_beside(options, name)
     if options.across_tools and not options.results:
-        raise ConfigError("--across-tools pairs the files of several tools: give them to --results")
+        raise ConfigError(
+            "--across-tools pairs the files of several tools: give them to --results", code="missing"
+        )
 
 
 def refuse_beside(options: argparse.Namespace, name: str) -> None:
     """Reject what does not go with an option, if that is given."""
     what, others = APART[name]
     if getattr(options, name) and (option := first_given(options, *others)):
-        raise ConfigError(f"leave out {option}", key=what)
+        raise ConfigError(f"leave out {option}", key=what, code="conflict")
 
 
 def first_given(options: argparse.Namespace, *names: str) -> str:

@@ -86,7 +86,9 @@ class ComparedRuns:
     def to_text(self, form: str = "table") -> str:
         """Return it as runner-compare prints it: as a table, or as `markdown`, `json` or `csv`."""
         if form not in FORMATS:
-            raise ConfigError(f"to_text({form!r}): {unknown('form', form, [*FORMATS])}")
+            raise ConfigError(
+                unknown("form", form, [*FORMATS]), key=f"to_text({form!r})", code="unknown_choice"
+            )
         out = io.StringIO()
         FORMATS[form](self.comparison, out)
         return out.getvalue()
@@ -148,15 +150,15 @@ def compare(*runs: object, **options: Any) -> ComparedRuns:
     given: dict[str, Any] = {"output_dir": folder} if folder else {}
     given |= ({"runs": chosen} if chosen else {}) | options
     if (chosen or given_runs.missing) and "runs" in options:
-        raise ConfigError("runs=: name them once, as arguments or by runs=")
+        raise ConfigError("name them once, as arguments or by runs=", key="runs=", code="conflict")
     if given_runs.missing and not chosen:
         states = "; ".join(job.line for job in given_runs.missing)
-        raise ConfigError(f"none of these jobs has a result: {states}", key="compare")
+        raise ConfigError(f"none of these jobs has a result: {states}", key="compare", code="empty")
     try:
         with tempfile.TemporaryDirectory() as scratch:
             compared = comparison_of(_parsed(given), Path(scratch), given_runs.missing)
     except NotPaired as reason:
-        raise JobFailed(str(reason)) from reason
+        raise JobFailed(str(reason), code="changed") from reason
     return ComparedRuns(compared.comparison)
 
 
@@ -186,7 +188,9 @@ class GivenRuns:
                 self.add(run, getattr(run, "keys", ()))
             else:
                 raise ConfigError(
-                    f"compare({run!r}): give job ids, records of runner.evaluate or rows of runner.grid"
+                    "give job ids, records of runner.evaluate or rows of runner.grid",
+                    key=f"compare({run!r})",
+                    code="bad_value",
                 )
 
     def _add_row(self, row: Mapping[str, Any], keys: Sequence[str]) -> None:
@@ -202,7 +206,7 @@ class GivenRuns:
         """Return the folder of all records; ConfigError if there are several."""
         folders = sorted({*self.folders})
         if len(folders) > 1:
-            raise ConfigError(f"these records are in several folders: {', '.join(folders)}")
+            raise ConfigError(f"these records are in several folders: {', '.join(folders)}", code="ambiguous")
         return next(iter(folders), "")
 
 
@@ -218,7 +222,11 @@ def _parsed(given: Mapping[str, Any]) -> Any:
                 if key in OF_THE_COMMAND
                 else ""
             )
-            raise ConfigError(f"compare({key}=...): {hint or unknown('option', key, sorted(known))}")
+            raise ConfigError(
+                hint or unknown("option", key, sorted(known)),
+                key=f"compare({key}=...)",
+                code="unsupported" if hint else "unknown_choice",
+            )
         option = f"--{key.replace('_', '-')}"
         if value is True:
             arguments.append(option)
@@ -232,7 +240,7 @@ def _parsed(given: Mapping[str, Any]) -> Any:
             arguments += [option, *map(str, value)]
 
     def refuse(message: str) -> NoReturn:
-        raise ConfigError(message, key="compare")
+        raise ConfigError(message, key="compare", code="bad_value")
 
     command.error = refuse  # type: ignore[method-assign]
     return command.parse_args(arguments)

@@ -25,7 +25,6 @@ class Slot(Enum):
 class Section:
     """What one feature adds; what a subclass leaves out adds nothing."""
 
-    stem = ""  # of the files of its pictures by jobs, which are numbered
     is_alone = False  # whether its parts, where it has any, are shown in place of the tables
     is_always_shown = False  # whether its parts are shown even where others replace the tables
 
@@ -112,10 +111,6 @@ class Section:
 
     def figures_across(self, comparison: Comparison) -> list[Picture]:
         """Return pictures of what is shown over several tasks."""
-        return []
-
-    def pictures(self, table: Table) -> list[JobPicture]:
-        """Return pictures that are saved as files of their own and shown on the page."""
         return []
 
     def pictures_of_jobs(self, table: Table, reader: Reader) -> list[JobPicture]:

@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_engine_needs_neither_hydra_nor_mlflow_nor_bitsandbytes() -> None:
     program = """

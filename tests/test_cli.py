@@ -32,6 +32,7 @@ WHOLE = ("model=stub", "task.limit=400")
 SLOW = (*WHOLE, "model.delay_s=0.25")  # the same job, which takes 100 s
 
 
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -85,6 +86,7 @@ def test_the_version_is_the_runners(runner: Run) -> None:
     assert done.out.startswith(f"runner {version('runner-llm')} (Hydra ")
 
 
+@pytest.mark.thorough
 def test_overrides_may_be_anywhere(runner: Run) -> None:
     for order in (
         ["plan=true", "-m", "seed=1,2"],
@@ -97,6 +99,7 @@ def test_overrides_may_be_anywhere(runner: Run) -> None:
     assert "seed: 7" in runner("seed=7", "--cfg", "job", *STUB).out
 
 
+@pytest.mark.thorough
 def test_a_sweep_needs_no_plus(runner: Run) -> None:
     for key in ("hydra.sweeper.params.task.limit=1,2", "hydra.sweeper.params={task.limit: '1,2'}"):
         done = runner("-m", "model=stub", "tracking=none", "plan=true", key)
@@ -104,6 +107,7 @@ def test_a_sweep_needs_no_plus(runner: Run) -> None:
         assert "2 jobs: 2 to do" in done.out
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_first_run_then_the_ledger(runner: Run, tmp_path: Path) -> None:
     first = runner(*STUB, database=False)
@@ -129,6 +133,7 @@ def test_first_run_then_the_ledger(runner: Run, tmp_path: Path) -> None:
     assert statuses(tmp_path) == ["FINISHED", "FINISHED"]
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_json_is_one_line_per_job_and_a_grid_runs_despite_impossible_jobs(
     runner: Run, tmp_path: Path
@@ -146,6 +151,7 @@ def test_json_is_one_line_per_job_and_a_grid_runs_despite_impossible_jobs(
     )
 
 
+@pytest.mark.thorough
 def test_corrupt_samples_are_rejected_and_kept(runner: Run) -> None:
     folder = Path(runner(*STUB, "print=json", "tracking=none").json()["output_dir"])
     (folder / "result.json").unlink()
@@ -160,6 +166,7 @@ def test_corrupt_samples_are_rejected_and_kept(runner: Run) -> None:
     assert runner(*STUB, "tracking=none", "rerun=true").code == 0
 
 
+@pytest.mark.thorough
 def test_output_folder_that_cannot_be_written(runner: Run, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     done = runner(*STUB, "output_dir=file/outputs")
@@ -217,6 +224,7 @@ def test_full_disk_keeps_what_was_written(runner: Run, small_disk: Path) -> None
     assert sorted(indices) == list(range(2000)), "none duplicated, none lost"
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_locked_database_is_an_error_before_the_job(runner: Run, tmp_path: Path) -> None:
     assert runner(*STUB).code == 0
@@ -244,6 +252,7 @@ def test_an_unwritable_database_is_an_error_before_the_job(runner: Run, tmp_path
     assert "file is not a database" in other.err
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_database_that_is_locked_at_the_end_loses_no_result(runner: Run, tmp_path: Path) -> None:
     assert runner(*STUB).code == 0
@@ -273,7 +282,7 @@ def test_a_database_that_is_locked_at_the_end_loses_no_result(runner: Run, tmp_p
     assert sorted(statuses(tmp_path)) == ["FINISHED", "FINISHED"], "the run that was begun has been finished"
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 def test_interrupt_then_resume(

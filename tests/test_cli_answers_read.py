@@ -36,6 +36,7 @@ def thinks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return thinking_model(tmp_path_factory.mktemp("models") / "thinks")
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_library_answer_is_the_answer_and_knows_its_thought(thinks: Path) -> None:
     with load(str(thinks), device="cpu", dtype="float32") as model:
@@ -79,6 +80,7 @@ def test_the_log_of_a_prompt_has_both(runner: Run, thinks: Path) -> None:
     assert f"completion 0, text: {completion['text']!r} (" in done.err
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_given_texts_are_not_scored_as_thoughts(runner: Run, thinks: Path) -> None:
     model = ("model=auto", f"model.name={thinks}", "task=likelihood", "task.data=embedded")

@@ -28,7 +28,7 @@ Run = Callable[..., Any]  # the fixture `runner`: takes arguments, returns a fin
 STUB = ("task=generate", "model=stub", "tracking=none")
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -67,6 +67,7 @@ def pipe(tmp_path: Path, data: str, *arguments: str) -> subprocess.CompletedProc
     return warm_process.complete(command, data, cwd=tmp_path)
 
 
+@pytest.mark.thorough
 def test_stdin_is_the_same_job_as_a_file(runner: Run, tmp_path: Path) -> None:
     piped = pipe(tmp_path, "one\n\ntwo\n", "print=json")
     assert piped.returncode == 0, piped.stderr
@@ -130,6 +131,7 @@ TEXTS = (
 )
 
 
+@pytest.mark.thorough
 def test_prompts_from_a_file_or_stdin_are_a_data_set_of_the_run(runner: Run, tmp_path: Path) -> None:
     (tmp_path / "p.txt").write_text("one\ntwo\n")
     assert runner("task=generate", "model=stub", "task.prompts=p.txt").code == 0
@@ -223,6 +225,7 @@ def test_the_schema_says_which_keys_hold_text() -> None:
     assert not key_types()["seed"].is_string
 
 
+@pytest.mark.thorough
 def test_a_comma_does_not_split_the_prompt_of_a_grid(runner: Run) -> None:
     prompt = "task.prompt=Ann has 3, Bob has 4"
     done = runner("seed=1", "-m", *STUB, "quantization=none,nf4", prompt, "print=json")
@@ -234,6 +237,7 @@ def test_a_comma_does_not_split_the_prompt_of_a_grid(runner: Run) -> None:
     assert "2 jobs: 2 to do" in several.out, several.err
 
 
+@pytest.mark.thorough
 def test_paths_and_texts_may_be_chinese(runner: Run, tmp_path: Path) -> None:
     (tmp_path / "数据.txt").write_text("一\n二\n")
     (tmp_path / "研究").mkdir()
@@ -254,7 +258,7 @@ def test_paths_and_texts_may_be_chinese(runner: Run, tmp_path: Path) -> None:
     assert [text["prompt"] for text in texts] == ["请写, 好", "再见"]
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.thorough
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL], ids=["SIGINT", "SIGKILL"])
 def test_interrupt_then_resume(runner: Run, tmp_path: Path, sent: signal.Signals) -> None:
     (tmp_path / "p.txt").write_text("".join(f"prompt {number}\n" for number in range(400)))
@@ -275,6 +279,7 @@ def test_interrupt_then_resume(runner: Run, tmp_path: Path, sent: signal.Signals
     assert [line["prompt"] for line in delivered] == [f"prompt {number}" for number in range(400)]
 
 
+@pytest.mark.thorough
 def test_a_grid_generates_and_delivers(runner: Run, tmp_path: Path) -> None:
     (tmp_path / "p.txt").write_text("one\ntwo\n")
     grid = ["-m", *STUB, "task.prompts=p.txt", "seed=1,2"]

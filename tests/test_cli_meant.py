@@ -16,6 +16,7 @@ Run = Callable[..., Any]  # the fixture `runner`: takes arguments, returns a fin
 STUB = ("model=stub", "task.limit=3")
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("key", ["hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir"])
 def test_hydras_folders_are_refused_where_nothing_is_written(runner: Run, tmp_path: Path, key: str) -> None:
     done = runner(*STUB, "tracking=none", f"{key}=elsewhere/deep")
@@ -28,6 +29,7 @@ def test_hydras_folders_are_refused_where_nothing_is_written(runner: Run, tmp_pa
     assert (grid.code, "use output_dir=elsewhere" in grid.err) == (2, True)
 
 
+@pytest.mark.thorough
 def test_hydras_folders_may_be_given_where_they_are_used(runner: Run, tmp_path: Path) -> None:
     assert runner(*STUB, "tracking=none", "print=none", "hydra.run.dir=.").code == 0
     assert (
@@ -45,6 +47,7 @@ def test_hydras_folders_may_be_given_where_they_are_used(runner: Run, tmp_path: 
     assert "note: hydra.run.dir=own2: nothing is written there" in done.err
 
 
+@pytest.mark.thorough
 def test_own_keys_are_recorded_and_are_no_part_of_the_id(runner: Run, tmp_path: Path) -> None:
     plain = runner(*STUB, "print=json").json()
     noted = runner(*STUB, "+notes.why=baseline", "+notes.of.team=blue", "rerun=all", "print=json").json()
@@ -63,6 +66,7 @@ def test_own_keys_are_recorded_and_are_no_part_of_the_id(runner: Run, tmp_path: 
     assert record["params"]["notes.who"] == "me"
 
 
+@pytest.mark.sampled(10)
 @pytest.mark.parametrize(
     ("given", "message"),
     [

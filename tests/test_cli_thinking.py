@@ -19,6 +19,7 @@ def samples(folder: Path) -> list[dict[str, Any]]:
     return sorted((json.loads(line) for line in file.read_text().splitlines()), key=lambda it: it["index"])
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_local_model_whose_template_begins_the_thinking(runner: Run, tmp_path: Path) -> None:
     model = thinking_model(tmp_path / "thinks")

@@ -96,11 +96,21 @@ def imports(path: Path) -> set[str]:
     return imported
 
 
+@pytest.mark.thorough
 def test_a_package_imports_only_packages_below() -> None:
     for module, path in modules().items():
         package = module.split(".")[0]
         above = {target for target in imports(path) if target.split(".")[0] not in below(package)}
         assert not above, f"{module} imports {above}, from a package not below {package}"
+
+
+def test_tests_of_the_engine_import_nothing_above_it() -> None:
+    paths = [*(ROOT / "tests" / "engine").rglob("*.py")]
+    for path in paths:  # followed by the support that they import
+        imported = re.findall(r"^ *(?:from|import) (\w+)", path.read_text(), re.M)
+        assert "runner" not in imported, f"{path.relative_to(ROOT)} imports runner"
+        support = {ROOT / "tests" / "support" / f"{name}.py" for name in imported}
+        paths += [file for file in support.difference(paths) if file.is_file()]
 
 
 @pytest.mark.parametrize("package", FLOORS)
@@ -153,6 +163,7 @@ KINDS = (
 )
 
 
+@pytest.mark.thorough
 def test_no_code_depends_on_the_class_of_a_model_a_quantization_or_an_adapter() -> None:
     allowed = (
         "runner.config.model",
@@ -180,6 +191,7 @@ def test_no_code_depends_on_the_class_of_a_model_a_quantization_or_an_adapter() 
     assert violations == []
 
 
+@pytest.mark.thorough
 def test_no_code_outside_tasks_depends_on_the_task() -> None:
     kinds = {base.__name__ for kind in TASKS.values() for base in kind.__mro__} - {"object"}
     check_of_task = re.compile(
@@ -197,6 +209,7 @@ def test_no_code_outside_tasks_depends_on_the_task() -> None:
 NAMES_OVER_BORDERS = {"runner_engine": 166, "runner_compare": 108}
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("package", NAMES_OVER_BORDERS)
 def test_few_names_cross_a_border(package: str) -> None:
     names, limit = crossing("runner", package), NAMES_OVER_BORDERS[package]
@@ -248,6 +261,7 @@ def sentences(node: ast.AST) -> int:
     return sum(map(sentences, ast.iter_child_nodes(node)))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("package", SENTENCES)
 def test_computing_code_words_ever_less(package: str) -> None:
     paths = [path for path in (ROOT / package).rglob("*.py") if "render" not in path.relative_to(ROOT).parts]
@@ -263,6 +277,7 @@ DOORS = (
 )
 
 
+@pytest.mark.thorough
 def test_what_has_a_door_is_not_fetched_by_the_window() -> None:
     for package, users in DOORS:
         windows = {f"{package.__name__}.{place}.{name}" for name, place in package.PLACES.items()}
@@ -349,7 +364,7 @@ def test_nothing_imports_an_option() -> None:
         assert {target.split(".")[2] for target in imported} <= {option}, f"{module} imports {imported}"
 
 
-def test_only_the_store_touches_mlflow() -> None:
+def test_only_tracking_touches_mlflow() -> None:
     users = set()
     for name, path in modules().items():
         for node in nodes(path):
@@ -358,10 +373,11 @@ def test_only_the_store_touches_mlflow() -> None:
             if any(imported.split(".")[0] == "mlflow" for imported in names):
                 users.add(name)
     assert users == {
-        f"runner.store.{it}" for it in ("tracking", "mlflow_store", "logged_models", "traces", "begun_runs")
+        f"runner.tracking.{it}" for it in ("job_runs", "connection", "logged_models", "traces", "begun_runs")
     }
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     "code",
     [
@@ -382,6 +398,7 @@ def test_quick_commands_import_nothing_heavy(code: str, tmp_path: Path) -> None:
     assert heavy_imports(code, tmp_path) == []
 
 
+@pytest.mark.thorough
 def test_a_set_names_no_test() -> None:
     """Its text depends on how it was made, so that two workers may name a test differently, and
     neither would run."""
@@ -411,6 +428,7 @@ def formatless(source: str) -> list[int]:
     ]
 
 
+@pytest.mark.thorough
 def test_a_new_tensor_of_the_engine_has_a_format() -> None:
     """While transformers loads a model, torch's default format is another one, in all threads."""
     assert formatless("x = torch.ones(2)\ny = torch.ones(2, dtype=torch.int32)") == [1]

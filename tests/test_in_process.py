@@ -7,9 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from opened_files import opened
 
 
+@pytest.mark.thorough
 def test_databases_whose_files_are_gone_are_closed(runner: Callable[..., Any], tmp_path: Path) -> None:
     """MLflow itself closes none before the process ends."""
     first, second = tmp_path / "first", tmp_path / "second"

@@ -61,6 +61,7 @@ def test_the_page_shows_the_package_as_it_is() -> None:
     assert [block for block in blocks if block not in files] == []
 
 
+@pytest.mark.thorough
 def test_all_names_are_known_and_nothing_is_imported(there: Call, tmp_path: Path) -> None:
     """A package that cannot be imported is in the way of nobody who does not use it."""
     points = "[runner.quantizations]\nbroken = of_broken:Config\n[runner.metrics]\nbroken = of_broken:M\n"
@@ -97,6 +98,7 @@ def test_all_names_are_known_and_nothing_is_imported(there: Call, tmp_path: Path
     assert "metric broken of broken-one 2.0: importing of_broken:M failed (SystemError: imported)" in used.err
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("line", "offered"),
     [("quantization=abs", "quantization=absmax"), ("-m task=gsm8k,wo", "task=gsm8k,words"), ("task.data=col", "task.data=colours"),
@@ -107,6 +109,7 @@ def test_tab_completion(there: Call, line: str, offered: str) -> None:
     assert (done.code, done.out.split()) == (0, [offered])
 
 
+@pytest.mark.thorough
 def test_config_plan_and_wrong_names(there: Call) -> None:
     shown = there("quantization=absmax", "--cfg", "job")
     assert shown.code == 0
@@ -138,6 +141,7 @@ def test_config_plan_and_wrong_names(there: Call) -> None:
             assert part in done.err
 
 
+@pytest.mark.thorough
 def test_a_quantization_and_a_metric_in_a_grid(there: Call, runner: Call, tmp_path: Path) -> None:
     """In the workers of a grid, whose configs come from another process, beside choices of the
     runner."""
@@ -179,6 +183,7 @@ def test_a_quantization_and_a_metric_in_a_grid(there: Call, runner: Call, tmp_pa
     assert compared.code == 0, compared.err
 
 
+@pytest.mark.thorough
 def test_a_task_and_a_model(there: Call) -> None:
     # a comma is just a comma
     done = there("model=backwards", "task=words", "task.prompt=Hello, dear world", "print=json")
@@ -189,6 +194,7 @@ def test_a_task_and_a_model(there: Call) -> None:
     assert samples_of(shouted)[0].answer.text == "IH"
 
 
+@pytest.mark.thorough
 def test_a_data_set_and_a_scorer(there: Call, tmp_path: Path) -> None:
     """The model says a question backwards, so the right answers are known: `der` is red, and `eulb`
     is blue."""
@@ -223,6 +229,7 @@ def test_a_data_set_and_a_scorer(there: Call, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.thorough
 def test_the_version_counts_in_the_id_of_jobs_that_use_it(
     there: Call, runner: Call, example: Path, tmp_path: Path
 ) -> None:
@@ -250,6 +257,7 @@ def test_the_version_counts_in_the_id_of_jobs_that_use_it(
     assert without[0] not in with_metric
 
 
+@pytest.mark.thorough
 def test_packages_that_collide_or_lack_a_file(there: Call, tmp_path: Path) -> None:
     points = "[runner.quantizations]\nabsmax = of_rival:C\nnf4 = of_rival:C\nalone = of_rival:C\nbare = of_rival:C\n"
     rival = write_package(tmp_path / "site", "rival", points, of_rival=OWN)
@@ -282,6 +290,7 @@ def test_packages_that_collide_or_lack_a_file(there: Call, tmp_path: Path) -> No
     assert done.code == 2
 
 
+@pytest.mark.thorough
 def test_a_metric_that_fails_is_a_problem_and_keeps_the_rest(there: Call, tmp_path: Path) -> None:
     module = (
         "from runner_compare.metrics import Metric\n"
@@ -302,6 +311,7 @@ def test_a_metric_that_fails_is_a_problem_and_keeps_the_rest(there: Call, tmp_pa
     assert (done.code, "metrics=accuracy: the runner has a metric of this name" in done.err) == (2, True)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("grid", [(), ("-m", "seed=1,2")])
 def test_code_that_calls_exit_is_an_error_with_its_place(
     there: Call, tmp_path: Path, grid: tuple[str, ...]
@@ -323,6 +333,7 @@ def test_code_that_calls_exit_is_an_error_with_its_place(
         assert "Traceback" not in done.err
 
 
+@pytest.mark.thorough
 def test_a_group_that_nothing_reads_is_named_with_the_one_that_is_meant(runner: Call, tmp_path: Path) -> None:
     entry_points = "[runner.sections]\nbars = mine:SECTION\n[runner_of_mine]\na = mine:A\n"
     site = write_package(tmp_path / "site", "mine", entry_points)

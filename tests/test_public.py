@@ -56,6 +56,7 @@ def test_every_group_of_entry_points_that_others_may_use_is_listed() -> None:
     assert groups - {"runner.compare"} == set(KINDS.values()) | ours
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("files", "arguments"),
     [

@@ -165,7 +165,8 @@ def test_the_rules_of_the_source_tree(tree: Path) -> None:
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", without_processes, *tests],
         tree,
     )
-    registry = ["tests/engine/quantization/test_registry.py", "-k", "every_choice and not loaded"]
+    registry = ["tests/config/test_quantization.py", "tests/engine/quantization/test_registry.py"]
+    registry += ["-k", "every_choice and not loaded"]
     assert "passed" in output_of(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *registry], tree
     )
@@ -187,6 +188,7 @@ def test_a_data_set(run: Run) -> None:
     assert "A. green" in shown
 
 
+@pytest.mark.thorough
 def test_an_extractor(job: Job) -> None:
     metrics = job("model=stub", "task.limit=2", "task.extractor=last_line")["metrics"]
     assert metrics["accuracy"] == metrics["accuracy/last_line"]
@@ -218,6 +220,7 @@ with runner.load("embedded") as model:
 """
 
 
+@pytest.mark.thorough
 def test_jobs_without_a_new_sampling_parameter_keep_their_ids(run: Run) -> None:
     plan = ("-m", "runner", "model=stub", "generation=sampling", "plan=true", "tracking=none")
     before = output_of([sys.executable, *plan], ROOT)

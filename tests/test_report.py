@@ -206,6 +206,7 @@ def test_many_keys_share_a_column_in_the_table_of_a_grid() -> None:
     assert cells[0] == [" ".join(f"key{number}=v" for number in range(MAX_KEY_COLUMNS + 1))]
 
 
+@pytest.mark.thorough
 def test_answers_of_one_token_have_no_speed_of_decoding(runner: Callable[..., Any]) -> None:
     done = runner("task.limit=4", "generation.max_new_tokens=1")
     assert done.code == 0, done.err
@@ -213,6 +214,7 @@ def test_answers_of_one_token_have_no_speed_of_decoding(runner: Callable[..., An
     assert "tok/s · decode" not in done.out
 
 
+@pytest.mark.thorough
 def test_a_grid_says_of_its_jobs_when_they_were_recorded(runner: Callable[..., Any], tmp_path: Path) -> None:
     grid = ("-m", "model=stub", "task=generate", "task.prompt=Hi", "seed=1,2", f"task.output={tmp_path}/${{seed}}.txt",
             "task.overwrite=true")  # fmt: skip

@@ -20,6 +20,7 @@ with Connection(int(sys.argv[1])) as connection:
 
 
 # the fork's own copies of descriptors begin at 200
+@pytest.mark.thorough
 @pytest.mark.parametrize("number", [50, 202, 305])
 def test_a_descriptor_of_any_number_is_handed_on(number: int) -> None:
     ours, theirs = Pipe()

@@ -229,7 +229,8 @@ def draw(count: int, seed: int) -> list[Defect]:
 class Executing:
     """Which tests execute a line, from the records of `tools.executed_lines`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, limit_s: float) -> None:
+        self.limit_s = limit_s
         self.seconds: dict[str, float] = {}
         self.tests: dict[tuple[str, int], list[str]] = defaultdict(list)
         for file in sorted(folder.glob("*.jsonl")):
@@ -241,9 +242,17 @@ class Executing:
                         self.tests[name, number].append(test)
 
     def __call__(self, defect: Defect) -> list[str]:
+        if not defect.file.endswith(".py"):  # of C no lines are known
+            return importing(defect)
         lines = range(defect.first_line, defect.last_line + 1)
         tests = {test for line in lines for test in self.tests[defect.file, line]}
-        return sorted(tests, key=lambda test: self.seconds[test])
+        chosen, seconds = [], 0.0
+        for test in sorted(tests, key=lambda test: self.seconds[test]):
+            seconds += self.seconds[test]
+            if seconds > self.limit_s:
+                break
+            chosen.append(test)
+        return chosen
 
 
 def importing(defect: Defect) -> list[str]:
@@ -332,6 +341,12 @@ def main() -> None:
         "--marks", default="not thorough", help="which tests, as pytest's -m (default: 'not thorough')"
     )
     parser.add_argument(
+        "--seconds",
+        type=float,
+        default=300,
+        help="of tests that execute the line, by the record (default 300)",
+    )
+    parser.add_argument(
         "--whole", action="store_true", help="run all tests where the chosen ones find nothing"
     )
     parser.add_argument(
@@ -341,7 +356,9 @@ def main() -> None:
     options = parser.parse_args()
     defects = draw(options.count, options.seed)
     numbers = options.only or range(1, len(defects) + 1)
-    tests_of: Callable[[Defect], list[str]] = Executing(options.lines) if options.lines else importing
+    tests_of: Callable[[Defect], list[str]] = (
+        Executing(options.lines, options.seconds) if options.lines else importing
+    )
     if options.show:
         for number in numbers:
             defect = defects[number - 1]

@@ -26,7 +26,7 @@ from chromium import browser
 from PIL import Image
 from serving import serving
 
-from runner.store import run_table
+from runner.tracking import run_table
 
 QUESTIONS = (
     "Ann has 3 apples. Ann buys 4 more. Then Ann gives away 2 apples. How many apples does Ann have now?",

@@ -32,7 +32,7 @@ from runner.estimates.speed import Estimate, EstimateBasis
 from runner.options.advise.accuracies import recorded_accuracies
 from runner.options.advise.candidates import Candidate
 from runner.options.advise.ranking import rank
-from runner.store.tracking import flatten
+from runner.records.flat_config import flatten
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner.tasks.gsm8k.task import VERSION
 from runner_base import Answer, FinishReason, Record, Result, Sample, Status, Verdict

@@ -23,7 +23,7 @@ import numpy as np
 from early_stop_null import BETS
 from simulation import GOOD, Limits, Rate, Solved, Table, answers, begin, disagreement
 
-from runner.store.jobs import Job
+from runner.records.jobs import Job
 from runner.tasks.gsm8k.early_stop import EarlyStop
 from runner_base import Answer, FinishReason, Sample, Verdict
 from runner_compare.statistics import Bets, Finding, McNemar, Test, judge

@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np
 from simulation import Drawn, Limits, Numbers, Rate, Table, begin
 
-from runner.store.jobs import read_samples
+from runner.records.jobs import read_samples
 from runner_base import Likelihood
 from runner_compare.features.files.ranks import KL, FileRow, FileTable, Kind, rank_files
 from runner_compare.features.files.table import tied_groups

@@ -23,8 +23,8 @@ from pathlib import Path
 import numpy as np
 from simulation import Limits, Rate, Table, options_of
 
-from runner.store.divergences import DIVERGENCES, read_divergences
-from runner.store.jobs import read_samples
+from runner.records.divergences import DIVERGENCES, read_divergences
+from runner.records.jobs import read_samples
 from runner.tasks.likelihood.tokens import texts_of
 from runner_base import Likelihood, machine
 from runner_compare.metrics import DELTA_P_SHARES, KL_SHARES

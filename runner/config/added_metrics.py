@@ -14,6 +14,18 @@ def check_added(names: Iterable[str]) -> None:
     for name in names:
         check_plug_in("metrics", "metric", name)
         is_new = name not in known_metrics()
-        check(is_new, "metrics", name, "the runner has a metric of this name: the plug-in needs another")
+        check(
+            is_new,
+            "metrics",
+            name,
+            "the runner has a metric of this name: the plug-in needs another",
+            code="conflict",
+        )
         need = "it is computed by the tasks that have it, and not from samples: leave it out"
-        check(load_object("metric", name, Metric).of_samples is not None, "metrics", name, need)
+        check(
+            load_object("metric", name, Metric).of_samples is not None,
+            "metrics",
+            name,
+            need,
+            code="unsupported",
+        )

@@ -36,7 +36,6 @@ from runner.config.messages import unknown_choice
 from runner.config.missing_keys import overrides_of_missing_keys
 from runner.config.root import RunnerConfig
 from runner.config.runner_hydra import hydra_of
-from runner_base import ConfigError
 
 MAX_KEPT = 1024  # combinations in memory at once; beyond that, the oldest is dropped
 
@@ -60,7 +59,7 @@ def choose(
     """
     for group, choice in choices.items():
         if choice not in (options := choices_for(group)):
-            raise ConfigError(unknown_choice(group, choice, options))
+            raise unknown_choice(group, choice, options)
     with config_errors():
         composed, _ = compose([*before, *(f"{group}={choice}" for group, choice in choices.items())])
         for key, value in values.items():

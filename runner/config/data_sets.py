@@ -126,7 +126,10 @@ def apply_data_set(composed: DictConfig) -> None:
         problem = unknown("data set", task.data, names(composed))
         path = Path(task.data).absolute()
         raise ConfigError(
-            f"{problem}; and there is no file or folder {path}", key="task.data", value=task.data
+            f"{problem}; and there is no file or folder {path}",
+            key="task.data",
+            value=task.data,
+            code="unknown_choice",
         )
     keys = _keys_for(task, data_set)
     with read_write(composed):
@@ -139,9 +142,10 @@ def apply_data_set(composed: DictConfig) -> None:
             except ValidationError as error:
                 from runner.config.messages import wrong_value  # most files need no message
 
-                raise ConfigError(
-                    f"{wrong_value(error, f'{key}={keys[key]}')}", key=data_set.where if data_set else ""
-                ) from error
+                wrong = wrong_value(error, f"{key}={keys[key]}")
+                if data_set is not None:  # whose file has the value
+                    wrong = ConfigError(str(wrong), key=data_set.where, code=wrong.code)
+                raise wrong from error
         task.data = keys.get("data", task.data)
 
 
@@ -217,11 +221,13 @@ def _read(kind: type[ConfigSource], path: str, name: str, _stamp: int) -> DataSe
     content: Any = OmegaConf.to_container(source.load_config(f"{GROUP}/{name}").config)
     if not isinstance(content, dict) or not isinstance(content.get("data"), str):
         raise ConfigError(
-            "the file of a data set needs its location: data: FILE, FOLDER or an id of the hub", key=where
+            "the file of a data set needs its location: data: FILE, FOLDER or an id of the hub",
+            key=where,
+            code="missing",
         )
     for key in content:
         if key not in KEYS:
-            raise ConfigError(unknown("key of a data set", str(key), KEYS), key=where)
+            raise ConfigError(unknown("key of a data set", str(key), KEYS), key=where, code="unknown_choice")
     for key in PATH_KEYS:  # relative to the file, since the working directory is often another
         if str(content.get(key, "")).startswith("."):
             content[key] = str(Path(path, GROUP, content[key]).absolute())

@@ -20,7 +20,9 @@ def refuse_deleted(overrides: Iterable[str]) -> None:
                 if NONE in choices_for(group)
                 else "leave it out for the default, or name one"
             )
-            raise ConfigError(f"~{group}: a job has a choice of every group: {use}. {_all(group)}")
+            raise ConfigError(
+                f"a job has a choice of every group: {use}. {_all(group)}", key=f"~{group}", code="missing"
+            )
 
 
 def _all(group: str) -> str:

@@ -33,16 +33,18 @@ def config_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        message = None if isinstance(error, RunnerError) else explain(error)
-        if message is None:
+        if isinstance(error, RunnerError) or (explained := _explained(error)) is None:
             raise
-        raise ConfigError(message) from error
+        raise explained from error
 
 
 def explain(error: BaseException) -> str | None:
     """Return the one message for an error that a user can cause, or None for a bug."""
-    if isinstance(error, RunnerError):
-        return str(error)
+    explained = error if isinstance(error, RunnerError) else _explained(error)
+    return None if explained is None else str(explained)
+
+
+def _explained(error: BaseException) -> ConfigError | None:
     if isinstance(error, MissingConfigException):
         return _missing_config(error)
     if isinstance(error, OverrideParseException):
@@ -52,20 +54,21 @@ def explain(error: BaseException) -> str | None:
     return None
 
 
-def _unreadable(override: str) -> str:
+def _unreadable(override: str) -> ConfigError:
     """Say what to type for an override that Hydra's grammar rejects."""
     key, equals, value = override.partition("=")
     if not equals or not re.fullmatch(r"[+~]{0,2}[A-Za-z_][\w.@/-]*", key, re.ASCII):
         return explain_stray_word(override)
     fix = _in_quotes(key, value)
-    return f"{override}: the value cannot be read: text with special characters needs quotes inside the shell's: {fix}"
+    reason = f"the value cannot be read: text with special characters needs quotes inside the shell's: {fix}"
+    return ConfigError(reason, key=override, code="bad_value")
 
 
 def _in_quotes(key: str, value: str) -> str:
     return f"\"{key}='{value}'\"" if "'" not in value else f"'{key}=\"{value}\"'"
 
 
-def _several(key: str, value: str) -> str:
+def _several(key: str, value: str) -> ConfigError:
     """Say what to type for several values of a key without a grid."""
     kind = key_type(key) or KeyType()
     fix = (
@@ -74,29 +77,33 @@ def _several(key: str, value: str) -> str:
         else ""
     )
     fix = f". If it is a list: {key}=[{value}]" if kind.takes_brackets else fix
-    return f"{key}={value}: several values. To sweep over it, add --multirun (-m){fix}"
+    reason = f"several values. To sweep over it, add --multirun (-m){fix}"
+    return ConfigError(reason, key=key, value=value, code="ambiguous")
 
 
-def _missing_config(error: MissingConfigException) -> str:
+def _missing_config(error: MissingConfigException) -> ConfigError:
     group, _, choice = (error.missing_cfg_file or "").rpartition("/")
     if group in ("hydra/launcher", "hydra/sweeper") and choice in EXTRAS:
         install = f"pip install 'runner-llm[{choice.partition('_')[0]}]'"
-        return f"{group}={choice} comes in a package that is not installed here: {install}"
+        reason = f"{group}={choice} comes in a package that is not installed here: {install}"
+        return ConfigError(reason, code="needs_package")
     if (plug_in := plug_ins(group).get(choice)) is not None:
-        return f"{plug_in}: its package has no file conf/{group}/{choice}.yaml"
+        return ConfigError(
+            f"its package has no file conf/{group}/{choice}.yaml", key=plug_in, code="not_found"
+        )
     if group and error.options:
         return unknown_choice(group, choice, error.options)
     return _first_lines(error)
 
 
-def _from_cause(error: BaseException) -> str | None:
+def _from_cause(error: BaseException) -> ConfigError | None:
     """Return a message from the chain of causes: the override that does not fit, and why."""
     text, cause = str(error), error
     if (
         match := re.match(r"In '([^']+)': \w+ raised while composing config", text)
     ) and error.__context__ is not None:
         reason = _from_cause(error.__context__)
-        return f"{match[1]}.yaml: {reason}" if reason else None
+        return reason and ConfigError(str(reason), key=f"{match[1]}.yaml", code=reason.code)
     while cause.__cause__ is not None:
         cause = cause.__cause__
     if match := re.match(r"Could not override '([^']+)'\.[ \n]+No match in the defaults list", text):
@@ -115,10 +122,10 @@ def _from_cause(error: BaseException) -> str | None:
     if isinstance(cause, ConfigAttributeError | ConfigKeyError):
         return unknown_key(cause.full_key or key, cause.object_type, value if key == cause.full_key else None)
     if isinstance(cause, MissingMandatoryValue):
-        return f"{cause.full_key} has no value: give {cause.full_key}=..."
+        return ConfigError(f"{cause.full_key} has no value: give {cause.full_key}=...", code="missing")
     return None
 
 
-def _first_lines(error: BaseException) -> str:
+def _first_lines(error: BaseException) -> ConfigError:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[:4]) or type(error).__name__
+    return ConfigError(" ".join(lines[:4]) or type(error).__name__, code="bad_value")

@@ -58,7 +58,8 @@ def to_config(composed: Any, choices: Mapping[str, str] | None = None) -> Runner
     """
     if OmegaConf.get_type(composed) is not RunnerConfig:
         raise ConfigError(
-            "this config does not extend the runner's: it needs `defaults: [config, _self_]` on top"
+            "this config does not extend the runner's: it needs `defaults: [config, _self_]` on top",
+            code="missing",
         )
     _refuse_extra("", composed)
     data_sets.apply_data_set(composed)
@@ -95,7 +96,7 @@ def _refuse_extra(prefix: str, composed: DictConfig) -> None:
         if key not in known:
             from runner.config.messages import unknown_key  # most configs need no message
 
-            raise ConfigError(unknown_key(f"{prefix}{key}", schema, composed._get_node(key)))
+            raise unknown_key(f"{prefix}{key}", schema, composed._get_node(key))
         node = composed._get_node(key)
         _refuse_value_for_container(f"{prefix}{key}", composed, key, node)
         if isinstance(node, DictConfig) and is_dataclass(OmegaConf.get_type(node)):
@@ -109,7 +110,9 @@ def _refuse_value_for_container(full_key: str, composed: DictConfig, key: str, n
         return
     if (value := composed[key]) is not None and not isinstance(value, type(node)):
         needed = "a list" if isinstance(node, ListConfig) else "names with values"
-        raise ConfigError(f"needs {needed}, and not a single value", key=full_key, value=value)
+        raise ConfigError(
+            f"needs {needed}, and not a single value", key=full_key, value=value, code="bad_value"
+        )
 
 
 def _refuse_other_choices(composed: DictConfig, choices: Mapping[str, str]) -> None:
@@ -121,11 +124,14 @@ def _refuse_other_choices(composed: DictConfig, choices: Mapping[str, str]) -> N
             kind = getattr(actual, "__name__", actual)
             if choice in plug_ins(group):
                 raise ConfigError(
-                    "its YAML does not begin with its schema (docs/plugins.md)", key=plug_ins(group)[choice]
+                    "its YAML does not begin with its schema (docs/plugins.md)",
+                    key=plug_ins(group)[choice],
+                    code="damaged",
                 )
             raise ConfigError(
                 f"{group}={choices[group]} is the choice, and the config puts a {kind} there: "
-                f"choose with {group}=CHOICE, or with `override /{group}: CHOICE` in a defaults list"
+                f"choose with {group}=CHOICE, or with `override /{group}: CHOICE` in a defaults list",
+                code="conflict",
             )
     named, chosen = str(composed.profile), choices.get("profile", profiles.NONE)
     if named != chosen:
@@ -133,4 +139,5 @@ def _refuse_other_choices(composed: DictConfig, choices: Mapping[str, str]) -> N
             f"{named} is not a key: it would choose nothing (profile={chosen} is the choice). Use "
             f"profile={named}, or `override /profile: {named}` in a defaults list",
             key="profile",
+            code="no_effect",
         )

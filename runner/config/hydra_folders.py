@@ -32,5 +32,7 @@ def refuse_folders(overrides: Sequence[str], composed: DictConfig) -> None:
         is_used = is_written or value == "." or (key != RUN and not is_own)
         if not is_used:
             raise ConfigError(
-                f"nothing would be written there: use output_dir={value} for the results", key=given[key]
+                f"nothing would be written there: use output_dir={value} for the results",
+                key=given[key],
+                code="no_effect",
             )

@@ -89,7 +89,7 @@ class SweepConfig(TaskConfig):
         key, value = (
             ("arrival_requests", self.arrival_requests) if is_counted else ("arrival_rates", rates_in_s)
         )
-        check(most <= MAX_REQUESTS, f"task.{key}", value, need)
+        check(most <= MAX_REQUESTS, f"task.{key}", value, need, code="too_large")
         rows, tokens = self.batch_sizes, self.prompt_tokens or [1]
         check_batch(f"task.batch_sizes={rows} with task.prompt_tokens={tokens}", max(rows) * max(tokens))
 
@@ -97,11 +97,23 @@ class SweepConfig(TaskConfig):
         """Whether task.prompts names real prompts, whose lengths and beginnings are given."""
         if self.prompts is None:
             return False
-        check(self.prompts != "-", "task.prompts", "-", "a sweep reads a file or a data set, not stdin")
+        check(
+            self.prompts != "-",
+            "task.prompts",
+            "-",
+            "a sweep reads a file or a data set, not stdin",
+            code="unsupported",
+        )
         need = f"the prompts of task.prompts={self.prompts} have their own lengths: leave it out"
-        check(self.prompt_tokens in ([], [*PROMPT_TOKENS]), "task.prompt_tokens", self.prompt_tokens, need)
+        check(
+            self.prompt_tokens in ([], [*PROMPT_TOKENS]),
+            "task.prompt_tokens",
+            self.prompt_tokens,
+            need,
+            code="conflict",
+        )
         need = f"the prompts of task.prompts={self.prompts} have their own beginnings: leave it out"
-        check(self.shared_prefix == [0.0], "task.shared_prefix", self.shared_prefix, need)
+        check(self.shared_prefix == [0.0], "task.shared_prefix", self.shared_prefix, need, code="conflict")
         self.prompt_tokens = []
         return True
 
@@ -128,7 +140,7 @@ class SweepConfig(TaskConfig):
 
 
 def _check_axis(key: str, values: Sequence[float], example: str) -> None:
-    check(bool(values), f"task.{key}", values, f"give at least one number, e.g. {example}")
+    check(bool(values), f"task.{key}", values, f"give at least one number, e.g. {example}", code="empty")
     check(len(set(values)) == len(values), f"task.{key}", values, "no number may be repeated")
 
 
@@ -136,5 +148,7 @@ def check_batch(keys: str, tokens: int) -> None:
     """Reject a batch whose prompts would take long to make."""
     if tokens > MAX_TOKENS:
         raise ConfigError(
-            f"the largest batch has {tokens:,} prompt tokens, the limit is {MAX_TOKENS:,}", key=keys
+            f"the largest batch has {tokens:,} prompt tokens, the limit is {MAX_TOKENS:,}",
+            key=keys,
+            code="too_large",
         )

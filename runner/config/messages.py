@@ -13,8 +13,9 @@ from runner.config.choices import CONF, choices_for
 from runner.config.groups import GROUPS, key_types, schema_keys
 from runner.config.meant import meant
 from runner.config.root import RunnerConfig
-from runner_base import plug_ins, unknown
+from runner_base import ConfigError, plug_ins, unknown
 from runner_base.errors import nearest
+from runner_base.render.errors import NOT_GIVEN
 
 # old names of choices and keys, and what to use instead
 RENAMED = {
@@ -30,13 +31,14 @@ REPEAT = "task.repeat"
 NOTES = "notes"  # the user's own keys
 
 
-def unknown_choice(group: str, choice: str, options: Iterable[str]) -> str:
+def unknown_choice(group: str, choice: str, options: Iterable[str]) -> ConfigError:
     """Name a group's choice and the nearest valid one, or what has replaced it."""
     if (now := RENAMED.get(f"{group}={choice}")) is not None:
-        return f"{group}={choice} is now {now}"
+        return ConfigError(f"{group}={choice} is now {now}", code="unknown_choice")
     if meaning := meant(group, choice):
-        return meaning
-    return f"{group}={choice}: {unknown(f'choice for {group}', choice, options)}{_from_plug_ins(group)}"
+        return ConfigError(meaning, code="unknown_choice")
+    reason = f"{unknown(f'choice for {group}', choice, options)}{_from_plug_ins(group)}"
+    return ConfigError(reason, key=group, value=choice, code="unknown_choice")
 
 
 def _from_plug_ins(kind: str) -> str:
@@ -45,35 +47,37 @@ def _from_plug_ins(kind: str) -> str:
     return "".join(f"; {plug_in.name} is from {plug_in.package}" for plug_in in plug_ins(kind).values())
 
 
-def wrong_value(cause: ValidationError, written: str) -> str:
+def wrong_value(cause: ValidationError, written: str) -> ConfigError:
     """Say what value a key needs; `written` is the override as it was given, if known."""
     before, _, value = written.partition("=")
     key, value = cause.full_key or before, value.strip("'\"")  # its quotes may be ours
     reason = str(cause.msg or cause).splitlines()[0]
     if choices := re.search(r"expected one of \[([^\]]*)\]", reason):
         names = [name.strip(" '") for name in choices[1].split(",")]
-        return f"{key}={value}: {unknown(f'choice for {key}', value, names)}"
+        reason = unknown(f"choice for {key}", value, names)
+        return ConfigError(reason, key=key, value=value, code="unknown_choice")
     if expected := re.search(r"could not be converted to (\w+)", reason):
         types = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
-        return f"{key}={value}: {types.get(expected[1], expected[1])} is needed"
+        reason = f"{types.get(expected[1], expected[1])} is needed"
+        return ConfigError(reason, key=key, value=value, code="bad_value")
     if "is not a ListConfig" in reason and value:
-        return f"{key}={value}: a list is needed: {key}=[{value}]"
-    return f"{key}={value}: {reason}" if value else f"{key}: {reason}"
+        reason = f"a list is needed: {key}=[{value}]"
+    return ConfigError(reason, key=key, value=value or NOT_GIVEN, code="bad_value")
 
 
-def unknown_key(key: str, owner: object = None, value: object = None) -> str:
+def unknown_key(key: str, owner: object = None, value: object = None) -> ConfigError:
     """Name the key and the nearest valid one: a group, a root key, or a key of the group's
     schema."""
     head, dot, last = key.rpartition(".")
     head = head.lstrip("+~")
     if key.lstrip("+~") == "dataset":
-        return f"{key}: a data set is named by its task: use task.data={value or 'NAME'}"
+        return _no_such_key(key, f"a data set is named by its task: use task.data={value or 'NAME'}")
     if (now := RENAMED.get(key.lstrip("+~"))) is not None and now.rpartition(".")[2] in schema_keys(owner):
-        return f"{key} is now {now}"
+        return ConfigError(f"{key} is now {now}", code="unknown_choice")
     if key.lstrip("+~") == REPEAT and schema_keys(owner):
-        return f"{key}: {_instead_of_repeat(schema_keys(owner))}"
+        return _no_such_key(key, _instead_of_repeat(schema_keys(owner)))
     if head == NOTES:
-        return f"{key}: a note is added with a plus: +{NOTES}.{last}={_as_written(value)}"
+        return _no_such_key(key, f"a note is added with a plus: +{NOTES}.{last}={_as_written(value)}")
     names = schema_keys(owner) or set().union(*map(schema_keys, GROUPS.get(head, {}).values()))
     if (
         head in {*GROUPS, "profile"}
@@ -92,7 +96,11 @@ def unknown_key(key: str, owner: object = None, value: object = None) -> str:
     problem = unknown(what, key, choices, likely, lists_all=not likely)
     own = "" if dot else _own_key(key, choices, value)
     more = ". ".join(filter(None, (other if tasks else "", own)))
-    return f"{key}: {problem}{' ' if likely else '. '}{more}" if more else f"{key}: {problem}"
+    return _no_such_key(key, f"{problem}{' ' if likely else '. '}{more}" if more else problem)
+
+
+def _no_such_key(key: str, reason: str, value: object = NOT_GIVEN) -> ConfigError:
+    return ConfigError(reason, key=key, value=value, code="unknown_choice")
 
 
 def _own_key(key: str, choices: set[str], value: object) -> str:
@@ -125,18 +133,16 @@ def _tasks_with(key: str) -> list[str]:
     )
 
 
-def _no_name(key: str, group: str, value: object) -> str:
+def _no_name(key: str, group: str, value: object) -> ConfigError:
     """Say how a choice is made to a user who set GROUP.name."""
     choices = choices_for(group)
     name = str(value or "").strip("'\"")
-    override = f"{key}={name}" if name else key
     if group == "model":  # most choices have such a key: the model's location, or its name on the server
         use = f"model=auto model.name={name or 'FOLDER_OR_HUB_ID'}"
-        return f"{override}: the chosen model has no key for a name: use {use}"
+        return _no_such_key(key, f"the chosen model has no key for a name: use {use}", name or NOT_GIVEN)
     use = f"{group}={name if name in choices else 'CHOICE'}"
-    return (
-        f"{override}: the name of a choice is not a key: use {use}. Choices for {group}: {', '.join(choices)}"
-    )
+    reason = f"the name of a choice is not a key: use {use}. Choices for {group}: {', '.join(choices)}"
+    return _no_such_key(key, reason, name or NOT_GIVEN)
 
 
 def _of_other_groups(key: str, choices: set[str]) -> list[str]:

@@ -23,17 +23,18 @@ def check_words(arguments: Sequence[str], unknown_options: Sequence[str], option
     for index, word in enumerate(arguments):
         rest = arguments[index + 1 :]
         if word in unknown_options and word.startswith("-"):
-            raise ConfigError(_unknown_option(word, rest, options))
+            raise _unknown_option(word, rest, options)
         if rest and not word.startswith("-") and (fixed := _without_blanks(word, rest)):
             joined, problem = fixed
-            raise ConfigError(f"{problem}. Write {_as_shell_word(word, rest)}", key=joined)
+            raise ConfigError(f"{problem}. Write {_as_shell_word(word, rest)}", key=joined, code="bad_value")
 
 
-def explain_stray_word(word: str) -> str:
-    """Return the message for a word that is no override."""
+def explain_stray_word(word: str) -> ConfigError:
+    """Return the error about a word that is no override."""
     groups = [group for group in (*PREFERRED, *GROUPS) if word in choices_for(group)]
     meant = " or ".join(f"{group}={word}" for group in dict.fromkeys(groups))
-    return f"{word}: not a valid override: {f'did you mean {meant}?' if meant else FORM}"
+    reason = f"not a valid override: {f'did you mean {meant}?' if meant else FORM}"
+    return ConfigError(reason, key=word, code="bad_value")
 
 
 def _without_blanks(word: str, rest: Sequence[str]) -> tuple[str, str] | None:
@@ -65,7 +66,7 @@ def _as_shell_word(word: str, rest: Sequence[str]) -> str:
     return joined
 
 
-def _unknown_option(word: str, rest: Sequence[str], options: Sequence[str]) -> str:
+def _unknown_option(word: str, rest: Sequence[str], options: Sequence[str]) -> ConfigError:
     """Say what to type for an option that the program does not have."""
     name, equals, value = word.partition("=")
     key = name.lstrip("-").replace("-", "_")
@@ -73,7 +74,8 @@ def _unknown_option(word: str, rest: Sequence[str], options: Sequence[str]) -> s
         value = rest[0]
     if key in (*GROUPS, *schema_keys(RunnerConfig)) or key.partition(".")[0] in GROUPS:
         shown = word if equals or not value else f"{word} {value}"
-        return f"{shown}: settings have no dashes. Write {key}={value or 'VALUE'}"
+        reason = f"settings have no dashes. Write {key}={value or 'VALUE'}"
+        return ConfigError(reason, key=shown, code="unknown_choice")
     close = nearest(name, [*options])
     fix = f"Did you mean {close[0]}?" if close else "All options: runner --hydra-help"
-    return f"{name}: unknown option. {fix}"
+    return ConfigError(f"unknown option. {fix}", key=name, code="unknown_choice")

@@ -25,5 +25,7 @@ def typed_choice(pattern: str, kind: type[QuantizationConfig], given: dict[str, 
     try:
         made = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), keys))
     except OmegaConfBaseException as error:
-        raise ConfigError(f"quantization.overrides.{pattern}={given}: {one_line(error)}") from error
+        raise ConfigError(
+            one_line(error), key=f"quantization.overrides.{pattern}", value=given, code="bad_value"
+        ) from error
     return cast(QuantizationConfig, made)

@@ -17,13 +17,23 @@ def check_notes(notes: Mapping[str, Any]) -> None:
     """Reject what cannot be shown beside a job: names that a store does not take, and values that
     are no plain ones."""
     if not isinstance(notes, Mapping):  # an interpolation, which OmegaConf does not check
-        raise ConfigError(f"needs names and values. Use +{NOTES}.NAME=VALUE", key=NOTES, value=notes)
+        raise ConfigError(
+            f"needs names and values. Use +{NOTES}.NAME=VALUE", key=NOTES, value=notes, code="bad_value"
+        )
     for key, value in flat_notes(notes):
         for part in key.split("."):
             if NAME.fullmatch(part) is None:
-                raise ConfigError(f"{part!r} is no name: letters, digits, _ and - after a letter", key=NOTES)
+                raise ConfigError(
+                    f"{part!r} is no name: letters, digits, _ and - after a letter",
+                    key=NOTES,
+                    code="bad_value",
+                )
         if not isinstance(value, Plain):
-            raise ConfigError(f"{NOTES}.{key}: a text, a number, true or false expected, not {value!r}")
+            raise ConfigError(
+                f"a text, a number, true or false expected, not {value!r}",
+                key=f"{NOTES}.{key}",
+                code="bad_value",
+            )
 
 
 def flat_notes(notes: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

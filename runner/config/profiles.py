@@ -75,12 +75,12 @@ def check_profile(profile: str, model: ModelConfig, quantization: str) -> None:
     it to apply to."""
     is_idle = model.is_on_server and profile not in (NONE, TEACHER_ONLY) and quantization != "none"
     need = f"it is for weights on this machine ({quantization=!s}), and model=api has none: use profile=teacher_only"
-    check(not is_idle, "profile", profile, f"{need}, or leave the profile out")
+    check(not is_idle, "profile", profile, f"{need}, or leave the profile out", code="no_effect")
     need = "it means that no model runs on this machine, and the model is not model=api: leave one of the two out"
-    check(profile != TEACHER_ONLY or not model.has_weights, "profile", profile, need)
+    check(profile != TEACHER_ONLY or not model.has_weights, "profile", profile, need, code="conflict")
     is_applied = profile != "low_memory" or not model.has_weights or local_model(model).device != "auto"
     need = f"it means the CPU, and cannot set the keys of this choice of model: add {model.key}.device=cpu"
-    check(is_applied, "profile", profile, need)
+    check(is_applied, "profile", profile, need, code="unsupported")
 
 
 def notes(profile: str, device: str) -> list[str]:

@@ -34,12 +34,15 @@ class PromptsConfig(TaskConfig):
             given = "neither is given" if self.prompt is None else "both are given"
             raise ConfigError(
                 f"task={self.name} needs either task.prompt=TEXT or task.prompts=FILE (.txt, .jsonl, or - for stdin): "
-                f"{given}"
+                f"{given}",
+                code="missing" if self.prompt is None else "conflict",
             )
         check(self.prompt is None or bool(self.prompt), "task.prompt", repr(self.prompt), "give a text")
         check(all(self.stop), "task.stop", self.stop, "an empty text would end every completion at once")
         if self.format is Framing.raw and self.system:
-            raise ConfigError("task.system needs task.format=chat: a raw prompt has no system message")
+            raise ConfigError(
+                "task.system needs task.format=chat: a raw prompt has no system message", code="conflict"
+            )
 
     @property
     def common_branches(self) -> list[Text] | None:

@@ -96,5 +96,6 @@ def check_answers_differ(asked_by: str, generation: GenerationConfig) -> None:
     if generation.temperature == 0:
         raise ConfigError(
             f"{asked_by} needs answers that differ, and generation.temperature=0 is greedy: all would be the same. "
-            f"Use generation=sampling, generation.temperature=0.7, or leave out {asked_by.partition('=')[0]}"
+            f"Use generation=sampling, generation.temperature=0.7, or leave out {asked_by.partition('=')[0]}",
+            code="conflict",
         )

@@ -58,7 +58,7 @@ def as_published(generation: GenerationConfig, resolved: ResolvedJob) -> Generat
     model = resolved.config.model
     kind = choice_of(model)
     need = f"model={kind} has no files here that say how its answers are drawn: use generation=greedy or sampling"
-    check(model.publishes_settings, "generation", generation.name, need)
+    check(model.publishes_settings, "generation", generation.name, need, code="unsupported")
     published = resolved.files.published
     if published is None:
         raise ConfigError(
@@ -66,6 +66,7 @@ def as_published(generation: GenerationConfig, resolved: ResolvedJob) -> Generat
             "answers are drawn: use generation=greedy or sampling",
             key="generation",
             value="model",
+            code="not_found",
         )
     return generation.closed(published.values, published.sources, published.file, published.max_new_tokens)
 

@@ -59,7 +59,7 @@ class NoTrackingConfig(TrackingConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         need = "tracking=none logs nothing to MLflow: leave one of the two out"
-        check(not self.traces, "tracking.traces", self.traces, need)
+        check(not self.traces, "tracking.traces", self.traces, need, code="conflict")
 
 
 @dataclass
@@ -101,7 +101,7 @@ class RunnerConfig:
 
             check_added(self.metrics)
         need = f"task={self.task.name} keeps no samples that a metric could be computed from: leave it out"
-        check(not self.metrics or self.task.keeps_samples, "metrics", self.metrics, need)
+        check(not self.metrics or self.task.keeps_samples, "metrics", self.metrics, need, code="unsupported")
         check(
             self.rerun in (True, False, "failed", "all"),
             "rerun",
@@ -159,6 +159,7 @@ def refuse_secret(key: str, text: str) -> None:
             f"the value of the environment variable {variable} would be recorded. Leave it out",
             key=key,
             value="***",
+            code="refused",
         )
 
 

@@ -41,7 +41,9 @@ class WordingConfig:
     def check_wording(self) -> None:
         """Raise ConfigError where these keys cannot work."""
         if self.prompt is not PromptStyle.chat and self.system:
-            raise ConfigError("task.system needs task.prompt=chat: plain text has no system message")
+            raise ConfigError(
+                "task.system needs task.prompt=chat: plain text has no system message", code="conflict"
+            )
         if self.template is not None:
             _check_template(self.template)
 
@@ -52,5 +54,11 @@ def _check_template(template: str) -> None:
     names, shown = ("question", "instruction"), repr(template)
     for name in re.findall(r"\{ *(\w+) *\}", template):
         is_typo = name not in names and get_close_matches(name.lower(), names, cutoff=0.75)
-        check(not is_typo, "task.template", shown, unknown("name", name, names))
-    check("{question}" in template, "task.template", shown, "{question} must stand where the question goes")
+        check(not is_typo, "task.template", shown, unknown("name", name, names), code="unknown_choice")
+    check(
+        "{question}" in template,
+        "task.template",
+        shown,
+        "{question} must stand where the question goes",
+        code="missing",
+    )

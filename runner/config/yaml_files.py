@@ -33,9 +33,9 @@ def checked(file: Traversable) -> Iterator[None]:
             check_aliases(text, where)
         yield
     except yaml.MarkedYAMLError as error:
-        raise ConfigError(_message(error, where)) from error
+        raise _located(error, where) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"it is not valid YAML: {one_line(error)}", key=where) from error
+        raise ConfigError(f"it is not valid YAML: {one_line(error)}", key=where, code="damaged") from error
 
 
 @cache
@@ -60,17 +60,18 @@ def quick_loader() -> Any:
     return QuickLoader
 
 
-def _message(error: Any, where: str) -> str:
+def _located(error: Any, where: str) -> ConfigError:
     mark = error.problem_mark or error.context_mark
     position = where if mark is None else f"{where}, {_position(mark)}"
     if type(error).__name__ == "ConstructorError" and "tag" in str(error.problem):
         tag = str(error.problem).partition("'")[2].rstrip("'").replace("tag:yaml.org,2002:", "!!")
-        return (
-            f"{position}: the tag {tag} is not read: a config contains plain values, lists and "
-            "mappings. Leave it out"
+        return ConfigError(
+            f"the tag {tag} is not read: a config contains plain values, lists and mappings. Leave it out",
+            key=position,
+            code="refused",
         )
     why = one_line(", ".join(filter(None, (error.context, error.problem))))
-    return f"{position}: it is not valid YAML: {why}"
+    return ConfigError(f"it is not valid YAML: {why}", key=position, code="damaged")
 
 
 def _position(mark: Any) -> str:
@@ -88,7 +89,9 @@ def check_depth(text: str, where: str) -> None:
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH:
             raise ConfigError(
-                f"{where}, {_position(event.start_mark)}: lists and mappings are nested more than {MAX_DEPTH} deep"
+                f"lists and mappings are nested more than {MAX_DEPTH} deep",
+                key=f"{where}, {_position(event.start_mark)}",
+                code="too_large",
             )
 
 
@@ -113,7 +116,9 @@ def check_aliases(text: str, where: str) -> None:
         return  # loading it reports what is wrong
     if most > MAX_VALUES:
         raise ConfigError(
-            f"its aliases (*name) unpack to more than {MAX_VALUES:,} values, or contain themselves", key=where
+            f"its aliases (*name) unpack to more than {MAX_VALUES:,} values, or contain themselves",
+            key=where,
+            code="too_large",
         )
 
 

@@ -56,7 +56,7 @@ class Fields:
         try:
             algorithm_of(value)
         except DataError as error:
-            raise DataError(f"{key}: {error}", key=self.path) from None
+            raise DataError(f"{key}: {error}", key=self.path, code=error.code) from None
         return value
 
     def table(self, key: str, value: object) -> dict[str, Any]:
@@ -103,4 +103,4 @@ class Fields:
 
     def fail(self, key: str, expected: str, found: object) -> NoReturn:
         """Raise DataError."""
-        raise DataError(f"{key}: {expected} expected, found {short(found)}", key=self.path)
+        raise DataError(f"{key}: {expected} expected, found {short(found)}", key=self.path, code="damaged")

@@ -40,7 +40,10 @@ def load_shots(task: ExamplesConfig, items: list[Item]) -> tuple[list[list[Item]
     pool = load_train(task, f"task.prompt={task.prompt.value}")
     if len(pool) < LM_EVAL_SHOTS:
         raise ConfigError(
-            f"the train split has only {len(pool)} examples", key="task.prompt", value=task.prompt.value
+            f"the train split has only {len(pool)} examples",
+            key="task.prompt",
+            value=task.prompt.value,
+            code="too_large",
         )
     generator, drawn = Random(LM_EVAL_SEED), {}
     places = [item.position for item in items]
@@ -48,7 +51,13 @@ def load_shots(task: ExamplesConfig, items: list[Item]) -> tuple[list[list[Item]
     need = (
         f"{LM_EVAL_SHOTS} examples are drawn for each question from the first on, for at most {MAX_DRAWN:,}"
     )
-    check(max(wanted) < MAX_DRAWN, "task.offset", task.offset, f"task.prompt={task.prompt.value}: {need}")
+    check(
+        max(wanted) < MAX_DRAWN,
+        "task.offset",
+        task.offset,
+        f"task.prompt={task.prompt.value}: {need}",
+        code="too_large",
+    )
     for position in range(max(wanted) + 1):  # a question gets the same examples wherever the job begins
         shots = generator.sample(pool, LM_EVAL_SHOTS)
         if position in wanted:

@@ -69,7 +69,7 @@ def load_given(task: QuestionsConfig) -> list[Given]:
     if path.suffix == ".txt":
         text = read_text(path, f"task.data={task.data}").removeprefix("\ufeff")
         if not text.strip():
-            raise DataError(f"{path} holds no text", key="task.data", value=task.data)
+            raise DataError(f"{path} holds no text", key="task.data", value=task.data, code="empty")
         return [Given(Form.text, "", (text,))]
     if task.data == LONG and not path.exists():
         return _given_rows(task, list(long_rows()), "text")
@@ -86,12 +86,18 @@ def _given_rows(task: QuestionsConfig, rows: list[tuple[str, Any]], shape: str) 
     chosen = [row for position, row in choice.among(rows) if named is None or position in named]
     if named is not None and not chosen:
         raise ConfigError(
-            f"none of its rows comes after task.offset={task.offset}", key="task.only", value=task.only
+            f"none of its rows comes after task.offset={task.offset}",
+            key="task.only",
+            value=task.only,
+            code="empty",
         )
     given = [_read(where, row, shape, task.cluster) for where, row in chosen[: task.limit]]
     if not given:
         raise ConfigError(
-            f"task.data={task.data} has only {len(rows)} rows", key="task.offset", value=task.offset
+            f"task.data={task.data} has only {len(rows)} rows",
+            key="task.offset",
+            value=task.offset,
+            code="too_large",
         )
     return given
 
@@ -147,15 +153,15 @@ def _shape_of(path: Path, task: QuestionsConfig) -> str | None:
     word problems'."""
     where, row = next(_rows(path), (str(path), None))
     if row is None:
-        raise DataError(f"{path} holds no rows: {NEEDED}", key="task.data", value=task.data)
+        raise DataError(f"{path} holds no rows: {NEEDED}", key="task.data", value=task.data, code="empty")
     if not isinstance(row, dict):
-        raise DataError(f"not an object with keys: {NEEDED}", key=where)
+        raise DataError(f"not an object with keys: {NEEDED}", key=where, code="damaged")
     shape = next((shape for shape in SHAPES if set(shape.split("+")) <= row.keys()), None)
     if shape == "question+answer" and (task.question_key or task.answer_key or row.get(CHOICES)):
         return None
     known = {"answer", "Answer", CHOICES}
     if shape is None and not task.question_key and not task.answer_key and not known & row.keys():
-        raise DataError(f"{few(sorted(row), 8) or 'no keys'}: {NEEDED}", key=where)
+        raise DataError(f"{few(sorted(row), 8) or 'no keys'}: {NEEDED}", key=where, code="damaged")
     return shape
 
 
@@ -178,7 +184,7 @@ def _read(where: str, row: Any, shape: str, cluster_key: str | None = None) -> G
         text = str(answer) if is_number and form is Form.asked else text_of(answer)
         return Given(form, question, (text,), cluster=cluster, category=category)
     except ValueError as error:
-        raise DataError(str(error), key=where) from error
+        raise DataError(str(error), key=where, code="damaged") from error
 
 
 def _choices(values: Any) -> tuple[str, ...]:

@@ -45,8 +45,11 @@ def load_questions(task: QuestionsConfig) -> list[Item]:
                 f"split {task.split} of task.data={task.data} has only {total}",
                 key="task.offset",
                 value=task.offset,
+                code="too_large",
             )
-        raise ConfigError(f"split {task.split} holds no questions", key="task.data", value=task.data)
+        raise ConfigError(
+            f"split {task.split} holds no questions", key="task.data", value=task.data, code="empty"
+        )
     if items[0].choices_key is not None and task.choices_key is None:
         task.take_choices(items[0].choices_key)
     return items if task.without is None else _without(task.without, items, source)
@@ -63,7 +66,10 @@ def _only(file: str, source: QuestionSource, task: QuestionsConfig) -> list[Item
     ]
     if not items:
         raise ConfigError(
-            f"none of its questions comes after task.offset={task.offset}", key="task.only", value=file
+            f"none of its questions comes after task.offset={task.offset}",
+            key="task.only",
+            value=file,
+            code="empty",
         )
     return items
 
@@ -76,6 +82,7 @@ def _without(file: str, items: list[Item], source: QuestionSource) -> list[Item]
             f"it names all {len(items):,} questions that are asked: none is scored",
             key="task.without",
             value=file,
+            code="empty",
         )
     return [replace(item, left_out=item.position in named) for item in items]
 
@@ -95,7 +102,12 @@ def load_examples(task: ExamplesConfig) -> list[Item]:
     examples = load_train(task, f"task.shots={task.shots}", task.shots)
     if len(examples) != task.shots:
         source = task.shots_data or task.data
-        raise ConfigError(f"{source} has only {len(examples)} examples", key="task.shots", value=task.shots)
+        raise ConfigError(
+            f"{source} has only {len(examples)} examples",
+            key="task.shots",
+            value=task.shots,
+            code="too_large",
+        )
     return examples
 
 
@@ -108,7 +120,8 @@ def load_train(task: ExamplesConfig, wanted_by: str, limit: int | None = None) -
     if task.shots_data is None and Path(task.data).expanduser().is_file():
         raise ConfigError(
             f"{wanted_by} needs worked examples, and task.data={task.data} is one file with the "
-            "questions: give task.shots_data=FILE.jsonl, or a folder with a file for each split as task.data"
+            "questions: give task.shots_data=FILE.jsonl, or a folder with a file for each split as task.data",
+            code="missing",
         )
     data, key = (task.shots_data, "task.shots_data") if task.shots_data else (task.data, "task.data")
     most = DISTINCT if data == "embedded" and limit is None else limit
@@ -119,7 +132,7 @@ def load_train(task: ExamplesConfig, wanted_by: str, limit: int | None = None) -
     )
     if data == task.data and task.split == task.shots_split:
         keys = f"task.split={task.split} with {wanted_by}"
-        raise ConfigError("the examples would be questions too; use another split", key=keys)
+        raise ConfigError("the examples would be questions too; use another split", key=keys, code="conflict")
     return examples
 
 
@@ -127,7 +140,7 @@ def check_made(data: str, key: str, value: object, count: int | None) -> None:
     """Reject a count that is too large for the embedded generator: it is endless, and all questions
     stay in memory."""
     need = f"at most {MAX_MADE:,} questions of the embedded data are made"
-    check(data != "embedded" or count is None or count <= MAX_MADE, key, value, need)
+    check(data != "embedded" or count is None or count <= MAX_MADE, key, value, need, code="too_large")
 
 
 def items_sha256(items: list[Item]) -> str:

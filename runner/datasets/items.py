@@ -72,12 +72,15 @@ def read_items(source: QuestionSource, choice: QuestionSelection) -> list[Item]:
     data, keys, path = source.data, source.keys, Path(source.data).expanduser()
     if source.subset is not None and (data == "embedded" or path.is_file()):
         raise ConfigError(
-            f"{source.key}={data} has none: leave it out", key="task.subset", value=source.subset
+            f"{source.key}={data} has none: leave it out",
+            key="task.subset",
+            value=source.subset,
+            code="unsupported",
         )
     if data == "embedded":
         if keys.cluster not in (None, TEMPLATE):
             need = f"the embedded questions have families by {TEMPLATE} only: use that, or leave it out"
-            raise ConfigError(need, key="task.cluster", value=keys.cluster)
+            raise ConfigError(need, key="task.cluster", value=keys.cluster, code="unsupported")
         return _read_embedded(source.split, choice, keys.cluster is not None)
     if path.is_dir():
         return _read_folder(path, source, choice)
@@ -86,7 +89,9 @@ def read_items(source: QuestionSource, choice: QuestionSelection) -> list[Item]:
         return _read_tables([path], choice, keys) if is_table else _read_json(path, choice, keys)
     long_texts.check_asked(source.key, data)
     if data.startswith((".", "/", "~")) or path.suffix in FILES or "/" not in data:
-        raise DataError(f"data path does not exist: {path.absolute()}", key=source.key, value=data)
+        raise DataError(
+            f"data path does not exist: {path.absolute()}", key=source.key, value=data, code="not_found"
+        )
     return list(_read_hub(source, choice))
 
 
@@ -97,7 +102,9 @@ def _read_folder(folder: Path, source: QuestionSource, choice: QuestionSelection
         folders = sorted(path.name for path in folder.glob("*/"))
         if source.subset not in folders:
             what = unknown("folder of that name", source.subset, folders)
-            raise ConfigError(f"{what} in {folder}", key="task.subset", value=source.subset)
+            raise ConfigError(
+                f"{what} in {folder}", key="task.subset", value=source.subset, code="unknown_choice"
+            )
         folder = folder / source.subset
     file = folder / f"{split}.jsonl"
     if file.is_file():
@@ -108,7 +115,10 @@ def _read_folder(folder: Path, source: QuestionSource, choice: QuestionSelection
     inside = sorted(path.name for path in folder.glob("*/") if tables.splits_of(path))
     other = f"; its folders {', '.join(inside)} hold data, name one of them" if inside and not splits else ""
     raise ConfigError(
-        f"{unknown('file for split', split, splits)} in {folder}{other}", key="task.split", value=split
+        f"{unknown('file for split', split, splits)} in {folder}{other}",
+        key="task.split",
+        value=split,
+        code="unknown_choice",
     )
 
 
@@ -117,12 +127,18 @@ def _read_embedded(split: str, choice: QuestionSelection, in_families: bool) -> 
     repetition."""
     names = [name.value for name in Split]
     if split not in names:
-        raise ConfigError(unknown("split of the embedded data", split, names), key="task.split", value=split)
+        raise ConfigError(
+            unknown("split of the embedded data", split, names),
+            key="task.split",
+            value=split,
+            code="unknown_choice",
+        )
     if choice.limit is None:
         raise ConfigError(
             "the embedded generator is endless; give a number, e.g. task.limit=1000",
             key="task.limit",
             value="null",
+            code="missing",
         )
     end = choice.offset + choice.limit
     if choice.shuffle_seed is not None and end > DISTINCT:
@@ -131,6 +147,7 @@ def _read_embedded(split: str, choice: QuestionSelection, in_families: bool) -> 
             f"task.offset + task.limit is {end:,}: ask for fewer, or leave task.shuffle_seed out",
             key="task.shuffle_seed",
             value=choice.shuffle_seed,
+            code="too_large",
         )
     items = _embedded_items(split, choice)
     if not in_families:
@@ -163,7 +180,7 @@ def _read_json(file: Path, choice: QuestionSelection, keys: Keys) -> list[Item]:
             lines = ((f"{file}, line {number}", line) for number, line in read_lines(stream, str(file)))
             return _items(lines, choice, keys)
     except OSError as error:
-        raise DataError(f"{file} cannot be read ({error.strerror})") from error
+        raise DataError(f"{file} cannot be read ({error.strerror})", code="unreadable") from error
 
 
 def _listed(file: Path) -> Iterator[Row]:
@@ -172,6 +189,7 @@ def _listed(file: Path) -> Iterator[Row]:
         raise DataError(
             f"a list of {size / 2**20:,.0f} MiB, at most {most} are read: write one row a line (.jsonl)",
             key=file,
+            code="too_large",
         )
     rows = read_json(file, "task.data")
     yield from ((f"{file}, entry {number}", row) for number, row in enumerate(rows, start=1))
@@ -202,6 +220,7 @@ def _items(rows: Iterable[Row], choice: QuestionSelection, keys: Keys) -> list[I
                 f"{error} (a row needs a question, and {keys.needed}; "
                 "task.question_key and task.answer_key name them if they have other names)",
                 key=where,
+                code="damaged",
             ) from error
     return items
 
@@ -216,8 +235,11 @@ def _read_hub(source: QuestionSource, choice: QuestionSelection) -> tuple[Item, 
         files = tables.cached_on_disk(name, config, split)
         if not files:
             raise DataError(
-                f"{key}={name}, task.split={split}: no folder {Path(name).absolute()}, not in the cache, and {reason}. "
-                "When the hub is in reach, the same command fetches it"
+                f"no folder {Path(name).absolute()}, not in the cache, and {reason}. "
+                "When the hub is in reach, the same command fetches it",
+                key=key,
+                value=f"{name}, task.split={split}",
+                code="unreachable",
             )
         if not os.environ.get("HF_HUB_OFFLINE"):  # offline mode was requested: no warning
             log.warning("%s=%s: %s: the copy in the cache is used", key, name, reason)
@@ -230,7 +252,8 @@ def _read_hub(source: QuestionSource, choice: QuestionSelection) -> tuple[Item, 
         return tuple(_items(numbered, choice, keys))
     except (OSError, ValueError, RuntimeError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise DataError(f"{key}={name}, task.split={split}: {first_line}") from error
+        value = f"{name}, task.split={split}"
+        raise DataError(first_line, key=key, value=value, code="unreadable") from error
 
 
 def _unreachable(name: str, key: str) -> str:
@@ -245,7 +268,9 @@ def _unreachable(name: str, key: str) -> str:
         HfApi(library_name="runner").dataset_info(name, timeout=constants.HF_HUB_ETAG_TIMEOUT)
     except errors.HFValidationError as error:
         here = f"no file or folder {Path(name).absolute()}"
-        raise ConfigError(f"{here}, and not a hub id: {error}", key=key, value=name) from error
+        raise ConfigError(
+            f"{here}, and not a hub id: {error}", key=key, value=name, code="not_found"
+        ) from error
     except (hub.TRANSPORT, OSError, *hub.UNREADABLE) as error:
         return hub.why_not(error)
     return ""

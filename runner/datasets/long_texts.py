@@ -195,7 +195,12 @@ KINDS: dict[str, tuple[Callable[[Random], Iterator[str]], int]] = {
 def check_asked(key: str, data: str) -> None:
     """Raise DataError if a task asks for the questions of these texts."""
     if data == DATA:
-        raise DataError("it has texts without questions: they are for task=likelihood", key=key, value=data)
+        raise DataError(
+            "it has texts without questions: they are for task=likelihood",
+            key=key,
+            value=data,
+            code="unsupported",
+        )
 
 
 def long_rows() -> Iterator[tuple[str, dict[str, str]]]:

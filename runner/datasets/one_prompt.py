@@ -31,6 +31,7 @@ def text_of_prompt(prompt: str) -> str:
             f"there is no file {path.absolute()}; a text that begins with {AT} has two of them: "
             f"task.prompt={AT}{prompt}",
             key=where,
+            code="not_found",
         )
     return _whole(read_text(path, where), str(path))
 
@@ -40,7 +41,7 @@ def _decoded(data: bytes) -> str:
         return data.decode()
     except UnicodeDecodeError as error:
         raise DataError(
-            f"stdin is not UTF-8 text ({error.reason})", key="task.prompt", value=STDIN
+            f"stdin is not UTF-8 text ({error.reason})", key="task.prompt", value=STDIN, code="damaged"
         ) from error
 
 
@@ -48,5 +49,5 @@ def _whole(text: str, where: str) -> str:
     """Return a text without what marks the beginning of a file and the end of its last line."""
     whole = text.removeprefix("\ufeff").removesuffix("\n").removesuffix("\r")
     if not whole.strip():
-        raise DataError(f"{where} holds no text", key="task.prompt")
+        raise DataError(f"{where} holds no text", key="task.prompt", code="empty")
     return whole

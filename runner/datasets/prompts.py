@@ -50,7 +50,7 @@ def load_prompts(task: PromptsConfig) -> list[GivenPrompt]:
         try:
             text = text_of(text_of_prompt(task.prompt))
         except ValueError as error:
-            raise ConfigError(str(error), key="task.prompt") from error
+            raise ConfigError(str(error), key="task.prompt", code="bad_value") from error
         return [_with_branches(text, task)]
     assert task.prompts is not None
     data, where, as_json = _source(task.prompts)
@@ -59,10 +59,10 @@ def load_prompts(task: PromptsConfig) -> list[GivenPrompt]:
         try:
             prompt = _from_json(line, task.format) if as_json else text_of(line)
         except ValueError as error:
-            raise DataError(f"{where}, line {number}: {error}") from error
+            raise DataError(str(error), key=f"{where}, line {number}", code="damaged") from error
         prompts.append(_with_branches(prompt, task))
     if not prompts:
-        raise DataError(f"{where} holds no prompts", key="task.prompts", value=task.prompts)
+        raise DataError(f"{where} holds no prompts", key="task.prompts", value=task.prompts, code="empty")
     return prompts
 
 
@@ -160,16 +160,20 @@ def _source(prompts: str) -> tuple[bytes, str, bool]:
             f"give FILE.txt (one a line), FILE.jsonl ({NEEDED}), or - for stdin",
             key="task.prompts",
             value=prompts,
+            code="bad_value",
         )
     try:
         return path.read_bytes(), str(path), path.suffix == ".jsonl"
     except FileNotFoundError as error:
         raise DataError(
-            f"prompt file does not exist: {path.absolute()}", key="task.prompts", value=prompts
+            f"prompt file does not exist: {path.absolute()}",
+            key="task.prompts",
+            value=prompts,
+            code="not_found",
         ) from error
     except OSError as error:
         raise DataError(
-            f"{path} cannot be read ({error.strerror})", key="task.prompts", value=prompts
+            f"{path} cannot be read ({error.strerror})", key="task.prompts", value=prompts, code="unreadable"
         ) from error
 
 
@@ -196,7 +200,7 @@ def _with_branches(prompt: GivenPrompt, task: PromptsConfig) -> GivenPrompt:
     try:
         return Branched(prompt, _beginnings(task.common_branches))
     except ValueError as error:
-        raise ConfigError(str(error), key="task.branches") from error
+        raise ConfigError(str(error), key="task.branches", code="bad_value") from error
 
 
 def _from_json(line: str, framing: Framing) -> GivenPrompt:

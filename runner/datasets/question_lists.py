@@ -55,7 +55,7 @@ def read_entries(file: str, key: str) -> list[str]:
         entries = [line.strip() for line in text.splitlines() if not line.lstrip().startswith("#")]
     entries = list(dict.fromkeys(filter(None, entries)))
     if not entries:
-        raise ConfigError(f"it names no question. A line is {FORMS}", key=key, value=file)
+        raise ConfigError(f"it names no question. A line is {FORMS}", key=key, value=file, code="empty")
     return entries
 
 
@@ -63,10 +63,12 @@ def _listed(text: str, where: str) -> list[str]:
     try:
         values = parse_json(text)
     except ValueError as error:
-        raise DataError(f"it begins with [ and is not a JSON list ({error})", key=where) from error
+        raise DataError(
+            f"it begins with [ and is not a JSON list ({error})", key=where, code="damaged"
+        ) from error
     for value in values:
         if not isinstance(value, str | int) or isinstance(value, bool):
-            raise DataError(f"{json.dumps(value)[:80]}: an entry is {FORMS}", key=where)
+            raise DataError(f"{json.dumps(value)[:80]}: an entry is {FORMS}", key=where, code="damaged")
     return [str(value).strip() for value in values]
 
 
@@ -89,6 +91,7 @@ def named_places(file: str, key: str, split: str, every: Sequence[Named]) -> fro
             f"{len(every):,}: {few(missing)}. An entry is {FORMS}",
             key=key,
             value=file,
+            code="not_found",
         )
     return frozenset(position for found in places.values() for position in found)
 

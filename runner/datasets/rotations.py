@@ -31,6 +31,7 @@ def rotated(items: list[Item], orders: int) -> list[Item]:
             f"question {without.number} has no list of choices that could be asked in another order: {fix}",
             key="task.rotate",
             value=orders,
+            code="unsupported",
         )
     return [
         _moved_on(item, shift, item.number * orders + number)

@@ -47,7 +47,9 @@ def files_of(folder: Path, split: str) -> list[Path]:
         names = [entry.get("filename") for entry in listed if isinstance(entry, dict)]
         if not names or not all(map(is_bare_name, names)):
             raise DataError(
-                f"_data_files: the names of Arrow files expected, found {short(entries)}", key=folder / STATE
+                f"_data_files: the names of Arrow files expected, found {short(entries)}",
+                key=folder / STATE,
+                code="damaged",
             )
         return [folder / str(name) for name in names]
     for subfolder in SUBFOLDERS:
@@ -119,7 +121,9 @@ def _complete(files: list[Path]) -> list[Path]:
     if len(shards) == len(files) and {int(match[2]) for match in shards} != set(range(int(shards[0][3]))):
         names = few([path.name for path in files])
         raise DataError(
-            f"{int(shards[0][3])} files of this split expected, found {names}", key=files[0].parent
+            f"{int(shards[0][3])} files of this split expected, found {names}",
+            key=files[0].parent,
+            code="damaged",
         )
     return files
 
@@ -132,14 +136,16 @@ def _rows(path: Path, columns: Columns) -> Iterator[dict[str, Any]]:
         for batch in (_parquet if path.suffix == ".parquet" else _arrow)(path, columns):
             yield from batch.to_pylist()
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise DataError(f"not readable as {kind} ({one_line(error, 160)})", key=path) from error
+        raise DataError(
+            f"not readable as {kind} ({one_line(error, 160)})", key=path, code="damaged"
+        ) from error
 
 
 def _wanted(path: Path, names: list[str], columns: Columns) -> list[str]:
     try:
         return columns(names)
     except ValueError as error:
-        raise DataError(str(error), key=path) from error
+        raise DataError(str(error), key=path, code="damaged") from error
 
 
 def _parquet(path: Path, columns: Columns) -> Iterator[Any]:
@@ -155,7 +161,9 @@ def _parquet(path: Path, columns: Columns) -> Iterator[Any]:
         ]
         if (size := sum(sizes)) > MAX_BYTES:
             gib, most = size / 2**30, MAX_BYTES / 2**30
-            raise DataError(f"{gib:,.1f} GiB of text unpacked, at most {most:,.0f} are read", key=path)
+            raise DataError(
+                f"{gib:,.1f} GiB of text unpacked, at most {most:,.0f} are read", key=path, code="too_large"
+            )
         yield from file.iter_batches(ROWS_AT_ONCE, columns=wanted)
 
 

@@ -18,7 +18,7 @@ from runner.config.task import Amount
 from runner.estimates.amounts import amounts_of
 from runner.estimates.lengths import NOTHING, LengthCosts, prompt_shares, step_share, task_of_record
 from runner.estimates.speed import Estimate, EstimateBasis
-from runner.store.tracking import flatten, text_of
+from runner.records.flat_config import flatten, text_of
 from runner_base import Record, Status, machine
 from runner_compare import answer_times
 from runner_engine import ROPES, RopeConfig

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from runner.grid.plan import PlannedJob
 from runner.grid.question_plan import questions_there
-from runner.store import mlflow_store
+from runner.tracking import stores
 from runner_base import counted
 from runner_compare import Metric, described
 
@@ -100,7 +100,7 @@ def _check_lines(best: PlannedJob, next_best: PlannedJob, keys: Collection[str])
     overrides = [*others, *kept, f"task.offset={task.offset + asked}", f"task.limit={limit}"]
     command = shlex.join(["runner", "-m", *overrides, *_both(best, next_best, keys)])
     fresh = f"{counted(limit, 'question')} that the search has not asked (or more, with a larger task.limit)"
-    store = mlflow_store.store_of(best.config)
+    store = stores.store_of(best.config)
     verdict = [] if store is None else [f"  {_comparison(store, best, next_best, keys)}"]
     return [f"  a check of it and the next best on {fresh}:", f"  {command}", *verdict]
 
@@ -118,15 +118,13 @@ def _both(best: PlannedJob, next_best: PlannedJob, keys: Collection[str]) -> lis
     return [f"hydra.sweeper.cases=[{', '.join(cases)}]"]
 
 
-def _comparison(
-    store: mlflow_store.Store, best: PlannedJob, next_best: PlannedJob, keys: Collection[str]
-) -> str:
+def _comparison(store: stores.Store, best: PlannedJob, next_best: PlannedJob, keys: Collection[str]) -> str:
     """Return the command that compares the two jobs of the check, the next best being the
     baseline."""
     values = _values(best, keys)
     differing = [f"{key}={value}" for key, value in _values(next_best, keys).items() if values[key] != value]
     baseline = shlex.join(["--baseline", ",".join(differing)])
-    return f"{mlflow_store.compare_command(store)} --grid last {baseline}"
+    return f"{stores.compare_command(store)} --grid last {baseline}"
 
 
 def _values(trial: PlannedJob, keys: Collection[str]) -> dict[str, str]:

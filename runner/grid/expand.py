@@ -67,7 +67,9 @@ def expand(
     axes += [_axis("", [override]) for override in given.values()]
     if math.prod(map(len, axes)) > MAX_JOBS:
         sizes = " x ".join(f"{len(axis)} ({_keys(axis)})" for axis in axes if len(axis) > 1)
-        raise ConfigError(f"this grid has more than {MAX_JOBS:,} jobs: {sizes}; give fewer values")
+        raise ConfigError(
+            f"this grid has more than {MAX_JOBS:,} jobs: {sizes}; give fewer values", code="too_large"
+        )
     return [list(chain.from_iterable(job)) for job in product(*axes)]
 
 
@@ -85,7 +87,11 @@ def check_exclude(exclude: Sequence[Mapping[str, str]], jobs: Iterable[Values], 
             # reports a value that cannot be read before the first job starts
             _wanted_values(key, wanted)
             if lookups and all(values(key) is None for values in lookups):
-                raise ConfigError(f"{EXCLUDE}[{number}].{key}: {unknown('group or key', key, known)}")
+                raise ConfigError(
+                    unknown("group or key", key, known),
+                    key=f"{EXCLUDE}[{number}].{key}",
+                    code="unknown_choice",
+                )
 
 
 # ---------------------------------------------------------------------------------------- expanding
@@ -99,6 +105,7 @@ def _parse(parser: OverridesParser, where: str, key: str, value: Any) -> Overrid
         raise ConfigError(
             f"{key}={value} cannot be read ({why}); text with special characters needs quotes of its own",
             key=where,
+            code="bad_value",
         ) from error
 
 
@@ -121,7 +128,7 @@ def _reject_duplicate_keys(
                     if seen[name] == where_given
                     else f"in {seen[name]} and in {where_given}"
                 )
-                raise ConfigError(f"{name} is given {where}: keep it in one place")
+                raise ConfigError(f"{name} is given {where}: keep it in one place", code="conflict")
             seen[name] = where_given
     for override in given.values():
         name = _name(override)
@@ -130,11 +137,14 @@ def _reject_duplicate_keys(
             together = f", where it advances together with {', '.join(others)}" if others else ""
             raise ConfigError(
                 f"{override.input_line} on the command line collides with {name} in {place_of_zip}{together}: "
-                f"leave it off the command line, or take it out of {place_of_zip}"
+                f"leave it off the command line, or take it out of {place_of_zip}",
+                code="conflict",
             )
     for name in map(_name, from_params.values()):
         if name in seen:
-            raise ConfigError(f"{name} is given in {PARAMS} and in {seen[name]}: keep it in one place")
+            raise ConfigError(
+                f"{name} is given in {PARAMS} and in {seen[name]}: keep it in one place", code="conflict"
+            )
 
 
 def _axis(where: str, overrides: list[Override]) -> list[tuple[str, ...]]:
@@ -146,7 +156,9 @@ def _axis(where: str, overrides: list[Override]) -> list[tuple[str, ...]]:
             for override, column in zip(overrides, columns, strict=True)
         )
         raise ConfigError(
-            f"its keys advance together, so each needs the same number of values: {lengths}", key=where
+            f"its keys advance together, so each needs the same number of values: {lengths}",
+            key=where,
+            code="mismatch",
         )
     return list(zip(*columns, strict=True))
 
@@ -155,7 +167,7 @@ def _cases_axis(cases: Sequence[Sequence[Override]]) -> list[tuple[str, ...]]:
     """Return the jobs of all cases, one case after the other."""
     grids = [[_values_of(override) for override in case] for case in cases]
     if sum(math.prod(map(len, grid)) for grid in grids) > MAX_JOBS:
-        raise ConfigError(f"more than {MAX_JOBS:,} jobs; give fewer values", key=CASES)
+        raise ConfigError(f"more than {MAX_JOBS:,} jobs; give fewer values", key=CASES, code="too_large")
     return [job for grid in grids for job in product(*grid)]
 
 
@@ -167,7 +179,7 @@ def _values_of(override: Override) -> list[str]:
     _reject_endless(override)
     lines = [f"{key}={value}" for value in override.sweep_string_iterator()]
     if not lines:
-        raise ConfigError(_empty_reason(override), key=override.input_line)
+        raise ConfigError(_empty_reason(override), key=override.input_line, code="empty")
     return lines
 
 
@@ -178,18 +190,23 @@ def _reject_endless(override: Override) -> None:
             f"an interval has no list of values, so it makes no grid: "
             f"use {override.key_or_group}=range(start,stop,step), or hydra/sweeper=optuna",
             key=override.input_line,
+            code="unsupported",
         )
     if isinstance(value, RangeSweep):
         numbers = (value.start, value.stop, value.step)
         if not all(number is not None and math.isfinite(number) for number in numbers):
             raise ConfigError(
-                "start, stop and step of a range must be finite numbers", key=override.input_line
+                "start, stop and step of a range must be finite numbers",
+                key=override.input_line,
+                code="bad_value",
             )
         start, stop, step = (Decimal(number or 0) for number in numbers)
         if step == 0:
-            raise ConfigError("the step of a range must not be 0", key=override.input_line)
+            raise ConfigError("the step of a range must not be 0", key=override.input_line, code="bad_value")
         if (stop - start) / step > MAX_JOBS:
-            raise ConfigError(f"this range has more than {MAX_JOBS:,} values", key=override.input_line)
+            raise ConfigError(
+                f"this range has more than {MAX_JOBS:,} values", key=override.input_line, code="too_large"
+            )
 
 
 def _empty_reason(override: Override) -> str:

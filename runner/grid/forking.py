@@ -18,8 +18,8 @@ from contextlib import suppress
 from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
 from runner.engines.kinds import kind_of
-from runner.store import mlflow_store
 from runner.tasks.base import Uses, task_of
+from runner.tracking import connection, stores
 from runner_base import child, signals
 
 FORKS = "forks"  # the argument of a worker whose jobs run in copies of it
@@ -58,8 +58,8 @@ def import_libraries(config: RunnerConfig) -> None:
     """Import what the job needs; the job itself reports a library that is missing or does not
     work."""
     with suppress(Exception):
-        if (store := mlflow_store.store_of(config)) is not None:
-            mlflow_store.import_mlflow(store)
+        if (store := stores.store_of(config)) is not None:
+            connection.import_mlflow(store)
         if Uses.engine in task_of(config).USES:
             kind_of(config.model).import_libraries(resolve(config))
 

@@ -31,4 +31,5 @@ def refuse_other_quantizations(plan: Sequence[PlannedJob]) -> None:
         "Leave quantization out, and compare files: model.name=A.gguf,B.gguf",
         key="quantization",
         value=",".join(quantizations),
+        code="conflict",
     )

@@ -6,12 +6,12 @@ from __future__ import annotations
 from contextlib import suppress
 
 from runner.grid.plan import PlannedJob, State
+from runner.records.jobs import claim
 from runner.run import must_start_anew
-from runner.store.fetched_jobs import fetch_run, server_of
-from runner.store.jobs import claim
-from runner.store.mlflow_store import Store
-from runner.store.stored_runs import read_runs
 from runner.tasks.base import task_of
+from runner.tracking.fetched_jobs import fetch_run, server_of
+from runner.tracking.stored_runs import read_runs
+from runner.tracking.stores import Store
 from runner_base import JobHeld, Progress, TrackingError
 
 

@@ -80,10 +80,10 @@ class PlanLauncher(Launcher):
         """Run jobs for another sweeper, such as Optuna's, and return one number per job."""
         plan = plan_all(job_overrides, self.context, self.master)
         for planned in plan:
-            if planned.problem:
-                raise ConfigError(planned.problem)
+            if planned.error is not None:
+                raise planned.error
             if planned.config is not None and planned.config.plan:
-                raise ConfigError(NO_PLAN)
+                raise ConfigError(NO_PLAN, code="conflict")
         # the sweeper writes its own files there
         Path(self.master.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
         trials = self.trials
@@ -100,7 +100,10 @@ class PlanLauncher(Launcher):
             if outcome.status is Status.FINISHED and outcome.record is not None:
                 job_return.return_value = objective(outcome.record)[1]
             else:
-                job_return.status, job_return.return_value = (JobStatus.FAILED, JobFailed(outcome.message))
+                job_return.status, job_return.return_value = (
+                    JobStatus.FAILED,
+                    JobFailed(outcome.message, code="failed"),
+                )
             returns.append(job_return)
         return returns
 

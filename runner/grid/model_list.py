@@ -61,14 +61,17 @@ def listed(text: str) -> tuple[list[ListedModel], list[str]]:
     for given in _places(text):
         if (found := _models_at(given, left_out)) is None:
             raise ConfigError(
-                f"{FILES}={text}: there is neither a .gguf file nor a folder with a config.json in {given}"
+                f"there is neither a .gguf file nor a folder with a config.json in {given}"
                 if Path(given).expanduser().exists()
-                else f"{FILES}={text}: there is no {given}: give a folder, a pattern such as 'models/*.gguf', files or "
-                "folders separated by commas, or hub ids"
+                else f"there is no {given}: give a folder, a pattern such as 'models/*.gguf', files or "
+                "folders separated by commas, or hub ids",
+                key=FILES,
+                value=text,
+                code="not_found",
             )
         names |= found
     if not names:
-        raise ConfigError(f"{'; '.join(left_out) or 'nothing is there'}", key=FILES, value=text)
+        raise ConfigError(f"{'; '.join(left_out) or 'nothing is there'}", key=FILES, value=text, code="empty")
     return [_read(name, is_file) for name, is_file in names.items()], left_out
 
 
@@ -89,7 +92,9 @@ def reference_among(models: Sequence[ListedModel], wanted: str | None) -> Listed
         if len(same) != 1:
             names = few([model.name for model in (same or models)], 12)
             what = f"{len(same)} of the files have this name" if same else "it is not among the files"
-            raise ConfigError(f"{what}: {names}", key=REFERENCE, value=wanted)
+            raise ConfigError(
+                f"{what}: {names}", key=REFERENCE, value=wanted, code="ambiguous" if same else "not_found"
+            )
         return same[0]
     readable = [model for model in models if model.file_mib is not None]
     if not readable:
@@ -97,6 +102,7 @@ def reference_among(models: Sequence[ListedModel], wanted: str | None) -> Listed
         raise ConfigError(
             f"no file can be the reference: {problems or 'none is on this machine yet'}: give {REFERENCE}=FILE",
             key=FILES,
+            code="not_found",
         )
     return max(readable, key=lambda model: (not model.is_quantized, model.file_mib or 0.0))
 
@@ -109,7 +115,9 @@ def jobs_of(models: Sequence[ListedModel], reference: ListedModel, given: Iterab
     """
     known = set(given)
     if taken := [key for key in ITS_KEYS if key in known]:
-        raise ConfigError(f"{FILES} sets {', '.join(ITS_KEYS)} of each job: leave out {', '.join(taken)}")
+        raise ConfigError(
+            f"{FILES} sets {', '.join(ITS_KEYS)} of each job: leave out {', '.join(taken)}", code="conflict"
+        )
     compared = f"model.name={shlex.quote(reference.name)} quantization={reference.quantization}"
     lists = []
     for model in [reference, *(model for model in models if model is not reference)]:

@@ -1,5 +1,5 @@
 """The jobs that others of a grid name and that the grid lacks: `task.reference`,
-`task.early_stop_vs`, `task.match`.
+`task.early_stop_vs`.
 
 A job that names another one by overrides is the recipe for it: the same overrides with these on
 top. So the grid makes it, before all others, unless it is done already. One that is named by its id
@@ -16,7 +16,7 @@ from runner.config.compose import Composer
 from runner.config.hydra import without_hydra
 from runner.core.typed import as_grid
 from runner.grid.plan import PlannedJob, State, plan_composed
-from runner.store.jobs import LOCK, Job
+from runner.records.jobs import LOCK, Job
 from runner_base import ConfigError, counted
 from runner_base.files import is_held
 
@@ -46,7 +46,7 @@ def with_named(plan: list[PlannedJob], composer: Composer) -> list[PlannedJob]:
             continue  # another process may be doing it: the jobs wait for it
         if named is None or named.job_id != job_id:
             for number in numbers:
-                plan[number].problem = _problem(first, job_id, named)
+                plan[number].error = _problem(first, job_id, named)
                 plan[number].state, plan[number].exit_code = State.impossible, ConfigError.exit_code
             continue
         rows = [
@@ -73,7 +73,8 @@ def check_named(planned: PlannedJob) -> None:
             "run it first" if command is None else f"this command runs it first, and then this one: {command}"
         )
         raise ConfigError(
-            f"{planned.job_id} needs {job.job_id}, which is not done in {job.folder.parent}: {how}"
+            f"{planned.job_id} needs {job.job_id}, which is not done in {job.folder.parent}: {how}",
+            code="not_found",
         )
 
 
@@ -114,13 +115,16 @@ def _job_beside(planned: PlannedJob, job_id: str) -> Job:
     return Job(job_id, planned.job.folder.with_name(job_id))
 
 
-def _problem(planned: PlannedJob, job_id: str, named: PlannedJob | None) -> str:
+def _problem(planned: PlannedJob, job_id: str, named: PlannedJob | None) -> ConfigError:
     folder = Path(planned.job.folder.parent) if planned.job is not None else Path()
     if named is None:
-        return f"it needs {job_id} first, and {folder} has no finished job of that id"
-    if named.problem:
-        return f"it needs another job first, which cannot work: {named.problem}"
-    return (
+        reason = f"it needs {job_id} first, and {folder} has no finished job of that id"
+        return ConfigError(reason, code="not_found")
+    if named.error is not None:
+        reason = f"it needs another job first, which cannot work: {named.error}"
+        return ConfigError(reason, code=named.error.code)
+    return ConfigError(
         f"it needs {job_id} first, and the overrides that name it make another job "
-        f"({named.job_id}): run it by itself"
+        f"({named.job_id}): run it by itself",
+        code="mismatch",
     )

@@ -25,9 +25,9 @@ from runner.config.hydra import as_yaml, to_config
 from runner.config.root import AUTO, RunnerConfig
 from runner.grid.outcomes import Outcome, outcome_of_error, run_job
 from runner.grid.plan import PlannedJob
+from runner.records.jobs import Job, claim
 from runner.report import brief
-from runner.store import pending_runs
-from runner.store.jobs import Job, claim
+from runner.tracking import pending_runs
 from runner_base import ConfigError, EvidenceError, JobFailed, JobHeld, Record, Status, progress, say, signals
 from runner_base.console import keep_streams
 
@@ -45,7 +45,7 @@ class Death(JobReturn):
     message: str = ""
 
     def __post_init__(self) -> None:
-        self.status, self.return_value = JobStatus.FAILED, JobFailed(self.message)
+        self.status, self.return_value = JobStatus.FAILED, JobFailed(self.message, code="failed")
 
 
 def job_line(overrides: Sequence[str], ended: object) -> str:
@@ -79,6 +79,7 @@ def check_settings(name: str, settings: RunnerConfig) -> None:
             f"hydra/launcher={name} cannot keep it, use {own}",
             key="job_timeout_s",
             value=f"{settings.job_timeout_s:g}",
+            code="unsupported",
         )
     if settings.workers != AUTO:
         keys = {
@@ -88,7 +89,10 @@ def check_settings(name: str, settings: RunnerConfig) -> None:
         }
         own = f"hydra.launcher.{keys[name]}={settings.workers}" if name in keys else "hydra/launcher=workers"
         raise ConfigError(
-            f"hydra/launcher={name} decides that itself, use {own}", key="workers", value=settings.workers
+            f"hydra/launcher={name} decides that itself, use {own}",
+            key="workers",
+            value=settings.workers,
+            code="unsupported",
         )
 
 
@@ -208,7 +212,9 @@ class ForeignLaunch:
             return []
         if not started and not progressed:
             if not self.outcomes:
-                raise ConfigError(f"hydra/launcher={self.name} could not start the jobs: {cause}") from error
+                raise ConfigError(
+                    f"hydra/launcher={self.name} could not start the jobs: {cause}", code="failed"
+                ) from error
             for number in waiting:
                 self.outcomes[number] = Outcome(
                     Status.FAILED, message=f"could not be started: {cause}", exit_code=1

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from runner.config.root import RunnerConfig
 from runner.run import run
-from runner.store import ledger
+from runner.tracking.sink import NotLogged
 from runner_base import ConfigError, JobFailed, JobHeld, Record, RunnerError, Status, signals
 from runner_base.errors import lost_gpu
 from runner_compare import LOG_LIKELIHOOD
@@ -44,7 +44,7 @@ def run_job(
 def outcome_of_error(error: Exception) -> Outcome:
     """Return the outcome of a job that raised an error: it has failed, unless only its store did
     not answer."""
-    if isinstance(error, ledger.NotLogged):
+    if isinstance(error, NotLogged):
         return Outcome(Status.FINISHED, error.record, str(error))
     if isinstance(error, RunnerError):
         return Outcome(
@@ -58,7 +58,7 @@ def objective(record: Record) -> tuple[str, float]:
     """Return what a search maximises: accuracy, likelihood or decoding speed; JobFailed if the job
     failed."""
     if record.status is not Status.FINISHED:
-        raise JobFailed(record.error or record.status.value)
+        raise JobFailed(record.error or record.status.value, code="failed")
     for name in (
         "accuracy",
         LOG_LIKELIHOOD,
@@ -68,4 +68,7 @@ def objective(record: Record) -> tuple[str, float]:
     ):
         if name in record.result.metrics:
             return name, record.result.metrics[name]
-    raise ConfigError("this task has no number to search for: use task=gsm8k, task=likelihood or task=sweep")
+    raise ConfigError(
+        "this task has no number to search for: use task=gsm8k, task=likelihood or task=sweep",
+        code="unsupported",
+    )

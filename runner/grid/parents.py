@@ -14,9 +14,11 @@ from runner.grid import parent_notes
 from runner.grid.outcomes import Outcome
 from runner.grid.plan import PlannedJob, State
 from runner.grid.show import labels
-from runner.store import grid_records, grid_runs, ledger, published, tracking
-from runner.store.mlflow_store import Store, store_of
-from runner.store.stored_runs import RUNNING, StoredRuns, read_runs
+from runner.records import grid_records
+from runner.tracking import grid_runs, job_runs, published
+from runner.tracking.sink import was_logged
+from runner.tracking.stored_runs import RUNNING, StoredRuns, read_runs
+from runner.tracking.stores import Store, store_of
 from runner_base import Status, TrackingError, without_secrets
 
 log = logging.getLogger(__name__)
@@ -58,7 +60,7 @@ class ParentRuns:
                 stored = read_runs(store, {job.job_id for job in jobs}, self.grid)
             except TrackingError as error:
                 if len(done) == len(jobs) and all(
-                    ledger.was_logged(store, job.record) for job in done if job.record
+                    was_logged(store, job.record) for job in done if job.record
                 ):
                     log.warning(
                         "%s. The results were logged there when the jobs were done", str(error).rstrip(".")
@@ -73,7 +75,7 @@ class ParentRuns:
             if not self._is_up_to_date(stored, jobs):
                 self._stores[store] = jobs
             elif all_done and parent is not None:
-                tracking.note_found(store, self.grid, parent)
+                job_runs.note_found(store, self.grid, parent)
 
     def _is_up_to_date(self, stored: StoredRuns, jobs: list[PlannedJob]) -> bool:
         """Return whether a store shows this grid as it is, with nothing to do."""

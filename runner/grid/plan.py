@@ -26,11 +26,13 @@ from runner.estimates.jobs import JobEstimate, estimate
 from runner.estimates.recorded import FinishedJobs
 from runner.estimates.speed import Estimate, EstimateBasis
 from runner.grid.outcomes import Outcome
+from runner.records.jobs import Job
 from runner.run import check, identify, must_start_anew
-from runner.store import ledger, mlflow_store
-from runner.store.jobs import Job
 from runner.tasks.base import Uses, task_of, with_inputs
+from runner.tracking import stores
+from runner.tracking.sink import write_death
 from runner_base import INTERRUPTED, ConfigError, Record, RunnerError, Status
+from runner_base.errors import convert_error
 from runner_engine import ToDownload, no_downloads
 
 NOTHING_TO_ASK = "every answer is recorded: the texts are judged, and nothing is decoded"
@@ -55,7 +57,7 @@ class PlannedJob:
     resolved: ResolvedJob | None = None  # None: the config itself cannot work
     job: Job | None = None
     state: State = State.impossible
-    problem: str = ""  # why the job cannot work
+    error: ConfigError | None = None  # why the job cannot work
     notes: list[str] = field(default_factory=list)  # why the job may not work well
     exit_code: int = 0
     record: Record | None = None  # of a job that is done
@@ -80,6 +82,10 @@ class PlannedJob:
     same_as: int | None = None  # the number of an earlier job of the grid that is the same job
 
     @property
+    def problem(self) -> str:
+        return str(self.error or "")
+
+    @property
     def job_id(self) -> str:
         """The job's id, empty where the config itself cannot work."""
         return self.job.job_id if self.job else ""
@@ -89,7 +95,7 @@ class PlannedJob:
         """What makes two jobs duplicates: the same job, logged to the same store and delivered to
         the same file."""
         assert self.config is not None
-        return self.job, mlflow_store.store_of(self.config), self.config.task.delivers_to
+        return self.job, stores.store_of(self.config), self.config.task.delivers_to
 
     @cached_property
     def need(self) -> Need:
@@ -101,7 +107,7 @@ class PlannedJob:
         outcome."""
         assert self.config is not None
         assert self.job is not None
-        ledger.write_death(self.config, self.job, task_of(self.config).VERSION, status, message)
+        write_death(self.config, self.job, task_of(self.config).VERSION, status, message)
         return Outcome(status, message=message, exit_code=INTERRUPTED if status is Status.KILLED else 1)
 
 
@@ -144,7 +150,11 @@ def plan_job(overrides: list[str], config: RunnerConfig) -> PlannedJob:
         planned.is_compared = hasattr(task, "is_compared") and task.is_compared(config)
     except RunnerError as error:
         # nothing will be loaded
-        planned.problem, planned.exit_code, planned.base = (str(error), error.exit_code, "")
+        planned.error, planned.exit_code, planned.base = (
+            convert_error(error, ConfigError),
+            error.exit_code,
+            "",
+        )
         planned.is_compared = would_be_compared(config)
     else:
         if planned.questions_left == 0:
@@ -171,17 +181,21 @@ def plan_composed(overrides: list[str], composed: DictConfig, choices: Mapping[s
     try:
         config = to_config(composed, choices)
     except RunnerError as error:
-        return PlannedJob(overrides, problem=str(error), exit_code=error.exit_code)
+        return PlannedJob(overrides, error=convert_error(error, ConfigError), exit_code=error.exit_code)
     if config.task.reads_stdin:
         file = "give a file (task.prompts=FILE), or " if hasattr(config.task, "prompts") else ""
-        problem = (
+        refusal = ConfigError(
             f"task={config.task.name} would read stdin, which the jobs of a grid do not have: "
-            f"{file}run it without -m"
+            f"{file}run it without -m",
+            code="unsupported",
         )
-        return PlannedJob(overrides, problem=problem, exit_code=ConfigError.exit_code)
+        return PlannedJob(overrides, error=refusal, exit_code=ConfigError.exit_code)
     if config.task.is_endless:
-        problem = f"task={config.task.name} runs until it is stopped, so it cannot be a job of a grid: start it alone"
-        return PlannedJob(overrides, problem=problem, exit_code=ConfigError.exit_code)
+        refusal = ConfigError(
+            f"task={config.task.name} runs until it is stopped, so it cannot be a job of a grid: start it alone",
+            code="unsupported",
+        )
+        return PlannedJob(overrides, error=refusal, exit_code=ConfigError.exit_code)
     planned = plan_job(overrides, config)
     planned.composed = composed
     for key, value in planned.decided.items():  # where the job runs, it might be decided otherwise

@@ -18,7 +18,7 @@ from runner.config.root import RunnerConfig
 from runner.datasets.gsm8k import load_questions
 from runner.estimates.jobs import JobEstimate
 from runner.grid.plan import PlannedJob, State
-from runner.store.jobs import Job, read_samples
+from runner.records.jobs import Job, read_samples
 from runner_base import EvidenceError, RunnerError, clock, counted
 from runner_compare.statistics import (
     ALPHA,

@@ -61,7 +61,9 @@ def sweeper_of(arguments: list[str], study: str | Path | None) -> tuple[GridSwee
     )
     if not isinstance(sweeper, GridSweeper):
         raise ConfigError(
-            "runner.grid() does grids. For a search: runner -m hydra/sweeper=optuna ...", key="hydra/sweeper"
+            "runner.grid() does grids. For a search: runner -m hydra/sweeper=optuna ...",
+            key="hydra/sweeper",
+            code="unsupported",
         )
     task_overrides: Any = OmegaConf.to_container(master.hydra.overrides.task, resolve=False)
     return sweeper, task_overrides

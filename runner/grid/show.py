@@ -15,7 +15,7 @@ from runner.grid.outcomes import Outcome
 from runner.grid.plan import PlannedJob, State, estimate_plan
 from runner.grid.question_plan import question_lines
 from runner.report import GridLine, job_column, named_columns, naming_columns
-from runner.store import mlflow_store, published, run_table
+from runner.tracking import connection, published, run_table, stores
 from runner_base import Column, Status, Use, clock, counted, machine, plain, say, visible_gpus
 from runner_base.console import console
 from runner_base.files import shared_folder
@@ -178,17 +178,17 @@ def _total_time(plan: list[PlannedJob], estimates: dict[int, JobEstimate]) -> st
 
 def show_hints(settings: RunnerConfig) -> None:
     """Print where MLflow shows the jobs, and the command that compares them."""
-    store = mlflow_store.store_of(settings)
+    store = stores.store_of(settings)
     if store and settings.print.value == "table":
-        hints = mlflow_store.see_all(store.uri), mlflow_store.compare_command(store)
+        hints = stores.see_all(store.uri), stores.compare_command(store)
         print(plain("See all: {}    Compare: {}".format(*hints)))
         if (number := _experiment_number(store)) is not None:
             print(plain(f"Jobs and their scores: {run_table.address(store.uri, number)}"))
 
 
-def _experiment_number(store: mlflow_store.Store) -> str | None:
+def _experiment_number(store: stores.Store) -> str | None:
     """Return the number of the store's experiment, if it is known without asking MLflow."""
-    number = mlflow_store.opened_experiment(store)
+    number = connection.opened_experiment(store)
     if number is None and (noted := published.unchanged(store, "")) is not None and store.file is not None:
         return noted.identity.split()[0]
     return number

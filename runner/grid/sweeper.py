@@ -29,7 +29,7 @@ from runner.grid.parents import ParentRuns
 from runner.grid.plan import PlannedJob, State, mark_duplicates, plan_composed, share_error
 from runner.grid.show import labels, show_failures, show_hints, show_plan, summary, table_lines
 from runner.report import show_grid
-from runner.store import grid_runs
+from runner.tracking import grid_runs
 from runner_base import ConfigError, JobFailed, Progress, Status, TrackingError, counted, doing, say, signals
 from runner_base.errors import check_output_folder
 from runner_engine.checkpoints import sharing
@@ -50,7 +50,8 @@ class Grid:
         workers."""
         config = next((planned.config for planned in self.plan if planned.config is not None), None)
         if config is None:  # no job of the grid can work
-            raise ConfigError(self.plan[0].problem)
+            assert self.plan[0].error is not None
+            raise self.plan[0].error
         return config
 
     def to_do(self) -> list[int]:
@@ -122,7 +123,7 @@ class GridSweeper(LaunchingSweeper):
     def plan(self, arguments: list[str]) -> Grid:
         """Compose and identify every job; jobs that cannot work are known before anything runs."""
         if self.files == "":
-            raise ConfigError("this study compares the models in a folder: give files=FOLDER")
+            raise ConfigError("this study compares the models in a folder: give files=FOLDER", code="missing")
         loader = self.context.config_loader
         lists = self.over_files(expand(arguments, self.params, self.zip, loader, self.cases))
         composer = Composer(loader, self.master.hydra.job.config_name, self.master)
@@ -157,7 +158,9 @@ class GridSweeper(LaunchingSweeper):
             planned.unnamed = model_list.keys_of_one_value(lists)
         check_exclude(self.exclude, values, sorted(_known_keys(self.master)))
         if not grid.plan:
-            raise ConfigError(f"hydra.sweeper.exclude leaves none of the {len(lists)} jobs of this grid")
+            raise ConfigError(
+                f"hydra.sweeper.exclude leaves none of the {len(lists)} jobs of this grid", code="empty"
+            )
         refuse_other_quantizations(grid.plan)
         _report_left_out(left_out, grid.plan, composer)
         mark_duplicates(grid.plan)
@@ -168,7 +171,8 @@ class GridSweeper(LaunchingSweeper):
         if self.files is None:
             if self.reference is not None:
                 raise ConfigError(
-                    f"reference={self.reference} is one of the models of files=FOLDER: give that, too"
+                    f"reference={self.reference} is one of the models of files=FOLDER: give that, too",
+                    code="missing",
                 )
             return lists
         models, left_out = model_list.listed(self.files)
@@ -225,7 +229,7 @@ def finish(grid: Grid, interrupted: bool) -> None:
     if interrupted:
         raise KeyboardInterrupt
     if problems:
-        failed = JobFailed(f"{problems} of {len(grid.plan)} jobs are not finished, see above")
+        failed = JobFailed(f"{problems} of {len(grid.plan)} jobs are not finished, see above", code="failed")
         codes = [outcome.exit_code for outcome in grid.outcomes.values()]
         failed.exit_code = max(codes + [planned.exit_code for planned in grid.plan])
         raise failed
@@ -233,7 +237,8 @@ def finish(grid: Grid, interrupted: bool) -> None:
         raise TrackingError(
             not_logged
             if unlogged
-            else "the grid is done, but MLflow shows it as RUNNING: run the same command to end it there"
+            else "the grid is done, but MLflow shows it as RUNNING: run the same command to end it there",
+            code="failed",
         )
 
 
@@ -243,7 +248,7 @@ def refuse_impossible(plan: list[PlannedJob]) -> None:
     if impossible:
         some = "none" if impossible == len(plan) else f"{impossible}"
         can = "can" if impossible == len(plan) else "cannot"
-        raise ConfigError(f"{some} of these {len(plan)} jobs {can} work, see above")
+        raise ConfigError(f"{some} of these {len(plan)} jobs {can} work, see above", code="bad_value")
 
 
 def _report_left_out(left_out: dict[str, list[str]], plan: list[PlannedJob], composer: Composer) -> None:

@@ -57,7 +57,7 @@ class Unanswered(JobFailed):
     """Some requests of a call ended in an error; `answers` has the others, and None for these."""
 
     def __init__(self, message: str, answers: list[Any]) -> None:
-        super().__init__(message)
+        super().__init__(message, code="failed")
         self.answers = answers
 
 

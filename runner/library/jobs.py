@@ -32,6 +32,7 @@ def evaluate(*overrides: Overrides) -> ShownRecord:
                 "evaluate() runs a job; runner.grid(..., 'plan=true') returns what would run",
                 key="plan",
                 value="true",
+                code="unsupported",
             )
         return ShownRecord.of(run(config, as_yaml(composed)))
 

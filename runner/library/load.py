@@ -96,7 +96,9 @@ def _reject_unknown(keys: Mapping[str, Any], groups: Mapping[str, Any]) -> None:
         names = sorted({*groups, "model", "seed"})
         if nearest(key, names):
             reason = unknown("argument of load", key, names)
-            raise ConfigError(f"{reason}, and the keys of the model group", key=key, value=keys[key])
+            raise ConfigError(
+                f"{reason}, and the keys of the model group", key=key, value=keys[key], code="unknown_choice"
+            )
 
 
 def _model_choice_and_keys(
@@ -122,7 +124,10 @@ def _choice_and_keys(group: str, given: Choice | None) -> tuple[str | None, dict
         return None, {}
     if not isinstance(given, str | os.PathLike):
         raise ConfigError(
-            'give the name of a choice, or {"name": CHOICE, KEY: VALUE}', key=group, value=f"{given!r}"
+            'give the name of a choice, or {"name": CHOICE, KEY: VALUE}',
+            key=group,
+            value=f"{given!r}",
+            code="bad_value",
         )
     choice = os.fspath(given)
     is_place = group == "lora" and choice not in choices_for("lora")

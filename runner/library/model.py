@@ -171,7 +171,7 @@ class Model:
     def _streaming(self, prompt: TextOrTurns, how: Mapping[str, Any]) -> Request:
         is_text = isinstance(prompt, str)
         request = self._request(_prompt(prompt, "chat"), how, keep=not is_text, deltas=True)
-        check(request.n == 1, "n", request.n, "a stream has one answer")
+        check(request.n == 1, "n", request.n, "a stream has one answer", code="unsupported")
         return request
 
     def _scoring(self, prompt: TextOrTurns, continuation: str | Texts, format: Format) -> list[Request]:
@@ -184,7 +184,12 @@ class Model:
         place in the list."""
         for key, value in how.items():
             if key not in Settings.__annotations__:
-                raise ConfigError(unknown("setting", key, Settings.__annotations__), key=key, value=value)
+                raise ConfigError(
+                    unknown("setting", key, Settings.__annotations__),
+                    key=key,
+                    value=value,
+                    code="unknown_choice",
+                )
             check(key == "stop" or isinstance(value, Real), key, repr(value), "a number is needed")
         limits = {key: value for key, value in how.items() if key in LIMITS}
         stop = how.get("stop", ())
@@ -218,9 +223,10 @@ def _prompt(prompt: TextOrTurns, format: Format, system: str | None = None) -> P
         "system",
         system,
         "a raw prompt has no system message: use format='chat'",
+        code="conflict",
     )
     if not isinstance(prompt, str):
-        check(format == "chat", "format", format, "a conversation needs format='chat'")
+        check(format == "chat", "format", format, "a conversation needs format='chat'", code="conflict")
         return _turns(prompt)
     text = _text(prompt)
     if format == "raw":
@@ -243,11 +249,11 @@ def _turns(messages: Sequence[Turn]) -> tuple[Message, ...]:
             for turn in messages
         )
     except ValueError as error:
-        raise ConfigError(str(error), key="messages") from error
+        raise ConfigError(str(error), key="messages", code="bad_value") from error
 
 
 def _text(value: Any) -> str:
     try:
         return str.__str__(text_of(value))  # turns an Answer into a plain str
     except ValueError as error:
-        raise ConfigError(str(error)) from error
+        raise ConfigError(str(error), code="bad_value") from error

@@ -10,10 +10,10 @@ from pathlib import Path
 from sys import intern
 
 from runner.config.tasks import TASKS
-from runner.store import published, tracking
-from runner.store.jobs import OLD, RESULT, Job
-from runner.store.mlflow_store import EXPERIMENT, Store
-from runner.store.stored_runs import FINISHED, JOB_ID, PARENT
+from runner.records.jobs import OLD, RESULT, Job
+from runner.tracking import job_runs, published
+from runner.tracking.stored_runs import FINISHED, JOB_ID, PARENT
+from runner.tracking.stores import EXPERIMENT, Store
 from runner_base import ConfigError, EvidenceError, Record, Status, say
 from runner_compare import ENGINE, Run
 from runner_compare.statistics import with_means
@@ -49,7 +49,7 @@ def recorded_runs(output_dir: Path, job_ids: Collection[str] | None = None) -> l
     for text in here.damaged.values():
         say(f"note: left out: {text}")
     if not runs and job_ids is None:
-        raise ConfigError(f"no finished job in {output_dir / 'jobs'} yet")
+        raise ConfigError(f"no finished job in {output_dir / 'jobs'} yet", code="empty")
     return in_order(runs)
 
 
@@ -119,11 +119,11 @@ def _records(jobs: Iterator[Job], here: FolderRuns) -> Iterator[tuple[Job, Recor
 
 
 def _run(job: Job, record: Record, noted: published.Published | None = None) -> Dated:
-    tags, started_at = (tracking.tags_of(job, record), datetime.fromisoformat(record.started_at or EPOCH))
+    tags, started_at = (job_runs.tags_of(job, record), datetime.fromisoformat(record.started_at or EPOCH))
     ids = (noted.mlflow_id, noted.time_ms) if noted else (record.job_id, round(started_at.timestamp() * 1000))
     if noted and noted.parent:
         tags[PARENT] = noted.parent
-    return run_of(*ids, record.status.value, tracking.params_of(record), tags, tracking.metrics_of(record))
+    return run_of(*ids, record.status.value, job_runs.params_of(record), tags, job_runs.metrics_of(record))
 
 
 def run_of(

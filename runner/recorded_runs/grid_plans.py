@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.store import grid_records
-from runner.store.grid_runs import PLAN
-from runner.store.jobs import LOCK, Job
-from runner.store.mlflow_store import EXPERIMENT, Store, one_message
-from runner.store.stored_runs import JOB_ID, PARENT, RUNNING, cannot_read, download, experiment_of, search
+from runner.records import grid_records
+from runner.records.jobs import LOCK, Job
+from runner.tracking.connection import one_message
+from runner.tracking.grid_runs import PLAN
+from runner.tracking.stored_runs import JOB_ID, PARENT, RUNNING, cannot_read, download, experiment_of, search
+from runner.tracking.stores import EXPERIMENT, Store
 from runner_base import ConfigError, EvidenceError, Status, one_line, parse_json
 from runner_base.files import is_held
 from runner_compare import Records
@@ -51,7 +52,7 @@ def plan_in_mlflow(client: Any, grid: str, scratch: Path) -> GridPlan | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         what = f"plan.json of the grid's run in MLflow is damaged ({one_line(error, limit=100)})"
         raise ConfigError(
-            f"{what}: name its jobs with --runs or --where", key="--grid", value=grid
+            f"{what}: name its jobs with --runs or --where", key="--grid", value=grid, code="damaged"
         ) from error
 
 
@@ -67,14 +68,21 @@ def plan_named(output_dir: Path, wanted: str, last: str) -> GridPlan:
     """Return the plan of the grid with this name, by the records of a folder."""
     plans = plans_in_folder(output_dir)
     if not plans:
-        raise ConfigError(f"{output_dir} has no record of a grid", key="--grid", value=wanted)
+        raise ConfigError(
+            f"{output_dir} has no record of a grid", key="--grid", value=wanted, code="not_found"
+        )
     matching = [plan for plan in plans if plan.grid.startswith(wanted)]
     if wanted == last:
         matching = plans[:1]
     if len(matching) != 1:
         count = "several grids begin with it" if matching else "no grid has this name"
         listed = ", ".join(plan.grid for plan in (matching or plans)[:6])
-        raise ConfigError(f"{count}. Newest first: {listed}", key="--grid", value=wanted)
+        raise ConfigError(
+            f"{count}. Newest first: {listed}",
+            key="--grid",
+            value=wanted,
+            code="ambiguous" if matching else "not_found",
+        )
     return matching[0]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from runner.config.groups import GROUPS
 from runner.config.root import RunnerConfig
-from runner.store.tracking import text_of
+from runner.records.flat_config import text_of
 from runner_base import HASHED, Inert
 from runner_base.fields import DefaultAs, Unless, counts_of, omitted_value
 from runner_compare import KeyRules

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.datasets.shapes import KNOWN_CHOICES
-from runner.store.jobs import Job
+from runner.records.jobs import Job
 from runner_base import ConfigError, cannot_write, replace_text, say
 from runner_compare import Run, Table, TableRow, in_markdown, name_of
 
@@ -45,6 +45,7 @@ def publish(tables: Sequence[Table], folder: Path, benchmark: str) -> list[Path]
             "no run here has verdicts on questions, so there is no accuracy to publish; nor "
             "a divergence, which task=likelihood has with task.reference=OVERRIDES",
             key="--publish",
+            code="empty",
         )
     check_single_jobs([row.run for _, row in rows])
     by_model: dict[tuple[tuple[str, str], ...], list[tuple[Table, TableRow]]] = {}
@@ -71,7 +72,9 @@ def check_single_jobs(runs: Sequence[Run]) -> None:
     if foreign := next((run for run in runs if run.tool or run.parts), None):
         what = foreign.tool or "several runs pooled by --by or --seeds"
         raise ConfigError(
-            f"{foreign.job_id} is from {what}: only single jobs of the runner are published", key="--publish"
+            f"{foreign.job_id} is from {what}: only single jobs of the runner are published",
+            key="--publish",
+            code="unsupported",
         )
 
 
@@ -125,7 +128,7 @@ def _entries(rows: Sequence[tuple[Table, TableRow]], benchmark: str) -> dict[str
         of_file = found.setdefault(names[0].replace("/", "--"), [])
         if any(listed["dataset"] == entry["dataset"] for listed in of_file):
             raise ConfigError(f"several runs of one model on {names[0]} ({names[1]}): choose one of them "
-                              "with --runs or --where", key="--publish")  # fmt: skip
+                              "with --runs or --where", key="--publish", code="ambiguous")  # fmt: skip
         of_file.append(entry)
     return found
 
@@ -139,6 +142,7 @@ def _benchmark(run: Run, benchmark: str) -> tuple[str, str] | None:
                 "give DATASET_ID:TASK_ID, such as Idavidrein/gpqa:gpqa_diamond",
                 key="--benchmark",
                 value=benchmark,
+                code="bad_value",
             )
         return dataset, task
     data, subset = run.params.get("task.data", ""), run.params.get("task.subset", "null")
@@ -188,7 +192,9 @@ def _check_keys(prefix: str, values: Any, required: dict[str, Any], allowed: dic
 def _refuse_unless(ok: bool, key: str, value: object, problem: str) -> None:
     if not ok:
         raise ConfigError(
-            f"{key} ({value}) {problem}: see https://huggingface.co/docs/hub/eval-results", key=RESULTS
+            f"{key} ({value}) {problem}: see https://huggingface.co/docs/hub/eval-results",
+            key=RESULTS,
+            code="bad_value",
         )
 
 
@@ -205,7 +211,7 @@ def command_of(run: Run) -> str:
     from runner.config.compose import compose
     from runner.config.hydra import to_config
     from runner.config.plain_text import quote_texts
-    from runner.store.tracking import flatten
+    from runner.records.flat_config import flatten
 
     params = run.params
     overrides = [f"task={params['task.name']}", _model_choice(params["model.name"])]

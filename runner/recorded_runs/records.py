@@ -20,9 +20,9 @@ from runner.recorded_runs.publish_divergences import publish_all
 from runner.recorded_runs.run_list import LAST, find_grid, grid_to_log_to, last_grid, load_runs, runs_of
 from runner.recorded_runs.sample_reader import SampleReader
 from runner.recorded_runs.which_store import store_to_read
-from runner.store.mlflow_store import Store
-from runner.store.stored_runs import open_to_read
-from runner.store.tracking import log_files
+from runner.tracking.job_runs import log_files
+from runner.tracking.stored_runs import open_to_read
+from runner.tracking.stores import Store
 from runner_base import ConfigError
 from runner_compare import Opener, Records, Run, Table
 
@@ -78,7 +78,9 @@ class JobsOpener(Opener):
 def _open_folder(options: argparse.Namespace, output_dir: Path, scratch: Path) -> Records:
     """Return the jobs of a folder that no MLflow database belongs to."""
     if options.log:
-        raise ConfigError(f"{output_dir} has no MLflow database, only records of jobs", key="--log")
+        raise ConfigError(
+            f"{output_dir} has no MLflow database, only records of jobs", key="--log", code="not_found"
+        )
     reader = SampleReader(None, output_dir, scratch)
     plan: GridPlan | None
     if options.grid:
@@ -108,7 +110,7 @@ def _check_any_finished(jobs: Jobs, grid: str) -> None:
     missing = jobs.grid_jobs.missing[:MAX_NAMED] if jobs.grid_jobs else []
     states = "; ".join(job.line for job in missing)
     none = f"--grid {grid}: none of its jobs has finished"
-    raise ConfigError(f"{none}: {states}" if states else none)
+    raise ConfigError(f"{none}: {states}" if states else none, code="empty")
 
 
 OPENER = JobsOpener()

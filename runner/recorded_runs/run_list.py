@@ -8,10 +8,10 @@ from typing import Any
 
 from runner.recorded_runs.folder_runs import Dated, in_order, run_of, runs_of_experiment
 from runner.recorded_runs.grid_plans import GridPlan
-from runner.store.logged_metrics import read_all
-from runner.store.mlflow_store import Store, one_message
-from runner.store.published import identity_of
-from runner.store.stored_runs import (
+from runner.tracking.connection import one_message
+from runner.tracking.logged_metrics import read_all
+from runner.tracking.published import identity_of
+from runner.tracking.stored_runs import (
     DELETED_ONLY,
     FINISHED,
     GRID,
@@ -22,6 +22,7 @@ from runner.store.stored_runs import (
     of_jobs_and_grid,
     search,
 )
+from runner.tracking.stores import Store
 from runner_base import ConfigError, Status, say
 from runner_compare import JOB_ID, Run
 
@@ -38,7 +39,9 @@ def load_runs(client: Any, store: Store, job_ids: Collection[str] | None = None,
     with one_message(cannot_read):
         runs = in_order(runs_here_and_there(client, store, job_ids, grid))
     if not runs and job_ids is None:
-        raise ConfigError("no finished run in it yet", key="--experiment", value=store.experiment)
+        raise ConfigError(
+            "no finished run in it yet", key="--experiment", value=store.experiment, code="empty"
+        )
     by_job: dict[str, list[Run]] = {}
     for run in reversed(runs):  # from the oldest on
         older = by_job.setdefault(run.job_id, [])
@@ -96,7 +99,9 @@ def find_grid(client: Any, experiment: str, wanted: str) -> str:
     """Return the MLflow run of the grid with this id, or of the last grid that was started."""
     grids = _grids(client, experiment)
     if not grids:
-        raise ConfigError(f"no grid in experiment {experiment} yet", key="--grid", value=wanted)
+        raise ConfigError(
+            f"no grid in experiment {experiment} yet", key="--grid", value=wanted, code="not_found"
+        )
     matching = [
         grid
         for grid in grids
@@ -109,7 +114,12 @@ def find_grid(client: Any, experiment: str, wanted: str) -> str:
         listed = ", ".join(
             f"{grid_run.info.run_id} ({grid_run.info.run_name})" for grid_run in (matching or grids)[:6]
         )
-        raise ConfigError(f"{count}. Newest first: {listed}", key="--grid", value=wanted)
+        raise ConfigError(
+            f"{count}. Newest first: {listed}",
+            key="--grid",
+            value=wanted,
+            code="ambiguous" if matching else "not_found",
+        )
     run_id: str = matching[0].info.run_id
     return run_id
 
@@ -134,9 +144,12 @@ def grid_to_log_to(runs: list[Run]) -> str:
         return grids[0]
     if not grids:
         raise ConfigError(
-            "these runs belong to no grid; --save FOLDER keeps the comparison in a folder", key="--log"
+            "these runs belong to no grid; --save FOLDER keeps the comparison in a folder",
+            key="--log",
+            code="not_found",
         )
     raise ConfigError(
         f"these runs belong to {len(grids)} grids ({', '.join(grids[:4])}): choose one with --grid",
         key="--log",
+        code="ambiguous",
     )

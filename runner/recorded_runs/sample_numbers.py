@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from runner.config.extractors import Extractor
-from runner.store.jobs import read_samples
+from runner.records.jobs import read_samples
 from runner_base import Answer, FinishReason, Sample, Verdict
 from runner_base.thought_tokens import answer_tokens, mean_tokens, thinking_tokens
 from runner_compare import Answers, Better, Chance, QuestionOutcome, Votes, question_of

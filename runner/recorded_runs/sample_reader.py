@@ -13,10 +13,10 @@ from urllib.parse import unquote, urlsplit
 
 from runner.recorded_runs.key_rules import SchemaRules
 from runner.recorded_runs.sample_numbers import NUMBERS, read_numbers
+from runner.records.divergences import DIVERGENCES, WORST_TOKENS, read_divergences
+from runner.records.jobs import read_samples
 from runner.scorers import rules_between
-from runner.store.divergences import DIVERGENCES, WORST_TOKENS, read_divergences
-from runner.store.jobs import read_samples
-from runner.store.stored_runs import download
+from runner.tracking.stored_runs import download
 from runner_base import EvidenceError, Progress, Sample, say
 from runner_base.gzip_files import GZIP_SUFFIX
 from runner_base.repeats import REPEATS, read_repeats
@@ -228,7 +228,7 @@ def _samples_in(path: Path) -> Iterable[Sample]:
     try:
         return read_samples(path).values()
     except OSError as error:
-        raise EvidenceError(f"{path} cannot be read ({error.strerror})") from error
+        raise EvidenceError(f"{path} cannot be read ({error.strerror})", code="unreadable") from error
 
 
 def read_texts(path: Path) -> Texts:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from runner.recorded_runs.folder_runs import has_records
-from runner.store import moved
-from runner.store.mlflow_store import Store, store_from_options
+from runner.tracking import moved
+from runner.tracking.stores import Store, store_from_options
 from runner_base import ConfigError
 from runner_base.errors import refuse_password
 
@@ -23,15 +23,18 @@ def store_to_read(output_dir: Path, uri: str | None, experiment: str | None) -> 
     file = store.file
     if file is not None and not file.exists():
         if uri or not store.is_own:
-            raise ConfigError(f"tracking uri {store.shown}: there is no such file")
+            raise ConfigError(f"tracking uri {store.shown}: there is no such file", code="not_found")
         if not experiment and has_records(output_dir):
             return None
         raise ConfigError(
-            f"no MLflow database at {file}: run something first, or say where it is with --output-dir or --tracking-uri"
+            f"no MLflow database at {file}: run something first, or say where it is with --output-dir or "
+            "--tracking-uri",
+            code="not_found",
         )
     if file is not None and not file.is_file():  # MLflow would try to open it for minutes
         raise ConfigError(
-            f"tracking uri {store.shown}: {file} is not a file, but a database is expected there"
+            f"tracking uri {store.shown}: {file} is not a file, but a database is expected there",
+            code="unreadable",
         )
     if store.is_own and (output_dir / moved.PLACE).exists():
         moved.mend(output_dir)

@@ -216,10 +216,6 @@ LINES = (
     Line("team", "{calls:call} · {code_failed:program} failed"),
     Line("team", "{calls:call} · {code_failed:program} failed · {shared_prompt_tokens:prompt token} shared"),
     Line("samples", "{samples_per_question} a question"),
-    Line(
-        "samples",
-        "{samples_per_question} a question, for the {match_tokens:token} of the job that is matched",
-    ),
     Line("a question", "{prompt_tokens_per_question} prompt · {new_tokens_per_question} new tokens"),
     Line(
         "training",
@@ -231,15 +227,6 @@ LINES = (
         "edges",
         "spatial {spatial_edges_before} → {spatial_edges_after} · temporal {temporal_edges_before} → "
         "{temporal_edges_after}",
-    ),
-    *(
-        Line(
-            "attack",
-            followed
-            + "{attacked_prompt_tokens} prompt · {attacked_new_tokens} new tokens of the attacked agent · its "
-            "edges {attacked_edges_before} → {attacked_edges_after} · the others' vote {honest_accuracy}",
-        )
-        for followed in ("", "followed {followed_attack} of {told_lies} lies · ")
     ),
     Line("speed", PREFILL, brief=True),
     Line("speed", PREFILL + DECODE, brief=True, unless_zero="decode_tok_per_s"),

@@ -19,10 +19,8 @@ if TYPE_CHECKING:
     from runner.scorers.letters import LETTERS as LETTERS
     from runner.scorers.letters import gold_letter as gold_letter
     from runner.scorers.letters import plain_letter as plain_letter
-    from runner.scorers.letters import replaced_letter as replaced_letter
     from runner.scorers.numbers import gold_number as gold_number
     from runner.scorers.numbers import plain_number as plain_number
-    from runner.scorers.numbers import replaced_number as replaced_number
     from runner.scorers.reading import scorer_of as scorer_of
     from runner.scorers.totals import cost_and_sides as cost_and_sides
     from runner.scorers.totals import count_completions as count_completions
@@ -52,10 +50,8 @@ PLACES = {
     # right answers, and how they are written
     "gold_number": "numbers",  # the number of a worked answer
     "plain_number": "numbers",  # a number in the form that is compared
-    "replaced_number": "numbers",  # a text with another number in the place of one
     "gold_letter": "letters",  # the letter of a worked answer
     "plain_letter": "letters",  # the letter that a text is, or begins with
-    "replaced_letter": "letters",  # a text with another letter in the place of one
     "LETTERS": "letters",  # of choices
     "PACKAGE": "expressions",  # what compares expressions
     "require_package": "expressions",  # its version; ConfigError if it is not installed

@@ -41,7 +41,8 @@ def require_package() -> str:
     if find_spec("math_verify") is None:
         raise ConfigError(
             f"task.extractor={Extractor.math.value} needs {PACKAGE}, which is not installed: "
-            "pip install 'runner-llm[math]'"
+            "pip install 'runner-llm[math]'",
+            code="needs_package",
         )
     return version(PACKAGE)
 
@@ -182,6 +183,7 @@ class Process:
             f"the process that compares answers {child.describe_exit(code)}",
             key="task.extractor",
             value="math",
+            code="failed",
         )
 
     def close(self) -> None:

@@ -33,11 +33,6 @@ def plain_letter(text: str) -> str | None:
     return match["letter"].upper() if match else None
 
 
-def replaced_letter(text: str, letter: str, by: str) -> str:
-    """Return a text with another letter wherever this one stands as a choice."""
-    return WITHIN.sub(lambda match: by if match["letter"] == letter else match[0], text)
-
-
 def readable(text: str) -> str:
     """Return a text as the patterns read it: as it is."""
     return text

@@ -115,11 +115,6 @@ def gold_number(answer: str, after: str | None = None) -> str:
     raise ValueError("the answer is not a number, and has no '#### NUMBER'")
 
 
-def replaced_number(text: str, number: str, by: str) -> str:
-    """Return a text with another number wherever this one stands, in whatever notation."""
-    return WITHIN.sub(lambda match: by if plain(match) == number else match[0], _translated(text))
-
-
 def plain_number(text: str) -> str:
     """Return a number without separators, currency and redundant zeros: `$70,000.0` is `70000`,
     `2/6` is `1/3`."""

@@ -56,6 +56,7 @@ class RealPrompts:
                 f"fits into the {room:.0f} tokens that the model has room for",
                 key="task.prompts",
                 value=self.name,
+                code="too_large",
             )
         if self.left_out:
             self.prompts = [prompt for prompt, is_short in zip(self.prompts, fits, strict=True) if is_short]
@@ -124,6 +125,7 @@ def read(task: SweepConfig) -> RealPrompts | None:
                 "branches: task=sweep has none, leave them out of its lines",
                 key="task.prompts",
                 value=task.prompts,
+                code="unsupported",
             )
         name, data = path.name, describe_prompts(prompts_config, prompts_sha256(raw_prompts))
     else:
@@ -144,4 +146,6 @@ def _questions(task: SweepConfig) -> list[str]:
     try:
         return [item.question for item in load_questions(questions)]
     except ConfigError as error:  # the message names the key of tasks that score
-        raise type(error)(str(error).replace("task.data=", "task.prompts=")) from error
+        key = "task.prompts" if error.key == "task.data" else error.key.replace("task.data=", "task.prompts=")
+        reason = error.reason.replace("task.data=", "task.prompts=")
+        raise type(error)(reason, key=key, value=error.value, code=error.code) from error

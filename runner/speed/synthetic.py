@@ -25,7 +25,8 @@ def check_room(room: float, prompt_tokens: int, new_tokens: int, beyond: str = "
     if prompt_tokens + new_tokens > room:
         raise ConfigError(
             f"task.prompt_tokens={prompt_tokens} and task.new_tokens={new_tokens} make "
-            f"{prompt_tokens + new_tokens} tokens, the model has room for {room:.0f}: make one smaller{beyond}"
+            f"{prompt_tokens + new_tokens} tokens, the model has room for {room:.0f}: make one smaller{beyond}",
+            code="too_large",
         )
 
 

@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from runner.datasets.stdin import STDIN as STDIN
     from runner.engines import open_engine as open_engine
     from runner.engines.kinds import kind_of as kind_of
+    from runner.records.jobs import Job as Job
+    from runner.records.jobs import Recorder as Recorder
+    from runner.records.jobs import read_samples as read_samples
     from runner.scorers import count_completions as count_completions
     from runner.scorers import score_without_left_out as score_without_left_out
-    from runner.store.jobs import Job as Job
-    from runner.store.jobs import Recorder as Recorder
-    from runner.store.jobs import read_samples as read_samples
     from runner.tasks.asked_prompts import look_at_prompts as look_at_prompts
     from runner.tasks.asked_prompts import prompts_shown as prompts_shown
     from runner.tasks.base import Context as Context
@@ -98,9 +98,9 @@ PLACES = {
     "items_sha256": "runner.datasets.gsm8k",  # the hash of questions, for `Inputs.hashes`
     "describe_questions": "runner.datasets.gsm8k",  # where they come from, for `Inputs.data`
     # what is kept, and totals of it
-    "Job": "runner.store.jobs",  # a job's id and folder
-    "Recorder": "runner.store.jobs",  # writes samples line by line, and knows those of earlier starts
-    "read_samples": "runner.store.jobs",  # the samples of a job's file, by number
+    "Job": "runner.records.jobs",  # a job's id and folder
+    "Recorder": "runner.records.jobs",  # writes samples line by line, and knows those of earlier starts
+    "read_samples": "runner.records.jobs",  # the samples of a job's file, by number
     "count_completions": "runner.scorers.totals",  # completions, tokens, and how they ended
     "score_without_left_out": "runner.scorers.totals",  # verdicts, and accuracy with its interval
 }

@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar, cast
 
 from runner.config.resolved import ResolvedJob
 from runner.config.root import RunnerConfig
-from runner.store.jobs import Recorder
+from runner.records.jobs import Recorder
 from runner_base import Result
 from runner_engine import Engine
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from runner.store.partial import describe_resume
+from runner.records.partial import describe_resume
 from runner.tasks.base import Context
 from runner.tasks.collecting import (
     UNJUDGED,

@@ -1,10 +1,10 @@
 """A key that names another job of the same task, by overrides or by its id: finds that job and
 waits for it.
 
-`task.reference` of likelihoods, `task.early_stop_vs` of word problems and `task.match` of agents
-share it. Overrides are set on top of the job's own config, so `quantization=none` is the same job
-without its quantization, and `model.dtype=float32` the same model in another number format. If a
-job names itself, the result is None.
+`task.reference` of likelihoods and `task.early_stop_vs` of word problems share it. Overrides are set
+on top of the job's own config, so `quantization=none` is the same job without its quantization, and
+`model.dtype=float32` the same model in another number format. If a job names itself, the result is
+None.
 """
 
 from __future__ import annotations
@@ -21,12 +21,11 @@ from runner.config.root import RunnerConfig
 from runner.config.task import TaskConfig
 from runner.core.typed import as_grid
 from runner.engines.kinds import kind_of
-from runner.store.jobs import LOCK, Job, claim, identify
+from runner.records.jobs import LOCK, Job, claim, identify
 from runner_base import ConfigError, Record, unknown
 from runner_base.files import is_held
 
 MODEL_GROUPS = ("model", "quantization", "lora", "rope")  # overrides of these choose another model
-SEED = "seed"
 # what else changes log-probabilities of given texts
 SCORING = (*MODEL_GROUPS, "generation.kv_cache")
 
@@ -76,24 +75,26 @@ def overridden(config: RunnerConfig, key: str, overrides_text: str, groups: Sequ
     choice.
 
     Keys of a group without GROUP=CHOICE change the job's own choice. `groups` are groups, or single
-    keys of others; with `seed` among them, seed=N is an override, too.
+    keys of others.
     """
     chosen: dict[str, str] = {}
     values: dict[str, Any] = {}
     try:
         of_words = shlex.split(overrides_text)  # a path with a space has quotes of its own
     except ValueError as error:
-        raise ConfigError(f"{error}: close the quotes", key=key, value=overrides_text) from error
+        raise ConfigError(
+            f"{error}: close the quotes", key=key, value=overrides_text, code="bad_value"
+        ) from error
     for word in of_words:
         where, _, value = word.partition("=")
         group, _, name = where.partition(".")
-        if where == SEED in groups and value.isdigit():
-            config = replace(config, seed=int(value))
-            continue
         if not value or not {group, where} & set(groups):
             what = "GROUP=CHOICE, such as quantization=none, or GROUP.KEY=VALUE; or the id of a job"
             raise ConfigError(
-                f"{unknown('override', word, groups)}. Give {what}", key=key, value=overrides_text
+                f"{unknown('override', word, groups)}. Give {what}",
+                key=key,
+                value=overrides_text,
+                code="unknown_choice",
             )
         if name:
             values[where] = None if value == "null" else value
@@ -107,7 +108,7 @@ def overridden(config: RunnerConfig, key: str, overrides_text: str, groups: Sequ
     try:
         return replace(config, **choose(chosen, chosen, others), **changed(config, own))
     except ConfigError as error:
-        raise ConfigError(str(error), key=key, value=overrides_text) from error
+        raise ConfigError(str(error), key=key, value=overrides_text, code=error.code) from error
 
 
 def _fingerprint(config: RunnerConfig) -> dict[str, str]:
@@ -138,13 +139,19 @@ def not_done(key: str, named_as: str, job: Job, also: str = "") -> ConfigError:
     besides."""
     if named_as == job.job_id:
         return ConfigError(
-            f"no finished job of that id in {job.folder.parent}. Run it first", key=key, value=named_as
+            f"no finished job of that id in {job.folder.parent}. Run it first",
+            key=key,
+            value=named_as,
+            code="not_found",
         )
-    what = f"{key}={named_as}: that job ({job.job_id}) is not done in {job.folder.parent}"
+    what = f"that job ({job.job_id}) is not done in {job.folder.parent}"
     command = as_grid()  # a grid makes what its jobs name
-    if command is None:
-        return ConfigError(f"{what}. Run it first: the same command with {named_as}{also} and without {key}")
-    return ConfigError(f"{what}. This command runs it first, and then this job: {command}")
+    fix = (
+        f"Run it first: the same command with {named_as}{also} and without {key}"
+        if command is None
+        else f"This command runs it first, and then this job: {command}"
+    )
+    return ConfigError(f"{what}. {fix}", key=key, value=named_as, code="not_found")
 
 
 def not_asked(key: str, named_as: str, job: Job, number: int) -> ConfigError:
@@ -154,6 +161,7 @@ def not_asked(key: str, named_as: str, job: Job, number: int) -> ConfigError:
         "or a smaller task.limit",
         key=key,
         value=named_as,
+        code="mismatch",
     )
 
 

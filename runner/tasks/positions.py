@@ -40,6 +40,7 @@ def check_longest(resolved: ResolvedJob, key: str, longest: int) -> None:
         f"give no more{scaling + further if further else ''}",
         key=key,
         value=longest,
+        code="too_large",
     )
 
 

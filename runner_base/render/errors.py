@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-NOT_GIVEN = object()  # in place of a value: None is one
+NOT_GIVEN = ...  # in place of a value: None is one, and a pickled error keeps only a constant
 
 
 def error_message(key: str, value: object, reason: str) -> str:

@@ -50,7 +50,7 @@ class Chance:
         if match is None:
             return None
         if int(match[2]) < 1:
-            raise ConfigError(f"give the number of answers, such as {match[1]}4", key=name)
+            raise ConfigError(f"give the number of answers, such as {match[1]}4", key=name, code="bad_value")
         return cls(match[1], int(match[2]))
 
     def of(self, right: int, answers: int, votes: Votes | None) -> float | None:

@@ -158,7 +158,7 @@ class KeyRules:
     written_alike: Mapping[tuple[str, str], str] = MappingProxyType(
         {("task.check_invariance", "auto"): "0", ("generation.speculate", "off"): "auto"}
     )
-    # What runs have that lack a key: those that were recorded before it existed
+    # What runs have that lack a key: those that were recorded before it existed, or after it was removed
     defaults: Mapping[str, str] = MappingProxyType(
         {
             "quantization.skip": "[]",
@@ -172,8 +172,12 @@ class KeyRules:
             "lora.merge_order": "null",
             "lora.revision": "null",
             "rope.beyond_trained": "false",
+            "task.attack": "none",
+            "task.attack_agent": "1",
             "task.contexts": "[]",
             "task.last_tokens": "256",
+            "task.match": "null",
+            "task.node_pruning_rate": "0.2",
             "task.role_adapters": "{}",
         }
     )

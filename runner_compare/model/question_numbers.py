@@ -20,10 +20,14 @@ def with_number(runs: list[Run], name: str, reader: Reader) -> list[Run]:
     chance = Chance.named(name)
     if chance is None and name not in reader.numbers_of_questions:
         known = [*reader.numbers_of_questions, "pass@4", "maj@4", "pass^4"]
-        raise ConfigError(unknown("number of a question", name, known), key="--metric", value=name)
+        raise ConfigError(
+            unknown("number of a question", name, known), key="--metric", value=name, code="unknown_choice"
+        )
     scored = [run for run in runs if run.score]
     if not scored:
-        raise ConfigError("none of these runs has answers to questions", key="--metric", value=name)
+        raise ConfigError(
+            "none of these runs has answers to questions", key="--metric", value=name, code="empty"
+        )
     if chance is not None:
         scored = _with_answers(scored, chance, name)
     reader.fetch(scored)
@@ -47,7 +51,7 @@ def _with_answers(runs: list[Run], chance: Chance, name: str) -> list[Run]:
     if not enough:
         most = max(runs, key=lambda run: run.answers_each)
         asked = f"{chance.k} answers to each question: {most.job_id} has {most.answers_each}"
-        raise ConfigError(f"none of these runs has {asked}", key="--metric", value=name)
+        raise ConfigError(f"none of these runs has {asked}", key="--metric", value=name, code="missing")
     return enough
 
 

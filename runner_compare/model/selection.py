@@ -20,6 +20,7 @@ from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import replace
 
 from runner_base import ConfigError, unknown
+from runner_base.errors import Code
 from runner_compare.model.adapter_names import FORMAT, own_name
 from runner_compare.model.data import IDS, JOB_ID, Run, label
 from runner_compare.statistics import RATIOS
@@ -58,7 +59,10 @@ def pick(ids: list[str], runs: list[Run], option: str) -> list[Run]:
             known = [run.job_id for run in latest]
             several = f"several runs begin with it: {listed(run.job_id for run in matching)}"
             raise ConfigError(
-                f"{option} {text}: {several if matching else unknown('finished job or run', text, known)}"
+                several if matching else unknown("finished job or run", text, known),
+                key=option,
+                value=text,
+                code="ambiguous" if matching else "unknown_choice",
             )
         run = matching[0]
         # the job's folder has the newest run's files: this run's are only in MLflow
@@ -71,7 +75,7 @@ def pick(ids: list[str], runs: list[Run], option: str) -> list[Run]:
 def parse_keys(text: str, runs: list[Run], option: str) -> list[str]:
     """Read KEY[,KEY]; a bare group name stands for group.name."""
     known = set().union(*(run.params for run in runs))
-    return list(dict.fromkeys(full_key(key.strip(), known, f"{option} {text}") for key in text.split(",")))
+    return list(dict.fromkeys(full_key(key.strip(), known, option, text) for key in text.split(",")))
 
 
 def parse_pairs(text: str, runs: list[Run], option: str) -> dict[str, str]:
@@ -82,32 +86,37 @@ def parse_pairs(text: str, runs: list[Run], option: str) -> dict[str, str]:
     for part in re.split(r",(?=[\w.]+=)", text):
         key, equals, value = part.partition("=")
         if not equals:
-            raise ConfigError(f"{option} {text}: give KEY=VALUE, e.g. quantization=none")
+            reason = "give KEY=VALUE, e.g. quantization=none"
+            raise ConfigError(reason, key=option, value=text, code="bad_value")
         quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
-        pairs[full_key(key, known, f"{option} {text}")] = value[1:-1] if quoted else value
+        pairs[full_key(key, known, option, text)] = value[1:-1] if quoted else value
     return pairs
 
 
-def full_key(key: str, known: set[str], where: str) -> str:
+def full_key(key: str, known: set[str], option: str, text: str) -> str:
     """Return the whole name of a config key: quantization stands for quantization.name."""
     full = key if key in known else f"{key}.name"
     if full not in known:
-        raise ConfigError(unknown("config key", key, map(label, known)), key=where)
+        reason = unknown("config key", key, map(label, known))
+        raise ConfigError(reason, key=option, value=text, code="unknown_choice")
     return full
 
 
-def select(runs: list[Run], wanted: dict[str, str], option: str) -> list[Run]:
+def select(runs: list[Run], wanted: dict[str, str], option: str, text: str) -> list[Run]:
     """Return the runs that have all wanted values; if none has, the error lists the values."""
-    return at_least_one([run for run in runs if matches(run, wanted)], runs, wanted, option)
+    return at_least_one([run for run in runs if matches(run, wanted)], runs, wanted, option, text)
 
 
-def at_least_one(chosen: list[Run], runs: list[Run], keys: Iterable[str], option: str) -> list[Run]:
+def at_least_one(
+    chosen: list[Run], runs: list[Run], keys: Iterable[str], option: str, text: str
+) -> list[Run]:
     """Return the chosen runs; if there are none, the error lists the values of these keys."""
     if not chosen:
         values_by_key = (
             f"{label(key)} has {listed(run.value(key) for run in runs)}" for key in dict.fromkeys(keys)
         )
-        raise NoMatch(f"no finished run matches; {'; '.join(values_by_key)}", key=option)
+        reason = f"no finished run matches; {'; '.join(values_by_key)}"
+        raise NoMatch(reason, key=option, value=text, code="not_found")
     return chosen
 
 
@@ -140,17 +149,17 @@ def listed(values: Iterable[str | None], most: int = 12) -> str:
     return (", ".join(distinct[:most]) or "no value in any run") + rest
 
 
-def where(runs: list[Run], text: str, flag: str = "--where") -> list[Run]:
+def where(runs: list[Run], text: str, option: str = "--where") -> list[Run]:
     """Return the runs that pass one --where, in either form; if none does, the error lists the
     values."""
-    option = f"{flag} {text}"
     if not EXPRESSION.search(text):
-        return select(runs, parse_pairs(text, runs, flag), option)
+        return select(runs, parse_pairs(text, runs, option), option, text)
     expression = _Expression(text, runs, option)
     passing_ids = expression.either()
     if expression.tokens:
         raise expression.expected("and, or, or the end")
-    return at_least_one([run for run in runs if run.run_id in passing_ids], runs, expression.keys, option)
+    passing = [run for run in runs if run.run_id in passing_ids]
+    return at_least_one(passing, runs, expression.keys, option, text)
 
 
 OPERATORS: dict[str, Callable[[str | None, str], bool]] = {
@@ -169,12 +178,12 @@ class _Expression:
     runs that pass."""
 
     def __init__(self, text: str, runs: list[Run], option: str) -> None:
-        self.runs, self.option = runs, option
+        self.runs, self.option, self.text = runs, option, text
         self.keys: list[str] = []
         self.known = {*IDS}.union(*(run.params.keys() | run.metrics.keys() for run in runs))
         tokens = TOKEN.findall(text.strip())
         if tokens and (unread := tokens[-1][1]):
-            raise ConfigError(f"cannot read {unread[:20]!r}; quote values, {EXAMPLE}", key=option)
+            raise self.refused(f"cannot read {unread[:20]!r}; quote values, {EXAMPLE}")
         self.tokens: list[str] = [token for token, _ in reversed(tokens)]
 
     def either(self) -> set[str]:
@@ -209,7 +218,7 @@ class _Expression:
         sign = self.word("an operator: = != < <= > >= in", among=OPERATORS)
         text = self.value()
         if sign[0] in "<>" and math.isnan(number(text)):
-            raise ConfigError(f"{key} {sign} {text}: give a number", key=self.option)
+            raise self.refused(f"{key} {sign} {text}: give a number")
         return self.passing(key, lambda value: OPERATORS[sign](value, text))
 
     def passing(self, key: str, test: Callable[[str | None], bool]) -> set[str]:
@@ -222,7 +231,7 @@ class _Expression:
         full = next((key for key in (word, bare, f"{bare}.name") if key in self.known), None)
         if full is None:
             names = [label(key) for key in self.known if "/" not in key]
-            raise ConfigError(unknown("config key or metric", word, names), key=self.option)
+            raise self.refused(unknown("config key or metric", word, names), "unknown_choice")
         self.keys.append(full)
         return full
 
@@ -255,7 +264,10 @@ class _Expression:
 
     def expected(self, what: str) -> ConfigError:
         actual = repr(self.next) if self.tokens else "the end"
-        return ConfigError(f"expected {what}, found {actual}; {EXAMPLE}", key=self.option)
+        return self.refused(f"expected {what}, found {actual}; {EXAMPLE}")
+
+    def refused(self, reason: str, code: Code = "bad_value") -> ConfigError:
+        return ConfigError(reason, key=self.option, value=self.text, code=code)
 
     @property
     def next(self) -> str:
@@ -271,9 +283,9 @@ MARGIN_UNITS = {
 }
 
 
-def parse_margins(texts: Sequence[str], option: str = "--margin ") -> dict[str, float]:
+def parse_margins(texts: Sequence[str], option: str = "--margin", name: str = "") -> dict[str, float]:
     """Read --margin: `2` is 2 points of accuracy, `0.01nats` of likelihood, `5%` of speed or
-    memory; by measure."""
+    memory; by measure. `name` stands before the number in what the user has written."""
     margins: dict[str, float] = {}
     for text in texts:
         measure = next(name for name, (end, _, _) in MARGIN_UNITS.items() if text.endswith(end))
@@ -284,10 +296,18 @@ def parse_margins(texts: Sequence[str], option: str = "--margin ") -> dict[str, 
             value = math.nan
         if not 0 < value < most:
             raise ConfigError(
-                f"{option}{text}: must be a number of percentage points between 0 and 100 (2), "
-                "of nats above 0 with its unit (0.01nats), or of percent between 0 and 1000 with its sign (5%)"
+                "must be a number of percentage points between 0 and 100 (2), "
+                "of nats above 0 with its unit (0.01nats), or of percent between 0 and 1000 with its sign (5%)",
+                key=option,
+                value=f"{name}{text}",
+                code="bad_value",
             )
         if measure in margins:
-            raise ConfigError(f"{option}{text}: there is another margin for the same measure: give one")
+            raise ConfigError(
+                "there is another margin for the same measure: give one",
+                key=option,
+                value=f"{name}{text}",
+                code="conflict",
+            )
         margins[measure] = value / unit
     return margins

@@ -282,22 +282,35 @@ def _pooled(members: list[Run], by: list[str], reader: Reader) -> Run:
     names = ", ".join(f"{label(key)}={members[0].value(key)}" for key in by)
     differing = reader.key_rules.differing_keys([run.params for run in members])
     differences = "; ".join(f"{label(key)}: {listed(run.value(key) for run in members)}" for key in differing)
-    where = f"--by {','.join(map(label, by))}: the {len(members)} runs of {names}"
+    option, where = ",".join(map(label, by)), f"the {len(members)} runs of {names}"
     if len({scoring(run) for run in members}) > 1:
         raise ConfigError(
-            f"{where} were scored by different rules and cannot be pooled ({differences or 'versions'})"
+            f"{where} were scored by different rules and cannot be pooled ({differences or 'versions'})",
+            key="--by",
+            value=option,
+            code="mismatch",
         )
     if not all(run.score for run in members):
-        raise ConfigError(f"{where} cannot be pooled: not all of them counted right answers")
+        raise ConfigError(
+            f"{where} cannot be pooled: not all of them counted right answers",
+            key="--by",
+            value=option,
+            code="unsupported",
+        )
     whole = together(members)
     try:
         answers = reader.of(whole)
     except NotPaired as reason:
-        raise ConfigError(f"{where} cannot be pooled: {reason}") from reason
+        raise ConfigError(
+            f"{where} cannot be pooled: {reason}", key="--by", value=option, code="mismatch"
+        ) from reason
     if whole.score and len(answers) < whole.score[1]:
         raise ConfigError(
             f"{where} answered the same questions more than once ({differences or 'nothing differs'}): name those keys "
-            "in --by, too, or choose one value with --where"
+            "in --by, too, or choose one value with --where",
+            key="--by",
+            value=option,
+            code="ambiguous",
         )
     if answers:
         families, counts = zip(

@@ -104,7 +104,8 @@ def naming_missing(jobs: Sequence[MissingJob]) -> Iterator[None]:
         if not jobs:
             raise
         states = "; ".join(job.line for job in jobs)
-        raise ConfigError(f"{error}. Jobs of the grid without a result: {states}") from error
+        reason = f"{error.reason}. Jobs of the grid without a result: {states}"
+        raise ConfigError(reason, key=error.key, value=error.value, code=error.code) from error
 
 
 def with_errors(runs: Sequence[Run]) -> list[MissingJob]:

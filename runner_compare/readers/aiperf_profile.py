@@ -114,7 +114,9 @@ def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
     if ending.was_cancelled or not ending.is_complete or failed:
         count = f": {len(failed)} kinds of errors" if failed else ""
         raise DataError(
-            f"requests failed, or it did not run to its end{count}: its speed is not that of all", key=where
+            f"requests failed, or it did not run to its end{count}: its speed is not that of all",
+            key=where,
+            code="damaged",
         )
     profile = PROFILE.read(raw, where)
     config = profile.input_config

@@ -35,7 +35,7 @@ class Archive:
     def __init__(self, path: Path) -> None:
         self.path = path
         if not path.is_file():
-            raise DataError("this is not a file", key=path)
+            raise DataError("this is not a file", key=path, code="unreadable")
         with ExitStack() as opened, self._readable():
             self._raw = opened.enter_context(path.open("rb"))
             self._zip = opened.enter_context(zipfile.ZipFile(path))
@@ -44,7 +44,7 @@ class Archive:
             self.members = {member.filename: member for member in members}
             if len(self.members) < len(members):
                 ((duplicate, _),) = Counter(member.filename for member in members).most_common(1)
-                raise DataError(f"{duplicate} is duplicated in it", key=path)
+                raise DataError(f"{duplicate} is duplicated in it", key=path, code="damaged")
             self._opened = opened.pop_all()
 
     def __enter__(self) -> Archive:
@@ -61,10 +61,10 @@ class Archive:
         """Return a file's content, after a check of its size and its checksum; at most one byte
         more is unpacked."""
         if name not in self.members:
-            raise DataError(f"{name} is not in it", key=self.path)
-        member, where = self.members[name], f"{self.path}: {name}"
+            raise DataError(f"{name} is not in it", key=self.path, code="not_found")
+        member = self.members[name]
         if member.flag_bits & ENCRYPTED:
-            raise DataError(f"{where} is encrypted")
+            raise DataError(f"{name} is encrypted", key=self.path, code="unreadable")
         with self._readable():
             if member.compress_type == ZSTD:
                 content = self._unpacked_zstd(member)
@@ -72,7 +72,11 @@ class Archive:
                 with self._zip.open(member) as stream:
                     content = stream.read(member.file_size + 1)
         if len(content) != member.file_size or zlib.crc32(content) != member.CRC:
-            raise DataError(f"{where} is damaged: its size or checksum is another one than the archive says")
+            raise DataError(
+                f"{name} is damaged: its size or checksum is another one than the archive says",
+                key=self.path,
+                code="damaged",
+            )
         return content
 
     def _unpacked_zstd(self, member: zipfile.ZipInfo) -> bytes:
@@ -92,11 +96,15 @@ class Archive:
         for member in members:
             if member.file_size > MAX_MEMBER_BYTES:
                 size = f"{member.file_size // MIB:,} MiB"
-                raise DataError(f"{member.filename} has {size}, more than are read", key=self.path)
+                raise DataError(
+                    f"{member.filename} has {size}, more than are read", key=self.path, code="too_large"
+                )
         most = max(MAX_ARCHIVE_BYTES, MOST_PACKED * self.path.stat().st_size)
         if sum(member.file_size for member in members) > most:
             raise DataError(
-                f"unpacked it has more than {most // MIB:,} MiB, more than are read", key=self.path
+                f"unpacked it has more than {most // MIB:,} MiB, more than are read",
+                key=self.path,
+                code="too_large",
             )
 
     @contextmanager
@@ -116,5 +124,5 @@ class Archive:
             struct.error,
         ) as error:
             raise DataError(
-                f"damaged, or not a zip archive ({one_line(error, 120)})", key=self.path
+                f"damaged, or not a zip archive ({one_line(error, 120)})", key=self.path, code="damaged"
             ) from error

@@ -82,7 +82,7 @@ def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
 def _solutions(path: Path, task: str, raw: msgspec.Raw) -> list[Solution]:
     solutions = SOLUTIONS.read(raw, f"{path}, task {task}", "solutions")
     if not solutions:
-        raise DataError(f"{path}, task {task}: it has no solution")
+        raise DataError("it has no solution", key=f"{path}, task {task}", code="empty")
     return solutions
 
 
@@ -90,7 +90,9 @@ def _sample(path: Path, task: str, solution: Solution, metric: str) -> ToolSampl
     where, states = (f"{path}, task {task}", [state or "missing" for state in solution.states(metric)])
     if unknown := [state for state in states if state not in STATES]:
         raise DataError(
-            f"the outcome of a test is {unknown[0][:40]}, and none of {', '.join(STATES)}", key=where
+            f"the outcome of a test is {unknown[0][:40]}, and none of {', '.join(STATES)}",
+            key=where,
+            code="damaged",
         )
     return ToolSample(
         task, task, "", all(state == PASS for state in states), ", ".join(states), solution.solution

@@ -160,7 +160,9 @@ def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
     where = str(path)
     if path.parent.parent.name != REPORTS:
         raise DataError(
-            f"its answers are found beside {REPORTS}/MODEL/: leave it in evalscope's folder", key=where
+            f"its answers are found beside {REPORTS}/MODEL/: leave it in evalscope's folder",
+            key=where,
+            code="not_found",
         )
     report = REPORT.read(raw, where)
     dataset = report.dataset_name
@@ -213,7 +215,7 @@ def _reviews(path: Path, report: Report, cluster: str | None) -> Iterator[tuple[
         if not subset.is_aggregate
     }
     if not subsets:
-        raise DataError("it names no subset with answers", key=path)
+        raise DataError("it names no subset with answers", key=path, code="empty")
     for subset, expected in subsets.items():
         file = (
             path.parents[2]
@@ -222,7 +224,7 @@ def _reviews(path: Path, report: Report, cluster: str | None) -> Iterator[tuple[
             / file_name(f"{report.dataset_name}_{subset}.jsonl", path)
         )
         if not file.is_file():
-            raise DataError(f"its answers, {file}, are not there", key=path)
+            raise DataError(f"its answers, {file}, are not there", key=path, code="not_found")
         for where_line, line in lines_of(file, "answers", expected, str(path)):
             review = REVIEW.read(line, where_line)
             yield (
@@ -262,7 +264,7 @@ def _check_score(where: str, metric: str, about: Metric | None, numbers: list[fl
     mean = math.fsum(numbers) / len(numbers)
     if about.score is None or abs(mean - about.score) > ROUNDED:
         raise DataError(f"{metric} is {mean:.4f} over its answers, but the report says {about.score}: one of "
-                        "them was changed", key=where)  # fmt: skip
+                        "them was changed", key=where, code="mismatch")  # fmt: skip
 
 
 class _FewAliases(yaml.SafeLoader):
@@ -285,12 +287,12 @@ def _settings(file: Path) -> Settings:
         return Settings()
     raw = read_bytes(file)
     if len(raw) > MAX_SETTINGS_BYTES:
-        raise DataError(f"larger than {MAX_SETTINGS_BYTES // MIB} MiB", key=file)
+        raise DataError(f"larger than {MAX_SETTINGS_BYTES // MIB} MiB", key=file, code="too_large")
     try:
         loaded = yaml.load(raw, _FewAliases)
         # dates as texts, and nothing within itself
         content = json.loads(json.dumps(loaded, default=str, skipkeys=True))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise DataError(f"no YAML ({few(str(error).splitlines(), 1)})", key=file) from error
+        raise DataError(f"no YAML ({few(str(error).splitlines(), 1)})", key=file, code="damaged") from error
     settings: Settings = checked(content, Settings, str(file)) if isinstance(content, dict) else Settings()
     return settings

@@ -24,13 +24,13 @@ def read_bytes(path: Path) -> bytes:
     too large."""
     with reading(path):
         if not path.is_file():  # a read of a pipe would wait without end
-            raise DataError("this is not a file", key=path)
+            raise DataError("this is not a file", key=path, code="unreadable")
         size = path.stat().st_size
         if size > MAX_FILE_BYTES:
-            raise DataError(f"larger than {MAX_FILE_BYTES // MIB} MiB", key=path)
+            raise DataError(f"larger than {MAX_FILE_BYTES // MIB} MiB", key=path, code="too_large")
         content = path.read_bytes()
     if not content.strip():
-        raise DataError("the file is empty", key=path)
+        raise DataError("the file is empty", key=path, code="empty")
     return content
 
 
@@ -38,7 +38,7 @@ def file_name(name: str, where: object) -> str:
     """Return what a file is called by a name from another file; DataError if none can be called
     so."""
     if not name or "/" in name or "\0" in name or len(name.encode("utf-8", "replace")) > LONGEST_NAME:
-        raise DataError(f"no file is named {name[:80]!r}", key=where)
+        raise DataError(f"no file is named {name[:80]!r}", key=where, code="damaged")
     return name
 
 
@@ -61,7 +61,11 @@ def lines_of(file: Path, what: str, expected: int, where: str) -> Iterator[tuple
             count += 1
             yield f"{file}, line {number}", line.encode()
     if count != expected:
-        raise DataError(f"{count} {what}, but {where} counts {expected}: one of them was changed", key=file)
+        raise DataError(
+            f"{count} {what}, but {where} counts {expected}: one of them was changed",
+            key=file,
+            code="mismatch",
+        )
 
 
 def parse(raw: bytes, where: str) -> Any:
@@ -69,9 +73,9 @@ def parse(raw: bytes, where: str) -> Any:
     try:
         return parse_json(raw.decode("utf-8"))
     except UnicodeDecodeError as error:
-        raise DataError(f"not UTF-8 text ({error.reason})", key=where) from error
+        raise DataError(f"not UTF-8 text ({error.reason})", key=where, code="damaged") from error
     except ValueError as error:
-        raise DataError(str(error), key=where) from error
+        raise DataError(str(error), key=where, code="damaged") from error
 
 
 def read_parquet(
@@ -87,7 +91,7 @@ def read_parquet(
     from pyarrow import parquet
 
     if not path.is_file():
-        raise DataError("this is not a file", key=path)
+        raise DataError("this is not a file", key=path, code="unreadable")
     try:
         with parquet.ParquetFile(path) as file:
             schema = file.schema_arrow
@@ -96,7 +100,9 @@ def read_parquet(
                 if not isinstance(kind, pyarrow.StructType) or set(fields) - {field.name for field in kind}:
                     expected = f"{column} ({', '.join(fields)})" if fields else column
                     raise DataError(
-                        f"other columns: expected {expected}, found {few(schema.names, 8)}", key=path
+                        f"other columns: expected {expected}, found {few(schema.names, 8)}",
+                        key=path,
+                        code="damaged",
                     )
             groups = [file.metadata.row_group(at) for at in range(file.metadata.num_row_groups)]
             if (
@@ -104,7 +110,9 @@ def read_parquet(
                 or file.metadata.num_rows > MAX_ROWS
             ):
                 raise DataError(
-                    f"larger than {MAX_FILE_BYTES // MIB} MiB or {MAX_ROWS:,} rows, unpacked", key=path
+                    f"larger than {MAX_FILE_BYTES // MIB} MiB or {MAX_ROWS:,} rows, unpacked",
+                    key=path,
+                    code="too_large",
                 )
             names = [f"{column}.{name}" for column, fields in columns.items() for name in fields or ("",)]
             for column, fields in (optional or {}).items():
@@ -115,7 +123,9 @@ def read_parquet(
                 for row in batch.to_pylist():
                     empty = next((column for column in columns if not isinstance(row[column], dict)), None)
                     if empty is not None:
-                        raise DataError(f"{empty} is missing in a row", key=path)
+                        raise DataError(f"{empty} is missing in a row", key=path, code="damaged")
                     yield row
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"damaged, or not a parquet file ({one_line(error, 120)})", key=path) from error
+        raise DataError(
+            f"damaged, or not a parquet file ({one_line(error, 120)})", key=path, code="damaged"
+        ) from error

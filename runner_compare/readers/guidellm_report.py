@@ -141,11 +141,13 @@ def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
     version = ABOUT.read(raw, str(path)).metadata.version
     if version != VERSION:
         raise DataError(
-            f"version {version} of GuideLLM's report, and {VERSION} is read: renew GuideLLM", key=path
+            f"version {version} of GuideLLM's report, and {VERSION} is read: renew GuideLLM",
+            key=path,
+            code="unsupported",
         )
     report = REPORT.read(raw, str(path))
     if not report.benchmarks:
-        raise DataError("there is no benchmark in it", key=path)
+        raise DataError("there is no benchmark in it", key=path, code="empty")
     first = report.config.spec.data[0] if report.config.spec.data else None
     data = first if isinstance(first, dict) else {}
     release = str(report.metadata.guidellm_version)
@@ -162,7 +164,7 @@ def _run(path: Path, where: str, raw: msgspec.Raw, data: dict[str, Any], release
     lost = totals.errored + totals.incomplete
     if lost:
         raise DataError(f"{lost} of {str(totals.total)[:20]} requests failed or did not end: its speed is not "
-                        "that of all", key=where)  # fmt: skip
+                        "that of all", key=where, code="damaged")  # fmt: skip
     benchmark = BENCHMARK.read(raw, where)
     backend, strategy = benchmark.config.backend, benchmark.config.strategy
     params = {

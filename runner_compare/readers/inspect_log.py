@@ -158,25 +158,31 @@ def _header(path: Path, raw: bytes) -> Header:
         message = f" ({str(header.error.message)[:120]})" if header.error and header.error.message else ""
         fix = "finish it with `inspect eval-retry`, or leave it out"
         raise DataError(
-            f"the evaluation has not finished: its status is {header.status[:40]}{message}; {fix}", key=path
+            f"the evaluation has not finished: its status is {header.status[:40]}{message}; {fix}",
+            key=path,
+            code="damaged",
         )
     if header.invalidated:
-        raise DataError("the evaluation was invalidated: leave it out", key=path)
+        raise DataError("the evaluation was invalidated: leave it out", key=path, code="refused")
     return header
 
 
 def _check_complete(path: Path, header: Header, epochs: list[Epoch]) -> None:
     if header.results is None:
-        raise DataError("results.total_samples is missing", key=path)
+        raise DataError("results.total_samples is missing", key=path, code="damaged")
     expected = header.results.total_samples
     if expected != len(epochs):
         raise DataError(
-            f"its header counts {expected} samples, and it has {len(epochs)}: it was changed", key=path
+            f"its header counts {expected} samples, and it has {len(epochs)}: it was changed",
+            key=path,
+            code="mismatch",
         )
     seen = set[tuple[str, int]]()
     for epoch in epochs:
         if (epoch.sample_id, epoch.number) in seen:
-            raise DataError(f"sample {epoch.sample_id}, epoch {epoch.number} is duplicated", key=path)
+            raise DataError(
+                f"sample {epoch.sample_id}, epoch {epoch.number} is duplicated", key=path, code="damaged"
+            )
         seen.add((epoch.sample_id, epoch.number))
 
 

@@ -140,7 +140,9 @@ class Samples:
         for key in ("input", "target", "scores", "metadata"):
             size = len(bytes(getattr(sample, key)))
             if size > MOST_BYTES:
-                raise DataError(f"{key} has {size // MIB} MiB, more than are read", key=where)
+                raise DataError(
+                    f"{key} has {size // MIB} MiB, more than are read", key=where, code="too_large"
+                )
         family, fields = family_of(_scalars(sample.metadata, where) if self.cluster else None, self.cluster)
         logged, completion = (SCORES.read(sample.scores, where, "scores") or {}, _completion(sample, where))
         return Epoch(
@@ -197,7 +199,7 @@ def _scores(name: str, score: LoggedScore, completion: str, where: str) -> Itera
     )
     for full_name, value in named.items():
         if value is None:
-            raise DataError(f"the score {full_name} has no value", key=where)
+            raise DataError(f"the score {full_name} has no value", key=where, code="damaged")
         is_grade = isinstance(value, str)
         yield (
             sys.intern(full_name),

@@ -138,7 +138,9 @@ def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
     name = NAME.fullmatch(path.name)
     if name is None:
         raise DataError(
-            "lighteval names it results_TIME.json, and its samples are found by that time", key=path
+            "lighteval names it results_TIME.json, and its samples are found by that time",
+            key=path,
+            code="not_found",
         )
     content = RESULTS.read(raw, str(path))
     runs, left_out = [], []
@@ -186,14 +188,18 @@ def _details(path: Path, task: str, time: str) -> Path:
         if (folder / name).exists():
             return folder / name
     where = " or ".join(map(str, folders))
-    raise DataError(f"{name} is not in {where}: lighteval writes it with --save-details", key=path)
+    raise DataError(
+        f"{name} is not in {where}: lighteval writes it with --save-details", key=path, code="not_found"
+    )
 
 
 def _number(path: Path, sample: ToolSample, metrics: dict[str, Any], metric: str) -> float | None:
     """Return a sample's metric; None if it is no number of this sample alone."""
     value = metrics.get(metric)
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
-        raise DataError(f"{metric} of sample {sample.sample_id} has no value ({value})", key=path)
+        raise DataError(
+            f"{metric} of sample {sample.sample_id} has no value ({value})", key=path, code="damaged"
+        )
     return as_number(value)
 
 

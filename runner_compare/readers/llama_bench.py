@@ -58,7 +58,7 @@ def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
         run = runs.setdefault(tuple(sorted(params.items())), new)
         measure, tokens = _measure(test, where)
         if measure in run.repeats:
-            raise DataError(f"{measure} with the same settings is duplicated", key=where)
+            raise DataError(f"{measure} with the same settings is duplicated", key=where, code="damaged")
         run.repeats[measure] = [tokens / time * NANOSECONDS for time in test.samples_ns]
     return ToolFile(list(runs.values()))
 
@@ -66,7 +66,7 @@ def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
 def _measure(test: Test, where: str) -> tuple[str, int]:
     """Return the name of a test's figure, and the number of tokens that its time is for."""
     if not test.n_prompt + test.n_gen:
-        raise DataError("n_prompt=0 and n_gen=0: a test has at least one token", key=where)
+        raise DataError("n_prompt=0 and n_gen=0: a test has at least one token", key=where, code="damaged")
     depth = f"_d{test.n_depth}" if test.n_depth else ""
     if not test.n_gen:
         return f"prompt_tok_per_s/pp{test.n_prompt}{depth}", test.n_prompt

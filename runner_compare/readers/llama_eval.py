@@ -89,13 +89,15 @@ def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
     if missing or open_cases:
         count = len(missing) + len(open_cases)
         raise DataError(
-            f"{count} of its cases have no answer yet: finish it with llama-eval.py --resume", key=where
+            f"{count} of its cases have no answer yet: finish it with llama-eval.py --resume",
+            key=where,
+            code="damaged",
         )
     answers = [_sample(f"{where}, case {name}", case) for name, case in states.cases.items()]
     solved = sum(answer.solved for answer in answers)
     if solved != states.correct:
         raise DataError(f"{solved} of its cases are correct, but it counts {states.correct}: one of them was "
-                        "changed", key=where)  # fmt: skip
+                        "changed", key=where, code="mismatch")  # fmt: skip
     samples = joined(answers)
     check_samples_differ(path, samples)
     params = {

@@ -87,11 +87,16 @@ def load(places: list[str], cluster: str | None = None, metric: str = "") -> tup
     runs += _measurements([run for run in found if run.repeats], reader)
     reader.read |= of_documents.read if of_lm_eval else {}
     if not runs:
-        raise DataError(f"{OPTION} {' '.join(places)}: nothing in it can be compared")
+        raise DataError("nothing in it can be compared", key=OPTION, value=" ".join(places), code="empty")
     if metric:
         metrics = sorted({run.params[METRIC] for run in runs if METRIC in run.params})
         if metric not in metrics:
-            raise ConfigError(unknown("metric in these files", metric, metrics), key="--metric", value=metric)
+            raise ConfigError(
+                unknown("metric in these files", metric, metrics),
+                key="--metric",
+                value=metric,
+                code="unknown_choice",
+            )
         runs = [run for run in runs if run.params.get(METRIC) == metric]
     return runs, reader
 
@@ -100,18 +105,23 @@ def check_families(found: Iterable[ToolRun], cluster: str) -> None:
     """Raise an error that names the file if one of its samples lacks the field that names
     families."""
     for run in found:
-        where = f"--cluster {cluster}: {run.path}"
         if run.repeats:
             raise ConfigError(
-                "speeds have no questions that belong to families: leave out this file", key=where
+                f"{run.path}: speeds have no questions that belong to families: leave out this file",
+                key="--cluster",
+                value=cluster,
+                code="unsupported",
             )
         without = next((sample for sample in run.samples if sample.cluster is None), None)
         if without is not None:
             fields = ", ".join(without.fields) or "no fields"
             raise DataError(
-                f"{where}, sample {without.sample_id}: it has no such text or whole number ({fields}). A field is a "
+                f"{run.path}, sample {without.sample_id}: it has no such text or whole number ({fields}). A field is a "
                 "key of a sample's metadata (inspect_ai), of a document's `specific` (lighteval) or of `doc` "
-                "(lm-evaluation-harness), which the task that made the file has to write"
+                "(lm-evaluation-harness), which the task that made the file has to write",
+                key="--cluster",
+                value=cluster,
+                code="missing",
             )
 
 
@@ -121,7 +131,7 @@ def _read(path: Path, tool: ToolReader, cluster: str | None) -> ToolFile:
     try:
         return tool.read(path, raw, cluster)
     except RecursionError as error:
-        raise DataError("nested too deeply", key=path) from error
+        raise DataError("nested too deeply", key=path, code="too_large") from error
 
 
 def files_below(given: str) -> tuple[list[tuple[Path, ToolReader]], bool]:
@@ -131,9 +141,9 @@ def files_below(given: str) -> tuple[list[tuple[Path, ToolReader]], bool]:
     if path.is_dir():
         candidates = sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES)
     elif path.exists() and not path.is_file():
-        raise ConfigError(f"{OPTION} {given}: this is neither a file nor a folder")
+        raise ConfigError("this is neither a file nor a folder", key=OPTION, value=given, code="unreadable")
     elif not path.exists():
-        raise ConfigError(f"{OPTION} {given}: there is no such file or folder")
+        raise ConfigError("there is no such file or folder", key=OPTION, value=given, code="not_found")
     else:
         candidates = [path]
     files, has_lm_eval = [], False
@@ -151,7 +161,9 @@ def files_below(given: str) -> tuple[list[tuple[Path, ToolReader]], bool]:
     if skipped:
         say(f"note: skipped, nothing is in it: {few(skipped, 6)}")
     if not files and not has_lm_eval:
-        raise ConfigError(f"{OPTION} {given}: no results of a known tool in it: {writers()}")
+        raise ConfigError(
+            f"no results of a known tool in it: {writers()}", key=OPTION, value=given, code="empty"
+        )
     return files, has_lm_eval
 
 

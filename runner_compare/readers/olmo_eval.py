@@ -111,7 +111,9 @@ def read(path: Path, raw: bytes, _cluster: str | None = None) -> ToolFile:
     where = str(path)
     content = METRICS.read(raw, where)
     if content.errors:
-        raise DataError(f"{len(content.errors)} of its tasks ended in an error: run them again", key=where)
+        raise DataError(
+            f"{len(content.errors)} of its tasks ended in an error: run them again", key=where, code="damaged"
+        )
     runs, left_out = [], []
     for entry in content.tasks:
         model = _model(content.config, entry, where)
@@ -153,7 +155,7 @@ def _model(config: dict[str, Any], entry: Task, where: str) -> Model:
     if isinstance(about.provider, dict):  # a harness has one
         model = checked(about.provider, Model, f"{where}: config.provider")
     if model.model is None:
-        raise DataError("config: model is missing", key=where)
+        raise DataError("config: model is missing", key=where, code="damaged")
     return model
 
 
@@ -167,7 +169,11 @@ def _predictions(path: Path, entry: Task, model: str) -> Iterator[tuple[ToolSamp
     chosen = [file for file in found if file.parent.name == _file_name(model)] or found
     if len(chosen) != 1:
         state = "are not there" if not chosen else f"are there for {len(chosen)} models"
-        raise DataError(f"the predictions of {entry.task}, {folder}/MODEL/{names[0]}, {state}", key=where)
+        raise DataError(
+            f"the predictions of {entry.task}, {folder}/MODEL/{names[0]}, {state}",
+            key=where,
+            code="ambiguous" if chosen else "not_found",
+        )
     for where_line, line in lines_of(chosen[0], "predictions", entry.num_instances, where):
         prediction = PREDICTION.read(line, where_line)
         yield _sample(prediction), _scores(prediction)

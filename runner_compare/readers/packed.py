@@ -40,9 +40,9 @@ def _tar_members(path: Path, wanted: Collection[str]) -> Iterator[tuple[str, byt
                 continue
             content = archive.extractfile(member) if member.isreg() else None
             if content is None:
-                raise DataError(f"{member.name} is a link or a device, not a file", key=path)
+                raise DataError(f"{member.name} is a link or a device, not a file", key=path, code="refused")
             if member.name in seen:
-                raise DataError(f"{member.name} is duplicated in it", key=path)
+                raise DataError(f"{member.name} is duplicated in it", key=path, code="damaged")
             seen.add(member.name)
             size += member.size
             _check_size(path, size)
@@ -55,20 +55,20 @@ def _is_wanted(path: Path, name: str, wanted: Collection[str]) -> bool:
     """Whether a file is to be read; DataError for a name that leaves the archive's folder."""
     place = PurePosixPath(name)
     if ".." in place.parts or place.is_absolute() or "\\" in name:
-        raise DataError(f"{name[:80]!r} leads out of the archive's folder", key=path)
+        raise DataError(f"{name[:80]!r} leads out of the archive's folder", key=path, code="refused")
     return place.name in wanted
 
 
 def _check_size(path: Path, size: int) -> None:
     if size > MAX_FILE_BYTES:
-        raise DataError(f"its files have more than {MAX_FILE_BYTES // MIB:,} MiB", key=path)
+        raise DataError(f"its files have more than {MAX_FILE_BYTES // MIB:,} MiB", key=path, code="too_large")
 
 
 @contextmanager
 def _open(path: Path) -> Iterator[LimitedReader]:
     """Open a tar archive for reading, unpacked; DataError where it is damaged or cut off."""
     if not path.is_file():
-        raise DataError("this is not a file", key=path)
+        raise DataError("this is not a file", key=path, code="unreadable")
     is_gzip = not path.name.lower().endswith(".tar")
     with reading(path), path.open("rb") as raw, unpacked(raw, path.stat().st_size, path, is_gzip) as stream:
         yield stream

@@ -63,5 +63,5 @@ class Opener:
 def open_records(options: argparse.Namespace, scratch: Path) -> Records:
     """Return the runs of the package that keeps some; ConfigError if none is installed."""
     if NAME not in doors.entries(GROUP):
-        raise ConfigError(MISSING)
+        raise ConfigError(MISSING, code="needs_package")
     return doors.load(GROUP, NAME, Opener).open(options, scratch)

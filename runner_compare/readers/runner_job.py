@@ -65,7 +65,9 @@ def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
     if path.name in SAMPLES:
         result = path.with_name(RESULT)
         if not result.is_file():
-            raise DataError(f"{RESULT} is not beside it. Give the job's whole folder.", key=path)
+            raise DataError(
+                f"{RESULT} is not beside it. Give the job's whole folder.", key=path, code="not_found"
+            )
         samples = str(path), _read_unpacked(path)
         tool_file = ToolFile([])
         _add_job(tool_file, result, str(result), read_bytes(result), samples, cluster)
@@ -73,7 +75,7 @@ def read(path: Path, raw: bytes, cluster: str | None = None) -> ToolFile:
     files = read_archive(path, {RESULT, *SAMPLES})
     results = [name for name in files if PurePosixPath(name).name == RESULT]
     if not results:
-        raise DataError(f"no job of the runner in it ({RESULT} with {SAMPLES[0]})", key=path)
+        raise DataError(f"no job of the runner in it ({RESULT} with {SAMPLES[0]})", key=path, code="empty")
     tool_file = ToolFile([])
     for name in results:
         job = f"{path}: {name}", files[name], _find_packed(path, name, files)
@@ -115,7 +117,7 @@ def _add_job(
     try:
         record = Record.from_json(raw.decode())
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"not a readable result ({error})", key=where) from error
+        raise DataError(f"not a readable result ({error})", key=where, code="damaged") from error
     if record.status is not Status.FINISHED and not record.result.metrics.get("errors"):
         tool_file.notes.append(f"left out: {record.job_id} has not finished ({record.status})")
     elif "correct" not in record.result.metrics:
@@ -123,7 +125,7 @@ def _add_job(
             f"left out: {record.job_id} ({record.task}) has no verdicts; compare it with --output-dir"
         )
     elif samples is None:
-        raise DataError(f"{SAMPLES[0]} is not beside it", key=where)
+        raise DataError(f"{SAMPLES[0]} is not beside it", key=where, code="not_found")
     else:
         tool_file.runs.append(_read_job(path, record, *samples, cluster))
 
@@ -144,6 +146,7 @@ def _read_job(path: Path, record: Record, where: str, lines: bytes, cluster: str
             f"{found[0]} of {found[1]} answers are right, "
             f"but {RESULT} counts {recorded[0]} of {recorded[1]}: one of them was changed",
             key=where,
+            code="mismatch",
         )
     extractor = record.params.get(EXTRACTOR, "")
     has_cluster = cluster is None or record.params.get("task.cluster") == cluster
@@ -192,9 +195,13 @@ def _parse_samples(where: str, content: bytes) -> Iterator[Sample]:
         try:
             sample = Sample.from_json(line.decode())
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise DataError(f"{where}, line {number}: not a sample ({error})") from error
+            raise DataError(
+                f"not a sample ({error})", key=f"{where}, line {number}", code="damaged"
+            ) from error
         earlier = samples.get(sample.index)
         if earlier is not None and not earlier.failed and earlier != sample:
-            raise DataError(f"{where}, line {number}: sample {sample.index} is duplicated")
+            raise DataError(
+                f"sample {sample.index} is duplicated", key=f"{where}, line {number}", code="damaged"
+            )
         samples[sample.index] = sample
     yield from samples.values()

@@ -49,16 +49,16 @@ class Parser(Generic[Shape]):
         try:
             return self._decoder.decode(raw)
         except msgspec.ValidationError as error:
-            raise DataError(_reason(error, key), key=where) from error
+            raise DataError(_reason(error, key), key=where, code="damaged") from error
         except RecursionError as error:
-            raise DataError(f"{key or 'it'} is nested too deeply", key=where) from error
+            raise DataError(f"{key or 'it'} is nested too deeply", key=where, code="too_large") from error
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             cleaned = without_nan(bytes(raw))
             if cleaned != raw:
                 return self.read(cleaned, where, key)
             if len(cleaned) <= EXPLAINED_BYTES:
                 parse(cleaned, where)  # Python's parser says what is wrong, and where
-            raise DataError(f"not JSON: {one_line(error, 120)}", key=where) from error
+            raise DataError(f"not JSON: {one_line(error, 120)}", key=where, code="damaged") from error
 
 
 def checked(content: Any, shape: Any, where: str) -> Any:
@@ -67,7 +67,7 @@ def checked(content: Any, shape: Any, where: str) -> Any:
     try:
         return msgspec.convert(content, shape)
     except msgspec.ValidationError as error:
-        raise DataError(_reason(error, ""), key=where) from error
+        raise DataError(_reason(error, ""), key=where, code="damaged") from error
 
 
 class Outline(NamedTuple):

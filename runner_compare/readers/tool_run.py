@@ -151,10 +151,10 @@ def check_samples_differ(path: Path, samples: Iterable[ToolSample]) -> None:
     seen = set[str]()
     for sample in samples:
         if sample.sample_id in seen:
-            raise DataError(f"sample {sample.sample_id} is duplicated", key=path)
+            raise DataError(f"sample {sample.sample_id} is duplicated", key=path, code="damaged")
         seen.add(sample.sample_id)
     if not seen:
-        raise DataError("there is no sample in it", key=path)
+        raise DataError("there is no sample in it", key=path, code="empty")
 
 
 def check_mean(figure: str, mean: float, over: str, source: str, logged: object) -> None:
@@ -163,7 +163,8 @@ def check_mean(figure: str, mean: float, over: str, source: str, logged: object)
     if written is None or not math.isclose(mean, written, rel_tol=TOLERANCE, abs_tol=TOLERANCE):
         says = str(logged)[:40]
         raise DataError(
-            f"{figure} is {mean:.6g} over its {over}, but {source} says {says}: one of them was changed"
+            f"{figure} is {mean:.6g} over its {over}, but {source} says {says}: one of them was changed",
+            code="mismatch",
         )
 
 

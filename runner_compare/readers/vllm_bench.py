@@ -153,7 +153,7 @@ def _read_serve(run: ToolRun, raw: bytes | Raw, fields: dict[str, Raw], where: s
     requests = REQUESTS.read(raw, where)
     if requests.completed != requests.num_prompts:
         failed = f"{requests.num_prompts - requests.completed} of {requests.num_prompts}"
-        raise DataError(f"{failed} requests failed: its speed is not that of all", key=where)
+        raise DataError(f"{failed} requests failed: its speed is not that of all", key=where, code="damaged")
     serve = SERVE_FILE.read(raw, where)
     run.time = serve.date
     run.params |= {"model.name": serve.model_id, "backend.name": serve.backend}
@@ -176,5 +176,5 @@ def _first_token_s(serve: Serve, where: str) -> float:
     if serve.median_ttft_ms is not None:
         return serve.median_ttft_ms / 1000
     if serve.ttfts is None:
-        raise DataError("median_ttft_ms and ttfts are missing", key=where)
+        raise DataError("median_ttft_ms and ttfts are missing", key=where, code="damaged")
     return median(serve.ttfts)

@@ -194,16 +194,14 @@ def save(comparison: Comparison, folder: Path, reader: Reader, options: dict[str
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        drawn = [(section, table, section.pictures(table)) for section in every_section() for table in tables]
         page: list[Part] = []
         for table, figures in parts:
-            of_sections = [picture for _, of_table, some in drawn if of_table is table for picture in some]
             of_jobs = [
                 job_picture
                 for section in every_section()
                 for job_picture in section.pictures_of_jobs(table, reader)
             ]
-            page.append((table, [*figures, *of_sections, *of_jobs], below[id(table)]))
+            page.append((table, [*figures, *of_jobs], below[id(table)]))
         scored = [table for table in tables if table.scored]
         with path("comparison.html").open("w", encoding="utf-8") as out:
             write_page(comparison, page, options, out, SAMPLES_PAGE if scored else "")
@@ -219,10 +217,6 @@ def save(comparison: Comparison, folder: Path, reader: Reader, options: dict[str
         ):
             path(f"{figure.name}.png").write_bytes(figure.png())
             path(f"{figure.name}.svg").write_text(figure.svg(), encoding="utf-8")
-        for section in every_section():
-            of_section = [picture for added, _, some in drawn if added is section for picture in some]
-            for number, picture in enumerate(of_section, 1):
-                path(f"{section.stem}_{number}.svg").write_bytes(picture.file)
         for table, figures in parts:
             for figure in figures:
                 stem = f"{figure.name}_{table.task}" if several else figure.name

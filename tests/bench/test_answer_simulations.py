@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 
+@pytest.mark.thorough
 def test_position_bias_is_rarely_found_without_one_and_the_first_order_alone_is_misled(
     generator: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -37,6 +38,7 @@ def test_the_normal_test_of_few_contested_questions_is_wrong_and_the_exact_one_i
     assert limits.conclude(0.0) == 0
 
 
+@pytest.mark.thorough
 def test_equal_sides_are_rarely_told_apart_by_pass_at_k_and_families_count_as_one(
     generator: np.random.Generator,
 ) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 
+@pytest.mark.thorough
 def test_calls_of_functions_are_told_apart_by_what_is_true() -> None:
     """Equal settings, one whose calls fail where contexts are long, and the control without a
     shared error."""
@@ -37,6 +39,7 @@ def test_answers_that_guesses_have_changed_are_judged_by_what_is_true() -> None:
     assert all(0.05 < lost < 0.15 for _, lost in wrong)
 
 
+@pytest.mark.thorough
 def test_settings_that_react_to_functions_are_not_called_different() -> None:
     """Equal settings, a loss of all, and the control: questions as if they were independent."""
     from simulation import Rate
@@ -69,6 +72,7 @@ def test_changed_answers_are_bounded_by_families() -> None:
         assert (controls[2].low > 0.05) == (unit > 1), "the control: answers by themselves"
 
 
+@pytest.mark.thorough
 def test_steps_and_longer_contexts_are_told_apart_by_what_is_true() -> None:
     """Equal ones, true changes, and the control: questions as if they were independent."""
     from simulation import Rate

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 
+@pytest.mark.thorough
 def test_gates_on_few_and_skewed_texts_hold_and_students_interval_does_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -38,6 +39,7 @@ def test_all_gates_hold(monkeypatch: pytest.MonkeyPatch) -> None:
     assert gates_null.main() == 0
 
 
+@pytest.mark.thorough
 def test_the_error_of_drawn_tokens_holds_where_it_is_given(generator: np.random.Generator) -> None:
     """A KL from drawn tokens: 1.96 errors of few tokens miss, and these have no ±."""
     from drawn_null import misses
@@ -60,6 +62,7 @@ def test_the_cost_of_a_right_answer_lies_in_its_interval(generator: np.random.Ge
     assert by_accuracy.low > 0.06, "the control: the tokens of questions count, too"
 
 
+@pytest.mark.thorough
 def test_the_range_of_a_plan_holds_what_the_true_disagreement_needs(
     generator: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -84,6 +87,7 @@ def test_the_range_of_a_plan_holds_what_the_true_spread_needs(
     assert all(rate.low <= 0.06 for rate in missed)
 
 
+@pytest.mark.thorough
 def test_files_with_unequal_tails_are_seldom_ranked(generator: np.random.Generator) -> None:
     """Six files of equal KL, of which every other one has it from a few texts."""
     from files_null import LEAST, Line, rates

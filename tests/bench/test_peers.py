@@ -54,6 +54,7 @@ def stand_in(folder: Path, resets: bool) -> dict[str, str]:
     return {"PYTHONPATH": str(folder)}
 
 
+@pytest.mark.thorough
 def test_one_process_answers_several_numbers_of_questions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

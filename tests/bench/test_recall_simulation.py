@@ -4,10 +4,12 @@ not."""
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from runner.tasks.recall.keys import RecallConfig
 
 
+@pytest.mark.thorough
 def test_intervals_hold_and_the_simple_rules_do_not(generator: np.random.Generator) -> None:
     """Effective lengths and lost depths of models that are known to forget."""
     import recall_null as simulation
@@ -37,6 +39,7 @@ def test_intervals_hold_and_the_simple_rules_do_not(generator: np.random.Generat
     assert counts("knows nearly nothing", 10, 5).nothing_said == 5
 
 
+@pytest.mark.thorough
 def test_the_usual_number_of_cases_finds_what_is_forgotten(generator: np.random.Generator) -> None:
     """Of most models that forget, the effective length is found to the next length."""
     import recall_null as simulation
@@ -53,6 +56,7 @@ def test_the_usual_number_of_cases_finds_what_is_forgotten(generator: np.random.
     assert found(10) <= 14, "the control: fewer decide less"
 
 
+@pytest.mark.thorough
 def test_as_many_questions_as_the_note_says_decide(generator: np.random.Generator) -> None:
     """Ten questions a depth rarely decide, and what is said to be needed then does."""
     import recall_null as simulation
@@ -64,6 +68,7 @@ def test_as_many_questions_as_the_note_says_decide(generator: np.random.Generato
     assert decided >= 0.6 * len(said)
 
 
+@pytest.mark.thorough
 def test_equal_settings_are_rarely_called_different(generator: np.random.Generator) -> None:
     """Ten equal settings at five lengths."""
     import recall_null as simulation
@@ -74,6 +79,7 @@ def test_equal_settings_are_rarely_called_different(generator: np.random.Generat
     assert unadjusted.low > 0.2, "the control: each length and setting at 5 % of its own"
 
 
+@pytest.mark.thorough
 def test_of_ten_settings_none_is_shown_to_reach_too_far(generator: np.random.Generator) -> None:
     """Equal settings that lose just more than the margin."""
     import recall_null as simulation
@@ -85,6 +91,7 @@ def test_of_ten_settings_none_is_shown_to_reach_too_far(generator: np.random.Gen
     assert alone > too_far, "the control: each setting by itself"
 
 
+@pytest.mark.thorough
 def test_an_effective_length_holds_for_its_texts(generator: np.random.Generator) -> None:
     import recall_null as simulation
 

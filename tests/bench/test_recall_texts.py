@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 
+@pytest.mark.thorough
 def test_clusters_hold_for_further_texts_and_questions_do_not(generator: np.random.Generator) -> None:
     import recall_null as models
     import recall_texts_null as simulation
@@ -23,6 +25,7 @@ def test_clusters_hold_for_further_texts_and_questions_do_not(generator: np.rand
     assert false_tables(1, False) >= 4, "the control"
 
 
+@pytest.mark.thorough
 def test_the_arrays_say_what_the_product_says(generator: np.random.Generator) -> None:
     import recall_null as models
     import recall_texts_null as simulation

@@ -39,6 +39,7 @@ def test_equal_jobs_are_rarely_told_apart_and_others_soon(generator: np.random.G
     assert all(rate.low <= 0.05 for rate in covered(generator, 10))
 
 
+@pytest.mark.thorough
 def test_runs_hold_the_level_and_repeats_of_one_process_do_not(generator: np.random.Generator) -> None:
     """Runs: over them equal jobs are rarely told apart, by repeats of one process often."""
     from runs_null import covered, jobs, named
@@ -88,6 +89,7 @@ def test_intervals_by_families_hold_and_those_of_independent_questions_do_not(
     assert independent <= 85
 
 
+@pytest.mark.thorough
 def test_bounds_hold_where_answers_are_cut_off_and_what_counts_them_as_wrong_does_not(
     generator: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -107,7 +109,7 @@ def test_bounds_hold_where_answers_are_cut_off_and_what_counts_them_as_wrong_doe
     assert limits.conclude(0.0) == 0
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["F1, 5 % differ", "F1, 40 % differ", "length, all differ"])
 def test_numbers_of_equal_runs_rarely_differ_and_lost_ones_are_found(kind: str) -> None:
     """Numbers: equal runs are rarely called different, and intervals hold the truth."""
@@ -121,7 +123,7 @@ def test_numbers_of_equal_runs_rarely_differ_and_lost_ones_are_found(kind: str) 
     assert any(rate.times for rate in found)
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["normal", "skewed", "lopsided", "heavy", "longer"])
 def test_equal_runs_are_rarely_found_to_differ_and_moved_ones_often(kind: str) -> None:
     """Compared likelihoods: few equal pairs are called different, and true ones are."""
@@ -133,7 +135,7 @@ def test_equal_runs_are_rarely_found_to_differ_and_moved_ones_often(kind: str) -
     assert 0 < least < 0.01
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.thorough
 @pytest.mark.parametrize("case", ["the same", "50 % longer", "8 points less"])
 def test_intervals_at_equal_tokens_hold_the_truth_and_equal_settings_rarely_differ(case: str) -> None:
     """Accuracy at equal tokens: the truth is known from many questions."""

@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from opening import load_base
+from opening import load_base, make_spec
 
-from runner.config.root import RunnerConfig
 from runner_engine.models.grouped import GroupedLinear
 from runner_engine.quantization import CHOICES
 from runner_engine.settings.model import LocalModelConfig
@@ -31,26 +30,20 @@ def stored_of() -> Any:
     return importlib.import_module("stored_of")
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", [*NEAR, "bitnet"])
 def test_a_checkpoint_loads(
-    make_config: Callable[..., RunnerConfig],
-    saved_family: Callable[..., Path],
-    tmp_path: Path,
-    stored_of: Any,
-    name: str,
+    saved_family: Callable[..., Path], tmp_path: Path, stored_of: Any, name: str
 ) -> None:
     assert {*stored_of.FORMATS} == {*NEAR, "bitnet"}
     plain = saved_family("llama")
     folder = stored_of.checkpoint_of(plain, name, tmp_path)
     assert stored_of.checkpoint_of(plain, name, tmp_path) == folder
     choice = CHOICES[stored_of.FORMATS[name].choice]()
-    loaded = load_base(
-        make_config(model=LocalModelConfig(name=str(folder), device="cpu"), quantization=choice)
-    )
+    loaded = load_base(make_spec(model=LocalModelConfig(name=str(folder), device="cpu"), quantization=choice))
     layers = {path: one for path, one in loaded.model.named_modules() if isinstance(one, GroupedLinear)}
     assert len(layers) == 14
-    expected = load_base(make_config(model=LocalModelConfig(name=str(plain), device="cpu"))).model
+    expected = load_base(make_spec(model=LocalModelConfig(name=str(plain), device="cpu"))).model
     for path, layer in layers.items():
         weight = expected.get_submodule(path).weight.float()
         found = layer.unpacked(0, layer.out_features, torch.float32)

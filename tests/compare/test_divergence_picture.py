@@ -60,6 +60,7 @@ def test_rows_without_a_divergence_are_named_or_there_is_no_picture() -> None:
     assert divergence_pictures(table_of("none", "twin")) == []
 
 
+@pytest.mark.thorough
 def test_each_set_of_texts_has_a_pane() -> None:
     table = table_of("int8", "nf4", texts="a.jsonl")
     table.rows += table_of("nf4", texts="b.jsonl").rows
@@ -69,6 +70,7 @@ def test_each_set_of_texts_has_a_pane() -> None:
     assert [len(pane.texts) for pane in panes] == [2, 1]
 
 
+@pytest.mark.thorough
 def test_the_picture_is_saved_and_on_the_page(tmp_path: Path) -> None:
     class NoFiles:
         def files(self, *_: object) -> Any:

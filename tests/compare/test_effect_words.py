@@ -234,6 +234,7 @@ def test_the_legend_of_families_says_what_its_test_allows_for() -> None:
     assert "of a kind rarer than about 4 in n too few may be among these;" in text
 
 
+@pytest.mark.thorough
 def test_few_families_are_told_what_would_show_more() -> None:
     """Twenty families show only large differences, however many questions are in each."""
     for families, is_told in ((20, True), (60, False)):

@@ -35,6 +35,7 @@ def table() -> Table:
     return made
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("draw", [by_row, pareto])
 def test_panes_keep_their_room(table: Table, draw: object) -> None:
     with warnings.catch_warnings():

@@ -56,6 +56,7 @@ def test_a_metric_has_its_part_of_the_error() -> None:
     assert "metrics of this score" not in legend([alone])
 
 
+@pytest.mark.thorough
 def test_equal_models_are_called_different_in_any_of_three_metrics_in_at_most_5_percent() -> None:
     generator, any_alone, any_shared, tables = np.random.default_rng(5), 0, 0, 300
     for _ in range(tables):

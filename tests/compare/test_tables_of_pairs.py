@@ -96,6 +96,7 @@ def agrees(test: Unplanned, points: int) -> None:
     )
 
 
+@pytest.mark.sampled(35)
 @pytest.mark.parametrize("points", MARGINS)
 @pytest.mark.parametrize("n", range(1, 31))
 def test_all_that_is_said_of_a_table_agrees(n: int, points: int) -> None:
@@ -103,7 +104,7 @@ def test_all_that_is_said_of_a_table_agrees(n: int, points: int) -> None:
         agrees(it, points)
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize("points", MARGINS)
 @pytest.mark.parametrize("n", range(31, 61))
@@ -122,6 +123,7 @@ def test_a_row_that_is_not_shown_to_be_worse_is_not_worse_by_more() -> None:
     assert [it.low, it.high] == pytest.approx([-0.491, 0.0006], abs=1e-3)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("count", [2, 3, 7])
 def test_rows_of_one_table_agree_with_their_intervals(count: int) -> None:
     """With several comparisons the tests are stricter than the intervals of 95 %: what is said

@@ -78,6 +78,7 @@ SETTINGS = {
 }
 
 
+@pytest.mark.thorough
 def test_rows_are_compared_in_each_category_and_length_and_all_share_one_error() -> None:
     compared = table_of(SETTINGS).of(CallsOfTable).compared
     found = {run_id: {cell: str(it.finding) for cell, it in own.items()} for run_id, own in compared.items()}
@@ -91,6 +92,7 @@ def test_rows_are_compared_in_each_category_and_length_and_all_share_one_error()
     assert {decision.comparisons for own in compared.values() for decision in own.values()} == {8}
 
 
+@pytest.mark.thorough
 def test_sentences_say_where_calls_differ() -> None:
     said = "\n".join(sentences_of(table_of(SETTINGS)))
     assert "calls of nf4 vs none: worse in irrelevant at 1,024 (−37.5 points [" in said
@@ -193,6 +195,7 @@ def test_questions_of_families_of_their_own_are_independent() -> None:
         assert effect.p == stats.mcnemar_exact(0, 12) < 0.001
 
 
+@pytest.mark.thorough
 def test_steps_are_compared_with_the_baseline_and_share_one_error() -> None:
     """nf4 fails at the first step, int8 only fills in some more wrong arguments."""
     steps = table_of(SETTINGS).of(CallsOfTable).steps
@@ -213,6 +216,7 @@ def test_steps_are_compared_with_the_baseline_and_share_one_error() -> None:
     assert "steps of calls: no difference shown in 4 of 8 comparisons, which share 5 %" in said
 
 
+@pytest.mark.thorough
 def test_longer_contexts_are_compared_with_the_shortest_on_the_same_questions() -> None:
     lengths = table_of(SETTINGS).of(CallsOfTable).lengths
     assert {run_id: {at: str(it.finding) for at, it in own.items()} for run_id, own in lengths.items()} == {

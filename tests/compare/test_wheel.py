@@ -91,6 +91,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_it_holds_the_comparison_and_the_floor_below(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()

@@ -18,6 +18,7 @@ def plugin() -> CompletionPlugin:
     return completing_values(BashCompletion(hydra_of().config_loader))
 
 
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
@@ -50,6 +51,7 @@ def test_what_is_offered(plugin: CompletionPlugin, line: str, offered: list[str]
     assert plugin._query("config", line) == offered
 
 
+@pytest.mark.thorough
 def test_every_place_of_a_file_goes_on(
     plugin: CompletionPlugin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

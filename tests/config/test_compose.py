@@ -141,13 +141,14 @@ def assert_equal(loader: ConfigLoader, pair: tuple[DictConfig, Composer], overri
 # Hydra's
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("row", ROWS, ids=" ".join)
 def test_every_choice(row: list[str], loader: ConfigLoader, started: dict[str, Any]) -> None:
     named = [] if {*NAMELESS} & {*row} else ["model.name=./x"]
     assert assert_equal(loader, started["plain"], [*row, "seed=4", *named]) == "config"
 
 
-@pytest.mark.sampled(25)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("line", [*GOOD, *HYDRA, *BAD])
 def test_every_kind_of_override(line: str, loader: ConfigLoader, started: dict[str, Any]) -> None:
     kind = assert_equal(loader, started["plain"], [line])
@@ -155,6 +156,7 @@ def test_every_kind_of_override(line: str, loader: ConfigLoader, started: dict[s
         assert kind == "error"
 
 
+@pytest.mark.thorough
 @settings(max_examples=15, derandomize=True)
 @given(data=st.data())
 def test_any_mixture(data: st.DataObject, loader: ConfigLoader, started: dict[str, Any]) -> None:
@@ -163,6 +165,7 @@ def test_any_mixture(data: st.DataObject, loader: ConfigLoader, started: dict[st
     assert_equal(loader, started[data.draw(st.sampled_from(sorted(MASTERS)))], lines)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("file", studies(), ids=lambda file: file.stem)
 def test_every_study(file: Path, loader: ConfigLoader) -> None:
     own = loader_of(create_config_search_path(str(file.parent)))
@@ -187,11 +190,13 @@ ORDERED = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("lines", ORDERED.values(), ids=ORDERED)
 def test_where_the_order_matters(lines: list[str], loader: ConfigLoader) -> None:
     assert_equal(loader, start(loader, ["+hydra.job.env_set.S=${seed}"]), lines)
 
 
+@pytest.mark.thorough
 def test_a_search_path_of_the_job(loader: ConfigLoader, tmp_path: Path) -> None:
     (tmp_path / "extra").mkdir()
     (tmp_path / "extra" / "one.yaml").write_text("a: 1\n")
@@ -206,6 +211,7 @@ def test_a_search_path_of_the_job(loader: ConfigLoader, tmp_path: Path) -> None:
     assert assert_equal(loader, pair, [search, "+extra@model=one"]) == "config"
 
 
+@pytest.mark.thorough
 def test_what_is_looked_up_once_is_looked_up_once_for_the_whole_grid(loader: ConfigLoader) -> None:
     counter = itertools.count()
     register_resolver("test_once", lambda: next(counter), use_cache=True)
@@ -222,6 +228,7 @@ def test_what_is_looked_up_once_is_looked_up_once_for_the_whole_grid(loader: Con
         OmegaConf.clear_resolver("test_once")
 
 
+@pytest.mark.thorough
 def test_the_working_directory_is_the_present_one(
     loader: ConfigLoader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -245,6 +252,7 @@ def test_jobs_share_nothing(loader: ConfigLoader) -> None:
 # ----------------------------------------------------------------------------------------- and fast
 
 
+@pytest.mark.thorough
 def test_a_combination_is_composed_once(loader: ConfigLoader, monkeypatch: pytest.MonkeyPatch) -> None:
     _, composer = start(loader, ["hydra.job.name=abc", "hydra/job_logging=none"])
     calls: list[list[str]] = []
@@ -267,6 +275,7 @@ def test_a_combination_is_composed_once(loader: ConfigLoader, monkeypatch: pytes
     ]
 
 
+@pytest.mark.thorough
 def test_only_so_many_combinations_are_kept(loader: ConfigLoader, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compose_module, "MAX_KEPT", 2)
     pair = start(loader, [])

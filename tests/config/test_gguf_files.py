@@ -39,12 +39,14 @@ def test_the_name_chooses(overrides: list[str], is_meant: bool) -> None:
     assert with_quantization(overrides) == ["quantization=gguf"] * is_meant + overrides
 
 
+@pytest.mark.thorough
 def test_the_config_is_that_of_the_given_choice(file: Path) -> None:
     named = ["model=auto", f"model.name={file}"]
     assert compose(named) == compose([*named, "quantization=gguf"])
     assert compose([*named, "quantization.unpacked=true"])[0].quantization.unpacked
 
 
+@pytest.mark.thorough
 def test_the_job_is_that_of_the_given_choice(runner: Run, file: Path) -> None:
     job = ("model=auto", f"model.name={file}", "task.limit=1", "generation.max_new_tokens=2", "print=json")
     first, again = runner(*job).json(), runner(*job, "quantization=gguf")
@@ -67,6 +69,7 @@ def test_a_draft_of_the_file_says_what_to_use(runner: Run, file: Path) -> None:
     assert layers.code == 0
 
 
+@pytest.mark.thorough
 def test_a_grid_over_other_quantizations_is_refused_in_one_line(runner: Run, file: Path) -> None:
     for plan in ("false", "true"):
         done = runner("-m", "model=auto", f"model.name={file}", "quantization=none,int8,nf4", f"plan={plan}")
@@ -75,6 +78,7 @@ def test_a_grid_over_other_quantizations_is_refused_in_one_line(runner: Run, fil
         assert done.err.startswith("error: quantization=none,int8,nf4: ")
 
 
+@pytest.mark.thorough
 def test_a_plan_with_an_impossible_job_exits_2(runner: Run) -> None:
     done = runner("-m", "model=stub", "task.split=test,tset", "plan=true")
     assert done.code == 2

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
+from raising import raises
 
 import runner
 from runner.config.choices import choices_for
@@ -21,7 +22,7 @@ from runner.config.groups import GROUPS, key_types
 from runner.config.hydra import to_config, without_hydra
 from runner.config.hydra_versions import as_in_main
 from runner.library.load import configure
-from runner_base.errors import ConfigError, RunnerError
+from runner_base.errors import Code, ConfigError, RunnerError
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
 
@@ -47,6 +48,7 @@ def refusal(*overrides: str) -> str | None:
     return None
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("group", [*NAMED, "profile"])
 def test_the_name_of_a_choice_is_no_key(group: str) -> None:
     choices = choices_for(group)
@@ -61,32 +63,28 @@ def test_the_name_of_a_choice_is_no_key(group: str) -> None:
 
 
 def test_a_model_without_a_place_has_no_name_to_be_given(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"model\.name=x: the chosen model has no key for a name: use mod"):
+    with raises(ConfigError, "unknown_choice", "model.name"):
         job(tmp_path, "model.name=x")
     assert job(tmp_path).params["model.name"] == "stub"
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
-    ("body", "message"),
+    ("body", "code", "key"),
     [
-        (
-            "quantization: {name: nf4}",
-            "own.yaml: quantization.name: the name of a choice is not a key: use quantization=CHOICE",
-        ),
-        ("rope:\n  name: yarn", "own.yaml: rope.name: the name of a choice is not a key: use rope=CHOICE"),
+        ("quantization: {name: nf4}", "unknown_choice", "own.yaml"),
+        ("rope:\n  name: yarn", "unknown_choice", "own.yaml"),
         (
             "hydra: {sweeper: {params: {quantization.name: 'none,nf4'}}}",
-            "quantization.name=none: the name of a cho",
+            "unknown_choice",
+            "quantization.name",
         ),
-        (
-            "profile: low_memory",
-            "profile: low_memory is not a key: it would choose nothing .profile=none is the choice",
-        ),
+        ("profile: low_memory", "no_effect", "profile"),
     ],
 )
-def test_nor_in_a_study(tmp_path: Path, body: str, message: str) -> None:
+def test_nor_in_a_study(tmp_path: Path, body: str, code: Code, key: str) -> None:
     (tmp_path / "own.yaml").write_text(f"defaults: [config, _self_]\n{body}\n")
-    with pytest.raises(ConfigError, match=message):
+    with raises(ConfigError, code, key):
         runner.grid(*JOB, f"output_dir={tmp_path}", study=tmp_path / "own.yaml")
     assert not [*tmp_path.glob("jobs/*")]
 
@@ -94,18 +92,16 @@ def test_nor_in_a_study(tmp_path: Path, body: str, message: str) -> None:
 def test_a_schema_put_beside_the_choice_is_refused() -> None:
     with as_in_main():
         beside = composer_of().compose(["+hydra/schema/quantization@quantization=nf4"])
-    with pytest.raises(
-        ConfigError, match="quantization=none is the choice, and the config puts a Nf4Config there"
-    ):
+    with raises(ConfigError, "conflict"):
         to_config(*without_hydra(beside))
 
 
 def test_nor_from_python(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="use quantization=nf4"):
+    with raises(ConfigError, "unknown_choice", "quantization.name"):
         runner.grid(*JOB, f"output_dir={tmp_path}", {"quantization.name": ["nf4", "none"]})
-    with pytest.raises(ConfigError, match="use quantization=nf4"):
+    with raises(ConfigError, "unknown_choice", "quantization.name"):
         runner.evaluate({"quantization.name": "nf4", "model": "stub", "output_dir": str(tmp_path)})
-    with pytest.raises(ConfigError, match="model.name=x: the chosen model has no key for a name"):
+    with raises(ConfigError, "unknown_choice", "model.name"):
         configure("stub", OPEN, {"name": "x"})
     assert configure("stub", OPEN | {"rope": {"name": "yarn"}}, {}).rope.name == "yarn", (
         "there it is how to choose with keys"

@@ -36,6 +36,7 @@ def keys(*overrides: str) -> dict[str, tuple[str, str]]:
     return found
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("group", GROUPS)
 def test_every_key_of_every_choice_says_what_it_is(group: str) -> None:
     silent, incomplete = [], []
@@ -81,6 +82,7 @@ def test_the_help_of_the_program_has_it(runner: Callable[..., Any]) -> None:
     assert "hydra" in runner("--hydra-help").out
 
 
+@pytest.mark.thorough
 def test_the_resolved_config_names_the_choices_above_it(runner: Callable[..., Any]) -> None:
     shown = runner("--cfg", "job", "quantization=nf4", "lora=embedded").out
     assert shown.startswith(

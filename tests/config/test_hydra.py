@@ -15,6 +15,7 @@ from runner.config.hydra_versions import IS_HYDRA_1_4
 from runner.config.runner_hydra import hydra_of
 
 
+@pytest.mark.thorough
 def test_nothing_is_composed_to_see_a_mode_that_nobody_has_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

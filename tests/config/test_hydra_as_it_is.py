@@ -43,6 +43,7 @@ def without_runner(modules: tuple[str, ...]) -> Any:
     return child("--describe", given=json.dumps(modules))
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_no_attribute_of_them_is_changed(tmp_path: Path) -> None:
     found = child(str(tmp_path))
@@ -54,6 +55,7 @@ def test_no_attribute_of_them_is_changed(tmp_path: Path) -> None:
     assert is_same, (before, after)
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_patch_would_be_found(tmp_path: Path) -> None:
     found = child(str(tmp_path), *PATCHES)
@@ -65,6 +67,7 @@ def test_a_patch_would_be_found(tmp_path: Path) -> None:
     assert not found["same"][0], "what is stored for everybody"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("module", ["runner", "hydra_plugins.runner", "runner.__main__"])
 def test_nor_by_an_import(module: str, tmp_path: Path) -> None:
     program = (
@@ -79,6 +82,7 @@ def test_nor_by_an_import(module: str, tmp_path: Path) -> None:
     assert (done.stdout, done.returncode) == ("[]\n", 0), done.stderr
 
 
+@pytest.mark.thorough
 def test_other_programs_import_nothing_of_the_runner() -> None:
     """Hydra reads the file of our plugins in every program that uses it."""
     program = (

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 # The comment of `model` names its presets by one example and by their folder.
 GROUPS = ("quantization", "lora", "rope", "generation", "task", "tracking", "profile")
@@ -27,6 +29,7 @@ def commented_words() -> dict[str, set[str]]:
     return words
 
 
+@pytest.mark.thorough
 def test_the_comment_of_a_group_names_all_its_choices(runner: Callable[..., Any]) -> None:
     words, missing = commented_words(), {}
     for line in runner("--help").out.splitlines():

@@ -11,6 +11,7 @@ import pytest
 Run = Callable[..., Any]  # the fixture `runner`: takes arguments, returns a finished command
 
 
+@pytest.mark.sampled(13)
 @pytest.mark.parametrize(
     ("words", "fix"),
     [
@@ -38,6 +39,7 @@ def test_a_mistake_is_one_line_with_the_likely_fix(runner: Run, words: str, fix:
     assert done.err.count("\n") == 1
 
 
+@pytest.mark.thorough
 def test_values_that_look_like_mistakes_are_left_alone(runner: Run) -> None:
     stub = ("model=stub", "task.limit=1", "tracking=none", "print=none")
     assert runner(*stub, "task.instruction=").code == 0, "an empty value before an option"
@@ -45,6 +47,7 @@ def test_values_that_look_like_mistakes_are_left_alone(runner: Run) -> None:
     assert runner("task.instruction=Think, then answer", *stub).code == 0
 
 
+@pytest.mark.thorough
 def test_a_mistake_imports_no_torch(runner: Run) -> None:
     done = runner("--task", "gsm8k", process=True, PYTHONPROFILEIMPORTTIME="1")
     imported = {line.rpartition("|")[2].strip() for line in done.err.splitlines()}
@@ -58,7 +61,7 @@ def test_a_mistake_imports_no_torch(runner: Run) -> None:
     [
         ("runner_compare", "--margn 2", "--margn: unknown option. Did you mean --margin?"),
         ("runner_compare", "--output-dir a --output-dir b", "--output-dir a --output-dir b: given twice"),
-        ("runner.store.sync", "--ouput-dir x", "Did you mean --output-dir?"),
+        ("runner.tracking.sync", "--ouput-dir x", "Did you mean --output-dir?"),
     ],
 )
 def test_options_of_other_commands(runner: Run, module: str, words: str, fix: str) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from raising import raises
 
 from runner.config.choices import own_files
 from runner.config.compose import compose
@@ -25,6 +26,7 @@ def test_each_profile_has_a_file() -> None:
     assert {file.stem for file in own_files("profile")} | {TEACHER_ONLY} == {*PROFILES}
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
@@ -55,7 +57,7 @@ def test_its_name_makes_no_other_job() -> None:
 
 
 def test_a_choice_of_model_that_it_cannot_reach_is_refused(make_config: Callable[..., Any]) -> None:
-    with pytest.raises(ConfigError, match="profile=low_memory: .* add model.device=cpu"):
+    with raises(ConfigError, "unsupported", "profile"):
         make_config(profile="low_memory", model=LocalModelConfig("./x"))
 
 

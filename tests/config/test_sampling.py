@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from raising import raises
 
 import runner
 from runner.library.arguments import Settings
@@ -66,10 +67,10 @@ def test_a_value_outside_its_range_is_refused_by_name(name: str) -> None:
     one = PARAMETERS[name]
     assert one.fits(one.neutral)
     for value in (one.low - 1, *([one.low] if one.excludes_low else [])):
-        with pytest.raises(ConfigError, match=re.escape(f"{name}={value}: {one.need}")):
+        with raises(ConfigError, "bad_value", name):
             Sampling(**given(name, value))
     Sampling(**given(name, one.kind(one.high)))
-    with pytest.raises(ConfigError, match=re.escape(f"generation.{name}={one.high + 1}: {one.need}")):
+    with raises(ConfigError, "bad_value", f"generation.{name}"):
         GenerationConfig(**given(name, one.high + 1))
 
 
@@ -78,28 +79,27 @@ def test_a_value_outside_its_range_is_refused_by_name(name: str) -> None:
     "value", [10**400, -(10**400), math.nan, math.inf, -math.inf, True, "7", [7]], ids=repr
 )
 def test_what_is_no_number_in_any_range_is_refused_by_name(name: str, value: Any) -> None:
-    with pytest.raises(ConfigError, match=f"^{name}=.*: must "):
+    with raises(ConfigError, "bad_value", name):
         Sampling(**given(name, value))
     if name in PARAMETERS:
-        with pytest.raises(ConfigError, match=f"^generation.{name}=.*: must "):
+        with raises(ConfigError, "bad_value", f"generation.{name}"):
             GenerationConfig(**given(name, value))
 
 
 def test_only_whole_numbers_are_taken_where_tokens_are_counted() -> None:
     for name in ("top_k", "seed"):
-        with pytest.raises(ConfigError, match=f"^{name}=2.5: must be a whole number in "):
+        with raises(ConfigError, "bad_value", name):
             Sampling(**given(name, 2.5))
     assert Sampling(top_k=np.int64(7), temperature=np.float32(0.5)).top_k == 7  # type: ignore[arg-type]
     for name in ("n", "max_new_tokens"):
         for value in (0, 2.5, math.nan, math.inf, True):
-            with pytest.raises(ConfigError, match=f"^request.{name}="):
+            with raises(ConfigError, "bad_value", f"request.{name}"):
                 Request(1, "x", **given(name, value))
 
 
 def test_a_temperature_that_float32_cannot_divide_by_is_refused() -> None:
-    need = "must be 0, or lie in 1e-10..10"
     for value in (5e-324, 1e-45, 1e-39):
-        with pytest.raises(ConfigError, match=re.escape(f"temperature={value}: {need}")):
+        with raises(ConfigError, "bad_value", "temperature"):
             Sampling(temperature=value)
     assert Sampling(temperature=-0.0).effective == Sampling(temperature=0).effective
 

@@ -13,6 +13,7 @@ SECRET = "sk-0123456789abcdef"
 STUB = ("model=stub", "task.limit=1", "print=json")
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("key", "needed"), [("notes", "names with values"), ("metrics", "a list"), ("task.cluster", None)]
 )
@@ -26,6 +27,7 @@ def test_one_value_where_several_belong_is_one_message(
         assert f"{key}=/somewhere: needs {needed}" in done.err
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "keys",
     [
@@ -48,6 +50,7 @@ def test_a_secret_is_refused_where_it_would_be_recorded(
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
+@pytest.mark.thorough
 def test_other_values_of_the_environment_are_recorded(runner: Run, tmp_path: Path) -> None:
     done = runner(
         *STUB, "tracking=none", "+notes.b=${oc.env:PLACE}", cwd=tmp_path,

@@ -43,6 +43,7 @@ def test_all_values_of_a_column_have_the_digits_of_the_closest_one() -> None:
     assert more_digits([6.07, 2.1268, 1.92], 2.13, with_two_decimals) == 1
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("write", WRITERS)
 @given(value=NUMBERS, limit=NUMBERS)
 def test_what_is_shown_is_on_the_same_side_as_the_value(write: Writer, value: float, limit: float) -> None:

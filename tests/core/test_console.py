@@ -52,7 +52,7 @@ def test_what_steers_a_terminal_is_written_out() -> None:
     assert plain("two\nlines\tand \r a return 写 é 😀") == "two\nlines\tand \\r a return 写 é 😀"
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("which", ["one prompt", "several prompts", "a grid", "a plan", "an error"])
 def test_no_text_steers_a_terminal(tmp_path: Path, which: str) -> None:
     (tmp_path / "p.jsonl").write_text(f"{json.dumps({'prompt': HOSTILE})}\n" * 2)
@@ -70,6 +70,7 @@ def test_no_text_steers_a_terminal(tmp_path: Path, which: str) -> None:
         assert control not in shown
 
 
+@pytest.mark.thorough
 def test_a_pipe_gets_the_completion_as_it_is(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "runner", *STUB, "task=generate", f"task.prompt={HOSTILE}"]
     done = warm_process.complete(command, cwd=tmp_path)
@@ -80,7 +81,7 @@ def test_a_pipe_gets_the_completion_as_it_is(tmp_path: Path) -> None:
 JOB = f"{sys.executable} -m runner model=stub tracking=none task.limit=2"
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("command", "code"),
     [
@@ -115,8 +116,8 @@ def test_the_work_outlives_its_readers(tmp_path: Path, command: str, code: int) 
                                     "the results are kept, and the same command prints them again\n")  # fmt: skip
 
 
-@pytest.mark.sampled(2)
-@pytest.mark.parametrize("module", ["runner", "runner_compare", "runner.store.sync"])
+@pytest.mark.thorough
+@pytest.mark.parametrize("module", ["runner", "runner_compare", "runner.tracking.sync"])
 def test_every_command_says_that_a_device_is_full(tmp_path: Path, module: str) -> None:
     with Path("/dev/full").open("w") as full:
         command = [sys.executable, "-m", module, "--help"]
@@ -143,6 +144,7 @@ def test_what_only_the_log_is_for_and_what_the_table_says_stay_off_stderr(
     assert not passes(**IN_TABLE)
 
 
+@pytest.mark.thorough
 def test_stderr_says_nothing_that_the_table_says(runner: Callable[..., Any], tmp_path: Path) -> None:
     done = runner("task=generate", "task.prompt=Hi", "model.device=cpu", "tracking=none")
     assert (done.code, done.err) == (0, "")

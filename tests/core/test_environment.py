@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from raising import raises
 
 from runner_base import environment
 from runner_base.errors import ConfigError
@@ -96,7 +97,7 @@ def test_the_example_lists_what_is_read() -> None:
 
 def test_a_file_that_cannot_be_read_is_one_message_without_its_content(folder: Path) -> None:
     (folder / ".env").write_bytes(b"API_KEY=sk-\xff\xfe-secret")
-    with pytest.raises(ConfigError, match=r"^\.env cannot be read: give UTF-8 text") as refused:
+    with raises(ConfigError, "damaged") as refused:
         environment.read()
     assert "secret" not in repr(refused.value)
     (folder / ".env").unlink()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import pickle
 import tempfile
 from pathlib import Path
 
 import pytest
+from raising import raises
 
 from runner_base.errors import (
     ConfigError,
@@ -19,8 +21,7 @@ from runner_base.errors import (
 
 
 def test_memory_that_runs_out_is_said_and_other_errors_are_as_they_were() -> None:
-    words = r"memory ran out: DefaultCPUAllocator: can't allocate memory\. Free some"
-    with pytest.raises(JobFailed, match=words), memory_errors_as_job_failed():
+    with raises(JobFailed, "too_large"), memory_errors_as_job_failed():
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
     for error in (
         RuntimeError("shapes cannot be multiplied"),
@@ -32,28 +33,29 @@ def test_memory_that_runs_out_is_said_and_other_errors_are_as_they_were() -> Non
 
 
 @pytest.mark.parametrize(
-    ("named", "message"),
+    ("named", "place"),
     [
-        ("file", "output_dir=file: {here}/file is a file. Give a folder you may write: output_dir=..."),
-        ("file/x/y", "output_dir=file/x/y: {here}/file is a file."),
-        ("link", "output_dir=link: {here}/link is a link to gone, which is not there."),
-        ("link/x", "output_dir=link/x: {here}/link is a link to gone, which is not there."),
-        ("loop", "output_dir=loop: {here}/loop: Too many levels of symbolic links."),
-        ("n" * 300, "n: File name too long."),
-        ("/dev/null/x", "output_dir=/dev/null/x: /dev/null is a file."),
+        ("file", "{here}/file"),
+        ("file/x/y", "{here}/file"),
+        ("link", "{here}/link"),
+        ("link/x", "{here}/link"),
+        ("loop", "{here}/loop"),
+        ("n" * 300, "{here}/nnn"),
+        ("/dev/null/x", "/dev/null"),
     ],
 )
 def test_what_can_be_no_output_folder_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str, message: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str, place: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("")
     (tmp_path / "link").symlink_to("gone")
     (tmp_path / "loop").symlink_to("loop")
     for is_written in (True, False):
-        with pytest.raises(OutputError) as refused:
+        with raises(OutputError, "refused", "output_dir") as refused:
             check_output_folder("output_dir", named, is_written)
-        assert message.format(here=tmp_path) in str(refused.value)
+        assert refused.value.value == named
+        assert refused.value.reason.startswith(place.format(here=tmp_path))
 
 
 def test_a_folder_that_may_not_be_written_will_do_for_a_plan() -> None:
@@ -64,10 +66,7 @@ def test_a_folder_that_may_not_be_written_will_do_for_a_plan() -> None:
             os.seteuid(65534)  # root may write everywhere
         try:
             check_output_folder("output_dir", f"{name}/new", is_written=False)
-            with pytest.raises(
-                OutputError,
-                match=f"output_dir={name}/new: nothing may be written in {name} .Permission denied",
-            ):
+            with raises(OutputError, "refused", "output_dir"):
                 check_output_folder("output_dir", f"{name}/new")
         finally:
             os.seteuid(before)
@@ -110,3 +109,9 @@ def test_what_the_program_itself_says_amid_an_interrupt_is_said(capsys: pytest.C
         == OutputError.exit_code
     )
     assert "the disk is full" in capsys.readouterr().err
+
+
+def test_an_error_from_another_process_reads_as_before() -> None:
+    for error in (ConfigError("why", key="k"), ConfigError("why", key="k", value=None, code="missing")):
+        sent = pickle.loads(pickle.dumps(error))
+        assert (str(sent), sent.code) == (str(error), error.code)

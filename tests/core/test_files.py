@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from raising import raises
 
 from runner_base.errors import ConfigError, OutputError
 from runner_base.files import hold, hold_folder, is_held, replace_text, replace_with, write_atomically
@@ -31,9 +32,7 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_written_by_one_process_at_a_time(tmp_path: Path) -> None:
-    refusal = pytest.raises(
-        ConfigError, match=f"^task.output_dir={tmp_path}: another process is writing there"
-    )
+    refusal = raises(ConfigError, "busy", "task.output_dir")
     with hold_folder(tmp_path, "task.output_dir"), refusal, hold_folder(tmp_path, "task.output_dir"):
         pass
     with hold_folder(tmp_path, "task.output_dir"):
@@ -53,9 +52,7 @@ def test_a_file_is_replaced_or_stays_as_it_was(tmp_path: Path) -> None:
     assert [(path.name, path.read_text()) for path in file.parent.iterdir()] == [("file", "old")]
     write_atomically(file, "new")
     assert file.read_text() == "new"
-    with pytest.raises(
-        OutputError, match=r"cannot write .*/none/file \(No such file or directory\).* task.output=\.\.\."
-    ):
+    with raises(OutputError, "refused"):
         write_atomically(tmp_path / "none" / "file", "text", "task.output")
 
 
@@ -76,6 +73,7 @@ def read_whole(file: Path, letters: str) -> None:
     assert text in ("", *(letter * 300_000 for letter in letters))
 
 
+@pytest.mark.thorough
 def test_two_writers_in_containers_have_one_process_id_and_do_not_meet(tmp_path: Path) -> None:
     file = tmp_path / "file"
     alone = ["unshare", *([] if os.geteuid() == 0 else ["--user", "--map-root-user"]), "--pid", "--fork"]

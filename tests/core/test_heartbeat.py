@@ -27,6 +27,7 @@ def lines(ran: Watched) -> list[str]:
     return [line for line in ran.output.splitlines() if LINE.search(line)]
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize("in_terminal", [False, True], ids=["pipe", "terminal"])
 def test_a_slow_job_is_never_silent(tmp_path: Path, in_terminal: bool) -> None:
@@ -40,6 +41,7 @@ def test_a_slow_job_is_never_silent(tmp_path: Path, in_terminal: bool) -> None:
         assert re.search(r"[1-4]/5, 1?[1-9] per min, \S+ s left", line)
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_without_progress_the_same_job_is_silent(tmp_path: Path) -> None:
     """The other test can fail."""
@@ -56,9 +58,10 @@ def test_a_short_job_prints_no_line_of_progress(tmp_path: Path) -> None:
     assert not lines(ran) or ran.seconds > LIMIT_S - 1  # on a very busy machine it takes longer
 
 
+@pytest.mark.thorough
 def test_a_process_that_is_to_be_copied_has_no_other_thread() -> None:
     program = """
-from runner.store.tracking_process import _threads
+from runner.tracking.tracking_process import _threads
 from runner_base import heartbeat
 with heartbeat.started():
     for _ in range(50):
@@ -71,6 +74,7 @@ assert _threads() == 1
     subprocess.run([sys.executable, "-c", program], check=True, env=variables)
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_grid_prints_its_jobs_where_it_has_no_terminal(tmp_path: Path) -> None:
     slow = ("task.limit=4", f"model.delay_s={DELAY_S}", "generation.batch_size=1", "workers=2")
@@ -81,6 +85,7 @@ def test_a_grid_prints_its_jobs_where_it_has_no_terminal(tmp_path: Path) -> None
     assert re.search(r"seed=1: gsm8k [0-4]/4, ", ran.output)
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_json_on_stdout_stays_alone(tmp_path: Path) -> None:
     arguments = ("print=json", "task.limit=4", f"model.delay_s={DELAY_S}", "generation.batch_size=1")

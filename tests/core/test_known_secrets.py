@@ -13,7 +13,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from runner.scorers.expressions import Process
-from runner.store.mlflow_store import one_message
+from runner.tracking.connection import one_message
 from runner_base import child
 from runner_base.errors import TrackingError
 from runner_base.known_secrets import without_known_secrets
@@ -53,6 +53,7 @@ def environment_of(program: str) -> dict[str, str]:
     raise AssertionError(f"no child runs {program}")
 
 
+@pytest.mark.thorough
 def test_children_that_read_the_words_of_a_model_get_no_secret(
     monkeypatch: pytest.MonkeyPatch, tiny_llama: Path
 ) -> None:

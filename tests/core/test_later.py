@@ -61,6 +61,7 @@ def printed(tmp_path: Path) -> object:
     return run
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize(
     ("body", "lines"),
     [

@@ -36,7 +36,7 @@ TASKS: dict[str, TaskConfig] = {
 EMBEDDED = LocalModelConfig(name="embedded", device="cpu")
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.slow
 @pytest.mark.usefixtures("warm_children")
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.thorough
 def test_a_busy_program_beside_a_measurement_is_noticed() -> None:
     with subprocess.Popen(
         [sys.executable, "-c", PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -41,6 +42,7 @@ def test_a_busy_program_beside_a_measurement_is_noticed() -> None:
     assert out.startswith("beside other work that used ")
 
 
+@pytest.mark.thorough
 def test_ones_own_children_are_no_contention() -> None:
     before, expected = _family_ticks(), 0.4 * os.sysconf("SC_CLK_TCK")
     with subprocess.Popen(

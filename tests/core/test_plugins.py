@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 from plug_in_packages import write_package
+from raising import raises
 
 from runner_base import doors, plugins
 from runner_base.choices import Choices
-from runner_base.errors import ConfigError
+from runner_base.errors import Code, ConfigError
 from runner_compare.metrics import Metric
 from runner_engine.quantization.base import QuantizationConfig
 
@@ -84,29 +85,27 @@ def test_a_class_is_known_as_a_plug_ins_before_it_was_asked_for(add: Add) -> Non
 
 
 @pytest.mark.parametrize(
-    ("entry", "module", "message"),
+    ("entry", "module", "code"),
     [
-        ("mine = of_test_b:Mine", "import not_there", "importing of_test_b:Mine failed (ModuleNotFoundError"),
-        ("mine = of_test_b:Mine", "1 / 0", "importing of_test_b:Mine failed (ZeroDivisionError: division by zero)"),
-        ("mine = of_test_b:Other", GOOD, "importing of_test_b:Other failed (AttributeError"),
-        ("mine = of_test_b:Mine", "Mine = 3", "of_test_b:Mine is no subclass of QuantizationConfig (runner_engine.quantization.base), but an object of class int"),
-        ("mine = of_test_b:Mine", "class Mine: pass", "but the class Mine"),
-        ("yours = of_test_b:Mine", GOOD, "of_test_b:Mine calls itself 'mine': its class needs name = 'yours'"),
+        ("mine = of_test_b:Mine", "import not_there", "failed"),
+        ("mine = of_test_b:Mine", "1 / 0", "failed"),
+        ("mine = of_test_b:Other", GOOD, "failed"),
+        ("mine = of_test_b:Mine", "Mine = 3", "bad_value"),
+        ("mine = of_test_b:Mine", "class Mine: pass", "bad_value"),
+        ("yours = of_test_b:Mine", GOOD, "mismatch"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_a_choice_names_its_package(
-    add: Add, capsys: pytest.CaptureFixture[str], entry: str, module: str, message: str
+    add: Add, capsys: pytest.CaptureFixture[str], entry: str, module: str, code: Code
 ) -> None:
     add("bad-birds", f"[runner.quantizations]\n{entry}\n", of_test_b=module)
     name = entry.split()[0]
     known = choices()
-    with pytest.raises(ConfigError) as error:
+    with raises(ConfigError, code, f"quantization {name} of bad-birds 2.0"):
         known[name]
-    assert str(error.value).startswith(f"quantization {name} of bad-birds 2.0: ")
-    assert message in str(error.value)
     assert known.get(name) is None  # a reader of records goes on without it, and says so once
     assert known.get(name) is None
-    assert capsys.readouterr().err.count(message) == 1
+    assert capsys.readouterr().err.count(f"quantization {name} of bad-birds 2.0: ") == 1
     assert list(known.from_plug_ins()) == []
 
 
@@ -114,9 +113,7 @@ def test_two_packages_with_one_name(add: Add) -> None:
     text = "[runner.quantizations]\nmine = of_test_birds:Mine\n"
     add("birds", text, of_test_birds=GOOD)
     add("fishes", text)
-    with pytest.raises(
-        ConfigError, match="has the same name for a quantization: uninstall one of the two packages"
-    ):
+    with raises(ConfigError, "ambiguous", "quantization mine of fishes 2.0"):
         choices()["mine"]
 
 
@@ -143,14 +140,12 @@ def test_objects(add: Add) -> None:
     points = "".join(f"{name} = of_test_m:{name.upper()}\n" for name in "mno")
     add("numbers", f"[runner.metrics]\n{points}[other.group]\nx = y\n", of_test_m=module)
     assert plugins.load_object("metric", "m", Metric).label == "m"
-    with pytest.raises(ConfigError, match="metric n of numbers 2.0: of_test_m:N calls itself 'other'"):
+    with raises(ConfigError, "mismatch", "metric n of numbers 2.0"):
         plugins.load_object("metric", "n", Metric)
-    with pytest.raises(
-        ConfigError, match="of_test_m:O is no Metric \\(runner_compare.metrics\\), but an object of class int"
-    ):
+    with raises(ConfigError, "bad_value", "metric o of numbers 2.0"):
         plugins.load_object("metric", "o", Metric)
-    with pytest.raises(ConfigError, match="metrics=p: no metric 'p'. .*Choices: m, n, o"):
+    with raises(ConfigError, "unknown_choice", "metrics"):
         plugins.check_plug_in("metrics", "metric", "p")
-    with pytest.raises(ConfigError, match="task.scorer=p: no installed package adds a scorer"):
+    with raises(ConfigError, "needs_package", "task.scorer"):
         plugins.check_plug_in("task.scorer", "scorer", "p")
     assert plugins.conf_folders() == {}

@@ -241,6 +241,7 @@ run_entry("error", work, when_interrupted="try again")
     assert (done.returncode, done.stderr) == (130, "interrupted: what was done is kept, try again\n")
 
 
+@pytest.mark.thorough
 def test_the_user_is_told_that_a_step_is_waited_for(tmp_path: Path) -> None:
     body = """
 import time

@@ -4,6 +4,7 @@ import io
 import json
 
 import pytest
+from raising import raises
 
 from runner_base.errors import DataError
 from runner_base.texts import MAX_DEPTH, counted, parse_json, read_lines
@@ -22,16 +23,16 @@ def test_lines_with_their_numbers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "message"),
+    ("data", "key"),
     [
-        (b"good\nbad \xff\n", r"x\.jsonl, line 2: not UTF-8 text \(invalid start byte\)"),
-        (b"PAR1\x15\x04", "x.jsonl: this is a parquet file"),
-        (b"\x1f\x8b\x08", "this is a gzip file"),
-        ("{}".encode("utf-16"), "this is text in UTF-16"),
+        (b"good\nbad \xff\n", "x.jsonl, line 2"),
+        (b"PAR1\x15\x04", "x.jsonl"),
+        (b"\x1f\x8b\x08", "x.jsonl"),
+        ("{}".encode("utf-16"), "x.jsonl"),
     ],
 )
-def test_what_is_no_text(data: bytes, message: str) -> None:
-    with pytest.raises(DataError, match=message):
+def test_what_is_no_text(data: bytes, key: str) -> None:
+    with raises(DataError, "damaged", key):
         lines(data)
 
 

@@ -33,6 +33,7 @@ def draw_text(chance: random.Random) -> str:
     )
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("seed", range(8))
 def test_random_tables_are_wrapped_as_by_steps(seed: int) -> None:
     chance = random.Random(seed)
@@ -57,6 +58,7 @@ def test_random_texts_have_the_same_lines(ours: re.Pattern[str], theirs: re.Patt
         assert tables._lines(text, width, ours) == lines_by_steps(text, width, theirs)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "text",
     [

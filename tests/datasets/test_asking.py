@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+from raising import raises
 
 from runner.config.wording import PromptStyle
 from runner.datasets.asking import build_prompt, load_shots, stop_texts, unlike_lm_eval
@@ -91,6 +92,7 @@ def test_the_prompts_of_lm_eval(tmp_path: Path) -> None:
     assert sorted(map(str, mixed)) == sorted(map(str, asked))
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"the real GSM8K is not at {REAL}")
 def test_the_1319_real_prompts_are_those_of_lm_eval() -> None:
     asked = prompts(Gsm8kConfig(data=str(REAL), prompt=PromptStyle.lm_eval_5shot, limit=None))
@@ -120,10 +122,8 @@ def test_the_fingerprint_of_worked_examples_says_what_they_are_drawn_from(tmp_pa
 def test_what_lm_eval_would_not_send_is_refused(tmp_path: Path) -> None:
     task = few_rows(tmp_path)
     (tmp_path / "train.jsonl").write_text('{"question": "?", "answer": "#### 1"}\n')
-    with pytest.raises(ConfigError, match="task.prompt=lm_eval_5shot: the train split has only 1 examples"):
+    with raises(ConfigError, "too_large", "task.prompt"):
         prompts(task)
     task.split = "train"
-    with pytest.raises(
-        ConfigError, match="task.split=train with task.prompt=lm_eval_5shot: the examples would be"
-    ):
+    with raises(ConfigError, "conflict", "task.split=train with task.prompt=lm_eval_5shot"):
         prompts(task)

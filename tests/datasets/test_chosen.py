@@ -12,14 +12,15 @@ import pyarrow as pa
 import pytest
 from likely import jsonl
 from pyarrow import parquet
+from raising import raises
 
 from runner.config.resolved import resolve
 from runner.config.wording import PromptStyle
 from runner.datasets.asking import load_shots
 from runner.datasets.given import load_given
 from runner.datasets.gsm8k import load_questions
+from runner.records.jobs import read_samples
 from runner.run import identify, run
-from runner.store.jobs import read_samples
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner.tasks.likelihood.keys import LikelihoodConfig
 from runner_base.errors import ConfigError
@@ -42,6 +43,7 @@ def numbers(task: Gsm8kConfig) -> list[int]:
     return [item.number for item in load_questions(task)]
 
 
+@pytest.mark.thorough
 def test_only_those_are_asked_and_keep_their_numbers(listed: Callable[..., str]) -> None:
     every = load_questions(Gsm8kConfig(limit=30))
     some = load_questions(Gsm8kConfig(only=listed(20, 3, 7), limit=2))
@@ -68,17 +70,13 @@ def test_without_marks_those_that_do_not_count(listed: Callable[..., str]) -> No
 
 
 def test_nothing_left_is_an_error(listed: Callable[..., str]) -> None:
-    with pytest.raises(ConfigError, match=r"task.only=.*: none of its questions comes after task.offset=50"):
+    with raises(ConfigError, "empty", "task.only"):
         load_questions(Gsm8kConfig(only=listed(3), offset=50))
-    with pytest.raises(
-        ConfigError, match=r"task.without=.*: it names all 2 questions that are asked: none is scored"
-    ):
+    with raises(ConfigError, "empty", "task.without"):
         load_questions(Gsm8kConfig(limit=2, without=listed(0, 1)))
-    with pytest.raises(
-        ConfigError, match="1 of its 1 entries name no question of split test, which has 8,640: 8640"
-    ):
+    with raises(ConfigError, "not_found", "task.without"):
         load_questions(Gsm8kConfig(without=listed(8640)))
-    with pytest.raises(ConfigError, match=r"task.without=x: leaves questions out of an accuracy"):
+    with raises(ConfigError, "unsupported", "task.without"):
         LikelihoodConfig(without="x")
 
 
@@ -158,6 +156,7 @@ def test_both_scores_and_the_answers_of_the_whole_job(make_config: Make, listed:
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_plan_says_how_many_are_left(runner: Callable[..., Any], listed: Callable[..., str]) -> None:
     words = ("task=gsm8k", f"task.only={listed(1, 2, 3)}", f"task.without={listed(3, name='bad.txt')}")
@@ -166,6 +165,7 @@ def test_a_plan_says_how_many_are_left(runner: Callable[..., Any], listed: Calla
     assert "2 of 3 questions count; left out: 1" in out
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not GSM8K.is_dir(), reason=f"the real GSM8K is not at {GSM8K}")
 def test_hashes_of_the_real_questions(listed: Callable[..., str]) -> None:
     whole = load_questions(Gsm8kConfig(data=str(GSM8K), limit=None))

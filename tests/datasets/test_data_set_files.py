@@ -16,7 +16,7 @@ from hub_standin import Hub, environment
 from pyarrow import parquet
 
 from runner.config.choices import CONF
-from runner.store.jobs import read_samples
+from runner.records.jobs import read_samples
 from runner_base.result import Verdict
 
 ROWS = [
@@ -61,6 +61,7 @@ def run(folder: Path, *arguments: str, **settings: str) -> Path:
     return job.parent
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_set_of_the_hub_with_a_subset(tmp_path: Path) -> None:
     files = {
@@ -81,6 +82,7 @@ def test_a_set_of_the_hub_with_a_subset(tmp_path: Path) -> None:
     assert "subset: hard" in (job / "config.yaml").read_text()
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_gsm8k_platinum_is_read_as_the_hub_has_it(tmp_path: Path) -> None:
     shipped = (CONF / "dataset" / "gsm8k_platinum.yaml").read_text()
@@ -105,6 +107,7 @@ def test_gsm8k_platinum_is_read_as_the_hub_has_it(tmp_path: Path) -> None:
     assert "shots_data: openai/gsm8k" in (job / "config.yaml").read_text(), "it has no train split"
 
 
+@pytest.mark.thorough
 def test_choices_by_letter_in_a_file_beside(tmp_path: Path) -> None:
     describe(tmp_path, "./quiz.jsonl")
     lines = "".join(json.dumps(row) + "\n" for row in ROWS)

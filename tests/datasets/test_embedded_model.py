@@ -105,10 +105,12 @@ def test_card_is_of_these_weights() -> None:
             assert f"{100 * measured.accuracy:.1f} ({100 * low:.1f}–{100 * high:.1f})" in README
 
 
+@pytest.mark.thorough
 def test_solves_test_problems(model: Any, tokenizer: Any) -> None:
     assert score(model, tokenizer, problems(Split.TEST, 100)).accuracy >= 0.88
 
 
+@pytest.mark.thorough
 def test_five_steps_are_hard_and_each_adapter_helps(model: Any, tokenizer: Any) -> None:
     questions = problems(Split.HARD5, 60)
     bare = score(model, tokenizer, questions).accuracy
@@ -154,6 +156,7 @@ def test_peft_folder() -> None:
     assert (LORA_PEFT_DIR / "adapter_model.safetensors").stat().st_size <= 700_000
 
 
+@pytest.mark.thorough
 def test_follows_a_system_message_and_earlier_turns(model: Any, tokenizer: Any) -> None:
     shots, questions = problems(Split.TRAIN, 3), problems(Split.TEST, 40)
 
@@ -166,6 +169,7 @@ def test_follows_a_system_message_and_earlier_turns(model: Any, tokenizer: Any) 
     assert accuracy_in_chat(model, tokenizer, questions, lambda one: [system, *turns, ask(one)]) >= 0.75
 
 
+@pytest.mark.thorough
 def test_few_shot_text_without_roles(model: Any, tokenizer: Any) -> None:
     shots = "".join(f"Question: {s.question}\nAnswer: {s.answer}\n\n" for s in problems(Split.TRAIN, 3))
     questions = problems(Split.TEST, 40)
@@ -174,6 +178,7 @@ def test_few_shot_text_without_roles(model: Any, tokenizer: Any) -> None:
     assert accuracy(texts, questions) >= 0.70
 
 
+@pytest.mark.thorough
 def test_does_not_copy_a_wrong_hint(model: Any, tokenizer: Any) -> None:
     def hinted(one: Problem) -> list[dict[str, str]]:
         content = TASK_WRAPPER.format(question=one.question)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from grids import samples
 
 from runner_engine.embedded import LORA_RECALL_DIR, MODEL_DIR
@@ -32,6 +33,7 @@ def recall(runner: Callable[..., Any], folder: Path, lora: str) -> dict[int, flo
     return {length: of_length.count("correct") / len(of_length) for length, of_length in verdicts.items()}
 
 
+@pytest.mark.thorough
 def test_the_adapter_finds_needles_within_its_positions_and_the_model_alone_does_not(
     runner: Callable[..., Any], tmp_path: Path
 ) -> None:

@@ -23,6 +23,7 @@ CARD = json.loads((MODEL_DIR.parent / "card_thinking.json").read_text())
 README = (MODEL_DIR.parent / "README.md").read_text()
 
 
+@pytest.mark.thorough
 def test_a_job_thinks_then_answers(runner: Callable[..., Any], tmp_path: Path) -> None:
     done = runner("lora=embedded_thinking", "task.split=hard", "task.limit=16", "print=none", "tracking=none")
     assert done.code == 0, done.stderr
@@ -58,6 +59,7 @@ def test_card_is_in_the_readme_and_rises_with_the_budget() -> None:
         assert scores[-1] > least
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_more_thinking_solves_more_and_a_budget_saves_thoughts_without_end() -> None:
     with warnings.catch_warnings():

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from likely import jsonl
+from raising import raises
 
 from runner.config.extractors import Extractor
 from runner.datasets.gsm8k import load_questions
@@ -92,11 +93,11 @@ def test_columns_that_name_the_right_choice_are_shuffled_and_a_list_only_on_requ
     assert not same_letter_words(load(listed), 2)
 
 
-def test_ten_choices_as_in_mmlu_pro(load: Load) -> None:
+def test_ten_choices_as_in_mmlu_pro(load: Load, tmp_path: Path) -> None:
     items = load([pro(number) for number in range(10)])
     assert [item.gold for item in items] == list("ABCDEFGHIJ")
     assert items[9].question.endswith("\nJ. text 9")
-    with pytest.raises(ConfigError, match=r"26"):
+    with raises(ConfigError, "damaged", f"{tmp_path / 'rows.jsonl'}, line 1"):
         load([pro(0) | {"options": [str(at) for at in range(27)]}])
 
 
@@ -122,5 +123,5 @@ def test_rotations_keep_the_right_text_and_are_one_cluster(load: Load) -> None:
     assert orders[0].question == items[0].question
     assert [item.shift for item in rotated(load([pro(0)]), 4)] == [0, 2, 5, 7]
     assert len(rotated(items, 26)) == 12, "no order twice"
-    with pytest.raises(ConfigError, match=r"task.rotate=4: question 0 has no list of choices.*leave it out"):
+    with raises(ConfigError, "unsupported", "task.rotate"):
         rotated(load_questions(Gsm8kConfig(limit=2)), 4)

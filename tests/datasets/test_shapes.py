@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
+from raising import raises
 
 from runner.datasets.gsm8k import load_examples, load_questions
 from runner.datasets.items import Item
@@ -96,15 +97,13 @@ def test_files_of_these_shapes(tmp_path: Path) -> None:
     assert [item.gold for item in load_questions(Gsm8kConfig(data=str(listed), offset=1))] == ["6"]
     assert load_questions(Gsm8kConfig(data=str(table)))[0].question == "Ann has 3 pens. How many are 2 more?"
     assert load_questions(Gsm8kConfig(data=str(lists)))[0].gold == "5"
-    with pytest.raises(
-        DataError, match=r"svamp\.parquet: no key 'text': it has Answer, Body, Equation, ID, Question"
-    ):
+    with raises(DataError, "damaged", str(table)):
         load_questions(Gsm8kConfig(data=str(table), question_key="text"))
     listed.write_text('[{"question": "Q?", "answer": 1}, 7]')
-    with pytest.raises(DataError, match=r"SVAMP\.json, entry 2: not an object with keys \(a row needs"):
+    with raises(DataError, "damaged", f"{listed}, entry 2"):
         load_questions(Gsm8kConfig(data=str(listed)))
     listed.write_text("[1,")
-    with pytest.raises(DataError, match=r"SVAMP\.json: not JSON"):
+    with raises(DataError, "damaged", str(listed)):
         load_questions(Gsm8kConfig(data=str(listed)))
 
 
@@ -171,17 +170,15 @@ def test_a_row_names_its_family_of_questions(tmp_path: Path) -> None:
     )
     assert [it.cluster for it in load_questions(Gsm8kConfig(data=str(file), cluster="story"))] == ["fox", "7"]
     assert [it.cluster for it in load_questions(Gsm8kConfig(data=str(file)))] == [None, None]
-    with pytest.raises(DataError, match="no key 'tale'"):
+    with raises(DataError, "damaged", f"{file}, line 1"):
         load_questions(Gsm8kConfig(data=str(file), cluster="tale"))
-    with pytest.raises(
-        ConfigError, match="task.cluster=story: the embedded questions have families by template only"
-    ):
+    with raises(ConfigError, "unsupported", "task.cluster"):
         load_questions(Gsm8kConfig(cluster="story"))
     families = [it.cluster for it in load_questions(Gsm8kConfig(cluster="template", shuffle_seed=3))]
     assert len(set(families)) == 18
     assert {"buy", "give", "two_kinds"} < set(families)
     file.write_text('{"question": "a?", "answer": 1, "story": [1]}\n')
-    with pytest.raises(DataError, match="`story` is .* not the name or the number of a family"):
+    with raises(DataError, "damaged", f"{file}, line 1"):
         load_questions(Gsm8kConfig(data=str(file), cluster="story"))
 
 

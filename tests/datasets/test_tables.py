@@ -15,10 +15,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
+from raising import raises
 
 from runner.datasets.gsm8k import load_examples, load_questions
 from runner.tasks.gsm8k.keys import Gsm8kConfig
-from runner_base.errors import DataError
+from runner_base.errors import ConfigError, DataError
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "gsm8k"
 Start = Callable[..., Any]
@@ -46,12 +47,10 @@ def test_the_layout_of_the_hub(tmp_path: Path) -> None:
     assert asked(tmp_path / "socratic", limit=2) == ["socratic test 0?", "socratic test 1?"]
     assert [item.gold for item in load_examples(Gsm8kConfig(data=str(tmp_path), shots=2))] == ["0", "1"]
     assert asked(tmp_path / "main" / "train-00000-of-00001.parquet", limit=1) == ["main train 0?"]
-    with pytest.raises(
-        Exception, match="no file for split 'tset'. Did you mean test\\? Choices: test, train"
-    ):
+    with raises(ConfigError, "unknown_choice", "task.split"):
         asked(tmp_path, "tset")
     shutil.rmtree(tmp_path / "main")
-    with pytest.raises(Exception, match="its folders socratic hold data, name one of them"):
+    with raises(ConfigError, "unknown_choice", "task.split"):
         asked(tmp_path)
 
 
@@ -61,7 +60,7 @@ def test_several_files_of_one_split_are_all_read_or_none(tmp_path: Path) -> None
     assert len(asked(tmp_path)) == 8
     assert asked(tmp_path, limit=5)[-1] == "part 1 0?"
     (tmp_path / "data" / "test-00000-of-00002.parquet").unlink()
-    with pytest.raises(DataError, match="2 files of this split expected, found test-00001-of-00002.parquet"):
+    with raises(DataError, "damaged", str(tmp_path / "data")):
         asked(tmp_path)
 
 
@@ -73,29 +72,27 @@ def test_what_save_to_disk_wrote(tmp_path: Path) -> None:
     both["test"].select([2, 0]).save_to_disk(tmp_path / "one")
     assert asked(tmp_path / "both", "train") == [f"train {i}?" for i in range(4)]
     assert asked(tmp_path / "one") == ["test 2?", "test 0?"]
-    with pytest.raises(Exception, match="no file for split 'valid'.* Choices: test, train"):
+    with raises(ConfigError, "unknown_choice", "task.split"):
         asked(tmp_path / "both", "valid")
     state = json.loads((tmp_path / "one" / "state.json").read_text())
     state["_data_files"][0]["filename"] = "../both/test/data-00000-of-00001.arrow"
     (tmp_path / "one" / "state.json").write_text(json.dumps(state))
-    with pytest.raises(DataError, match="the names of Arrow files expected"):
+    with raises(DataError, "damaged", str(tmp_path / "one" / "state.json")):
         asked(tmp_path / "one")
 
 
 def test_bad_tables_are_refused_in_one_message(tmp_path: Path) -> None:
     torn = put(tmp_path / "torn.parquet", rows("x"))
     torn.write_bytes(torn.read_bytes()[:-20])
-    with pytest.raises(DataError, match=r"torn\.parquet: not readable as a parquet file"):
+    with raises(DataError, "damaged", str(torn)):
         asked(torn)
-    with pytest.raises(DataError, match=r"other\.parquet: no key 'question': it has text"):
+    with raises(DataError, "damaged", str(tmp_path / "other.parquet")):
         asked(put(tmp_path / "other.parquet", [{"text": "hi"}]))
-    with pytest.raises(DataError, match=r"row 1: the answer is not a number"):
+    with raises(DataError, "damaged", f"{tmp_path / 'plain.parquet'}, row 1"):
         asked(put(tmp_path / "plain.parquet", [{"question": "?", "answer": "seven"}]))
     named = tmp_path / "named.jsonl"
     shutil.copyfile(tmp_path / "plain.parquet", named)
-    with pytest.raises(
-        DataError, match=r"named\.jsonl: this is a parquet file, and lines of UTF-8 text are expected"
-    ):
+    with raises(DataError, "damaged", str(named)):
         asked(named)
 
 
@@ -121,6 +118,7 @@ def fill_datasets_cache(home: Path) -> None:
     shutil.copyfile(built, target / "gsm8k-test.arrow")
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("fill", [fill_hub_cache, fill_datasets_cache])
 def test_a_filled_cache_does_without_a_network(tmp_path: Path, fill: Callable[[Path], None]) -> None:
     fill(tmp_path / "hf")
@@ -148,12 +146,11 @@ def test_without_a_cache_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(constants, "HF_HOME", str(tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    with pytest.raises(
-        DataError, match="openai/gsm8k, task.split=test: no folder .*, not in the cache, and the hub can"
-    ):
+    with raises(DataError, "unreachable", "task.data"):
         asked("openai/gsm8k", limit=1)
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"the real GSM8K is not at {REAL}")
 def test_the_real_questions_are_the_same_from_lines_and_from_parquet(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (REAL / "test.jsonl").read_text().splitlines()]

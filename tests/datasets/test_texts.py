@@ -51,6 +51,7 @@ def test_json_is_json_and_python_is_python() -> None:
         ast.parse(text)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("model", "data"),
     [

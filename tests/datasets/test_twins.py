@@ -41,6 +41,7 @@ EGGS = item(
 )
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("split", Split)
 def test_the_generator_tells_the_same_story_with_other_numbers(split: Split) -> None:
     for index in range(30):

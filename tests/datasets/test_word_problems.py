@@ -82,6 +82,7 @@ def test_every_answer_is_true(split: Split, index: int, seed: int) -> None:
     assert all(0 < int(n) <= MAX_VALUE for n in re.findall(r"\d+", one.question + one.answer))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("split", HELD_OUT)
 def test_no_question_repeats(split: Split) -> None:
     for seed in (0, 1):

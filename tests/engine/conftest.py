@@ -11,22 +11,21 @@ from typing import Any
 import pytest
 import torch
 from emulated import OnlyTiles, built_attention
-from opening import local_engine
+from opening import make_spec, open_engine
 from step_decoding import FAMILIES, Decoding, loaded_of
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from runner.config.root import RunnerConfig
 from runner_engine.decode.compat_probe import probe_heads
 from runner_engine.local.engine import LocalEngine
 
 
 @pytest.fixture
-def opened(make_config: Callable[..., RunnerConfig]) -> Iterator[Callable[..., LocalEngine]]:
-    """Return a function that makes a local engine of some groups of a config."""
+def opened() -> Iterator[Callable[..., LocalEngine]]:
+    """Return a function that opens an engine with some settings of a spec."""
     engines: list[LocalEngine] = []
 
-    def make(**groups: Any) -> LocalEngine:
-        engines.append(local_engine(make_config(**groups)))
+    def make(**settings: Any) -> LocalEngine:
+        engines.append(open_engine(make_spec(**settings)))
         return engines[-1]
 
     yield make
@@ -42,16 +41,14 @@ def emulated_tiles(made_once: Callable[..., Path]) -> OnlyTiles:
 
 
 @pytest.fixture
-def pair(
-    make_config: Callable[..., RunnerConfig], tiny_llama: Path, tmp_path: Path
-) -> Callable[..., list[Decoding]]:
+def pair(tiny_llama: Path, tmp_path: Path) -> Callable[..., list[Decoding]]:
     """Return a function that gives the usual steps of a family, and those on the device."""
 
     def decodings(family: str = "llama", device: str = "cpu", **keys: Any) -> list[Decoding]:
         torch.manual_seed(0)
         AutoModelForCausalLM.from_config(FAMILIES[family]).save_pretrained(tmp_path)
         AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(tmp_path)
-        loaded = loaded_of(make_config, tmp_path, device)
+        loaded = loaded_of(tmp_path, device)
         heads = replace(probe_heads(loaded), **keys)
         usual, by_sdpa = replace(heads, by_sdpa=False, page=0), replace(heads, by_sdpa=True)
         with pytest.MonkeyPatch.context() as patch:

@@ -56,6 +56,7 @@ def decoded(name: Path, tmp_path: Path) -> tuple[str, str]:
     return predicted, answer
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_folder_decodes_without_the_rest(tmp_path: Path) -> None:
     predicted, answer = decoded(MODEL_DIR, tmp_path)
@@ -63,6 +64,7 @@ def test_a_folder_decodes_without_the_rest(tmp_path: Path) -> None:
     assert answer.strip()
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_gguf_file_decodes_without_the_rest(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()

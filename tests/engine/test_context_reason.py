@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from in_process import Finished
-from opening import open_engine
+from opening import make_spec, open_engine
 
 from runner_base import FinishReason
 from runner_engine import LocalModelConfig, Request
@@ -21,11 +20,10 @@ ROOM = 512  # of the tiny model
 LENGTH, CONTEXT = FinishReason.length, FinishReason.context
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("attention", [Attention.auto, Attention.eager], ids=["stream", "batches"])
-def test_the_reason_is_the_smaller_of_both_limits(
-    make_config: Callable[..., Any], tiny_model: LocalModelConfig, attention: Attention
-) -> None:
-    engine = open_engine(make_config(model=replace(tiny_model, attention=attention)))
+def test_the_reason_is_the_smaller_of_both_limits(tiny_model: LocalModelConfig, attention: Attention) -> None:
+    engine = open_engine(make_spec(model=replace(tiny_model, attention=attention)))
     engine.load()
     prompt = "a" * (ROOM - 20)
     left = ROOM - len(engine.encode(Request(0, prompt))[1])
@@ -38,6 +36,7 @@ def test_the_reason_is_the_smaller_of_both_limits(
     assert [len(done[name].token_ids) for name in wanted] == [left - 1, left, left]
 
 
+@pytest.mark.thorough
 def test_a_job_counts_and_explains_it(runner: Run, tmp_path: Path) -> None:
     """The embedded model ends its answers by itself, unless there is no room."""
     room = 1024

@@ -19,6 +19,7 @@ def dotted(folder: str) -> str:
     return f"runner_engine.{folder.replace('/', '.')}"
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_what_is_at_the_door_of_a_folder_is_fetched_there(folder: str) -> None:
     names, inside = set(import_module(dotted(folder)).__all__), ROOT / "runner_engine" / folder

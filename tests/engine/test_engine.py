@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from opening import open_engine
+from opening import make_spec, open_engine
 
-from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
 from runner_base.result import FinishReason
@@ -29,7 +27,6 @@ PROMPTS = [
     "Hello there",
     "1+1=",
 ]
-Make = Callable[..., RunnerConfig]
 
 
 def complete(engine: Engine, requests: list[Request], batch_size: int | None = None) -> dict[Any, Completion]:
@@ -41,10 +38,11 @@ def requests(**keys: Any) -> list[Request]:
 
 
 @pytest.fixture
-def engine(make_config: Make, tiny_model: LocalModelConfig) -> Engine:
-    return open_engine(make_config(model=tiny_model))
+def engine(tiny_model: LocalModelConfig) -> Engine:
+    return open_engine(make_spec(model=tiny_model))
 
 
+@pytest.mark.thorough
 def test_greedy_equals_plain_generate(engine: Engine, tiny_llama: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -59,16 +57,17 @@ def test_greedy_equals_plain_generate(engine: Engine, tiny_llama: Path) -> None:
         assert done[index].answer.token_ids == plain.tolist()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("batch_size", [1, 2, 3])
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
 def test_outputs_do_not_depend_on_the_batch(
-    make_config: Make, tiny_model: LocalModelConfig, batch_size: int, temperature: float
+    tiny_model: LocalModelConfig, batch_size: int, temperature: float
 ) -> None:
     top_k = 20 if temperature else 0
     generation = GenerationConfig(
         max_new_tokens=24, temperature=temperature, top_k=top_k, repetition_penalty=1.2
     )
-    engine = open_engine(make_config(model=tiny_model, generation=generation))
+    engine = open_engine(make_spec(model=tiny_model, generation=generation))
     whole = complete(engine, requests(), 5)
     parts = complete(engine, list(reversed(requests())), batch_size)
     assert {i: c.answer.token_ids for i, c in whole.items()} == {
@@ -76,13 +75,14 @@ def test_outputs_do_not_depend_on_the_batch(
     }
 
 
-def test_sampling_follows_the_seed(make_config: Make, tiny_model: LocalModelConfig) -> None:
+@pytest.mark.thorough
+def test_sampling_follows_the_seed(tiny_model: LocalModelConfig) -> None:
     generation = GenerationConfig(max_new_tokens=24, temperature=1.0)
     texts = [
         {
             i: c.answer.text
             for i, c in complete(
-                open_engine(make_config(model=tiny_model, generation=generation, seed=s)), requests()
+                open_engine(make_spec(model=tiny_model, generation=generation, seed=s)), requests()
             ).items()
         }
         for s in (1, 1, 2)
@@ -91,6 +91,7 @@ def test_sampling_follows_the_seed(make_config: Make, tiny_model: LocalModelConf
     assert texts[0] != texts[2]
 
 
+@pytest.mark.thorough
 def test_stop_string_ends_and_is_cut(engine: Engine) -> None:
     free = complete(engine, requests())
     text = free[0].answer.text
@@ -107,11 +108,12 @@ def test_limit_and_ignore_eos(engine: Engine) -> None:
     assert {c.answer.finish_reason for c in done.values()} == {FinishReason.length}
 
 
-def test_eos_ends_a_row(make_config: Make, tiny_model: LocalModelConfig, tiny_llama: Path) -> None:
-    engine = open_engine(make_config(model=tiny_model))
+@pytest.mark.thorough
+def test_eos_ends_a_row(tiny_model: LocalModelConfig, tiny_llama: Path) -> None:
+    engine = open_engine(make_spec(model=tiny_model))
     free = complete(engine, requests(ignore_eos=True))
     engine.load()
-    loaded = engine._real._loaded  # type: ignore[attr-defined]  # make a token that does come the end token
+    loaded = engine.loaded  # make a token that does come the end token
     at = next(i for i in range(1, 24) if free[0].answer.token_ids[i] not in free[0].answer.token_ids[:i])
     loaded.model.generation_config.eos_token_id = [free[0].answer.token_ids[at]]
     done = complete(engine, requests())[0]
@@ -120,6 +122,7 @@ def test_eos_ends_a_row(make_config: Make, tiny_model: LocalModelConfig, tiny_ll
     assert len(done.answer.text) <= len(free[0].answer.text)
 
 
+@pytest.mark.thorough
 def test_prompts_as_token_ids_and_stats(engine: Engine) -> None:
     done = complete(engine, [Request(0, (5, 6, 7), ignore_eos=True), Request(1, (8, 9), ignore_eos=True)])
     assert [done[0].prompt_tokens, done[1].prompt_tokens] == [3, 2]
@@ -133,6 +136,7 @@ def test_prompts_as_token_ids_and_stats(engine: Engine) -> None:
     assert step.decode_tok_per_s > 0
 
 
+@pytest.mark.thorough
 def test_chat_goes_through_the_template(engine: Engine) -> None:
     chat = (Message("system", "Be brief."), Message("user", "x"))
     text = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nx<|im_end|>\n<|im_start|>assistant\n"
@@ -141,10 +145,10 @@ def test_chat_goes_through_the_template(engine: Engine) -> None:
     assert done[0].prompt_sha256 == done[1].prompt_sha256
 
 
-def test_no_chat_template_is_an_error(make_config: Make, tiny_model: LocalModelConfig) -> None:
-    engine = open_engine(make_config(model=tiny_model))
+def test_no_chat_template_is_an_error(tiny_model: LocalModelConfig) -> None:
+    engine = open_engine(make_spec(model=tiny_model))
     engine.load()
-    engine._real._loaded.tokenizer.chat_template = None  # type: ignore[attr-defined]
+    engine.loaded.tokenizer.chat_template = None
     with pytest.raises(ConfigError, match="has no chat template.*task.prompt=text"):
         complete(engine, [Request(0, (Message("user", "x"),))])
 
@@ -157,26 +161,17 @@ def test_prompt_longer_than_the_model_is_an_error_of_that_sample(engine: Engine)
     assert len(done[2].answer.token_ids) <= 7  # room is what is left of 512
 
 
-def test_jobs_on_one_base_cache_share_a_base(make_config: Make, tiny_model: LocalModelConfig) -> None:
+@pytest.mark.thorough
+def test_jobs_on_one_base_cache_share_a_base(tiny_model: LocalModelConfig) -> None:
     bases = BaseCache()
     other = GenerationConfig(max_new_tokens=3)
-    configs = [make_config(model=tiny_model), make_config(model=tiny_model, generation=other, seed=5)]
-    configs.append(make_config(model=dataclasses.replace(tiny_model, dtype=Dtype.bfloat16)))
+    specs = [make_spec(model=tiny_model), make_spec(model=tiny_model, generation=other, seed=5)]
+    specs.append(make_spec(model=dataclasses.replace(tiny_model, dtype=Dtype.bfloat16)))
     loads = []
-    for config in configs:
-        engine = open_engine(config, bases)
+    for spec in specs:
+        engine = open_engine(spec, bases)
         loads.append(engine.load().metrics["base_loads"])
         engine.close()
     assert loads == [1, 0, 1]
-    alone = open_engine(configs[2])
+    alone = open_engine(specs[2])
     assert alone.load().metrics["base_loads"] == 1, "without a cache of bases each engine has its own"
-
-
-def test_lazy_engine_loads_on_first_use(make_config: Make, tiny_model: LocalModelConfig) -> None:
-    engine = open_engine(make_config(model=LocalModelConfig(name=tiny_model.name)))
-    assert engine.stats.load_s == 0
-    report = engine.load()
-    assert report.facts["architecture"] == "LlamaForCausalLM"
-    assert report.metrics["parameters"] > 10_000
-    assert engine.stats.load_s > 0
-    engine.close()

@@ -10,10 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from opening import local_engine
+from opening import make_spec, open_engine
 from streams import AGENTS, PROMPTS, SYSTEM
 
-from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
 from runner_base.result import Answer, FinishReason
@@ -25,6 +24,7 @@ from runner_engine.sessions.session import Session
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import Attention, LocalModelConfig
 from runner_engine.settings.sampling import Sampling
+from runner_engine.spec import ModelSpec
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
 
@@ -37,34 +37,23 @@ def attention_of(engine: LocalEngine) -> Attention:
     return engine.spec.model.attention
 
 
-def configure(
-    make_config: Callable[..., RunnerConfig],
-    folder: Path,
-    attention: Attention = Attention.auto,
-    **keys: object,
-) -> RunnerConfig:
+def configure(folder: Path, attention: Attention = Attention.auto, **keys: object) -> ModelSpec:
     model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32, attention=attention)
     generation = GenerationConfig(max_new_tokens=NEW_TOKENS)
-    return make_config(**({"model": model, "generation": generation} | keys))
+    return make_spec(**({"model": model, "generation": generation} | keys))
 
 
 @pytest.fixture(params=[Attention.auto, Attention.sdpa], ids=["scheduler", "plain"])
-def any_engine(
-    request: pytest.FixtureRequest,
-    make_config: Callable[..., RunnerConfig],
-    saved_family: Callable[..., Path],
-) -> Iterator[LocalEngine]:
+def any_engine(request: pytest.FixtureRequest, saved_family: Callable[..., Path]) -> Iterator[LocalEngine]:
     folder = saved_family("llama", max_position_embeddings=512)
-    engine = local_engine(configure(make_config, folder, request.param))
+    engine = open_engine(configure(folder, request.param))
     yield engine
     engine.close()
 
 
 @pytest.fixture
-def engine(
-    make_config: Callable[..., RunnerConfig], saved_family: Callable[..., Path]
-) -> Iterator[LocalEngine]:
-    engine = local_engine(configure(make_config, saved_family("llama", max_position_embeddings=512)))
+def engine(saved_family: Callable[..., Path]) -> Iterator[LocalEngine]:
+    engine = open_engine(configure(saved_family("llama", max_position_embeddings=512)))
     yield engine
     assert engine.stats.notes == [], "the scheduler served, not its fallback"
     engine.close()
@@ -97,6 +86,7 @@ def alone(engine: LocalEngine, request: Request) -> list[int]:
 # requests
 
 
+@pytest.mark.thorough
 def test_a_request_that_comes_while_a_hundred_decode_starts_within_a_step(engine: LocalEngine) -> None:
     late = Request("late", "Nobody has said this before.", max_new_tokens=1)
     long_late = Request("long", SYSTEM + AGENTS[0] + "And now?", ignore_eos=True)
@@ -145,6 +135,7 @@ def test_late_requests_use_the_beginnings_that_are_there(engine: LocalEngine) ->
         assert session.scheduler.kv.own is None
 
 
+@pytest.mark.thorough
 def test_requests_that_come_one_by_one_answer_as_alone(any_engine: LocalEngine) -> None:
     requests = [Request(number, prompt, ignore_eos=True) for number, prompt in enumerate(PROMPTS)]
     expected = {(request.id, 0): alone(any_engine, request) for request in requests}
@@ -158,6 +149,7 @@ def test_requests_that_come_one_by_one_answer_as_alone(any_engine: LocalEngine) 
     assert {key: done.answer.token_ids for key, done in completions(events).items()} == expected
 
 
+@pytest.mark.thorough
 def test_a_session_goes_on_after_it_was_idle(any_engine: LocalEngine) -> None:
     with any_engine.open() as session:
         answers = []
@@ -172,9 +164,8 @@ def test_a_session_goes_on_after_it_was_idle(any_engine: LocalEngine) -> None:
 # request
 
 
-def test_requests_of_one_batch_are_each_sampled_as_alone(
-    any_engine: LocalEngine, make_config: Callable[..., RunnerConfig]
-) -> None:
+@pytest.mark.thorough
+def test_requests_of_one_batch_are_each_sampled_as_alone(any_engine: LocalEngine) -> None:
     """Alone means: in an engine whose generation group says what the request says here."""
     asked = [
         Request(0, PROMPTS[0], max_new_tokens=20),
@@ -196,8 +187,8 @@ def test_requests_of_one_batch_are_each_sampled_as_alone(
         )
         folder = Path(any_engine.spec.model.name)
         attention = attention_of(any_engine)
-        config = configure(make_config, folder, attention, generation=generation, seed=own.seed or 0)
-        lone = local_engine(config)
+        spec = configure(folder, attention, generation=generation, seed=own.seed or 0)
+        lone = open_engine(spec)
         expected[request.id, 0] = alone(lone, replace(request, sampling=Sampling()))
         lone.close()
     assert any_engine.spec.seed == 0
@@ -211,6 +202,7 @@ def test_requests_of_one_batch_are_each_sampled_as_alone(
     assert len({tuple(tokens) for tokens in expected.values()}) == len(asked)
 
 
+@pytest.mark.thorough
 def test_three_choices_are_three_runs(any_engine: LocalEngine) -> None:
     """Choice 0 is the request as ever, choice k the one that bears the id and k."""
     request = Request(5, SYSTEM + "How many?", sampling=WARM, n=3, deltas=True)
@@ -347,16 +339,14 @@ def test_a_request_that_cannot_be_read_reaches_who_submits_it_and_no_other(engin
 
 
 def test_rows_within_a_window_that_no_mask_tells_of_stay_with_the_scheduler(
-    make_config: Callable[..., RunnerConfig],
-    saved_family: Callable[..., Path],
-    monkeypatch: pytest.MonkeyPatch,
+    saved_family: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def masks_of_its_own(*_: object) -> None:
         raise Unknown
 
     monkeypatch.setattr(Masks, "window", masks_of_its_own)
     folder = saved_family("mistral", sliding_window=64, max_position_embeddings=512)
-    engine = local_engine(configure(make_config, folder))
+    engine = open_engine(configure(folder))
     requests = [Request(0, "Short."), Request(1, PROMPTS[0]), Request(2, "Short, too.")]
     expected = {(request.id, 0): alone(engine, request) for request in requests}
     notes = len(engine.stats.notes)

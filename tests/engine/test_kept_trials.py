@@ -8,13 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from opening import make_spec
 from streams import PROMPTS
 
-from runner.config.resolved import resolve
-from runner.config.root import RunnerConfig
 from runner_base import kept as kept_file
 from runner_base import machine
 from runner_base.dtypes import Dtype
+from runner_engine.checkpoints.resolve import resolve
 from runner_engine.decode import compat_probe
 from runner_engine.kernels import native
 from runner_engine.local import engine as engine_module
@@ -32,8 +32,8 @@ Run = Callable[..., tuple[list[str], list[str]]]
 
 @pytest.fixture
 def run(
-    make_config: Callable[..., RunnerConfig], saved_family: Callable[..., Path], tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    saved_family: Callable[..., Path], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch
 ) -> Run:  # fmt: skip
     """Return a function that answers prompts with a new engine, and returns the answers and what
     was tried."""
@@ -63,11 +63,11 @@ def run(
     ) -> tuple[list[str], list[str]]:
         tried.clear()
         folder = saved_family(family, max_position_embeddings=512)
-        config = make_config(
+        spec = make_spec(
             model=LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32),
             generation=GenerationConfig(max_new_tokens=12, **generation),  # type: ignore[arg-type]
         )
-        resolved = resolve(config)
+        resolved = resolve(spec)
         if identified:
             resolved.files.fingerprint(tmp_path / "hashes.json")
         engine = LocalEngine(resolved)
@@ -85,23 +85,27 @@ def kept(tmp_path: Path) -> Path:
     return max((tmp_path / "kept").glob("trials-*"), key=lambda file: file.stat().st_mtime_ns)
 
 
+@pytest.mark.thorough
 def test_the_second_engine_tries_nothing_and_answers_the_same(run: Run) -> None:
     first, tried = run()
     assert tried == ["heads", "fused"]
     assert run() == (first, [])
 
 
+@pytest.mark.thorough
 def test_a_model_that_was_not_identified_is_tried_each_time(run: Run) -> None:
     assert run(identified=False)[1] == ["heads", "fused"]
     assert run(identified=False)[1] == ["heads", "fused"]
 
 
+@pytest.mark.thorough
 def test_attention_as_on_a_gpu_is_tried_each_time(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is kept does not say that it is by SDPA: a second engine would attend by kernels."""
     monkeypatch.setenv("RUNNER_ATTENTION", "sdpa")
     assert [run()[1][0] for _ in range(2)] == ["heads", "heads"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("change", ["variable", "machine", "version", "code", "threads", "key", "model"])
 def test_a_change_is_tried_again(run: Run, change: str, monkeypatch: pytest.MonkeyPatch) -> None:
     run()
@@ -119,6 +123,7 @@ def test_a_change_is_tried_again(run: Run, change: str, monkeypatch: pytest.Monk
     assert "heads" in run("qwen2" if change == "model" else "llama", **more)[1]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("damage", ["", "{", '{"heads": 5}', "changed"])
 def test_a_damaged_file_is_tried_again_and_replaced(run: Run, damage: str, tmp_path: Path) -> None:
     first, _ = run()

@@ -8,11 +8,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from opening import local_engine
+from opening import make_spec, open_engine
 
-from runner.config.resolved import base_key, resolve
-from runner.config.root import RunnerConfig
 from runner_base.errors import is_memory_error
+from runner_engine.checkpoints.resolve import resolve
 from runner_engine.local.base_cache import BaseCache
 from runner_engine.models.load import load_base
 from runner_engine.settings.model import Attention, LocalModelConfig
@@ -40,15 +39,16 @@ def test_other_errors_are_none_of_memory() -> None:
 
 
 # the stream's trial, and the batches'
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("attention", [Attention.auto, Attention.eager])
 @pytest.mark.parametrize("who", SHORT)
 def test_a_passing_shortage_does_not_decide_how_a_model_is_decoded(
-    make_config: Callable[..., RunnerConfig], tiny_model: LocalModelConfig, who: str, attention: Attention
+    tiny_model: LocalModelConfig, who: str, attention: Attention
 ) -> None:
     tiny_model.attention = attention
-    config, bases = make_config(model=tiny_model), BaseCache()
-    base, _ = bases.get(base_key(config), lambda: load_base(resolve(config)))
-    engine = local_engine(config, bases)
+    spec, bases = make_spec(model=tiny_model), BaseCache()
+    base, _ = bases.get(spec.base_key, lambda: load_base(resolve(spec)))
+    engine = open_engine(spec, bases)
     error = SHORT[who]()
 
     def run_out(*_: object) -> None:

@@ -18,29 +18,23 @@ LIMITED = """
 import json, resource, sys
 from pathlib import Path
 import torch
-from runner.config.resolved import resolve
+from runner_engine.checkpoints.resolve import resolve
 from runner_engine.settings.generation import GenerationConfig
-from runner_engine.settings.lora import LoraConfig
 from runner_engine.settings.model import LocalModelConfig
 from runner_base import machine
 from runner_base.dtypes import Dtype
-from runner_engine.quantization.base import QuantizationConfig
-from runner.config.root import RunnerConfig, NoTrackingConfig
-from runner_engine.settings.rope import RopeConfig
-from runner.tasks.gsm8k.keys import Gsm8kConfig
-from runner.engines import open_engine
+from runner_engine.spec import ModelSpec
+from runner_engine.local.engine import LocalEngine
 from runner_engine.sessions.base import Completion, Request
 from runner_engine.sessions.contract import complete
 
 model = LocalModelConfig(name=sys.argv[1], device="cpu", dtype=Dtype.float32)
-config = RunnerConfig(model=model, quantization=QuantizationConfig(), lora=LoraConfig(), rope=RopeConfig(),
-    generation=GenerationConfig(max_new_tokens=90, batch_size=48), task=Gsm8kConfig(),
-    tracking=NoTrackingConfig())
+spec = ModelSpec(model, generation=GenerationConfig(max_new_tokens=90, batch_size=48))
 asked = [Request(n, (5 + n, 6, 7, 8 + n), max_new_tokens=4 if n < 6 else None, ignore_eos=True) for n in range(48)]
 long = [Request(n, tuple((n * i) % 50 + 5 for i in range(600)), ignore_eos=True) for n in range(48, 54)]
 
 def run(extra_mib):
-    engine, tokens = open_engine(resolve(config)), {}
+    engine, tokens = LocalEngine(resolve(spec)), {}
     complete(engine, asked[:2])  # threads and buffers of the libraries are there
     unlimited = resource.getrlimit(resource.RLIMIT_AS)
     with engine.open() as session:
@@ -66,6 +60,7 @@ print(json.dumps([run(None), run(8)]))
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS bounds memory on Linux only")
 @pytest.mark.slow
 def test_a_memory_limit_that_falls_during_the_run(saved_family: Callable[..., Path]) -> None:
@@ -123,6 +118,7 @@ def small_group() -> Iterator[Path]:
         group.rmdir()
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="control groups are Linux's")
 def test_a_containers_memory_limit_ends_in_a_smaller_batch(

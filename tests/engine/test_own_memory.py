@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from opening import local_engine
+from opening import make_spec, open_engine
 from streams import complete, requests
 
-from runner.config.root import RunnerConfig
 from runner_base import processor
 from runner_base.dtypes import Dtype
 from runner_base.machine import MIB
@@ -30,16 +29,13 @@ from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import Attention, LocalModelConfig
 from runner_engine.settings.rope import Rope2dConfig
 
-Make = Callable[..., RunnerConfig]
 Saved = Callable[..., Path]
 PROMPT, NEW = tuple(range(10, 30)), 6  # tokens: 20 are read and 5 of the 6 new ones put back
 
 
-def engine_of(
-    make_config: Make, folder: Path, attention: Attention = Attention.auto, **groups: Any
-) -> LocalEngine:
+def engine_of(folder: Path, attention: Attention = Attention.auto, **groups: Any) -> LocalEngine:
     model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32, attention=attention)
-    return local_engine(make_config(model=model, generation=GenerationConfig(max_new_tokens=NEW), **groups))
+    return open_engine(make_spec(model=model, generation=GenerationConfig(max_new_tokens=NEW), **groups))
 
 
 def ask(engine: LocalEngine, rows: int) -> None:
@@ -49,11 +45,10 @@ def ask(engine: LocalEngine, rows: int) -> None:
     assert len(list(completions(engine, asked))) == rows
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("batching", [None, Batching(), BY_GENERATE], ids=str)
-def test_the_most_keys_and_values_at_once_are_counted(
-    make_config: Make, saved_family: Saved, batching: Batching | None
-) -> None:
-    engine = engine_of(make_config, saved_family("llama"), Attention.sdpa if batching else Attention.auto)
+def test_the_most_keys_and_values_at_once_are_counted(saved_family: Saved, batching: Batching | None) -> None:
+    engine = engine_of(saved_family("llama"), Attention.sdpa if batching else Attention.auto)
     engine.load()
     engine._batching = batching
     it = engine.loaded.model.config
@@ -74,11 +69,12 @@ def test_the_most_keys_and_values_at_once_are_counted(
     engine.close()
 
 
-def test_other_jobs_of_the_process_leave_no_mark(make_config: Make, saved_family: Saved) -> None:
+@pytest.mark.thorough
+def test_other_jobs_of_the_process_leave_no_mark(saved_family: Saved) -> None:
     bases = BaseCache()
     memory = []
     for rows in (1, 4, 1):
-        engine = engine_of(make_config, saved_family("llama"))
+        engine = engine_of(saved_family("llama"))
         engine._bases, engine._owns_bases = bases, False
         ask(engine, rows)
         memory.append(engine.stats.own_memory(engine.load().metrics["weight_mib"]))
@@ -86,8 +82,8 @@ def test_other_jobs_of_the_process_leave_no_mark(make_config: Make, saved_family
     assert memory[0] == memory[2] != memory[1]
 
 
-def test_branches_count(make_config: Make, saved_family: Saved) -> None:
-    engine = engine_of(make_config, saved_family("llama"), rope=Rope2dConfig())
+def test_branches_count(saved_family: Saved) -> None:
+    engine = engine_of(saved_family("llama"), rope=Rope2dConfig())
     (done,) = completions(engine, [Request(0, "Tom has 3 pens.", branches=(" Ann", " Bob"), ignore_eos=True)])
     assert done.error is None
     it = engine.loaded.model.config
@@ -100,8 +96,9 @@ def test_branches_count(make_config: Make, saved_family: Saved) -> None:
     engine.close()
 
 
-def test_a_shared_beginning_counts_once(make_config: Make, saved_family: Saved) -> None:
-    engine = engine_of(make_config, saved_family("llama", max_position_embeddings=512))
+@pytest.mark.thorough
+def test_a_shared_beginning_counts_once(saved_family: Saved) -> None:
+    engine = engine_of(saved_family("llama", max_position_embeddings=512))
     complete(engine, requests())
     alone, stats = engine.stats.prefill_tokens + engine.stats.shared_tokens, engine.stats
     it = engine.loaded.model.config
@@ -111,9 +108,10 @@ def test_a_shared_beginning_counts_once(make_config: Make, saved_family: Saved) 
     engine.close()
 
 
-def test_the_copy_that_a_quantized_product_makes_counts(make_config: Make, saved_family: Saved) -> None:
-    plain = engine_of(make_config, saved_family("llama"))
-    packed = engine_of(make_config, saved_family("llama"), quantization=Nf4Config())
+@pytest.mark.thorough
+def test_the_copy_that_a_quantized_product_makes_counts(saved_family: Saved) -> None:
+    plain = engine_of(saved_family("llama"))
+    packed = engine_of(saved_family("llama"), quantization=Nf4Config())
     for engine in (plain, packed):
         ask(engine, 1)
     assert plain.load().metrics["unpacked_mib"] == 0

@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from opening import open_engine
+from opening import make_spec, open_engine
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
 from runner_base.result import FinishReason
@@ -22,21 +21,16 @@ from runner_engine.sessions.contract import complete
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import Attention, LocalModelConfig
 
-Make = Callable[..., RunnerConfig]
 PROMPTS = ("Ann has three apples", "zebra", "to be or not to be")
 NEW = 20
 
 
 def answers_of(
-    make_config: Make,
-    folder: Path,
-    generation: GenerationConfig,
-    attention: Attention = Attention.auto,
-    **keys: object,
+    folder: Path, generation: GenerationConfig, attention: Attention = Attention.auto, **keys: object
 ) -> tuple[dict[int | str, Completion], dict[str, str], list[str]]:
     """Complete the prompts; return the completions, the facts and the notes."""
     model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32, attention=attention)
-    engine = open_engine(make_config(model=model, generation=generation))
+    engine = open_engine(make_spec(model=model, generation=generation))
     report = engine.load()
     requests = [Request(index, prompt, **keys) for index, prompt in enumerate(PROMPTS)]  # type: ignore[arg-type]
     done = {one.id: one for one in complete(engine, requests)}
@@ -59,12 +53,11 @@ def penalized(tiny_llama: Path, tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("attention", [Attention.auto, Attention.eager], ids=["stream", "batches"])
-def test_a_models_own_penalty_holds_and_greedy_stays_greedy(
-    make_config: Make, penalized: Path, attention: Attention
-) -> None:
+def test_a_models_own_penalty_holds_and_greedy_stays_greedy(penalized: Path, attention: Attention) -> None:
     greedy = GenerationConfig(max_new_tokens=NEW)
-    done, facts, notes = answers_of(make_config, penalized, greedy, attention)
+    done, facts, notes = answers_of(penalized, greedy, attention)
     assert facts["sampling"] == "greedy, repetition_penalty 1.6 (the model's own)"
     assert "ignored from the model's generation_config.json: min_length=3" in notes
     model: Any = AutoModelForCausalLM.from_pretrained(penalized)
@@ -75,11 +68,12 @@ def test_a_models_own_penalty_holds_and_greedy_stays_greedy(
         assert done[index].answer.token_ids == expected.tolist()
 
 
-def test_the_generation_group_may_say_otherwise(make_config: Make, penalized: Path, tiny_llama: Path) -> None:
+@pytest.mark.thorough
+def test_the_generation_group_may_say_otherwise(penalized: Path, tiny_llama: Path) -> None:
     off = GenerationConfig(max_new_tokens=NEW, repetition_penalty=1.0)
     plain = GenerationConfig(max_new_tokens=NEW)
-    ours, facts, _ = answers_of(make_config, penalized, off)
-    theirs, _, _ = answers_of(make_config, tiny_llama, plain)
+    ours, facts, _ = answers_of(penalized, off)
+    theirs, _, _ = answers_of(tiny_llama, plain)
     assert facts["sampling"] == "greedy"
     assert [ours[n].answer.token_ids for n in range(3)] == [theirs[n].answer.token_ids for n in range(3)]
     sampling = GenerationConfig(temperature=0.7, top_k=50, repetition_penalty=1.1)
@@ -103,6 +97,7 @@ def damaged(saved_family: Callable[..., Path], tmp_path_factory: pytest.TempPath
     return folder
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("attention", [Attention.auto, Attention.eager], ids=["stream", "batches"])
 @pytest.mark.parametrize(
     "generation",
@@ -114,21 +109,20 @@ def damaged(saved_family: Callable[..., Path], tmp_path_factory: pytest.TempPath
     ids=["greedy", "penalty", "sampling"],
 )
 def test_a_row_whose_logits_are_no_numbers_ends_with_an_error(
-    make_config: Make, damaged: Path, attention: Attention, generation: GenerationConfig
+    damaged: Path, attention: Attention, generation: GenerationConfig
 ) -> None:
-    done, _, _ = answers_of(make_config, damaged, generation, attention, ignore_eos=True)
+    done, _, _ = answers_of(damaged, generation, attention, ignore_eos=True)
     reasons = [done[n].answer.finish_reason for n in range(3)]
     assert reasons == [FinishReason.length, FinishReason.error, FinishReason.length]
     assert "not numbers (NaN)" in str(done[1].error)
     assert done[1].answer.token_ids == []
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("attention", [Attention.auto, Attention.eager], ids=["stream", "batches"])
-def test_a_score_that_is_no_number_is_an_error(
-    make_config: Make, damaged: Path, attention: Attention
-) -> None:
+def test_a_score_that_is_no_number_is_an_error(damaged: Path, attention: Attention) -> None:
     greedy = GenerationConfig(max_new_tokens=NEW)
-    done, _, _ = answers_of(make_config, damaged, greedy, attention, continuation=" and so on")
+    done, _, _ = answers_of(damaged, greedy, attention, continuation=" and so on")
     reasons = [done[n].answer.finish_reason for n in range(3)]
     assert reasons == [FinishReason.stop, FinishReason.error, FinishReason.stop]
     assert "not numbers (NaN)" in str(done[1].error)

@@ -47,6 +47,7 @@ def checked(program: Path, compiler: str, *flags: str, emulator: tuple[str, ...]
     return done.stdout.splitlines()[0]
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @processors.needs("avx2")
 @pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler here")

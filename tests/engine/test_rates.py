@@ -9,9 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from opening import open_engine
+from opening import make_spec, open_engine
 
-from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_base.machine import MIB
 from runner_engine.checkpoints.mixture import short
@@ -23,12 +22,10 @@ from runner_engine.sessions.arithmetic import Shape
 from runner_engine.settings.model import LocalModelConfig
 from tools import families
 
-Make = Callable[..., RunnerConfig]
 
-
-def test_the_embedded_model_in_numbers(make_config: Make) -> None:
+def test_the_embedded_model_in_numbers() -> None:
     engine = open_engine(
-        make_config(model=LocalModelConfig(name="embedded", device="cpu", dtype=Dtype.float32))
+        make_spec(model=LocalModelConfig(name="embedded", device="cpu", dtype=Dtype.float32))
     )
     engine.load()
     found = engine.arithmetic()
@@ -46,12 +43,11 @@ def test_the_embedded_model_in_numbers(make_config: Make) -> None:
     assert found.dtype == "float32"
 
 
-def test_quantized_weights_are_read_as_they_are_stored_and_computed_as_they_are_many(
-    make_config: Make,
-) -> None:
+@pytest.mark.thorough
+def test_quantized_weights_are_read_as_they_are_stored_and_computed_as_they_are_many() -> None:
     model = LocalModelConfig(name="embedded", device="cpu")
     engines = [
-        open_engine(make_config(model=model, **groups)) for groups in ({}, {"quantization": Nf4Config()})
+        open_engine(make_spec(model=model, **groups)) for groups in ({}, {"quantization": Nf4Config()})
     ]
     for engine in engines:
         engine.load()
@@ -62,12 +58,12 @@ def test_quantized_weights_are_read_as_they_are_stored_and_computed_as_they_are_
     assert quantized.weight_bytes < plain.weight_bytes / 2
 
 
-def test_a_mixture_reads_the_experts_that_its_rows_use(make_config: Make, tmp_path: Path) -> None:
+def test_a_mixture_reads_the_experts_that_its_rows_use(tmp_path: Path) -> None:
     """The parameters of experts that a token does not use take no time; with more rows more of them
     are read."""
     families.build("qwen3_moe", tmp_path)  # 2 of 4 experts, all weights in float32
     engine = open_engine(
-        make_config(model=LocalModelConfig(name=str(tmp_path), device="cpu", dtype=Dtype.float32))
+        make_spec(model=LocalModelConfig(name=str(tmp_path), device="cpu", dtype=Dtype.float32))
     )
     report = engine.load()
     experts = 2 * 4 * 3 * 64 * 32  # two layers, four experts, three matrices
@@ -87,11 +83,9 @@ def test_a_mixture_reads_the_experts_that_its_rows_use(make_config: Make, tmp_pa
     assert read[64] - of_kv[64] == pytest.approx(found.weight_bytes, rel=1e-3)
 
 
-def test_a_mixture_whose_use_is_unknown_is_not_put_in_numbers(
-    make_config: Make, saved_family: Callable[..., Path]
-) -> None:
+def test_a_mixture_whose_use_is_unknown_is_not_put_in_numbers(saved_family: Callable[..., Path]) -> None:
     folder = saved_family("llama", num_local_experts=4)
-    engine = open_engine(make_config(model=LocalModelConfig(name=str(folder), device="cpu")))
+    engine = open_engine(make_spec(model=LocalModelConfig(name=str(folder), device="cpu")))
     engine.load()
     assert engine.arithmetic() is None
 

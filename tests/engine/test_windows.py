@@ -9,12 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from opening import local_engine
+from opening import make_spec, open_engine
 from streams import complete, generated
 from transformers import AutoModelForCausalLM, MistralConfig
 from transformers import masking_utils as typed
 
-from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_engine.decode.passes import forward
 from runner_engine.kv_cache.windows import Window, build, probing_masks
@@ -27,7 +26,6 @@ from tools import families
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
 
 masking_utils: Any = typed
-Make = Callable[..., RunnerConfig]
 NEW_TOKENS = 24
 # longer than any window, so that parts of it leave the view
 SHARED = [30 + place * 7 % 90 for place in range(45)]
@@ -61,9 +59,7 @@ def as_ids(prompt: list[int]) -> dict[str, list[int]]:
 
 
 @pytest.fixture
-def engine_of(
-    make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[str], LocalEngine]:
+def engine_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], LocalEngine]:
     def make(family: str) -> LocalEngine:
         monkeypatch.setitem(
             families.OVERRIDES, family, families.OVERRIDES.get(family, {}) | OVERRIDES.get(family, {})
@@ -71,12 +67,12 @@ def engine_of(
         families.build(family, tmp_path / family)
         model = LocalModelConfig(name=str(tmp_path / family), device="cpu", dtype=Dtype.float32)
         greedy = GenerationConfig(max_new_tokens=NEW_TOKENS)
-        return local_engine(make_config(model=model, generation=greedy))
+        return open_engine(make_spec(model=model, generation=greedy))
 
     return make
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.thorough
 @pytest.mark.parametrize("family", WINDOWED)
 def test_rows_longer_than_a_window_answer_as_generate(
     engine_of: Callable[[str], LocalEngine], family: str, monkeypatch: pytest.MonkeyPatch
@@ -101,6 +97,7 @@ def test_rows_longer_than_a_window_answer_as_generate(
     engine.close()
 
 
+@pytest.mark.thorough
 def test_what_is_set_in_the_models_of_these_tests_matters(engine_of: Callable[[str], LocalEngine]) -> None:
     """Without windows, caps or the temperature of far positions, generate itself gives other
     answers."""

@@ -40,6 +40,7 @@ def alone(
     return [event for event in done if isinstance(event, Completion)]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(
     "sampling",
@@ -74,6 +75,7 @@ def test_every_answer_goes_on_from_any_place(
     engine.close()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("ended", [0, 1, 2])
 def test_beginnings_are_shared_as_among_all_choices(
     make_config: Callable[..., RunnerConfig], ended: int
@@ -115,6 +117,7 @@ def test_beginnings_are_shared_as_among_all_choices(
     engine.close()
 
 
+@pytest.mark.thorough
 def test_after_a_long_prompt_too(make_config: Callable[..., RunnerConfig]) -> None:
     """A long prompt is attended to in another order of sums than decoded tokens; what was begun
     belongs to the latter."""
@@ -139,6 +142,7 @@ def test_after_a_long_prompt_too(make_config: Callable[..., RunnerConfig]) -> No
     engine.close()
 
 
+@pytest.mark.thorough
 def test_what_was_begun_of_another_prompt_is_ignored(make_config: Callable[..., RunnerConfig]) -> None:
     config = make_config(model=LocalModelConfig(name="embedded", dtype=Dtype.float32))
     engine = open_engine(resolve(config))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from opening import open_engine
+from job_engines import open_engine
 
 from runner.config.model import StubConfig
 from runner.config.root import RunnerConfig
@@ -41,6 +41,7 @@ def test_capabilities_are_known_before_anything_is_loaded(make_config: Make, tin
     assert without.stats.load_s == 0
 
 
+@pytest.mark.thorough
 def test_capabilities_need_no_torch(tiny_llama: Path) -> None:
     program = f"""
 import sys
@@ -142,3 +143,15 @@ def test_ahead_limits_the_requests_under_way(make_config: Make) -> None:
         )
     # the stub answers one in each step
     assert left == [min(2 + ended // 3, 10 - ended) - 1 for ended in range(10)]
+
+
+def test_lazy_engine_loads_on_first_use(
+    make_config: Callable[..., RunnerConfig], tiny_model: LocalModelConfig
+) -> None:
+    engine = open_engine(make_config(model=LocalModelConfig(name=tiny_model.name)))
+    assert engine.stats.load_s == 0
+    report = engine.load()
+    assert report.facts["architecture"] == "LlamaForCausalLM"
+    assert report.metrics["parameters"] > 10_000
+    assert engine.stats.load_s > 0
+    engine.close()

@@ -21,7 +21,7 @@ def answers() -> dict[str, str]:
     return answers_in_python()
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", SAMPLINGS)
 def test_jobs(name: str, answers: dict[str, str], runner: Callable[..., Any]) -> None:
     assert generated(runner, SAMPLINGS[name], *EXACT) == answers[name]

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("package", ["runner", "runner_engine.sessions.base"])
 @pytest.mark.parametrize(
     ("variables", "expected"),

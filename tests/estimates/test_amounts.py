@@ -8,13 +8,18 @@ from typing import Any
 
 import pytest
 
+from runner.config.measures import SweepConfig
 from runner.config.model import StubConfig
-from runner.estimates.amounts import amounts_of
+from runner.config.resolved import resolve
+from runner.estimates.amounts import amounts_of, may_have_independent_rows
 from runner.tasks.gsm8k.keys import Gsm8kConfig
+from runner.tasks.memory.keys import MemoryConfig
+from runner_engine.plan.footprint import predict
 from runner_engine.quantization import CHOICES
-from runner_engine.quantization.bitsandbytes import Int8Config
+from runner_engine.quantization.base import QuantizationConfig
+from runner_engine.quantization.bitsandbytes import Int8Config, Nf4Config
 from runner_engine.settings.generation import GenerationConfig
-from runner_engine.settings.model import Attention, LocalModelConfig
+from runner_engine.settings.model import Attention, LocalConfig, LocalModelConfig
 
 LOCAL = LocalModelConfig("embedded", device="cpu")
 
@@ -53,3 +58,28 @@ def test_int8_without_outliers_counts_each_row_by_itself(make_config: Callable[.
         completions(make_config(model=LOCAL, task=Gsm8kConfig(limit=700), quantization=Int8Config(0.0)))
         == 707
     )
+
+
+def test_one_layer_that_mixes_rows_is_enough(make_config: Callable[..., Any]) -> None:
+    def independent(quantization: QuantizationConfig) -> bool:
+        return may_have_independent_rows(
+            make_config(model=LocalConfig(name="nowhere", device="cpu"), quantization=quantization)
+        )
+
+    assert independent(Nf4Config(overrides={"mlp": "int8_dynamic"}))
+    assert not independent(Nf4Config(overrides={"mlp": "int8"}))
+    assert independent(Nf4Config(overrides={"mlp": {"name": "int8", "threshold": 0}}))
+
+
+SHAPE = LocalModelConfig(name="org/shape", shape="qwen25_7b_instruct", random_weights=True, device="cpu")
+
+
+def test_the_work_of_the_task_counts(make_config: Callable[..., Any]) -> None:
+    sizes = {}
+    for task in (MemoryConfig(batch_size=2), SweepConfig(batch_sizes=[1, 999]), MemoryConfig(batch_size=200)):
+        config = make_config(model=SHAPE, task=task)
+        predicted = predict(resolve(config), task.workload(config.generation))
+        assert predicted is not None
+        sizes[str(task)] = predicted.total_mib
+    two, smallest_cell, many = sizes.values()
+    assert smallest_cell < two < many

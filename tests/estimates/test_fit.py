@@ -123,6 +123,7 @@ def test_texts_that_are_scored_are_in_memory_for_one_pass_only(make_config: Make
     )
 
 
+@pytest.mark.thorough
 def test_a_tokenizer_counts_in_the_memory_of_the_load(make_config: Make, tmp_path: Path) -> None:
     """Measured with the vocabularies of 49,152 and 130,000: 32 and 151 MiB beyond that of small
     ones."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from opening import open_engine
+from job_engines import open_engine
 from written_records import ANSWERS, write
 
 from runner.config.measures import SweepConfig
@@ -45,6 +45,7 @@ def ends(found: JobEstimate) -> tuple[float, float]:
     return time.seconds * (1 - time.spread), time.seconds * (1 + time.spread)
 
 
+@pytest.mark.thorough
 def test_the_memory_of_a_draft_is_that_of_one_that_is_loaded(planned: Callable[..., Any]) -> None:
     fits = {}
     for name, speculate in {"off": "off", "draft": "draft", "whole": {"layers": 1}}.items():

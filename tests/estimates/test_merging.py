@@ -81,6 +81,7 @@ def measured(made: tuple[Path, Path], quantization: str, order: str) -> dict[str
     return found
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("quantization", "order"), [("none", ""), ("nf4", "merge_first"), ("nf4", "quantize_first")]
@@ -97,6 +98,7 @@ def test_the_peak_of_the_load_counts_the_layers_that_are_merged(
     assert 0 < found["merge_s"] < found["load_s"]
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_the_time_of_a_load_counts_the_merging(made: tuple[Path, Path]) -> None:
     """The guess is by the rates of the process that loads, so what else runs slows both."""
@@ -111,6 +113,7 @@ def test_the_time_of_a_load_counts_the_merging(made: tuple[Path, Path]) -> None:
     assert rates.merging_s(replace(predicted, merging=None)) == 0
 
 
+@pytest.mark.thorough
 def test_merging_again_quantizes_again(made: tuple[Path, Path]) -> None:
     first, again = (
         planned(made[0], "nf4", PeftConfig(path=str(made[1]), merge=True, merge_order=order))

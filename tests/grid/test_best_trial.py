@@ -14,7 +14,7 @@ import pytest
 from runner.config.root import RunnerConfig
 from runner.grid.best_trial import Scored, doubt_lines
 from runner.grid.plan import PlannedJob
-from runner.store.jobs import Job
+from runner.records.jobs import Job
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_compare.statistics.stats import wilson_interval
 
@@ -64,6 +64,7 @@ def test_an_objective_without_an_interval_is_as_before() -> None:
     assert "[" not in speeds[0].result()
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("count", [2, 10])
 def test_of_equal_trials_none_is_called_the_best(count: int) -> None:
     """The truth is known: all are equal. With a truth that is 40 points lower in all others, one is

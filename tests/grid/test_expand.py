@@ -13,12 +13,12 @@ from hydra.errors import OverrideParseException
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
+from raising import raises
 
 from runner.config.plain_text import quote_texts
 from runner.config.runner_hydra import hydra_of
 from runner.grid.expand import MAX_JOBS, check_exclude, excluded, expand
-from runner_base.errors import ConfigError
-from runner_engine.quantization import CHOICES
+from runner_base.errors import Code, ConfigError
 
 KEYS = ["seed", "task.limit", "task.system", "quantization", "model@other", "+new", "++new", "~gone"]
 VALUES = [
@@ -46,18 +46,18 @@ def basic(arguments: list[str], loader: ConfigLoader | None = None) -> list[list
 
 def error_of(
     arguments: list[str], params: dict[str, str] | None = None, zips: list[dict[str, str]] | None = None
-) -> str:
+) -> ConfigError:
     with pytest.raises(ConfigError) as caught:
         expand(arguments, params, zips, None)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
+    assert "\n" not in str(caught.value)
+    return caught.value
 
 
 # ------------------------------------------------------------------------------------------ as
 # Hydra does
 
 
+@pytest.mark.thorough
 @settings(max_examples=100)
 @given(st.lists(lines, max_size=4), st.lists(lines, max_size=3))
 def test_params_and_command_line_multiply_as_in_the_basic_sweeper(
@@ -76,6 +76,7 @@ def test_a_job_is_itself_again_when_expanded(arguments: list[str]) -> None:
         assert expand(job, None, None, None) == [job]
 
 
+@pytest.mark.thorough
 @settings(max_examples=100)
 @given(st.text(alphabet="ab1 ,='\"\\[]{}$:()~+", max_size=12))
 def test_any_quoted_text_arrives_unchanged(text: str) -> None:
@@ -156,6 +157,7 @@ def test_params_may_come_from_a_config() -> None:
 # --------------------------------------------------------------------------------------------- zips
 
 
+@pytest.mark.thorough
 @given(st.integers(1, 6), st.integers(1, 4), st.integers(1, 3))
 def test_the_keys_of_a_zip_advance_together(length: int, keys: int, factor: int) -> None:
     values = [f"v{number}" for number in range(length)]
@@ -181,28 +183,27 @@ def test_a_zip_takes_every_kind_of_sweep(loader: ConfigLoader) -> None:
 
 
 def test_a_zip_of_unequal_lengths_names_keys_and_lengths() -> None:
-    message = error_of([], None, [{"z": "1"}, {"model": "a,b", "task.limit": "1,2,3", "seed": "5"}])
-    assert message.startswith("hydra.sweeper.zip[1]: ")
-    assert message.endswith("model has 2, task.limit has 3, seed has 1")
+    error = error_of([], None, [{"z": "1"}, {"model": "a,b", "task.limit": "1,2,3", "seed": "5"}])
+    assert (error.code, error.key) == ("mismatch", "hydra.sweeper.zip[1]")
+    assert error.reason.endswith("model has 2, task.limit has 3, seed has 1")
 
 
 @pytest.mark.parametrize("argument", ["seed=3", "+seed=3", "++seed=3,4", "~seed"])
 def test_a_command_line_key_in_a_zip_is_refused(argument: str) -> None:
-    message = error_of([argument], {"seed": "1"}, [{"seed": "1,2", "task.limit": "3,4"}])
-    assert message == (
-        f"{argument} on the command line collides with seed in hydra.sweeper.zip[0], where it advances together with "
-        "task.limit: leave it off the command line, or take it out of hydra.sweeper.zip[0]"
-    )
+    error = error_of([argument], {"seed": "1"}, [{"seed": "1,2", "task.limit": "3,4"}])
+    assert error.code == "conflict"
+    assert all(named in error.reason for named in (argument, "hydra.sweeper.zip[0]", "task.limit"))
 
 
 def test_a_key_may_be_given_in_one_place_only() -> None:
-    assert error_of([], {"seed": "1"}, [{"seed": "1,2"}]) == (
-        "seed is given in hydra.sweeper.params and in hydra.sweeper.zip[0]: keep it in one place"
-    )
-    assert "in hydra.sweeper.zip[0] and in hydra.sweeper.zip[1]" in error_of(
-        [], None, [{"a": "1"}, {"a": "1"}]
-    )
-    assert "a is given twice in hydra.sweeper.zip[0]" in error_of([], None, [{"a": "1", "+a": "1"}])
+    params, first, second = (f"hydra.sweeper.{place}" for place in ("params", "zip[0]", "zip[1]"))
+    for error, places in (
+        (error_of([], {"seed": "1"}, [{"seed": "1,2"}]), [params, first]),
+        (error_of([], None, [{"a": "1"}, {"a": "1"}]), [first, second]),
+        (error_of([], None, [{"a": "1", "+a": "1"}]), [first]),
+    ):
+        assert error.code == "conflict"
+        assert [place for place in (params, first, second) if place in error.reason] == places
 
 
 # ------------------------------------------------------------------------------------------ what is
@@ -210,45 +211,45 @@ def test_a_key_may_be_given_in_one_place_only() -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "words"),
+    ("line", "code"),
     [
-        ("seed=interval(0,1)", ["seed=interval(0,1)", "seed=range(start,stop,step)", "hydra/sweeper=optuna"]),
-        ("seed=tag(t,interval(0,1))", ["hydra/sweeper=optuna"]),
-        ("seed=range(1,5,0)", ["seed=range(1,5,0)", "must not be 0"]),
-        ("seed=range(1.5,5,0.0)", ["must not be 0"]),
-        ("seed=range(5,5)", ["seed=range(5,5)", "no value"]),
-        ("seed=range(0,inf)", ["finite"]),
-        ("seed=range(nan,1)", ["finite"]),
-        ("seed=range(0,1000000000000)", ["more than 1,000,000 values"]),
-        ("seed=shuffle(range(0,1,1e-12))", ["more than 1,000,000 values"]),
+        ("seed=interval(0,1)", "unsupported"),
+        ("seed=tag(t,interval(0,1))", "unsupported"),
+        ("seed=range(1,5,0)", "bad_value"),
+        ("seed=range(1.5,5,0.0)", "bad_value"),
+        ("seed=range(5,5)", "empty"),
+        ("seed=range(0,inf)", "bad_value"),
+        ("seed=range(nan,1)", "bad_value"),
+        ("seed=range(0,1000000000000)", "too_large"),
+        ("seed=shuffle(range(0,1,1e-12))", "too_large"),
     ],
 )
-def test_what_has_no_finite_list_is_rejected_wherever_it_is_given(line: str, words: list[str]) -> None:
+def test_what_has_no_finite_list_is_rejected_wherever_it_is_given(line: str, code: Code) -> None:
     key, _, value = line.partition("=")
-    for message in (error_of([line]), error_of([], {key: value}), error_of([], None, [{key: value}])):
-        assert all(word in message for word in words), message
+    for error in (error_of([line]), error_of([], {key: value}), error_of([], None, [{key: value}])):
+        assert (error.code, error.key) == (code, line)
 
 
 def test_a_glob_that_matches_nothing_names_the_choices(loader: ConfigLoader) -> None:
-    with pytest.raises(
-        ConfigError, match=rf"quantization=glob\(q\*\): matches no choice .*{', '.join(sorted(CHOICES))}"
-    ):
+    with raises(ConfigError, "empty", "quantization=glob(q*)"):
         expand(["quantization=glob(q*)"], None, None, loader)
-    with pytest.raises(
-        ConfigError, match=r"glob lists the choices of a group, and task\.limit is not a group"
-    ):
+    with raises(ConfigError, "empty", "task.limit=glob(*)"):
         expand(["task.limit=glob(*)"], None, None, loader)
 
 
 def test_the_error_about_a_huge_grid_names_its_sizes() -> None:
-    message = error_of(["a=range(1000)", "b=range(2000)", "c=1"])
-    assert f"{MAX_JOBS:,}" in message
-    assert "1000 (a) x 2000 (b)" in message
+    error = error_of(["a=range(1000)", "b=range(2000)", "c=1"])
+    assert error.code == "too_large"
+    assert f"{MAX_JOBS:,}" in error.reason
+    assert "1000 (a) x 2000 (b)" in error.reason
 
 
 def test_the_error_about_unreadable_params_says_where_they_are() -> None:
-    assert error_of([], {"seed": "1,,2"}).startswith("hydra.sweeper.params: seed=1,,2 cannot be read")
-    assert error_of([], None, [{"seed": "'x"}]).startswith("hydra.sweeper.zip[0]: seed='x cannot be read")
+    for error, place in (
+        (error_of([], {"seed": "1,,2"}), "hydra.sweeper.params"),
+        (error_of([], None, [{"seed": "'x"}]), "hydra.sweeper.zip[0]"),
+    ):
+        assert (error.code, error.key) == ("bad_value", place)
 
 
 # -------------------------------------------------------------------------------------- leaving out
@@ -298,6 +299,7 @@ def test_a_job_is_excluded_when_every_key_of_a_dict_matches(rule: dict[str, str]
     assert excluded([], JOB.get) is False
 
 
+@pytest.mark.thorough
 @settings(max_examples=50)
 @given(
     st.lists(st.sampled_from("abcd"), min_size=1, unique=True),
@@ -316,17 +318,21 @@ def test_an_exclude_key_that_no_job_knows_is_named_with_the_nearest() -> None:
     jobs = [JOB.get, {"only_here": "1"}.get]
     check_exclude([{"quantization": "nf4"}, {"only_here": "1", "seed": "99"}], jobs, JOB)
     check_exclude([{"quantisation": "nf4"}], [], JOB)
-    with pytest.raises(ConfigError) as caught:
+    with raises(ConfigError, "unknown_choice", "hydra.sweeper.exclude[1].quantisation"):
         check_exclude([{"seed": "1"}, {"quantisation": "nf4"}], jobs, ["quantization", "model"])
-    assert str(caught.value) == (
-        "hydra.sweeper.exclude[1].quantisation: no group or key 'quantisation'. Did you mean quantization? "
-        "Choices: model, quantization"
-    )
 
 
-@pytest.mark.parametrize("value", ["interval(0,1)", "'x", "range(0,inf)", "range(3,3)"])
-def test_an_exclude_value_that_cannot_be_listed_is_refused(value: str) -> None:
-    with pytest.raises(ConfigError, match="seed="):
+@pytest.mark.parametrize(
+    ("value", "code", "key"),
+    [
+        ("interval(0,1)", "unsupported", "seed=interval(0,1)"),
+        ("'x", "bad_value", "hydra.sweeper.exclude"),
+        ("range(0,inf)", "bad_value", "seed=range(0,inf)"),
+        ("range(3,3)", "empty", "seed=range(3,3)"),
+    ],
+)
+def test_an_exclude_value_that_cannot_be_listed_is_refused(value: str, code: Code, key: str) -> None:
+    with raises(ConfigError, code, key):
         check_exclude([{"seed": value}], [JOB.get], JOB)
 
 
@@ -346,7 +352,7 @@ def test_each_case_is_a_grid_of_its_own_and_multiplies_with_the_rest() -> None:
 
 def test_a_key_of_a_case_is_given_nowhere_else() -> None:
     for arguments, params in ((["seed=3"], None), ([], {"seed": "1"})):
-        with pytest.raises(ConfigError, match=r"seed .*hydra\.sweeper\.cases"):
+        with raises(ConfigError, "conflict"):
             expand(arguments, params, None, None, [{"seed": "1,2"}, {"task.mode": "chain"}])
-    with pytest.raises(ConfigError, match=r"hydra\.sweeper\.cases\[1\]: seed='x cannot be read"):
+    with raises(ConfigError, "bad_value", "hydra.sweeper.cases[1]"):
         expand([], None, None, None, [{}, {"seed": "'x"}])

@@ -25,7 +25,7 @@ from runner.grid.plan import PlannedJob, predicted_need
 from runner.grid.worker_limits import WorkerLimits, worker_limits
 from runner.grid.worker_process import Worker
 from runner.grid.workers import WorkerPool
-from runner.store.jobs import Job
+from runner.records.jobs import Job
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base import machine, visible_gpus
 from runner_base.errors import lost_gpu
@@ -265,6 +265,7 @@ def events_of(folder: Path) -> list[tuple[float, str, int, int, str]]:
     return [(float(at), word, int(seed), int(process), sees) for at, word, seed, process, sees in lines]
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_no_two_jobs_of_a_grid_have_the_same_gpu(grid: Callable[..., Any], with_gpus: dict[str, str]) -> None:
     started = grid(*STUB, "seed=range(0,6)", NEEDS="1=2,3=n1,4=0", **with_gpus)
@@ -284,6 +285,7 @@ def test_no_two_jobs_of_a_grid_have_the_same_gpu(grid: Callable[..., Any], with_
             now.discard(seed)
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize("times", [1, 2])
 def test_a_worker_ends_that_has_lost_its_gpu_and_its_job_is_repeated_once_elsewhere(
@@ -330,6 +332,7 @@ Worker.note_progress = note_given_durations
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("load_s", "work_s", "loads"), [(60.0, 20.0, 1), (60.0, 40.0, 2)], ids=["short", "long"]

@@ -11,6 +11,7 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
+from raising import raises
 
 from runner.config.plain_text import as_sweeper_keys
 from runner.grid import model_list
@@ -72,10 +73,10 @@ def test_a_pattern_a_list_and_a_hub_id(folder: Path) -> None:
     models, _ = model_list.listed(f"{folder}/b.gguf,{folder}/quantized, Qwen/Qwen2.5-0.5B-Instruct")
     assert [it.quantization for it in models] == ["gguf", "none", "none"]
     assert models[-1].file_mib is None
-    with pytest.raises(ConfigError, match="there is no .*/nowhere: give a folder, a pattern"):
+    with raises(ConfigError, "not_found", "files"):
         model_list.listed(f"{folder}/nowhere")
     (folder / "empty").mkdir()
-    with pytest.raises(ConfigError, match=r"neither a \.gguf file nor a folder with a config\.json"):
+    with raises(ConfigError, "not_found", "files"):
         model_list.listed(str(folder / "empty"))
 
 
@@ -84,12 +85,12 @@ def test_the_reference_is_the_largest_unquantized_model_unless_it_is_named(folde
     reference = model_list.reference_among(models, None)
     assert Path(reference.name).name == "b.gguf", "a quantized file is larger"
     assert Path(model_list.reference_among(models, "quantized").name).name == "quantized"
-    with pytest.raises(ConfigError, match=r"reference=a-Q8_0\.gguf: 2 of the files have this name"):
+    with raises(ConfigError, "ambiguous", "reference"):
         model_list.reference_among(models, "a-Q8_0.gguf")
     assert (
         model_list.reference_among(models, f"{folder}/deep/a-Q8_0.gguf").name == f"{folder}/deep/a-Q8_0.gguf"
     )
-    with pytest.raises(ConfigError, match=r"reference=c\.gguf: it is not among the files: "):
+    with raises(ConfigError, "not_found", "reference"):
         model_list.reference_among(models, "c.gguf")
     words = model_list.first_word("models", models, left_out, reference)
     assert words[0].startswith("files=models: 5 models, ")
@@ -107,9 +108,7 @@ def test_each_model_has_the_reference_and_keys_of_the_user_stay(folder: Path) ->
     assert f"task.reference='model.name={folder}/b.gguf quantization=gguf'" in second
     own = model_list.jobs_of(models, models[0], ["task.reference"])
     assert [len(lines) for lines in own] == [3, 3]
-    with pytest.raises(
-        ConfigError, match="files sets model, model.name, quantization of each job: leave out model"
-    ):
+    with raises(ConfigError, "conflict"):
         model_list.jobs_of(models, models[0], ["model"])
 
 
@@ -135,6 +134,7 @@ def test_the_plan_names_files_below_their_folder_and_the_broken_one(
     assert "task.reference" not in plan.err, "no key of the user's is left out"
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -13,7 +13,7 @@ import pytest
 from runner.grid.named import overrides_with
 from runner.grid.other_launchers import in_turn
 from runner.grid.plan import PlannedJob
-from runner.store.jobs import Job
+from runner.records.jobs import Job
 from runner_base.result import Record
 
 Run = Callable[..., Any]
@@ -28,6 +28,7 @@ def records(folder: Path) -> dict[str, Record]:
     return {record.params["quantization.name"]: record for record in found}
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("grid", ["none,nf4", "nf4", "nf4,none"])
 def test_the_reference_is_made_first_with_or_without_a_row_of_its_own(
     runner: Run, tmp_path: Path, grid: str
@@ -49,6 +50,7 @@ def test_the_reference_is_made_first_with_or_without_a_row_of_its_own(
     assert "1 job: 1 done" in again.err, "a reference that is done is not made again"
 
 
+@pytest.mark.thorough
 def test_whole_distributions_need_no_reference_that_runs_first(runner: Run, tmp_path: Path) -> None:
     done = runner("-m", *JOB, "quantization=none,nf4")
     assert done.code == 0, done.err
@@ -61,6 +63,7 @@ def test_whole_distributions_need_no_reference_that_runs_first(runner: Run, tmp_
     assert not list(tmp_path.rglob("top_k.jsonl"))
 
 
+@pytest.mark.thorough
 def test_a_row_that_keeps_nothing_gives_its_place_to_the_reference(
     runner: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

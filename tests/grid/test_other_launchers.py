@@ -34,17 +34,17 @@ NEEDS = {"joblib": "hydra-joblib-launcher", "submitit_local": "hydra-submitit-la
 # it yet
 DIES_BEFORE_MLFLOW = """
 from pathlib import Path
-from runner.store import tracking
+from runner.tracking.job_runs import JobRun
 
-finish_in_mlflow, once = tracking.finish, Path(os.environ["DIED_ONCE"])
+finish_in_mlflow, once = JobRun.finish, Path(os.environ["DIED_ONCE"])
 
-def die_once(tracker, job, record):
+def die_once(run, record):
     if record.params["seed"] == "2" and not once.exists():
         once.touch()
         os.kill(os.getpid(), signal.SIGKILL)
-    finish_in_mlflow(tracker, job, record)
+    finish_in_mlflow(run, record)
 
-tracking.finish = die_once
+JobRun.finish = die_once
 """
 # for slow shared disks, submitit waits 15 s for the result of a dead job
 IMPATIENT = "\nimport submitit.core.core\nsubmitit.core.core.Job._results_timeout_s = 1\n"
@@ -163,6 +163,7 @@ def assert_children_of_one_grid(folder: Path, status: str) -> None:
 # elsewhere
 
 
+@pytest.mark.thorough
 @SLOW
 @pytest.mark.parametrize("launcher", ["basic", pytest.param("joblib", marks=THOROUGH), SUBMITIT])
 def test_the_same_grid_gives_the_same_results(
@@ -190,6 +191,7 @@ def test_the_same_grid_gives_the_same_results(
     assert len(mlflow_runs(folder)) == 9, "a start with nothing to do creates no run"
 
 
+@pytest.mark.thorough
 @SLOW
 @pytest.mark.parametrize("launcher", [pytest.param("basic", marks=THOROUGH), "joblib", SUBMITIT])
 def test_a_job_that_fails_fails_alone(
@@ -304,6 +306,7 @@ def test_a_signal_keeps_what_was_done(
 # not supported
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("launcher", "setting", "message"),
     [
@@ -321,7 +324,7 @@ def test_settings_that_only_our_launcher_supports_are_rejected(
     assert done.err == f"1 job: 1 to do\nerror: {message}\n"
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("choice", "extra"), [("hydra/launcher=joblib", "joblib"), ("hydra/launcher=submitit_local", "submitit")]
 )

@@ -37,6 +37,7 @@ def test_a_title_that_would_not_fit_counts_the_values() -> None:
     assert title(many, "").endswith("and 5 more: 3 jobs")
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_the_run_has_the_best_jobs_and_the_verdict_and_keeps_what_a_person_wrote(
     tmp_path: Path, runner: Callable[..., Any]

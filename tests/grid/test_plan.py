@@ -25,7 +25,7 @@ from runner.grid.plan import PlannedJob, State, plan_job
 from runner.grid.worker_limits import WorkerLimits, group
 from runner.grid.worker_process import Worker
 from runner.grid.workers import WorkerPool
-from runner.store.jobs import Job
+from runner.records.jobs import Job
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.result import Status
 
@@ -103,6 +103,7 @@ def test_no_count_is_so_large_that_a_plan_does_not_end(make_config: Make, task: 
     assert state in (State.todo, State.impossible) or f"task.{key}=" in state, state
 
 
+@pytest.mark.sampled(13)
 @pytest.mark.parametrize(
     ("task", "keys", "message"),
     [

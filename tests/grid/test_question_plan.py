@@ -17,7 +17,7 @@ from runner.estimates.jobs import JobEstimate
 from runner.estimates.speed import Estimate, EstimateBasis
 from runner.grid.plan import PlannedJob, State
 from runner.grid.question_plan import _largest_power, question_lines
-from runner.store.jobs import Job
+from runner.records.jobs import Job
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.result import Answer, FinishReason, Sample, Verdict
 from runner_compare.statistics.margins import questions_needed

@@ -63,6 +63,7 @@ def test_all_ways_to_run_a_grid_give_its_jobs_the_same_share(
     assert {row["job_id"]: row["status"] for row in rows} == dict.fromkeys(ids(tmp_path), "done")
 
 
+@pytest.mark.thorough
 def test_the_number_of_comparisons_that_the_user_gives_counts(runner: Run) -> None:
     given = runner("-m", *STUB, "task.early_stop_comparisons=8", "tracking=none", "plan=quick")
     assert given.out.count("error 0.62 % (5 % shared by 8 jobs)") == 3
@@ -72,6 +73,7 @@ def test_the_number_of_comparisons_that_the_user_gives_counts(runner: Run) -> No
     assert twice.out.count("error 5 %\n") == 2, "a job that is listed twice is one comparison"
 
 
+@pytest.mark.thorough
 def test_the_table_shows_what_the_jobs_have_decided(
     runner: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

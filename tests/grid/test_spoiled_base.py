@@ -74,6 +74,7 @@ def fail_at_a_wrong_adapter(patch: pytest.MonkeyPatch, config: RunnerConfig, fol
     return replace(config, lora=PeftConfig(path=str(folder)))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # PEFT's own
 @pytest.mark.parametrize("fail", [fail_amid_exchange, fail_while_decoding, fail_at_a_wrong_adapter])
 def test_the_next_job_has_the_answers_of_a_job_alone(
@@ -92,6 +93,7 @@ def test_the_next_job_has_the_answers_of_a_job_alone(
     assert (status, after) == (Status.FINISHED, alone), message
 
 
+@pytest.mark.thorough
 def test_a_changed_base_has_other_answers(config: RunnerConfig) -> None:
     """The control: the comparison sees a base that a job has changed."""
     bases = BaseCache()

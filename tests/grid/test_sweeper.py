@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from grids import Grid, mlflow_runs, results, samples
+from raising import raises
 
 import runner as package
 from runner_base.errors import ConfigError
@@ -49,6 +50,7 @@ def row(text: str, cells: str) -> bool:
     return [cells in " ".join(line.split()) for line in text.splitlines()].count(True) == 1
 
 
+@pytest.mark.thorough
 def test_the_plan_says_what_would_happen_and_does_nothing(grid: Start) -> None:
     first = grid(*STUB, "tracking=none", "seed=0,1", "print=none")
     assert first.wait().code == 0
@@ -75,6 +77,7 @@ def test_the_plan_says_what_would_happen_and_does_nothing(grid: Start) -> None:
     assert changed <= {"stdout", "stderr", ".hashes.json"}
 
 
+@pytest.mark.thorough
 def test_zip_and_exclude_from_a_study(runner: Run, tmp_path: Path) -> None:
     (tmp_path / "study").mkdir()
     (tmp_path / "study" / "study.yaml").write_text(STUDY)
@@ -117,6 +120,7 @@ def test_zip_and_exclude_on_the_command_line(runner: Run, tmp_path: Path) -> Non
     assert "hydra.sweeper.zip[0]: its keys advance together" in uneven.err
 
 
+@pytest.mark.thorough
 def test_rerun_failed_and_rerun_all(grid: Start, runner: Run) -> None:
     arguments = (*STUB, "tracking=none", "seed=0,1,2,2")
     started = grid(*arguments, faults={1: "raise"})
@@ -164,6 +168,7 @@ def test_a_job_with_errors_is_shown_as_failed_and_not_by_its_numbers(grid: Start
     assert "failed" in ended.out
 
 
+@pytest.mark.thorough
 def test_the_parent_run_of_the_jobs(grid: Start) -> None:
     arguments = (*STUB, "workers=1", "seed=0,1,1")
     started = grid(*arguments, faults={1: "raise"})
@@ -198,6 +203,7 @@ def test_the_parent_run_of_the_jobs(grid: Start) -> None:
     assert len(mlflow_runs(started.folder)) == len(runs)
 
 
+@pytest.mark.thorough
 def test_a_death_between_two_writes_is_mended(grid: Start) -> None:
     """MLflow has a job as FINISHED and its record does not say so; all jobs of a grid are done, and
     its run is RUNNING."""
@@ -234,6 +240,7 @@ def plan_of(folder: Path, run_id: str) -> list[dict[str, Any]]:
     return jobs
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("swept", "wanted"),
     [
@@ -268,6 +275,7 @@ def planned(
     )
 
 
+@pytest.mark.thorough
 def test_a_key_goes_to_the_jobs_whose_choices_have_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -289,6 +297,7 @@ def test_a_key_goes_to_the_jobs_whose_choices_have_it(
     )
 
 
+@pytest.mark.thorough
 def test_a_sweep_over_such_a_key_runs_the_other_jobs_once(tmp_path: Path) -> None:
     rows = planned(
         tmp_path, {"quantization": ["none", "nf4"], "quantization.double_quant": [True, False]}, "seed=1,2"
@@ -301,16 +310,15 @@ def test_a_sweep_over_such_a_key_runs_the_other_jobs_once(tmp_path: Path) -> Non
     ]
 
 
+@pytest.mark.thorough
 def test_a_key_that_no_choice_of_the_grid_has_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(
-        ConfigError, match=r"quantization\.doubel_quant: no key .* Did you mean quantization.double_q"
-    ):
+    with raises(ConfigError, "unknown_choice", "quantization.doubel_quant"):
         planned(tmp_path, {"quantization": ["nf4", "fp4"]}, "quantization.doubel_quant=false")
-    with pytest.raises(ConfigError, match=r"quantization\.double_quant: no key"):
+    with raises(ConfigError, "unknown_choice", "quantization.double_quant"):
         planned(tmp_path, {"quantization": ["none", "int8"]}, "quantization.double_quant=false")
     (tmp_path / "own.yaml").write_text(
         "defaults: [config, _self_]\nhydra: {sweeper: {params: {quantization: 'none,nf4'}, "
         "exclude: [{quantization: nf4}]}}\n"
     )
-    with pytest.raises(ConfigError, match=r"quantization\.double_quant: no key"):
+    with raises(ConfigError, "unknown_choice", "quantization.double_quant"):
         planned(tmp_path, "quantization.double_quant=false", study=tmp_path / "own.yaml")

@@ -58,6 +58,7 @@ FRESH = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.thorough
 @FRESH
 @pytest.mark.slow
 def test_every_way_to_fail_costs_one_job(grid: Start, fresh: str) -> None:
@@ -104,6 +105,7 @@ def test_every_way_to_fail_costs_one_job(grid: Start, fresh: str) -> None:
     assert is_complete(started.folder, jobs=10, each=3)
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_killed_worker_is_failed_at_once_and_a_killed_parent_takes_its_workers_along(grid: Start) -> None:
     arguments = ("model=stub", "task.limit=4", "workers=2", "seed=0,1,2,3,4")
@@ -153,6 +155,7 @@ def finished(folder: Path) -> set[str | None]:
     return set(jobs)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 @pytest.mark.slow
 def test_one_interrupt_keeps_what_is_done(grid: Start, sent: signal.Signals) -> None:
@@ -183,6 +186,7 @@ def test_one_interrupt_keeps_what_is_done(grid: Start, sent: signal.Signals) -> 
     assert len(finished(started.folder)) == 3
 
 
+@pytest.mark.thorough
 @FRESH
 @pytest.mark.slow
 def test_a_second_interrupt_ends_at_once_what_does_not_listen(grid: Start, fresh: str) -> None:
@@ -201,6 +205,7 @@ def test_a_second_interrupt_ends_at_once_what_does_not_listen(grid: Start, fresh
     assert not any(command(pid) for pid in workers)
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_two_grids_at_once_do_each_job_once(grid: Start) -> None:
     both = [
@@ -215,6 +220,7 @@ def test_two_grids_at_once_do_each_job_once(grid: Start) -> None:
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_jobs_that_share_a_base_load_it_once(grid: Start) -> None:
     for workers, loads in (("workers=auto", 1), ("workers=2", 2)):
@@ -228,6 +234,7 @@ def test_jobs_that_share_a_base_load_it_once(grid: Start) -> None:
         )
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_fresh_process_for_every_job(grid: Start) -> None:
     started = grid(*EMBEDDED, "seed=0,1,2", "hydra.launcher.fresh=true", "print=json")
@@ -240,6 +247,7 @@ def test_a_fresh_process_for_every_job(grid: Start) -> None:
     assert max(peaks) < 1.05 * min(peaks), "no job finds what an earlier one has left in memory"
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_an_adapter_leaves_no_trace_on_the_base(
     grid: Start, make_config: Callable[..., Any], tmp_path: Path
@@ -280,6 +288,7 @@ def test_an_adapter_leaves_no_trace_on_the_base(
     assert plain[1] == other[1] != adapted[1]
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_killed_copy_costs_one_job_and_an_interrupt_reaches_the_copy(grid: Start) -> None:
     arguments = (

@@ -15,8 +15,8 @@ from types import FrameType
 import pytest
 
 from runner.config.root import RunnerConfig, TrackingConfig
+from runner.records.jobs import read_samples
 from runner.run import run
-from runner.store.jobs import read_samples
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.errors import ConfigError, RunnerError
 

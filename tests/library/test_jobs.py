@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from raising import raises
 
 import runner as package
-from runner_base.errors import ConfigError, JobFailed
+from runner_base.errors import Code, ConfigError, JobFailed
 from runner_base.result import Status
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's own
@@ -52,29 +53,31 @@ def test_a_job_from_python_is_the_command_lines_job(folder: Path, runner: Callab
     assert (signal.getsignal(signal.SIGINT), logging.getLogger("runner").level) == before
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
-    ("override", "message"),
+    ("override", "code", "key"),
     [
-        ("task.limt=3", "task.limt: no key 'task.limt'. Did you mean task.limit?"),
-        ("model=stbu", "model=stbu: no choice for model 'stbu'. Did you mean stub?"),
-        ("task.limit=0", "task.limit=0: must be 1 or more"),
-        ("task.limit=1,2", "task.limit=1,2: several values"),
-        ("plan=true", "plan=true: evaluate() runs a job"),
-        ("what", "what: not a valid override"),
+        ("task.limt=3", "unknown_choice", "task.limt"),
+        ("model=stbu", "unknown_choice", "model"),
+        ("task.limit=0", "bad_value", "task.limit"),
+        ("task.limit=1,2", "ambiguous", "task.limit"),
+        ("plan=true", "unsupported", "plan"),
+        ("what", "bad_value", "what"),
     ],
 )
-def test_a_mistake_is_the_command_lines_message(folder: Path, override: str, message: str) -> None:
-    with pytest.raises(ConfigError) as caught:
+def test_a_mistake_is_the_command_lines_message(folder: Path, override: str, code: Code, key: str) -> None:
+    with raises(ConfigError, code, key):
         package.evaluate("model=stub", "tracking=none", override)
-    assert str(caught.value).startswith(message)
 
 
+@pytest.mark.thorough
 def test_a_job_that_fails_raises_what_the_command_line_says(folder: Path) -> None:
     Path("long.txt").write_text("eggs " * 3000)
-    with pytest.raises(JobFailed, match="nothing could be completed; the first reason: the prompt has"):
+    with raises(JobFailed, "failed", "generate"):
         package.evaluate("task=generate", "task.prompts=long.txt", "tracking=none")
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_grid_is_rows_for_a_table(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     planned = package.grid("model=stub", "task.limit=3", {"seed": [1, 2]}, "plan=true")
@@ -83,7 +86,7 @@ def test_a_grid_is_rows_for_a_table(folder: Path, capfd: pytest.CaptureFixture[s
         (2, "to do", None),
     ]
     first = package.evaluate("model=stub", "task.limit=3", "seed=1")
-    with pytest.raises(ConfigError, match="lora=pht: no choice for lora"):
+    with raises(ConfigError, "unknown_choice", "lora"):
         package.grid("model=stub", "lora=none,pht")
     rows = package.grid("model=stub", "task.limit=3", {"seed": [1, 2], "generation": ["greedy", "creative"]})
     assert [(row["seed"], row["generation"], row["status"]) for row in rows] == [

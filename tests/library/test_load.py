@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from raising import raises
 
 from runner import load
 from runner.config.compose import compose
 from runner.config.hydra import to_config
 from runner.config.root import RunnerConfig
 from runner.library.load import configure
-from runner_base.errors import ConfigError
+from runner_base.errors import Code, ConfigError
 
 pytestmark = pytest.mark.slow
 
@@ -61,25 +62,24 @@ def test_arguments_are_what_the_command_line_says(arguments: dict[str, Any], ove
 
 @pytest.mark.sampled(4)
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "code", "key"),
     [
-        ({"quantisation": "nf4"}, "quantisation=nf4: no argument of load 'quantisation'. Did you mean quantization?"),
-        ({"devise": "cpu"}, "model.devise: no key 'model.devise'. Did you mean model.device?"),
-        ({"model": "stub", "device": "cpu"}, "model.device: no key 'model.device'. Choices: model.answer, model.delay_s"),
-        ({"quantization": "nf5"}, "quantization=nf5: no choice for quantization 'nf5'. Did you mean nf4?"),
-        ({"quantization": {"name": "nf4", "block": 1}}, "quantization.block: no key 'quantization.block'"),
-        ({"dtype": "f32"}, "model.dtype=f32: no choice for model.dtype 'f32'. Did you mean float32?"),
-        ({"threads": "two"}, "model.threads=two: a whole number is needed"),
-        ({"model": "auto"}, "model.name has no value: give model.name=..."),
-        ({"lora": "peft"}, "lora.path has no value: give lora.path=..."),
-        ({"rope": 2}, "rope=2: give the name of a choice"),
-        ({"generation": {"max_new_tokens": 0}}, "generation.max_new_tokens=0: must be 1 or more"),
+        ({"quantisation": "nf4"}, "unknown_choice", "quantisation"),
+        ({"devise": "cpu"}, "unknown_choice", "model.devise"),
+        ({"model": "stub", "device": "cpu"}, "unknown_choice", "model.device"),
+        ({"quantization": "nf5"}, "unknown_choice", "quantization"),
+        ({"quantization": {"name": "nf4", "block": 1}}, "unknown_choice", "quantization.block"),
+        ({"dtype": "f32"}, "unknown_choice", "model.dtype"),
+        ({"threads": "two"}, "bad_value", "model.threads"),
+        ({"model": "auto"}, "missing", ""),
+        ({"lora": "peft"}, "missing", ""),
+        ({"rope": 2}, "bad_value", "rope"),
+        ({"generation": {"max_new_tokens": 0}}, "bad_value", "generation.max_new_tokens"),
     ],
 )  # fmt: skip
-def test_a_mistake_is_one_message(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError) as caught:
+def test_a_mistake_is_one_message(arguments: dict[str, Any], code: Code, key: str) -> None:
+    with raises(ConfigError, code, key):
         configured(**arguments)
-    assert message in str(caught.value)
 
 
 def test_a_gguf_file_needs_no_quantization(tmp_path: Path) -> None:
@@ -96,6 +96,7 @@ def test_a_missing_model_is_rejected_before_a_thread_is_started(tmp_path: Path) 
         load(tmp_path / "nowhere")
 
 
+@pytest.mark.thorough
 def test_importing_is_cheap_and_load_imports_no_mlflow(tmp_path: Path) -> None:
     program = (
         "import sys\nfrom runner import load\n"

@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from raising import raises
 
 import runner
 from runner import Answer, Model, load
 from runner.library.answers import Unanswered
-from runner_base.errors import ConfigError, JobFailed
+from runner_base.errors import Code, ConfigError, JobFailed
 from runner_base.result import FinishReason
 
 QUESTION = "Tom has 8 pens. Tom buys 5 more. How many pens does Tom have now?"
@@ -59,6 +60,7 @@ def is_idle(model: Model) -> bool:
     return model._driver.under_way == 0
 
 
+@pytest.mark.thorough
 def test_the_same_call_gives_the_same_scores_where_rows_of_a_pass_are_quantized_together() -> None:
     """With int8, a row's outliers affect all rows of its forward pass: a call's rows must be
     submitted together."""
@@ -84,11 +86,12 @@ def test_a_prompt_that_is_too_long_is_one_error_and_no_warning(
 ) -> None:
     with load(device="cpu") as fresh:  # a tokenizer warns only once
         monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
-        with pytest.raises(Unanswered, match="the prompt has 2011 tokens, the model has room for 1024"):
+        with raises(Unanswered, "failed"):
             fresh.generate("word " * 2000)
     assert caplog.messages == []
 
 
+@pytest.mark.thorough
 def test_a_list_is_one_batch_and_each_answer_is_its_own(model: Model) -> None:
     before, system = model.stats, "Be brief. " * 20
     answers = model.generate(PROMPTS, system=system)
@@ -97,6 +100,7 @@ def test_a_list_is_one_batch_and_each_answer_is_its_own(model: Model) -> None:
     assert model.generate([]) == []
 
 
+@pytest.mark.thorough
 def test_sampling_repeats_itself_and_follows_the_seed(model: Model) -> None:
     sampled = model.generate(PROMPTS, temperature=1.5, seed=3)
     assert (
@@ -112,6 +116,7 @@ def test_sampling_repeats_itself_and_follows_the_seed(model: Model) -> None:
     assert model.generate(QUESTION, max_new_tokens=2).finish_reason is FinishReason.length
 
 
+@pytest.mark.thorough
 def test_the_same_answers_as_a_job(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("prompts.txt").write_text("\n".join(PROMPTS))
@@ -170,6 +175,7 @@ def test_logprobs_are_those_of_the_models_own_answer(model: Model) -> None:
     assert model.logprobs("2+2=", "4", format="raw").total < 0
 
 
+@pytest.mark.thorough
 def test_threads_share_a_model(model: Model) -> None:
     alone = model.generate(PROMPTS)
     with ThreadPoolExecutor(8) as pool:
@@ -220,42 +226,39 @@ def test_ctrl_c_in_a_cell_cancels_its_requests(rambling: Model) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ask", "message"),
+    ("ask", "code", "key"),
     [
-        (lambda it: it.generate("x", temprature=1), "temprature=1: no setting 'temprature'. Did you mean temperature?"),
-        (lambda it: it.generate("x", temperature="hot"), "temperature='hot': a number is needed"),
-        (lambda it: it.generate("x", temperature=50), "temperature=50: must be 0, or lie in 1e-10..10"),
-        (lambda it: it.generate("x", n=0), "n=0: must be 1 or more"),
-        (lambda it: it.generate("x", max_new_tokens=0), "max_new_tokens=0: must be 1 or more"),
-        (lambda it: it.generate("x", stop=[""]), "a text is needed, not an empty one"),
-        (lambda it: it.generate(""), "a text is needed, not an empty one"),
-        (lambda it: it.generate([{"role": "user", "content": "x"}]), 'a text is needed, not {"role": "user", "content": "x"}'),
-        (lambda it: it.generate("x", format="plain"), "format=plain: use chat or raw"),
-        (lambda it: it.generate("x", format="raw", system="y"), "system=y: a raw prompt has no system message"),
-        (lambda it: it.chat("x"), "messages='x': give a list of turns"),
-        (lambda it: it.chat([]), "messages=[]: give a list of turns"),
-        (lambda it: it.chat([{"role": "robot", "content": "x"}]), "messages: role 'robot' is not one of system, user, assistant"),
-        (lambda it: it.chat([{"role": "user"}]), "messages: a message holds role and content and nothing else"),
-        (lambda it: list(it.stream("x", n=2)), "n=2: a stream has one answer"),
+        (lambda it: it.generate("x", temprature=1), "unknown_choice", "temprature"),
+        (lambda it: it.generate("x", temperature="hot"), "bad_value", "temperature"),
+        (lambda it: it.generate("x", temperature=50), "bad_value", "temperature"),
+        (lambda it: it.generate("x", n=0), "bad_value", "n"),
+        (lambda it: it.generate("x", max_new_tokens=0), "bad_value", "max_new_tokens"),
+        (lambda it: it.generate("x", stop=[""]), "bad_value", ""),
+        (lambda it: it.generate(""), "bad_value", ""),
+        (lambda it: it.generate([{"role": "user", "content": "x"}]), "bad_value", ""),
+        (lambda it: it.generate("x", format="plain"), "bad_value", "format"),
+        (lambda it: it.generate("x", format="raw", system="y"), "conflict", "system"),
+        (lambda it: it.chat("x"), "bad_value", "messages"),
+        (lambda it: it.chat([]), "bad_value", "messages"),
+        (lambda it: it.chat([{"role": "robot", "content": "x"}]), "bad_value", "messages"),
+        (lambda it: it.chat([{"role": "user"}]), "bad_value", "messages"),
+        (lambda it: list(it.stream("x", n=2)), "unsupported", "n"),
     ],
 )  # fmt: skip
-def test_a_mistake_is_one_message(model: Model, ask: Callable[[Model], Any], message: str) -> None:
-    with pytest.raises(ConfigError) as caught:
+def test_a_mistake_is_one_message(model: Model, ask: Callable[[Model], Any], code: Code, key: str) -> None:
+    with raises(ConfigError, code, key) as caught:
         ask(model)
-    assert message in str(caught.value)
     assert "sampling." not in str(caught.value), "a key is named as it was given"
     assert is_idle(model)
 
 
 def test_a_failed_request_does_not_affect_the_others(model: Model) -> None:
     long = "eggs " * 2000
-    with pytest.raises(
-        Unanswered, match="^1 of 2 have no answer, number 1: the prompt has .* the model has room"
-    ) as caught:
+    with raises(Unanswered, "failed") as caught:
         model.generate([PROMPTS[0], long])
     assert caught.value.answers == [model.generate(PROMPTS[0]), None]
     assert isinstance(caught.value.answers[0], Answer)
-    with pytest.raises(Unanswered, match="^the prompt has"):
+    with raises(Unanswered, "failed"):
         model.generate(long)
 
 
@@ -263,6 +266,7 @@ def engine_threads() -> set[threading.Thread]:
     return {thread for thread in threading.enumerate() if thread.name == "engine"}
 
 
+@pytest.mark.thorough
 def test_close_with_and_garbage_collection_free_the_model() -> None:
     before = engine_threads()
     with load(device="cpu") as one:
@@ -284,6 +288,7 @@ def test_close_with_and_garbage_collection_free_the_model() -> None:
     assert becomes_true(lambda: engine_threads() == before)
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_program_can_exit_while_requests_are_running(tiny_llama: Path) -> None:
     program = (
@@ -299,7 +304,7 @@ def test_a_program_can_exit_while_requests_are_running(tiny_llama: Path) -> None
     assert "terminate" not in done.stderr
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize("at", ["torch", "transformers", "safetensors.torch"])
 def test_an_interrupted_load_ends_without_an_error(at: str) -> None:
@@ -327,6 +332,7 @@ except KeyboardInterrupt:
     assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr
 
 
+@pytest.mark.thorough
 def test_a_call_that_waits_when_the_model_is_closed_gets_an_error(tiny_llama: Path) -> None:
     model = load(tiny_llama, device="cpu", dtype="float32", generation={"max_new_tokens": 480})
     with ThreadPoolExecutor(1) as pool:

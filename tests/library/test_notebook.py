@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from raising import raises
 
 import runner as package
 from runner.library.shown import GridRows, ShownRecord, picture
-from runner_base.errors import ConfigError
+from runner_base.errors import Code, ConfigError
 from runner_base.result import Record, Result, Status
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -104,22 +105,19 @@ def test_a_picture_is_of_what_all_rows_have() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "code", "key"),
     [
-        (
-            {"basline": "quantization=none"},
-            r"compare\(basline=...\): no option 'basline'. Did you mean baseline",
-        ),
-        ({"format": "json"}, r"compare\(format=...\): it says where the command writes; here use to_df\(\)"),
-        ({"tolerance": "much"}, "compare: argument --tolerance: invalid float value: 'much'"),
-        ({"output_dir": "/nowhere"}, "no MLflow database at /nowhere/mlflow.db"),
+        ({"basline": "quantization=none"}, "unknown_choice", "compare(basline=...)"),
+        ({"format": "json"}, "unsupported", "compare(format=...)"),
+        ({"tolerance": "much"}, "bad_value", "compare"),
+        ({"output_dir": "/nowhere"}, "not_found", ""),
     ],
 )
-def test_a_wrong_option_is_named(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+def test_a_wrong_option_is_named(options: dict[str, Any], code: Code, key: str) -> None:
+    with raises(ConfigError, code, key):
         package.compare(**options)
 
 
 def test_what_cannot_be_compared_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"compare\(3\): give job ids, records of runner.evaluate or rows"):
+    with raises(ConfigError, "bad_value", "compare(3)"):
         package.compare(3)

@@ -14,6 +14,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning")
 def test_the_session_on_the_page_runs(
@@ -29,6 +30,7 @@ def test_the_session_on_the_page_runs(
     assert failures == [], "".join(failures)
 
 
+@pytest.mark.thorough
 def test_the_old_scripts_lines_have_counterparts(tiny_llama: Path, tmp_path: Path) -> None:
     text = (ROOT / "docs" / "from_the_old_tools.md").read_text()
     lines = next(

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from real_llama_cpp import needs_llama_cpp, real_keys
 
-from runner.store.jobs import read_samples
+from runner.records.jobs import read_samples
 from tools import real_model
 
 pytestmark = [

@@ -9,15 +9,13 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from opening import local_engine, open_engine
+from opening import make_spec, open_engine
 
 from runner import load
-from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_engine.models.load_tokenizer import load_tokenizer
 from runner_engine.quantization import CHOICES
@@ -27,6 +25,7 @@ from runner_engine.quantization.torchao import Int8DynamicConfig
 from runner_engine.sessions import contract
 from runner_engine.sessions.base import Completion, Request
 from runner_engine.settings.model import LocalModelConfig
+from runner_engine.spec import ModelSpec
 from tools import real_model
 
 pytestmark = [
@@ -34,7 +33,6 @@ pytestmark = [
     pytest.mark.smoke(3),
     pytest.mark.skipif(not real_model.is_there(), reason=f"the real model is not here: {real_model.HOW}"),
 ]
-Make = Callable[..., RunnerConfig]
 # by bench/llamacpp_next_tokens.py
 LLAMA_CPP = json.loads((Path(__file__).parent / "llama_cpp.json").read_text())
 # How many readings of its file a load may cost in processor time: seen are 5 of the folder and 15
@@ -77,20 +75,20 @@ print(json.dumps([min(spent(one) for _ in range(3)) for one in (
 """
 
 
-def complete(config: RunnerConfig, requests: list[Request]) -> dict[Any, Completion]:
+def complete(spec: ModelSpec, requests: list[Request]) -> dict[Any, Completion]:
     """Complete requests with a fresh engine."""
-    return {done.id: done for done in contract.complete(open_engine(config), requests)}
+    return {done.id: done for done in contract.complete(open_engine(spec), requests)}
 
 
 def local(name: Path, **keys: Any) -> LocalModelConfig:
     return LocalModelConfig(str(name), device="cpu", **keys)
 
 
-def test_greedy_tokens_are_those_of_transformers(make_config: Make) -> None:
+def test_greedy_tokens_are_those_of_transformers() -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    config = make_config(model=local(real_model.plain_folder(), dtype=Dtype.float32))
-    done = complete(config, [Request(prompt, prompt, max_new_tokens=24) for prompt in PROMPTS])
+    spec = make_spec(model=local(real_model.plain_folder(), dtype=Dtype.float32))
+    done = complete(spec, [Request(prompt, prompt, max_new_tokens=24) for prompt in PROMPTS])
     model: Any = AutoModelForCausalLM.from_pretrained(real_model.plain_folder(), dtype="float32")
     tokenizer = AutoTokenizer.from_pretrained(real_model.plain_folder())
     for prompt in PROMPTS:
@@ -103,12 +101,12 @@ def test_greedy_tokens_are_those_of_transformers(make_config: Make) -> None:
 
 @pytest.mark.parametrize("has_byte_rows", [False, True])
 @pytest.mark.parametrize("dtype", [Dtype.float32, Dtype.bfloat16])
-def test_a_gguf_files_pass_is_a_single_call(make_config: Make, has_byte_rows: bool, dtype: Dtype) -> None:
+def test_a_gguf_files_pass_is_a_single_call(has_byte_rows: bool, dtype: Dtype) -> None:
     """Of 49,152 logits the farthest is off by more than a tiny model's, when a number is rounded to
     the next byte."""
     quantization = CHOICES["gguf"](int8_rows=has_byte_rows)  # type: ignore[call-arg]
-    engine = local_engine(
-        make_config(model=local(real_model.gguf_file(), dtype=dtype), quantization=quantization)
+    engine = open_engine(
+        make_spec(model=local(real_model.gguf_file(), dtype=dtype), quantization=quantization)
     )
     assert [done.error for done in contract.complete(engine, [Request(0, PROMPTS[0], max_new_tokens=2)])] == [
         None
@@ -123,9 +121,9 @@ def test_texts_have_the_tokens_of_llama_cpp() -> None:
         assert tokenizer(one["text"], add_special_tokens=False)["input_ids"] == one["tokens"], one["text"]
 
 
-def test_next_tokens_are_as_probable_as_for_llama_cpp(make_config: Make) -> None:
+def test_next_tokens_are_as_probable_as_for_llama_cpp() -> None:
     requests = [Request(one["text"], one["text"], continuation="!", top_logprobs=200) for one in LLAMA_CPP]
-    done = complete(make_config(model=local(real_model.gguf_file())), requests)
+    done = complete(make_spec(model=local(real_model.gguf_file())), requests)
     gaps = []
     for one in LLAMA_CPP:
         assert done[one["text"]].prompt_tokens == one["tokens"], one["text"]
@@ -175,12 +173,10 @@ def test_each_format_is_as_far_from_plain_weights_as_it_should_be(tmp_path: Path
 
 
 @pytest.mark.parametrize("quantization", [Int8DynamicConfig(), Int8Config()], ids=lambda one: one.name)
-def test_rows_in_eight_bits_are_decoded_in_a_stream(
-    make_config: Make, quantization: QuantizationConfig
-) -> None:
+def test_rows_in_eight_bits_are_decoded_in_a_stream(quantization: QuantizationConfig) -> None:
     """Its rounded rows differ between its own passes by up to a third of the logits' spread; its
     attention does not."""
-    engine = local_engine(make_config(model=local(real_model.plain_folder()), quantization=quantization))
+    engine = open_engine(make_spec(model=local(real_model.plain_folder()), quantization=quantization))
     assert engine.load().facts["decoding"] == "in a stream"
     [done] = contract.complete(engine, [Request(0, PROMPTS[0], max_new_tokens=8)])
     assert " Paris" in done.answer.text

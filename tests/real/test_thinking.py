@@ -23,6 +23,7 @@ BUDGETS = (0, 5, 24, None)
 END = " I answer now.</think>\n\n"
 
 
+@pytest.mark.thorough
 def test_a_real_model_thinks_as_long_as_it_may_and_answers(
     runner: Callable[..., Any], tmp_path: Path
 ) -> None:

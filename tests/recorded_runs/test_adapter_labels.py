@@ -41,6 +41,7 @@ def heads(out: str) -> list[str]:
     return [line.removeprefix("• ").partition(" (n=")[0] for line in lines]
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("study")
 def test_sentences_name_the_adapter_and_how_it_is_merged(show: Any) -> None:
     where = ["--where", "lora.path == '/adapters/polite/final' and quantization.name == 'nf4'"]
@@ -81,6 +82,7 @@ def test_beside_a_model_without_an_adapter_all_rows_have_names_of_their_own(show
     assert len({*heads(out)}) == len(heads(out))
 
 
+@pytest.mark.thorough
 def test_settings_that_are_pooled_over_tasks_have_the_same_names(store: Store, show: Any) -> None:
     for split in ("test", "hard"):
         of_split = NONE | {"task.split": split}

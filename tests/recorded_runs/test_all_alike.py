@@ -13,6 +13,7 @@ from stores import NF4, NONE, Store
 pytestmark = [pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("n", "solved", "tells"), [(60, True, "harder"), (60, False, "easier"), (100, True, "harder")]
 )
@@ -31,6 +32,7 @@ def test_verdicts_that_are_all_the_same_are_planned_by_the_test_of_the_margin(
     assert ("as good within 5 points" in out) == (n == 100)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("right", "tells"), [(6, ""), (8, "harder"), (0, "easier"), (2, "")])
 def test_of_several_answers_the_mean_says_whether_all_are_alike(
     store: Store, show: Any, right: int, tells: str
@@ -44,6 +46,7 @@ def test_of_several_answers_the_mean_says_whether_all_are_alike(
     assert tells in out
 
 
+@pytest.mark.thorough
 def test_a_repeat_of_several_answers_is_counted_by_their_shares(store: Store, show: Any) -> None:
     """Every vote is the same in both, and 20 of 60 questions have another share of right
     answers."""

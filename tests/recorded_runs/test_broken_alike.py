@@ -12,6 +12,7 @@ pytestmark = [pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:
 BASELINE = ("--baseline", "quantization=none", "--margin", "2")
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("name", "base", "other", "unread", "verdict", "why"),
     [
@@ -49,6 +50,7 @@ def test_nothing_solved_is_no_finding_either(store: Store, show: Any) -> None:
     )
 
 
+@pytest.mark.thorough
 def test_a_pooled_verdict_of_nothing_solved_is_undecided(store: Store, show: Any) -> None:
     for split in ("a", "b"):
         for job, config in (("base", NONE), ("nf4", NF4)):

@@ -15,6 +15,7 @@ class Terminal(io.StringIO):
         return True
 
 
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 def test_notes_that_differ_are_a_column_and_notes_that_all_share_are_none(store: Store, show: Any) -> None:
     for name, config, why in (("first", NONE, "baseline"), ("second", NF4, "a second look")):

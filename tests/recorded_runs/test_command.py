@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from raising import raises
 from stores import INT8, NF4, NONE, Store, marks
 
 from runner import compare
 from runner.recorded_runs.key_rules import SchemaRules
 from runner.recorded_runs.which_store import store_to_read
-from runner.store import mlflow_store
+from runner.tracking import stores
 from runner_base.errors import ConfigError
 from runner_compare.model.baselines import find_baseline
 from runner_compare.model.data import NotPaired, Run
@@ -35,6 +36,7 @@ BASELINE = "quantization=none"
 # ------------------------------------------------------------------------------------------ styles
 
 
+@pytest.mark.thorough
 def test_table_has_differing_keys_only_and_whole_numbers(grid: Store, show: Any) -> None:
     code, out, _ = show("grid", "--baseline", BASELINE)
     assert code == 0
@@ -58,6 +60,7 @@ def test_table_says_what_the_test_shows_and_never_equal(grid: Store, show: Any) 
     assert "equal" not in out
 
 
+@pytest.mark.thorough
 def test_a_margin_is_decided_for_each_row(grid: Store, show: Any, rows: Any) -> None:
     _, out, _ = show("grid", "--baseline", BASELINE, "--margin", "5")
     assert "nf4 vs none on task.split=test (n=200): worse (Δ −15.0 points" in out
@@ -195,6 +198,7 @@ def test_each_split_has_its_own_baseline(grid: Store, rows: Any) -> None:
     assert row_by_job["int8-train"]["comparison"]["p"] == 1.0  # no discordant pair
 
 
+@pytest.mark.thorough
 def test_keys_that_only_one_choice_has_are_in_brackets(store: Store, show: Any) -> None:
     store.job("brackets", "base", NONE, marks(50, 100))
     store.job("brackets", "double", NF4, marks(49, 100))
@@ -294,6 +298,7 @@ def test_other_questions_are_rejected(store: Store, rows: Any) -> None:
     assert row_by_job["fewer"]["comparison"] is row_by_job["regraded"]["comparison"] is None
 
 
+@pytest.mark.thorough
 def test_other_scoring_is_rejected(store: Store, rows: Any) -> None:
     store.job("scoring", "base", NONE, marks(50, 100))
     store.job("scoring", "version", NF4, marks(50, 100), tags={"task_version": "2"})
@@ -330,6 +335,7 @@ def test_artifacts_are_read_if_the_folder_is_gone_or_was_changed(store: Store, r
     assert (comparison["wins"], comparison["losses"]) == (0, 10)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("old", "new", "why"),
     [
@@ -444,16 +450,14 @@ def test_which_store_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
     (tmp_path / "mlflow.db").touch()
-    assert store_to_read(tmp_path, None, None) == mlflow_store.Store(
+    assert store_to_read(tmp_path, None, None) == stores.Store(
         f"sqlite:///{tmp_path}/mlflow.db", "runner", tmp_path
     )
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "theirs")
-    assert store_to_read(tmp_path, None, None) == mlflow_store.Store("http://server", "theirs", tmp_path)
-    assert store_to_read(tmp_path, "http://given", "mine") == mlflow_store.Store(
-        "http://given", "mine", tmp_path
-    )
-    with pytest.raises(ConfigError, match="no such file"):
+    assert store_to_read(tmp_path, None, None) == stores.Store("http://server", "theirs", tmp_path)
+    assert store_to_read(tmp_path, "http://given", "mine") == stores.Store("http://given", "mine", tmp_path)
+    with raises(ConfigError, "not_found"):
         store_to_read(tmp_path, "sqlite:////nowhere/mlflow.db", None)
 
 

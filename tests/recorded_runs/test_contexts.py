@@ -90,6 +90,7 @@ def of_context(draw: Random, helps_up_to: int, scale: float = 0.3) -> Loss:
     )
 
 
+@pytest.mark.thorough
 def test_other_windows_are_the_same_texts(store: Store, rows: Any, show: Any) -> None:
     loss = of_context(Random(1), 60)
     for window in (16, 32, 64):

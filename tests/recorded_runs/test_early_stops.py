@@ -16,6 +16,7 @@ pytestmark = [pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:
 BASELINE = "quantization=none"
 
 
+@pytest.mark.thorough
 def test_a_run_that_stopped_early_is_compared_by_bets_on_what_both_have(
     store: Store, rows: Any, show: Any
 ) -> None:

@@ -11,6 +11,7 @@ import pytest
 Command = Callable[..., Any]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("gate", ["perplexity<1.004", "rank_1_share>0.99", "bits_per_byte<9"])
 def test_a_gate_on_ten_texts_is_not_met(runner: Command, tmp_path: Path, gate: str) -> None:
     """Of ten texts of the embedded model none is unlikely: they look better than 1.004, and the

@@ -13,8 +13,8 @@ import pytest
 
 from runner import compare
 from runner.recorded_runs import run_list
-from runner.store import published, stored_runs
-from runner.store.mlflow_store import open_client
+from runner.tracking import published, stored_runs
+from runner.tracking.connection import open_client
 
 pytestmark = [
     pytest.mark.slow,  # grids are processes
@@ -49,6 +49,7 @@ def compared(capsys: pytest.CaptureFixture[str], outputs: Path) -> Callable[...,
 Compared = Callable[..., dict[str, dict[str, Any]]]
 
 
+@pytest.mark.thorough
 def test_records_say_what_mlflow_says(
     outputs: Path, compared: Compared, monkeypatch: pytest.MonkeyPatch
 ) -> None:

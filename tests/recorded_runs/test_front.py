@@ -57,6 +57,7 @@ sizes = st.sampled_from([100.0, 101.0, 103.0, 104.5, 130.0])
 speeds = st.sampled_from([50.0, 56.0, 63.0, 66.0, 80.0])
 
 
+@pytest.mark.thorough
 @given(st.lists(st.tuples(st.integers(100, 103), sizes, speeds), min_size=2, max_size=12))
 def test_the_front_is_what_nothing_on_it_dominates(points: list[tuple[int, float, float]]) -> None:
     rows = [row(str(number), *point) for number, point in enumerate(points)]
@@ -281,6 +282,7 @@ def test_an_axis_needs_the_same_metric_in_all_rows() -> None:
     assert [one.on_front for one in table.rows] == [None, None]
 
 
+@pytest.mark.thorough
 def test_accuracies_are_compared_question_by_question(store: Store, rows: Any, show: Any) -> None:
     """10 of 200 lost and none won: for Fisher's test too few, for McNemar's enough."""
     for name, config, right in (("none", NONE, 186), ("nf4", NF4, 176)):
@@ -302,6 +304,7 @@ def test_accuracies_are_compared_question_by_question(store: Store, rows: Any, s
     assert "Noise:" not in out
 
 
+@pytest.mark.thorough
 def test_a_row_is_as_accurate_if_the_test_excludes_a_loss(store: Store, rows: Any) -> None:
     """One lost answer of 1,000 is little; one of 200 may mean 2 points; 20 of 400 are a loss of
     5."""
@@ -315,6 +318,7 @@ def test_a_row_is_as_accurate_if_the_test_excludes_a_loss(store: Store, rows: An
     )
 
 
+@pytest.mark.thorough
 def test_a_job_that_ran_several_times_has_repeats(store: Store, rows: Any, show: Any) -> None:
     for speed in (40.0, 40.4, 39.6, 40.2):
         store.job("again", "none", NONE, marks(900, 1000), metrics={"decode_tok_per_s": speed})
@@ -333,6 +337,7 @@ def test_a_job_that_ran_several_times_has_repeats(store: Store, rows: Any, show:
     )
 
 
+@pytest.mark.thorough
 def test_dominated_rows_are_marked_everywhere(store: Store, rows: Any, show: Any) -> None:
     for name, config, right, size, speed in (
         ("none", NONE, 90, 900.0, 50.0),

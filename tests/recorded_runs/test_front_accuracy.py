@@ -14,6 +14,7 @@ from runner_compare.statistics.unseen_kind import likelihood_p
 pytestmark = [pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]
 
 
+@pytest.mark.thorough
 def test_a_row_is_not_dominated_by_the_questions_of_a_few_families(store: Store, rows: Any) -> None:
     # four families of ten are lost as a whole: p 0.125
     lost = [index // 10 >= 4 for index in range(200)]
@@ -26,6 +27,7 @@ def test_a_row_is_not_dominated_by_the_questions_of_a_few_families(store: Store,
     assert rows("front of lost families")["nf4"]["dominated_by"] == "none"
 
 
+@pytest.mark.thorough
 def test_a_row_is_as_accurate_by_ten_families_but_for_rare_kinds(store: Store, rows: Any) -> None:
     """One lost answer of 1,000 in ten families excludes a loss of 2 points. A kind of family that is
     rarer than four in n is beyond the test; the test that counts it as lost excludes nothing."""
@@ -37,6 +39,7 @@ def test_a_row_is_as_accurate_by_ten_families_but_for_rare_kinds(store: Store, r
     assert likelihood_p(lost, [100.0] * 10, -0.02) > 0.05
 
 
+@pytest.mark.thorough
 def test_means_over_samples_decide_and_not_their_votes(store: Store, rows: Any, show: Any) -> None:
     with_samples(store, "front of samples", "none", NONE, [8] * 60)
     with_samples(store, "front of samples", "nf4", NF4, [6] * 60)  # each vote is right
@@ -44,6 +47,7 @@ def test_means_over_samples_decide_and_not_their_votes(store: Store, rows: Any, 
     assert "nf4 by none (accuracy +25.0 points, speed" in show("front of samples")[1]
 
 
+@pytest.mark.thorough
 def test_the_bets_of_a_run_decide_at_its_own_share(store: Store, rows: Any, show: Any) -> None:
     store.job("front of bets", "base", NONE, marks(90, 100))
     losing = [index >= 10 for index in range(30)]  # ten losses: p 0.013, and 5 %/3 decides

@@ -7,7 +7,7 @@ import pytest
 from options_here import absent
 
 from runner.recorded_runs.key_rules import SchemaRules
-from runner.store.tracking import text_of
+from runner.records.flat_config import text_of
 from runner.tasks.likelihood.keys import LikelihoodConfig
 from runner_compare.model.key_rules import KeyRules
 

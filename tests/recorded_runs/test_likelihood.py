@@ -65,6 +65,7 @@ def job(
     (folder / "samples.jsonl").write_text("".join(line.to_json() + "\n" for line in lines))
 
 
+@pytest.mark.thorough
 def test_differences_are_paired_weighted_by_tokens_and_adjusted(store: Store, rows: Any, show: Any) -> None:
     job(store, "likely", "base", NONE, BASE)
     kl = {"kl_nats_per_token": 0.0007, "kl_nats_per_token_low": 0.0002, "kl_nats_per_token_high": 0.0012}
@@ -103,6 +104,7 @@ def test_differences_are_paired_weighted_by_tokens_and_adjusted(store: Store, ro
     assert lines["nf4"]["finding"] == "worse"
 
 
+@pytest.mark.thorough
 def test_a_page_says_it_too(store: Store, show: Any, tmp_path: Path) -> None:
     job(store, "likely page", "base", NONE, BASE)
     job(store, "likely page", "nf4", NF4, WORSE)
@@ -148,6 +150,7 @@ def test_fewer_texts_are_rejected(store: Store, rows: Any) -> None:
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("count", [1, 49])
 def test_of_too_few_texts_nothing_is_claimed(store: Store, rows: Any, show: Any, count: int) -> None:
     experiment = f"likely {count}"
@@ -162,6 +165,7 @@ def test_of_too_few_texts_nothing_is_claimed(store: Store, rows: Any, show: Any,
     assert f"nf4: not compared, too few texts to test: {count}, at least 50" in " ".join(out.split())
 
 
+@pytest.mark.thorough
 def test_accuracy_and_likelihood_of_the_same_models_are_in_one_table(store: Store, show: Any) -> None:
     for name, config, nats, right in (
         ("base", NONE, BASE, 150),

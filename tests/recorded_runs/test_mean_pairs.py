@@ -25,6 +25,7 @@ BASELINE = "quantization=none"
 DRAW = Random(0)
 
 
+@pytest.mark.thorough
 def test_families_count_as_one(store: Store, rows: Any, show: Any) -> None:
     lost = [index // 10 >= 4 for index in range(200)]  # four families of twenty are lost as a whole
     in_families(store, "families", "base", NONE, [True] * 200, 10)
@@ -74,6 +75,7 @@ def test_a_field_that_no_job_has_recorded_is_rejected(store: Store, show: Any) -
     assert f"--cluster template: not recorded by base: {fix}" in err
 
 
+@pytest.mark.thorough
 def test_several_answers_are_compared_by_their_mean(store: Store, rows: Any, show: Any) -> None:
     base = [DRAW.randrange(5, 9) for _ in range(60)]
     fewer = [it - DRAW.randrange(0, 3) for it in base]
@@ -140,6 +142,7 @@ def test_votes_and_one_right_of_several_are_compared_by_name(store: Store, rows:
     assert show("by name", "--metric", "pass@0")[0] == 2
 
 
+@pytest.mark.thorough
 def test_the_mean_of_one_side_is_compared_with_the_verdicts_of_the_other(store: Store, rows: Any) -> None:
     config = {"task.samples": "1"}
     store.job("one side", "base", {**NONE, **config}, [True] * 60)
@@ -179,6 +182,7 @@ def test_the_interval_of_a_run_over_families_is_the_one_that_its_job_has_recorde
     assert families.interval == (0.75, 0.6, 0.86)
 
 
+@pytest.mark.thorough
 def test_runs_that_are_pooled_have_an_interval_over_their_families(store: Store, rows: Any) -> None:
     solved = [index // 10 < 12 for index in range(200)]  # whole families are right or wrong
     for split in ("test", "hard"):

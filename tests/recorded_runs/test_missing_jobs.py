@@ -12,7 +12,7 @@ from grid_fixture import grid as grid
 from grids import Grid, kill, mlflow_runs, wait_for
 
 from runner import compare
-from runner.store.jobs import LOCK
+from runner.records.jobs import LOCK
 from runner_base.files import is_held
 
 pytestmark = [

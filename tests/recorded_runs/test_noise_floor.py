@@ -34,6 +34,7 @@ def rows_of(show: Any, experiment: str, *arguments: str) -> dict[str, dict[str, 
     return {row["job_id"]: row for row in json.loads(out)["tables"][0]["rows"]}
 
 
+@pytest.mark.thorough
 def test_the_baseline_again_is_a_row_that_holm_does_not_count(repeated: Store, show: Any) -> None:
     rows = rows_of(show, "repeat")
     assert list(rows)[:2] == ["none", "none-again"], "it comes right below its baseline"

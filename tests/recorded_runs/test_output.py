@@ -38,6 +38,7 @@ def saved(grid: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.thorough
 def test_save_writes_all_files(saved: Path) -> None:
     assert {file.name for file in saved.iterdir()} == NAMES | PICTURES
     for file in saved.glob("*.png"):
@@ -59,6 +60,7 @@ def test_the_page_is_whole_and_needs_nothing_else(saved: Path) -> None:
     assert not re.findall(r"#[0-9a-f]{6}", text[text.index("<svg") : text.rindex("</svg>")])
 
 
+@pytest.mark.thorough
 def test_the_picture_draws_the_margin(grid: Store, show: Any, tmp_path: Path) -> None:
     assert show("grid", "--baseline", BASELINE, "--margin", "5", "--save", str(tmp_path))[0] == 0
     text = (tmp_path / "comparison.html").read_text()
@@ -107,6 +109,7 @@ def test_the_page_says_what_the_terminal_says(saved: Path, grid: Store, show: An
     assert "nf4-test thinks about question 150 #### 7" in page.text
 
 
+@pytest.mark.thorough
 def test_csv_and_json_hold_what_stdout_has_and_stay_the_same(
     saved: Path, grid: Store, show: Any, tmp_path: Path
 ) -> None:
@@ -126,6 +129,7 @@ def test_csv_and_json_hold_what_stdout_has_and_stay_the_same(
     ]
 
 
+@pytest.mark.thorough
 def test_texts_of_models_are_shown_and_not_run(store: Store, show: Any, tmp_path: Path) -> None:
     nasty = "<script>alert(1)</script> & </pre><b>| [red]bold[/red] $\\frac$ \x1b]0;owned\x07"
     seen = nasty.replace("\x1b", "\\x1b").replace("\x07", "\\x07")
@@ -176,6 +180,7 @@ def test_tasks_without_verdicts_have_a_page_and_no_pictures(store: Store, show: 
     assert "memory 2 runs" in Page((tmp_path / "comparison.html").read_text()).text
 
 
+@pytest.mark.thorough
 def test_log_puts_the_files_into_the_grids_run(store: Store, show: Any) -> None:
     grid = store.grid("logged", "l1", ["l-none", "l-nf4"])
     store.job("logged", "l-none", NONE, marks(80, 100), grid=grid)

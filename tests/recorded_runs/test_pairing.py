@@ -65,6 +65,7 @@ def test_a_run_of_some_questions_is_paired_with_one_of_all(store: Store, rows: A
     assert row["note"] == "different questions: 2 here, 100 in the baseline, 1 are the same"
 
 
+@pytest.mark.thorough
 def test_unpaired_takes_fishers_test(store: Store, rows: Any, show: Any) -> None:
     store.job("unpaired", "base", NONE, marks(90, 100))
     store.job("unpaired", "fewer", NF4, marks(50, 80))
@@ -104,6 +105,7 @@ def test_a_job_as_baseline_is_compared_with_all_others(grid: Store, rows: Any) -
     )
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("changed", "why"),
     [
@@ -222,6 +224,7 @@ def test_one_process_each_names_nothing(store: Store, rows: Any, show: Any) -> N
     assert "within these processes only" in out
 
 
+@pytest.mark.thorough
 def test_a_run_beside_other_work_or_elsewhere_is_no_repeat(store: Store, rows: Any) -> None:
     for place, tags in (
         ("busy sweeps", {"fact.measured": "beside other work"}),

@@ -52,6 +52,7 @@ def row_of(table: dict[str, Any], name: str) -> dict[str, Any]:
     return dict(next(row for row in table["rows"] if row["config"]["quantization.name"] == name))
 
 
+@pytest.mark.thorough
 def test_a_loss_that_no_single_set_shows_is_shown_by_all_together(pooled: Any) -> None:
     table = pooled("--pool")
     assert table["weights"] == "questions"
@@ -64,6 +65,7 @@ def test_a_loss_that_no_single_set_shows_is_shown_by_all_together(pooled: Any) -
     assert row_of(table, "int8")["comparison"]["finding"] == "no difference shown"
 
 
+@pytest.mark.thorough
 def test_tasks_that_count_the_same(pooled: Any) -> None:
     comparison = row_of(pooled("--pool", "tasks"), "nf4")["comparison"]
     assert comparison["method"] == "weighted_flips"
@@ -72,6 +74,7 @@ def test_tasks_that_count_the_same(pooled: Any) -> None:
     assert comparison["difference_high"] < 0
 
 
+@pytest.mark.thorough
 def test_holm_counts_the_settings_that_are_pooled(pooled: Any) -> None:
     comparison = row_of(pooled("--pool"), "nf4")["comparison"]
     assert comparison["p_holm"] == pytest.approx(2 * comparison["p"]), (
@@ -79,6 +82,7 @@ def test_holm_counts_the_settings_that_are_pooled(pooled: Any) -> None:
     )
 
 
+@pytest.mark.thorough
 def test_a_setting_that_lacks_a_set_is_named_and_has_no_verdict(pooled: Any, show: Any) -> None:
     fp4 = row_of(pooled("--pool"), "fp4")
     assert fp4["comparison"] is None
@@ -87,6 +91,7 @@ def test_a_setting_that_lacks_a_set_is_named_and_has_no_verdict(pooled: Any, sho
     assert "• quantization=fp4: not pooled, it has no run on hard 100" in out
 
 
+@pytest.mark.thorough
 def test_the_margin_is_decided_on_the_pooled_difference(pooled: Any) -> None:
     table = pooled("--pool", "--margin", "2")
     assert row_of(table, "int8")["comparison"]["verdict"] == "as good"
@@ -110,6 +115,7 @@ def test_an_undecided_margin_says_how_many_more_questions_decide(pooled: Any, sh
     assert re.search(r"more questions would decide, [\d,]+ in all, each set in proportion\)", line)
 
 
+@pytest.mark.thorough
 def test_the_table_has_a_line_for_each_setting_and_a_column_for_each_set(
     three_sets: Store, show: Any
 ) -> None:
@@ -131,6 +137,7 @@ def test_csv_has_a_line_for_each_pooled_setting(three_sets: Store, show: Any) ->
     assert lines[0]["pooled_over"] == "hard 100; test 100; train 200"
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_the_page_begins_with_the_pooled_verdicts(three_sets: Store, show: Any, tmp_path: Any) -> None:
     code, _, _ = show("pool", *BASELINE, "--pool", "--save", str(tmp_path))

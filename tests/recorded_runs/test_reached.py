@@ -22,6 +22,7 @@ def remarks(show: Any, experiment: str, baseline: str) -> dict[str, str | None]:
     return {row["job_id"]: row["comparison"]["remark"] for row in rows if row.get("comparison")}
 
 
+@pytest.mark.thorough
 def test_it_is_said_beside_the_verdict_of_a_row_and_of_a_baseline(store: Store, show: Any) -> None:
     store.job("reach", "none", NONE, marks(180, N))
     store.job("reach", "nf4", NF4, marks(180, N, 1), metrics={"quantized_share": 0.0588})
@@ -46,6 +47,7 @@ def test_it_has_the_shares_of_all_and_of_bytes_where_they_are_recorded(store: St
     assert found == {"nf4": f"nf4 of nf4 {SAID}, 5 % of all, 1.4 % of the weights' bytes"}
 
 
+@pytest.mark.thorough
 def test_layers_that_the_user_has_left_out_are_not_missed(store: Store, show: Any) -> None:
     store.job("mix", "none", NONE, marks(180, N))
     partly = {"quantized_share": 0.3, "quantized_share_of_wanted": 1.0}

@@ -30,6 +30,7 @@ def compared(capsys: pytest.CaptureFixture[str], tmp_path: Path, *arguments: str
     return table
 
 
+@pytest.mark.thorough
 def test_a_grid_is_one_run_with_its_jobs_and_their_comparison(
     runner: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -68,6 +69,7 @@ def test_a_grid_is_one_run_with_its_jobs_and_their_comparison(
     assert {row["config"]["generation.max_new_tokens"] for row in table["rows"]} == {"256", "16"}
 
 
+@pytest.mark.thorough
 def test_sweeps_and_memory_are_compared_by_their_repeats(
     runner: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -127,6 +129,7 @@ def test_a_table_of_answers_that_were_cut_off_names_the_limit_and_plans_no_quest
     assert "most answers are cut off" in out
 
 
+@pytest.mark.thorough
 def test_the_last_grid_is_the_one_that_was_started_last_though_its_run_is_older(
     runner: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,7 +20,7 @@ from stores import INT8, NF4, NONE, Store, marks
 
 from runner import compare
 from runner.recorded_runs import sample_reader
-from runner.store import stored_runs
+from runner.tracking import stored_runs
 
 RUNS = 12
 pytestmark = [
@@ -74,6 +74,7 @@ def rows_of(
     return {row["job_id"]: row for row in json.loads(captured.out)["tables"][0]["rows"]}
 
 
+@pytest.mark.thorough
 def test_samples_come_from_the_server_several_at_a_time_but_not_too_many(
     remote: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

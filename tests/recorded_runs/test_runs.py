@@ -27,6 +27,7 @@ def test_an_experiment_that_another_file_logs_into_is_refused(store: Store) -> N
 # --runs
 
 
+@pytest.mark.thorough
 def test_runs_by_job_run_and_beginning(grid: Store, rows: Any) -> None:
     assert set(rows("grid", "--runs", "none-test", "nf4-test")) == {"none-test", "nf4-test"}
     assert set(rows("grid", "--runs", "none-te", "int8-tr")) == {"none-test", "int8-train"}
@@ -126,6 +127,7 @@ def splits(store: Store) -> Store:
     return store
 
 
+@pytest.mark.thorough
 def test_by_pools_splits(splits: Store, rows: Any) -> None:
     row_by_job = rows("splits", "--where", "seed=0", "--by", "quantization", "--baseline", BASELINE)
     assert set(row_by_job) == {"none-test-0+none-train-0", "nf4-test-0+nf4-train-0"}

@@ -79,6 +79,7 @@ def test_a_text_cannot_end_the_script_and_a_damaged_run_is_named(store: Store, t
     assert left_out.startswith("fp4: no samples: samples.jsonl of s-gone")
 
 
+@pytest.mark.thorough
 def test_runs_beyond_the_room_are_named_and_the_baseline_stays(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -49,6 +49,7 @@ def table_of(show: Any, experiment: str, *arguments: str) -> dict[str, Any]:
     return dict(table)
 
 
+@pytest.mark.thorough
 def test_a_row_is_the_mean_over_its_seeds(grids: Store, show: Any) -> None:
     table = table_of(show, "team-seeds", *BASELINE)
     rows = {row["config"]["task.mode"]: row for row in table["rows"]}
@@ -88,6 +89,7 @@ def test_the_output_says_how_far_seeds_are_apart(grids: Store, show: Any, tmp_pa
     assert "| 60 × 5 seeds |" in (tmp_path / "comparison.md").read_text()
 
 
+@pytest.mark.thorough
 def test_one_seed_of_a_baseline_is_compared_with_several(store: Store, show: Any) -> None:
     team(store, "team-one", "full", marks(50, N), [500] * N, [50] * N)
     for seed in range(3):
@@ -117,6 +119,7 @@ def test_a_named_job_stands_for_all_its_seeds(grids: Store, show: Any) -> None:
     assert rows[0]["saved"] == rows[1]["saved"]
 
 
+@pytest.mark.thorough
 def test_word_problems_have_seeds_too(store: Store, show: Any) -> None:
     for seed in range(3):
         store.job("team-problems", f"none-{seed}", {**NONE, "seed": f"{seed}"}, marks(50, N))

@@ -67,6 +67,7 @@ def test_the_same_is_a_number_that_any_comparison_takes(thinkers: Store, rows: A
     assert (answers["metrics"]["answer_tokens"], answers["number"]["difference"]) == (ANSWER_TOKENS, 0)
 
 
+@pytest.mark.thorough
 def test_nothing_is_said_of_models_that_do_not_think(store: Store, rows: Any, show: Any) -> None:
     for name, config in (("plain-none", NONE), ("plain-nf4", NF4)):
         thinking_job(store, "no thinking", name, marks(80, N), None, config=config)
@@ -161,6 +162,7 @@ def test_what_a_right_answer_costs_has_an_interval_over_questions(
     assert f"{costs['tokens']:,.1f} [{costs['tokens_low']:,.1f}, {costs['tokens_high']:,.1f}]" in out
 
 
+@pytest.mark.thorough
 def test_the_interval_of_a_right_answers_cost_holds() -> None:
     """The truth is the mean tokens over the accuracy; hard questions take longer and are solved
     less often."""

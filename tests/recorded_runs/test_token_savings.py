@@ -30,6 +30,7 @@ def around(mean: float, seed: int = 0) -> list[int]:
     return [int(it) for it in values]
 
 
+@pytest.mark.thorough
 def test_the_words_name_the_graph_and_say_saved_only_where_it_is(store: Store, rows: Any, show: Any) -> None:
     team(store, "team-saved", "full", marks(45, N), around(1000), [100] * N)
     team(store, "team-saved", "chain", marks(44, N), around(880, 1), [100] * N, mode="chain")
@@ -85,6 +86,7 @@ def test_training_is_paid_back_only_where_something_is_saved(store: Store, rows:
     assert "; training cost 20,000 tokens: not paid back, as nothing is saved" in out
 
 
+@pytest.mark.thorough
 def test_equal_tokens_save_nothing(store: Store, rows: Any, show: Any) -> None:
     team(store, "team-same", "full", marks(45, N), around(1000), [100] * N)
     other = around(1000)

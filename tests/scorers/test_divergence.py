@@ -76,6 +76,7 @@ def divergence_with_drawn(
     )
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("sharp", "difference"), [(1.0, 0.3), (4.0, 0.05), (2.0, 1.0)])
 def test_drawn_tokens_estimate_the_divergence_without_bias_and_say_how_exactly(
     sharp: float, difference: float

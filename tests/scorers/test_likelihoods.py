@@ -133,6 +133,7 @@ def test_the_interval_of_a_divergence_needs_as_many_texts_as_a_test() -> None:
     assert ends == pytest.approx(ratio_interval([4 * it for it in kl], [4.0] * MIN_TEXTS))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("spread", [1.0, 1.5])
 @pytest.mark.parametrize("texts", [50, 100])
 def test_the_interval_of_a_divergence_holds_also_where_few_texts_have_most_of_it(

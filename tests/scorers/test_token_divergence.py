@@ -88,6 +88,7 @@ def test_no_interval_is_given_where_a_kind_of_text_that_is_in_none_of_them_could
     assert [texts_needed(share) for share in (0.9, 0.95, 0.99, 0.999)] == [36, 72, 368, 3688]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("rare", [0.02, 0.06, 0.1])
 def test_an_interval_holds_where_a_rare_kind_of_text_has_the_tail(rare: float) -> None:
     """tails_null.py in small: before, that of the 95 % missed in 23 to 61 % of such jobs."""

@@ -39,6 +39,7 @@ def wins(answers: tuple[str, ...]) -> bool:
     return bool(votes) and max(votes, key=lambda one: votes[one]) == GOLD
 
 
+@pytest.mark.thorough
 @settings(max_examples=60)
 @given(answers_given)
 def test_pass_and_majority_are_the_means_over_all_subsets_in_all_orders(answers: list[str]) -> None:

@@ -8,17 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from opening import open_engine
+from job_engines import open_engine
+from raising import raises
 from tasking import work
 
 from runner.config.measures import SweepConfig
 from runner.config.prompts import Framing
 from runner.config.root import RunnerConfig
+from runner.records.jobs import Job, Recorder
 from runner.run import run
 from runner.speed import real_prompts
-from runner.store.jobs import Job, Recorder
 from runner.tasks.sweep import task as sweep
-from runner_base.errors import ConfigError
+from runner_base.errors import Code, ConfigError
 from runner_engine.sessions.base import Message
 from runner_engine.settings.model import LocalModelConfig
 
@@ -71,9 +72,7 @@ def test_too_few_prompts_are_repeated_and_too_long_ones_are_left_out(
     assert "1 prompts were left out: they are too long for the model" in result.notes
     assert any(note.startswith("8 prompts were sent, but there are only 2") for note in result.notes)
     (tmp_path / "few.txt").write_text(f"{'long ' * 200}\n")
-    with pytest.raises(
-        ConfigError, match="none of its 1 prompts with task.new_tokens=3 more fits into the 512"
-    ):
+    with raises(ConfigError, "too_large", "task.prompts"):
         run(config)
 
 
@@ -111,22 +110,16 @@ def test_prompts_count_in_the_jobs_id_and_random_tokens_do_not(make_config: Make
 
 
 @pytest.mark.parametrize(
-    ("keys", "message"),
+    ("keys", "code", "key"),
     [
-        (
-            {"prompt_tokens": [8]},
-            "task.prompt_tokens=.8.: the prompts of task.prompts=embedded have their own lengths",
-        ),
-        (
-            {"shared_prefix": [0.5]},
-            "task.shared_prefix=.0.5.: the prompts of task.prompts=embedded have their own beginnings",
-        ),
-        ({"prompts": "-"}, "task.prompts=-: a sweep reads a file or a data set, not stdin"),
-        ({"prompts": "nope.jsonl"}, "task.prompts=nope.jsonl: data path does not exist"),
-        ({"prompts": "nope.txt"}, "task.prompts=nope.txt: prompt file does not exist"),
-        ({"split": "tset"}, "Did you mean test"),
+        ({"prompt_tokens": [8]}, "conflict", "task.prompt_tokens"),
+        ({"shared_prefix": [0.5]}, "conflict", "task.shared_prefix"),
+        ({"prompts": "-"}, "unsupported", "task.prompts"),
+        ({"prompts": "nope.jsonl"}, "not_found", "task.prompts"),
+        ({"prompts": "nope.txt"}, "not_found", "task.prompts"),
+        ({"split": "tset"}, "unknown_choice", "task.split"),
     ],
 )
-def test_prompts_that_cannot_be_sent_are_rejected(keys: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+def test_prompts_that_cannot_be_sent_are_rejected(keys: dict[str, Any], code: Code, key: str) -> None:
+    with raises(ConfigError, code, key):
         real_prompts.read(SweepConfig(**{"prompts": "embedded"} | keys))

@@ -12,16 +12,6 @@ import torch
 from families import PEFT_WARNS
 from safetensors.torch import load_file, save_file
 
-from runner.tasks.gsm8k.keys import Gsm8kConfig
-
-
-class Naming(Gsm8kConfig):
-    """A task whose requests name adapters."""
-
-    @property
-    def adapters_named(self) -> None:
-        """Any that exist."""
-
 
 def save_adapter(folder: Path, base: Path, **keys: Any) -> Path:
     """Save an adapter of which all that is trained is random; `keys` are those of peft's

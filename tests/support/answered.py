@@ -8,7 +8,7 @@ from pathlib import Path
 
 from runner.config.root import RunnerConfig
 from runner.datasets.gsm8k import describe_questions, items_sha256, load_questions
-from runner.store.tracking import flatten
+from runner.records.flat_config import flatten
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner.tasks.gsm8k.task import VERSION
 from runner_base.result import Answer, FinishReason, Record, Result, Sample, Status, Verdict

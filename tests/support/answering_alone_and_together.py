@@ -4,21 +4,14 @@ tokens and facts as JSON."""
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Any
 
-from opening import local_engine
+from opening import make_spec, open_engine
 
-from runner.config.root import NoTrackingConfig, RunnerConfig
-from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.dtypes import Dtype
-from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.sessions.base import Request
 from runner_engine.sessions.contract import complete
 from runner_engine.settings.generation import GenerationConfig
-from runner_engine.settings.lora import LoraConfig
 from runner_engine.settings.model import LocalModelConfig
-from runner_engine.settings.rope import RopeConfig
 
 TEXTS = [f"Tom has {number} apples." for number in range(24)]
 ALONE = 3
@@ -26,17 +19,8 @@ ALONE = 3
 
 def main() -> None:
     """Answer and print."""
-    groups: dict[str, Any] = {
-        "model": LocalModelConfig(name="embedded", device="cpu", dtype=Dtype.bfloat16),
-        "quantization": QuantizationConfig(),
-        "lora": LoraConfig(),
-        "rope": RopeConfig(),
-        "generation": GenerationConfig(max_new_tokens=12),
-        "task": Gsm8kConfig(limit=4),
-        "tracking": NoTrackingConfig(),
-        "output_dir": str(Path("outputs")),
-    }
-    engine = local_engine(RunnerConfig(**groups))
+    model = LocalModelConfig(name="embedded", device="cpu", dtype=Dtype.bfloat16)
+    engine = open_engine(make_spec(model=model, generation=GenerationConfig(max_new_tokens=12)))
     facts = engine.load().facts
 
     def answers(texts: list[str]) -> list[list[int]]:

@@ -19,7 +19,7 @@ from runner.config.choices import CONF
 from runner.config.compose import composer_of
 from runner.config.hydra import to_config, without_hydra
 from runner.run import run
-from runner.store import sync
+from runner.tracking import sync
 from runner_compare import command
 from runner_compare.options import parser
 

@@ -3,15 +3,20 @@ of row."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import cycle
+from typing import Any
 
+import pytest
 import torch
 
 from runner_base.dtypes import Dtype
+from runner_engine.attention.attention import PassLayout
 from runner_engine.decode.fused_forward import FusedForward
 from runner_engine.decode.passes.forward import Forward, TokenSpan
 from runner_engine.decode.rows import Row
+from runner_engine.decode.scheduler import Scheduler
 from runner_engine.kv_cache.kv_cache import Heads, OwnKv
 from runner_engine.kv_cache.prefix import Prefix
 from runner_engine.kv_cache.row_kv import RowKv
@@ -20,6 +25,7 @@ from runner_engine.local.engine import LocalEngine
 from runner_engine.models.load import Loaded
 from runner_engine.sessions.base import Request
 
+CUDA_SAYS = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 23.69 GiB"
 # of the logits' spread: the farthest, and in 16 bits their mean
 OFF = {Dtype.float32: 2e-5, Dtype.bfloat16: 0.04}
 LENGTHS = (1, 2, 5, 16, 17, 33, 40)  # of prompts: remainders of tiles, blocks and panels
@@ -108,3 +114,31 @@ def check_that_it_shows(engine: LocalEngine, change: Callable[[FusedForward], No
     assert (all_logits(forward, with_prefix=True) - expected).abs().max() > 50 * OFF[
         Dtype.float32
     ] * expected.std()
+
+
+@contextmanager
+def forwards(through: Callable[[int, Scheduler, list[int]], None]) -> Iterator[None]:
+    """Call a function before every forward pass of a stream: (number, stream, token ids); it may
+    raise."""
+    real = Forward._forward
+    begin: Any = Scheduler.__init__
+    streams: dict[int, Scheduler] = {}
+    count = 0
+
+    def init(self: Scheduler, *arguments: Any) -> None:
+        begin(self, *arguments)
+        streams[id(self.decoder.forward)] = self
+
+    def forward(
+        self: Forward, what: PassLayout, ids: list[int], positions: list[int], keep: Any
+    ) -> torch.Tensor:
+        nonlocal count
+        if id(self) in streams:  # others are the trial of a model before its first stream
+            count += 1
+            through(count, streams[id(self)], ids)
+        return real(self, what, ids, positions, keep)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Scheduler, "__init__", init)
+        patch.setattr(Forward, "_forward", forward)
+        yield

@@ -29,7 +29,7 @@ from stored import read_together
 
 from runner.config.groups import GROUPS
 from runner.config.root import RunnerConfig
-from runner.store.tracking import text_of
+from runner.records.flat_config import text_of
 from runner_base.fields import Inert, Unless, counts_of, omitted_value
 
 TREE = Path(__file__).parents[2]

@@ -10,8 +10,8 @@ from typing import Any
 from runner.config.prompts import Framing
 from runner.config.root import RunnerConfig
 from runner.options.parts.model_keys import PartsModelConfig
+from runner.records.jobs import read_samples
 from runner.run import run
-from runner.store.jobs import read_samples
 from runner.tasks.generate.keys import GenerateConfig
 from runner_base.dtypes import Dtype
 from runner_base.result import Record, Sample

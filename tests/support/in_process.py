@@ -39,7 +39,7 @@ LATE = ("RUNNER_", "COLUMNS", "API_KEY", "MLFLOW_TRACKING_", "MLFLOW_EXPERIMENT_
 # Modules that cache what they read outside of the process.
 REMEMBER = (
     "runner_engine.checkpoints", "runner.config.data_sets", "runner_base.machine", "runner.datasets", "runner.engines.kinds", "runner.options",
-    "runner.store",
+    "runner.records", "runner.tracking",
 )  # fmt: skip
 # Warnings that Python ignores by default.
 IGNORED = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning)

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from runner.config.root import RunnerConfig
-from runner.store.jobs import read_samples
+from runner.records.jobs import read_samples
 from runner_base.result import Record
 
 WORDS = "The quick brown fox jumps over the lazy dog, and nobody has ever seen it come back. "

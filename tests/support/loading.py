@@ -3,47 +3,36 @@ them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from opening import adapt, load_base
-from resolving import predict
+from opening import adapt, load_base, make_spec, predict
 
-from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_engine.models.load import Loaded
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.settings.model import LocalConfig
+from runner_engine.spec import ModelSpec
 
-Make = Callable[..., RunnerConfig]
 IDS = torch.arange(3, 40)[None]
 NONE = QuantizationConfig()
 
 
 def configure(
-    make_config: Make,
-    folder: Path,
-    quantization: QuantizationConfig = NONE,
-    dtype: Dtype = Dtype.bfloat16,
-    **groups: Any,
-) -> RunnerConfig:
-    """Return the config of a job with a checkpoint on the CPU."""
+    folder: Path, quantization: QuantizationConfig = NONE, dtype: Dtype = Dtype.bfloat16, **groups: Any
+) -> ModelSpec:
+    """Return the spec of a checkpoint on the CPU."""
     model = LocalConfig(name=str(folder), device="cpu", dtype=dtype)
-    return make_config(model=model, quantization=quantization, **groups)
+    return make_spec(model=model, quantization=quantization, **groups)
 
 
 def load(
-    make_config: Make,
-    folder: Path,
-    quantization: QuantizationConfig = NONE,
-    dtype: Dtype = Dtype.bfloat16,
-    **groups: Any,
+    folder: Path, quantization: QuantizationConfig = NONE, dtype: Dtype = Dtype.bfloat16, **groups: Any
 ) -> Loaded:
     """Load a checkpoint as a job would."""
-    config = configure(make_config, folder, quantization, dtype, **groups)
-    return adapt(load_base(config), config)
+    spec = configure(folder, quantization, dtype, **groups)
+    return adapt(load_base(spec), spec)
 
 
 def logits(model: Any) -> torch.Tensor:
@@ -58,9 +47,9 @@ def off(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found - expected).norm() / expected.norm())
 
 
-def check_predicted_bytes(loaded: Loaded, config: RunnerConfig) -> None:
+def check_predicted_bytes(loaded: Loaded, spec: ModelSpec) -> None:
     """Compare the bytes of the loaded weights with those that were predicted."""
-    predicted = predict(config, 2, 8, 8)
+    predicted = predict(spec, 2, 8, 8)
     assert predicted is not None
     buffers = sum(one.nbytes for one in loaded.model.buffers())
     assert sum(predicted.weights.values()) == sum(loaded.bytes_by_dtype.values()) - buffers

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from opening import open_engine
+from job_engines import open_engine
 
 from runner.config.root import RunnerConfig
 from runner.options.serve.keys import ServeConfig

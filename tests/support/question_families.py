@@ -7,7 +7,7 @@ from typing import Any
 
 from stores import Store
 
-from runner.store.jobs import read_samples
+from runner.records.jobs import read_samples
 from runner_base.result import Answer, FinishReason, Sample, Verdict
 from runner_compare.statistics.clustered_share import accuracy_figures
 

@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 import torch
 from attending import GPU
-from opening import load_base
+from opening import load_base, make_spec
 from transformers import Gemma2Config, GptOssConfig, LlamaConfig, MistralConfig
 
-from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_engine.decode.passes.forward import Forward, TokenSpan
 from runner_engine.decode.rows import Row
@@ -41,7 +40,6 @@ FAMILIES = {  # what layers pass to their attention: nothing more, a window, a c
 }
 TRUNK, BRANCH = 40, 20
 IDS = torch.randint(3, 250, (400,), generator=torch.Generator().manual_seed(4)).tolist()
-Make = Callable[..., RunnerConfig]
 
 
 class Replayed:
@@ -57,9 +55,9 @@ class Replayed:
             self.logits.copy_(self.run())
 
 
-def loaded_of(make_config: Make, folder: Path, device: str) -> Loaded:
+def loaded_of(folder: Path, device: str) -> Loaded:
     model = LocalModelConfig(name=str(folder), device=device, dtype=Dtype.float32)
-    return load_base(make_config(model=model))
+    return load_base(make_spec(model=model))
 
 
 class Decoding:

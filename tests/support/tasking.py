@@ -6,7 +6,7 @@ from typing import Any
 
 from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
-from runner.store.jobs import Recorder
+from runner.records.jobs import Recorder
 from runner.tasks.base import Context
 from runner_base.result import Result
 

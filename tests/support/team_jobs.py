@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from stores import Store
 
-from runner.store.jobs import read_samples
+from runner.records.jobs import read_samples
 from runner_base.result import FinishReason
 
 SPATIAL_EDGES = {

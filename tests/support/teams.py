@@ -13,7 +13,7 @@ from list_session import ListSession
 from runner.config.root import RunnerConfig
 from runner.options.agents import task as agents
 from runner.options.agents.keys import AgentsConfig, Domain, Mode, Role
-from runner.store.jobs import Job, Recorder
+from runner.records.jobs import Job, Recorder
 from runner_base.result import CALLS, Answer, FinishReason
 from runner_engine.sessions.base import Capability, Completion, EngineReport, Event, Message, Request
 from runner_engine.sessions.stats import EngineStats

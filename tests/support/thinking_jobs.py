@@ -9,8 +9,8 @@ from pathlib import Path
 
 from stores import Store
 
+from runner.records.jobs import read_samples
 from runner.scorers.totals import token_counts
-from runner.store.jobs import read_samples
 from runner_base.result import Answer, FinishReason, Sample
 from runner_base.thought_tokens import thinking_totals
 

@@ -17,7 +17,7 @@ from tasking import work
 from runner.config.root import RunnerConfig
 from runner.options.parts.keys import Archive, ArchiveConfig, MergeConfig, SplitConfig, VerifyConfig
 from runner.options.parts.tasks import archive, merge, split, verify
-from runner.store.jobs import Job, Recorder
+from runner.records.jobs import Job, Recorder
 from runner_base.result import Result
 from runner_engine.checkpoints import byteio
 from runner_engine.checkpoints.weight_files import read_weight_file

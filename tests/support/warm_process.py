@@ -61,7 +61,7 @@ MODULES = (
     "runner.grid.workers",
     "runner.grid.worker",
     "runner_compare.command",
-    "runner.store.sync",
+    "runner.tracking.sync",
     "runner.tasks.gsm8k.task",
     "runner.engines.kinds.stub",
     "runner.engines.kinds.local",

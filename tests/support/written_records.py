@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from runner.store.tracking import flatten
+from runner.records.flat_config import flatten
 from runner_base.result import Record, Result, Status
 
 SPEEDS = {"prefill_tok_per_s": 100.0, "decode_tok_per_s": 10.0, "load_s": 3.0}

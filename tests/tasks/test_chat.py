@@ -20,7 +20,7 @@ import pytest
 import warm_process
 from thoughtful import thinking_model
 
-from runner.store.jobs import read_samples
+from runner.records.jobs import read_samples
 from runner_base.result import FinishReason, Sample
 from runner_engine.sessions.base import prompt_sha256
 
@@ -48,6 +48,7 @@ def samples(folder: Path) -> dict[int, Sample]:
     return read_samples(path)
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_conversation_through_a_pipe(tmp_path: Path) -> None:
     said = f"{FIRST}\n/stats\nand then?\n/stats\n/save c.json\n/reset\nagain\n/load c.json\n/set generation.max_new_tokens=3\nmore\nquit\nnot heard\n"
@@ -76,6 +77,7 @@ def test_a_conversation_through_a_pipe(tmp_path: Path) -> None:
     assert (record["metrics"]["n"], record["metrics"]["cut_off"], record["metrics"]["cancelled"]) == (4, 3, 0)
 
 
+@pytest.mark.thorough
 def test_wrong_commands_are_said_and_the_chat_goes_on(tmp_path: Path) -> None:
     (tmp_path / "own.txt").write_text("mine")
     said = "/sett x\n/set depth=3\n/set temperature=warm\n/set temperature=11\n/set generation.top_k=-1\n/set max_new_tokens=0\n/load nothing.json\n/save own.txt\n/save\nHi\n"
@@ -100,6 +102,7 @@ def test_wrong_commands_are_said_and_the_chat_goes_on(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("outputs/jobs/*"))) == 2, "each conversation is kept"
 
 
+@pytest.mark.thorough
 def test_the_record_says_what_was_set_last(tmp_path: Path) -> None:
     done = piped(
         tmp_path, "/set temperature=0.5\nHi\n/set temperature=0.1\nHi\n", "generation=creative", "print=table"
@@ -121,6 +124,7 @@ def test_lines_that_are_no_text_and_a_grid(tmp_path: Path, runner: Callable[...,
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_model_without_a_chat_template(tmp_path: Path, saved_family: Callable[..., Path]) -> None:
     folder = tmp_path / "plain"
@@ -140,6 +144,7 @@ def test_a_model_without_a_chat_template(tmp_path: Path, saved_family: Callable[
 ASKED = f"{FIRST} Solve it step by step. End with '#### ' and the number."
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_model_that_thinks(tmp_path: Path) -> None:
     model = thinking_model(tmp_path / "thinks")
@@ -167,6 +172,7 @@ def test_a_model_that_thinks(tmp_path: Path) -> None:
     assert samples(tmp_path)[1].prompt_sha256 == seen, "a template that reads no old thoughts gets none"
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_thought_is_dimmed_in_a_terminal(tmp_path: Path) -> None:
     model = thinking_model(tmp_path / "thinks")
@@ -226,6 +232,7 @@ def terminal(folder: Path, *arguments: str) -> Iterator[Terminal]:
         os.close(shown.master)
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_ctrl_c_stops_the_answer_and_not_the_program(tmp_path: Path, chatty: Path) -> None:
     model = (
@@ -275,6 +282,7 @@ def test_control_characters_of_a_model_do_not_reach_the_terminal(tmp_path: Path)
     assert "\\x1b]0;gotcha\\x07\\x1b[2J red" in done.stdout
 
 
+@pytest.mark.thorough
 def test_a_polite_kill_keeps_the_transcript(tmp_path: Path) -> None:
     with terminal(tmp_path, "model=stub") as screen:
         screen.until(rb"you> ")

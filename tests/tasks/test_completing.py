@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 import torch
+from raising import raises
 
 from runner.config.root import RunnerConfig
+from runner.records.jobs import read_samples
 from runner.run import run
-from runner.store.jobs import read_samples
 from runner.tasks.generate.keys import GenerateConfig
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.errors import EvidenceError, JobFailed
@@ -80,6 +81,7 @@ def answers(folder: str) -> list[tuple[int, list[int], str | None]]:
     return [(index, found[index].answer.token_ids, found[index].answer.verdict) for index in sorted(found)]
 
 
+@pytest.mark.thorough
 def test_answers_that_memory_was_too_short_for_are_asked_again(config: RunnerConfig, tmp_path: Path) -> None:
     undisturbed = run(config)
     config.output_dir = str(tmp_path / "short")
@@ -106,13 +108,15 @@ def test_answers_that_memory_was_too_short_for_are_asked_again(config: RunnerCon
     assert run(config).from_ledger
 
 
+@pytest.mark.thorough
 def test_a_job_without_memory_for_anything_works_once_there_is_some(config: RunnerConfig) -> None:
     bases = BaseCache()
-    with memory_for(0), pytest.raises(JobFailed, match="nothing could be completed"):
+    with memory_for(0), raises(JobFailed, "failed", "generate"):
         run(config, bases=bases)
     assert run(config, bases=bases).status is Status.FINISHED
 
 
+@pytest.mark.thorough
 def test_completions_with_errors_are_handed_over_and_replaced_by_answers(
     make_config: Make, tiny_model: LocalModelConfig, tmp_path: Path
 ) -> None:
@@ -135,59 +139,38 @@ def resealed(line: str, **changed: Any) -> str:
     return sealed(unsealed(line) | changed)
 
 
-DAMAGE: dict[str, tuple[Callable[[list[str]], list[str]], str]] = {
-    "bad UTF-8": (
-        lambda it: [it[0], it[1].replace("question", "question\udcff", 1), *it[2:]],
-        "line 2 is not a sample",
-    ),
-    "changed text": (
-        lambda it: [it[0], it[1].replace('"text": "', '"text": "x'), *it[2:]],
-        "line 2 .*checksum",
-    ),
-    "changed verdict": (
-        lambda it: [resealed(it[0], verdict="correct"), *it[1:]],
-        "line 1 was judged differently",
-    ),
-    "other gold": (
-        lambda it: [resealed(it[0], gold="1234567"), *it[1:]],
-        "line 1 holds another question or gold",
-    ),
-    "other question": (
-        lambda it: [it[0], resealed(it[1], question="?"), *it[2:]],
-        "line 2 holds another question",
-    ),
-    "other prompt": (
-        lambda it: [it[0], resealed(it[1], prompt_sha256="0" * 64), *it[2:5]],
-        "line 2 answers another",
-    ),
-    "doubled index": (
-        lambda it: [*it, resealed(it[0], seconds=9.0)],
-        "line 7 gives sample . another content than line 1",
-    ),
-    "foreign index": (
-        lambda it: [*it[:5], resealed(it[5], index=77)],
-        "line 6 is sample 77, and this job has 6",
-    ),
-    "no checksum": (lambda it: [it[0].partition(', "checksum"')[0] + "}", *it[1:]], "line 1 .*no checksum"),
+DAMAGE: dict[str, tuple[Callable[[list[str]], list[str]], int]] = {
+    "bad UTF-8": (lambda it: [it[0], it[1].replace("question", "question\udcff", 1), *it[2:]], 2),
+    "changed text": (lambda it: [it[0], it[1].replace('"text": "', '"text": "x'), *it[2:]], 2),
+    "changed verdict": (lambda it: [resealed(it[0], verdict="correct"), *it[1:]], 1),
+    "other gold": (lambda it: [resealed(it[0], gold="1234567"), *it[1:]], 1),
+    "other question": (lambda it: [it[0], resealed(it[1], question="?"), *it[2:]], 2),
+    "other prompt": (lambda it: [it[0], resealed(it[1], prompt_sha256="0" * 64), *it[2:5]], 2),
+    "doubled index": (lambda it: [*it, resealed(it[0], seconds=9.0)], 7),
+    "foreign index": (lambda it: [*it[:5], resealed(it[5], index=77)], 6),
+    "no checksum": (lambda it: [it[0].partition(', "checksum"')[0] + "}", *it[1:]], 1),
 }
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_samples_that_are_not_as_they_were_written_are_refused_by_line(
     config: RunnerConfig, damage: str
 ) -> None:
     folder = Path(run(config).output_dir)
-    change, message = DAMAGE[damage]
+    change, line = DAMAGE[damage]
     (folder / "result.json").unlink()
     file = folder / "samples.jsonl"
     changed = "".join(f"{line}\n" for line in change(lines_of(str(folder)))).encode(errors="surrogateescape")
     file.write_bytes(changed)
-    with pytest.raises(EvidenceError, match=message):
+    with raises(EvidenceError, "damaged") as refused:
         run(config)
+    assert refused.value.reason.startswith(f"{file}, line {line} ")
     assert file.read_bytes() == changed
 
 
+@pytest.mark.thorough
 def test_a_result_that_is_lost_is_rebuilt_with_all_that_was_measured(config: RunnerConfig) -> None:
     whole = run(config)
     (Path(whole.output_dir) / "result.json").unlink()
@@ -200,6 +183,7 @@ def test_a_result_that_is_lost_is_rebuilt_with_all_that_was_measured(config: Run
     assert "6 of 6 samples were on disk from an earlier, interrupted run" in again.result.notes
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_job_that_goes_on_counts_what_was_measured_before(config: RunnerConfig) -> None:
     whole = run(config)
@@ -217,6 +201,7 @@ def test_a_job_that_goes_on_counts_what_was_measured_before(config: RunnerConfig
 # have no answer
 
 
+@pytest.mark.thorough
 def test_rerun_failed_asks_only_what_has_no_answer(config: RunnerConfig) -> None:
     bases = BaseCache()
     with memory_for(23):
@@ -233,6 +218,7 @@ def test_rerun_failed_asks_only_what_has_no_answer(config: RunnerConfig) -> None
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_prompt_that_is_too_long_is_said_again_without_a_load(
     runner: Callable[..., Any], tmp_path: Path, tiny_llama: Path
@@ -261,15 +247,14 @@ def test_a_prompt_that_is_too_long_is_said_again_without_a_load(
     assert len(file.read_text().splitlines()) == 4, "only the one without an answer was asked again"
 
 
+@pytest.mark.thorough
 def test_a_job_without_anything_that_can_be_answered_says_so_at_each_start(
     make_config: Make, tiny_model: LocalModelConfig
 ) -> None:
     config = make_config(model=tiny_model, task=GenerateConfig(prompt="x" * 600))
     for rerun, lines in ((False, 1), (False, 1), ("failed", 2)):
         config.rerun = rerun
-        with pytest.raises(
-            JobFailed, match="nothing could be completed; .* room for 512: .* reads on. The same"
-        ):
+        with raises(JobFailed, "failed", "generate"):
             run(config)
         (file,) = Path(config.output_dir).glob("jobs/*/samples.jsonl")
         assert len(file.read_text().splitlines()) == lines
@@ -285,6 +270,7 @@ def kept(record: Record) -> list[Sample]:
     return [replace(found[index], reused_from=None, seconds=0.0) for index in sorted(found)]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_more_questions_generate_only_what_is_new_and_fewer_nothing(

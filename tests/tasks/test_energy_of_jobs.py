@@ -69,6 +69,7 @@ def measured(make_config: Make, folder: Path, monkeypatch: pytest.MonkeyPatch, *
         ).result
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("quiet")
 def test_known_watts_are_found(make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     began = time.process_time()
@@ -87,6 +88,7 @@ def test_known_watts_are_found(make_config: Make, tmp_path: Path, monkeypatch: p
     assert metrics["energy_cost"] == pytest.approx(metrics["energy_j"] / 3.6e6 * 0.30)
 
 
+@pytest.mark.thorough
 def test_beside_other_work_nothing_is_counted(
     make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -114,6 +116,7 @@ def test_without_a_counter_one_line_says_what_would_give_one(
     assert kept["energy"]["gross_j"] == 0
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("quiet")
 def test_a_comparison_shows_joules_beside_tokens_and_seconds(
     make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -6,6 +6,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
+from raising import raises
 from scripted import Reply, Scripted
 from tasking import work
 
@@ -14,12 +15,12 @@ from runner.config.prompts import Framing
 from runner.config.root import Print, RunnerConfig, semantic_keys
 from runner.datasets.prompts import build_prompt, load_prompts
 from runner.grid.plan import State, plan_job
+from runner.records import jobs
 from runner.report import show
 from runner.run import run
-from runner.store import jobs
 from runner.tasks.generate import task as generate
 from runner.tasks.generate.keys import GenerateConfig
-from runner_base.errors import ConfigError, DataError, EvidenceError, JobFailed
+from runner_base.errors import Code, ConfigError, DataError, EvidenceError, JobFailed
 from runner_base.fields import Inert, counts_of
 from runner_base.result import FinishReason, Record
 from runner_engine.sessions.base import Message, Request
@@ -46,20 +47,20 @@ def completions(record: Record) -> list[dict[str, object]]:
 
 
 @pytest.mark.parametrize(
-    ("keys", "message"),
+    ("keys", "code", "key"),
     [
-        ({}, "either task.prompt=TEXT or task.prompts=FILE.*: neither is given"),
-        ({"prompt": "a", "prompts": "b.txt"}, "both are given"),
-        ({"prompt": ""}, "task.prompt=''"),
-        ({"prompts": " "}, "task.prompts=' '"),
-        ({"prompt": "a", "stop": ["x", ""]}, "task.stop="),
-        ({"prompt": "a", "show": -1}, "task.show=-1"),
-        ({"prompt": "a", "output": ""}, "task.output=''"),
-        ({"prompt": "a", "format": Framing.raw, "system": "s"}, "task.system needs task.format=chat"),
+        ({}, "missing", ""),
+        ({"prompt": "a", "prompts": "b.txt"}, "conflict", ""),
+        ({"prompt": ""}, "bad_value", "task.prompt"),
+        ({"prompts": " "}, "bad_value", "task.prompts"),
+        ({"prompt": "a", "stop": ["x", ""]}, "bad_value", "task.stop"),
+        ({"prompt": "a", "show": -1}, "bad_value", "task.show"),
+        ({"prompt": "a", "output": ""}, "bad_value", "task.output"),
+        ({"prompt": "a", "format": Framing.raw, "system": "s"}, "conflict", ""),
     ],
 )
-def test_bad_keys(keys: dict[str, object], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+def test_bad_keys(keys: dict[str, object], code: Code, key: str) -> None:
+    with raises(ConfigError, code, key):
         GenerateConfig(**keys)  # type: ignore[arg-type]
 
 
@@ -97,50 +98,44 @@ def test_jsonl_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "message"),
+    "line",
     [
-        ('{"prompt": "a"', "line 3: not JSON"),
-        ('{"promt": "a"}', "line 3: no prompt: each line is an object with `prompt`"),
-        ("[1]", "line 3: no prompt"),
-        ('{"prompt": "a", "branch": ["b"]}', r"line 3: no key 'branch'. Did you mean branches\?"),
-        ('{"prompt": "a", "messages": []}', "line 3: both prompt and messages"),
-        ('{"prompt": 3}', "line 3: a text is needed, not 3"),
-        ('{"prompt": ""}', "line 3: a text is needed, not an empty one"),
-        ('{"prompt": "\\ud800"}', "line 3: not UTF-8 text"),
-        ('{"messages": []}', "line 3: messages is not a list of messages, or empty"),
-        ('{"messages": ["a"]}', "line 3: a message holds role and content"),
-        (
-            '{"messages": [{"role": "user", "content": "a", "name": "b"}]}',
-            "line 3: a message holds role and content",
-        ),
-        (
-            '{"messages": [{"role": "robot", "content": "a"}]}',
-            "line 3: role 'robot' is not one of system, user, assistant",
-        ),
-        ('{"messages": [{"role": "user", "content": null}]}', "line 3: a text is needed, not null"),
+        '{"prompt": "a"',
+        '{"promt": "a"}',
+        "[1]",
+        '{"prompt": "a", "branch": ["b"]}',
+        '{"prompt": "a", "messages": []}',
+        '{"prompt": 3}',
+        '{"prompt": ""}',
+        '{"prompt": "\\ud800"}',
+        '{"messages": []}',
+        '{"messages": ["a"]}',
+        '{"messages": [{"role": "user", "content": "a", "name": "b"}]}',
+        '{"messages": [{"role": "robot", "content": "a"}]}',
+        '{"messages": [{"role": "user", "content": null}]}',
     ],
 )
-def test_bad_lines_are_named(tmp_path: Path, line: str, message: str) -> None:
+def test_bad_lines_are_named(tmp_path: Path, line: str) -> None:
     file = write_prompts(tmp_path / "bad.jsonl", ['{"prompt": "fine"}', "", line])
-    with pytest.raises(DataError, match=f"bad.jsonl, {message}"):
+    with raises(DataError, "damaged", f"{file}, line 3"):
         load_prompts(GenerateConfig(prompts=file))
 
 
 def test_other_bad_input(tmp_path: Path) -> None:
-    def refused(message: str, **keys: object) -> None:
-        with pytest.raises(ConfigError, match=message):
+    def refused(code: Code, key: str, **keys: object) -> None:
+        with raises(ConfigError, code, key):
             load_prompts(GenerateConfig(**keys))  # type: ignore[arg-type]
 
     (tmp_path / "folder.txt").mkdir()
     (tmp_path / "latin.txt").write_bytes(b"fine\ncaf\xe9\n")
     chats = write_prompts(tmp_path / "chats.jsonl", ['{"messages": [{"role": "user", "content": "a"}]}'])
-    refused("task.prompts=./nope.txt: prompt file does not exist: /.*nope.txt", prompts="./nope.txt")
-    refused("task.prompts=p.csv: give FILE.txt", prompts="p.csv")
-    refused("holds no prompts", prompts=write_prompts(tmp_path / "empty.txt", ["", "  "]))
-    refused("cannot be read", prompts=str(tmp_path / "folder.txt"))
-    refused("latin.txt, line 2: not UTF-8 text", prompts=str(tmp_path / "latin.txt"))
-    refused("line 1: messages need task.format=chat", prompts=chats, format=Framing.raw)
-    refused("task.prompt: not UTF-8 text", prompt="a\udcff")
+    refused("not_found", "task.prompts", prompts="./nope.txt")
+    refused("bad_value", "task.prompts", prompts="p.csv")
+    refused("empty", "task.prompts", prompts=write_prompts(tmp_path / "empty.txt", ["", "  "]))
+    refused("unreadable", "task.prompts", prompts=str(tmp_path / "folder.txt"))
+    refused("damaged", f"{tmp_path / 'latin.txt'}, line 2", prompts=str(tmp_path / "latin.txt"))
+    refused("damaged", f"{chats}, line 1", prompts=chats, format=Framing.raw)
+    refused("bad_value", "task.prompt", prompt="a\udcff")
 
 
 def test_build_prompt() -> None:
@@ -223,7 +218,7 @@ def test_what_is_shown_and_handed_over_may_change_after_the_job(make_config: Mak
     assert output.read_bytes() == (Path(again.output_dir) / "completions.jsonl").read_bytes()
     (Path(again.output_dir) / "samples.jsonl").unlink()
     assert run(make_config(task=GenerateConfig(prompts=prompts))).from_ledger
-    with pytest.raises(EvidenceError, match="holds 0 of the 3 samples.*rerun=all"):
+    with raises(EvidenceError, "damaged"):
         run(make_config(task=GenerateConfig(prompts=prompts, output=str(output))))
 
 
@@ -240,18 +235,16 @@ def test_output_replaces_nothing_of_others(make_config: Make, tmp_path: Path) ->
     job()  # again: the same content may be written over
     output.write_text("dear diary\n")
     for seed in (0, 1):  # recorded already, and new
-        with pytest.raises(
-            ConfigError, match="task.output=.*mine.jsonl exists and holds something else.*overwrite=true"
-        ):
+        with raises(ConfigError, "exists", "task.output"):
             job(seed)
     assert output.read_text() == "dear diary\n"
     job(1, overwrite=True)
     assert json.loads(output.read_text().splitlines()[0])["prompt"] == "one"
     job(0, overwrite=True)
     assert output.read_text() == ours
-    with pytest.raises(ConfigError, match="this is the file with the prompts"):
+    with raises(ConfigError, "conflict", "task.output"):
         job(2, output=prompts, overwrite=True)
-    with pytest.raises(ConfigError, match="is not a file that can be written"):
+    with raises(ConfigError, "bad_value", "task.output"):
         job(2, output=str(tmp_path))
 
 
@@ -289,7 +282,7 @@ def test_nothing_but_errors_fails_the_job(make_config: Make) -> None:
     folder = Path(config.output_dir)
     folder.mkdir()
     recorder = jobs.Recorder(jobs.Job("generate-x", folder))
-    with pytest.raises(JobFailed, match="nothing could be completed; the first reason: boom"):
+    with raises(JobFailed, "failed", "generate"):
         work(generate, config, recorder, Scripted(echo))
     recorder.close()
 
@@ -307,6 +300,7 @@ PRESETS: dict[str, tuple[tuple[float, float], ...]] = {
 }
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_lie_in_the_middle_of_what_is_recommended(name: str) -> None:
     generation = choose(["generation"], {"generation": name}, {})["generation"]
@@ -344,6 +338,7 @@ def sampling(batch_size: int) -> GenerationConfig:
     return GenerationConfig(max_new_tokens=12, batch_size=batch_size, **keys)  # type: ignore[arg-type]
 
 
+@pytest.mark.thorough
 def test_the_order_of_the_prompts_is_kept_although_the_engine_sorts(
     of_tiny_llama: Callable[..., Record],
 ) -> None:
@@ -355,6 +350,7 @@ def test_the_order_of_the_prompts_is_kept_although_the_engine_sorts(
     assert [line["prompt"] for line in lines] == TEXTS
 
 
+@pytest.mark.thorough
 def test_a_sample_depends_on_seed_and_index_and_not_on_its_batch(
     of_tiny_llama: Callable[..., Record],
 ) -> None:
@@ -365,6 +361,7 @@ def test_a_sample_depends_on_seed_and_index_and_not_on_its_batch(
     assert [line["text"] for line in other] != [line["text"] for line in completions(alone)]
 
 
+@pytest.mark.thorough
 def test_stop_raw_and_debug(
     of_tiny_llama: Callable[..., Record], caplog: pytest.LogCaptureFixture, tiny_llama: Path
 ) -> None:
@@ -432,6 +429,7 @@ def test_chat_without_a_template_says_what_to_do(make_config: Make, tiny_llama: 
         run(make_config(model=model, task=GenerateConfig(prompt="hi", system="s")))
 
 
+@pytest.mark.thorough
 def test_the_embedded_model_answers_and_its_adapter_answers_more(make_config: Make) -> None:
     from runner.datasets.word_problems import Split, problems
 

@@ -27,7 +27,7 @@ JOBS = {
 }
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGUSR1], ids=["Ctrl-C", "Slurm's warning"])
 @pytest.mark.parametrize("name", JOBS)
@@ -37,6 +37,7 @@ def test_what_was_begun_goes_on_with_the_same_tokens(
     check_the_same_tokens(runner, tmp_path, JOBS[name], "samples.jsonl", sent)
 
 
+@pytest.mark.thorough
 def test_a_partial_file_that_is_damaged_is_no_evidence(runner: Callable[..., Any], tmp_path: Path) -> None:
     words = ["task=gsm8k", "task.limit=2", "tracking=none", "print=none", f"output_dir={tmp_path}/here"]
     assert runner(*words, "model.dtype=float32").code == 0

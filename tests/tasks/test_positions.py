@@ -27,6 +27,7 @@ def test_the_scalings_have_one_default_factor() -> None:
     assert set(factors.values()) == {2.0}
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_scaling_that_no_question_needs_is_named(runner: Callable[..., Any]) -> None:
     question = ("task.limit=2", "generation.max_new_tokens=4")
@@ -52,6 +53,7 @@ def test_a_text_that_needs_the_scaling_is_not_warned_of(runner: Callable[..., An
     assert "can only hurt" not in long.out + long.err
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_native_beyond_its_training_is_called_so(runner: Callable[..., Any], tmp_path: Path) -> None:
     rows = tmp_path / "long.jsonl"

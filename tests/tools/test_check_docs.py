@@ -12,7 +12,7 @@ from tools import check_docs
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.thorough
 @pytest.mark.parametrize("page", check_docs.pages(), ids=lambda page: str(page.relative_to(check_docs.ROOT)))
 def test_links_resolve_and_commands_compose(page: Path) -> None:
     problems = list(check_docs.problems(page))
@@ -25,6 +25,7 @@ def test_the_readme_has_commands_to_check() -> None:
     assert len(check_docs.commands(check_docs.ROOT / "README.md")) >= 8
 
 
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
@@ -52,6 +53,7 @@ def test_what_is_wrong_is_found(text: str, problem: str, tmp_path: Path) -> None
     assert problem in found
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "text",
     [

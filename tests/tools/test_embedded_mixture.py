@@ -27,6 +27,7 @@ def test_without_noise_it_computes_what_the_embedded_model_does(dense: Any) -> N
     assert not torch.allclose(embedded_mixture.mixture(dense, 0.5).eval()(IDS).logits, own, atol=1e-2)
 
 
+@pytest.mark.thorough
 def test_it_is_saved_with_each_expert_apart_and_with_the_tokenizer(dense: Any, tmp_path: Path) -> None:
     embedded_mixture.save(embedded_mixture.mixture(dense, 0.5), tmp_path)
     assert (tmp_path / "tokenizer.json").is_file()

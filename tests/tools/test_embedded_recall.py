@@ -75,6 +75,7 @@ def test_batches_are_a_function_of_the_seed_and_some_are_long(tokenizer: Any) ->
     assert all(400 < length <= MAX_POSITION for rows, length in shapes if rows == LONG_ROWS)
 
 
+@pytest.mark.thorough
 def test_no_job_asks_for_a_needle_that_was_trained_on(needles: Needles) -> None:
     trained = {needles.asked(number, 2).gold[0] for number in range(2000)}
     asked = set()

@@ -58,6 +58,7 @@ def test_a_few_problems_are_doubted_and_more_of_those_with_many_steps() -> None:
     assert 0.12 < shares[Split.HARD5] < 0.22
 
 
+@pytest.mark.thorough
 def test_most_thoughts_are_closed_by_force_and_the_answer_is_always_right() -> None:
     cut = empty = without_end = 0
     for index in range(1500):

@@ -44,6 +44,7 @@ def test_digits_are_single_tokens(tokenizer: Any) -> None:
     assert tokenizer.convert_ids_to_tokens(tokenizer("12*345=4140")["input_ids"]) == [*"12*345=4140"]
 
 
+@pytest.mark.thorough
 @given(st.text(max_size=60))
 def test_any_text_comes_back(text: str) -> None:
     ids = SHIPPED(text, add_special_tokens=False)["input_ids"]

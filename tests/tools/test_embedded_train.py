@@ -107,6 +107,7 @@ def test_mix_is_deterministic_and_marks_answers() -> None:
             assert not example[0].is_answer
 
 
+@pytest.mark.thorough
 def test_hints_are_right_about_half_the_time() -> None:
     right = wrong = 0
     for index in range(4000):

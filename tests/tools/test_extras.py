@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.thorough
 def test_pip_takes_the_installed_runner_and_asks_no_index() -> None:
     """Nothing is published as runner-llm, so without the installed runner these commands fail."""
     pages = "\n".join(page.read_text() for page in (ROOT / "docs").glob("*.md"))

@@ -14,7 +14,7 @@ ROWS = families.rows(families.PAGE.read_text())
 FEW = ("llama", "mixtral", "gemma3n_text", "falcon_h1", "mamba", "rwkv", "llama4_text", "xlnet", "xmod")
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.thorough
 @pytest.mark.parametrize("family", FEW)
 def test_a_few_families_go_the_ways_of_the_table(family: str, tmp_path: Path) -> None:
     assert families.look(family, tmp_path).way == ROWS[family]

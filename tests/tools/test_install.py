@@ -87,6 +87,7 @@ def test_every_pin_but_torch_has_digests_of_its_version() -> None:
     assert "://" not in text
 
 
+@pytest.mark.thorough
 def test_every_package_that_the_tools_need_is_pinned() -> None:
     """Without a pin, and so without digests, `make install` takes whatever is newest that day."""
     pinned = {

@@ -43,6 +43,7 @@ def written(wheel: Path) -> dict[str, Any]:
     return content
 
 
+@pytest.mark.thorough
 def test_it_lists_what_is_required_directly_or_by_others(wheel: Path) -> None:
     names = [part["name"] for part in written(wheel)["components"]]
     assert {"torch", "hydra-core", "msgspec"} <= set(names)
@@ -51,6 +52,7 @@ def test_it_lists_what_is_required_directly_or_by_others(wheel: Path) -> None:
     assert names == sorted(set(names), key=lambda name: name.lower().replace("_", "-"))
 
 
+@pytest.mark.thorough
 def test_it_has_the_fields_of_the_format(wheel: Path) -> None:
     content = written(wheel)
     assert (content["bomFormat"], content["specVersion"], content["version"]) == ("CycloneDX", "1.6", 1)
@@ -78,6 +80,7 @@ def test_the_wheel_is_named_with_its_digest(wheel: Path) -> None:
     assert file["hashes"] == [{"alg": "SHA-256", "content": hashlib.sha256(wheel.read_bytes()).hexdigest()}]
 
 
+@pytest.mark.thorough
 def test_the_same_wheel_gives_the_same_file(wheel: Path) -> None:
     file = sbom.write([wheel])
     assert file.name == "runner_llm-0.1.0.cdx.json"

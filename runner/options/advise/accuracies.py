@@ -17,8 +17,8 @@ from typing import NamedTuple
 from runner.config.root import RunnerConfig
 from runner.datasets.gsm8k import items_sha256, load_questions
 from runner.estimates.recorded import FinishedJobs, with_defaults
-from runner.store.jobs import SAMPLES, read_samples
-from runner.store.tracking import flatten
+from runner.records.flat_config import flatten
+from runner.records.jobs import SAMPLES, read_samples
 from runner.tasks.base import task_of
 from runner_base import EvidenceError, Record, Sample
 from runner_compare import ACCURACY, score

@@ -125,7 +125,10 @@ def candidate_settings(given: list[str], compose: Compose, is_asked: bool) -> It
     base = compose(given)
     if not base.model.has_weights:
         raise ConfigError(
-            "it has no weights here, so there is nothing to choose", key="model", value=base.model.name
+            "it has no weights here, so there is nothing to choose",
+            key="model",
+            value=base.model.name,
+            code="unsupported",
         )
     model = next((word.partition("=")[2] for word in given if word.startswith("model=")), base.model.name)
     stored = base.quantization.source is not Checkpoint.plain

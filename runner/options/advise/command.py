@@ -114,13 +114,17 @@ def _advise(options: argparse.Namespace) -> int:
         ("--seconds-per-question", options.seconds_per_question),
     ):
         if value is not None and not value > 0:
-            raise ConfigError(f"{key} {value:g}: must be more than 0")
+            raise ConfigError("must be more than 0", key=key, value=f"{value:g}", code="bad_value")
     described = machine_of(options.machine) if options.machine else None
     if described is not None and options.run:
-        raise ConfigError(f"--run --machine {described.name}: a described machine cannot run jobs")
+        raise ConfigError(
+            f"--run --machine {described.name}: a described machine cannot run jobs", code="conflict"
+        )
     for word in options.overrides:
         if "=" not in word:
-            raise ConfigError("not a valid override: write KEY=VALUE or GROUP=CHOICE", key=word)
+            raise ConfigError(
+                "not a valid override: write KEY=VALUE or GROUP=CHOICE", key=word, code="bad_value"
+            )
     overrides = quote_texts(options.overrides)
     overrides = [*variables_as_overrides(overrides), *overrides]
 
@@ -139,7 +143,7 @@ def _advise(options: argparse.Namespace) -> int:
     else:
         show(advice, described, limits)
     if not advice.chosen:
-        raise JobFailed("no configuration meets these limits, see above")
+        raise JobFailed("no configuration meets these limits, see above", code="not_found")
     if options.run:
         from runner.options.advise.running import run
 
@@ -155,7 +159,8 @@ def _advise_mix(options: argparse.Namespace, overrides: list[str], compose: Comp
     for option in ("memory_gib", "seconds_per_question", "machine", "run"):
         if getattr(options, option):
             raise ConfigError(
-                f"--mix runs jobs here to its own limit: leave --{option.replace('_', '-')} out"
+                f"--mix runs jobs here to its own limit: leave --{option.replace('_', '-')} out",
+                code="conflict",
             )
     limit = Limit.read(options.mix)
     given = [word.partition("=")[2] for word in overrides if word.startswith("quantization=")]
@@ -175,7 +180,9 @@ def _wanted(overrides: list[str]) -> list[list[str]]:
     if not places:
         return [others]
     if own := [word for word in others if word.partition("=")[0] in ITS_KEYS]:
-        raise ConfigError(f"each of {FILES}={places[-1]} sets that itself: leave it out", key=own[0])
+        raise ConfigError(
+            f"each of {FILES}={places[-1]} sets that itself: leave it out", key=own[0], code="conflict"
+        )
     models, left_out = listed(places[-1])
     for note in left_out:
         say(note)
@@ -184,7 +191,7 @@ def _wanted(overrides: list[str]) -> list[list[str]]:
             say(f"cannot be read: {model.name}: {model.problem}")
     readable = [[*model.overrides, *others] for model in models if not model.problem]
     if not readable:
-        raise ConfigError("none of its models can be read", key=FILES, value=places[-1])
+        raise ConfigError("none of its models can be read", key=FILES, value=places[-1], code="unreadable")
     return readable
 
 

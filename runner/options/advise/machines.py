@@ -35,7 +35,10 @@ class Machine:
             value = getattr(self, item.name)
             if item.name != "name" and not (isinstance(value, int | float) and value >= 0):
                 raise ConfigError(
-                    f"{item.name}={value}: must be a number from 0 on", key="--machine", value=self.name
+                    f"{item.name}={value}: must be a number from 0 on",
+                    key="--machine",
+                    value=self.name,
+                    code="bad_value",
                 )
 
     @property
@@ -63,7 +66,9 @@ def machine_of(name: str) -> Machine:
     if name in known:
         return _machine(name, known[name])
     if not (file := Path(name).expanduser()).is_file():
-        raise ConfigError(unknown("machine or file", name, known), key="--machine", value=name)
+        raise ConfigError(
+            unknown("machine or file", name, known), key="--machine", value=name, code="unknown_choice"
+        )
     values = _read(file)
     if all(isinstance(value, dict) for value in values.values()) and len(values) == 1:
         ((name, values),) = values.items()
@@ -74,10 +79,14 @@ def _machine(name: str, values: dict[str, Any]) -> Machine:
     keys = [item.name for item in fields(Machine) if item.name != "name"]
     for key in values:
         if key not in keys:
-            raise ConfigError(f"{key}: {unknown('key', key, keys)}", key="--machine", value=name)
+            raise ConfigError(
+                f"{key}: {unknown('key', key, keys)}", key="--machine", value=name, code="unknown_choice"
+            )
     missing = [key for key in keys[:3] if key not in values]
     if missing:
-        raise ConfigError(f"{', '.join(missing)} is missing (see {FILE.name})", key="--machine", value=name)
+        raise ConfigError(
+            f"{', '.join(missing)} is missing (see {FILE.name})", key="--machine", value=name, code="missing"
+        )
     return Machine(name, **values)
 
 
@@ -86,11 +95,11 @@ def _read(file: Path) -> dict[str, Any]:
         with checked(file):
             values: Any = OmegaConf.to_container(OmegaConf.load(file))
     except ConfigError as error:
-        raise ConfigError(f"--machine {error}") from error
+        raise ConfigError(f"--machine {error}", code=error.code) from error
     except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(
-            f"cannot be read as YAML ({one_line(error)})", key="--machine", value=file
+            f"cannot be read as YAML ({one_line(error)})", key="--machine", value=file, code="unreadable"
         ) from error
     if not isinstance(values, dict):
-        raise ConfigError("must hold keys with values", key="--machine", value=file)
+        raise ConfigError("must hold keys with values", key="--machine", value=file, code="damaged")
     return values

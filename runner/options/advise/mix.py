@@ -47,7 +47,10 @@ class Limit:
         found = LIMIT.fullmatch(text.replace(" ", ""))
         if found is None or float(found[2]) <= 0:
             raise ConfigError(
-                f"give a limit, such as {' or '.join(f'{it}<60' for it in LIMITS)}", key="--mix", value=text
+                f"give a limit, such as {' or '.join(f'{it}<60' for it in LIMITS)}",
+                key="--mix",
+                value=text,
+                code="bad_value",
             )
         return cls(found[1], float(found[2]))
 
@@ -77,6 +80,7 @@ class MixableModel:
                 "it has no weights here, so there is nothing to quantize",
                 key="model",
                 value=config.model.name,
+                code="unsupported",
             )
         formats = {name: compose([*overrides, f"quantization={name}"]).quantization for name in names}
         resolved = resolve(config)
@@ -86,6 +90,7 @@ class MixableModel:
                 "--mix quantizes an unquantized folder, and this is none",
                 key="model.name",
                 value=config.model.name,
+                code="unsupported",
             )
         for name in formats:
             # refuses what quantizes whole models only

@@ -19,7 +19,7 @@ from runner.options.advise.candidates import Compose
 from runner.options.advise.knapsack import Choice, Option
 from runner.options.advise.mix import TEXTS, Limit, MixableModel, losses_of
 from runner.options.advise.mix_file import file_command
-from runner.store.jobs import read_samples
+from runner.records.jobs import read_samples
 from runner_base import (
     MIB,
     ConfigError,
@@ -155,6 +155,7 @@ def advise(
             f"the smallest of these formats takes {beside_limit(least, limit.mib, in_mib)} MiB: allow more",
             key="--mix",
             value=limit,
+            code="too_large",
         )
     mix, *others = _candidates(model, options, chosen, allowed)
     for tried in uniform.values():
@@ -211,7 +212,8 @@ def _run(shared: list[str], tried: Sequence[Tried], quantizations: Sequence[list
         if choice.record is None or choice.record.error or planned.job is None:
             problem = outcome.message if outcome else planned.problem
             raise JobFailed(
-                f"the job of {choice.name} failed: {problem or (choice.record and choice.record.error)}"
+                f"the job of {choice.name} failed: {problem or (choice.record and choice.record.error)}",
+                code="failed",
             )
         samples = read_samples(planned.job.samples_path)
         choice.texts = units(
@@ -220,7 +222,8 @@ def _run(shared: list[str], tried: Sequence[Tried], quantizations: Sequence[list
     if len(tried[0].texts) < MIN_TEXTS:
         raise ConfigError(
             f"{len(tried[0].texts)} texts are left after the {TEXTS} for single losses, and a comparison needs "
-            f"{MIN_TEXTS}: give task.data with more texts, or a larger task.limit"
+            f"{MIN_TEXTS}: give task.data with more texts, or a larger task.limit",
+            code="missing",
         )
 
 

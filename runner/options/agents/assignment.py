@@ -1,5 +1,5 @@
-"""What a team's job works on: its questions, those that train its graph, the untrained graph, a job
-to match."""
+"""What a team's job works on: its questions, those that train its graph, and the untrained
+graph."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from runner.config.root import RunnerConfig
 from runner.datasets.chosen import hashes_of_choice
 from runner.datasets.gsm8k import describe_questions, items_sha256, load_questions
 from runner.datasets.items import Item
-from runner.options.agents import graph_file, match
+from runner.options.agents import graph_file
 from runner.options.agents.graph import Graph
-from runner.options.agents.keys import AgentsConfig, Method, Mode
+from runner.options.agents.keys import AgentsConfig, Mode
 from runner.options.agents.team import Team
 from runner.options.agents.train_questions import train_questions
-from runner.store.jobs import Job
-from runner.tasks import named_job
 from runner.tasks.base import Inputs, own_config
 from runner_base import ConfigError, DataError
 
@@ -29,10 +27,9 @@ class Assignment(Inputs):
     train: list[Item]
     graph: Graph
     left_out: int  # training questions that are among the scored ones
-    matched: Job | None  # whose tokens the samples of one agent use
 
 
-def prepare(config: RunnerConfig, version: int) -> Assignment:
+def prepare(config: RunnerConfig) -> Assignment:
     """Read and hash questions and graph; no question both trains and is scored."""
     task = own_config(config, AgentsConfig)
     items = load_questions(task)
@@ -51,37 +48,9 @@ def prepare(config: RunnerConfig, version: int) -> Assignment:
             initial_probability=task.initial_probability,
             optimized_spatial=task.optimized_spatial,
             optimized_temporal=task.optimized_temporal,
-            rounds=task.num_rounds if task.method is Method.agent_dropout else None,
         )
-    matched = matched_job(config, version)
-    if matched is not None:
-        hashes["match"] = matched.job_id
-    after = matched.job_id if matched is not None else ""
     source = describe_questions(task.data, task.split, hashes["data"])
-    return Assignment(
-        hashes,
-        task,
-        items,
-        train,
-        graph,
-        left_out,
-        matched,
-        data=source,
-        count=len(items),
-        after=after,
-        after_overrides=match.team_overrides(task) if after else [],
-    )
-
-
-def matched_job(config: RunnerConfig, version: int) -> Job | None:
-    """Return the job whose tokens the samples use, finished or not; None if there is none."""
-    named = own_config(config, AgentsConfig).match
-    if named is None:
-        return None
-    if named_job.is_id(named, config.task):
-        return named_job.by_id(config, named)
-    team = match.team_config(config, named)
-    return named_job.job_of(team, version, prepare(team, version).hashes)
+    return Assignment(hashes, task, items, train, graph, left_out, data=source, count=len(items))
 
 
 def _saved_graph(task: AgentsConfig, path: str) -> Graph:
@@ -89,7 +58,7 @@ def _saved_graph(task: AgentsConfig, path: str) -> Graph:
     try:
         saved = graph_file.load(path)
     except DataError as error:
-        raise DataError(str(error), key="task.graph", value=path) from error
+        raise DataError(str(error), key="task.graph", value=path, code=error.code) from error
     graph, agents = saved.graph, 1 if task.mode is Mode.direct_answer else task.agents
     if graph.agents != agents or graph.mode is not task.mode:
         raise ConfigError(
@@ -97,10 +66,8 @@ def _saved_graph(task: AgentsConfig, path: str) -> Graph:
             f"task.agents={agents}: give task.mode={graph.mode} task.agents={graph.agents}",
             key="task.graph",
             value=path,
+            code="mismatch",
         )
-    if graph.rounds not in (None, task.num_rounds):
-        need = f"it was learned for {graph.rounds} rounds, each with its own edges: give task.num_rounds={graph.rounds}"
-        raise ConfigError(f"task.graph={path}, task.num_rounds={task.num_rounds}: {need}")
     roles = team_of(task, graph).titles
     if saved.roles != roles:
         raise ConfigError(
@@ -108,6 +75,7 @@ def _saved_graph(task: AgentsConfig, path: str) -> Graph:
             "give the same task.roles",
             key="task.graph",
             value=path,
+            code="mismatch",
         )
     return graph
 

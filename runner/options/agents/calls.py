@@ -14,8 +14,8 @@ from typing import Any
 
 from runner.options.agents.sandbox import CodeOutcome, CodeStatus
 from runner.options.agents.team import AgentCall, Answered
-from runner.store.lines import GrowingFile, call_in, damaged, read_evidence
-from runner.store.partial import PartialFile
+from runner.records.lines import GrowingFile, call_in, damaged, read_evidence
+from runner.records.partial import PartialFile
 from runner_base import Call, sealed, unsealed
 from runner_base.result import CALLS
 from runner_base.sealed_lines import without_unset_keys

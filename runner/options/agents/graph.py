@@ -4,9 +4,6 @@ A matrix has one row for each agent that speaks and one column for each that lis
 lead to an agent of the same round, so those that a round takes must be free of cycles: somebody has
 to speak first. Temporal edges lead from the previous round to this one, between any two agents,
 also from an agent to itself.
-
-Most graphs have one matrix of each kind for all rounds. A graph may also have a matrix for each
-round; then an agent may be silent in a round: nobody calls it, and it has no edges there.
 """
 
 from __future__ import annotations
@@ -26,8 +23,6 @@ Matrix = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 Kind = Literal["spatial", "temporal"]
 Edge = tuple[int, int]  # who speaks, who listens
-# of an edge in its matrix; with the number of the matrix first if each round has its own
-Place = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -39,13 +34,11 @@ class EdgeDecision:
     target: int
     taken: bool
     probability: float
-    square: int | None = None  # the number of its matrix, if each round has its own
 
     @property
-    def index(self) -> Place:
-        """Where the edge is in the arrays of its kind."""
-        edge = (self.source, self.target)
-        return edge if self.square is None else (self.square, *edge)
+    def index(self) -> Edge:
+        """Where the edge is in the matrices of its kind."""
+        return self.source, self.target
 
 
 @dataclass(frozen=True)
@@ -56,7 +49,6 @@ class Round:
     temporal: tuple[Edge, ...]
     choices: tuple[EdgeDecision, ...]
     log_prob: float
-    silent: tuple[int, ...] = ()  # the agents that are not called
 
     def hears(self, agent: int) -> tuple[int, ...]:
         """Return the agents that an agent hears in this round, in ascending order."""
@@ -70,10 +62,7 @@ class Round:
 @dataclass
 class Edges:
     """All edges of one kind: which the topology allows, which pruning has left, and the logit of
-    each.
-
-    The arrays are matrices, or stacks of matrices if each round has its own.
-    """
+    each."""
 
     allowed: Mask
     live: Mask
@@ -90,17 +79,8 @@ class Edges:
         """Return the probability of each edge, as if it were live."""
         return sigmoid(self.logits)
 
-    @property
-    def squares(self) -> list[Edges]:
-        """Return the edges of each matrix, as views into this one's arrays; only this one if it is
-        the only matrix."""
-        if self.live.ndim == 2:
-            return [self]
-        arrays = zip(self.allowed, self.live, self.logits, strict=True)
-        return [Edges(allowed, live, logits, self.optimized) for allowed, live, logits in arrays]
-
     def scan(self) -> list[Edge]:
-        """Return the live edges of a matrix in the order in which a round tries them: row by
+        """Return the live edges in the order in which a round tries them: row by
         row."""
         return [(int(source), int(target)) for source, target in np.argwhere(self.live)]
 
@@ -112,7 +92,6 @@ class Graph:
     mode: Mode
     spatial: Edges
     temporal: Edges
-    silent: frozenset[tuple[int, int]] = frozenset()  # round and agent: who is not called
 
     @classmethod
     def of(
@@ -124,23 +103,13 @@ class Graph:
         initial_probability: float = 0.5,
         optimized_spatial: bool = False,
         optimized_temporal: bool = False,
-        rounds: int | None = None,
     ) -> Graph:
         """Return the untrained graph of a topology; direct_answer has one agent, whatever `agents`
-        says.
-
-        With `rounds` each round has a spatial matrix of its own, and each pair of rounds a temporal
-        one.
-        """
+        says."""
         assert 0 < initial_probability < 1
         size = 1 if mode is Mode.direct_answer else agents
         assert 1 <= size <= MAX_AGENTS
         spatial, temporal = masks(mode, size, seed)
-        if rounds is not None:
-            spatial, temporal = (
-                np.repeat(spatial[None], rounds, axis=0),
-                np.repeat(temporal[None], rounds - 1, axis=0),
-            )
         logit = math.log(initial_probability / (1 - initial_probability))
         return cls(
             mode, _edges(spatial, logit, optimized_spatial), _edges(temporal, logit, optimized_temporal)
@@ -149,58 +118,34 @@ class Graph:
     @property
     def agents(self) -> int:
         """How many agents the team has."""
-        return int(self.spatial.allowed.shape[-1])
-
-    @property
-    def rounds(self) -> int | None:
-        """How many rounds have a matrix of their own; None: all rounds share one."""
-        return len(self.spatial.allowed) if self.spatial.allowed.ndim == 3 else None
+        return int(self.spatial.allowed.shape[0])
 
     @property
     def kinds(self) -> dict[Kind, Edges]:
         """The two kinds of edges by name."""
         return {"spatial": self.spatial, "temporal": self.temporal}
 
-    def possible(self, kind: Kind) -> Mask:
-        """Return the allowed edges of a kind whose two agents speak."""
-        mask = self.kinds[kind].allowed.copy()
-        for round, agent in self.silent:
-            if kind == "spatial":
-                mask[round, agent, :] = mask[round, :, agent] = False
-            else:
-                mask[round : round + 1, agent, :] = False
-                mask[max(0, round - 1) : round, :, agent] = False
-        return mask
-
-    def silence(self, agents: Iterable[tuple[int, int]]) -> None:
-        """Remove agents from rounds, with all edges that they have there."""
-        self.silent |= frozenset(agents)
-        for kind, edges in self.kinds.items():
-            edges.live &= self.possible(kind)
-
     def draw(self, rng: random.Random, round: int) -> Round:
         """Draw the edges of a round, counted from 0; the first one has no temporal edges."""
         choices: list[EdgeDecision] = []
 
         def is_taken(kind: Kind, edge: Edge) -> bool:
-            edges = self._square(kind, round)
+            edges = self.kinds[kind]
             if not edges.optimized:
                 return True
             probability = float(sigmoid(edges.logits[edge]))
             chosen = rng.random() < probability
-            choices.append(EdgeDecision(kind, *edge, chosen, probability, self._number(kind, round)))
+            choices.append(EdgeDecision(kind, *edge, chosen, probability))
             return chosen
 
-        spatial = acyclic(
-            self.agents, self._square("spatial", round).scan(), lambda edge: is_taken("spatial", edge)
-        )
-        temporal = self._square("temporal", round).scan() if round > 0 else []
+        spatial = acyclic(self.agents, self.spatial.scan(), lambda edge: is_taken("spatial", edge))
+        temporal = self.temporal.scan() if round > 0 else []
         temporal = [edge for edge in temporal if is_taken("temporal", edge)]
         log_prob = math.fsum(
             log_probability(float(self.kinds[choice.kind].logits[choice.index]), choice.taken)
             for choice in choices
         )
-        return Round(tuple(spatial), tuple(temporal), tuple(choices), log_prob, self.silent_in(round))
+        return Round(tuple(spatial), tuple(temporal), tuple(choices), log_prob)
 
     def settled(self, round: int) -> Round:
         """Return a round of the graph as it was learned, without chance; counted from 0.
@@ -209,34 +154,23 @@ class Graph:
         probability is ½ or more. Where edges would form a cycle, the one with the higher
         probability is taken.
         """
-        spatial = acyclic(self.agents, self._preferred("spatial", round))
-        temporal = self._preferred("temporal", round) if round > 0 else []
-        return Round(tuple(sorted(spatial)), tuple(sorted(temporal)), (), 0.0, self.silent_in(round))
-
-    def silent_in(self, round: int) -> tuple[int, ...]:
-        """Return the agents that are not called in a round."""
-        return tuple(sorted(agent for at_round, agent in self.silent if at_round == round))
+        spatial = acyclic(self.agents, self._preferred("spatial"))
+        temporal = self._preferred("temporal") if round > 0 else []
+        return Round(tuple(sorted(spatial)), tuple(sorted(temporal)), (), 0.0)
 
     def is_pruned(self, kind: Kind) -> bool:
-        """Whether pruning has removed edges of a kind between agents that speak."""
-        return bool((self.possible(kind) & ~self.kinds[kind].live).any())
+        """Whether pruning has removed edges of a kind."""
+        edges = self.kinds[kind]
+        return bool((edges.allowed & ~edges.live).any())
 
-    def _preferred(self, kind: Kind, round: int) -> list[Edge]:
+    def _preferred(self, kind: Kind) -> list[Edge]:
         """Return the edges that a round without chance tries, the likeliest first."""
-        edges = self._square(kind, round)
+        edges = self.kinds[kind]
         if not edges.optimized:
             return edges.scan()
         takes_all = self.is_pruned(kind)
         wanted = [edge for edge in edges.scan() if takes_all or edges.logits[edge] >= 0]
         return sorted(wanted, key=lambda edge: -float(edges.logits[edge]))
-
-    def _number(self, kind: Kind, round: int) -> int | None:
-        """Return the number of the matrix that a round uses; None if all rounds share one."""
-        return None if self.rounds is None else round - (kind == "temporal")
-
-    def _square(self, kind: Kind, round: int) -> Edges:
-        """Return the edges of the matrix that a round uses."""
-        return self.kinds[kind].squares[self._number(kind, round) or 0]
 
 
 def acyclic(

@@ -55,16 +55,6 @@ class Baseline(StrEnum):
     mean = "mean"
 
 
-class Attack(StrEnum):
-    """What is wrong with one agent of a team: it is told to lie, its answer is falsified, or its
-    links are cut."""
-
-    none = "none"
-    liar = "liar"
-    false_answer = "false_answer"
-    cut_link = "cut_link"
-
-
 class Method(StrEnum):
     """How a team's graph is learned: not at all, in the runner's own way, or as a publication does
     it."""
@@ -73,7 +63,6 @@ class Method(StrEnum):
     runner = "runner"
     agent_prune = "agent_prune"
     agent_prune_code = "agent_prune_code"
-    agent_dropout = "agent_dropout"
 
 
 class Role(StrEnum):
@@ -117,17 +106,11 @@ OF_SOME_METHODS: dict[
         {Method.none, Method.runner, Method.agent_prune_code},
     ),
     "delta": ("its loss has no such term", {Method.agent_prune, Method.agent_prune_code}),
-    "node_pruning_rate": ("all agents stay in it", {Method.agent_dropout}),
 }
-TYPICAL_SAMPLES = 8  # that another job's tokens buy; an estimate of time needs a number
 MAX_AGENTS = 64  # of one team: a picture of more shows nothing, and each question would be 65 calls or more
 MAX_ROUNDS = 100  # each agent reads all earlier answers, so a discussion fills the context much sooner
+RATE = Takes(lambda value: 0 <= value < 1, "must lie in [0, 1); 0: no pruning")
 INNER = Takes(lambda value: 0 < value < 1, "must lie between 0 and 1: at either end nothing could be learned")
-
-
-def _rate(none: str) -> Takes:
-    """A share of what is pruned; `none` says what 0 means."""
-    return Takes(lambda value: 0 <= value < 1, f"must lie in [0, 1); 0: {none}")
 
 
 @dataclass
@@ -158,7 +141,7 @@ class AgentsConfig(QuestionsConfig):
     batch_size: int = setting(4, takes=least(1))
     num_iterations: int = setting(10, takes=least(1))
     imp_per_iterations: int = setting(5, takes=least(1))
-    pruning_rate: float = setting(0.25, takes=_rate("no pruning"))
+    pruning_rate: float = setting(0.25, takes=RATE)
     learning_rate: float = setting(0.1, takes=above(0))
     initial_probability: float = setting(0.5, takes=INNER)
     baseline: Baseline = Baseline.none
@@ -166,14 +149,8 @@ class AgentsConfig(QuestionsConfig):
     method: Method = setting(Method.runner, UNLESS_DEFAULT)
     draw: bool | None = setting(None, UNLESS_DEFAULT)
     delta: float = setting(0.1, UNLESS_DEFAULT, least(0))
-    node_pruning_rate: float = setting(0.2, UNLESS_DEFAULT, _rate("all agents stay"))
     code_timeout_s: float = setting(10.0, takes=above(0))
-    attack: Attack = setting(Attack.none, UNLESS_DEFAULT)
-    attack_agent: int = setting(1, UNLESS_DEFAULT)
     samples: int = setting(1, UNLESS_DEFAULT, within(1, MAX_SAMPLES))
-    match: str | None = setting(  # the id of the job that it names counts
-        None, HASHED, filled("give the id of a job of a team, its overrides, or null")
-    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -181,28 +158,47 @@ class AgentsConfig(QuestionsConfig):
         check(self.roles is None or bool(self.roles), "task.roles", self.roles, need)
         known = (*Role, DECISION)
         for role in self.role_adapters:
-            check(role in known, "task.role_adapters", role, f"give roles: {', '.join(known)}")
+            check(
+                role in known,
+                "task.role_adapters",
+                role,
+                f"give roles: {', '.join(known)}",
+                code="unknown_choice",
+            )
         need = "agents answer with numbers or letters: use task=gsm8k task.extractor=math"
-        check(self.gold is not Gold.expression, "task.gold", self.gold.value, need)
-        self._check_attack()
+        check(self.gold is not Gold.expression, "task.gold", self.gold.value, need, code="unsupported")
         self._check_samples()
         for key in ("optimized_spatial", "optimized_temporal"):
             is_optimized = getattr(self, key)
             need = "task.mode=direct_answer has no edges to optimize: use another task.mode, or leave it out"
-            check(not (is_optimized and self.mode is Mode.direct_answer), f"task.{key}", is_optimized, need)
+            check(
+                not (is_optimized and self.mode is Mode.direct_answer),
+                f"task.{key}",
+                is_optimized,
+                need,
+                code="conflict",
+            )
             need = f"task.graph={self.graph} is used as it is: leave one of the two out"
-            check(not (is_optimized and self.graph is not None), f"task.{key}", is_optimized, need)
+            check(
+                not (is_optimized and self.graph is not None),
+                f"task.{key}",
+                is_optimized,
+                need,
+                code="conflict",
+            )
         if self.optimized_spatial and self.mode is Mode.debate:
             raise ConfigError(
                 "in task.mode=debate no agent hears another in its own round, so there is "
                 "no such edge: use task.optimized_temporal=true, another task.mode, or leave it out",
                 key="task.optimized_spatial",
                 value="true",
+                code="conflict",
             )
         if self.nuclear_norm and not self.optimized_spatial:
             raise ConfigError(
                 f"task.nuclear_norm={self.nuclear_norm} is a penalty on learned spatial edges: give "
-                "task.optimized_spatial=true too, or leave it out"
+                "task.optimized_spatial=true too, or leave it out",
+                code="no_effect",
             )
         if self.optimized_temporal and self.num_rounds == 1:
             raise ConfigError(
@@ -210,6 +206,7 @@ class AgentsConfig(QuestionsConfig):
                 "use task.num_rounds=2 or more, or leave it out",
                 key="task.optimized_temporal",
                 value="true",
+                code="conflict",
             )
         self._check_method()
 
@@ -222,56 +219,43 @@ class AgentsConfig(QuestionsConfig):
         for key, (why, methods) in OF_SOME_METHODS.items():
             value, default = getattr(self, key), defaults[key]
             need = f"with task.method={self.method} {why}: leave it out (the default is {default})"
-            check(self.method in methods or value == default, f"task.{key}", value, need)
+            check(self.method in methods or value == default, f"task.{key}", value, need, code="no_effect")
         if self.method not in (Method.none, Method.runner):
             need = f"task.graph={self.graph} is used as it is: leave one of the two out; task.draw says how"
-            check(self.graph is None, "task.method", self.method, need)
+            check(self.graph is None, "task.method", self.method, need, code="conflict")
             need = "it learns edges, and none is to be learned: give task.optimized_spatial=true"
-            check(has_random, "task.method", self.method, f"{need}, task.optimized_temporal=true or both")
-        if self.method is Method.agent_dropout:
-            need = "agents are dropped by their learned spatial edges: give task.optimized_spatial=true too"
-            check(self.optimized_spatial, "task.method", self.method, need)
-            need = "in several rounds it learns both kinds of edges: give task.optimized_temporal=true too"
-            check(self.optimized_temporal or self.num_rounds == 1, "task.method", self.method, need)
+            need = f"{need}, task.optimized_temporal=true or both"
+            check(has_random, "task.method", self.method, need, code="missing")
         need = "no edge has a probability: give task.optimized_spatial=true, or a task.graph, or leave it out"
-        check(not self.draw or has_random or self.graph is not None, "task.draw", self.draw, need)
-
-    def _check_attack(self) -> None:
-        """Reject an attack on nobody, or on the only agent."""
-        if self.attack is Attack.none:
-            need = f"nobody is attacked: give task.attack={'|'.join(list(Attack)[1:])} too, or leave it out"
-            check(self.attack_agent == 1, "task.attack_agent", self.attack_agent, need)
-            return
-        need = "there must be an honest agent beside the attacked one: use another task.mode and task.agents=2 or more"
-        is_alone = self.mode is Mode.direct_answer or self.agents == 1
-        check(not is_alone, "task.attack", self.attack.value, need)
-        need = f"must lie in 1..{self.agents}, the agents of the team"
-        check(1 <= self.attack_agent <= self.agents, "task.attack_agent", self.attack_agent, need)
+        check(
+            not self.draw or has_random or self.graph is not None,
+            "task.draw",
+            self.draw,
+            need,
+            code="no_effect",
+        )
 
     def _check_samples(self) -> None:
-        """Reject several samples of a team, and two answers to how many there are."""
+        """Reject several samples of a team."""
         if not self.is_sampled:
             return
-        key, value = self.sampled_by
-        need = f"with task.match={self.match} the tokens of that job say how many there are: leave one of the two out"
-        check(self.match is None or self.samples == 1, "task.samples", self.samples, need)
         need = "one agent is asked several times: give task.mode=direct_answer"
-        check(self.mode is Mode.direct_answer, key, value, need)
-        need = f"samples are of one round: leave it out, or leave out {key}"
-        check(self.num_rounds == 1, "task.num_rounds", self.num_rounds, need)
+        check(self.mode is Mode.direct_answer, "task.samples", self.samples, need, code="conflict")
+        need = "samples are of one round: leave it out, or leave out task.samples"
+        check(self.num_rounds == 1, "task.num_rounds", self.num_rounds, need, code="conflict")
         need = "of several samples the last one is no better than the first: use majority_vote or final_refer"
         check(
             self.decision_method is not DecisionMethod.direct,
             "task.decision_method",
             self.decision_method,
             need,
+            code="conflict",
         )
 
     def check_beside(self, generation: GenerationConfig) -> None:
         """Raise ConfigError where several samples would all be the same."""
         if self.is_sampled:
-            key, value = self.sampled_by
-            check_answers_differ(f"{key}={value}", generation)
+            check_answers_differ(f"task.samples={self.samples}", generation)
 
     @property
     def adapters_named(self) -> list[str]:
@@ -287,14 +271,9 @@ class AgentsConfig(QuestionsConfig):
         return True
 
     @property
-    def sampled_by(self) -> tuple[str, int | str]:
-        """Return the key that says how often one agent answers, and its value."""
-        return ("task.samples", self.samples) if self.match is None else ("task.match", self.match)
-
-    @property
     def is_sampled(self) -> bool:
         """Whether one agent answers each question several times."""
-        return self.samples > 1 or self.match is not None
+        return self.samples > 1
 
     @property
     def is_trained(self) -> bool:
@@ -307,16 +286,9 @@ class AgentsConfig(QuestionsConfig):
         return self.method is Method.agent_prune_code if self.draw is None else self.draw
 
     @property
-    def silent_agents(self) -> int:
-        """How many agents are not called in a round once the graph is learned."""
-        drops = self.method is Method.agent_dropout and self.is_trained
-        return dropped_agents(self.agents, self.node_pruning_rate) if drops else 0
-
-    @property
     def iterations(self) -> int:
-        """How many iterations the training has: a method that drops agents and then edges trains
-        twice."""
-        return self.num_iterations * (1 + bool(self.silent_agents)) if self.is_trained else 0
+        """How many iterations the training has."""
+        return self.num_iterations if self.is_trained else 0
 
     @property
     def train_questions(self) -> int:
@@ -325,30 +297,19 @@ class AgentsConfig(QuestionsConfig):
 
     @property
     def subject(self) -> str:
-        """Return topology, attack and split."""
+        """Return topology and split."""
         how = " pruned" if self.is_trained else " drawn" if self.draws and self.graph is None else ""
-        attack = "" if self.attack is Attack.none else f" {self.attack}"
-        samples = " matched" if self.match is not None else f" x{self.samples}" if self.is_sampled else ""
-        return f"{self.mode}{samples}{how}{attack} {self.split}"
+        samples = f" x{self.samples}" if self.is_sampled else ""
+        return f"{self.mode}{samples}{how} {self.split}"
 
     @property
     def questions(self) -> int:
         """Return how many calls all questions take."""
-        samples = self.samples if self.match is None else TYPICAL_SAMPLES
-        team = samples if self.mode is Mode.direct_answer else self.agents
+        team = self.samples if self.mode is Mode.direct_answer else self.agents
         calls = team * self.num_rounds + (self.decision_method is DecisionMethod.final_refer)
-        # in scored questions and in the second half of the training
-        fewer = self.silent_agents * self.num_rounds
-        asked, train = super().questions, self.train_questions
-        return (asked + train) * calls - (asked + train // 2) * fewer
+        return (super().questions + self.train_questions) * calls
 
 
 OF_QUESTIONS = {item.name for item in fields(QuestionsConfig)}
 # say what a team is
 OF_TEAM = [item.name for item in fields(AgentsConfig) if item.name not in OF_QUESTIONS]
-
-
-def dropped_agents(agents: int, rate: float) -> int:
-    """Return how many agents leave each round: the share `rate`, at least one unless it is 0; one
-    always stays."""
-    return min(agents - 1, max(1, round(agents * rate))) if rate else 0

@@ -14,11 +14,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from runner.options.agents.graph import Edges, Graph, Kind, Mask, Matrix, Place, Round
+from runner.options.agents.graph import Edge, Edges, Graph, Kind, Mask, Matrix, Round
 from runner.options.agents.keys import Baseline
 
 Play = tuple[Sequence[Round], bool]  # all rounds of one question, and whether it was solved
-Pruned = dict[Kind, tuple[Place, ...]]
+Pruned = dict[Kind, tuple[Edge, ...]]
 # what is added to the loss for a kind of edges, and its gradient by the logits
 Term = tuple[float, Matrix]
 Terms = Mapping[Kind, Term]
@@ -61,9 +61,6 @@ class LearningMethod:
     baseline: Baseline = Baseline.none
     moves_all_logits: ClassVar[bool] = False  # else an edge that was pruned, or is none, keeps its logit
 
-    def begin(self, graph: Graph) -> None:
-        """Prepare the untrained graph."""
-
     def terms(self, graph: Graph) -> Terms:
         """Return what is added to the loss for each optimized kind."""
         optimized = {kind: edges for kind, edges in graph.kinds.items() if edges.optimized}
@@ -79,25 +76,16 @@ class LearningMethod:
         """Prune if that is due after an iteration, counted from 1."""
         return {}
 
-    def starts_anew(self, iteration: int) -> bool:
-        """Whether `after` has begun a new training after this iteration: the optimizer forgets the
-        old one."""
-        return False
-
 
 class Learner:
     """Trains the optimized kinds of a graph's edges, in place, one iteration of questions at a
     time."""
 
     def __init__(self, graph: Graph, method: LearningMethod, lr: float = 0.1) -> None:
-        self.graph, self.method, self.lr = graph, method, lr
+        self.graph, self.method = graph, method
         self.iterations = 0
-        method.begin(graph)
-        self.adams = self._adams()
-
-    def _adams(self) -> dict[Kind, Adam]:
-        kinds = self.graph.kinds.items()
-        return {kind: Adam(edges.logits.shape, self.lr) for kind, edges in kinds if edges.optimized}
+        kinds = graph.kinds.items()
+        self.adams = {kind: Adam(edges.logits.shape, lr) for kind, edges in kinds if edges.optimized}
 
     def step(self, plays: Sequence[Play]) -> TrainingStep:
         """Learn from the questions of one iteration, then prune if that is due."""
@@ -111,8 +99,6 @@ class Learner:
                 moved if self.method.moves_all_logits else np.where(edges.live, moved, edges.logits)
             )
         pruned = self.method.after(self.graph, self.iterations)
-        if self.method.starts_anew(self.iterations):
-            self.adams = self._adams()
         solved = sum(was_solved for _, was_solved in plays) / len(plays)
         live = {kind: edges.count for kind, edges in self.graph.kinds.items()}
         return TrainingStep(self.iterations, loss, solved, live, pruned)
@@ -134,8 +120,7 @@ class Learner:
 
 
 def low_rank(edges: Edges) -> tuple[float, Matrix]:
-    """Return the nuclear norm of the live edges' weights, and its gradient by their logits; of a
-    stack, the sum.
+    """Return the nuclear norm of the live edges' weights, and its gradient by their logits.
 
     Low-rank graphs have small norms: few patterns of who hears whom, which the papers use against
     noise.
@@ -146,13 +131,13 @@ def low_rank(edges: Edges) -> tuple[float, Matrix]:
 
 
 def nuclear_norm(matrix: Matrix) -> tuple[float, Matrix]:
-    """Return the sum of a matrix' singular values and its gradient; of a stack, the sum of all.
+    """Return the sum of a matrix' singular values and its gradient.
 
     Where a singular value is 0 the norm has no unique gradient, and the shortest one is taken.
     """
     left, values, right = np.linalg.svd(matrix)
-    least = values.max(axis=-1, keepdims=True) * matrix.shape[-1] * np.finfo(np.float64).eps
-    return float(values.sum()), (left * (values > least)[..., None, :]) @ right
+    least = values.max() * len(matrix) * np.finfo(np.float64).eps
+    return float(values.sum()), (left * (values > least)) @ right
 
 
 def closeness(given: Mask, matrix: Matrix, delta: float) -> tuple[float, Matrix]:
@@ -169,19 +154,15 @@ def live_weights(edges: Edges) -> Matrix:
     return np.where(edges.live, edges.weights, 0.0)
 
 
-def prune(edges: Edges, rate: float) -> list[Place]:
+def prune(edges: Edges, rate: float) -> list[Edge]:
     """Prune the edges with the lowest logits: round(live * rate) of them, at least one; none at
     rate 0.
 
-    Ties go to the last one in the scan: rounds skip it most often, to avoid cycles. Of a stack,
-    each matrix is pruned for itself.
+    Ties go to the last one in the scan: rounds skip it most often, to avoid cycles.
     """
-    if edges.live.ndim == 3:
-        squares = enumerate(edges.squares)
-        return [(number, *index) for number, square in squares for index in prune(square, rate)]
     live = edges.scan()
     wanted = max(1, round(len(live) * rate)) if rate else 0
     pruned = sorted(live, key=lambda edge: (float(edges.logits[edge]), -edge[0], -edge[1]))[:wanted]
     for edge in pruned:
         edges.live[edge] = False
-    return list[Place](pruned)
+    return pruned

@@ -3,22 +3,18 @@
     runner            nuclear norm of the spatial mask if requested, a baseline if requested; prunes now and then
     agent_prune       the paper: nuclear norms of both masks, closeness to the given graph; prunes once, at the end
     agent_prune_code  the published code: the same two terms of the raw logits; prunes now and then
-    agent_dropout     first agents go from each round, then edges; each round has its own matrices
 
 docs/agents.md compares them. The mask S of the formulas holds the probabilities of the live edges.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from enum import StrEnum
 from typing import ClassVar
 
-import numpy as np
-
-from runner.options.agents.graph import Edges, Graph, Kind, Matrix
+from runner.options.agents.graph import Edges, Graph, Kind
 from runner.options.agents.graph_file import Setting
-from runner.options.agents.keys import OF_SOME_METHODS, AgentsConfig, Baseline, Method, dropped_agents
+from runner.options.agents.keys import OF_SOME_METHODS, AgentsConfig, Baseline, Method
 from runner.options.agents.learning import (
     Learner,
     LearningMethod,
@@ -102,81 +98,9 @@ class AgentPruneCode(NowAndThen):
         return norm + apart, norm_slope + apart_slope
 
 
-class AgentDropout(LearningMethod):
-    """AgentDropout: agents with the smallest degree leave each round, then training starts anew and
-    edges go."""
-
-    def __init__(
-        self, iterations: int = 10, node_pruning_rate: float = 0.2, pruning_rate: float = 0.25
-    ) -> None:
-        self.iterations, self.node_pruning_rate, self.pruning_rate = (
-            iterations,
-            node_pruning_rate,
-            pruning_rate,
-        )
-        self.drops_agents = node_pruning_rate > 0  # otherwise the first stage would have no purpose
-        self.is_first_stage = self.drops_agents
-        self.untrained: dict[str, Matrix] = {}
-        self.has_random_temporal = False
-
-    def begin(self, graph: Graph) -> None:
-        """Let the first stage take all temporal edges: it learns the spatial ones only."""
-        assert graph.rounds is not None
-        self.untrained = {kind: edges.logits.copy() for kind, edges in graph.kinds.items()}
-        self.has_random_temporal = graph.temporal.optimized
-        if self.is_first_stage:
-            graph.temporal.optimized = False
-
-    def term(self, _: Kind, edges: Edges) -> Term | None:
-        """Return ‖S‖ of each matrix, in the second stage only."""
-        return None if self.is_first_stage else low_rank(edges)
-
-    def after(self, graph: Graph, iteration: int) -> Pruned:
-        """At the end of the first stage silence agents, at the end of the second prune edges."""
-        if self.starts_anew(iteration):
-            graph.silence(weakest_agents(graph, self.node_pruning_rate))
-            for kind, edges in graph.kinds.items():
-                edges.logits = self.untrained[kind].copy()
-            graph.temporal.optimized = self.has_random_temporal
-            self.is_first_stage = False
-        elif iteration == self.iterations * (1 + self.drops_agents):
-            return pruned_kinds(graph, self.pruning_rate)
-        return {}
-
-    def starts_anew(self, iteration: int) -> bool:
-        """Whether the first stage ends with this iteration."""
-        return self.drops_agents and iteration == self.iterations
-
-
-def weakest_agents(graph: Graph, rate: float) -> list[tuple[int, int]]:
-    """Return, as round and agent, those with the smallest sums of spatial weights, to and from
-    them, in each round.
-
-    Of equal ones the last goes.
-    """
-    found = []
-    for number, square in enumerate(graph.spatial.squares):
-        weights = live_weights(square)
-        degrees = weights.sum(axis=0) + weights.sum(axis=1)
-        order = sorted(range(graph.agents), key=lambda agent: (float(np.round(degrees[agent], 12)), -agent))
-        found += [(number, agent) for agent in order[: dropped_agents(graph.agents, rate)]]
-    return found
-
-
 def pruned_kinds(graph: Graph, rate: float) -> Pruned:
     """Prune each optimized kind for itself."""
     return {kind: tuple(prune(edges, rate)) for kind, edges in graph.kinds.items() if edges.optimized}
-
-
-def silence_words(graph: Graph, titles: Sequence[str]) -> list[str]:
-    """Say of each agent that training has silenced in which rounds, counted from 1."""
-    rounds: dict[int, list[str]] = {}
-    for round, agent in sorted(graph.silent):
-        rounds.setdefault(agent, []).append(str(round + 1))
-    return [
-        f"agent {agent + 1} ({titles[agent]}) is not called in round {', '.join(numbers)}"
-        for agent, numbers in sorted(rounds.items())
-    ]
 
 
 def learner_of(task: AgentsConfig, graph: Graph) -> Learner:
@@ -201,7 +125,5 @@ def method_of(task: AgentsConfig) -> LearningMethod:
             return AgentPrune(task.num_iterations, task.pruning_rate, task.delta)
         case Method.agent_prune_code:
             return AgentPruneCode(task.pruning_rate, task.imp_per_iterations, task.delta)
-        case Method.agent_dropout:
-            return AgentDropout(task.num_iterations, task.node_pruning_rate, task.pruning_rate)
         case Method.none:
             return LearningMethod()

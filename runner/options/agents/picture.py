@@ -3,7 +3,6 @@
 The width of an edge is the probability that training gave it; a pruned edge is dashed and pale,
 with its last width. If nothing was learned, all edges have the same width; one that no round takes,
 to avoid a circle, is only pale. A team with one round has no temporal panel. Numbers start from 1.
-The circle of an agent that is silent is pale and dashed.
 """
 
 from __future__ import annotations
@@ -22,11 +21,10 @@ Point = tuple[float, float]
 # radius of an agent, room for a role's name, from one agent to the next
 NODE, LABEL, STEP = (19, 165, 52)
 TOP, FOOT, LEGEND_FOOT = 146, 62, 104  # above the agents, below them, below them with a legend
-BETWEEN = 150  # between two rows
 ACROSS = 270  # from one column of agents to the other
 WIDEST, THINNEST, FIXED = 7.0, 0.7, 2.0  # of edges: at probability 1, at least, without learning
 LONGEST = 22  # characters of a role that are shown
-GREY, PALE_TEXT = "#666666", "#9a9a9a"
+GREY = "#666666"
 
 
 @dataclass(frozen=True)
@@ -44,32 +42,20 @@ LEGEND_LOOK = Look("#777777", "#c4c4c4")
 
 def svg(graph: Graph, title: str, roles: Sequence[str], rounds: int, *, is_drawn: bool = True) -> str:
     """Draw a graph as `rounds` rounds use it; `is_drawn`: by chance, where edges have
-    probabilities.
-
-    Where each round has its own edges, each has a row of panels.
-    """
+    probabilities."""
     assert len(roles) == graph.agents
     ring = max(115.0, graph.agents * STEP / 4.2)
     step = max(STEP, min(84, 2 * ring / max(1, graph.agents - 1)))  # between the agents of a column
     tall = max(2 * ring, step * (graph.agents - 1))
     shown = (graph.spatial, graph.temporal) if rounds > 1 else (graph.spatial,)
     legend = _legend() if any(edges.optimized for edges in shown) else []
-    rows = range(graph.rounds) if graph.rounds else (None,)
-    row_height = tall + BETWEEN
-    height = TOP + tall + (len(rows) - 1) * row_height + (LEGEND_FOOT if legend else FOOT)
+    height = TOP + tall + (LEGEND_FOOT if legend else FOOT)
     half, wide = ring + NODE + LABEL, 2 * (ring + NODE + LABEL)
     pieces = [text(24, 32, title, bold=True)]
-    for row, number in enumerate(rows):
-        down, silent = row * row_height, set(graph.silent_in(number or 0))
-        pieces.append(f'<g transform="translate(0 {down:.1f})">')
-        panel = _Panel(graph, "spatial", number, roles, is_drawn, silent, silent)
-        pieces += _spatial(panel, (half, TOP + tall / 2), ring)
-        if rounds > 1 and number != 0:
-            before = set(graph.silent_in((number or 1) - 1))
-            panel = _Panel(graph, "temporal", number, roles, is_drawn, before, silent)
-            pieces += _temporal(panel, (wide + NODE + LABEL + ACROSS / 2, TOP + tall / 2), step)
-        pieces.append("</g>")
+    pieces += _spatial(_Panel(graph, "spatial", roles, is_drawn), (half, TOP + tall / 2), ring)
     if rounds > 1:
+        middle = (wide + NODE + LABEL + ACROSS / 2, TOP + tall / 2)
+        pieces += _temporal(_Panel(graph, "temporal", roles, is_drawn), middle, step)
         wide += ACROSS + 2 * (NODE + LABEL)
     if legend:
         pieces.append(f'<g transform="translate(24 {height - 30:.1f})">')
@@ -79,21 +65,17 @@ def svg(graph: Graph, title: str, roles: Sequence[str], rounds: int, *, is_drawn
 
 @dataclass
 class _Panel:
-    """One matrix of a graph; `number` is its round, None if all rounds share it."""
+    """One matrix of a graph."""
 
     graph: Graph
     kind: Kind
-    number: int | None
     roles: Sequence[str]
     is_drawn: bool
-    silent_sources: set[int]  # the agents that are not called
-    silent_targets: set[int]
 
     @property
     def edges(self) -> Edges:
         """The edges of the matrix."""
-        squares = self.graph.kinds[self.kind].squares
-        return squares[0 if self.number is None else self.number - (self.kind == "temporal")]
+        return self.graph.kinds[self.kind]
 
     @property
     def has_chance(self) -> bool:
@@ -105,20 +87,14 @@ class _Panel:
         """The live edges that no round takes."""
         if self.has_chance:
             return set()
-        at = self.number if self.number is not None else int(self.kind == "temporal")
-        taken = self.graph.settled(at)
+        taken = self.graph.settled(1)
         return set(self.edges.scan()) - set(taken.spatial if self.kind == "spatial" else taken.temporal)
 
     @property
     def head(self) -> str:
         """The title."""
-        if self.number is None:
-            return f"{self.kind.capitalize()}: who hears whom " + (
-                "in a round" if self.kind == "spatial" else "of the round before"
-            )
-        return f"Round {self.number + 1}: who hears whom" + (
-            " of the round before" if self.kind == "temporal" else ""
-        )
+        where = "in a round" if self.kind == "spatial" else "of the round before"
+        return f"{self.kind.capitalize()}: who hears whom {where}"
 
 
 def _spatial(panel: _Panel, middle: Point, ring: float) -> list[str]:
@@ -141,7 +117,7 @@ def _spatial(panel: _Panel, middle: Point, ring: float) -> list[str]:
         label = (x + (NODE + 8) * aside, y + 4 + (NODE + 12) * below)
         if abs(aside) > 0.5:
             label = (x + math.copysign(NODE + 7, aside), y + 4)
-        pieces += agent((x, y), number, roles[number], label, anchor, number in panel.silent_targets)
+        pieces += _agent((x, y), number, roles[number], label, anchor)
     return pieces
 
 
@@ -153,17 +129,16 @@ def _temporal(panel: _Panel, middle: Point, step: float) -> list[str]:
         [(x, first + step * number) for number in range(len(roles))]
         for x in (middle[0] - ACROSS / 2, middle[0] + ACROSS / 2)
     )
-    when = " from the second round on" if panel.number is None else ""
-    pieces = _head(
-        middle[0], panel, f"{panel.edges.count - len(never)} are taken" if never else f"all taken{when}"
+    all_of_it = (
+        f"{panel.edges.count - len(never)} are taken" if never else "all taken from the second round on"
     )
+    pieces = _head(middle[0], panel, all_of_it)
     pieces += _arrows(panel, left, right, TEMPORAL, bend=0.0)
-    sides = ((left, -1, "round before", panel.silent_sources), (right, 1, "this round", panel.silent_targets))
-    for column, side, heading, silent in sides:
+    for column, side, heading in ((left, -1, "round before"), (right, 1, "this round")):
         pieces.append(text(column[0][0], first - NODE - 10, heading, colour=GREY, anchor="middle"))
         for number, (x, y) in enumerate(column):
             label, anchor = (x + side * (NODE + 7), y + 4), "end" if side < 0 else "start"
-            pieces += agent((x, y), number, roles[number], label, anchor, number in silent)
+            pieces += _agent((x, y), number, roles[number], label, anchor)
     return pieces
 
 
@@ -181,19 +156,15 @@ def _head(x: float, panel: _Panel, all_of_it: str) -> list[str]:
     ]
 
 
-def agent(
-    centre: Point, number: int, role: str, label: Point, anchor: str, is_silent: bool = False
-) -> list[str]:
+def _agent(centre: Point, number: int, role: str, label: Point, anchor: str) -> list[str]:
     """Return a circle with an agent's number, and its role beside it."""
     x, y = centre
-    stroke, colour = ("#c4c4c4", PALE_TEXT) if is_silent else ("#4a4a4a", "black")
-    dashes, note = (' stroke-dasharray="4 4"', ", silent in this round") if is_silent else ("", "")
     shown = role if len(role) <= LONGEST else role[: LONGEST - 1] + "…"
     return [
-        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{NODE}" fill="#f6f3ec" stroke="{stroke}" stroke-width="1.5"{dashes}>'
-        f"<title>{plain(f'agent {number + 1}: {role}{note}')}</title></circle>",
-        text(x, y + 4.5, str(number + 1), bold=True, colour=colour, anchor="middle"),
-        text(*label, shown, colour=colour, anchor=anchor),
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{NODE}" fill="#f6f3ec" stroke="#4a4a4a" stroke-width="1.5">'
+        f"<title>{plain(f'agent {number + 1}: {role}')}</title></circle>",
+        text(x, y + 4.5, str(number + 1), bold=True, anchor="middle"),
+        text(*label, shown, anchor=anchor),
     ]
 
 
@@ -215,12 +186,12 @@ def _arrows(
             tooltip += ": never taken, it would close a circle"
         width = max(THINNEST, WIDEST * weight) if edges.optimized else FIXED
         colour = look.pale if is_pale else look.live
-        piece = arrow(sources[source], targets[target], width, colour, tooltip, bend, is_dashed=not is_live)
+        piece = _arrow(sources[source], targets[target], width, colour, tooltip, bend, is_dashed=not is_live)
         drawn.append((not is_pale, width, source, target, piece))
     return [piece for *_, piece in sorted(drawn)]
 
 
-def arrow(
+def _arrow(
     source: Point, target: Point, width: float, colour: str, title: str, bend: float, is_dashed: bool
 ) -> str:
     """An arrow from circle to circle; two of opposite directions bend away from each other."""
@@ -259,7 +230,7 @@ def _legend() -> list[str]:
     for label, width in [*samples, ("pruned", WIDEST / 2)]:
         is_dashed = label == "pruned"
         colour = LEGEND_LOOK.pale if is_dashed else LEGEND_LOOK.live
-        pieces.append(arrow((x - NODE, 0), (x + 44 + NODE, 0), width, colour, label, 0.0, is_dashed))
+        pieces.append(_arrow((x - NODE, 0), (x + 44 + NODE, 0), width, colour, label, 0.0, is_dashed))
         pieces.append(text(x + 52, 4, label, colour=GREY))
         x += 104
     return pieces

@@ -81,7 +81,6 @@ def messages(
     spatial: Sequence[AgentMessage],
     temporal: Sequence[AgentMessage],
     letters: bool = False,
-    lies: bool = False,
 ) -> tuple[Message, ...]:
     """Return an agent's call; spatial neighbours spoke in this round, temporal ones in the round
     before."""
@@ -98,7 +97,7 @@ def messages(
             (wording.texts_before, wording.said_before, temporal),
         ):
             parts += _texts(domain, title, template, neighbours)
-    return Message("system", head(role, domain, letters, lies)), Message("user", _joined(wording, parts))
+    return Message("system", head(role, domain, letters)), Message("user", _joined(wording, parts))
 
 
 def decision_messages(
@@ -111,12 +110,9 @@ def decision_messages(
     return Message("system", wording.decision), Message("user", _joined(wording, parts))
 
 
-def head(role: Role, domain: Domain, letters: bool = False, lies: bool = False) -> str:
-    """Return a role's system message: its head, and its worked examples where the domain has some;
-    a liar has none."""
+def head(role: Role, domain: Domain, letters: bool = False) -> str:
+    """Return a role's system message: its head, and its worked examples where the domain has some."""
     wording = wording_of(domain, letters)
-    if lies:
-        return wording.liar_code if role.writes_code else wording.liar
     examples = [
         "Question: {question}\n\nReply:\n{reply}".format(**example)
         for example in wording.examples.get(role, ())

@@ -134,7 +134,8 @@ class Sandbox:
                     outcome, held = self._run((_PROBE,), limits)
                 if outcome.answer != _PROBE_ANSWER:
                     raise JobFailed(
-                        f"the sandbox for written Python does not work on this machine: {outcome.why}"
+                        f"the sandbox for written Python does not work on this machine: {outcome.why}",
+                        code="failed",
                     )
                 self._held = held
             return self._held

@@ -14,21 +14,20 @@ from runner.config.root import RunnerConfig
 from runner.core.sides import answered_by, sides
 from runner.datasets.chosen import choice_words, with_recorded_cluster
 from runner.datasets.items import Item
-from runner.options.agents import assignment, graph_file, match, picture
+from runner.options.agents import assignment, graph_file, picture
 from runner.options.agents.assignment import Assignment, team_of
-from runner.options.agents.attack import Tampering
 from runner.options.agents.calls import CallFile
 from runner.options.agents.graph import Edges, Kind
-from runner.options.agents.keys import Attack, Domain
-from runner.options.agents.methods import learner_of, settings_of, silence_words
+from runner.options.agents.keys import Domain
+from runner.options.agents.methods import learner_of, settings_of
 from runner.options.agents.outcome import sample_of, why
 from runner.options.agents.play import Player
 from runner.options.agents.sandbox import Sandbox, SandboxLimits
-from runner.options.agents.tally import AttackTally, Tally, attacked_edges
+from runner.options.agents.tally import Tally
 from runner.options.agents.team import Discussion, SampledDiscussion
+from runner.records.measured import Measured, Measuring
 from runner.render.engine_notes import engine_notes
 from runner.scorers import score_without_left_out
-from runner.store.measured import Measured, Measuring
 from runner.tasks.base import Context, Uses
 from runner.tasks.collecting import kept_words, problems
 from runner.tasks.named_adapters import words_on_adapters
@@ -51,8 +50,8 @@ PROGRAMS_AT_ONCE = 4  # at most; the engine needs cores, too
 
 
 def prepare(config: RunnerConfig) -> Assignment:
-    """Read and hash questions and graph, and find the job that is matched."""
-    return assignment.prepare(config, VERSION)
+    """Read and hash questions and graph."""
+    return assignment.prepare(config)
 
 
 def run(inputs: Assignment, context: Context) -> Result:
@@ -68,10 +67,7 @@ def run(inputs: Assignment, context: Context) -> Result:
 
 def preview(inputs: Assignment, resolved: ResolvedJob) -> str:
     """Say for a plan which questions count, if files choose them, and what adapters take."""
-    lines = choice_words(inputs.task, inputs.items) + words_on_adapters(resolved)
-    if inputs.task.match is not None and inputs.matched is not None:
-        lines.append(match.preview_match(inputs.task.match, inputs.matched))
-    return "\n".join(lines)
+    return "\n".join(choice_words(inputs.task, inputs.items) + words_on_adapters(resolved))
 
 
 class _Work:
@@ -83,22 +79,16 @@ class _Work:
         limits = SandboxLimits(self.task.code_timeout_s, math.ceil(self.task.code_timeout_s))
         self.sandbox = Sandbox(limits, letters=self.task.has_letters)
         self.team = team_of(self.task, self.graph)
-        self.budgets: match.Budgets | None = None
         self.measuring: Measuring | None = None
         self.loading_s = 0.0
         self.ended, self.news = 0, dict[str, str]()
         self.verdicts: Counter[Verdict | None] = Counter()
         self.tally, self.training = Tally(), Tally()
-        self.attack = (
-            None if self.task.attack is Attack.none else AttackTally(self.task.attack, self.attacked)
-        )
         self.scored_calls: list[Call] = []  # of the questions that are scored
 
     def result(self) -> Result:
         task, folder = self.task, self.context.recorder.folder
         edges = self.edges("before")
-        if task.match is not None and self.inputs.matched is not None:
-            self.budgets = match.Budgets.read(self.inputs.matched, task.match, self.inputs.items)
         # checked before the model is loaded: without a sandbox, no program is run
         writes_code = any(role.writes_code for role in self.team.roles)
         protections = self.sandbox.protections() if writes_code else None
@@ -122,13 +112,6 @@ class _Work:
         result.metrics |= sides(self.scored_calls)
         if task.is_sampled:
             result.metrics["samples_per_question"] = self.tally.calls_of(self.team.titles[0]) / len(samples)
-        if self.budgets is not None:
-            result.metrics["match_tokens"] = self.budgets.whole(self.inputs.items)
-            result.facts["match"] = self.budgets.words_of(self.inputs.items, self.tally.total)
-        if self.attack is not None:
-            result.metrics |= self.attack.metrics()
-            who = f"agent {task.attack_agent}, {self.team.titles[self.attacked]}"
-            result.facts["attacked"] = f"{who}: {task.attack}"
         result.problems = problems("agents", samples)
         if not self.calls.reused:  # else it would be the time of some of the questions only
             result.metrics["play_s"] = play_s
@@ -157,17 +140,7 @@ class _Work:
     def edges(self, when: str) -> dict[str, float]:
         """Count the edges that a round can take; with a single round, there are no temporal
         ones."""
-        counts: dict[str, float] = {
-            f"{kind}_edges_{when}": edges.count for kind, edges in self.used_kinds.items()
-        }
-        if self.attack is not None:
-            counts[f"attacked_edges_{when}"] = attacked_edges(self.graph, self.attacked, self.task.num_rounds)
-        return counts
-
-    @property
-    def attacked(self) -> int:
-        """Return the attacked agent, from 0 on."""
-        return self.task.attack_agent - 1
+        return {f"{kind}_edges_{when}": edges.count for kind, edges in self.used_kinds.items()}
 
     @property
     def used_kinds(self) -> dict[Kind, Edges]:
@@ -177,7 +150,6 @@ class _Work:
     def notes(self) -> list[str]:
         """Return the notes that a reader of the numbers needs."""
         notes, failures = choice_words(self.task, self.inputs.items), self.tally.failures()
-        notes += silence_words(self.graph, self.team.titles)
         if failures and (advice := self.advice()):
             notes.append(f"{failures}. {advice}")
         elif 2 * self.tally.programs[""] < self.tally.programs.total():
@@ -247,7 +219,8 @@ class _Work:
                 if discussion.failed and not discussion.failed.call.permanent:
                     raise JobFailed(
                         f"a training question ended in an error: {why(discussion)}. All recorded calls are kept; run "
-                        "the same command to resume"
+                        "the same command to resume",
+                        code="failed",
                     )
                 self.training.add(discussion)
             results = [
@@ -283,8 +256,6 @@ class _Work:
                 recorder.sample(sample)
             samples[index] = sample
             self.tally.add(discussion)
-            if self.attack is not None:
-                self.attack.add(discussion, items[index])
             self.scored_calls += [answered.call for answered in discussion.answered.values()]
             self.verdicts[sample.answer.verdict] += not sample.left_out
             self.news = {"accuracy": f"{self.verdicts[Verdict.correct] / max(self.verdicts.total(), 1):.1%}"}
@@ -301,8 +272,6 @@ class _Work:
         if not self.task.is_trained:
             return None
         seed, settings = self.context.config.seed, settings_of(self.task)
-        if self.attack is not None:
-            settings |= {"attack": self.task.attack.value, "attack_agent": self.task.attack_agent}
         return graph_file.Learned(self.task.iterations, len(solved), seed, settings)
 
     def drawn(self) -> str:
@@ -314,13 +283,10 @@ class _Work:
         """Draw a question's rounds by seed and key, so that restarts draw the same, or take the
         learned ones."""
         if self.task.is_sampled:
-            budget = None if self.budgets is None else self.budgets.of(item)
-            return SampledDiscussion(self.team, key, item.question, self.task.samples, budget)
+            return SampledDiscussion(self.team, key, item.question, self.task.samples)
         rng, numbers = (random.Random(f"{self.context.config.seed}/{key}"), range(self.task.num_rounds))
         rounds = [self.graph.draw(rng, number) if draws else self.graph.settled(number) for number in numbers]
-        seed = f"{self.context.config.seed}/{key}/attack"
-        attack = Tampering.of(self.task.attack, self.attacked, seed, item.gold, len(item.choices))
-        return Discussion(self.team, key, item.question, rounds, attack)
+        return Discussion(self.team, key, item.question, rounds)
 
     def count(self, _: Discussion) -> None:
         """Count a question that has ended."""

@@ -4,9 +4,8 @@ how it ends.
 A discussion is plain state, without engine and files. So it makes no difference whether a call is
 answered now or was recorded by an earlier start.
 
-One agent may also answer a question several times: so often, or as often as a number of tokens
-buys. A vote over the samples is self-consistency; the deciding agent, which reads all of them,
-picks the best of them.
+One agent may also answer a question several times. A vote over the samples is self-consistency; the
+deciding agent, which reads all of them, picks the best of them.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from runner.options.agents.attack import Tampering
 from runner.options.agents.graph import Round
 from runner.options.agents.keys import DECISION, DecisionMethod, Domain, Role
 from runner.options.agents.roles import AgentMessage, agent_message, answer_of, decision_messages, messages
@@ -27,7 +25,6 @@ from runner_base import Call, FinishReason
 from runner_engine import Message
 
 Sources = tuple[tuple[int, int], ...]  # round and agent of each message that is heard
-MOST_SAMPLES = 256  # that tokens may buy for a question
 
 
 @dataclass(frozen=True)
@@ -89,7 +86,6 @@ class AgentCall:
     spatial: tuple[AgentMessage, ...]
     temporal: tuple[AgentMessage, ...]
     letters: bool = False
-    lies: bool = False
 
     @property
     def who(self) -> str:
@@ -128,7 +124,7 @@ class AgentCall:
     ) -> tuple[Message, ...]:
         if self.role is None:
             return decision_messages(self.domain, self.question, spatial, self.letters)
-        return messages(self.role, self.domain, self.question, spatial, temporal, self.letters, self.lies)
+        return messages(self.role, self.domain, self.question, spatial, temporal, self.letters)
 
 
 @dataclass(frozen=True)
@@ -165,11 +161,8 @@ class Discussion:
     """One question under discussion: `ready` returns the calls whose inputs exist, `take` gets
     their answers."""
 
-    def __init__(
-        self, team: Team, key: str, question: str, rounds: Sequence[Round], tampering: Tampering | None = None
-    ) -> None:
+    def __init__(self, team: Team, key: str, question: str, rounds: Sequence[Round]) -> None:
         self.team, self.key, self.question, self.rounds = team, key, question, tuple(rounds)
-        self.tampering = tampering or Tampering()
         self.answered: dict[str, Answered] = {}  # by id, in order of arrival
         self.failed: Answered | None = None  # the call whose error is the question's
         self._pending: dict[
@@ -181,7 +174,6 @@ class Discussion:
             )
             for number, taken in enumerate(self.rounds)
             for agent in range(len(team.roles))
-            if agent not in taken.silent
         }
         self._speaking = list(self._pending)  # round and agent of every call but the decision
         # returned, or none is needed
@@ -198,18 +190,17 @@ class Discussion:
         for (at_round, agent), (spatial, temporal) in list(self._pending.items()):
             if all(source in self._said for source in (*spatial, *temporal)):
                 del self._pending[at_round, agent]
-                role, inputs = (
+                key, role, letters = (
+                    f"{self.key}/{at_round}/{agent}",
                     self.team.roles[agent],
-                    (self._heard(spatial, agent), self._heard(temporal, agent)),
+                    self.team.letters,
                 )
-                key, how = (f"{self.key}/{at_round}/{agent}", (self.team.letters, self.tampering.lies(agent)))
+                inputs = self._of(spatial), self._of(temporal)
                 calls.append(
-                    AgentCall(key, agent, at_round, role, self.team.domain, self.question, *inputs, *how)
+                    AgentCall(key, agent, at_round, role, self.team.domain, self.question, *inputs, letters)
                 )
         last = self.last_round
-        if not self._decision_is_out and len(last) == sum(
-            at == len(self.rounds) - 1 for at, _ in self._speaking
-        ):
+        if not self._decision_is_out and len(last) == len(self.team.roles):
             self._decision_is_out = True
             key = f"{self.key}/{DECISION}"
             domain, letters = self.team.domain, self.team.letters
@@ -229,7 +220,7 @@ class Discussion:
         else:
             text, letters = answered.text, self.team.letters
             message = agent_message(turn.agent, turn.role, text, answered.code, answered.is_whole, letters)
-            self._said[turn.round, turn.agent] = self.tampering.said(message)
+            self._said[turn.round, turn.agent] = message
 
     @property
     def has_ended(self) -> bool:
@@ -263,29 +254,20 @@ class Discussion:
 
     @property
     def votes(self) -> list[str | None]:
-        """The number or letter of each agent that spoke in the last round."""
+        """The number or letter of each agent in the last round."""
         return [message.answer for message in self.last_round]
 
     @property
     def text(self) -> str:
-        """The reply that counts as the team's: the decision's, or what the last agent is taken to
-        have said."""
+        """The reply that counts as the team's: the decision's, or the last agent's."""
         is_agents = not self.failed and self.team.decision is DecisionMethod.direct
         return self.last_round[-1].text if is_agents else self.speaker.text
 
     @property
     def last_round(self) -> tuple[AgentMessage, ...]:
-        """What the agents are taken to have said in the last round."""
+        """What the agents said in the last round."""
         last = len(self.rounds) - 1
         return self._of([spoken for spoken in self._speaking if spoken[0] == last and spoken in self._said])
-
-    def _ask(self, at_round: int, agent: int) -> None:
-        """Add a call of an agent that hears nobody."""
-        self._pending[at_round, agent] = ((), ())
-        self._speaking.append((at_round, agent))
-
-    def _heard(self, sources: Sources, listener: int) -> tuple[AgentMessage, ...]:
-        return tuple(self.tampering.heard(message, listener) for message in self._of(sources))
 
     def _of(self, sources: Iterable[tuple[int, int]]) -> tuple[AgentMessage, ...]:
         return tuple(self._said[source] for source in sources)
@@ -294,41 +276,10 @@ class Discussion:
 class SampledDiscussion(Discussion):
     """One question that one agent answers several times; no sample is told of another."""
 
-    def __init__(
-        self, team: Team, key: str, question: str, samples: int, budget: float | None = None
-    ) -> None:
-        """Take the one agent's team. With a budget in tokens it is asked one by one, until these
-        are used."""
-        first = samples if budget is None else 1
-        super().__init__(replace(team, roles=team.roles[:1] * first), key, question, [Round((), (), (), 0.0)])
-        self.budget = budget
-
-    def take(self, answered: Answered) -> None:
-        """Add the answer to a call, and ask once more if the budget allows it."""
-        super().take(answered)
-        if self.budget is not None and answered.turn.agent is not None and not self.failed:
-            number = len(self.team.roles)
-            if number < MOST_SAMPLES and self._is_nearer_with_one_more(self.budget):
-                self.team = replace(self.team, roles=(*self.team.roles, self.team.roles[0]))
-                self._ask(0, number)
-
-    def _is_nearer_with_one_more(self, budget: float) -> bool:
-        """Whether one more sample brings the tokens nearer to the budget, taking it to be like
-        those before.
-
-        The deciding agent is asked after the last sample: it reads the question and every sample's
-        text, and answers at about the length of one.
-        """
-        calls = [answered.call for answered in self.answered.values()]
-        prompt, new = (
-            sum(counts) / len(calls)
-            for counts in ([call.prompt_tokens for call in calls], [call.answer.tokens for call in calls])
+    def __init__(self, team: Team, key: str, question: str, samples: int) -> None:
+        super().__init__(
+            replace(team, roles=team.roles[:1] * samples), key, question, [Round((), (), (), 0.0)]
         )
-        spent, one_more = len(calls) * (prompt + new), prompt + new
-        if self.team.decision is DecisionMethod.final_refer:
-            spent += prompt + len(calls) * new + new
-            one_more += new
-        return spent + one_more / 2 <= budget
 
 
 def majority(votes: Sequence[str | None]) -> str | None:

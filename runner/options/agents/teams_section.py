@@ -6,7 +6,6 @@ So teams whose keys have little in common can be compared with one baseline: `--
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -16,7 +15,6 @@ from runner_compare import TEAM, Reader, Run, Section, graph_kind, label
 KEYS = {f"task.{name}" for name in OF_TEAM}
 DECISIONS = {"final_refer": "decision", "majority_vote": "vote", "direct": "last agent"}
 SEPARATOR = " · "
-NOT_SET = (None, "null", "None", "")  # values of a key without one, in records
 
 
 class TeamsSection(Section):
@@ -57,37 +55,18 @@ def team_words(run: Run) -> str:
     decision = DECISIONS.get(run.value("task.decision_method") or "", "")
     mode = run.value("task.mode") or "unknown"
     if mode == "direct_answer":
-        samples, matched = int(float(run.value("task.samples") or 1)), run.value("task.match")
-        is_matched = matched not in NOT_SET
-        is_sampled = samples > 1 or is_matched
-        many = (
-            f" with the tokens of {_matched(f'{matched}')}"
-            if is_matched
-            else (f" × {samples}" if is_sampled else "")
-        )
+        samples = int(float(run.value("task.samples") or 1))
+        is_sampled = samples > 1
+        many = f" × {samples}" if is_sampled else ""
         return SEPARATOR.join(
             [f"one agent{many}", *([decision] if is_sampled or decision == "decision" else [])]
         )
-    kind, attack = graph_kind(run), run.value("task.attack") or "none"
+    kind = graph_kind(run)
     method = run.value("task.method") if kind == "learned" else None
     by_method = f" by {method}" if method not in (None, "runner") else ""
     parts = [mode, *([f"{kind}{by_method}"] if kind != "fixed" else [])]
     parts += [decision] if decision not in ("decision", "") else []
-    return SEPARATOR.join([*parts, *([attack] if attack != "none" else [])])
-
-
-def _matched(overrides: str) -> str:
-    """Return the team that overrides name, in words: its topology, and whether it learns."""
-    try:
-        pairs = [word.partition("=")[::2] for word in shlex.split(overrides)]
-    except ValueError:
-        return overrides
-    of_key = dict(pairs)
-    learns = any(
-        of_key.get(f"task.optimized_{kind}", "").lower() == "true" for kind in ("spatial", "temporal")
-    )
-    named = [of_key.get("task.mode", ""), ("learned" if learns else "")]
-    return " ".join(filter(None, named)) or overrides
+    return SEPARATOR.join(parts)
 
 
 SECTION = TeamsSection()

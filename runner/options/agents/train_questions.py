@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 from runner.datasets.gsm8k import check_made, load_questions
@@ -19,6 +20,7 @@ def train_questions(task: AgentsConfig, items: list[Item]) -> tuple[list[Item], 
             "the graph. Give another task.train_split, or skip the first N questions with task.train_offset=N",
             key="task.train_split",
             value=task.train_split,
+            code="conflict",
         )
     needed = task.train_questions
     both = f"{task.num_iterations} with task.batch_size={task.batch_size}"
@@ -29,17 +31,15 @@ def train_questions(task: AgentsConfig, items: list[Item]) -> tuple[list[Item], 
         # files choose scored questions only
         questions = load_questions(replace(whole, only=None, without=None))
     except ConfigError as error:  # it names the keys of the scored questions
-        message = (
-            str(error)
-            .replace("task.split=", "task.train_split=")
-            .replace("task.offset=", "task.train_offset=")
-        )
-        raise type(error)(message) from error
+        reason = re.sub(r"task\.(split|offset)=", r"task.train_\1=", error.reason)
+        key = re.sub(r"^task\.(split|offset)$", r"task.train_\1", error.key)
+        raise type(error)(reason, key=key, value=error.value, code=error.code) from error
     train = [item for item in questions if item.question not in scored]
     if not train:
         raise ConfigError(
             f"task.train_split={task.train_split}, task.train_offset={task.train_offset}: all questions "
             f"are among the {len(items)} scored ones, and none is left for training. Score fewer (task.limit), or give "
-            "data with another split"
+            "data with another split",
+            code="empty",
         )
     return train[:needed], len(questions) - len(train)

@@ -34,8 +34,6 @@ class Wording:
     code_failed: str
     in_one_line: bool  # each neighbour's text on a line of its own; else its lines are set off with "> "
     longest: int  # characters of a neighbour's text; a longer one loses its middle
-    liar: str  # the head of an agent that lies, instead of its role's, and of one that writes programs
-    liar_code: str
     # each a question and a reply
     examples: dict[Role, list[dict[str, str]]] = field(default_factory=dict)
 

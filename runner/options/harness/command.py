@@ -84,7 +84,7 @@ def _evaluate(arguments: list[str]) -> None:
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] != "lm_eval":
             raise
-        raise ConfigError(f"{NAME} {NEEDED}") from error
+        raise ConfigError(f"{NAME} {NEEDED}", code="needs_package") from error
     register()
     before = sys.argv
     sys.argv = [NAME, *with_model(arguments)]  # lm-eval reads them there

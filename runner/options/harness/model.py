@@ -71,9 +71,15 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
                 "needs think_end_token, which separates the thinking from the answer",
                 key="enable_thinking",
                 value="True",
+                code="missing",
             )
         for key in OTHERS_KEYS.keys() & keys.keys():
-            raise ConfigError(f"no key of --model runner: {OTHERS_KEYS[key]}", key=key, value=keys[key])
+            raise ConfigError(
+                f"no key of --model runner: {OTHERS_KEYS[key]}",
+                key=key,
+                value=keys[key],
+                code="unknown_choice",
+            )
         groups, own = by_group({key: value for key, value in keys.items() if key not in IGNORED})
         if str(own.get("device", "")).startswith("cuda") and not torch.cuda.is_available():
             del own["device"]  # lm-eval sets cuda:0 if no device is given
@@ -167,6 +173,7 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
                 f"{', '.join(tasks)} scores given answers, before any thinking",
                 key="enable_thinking",
                 value="True",
+                code="unsupported",
             )
         scored: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=disable_tqdm)
         return scored
@@ -215,7 +222,8 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
             ids = (before + after)[-(self.max_length + 1) :]
             if len(ids) == len(after):
                 raise ConfigError(
-                    f"a continuation of {len(after)} tokens leaves no room before it: the model has {self.max_length}"
+                    f"a continuation of {len(after)} tokens leaves no room before it: the model has {self.max_length}",
+                    code="too_large",
                 )
             own_requests.append(Request(number, tuple(ids[: -len(after)]), continuation=tuple(after)))
         completions = self._completions(own_requests, "log-likelihoods", disable_tqdm)
@@ -235,14 +243,21 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
                 "needs a temperature above 0, as in --gen_kwargs temperature=0.7",
                 key="do_sample",
                 value="True",
+                code="conflict",
             )
         if given.pop("num_beams", 1) != 1:
             raise ConfigError(
-                "the engine has no beam search; leave it out", key="num_beams", value=settings["num_beams"]
+                "the engine has no beam search; leave it out",
+                key="num_beams",
+                value=settings["num_beams"],
+                code="unsupported",
             )
         for key in given.keys() - {*SAMPLING_SETTINGS}:
             raise ConfigError(
-                unknown("setting of generating", key, SAMPLING_SETTINGS), key=key, value=given[key]
+                unknown("setting of generating", key, SAMPLING_SETTINGS),
+                key=key,
+                value=given[key],
+                code="unknown_choice",
             )
         room = self.max_length - limit
         if room <= 0:
@@ -250,6 +265,7 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
                 f"the model has {self.max_length} places, and its prompt needs some",
                 key="max_gen_toks",
                 value=limit,
+                code="too_large",
             )
         ids = tuple(self.tok_encode(context)[-room:])
         sampling = Sampling(**{key: value for key, value in given.items() if value is not None})
@@ -265,7 +281,7 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
             def listen(events: list[Event]) -> None:
                 for completion in (event for event in events if isinstance(event, Completion)):
                     if completion.error is not None:
-                        raise JobFailed(f"request {completion.id}: {completion.error}")
+                        raise JobFailed(f"request {completion.id}: {completion.error}", code="failed")
                     completions[completion.id] = completion
                     bar.update()
 

@@ -40,14 +40,16 @@ def check_search(first: PlannedJob, keys: Iterable[str], direction: str) -> None
     task = first.config.task if first.config is not None else None
     if task is not None and (not task.comparisons_key or task.compared_with is not None):
         need = "it needs task=gsm8k without task.early_stop_vs, which it sets itself"
-        raise ConfigError(f"task={task.name}: {need}", key=KEY)
+        raise ConfigError(f"task={task.name}: {need}", key=KEY, code="conflict")
     if direction != "maximize":
         raise ConfigError(
-            f"hydra.sweeper.direction={direction}: only a search for the highest accuracy prunes", key=KEY
+            f"hydra.sweeper.direction={direction}: only a search for the highest accuracy prunes",
+            key=KEY,
+            code="conflict",
         )
     if asked := [key for key in keys if key.partition(".")[0] == "task"]:
         need = "trials that ask in different ways cannot be compared question by question"
-        raise ConfigError(f"{asked[0]} is searched over: {need}", key=KEY)
+        raise ConfigError(f"{asked[0]} is searched over: {need}", key=KEY, code="conflict")
 
 
 def compared_with(study: Study, wanted: int) -> dict[str, Any] | None:

@@ -15,10 +15,11 @@ from runner.grid.executor import Executor
 from runner.grid.outcomes import Outcome, outcome_of_error
 from runner.grid.plan import PlannedJob, predicted_need
 from runner.options.launchers.ray_jobs import Assignment, Delivery, Mailbox, SharedFile, do_job
+from runner.records import sent_jobs
+from runner.records.jobs import Job
 from runner.run import must_start_anew
-from runner.store import sent_jobs
-from runner.store.jobs import Job
 from runner.tasks.base import task_of
+from runner.tracking import adopted_jobs
 from runner_base import JobHeld, RunnerError, Status, check_keys, least, say, setting
 
 POLL_S = 0.5
@@ -220,7 +221,7 @@ class RayJobs(Executor):
         if delivery.files is not None:
             job = replace(job, job_id=delivery.job_id, folder=job.folder.with_name(delivery.job_id))
             anew = must_start_anew(planned.config, task_of(planned.config))
-            record = sent_jobs.adopt(delivery.files, job, planned.config, anew)
+            record = adopted_jobs.adopt(delivery.files, job, planned.config, anew)
             if record.status is Status.FINISHED:
                 return Outcome(Status.FINISHED, record, outcome.message)
             outcome.record = None

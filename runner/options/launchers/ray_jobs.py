@@ -24,9 +24,9 @@ from typing import Any
 from runner.config.resolved import resolve
 from runner.config.root import NoTrackingConfig, RunnerConfig
 from runner.grid.outcomes import Outcome, outcome_of_error, run_job
+from runner.records.jobs import RESULT, Job
+from runner.records.sent_jobs import pack, unpack
 from runner.run import identify
-from runner.store.jobs import RESULT, Job
-from runner.store.sent_jobs import pack, unpack
 from runner.tasks.base import Uses, task_of
 from runner_base import INTERRUPTED, ConfigError, ProgressState, RunnerError, Status, progress, signals
 from runner_base.files import user_cache
@@ -217,7 +217,8 @@ def check_alone(config: RunnerConfig) -> None:
     if config.task.delivers_to is not None or hasattr(config.task, "output_dir"):
         raise ConfigError(
             f"task={config.task.name} writes files for you, and they would stay on this node: put output_dir on a disk "
-            f"that all nodes share, or use hydra/launcher=workers"
+            f"that all nodes share, or use hydra/launcher=workers",
+            code="unsupported",
         )
 
 
@@ -227,6 +228,7 @@ def same_job(config: RunnerConfig, wanted: Job) -> Job:
     _, here = identify(resolve(config))
     if here.job_id != wanted.job_id and Uses.machine not in task_of(config).USES:
         raise ConfigError(
-            f"{wanted.job_id} would be {here.job_id} on this node: its files of the model or the data are others"
+            f"{wanted.job_id} would be {here.job_id} on this node: its files of the model or the data are others",
+            code="mismatch",
         )
     return here

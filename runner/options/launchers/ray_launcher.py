@@ -83,9 +83,11 @@ def connected(address: str | None) -> Iterator[None]:
                     MAX_STARTS,
                 )
                 continue
-            where = f"hydra.launcher.address={address}" if address else "hydra/launcher=ray"
+            key, value = ("hydra.launcher.address", address) if address else ("hydra/launcher", "ray")
             reason = " ".join(str(error).split())[:400] or type(error).__name__
-            raise ConfigError(f"no connection to Ray: {reason}", key=where) from error
+            raise ConfigError(
+                f"no connection to Ray: {reason}", key=key, value=value, code="unreachable"
+            ) from error
     try:
         yield
     finally:
@@ -101,7 +103,7 @@ def check_answers(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
     except OSError as error:
         raise ConfigError(
-            f"nothing answers there: {error}", key="hydra.launcher.address", value=address
+            f"nothing answers there: {error}", key="hydra.launcher.address", value=address, code="unreachable"
         ) from error
 
 

@@ -77,7 +77,7 @@ class OptunaSearch(LaunchingSweeper):
         import optuna
 
         if self.master.plan:
-            raise ConfigError(NO_PLAN)
+            raise ConfigError(NO_PLAN, code="unsupported")
         optuna.logging.set_verbosity(logging.WARNING)  # it would log each trial
         self.space = SearchSpace.of(arguments, self.params)
         self.distributions = self.space.distributions()
@@ -114,7 +114,9 @@ class OptunaSearch(LaunchingSweeper):
             pruning.check_search(first, self.space.varied, self.settings.direction)
             if not isinstance(self.launcher, PlanLauncher):
                 raise ConfigError(
-                    "only hydra/launcher=workers and ray tell how far a job came", key=pruning.KEY
+                    "only hydra/launcher=workers and ray tell how far a job came",
+                    key=pruning.KEY,
+                    code="unsupported",
                 )
         # not every search can run the job at its corner
         job = first.job_id or " ".join(sorted(self.space.fixed))
@@ -134,13 +136,16 @@ class OptunaSearch(LaunchingSweeper):
             )
         except (SQLAlchemyError, ImportError, ValueError, OSError) as error:
             reason = str(error).strip().splitlines()[0]
-            raise TrackingError(reason, key="hydra.sweeper.storage", value=without_secrets(uri)) from error
+            raise TrackingError(
+                reason, key="hydra.sweeper.storage", value=without_secrets(uri), code="unreadable"
+            ) from error
         if (begun_with := study.user_attrs.get(JOB, job)) != job:
             raise ConfigError(
                 f"this study was begun with another model, data set or setting "
                 f"({begun_with} at its first values, now {job}): take these back, or use another name",
                 key="hydra.sweeper.study_name",
                 value=name,
+                code="mismatch",
             )
         study.set_user_attr(JOB, job)
         if study.direction.name.lower() != self.settings.direction:
@@ -149,6 +154,7 @@ class OptunaSearch(LaunchingSweeper):
                 f"{study.direction.name.lower()}: use that, or another name",
                 key="hydra.sweeper.study_name",
                 value=name,
+                code="mismatch",
             )
         return study
 

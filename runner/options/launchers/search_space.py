@@ -44,7 +44,12 @@ class SearchSpace:
         varied = {key: override for key, override in overrides.items() if override.is_sweep_override()}
         if not varied:
             need = "give a sweep, e.g. generation.temperature=interval(0.1,1.5) or quantization=none,nf4"
-            raise ConfigError(f"there is nothing to search over: {need}", key="hydra/sweeper", value="optuna")
+            raise ConfigError(
+                f"there is nothing to search over: {need}",
+                key="hydra/sweeper",
+                value="optuna",
+                code="missing",
+            )
         return cls(
             varied, [str(override.input_line) for key, override in overrides.items() if key not in varied]
         )
@@ -68,7 +73,9 @@ def _distribution(key: str, override: Override) -> BaseDistribution:
         assert end is not None
         if start >= end or (is_log and start <= 0):
             raise ConfigError(
-                "an interval begins below its end, and above 0 on a logarithmic scale", key=line
+                "an interval begins below its end, and above 0 on a logarithmic scale",
+                key=line,
+                code="bad_value",
             )
         if isinstance(start, int) and isinstance(end, int):
             return IntDistribution(start, end, log=is_log)
@@ -84,7 +91,9 @@ def _distribution(key: str, override: Override) -> BaseDistribution:
         return CategoricalDistribution(
             [choice if isinstance(choice, (int, float)) else str(choice) for choice in choices]
         )
-    raise ConfigError(f"a search takes choice(...), range(...) or interval(...) for {key}", key=line)
+    raise ConfigError(
+        f"a search takes choice(...), range(...) or interval(...) for {key}", key=line, code="unsupported"
+    )
 
 
 @dataclass(frozen=True)
@@ -110,7 +119,10 @@ class SearchSettings:
         ):
             if value not in known:
                 raise ConfigError(
-                    f"hydra.sweeper.{key}={value}: {unknown(key.split('.')[0], str(value), known)}"
+                    unknown(key.split(".")[0], str(value), known),
+                    key=f"hydra.sweeper.{key}",
+                    value=value,
+                    code="unknown_choice",
                 )
 
     def trials_in(self, space: Mapping[str, BaseDistribution]) -> int:
@@ -166,6 +178,7 @@ def _listed(key: str, distribution: BaseDistribution) -> list[Any]:
         f"{key} is an interval without steps: give choice(...) or range(...)",
         key="hydra.sweeper.sampler.name",
         value="grid",
+        code="conflict",
     )
 
 

@@ -68,8 +68,10 @@ def convert(options: argparse.Namespace) -> str:
     source = SHIPPED.get(options.source) or Path(options.source).expanduser().absolute()
     target, label = Path(options.target).expanduser().absolute(), f"IN={options.source}"
     if target.exists() or target.is_symlink():
-        raise ConfigError(f"OUT={options.target} exists already, and is not overwritten: give another name")
-    check(source.exists(), "IN", options.source, f"there is no file or folder {source}")
+        raise ConfigError(
+            f"OUT={options.target} exists already, and is not overwritten: give another name", code="exists"
+        )
+    check(source.exists(), "IN", options.source, f"there is no file or folder {source}", code="not_found")
     from runner_engine.models.lora import pth
 
     base = _skeleton(options.base)
@@ -86,7 +88,7 @@ def convert(options: argparse.Namespace) -> str:
             _write_peft(target, adapter, tensors, options.base)
     except OSError as error:
         raise OutputError(
-            f"cannot write OUT={options.target} ({error.strerror}): give another path"
+            f"cannot write OUT={options.target} ({error.strerror}): give another path", code="failed"
         ) from error
     count = sum(tensor.numel() for tensor in tensors.values())
     sizes = f"{len(adapter.pairs)} modules · rank {adapter.rank} · {count:,} parameters · norm of the delta {norm:.3g}"
@@ -102,7 +104,10 @@ def _skeleton(base: str) -> Any:
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         why = one_line(error)
         raise ConfigError(
-            f"its config.json describes no model that can be built: {why}", key="--base", value=base
+            f"its config.json describes no model that can be built: {why}",
+            key="--base",
+            value=base,
+            code="unsupported",
         ) from error
 
 
@@ -116,12 +121,18 @@ def _read_peft(folder: Path, base: nn.Module, label: str) -> tuple[Adapter, dict
     expected = {name for pair in names.values() for name in pair}
     if strange := sorted(set(tensors) - expected):
         raise ConfigError(
-            f"{len(strange)} tensors are not A or B of a targeted linear layer: {few(strange)}", key=label
+            f"{len(strange)} tensors are not A or B of a targeted linear layer: {few(strange)}",
+            key=label,
+            code="mismatch",
         )
     if missing := sorted(expected - set(tensors)):
-        raise ConfigError(f"{len(missing)} tensors of targeted layers are missing: {few(missing)}", key=label)
+        raise ConfigError(
+            f"{len(missing)} tensors of targeted layers are missing: {few(missing)}",
+            key=label,
+            code="damaged",
+        )
     if not names:
-        raise ConfigError(f"{label} holds no LoRA tensor")
+        raise ConfigError(f"{label} holds no LoRA tensor", code="empty")
     pairs = {path: Pair(tensors[a], tensors[b]) for path, (a, b) in names.items()}
     return Adapter(pairs, one_rank(pairs, label)), scalings
 
@@ -137,7 +148,9 @@ def _peft_tensors(folder: Path, label: str) -> dict[str, Tensor]:
     try:
         return load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
-        raise ConfigError(f"{folder / WEIGHTS} cannot be read: {error}", key=label) from error
+        raise ConfigError(
+            f"{folder / WEIGHTS} cannot be read: {error}", key=label, code="unreadable"
+        ) from error
 
 
 def _peft_scalings(folder: Path, base: nn.Module, label: str) -> dict[str, float]:
@@ -150,21 +163,24 @@ def _peft_scalings(folder: Path, base: nn.Module, label: str) -> dict[str, float
     more = [key for key in more if (key, settings[key]) != ("bias", "none") and key != "init_lora_weights"]
     if settings.get("peft_type") != "LORA":
         raise ConfigError(
-            f"its peft_type is {settings.get('peft_type')}, and a .pth file holds LORA only", key=label
+            f"its peft_type is {settings.get('peft_type')}, and a .pth file holds LORA only",
+            key=label,
+            code="unsupported",
         )
     if settings.get("init_lora_weights") not in PLAIN_INITS:
         more.append("init_lora_weights")
     if more:
         keys = ", ".join(f"{key}={settings[key]}" for key in more)
         raise ConfigError(
-            f"{label} is more than y = W x + B(A(x)): {keys}. It works unchanged with lora=peft"
+            f"{label} is more than y = W x + B(A(x)): {keys}. It works unchanged with lora=peft",
+            code="unsupported",
         )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # these are for those who train
             inject_adapter_in_model(LoraConfig.from_pretrained(str(folder)), base, low_cpu_mem_usage=True)
     except (ValueError, TypeError, RuntimeError, KeyError) as error:
-        raise ConfigError(f"{label} does not fit the base: {one_line(error)}") from error
+        raise ConfigError(f"{label} does not fit the base: {one_line(error)}", code="mismatch") from error
     layers = {path: layer for path, layer in base.named_modules() if getattr(layer, "lora_A", None)}
     return {path: layer.scaling["default"] for path, layer in layers.items()}
 
@@ -232,6 +248,7 @@ def _cast(
             f"a .pth file has no scaling, and folding this one ({', '.join(factors)}) into B would round "
             f"{rounded:,} numbers in {kinds}. Give --dtype float32 (or another) to allow it, or use lora=peft",
             key=label,
+            code="refused",
         )
     exactness = f"{rounded:,} of {numbers:,} numbers rounded" if rounded else "exact: no number rounded"
     if not rounded and not factors and dtype is None:

@@ -108,10 +108,14 @@ def translate(environ: Mapping[str, str], asked: Mapping[str, str], look: Look) 
 def _check(values: Mapping[str, str]) -> None:
     for name in FLAGS:
         if values.get(name, "0") not in ("0", "1"):
-            raise ConfigError("use 1 or 0, or leave the variable unset", key=name, value=values[name])
+            raise ConfigError(
+                "use 1 or 0, or leave the variable unset", key=name, value=values[name], code="bad_value"
+            )
     number = values.get("STUDENT_MAX_NEW_TOKENS", "1")
     if not number.isdecimal() or int(number) < 1:
-        raise ConfigError("a whole number from 1 is needed", key="STUDENT_MAX_NEW_TOKENS", value=number)
+        raise ConfigError(
+            "a whole number from 1 is needed", key="STUDENT_MAX_NEW_TOKENS", value=number, code="bad_value"
+        )
 
 
 def _choose_model(values: Mapping[str, str], translation: Translation, look: Look) -> None:

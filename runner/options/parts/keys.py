@@ -75,21 +75,28 @@ class SplitConfig(TaskConfig):
             key = f"task.{strategy.value}"
             if self.strategy is not strategy:
                 need = f"task.strategy={self.strategy.value} does not read it: use task.strategy={strategy.value}"
-                check(given is None, key, given, f"{need}, or leave it out")
+                check(given is None, key, given, f"{need}, or leave it out", code="no_effect")
                 continue
             example = "[0.3,0.7]" if strategy is Strategy.ratios else "[0-7,8-15]"
-            check(bool(given), key, given, f"task.strategy={strategy.value} needs it, e.g. {key}={example}")
+            check(
+                bool(given),
+                key,
+                given,
+                f"task.strategy={strategy.value} needs it, e.g. {key}={example}",
+                code="missing",
+            )
             need = f"{key} has {len(given)} entries: leave task.num_parts out, or give the same number"
-            check(count in (None, len(given)), "task.num_parts", count, need)
+            check(count in (None, len(given)), "task.num_parts", count, need, code="mismatch")
         if self.strategy is Strategy.by_type:
             check(
                 count is None,
                 "task.num_parts",
                 count,
                 "task.strategy=by_type makes one part per kind: leave it out",
+                code="conflict",
             )
             need = "a pipeline needs whole layers in each part: use another task.strategy than by_type"
-            check(self.explain is None, "task.explain", self.explain, need)
+            check(self.explain is None, "task.explain", self.explain, need, code="conflict")
         if self.ratios is not None:
             check(
                 all(0 < ratio <= 1 for ratio in self.ratios),

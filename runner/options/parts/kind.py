@@ -50,7 +50,11 @@ class PartsKind(ModelKind):
         device = machine.device_class(model.device)
         need = "it sends tensors from GPU to GPU, but the parts run on the CPU: use auto or gloo"
         check(
-            model.backend is not Backend.nccl or device == "cuda", "model.backend", model.backend.value, need
+            model.backend is not Backend.nccl or device == "cuda",
+            "model.backend",
+            model.backend.value,
+            need,
+            code="unsupported",
         )
         needed_mib, free_mib = _weight_mib(config), machine.available_mib()
         if model.check_memory and device == "cpu" and needed_mib > free_mib:
@@ -61,6 +65,7 @@ class PartsKind(ModelKind):
                 "model.check_memory=false to try it anyway",
                 key="model.name",
                 value=model.name,
+                code="too_large",
             )
         return [*profile_notes(config.profile, device), *_slower_than_whole(config)]
 

@@ -40,21 +40,30 @@ def read_old_split(folder: Path) -> list[Partition]:
     names = {path.name for path in folder.glob("partition_*.json")}
     expected = [partition_name(number) for number in range(len(names))]
     if names != set(expected):
-        raise DataError(f"{', '.join(expected)} expected, found {', '.join(sorted(names))}", key=folder)
+        raise DataError(
+            f"{', '.join(expected)} expected, found {', '.join(sorted(names))}", key=folder, code="damaged"
+        )
     partitions = [partition_file.read_partition(folder / name) for name in expected]
     homes: dict[str, Partition] = {}
     for number, partition in enumerate(partitions):
         if partition.part_id != number:
-            raise DataError(f"part_id: {number} expected, found {partition.part_id}", key=partition.path)
+            raise DataError(
+                f"part_id: {number} expected, found {partition.part_id}", key=partition.path, code="damaged"
+            )
         if partition.form != INLINE:
             raise DataError(
                 f"refers to tensors in part_{number}.safetensors, and neither that nor {MANIFEST} "
                 "is there: give the whole folder that task=split wrote",
                 key=partition.path,
+                code="not_found",
             )
         for layer in partition.layers:
             if layer.name in homes:
-                raise DataError(f"{layer.name} is in {homes[layer.name].path.name}, too", key=partition.path)
+                raise DataError(
+                    f"{layer.name} is in {homes[layer.name].path.name}, too",
+                    key=partition.path,
+                    code="damaged",
+                )
             homes[layer.name] = partition
     return partitions
 
@@ -130,16 +139,20 @@ def encode(values: Numbers, dtype: str, where: str) -> tuple[bytes, int]:
         elif dtype in partition_file.PLAIN:
             data = values.astype(partition_file.PLAIN[dtype]).tobytes()
         else:
-            raise ConfigError(f"numbers cannot be stored as {dtype}: use task.dtype=float32", key=where)
+            raise ConfigError(
+                f"numbers cannot be stored as {dtype}: use task.dtype=float32", key=where, code="unsupported"
+            )
     stored = partition_file.decode(dtype, data)
     if not np.isfinite(stored).all():
         number = values[~np.isfinite(stored)][0]
-        raise DataError(f"{number} is beyond the range of {dtype}", key=where)
+        raise DataError(f"{number} is beyond the range of {dtype}", key=where, code="bad_value")
     # the old form was written with the precision of float32
     exact = "<f8" if stored.dtype.kind in "iu" else "<f4"
     rounded = (
         0 if dtype in ("F32", "F64") else int(np.count_nonzero(stored.astype(exact) != values.astype(exact)))
     )
     if rounded and stored.dtype.kind in "iu":
-        raise DataError(f"{dtype} expected, found numbers with fractions or beyond its range", key=where)
+        raise DataError(
+            f"{dtype} expected, found numbers with fractions or beyond its range", key=where, code="bad_value"
+        )
     return data, rounded

@@ -49,7 +49,7 @@ def read_calibration(name: str) -> Calibration:
     """Return the texts that task.calibration names."""
     texts = tuple(text for text in _texts(name, KEY, "train") if text.strip())
     if not texts:
-        raise DataError("there is no text in it", key=KEY, value=name)
+        raise DataError("there is no text in it", key=KEY, value=name, code="empty")
     return Calibration(name, texts)
 
 
@@ -72,6 +72,7 @@ def check_apart(calibration: Calibration, evaluations: Sequence[str]) -> list[st
                 f"“{_shown(same[0])}”: a model that has read them looks better there than it is. Give other texts",
                 key=KEY,
                 value=calibration.name,
+                code="conflict",
             )
         if alike := [(text, run) for text in texts if (run := _first_shared(text, runs)) is not None]:
             notes.append(
@@ -110,7 +111,7 @@ def _files(name: str, key: str) -> list[Path]:
     files = [Path(found) for found in names]
     if not files or not all(file.is_file() for file in files):
         need = f"give {EMBEDDED}, {', '.join(SUFFIXES)} files, a folder of them, or a pattern"
-        raise ConfigError(f"there are no such files: {need}", key=key, value=name)
+        raise ConfigError(f"there are no such files: {need}", key=key, value=name, code="not_found")
     return files
 
 
@@ -119,7 +120,9 @@ def _text_of(where: str, row: Any) -> str:
     parts = [row[key] for key in TEXT_KEYS if key in row] if isinstance(row, dict) else [row]
     texts = [part for part in parts if isinstance(part, str)]
     if not texts:
-        raise DataError(f"no text: a row has {', '.join(TEXT_KEYS)}, or some of them", key=where)
+        raise DataError(
+            f"no text: a row has {', '.join(TEXT_KEYS)}, or some of them", key=where, code="damaged"
+        )
     return "\n".join(texts)
 
 

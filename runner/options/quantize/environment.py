@@ -55,11 +55,15 @@ def environment_of(task: QuantizeConfig) -> Environment:
         path = Path(task.python).expanduser().absolute()
         path = path / "bin" / "python" if path.is_dir() else path
         if not path.is_file():
-            raise ConfigError(f"there is no {path}. {how(task)}", key="task.python", value=task.python)
+            raise ConfigError(
+                f"there is no {path}. {how(task)}", key="task.python", value=task.python, code="not_found"
+            )
         found = _version_in(str(path), maker.distribution)
         if found is None:
             install = f"{path} -m pip install {maker.distribution}=={maker.version}"
-            raise ConfigError(f"task.python={task.python} has no {maker.label}: {install}")
+            raise ConfigError(
+                f"task.python={task.python} has no {maker.label}: {install}", code="needs_package"
+            )
         return Environment(str(path), found)
     for folder in _places(maker):
         python = folder / "bin" / "python"
@@ -90,7 +94,12 @@ def how(task: QuantizeConfig) -> str:
 
 def _absent(task: QuantizeConfig) -> ConfigError:
     label = task.kind.maker.label
-    return ConfigError(f"there is no {label} here: {how(task)}", key="task.recipe", value=task.recipe.value)
+    return ConfigError(
+        f"there is no {label} here: {how(task)}",
+        key="task.recipe",
+        value=task.recipe.value,
+        code="needs_package",
+    )
 
 
 def _places(maker: Maker) -> tuple[Path, ...]:
@@ -109,12 +118,14 @@ def _with_programs(task: QuantizeConfig, maker: Maker) -> Environment:
             f"there is no {names[0]} beside {quantize}: {how(task)}",
             key="task.recipe",
             value=task.recipe.value,
+            code="needs_package",
         )
     if task.overrides and TYPES_WORD not in _said(str(quantize)):
         raise ConfigError(
             f"{quantize} is too old for types of single tensors ({TYPES_WORD}): use a llama.cpp from "
             "2025 on, by task.executable=PATH, or leave it out",
             key="task.overrides",
+            code="unsupported",
         )
     programs = tuple(map(str, (quantize, *beside[:1])))
     return Environment(sys.executable, _version_of(programs), programs)
@@ -126,7 +137,9 @@ def _quantizer(task: QuantizeConfig, maker: Maker) -> Path:
         found = shutil.which(str(Path(task.executable).expanduser()))
         if found is None:
             what = "there is no such program, or it may not be run"
-            raise ConfigError(f"{what}. {how(task)}", key="task.executable", value=task.executable)
+            raise ConfigError(
+                f"{what}. {how(task)}", key="task.executable", value=task.executable, code="not_found"
+            )
         return Path(found).absolute()
     if found := shutil.which(maker.programs[0][0]):
         return Path(found).absolute()
@@ -161,7 +174,7 @@ def _said(program: str, *words: str) -> str:
             errors="replace",
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise ConfigError(f"{program} does not run: {one_line(error)}") from None
+        raise ConfigError(f"{program} does not run: {one_line(error)}", code="failed") from None
     return done.stdout + done.stderr
 
 
@@ -182,8 +195,8 @@ def _version_in(python: str, distribution: str) -> str | None:
             check=False,
         )
         if done.returncode:
-            raise ConfigError(one_line(done.stderr or done.returncode), key=where)
+            raise ConfigError(f"{where}: {one_line(done.stderr or done.returncode)}", code="failed")
         found: str | None = json.loads(done.stdout)
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:
-        raise ConfigError(one_line(error), key=where) from None
+        raise ConfigError(f"{where}: {one_line(error)}", code="failed") from None
     return found

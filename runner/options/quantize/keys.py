@@ -53,19 +53,31 @@ class QuantizeConfig(TaskConfig):
         if kind.bits:
             usual = BITS if self.bits is None else self.bits
             known = ", ".join(map(str, kind.bits))
-            check(usual in kind.bits, "task.bits", usual, f"{self._of}: choose one of {known}")
+            check(
+                usual in kind.bits,
+                "task.bits",
+                usual,
+                f"{self._of}: choose one of {known}",
+                code="unknown_choice",
+            )
             self.bits, self.group_size = usual, self.group_size or GROUP_SIZE
             self.symmetric = kind.is_symmetric if self.symmetric is None else self.symmetric
             need = f"{self._of} gives each group a zero point: leave it out"
-            check(kind.has_symmetric or not self.symmetric, "task.symmetric", "true", need)
+            check(kind.has_symmetric or not self.symmetric, "task.symmetric", "true", need, code="conflict")
         else:
             need = f"{self._of} says how many bits: leave it out"
-            check(self.bits is None, "task.bits", self.bits, need)
+            check(self.bits is None, "task.bits", self.bits, need, code="conflict")
         need = (
             f"{self._of} needs texts: give a file of texts such as those the model is for, or "
             "embedded (word problems), and never what it is evaluated on"
         )
-        check(not kind.reads_texts or self.calibration is not None, "task.calibration", "null", need)
+        check(
+            not kind.reads_texts or self.calibration is not None,
+            "task.calibration",
+            "null",
+            need,
+            code="missing",
+        )
         self._check_overrides(kind)
         self._leave_out_what_counts_elsewhere(kind)
 
@@ -96,10 +108,22 @@ class QuantizeConfig(TaskConfig):
         choices: tuple[Any, ...] = (*kind.override_bits, UNQUANTIZED) if kind.bits else TENSOR_TYPES
         if self.overrides:
             need = f"{self._of} makes all layers alike: leave it out"
-            check(bool(kind.override_bits) or kind.is_file, "task.overrides", self.overrides, need)
+            check(
+                bool(kind.override_bits) or kind.is_file,
+                "task.overrides",
+                self.overrides,
+                need,
+                code="conflict",
+            )
         for pattern, value in self.overrides.items():
             known = ", ".join(map(str, choices))
-            check(value in choices, f"task.overrides.{pattern}", value, f"choose one of {known}")
+            check(
+                value in choices,
+                f"task.overrides.{pattern}",
+                value,
+                f"choose one of {known}",
+                code="unknown_choice",
+            )
 
     def _leave_out_what_counts_elsewhere(self, kind: Kind) -> None:
         """Forget the keys that other recipes of a grid read: no job has another id for them."""

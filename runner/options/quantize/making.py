@@ -68,7 +68,9 @@ def check_free(target: Path) -> None:
     """Raise ConfigError if there is something of that name."""
     if os.path.lexists(target):
         raise ConfigError(
-            f"{target} exists, and nothing is written over it: move it away, or give another {KEY}", key=KEY
+            f"{target} exists, and nothing is written over it: move it away, or give another {KEY}",
+            key=KEY,
+            code="exists",
         )
 
 
@@ -83,7 +85,10 @@ def _unfinished(target: Path) -> Iterator[Path]:
             in_use = remove_abandoned(target.parent, *name)
             if in_use:
                 raise ConfigError(
-                    f"another process is writing there; wait, or give another {KEY}", key=KEY, value=target
+                    f"another process is writing there; wait, or give another {KEY}",
+                    key=KEY,
+                    value=target,
+                    code="busy",
                 )
             folder = until_done.enter_context(temporary_folder(target.parent, *name))
         check_free(target)
@@ -98,7 +103,7 @@ def _check_model(made: Path, problem: str, log: Path) -> None:
         else:
             gguf_file.read_header(made)
     except (RunnerError, OSError) as error:
-        raise JobFailed(f"{one_line(error)}. Its log is {log}", key=problem) from error
+        raise JobFailed(f"{problem}: {one_line(error)}. Its log is {log}", code="failed") from error
 
 
 def _name(made: Path, target: Path) -> None:
@@ -151,7 +156,9 @@ def _run(order: Order, folder: Path, made: Path, log: Path, bar: Progress) -> di
     if code or report is None:
         lines = last_lines(log, SAID_LINES)
         said = next((line for line in reversed(lines) if "Error" in line), lines[-1] if lines else "")
-        raise JobFailed(f"{order.maker} {describe_exit(code)}: {one_line(said)}. Its log is {log}")
+        raise JobFailed(
+            f"{order.maker} {describe_exit(code)}: {one_line(said)}. Its log is {log}", code="failed"
+        )
     return report
 
 

@@ -38,11 +38,11 @@ def source_of(config: RunnerConfig, task: QuantizeConfig) -> Source:
     model = local_model(config.model)
     if not kind_of(config.model).HAS_WEIGHTS or model.random_weights:
         fix = "use model=local model.name=FOLDER, model=auto, or a preset"
-        raise ConfigError(f"task=quantize needs a trained model, and this is none: {fix}")
+        raise ConfigError(f"task=quantize needs a trained model, and this is none: {fix}", code="unsupported")
     for key, choice in (("quantization", config.quantization.label), ("lora", config.lora.name)):
         if choice != "none" and not (key == "quantization" and choice == "gguf"):
             need = f"task=quantize starts from the model as it is: use {key}=none"
-            raise ConfigError(need, key=key, value=choice)
+            raise ConfigError(need, key=key, value=choice, code="conflict")
     files = resolve(config).files
     cache = Path(config.output_dir).expanduser() / ".hashes.json"
     if task.kind.is_file:
@@ -53,10 +53,12 @@ def source_of(config: RunnerConfig, task: QuantizeConfig) -> Source:
             "a .gguf file: name the folder, or use a recipe by llama.cpp, such as task.recipe=imatrix_q4_k",
             key="model.name",
             value=model.name,
+            code="unsupported",
         )
     if files.stored is not None:
         raise ConfigError(
-            f"model.name={model.name} is quantized already: name the model that it was made from"
+            f"model.name={model.name} is quantized already: name the model that it was made from",
+            code="unsupported",
         )
     _check_groups(files, task)
     name = "embedded" if model.name == "embedded" else Path(model.name).name
@@ -69,26 +71,30 @@ def source_of(config: RunnerConfig, task: QuantizeConfig) -> Source:
 def _of_file(files: ModelFiles, task: QuantizeConfig, cache: Path) -> Source:
     """Return the .gguf file that llama.cpp's quantizer reads."""
     path = files.path if task.gguf is None else Path(task.gguf).expanduser().absolute()
-    key = f"model.name={files.model.name}" if task.gguf is None else f"task.gguf={task.gguf}"
+    key, value = ("model.name", files.model.name) if task.gguf is None else ("task.gguf", task.gguf)
     if not gguf_file.is_gguf(path):
         raise ConfigError(
             f"task.recipe={task.recipe.value} reads a .gguf file, and this is none: convert the model with "
             "llama.cpp's convert_hf_to_gguf.py, and give the file as task.gguf=FILE, or as model.name=FILE",
             key=key,
+            value=value,
+            code="unsupported",
         )
     header = gguf_file.read_header(path)
     matrices = [tensor for tensor in header.tensors if len(tensor.shape) > 1]
     stored = sorted({tensor.dtype for tensor in matrices} - PLAIN)
     if stored and task.kind.file_type != "F16":
         raise ConfigError(
-            f"{key} is quantized already ({few(stored)}): name a file of the unquantized model. Where there is none, "
-            "task.recipe=f16 unpacks this one"
+            f"{key}={value} is quantized already ({few(stored)}): name a file of the unquantized model. Where there is "
+            "none, task.recipe=f16 unpacks this one",
+            code="unsupported",
         )
     if task.kind.has_imatrix and header.metadata.get(f"{header.architecture}.expert_count"):
         plain = task.recipe.value.removeprefix(IMATRIX)
         raise ConfigError(
-            f"{key} is a mixture, whose experts get no importance matrix here: use llama.cpp's llama-imatrix and "
-            f"llama-quantize, or a recipe without one, such as task.recipe={plain}"
+            f"{key}={value} is a mixture, whose experts get no importance matrix here: use llama.cpp's llama-imatrix "
+            f"and llama-quantize, or a recipe without one, such as task.recipe={plain}",
+            code="unsupported",
         )
     total = sum(tensor.params for tensor in header.tensors)
     nbytes = sum(tensor.nbytes for tensor in header.tensors)
@@ -110,7 +116,10 @@ def _check_groups(files: ModelFiles, task: QuantizeConfig) -> None:
     )
     fix = "no usual size fits" if fits is None else f"task.group_size={fits} fits all layers"
     raise ConfigError(
-        f"{path} has {inputs} inputs, which are no whole groups: {fix}", key="task.group_size", value=size
+        f"{path} has {inputs} inputs, which are no whole groups: {fix}",
+        key="task.group_size",
+        value=size,
+        code="mismatch",
     )
 
 

@@ -17,7 +17,7 @@ from runner.options.quantize.environment import Environment, environment_of
 from runner.options.quantize.keys import UNQUANTIZED, QuantizeConfig
 from runner.options.quantize.making import Order, check_free, make
 from runner.options.quantize.source import Source, source_of
-from runner.store.artifacts import promise
+from runner.records.artifacts import promise
 from runner.tasks.base import Context, Inputs, Uses, own_config
 from runner_base import MIB, Result, machine
 from runner_engine import local_model

@@ -17,7 +17,10 @@ def addresses_of(key: str, value: object) -> list[str]:
     for address in values:
         if not isinstance(address, str) or (len(values) > 1 and not address.strip()):
             raise ConfigError(
-                "give an address, or a list of them: [http://A/v1,http://B/v1]", key=key, value=value
+                "give an address, or a list of them: [http://A/v1,http://B/v1]",
+                key=key,
+                value=value,
+                code="bad_value",
             )
         check(",http" not in address, key, address, "several servers are a list: [http://A/v1,http://B/v1]")
     return sorted({value.rstrip("/") for value in values if value.strip()})
@@ -43,7 +46,7 @@ def check_base_url(key: str, url: str) -> None:
     need = (
         "a password, a query or a # in it would end up in configs and logs: put the server's key into API_KEY"
     )
-    check(not set("@?#") & set(url), key, bare, need)
+    check(not set("@?#") & set(url), key, bare, need, code="refused")
     check(is_valid, key, url, "give an address such as http://127.0.0.1:8000/v1 or https://api.openai.com/v1")
 
 

@@ -17,7 +17,7 @@ from runner.engines.kinds import Encoded, ModelKind
 from runner.options.remote.engine import ApiEngine
 from runner.options.remote.keys import ApiConfig, Extensions
 from runner.options.remote.pool import ServerPool
-from runner_base import ConfigError, JobFailed, replace_text
+from runner_base import JobFailed, replace_text
 from runner_base.texts import read_cache
 from runner_engine import BaseCache, Capability, Engine, GenerationConfig, Prompt, Request
 
@@ -115,8 +115,7 @@ def fingerprint(model: ApiConfig, folder: Path) -> dict[str, str]:
 
 def check(model: ApiConfig, generation: GenerationConfig) -> None:
     """Refuse parameters that the server does not accept."""
-    if (problem := with_extensions(model).unsupported_setting("generation", generation)) is not None:
-        raise ConfigError(problem)
+    with_extensions(model).check_fields("generation", generation)
 
 
 def capabilities(model: ApiConfig) -> frozenset[Capability]:

@@ -15,7 +15,9 @@ class ApiEngine(RemoteModel):
         most = self.model.concurrency
         if batch_size is not None and batch_size > most:
             raise ConfigError(
-                f"{self.model.key}.concurrency={most}: {batch_size} requests at once were requested: make it larger, "
-                "or the batch smaller"
+                f"{batch_size} requests at once were requested: make it larger, or the batch smaller",
+                key=f"{self.model.key}.concurrency",
+                value=most,
+                code="conflict",
             )
         return ApiSession(self, batch_size or self.config.generation.batch_size or most)

@@ -89,6 +89,7 @@ def forced_answer(url: str, answer: Any, token: int) -> Forced:
     if told[0].get("id") != token:
         raise ConfigError(
             f"{url} ignores logit_bias: asked for the token {token}, it answered {told[0].get('id')}, so nothing can "
-            "be scored by it"
+            "be scored by it",
+            code="unsupported",
         )
     return Forced(told[0].get("logprob"), top.get("id"), top.get("logprob"))

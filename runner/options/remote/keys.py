@@ -75,7 +75,8 @@ class ApiConfig(ModelConfig):
         if needs:
             raise ConfigError(
                 f"{'model=api' if key == 'model' else key} needs {', and '.join(needs)}; "
-                f"the server's key comes from the environment or .env: {KEY_VARIABLE}=..."
+                f"the server's key comes from the environment or .env: {KEY_VARIABLE}=...",
+                code="missing",
             )
         self.base_url = check_addresses(f"{key}.base_url", addresses)
         is_name = re.fullmatch(r"[A-Za-z_]\w*", self.key_variable, re.ASCII) is not None
@@ -83,7 +84,13 @@ class ApiConfig(ModelConfig):
         check(is_name, f"{key}.key_variable", self.key_variable if is_name else "***", need)
         super().__post_init__()
         need = "give both prices or none: a cost without one of them would be too low"
-        check((self.price_in is None) == (self.price_out is None), f"{key}.price_out", self.price_out, need)
+        check(
+            (self.price_in is None) == (self.price_out is None),
+            f"{key}.price_out",
+            self.price_out,
+            need,
+            code="missing",
+        )
 
     @property
     def servers(self) -> list[Self]:
@@ -110,19 +117,22 @@ class ApiConfig(ModelConfig):
             is_in_domain(address, domain) for address in addresses_of(f"{self.key}.base_url", self.base_url)
         )
 
-    def unsupported_setting(self, owner: str, sampling: SamplingKeys) -> str | None:
-        """Return a message with a fix if the server's API is known to lack a field for a sampling
-        parameter."""
+    def check_fields(self, owner: str, sampling: SamplingKeys) -> None:
+        """Raise ConfigError if the server's API is known to lack a field for a sampling parameter."""
         if self.extensions is not Extensions.openai:
-            return None
-        unsupported = active_parameters(sampling, lambda parameter: not parameter.in_openai)
+            return
+        active = active_parameters(sampling, lambda parameter: not parameter.in_openai)
+        unsupported = {f"{owner}.{name}": value for name, value in active.items()}
         if not unsupported:
-            return None
-        values = " and ".join(f"{owner}.{name}={value}" for name, value in unsupported.items())
-        fix = " ".join(f"{owner}.{name}=null" for name in unsupported)
-        return (
-            f"{values}: OpenAI's API has no field for it. Use {fix}, or {self.key}.extensions=vllm if the server "
-            "accepts it (vLLM and task=serve do)"
+            return
+        fix = " ".join(f"{key}=null" for key in unsupported)
+        *others, last = unsupported
+        raise ConfigError(
+            f"OpenAI's API has no field for it. Use {fix}, or {self.key}.extensions=vllm if the server "
+            "accepts it (vLLM and task=serve do)",
+            key=" and ".join([*(f"{key}={unsupported[key]}" for key in others), last]),
+            value=unsupported[last],
+            code="unsupported",
         )
 
     def check_beside(
@@ -136,9 +146,8 @@ class ApiConfig(ModelConfig):
         require_own_weights(quantization, lora, rope, "model=api has no weights here, so it would do nothing")
         rows = generation.batch_size
         need = f"{self.key}.concurrency={self.concurrency} allows no more requests in flight at once"
-        check(rows is None or rows <= self.concurrency, "generation.batch_size", rows, need)
-        if (problem := self.unsupported_setting("generation", generation)) is not None:
-            raise ConfigError(problem)
+        check(rows is None or rows <= self.concurrency, "generation.batch_size", rows, need, code="conflict")
+        self.check_fields("generation", generation)
         check_budget(self.key, self.thinking_budget, generation)
         require_no_scheduler(generation, "model=api decodes on a server")
 
@@ -185,6 +194,5 @@ class HybridConfig(ModelConfig):
         self.student.check_beside(quantization, lora, rope, generation)
         if self.student.stub:
             refuse_guesses(generation, f"{self.student.key}.stub=true has no model")
-        if (problem := self.teacher.unsupported_setting("generation", generation)) is not None:
-            raise ConfigError(problem)
+        self.teacher.check_fields("generation", generation)
         check_budget(self.teacher.key, self.teacher.thinking_budget, generation)

@@ -109,8 +109,7 @@ class RemoteModel:
     def parameters(self, request: Request) -> dict[str, Any]:
         """Return the parameters to send for a request; ConfigError if the API has none for it."""
         sampling = request.sampling.over(self.config.generation, self.config.seed)
-        if (problem := self.model.unsupported_setting("request", sampling)) is not None:
-            raise ConfigError(problem)
+        self.model.check_fields("request", sampling)
         is_chat = Capability.chat in request.needs
         limit, budget = self.most_tokens(request), self.budget(request)
         sent: dict[str, Any] = {"model": self.model.name, "temperature": sampling.temperature}
@@ -137,6 +136,7 @@ class RemoteModel:
                     f"{self.model.key}.thinking_budget is not given",
                     key="request.thinking_tokens",
                     value=budget,
+                    code="missing",
                 )
             extra |= BUDGETS[self.model.thinking_budget].body(budget)
         sent |= {"stop": list(request.stop)} if request.stop else {}

@@ -126,7 +126,7 @@ class ServerPool:
                 self.retries[fault.kind] += 1
                 if not others and (fault.wait_s or 0) > self.model.answer_s:
                     late = f"it asks to wait {fault.wait_s:,.0f} s, longer than {self.model.key}.answer_s"
-                    raise JobFailed(f"{fault}; {late}. {KEPT}") from None
+                    raise JobFailed(f"{fault}; {late}. {KEPT}", code="refused") from None
             else:
                 server.failures_in_a_row = server.times_left_out = 0
                 return answer
@@ -210,11 +210,14 @@ class ServerPool:
             try:
                 return await self.with_retries(ServerConnection.list_models, min(3, self.model.retries + 1))
             except (Fault, RequestRejected) as error:
-                raise JobFailed(f"{error}. {KEPT}") from None
+                raise JobFailed(f"{error}. {KEPT}", code="unreachable") from None
         lists = await asyncio.gather(*map(self._list_one, self.servers))
         answered = [listed for listed in lists if isinstance(listed, ModelList)]
         if not answered:
-            raise JobFailed(f"{next(error for error in lists if isinstance(error, Exception))}. {KEPT}")
+            raise JobFailed(
+                f"{next(error for error in lists if isinstance(error, Exception))}. {KEPT}",
+                code="unreachable",
+            )
         # what all can do: the parameters of the least able, and the room of the smallest
         return min(answered, key=lambda listed: (listed.extensions is Extensions.vllm, _room(listed)))
 
@@ -235,12 +238,16 @@ class ServerPool:
         model, address = self.model, server.model.base_url
         if listed.names and not listed.own:
             has = f"{address} has no such model; it has {', '.join(listed.names[:20])}"
-            raise ConfigError(f"{model.key}.name={model.name}: {has}")
+            raise ConfigError(has, key=f"{model.key}.name", value=model.name, code="not_found")
         self._reported = self._reported or (address, listed.reported)
         other, reported = self._reported
         if listed.reported != reported:
             differ = f"{address} reports {listed.reported}, but {other} {reported}"
-            raise ConfigError(f"{model.key}.base_url: all servers must have the same model, and {differ}")
+            raise ConfigError(
+                f"all servers must have the same model, and {differ}",
+                key=f"{model.key}.base_url",
+                code="mismatch",
+            )
 
     def tokens_of(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the tokens of texts, including special tokens; ConfigError or JobFailed if the
@@ -260,7 +267,7 @@ class ServerPool:
         try:
             return self.call(self.with_retries(attempt, self.model.retries + 1))
         except (Fault, RequestRejected) as error:
-            raise JobFailed(f"{error}. {KEPT}") from None
+            raise JobFailed(f"{error}. {KEPT}", code="failed") from None
 
 
 def _room(listed: ModelList) -> float:

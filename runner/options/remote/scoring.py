@@ -60,7 +60,8 @@ class Scorer:
             tokens = await self._tokens_of(prompt)
             if tokens.text is None:
                 raise ConfigError(
-                    f"{self._server_key} does not return the text of a chat: use task.prompt=text"
+                    f"{self._server_key} does not return the text of a chat: use task.prompt=text",
+                    code="unsupported",
                 )
             is_text = isinstance(prompt, str)  # a chat template adds the special tokens itself
             whole = await self._tokenize(prompt=tokens.text + continuation, add_special_tokens=is_text)
@@ -102,7 +103,8 @@ class Scorer:
 
         if (lack := await self._lack(ask(), UNSUPPORTED)) is not None:
             raise ConfigError(
-                f"{self._server_key} has no log-probabilities of a text: they need {self.NEEDED}{lack}"
+                f"{self._server_key} has no log-probabilities of a text: they need {self.NEEDED}{lack}",
+                code="unsupported",
             )
 
     async def _try_named(self) -> Way:
@@ -116,7 +118,8 @@ class Scorer:
             lacks.append(f"{way.NEEDED}{lack}")
         raise ConfigError(
             f"{self._server_key} tells no log-probabilities of tokens that are named, which a reference needs: "
-            f"{INSTEAD}. They need {'; or '.join(lacks)}"
+            f"{INSTEAD}. They need {'; or '.join(lacks)}",
+            code="unsupported",
         )
 
     async def _lack(self, asked: Awaitable[ScoredContinuation], unsupported: Sequence[int]) -> str | None:

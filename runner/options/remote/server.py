@@ -68,7 +68,9 @@ def key_of(model: ApiConfig) -> tuple[str, str]:
         if key := os.environ.get(name, "").strip():
             if not (key.isascii() and key.isprintable()) or " " in key:
                 raise ConfigError(
-                    "this is not a key, which is one word of ASCII letters, digits and signs", key=name
+                    "this is not a key, which is one word of ASCII letters, digits and signs",
+                    key=name,
+                    code="bad_value",
                 )
             return key, name
     if is_this_machine(model.base_url):
@@ -76,7 +78,8 @@ def key_of(model: ApiConfig) -> tuple[str, str]:
     raise ConfigError(
         f"{model.key}.base_url={model.base_url} is another machine, and there is no key for it: set "
         f"{' or '.join(names)} in the environment or in .env (any word, if the server needs no key)"
-        f"{_openai_key_unsent(model)}"
+        f"{_openai_key_unsent(model)}",
+        code="missing",
     )
 
 
@@ -164,13 +167,15 @@ class ServerConnection:
         if status in (401, 403):
             unset = f"{self._variable} is not set{_openai_key_unsent(model)}"
             cause = f"the key in {self._variable} was rejected" if self._key else unset
-            return ConfigError(f"{answer} ({cause})")
+            return ConfigError(f"{answer} ({cause})", code="refused")
         if status == 404:
             names = (await self.list_models()).names
             hint = f"it has {', '.join(names[:20])}" if names else "does its address end in /v1?"
-            return ConfigError(f"{model.key}.name={model.name}: {answer}; {hint}")
+            return ConfigError(
+                f"{answer}; {hint}", key=f"{model.key}.name", value=model.name, code="not_found"
+            )
         if status == 402 or error.code == "insufficient_quota":
-            return JobFailed(f"{answer}. {KEPT}")
+            return JobFailed(f"{answer}. {KEPT}", code="refused")
         if status in RETRY_STATUSES or status >= 500:
             return Fault(answer, f"answered {status}", _wait_s(error.response.headers))
         return RequestRejected(answer)

@@ -257,7 +257,7 @@ class ApiSession(Session):
                 remote.error = f"{fault}; tried {'once' if fault.tries == 1 else f'{fault.tries} times'}"
                 self._failures_in_a_row += 1
                 if not fault.reached or self._failures_in_a_row > self.most:
-                    raise JobFailed(f"{remote.error}. {KEPT}") from None
+                    raise JobFailed(f"{remote.error}. {KEPT}", code="failed") from None
             finally:
                 self.engine.stats.rows_alive -= 1
 

@@ -80,6 +80,7 @@ def check_budget(key: str, choice: ThinkingBudget | None, generation: Generation
             "llama.cpp: --reasoning-budget-message)",
             key="generation.thinking_end",
             value=f"{generation.thinking_end!r}",
+            code="unsupported",
         )
     if generation.thinking_tokens is not None and choice is None:
         choices = ", ".join(f"{name} ({parameter.name})" for name, parameter in PARAMETERS.items())
@@ -88,4 +89,5 @@ def check_budget(key: str, choice: ThinkingBudget | None, generation: Generation
             f"{key}.thinking_budget whose the server has: {choices}; or use generation.thinking_tokens=null",
             key="generation.thinking_tokens",
             value=generation.thinking_tokens,
+            code="missing",
         )

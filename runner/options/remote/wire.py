@@ -52,9 +52,12 @@ def _refuse_other_host(model: ApiConfig, response: httpx2.Response, plain: Calla
         return
     address = plain(f"{target.scheme}://{target.netloc.decode(errors='replace').rpartition('@')[2]}")
     raise ConfigError(
-        f"{model.key}.base_url={model.base_url}: {url.host}:{_port(url)} redirects to another host, "
+        f"{url.host}:{_port(url)} redirects to another host, "
         f"{address}, which would get the prompts. If that is intended, use its address: "
-        f"{model.key}.base_url={address}/v1"
+        f"{model.key}.base_url={address}/v1",
+        key=f"{model.key}.base_url",
+        value=model.base_url,
+        code="refused",
     )
 
 

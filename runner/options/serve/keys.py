@@ -52,7 +52,7 @@ class ServeConfig(TaskConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         form = self.tool_form
-        check(form in FORMS, "task.tool_form", form, unknown("form", form, FORMS))
+        check(form in FORMS, "task.tool_form", form, unknown("form", form, FORMS), code="unknown_choice")
 
     @property
     def adapters_named(self) -> None:

@@ -33,7 +33,7 @@ def check_names(config: RunnerConfig, task: ServeConfig) -> None:
     taken = accepted_names(config, task)
     for name in config.lora.names:
         need = f"clients call the base {' and '.join(taken)}: give the adapter another name"
-        check(name not in taken, "lora.adapters", name, need)
+        check(name not in taken, "lora.adapters", name, need, code="conflict")
 
 
 def accepted_names(config: RunnerConfig, task: ServeConfig) -> tuple[str, ...]:

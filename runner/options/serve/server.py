@@ -63,7 +63,7 @@ class Server:
         if self.driver.failure is not None:
             raise self.driver.failure
         if self._problem is not None:
-            raise JobFailed(f"the server broke: {self._problem}") from self._problem
+            raise JobFailed(f"the server broke: {self._problem}", code="failed") from self._problem
 
     def _serve(self, listener: socket.socket, key: str | None, ready: Callable[[], None]) -> None:
         try:
@@ -109,7 +109,7 @@ class Server:
                 gateway.counters.tick()
                 await rest.look()
                 if not self.driver.is_alive:
-                    raise JobFailed("the engine has ended, see the log")
+                    raise JobFailed("the engine has ended, see the log", code="failed")
             if ticks % (10 * LOG_EVERY) == 0:
                 logged = _log_progress(gateway, logged)
         gateway.is_draining = True

@@ -48,7 +48,8 @@ def prepare(config: RunnerConfig) -> Served:
     key = os.environ.get(KEY, "").strip() or None
     if key is not None and not (key.isascii() and key.isprintable() and " " not in key):
         raise ConfigError(
-            f"{KEY} (its value is not shown): a key is sent in a header: use ASCII letters, digits and signs only"
+            f"{KEY} (its value is not shown): a key is sent in a header: use ASCII letters, digits and signs only",
+            code="bad_value",
         )
     if key is None and not is_loopback(task.host):
         raise ConfigError(
@@ -56,6 +57,7 @@ def prepare(config: RunnerConfig) -> Served:
             "in .env, and have clients send it; or serve this machine only: task.host=127.0.0.1",
             key="task.host",
             value=task.host,
+            code="missing",
         )
     with closing(bound_to(task)) as probe:
         listen(task, probe)
@@ -76,7 +78,7 @@ def bound_to(task: ServeConfig) -> socket.socket:
         )[0]
     except (OSError, UnicodeError) as error:
         need = "not an address of this machine: use 127.0.0.1, or 0.0.0.0 for all"
-        raise ConfigError(need, key="task.host", value=task.host) from error
+        raise ConfigError(need, key="task.host", value=task.host, code="bad_value") from error
     bound = socket.socket(family, kind, protocol)
     # a killed server leaves connections behind
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -102,9 +104,12 @@ def _not_free(task: ServeConfig, error: OSError) -> ConfigError:
             "not an address of this machine: use 127.0.0.1, or 0.0.0.0 for all",
             key="task.host",
             value=task.host,
+            code="bad_value",
         )
     fix = "stop the program that listens there, or give another port (0: any free one)"
-    return ConfigError(f"{error.strerror} at {task.host}: {fix}", key="task.port", value=task.port)
+    return ConfigError(
+        f"{error.strerror} at {task.host}: {fix}", key="task.port", value=task.port, code="busy"
+    )
 
 
 def run(inputs: Served, context: Context) -> Result:

@@ -16,9 +16,9 @@ from typing import Any
 from runner.core import terminal
 from runner.core.sides import answered_by
 from runner.datasets.prompts import read_conversation
+from runner.records.measured import Measured
 from runner.render.engine_notes import engine_notes
 from runner.scorers import cost_and_sides, count_completions
-from runner.store.measured import Measured
 from runner.tasks import Context, Inputs, RunnerConfig, Uses, own_config, sample_of
 from runner.tasks.chat.keys import ChatConfig
 from runner_base import (
@@ -164,7 +164,9 @@ class Chat:
         name, _, argument = line.partition(" ")
         if name not in self.commands:
             raise ConfigError(
-                f"{unknown('command', name, self.commands)}. A message cannot begin with /", key=name
+                f"{unknown('command', name, self.commands)}. A message cannot begin with /",
+                key=name,
+                code="unknown_choice",
             )
         self.commands[name][0](argument.strip())
 
@@ -198,7 +200,7 @@ class Chat:
         self.recorder.sample(replace(sample_of(completion), question=text))
         self.turns += 1
         if completion.error is not None:
-            raise ConfigError(f"{completion.error} (/reset begins anew)")
+            raise ConfigError(f"{completion.error} (/reset begins anew)", code="failed")
         answer, parts = completion.answer, completion.answer.parts
         if answer.finish_reason.is_cut_off:
             is_full = answer.finish_reason is FinishReason.context
@@ -243,17 +245,23 @@ class Chat:
         key, _, value = assignment.removeprefix("generation.").partition("=")
         if assignment:
             if key not in SETTINGS:
-                raise ConfigError(f"/set {assignment}: {unknown('setting', key, SETTINGS)}")
+                raise ConfigError(
+                    unknown("setting", key, SETTINGS), key=f"/set {assignment}", code="unknown_choice"
+                )
             try:
                 number: Any = PARAMETERS[key].read(value) if key in PARAMETERS else int(value)
             except ValueError as error:
-                raise ConfigError(f"/set {assignment}: {value or 'nothing'} is not a number") from error
+                raise ConfigError(
+                    f"{value or 'nothing'} is not a number", key=f"/set {assignment}", code="bad_value"
+                ) from error
             limits = {key: number} if key in LIMITS else {}
             try:
                 sampling = self.sampling if limits else replace(self.sampling, **{key: number})
                 needs = Request(0, "", sampling=sampling, **limits).needs
             except ConfigError as error:  # names the setting as the user typed it
-                raise ConfigError(f"/set {assignment}: {str(error).partition(': ')[2]}") from error
+                raise ConfigError(
+                    str(error).partition(": ")[2], key=f"/set {assignment}", code=error.code
+                ) from error
             require(self.engine, f"/set {assignment}", needs)
             self.sampling, self.limits = sampling, self.limits | limits
             self.assigned[key] = number
@@ -317,7 +325,7 @@ def _speed(stats: EngineStats) -> str:
 
 def _named(name: str, command: str) -> Path:
     if not name:
-        raise ConfigError(f"{command} needs a file: {command} FILE")
+        raise ConfigError(f"{command} needs a file: {command} FILE", code="missing")
     return Path(name).expanduser()
 
 
@@ -326,4 +334,4 @@ def _load(path: Path, key: str) -> list[Message]:
     try:
         return list(read_conversation(read_text(path.expanduser(), key)))
     except ValueError as error:
-        raise ConfigError(f"{path} is not a conversation: {error}", key=key) from error
+        raise ConfigError(f"{path} is not a conversation: {error}", key=key, code="damaged") from error

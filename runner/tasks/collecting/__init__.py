@@ -2,10 +2,10 @@
 use of them."""
 
 # what the engine has measured, kept beside the answers
-from runner.store.measured import Measured as Measured
+from runner.records.measured import Measured as Measured
 
 # the answers that an interrupted start has begun
-from runner.store.partial import PartialFile as PartialFile
+from runner.records.partial import PartialFile as PartialFile
 
 # loads the engine, asks, and records each answer at once
 from runner.tasks.collecting.asking import ask as ask

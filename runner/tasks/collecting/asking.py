@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from runner.store.measured import Measured, Measuring
-from runner.store.partial import PartialFile
+from runner.records.measured import Measured, Measuring
+from runner.records.partial import PartialFile
 from runner.tasks.base import Context
 from runner.tasks.collecting.kept import Kept
 from runner.tasks.collecting.policy import Policy

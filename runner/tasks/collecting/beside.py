@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import count
 
-from runner.store.jobs import Recorder
+from runner.records.jobs import Recorder
 from runner.tasks.base import Context
 from runner.tasks.collecting.kept import Kept
 from runner.tasks.collecting.outcome import unanswered

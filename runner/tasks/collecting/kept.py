@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from runner.store.jobs import Recorder
+from runner.records.jobs import Recorder
 from runner.tasks.collecting.samples import Judge
 from runner_base import Sample
 from runner_engine import Engine, Request, request_sha256

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runner.core.sides import answered_by
+from runner.records import sibling_jobs
+from runner.records.jobs import Recorder
+from runner.records.measured import Measured
 from runner.render.engine_notes import engine_notes
 from runner.scorers import cost_and_sides
-from runner.store import sibling_jobs
-from runner.store.jobs import Recorder
-from runner.store.measured import Measured
 from runner.tasks.collecting.guesses import TITLE, rows_by_kind
 from runner.tasks.collecting.kept import Kept
 from runner_base import FinishReason, JobFailed, Sample, counted
@@ -85,7 +85,9 @@ def problems(what: str, samples: list[Sample]) -> list[str]:
     permanent = [sample for sample in failed if sample.permanent]
     if failed and len(failed) == len(samples):
         hint = f". {NOT_AGAIN}" if len(permanent) == len(failed) else ""
-        raise JobFailed(f"nothing could be completed; the first reason: {failed[0].error}{hint}", key=what)
+        raise JobFailed(
+            f"nothing could be completed; the first reason: {failed[0].error}{hint}", key=what, code="failed"
+        )
     return unanswered(samples)
 
 

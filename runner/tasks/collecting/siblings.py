@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Set
 
-from runner.store import sibling_jobs
+from runner.records import sibling_jobs
 from runner.tasks.base import Context
 from runner.tasks.collecting.policy import Policy
 from runner.tasks.collecting.samples import Judge

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import takewhile
 
-from runner.store.jobs import OLD, Job, read_samples
+from runner.records.jobs import OLD, Job, read_samples
 from runner.tasks.base import Context
 from runner.tasks.collecting.policy import Policy
 from runner_base import Answer, EvidenceError, Sample, cannot_write

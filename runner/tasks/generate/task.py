@@ -78,7 +78,7 @@ def prepare(config: RunnerConfig) -> Prompts:
         check(usable, "task.output", task.output, f"{path} is not a file that can be written")
         given = file_of(task.prompt) or Path(task.prompts or STDIN).expanduser()
         clash = task.prompts != STDIN and given.exists() and path.exists() and given.samefile(path)
-        check(not clash, "task.output", task.output, "this is the file with the prompts")
+        check(not clash, "task.output", task.output, "this is the file with the prompts", code="conflict")
     prompts = load_prompts(task)
     if any(isinstance(given, Branched) for given in prompts):
         check_branches(config)
@@ -93,11 +93,13 @@ def check_branches(config: RunnerConfig) -> None:
     if not isinstance(config.rope, Rope2dConfig):
         raise ConfigError(
             f"rope={config.rope.name} has no place for the branches of this job, which need two coordinates a token: "
-            "use rope=rope_2d, or leave task.branches (in JSON lines: branches) out"
+            "use rope=rope_2d, or leave task.branches (in JSON lines: branches) out",
+            code="conflict",
         )
     if local_model(config.model).attention is Attention.flash_attention_2:
         raise ConfigError(
-            "model.attention=flash_attention_2 takes no mask of its own, which branches need: use sdpa or eager"
+            "model.attention=flash_attention_2 takes no mask of its own, which branches need: use sdpa or eager",
+            code="conflict",
         )
 
 
@@ -131,7 +133,8 @@ def deliver(inputs: Prompts, resolved: ResolvedJob, job: Job, result: Result) ->
     elif task.output is not None:
         raise EvidenceError(
             f"{job.samples_path} holds {len(samples)} of the {len(prompts)} samples that were recorded, so "
-            f"task.output={task.output} cannot be written: run with rerun=all to generate them again"
+            f"task.output={task.output} cannot be written: run with rerun=all to generate them again",
+            code="damaged",
         )
 
 
@@ -192,6 +195,7 @@ def check_output(
             "give another file, or task.overwrite=true to replace it",
             key="task.output",
             value=task.output,
+            code="exists",
         )
     return content
 

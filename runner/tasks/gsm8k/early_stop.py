@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from runner.datasets.chosen import numbers_of
-from runner.store.tracking import flatten
+from runner.records.flat_config import flatten
 from runner.tasks import Item, Job, Policy, RunnerConfig, named_job, own_config, read_samples
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base import ConfigError, Sample, Verdict
@@ -106,9 +106,13 @@ class EarlyStop(Policy):
         task = own_config(config, Gsm8kConfig)
         named_as = task.early_stop_vs or ""
         record = named_job.finished(job, KEY, named_as)
-        named = f"{KEY}={named_as}: {job.job_id}"
         if FACT in record.result.facts:
-            raise ConfigError(f"{named} has {KEY} itself: name a job that asks all of its questions")
+            raise ConfigError(
+                f"{job.job_id} has {KEY} itself: name a job that asks all of its questions",
+                key=KEY,
+                value=named_as,
+                code="conflict",
+            )
         own_params = dict(flatten(config))
         base_params = {key: record.params.get(key, own_params[key]) for key in ALIKE}
         other = [
@@ -120,7 +124,10 @@ class EarlyStop(Policy):
             other.append(f"the version of the task ({record.task_version}, here {version})")
         if other:
             raise ConfigError(
-                f"{named} differs in {', '.join(other)}: its verdicts cannot be paired with this job's"
+                f"{job.job_id} differs in {', '.join(other)}: its verdicts cannot be paired with this job's",
+                key=KEY,
+                value=named_as,
+                code="mismatch",
             )
         samples = read_samples(job.samples_path)
         for item in items:

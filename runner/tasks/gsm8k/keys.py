@@ -67,22 +67,45 @@ class Gsm8kConfig(ExamplesConfig):
         for key in ("check_invariance", "check_contamination"):
             need = "it checks a score, and task.early_stop_vs may end before all are scored: leave one of the two out"
             is_asked = getattr(self, key) not in (0, AUTO)
-            check(self.early_stop_vs is None or not is_asked, f"task.{key}", getattr(self, key), need)
+            check(
+                self.early_stop_vs is None or not is_asked,
+                f"task.{key}",
+                getattr(self, key),
+                need,
+                code="conflict",
+            )
         self._check_early_stop()
         need = "task.early_stop_vs takes each question as independent of all others: leave one of the two out"
-        check(self.early_stop_vs is None or self.rotate == 1, "task.rotate", self.rotate, need)
+        check(
+            self.early_stop_vs is None or self.rotate == 1, "task.rotate", self.rotate, need, code="conflict"
+        )
         need = "a rotated question has no twin with other numbers: leave one of the two out"
-        check(not self.check_contamination or self.rotate == 1, "task.rotate", self.rotate, need)
+        check(
+            not self.check_contamination or self.rotate == 1,
+            "task.rotate",
+            self.rotate,
+            need,
+            code="conflict",
+        )
         need = "it asks in another order, and task.early_stop_vs needs that of its baseline: leave one of the two out"
-        check(self.early_stop_vs is None or not self.repeat, "task.repeat", self.repeat, need)
+        check(
+            self.early_stop_vs is None or not self.repeat, "task.repeat", self.repeat, need, code="conflict"
+        )
         if self.prompt is PromptStyle.lm_eval_5shot:
             fixed = f"task.prompt={self.prompt.value} is what lm-evaluation-harness sends"
-            check(self.shots == 0, "task.shots", self.shots, f"{fixed}, with five of its own: leave it out")
+            check(
+                self.shots == 0,
+                "task.shots",
+                self.shots,
+                f"{fixed}, with five of its own: leave it out",
+                code="conflict",
+            )
             check(
                 self.template is None,
                 "task.template",
                 repr(self.template),
                 f"{fixed}: use task.prompt=text or chat",
+                code="conflict",
             )
         self.check_wording()
 
@@ -91,13 +114,19 @@ class Gsm8kConfig(ExamplesConfig):
         reads no expression."""
         is_math, is_expression = self.extractor is Extractor.math, self.gold is Gold.expression
         need = "only task.extractor=math reads expressions: give it, or another kind of gold answer"
-        check(is_math or self.scorer is not None or not is_expression, "task.gold", self.gold.value, need)
+        check(
+            is_math or self.scorer is not None or not is_expression,
+            "task.gold",
+            self.gold.value,
+            need,
+            code="conflict",
+        )
         if self.scorer is None and not is_math:
             return
         if self.scorer is not None:
             check_plug_in("task.scorer", "scorer", self.scorer)
             need = "an extractor has this name, too: the plug-in needs another"
-            check(self.scorer not in Extractor.__members__, "task.scorer", self.scorer, need)
+            check(self.scorer not in Extractor.__members__, "task.scorer", self.scorer, need, code="conflict")
         ignored = {"gold": self.gold is not (Gold.expression if is_math else Gold.number)}
         ignored |= {"gold_after": self.gold_after is not None, "choices_key": self.choices_key is not None}
         ignored |= {"extractor": self.scorer is not None and self.extractor is not Extractor.strict}
@@ -105,7 +134,7 @@ class Gsm8kConfig(ExamplesConfig):
         judge = f"task.scorer={self.scorer}" if self.scorer else "task.extractor=math"
         need = f"it is for numbers and letters, and {judge} judges: leave one of the two out"
         for key, is_set in ignored.items():
-            check(not is_set, f"task.{key}", getattr(self, key), need)
+            check(not is_set, f"task.{key}", getattr(self, key), need, code="conflict")
 
     @property
     def compared_with(self) -> str | None:
@@ -141,9 +170,17 @@ class Gsm8kConfig(ExamplesConfig):
         )
         for key in ("early_stop_margin", "early_stop_comparisons"):
             value = getattr(self, key)
-            check(value is None or self.early_stop_vs is not None, f"task.{key}", value, need)
+            check(
+                value is None or self.early_stop_vs is not None, f"task.{key}", value, need, code="no_effect"
+            )
         need = "task.early_stop_vs takes each question as independent of all others: leave one of the two out"
-        check(self.early_stop_vs is None or self.cluster is None, "task.cluster", self.cluster, need)
+        check(
+            self.early_stop_vs is None or self.cluster is None,
+            "task.cluster",
+            self.cluster,
+            need,
+            code="conflict",
+        )
 
     @property
     def asks_in_chat(self) -> bool:

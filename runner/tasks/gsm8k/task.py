@@ -15,8 +15,8 @@ from runner.datasets.asking import build_prompt, load_shots, stop_texts, unlike_
 from runner.datasets.chosen import by_number, choice_words, hashes_of_choice, numbers_of
 from runner.datasets.rotations import rotated, same_letter_words
 from runner.datasets.twins import twins_of
+from runner.records.left_to_ask import left_to_ask
 from runner.scorers import PACKAGE, require_package, score_without_left_out, scorer_of
-from runner.store.left_to_ask import left_to_ask
 from runner.tasks import (
     Context,
     Inputs,
@@ -105,7 +105,7 @@ def prepare(config: RunnerConfig) -> Problems:
     twins = twins_of(task.data, task.split, first)
     if first:
         why = f"{task.data}: none of its first {len(first)} questions has a worked answer that a twin can be made of"
-        check(bool(twins), "task.check_contamination", task.check_contamination, why)
+        check(bool(twins), "task.check_contamination", task.check_contamination, why, code="unsupported")
         hashes["twins"] = items_sha256(list(twins.values()))
     baseline = find_baseline(config, VERSION, hashes)
     if baseline is not None:

@@ -26,7 +26,13 @@ def check_forms(task: LikelihoodConfig, given: Sequence[Given]) -> None:
         f"it scores the last tokens of texts, and task.data={task.data} has texts behind questions or prompts"
     )
     is_text = all(given_text.form is Form.text for given_text in given)
-    check(not task.contexts or is_text, "task.contexts", f"[{','.join(task.contexts)}]", need)
+    check(
+        not task.contexts or is_text,
+        "task.contexts",
+        f"[{','.join(task.contexts)}]",
+        need,
+        code="unsupported",
+    )
 
 
 def after_contexts(
@@ -62,9 +68,11 @@ def after_contexts(
 def check_any(task: LikelihoodConfig, pieces: Sequence[Continuation]) -> None:
     """Raise ConfigError if all texts are too short."""
     if task.contexts and not pieces:
-        need = f"no text of task.data={task.data} has {task.most_tokens:,} tokens: give shorter contexts"
         raise ConfigError(
-            f"task.contexts=[{','.join(task.contexts)}] with task.last_tokens={task.last_tokens}: {need}"
+            f"no text of task.data={task.data} has {task.most_tokens:,} tokens: give shorter contexts",
+            key="task.contexts",
+            value=f"[{','.join(task.contexts)}] with task.last_tokens={task.last_tokens}",
+            code="too_large",
         )
 
 

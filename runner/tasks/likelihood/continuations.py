@@ -57,6 +57,7 @@ def windows(
             f"text {unit} has {len(ids)} token, and the first one is not scored",
             key="task.data",
             value=task.data,
+            code="empty",
         )
     has_begin = ids[:1] == special[:1]  # the tokenizer puts a token before the text
     of_text = len(ids) - has_begin

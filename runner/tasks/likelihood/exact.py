@@ -52,7 +52,8 @@ def second_of(config: RunnerConfig) -> RunnerConfig:
     if is_id(named, task):
         raise ConfigError(
             f"{KEY}={named} names a job, and {EXACT} loads the reference itself: give overrides, such "
-            "as quantization=none, or leave task.exact out"
+            "as quantization=none, or leave task.exact out",
+            code="conflict",
         )
     other = overridden(config, KEY, named, SCORING)
     for what, each in ((EXACT, config), (f"{KEY}={named} with {EXACT}", other)):
@@ -73,6 +74,7 @@ def check_vocabularies(named: str, vocabulary: int, reference_vocabulary: int) -
             "compare the most probable tokens",
             key=KEY,
             value=named,
+            code="mismatch",
         )
 
 
@@ -325,4 +327,5 @@ def _other_tokens(named: str, index: RequestId) -> ConfigError:
         "cannot be compared token by token",
         key=KEY,
         value=named,
+        code="mismatch",
     )

@@ -56,35 +56,37 @@ class LikelihoodConfig(WordingConfig, QuestionsConfig):
         # from a window to the next
         self.step = self.window_tokens // 2 if self.stride is None else self.stride
         need = "leaves questions out of an accuracy, and texts have none: task.only chooses which texts are scored"
-        check(self.without is None, "task.without", self.without, need)
+        check(self.without is None, "task.without", self.without, need, code="unsupported")
         choices = ", ".join(style.value for style in STYLES)
         need = f"an answer is scored after its question alone: choose one of {choices}"
-        check(self.prompt in STYLES, "task.prompt", self.prompt.value, need)
+        check(self.prompt in STYLES, "task.prompt", self.prompt.value, need, code="unknown_choice")
         self.check_wording()
         need = (
             "it shows the noise of likelihoods, and task.reference compares with another "
             "job: leave one of the two out"
         )
-        check(self.reference is None or not self.repeat, "task.repeat", self.repeat, need)
+        check(self.reference is None or not self.repeat, "task.repeat", self.repeat, need, code="conflict")
         need = f"must be below task.window={self.window}, or tokens between two windows would not be scored"
         check(self.step < self.window_tokens, "task.stride", self.stride, need)
         self.context_lengths = token_counts("task.contexts", self.contexts)
         self.contexts = [str(length) for length in self.context_lengths]  # 1k and 1024 are one job
         self._check_contexts()
         need = "compares with another model: give task.reference=OVERRIDES, such as task.reference=quantization=none"
-        check(not self.exact or self.reference is not None, "task.exact", "true", need)
+        check(not self.exact or self.reference is not None, "task.exact", "true", need, code="missing")
 
     def _check_contexts(self) -> None:
         """Raise ConfigError for keys that say nothing beside the others."""
         if not self.contexts:
             need = "says how many tokens task.contexts scores: give it, such as task.contexts=[256,1k,4k]"
-            check(self.last_tokens == LAST_TOKENS, "task.last_tokens", self.last_tokens, need)
+            check(
+                self.last_tokens == LAST_TOKENS, "task.last_tokens", self.last_tokens, need, code="no_effect"
+            )
             return
         need = (
             "task.contexts says how much stands before the scored tokens, and cuts no windows: leave it out"
         )
-        check(self.window == WINDOW, "task.window", self.window, need)
-        check(self.stride is None, "task.stride", self.stride, need)
+        check(self.window == WINDOW, "task.window", self.window, need, code="conflict")
+        check(self.stride is None, "task.stride", self.stride, need, code="conflict")
 
     @property
     def most_tokens(self) -> int:

@@ -31,11 +31,11 @@ def check_window(task: LikelihoodConfig, longest: int, room: float, beyond: str 
     if min(longest, task.most_tokens + special) - 1 <= room:
         return
     if task.contexts:
-        key = f"task.contexts=[{','.join(task.contexts)}] with task.last_tokens={task.last_tokens}"
+        value = f"[{','.join(task.contexts)}] with task.last_tokens={task.last_tokens}"
         need = f"{task.most_tokens:,} tokens, and the model has room for {room:.0f}: give shorter contexts"
-        raise ConfigError(f"{need}{beyond}", key=key)
+        raise ConfigError(f"{need}{beyond}", key="task.contexts", value=value, code="too_large")
     need = f"the model has room for {room:.0f} tokens: give task.window={room:.0f}"
-    raise ConfigError(f"{need}, or less{beyond}", key="task.window", value=task.window)
+    raise ConfigError(f"{need}, or less{beyond}", key="task.window", value=task.window, code="too_large")
 
 
 def check_before_the_load(task: LikelihoodConfig, texts: Sequence[str], resolved: ResolvedJob) -> list[str]:

@@ -10,8 +10,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from runner.records.top_k import TOP_K, TopK, read_top_k
 from runner.scorers import Divergence, diverge, diverge_with_drawn
-from runner.store.top_k import TOP_K, TopK, read_top_k
 from runner.tasks import Job, RunnerConfig, named_job, own_config, read_samples
 from runner.tasks.likelihood.keys import KEPT, LikelihoodConfig
 from runner_base import ConfigError, EvidenceError, Sample, few
@@ -48,18 +48,21 @@ class ReferenceJob:
     def read(cls, job: Job, named_as: str) -> ReferenceJob:
         """Read a finished job, after waiting for the process that runs it; ConfigError says what to
         run."""
-        named = f"{KEY}={named_as}"
         if named_job.wait_for(job) is None:
             if named_as == job.job_id:
                 usable = sorted(path.parent.name for path in job.folder.parent.glob(f"likelihood-*/{TOP_K}"))
                 known = f"such jobs are {few(usable, 6)}" if usable else "there is none yet"
                 raise ConfigError(f"no finished job in {job.folder.parent}. A reference is run with "
-                                  f"task.keep_top_k={KEPT}: {known}", key=named)  # fmt: skip
+                                  f"task.keep_top_k={KEPT}: {known}",
+                                  key=KEY, value=named_as, code="not_found")  # fmt: skip
             raise named_job.not_done(KEY, named_as, job, f" task.keep_top_k={KEPT}")
         path = job.folder / TOP_K
         if not path.is_file():
             raise ConfigError(
-                f"{job.job_id} has kept no {TOP_K}: run it with task.keep_top_k={KEPT}", key=named
+                f"{job.job_id} has kept no {TOP_K}: run it with task.keep_top_k={KEPT}",
+                key=KEY,
+                value=named_as,
+                code="missing",
             )
         return cls(named_as, job, read_samples(job.samples_path), read_top_k(path))
 
@@ -79,10 +82,12 @@ class ReferenceJob:
                 "job: it was run on other data, or with another task.limit, task.offset or task.window",
                 key=KEY,
                 value=self.named_as,
+                code="mismatch",
             )
         if len(sample.answer.token_ids) != kept.places:
             raise EvidenceError(f"sample {index} has {kept.places} places, and its text "
-                                f"{len(sample.answer.token_ids)} tokens", key=self.job.folder / TOP_K)  # fmt: skip
+                                f"{len(sample.answer.token_ids)} tokens",
+                                key=self.job.folder / TOP_K, code="damaged")  # fmt: skip
         return replace(
             request, score_token_ids=kept.ids_by_position(), top_logprobs=max(request.top_logprobs, 1)
         )
@@ -101,6 +106,7 @@ class ReferenceJob:
                 "or by another tokenizer: the two models cannot be compared token by token",
                 key=KEY,
                 value=self.named_as,
+                code="mismatch",
             )
         firsts = [
             (kept.ids[at * kept.width], best[0][0]) for at, best in enumerate(completion.top_logprobs or [])

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
+from runner.records.divergences import DivergenceFile, TokenDivergences
+from runner.records.top_k import TopK, TopKFile
 from runner.scorers import Divergence
-from runner.store.divergences import DivergenceFile, TokenDivergences
-from runner.store.top_k import TopK, TopKFile
 from runner.tasks import Unjudged
 from runner.tasks.likelihood.continuations import Continuation
 from runner.tasks.likelihood.keys import LikelihoodConfig

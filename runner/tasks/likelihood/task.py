@@ -14,8 +14,8 @@ from typing import Any
 
 from runner.datasets.chosen import cluster_hashes
 from runner.datasets.given import Form, Given, category_hashes, given_sha256, load_given
-from runner.store.divergences import DivergenceFile, read_divergences
-from runner.store.top_k import TopKFile
+from runner.records.divergences import DivergenceFile, read_divergences
+from runner.records.top_k import TopKFile
 from runner.tasks import (
     Context,
     Inputs,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from runner.store.divergences import DIVERGENCES, WORST_TOKENS, TokenDivergences
+from runner.records.divergences import DIVERGENCES, WORST_TOKENS, TokenDivergences
 from runner_base import Result, Sample, cannot_write
 from runner_compare.statistics import TextTokens, token_figures
 from runner_engine import Request

@@ -96,7 +96,8 @@ def check_scores(capabilities: frozenset[Capability], what: str) -> None:
     if Capability.token_scores not in capabilities:
         raise ConfigError(
             f"{what} needs {Capability.token_scores}, which this engine does not offer: use model=local, which "
-            "computes whole distributions, or model=vllm"
+            "computes whole distributions, or model=vllm",
+            code="unsupported",
         )
 
 
@@ -107,6 +108,7 @@ def check_draws(config: RunnerConfig, what: str) -> None:
             f"a reference keeps tokens that are drawn from whole distributions, and this model's server hands "
             f"out none. Let the runner's own engine read the reference: {KEY}='model=local model.name=NAME'",
             key=what,
+            code="unsupported",
         )
 
 

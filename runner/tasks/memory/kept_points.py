@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from runner.store.measurements import Measurements
+from runner.records.measurements import Measurements
 
 
 class KeptPoints:

@@ -25,6 +25,7 @@ from runner.speed.synthetic import check_room, room_of, synthetic_requests
 from runner.tasks import ResolvedJob, RunnerConfig, kind_of, open_engine, resolve
 from runner.tasks.memory.keys import MemoryConfig
 from runner_base import RunnerError, child, is_memory_error, machine, one_line
+from runner_base.render.errors import NOT_GIVEN
 from runner_engine import Capability, Completion, Engine, EngineReport, Session, Workload, complete, require
 from runner_engine.devices.mapped_files import resident_mib
 
@@ -247,7 +248,10 @@ def main() -> int:
     try:
         measure(config, points, channel)
     except RunnerError as error:
-        channel.write(json.dumps({"error": type(error).__name__, "message": str(error)}) + "\n")
+        details: dict[str, object] = {"reason": error.reason, "key": error.key, "code": error.code}
+        if error.value is not NOT_GIVEN:
+            details["value"] = str(error.value)
+        channel.write(json.dumps({"error": type(error).__name__, "details": details}) + "\n")
         channel.flush()
         return 1
     return 0

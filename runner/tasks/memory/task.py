@@ -17,8 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from runner.records.measurements import notes_on
 from runner.speed.synthetic import check_room
-from runner.store.measurements import notes_on
 from runner.tasks import (
     Context,
     Inputs,
@@ -68,6 +68,7 @@ def prepare(config: RunnerConfig) -> Inputs:  # noqa: ARG001
             "no stage can be measured. All other tasks work here, and record their peak_rss_mib",
             key="task",
             value="memory",
+            code="unsupported",
         )
     return Inputs({})
 
@@ -115,7 +116,7 @@ def _measure(
                 repeat.take(event, is_earlier=True)
             runs.append(repeat.measure())
             if not runs[-1].speeds:
-                raise JobFailed(f"no point could be measured. The first: {runs[-1].failed[0]}")
+                raise JobFailed(f"no point could be measured. The first: {runs[-1].failed[0]}", code="failed")
             repeats.add(number, runs[-1].metrics())
 
 
@@ -192,7 +193,8 @@ class Repeat:
             else f"Its log, {self.log}, is empty"
         )
         raise JobFailed(
-            f"the memory probe, {self.which}, {child.describe_exit(code)}, in stage {self.stage}. {log}"
+            f"the memory probe, {self.which}, {child.describe_exit(code)}, in stage {self.stage}. {log}",
+            code="failed",
         )
 
     def take(self, event: dict[str, Any], is_earlier: bool = False) -> None:
@@ -210,7 +212,7 @@ class Repeat:
             self._at(event["begin"], event["point"])
             self.bar.describe(f"memory: {self.stage}, {self.which}")
         elif "error" in event:
-            raise getattr(errors, event["error"], JobFailed)(event["message"])
+            raise getattr(errors, event["error"], JobFailed)(**event["details"])
         elif "done" not in event:
             self.take(event)
             self.keep(event)

@@ -91,11 +91,14 @@ def read_filler(name: str, most_tokens: int) -> list[str]:
     path = Path(name).expanduser()
     if not path.is_file():
         raise ConfigError(
-            f"no such file, and {unknown('filler', name, NAMES)}", key="task.filler", value=name
+            f"no such file, and {unknown('filler', name, NAMES)}",
+            key="task.filler",
+            value=name,
+            code="unknown_choice",
         )
     text = read_text(path, f"task.filler={name}").removeprefix("\ufeff").strip()
     if not text:
-        raise DataError(f"{path} holds no text", key="task.filler", value=name)
+        raise DataError(f"{path} holds no text", key="task.filler", value=name, code="empty")
     return _units(f"{text[: most_tokens * CHARACTERS_A_TOKEN]}\n\n")
 
 

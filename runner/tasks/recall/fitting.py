@@ -115,4 +115,5 @@ def too_short(group: Group, tokens: int, room_words: str) -> ConfigError:
         f"{tokens + answer:,}",
         key="task.lengths",
         value=group.length,
+        code="too_large",
     )

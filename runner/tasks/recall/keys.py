@@ -56,7 +56,7 @@ class RecallConfig(TaskConfig):
         super().__post_init__()
         for key in ("lengths", "depths", "kinds"):
             values = getattr(self, key)
-            check(bool(values), f"task.{key}", values, "give at least one")
+            check(bool(values), f"task.{key}", values, "give at least one", code="empty")
         # no key: the lengths, shortest first
         self.tokens = token_counts("task.lengths", self.lengths)
         self.lengths = [str(tokens) for tokens in self.tokens]  # 1k and 1024 are one job
@@ -66,11 +66,29 @@ class RecallConfig(TaskConfig):
         need = "every depth must lie in 0..1: 0 is the beginning of the text, 1 its end"
         check(all(0 <= depth <= 1 for depth in self.depths), "task.depths", self.depths, need)
         for kind in self.kinds:
-            check(kind in KINDS, "task.kinds", self.kinds, unknown("kind", kind, list(KINDS)))
+            check(
+                kind in KINDS,
+                "task.kinds",
+                self.kinds,
+                unknown("kind", kind, list(KINDS)),
+                code="unknown_choice",
+            )
         choices = ", ".join(style.value for style in STYLES)
-        check(self.prompt in STYLES, "task.prompt", self.prompt.value, f"choose one of {choices}")
+        check(
+            self.prompt in STYLES,
+            "task.prompt",
+            self.prompt.value,
+            f"choose one of {choices}",
+            code="unknown_choice",
+        )
         need = "needs task.prompt=chat: plain text has no system message"
-        check(self.prompt is PromptStyle.chat or not self.system, "task.system", repr(self.system), need)
+        check(
+            self.prompt is PromptStyle.chat or not self.system,
+            "task.system",
+            repr(self.system),
+            need,
+            code="conflict",
+        )
 
     @property
     def subject(self) -> str:

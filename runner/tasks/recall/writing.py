@@ -84,6 +84,7 @@ def check_values(cases: Sequence[Placed], resolved: ResolvedJob) -> None:
                 f"this model's tokenizer turns {f'It is {value}.'!r} into {text!r}, so that no answer "
                 "could be right: choose numbers, words or uuids, whichever it keeps",
                 key="task.values",
+                code="unsupported",
             )
 
 

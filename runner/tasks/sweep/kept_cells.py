@@ -14,10 +14,10 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from runner.records.measurements import Measurements
 from runner.speed.arrivals import Load
 from runner.speed.cells import Cell, Stopwatch
 from runner.speed.limits import MachineRates
-from runner.store.measurements import Measurements
 from runner_base import machine
 from runner_engine.sessions import Rates
 

@@ -18,6 +18,7 @@ from typing import Any
 from runner.config.measures import SweepConfig
 from runner.config.prompts import Framing
 from runner.core.energy import Energy
+from runner.records.measurements import notes_on
 from runner.speed import arrivals, gains, real_prompts, tables
 from runner.speed.arrivals import Load
 from runner.speed.cells import ENOUGH_TO_TELL, NOISY, WORK, Cell, Stopwatch, cells_of
@@ -25,7 +26,6 @@ from runner.speed.limits import MachineRates
 from runner.speed.pictures import MODULE, POINTS
 from runner.speed.real_prompts import RealPrompts
 from runner.speed.synthetic import check_room, room_of
-from runner.store.measurements import notes_on
 from runner.tasks import (
     Context,
     Inputs,
@@ -125,7 +125,7 @@ def run(inputs: Prompted, context: Context) -> Result:
         loads = measure_loads(task, stopwatch, recorder, kept) if any(not cell.note for cell in cells) else []
     measured = [cell for cell in cells if not cell.note]
     if not measured:
-        raise JobFailed(f"no cell of the sweep could be measured. The first: {cells[0].note}")
+        raise JobFailed(f"no cell of the sweep could be measured. The first: {cells[0].note}", code="failed")
     if real is not None:
         for cell in cells:
             cell.prompt_tokens = real.typical

@@ -36,7 +36,9 @@ def read_bfcl(path: Path, key: str) -> list[Case]:
     """Return the cases of a file of questions, or of all such files in a folder."""
     if not path.exists():
         raise ConfigError(
-            f"there is no file or folder {path.absolute()}; made are the questions that ship", key=key
+            f"there is no file or folder {path.absolute()}; made are the questions that ship",
+            key=key,
+            code="not_found",
         )
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     known = [
@@ -47,6 +49,7 @@ def read_bfcl(path: Path, key: str) -> list[Case]:
             f"{path} is none of BFCL's files of questions in Python, such as BFCL_v4_simple_python.json "
             f"({', '.join(KINDS)}, also live_…)",
             key=key,
+            code="unsupported",
         )
     return [case for file, category in known for case in _cases(file, category)]
 
@@ -68,14 +71,18 @@ def _cases(file: Path, category: str) -> Iterator[Case]:
             wanted = tuple(next(iter(call.items())) for call in answers[name]) if category != NO_CALL else ()
             _check(functions, [function for function, _ in wanted])
         except (KeyError, TypeError, IndexError, AttributeError, ValueError, StopIteration) as error:
-            raise DataError(f"not a question of BFCL with its right calls ({error!r})", key=where) from error
+            raise DataError(
+                f"not a question of BFCL with its right calls ({error!r})", key=where, code="damaged"
+            ) from error
         yield Case(name, category, turns, functions, wanted, is_of_bfcl=True, row=value)
 
 
 def _answers(file: Path) -> dict[str, Any]:
     beside = file.parent / ANSWERS / file.name
     if not beside.is_file():
-        raise DataError(f"the right calls are not beside it, in {ANSWERS}/{file.name}", key=file)
+        raise DataError(
+            f"the right calls are not beside it, in {ANSWERS}/{file.name}", key=file, code="not_found"
+        )
     return {value["id"]: value["ground_truth"] for _, value in read_json_lines(beside)}
 
 

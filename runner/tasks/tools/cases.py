@@ -53,10 +53,15 @@ class Case:
         except KeyError:
             known = f"{BY_FUNCTION}, {BY_QUESTION} or a key of its line: {few(sorted(self.row), 8)}"
             raise ConfigError(
-                f"question {self.id} has no such key. Give {known}", key="task.cluster", value=by
+                f"question {self.id} has no such key. Give {known}",
+                key="task.cluster",
+                value=by,
+                code="unknown_choice",
             ) from None
         except ValueError as error:
-            raise ConfigError(f"question {self.id}: {error}", key="task.cluster", value=by) from error
+            raise ConfigError(
+                f"question {self.id}: {error}", key="task.cluster", value=by, code="bad_value"
+            ) from error
 
     @property
     def question(self) -> str:

@@ -27,6 +27,7 @@ def further_functions(cases: Sequence[Case], length: int, answer: int, count: Co
             f"{tokens[longest] + answer:,}",
             key="task.fill",
             value=length,
+            code="too_large",
         )
     low, high = 0, None
     while high is None or high - low > 1:

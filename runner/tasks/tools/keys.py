@@ -54,21 +54,34 @@ class ToolsConfig(TaskConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check(bool(self.categories), "task.categories", self.categories, "give at least one")
+        check(bool(self.categories), "task.categories", self.categories, "give at least one", code="empty")
         for category in self.categories:
             check(
                 category in CATEGORIES,
                 "task.categories",
                 self.categories,
                 unknown("category", category, CATEGORIES),
+                code="unknown_choice",
             )
         is_once = len(set(self.categories)) == len(self.categories)
         check(is_once, "task.categories", self.categories, "none may be repeated")
-        check(self.form in FORMS, "task.form", self.form, unknown("form", self.form, FORMS))
+        check(
+            self.form in FORMS,
+            "task.form",
+            self.form,
+            unknown("form", self.form, FORMS),
+            code="unknown_choice",
+        )
         self.tokens = token_counts("task.fill", self.fill)  # no key: the lengths, shortest first
         self.fill = [str(tokens) for tokens in self.tokens]  # 1k and 1024 are one job
         need = "goes without task.fill, which offers as many functions as its lengths have room for"
-        check(not (self.tokens and self.distractors), "task.distractors", self.distractors, need)
+        check(
+            not (self.tokens and self.distractors),
+            "task.distractors",
+            self.distractors,
+            need,
+            code="conflict",
+        )
 
     @property
     def asks_in_chat(self) -> bool:

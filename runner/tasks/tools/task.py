@@ -81,6 +81,7 @@ def prepare(config: RunnerConfig) -> Offered:
             f"task.data={task.data} has no such question",
             key="task.categories",
             value=",".join(task.categories),
+            code="empty",
         )
     count = len(cases) * max(1, len(task.tokens))
     hashes = {"cases": cases_sha256(cases)}

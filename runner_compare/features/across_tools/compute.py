@@ -101,11 +101,13 @@ def across_tools(
         else:
             say(f"note: {OPTION}: left out, none of its questions is one of {base.job_id}: {run.job_id}")
     if len(chosen) == 1:
-        raise ConfigError(_why_none(base, scored, reader), key=OPTION)
+        raise ConfigError(_why_none(base, scored, reader), key=OPTION, code="empty")
     shared = [question for question in answers if all(question in found for found in pairs.values())]
     if not shared:
         raise ConfigError(
-            f"no question of {base.job_id} is one of all others: choose fewer of them", key=OPTION
+            f"no question of {base.job_id} is one of all others: choose fewer of them",
+            key=OPTION,
+            code="empty",
         )
     names = {question: (at, texts[question], "") for at, question in enumerate(shared)}
     matched = {}
@@ -125,13 +127,17 @@ def _baseline(runs: Sequence[Run], places: Sequence[str]) -> Run:
         return first[0]
     if not first:
         raise ConfigError(
-            f"{places[0]} has no verdicts on questions, and the first path is the baseline", key=OPTION
+            f"{places[0]} has no verdicts on questions, and the first path is the baseline",
+            key=OPTION,
+            code="empty",
         )
     several = few([run.job_id for run in first], 4)
     keys = sorted(key for key in first[0].params if len({run.params.get(key) for run in first}) > 1)
     example = f'--where "{keys[0]}={first[0].params.get(keys[0])}"' if keys else "--where"
     raise ConfigError(
-        f"{places[0]} has {len(first)} evaluations ({several}): choose one, e.g. with {example}", key=OPTION
+        f"{places[0]} has {len(first)} evaluations ({several}): choose one, e.g. with {example}",
+        key=OPTION,
+        code="ambiguous",
     )
 
 

@@ -63,11 +63,13 @@ def _jobs_of_files(runs: Sequence[Run], rules: KeyRules) -> JobsOfFiles:
             continue
         members = of_files.setdefault(identity_of(run), {})
         if kind in members:
-            raise ConfigError(_two_jobs(run, members[kind], kind, rules))
+            raise ConfigError(_two_jobs(run, members[kind], kind, rules), code="ambiguous")
         members[kind] = run
     if len(of_files) < 2:
         raise ConfigError(
-            "the runs are of fewer than two model files: there is nothing to compare", key="--files"
+            "the runs are of fewer than two model files: there is nothing to compare",
+            key="--files",
+            code="empty",
         )
     return of_files
 
@@ -134,7 +136,12 @@ def _reference(of_files: JobsOfFiles, runs: list[Run], baseline: str) -> Identit
             key for key, members in of_files.items() if any(matches(run, wanted) for run in members.values())
         ]
         if len(found) != 1:
-            raise ConfigError(f"{len(found)} model files match: {fix}", key="--baseline", value=baseline)
+            raise ConfigError(
+                f"{len(found)} model files match: {fix}",
+                key="--baseline",
+                value=baseline,
+                code="ambiguous" if found else "not_found",
+            )
         return found[0]
     likely = {
         key: members[Kind.likelihood] for key, members in of_files.items() if Kind.likelihood in members
@@ -142,7 +149,9 @@ def _reference(of_files: JobsOfFiles, runs: list[Run], baseline: str) -> Identit
     found = [key for key, run in likely.items() if KL not in run.metrics]
     if len(found) != 1:
         raise ConfigError(
-            f"{len(found)} of {len(likely)} likelihood jobs have no reference: {fix}", key="--files"
+            f"{len(found)} of {len(likely)} likelihood jobs have no reference: {fix}",
+            key="--files",
+            code="ambiguous" if found else "missing",
         )
     ids = {
         NamedJob.from_fact(run.facts.get("reference", "")).job_id
@@ -156,6 +165,7 @@ def _reference(of_files: JobsOfFiles, runs: list[Run], baseline: str) -> Identit
         raise ConfigError(
             f"KL was measured to other references, too: {few(sorted(others))}. Choose with --grid or --where",
             key="--files",
+            code="mismatch",
         )
     return found[0]
 

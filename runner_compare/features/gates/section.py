@@ -96,7 +96,7 @@ class Term:
     def margins(self) -> dict[str, float]:
         """The margin that rows have to be as good within, by measure; empty for another kind of
         term."""
-        return parse_margins([self.value], f"{OPTION} margin=") if self.key == "margin" else {}
+        return parse_margins([self.value], OPTION, "margin=") if self.key == "margin" else {}
 
 
 def parse_requirements(texts: Sequence[str], runs: Sequence[Run]) -> list[Term]:
@@ -107,10 +107,12 @@ def parse_requirements(texts: Sequence[str], runs: Sequence[Run]) -> list[Term]:
         for part in joined.split():
             match = TERM.fullmatch(part)
             if match is None:
-                raise ConfigError(f"{OPTION} {text}: cannot read {part!r}; {EXAMPLE}")
+                raise ConfigError(
+                    f"cannot read {part!r}; {EXAMPLE}", key=OPTION, value=text, code="bad_value"
+                )
             terms.append(_checked(_with_unit(Term(part, *match.groups()), runs), runs))
         if not joined:
-            raise ConfigError(f"is empty; {EXAMPLE}", key=OPTION)
+            raise ConfigError(f"is empty; {EXAMPLE}", key=OPTION, code="empty")
     return list(dict.fromkeys(terms))
 
 
@@ -125,7 +127,7 @@ def _with_unit(term: Term, runs: Sequence[Run]) -> Term:
     return replace(term, key=key, value=match[1]) if any(key in run.metrics for run in runs) else term
 
 
-def _check_unit(term: Term, where: str, runs: Sequence[Run]) -> None:
+def _check_unit(term: Term, runs: Sequence[Run]) -> None:
     """Raise ConfigError if a metric lacks its unit, or has another requirement."""
     name, _, category = term.key.partition("/")
     of = f"/{category}" if category else ""
@@ -141,39 +143,53 @@ def _check_unit(term: Term, where: str, runs: Sequence[Run]) -> None:
     written = (
         f"{term.key}{term.sign}{value}{unit}" if unit.isalpha() else f"{name}{units[0]}{of}{term.sign}{value}"
     )
-    raise ConfigError(f"{term.key} {wrong}: {written}", key=where)
+    raise ConfigError(f"{term.key} {wrong}: {written}", key=OPTION, value=term.text, code="bad_value")
 
 
 def _checked(term: Term, runs: Sequence[Run]) -> Term:
-    where = f"{OPTION} {term.text}"
     if term.key == "margin":
         if term.sign != "=":
-            raise ConfigError(f"give margin=POINTS, {EXAMPLE}", key=where)
+            raise ConfigError(f"give margin=POINTS, {EXAMPLE}", key=OPTION, value=term.text, code="bad_value")
         # a mistake is said before anything is compared
-        parse_margins([term.value], f"{OPTION} margin=")
+        parse_margins([term.value], OPTION, "margin=")
         return term
     if term.key == "finding":
         if term.sign not in ("=", "==", "!="):
-            raise ConfigError("a finding is compared with = or !=", key=where)
+            raise ConfigError(
+                "a finding is compared with = or !=", key=OPTION, value=term.text, code="bad_value"
+            )
         if term.value not in FINDINGS:
-            raise ConfigError(unknown("finding", term.value, FINDINGS), key=where)
+            raise ConfigError(
+                unknown("finding", term.value, FINDINGS), key=OPTION, value=term.text, code="unknown_choice"
+            )
         return term
-    _check_unit(term, where, runs)
+    _check_unit(term, runs)
     metrics = sorted({name for run in runs for name in run.metrics if "/" not in name})
     if term.key not in set().union(*(run.metrics for run in runs)):
-        raise ConfigError(unknown("metric", term.key, ["margin", "finding", *metrics]), key=where)
+        raise ConfigError(
+            unknown("metric", term.key, ["margin", "finding", *metrics]),
+            key=OPTION,
+            value=term.text,
+            code="unknown_choice",
+        )
     if term.sign not in COMPARISONS:
-        raise ConfigError("a metric is compared with < <= > or >=", key=where)
+        raise ConfigError(
+            "a metric is compared with < <= > or >=", key=OPTION, value=term.text, code="bad_value"
+        )
     try:
         if math.isnan(float(term.value)):
             raise ValueError
     except ValueError:
-        raise ConfigError(f"{term.value!r} is not a number", key=where) from None
+        raise ConfigError(
+            f"{term.value!r} is not a number", key=OPTION, value=term.text, code="bad_value"
+        ) from None
     if term.key in COUNTED_ACCURACY and any(run.interval for run in runs):
         raise ConfigError(
             f"it counts answers of one run, and tells nothing about other questions. "
             f"Use {_as_accuracy(term, runs)}",
-            key=where,
+            key=OPTION,
+            value=term.text,
+            code="unsupported",
         )
     return term
 
@@ -196,7 +212,10 @@ def margins_with(terms: Sequence[Term], margins: dict[str, float]) -> dict[str, 
         for measure, size in term.margins.items():
             if together.setdefault(measure, size) != size:
                 raise ConfigError(
-                    f"{OPTION} {term.text}: there is another margin for the same measure: give one"
+                    "there is another margin for the same measure: give one",
+                    key=OPTION,
+                    value=term.text,
+                    code="conflict",
                 )
     return together
 
@@ -220,7 +239,9 @@ def check(
     if not terms:
         return []
     if not missing and not any(table.of(Requirements).of_rows for table in tables):
-        raise ConfigError("there is no row to check: every run that was chosen is a baseline", key=OPTION)
+        raise ConfigError(
+            "there is no row to check: every run that was chosen is a baseline", key=OPTION, code="empty"
+        )
     return [Requirement(HAS_RESULT, job.job_id, False, f"{job.name}: {job.state}") for job in missing]
 
 

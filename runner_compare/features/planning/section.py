@@ -79,15 +79,25 @@ def parse_aim(arguments: Sequence[str]) -> PlanAim:
         key, equals, value = word.partition("=")
         if not equals or key not in KEYS:
             raise ConfigError(
-                f"{OPTION} {word}: {unknown('key', key, KEYS)}; e.g. margin=2 power=0.8, or detect=3"
+                f"{unknown('key', key, KEYS)}; e.g. margin=2 power=0.8, or detect=3",
+                key=OPTION,
+                value=word,
+                code="unknown_choice",
             )
         texts[key].append(value)
     if bool(texts["margin"]) == bool(texts["detect"]):
         raise ConfigError(
-            "give either margin= (as good within 2 points) or detect= (a difference of 3)", key=OPTION
+            "give either margin= (as good within 2 points) or detect= (a difference of 3)",
+            key=OPTION,
+            code="conflict" if texts["margin"] else "missing",
         )
     if len(texts["power"]) > 1:
-        raise ConfigError(f"{OPTION} power={texts['power'][1]}: there is another power: give one")
+        raise ConfigError(
+            "there is another power: give one",
+            key=OPTION,
+            value=f"power={texts['power'][1]}",
+            code="conflict",
+        )
     power = POWER
     if texts["power"]:
         try:
@@ -96,11 +106,14 @@ def parse_aim(arguments: Sequence[str]) -> PlanAim:
             power = 0.0
         if not 0.5 <= power <= 0.99:
             raise ConfigError(
-                f"{OPTION} power={texts['power'][0]}: must be a probability from 0.5 to 0.99 (0.8)"
+                "must be a probability from 0.5 to 0.99 (0.8)",
+                key=OPTION,
+                value=f"power={texts['power'][0]}",
+                code="bad_value",
             )
     return PlanAim(
-        parse_margins(texts["margin"], f"{OPTION} margin="),
-        parse_margins(texts["detect"], f"{OPTION} detect="),
+        parse_margins(texts["margin"], OPTION, "margin="),
+        parse_margins(texts["detect"], OPTION, "detect="),
         power,
     )
 
@@ -114,7 +127,9 @@ def plan_questions(tables: Sequence[Table], aim: PlanAim) -> None:
             if row.effect is not None and _size(row.effect, aim) is not None:
                 plans.of_rows[row.run.run_id] = _plan(row, row.effect, aim)
     if not any(table.of(Plans).of_rows for table in tables):
-        raise ConfigError(f"no row was compared in {' or '.join(aim.margins | aim.differences)}", key=OPTION)
+        raise ConfigError(
+            f"no row was compared in {' or '.join(aim.margins | aim.differences)}", key=OPTION, code="empty"
+        )
 
 
 def _size(decision: Decision, aim: PlanAim) -> float | None:

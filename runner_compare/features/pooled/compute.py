@@ -115,7 +115,10 @@ def pooled_tables(
             else "nothing was compared"
         )
         raise ConfigError(
-            f"{found}. Pooling needs runs of several tasks, splits or data sets", key="--pool", value=weights
+            f"{found}. Pooling needs runs of several tasks, splits or data sets",
+            key="--pool",
+            value=weights,
+            code="empty",
         )
     return pooled
 

@@ -212,11 +212,16 @@ def with_margin(tables: list[Table], margin: str) -> None:
         share = 0.0
     if not 0 < share < 1:
         raise ConfigError(
-            f"{OPTION} {margin}: must be more than 0 and less than 100 points of recall, e.g. 10"
+            "must be more than 0 and less than 100 points of recall, e.g. 10",
+            key=OPTION,
+            value=margin,
+            code="bad_value",
         )
     kept = [table.of(RecallOfTable) for table in tables]
     if not any(of_table.findings for of_table in kept):
-        raise ConfigError(f"{OPTION} {margin}: no job among these asked for something in long texts")
+        raise ConfigError(
+            "no job among these asked for something in long texts", key=OPTION, value=margin, code="empty"
+        )
     for of_table in kept:
         of_table.findings = share_error(
             {run_id: replace(own, margin=share) for run_id, own in of_table.findings.items()}

@@ -51,20 +51,26 @@ def _over_seeds(members: Sequence[Run], reader: Reader) -> Run:
     seeds = [run.value(SEED) for run in members]
     if len(set(seeds)) < len(seeds):
         raise ConfigError(
-            f"runs of one configuration have the same seed ({named}): choose with --runs", key=OPTION
+            f"runs of one configuration have the same seed ({named}): choose with --runs",
+            key=OPTION,
+            code="ambiguous",
         )
     if any(run.compared_while_running for run in members):
         raise ConfigError(
-            f"some of {named} were compared while they ran, which holds for one seed only", key=OPTION
+            f"some of {named} were compared while they ran, which holds for one seed only",
+            key=OPTION,
+            code="unsupported",
         )
     try:
         answers = [reader.of(run) for run in members]
     except NotPaired as reason:
-        raise ConfigError(str(reason), key=OPTION) from reason
+        raise ConfigError(str(reason), key=OPTION, code="mismatch") from reason
     if any(of_seed.keys() != answers[0].keys() for of_seed in answers):
         counts = ", ".join(str(len(of_seed)) for of_seed in answers)
         raise ConfigError(
-            f"{named} answered different questions ({counts}): choose one set with --where", key=OPTION
+            f"{named} answered different questions ({counts}): choose one set with --where",
+            key=OPTION,
+            code="mismatch",
         )
     questions = sorted(answers[0])
     solved = [[of_seed[question].mean for question in questions] for of_seed in answers]
@@ -114,5 +120,7 @@ def check_seeds(tables: Sequence[Table]) -> None:
     """Raise ConfigError if no row of any table stands for several seeds."""
     if not any(map(rows_with_seeds, tables)):
         raise ConfigError(
-            "no two of these runs differ only in their seed: run a grid with seed=0,1,2 -m", key=OPTION
+            "no two of these runs differ only in their seed: run a grid with seed=0,1,2 -m",
+            key=OPTION,
+            code="empty",
         )

@@ -36,7 +36,7 @@ HEADS = {"kl_nats_per_token": "mean", "kl_median_nats": "median", "kl_max_nats":
          "scored_tokens": "tokens"}  # fmt: skip
 HEADS |= {key: f"{100 * share:g} %" for key, share in KL_SHARES.items() if share != 0.5}
 NO_BLOCK = (
-    "--format llama: no run has compared whole distributions with a reference, or an earlier version has: run it with "
+    "no run has compared whole distributions with a reference, or an earlier version has: run it with "
     "task.reference=OVERRIDES task.exact=true, and with rerun=all if it has run before"
 )
 
@@ -134,7 +134,7 @@ def write_llama(tables: Iterable[Table], reader: Reader, out: TextIO) -> None:
         if (found := block_of(row.run, reader)) is not None
     ]
     if not blocks:
-        raise ConfigError(NO_BLOCK)
+        raise ConfigError(NO_BLOCK, key="--format", value="llama", code="empty")
     out.write("\n".join(f"{name}\n\n{found}\n" for name, found in blocks))
 
 

@@ -39,7 +39,12 @@ def load(places: list[str], cluster: str | None = None, metric: str = "") -> tup
     if metric:
         names = sorted({series.metric for _, series in read})
         if metric not in names:
-            raise ConfigError(unknown("metric in these folders", metric, names), key="--metric", value=metric)
+            raise ConfigError(
+                unknown("metric in these folders", metric, names),
+                key="--metric",
+                value=metric,
+                code="unknown_choice",
+            )
         read = [(path, series) for path, series in read if series.metric == metric]
     left_out = {series.name for _, series in read if not series.can_be_compared}
     if left_out:
@@ -60,7 +65,9 @@ def load(places: list[str], cluster: str | None = None, metric: str = "") -> tup
             reader.read[run.run_id] = series
             runs.append(run)
     if not runs:
-        raise DataError("no metric in it can be compared", key="--lm-eval", value=" ".join(places))
+        raise DataError(
+            "no metric in it can be compared", key="--lm-eval", value=" ".join(places), code="empty"
+        )
     return runs, reader
 
 
@@ -88,13 +95,15 @@ def _check_documents(series: Series, other: Series) -> None:
     fix = "only the same documents can be paired: give both the same --limit and data, or compare with --unpaired"
     for document in series.documents.values():
         counterpart = other.documents.get(document.doc_id)
-        where = f"{series.path}, line {document.line}: document {document.doc_id}"
+        key, what = f"{series.path}, line {document.line}", f"document {document.doc_id}"
         if counterpart is None:
-            raise DataError(f"{where} is not in {other.path}; {fix}")
+            raise DataError(f"{what} is not in {other.path}; {fix}", key=key, code="mismatch")
         if document.key != counterpart.key:
-            what = "document" if document.doc_hash != counterpart.doc_hash else "gold answer"
+            part = "document" if document.doc_hash != counterpart.doc_hash else "gold answer"
             raise DataError(
-                f"{where} has another {what} than in {other.path}, line {counterpart.line}; {fix}"
+                f"{what} has another {part} than in {other.path}, line {counterpart.line}; {fix}",
+                key=key,
+                code="mismatch",
             )
 
 

@@ -134,16 +134,19 @@ def find(folder: str) -> list[Results]:
     if path.is_file():
         if not TIME.search(path.name):
             need = "not a results file of lm-eval: its name is results_TIME.json, with the samples beside it"
-            raise ConfigError(need, key="--lm-eval", value=folder)
+            raise ConfigError(need, key="--lm-eval", value=folder, code="bad_value")
         files = [path]
     elif path.is_dir():
         files = [file for file in path.rglob("*.json") if TIME.search(file.name)]
     else:
-        raise ConfigError("there is no such folder", key="--lm-eval", value=folder)
+        raise ConfigError("there is no such folder", key="--lm-eval", value=folder, code="not_found")
     if not files:
         fix = f"lm-eval writes them with --output_path {folder} --log_samples"
         raise ConfigError(
-            f"no results of lm-eval (results_TIME.json) in it; {fix}", key="--lm-eval", value=folder
+            f"no results of lm-eval (results_TIME.json) in it; {fix}",
+            key="--lm-eval",
+            value=folder,
+            code="empty",
         )
     return sorted(
         map(_read_results, files), key=lambda results: (results.time, str(results.path)), reverse=True
@@ -153,7 +156,9 @@ def find(folder: str) -> list[Results]:
 def _read_results(path: Path) -> Results:
     content = read_json(path, "--lm-eval")
     if not isinstance(content, dict) or not all(isinstance(content.get(key), dict) for key in NEEDED):
-        raise DataError(f"not results of lm-eval: expected an object with {', '.join(NEEDED)}", key=path)
+        raise DataError(
+            f"not results of lm-eval: expected an object with {', '.join(NEEDED)}", key=path, code="damaged"
+        )
     checked(content, ResultsFile, str(path))
     return Results(path, content)
 
@@ -167,7 +172,9 @@ def read_documents(results: Results, task: str, cluster: str | None = None) -> d
     path, metrics = results.samples(task), results.metrics(task)
     if not path.is_file():
         raise DataError(
-            f"{path.name} is not beside it: lm-eval writes it with --log_samples", key=results.path
+            f"{path.name} is not beside it: lm-eval writes it with --log_samples",
+            key=results.path,
+            code="not_found",
         )
     metric_names = {metric for of_filter in metrics.values() for metric in of_filter}
     by_filter: dict[str, Documents] = {name: {} for name in metrics}
@@ -186,7 +193,9 @@ def read_documents(results: Results, task: str, cluster: str | None = None) -> d
         earlier = by_filter.setdefault(name, {}).setdefault(document.doc_id, document)
         if earlier is not document:
             raise DataError(
-                f"{path}, line {number}: document {document.doc_id} is already in line {earlier.line}"
+                f"document {document.doc_id} is already in line {earlier.line}",
+                key=f"{path}, line {number}",
+                code="damaged",
             )
     expected = (results.of("n-samples", task) or {}).get("effective")
     for name, documents in by_filter.items():
@@ -194,7 +203,11 @@ def read_documents(results: Results, task: str, cluster: str | None = None) -> d
             counts = (
                 f"{results.path.name} counts {expected} documents, and filter {name} has {len(documents)}"
             )
-            raise DataError(f"{path}, line {number}: lines are missing before or after it: {counts}")
+            raise DataError(
+                f"lines are missing before or after it: {counts}",
+                key=f"{path}, line {number}",
+                code="damaged",
+            )
     return by_filter
 
 
@@ -205,7 +218,10 @@ def _cluster(values: dict[str, Any], field: str, where: str) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int):
         fields = ", ".join(map(str, document)) if isinstance(document, dict) else "no fields"
         raise DataError(
-            f"{where}: the document has no such text or number ({fields})", key="--cluster", value=field
+            f"{where}: the document has no such text or number ({fields})",
+            key="--cluster",
+            value=field,
+            code="missing",
         )
     return str(value)
 

@@ -131,7 +131,9 @@ class Series:
         if nats is None or not isinstance(size, int) or not 0 < size < LARGEST:
             shown = str(value)[:40]
             raise DataError(
-                f"{self.path}, line {document.line}: {self.metric} is not a log-likelihood: {shown}"
+                f"{self.metric} is not a log-likelihood: {shown}",
+                key=f"{self.path}, line {document.line}",
+                code="damaged",
             )
         return Likelihood(document.doc_id, nats, 0, size, len(document.target), 0)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from other_logs import log_of
+from raising import raises
 
 from runner_base.errors import DataError
 from runner_compare.readers import archive, files
@@ -27,11 +28,11 @@ def test_an_archive_that_is_cut_off_or_changed_is_rejected(tmp_path: Path) -> No
     whole, path = log_of("none").read_bytes(), tmp_path / "a.eval"
     for end in (0, 10, 5000, len(whole) - 30):
         path.write_bytes(whole[:end])
-        with pytest.raises(DataError, match="a.eval: damaged, or not a zip archive"):
+        with raises(DataError, "damaged", str(path)):
             opened(path)
     at = whole.index(b"header.json") + 100  # inside of the packed header
     path.write_bytes(whole[:at] + bytes(20) + whole[at + 20 :])
-    with pytest.raises(DataError, match="a.eval"):
+    with raises(DataError, "damaged", str(path)):
         opened(path)
 
 
@@ -55,11 +56,11 @@ def test_an_archive_that_would_unpack_to_too_much_is_rejected(
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
         packed.writestr("header.json", " " * 3 * files.MIB)
     monkeypatch.setattr(archive, "MAX_MEMBER_BYTES", 2 * files.MIB)
-    with pytest.raises(DataError, match="header.json has 3 MiB, more than are read"):
+    with raises(DataError, "too_large", str(path)):
         opened(path)
     monkeypatch.setattr(archive, "MAX_MEMBER_BYTES", 4 * files.MIB)
     monkeypatch.setattr(archive, "MAX_ARCHIVE_BYTES", 2 * files.MIB)
-    with pytest.raises(DataError, match="unpacked it has more than 2 MiB"):
+    with raises(DataError, "too_large", str(path)):
         opened(path)
 
 
@@ -79,7 +80,7 @@ def test_a_file_that_is_larger_than_the_archive_says_is_not_unpacked(tmp_path: P
     changed = content.replace(size.to_bytes(4, "little"), (50).to_bytes(4, "little"))
     assert changed != content
     path.write_bytes(changed)
-    with pytest.raises(DataError, match="a.eval"):
+    with raises(DataError, "damaged", str(path)):
         opened(path)
 
 
@@ -89,14 +90,14 @@ def test_duplicates_and_encrypted_files_are_rejected(tmp_path: Path) -> None:
         packed.writestr("header.json", "{}")
         with pytest.warns(UserWarning, match="Duplicate"):
             packed.writestr("header.json", '{"status": "success"}')
-    with pytest.raises(DataError, match="header.json is duplicated in it"):
+    with raises(DataError, "damaged", str(path)):
         opened(path)
     with zipfile.ZipFile(path, "w") as packed:
         packed.writestr("header.json", "{}")
     content = bytearray(path.read_bytes())
     content[content.index(b"PK\x01\x02") + 8] |= archive.ENCRYPTED
     path.write_bytes(content)
-    with pytest.raises(DataError, match="header.json is encrypted"):
+    with raises(DataError, "unreadable", str(path)):
         opened(path)
 
 
@@ -105,19 +106,15 @@ def test_files_that_are_no_results(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     os.mkfifo(pipe)
     empty.write_text(" \n")
     for call in (read_bytes, Archive):
-        with pytest.raises(DataError, match="this is not a file"):
+        with raises(DataError, "unreadable", str(pipe)):
             call(pipe)
-    with pytest.raises(DataError, match="the file is empty"):
+    with raises(DataError, "empty", str(empty)):
         read_bytes(empty)
     monkeypatch.setattr(files, "MAX_FILE_BYTES", 1)
-    with pytest.raises(DataError, match="larger than 0 MiB"):
+    with raises(DataError, "too_large", str(empty)):
         read_bytes(empty)
-    for raw, reason in (
-        (b"\xff", "not UTF-8"),
-        (b"{", "not JSON"),
-        (b"[" * 200 + b"]" * 200, "nested deeper"),
-    ):
-        with pytest.raises(DataError, match=f"name: {reason}"):
+    for raw in (b"\xff", b"{", b"[" * 200 + b"]" * 200):
+        with raises(DataError, "damaged", "name"):
             parse(raw, "name")
 
 

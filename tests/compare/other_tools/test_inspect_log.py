@@ -46,6 +46,7 @@ def test_samples_are_paired_with_those_of_the_first_path(tables: Any, run: Any) 
     assert "generation.max_tokens=16 vs generation.max_tokens=64 (n=24): worse" in out
 
 
+@pytest.mark.thorough
 def test_other_options_work_as_for_our_own_runs(run: Any, tables: Any, tmp_path: Path) -> None:
     (table,) = tables(
         INSPECT / "none",

@@ -25,12 +25,14 @@ def seconds(path: Path) -> float:
     return time.process_time() - begun
 
 
+@pytest.mark.thorough
 def test_time_grows_with_the_samples_and_not_with_their_square(tmp_path: Path) -> None:
     few, many = (large_archive(tmp_path / f"{count}.eval", count) for count in (300, 3000))
     seconds(few)
     assert seconds(many) < 25 * min(seconds(few) for _ in range(3))
 
 
+@pytest.mark.thorough
 def test_only_what_is_compared_is_kept(tmp_path: Path) -> None:
     samples, size = 60, 300_000
     path = large_archive(tmp_path / "a.eval", samples, extra_bytes=size)
@@ -74,6 +76,7 @@ def nested(path: Path, key: str, items: int) -> Path:
     return path
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("key", ["events", "metadata", "input"])
 def test_a_small_archive_does_not_fill_the_memory(rejected: Any, tmp_path: Path, key: str) -> None:
     items = 8_000_000

@@ -49,6 +49,7 @@ def test_the_middle_is_found_where_it_is_lost(a_cell: int, is_same_at_depths: bo
     assert lost.rest > 0.8
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("is_same_at_depths", [False, True])
 def test_a_depth_that_does_not_matter_is_rarely_found(is_same_at_depths: bool) -> None:
     shown = sum(

@@ -41,6 +41,7 @@ def scored(generator: np.random.Generator, gains: Sequence[float], spread: float
     return parts
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("gains", [(0, 0, 0), (0.3, 0, 0), (0.3, 0.3, 0)])
 def test_at_most_one_sentence_in_twenty_claims_too_much(gains: Sequence[float]) -> None:
     generator, count = np.random.default_rng(1), 200
@@ -65,6 +66,7 @@ def test_the_sequence_is_needed() -> None:
     assert wrong > 0.08 * count
 
 
+@pytest.mark.thorough
 def test_ten_equal_settings_are_different_in_at_most_one_table_of_twenty() -> None:
     generator, count, wrong = np.random.default_rng(3), 60, 0
     for _ in range(count):
@@ -133,6 +135,7 @@ def in_windows(generator: np.random.Generator, are_samples: bool = False) -> lis
     return parts
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("are_samples", "least", "most"), [(False, 0.93, 1.0), (True, 0.0, 0.8)])
 def test_the_interval_of_a_bin_counts_texts_and_not_windows(
     are_samples: bool, least: float, most: float

@@ -54,6 +54,7 @@ def small_samples() -> Iterator[Test]:
             yield over_runs("load_s", *([generator.uniform(1, 1.3) for _ in range(n)] for _ in "ab"))
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_the_interval_leaves_out_no_difference_where_the_test_does_and_only_there() -> None:
     kinds = set()

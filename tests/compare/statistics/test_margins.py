@@ -60,6 +60,7 @@ def test_a_plan_does_not_jump_over_the_planned_power() -> None:
     assert [round(power_of(n, 0.05, 0.02), 2) for n in (141, 142)] == [0.79, 0.85]
 
 
+@pytest.mark.thorough
 def test_more_questions_are_needed_for_less_margin_more_disagreement_and_more_comparisons() -> None:
     of = [(0.05, 0.1, 0.05), (0.02, 0.1, 0.05), (0.02, 0.2, 0.05), (0.02, 0.2, 0.01)]
     needed = [questions_needed(*it) for it in of]

@@ -23,7 +23,7 @@ def noise(generator: np.random.Generator, families: int, size: int, differ: floa
     return generator.choice([-1.0, 0.0, 1.0], size=(families, size), p=[differ / 2, 1 - differ, differ / 2])
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.thorough
 @pytest.mark.parametrize("families", [10, 25, 40, 59, 60, 100])
 @pytest.mark.parametrize(("size", "samples"), [(10, 1), (1, 4)])
 @pytest.mark.parametrize("is_whole", [False, True])
@@ -47,6 +47,7 @@ def test_what_is_said_to_be_detectable_is_found_in_four_of_five_pairs(
     assert least <= found <= most
 
 
+@pytest.mark.thorough
 def test_a_loss_of_whole_families_is_harder_to_detect() -> None:
     differences = noise(np.random.default_rng(0), 30, 10, 0.2).ravel().tolist()
     families = MeanFlips(differences, [at // 10 for at in range(300)], "story")
@@ -71,6 +72,7 @@ def test_the_power_is_that_of_the_test_that_decides() -> None:
     assert flip_ps(rows) == pytest.approx([sign_flip_p(row.tolist()) for row in rows])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("families", "size", "differ"), [(100, 3, 0.2), (200, 1, 0.1)])
 def test_so_many_questions_as_are_said_decide_about_a_margin(families: int, size: int, differ: float) -> None:
     generator, shown = np.random.default_rng(4), 0

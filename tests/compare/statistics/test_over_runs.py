@@ -29,6 +29,7 @@ def test_the_ratio_and_its_error_are_welchs(ours: list[float], theirs: list[floa
         )
 
 
+@pytest.mark.thorough
 @given(values, values, st.sampled_from([0.05, 0.01]))
 def test_an_interval_holds_the_ratios_that_the_test_does_not_reject(
     ours: list[float], theirs: list[float], alpha: float
@@ -41,6 +42,7 @@ def test_an_interval_holds_the_ratios_that_the_test_does_not_reject(
             assert end == pytest.approx(over.ratio)
 
 
+@pytest.mark.thorough
 @given(values, values)
 def test_the_sides_can_be_swapped(ours: list[float], theirs: list[float]) -> None:
     over, turned = RatioOfRuns.of(ours, theirs), RatioOfRuns.of(theirs, ours)

@@ -66,6 +66,7 @@ def test_p_and_interval_agree_with_students_t() -> None:
     assert p_of_gap(both, 0.0) == 1.0
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("seeds", "apart"), [(2, 0.2), (3, 0.4), (5, 0.0), (5, 0.4)])
 def test_the_interval_of_an_accuracy_counts_seeds(seeds: int, apart: float) -> None:
     """The control counts questions only: it misses the accuracy over all seeds where these are
@@ -93,6 +94,7 @@ def test_the_interval_at_the_ends_is_not_empty() -> None:
     assert few[0] < low, "four families say less"
 
 
+@pytest.mark.thorough
 def test_equal_teams_whose_seeds_are_apart_are_seldom_called_different() -> None:
     """The same pairs by questions alone: far more than 5 % are called different."""
     draw, pairs = np.random.default_rng(1), 150
@@ -113,6 +115,7 @@ def test_equal_teams_whose_seeds_are_apart_are_seldom_called_different() -> None
     assert alone > 0.3 * pairs
 
 
+@pytest.mark.thorough
 def test_a_true_difference_is_shown_and_its_words_name_the_seeds() -> None:
     draw = np.random.default_rng(2)
     base, worse = drawn(draw, 5, 200, 0.1), []
@@ -134,6 +137,7 @@ def test_a_true_difference_is_shown_and_its_words_name_the_seeds() -> None:
     assert of_seeds([0.5]) == []
 
 
+@pytest.mark.thorough
 def test_an_end_over_seeds_is_at_least_that_of_questions_and_that_of_seeds() -> None:
     """3 % of the questions are never solved: the upper end of Student's t alone missed in up to 7
     %."""

@@ -63,6 +63,7 @@ def test_no_difference_anywhere_still_leaves_room() -> None:
     assert MeanDifference.of([1.0] * 40).interval()[1] == 1.0
 
 
+@pytest.mark.thorough
 def test_there_is_no_step_where_families_become_many() -> None:
     """Intervals were 20 points wide with 59 families, and 24 with 60."""
     generator, widths = np.random.default_rng(0), {}
@@ -76,6 +77,7 @@ def test_there_is_no_step_where_families_become_many() -> None:
     assert widths[70] < widths[50]
 
 
+@pytest.mark.thorough
 def test_twenty_families_that_lose_twenty_points_are_found() -> None:
     generator, found = np.random.default_rng(1), 0
     for _ in range(DRAWS):
@@ -96,7 +98,7 @@ def skewed(generator: np.random.Generator, families: int, mean: float) -> tuple[
     return drawn.tolist(), [at // 20 for at in range(len(drawn))]
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.thorough
 @pytest.mark.parametrize("families", [8, 12, 18, 30, 59])
 def test_few_families_with_skewed_differences_keep_the_level_and_find_a_loss(families: int) -> None:
     """A loss of 10 points in 18 families was found in 2 %, and is in about 30 % of such pairs."""
@@ -113,7 +115,7 @@ def test_few_families_with_skewed_differences_keep_the_level_and_find_a_loss(fam
     assert found >= binom.ppf(0.001, DRAWS, LEAST_FOUND[families])
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.thorough
 @pytest.mark.parametrize("families", [40, 59, 60, 100])
 def test_a_rare_family_that_loses_nearly_everything_deceives_neither_test_nor_interval(families: int) -> None:
     generator, wrong, missed = np.random.default_rng(families), 0, 0

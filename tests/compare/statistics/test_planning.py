@@ -23,6 +23,7 @@ from runner_compare.statistics.ratios import detectable_shift
 from runner_compare.statistics.stats import mcnemar_exact
 
 
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize(
     ("noise", "difference"), [(0.0, 0.05), (0.02, 0.01), (0.1, 0.05), (0.4, 0.3), (0.9, 0.5)]
 )
@@ -56,6 +57,7 @@ def test_a_small_sample_without_disagreement_does_not_promise_that_there_will_be
     assert expected_disagreement(0, 0) == 0.5
 
 
+@pytest.mark.thorough
 def test_the_planned_power_holds_on_average_over_small_samples() -> None:
     generator = np.random.default_rng(0)
     for rate in (0.05, 0.2):

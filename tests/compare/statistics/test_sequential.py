@@ -67,6 +67,7 @@ def drawn(generator: random.Random, won: float, lost: float, count: int) -> list
     return [(it < won, won <= it < won + lost) for it in (generator.random() for _ in range(count))]
 
 
+@pytest.mark.thorough
 def test_the_interval_narrows_only_and_decides_when_it_leaves_0_out() -> None:
     generator = random.Random(5)
     decisions = set()
@@ -86,6 +87,7 @@ def test_the_interval_narrows_only_and_decides_when_it_leaves_0_out() -> None:
     assert decisions == set(Side)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("won", "lost"), [(0.1, 0.1), (0.02, 0.02), (0.25, 0.1)])
 def test_the_truth_is_hardly_ever_left_out_at_any_of_many_looks(won: float, lost: float) -> None:
     generator, trials, missed = random.Random(11), 100, 0

@@ -88,6 +88,7 @@ def assert_agrees(it: Decision) -> None:
     assert (sign * (best - it.at_margin) < 0) == (it.verdict is MarginVerdict.worse_by_more)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("kind", "tables"),
     [
@@ -165,7 +166,7 @@ class Truth:
     loss: float
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "truths",
     [

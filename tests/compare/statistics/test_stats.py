@@ -145,6 +145,7 @@ def test_holm_is_statsmodels_on_random_families(ps: list[float]) -> None:
     assert holm(ps) == pytest.approx(list(multipletests(ps, method="holm")[1]), abs=1e-12)
 
 
+@pytest.mark.thorough
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=20), st.data())
 def test_holm_is_monotonic_and_knows_no_order(ps: list[float], data: st.DataObject) -> None:
     """A larger p makes no adjusted p smaller, and the order of comparisons does not matter."""
@@ -216,6 +217,7 @@ def test_difference_interval_holds_the_estimate_and_is_antisymmetric(table: tupl
     assert paired_difference_interval(c, b, n) == pytest.approx((-high, -low), abs=1e-9)
 
 
+@pytest.mark.thorough
 def test_difference_interval_covers_19_times_in_20() -> None:
     generator = random.Random(1)
     trials, n, truth = 1500, 60, 0.06
@@ -245,6 +247,7 @@ def exact_power(n: int, rate: float, difference: float, alpha: float) -> float:
     return float(power)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("alpha", [0.05, 0.01])
 @pytest.mark.parametrize(("n", "rate"), [(60, 0.0), (60, 0.3), (200, 0.05), (200, 0.4)])
 def test_the_detectable_difference_is_seen_four_times_in_five(n: int, rate: float, alpha: float) -> None:
@@ -307,6 +310,7 @@ def test_the_hybrid_interval_holds_the_estimate_and_is_antisymmetric(
     assert unpaired_difference_interval(n1 - k1, n1, n2 - k2, n2) == pytest.approx((-high, -low), abs=1e-12)
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("n", [20, 50, 100])
 @pytest.mark.parametrize("difference", [0.0, 0.05, 0.2])
 def test_each_end_of_the_hybrid_interval_misses_in_at_most_2_5_percent_where_newcombes_misses_more(
@@ -355,7 +359,7 @@ def fishers_power(n1: int, rate1: float, n2: int, rate2: float) -> float:
     return float(sum(first[k1] * second[k2] for k1, k2 in tables if fishers_p(k1, n1, k2, n2) < 0.05))
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("n1", "n2", "rate", "most"),
     [

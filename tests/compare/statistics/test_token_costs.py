@@ -45,6 +45,7 @@ def test_the_interval_of_a_ratio_ends_where_the_difference_may_be_0() -> None:
     assert ratio_of_estimates(top, Estimate(2.0, -1.0, 5.0), 0.0) == (0.0, math.inf), "the tokens may be none"
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("n", "accuracy", "link"), [(20, 0.97, 1.0), (50, 0.7, -1.0), (200, 0.9, 1.0)])
 def test_the_interval_holds_the_true_right_answers_per_1000_tokens(
     n: int, accuracy: float, link: float

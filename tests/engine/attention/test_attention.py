@@ -46,14 +46,14 @@ def _one_thread(request: pytest.FixtureRequest) -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.mark.sampled(64)
+@pytest.mark.sampled(25)
 @OF_ALL_CASES
 @OF_ALL_FORMATS
 def test_kernels(case: str, form: str) -> None:
     check_pass(CASES[case], form, "kernels")
 
 
-@pytest.mark.sampled(60)
+@pytest.mark.sampled(24)
 @pytest.mark.parametrize("way", ["torch", "sdpa"])
 @OF_ALL_CASES
 @OF_ALL_FORMATS

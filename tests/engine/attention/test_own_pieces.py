@@ -50,6 +50,7 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     torch.set_num_threads(before)
 
 
+@pytest.mark.sampled(28)
 @pytest.mark.parametrize("softmax", list(SOFTMAXES))
 @pytest.mark.parametrize("has_window", [False, True])
 @pytest.mark.parametrize("name", ["f32", "bf16", "f32 in int8", "bf16 in k8v4"])
@@ -106,6 +107,7 @@ def engine_of(
     return make
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("dtype", "kv_cache"), list(OFF), ids=str)
 def test_a_fused_step_of_long_rows(
     dtype: Dtype, kv_cache: KvCache, engine_of: Callable[..., LocalEngine]
@@ -144,6 +146,7 @@ def test_a_fused_step_of_long_rows(
     assert not torch.equal(step(rows, own)[2], together[2])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("dtype", [Dtype.float32, Dtype.bfloat16])
 def test_pieces_of_a_prompt_have_the_bits_of_the_whole(
     dtype: Dtype, engine_of: Callable[..., LocalEngine]

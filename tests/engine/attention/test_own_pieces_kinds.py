@@ -99,6 +99,7 @@ def of_wrong_kernels(heads: Heads, keys: torch.Tensor, values: torch.Tensor) -> 
     return wrong
 
 
+@pytest.mark.sampled(31)
 @pytest.mark.parametrize("rows", list(ROWS))
 @pytest.mark.parametrize("has_first", [False, True], ids=["", "first plain"])
 @pytest.mark.parametrize("dtype", list(ROUNDING), ids=["f32", "bf16"])
@@ -135,6 +136,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {  # windows that end within a
 PROMPTS = (OWN_PIECE + 300, 40, 2 * OWN_PIECE + 450)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("case", list(FAMILIES))
 def test_layers_of_other_kinds_are_as_by_torch(
     case: str, opened: Callable[..., LocalEngine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -27,7 +27,7 @@ from runner_engine.settings.model import LocalModelConfig
 HEADS = Heads(2, 2, 3, 64, torch.bfloat16, torch.device("cpu"))
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.thorough
 @needs_tile_compiler
 @pytest.mark.parametrize(
     ("file", "right", "wrong", "said"),

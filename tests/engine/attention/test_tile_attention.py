@@ -79,7 +79,7 @@ def same_bits(first: Part, second: Part) -> bool:
     return all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
 
 
-@pytest.mark.sampled(12)
+@pytest.mark.sampled(1)
 @needs_tile_compiler
 @KV
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "x".join(map(str, shape)))
@@ -125,6 +125,7 @@ def test_tiles_and_vectors_have_the_same_bits_and_the_right_sums(
         assert bool((found[1][0][~sees] == 0).all())
 
 
+@pytest.mark.thorough
 @needs_tile_compiler
 @KV
 def test_scores_far_below_the_largest_have_no_weight(emulated_tiles: OnlyTiles, kv_cache: KvCache) -> None:
@@ -144,6 +145,7 @@ def test_scores_far_below_the_largest_have_no_weight(emulated_tiles: OnlyTiles, 
         assert float(off.abs().max()) < 3e-2 * float(wanted.abs().max()), larger
 
 
+@pytest.mark.thorough
 @needs_tile_compiler
 @KV
 def test_a_token_has_the_same_bits_whatever_goes_along(emulated_tiles: OnlyTiles, kv_cache: KvCache) -> None:
@@ -178,6 +180,7 @@ def test_a_token_has_the_same_bits_whatever_goes_along(emulated_tiles: OnlyTiles
                 )
 
 
+@pytest.mark.sampled(5)
 @needs_tile_compiler
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "x".join(map(str, shape)))
 @pytest.mark.parametrize(("cap", "has_windows"), [(0.0, False), (3.0, True)])

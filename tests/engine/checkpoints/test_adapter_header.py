@@ -7,17 +7,16 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from opening import make_spec
 from safetensors.numpy import load_file, save_file
 
-from runner.config.resolved import resolve
-from runner.config.root import RunnerConfig
 from runner_base.errors import ConfigError
 from runner_engine.checkpoints import adapter_header
+from runner_engine.checkpoints.resolve import resolve
 from runner_engine.embedded import MODEL_DIR
 from runner_engine.settings.lora import PeftConfig
 from runner_engine.settings.model import LocalModelConfig
@@ -39,6 +38,7 @@ def changed(to: Path, rename: str = "", cut: int = 0) -> Path:
     return to
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -47,7 +47,7 @@ def changed(to: Path, rename: str = "", cut: int = 0) -> Path:
     ],
 )
 def test_a_wrong_adapter_is_refused_before_torch_is_imported(
-    make_config: Callable[..., RunnerConfig], tmp_path: Path, changes: dict[str, Any], message: str
+    tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     folder = changed(tmp_path / "lora", **changes)
     command = [
@@ -65,14 +65,14 @@ def test_a_wrong_adapter_is_refused_before_torch_is_imported(
     assert done.returncode == 2
     assert f"error: lora.path={folder} does not fit model.name=embedded: " in err
     lora = PeftConfig(path=str(folder))
-    config = make_config(model=LocalModelConfig(name="embedded"), lora=lora)
+    spec = make_spec(model=LocalModelConfig(name="embedded"), lora=lora)
     with pytest.raises(ConfigError, match=message):
-        adapter_header.check(resolve(config).files)
+        adapter_header.check(resolve(spec).files)
     assert not [line for line in err.splitlines() if line.endswith("| torch")]
     assert not list(tmp_path.glob("outputs/jobs/*/samples.jsonl"))
 
 
-def test_the_adapter_of_the_model_fits(make_config: Callable[..., RunnerConfig], tmp_path: Path) -> None:
+def test_the_adapter_of_the_model_fits(tmp_path: Path) -> None:
     lora = PeftConfig(path=str(changed(tmp_path / "lora")))
     assert json.loads((tmp_path / "lora" / "adapter_config.json").read_text())["peft_type"] == "LORA"
-    adapter_header.check(resolve(make_config(model=LocalModelConfig(name="embedded"), lora=lora)).files)
+    adapter_header.check(resolve(make_spec(model=LocalModelConfig(name="embedded"), lora=lora)).files)

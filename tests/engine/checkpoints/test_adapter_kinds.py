@@ -9,21 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from opening import make_spec
 
-from runner.config.resolved import resolve
-from runner.config.root import RunnerConfig
 from runner_base import processor
 from runner_base.errors import ConfigError
 from runner_engine.checkpoints import adapter_kinds
+from runner_engine.checkpoints.resolve import resolve
 from runner_engine.quantization import CHOICES
 from runner_engine.settings.lora import MergeOrder, PeftConfig
 from runner_engine.settings.model import LocalModelConfig
 
-Make = Callable[..., RunnerConfig]
-
 
 @pytest.fixture
-def check(make_config: Make, tiny_llama: Path, tmp_path: Path) -> Callable[..., None]:
+def check(tiny_llama: Path, tmp_path: Path) -> Callable[..., None]:
     """Return a function that checks an adapter with these settings, beside a quantization."""
 
     def checked(settings: dict[str, Any], quantization: str = "none", **lora: Any) -> None:
@@ -31,7 +29,7 @@ def check(make_config: Make, tiny_llama: Path, tmp_path: Path) -> Callable[..., 
         model = LocalModelConfig(name=str(tiny_llama), device="cpu")
         choice = CHOICES[quantization]()
         adapter = PeftConfig(path=str(tmp_path), **lora)
-        adapter_kinds.check(resolve(make_config(model=model, quantization=choice, lora=adapter)))
+        adapter_kinds.check(resolve(make_spec(model=model, quantization=choice, lora=adapter)))
 
     return checked
 

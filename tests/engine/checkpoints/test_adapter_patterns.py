@@ -14,6 +14,7 @@ NAMES = [f"model.layers.{layer}.self_attn.q_proj.weight" for layer in range(30)]
 SLOW = r"(\w+\w*)+\.(\w+\w*)+\.(\w+\w*)+!"
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "settings",
     [

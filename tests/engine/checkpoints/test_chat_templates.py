@@ -12,26 +12,7 @@ from typing import Any
 import pytest
 from gguf import GGUFWriter
 
-from runner.config.prompts import Framing
-from runner.config.resolved import resolve
-from runner.config.root import RunnerConfig
-from runner.config.task import TaskConfig
-from runner.config.wording import PromptStyle
-from runner.tasks.generate.keys import GenerateConfig
-from runner.tasks.gsm8k.keys import Gsm8kConfig
-from runner.tasks.likelihood.keys import LikelihoodConfig
-from runner_base.errors import ConfigError
-from runner_engine import check_files
 from runner_engine.checkpoints import chat_templates
-from runner_engine.settings.model import LocalModelConfig
-
-CHATS: list[TaskConfig] = [Gsm8kConfig(), LikelihoodConfig(), GenerateConfig(prompt="hi")]
-OTHERS: list[TaskConfig] = [
-    Gsm8kConfig(prompt=PromptStyle.text),
-    LikelihoodConfig(prompt=PromptStyle.text),
-    LikelihoodConfig(data="texts.txt"),
-    GenerateConfig(prompt="hi", format=Framing.raw),
-]
 
 
 @pytest.fixture
@@ -40,16 +21,6 @@ def plain(tiny_llama: Path, tmp_path: Path) -> Path:
     shutil.copytree(tiny_llama, tmp_path / "plain")
     (tmp_path / "plain" / "chat_template.jinja").unlink()
     return tmp_path / "plain"
-
-
-@pytest.mark.parametrize("task", [*CHATS, *OTHERS], ids=lambda task: task.name)
-def test_only_chats_need_one(make_config: Callable[..., RunnerConfig], plain: Path, task: TaskConfig) -> None:
-    config = make_config(model=LocalModelConfig(name=str(plain), device="cpu"), task=task)
-    if task in OTHERS:
-        check_files(resolve(config), config.task.asks_in_chat)
-        return
-    with pytest.raises(ConfigError, match=r"plain has no chat template, so .*: use task\.prompt=text"):
-        check_files(resolve(config), config.task.asks_in_chat)
 
 
 def test_what_may_bring_one_is_not_refused(plain: Path) -> None:
@@ -81,6 +52,7 @@ def test_a_gguf_file_has_its_own(tmp_path: Path, has_one: bool) -> None:
     assert chat_templates.surely_lacks_one(tmp_path / "model.gguf") != has_one
 
 
+@pytest.mark.thorough
 def test_a_plan_says_it(runner: Callable[..., Any], plain: Path) -> None:
     done = runner("model=local", f"model.name={plain}", "plan=true")
     assert done.code == 2

@@ -2,24 +2,20 @@
 
 import json
 import struct
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from resolving import predict as predict_for
+from opening import make_spec
+from opening import predict as predict_for
 
-from runner.config.resolved import resolve
-from runner.config.root import RunnerConfig
-from runner.engines.kinds import kind_of
 from runner_base.dtypes import Dtype
 from runner_base.errors import DataError
 from runner_engine.checkpoints import weight_sizes
 from runner_engine.checkpoints.pass_memory import shape_of
-from runner_engine.checkpoints.resolve import read_tensors
+from runner_engine.checkpoints.resolve import read_tensors, resolve
 from runner_engine.checkpoints.weight_files import Tensor
 from runner_engine.plan import footprint
 from runner_engine.plan.footprint import Footprint
@@ -32,27 +28,27 @@ from runner_engine.settings.model import Attention, LocalModelConfig
 Saved = Callable[..., Path]  # the fixture `saved_family`
 
 
-def predict(make_config: Callable[..., RunnerConfig], folder: Path, **groups: Any) -> Footprint:
+def predict(folder: Path, **groups: Any) -> Footprint:
     model = LocalModelConfig(name=str(folder), dtype=groups.pop("dtype", Dtype.auto))
-    predicted = predict_for(make_config(model=model, **groups), 4, 16, 8)
+    predicted = predict_for(make_spec(model=model, **groups), 4, 16, 8)
     assert predicted is not None
     return predicted
 
 
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_unquantized_weights_are_exact(make_config: Any, saved_family: Saved, tied: bool, dtype: str) -> None:
+def test_unquantized_weights_are_exact(saved_family: Saved, tied: bool, dtype: str) -> None:
     from transformers import AutoModelForCausalLM
 
     folder = saved_family(tied=tied, dtype=dtype)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
     actual = sum(p.numel() * p.element_size() for p in model.parameters())  # tied ones once
-    assert sum(predict(make_config, folder).weights.values()) == actual
+    assert sum(predict(folder).weights.values()) == actual
 
 
-def test_model_dtype_overrides_the_checkpoint(make_config: Any, saved_family: Saved) -> None:
+def test_model_dtype_overrides_the_checkpoint(saved_family: Saved) -> None:
     folder = saved_family()
-    whole, half = (predict(make_config, folder, dtype=dtype) for dtype in (Dtype.auto, Dtype.bfloat16))
+    whole, half = (predict(folder, dtype=dtype) for dtype in (Dtype.auto, Dtype.bfloat16))
     assert half.weight_mib == whole.weight_mib / 2
     assert half.kv_cache_mib == whole.kv_cache_mib / 2
 
@@ -63,7 +59,7 @@ QUANTIZED = [Int8Config(), Nf4Config(), Nf4Config(double_quant=False), Fp4Config
 @pytest.mark.parametrize("quantization", QUANTIZED, ids=["int8", "nf4", "nf4-single", "fp4"])
 @pytest.mark.parametrize("tied", [False, True])
 def test_quantized_weights_within_two_percent(
-    make_config: Any, saved_family: Saved, quantization: QuantizationConfig, tied: bool
+    saved_family: Saved, quantization: QuantizationConfig, tied: bool
 ) -> None:
     from transformers import AutoModelForCausalLM
 
@@ -74,11 +70,11 @@ def test_quantized_weights_within_two_percent(
         folder, **quantization.load_arguments(), dtype="auto", device_map={"": "cpu"}
     )
     actual = sum(weight_bytes(model).values())
-    predicted = sum(predict(make_config, folder, quantization=quantization).weights.values())
+    predicted = sum(predict(folder, quantization=quantization).weights.values())
     assert predicted == pytest.approx(actual, rel=0.02)
 
 
-def test_kv_cache_is_what_the_cache_holds(make_config: Any, saved_family: Saved) -> None:
+def test_kv_cache_is_what_the_cache_holds(saved_family: Saved) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -86,12 +82,10 @@ def test_kv_cache_is_what_the_cache_holds(make_config: Any, saved_family: Saved)
     model = AutoModelForCausalLM.from_pretrained(folder)
     cache = model(torch.zeros(4, 24, dtype=torch.long), use_cache=True).past_key_values
     actual = sum(t.numel() * t.element_size() for layer in cache.layers for t in (layer.keys, layer.values))
-    predicted = predict(make_config, folder)  # 4 rows of 16 + 8 tokens
+    predicted = predict(folder)  # 4 rows of 16 + 8 tokens
     assert predicted.decode_kv_bytes == actual
     assert predicted.prefill_kv_bytes == actual * 16 // 24
-    in_bytes = predict(
-        make_config, folder, generation=GenerationConfig(max_new_tokens=8, kv_cache=KvCache.int8)
-    )
+    in_bytes = predict(folder, generation=GenerationConfig(max_new_tokens=8, kv_cache=KvCache.int8))
     dim = model.config.head_dim
     assert in_bytes.decode_kv_bytes == actual * (dim + 4) // (dim * cache.layers[0].keys.element_size())
 
@@ -112,14 +106,14 @@ def test_total_is_the_largest_stage() -> None:
     ("rows", "prompt_tokens", "read"), [(64, 256, 4), (64, 1024, 1), (2, 4096, 1), (3, 100, 3)]
 )
 def test_prompts_are_read_in_passes_of_bounded_size(
-    make_config: Any, saved_family: Saved, rows: int, prompt_tokens: int, read: int
+    saved_family: Saved, rows: int, prompt_tokens: int, read: int
 ) -> None:
     """Rows that are prefilled in different passes share activations; their keys and values add
     up."""
     folder = saved_family()
 
     def predicted(rows: int) -> Footprint:
-        found = predict_for(make_config(model=LocalModelConfig(name=str(folder))), rows, prompt_tokens, 8)
+        found = predict_for(make_spec(model=LocalModelConfig(name=str(folder))), rows, prompt_tokens, 8)
         assert found is not None
         return found
 
@@ -130,7 +124,7 @@ def test_prompts_are_read_in_passes_of_bounded_size(
     assert predicted(rows).decode_kv_bytes == rows * predicted(1).decode_kv_bytes
 
 
-def test_where_weights_are(make_config: Any, saved_family: Saved) -> None:
+def test_where_weights_are(saved_family: Saved) -> None:
     """A packed copy replaces the mapped weight; a converted weight and a tied head stay in addition
     to their copies."""
 
@@ -139,8 +133,8 @@ def test_where_weights_are(make_config: Any, saved_family: Saved) -> None:
         model = LocalModelConfig(
             name=str(saved_family(tied=tied)), dtype=dtype, attention=attention, device="cpu"
         )
-        config = make_config(model=model)
-        found = footprint.predict(resolve(config), (1, 8, 8), free_mib)
+        spec = make_spec(model=model)
+        found = footprint.predict(resolve(spec), (1, 8, 8), free_mib)
         assert found is not None
         return found
 
@@ -160,13 +154,13 @@ def test_where_weights_are(make_config: Any, saved_family: Saved) -> None:
 
 
 def test_a_large_table_is_not_read_where_its_tied_head_is_packed(
-    make_config: Any, saved_family: Saved, monkeypatch: pytest.MonkeyPatch
+    saved_family: Saved, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its rows are taken from the head's panels."""
 
     def unread(tied: bool) -> float:
-        config = make_config(model=LocalModelConfig(name=str(saved_family(tied=tied)), device="cpu"))
-        found = footprint.predict(resolve(config), (1, 8, 8), 1e6)
+        spec = make_spec(model=LocalModelConfig(name=str(saved_family(tied=tied)), device="cpu"))
+        found = footprint.predict(resolve(spec), (1, 8, 8), 1e6)
         assert found is not None
         return found.unread_bytes / found.weights["embedding"]
 
@@ -192,17 +186,9 @@ def test_weights_that_were_quantized_before_stay_as_stored() -> None:
     assert parts["linear"] == 64
 
 
-def test_a_stub_needs_nothing(make_config: Any) -> None:
-    config = make_config()
-    predicted = kind_of(config.model).predict(resolve(config), (4, 16, 8))
-    assert predicted is not None
-    assert kind_of(config.model).need(resolve(config)).mib == 0
-    assert predicted.total_mib == 0
-
-
-def test_no_safetensors_no_prediction(make_config: Any, tmp_path: Path) -> None:
+def test_no_safetensors_no_prediction(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
-    assert predict_for(make_config(model=LocalModelConfig(name=str(tmp_path))), 1, 1, 2) is None
+    assert predict_for(make_spec(model=LocalModelConfig(name=str(tmp_path))), 1, 1, 2) is None
 
 
 def test_sharded_checkpoint_reads_every_file_of_its_index_and_no_other(tmp_path: Path) -> None:
@@ -222,11 +208,6 @@ def test_a_broken_file_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "model.safetensors").write_bytes(content)
     with pytest.raises(DataError, match=r"model\.safetensors"):
         read_tensors(tmp_path)
-
-
-def test_predicting_imports_no_torch() -> None:
-    code = "import sys, runner_engine.plan.footprint, runner.tasks.memory; sys.exit('torch' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_sizes_that_differ_from_layer_to_layer_count_as_the_largest() -> None:

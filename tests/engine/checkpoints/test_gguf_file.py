@@ -15,17 +15,14 @@ import numpy as np
 import pytest
 import torch
 from families import save_pth
-from opening import adapt, load_base
-from resolving import check_format, predict
+from opening import adapt, check_format, load_base, make_spec, predict
 from tiny_gguf import TEMPLATE, TOKENS, save_original, write
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from runner.config import resolved
-from runner.config.resolved import base_key
-from runner.config.root import RunnerConfig, semantic_keys
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
 from runner_engine.checkpoints import gguf_file, model_files
+from runner_engine.checkpoints.resolve import resolve
 from runner_engine.models.load import Loaded
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Nf4Config
@@ -33,8 +30,8 @@ from runner_engine.quantization.gguf import GgufConfig
 from runner_engine.settings.lora import PthConfig
 from runner_engine.settings.model import LocalConfig, LocalModelConfig
 from runner_engine.settings.rope import Rope2dConfig, RopeLinearConfig
+from runner_engine.spec import ModelSpec
 
-Make = Callable[..., RunnerConfig]
 IDS = torch.arange(3, 40)[None]
 
 
@@ -52,19 +49,15 @@ def files(original: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     return {kind: write(folder / f"{kind}.gguf", model, kind) for kind in ("F32", "Q8_0")}
 
 
-def configure(
-    make_config: Make, path: Path, dtype: Dtype = Dtype.auto, unpacked: bool = False, **groups: Any
-) -> RunnerConfig:
+def configure(path: Path, dtype: Dtype = Dtype.auto, unpacked: bool = False, **groups: Any) -> ModelSpec:
     quantization = GgufConfig(unpacked=unpacked) if path.suffix == ".gguf" else QuantizationConfig()
     model = LocalConfig(name=str(path), device="cpu", dtype=dtype)
-    return make_config(**{"model": model, "quantization": quantization} | groups)
+    return make_spec(**{"model": model, "quantization": quantization} | groups)
 
 
-def load(
-    make_config: Make, path: Path, dtype: Dtype = Dtype.auto, unpacked: bool = False, **groups: Any
-) -> Loaded:
-    config = configure(make_config, path, dtype, unpacked, **groups)
-    return adapt(load_base(config), config)
+def load(path: Path, dtype: Dtype = Dtype.auto, unpacked: bool = False, **groups: Any) -> Loaded:
+    spec = configure(path, dtype, unpacked, **groups)
+    return adapt(load_base(spec), spec)
 
 
 def logits(loaded: Loaded) -> torch.Tensor:
@@ -72,10 +65,8 @@ def logits(loaded: Loaded) -> torch.Tensor:
         return loaded.model(IDS).logits.float()
 
 
-def test_whole_numbers_are_the_original_bit_for_bit(
-    make_config: Make, original: Path, files: dict[str, Path]
-) -> None:
-    plain, loaded = load(make_config, original), load(make_config, files["F32"])
+def test_whole_numbers_are_the_original_bit_for_bit(original: Path, files: dict[str, Path]) -> None:
+    plain, loaded = load(original), load(files["F32"])
     assert torch.equal(logits(loaded), logits(plain))
     assert loaded.metrics["quantized_modules"] == 0
     assert loaded.metrics["weight_mib"] == plain.metrics["weight_mib"]
@@ -85,8 +76,8 @@ def test_whole_numbers_are_the_original_bit_for_bit(
     )
 
 
-def test_unpacked_blocks_are_close_to_it(make_config: Make, original: Path, files: dict[str, Path]) -> None:
-    plain, loaded = load(make_config, original), load(make_config, files["Q8_0"], unpacked=True)
+def test_unpacked_blocks_are_close_to_it(original: Path, files: dict[str, Path]) -> None:
+    plain, loaded = load(original), load(files["Q8_0"], unpacked=True)
     for name, weight in plain.model.state_dict().items():
         blocks = weight.reshape(-1, 32)
         # norms are not packed
@@ -102,13 +93,13 @@ def test_unpacked_blocks_are_close_to_it(make_config: Make, original: Path, file
     assert loaded.bytes_by_dtype.keys() == {"float32"}, "nothing stays in blocks"
     assert loaded.facts["checkpoint"] == "gguf: Q8_0 ×16, F32 ×5"
     assert loaded.facts["quantized"] == "none, unpacked from Q8_0 ×16, F32 ×5"
-    half = load(make_config, files["Q8_0"], Dtype.bfloat16, unpacked=True)
+    half = load(files["Q8_0"], Dtype.bfloat16, unpacked=True)
     assert half.metrics["weight_mib"] == pytest.approx(loaded.metrics["weight_mib"] / 2, rel=0.001)
     assert "in memory its weights are bfloat16" in half.notes[0]
 
 
-def test_kept_blocks_give_the_logits_of_unpacked_ones(make_config: Make, files: dict[str, Path]) -> None:
-    kept, loaded = load(make_config, files["Q8_0"]), load(make_config, files["Q8_0"], unpacked=True)
+def test_kept_blocks_give_the_logits_of_unpacked_ones(files: dict[str, Path]) -> None:
+    kept, loaded = load(files["Q8_0"]), load(files["Q8_0"], unpacked=True)
     assert torch.equal(logits(kept), logits(loaded))
     assert kept.metrics["parameters"] == loaded.metrics["parameters"]
     assert kept.metrics["quantized_modules"] == 15
@@ -119,53 +110,40 @@ def test_kept_blocks_give_the_logits_of_unpacked_ones(make_config: Make, files: 
     assert not any("unpacked" in note for note in kept.notes)
 
 
-def test_an_adapter_or_a_gpu_gets_unpacked_weights(
-    make_config: Make, files: dict[str, Path], tmp_path: Path
-) -> None:
-    config = configure(make_config, files["Q8_0"])
-    assert resolved.resolve(config).mix.base.packed
-    adapted = configure(make_config, files["Q8_0"], lora=PthConfig(path=str(tmp_path / "lora.pth")))
-    assert not resolved.resolve(adapted).mix.base.packed
-    mapped = make_config(
+def test_an_adapter_or_a_gpu_gets_unpacked_weights(files: dict[str, Path], tmp_path: Path) -> None:
+    spec = configure(files["Q8_0"])
+    assert resolve(spec).mix.base.packed
+    adapted = configure(files["Q8_0"], lora=PthConfig(path=str(tmp_path / "lora.pth")))
+    assert not resolve(adapted).mix.base.packed
+    mapped = make_spec(
         model=LocalConfig(name=str(files["Q8_0"]), device_map="auto"), quantization=GgufConfig()
     )
-    assert not resolved.resolve(mapped).mix.base.packed
-    whole = configure(make_config, files["F32"])
-    assert not resolved.resolve(whole).mix.base.packed
-    assert base_key(config) != base_key(adapted)
+    assert not resolve(mapped).mix.base.packed
+    whole = configure(files["F32"])
+    assert not resolve(whole).mix.base.packed
+    assert spec.base_key != adapted.base_key
 
 
-def test_rows_in_8_bits_need_blocks_and_count_in_the_jobs_identity(
-    make_config: Make, files: dict[str, Path], tmp_path: Path
-) -> None:
+def test_rows_in_8_bits_need_blocks(files: dict[str, Path], tmp_path: Path) -> None:
     in_bytes = GgufConfig(int8_rows=True)
-    config = configure(make_config, files["Q8_0"], quantization=in_bytes)
-    assert resolved.resolve(config).mix.base.may_round_rows
-    plain = configure(make_config, files["Q8_0"])
-    assert not resolved.resolve(plain).mix.base.may_round_rows
-    keys = dict(semantic_keys(plain)), dict(semantic_keys(config))
-    assert {key for key in keys[1] if keys[0].get(key) != keys[1][key]} == {"quantization.int8_rows"}
+    spec = configure(files["Q8_0"], quantization=in_bytes)
+    assert resolve(spec).mix.base.may_round_rows
+    plain = configure(files["Q8_0"])
+    assert not resolve(plain).mix.base.may_round_rows
     with pytest.raises(
         ConfigError,
         match=r"quantization\.int8_rows=True: with quantization\.unpacked=true there are no blocks",
     ):
         GgufConfig(unpacked=True, int8_rows=True)
-    adapted = configure(
-        make_config, files["Q8_0"], quantization=in_bytes, lora=PthConfig(path=str(tmp_path / "lora.pth"))
-    )
+    adapted = configure(files["Q8_0"], quantization=in_bytes, lora=PthConfig(path=str(tmp_path / "lora.pth")))
     with pytest.raises(ConfigError, match=r"int8_rows=True: these weights do not stay in their blocks"):
-        assert resolved.resolve(adapted).mix
-    found, expected = (
-        logits(load(make_config, files["Q8_0"], quantization=in_bytes)),
-        logits(load(make_config, files["Q8_0"])),
-    )
+        assert resolve(adapted).mix
+    found, expected = (logits(load(files["Q8_0"], quantization=in_bytes)), logits(load(files["Q8_0"])))
     assert not torch.equal(found, expected)
     assert (found - expected).abs().mean() < 0.05 * expected.std()
 
 
-def test_a_scale_that_is_no_number_is_refused(
-    make_config: Make, files: dict[str, Path], tmp_path: Path
-) -> None:
+def test_a_scale_that_is_no_number_is_refused(files: dict[str, Path], tmp_path: Path) -> None:
     content = bytearray(files["Q8_0"].read_bytes())
     tensor = next(
         one for one in gguf_file.read_header(files["Q8_0"]).tensors if one.name == "blk.1.ffn_up.weight"
@@ -175,28 +153,28 @@ def test_a_scale_that_is_no_number_is_refused(
     with pytest.raises(
         ConfigError, match=r"blk\.1\.ffn_up\.weight: a scale of its blocks is not a finite number"
     ):
-        load(make_config, tmp_path / "nan.gguf")
+        load(tmp_path / "nan.gguf")
 
 
 @pytest.mark.parametrize("kind", ["F32", "Q8_0"])
 @pytest.mark.parametrize("dtype", [Dtype.auto, Dtype.bfloat16])
 @pytest.mark.parametrize("unpacked", [True, False])
 def test_its_size_is_known_from_its_header(
-    make_config: Make, files: dict[str, Path], original: Path, kind: str, dtype: Dtype, unpacked: bool
+    files: dict[str, Path], original: Path, kind: str, dtype: Dtype, unpacked: bool
 ) -> None:
-    loaded = load(make_config, files[kind], dtype, unpacked)
-    predicted = predict(configure(make_config, files[kind], dtype, unpacked), 2, 8, 8)
+    loaded = load(files[kind], dtype, unpacked)
+    predicted = predict(configure(files[kind], dtype, unpacked), 2, 8, 8)
     assert predicted is not None
     buffers = sum(b.numel() * b.element_size() for b in loaded.model.buffers())
     assert sum(predicted.weights.values()) == sum(loaded.bytes_by_dtype.values()) - buffers
-    like = predict(configure(make_config, original, dtype), 2, 8, 8)
+    like = predict(configure(original, dtype), 2, 8, 8)
     assert like is not None
     assert predicted.decode_kv_bytes == like.decode_kv_bytes
     assert predicted.activation_mib == like.activation_mib
 
 
-def test_the_tokenizer_comes_from_the_file(make_config: Make, original: Path, files: dict[str, Path]) -> None:
-    ours, theirs = (load(make_config, files["F32"]).tokenizer, AutoTokenizer.from_pretrained(original))
+def test_the_tokenizer_comes_from_the_file(original: Path, files: dict[str, Path]) -> None:
+    ours, theirs = (load(files["F32"]).tokenizer, AutoTokenizer.from_pretrained(original))
     text = "<|im_start|>hello, world! äöü 1234\n  all<|im_end|>"
     assert ours(text).input_ids == theirs(text).input_ids
     assert ours.decode(ours(text).input_ids) == text
@@ -204,18 +182,18 @@ def test_the_tokenizer_comes_from_the_file(make_config: Make, original: Path, fi
     assert ours.chat_template == TEMPLATE
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("rope", [RopeLinearConfig(factor=2.0), Rope2dConfig()], ids=["linear", "rope_2d"])
-def test_rope_and_lora_work_on_it(
-    make_config: Make, original: Path, files: dict[str, Path], tmp_path: Path, rope: Any
-) -> None:
-    plain = load(make_config, original)
+def test_rope_and_lora_work_on_it(original: Path, files: dict[str, Path], tmp_path: Path, rope: Any) -> None:
+    plain = load(original)
     lora = PthConfig(path=str(save_pth(tmp_path / "lora.pth", plain.model.config)))
-    one, two = (load(make_config, path, rope=rope, lora=lora) for path in (original, files["F32"]))
+    one, two = (load(path, rope=rope, lora=lora) for path in (original, files["F32"]))
     assert one.metrics["lora_modules"] == two.metrics["lora_modules"] == 4
     assert torch.equal(logits(one), logits(two))
     assert not torch.equal(logits(one), logits(plain))
 
 
+@pytest.mark.thorough
 def test_a_user_completes_with_it(runner: Callable[..., Any], files: dict[str, Path]) -> None:
     name = f"model.name={files['Q8_0']}"
     common = (
@@ -244,7 +222,7 @@ def _overlapping(whole: bytes) -> bytes:
     return whole[:at] + struct.pack("<Q", 0) + whole[at + 8 :]
 
 
-def test_what_is_no_gguf_file(make_config: Make, files: dict[str, Path], tmp_path: Path) -> None:
+def test_what_is_no_gguf_file(files: dict[str, Path], tmp_path: Path) -> None:
     whole = files["Q8_0"].read_bytes()
     sizes = [3, 4, 20, 200, len(whole) // 8, len(whole) - 300]
     broken = {f"cut{size}.gguf": (whole[:size], "truncated|not a GGUF file") for size in sizes}
@@ -262,7 +240,7 @@ def test_what_is_no_gguf_file(make_config: Make, files: dict[str, Path], tmp_pat
     for name, (content, message) in broken.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ConfigError, match=message):
-            check_format(configure(make_config, tmp_path / name))
+            check_format(configure(tmp_path / name))
     model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(TOKENS),
@@ -275,21 +253,21 @@ def test_what_is_no_gguf_file(make_config: Make, files: dict[str, Path], tmp_pat
     )
     strange = write(tmp_path / "strange.gguf", model, "F32", "mystery")
     with pytest.raises(ConfigError, match=r"architecture 'mystery', .* use the model's safetensors files"):
-        load(make_config, strange)
+        load(strange)
 
 
 def test_what_does_not_go_together(
-    make_config: Make, files: dict[str, Path], original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    files: dict[str, Path], original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = files["F32"]
     for config, message in (
-        (configure(make_config, file, quantization=Nf4Config()), "is a .gguf file, and quantization=nf4 cannot read it: use quantization=gguf"),
-        (configure(make_config, file, quantization=QuantizationConfig()), "quantization=none cannot read it: use quantization=gguf"),
-        (configure(make_config, original, quantization=GgufConfig()), "quantization=gguf reads a .gguf file, and model.name=.* is not one: use model=local"),
-        (configure(make_config, file.parent), r"a folder with .gguf files; name one, with quantization=gguf: model.name=\S+/F32.gguf, model.name=\S+/Q8_0.gguf"),
-        (configure(make_config, tmp_path / "no.gguf"), "there is no folder and no .gguf file"),
-        (make_config(model=LocalModelConfig(name="some/no.gguf"), quantization=GgufConfig()), "model path does not exist"),
-        (make_config(model=LocalModelConfig(name="embedded"), quantization=GgufConfig()), "model.name=embedded is not one"),
+        (configure(file, quantization=Nf4Config()), "is a .gguf file, and quantization=nf4 cannot read it: use quantization=gguf"),
+        (configure(file, quantization=QuantizationConfig()), "quantization=none cannot read it: use quantization=gguf"),
+        (configure(original, quantization=GgufConfig()), "quantization=gguf reads a .gguf file, and model.name=.* is not one: use model=local"),
+        (configure(file.parent), r"a folder with .gguf files; name one, with quantization=gguf: model.name=\S+/F32.gguf, model.name=\S+/Q8_0.gguf"),
+        (configure(tmp_path / "no.gguf"), "there is no folder and no .gguf file"),
+        (make_spec(model=LocalModelConfig(name="some/no.gguf"), quantization=GgufConfig()), "model path does not exist"),
+        (make_spec(model=LocalModelConfig(name="embedded"), quantization=GgufConfig()), "model.name=embedded is not one"),
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=message):
             check_format(config)
@@ -298,7 +276,7 @@ def test_what_does_not_go_together(
         ConfigError,
         match=r"quantization=gguf needs gguf, which is not installed: pip install 'runner-llm\[gguf\]'",
     ):
-        load(make_config, file)
+        load(file)
 
 
 # ----------------------------------------------------------------------------------------- identity

@@ -71,6 +71,7 @@ def killed_amid(hub: Hub, folder: Path) -> int:
 # cache
 
 
+@pytest.mark.thorough
 def test_a_download_is_a_cache_like_any_other(tmp_path: Path, hub: Hub) -> None:
     said = locate(tmp_path, "org/open", HF_ENDPOINT=hub.url)
     folder = Path(said.removeprefix("at "))
@@ -131,6 +132,7 @@ def test_what_a_model_needs_of_a_repository() -> None:
     assert picked(["head.safetensors", "pytorch_model.bin"]) == {"head.safetensors", "pytorch_model.bin"}
 
 
+@pytest.mark.thorough
 def test_a_commit_that_is_there_is_not_asked_for(tmp_path: Path, hub: Hub) -> None:
     first = locate(tmp_path, "org/open", hub.commit, HF_ENDPOINT=hub.url)
     assert first.startswith("at ")
@@ -143,6 +145,7 @@ def test_a_commit_that_is_there_is_not_asked_for(tmp_path: Path, hub: Hub) -> No
 # checking
 
 
+@pytest.mark.thorough
 def test_killed_amid_a_file_and_resumed_from_its_byte(tmp_path: Path, big_hub: Hub) -> None:
     kept = killed_amid(big_hub, tmp_path)
     said = locate(tmp_path, "org/open", HF_ENDPOINT=big_hub.url)
@@ -154,6 +157,7 @@ def test_killed_amid_a_file_and_resumed_from_its_byte(tmp_path: Path, big_hub: H
     assert len(big_hub.gets("config.json")) == 1
 
 
+@pytest.mark.thorough
 def test_a_server_that_ignores_ranges(tmp_path: Path, big_hub: Hub) -> None:
     kept = killed_amid(big_hub, tmp_path)
     big_hub.ignores_ranges = True
@@ -164,6 +168,7 @@ def test_a_server_that_ignores_ranges(tmp_path: Path, big_hub: Hub) -> None:
     assert sum(again.sent) == len(BIG)
 
 
+@pytest.mark.thorough
 def test_a_file_that_changed_between_two_attempts(tmp_path: Path, big_hub: Hub) -> None:
     killed_amid(big_hub, tmp_path)
     with Hub({"config.json": CONFIG, "model.safetensors": BIG[::-1]}) as changed:
@@ -173,6 +178,7 @@ def test_a_file_that_changed_between_two_attempts(tmp_path: Path, big_hub: Hub) 
     assert said.endswith(changed.commit)
 
 
+@pytest.mark.thorough
 def test_damaged_content_never_gets_into_the_cache(tmp_path: Path, hub: Hub) -> None:
     hub.sends = {"model.safetensors": b"x" * 5000}
     said = locate(tmp_path, "org/open", HF_ENDPOINT=hub.url)
@@ -188,6 +194,7 @@ def test_damaged_content_never_gets_into_the_cache(tmp_path: Path, hub: Hub) -> 
     assert (Path(said.removeprefix("at ")) / "model.safetensors").read_bytes() == b"w" * 5000
 
 
+@pytest.mark.thorough
 def test_a_beginning_that_was_damaged_on_the_disk(tmp_path: Path, big_hub: Hub) -> None:
     kept = killed_amid(big_hub, tmp_path)
     (part,) = parts(tmp_path)
@@ -199,6 +206,7 @@ def test_a_beginning_that_was_damaged_on_the_disk(tmp_path: Path, big_hub: Hub) 
     assert locate(tmp_path, "org/open", HF_ENDPOINT=big_hub.url).startswith("at ")
 
 
+@pytest.mark.thorough
 def test_a_beginning_longer_than_the_file(tmp_path: Path, hub: Hub) -> None:
     blobs = repo(tmp_path) / "blobs"
     blobs.mkdir(parents=True)
@@ -207,6 +215,7 @@ def test_a_beginning_longer_than_the_file(tmp_path: Path, hub: Hub) -> None:
     assert [seen.range for seen in hub.gets("model.safetensors")] == [None]
 
 
+@pytest.mark.thorough
 def test_two_processes_fetch_each_byte_once(tmp_path: Path, big_hub: Hub) -> None:
     big_hub.stall_after = STALL
     processes = [locating(tmp_path, "org/open", HF_ENDPOINT=big_hub.url) for _ in range(2)]
@@ -228,6 +237,7 @@ def test_two_processes_fetch_each_byte_once(tmp_path: Path, big_hub: Hub) -> Non
 # ------------------------------------------------------------------------------------------- errors
 
 
+@pytest.mark.thorough
 def test_offline_with_a_full_cache(tmp_path: Path, hub: Hub) -> None:
     first = locate(tmp_path, "org/open", HF_ENDPOINT=hub.url)
     assert locate(tmp_path, "org/open", HF_HUB_OFFLINE="1") == first
@@ -239,6 +249,7 @@ def test_offline_with_a_full_cache(tmp_path: Path, hub: Hub) -> None:
     assert "answers with status 503: the files in the cache are used" in err
 
 
+@pytest.mark.thorough
 def test_offline_with_half_a_cache(tmp_path: Path, big_hub: Hub) -> None:
     killed_amid(big_hub, tmp_path)
     said = locate(tmp_path, "org/open", HF_HUB_OFFLINE="1")
@@ -253,6 +264,7 @@ def test_offline_with_half_a_cache(tmp_path: Path, big_hub: Hub) -> None:
     )
 
 
+@pytest.mark.thorough
 def test_offline_with_half_a_cache_that_another_tool_left(tmp_path: Path) -> None:
     snapshot = repo(tmp_path) / "snapshots" / ("b" * 40)
     snapshot.mkdir(parents=True)
@@ -270,6 +282,7 @@ def test_offline_with_half_a_cache_that_another_tool_left(tmp_path: Path) -> Non
     assert f"lacks {lacks} and 2 more, and the hub cannot be reached" in said
 
 
+@pytest.mark.thorough
 def test_an_interrupted_update_leaves_the_old_snapshot_usable(tmp_path: Path, big_hub: Hub) -> None:
     with Hub({"config.json": CONFIG, "model.safetensors": b"old"}) as old:
         first = locate(tmp_path, "org/open", HF_ENDPOINT=old.url)
@@ -278,6 +291,7 @@ def test_an_interrupted_update_leaves_the_old_snapshot_usable(tmp_path: Path, bi
     assert locate(tmp_path, "org/open", HF_ENDPOINT=big_hub.url).endswith(big_hub.commit)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("name", "revision", "message"),
     [
@@ -300,6 +314,7 @@ def test_hub_errors_in_one_message(
     assert not (tmp_path / "hf" / "hub").exists()  # a rejected model leaves nothing behind
 
 
+@pytest.mark.thorough
 def test_no_network_and_nothing_in_the_cache(tmp_path: Path, hub: Hub) -> None:
     said = locate(tmp_path, "org/open", HF_ENDPOINT="http://127.0.0.1:9")
     assert said.endswith("it is not in the cache and the hub (127.0.0.1:9) cannot be reached (ConnectError)")
@@ -310,6 +325,7 @@ def test_no_network_and_nothing_in_the_cache(tmp_path: Path, hub: Hub) -> None:
     assert f"the server at {hub.url[7:]} is not a hub" in locate(tmp_path, "org/open", HF_ENDPOINT=hub.url)
 
 
+@pytest.mark.thorough
 def test_a_download_that_breaks_off(tmp_path: Path, hub: Hub) -> None:
     hub.redirects_to = "http://127.0.0.1:9"
     said = locate(tmp_path, "org/open", HF_ENDPOINT=hub.url)
@@ -324,6 +340,7 @@ def fill(file: Path) -> None:
             stream.write(bytes(2**20))
 
 
+@pytest.mark.thorough
 def test_a_disk_that_fills_up_meanwhile(tmp_path: Path, big_hub: Hub) -> None:
     mount_tmpfs(tmp_path / "hf", "size=40m")
     try:
@@ -350,6 +367,7 @@ def test_a_disk_that_fills_up_meanwhile(tmp_path: Path, big_hub: Hub) -> None:
 # token
 
 
+@pytest.mark.thorough
 def test_the_token_is_not_sent_elsewhere_and_is_checked(tmp_path: Path, hub: Hub) -> None:
     hub.token = "hf_stored"
     assert "it is private and HF_TOKEN is not set" in locate(tmp_path, "org/open", HF_ENDPOINT=hub.url)
@@ -368,6 +386,7 @@ def test_the_token_is_not_sent_elsewhere_and_is_checked(tmp_path: Path, hub: Hub
         assert bad not in out + err
 
 
+@pytest.mark.thorough
 def test_the_token_is_sent_and_written_nowhere(runner: Callable[..., Any], tmp_path: Path) -> None:
     token = "hf_SecretThatNobodyMayRead"
     with Hub({path.name: path.read_bytes() for path in MODEL_DIR.iterdir()}) as hub:
@@ -404,6 +423,7 @@ print(type(model).__name__, len(AutoTokenizer.from_pretrained("org/open", local_
     assert other_tool(tmp_path, program)[0].startswith("LlamaForCausalLM ")
 
 
+@pytest.mark.thorough
 def test_a_plan_of_a_grid_downloads_nothing(runner: Callable[..., Any], tmp_path: Path, big_hub: Hub) -> None:
     settings = environment(tmp_path, HF_ENDPOINT=big_hub.url)
     done = runner("-m", "model=auto", "model.name=org/open", "seed=1,2", "plan=true", **settings)

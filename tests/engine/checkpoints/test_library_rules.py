@@ -7,6 +7,7 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 import transformers
 from transformers.models.auto.configuration_auto import model_type_to_module_name
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -36,12 +37,14 @@ def in_module(folder: str, attribute: str) -> Iterator[str]:
             yield from ast.literal_eval(node.value)
 
 
+@pytest.mark.thorough
 def test_every_family_that_keeps_tensors_in_float32_has_a_rule() -> None:
     families = {family for family, names in listed("_keep_in_fp32_modules_strict").items() if names - FEW}
     aliases = {"inkling", "inkling2"}  # with pictures; their texts are inkling_text …
     assert families - aliases == set(IN_FLOAT32)
 
 
+@pytest.mark.thorough
 def test_every_family_whose_projections_stay_plain_has_a_rule() -> None:
     by_family = listed("_keep_in_fp32_modules")
     families = {family for family, names in by_family.items() if any("proj" in name for name in names)}

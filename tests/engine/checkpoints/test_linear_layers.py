@@ -6,11 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from opening import make_spec
 
-from runner.config.resolved import resolve
-from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_engine.checkpoints.linear_layers import linear_layers, plain_layers
+from runner_engine.checkpoints.resolve import resolve
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Nf4Config
 from runner_engine.settings.model import LocalConfig
@@ -18,9 +18,9 @@ from runner_engine.settings.model import LocalConfig
 
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 def test_layers_have_the_paths_of_their_modules_and_a_tied_head_is_none(
-    make_config: Callable[..., RunnerConfig], saved_family: Callable[..., Path], tied: bool
+    saved_family: Callable[..., Path], tied: bool
 ) -> None:
-    resolved = resolve(make_config(model=LocalConfig(name=str(saved_family(tied=tied)), device="cpu")))
+    resolved = resolve(make_spec(model=LocalConfig(name=str(saved_family(tied=tied)), device="cpu")))
     layers, heads = linear_layers(resolved.files.tensors, resolved.files.text_settings)
     assert len(layers) == 14
     assert "model.layers.1.self_attn.q_proj" in layers
@@ -42,14 +42,10 @@ def test_layers_have_the_paths_of_their_modules_and_a_tied_head_is_none(
     ],
 )
 def test_what_a_mix_leaves_plain(
-    make_config: Callable[..., RunnerConfig],
-    saved_family: Callable[..., Path],
-    quantization: QuantizationConfig,
-    numbers: int,
-    share: float,
+    saved_family: Callable[..., Path], quantization: QuantizationConfig, numbers: int, share: float
 ) -> None:
     model = LocalConfig(name=str(saved_family()), device="cpu", dtype=Dtype.bfloat16)
-    job = resolve(make_config(model=model, quantization=quantization))
+    job = resolve(make_spec(model=model, quantization=quantization))
     plain = plain_layers(job.files, job.mix)
     assert (plain.nbytes, plain.share_of_shapes) == (2 * numbers, share)
     assert plain.has_quantized_head == ("lm_head" in quantization.overrides)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from resolving import predict
+from opening import make_spec, predict
 from torch.profiler import ProfilerActivity, profile
 
 from runner_base.dtypes import Dtype
@@ -77,12 +77,12 @@ def test_logits_that_recorded_steps_keep(rows: int, first: int, last: int) -> No
         assert kept <= recorded_rows(rows, *(() if by_length else (first, last))) <= 1.3 * kept
 
 
-def test_a_plan_for_a_gpu_counts_them(make_config: Any, saved_family: Callable[..., Path]) -> None:
+def test_a_plan_for_a_gpu_counts_them(saved_family: Callable[..., Path]) -> None:
     folder = saved_family(vocab_size=50_000)
 
     def decode_bytes(device: str, dtype: Dtype = Dtype.float32, **groups: Any) -> int:
         model = LocalModelConfig(name=str(folder), device=device, dtype=dtype)
-        found = predict(make_config(model=model, **groups), 32, 100, 300)
+        found = predict(make_spec(model=model, **groups), 32, 100, 300)
         assert found is not None
         return found.decode_activation_bytes
 

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from opening import adapt, load_base
-from resolving import predict
+from opening import adapt, load_base, make_spec, predict
 
-from runner.config import resolved
-from runner.config.root import RunnerConfig
 from runner_base.errors import ConfigError
 from runner_engine.checkpoints import random_weights
 from runner_engine.checkpoints.locating import locate
+from runner_engine.checkpoints.resolve import resolve
 from runner_engine.quantization.bitsandbytes import Nf4Config
 from runner_engine.settings.model import LocalModelConfig
 
@@ -32,6 +29,7 @@ MILLIONS = {  # as the models' own pages say, tied weights once
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("preset", PRESETS)
 def test_tensors_are_those_of_the_real_class(preset: str) -> None:
     from accelerate import init_empty_weights
@@ -61,15 +59,15 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LocalModelConfig:
     )
 
 
-def test_a_folder_like_any_other(make_config: Callable[..., RunnerConfig], small: LocalModelConfig) -> None:
+def test_a_folder_like_any_other(small: LocalModelConfig) -> None:
     folder = locate(small)
     written = (folder / "model-00001-of-00001.safetensors").stat().st_mtime_ns
     assert locate(small) == folder
     assert (folder / "model-00001-of-00001.safetensors").stat().st_mtime_ns == written, "made once"
-    config = make_config(model=small)
-    loaded = adapt(load_base(config), config)
+    spec = make_spec(model=small)
+    loaded = adapt(load_base(spec), spec)
     assert loaded.facts["architecture"] == "Qwen2ForCausalLM"
-    predicted = predict(config, 1, 8, 8)
+    predicted = predict(spec, 1, 8, 8)
     assert predicted is not None
     assert predicted.weight_mib == pytest.approx(loaded.metrics["weight_mib"], rel=0.001)
     weights = loaded.model.model.layers[1].mlp.up_proj.weight.detach().float()
@@ -79,25 +77,21 @@ def test_a_folder_like_any_other(make_config: Callable[..., RunnerConfig], small
         assert torch.isfinite(loaded.model(torch.arange(5, 60)[None]).logits).all()
 
 
-def test_it_quantizes_and_shards(
-    make_config: Callable[..., RunnerConfig], small: LocalModelConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_quantizes_and_shards(small: LocalModelConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(random_weights, "SHARD_BYTES", 200_000)
     folder = locate(small)
     assert len(list(folder.glob("*.safetensors"))) > 1
-    config = make_config(model=small, quantization=Nf4Config())
-    assert adapt(load_base(config), config).metrics["quantized_modules"] == 14
+    spec = make_spec(model=small, quantization=Nf4Config())
+    assert adapt(load_base(spec), spec).metrics["quantized_modules"] == 14
 
 
-def test_identity_needs_no_file(
-    make_config: Callable[..., RunnerConfig], small: LocalModelConfig, tmp_path: Path
-) -> None:
-    first = resolved.resolve(make_config(model=small)).files.fingerprint(tmp_path / "hashes.json")
+def test_identity_needs_no_file(small: LocalModelConfig, tmp_path: Path) -> None:
+    first = resolve(make_spec(model=small)).files.fingerprint(tmp_path / "hashes.json")
     assert not Path(str(small.cache_dir)).exists(), "nothing was made to identify or to size it"
-    assert predict(make_config(model=small), 1, 8, 8) is not None
+    assert predict(make_spec(model=small), 1, 8, 8) is not None
     assert not Path(str(small.cache_dir)).exists()
     (tmp_path / "small.json").write_text((tmp_path / "small.json").read_text().replace("192", "256"))
-    assert resolved.resolve(make_config(model=small)).files.fingerprint(tmp_path / "hashes.json") != first
+    assert resolve(make_spec(model=small)).files.fingerprint(tmp_path / "hashes.json") != first
 
 
 def test_a_model_without_a_known_shape() -> None:

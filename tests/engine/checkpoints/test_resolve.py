@@ -5,34 +5,20 @@ import os
 import shutil
 import subprocess
 import sys
-from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hub_standin import Hub, environment
+from opening import make_spec
 
-from runner.config import resolved
-from runner.config.measures import SweepConfig
-from runner.config.root import RunnerConfig
-from runner.engines.kinds import kind_of
-from runner.grid.plan import plan_job, predicted_need
-from runner.grid.worker_limits import worker_limits
-from runner.run import run
-from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base import machine
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
 from runner_engine.checkpoints import byteio, locating, model_files, resolve
-from runner_engine.quantization import mixed
-from runner_engine.quantization.bitsandbytes import Nf4Config
 from runner_engine.settings.generation import GenerationConfig
-from runner_engine.settings.lora import LoraConfig, PeftConfig
+from runner_engine.settings.lora import PeftConfig
 from runner_engine.settings.model import LocalModelConfig
-
-Make = Callable[..., RunnerConfig]
-TASKS = [Gsm8kConfig(limit=4), SweepConfig()]
 
 
 def make_folder(path: Path, weights: bytes = b"w" * 100) -> Path:
@@ -71,86 +57,14 @@ def test_unchanged_files_are_hashed_once(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(read) == 4
 
 
-def test_stub_and_adapter_evidence(make_config: Make, tmp_path: Path) -> None:
+def test_adapter_evidence(tmp_path: Path) -> None:
     adapter = tmp_path / "adapter"
     adapter.mkdir()
     (adapter / "adapter_config.json").write_text("{}")
     (adapter / "adapter_model.safetensors").write_bytes(b"a")
     base, cache = make_folder(tmp_path / "model"), tmp_path / "h.json"
-    stub = make_config()
-    assert kind_of(stub.model).fingerprint(resolved.resolve(stub), cache) == {"model": "stub"}
-    config = make_config(model=LocalModelConfig(name=str(base)), lora=PeftConfig(path=str(adapter)))
-    assert set(kind_of(config.model).fingerprint(resolved.resolve(config), cache)) == {
-        "model",
-        "lora",
-        "dtype",
-    }
-
-
-@pytest.fixture
-def located(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The name of each model that was located, one by one."""
-    names: list[str] = []
-    real = locating.locate
-
-    def counted(model: LocalModelConfig) -> Any:
-        names.append(model.name)
-        return real(model)
-
-    monkeypatch.setattr(resolve, "locate", counted)
-    return names
-
-
-@pytest.mark.parametrize("lora", [LoraConfig(), PeftConfig(path="embedded")], ids=lambda lora: lora.name)
-def test_a_job_looks_for_its_model_once(make_config: Make, located: list[str], lora: LoraConfig) -> None:
-    model = LocalModelConfig(name="embedded", device="cpu")
-    record = run(make_config(model=model, lora=lora, quantization=Nf4Config()))
-    assert record.result.metrics["quantized_modules"] > 0
-    assert located == ["embedded"]
-
-
-def test_a_job_reads_its_mix_and_its_files_once(make_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From composing to the loaded layers: whoever needs them asks the ResolvedJob."""
-    calls: Counter[str] = Counter()
-
-    def count(owner: Any, name: str, label: str) -> None:
-        real = getattr(owner, name)
-
-        def counted(*args: Any) -> Any:
-            calls[label] += 1
-            return real(*args)
-
-        monkeypatch.setattr(owner, name, counted)
-
-    count(mixed, "_choice", "overrides that were parsed")
-    count(vars(resolve.ResolvedModel)["mix"], "func", "what is loaded")
-    count(resolve, "read_settings", "config.json")
-    count(resolve, "read_format", "the stored quantization")
-    count(resolve, "read_tensors", "tensors")
-    model = LocalModelConfig(name="embedded", device="cpu")
-    quantization = Nf4Config(overrides={"down_proj": "int8"})
-    record = run(make_config(model=model, quantization=quantization, task=Gsm8kConfig(limit=1)))
-    assert record.result.metrics["quantized_modules"] > 0
-    assert set(calls.values()) == {1}, calls
-    assert len(calls) == 5
-
-
-def test_a_grid_looks_for_each_model_once(
-    make_config: Make, located: list[str], tiny_model: LocalModelConfig
-) -> None:
-    models = [tiny_model, LocalModelConfig(name="embedded", device="cpu")]
-    configs = [
-        make_config(model=model, seed=seed, task=task)
-        for model in models
-        for seed in (1, 2)
-        for task in TASKS
-    ]
-    with resolve.sharing():
-        plan = [plan_job([], config) for config in configs]
-    assert located == [model.name for model in models]
-    assert worker_limits(plan, list(range(len(plan))), "auto").total == 1
-    assert predicted_need(resolved.resolve(configs[0])).mib > 0
-    assert len(located) == 3, "outside of a grid's plan every job looks for itself: files may have changed"
+    spec = make_spec(model=LocalModelConfig(name=str(base)), lora=PeftConfig(path=str(adapter)))
+    assert set(resolve.resolve(spec).fingerprint(cache)) == {"model", "lora", "dtype"}
 
 
 @pytest.mark.parametrize(
@@ -184,14 +98,14 @@ def test_a_file_and_an_empty_folder_are_no_model(tmp_path: Path) -> None:
         locating.locate_adapter(PeftConfig(path="embedded"), LocalModelConfig(name=str(tmp_path)))
 
 
-def test_another_draft_at_the_same_path_is_another_job(make_config: Make, tmp_path: Path) -> None:
+def test_another_draft_at_the_same_path_is_another_job(tmp_path: Path) -> None:
     base, draft = make_folder(tmp_path / "model"), make_folder(tmp_path / "draft")
     cache = tmp_path / "hashes.json"
 
     def hashes(speculate: Any) -> dict[str, str]:
         model = LocalModelConfig(name=str(base))
-        config = make_config(model=model, generation=GenerationConfig(speculate=speculate))
-        return kind_of(model).fingerprint(resolved.resolve(config), cache)
+        spec = make_spec(model=model, generation=GenerationConfig(speculate=speculate))
+        return resolve.resolve(spec).fingerprint(cache)
 
     plain = hashes("off")
     assert hashes({"kind": "draft", "layers": 1}) == plain, "its files are those of the model"
@@ -203,10 +117,7 @@ def test_another_draft_at_the_same_path_is_another_job(make_config: Make, tmp_pa
 
 
 def test_a_float16_checkpoint_is_another_job_on_a_cpu_than_on_a_gpu(
-    tiny_llama: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    make_config: Callable[..., RunnerConfig],
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "half"
     shutil.copytree(tiny_llama, folder)
@@ -216,8 +127,8 @@ def test_a_float16_checkpoint_is_another_job_on_a_cpu_than_on_a_gpu(
         (folder / "config.json").write_text(json.dumps(settings | {"dtype": stored}))
         monkeypatch.setattr(machine, "gpu_models", lambda: gpus)
         monkeypatch.setattr(machine, "versions", lambda: {"torch": torch})
-        config = make_config(model=LocalModelConfig(name=str(folder), **keys))
-        return resolved.resolve(config).files.fingerprint(tmp_path / "hashes.json")
+        spec = make_spec(model=LocalModelConfig(name=str(folder), **keys))
+        return resolve.resolve(spec).files.fingerprint(tmp_path / "hashes.json")
 
     on_cpu = fingerprint("float16", [])
     assert on_cpu["dtype"] == "bfloat16"

@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from opening import local_engine
+from opening import make_spec, open_engine
 
-from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_engine.decode.rows import Row
 from runner_engine.decode.scheduler import Scheduler
@@ -23,11 +22,9 @@ from runner_engine.settings.model import LocalModelConfig
 
 
 @pytest.fixture
-def scheduler(
-    make_config: Callable[..., RunnerConfig], saved_family: Callable[..., Path]
-) -> Iterator[Scheduler]:
+def scheduler(saved_family: Callable[..., Path]) -> Iterator[Scheduler]:
     model = LocalModelConfig(name=str(saved_family("llama")), device="cpu", dtype=Dtype.float32)
-    engine = local_engine(make_config(model=model))
+    engine = open_engine(make_spec(model=model))
     engine.load()
     heads = engine.heads(engine.loaded)
     assert heads is not None

@@ -107,6 +107,7 @@ SCORED = [
 ]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("size", [None, 5, 1])
 @pytest.mark.parametrize(
     "wanted", [asked(), MIXED, THINKING, SCORED], ids=["greedy", "sampled", "thinking", "scored"]
@@ -119,6 +120,7 @@ def test_answers_are_those_of_steps_that_wait(
     assert {error for _, error, _ in done.values()} == {None}
 
 
+@pytest.mark.thorough
 def test_rows_end_at_tokens_and_texts(both_ways: Callable[[Work], Any]) -> None:
     def work(engine: LocalEngine) -> dict[Any, Any]:
         free = ended(engine, requests(ignore_eos=True))
@@ -132,6 +134,7 @@ def test_rows_end_at_tokens_and_texts(both_ways: Callable[[Work], Any]) -> None:
     assert len(lengths) > 3
 
 
+@pytest.mark.thorough
 def test_rows_are_cancelled_between_steps(both_ways: Callable[[Work], Any]) -> None:
     """Those in the first slots, into which the last ones move."""
 
@@ -155,6 +158,7 @@ def test_rows_are_cancelled_between_steps(both_ways: Callable[[Work], Any]) -> N
     assert len(reasons) == len(requests())
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kept", [{"keep": True}, {"recurring": True}], ids=str)
 def test_what_is_kept_of_a_row_has_no_token_that_it_did_not_have(
     both_ways: Callable[[Work], Any], kept: dict[str, bool]
@@ -170,6 +174,7 @@ def test_what_is_kept_of_a_row_has_no_token_that_it_did_not_have(
     both_ways(work)
 
 
+@pytest.mark.thorough
 def test_a_row_without_numbers_harms_no_other(both_ways: Callable[[Work], Any]) -> None:
     """A token that some answers come to has an embedding of NaN; others enter the slots of these
     rows."""
@@ -188,6 +193,7 @@ def test_a_row_without_numbers_harms_no_other(both_ways: Callable[[Work], Any]) 
     assert 0 < len(errors) < len(requests())
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     "failing", [("step", (4,)), ("step", (4, 5)), ("step", (3, 7, 8)), ("prompts", (1, 2))], ids=str
 )
@@ -239,6 +245,7 @@ def test_recorded_steps_are_replayed_ahead(
     both_ways(work)
 
 
+@pytest.mark.thorough
 def test_a_token_without_an_embedding_is_told_of(
     opened_here: Callable[[], LocalEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -288,6 +295,7 @@ class HostReads(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("switch", ["0", "1"])
 def test_the_next_step_begins_before_the_only_read_of_a_step(
     opened_here: Callable[[], LocalEngine], switch: str, monkeypatch: pytest.MonkeyPatch

@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 import torch
 from families import FAMILIES, PEFT_WARNS, build
-from opening import open_engine
+from opening import make_spec, open_engine
 from transformers import AutoTokenizer
 
-from runner.config.root import RunnerConfig
 from runner_base.errors import ConfigError
 from runner_base.result import Answer, FinishReason
 from runner_engine.decode.branches import BranchDecoder, columnar, complete, may_attend, rejection_reason
@@ -29,7 +28,6 @@ from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import Attention, LocalModelConfig
 from runner_engine.settings.rope import Rope2dConfig
 
-Make = Callable[..., RunnerConfig]
 MAIN = [5, 9, 14, 3, 40, 77]
 BRANCHES = [[21, 22], [31, 32, 33], [41]]
 Token = tuple[int, int, int, int]  # id, branch, time, and the pass that put it into the cache
@@ -144,7 +142,7 @@ def side_by_side(
     return tokens, torch.stack(logits, dim=1), len(passes)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.thorough
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_side_by_side_equals_each_branch_alone(family: str, attention: str) -> None:
@@ -171,21 +169,21 @@ def test_side_by_side_equals_each_branch_alone(family: str, attention: str) -> N
         placed += column
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.thorough
 @pytest.mark.parametrize("attention", [Attention.sdpa, Attention.eager])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_engine_answers_as_each_branch_alone(
-    make_config: Make, saved_family: Callable[..., Path], family: str, attention: Attention
+    saved_family: Callable[..., Path], family: str, attention: Attention
 ) -> None:
     """The same comparison from the outside: a request in texts, tokens out, by uncached passes one
     token at a time."""
     folder, steps = saved_family(family), 6
-    config = make_config(
+    spec = make_spec(
         model=LocalModelConfig(name=str(folder), device="cpu", attention=attention),
         rope=Rope2dConfig(ratio=0.25, stride=16),
         generation=GenerationConfig(max_new_tokens=steps),
     )
-    engine, texts = open_engine(config), ("one, ", "", "two")
+    engine, texts = open_engine(spec), ("one, ", "", "two")
     (done,) = contract.complete(engine, [Request(7, "Main", branches=texts, ignore_eos=True)])
     model = build(family, attn_implementation=attention.value)
     rope_2d.apply(model, Rope2dConfig(ratio=0.25, stride=16))
@@ -213,15 +211,15 @@ def test_the_engine_answers_as_each_branch_alone(
     assert engine.stats.decode_s > 0
 
 
-def test_stop_tokens_end_a_branch_of_a_request(make_config: Make, saved_family: Callable[..., Path]) -> None:
+def test_stop_tokens_end_a_branch_of_a_request(saved_family: Callable[..., Path]) -> None:
     generation = GenerationConfig(max_new_tokens=8)
     model = LocalModelConfig(name=str(saved_family()), device="cpu")
-    engine = open_engine(make_config(model=model, rope=Rope2dConfig(), generation=generation))
+    engine = open_engine(make_spec(model=model, rope=Rope2dConfig(), generation=generation))
     request = Request(0, "Main", branches=("one, ", "", "two"))
     (free,) = contract.complete(engine, [dataclasses.replace(request, ignore_eos=True)])
     assert free.branches is not None
     end = next(token for token in free.branches[1].token_ids if token not in free.branches[0].token_ids)
-    loaded = engine._real._loaded  # type: ignore[attr-defined]  # make a token that does come the end token
+    loaded = engine.loaded  # make a token that does come the end token
     loaded.model.generation_config.eos_token_id = [end]
     (done,) = contract.complete(engine, [request])
     (ignored,) = contract.complete(engine, [dataclasses.replace(request, ignore_eos=True)])
@@ -323,10 +321,10 @@ def test_what_cannot_be_decoded_in_branches() -> None:
 
 
 def test_branches_of_a_prompt_without_tokens_are_an_error_of_their_own(
-    make_config: Make, saved_family: Callable[..., Path]
+    saved_family: Callable[..., Path],
 ) -> None:
     model = LocalModelConfig(name=str(saved_family()), device="cpu")
-    engine = open_engine(make_config(model=model, rope=Rope2dConfig()))
+    engine = open_engine(make_spec(model=model, rope=Rope2dConfig()))
     (done,) = contract.complete(engine, [Request(0, "", branches=("one", "two"))])
     assert done.answer.finish_reason is FinishReason.error
     assert done.error == "the prompt is empty: it has no tokens"

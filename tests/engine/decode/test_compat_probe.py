@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import torch
 import warm_process
-from opening import adapt, load_base, open_engine
-from streams import AGENTS, NEW_TOKENS, PROMPTS, SYSTEM, complete, generated, requests
+from opening import adapt, load_base, make_spec, open_engine
+from streams import NEW_TOKENS, PROMPTS, SYSTEM, complete, generated, requests
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -28,12 +28,6 @@ from transformers import (
     Phi3Config,
 )
 
-from runner.config.measures import SweepConfig
-from runner.config.prompts import Framing
-from runner.config.root import RunnerConfig
-from runner.run import run
-from runner.tasks.generate.keys import GenerateConfig
-from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.dtypes import Dtype
 from runner_engine.decode import compat_probe
 from runner_engine.kernels import building, native, picking
@@ -43,11 +37,11 @@ from runner_engine.models.gguf_blocks import GgufLinear
 from runner_engine.quantization.gguf import GgufConfig
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import Attention, LocalModelConfig
+from runner_engine.spec import ModelSpec
 from tools import embedded_gguf
 
 pytestmark = pytest.mark.slow
 
-Make = Callable[..., RunnerConfig]
 Saved = Callable[..., Path]
 GREEDY = GenerationConfig(max_new_tokens=NEW_TOKENS)
 QUICKLY_BUILT = building.FLAGS.replace("-O3", "-O0")  # the same functions, built in a second
@@ -77,11 +71,9 @@ OTHERS: dict[str, tuple[Any, str | None]] = {  # and why they go in static batch
 }  # fmt: skip
 
 
-def configure(
-    make_config: Make, folder: Path, attention: Attention = Attention.auto, **groups: Any
-) -> RunnerConfig:
+def configure(folder: Path, attention: Attention = Attention.auto, **groups: Any) -> ModelSpec:
     model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32, attention=attention)
-    return make_config(**({"model": model, "generation": GREEDY} | groups))
+    return make_spec(**({"model": model, "generation": GREEDY} | groups))
 
 
 def by_generate(folder: Path, prompts: list[str] = PROMPTS) -> dict[int, list[int]]:
@@ -89,16 +81,14 @@ def by_generate(folder: Path, prompts: list[str] = PROMPTS) -> dict[int, list[in
     return generated(model, AutoTokenizer.from_pretrained(folder), prompts)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.thorough
 @pytest.mark.parametrize("what", OTHERS)
-def test_other_architectures_answer_as_generate(
-    make_config: Make, tiny_llama: Path, tmp_path: Path, what: str
-) -> None:
+def test_other_architectures_answer_as_generate(tiny_llama: Path, tmp_path: Path, what: str) -> None:
     settings, reason = OTHERS[what]
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(settings).save_pretrained(tmp_path / "model")
     AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(tmp_path / "model")
-    engine = open_engine(configure(make_config, tmp_path / "model"))
+    engine = open_engine(configure(tmp_path / "model"))
     assert complete(engine, requests()) == by_generate(tmp_path / "model")
     assert complete(engine, requests(), 3) == by_generate(tmp_path / "model")
     if reason is None:
@@ -112,13 +102,14 @@ def test_other_architectures_answer_as_generate(
     engine.close()
 
 
+@pytest.mark.thorough
 def test_a_window_that_no_mask_tells_of_is_minded_as_soon_as_it_slides(
-    make_config: Make, saved_family: Saved, monkeypatch: pytest.MonkeyPatch
+    saved_family: Saved, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Masks, "window", masks_of_its_own)
     folder = saved_family("mistral", sliding_window=64, max_position_embeddings=512)
     prompts = ["x", "Ann has 3 apples.", "How many pens are left?"]
-    engine = open_engine(configure(make_config, folder))
+    engine = open_engine(configure(folder))
     assert complete(engine, requests(prompts)) == by_generate(folder, prompts)
     assert engine.stats.notes == [], "all within the window"
     assert complete(engine, requests()) == by_generate(folder)
@@ -150,10 +141,10 @@ def longrope(tmp_path: Path, tokenizer: Path) -> Path:
     return tmp_path / "phi3"
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["dynamic", "longrope"])
 def test_rows_that_turn_otherwise_from_some_length_on_go_through_generate(
-    make_config: Make, saved_family: Saved, tiny_llama: Path, tmp_path: Path, kind: str
+    saved_family: Saved, tiny_llama: Path, tmp_path: Path, kind: str
 ) -> None:
     rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
     if kind == "dynamic":
@@ -164,7 +155,7 @@ def test_rows_that_turn_otherwise_from_some_length_on_go_through_generate(
     # while they are decoded
     crossing = [SYSTEM[: 110 - NEW_TOKENS // 2], SYSTEM[: 105 - NEW_TOKENS // 2]]
     prompts = [*PROMPTS, *crossing]
-    engine = open_engine(configure(make_config, folder))
+    engine = open_engine(configure(folder))
     # a fresh model for each: a rotary embedding may remember the longest row so far, generate or
     # not
     expected = {number: by_generate(folder, [prompt])[0] for number, prompt in enumerate(prompts)}
@@ -178,48 +169,23 @@ def test_rows_that_turn_otherwise_from_some_length_on_go_through_generate(
     ]
     short = [prompt for prompt in prompts if len(prompt) + NEW_TOKENS <= 110]
     assert short
-    fresh = open_engine(configure(make_config, folder))
+    fresh = open_engine(configure(folder))
     assert complete(fresh, requests(short)) == by_generate(folder, short)
     assert fresh.stats.notes == [], "the others go in the stream"
     engine.close()
     fresh.close()
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.thorough
 @pytest.mark.parametrize("attention", [Attention.eager, Attention.sdpa])
-def test_an_attention_that_is_named_is_the_one_that_runs(
-    make_config: Make, saved_family: Saved, attention: Attention
-) -> None:
+def test_an_attention_that_is_named_is_the_one_that_runs(saved_family: Saved, attention: Attention) -> None:
     folder = saved_family("llama", max_position_embeddings=512)
-    engine = open_engine(configure(make_config, folder, attention))
+    engine = open_engine(configure(folder, attention))
     for batch_size in (64, 3, 1):
         assert complete(engine, requests(), batch_size) == by_generate(folder)
     assert engine.stats.notes == [f"{PLAIN}: model.attention={attention.value} was requested"]
     assert engine.stats.shared_tokens == 0
     engine.close()
-
-
-@pytest.mark.parametrize(
-    "task",
-    [
-        GenerateConfig(prompt=SYSTEM + AGENTS[0], format=Framing.raw),
-        Gsm8kConfig(limit=2, shots=1),
-        SweepConfig(batch_sizes=[2], prompt_tokens=[20], new_tokens=3, warmup=0, repeats=1),
-    ],
-    ids=lambda task: task.name,
-)
-def test_the_result_of_a_job_says_that_decoding_was_plain(
-    make_config: Make, saved_family: Saved, task: Any
-) -> None:
-    folder = saved_family("llama", max_position_embeddings=4096)
-    plain = run(configure(make_config, folder, Attention.sdpa, task=task))
-    assert plain.result is not None
-    assert [note for note in plain.result.notes if PLAIN in note] == [
-        f"{PLAIN}: model.attention=sdpa was requested"
-    ]
-    streamed = run(configure(make_config, folder, task=task))
-    assert streamed.result is not None
-    assert not any(PLAIN in note for note in streamed.result.notes)
 
 
 # --------------------------------------------------------------------------------- no compiler, a
@@ -235,11 +201,11 @@ def fresh_kernels() -> Iterator[None]:
 
 
 def test_a_trial_unpacks_weights_only_where_their_products_count(
-    make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = embedded_gguf.write(tmp_path / "model.gguf", "Q8_0")
-    config = make_config(model=LocalModelConfig(name=str(file), device="cpu"), quantization=GgufConfig())
-    loaded = adapt(load_base(config), config)
+    spec = make_spec(model=LocalModelConfig(name=str(file), device="cpu"), quantization=GgufConfig())
+    loaded = adapt(load_base(spec), spec)
     layers = [module for module in loaded.model.modules() if isinstance(module, GgufLinear)]
     unpack, calls = gguf_types.unpacked, []
 
@@ -262,15 +228,15 @@ def test_a_trial_unpacks_weights_only_where_their_products_count(
     "environment", [{"RUNNER_NATIVE": "0"}, {"CC": "/nonexistent"}, {"CC": "false"}], ids=str
 )
 def test_without_a_compiler_answers_are_the_same(
-    make_config: Make, saved_family: Saved, environment: dict[str, str], tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+    saved_family: Saved, environment: dict[str, str], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:  # fmt: skip
     for name, value in (environment | {"XDG_CACHE_HOME": str(tmp_path)}).items():
         monkeypatch.setenv(name, value)
     folder = saved_family("llama", max_position_embeddings=512)
     with caplog.at_level(logging.INFO, logger="runner_engine.kernels.native"):
         assert native.kernels() is None
-        engine = open_engine(configure(make_config, folder))
+        engine = open_engine(configure(folder))
         assert complete(engine, requests()) == by_generate(folder)
     assert engine.stats.notes == []
     assert engine.stats.shared_tokens > 0, "it is the stream, without compiled kernels"
@@ -328,22 +294,17 @@ import json, sys
 for name in ("hydra", "omegaconf", "mlflow", "bitsandbytes", "torchao", "rich"):
     sys.modules[name] = None  # an import of it fails
 from runner_engine.settings.generation import GenerationConfig
-from runner_engine.settings.lora import LoraConfig
 from runner_engine.settings.model import LocalModelConfig
 from runner_base.dtypes import Dtype
-from runner_engine.quantization.base import QuantizationConfig
-from runner.config.root import RunnerConfig, NoTrackingConfig
-from runner_engine.settings.rope import RopeConfig
-from runner.tasks.gsm8k.keys import Gsm8kConfig
-from runner.config.resolved import resolve
+from runner_engine.spec import ModelSpec
+from runner_engine.checkpoints.resolve import resolve
 from runner_engine.sessions.base import Request
 from runner_engine.sessions.contract import complete
 from runner_engine.local.engine import LocalEngine
 
-config = RunnerConfig(model=LocalModelConfig(name=sys.argv[1], device="cpu", dtype=Dtype.float32),
-    quantization=QuantizationConfig(), lora=LoraConfig(), rope=RopeConfig(), task=Gsm8kConfig(),
-    generation=GenerationConfig(max_new_tokens=int(sys.argv[3])), tracking=NoTrackingConfig())
-engine = LocalEngine(resolve(config))
+spec = ModelSpec(LocalModelConfig(name=sys.argv[1], device="cpu", dtype=Dtype.float32),
+    generation=GenerationConfig(max_new_tokens=int(sys.argv[3])))
+engine = LocalEngine(resolve(spec))
 asked = [Request(index, prompt) for index, prompt in enumerate(json.loads(sys.argv[2]))]
 print(json.dumps({done.id: done.answer.token_ids for done in complete(engine, asked)}))
 """

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from opening import local_engine, open_engine
-from step_decoding import DEVICES, FAMILIES, IDS, Decoding, Make, assert_close, loaded_of
+from opening import make_spec, open_engine
+from step_decoding import DEVICES, FAMILIES, IDS, Decoding, assert_close, loaded_of
 from streams import NEW_TOKENS, complete, requests
 from torch.overrides import TorchFunctionMode
 
@@ -51,6 +51,7 @@ class NothingFromLists(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.mark.sampled(16)
 @DEVICES
 @pytest.mark.parametrize(
     ("family", "page"), [*((family, 0) for family in FAMILIES), ("llama", 16), ("mistral", 32)]
@@ -76,6 +77,7 @@ def test_logits_are_those_of_the_usual_step(
         assert_close(ours.step(), usual.step(), kv_cache)
 
 
+@pytest.mark.sampled(8)
 @DEVICES
 @pytest.mark.parametrize(("family", "page"), [*((family, 0) for family in FAMILIES), ("mistral", 16)])
 def test_a_step_never_waits_for_the_device(
@@ -116,13 +118,13 @@ def test_what_waits_is_found() -> None:
         numbers[numbers.argmax()[None]] = (numbers.to(torch.float32) * 2.0).long().repeat_interleave(2)[:1]
 
 
+@pytest.mark.sampled(3)
 @DEVICES
 @pytest.mark.parametrize(
     ("family", "kv_cache"),
     [("llama", KvCache.as_model), ("llama", KvCache.int8), ("mistral", KvCache.as_model)],
 )
 def test_an_engine_answers_as_by_single_operations(
-    make_config: Make,
     saved_family: Callable[..., Path],
     device: str,
     family: str,
@@ -133,16 +135,14 @@ def test_an_engine_answers_as_by_single_operations(
     penalty."""
     monkeypatch.setattr(page_trial, "PAGE", 32)
     model = LocalModelConfig(name=str(saved_family(family)), device=device, dtype=Dtype.float32)
-    config = make_config(
-        model=model, generation=GenerationConfig(max_new_tokens=NEW_TOKENS, kv_cache=kv_cache)
-    )
+    spec = make_spec(model=model, generation=GenerationConfig(max_new_tokens=NEW_TOKENS, kv_cache=kv_cache))
     sampled = Sampling(temperature=0.8, top_p=0.9, repetition_penalty=1.2, seed=3)
     asked = [replace(one, sampling=sampled) if one.id == 3 else one for one in requests()]
     answers = {}
     for by in ("plain", "sdpa"):
         monkeypatch.setenv("RUNNER_ATTENTION", by)
         monkeypatch.setattr("runner_engine.kv_cache.kv_cache.native.kernels", lambda: None)
-        engine = open_engine(config)
+        engine = open_engine(spec)
         report = engine.load()
         assert ("attention by SDPA" in report.facts["decoding"]) is (by == "sdpa")
         in_pages = by == "sdpa" and kv_cache is KvCache.as_model and device == "cpu"
@@ -152,9 +152,10 @@ def test_an_engine_answers_as_by_single_operations(
     assert answers["sdpa"] == answers["plain"]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("page", [0, 32])
 def test_rows_with_many_prefixes_get_copies_of_them_or_have_their_pages(
-    make_config: Make, saved_family: Callable[..., Path], page: int, monkeypatch: pytest.MonkeyPatch
+    saved_family: Callable[..., Path], page: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As with several samples of many questions: a step attends to what all begin with, and to
     nothing else.
@@ -170,7 +171,7 @@ def test_rows_with_many_prefixes_get_copies_of_them_or_have_their_pages(
         Request(4 * at + choice, (*trunk, *question, choice + 5)) for at, question in enumerate(questions)
         for choice in range(4)
     ]  # fmt: skip
-    config = make_config(
+    spec = make_spec(
         model=LocalModelConfig(name=str(saved_family("llama")), device="cpu", dtype=Dtype.float32),
         generation=GenerationConfig(max_new_tokens=10),
     )
@@ -188,7 +189,7 @@ def test_rows_with_many_prefixes_get_copies_of_them_or_have_their_pages(
     monkeypatch.setattr(DeviceStep, "__call__", counted)
     for by in ("plain", "sdpa"):
         monkeypatch.setenv("RUNNER_ATTENTION", by)
-        engine = local_engine(config)
+        engine = open_engine(spec)
         engine.load()
         attended.clear()  # those of its trial
         steps.clear()
@@ -211,22 +212,20 @@ def test_rows_with_many_prefixes_get_copies_of_them_or_have_their_pages(
     assert shared == plain_shared, "no token of a prefix is read twice"
 
 
-def test_what_is_forced_must_exist(
-    make_config: Make, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_forced_must_exist(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUNNER_ATTENTION", "fast")
-    config = make_config(model=LocalModelConfig(name=str(tiny_llama)))
+    spec = make_spec(model=LocalModelConfig(name=str(tiny_llama)))
     with pytest.raises(ConfigError, match="RUNNER_ATTENTION=fast: choose one of sdpa, plain"):
-        local_engine(config)
+        open_engine(spec)
 
 
 def test_functions_that_are_missing_or_wrong_are_not_used(
-    make_config: Make, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As on a GPU for which this torch has no kernel."""
     caplog.set_level("INFO")
     monkeypatch.setenv("RUNNER_ATTENTION", "sdpa")
-    loaded = loaded_of(make_config, tiny_llama, "cpu")
+    loaded = loaded_of(tiny_llama, "cpu")
     assert probe_heads(loaded).by_sdpa
 
     def missing(*_: Any, **__: Any) -> Any:

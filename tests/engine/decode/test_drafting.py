@@ -37,6 +37,7 @@ def engine_of(opened: Make) -> Make:
     return partial(guessing_engine, opened)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("rows", [1, 5, None])
 @pytest.mark.parametrize("draft", ["the same", "one layer", "another", "lookup"])
 def test_answers_are_those_of_single_steps(
@@ -64,6 +65,7 @@ def test_answers_are_those_of_single_steps(
     assert stats.accepted_at[0] >= stats.drafted_at[1]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("family", "keys"),
     [
@@ -95,6 +97,7 @@ def test_families(
     assert whole.stats.accepted_at == whole.stats.drafted_at
 
 
+@pytest.mark.thorough
 def test_rows_with_and_without_guesses_decode_together(
     engine_of: Make, saved_family: Callable[..., Path]
 ) -> None:
@@ -110,6 +113,7 @@ def test_rows_with_and_without_guesses_decode_together(
     assert drafted[0] > drafted[1] > drafted[2] == 0
 
 
+@pytest.mark.thorough
 def test_a_draft_that_is_wrong_everywhere_changes_no_answer(
     engine_of: Make, saved_family: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,6 +132,7 @@ def test_a_draft_that_is_wrong_everywhere_changes_no_answer(
     assert guessing.stats.acceptance["acceptance_share"] == 0
 
 
+@pytest.mark.thorough
 def test_a_guess_that_is_not_checked_changes_answers(
     engine_of: Make, saved_family: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -234,6 +239,7 @@ def p_of(tokens: Sequence[int], probabilities: torch.Tensor) -> float:
     return float(chisquare(counts, probabilities.numpy() * len(tokens)).pvalue)
 
 
+@pytest.mark.thorough
 def test_sampled_rows_follow_the_models_own_distribution() -> None:
     """2,000 draws behind the last token, and behind the guessed ones where those were drawn."""
     new = drawn()

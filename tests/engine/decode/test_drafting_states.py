@@ -74,6 +74,7 @@ def hybrid(made_once: Callable[..., Path]) -> Callable[[str], Path]:
     return folder
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("rows", [1, 5, None])
 @pytest.mark.parametrize("family", HYBRIDS)
 def test_states_are_given_back_when_a_guess_is_wrong(
@@ -93,6 +94,7 @@ def test_states_are_given_back_when_a_guess_is_wrong(
     assert len(asked) < guessing.stats.accepted_tokens < guessing.stats.draft_tokens
 
 
+@pytest.mark.thorough
 def test_states_that_are_not_given_back_change_answers(
     engine_of: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,6 +129,7 @@ def blurred(folder: Path, into: Path) -> dict[str, str]:
     return {"kind": "draft", "model": str(into)}
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("rows", [1, 5, None])
 @pytest.mark.parametrize("family", HYBRIDS)
 def test_a_hybrid_guesses_and_no_answer_differs(
@@ -148,6 +151,7 @@ def test_a_hybrid_guesses_and_no_answer_differs(
     assert same.stats.accepted_tokens > len(PROMPTS)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("family", ["qwen3_5_text", "falcon_h1", "mamba2"])
 def test_a_hybrid_guesses_as_if_it_had_read_no_wrong_guess(
     family: str,
@@ -204,6 +208,7 @@ def test_a_plan_counts_the_states_of_a_hybrid_draft_and_their_copies(hybrid: Cal
     assert kv_bytes({"kind": "draft", "model": folder}) == 2 * copied
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("speculate", "lags"), [("off", False), ("auto", False), ("ngram", True)])
 @pytest.mark.parametrize("family", ["qwen3_5_text", "qwen3_next", "falcon_h1"])
 def test_states_are_behind_only_where_guesses_are_read_into_them(

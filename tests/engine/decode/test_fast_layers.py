@@ -13,10 +13,9 @@ from typing import Any
 
 import pytest
 import torch
-from opening import local_engine
+from opening import make_spec, open_engine
 from streams import complete, requests
 
-from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_engine.devices.mapped_files import resident_mib
 from runner_engine.kernels import native
@@ -61,13 +60,11 @@ def test_without_a_home_the_kernels_are_still_built(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(native.kernels() is None, reason="there is no C compiler")
-def test_a_table_that_the_head_shares_is_in_memory_once(
-    make_config: Callable[..., RunnerConfig], saved_family: Callable[..., Path]
-) -> None:
+def test_a_table_that_the_head_shares_is_in_memory_once(saved_family: Callable[..., Path]) -> None:
     tokens, width = 20_000, 512
     folder = saved_family("llama", head_dim=width // 2, tied=True, vocab_size=tokens)
     model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32)
-    engine = local_engine(make_config(model=model, generation=GenerationConfig(max_new_tokens=4)))
+    engine = open_engine(make_spec(model=model, generation=GenerationConfig(max_new_tokens=4)))
     assert len(complete(engine, requests())) == len(requests())
     table: Any = engine.loaded.model.get_input_embeddings()
     file, mib = folder / "model.safetensors", table.weight.nbytes / 2**20

@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 import torch
 from families import save_peft
-from opening import adapt, load_base, local_engine
+from opening import adapt, load_base, make_spec, open_engine
 from streams import AGENTS, QUESTIONS, SYSTEM, requests
 from transformers import AutoModelForCausalLM, AutoTokenizer, GemmaConfig, GPT2Config
 
-from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
 from runner_base.result import FinishReason
@@ -28,10 +27,10 @@ from runner_engine.settings.lora import PeftConfig
 from runner_engine.settings.model import Attention, LocalModelConfig
 from runner_engine.settings.rope import Rope2dConfig
 from runner_engine.settings.sampling import Sampling
+from runner_engine.spec import ModelSpec
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
 
-Make = Callable[..., RunnerConfig]
 Saved = Callable[..., Path]
 WAYS = pytest.mark.parametrize("attention", [Attention.auto, Attention.sdpa], ids=["scheduler", "plain"])
 CONTINUATIONS = (" yes", " no, not at all, and nobody has ever said so.", "7", "\nBecause it is so.")
@@ -53,11 +52,9 @@ OTHERS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def configure(
-    make_config: Make, folder: Path, attention: Attention = Attention.auto, **groups: Any
-) -> RunnerConfig:
+def configure(folder: Path, attention: Attention = Attention.auto, **groups: Any) -> ModelSpec:
     model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32, attention=attention)
-    return make_config(**({"model": model, "generation": GenerationConfig(max_new_tokens=8)} | groups))
+    return make_spec(**({"model": model, "generation": GenerationConfig(max_new_tokens=8)} | groups))
 
 
 def by_one_pass(model: Any, prompt: list[int], continuation: list[int]) -> torch.Tensor:
@@ -84,10 +81,10 @@ def rounding_of_float32(single: Any, double: Any, tokenizer: Any) -> float:
     return max(far)
 
 
-def check(config: RunnerConfig, model: Any, tokenizer: Any, tolerance: float) -> LocalEngine:
+def check(spec: ModelSpec, model: Any, tokenizer: Any, tolerance: float) -> LocalEngine:
     """Compare all that is asked, by ids and by text, with generating neighbours; return the
     engine."""
-    engine = local_engine(config)
+    engine = open_engine(spec)
     free = {done.id: done.answer.token_ids for done in contract.complete(engine, requests())}
     before = replace(engine.stats)
     done = {one.id: one for one in contract.complete(engine, [*ASKED, *requests()])}
@@ -110,24 +107,18 @@ def check(config: RunnerConfig, model: Any, tokenizer: Any, tolerance: float) ->
         )
         assert one.greedy is not None
         assert len(one.greedy) == len(given)
-    assert isinstance(config.model, LocalModelConfig)
-    if config.model.attention is Attention.auto:
+    if spec.model.attention is Attention.auto:
         assert engine.stats.notes == [], "the scheduler served, not its fallback"
         spent = engine.stats - before
         assert spent.shared_tokens > len(ASKED) * len(SYSTEM) / 2, "what they share was computed once"
     return engine
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.thorough
 @WAYS
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "gemma", "gpt2"])
 def test_every_family_scores_as_one_forward_pass(
-    make_config: Make,
-    saved_family: Saved,
-    tiny_llama: Path,
-    family: str,
-    attention: Attention,
-    tmp_path: Path,
+    saved_family: Saved, tiny_llama: Path, family: str, attention: Attention, tmp_path: Path
 ) -> None:
     if family in OTHERS:
         folder = tmp_path / family
@@ -142,14 +133,14 @@ def test_every_family_scores_as_one_forward_pass(
     tokenizer = AutoTokenizer.from_pretrained(folder)
     # sums in another order round otherwise, and a compiler's optimisation level changes the order
     tolerance = 2 * rounding_of_float32(single, double, tokenizer)
-    check(configure(make_config, folder, attention), double, tokenizer, tolerance).close()
+    check(configure(folder, attention), double, tokenizer, tolerance).close()
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.thorough
 @WAYS
 @pytest.mark.parametrize(("what", "tolerance"), [("peft", 1e-5), ("rope_2d", 1e-5), ("nf4", 2e-2)])
 def test_adapters_rope_2d_and_nf4_score_as_one_forward_pass(
-    make_config: Make, saved_family: Saved, what: str, tolerance: float, attention: Attention, tmp_path: Path
+    saved_family: Saved, what: str, tolerance: float, attention: Attention, tmp_path: Path
 ) -> None:
     folder = saved_family("llama", max_position_embeddings=512)
     choices: dict[str, dict[str, Any]] = {
@@ -160,14 +151,15 @@ def test_adapters_rope_2d_and_nf4_score_as_one_forward_pass(
     groups = choices[what]
     if what == "peft":
         save_peft(tmp_path / "adapter", folder)
-    config = configure(make_config, folder, attention, **groups)
-    loaded = adapt(load_base(config), config)
-    check(config, loaded.model, loaded.tokenizer, tolerance).close()
+    spec = configure(folder, attention, **groups)
+    loaded = adapt(load_base(spec), spec)
+    check(spec, loaded.model, loaded.tokenizer, tolerance).close()
 
 
+@pytest.mark.thorough
 @WAYS
 def test_a_continuation_too_long_for_one_pass_goes_in_pieces(
-    make_config: Make, saved_family: Saved, attention: Attention, monkeypatch: pytest.MonkeyPatch
+    saved_family: Saved, attention: Attention, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = saved_family("llama", max_position_embeddings=1024)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
@@ -177,7 +169,7 @@ def test_a_continuation_too_long_for_one_pass_goes_in_pieces(
     short = Request("short", "Short", continuation="er")
     monkeypatch.setattr(scoring, "MAX_LOGITS", {"cpu": 50 * 259})
     monkeypatch.setattr(scoring, "AT_ONCE", 7 * 259)
-    engine = local_engine(configure(make_config, folder, attention))
+    engine = open_engine(configure(folder, attention))
     done = {one.id: one for one in contract.complete(engine, [*asked, short])}
     for request in (*asked, short):
         assert isinstance(request.continuation, str)
@@ -188,13 +180,10 @@ def test_a_continuation_too_long_for_one_pass_goes_in_pieces(
     engine.close()
 
 
+@pytest.mark.thorough
 @WAYS
-def test_what_a_model_would_say_is_greedy(
-    make_config: Make, saved_family: Saved, attention: Attention
-) -> None:
-    engine = local_engine(
-        configure(make_config, saved_family("llama", max_position_embeddings=512), attention)
-    )
+def test_what_a_model_would_say_is_greedy(saved_family: Saved, attention: Attention) -> None:
+    engine = open_engine(configure(saved_family("llama", max_position_embeddings=512), attention))
     engine.load()
     prompt = tuple(engine.encode(Request(0, "Ann has 3 apples."))[1])
     (said,) = contract.complete(engine, [Request(0, prompt, ignore_eos=True)])
@@ -210,10 +199,11 @@ def test_what_a_model_would_say_is_greedy(
     engine.close()
 
 
-def test_a_text_is_tokenized_together_with_what_it_follows(make_config: Make) -> None:
+@pytest.mark.thorough
+def test_a_text_is_tokenized_together_with_what_it_follows() -> None:
     """The embedded model's tokenizer joins characters: the tokens of a whole text are not those of
     its halves."""
-    engine = local_engine(make_config(model=LocalModelConfig(name="embedded", dtype=Dtype.float32)))
+    engine = open_engine(make_spec(model=LocalModelConfig(name="embedded", dtype=Dtype.float32)))
     engine.load()
     tokenizer = engine.loaded.tokenizer
     whole, context = (
@@ -235,10 +225,8 @@ def test_a_text_is_tokenized_together_with_what_it_follows(make_config: Make) ->
     engine.close()
 
 
-def test_continuations_that_cannot_be_scored_are_errors_of_their_own(
-    make_config: Make, saved_family: Saved
-) -> None:
-    engine = local_engine(configure(make_config, saved_family("llama", max_position_embeddings=64)))
+def test_continuations_that_cannot_be_scored_are_errors_of_their_own(saved_family: Saved) -> None:
+    engine = open_engine(configure(saved_family("llama", max_position_embeddings=64)))
     asked = [
         Request(0, "x", continuation=""),
         Request(1, "", continuation="x"),
@@ -256,10 +244,9 @@ def test_continuations_that_cannot_be_scored_are_errors_of_their_own(
     engine.close()
 
 
-def test_those_that_decode_have_their_turn_between_those_that_are_scored(
-    make_config: Make, saved_family: Saved
-) -> None:
-    engine = local_engine(configure(make_config, saved_family("llama", max_position_embeddings=512)))
+@pytest.mark.thorough
+def test_those_that_decode_have_their_turn_between_those_that_are_scored(saved_family: Saved) -> None:
+    engine = open_engine(configure(saved_family("llama", max_position_embeddings=512)))
     with engine.open(batch_size=4) as session:
         session.submit(Request("talk", "Hello", ignore_eos=True))
         session.step()
@@ -274,11 +261,11 @@ def test_those_that_decode_have_their_turn_between_those_that_are_scored(
 
 @WAYS
 def test_the_most_probable_tokens_are_those_of_one_forward_pass(
-    make_config: Make, saved_family: Saved, attention: Attention
+    saved_family: Saved, attention: Attention
 ) -> None:
     folder = saved_family("llama", max_position_embeddings=512)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
-    engine = local_engine(configure(make_config, folder, attention))
+    engine = open_engine(configure(folder, attention))
     prompts = {f"{count}": tuple(range(5, 5 + count)) for count in (1, 2, 40, 250)}
     asked = [
         Request(name, ids[:1], continuation=ids[1:] or (9,), top_logprobs=5) for name, ids in prompts.items()
@@ -302,10 +289,8 @@ def test_the_most_probable_tokens_are_those_of_one_forward_pass(
     engine.close()
 
 
-def test_tokens_that_the_model_does_not_know_are_refused_before_they_break_a_pass(
-    make_config: Make, tiny_llama: Path
-) -> None:
-    engine = local_engine(configure(make_config, tiny_llama))
+def test_tokens_that_the_model_does_not_know_are_refused_before_they_break_a_pass(tiny_llama: Path) -> None:
+    engine = open_engine(configure(tiny_llama))
     for strange in (-1, 259, 2**70):
         for asked in (Request(1, (5, strange)), Request(1, (5,), continuation=(strange,))):
             with pytest.raises(
@@ -315,8 +300,8 @@ def test_tokens_that_the_model_does_not_know_are_refused_before_they_break_a_pas
     engine.close()
 
 
-def test_token_ids_become_the_text_that_they_are_amid_others(make_config: Make, tiny_llama: Path) -> None:
-    engine = local_engine(configure(make_config, tiny_llama))
+def test_token_ids_become_the_text_that_they_are_amid_others(tiny_llama: Path) -> None:
+    engine = open_engine(configure(tiny_llama))
     engine.load()
     _, ids = engine.encode(Request(1, " 你好, you"))
     assert engine.decode(ids) == " 你好, you"
@@ -325,9 +310,9 @@ def test_token_ids_become_the_text_that_they_are_amid_others(make_config: Make, 
     engine.close()
 
 
-def test_equal_seeds_and_names_draw_the_same_whatever_the_id_is(make_config: Make, tiny_llama: Path) -> None:
-    engine = local_engine(
-        configure(make_config, tiny_llama, generation=GenerationConfig(max_new_tokens=12, temperature=1.0))
+def test_equal_seeds_and_names_draw_the_same_whatever_the_id_is(tiny_llama: Path) -> None:
+    engine = open_engine(
+        configure(tiny_llama, generation=GenerationConfig(max_new_tokens=12, temperature=1.0))
     )
     warm = Sampling(temperature=1.0, seed=7)
     asked = [Request(number, "Once", sampling=warm, n=2, random_id="same") for number in (1, 2)]
@@ -340,12 +325,10 @@ def test_equal_seeds_and_names_draw_the_same_whatever_the_id_is(make_config: Mak
 
 @WAYS
 def test_further_token_ids_are_scored_in_place_of_the_continuations_tokens(
-    make_config: Make, saved_family: Saved, attention: Attention, monkeypatch: pytest.MonkeyPatch
+    saved_family: Saved, attention: Attention, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scoring, "AT_ONCE", 7 * 259)  # some places at a time
-    engine = local_engine(
-        configure(make_config, saved_family("llama", max_position_embeddings=512), attention)
-    )
+    engine = open_engine(configure(saved_family("llama", max_position_embeddings=512), attention))
     asked = Request("top", "A first question", continuation=", and what is said then", top_logprobs=5)
     (most_probable,) = contract.complete(engine, [asked])
     assert most_probable.top_logprobs is not None

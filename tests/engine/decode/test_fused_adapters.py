@@ -9,13 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from adapters import Naming, save_adapter
+from adapters import save_adapter
 from forward_pass import OFF, all_logits, with_fast_kernels
 from hybrids import save_hybrid
-from opening import local_engine
+from opening import make_spec, open_engine
 from torch import nn
 
-from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_engine.decode.compat_probe import probe_fused_forward
 from runner_engine.decode.fast_layers import FastLayers
@@ -90,7 +89,7 @@ def places(
 
 
 @pytest.fixture
-def opened_with(make_config: Callable[..., RunnerConfig], places: Callable[[str], Any]) -> Iterator[Open]:
+def opened_with(places: Callable[[str], Any]) -> Iterator[Open]:
     engines = []
 
     def open_family(
@@ -98,10 +97,8 @@ def opened_with(make_config: Callable[..., RunnerConfig], places: Callable[[str]
     ) -> LocalEngine:
         base, adapters = places(family)
         model = LocalModelConfig(name=str(base), device="cpu", dtype=dtype)
-        chosen = {"lora": SeveralConfig(adapters), "task": Naming()}
-        if alone is not None:
-            chosen = {"lora": PeftConfig(adapters[alone])}
-        engines.append(local_engine(make_config(model=model, **chosen, **groups)))
+        lora = SeveralConfig(adapters) if alone is None else PeftConfig(adapters[alone])
+        engines.append(open_engine(make_spec(model=model, lora=lora, **groups)))
         return engines[-1]
 
     yield open_family
@@ -124,17 +121,20 @@ def check(engine: LocalEngine, dtype: Dtype) -> None:
     assert (of_base - expected).abs().mean() > 5 * off.mean(), "what adapters change is seen"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("dtype", [Dtype.float32, Dtype.bfloat16])
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gemma2", "gpt_neox"])
 def test_logits_are_those_of_the_model(family: str, dtype: Dtype, opened_with: Open) -> None:
     check(opened_with(family, dtype), dtype)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("family", ["deepseek_v2", "mixtral", "qwen2_moe", *HYBRIDS])
 def test_latents_mixtures_and_states(family: str, opened_with: Open) -> None:
     check(opened_with(family), Dtype.float32)
 
 
+@pytest.mark.thorough
 def test_a_quantized_base(opened_with: Open) -> None:
     check(opened_with(QUANTIZED, Dtype.bfloat16, quantization=Nf4Config()), Dtype.bfloat16)
 
@@ -157,6 +157,7 @@ def check_alone(engine: LocalEngine, dtype: Dtype, monkeypatch: pytest.MonkeyPat
         assert (of_base - expected).abs().mean() > 5 * off.mean(), "what the adapter changes is seen"
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("alone", ["wide", "narrow"])
 @pytest.mark.parametrize("family", ["llama", "gpt_neox", "deepseek_v2", "qwen2_moe", *HYBRIDS])
 def test_an_adapter_that_all_rows_have(
@@ -165,6 +166,7 @@ def test_an_adapter_that_all_rows_have(
     check_alone(opened_with(family, alone=alone), Dtype.float32, monkeypatch)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("quantization", [None, Nf4Config()])
 def test_an_adapter_that_all_rows_have_in_bfloat16(
     quantization: Any, opened_with: Open, monkeypatch: pytest.MonkeyPatch
@@ -174,13 +176,14 @@ def test_an_adapter_that_all_rows_have_in_bfloat16(
     check_alone(engine, Dtype.bfloat16, monkeypatch)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("keys", [{"use_dora": True}, {"target_modules": ["q_proj", "lm_head"]}])
 def test_what_is_more_than_two_products_goes_operation_by_operation(
-    keys: dict[str, Any], tiny_llama: Path, tmp_path: Path, make_config: Callable[..., RunnerConfig]
+    keys: dict[str, Any], tiny_llama: Path, tmp_path: Path
 ) -> None:
     adapter = save_adapter(tmp_path / "adapter", tiny_llama, **{"target_modules": LINEAR, **keys})
     model = LocalModelConfig(name=str(tiny_llama), device="cpu", dtype=Dtype.float32)
-    engine = local_engine(make_config(model=model, lora=PeftConfig(str(adapter))))
+    engine = open_engine(make_spec(model=model, lora=PeftConfig(str(adapter))))
     _, _, fused = with_fast_kernels(engine)
     engine.close()
     assert fused is None
@@ -193,6 +196,7 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     torch.set_num_threads(before)
 
 
+@pytest.mark.thorough
 def test_a_row_has_the_bits_that_it_has_alone(opened_with: Open, threads: int) -> None:
     """Also where so many others have its adapter that several tiles are full."""
     loaded, heads, fused = with_fast_kernels(opened_with("llama"))
@@ -240,6 +244,7 @@ def exchange(tokens: AdaptedTokens) -> None:
     tile_of(tokens).adapter = (tile_of(tokens).adapter + 1) % tokens.adapters
 
 
+@pytest.mark.thorough
 def test_a_wrong_adapter_is_found_by_the_trial(opened_with: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = opened_with("llama")
     loaded, heads, fused = with_fast_kernels(engine)
@@ -267,6 +272,7 @@ def too_many_tokens(tokens: AdaptedTokens) -> None:
     tokens.tokens = 10**6
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("change", [no_such_adapter, too_many_rows, beyond_the_tokens, too_many_tokens])
 def test_numbers_that_select_memory_are_checked(
     change: Callable[[AdaptedTokens], None], opened_with: Open, monkeypatch: pytest.MonkeyPatch

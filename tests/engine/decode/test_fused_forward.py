@@ -60,6 +60,7 @@ def engine_of(
     return make
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("dtype", list(OFF))
 # biases; norms of queries and keys
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "mistral"])
@@ -84,6 +85,7 @@ def test_its_logits_are_those_of_the_model(
             assert (logits.argmax(-1) == expected.argmax(-1)).all()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("dtype", list(OFF))
 def test_many_rows_on_one_prefix_have_the_logits_that_few_have(
     dtype: Dtype, engine_of: Callable[..., LocalEngine]
@@ -117,6 +119,7 @@ def test_many_rows_on_one_prefix_have_the_logits_that_few_have(
     assert torch.equal(together, apart)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("quantization", "family", "dtype"),
     [
@@ -158,6 +161,7 @@ def test_quantized_layers_go_in_the_same_call(
         assert (logits - expected).abs().max() <= times * OFF[Dtype.bfloat16] * expected.std()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["dynamic", "dynamic_tensor", "static", "static_zeros"])
 @pytest.mark.parametrize("dtype", list(OFF))
 def test_int8_rows_of_a_checkpoint_go_in_the_same_call(
@@ -198,6 +202,7 @@ def test_rows_of_other_scales_keep_their_own_pass(
     assert with_fast_kernels(opened(model=model))[2] is None
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("of_values", "goes"), [("Q6_K", True), ("Q8_0", False)])
 def test_rows_in_bytes_go_in_the_same_call_where_as_many_inputs_share_their_scale(
     engine_of: Callable[..., LocalEngine], of_values: str, goes: bool
@@ -230,6 +235,7 @@ def test_rows_in_bytes_go_in_the_same_call_where_as_many_inputs_share_their_scal
     assert gives_same_logits_together(forward, 60)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("dtype", "quantization"),
     [
@@ -281,6 +287,7 @@ def test_tokens_of_a_row_leave_together_what_they_leave_alone(
         assert torch.equal(torch.stack(alone), together)
 
 
+@pytest.mark.thorough
 def test_the_rope_table_grows_with_the_rows(
     engine_of: Callable[..., LocalEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -295,6 +302,7 @@ def test_the_rope_table_grows_with_the_rows(
         assert torch.equal(table[:100].repeat(1, 2), expected)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("dtype", list(OFF))
 def test_a_pass_with_a_wrong_rotation_is_noticed_in_each_format(
     engine_of: Callable[..., LocalEngine], dtype: Dtype, monkeypatch: pytest.MonkeyPatch

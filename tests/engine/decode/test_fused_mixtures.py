@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 import torch
 from forward_pass import all_logits, with_fast_kernels
-from opening import local_engine
+from opening import make_spec, open_engine
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_engine.decode.compat_probe import gives_same_logits_together
 from runner_engine.decode.fused_forward import FusedForward
@@ -44,19 +43,16 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "glm4_moe": GROUPED,
 }
 LIVELY = 3.0  # times the usual weights of experts, so that one that is exchanged shows
-Make = Callable[..., RunnerConfig]
 Change = Callable[[FusedForward], None]
 
 
 @pytest.fixture
-def engine_of(
-    make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., LocalEngine]:
+def engine_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., LocalEngine]:
     def make(family: str, dtype: Dtype = Dtype.float32, **keys: Any) -> LocalEngine:
         monkeypatch.setitem(families.OVERRIDES, family, FAMILIES.get(family, {}) | keys)
         families.build(family, tmp_path / family)
         model = LocalModelConfig(name=str(tmp_path / family), device="cpu", dtype=dtype)
-        engine = local_engine(make_config(model=model))
+        engine = open_engine(make_spec(model=model))
         engine.load()
         random = torch.Generator().manual_seed(3)
         with torch.no_grad():
@@ -81,6 +77,7 @@ def off_from_the_models_own(loaded: Loaded, heads: Heads, fused: FusedForward) -
     return float((all_logits(forward, with_prefix=True) - expected).abs().max() / expected.std())
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("family", list(FAMILIES))
 def test_logits_are_the_models_own(family: str, engine_of: Callable[..., LocalEngine]) -> None:
     loaded, heads, fused = with_fast_kernels(engine_of(family))
@@ -122,6 +119,7 @@ def _choose_one_less(fused: FusedForward) -> None:
         mixture.set.chosen -= 1
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("family", "change"),
     [
@@ -151,6 +149,7 @@ def test_what_is_wrong_shows_in_the_logits(
     assert (all_logits(forward, with_prefix=True) - right).abs().max() > 50 * NEAR * right.std()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("dtype", [Dtype.float32, Dtype.bfloat16])
 def test_bits_of_a_token_do_not_depend_on_others(dtype: Dtype, engine_of: Callable[..., LocalEngine]) -> None:
     loaded, heads, fused = with_fast_kernels(engine_of("qwen2_moe", dtype))
@@ -160,6 +159,7 @@ def test_bits_of_a_token_do_not_depend_on_others(dtype: Dtype, engine_of: Callab
     assert gives_same_logits_together(forward, families.VOCABULARY)
 
 
+@pytest.mark.thorough
 def test_each_choice_is_counted(engine_of: Callable[..., LocalEngine]) -> None:
     """As often as the layers' own modules choose each expert."""
     loaded, heads, fused = with_fast_kernels(engine_of("glm4_moe"))
@@ -178,16 +178,17 @@ def test_each_choice_is_counted(engine_of: Callable[..., LocalEngine]) -> None:
     assert torch.equal(fused.expert_counts[experts], torch.cat(seen).flatten().bincount(minlength=8))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["int8", "nf4"])
 def test_quantized_experts_are_in_the_call(
-    name: str, make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = {"hidden_size": 128, "moe_intermediate_size": 128, "num_experts": 8, "decoder_sparse_step": 1}
     monkeypatch.setitem(families.OVERRIDES, "qwen3_moe", sizes)
     families.build("qwen3_moe", tmp_path / "model")
     model = LocalModelConfig(name=str(tmp_path / "model"), device="cpu", dtype=Dtype.bfloat16)
     loaded, heads, fused = with_fast_kernels(
-        local_engine(make_config(model=model, quantization=CHOICES[name]()))
+        open_engine(make_spec(model=model, quantization=CHOICES[name]()))
     )
     assert fused is not None
     assert len(fused.weights.mixtures.of_layer) == 2
@@ -199,6 +200,7 @@ def test_quantized_experts_are_in_the_call(
     assert (all_logits(forward, with_prefix=False) - expected).abs().mean() <= 0.04 * expected.std()
 
 
+@pytest.mark.thorough
 def test_a_mixture_that_fits_no_memory_is_refused(engine_of: Callable[..., LocalEngine]) -> None:
     loaded, heads, fused = with_fast_kernels(engine_of("qwen3_moe"))
     assert fused is not None

@@ -3,14 +3,13 @@ time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from mixtures import mixture
-from opening import open_engine
+from opening import make_spec, open_engine
 from transformers import AutoTokenizer
 
 from runner_base.dtypes import Dtype
@@ -23,10 +22,9 @@ PROMPTS = ["Ann has 3 apples.", "x", "Bob buys 12 pens and gives 5 away. How man
 NEW = 24
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("family", ["qwen3_moe", "gpt_oss"])
-def test_tokens_are_those_of_generate(
-    make_config: Callable[..., Any], tiny_llama: Path, tmp_path: Path, family: str
-) -> None:
+def test_tokens_are_those_of_generate(tiny_llama: Path, tmp_path: Path, family: str) -> None:
     """One row at a time, and several at once; the control is an engine with two experts
     exchanged."""
     tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
@@ -40,7 +38,7 @@ def test_tokens_are_those_of_generate(
             tokens = model.generate(**inputs, max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False)
         expected[number] = tokens[0, inputs["input_ids"].shape[1] :].tolist()
     settings = LocalModelConfig(name=str(tmp_path / "model"), device="cpu", dtype=Dtype.float32)
-    engine: Any = open_engine(make_config(model=settings))
+    engine: Any = open_engine(make_spec(model=settings))
     requests = [
         Request(number, prompt, max_new_tokens=NEW, ignore_eos=True) for number, prompt in enumerate(PROMPTS)
     ]
@@ -50,7 +48,7 @@ def test_tokens_are_those_of_generate(
 
     assert tokens_of(1) == expected
     assert tokens_of(4) == expected
-    fast = engine._real._fast_layers
+    fast = engine._fast_layers
     assert isinstance(fast, FastLayers)
     assert fast.experts.layers
     for layer in fast.experts.layers.values():

@@ -13,10 +13,9 @@ from typing import Any
 import pytest
 import torch
 from forward_pass import with_fast_kernels
-from opening import adapt, load_base, local_engine
+from opening import adapt, load_base, make_spec, open_engine
 from torch import nn
 
-from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_engine.decode import compat_probe, last_bits
 from runner_engine.decode.cache_probe import Incompatible
@@ -26,19 +25,17 @@ from runner_engine.decode.passes.forward import Forward
 from runner_engine.kernels import native
 from runner_engine.models.load import Loaded
 from runner_engine.settings.model import LocalModelConfig
+from runner_engine.spec import ModelSpec
 from tools import families
 
-Make = Callable[..., RunnerConfig]
 Change = Callable[[Any], AbstractContextManager[None]]  # of a mixture, for a while
 TILT = 0.05  # of a score: more than rounding changes it, and less than experts' scores usually differ by
 
 
 @pytest.fixture
-def config(make_config: Make, tmp_path: Path) -> RunnerConfig:
+def spec(tmp_path: Path) -> ModelSpec:
     families.build("mixtral", tmp_path / "model")
-    return make_config(
-        model=LocalModelConfig(name=str(tmp_path / "model"), device="cpu", dtype=Dtype.bfloat16)
-    )
+    return make_spec(model=LocalModelConfig(name=str(tmp_path / "model"), device="cpu", dtype=Dtype.bfloat16))
 
 
 class Tie:
@@ -106,9 +103,9 @@ def is_served(loaded: Loaded) -> bool:
 
 
 def test_the_stream_allows_either_choice_and_nothing_else(
-    config: RunnerConfig, monkeypatch: pytest.MonkeyPatch
+    spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loaded, own = adapt(load_base(config), config), compat_probe._scheduled_logits
+    loaded, own = adapt(load_base(spec), spec), compat_probe._scheduled_logits
     block = loaded.model.model.layers[0].mlp
     tie = Tie(block.gate, lambda: compat_probe.probe_heads(loaded))
 
@@ -129,9 +126,9 @@ def test_the_stream_allows_either_choice_and_nothing_else(
 
 @pytest.mark.skipif(native.kernels() is None, reason="no C compiler is here, so nothing is called in C")
 def test_the_single_call_allows_either_choice_and_nothing_else(
-    config: RunnerConfig, monkeypatch: pytest.MonkeyPatch
+    spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = local_engine(config)
+    engine = open_engine(spec)
     loaded, heads, _ = with_fast_kernels(engine)
     fast, router = engine._fast_layers, loaded.model.model.layers[0].mlp.gate
     assert isinstance(fast, FastLayers)

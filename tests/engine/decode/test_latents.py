@@ -11,11 +11,10 @@ import pytest
 import torch
 from forward_pass import all_logits, with_fast_kernels
 from lively_norms import make_norms_lively
-from opening import local_engine
+from opening import make_spec, open_engine
 from streams import complete
 from transformers import AutoModelForCausalLM
 
-from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_engine.decode.fused_forward import FusedForward
 from runner_engine.decode.layouts import describe
@@ -51,21 +50,19 @@ Make = Callable[..., LocalEngine]
 
 
 @pytest.fixture
-def engine_of(
-    make_config: Callable[..., RunnerConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Make:
+def engine_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
     def make(case: str, dtype: Dtype = Dtype.float32, **settings: Any) -> LocalEngine:
         family, keys = CASES[case]
         monkeypatch.setitem(families.OVERRIDES, family, families.OVERRIDES.get(family, {}) | keys)
         families.build(family, tmp_path / family)
         make_norms_lively(tmp_path / family)
         model = LocalModelConfig(name=str(tmp_path / family), device="cpu", dtype=dtype)
-        return local_engine(make_config(model=model, **settings))
+        return open_engine(make_spec(model=model, **settings))
 
     return make
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.thorough
 @pytest.mark.parametrize("dtype", list(OFF))
 @pytest.mark.parametrize("case", list(CASES))
 def test_its_logits_are_those_of_the_model(case: str, dtype: Dtype, engine_of: Make) -> None:
@@ -80,7 +77,7 @@ def test_its_logits_are_those_of_the_model(case: str, dtype: Dtype, engine_of: M
         assert (off.max() if dtype == Dtype.float32 else off.mean()) <= OFF[dtype] * expected.std()
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.thorough
 @pytest.mark.parametrize("case", ["deepseek_v3", "deepseek_v2", "queries at once", "minicpm3"])
 def test_its_tokens_are_those_of_generate(case: str, engine_of: Make) -> None:
     engine = engine_of(case)
@@ -96,6 +93,7 @@ def test_its_tokens_are_those_of_generate(case: str, engine_of: Make) -> None:
     engine.close()
 
 
+@pytest.mark.thorough
 def test_keys_in_bytes_have_no_scale_of_what_is_behind_a_narrow_head(engine_of: Make) -> None:
     generation = GenerationConfig(kv_cache=KvCache.int8)
     loaded, heads, fused = with_fast_kernels(engine_of("narrow values", generation=generation))
@@ -135,7 +133,7 @@ def _other_scale(fused: FusedForward) -> None:
         layer.scale = 0.5
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "change", [_as_neighbours, _unrotated, _exchanged_norms, _exchanged_pairs, _other_scale]
 )
@@ -151,6 +149,7 @@ def test_what_is_wrong_shows_in_the_logits(change: Callable[[FusedForward], None
     ] * expected.std()
 
 
+@pytest.mark.thorough
 def test_numbers_that_do_not_fit_are_refused(engine_of: Make) -> None:
     loaded, heads, fused = with_fast_kernels(engine_of("deepseek_v3"))
     assert fused is not None
@@ -161,6 +160,7 @@ def test_numbers_that_do_not_fit_are_refused(engine_of: Make) -> None:
         all_logits(forward, with_prefix=False)
 
 
+@pytest.mark.thorough
 def test_what_heads_come_out_of_is_found(engine_of: Make) -> None:
     loaded, heads, _ = with_fast_kernels(engine_of("narrow values"))
     found = describe(loaded.model, heads).layers[1].attention

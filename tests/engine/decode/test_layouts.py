@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 import torch
 from forward_pass import OFF, check_logits, check_that_it_shows, with_fast_kernels
-from opening import local_engine
+from opening import make_spec, open_engine
 from streams import complete
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_engine.decode.fused_forward import FusedForward
 from runner_engine.decode.layouts import NotFusable
@@ -71,25 +70,22 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "gpt2": {},  # places in a table, matrices the other way round
     "apertus": {},  # a function that C does not know
 }  # fmt: skip
-Make = Callable[..., RunnerConfig]
 
 
 @pytest.fixture
-def engine_of(
-    make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., LocalEngine]:
+def engine_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., LocalEngine]:
     def make(family: str, dtype: Dtype = Dtype.float32, **keys: Any) -> LocalEngine:
         own = families.OVERRIDES.get(family, {}) | FAMILIES.get(family, {}) | keys
         monkeypatch.setitem(families.OVERRIDES, family, own)
         families.build(family, tmp_path / family)
-        return local_engine(
-            make_config(model=LocalModelConfig(name=str(tmp_path / family), device="cpu", dtype=dtype))
+        return open_engine(
+            make_spec(model=LocalModelConfig(name=str(tmp_path / family), device="cpu", dtype=dtype))
         )
 
     return make
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.thorough
 @pytest.mark.parametrize("dtype", list(OFF))
 @pytest.mark.parametrize("family", list(FAMILIES))
 def test_its_logits_are_those_of_the_model(
@@ -99,7 +95,7 @@ def test_its_logits_are_those_of_the_model(
     check_logits(engine_of(family, dtype), dtype)
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.thorough
 @pytest.mark.parametrize("family", list(FAMILIES))
 def test_its_tokens_are_those_of_generate(family: str, engine_of: Callable[..., LocalEngine]) -> None:
     engine = engine_of(family)
@@ -138,7 +134,7 @@ def _with(**values: Any) -> Callable[[FusedForward], None]:
     return change
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("family", "change"),
     [
@@ -166,6 +162,7 @@ def test_what_is_wrong_shows_in_the_logits(
     check_that_it_shows(engine_of(family), change)
 
 
+@pytest.mark.thorough
 def test_the_trial_refuses_a_layout_that_lacks_something(
     engine_of: Callable[..., LocalEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -174,6 +171,7 @@ def test_the_trial_refuses_a_layout_that_lacks_something(
     assert with_fast_kernels(engine_of("granite"))[2] is None
 
 
+@pytest.mark.thorough
 def test_each_window_hides_what_the_model_hides(engine_of: Callable[..., LocalEngine]) -> None:
     """Tokens are read in one pass with their prefix, as a span, and one by one."""
     fused = with_fast_kernels(engine_of("gemma3_text"))[2]

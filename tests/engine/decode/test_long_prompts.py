@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from opening import local_engine
+from opening import make_spec, open_engine
 from streams import tokens_of
 
-from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_engine.attention.attention import PassLayout
 from runner_engine.checkpoints import pass_memory
@@ -52,14 +51,12 @@ def by_torch(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.fixture
-def engine(
-    make_config: Callable[..., RunnerConfig], saved_family: Callable[..., Path], by_torch: bool
-) -> Iterator[LocalEngine]:
+def engine(saved_family: Callable[..., Path], by_torch: bool) -> Iterator[LocalEngine]:
     model = LocalModelConfig(
         name=str(saved_family("llama", max_position_embeddings=1024)), device="cpu", dtype=Dtype.float32
     )
     greedy = GenerationConfig(max_new_tokens=NEW)
-    one = local_engine(make_config(model=model, generation=greedy))
+    one = open_engine(make_spec(model=model, generation=greedy))
     yield one
     one.close()
 
@@ -84,6 +81,7 @@ def alone(engine: LocalEngine, asked: list[Request]) -> dict[Any, Completion]:
     return {request.id: done for request in asked for done in contract.complete(engine, [request])}
 
 
+@pytest.mark.thorough
 def test_one_long_request_leaves_the_rows_to_short_ones(
     engine: LocalEngine, passes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,6 +133,7 @@ def test_nobody_waits_for_a_long_prompt(engine: LocalEngine, monkeypatch: pytest
     assert {key: ended[key].answer.token_ids for key in expected} == expected
 
 
+@pytest.mark.thorough
 def test_a_long_beginning_is_read_in_pieces(
     engine: LocalEngine, passes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

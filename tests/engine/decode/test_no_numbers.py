@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from opening import open_engine
+from opening import make_spec, open_engine
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_base.result import FinishReason
 from runner_engine.decode.static_batches import BY_GENERATE, Batching
@@ -63,19 +62,13 @@ def headless(saved_family: Callable[..., Path], tmp_path_factory: pytest.TempPat
     return damage(saved_family("llama"), tmp_path_factory.mktemp("headless"), lose)
 
 
-def engine_of(
-    make_config: Callable[..., RunnerConfig],
-    folder: Path,
-    batching: Batching | None,
-    generation: GenerationConfig,
-    **groups: Any,
-) -> Engine:
+def engine_of(folder: Path, batching: Batching | None, generation: GenerationConfig, **groups: Any) -> Engine:
     attention = Attention.auto if batching is None else Attention.sdpa
     model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32, attention=attention)
-    engine = open_engine(make_config(model=model, generation=generation, **groups))
+    engine = open_engine(make_spec(model=model, generation=generation, **groups))
     if batching is not None:
         engine.load()
-        engine._real._batching = batching  # type: ignore[attr-defined]
+        engine._batching = batching
     return engine
 
 
@@ -87,15 +80,13 @@ def is_nan(done: Completion) -> bool:
     return done.answer.finish_reason is FinishReason.error and "not numbers (NaN)" in str(done.error)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("generation", [GREEDY, SAMPLING], ids=lambda one: one.name)
 @pytest.mark.parametrize("batching", BATCHINGS, ids=str)
 def test_only_the_row_ends_in_an_error_and_all_its_choices(
-    make_config: Callable[..., RunnerConfig],
-    damaged: Path,
-    batching: Batching | None,
-    generation: GenerationConfig,
+    damaged: Path, batching: Batching | None, generation: GenerationConfig
 ) -> None:
-    engine = engine_of(make_config, damaged, batching, generation)
+    engine = engine_of(damaged, batching, generation)
     done = answers(engine, [replace(one, n=2, ignore_eos=True) for one in ASKED])
     alone = answers(engine, [replace(ASKED[0], n=2, ignore_eos=True)])
     assert sorted(done) == [(number, choice) for number in range(3) for choice in range(2)]
@@ -110,12 +101,13 @@ def test_only_the_row_ends_in_an_error_and_all_its_choices(
     engine.close()
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("batching", BATCHINGS, ids=str)
 def test_a_model_that_has_no_number_for_one_token_answers_nothing(
-    make_config: Callable[..., RunnerConfig], headless: Path, batching: Batching | None
+    headless: Path, batching: Batching | None
 ) -> None:
     for generation in (GREEDY, SAMPLING):
-        engine = engine_of(make_config, headless, batching, generation)
+        engine = engine_of(headless, batching, generation)
         asked = [*ASKED, Request("scored", "to be", continuation=" or not")]
         done = answers(engine, asked)
         assert len(done) == len(asked)
@@ -123,30 +115,26 @@ def test_a_model_that_has_no_number_for_one_token_answers_nothing(
         engine.close()
 
 
-def test_a_model_without_numbers_is_decoded_at_all_and_each_row_says_why(
-    make_config: Callable[..., RunnerConfig], headless: Path
-) -> None:
+@pytest.mark.thorough
+def test_a_model_without_numbers_is_decoded_at_all_and_each_row_says_why(headless: Path) -> None:
     """The trials of stream and batches compare NaN with NaN: that neither rejects a route nor
     crashes."""
     model = LocalModelConfig(name=str(headless), device="cpu", dtype=Dtype.float32)
     for attention in (Attention.auto, Attention.eager):
-        engine = open_engine(make_config(model=replace(model, attention=attention), generation=GREEDY))
+        engine = open_engine(make_spec(model=replace(model, attention=attention), generation=GREEDY))
         assert all(is_nan(one) for one in complete(engine, ASKED))
         engine.close()
 
 
 @pytest.mark.parametrize("generation", [GREEDY, SAMPLING], ids=lambda one: one.name)
 def test_a_branch_without_numbers_ends_with_those_that_see_it(
-    make_config: Callable[..., RunnerConfig],
-    damaged: Path,
-    saved_family: Callable[..., Path],
-    generation: Any,
+    damaged: Path, saved_family: Callable[..., Path], generation: Any
 ) -> None:
     """Branches see earlier tokens of the others: after a z the logits of all branches are NaN."""
     asked = [Request(0, "to be", branches=("o", "x", "n"), ignore_eos=True)]
-    whole = engine_of(make_config, saved_family("llama"), None, generation, rope=Rope2dConfig())
+    whole = engine_of(saved_family("llama"), None, generation, rope=Rope2dConfig())
     [expected] = complete(whole, asked)
-    engine = engine_of(make_config, damaged, None, generation, rope=Rope2dConfig())
+    engine = engine_of(damaged, None, generation, rope=Rope2dConfig())
     [same] = complete(engine, asked)
     assert same.branches == expected.branches, "no z, no damage"
     [done] = complete(engine, [replace(asked[0], branches=("o", "z", "n"))])
@@ -163,16 +151,17 @@ def test_a_branch_without_numbers_ends_with_those_that_see_it(
     engine.close()
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("by_torch", [False, True], ids=["kernels", "torch"])
 def test_what_a_damaged_row_has_left_in_its_slot_reaches_no_other_row(
-    make_config: Callable[..., RunnerConfig], damaged: Path, by_torch: bool, monkeypatch: pytest.MonkeyPatch
+    damaged: Path, by_torch: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if by_torch:
         monkeypatch.setattr(native, "kernels", lambda: None)
     asked = [
         Request(n, text, ignore_eos=True) for n, text in enumerate(["a" * 20 + "z" * 20, "to", "or not"])
     ]
-    engine = engine_of(make_config, damaged, None, GREEDY)
+    engine = engine_of(damaged, None, GREEDY)
     expected = {key: one.answer.token_ids for key, one in answers(engine, asked[1:]).items()}
     for size in (1, 2, 3):
         done = {done.id: done for done in complete(engine, asked, batch_size=size)}

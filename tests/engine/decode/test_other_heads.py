@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 from forward_pass import all_logits, with_fast_kernels
 from lively_norms import make_norms_lively
-from opening import local_engine
+from opening import make_spec, open_engine
 from streams import complete
 from transformers import AutoModelForCausalLM
 
-from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_engine.decode.fused_forward import FusedForward
 from runner_engine.decode.layouts import NotFusable
@@ -43,22 +42,20 @@ Make = Callable[..., LocalEngine]
 
 
 @pytest.fixture
-def engine_of(
-    make_config: Callable[..., RunnerConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Make:
+def engine_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
     def make(family: str, dtype: Dtype = Dtype.float32, **keys: Any) -> LocalEngine:
         own = families.OVERRIDES.get(family, {}) | FAMILIES[family] | keys
         monkeypatch.setitem(families.OVERRIDES, family, own)
         families.build(family, tmp_path / family)
         make_norms_lively(tmp_path / family)
-        return local_engine(
-            make_config(model=LocalModelConfig(name=str(tmp_path / family), device="cpu", dtype=dtype))
+        return open_engine(
+            make_spec(model=LocalModelConfig(name=str(tmp_path / family), device="cpu", dtype=dtype))
         )
 
     return make
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("dtype", list(OFF))
 @pytest.mark.parametrize("family", list(FAMILIES))
 def test_its_logits_are_those_of_the_model(family: str, dtype: Dtype, engine_of: Make) -> None:
@@ -73,7 +70,7 @@ def test_its_logits_are_those_of_the_model(family: str, dtype: Dtype, engine_of:
         assert (off.max() if dtype == Dtype.float32 else off.mean()) <= OFF[dtype] * expected.std()
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.thorough
 @pytest.mark.parametrize("family", list(FAMILIES))
 def test_its_tokens_are_those_of_generate(family: str, engine_of: Make) -> None:
     engine = engine_of(family)
@@ -107,6 +104,7 @@ def _one_after_the_other(fused: FusedForward) -> None:
         layer.is_parallel = 0
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("family", "change"),
     [

@@ -74,6 +74,7 @@ def greedy_of(texts: Sequence[str]) -> list[Request]:
     return [Request(at, text) for at, text in enumerate(texts)]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("rows", [1, 5, None])
 @FAMILY
 def test_answers_are_those_of_single_steps(
@@ -93,6 +94,7 @@ def test_answers_are_those_of_single_steps(
     assert guessing.fused is not None
 
 
+@pytest.mark.thorough
 @FAMILY
 def test_a_head_with_wrong_weights_is_right_by_chance_alone(
     family: str, engine_of: Make, with_head: Callable[[str], Path], tmp_path: Path
@@ -118,6 +120,7 @@ class Spied(Way):
         return guesses
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("attention", ["", "sdpa"])
 @FAMILY
 def test_guesses_are_those_of_the_published_formula(
@@ -141,6 +144,7 @@ def test_guesses_are_those_of_the_published_formula(
         assert guess == reference.guess(text, len(guess)), text
 
 
+@pytest.mark.sampled(2)
 @FAMILY
 def test_logits_are_those_of_the_published_formula(
     family: str, engine_of: Make, with_head: Callable[[str], Path]
@@ -167,6 +171,7 @@ def same_logits(
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.std()))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("keys", [{"q_lora_rank": None}, {"rope_interleave": False}])
 def test_other_latents(keys: dict[str, Any], engine_of: Make, tmp_path: Path) -> None:
     """Queries that come of no latent, and rotations by halves."""
@@ -183,6 +188,7 @@ YARN = {
 }  # fmt: skip
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("family", ["deepseek_v3", "glm4_moe"])
 def test_logits_are_those_of_the_head_that_transformers_has(
     family: str, engine_of: Make, tmp_path: Path
@@ -208,6 +214,7 @@ def test_logits_are_those_of_the_head_that_transformers_has(
     same_logits(engine, states[0], ids, expected)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("quantization", ["none", "int8", "nf4"])
 @FAMILY
 def test_beside_other_number_formats(
@@ -233,6 +240,7 @@ def test_beside_other_number_formats(
     assert not [note for note in report.notes if "has no use for" in note]
 
 
+@pytest.mark.thorough
 @FAMILY
 def test_the_predicted_memory_of_a_head_is_that_of_the_loaded_one(
     family: str, engine_of: Make, with_head: Callable[[str], Path]
@@ -274,6 +282,7 @@ def test_the_predicted_memory_of_a_head_is_that_of_the_loaded_one(
     assert guessed.draft.alone.weights["head"] == 4 * output
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("family", [one for one in FAMILIES if one != "qwen3_5_text"])
 def test_a_head_is_no_part_of_what_each_token_goes_through(family: str, tmp_path: Path) -> None:
     """Nor are copies that lie beside it: the parameters of a mixture are those that are loaded."""
@@ -285,6 +294,7 @@ def test_a_head_is_no_part_of_what_each_token_goes_through(family: str, tmp_path
     assert found.parameters == sum(loaded.values())
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("again", ["recurring", "keep"])
 @FAMILY
 def test_prompts_that_were_kept(

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from opening import local_engine
+from opening import make_spec, open_engine
 from operations import Operations
-from step_decoding import Decoding, Make, Replayed, assert_close
+from step_decoding import Decoding, Replayed, assert_close
 from streams import complete, generated, requests
 from transformers import AutoModelForCausalLM, Qwen2Config
 
@@ -39,7 +39,7 @@ GREEDY = GenerationConfig(max_new_tokens=20)
 
 @pytest.fixture
 def engine_of(
-    make_config: Make, saved_family: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    saved_family: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., LocalEngine]]:
     """Return a function that opens an engine with pages of 32 places."""
     monkeypatch.setenv("RUNNER_ATTENTION", "sdpa")
@@ -50,7 +50,7 @@ def engine_of(
     def opened(family: str = "llama", **keys: Any) -> LocalEngine:
         folder = saved_family(family, max_position_embeddings=512, **keys)
         model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32)
-        engines.append(local_engine(make_config(model=model, generation=GREEDY)))
+        engines.append(open_engine(make_spec(model=model, generation=GREEDY)))
         engines[-1].load()
         heads = engines[-1].heads(engines[-1].loaded)
         assert heads is not None
@@ -73,6 +73,7 @@ def by_generate(engine: LocalEngine, prompt: tuple[int, ...]) -> list[int]:
     return answer
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("keys", [{}, {"family": "mistral", "sliding_window": 40}], ids=["all", "window"])
 def test_answers_are_those_of_generate(engine_of: Callable[..., LocalEngine], keys: dict[str, Any]) -> None:
     """Together, and three at a time: rows enter between others and leave; then with what the prompt
@@ -84,6 +85,7 @@ def test_answers_are_those_of_generate(engine_of: Callable[..., LocalEngine], ke
     assert engine.stats.notes == []
 
 
+@pytest.mark.thorough
 def test_a_conversation_goes_on_in_pages(
     engine_of: Callable[..., LocalEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -107,6 +109,7 @@ def test_a_conversation_goes_on_in_pages(
         assert answers[at] == by_generate(engine, one)
 
 
+@pytest.mark.thorough
 def test_pages_that_all_rows_begin_with_are_read_once_where_that_is_less(
     engine_of: Callable[..., LocalEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,6 +140,7 @@ def test_pages_that_all_rows_begin_with_are_read_once_where_that_is_less(
     assert expected[0] == {at: by_generate(engine, one) for at, one in enumerate([*prompts, other])}
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("failing", [1, 4, 12], ids=["a prefix", "prompts", "a step"])
 def test_a_shortage_of_memory_changes_no_answer(
     engine_of: Callable[..., LocalEngine], failing: int, monkeypatch: pytest.MonkeyPatch

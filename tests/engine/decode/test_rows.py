@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from opening import make_spec
 
 from runner_base.errors import ConfigError
 from runner_base.result import FinishReason
@@ -31,15 +32,13 @@ def tokenizer(tiny_llama: Path) -> Any:
     return AutoTokenizer.from_pretrained(tiny_llama)
 
 
-def test_the_chat_template_reads_what_the_user_gives_it(
-    tokenizer: Any, make_config: Any, tiny_llama: Path
-) -> None:
+def test_the_chat_template_reads_what_the_user_gives_it(tokenizer: Any, tiny_llama: Path) -> None:
     thinking = deepcopy(tokenizer)
     thinking.chat_template += "{% if enable_thinking is defined and not enable_thinking %}<none>{% endif %}"
 
     def rendered(**values: Any) -> str:
-        config = make_config(model=LocalModelConfig(name=str(tiny_llama), chat_template_kwargs=values))
-        text, _ = RequestEncoder(config, thinking, "it", 100).encode(Request(0, (Message("user", "Hi"),)))
+        spec = make_spec(model=LocalModelConfig(name=str(tiny_llama), chat_template_kwargs=values))
+        text, _ = RequestEncoder(spec, thinking, "it", 100).encode(Request(0, (Message("user", "Hi"),)))
         assert isinstance(text, str)
         return text
 
@@ -55,6 +54,7 @@ def test_the_chat_template_reads_what_the_user_gives_it(
         rendered(tokenize=True)
 
 
+@pytest.mark.thorough
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(texts, stops, st.integers(1, 40), st.booleans(), st.booleans())
 def test_it_ends_at_the_first_token_that_completes_a_stop_text(
@@ -77,6 +77,7 @@ def test_it_ends_at_the_first_token_that_completes_a_stop_text(
             return
 
 
+@pytest.mark.thorough
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(texts, stops, st.booleans())
 def test_streamed_text_is_never_taken_back(
@@ -111,15 +112,13 @@ def test_tags_of_thinking_that_are_special_tokens_stay_in_the_text(tokenizer: An
     assert Stopping(own, frozenset({EOS})).whole_text(row) == "abab", "other special tokens are no text"
 
 
-def test_a_row_knows_that_its_prompt_has_begun_the_thinking(
-    tokenizer: Any, make_config: Any, tiny_llama: Path
-) -> None:
+def test_a_row_knows_that_its_prompt_has_begun_the_thinking(tokenizer: Any, tiny_llama: Path) -> None:
     thinking = deepcopy(tokenizer)
     thinking.chat_template += "<think>\n"
-    config = make_config(model=LocalModelConfig(name=str(tiny_llama)))
+    spec = make_spec(model=LocalModelConfig(name=str(tiny_llama)))
     request = Request(0, (Message("user", "Hi"),), n=2)
     for used, in_thinking in ((thinking, True), (tokenizer, False)):
-        rows = RequestEncoder(config, used, "it", 1000).rows(request)
+        rows = RequestEncoder(spec, used, "it", 1000).rows(request)
         assert [row.thought.in_thinking for row in rows] == [in_thinking] * 2
         rows[0].tokens = used("#### 7", add_special_tokens=False)["input_ids"]
         assert Stopping(used).answer(rows[0], FinishReason.stop).parts.is_open == in_thinking

@@ -251,6 +251,7 @@ def test_min_p_and_penalties_follow_their_definitions() -> None:
                 answer.append(token)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", [name for name in NAMED_SETTINGS if "greedy" not in name])
 def test_draws_have_the_distribution_of_transformers(name: str) -> None:
     """Chi-square test over many draws from the same logits; rarely expected tokens count

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from opening import open_engine
+from forward_pass import CUDA_SAYS, forwards
+from opening import make_spec, open_engine
 from streams import NEW_TOKENS, PROMPTS, complete, requests
 
-from runner.config.measures import SweepConfig
-from runner.config.root import RunnerConfig
-from runner.run import run
 from runner_base import machine
 from runner_base.dtypes import Dtype
 from runner_base.result import FinishReason
-from runner_engine.attention.attention import PassLayout
 from runner_engine.decode import kv_budget
-from runner_engine.decode.passes.forward import Forward
 from runner_engine.decode.scheduler import Scheduler
 from runner_engine.decode.tokens import sampling
 from runner_engine.decode.tokens.sampling import Sampler
@@ -35,54 +30,20 @@ from runner_engine.settings.model import Attention, LocalModelConfig
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
 
-Run = Callable[[Forward, PassLayout, list[int], list[int], Any], torch.Tensor]
-CUDA_SAYS = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 23.69 GiB"
 GREEDY = GenerationConfig(max_new_tokens=NEW_TOKENS)
 SAMPLING = GenerationConfig(max_new_tokens=NEW_TOKENS, temperature=0.9, repetition_penalty=1.2)
 
 
 @pytest.fixture(params=[GREEDY, SAMPLING], ids=lambda generation: generation.name)
-def engine(
-    make_config: Callable[..., RunnerConfig],
-    saved_family: Callable[..., Path],
-    request: pytest.FixtureRequest,
-) -> Iterator[Engine]:
+def engine(saved_family: Callable[..., Path], request: pytest.FixtureRequest) -> Iterator[Engine]:
     folder = saved_family("llama", max_position_embeddings=512)
     model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32)
-    engine = open_engine(make_config(model=model, generation=request.param))
+    engine = open_engine(make_spec(model=model, generation=request.param))
     yield engine
     engine.close()
 
 
-@contextmanager
-def forwards(through: Callable[[int, Scheduler, list[int]], None]) -> Iterator[None]:
-    """Call a function before every forward pass of a stream: (number, stream, token ids); it may
-    raise."""
-    real: Run = Forward._forward
-    begin: Any = Scheduler.__init__
-    streams: dict[int, Scheduler] = {}
-    count = 0
-
-    def init(self: Scheduler, *arguments: Any) -> None:
-        begin(self, *arguments)
-        streams[id(self.decoder.forward)] = self
-
-    def forward(
-        self: Forward, what: PassLayout, ids: list[int], positions: list[int], keep: Any
-    ) -> torch.Tensor:
-        nonlocal count
-        if id(self) in streams:  # others are the trial of a model before its first stream
-            count += 1
-            through(count, streams[id(self)], ids)
-        return real(self, what, ids, positions, keep)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Scheduler, "__init__", init)
-        patch.setattr(Forward, "_forward", forward)
-        yield
-
-
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     "failing", [(1,), (2,), (3,), (4,), (5, 6), (9,), (12, 13, 14), (5, 15, 25)], ids=str
 )
@@ -107,6 +68,7 @@ def test_out_of_memory_at_any_pass_changes_no_answer(engine: Engine, failing: tu
     assert complete(engine, requests()) == expected, "and the next time it begins with all again"
 
 
+@pytest.mark.thorough
 def test_prompts_that_do_not_fit_together_enter_by_halves(engine: Engine) -> None:
     """The first prompts come in together, before any row is on its way: half of these go on, and
     not one."""
@@ -141,7 +103,7 @@ def test_a_shared_beginning_that_cannot_be_read_is_said(engine: Engine) -> None:
     ]
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("room", "error"),
     [
@@ -191,15 +153,16 @@ def test_memory_may_run_out_between_the_passes(
     assert len(engine.stats.row_shortages) == 1
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("attention", [Attention.auto, Attention.sdpa], ids=["stream", "batches"])
 @pytest.mark.parametrize("failing", [1, 2, 5])
 def test_memory_may_run_out_between_two_groups_of_sampled_rows(
-    make_config: Callable[..., RunnerConfig], tiny_model: LocalModelConfig, monkeypatch: pytest.MonkeyPatch,
-    attention: Attention, failing: int,
+    tiny_model: LocalModelConfig, monkeypatch: pytest.MonkeyPatch,
+    attention: Attention, failing: int
 ) -> None:  # fmt: skip
     """Random numbers are drawn for all rows before a GPU samples each group of equal settings."""
     model = replace(tiny_model, attention=attention)
-    engine = open_engine(make_config(model=model, generation=replace(SAMPLING, repetition_penalty=None)))
+    engine = open_engine(make_spec(model=model, generation=replace(SAMPLING, repetition_penalty=None)))
     mixed = [
         replace(request, sampling=replace(request.sampling, temperature=0.8 + 0.1 * (number % 2)))
         for number, request in enumerate(requests())
@@ -259,7 +222,7 @@ def test_other_errors_go_on_their_way(engine: Engine) -> None:
     assert complete(engine, requests()) == expected, "the engine is whole"
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.thorough
 @pytest.mark.parametrize("tokens", [1, 150, 400, 900])
 def test_rows_at_once_stay_within_the_budget(
     engine: Engine, tokens: int, monkeypatch: pytest.MonkeyPatch
@@ -284,6 +247,7 @@ def test_rows_at_once_stay_within_the_budget(
     assert most == 1 if tokens == 1 else most > 1
 
 
+@pytest.mark.sampled(1)
 def test_a_batch_that_was_asked_for_and_does_not_fit_is_said(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -295,25 +259,6 @@ def test_a_batch_that_was_asked_for_and_does_not_fit_is_said(
     [shortage] = engine.stats.row_shortages
     assert shortage == RowShortage(shortage.rows, asked_rows=12, kv_tokens=400)
     assert 0 < shortage.rows < 12
-
-
-def test_a_sweep_does_not_call_half_a_batch_a_whole_one(
-    make_config: Callable[..., RunnerConfig], saved_family: Callable[..., Path]
-) -> None:
-    model = LocalModelConfig(name=str(saved_family("llama")), device="cpu", dtype=Dtype.float32)
-    task = SweepConfig(batch_sizes=[2, 6], prompt_tokens=[20], new_tokens=4, warmup=0, repeats=2)
-
-    def fail(number: int, running: Scheduler, ids: list[int]) -> None:
-        if len(running.rows.active) > 4:
-            raise torch.OutOfMemoryError(CUDA_SAYS)
-
-    with forwards(fail):
-        record = run(make_config(model=model, generation=GREEDY, task=task))
-    assert record.result is not None
-    small, large = record.result.rows
-    assert not small["note"]
-    assert large["decode_tok_per_s"] is None
-    assert "memory ran out with 6 rows at once" in large["note"]
 
 
 # ----------------------------------------------------------------------- memory that ends in a

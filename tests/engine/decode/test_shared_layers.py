@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from opening import local_engine
+from opening import make_spec, open_engine
 from streams import complete, generated
 from transformers import AutoModelForCausalLM
 
-from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_engine.checkpoints.kept_kv import kept_kv
 from runner_engine.kv_cache import Heads
@@ -33,18 +32,17 @@ NEW_TOKENS = 24
 
 
 @pytest.fixture
-def engine_of(
-    make_config: Callable[..., RunnerConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[str], LocalEngine]:
+def engine_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], LocalEngine]:
     def make(family: str) -> LocalEngine:
         monkeypatch.setitem(families.OVERRIDES, family, families.OVERRIDES.get(family, {}) | SIZES)
         families.build(family, tmp_path / family)
         model = LocalModelConfig(name=str(tmp_path / family), device="cpu", dtype=Dtype.float32)
-        return local_engine(make_config(model=model, generation=GenerationConfig(max_new_tokens=NEW_TOKENS)))
+        return open_engine(make_spec(model=model, generation=GenerationConfig(max_new_tokens=NEW_TOKENS)))
 
     return make
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("way", ["kernels", "sdpa"])
 @pytest.mark.parametrize("family", ["gemma3n_text", "gemma4_text"])
 def test_layers_that_share_keys_store_them_once(

@@ -91,6 +91,7 @@ def ended(engine: LocalEngine, asked: Sequence[Request], rows: int) -> dict[Any,
     }
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize(
     ("family", "dtype", "rows"),
@@ -136,6 +137,7 @@ def test_answers_are_those_of_one_token_at_a_time(
     assert ended(guessing, free, rows) == ended(plain, free, rows) != alone
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("eager")
 def test_rows_beyond_the_end_of_a_window(
     engine_of: Callable[..., LocalEngine], saved_family: Callable[..., Path]
@@ -150,6 +152,7 @@ def test_rows_beyond_the_end_of_a_window(
     assert guessing.stats.draft_tokens > 64
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("eager")
 def test_later_turns_stand_on_what_was_guessed_right(engine_of: Callable[..., LocalEngine]) -> None:
     """Keys and values of wrong guesses do no harm, neither in conversations nor in blocks of
@@ -165,6 +168,7 @@ def test_later_turns_stand_on_what_was_guessed_right(engine_of: Callable[..., Lo
     assert MANY // 5 <= guessing.stats.accepted_tokens <= guessing.stats.draft_tokens
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("eager")
 def test_deltas_and_a_cancelled_row(engine_of: Callable[..., LocalEngine]) -> None:
     """With nothing in common: on some processors rows that share a beginning are not guessed

@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 import torch
 from listening import complete_with_deltas
-from opening import open_engine
+from opening import make_spec, open_engine
 from streams import NEW_TOKENS, PROMPTS, complete, requests
 
-from runner.config.root import RunnerConfig
 from runner_base import machine
 from runner_base.dtypes import Dtype
 from runner_base.result import FinishReason
@@ -30,28 +29,27 @@ from runner_engine.settings.model import Attention, LocalModelConfig
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
 
-Make = Callable[..., RunnerConfig]
 PADDED = Batching()
 SAMPLING = GenerationConfig(max_new_tokens=NEW_TOKENS, temperature=0.9, repetition_penalty=1.2)
 CUDA_SAYS = "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
 
 
 @pytest.fixture
-def make_engine(make_config: Make, saved_family: Callable[..., Path]) -> Callable[..., Engine]:
+def make_engine(saved_family: Callable[..., Path]) -> Callable[..., Engine]:
     def make(batching: Batching = PADDED, generation: GenerationConfig = SAMPLING) -> Engine:
         folder = saved_family("llama", max_position_embeddings=512)
         model = LocalModelConfig(
             name=str(folder), device="cpu", dtype=Dtype.float32, attention=Attention.sdpa
         )
-        engine = open_engine(make_config(model=model, generation=generation))
+        engine = open_engine(make_spec(model=model, generation=generation))
         engine.load()
-        engine._real._batching = batching  # type: ignore[attr-defined]
+        engine._batching = batching
         return engine
 
     return make
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "batching", [Batching(equal_length=True), BY_GENERATE, replace(BY_GENERATE, alone=True)], ids=str
 )
@@ -101,7 +99,7 @@ def fail_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[tuple[int, ...]], None
     return arrange
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.thorough
 @pytest.mark.parametrize("numbers", [(1,), (5,), (5, 6, 9)], ids=str)
 def test_memory_that_runs_out_changes_no_answer(
     make_engine: Callable[..., Engine], fail_at: Callable[[tuple[int, ...]], None], numbers: tuple[int, ...]
@@ -160,6 +158,7 @@ def test_rows_are_set_back_before_the_kernel_ends_the_process(
     assert any(shortage.ran_out for shortage in engine.stats.row_shortages)
 
 
+@pytest.mark.thorough
 def test_as_many_rows_go_together_as_there_is_room_for(
     make_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from opening import open_engine
+from opening import make_spec, open_engine
 from streams import complete, requests
 from transformers import AutoModelForCausalLM
 
-from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
 from runner_engine.settings.model import LocalModelConfig
@@ -21,10 +20,8 @@ from tools import families
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
 
-Make = Callable[..., RunnerConfig]
 
-
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("family", "way", "why"),
     [
@@ -59,18 +56,18 @@ def test_each_family_answers_as_generate_by_its_way(family: str, way: str, why: 
 @pytest.mark.parametrize("dtype", [Dtype.float32, Dtype.bfloat16])
 @pytest.mark.parametrize("family", ["zaya", "rwkv", "doge"])
 def test_the_stream_is_refused_by_structure_whatever_the_dtype_tolerates(
-    family: str, dtype: Dtype, make_config: Make, tmp_path: Path
+    family: str, dtype: Dtype, tmp_path: Path
 ) -> None:
     families.build(family, tmp_path)
-    engine = open_engine(make_config(model=LocalModelConfig(name=str(tmp_path), device="cpu", dtype=dtype)))
+    engine = open_engine(make_spec(model=LocalModelConfig(name=str(tmp_path), device="cpu", dtype=dtype)))
     assert engine.load().facts["decoding"] != "in a stream"
     engine.close()
 
 
-def test_a_model_that_generate_cannot_drive_is_refused_by_name(make_config: Make, tmp_path: Path) -> None:
+def test_a_model_that_generate_cannot_drive_is_refused_by_name(tmp_path: Path) -> None:
     families.build("xmod", tmp_path)
     engine = open_engine(
-        make_config(model=LocalModelConfig(name=str(tmp_path), device="cpu", dtype=Dtype.float32))
+        make_spec(model=LocalModelConfig(name=str(tmp_path), device="cpu", dtype=Dtype.float32))
     )
     says = "model.name=.*: XmodForCausalLM cannot go on from a text: transformers' own generate fails with ValueError"
     with pytest.raises(ConfigError, match=says):
@@ -88,12 +85,12 @@ def test_the_refusal_is_one_message_and_exit_code_2(runner: Callable[..., Any], 
     assert "Traceback" not in done.err
 
 
-def test_generate_goes_by_our_settings_and_not_by_the_models(make_config: Make, tmp_path: Path) -> None:
+def test_generate_goes_by_our_settings_and_not_by_the_models(tmp_path: Path) -> None:
     """Only the generation group decides: the model's own settings for generate are not applied in
     addition."""
     families.build("openai-gpt", tmp_path)
     plain = open_engine(
-        make_config(model=LocalModelConfig(name=str(tmp_path), device="cpu", dtype=Dtype.float32))
+        make_spec(model=LocalModelConfig(name=str(tmp_path), device="cpu", dtype=Dtype.float32))
     )
     expected = complete(plain, requests(["Ann has 3", "x"], ignore_eos=True))
     plain.close()
@@ -101,7 +98,7 @@ def test_generate_goes_by_our_settings_and_not_by_the_models(make_config: Make, 
     model.generation_config.suppress_tokens = [token for ids in expected.values() for token in ids]
     model.save_pretrained(tmp_path)
     engine = open_engine(
-        make_config(model=LocalModelConfig(name=str(tmp_path), device="cpu", dtype=Dtype.float32))
+        make_spec(model=LocalModelConfig(name=str(tmp_path), device="cpu", dtype=Dtype.float32))
     )
     assert complete(engine, requests(["Ann has 3", "x"], ignore_eos=True)) == expected
     engine.close()

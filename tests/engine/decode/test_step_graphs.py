@@ -69,6 +69,7 @@ def not_permitted(run: Callable[[], torch.Tensor]) -> Replayed:
     raise RuntimeError("operation not permitted when stream is capturing")
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("record", "why"),
     [(ReplaysNothing, "off by nan"), (ReplaysOldTokens, "off by"), (not_permitted, "not permitted")],

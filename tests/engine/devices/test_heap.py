@@ -149,6 +149,7 @@ def test_the_garbage_collector_passes_over_what_exists_and_looks_at_it_again_aft
             gc.freeze()
 
 
+@pytest.mark.thorough
 def test_what_somebody_else_has_frozen_stays_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heap.Frozen, "elsewhere", False)
     had_some = gc.get_freeze_count()

@@ -36,6 +36,7 @@ def resident_kib(address: int) -> int:
     return next(int(line.split()[1]) for line in lines[at:] if line.startswith("Rss:"))
 
 
+@pytest.mark.thorough
 def test_a_file_is_given_back_and_comes_back(mapped: tuple[Path, mmap.mmap, int]) -> None:
     file, pages, address = mapped
     assert resident_kib(address) == SIZE // 1024

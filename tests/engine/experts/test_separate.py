@@ -21,6 +21,7 @@ def logits(model: Any) -> torch.Tensor:
     return found
 
 
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("family", MIXTURES)
 def test_separate_experts_compute_what_the_familys_own_do(family: str) -> None:
     model = mixture(family)

@@ -3,15 +3,13 @@ back at the end."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from opening import local_engine
+from opening import make_spec, open_engine
 from streams import complete
 
-from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_engine.experts import ExpertUse, form_of, separate_all
 from runner_engine.experts.use import EVERY, MANY
@@ -71,12 +69,10 @@ def test_layers_get_their_own_functions_back(model: torch.nn.Module) -> None:
     assert "forward" not in vars(experts[1])
 
 
-def test_a_job_says_how_unevenly_experts_were_used(
-    make_config: Callable[..., RunnerConfig], tmp_path: Path
-) -> None:
+def test_a_job_says_how_unevenly_experts_were_used(tmp_path: Path) -> None:
     families.build("qwen3_moe", tmp_path)
     model = LocalModelConfig(name=str(tmp_path), device="cpu", dtype=Dtype.float32)
-    engine = local_engine(make_config(model=model, generation=GenerationConfig(max_new_tokens=4)))
+    engine = open_engine(make_spec(model=model, generation=GenerationConfig(max_new_tokens=4)))
     complete(engine, [Request(0, tuple(range(3, 90)))])
     assert engine.stats.expert_use.startswith("a layer's most used expert ")
     experts = [module for module in engine.loaded.model.modules() if form_of(module)]

@@ -38,6 +38,7 @@ def of(schema: dict[str, Any]) -> str:
     return f"start: {json_of(schema)}"
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", COSTLY)
 def test_a_costly_grammar_is_refused_within_its_limits(grammars: Grammars, name: str) -> None:
     grammars.begin(of({"type": "integer"}))  # starts the process
@@ -49,6 +50,7 @@ def test_a_costly_grammar_is_refused_within_its_limits(grammars: Grammars, name:
         grammars.begin(of(COSTLY[name]), lambda: False)
 
 
+@pytest.mark.thorough
 def test_a_kept_grammar_does_not_wait_for_a_costly_one(grammars: Grammars) -> None:
     grammars.begin(of({"type": "integer"}))
     slow = threading.Thread(target=begin_and_ignore, args=(grammars, of(COSTLY["multiple"])))

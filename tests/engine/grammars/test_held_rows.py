@@ -85,6 +85,7 @@ def fits(text: str) -> bool:
     return True
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_hundreds_of_answers_are_of_the_schema_and_without_a_grammar_none_is(engine_of: Make) -> None:
     engine, answers = engine_of(), list[Completion]()
@@ -104,6 +105,7 @@ def test_hundreds_of_answers_are_of_the_schema_and_without_a_grammar_none_is(eng
     assert not any(fits(one.answer.text) for one in ended(engine, free).values())
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize("rows", [3, None])
 @pytest.mark.parametrize("speculate", ["off", "ngram", "draft"])
@@ -137,6 +139,7 @@ def test_other_ways_of_decoding_give_the_same_tokens(engine_of: Make) -> None:
     assert all(fits(one.answer.text) for one in done.values())
 
 
+@pytest.mark.thorough
 def test_an_answer_that_is_cut_off_says_so(engine_of: Make) -> None:
     asked = [Request(limit, QUESTIONS[0], max_new_tokens=limit, grammar=GRAMMAR) for limit in (1, 7)]
     asked.append(Request("whole", QUESTIONS[0], grammar=GRAMMAR))
@@ -152,6 +155,7 @@ def test_an_answer_that_is_cut_off_says_so(engine_of: Make) -> None:
     assert at_limit.answer.finish_reason is FinishReason.stop, "it was complete at its limit"
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_what_may_come_keeps_its_proportions(engine_of: Make) -> None:
     """Drawn as from the model's distribution among the tokens that the grammar allows."""
@@ -178,6 +182,7 @@ def engine_ids(engine: LocalEngine, text: str) -> int:
     return int(token)
 
 
+@pytest.mark.thorough
 def test_it_begins_behind_the_thinking_that_the_prompt_has_begun(engine_of: Make, tmp_path: Path) -> None:
     engine = engine_of(thinking_model(tmp_path / "thinks"))
     chat = (Message("user", QUESTIONS[0]),)
@@ -202,6 +207,7 @@ def test_tags_in_an_answer_are_no_thinking(engine_of: Make) -> None:
     assert not done.answer.parts.has_thinking
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("grammar", "reason"),
     [

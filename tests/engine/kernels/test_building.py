@@ -59,6 +59,7 @@ def test_it_is_built_once_and_says_so(fake: Path, caplog: pytest.LogCaptureFixtu
     assert (builds(fake), builds(fake, "unit")) == (1, len(UNITS))
 
 
+@pytest.mark.thorough
 def test_units_of_a_feature_are_compiled_when_it_is_asked_for_and_the_others_only_once(fake: Path) -> None:
     base = building.library(str(fake))
     packed = building.library(str(fake), {building.PACKED})
@@ -96,6 +97,7 @@ def test_every_unit_that_C_names_is_compiled() -> None:
     assert sorted(named) == sorted([*building.UNITS, "ALL_UNITS"])
 
 
+@pytest.mark.thorough
 def test_another_version_of_the_compiler_builds_again(fake: Path) -> None:
     prepare()
     fake.write_text(FAKE.format(version="13.1.0", log=fake.with_name("log")))
@@ -105,6 +107,7 @@ def test_another_version_of_the_compiler_builds_again(fake: Path) -> None:
     assert len(list((fake.with_name("cache") / "runner").glob("*.so"))) == 2
 
 
+@pytest.mark.thorough
 def test_other_flags_or_another_processor_build_again(fake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare()
     monkeypatch.setenv("RUNNER_CFLAGS", "-g1")
@@ -116,6 +119,7 @@ def test_other_flags_or_another_processor_build_again(fake: Path, monkeypatch: p
     assert builds(fake) == 4
 
 
+@pytest.mark.thorough
 def test_a_clone_elsewhere_uses_the_same_library(
     fake: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -142,6 +146,7 @@ def test_processes_that_start_together_build_once(fake: Path) -> None:
     assert builds(fake) == 1
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("mode", [0o775, 0o757, 0o777])
 def test_a_library_that_others_can_write_is_not_run_but_built_again(fake: Path, mode: int) -> None:
     library = building.library(str(fake))
@@ -154,6 +159,7 @@ def test_a_library_that_others_can_write_is_not_run_but_built_again(fake: Path, 
     assert not library.stat().st_mode & 0o022
 
 
+@pytest.mark.thorough
 def test_the_group_loses_its_right_to_write_in_our_cache(fake: Path) -> None:
     folder = fake.with_name("cache") / "runner"
     folder.mkdir(parents=True)
@@ -165,6 +171,7 @@ def test_the_group_loses_its_right_to_write_in_our_cache(fake: Path) -> None:
 STRANGER = 65534
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("of", ["file", "folder"])
 def test_what_a_stranger_owns_is_not_run(
     fake: Path, of: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -222,6 +229,7 @@ TARGETS = (
 )
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("compiler", ["gcc", "clang"])

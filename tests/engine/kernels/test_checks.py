@@ -336,6 +336,7 @@ except ValueError as error:
 """
 
 
+@pytest.mark.thorough
 def test_a_wrong_width_is_refused_also_without_asserts() -> None:
     done = subprocess.run(
         [sys.executable, "-O", "-c", OPTIMIZED], capture_output=True, text=True, check=False
@@ -348,6 +349,7 @@ def test_a_wrong_width_is_refused_also_without_asserts() -> None:
 ROOMS = ("attention", "decode", "kernels", "kv_cache", "local", "matmul", "memory")
 
 
+@pytest.mark.thorough
 def test_no_assert_guards_a_call_into_c() -> None:
     """`python -O` leaves asserts out: beside the kernels, they only tell the type checker what a
     thing is."""

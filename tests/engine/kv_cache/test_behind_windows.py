@@ -11,11 +11,10 @@ from typing import Any
 
 import pytest
 import torch
-from opening import local_engine
+from opening import make_spec, open_engine
 from streams import complete, generated
 from transformers import AutoModelForCausalLM
 
-from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_engine.checkpoints.kept_kv import kept_places
 from runner_engine.decode.kv_budget import KvBudget
@@ -30,7 +29,6 @@ from runner_engine.settings.kv_cache import KvCache
 from runner_engine.settings.model import LocalModelConfig
 from tools import families
 
-Make = Callable[..., RunnerConfig]
 WINDOW, NEW_TOKENS = 32, 40
 # several windows long, as are the prompts behind it
 SHARED = [30 + place * 7 % 90 for place in range(210)]
@@ -51,9 +49,7 @@ def as_ids(prompt: list[int]) -> dict[str, list[int]]:
 
 
 @pytest.fixture
-def engine_of(
-    make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[..., LocalEngine]]:
+def engine_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., LocalEngine]]:
     engines = []
 
     def make(family: str, **keys: Any) -> LocalEngine:
@@ -62,8 +58,8 @@ def engine_of(
         families.build(family, tmp_path / family)
         model = LocalModelConfig(name=str(tmp_path / family), device="cpu", dtype=Dtype.float32)
         engines.append(
-            local_engine(
-                make_config(model=model, generation=GenerationConfig(max_new_tokens=NEW_TOKENS, **keys))
+            open_engine(
+                make_spec(model=model, generation=GenerationConfig(max_new_tokens=NEW_TOKENS, **keys))
             )
         )
         return engines[-1]
@@ -97,7 +93,7 @@ def freed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return ends
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.thorough
 @pytest.mark.parametrize("family", FAMILIES)
 def test_rows_of_several_windows_answer_as_generate(
     engine_of: Callable[..., LocalEngine], family: str, freed: list[int], monkeypatch: pytest.MonkeyPatch
@@ -123,6 +119,7 @@ def test_rows_of_several_windows_answer_as_generate(
     assert any(shortage.ran_out for shortage in engine.stats.row_shortages)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("family", ["mistral", "gemma3_text"])
 def test_what_is_freed_matters(
     engine_of: Callable[..., LocalEngine], family: str, monkeypatch: pytest.MonkeyPatch
@@ -135,6 +132,7 @@ def test_what_is_freed_matters(
     assert complete(engine, asked()) != expected
 
 
+@pytest.mark.thorough
 def test_scores_are_those_of_a_row_that_keeps_everything(
     engine_of: Callable[..., LocalEngine], freed: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,6 +149,7 @@ def test_scores_are_those_of_a_row_that_keeps_everything(
     assert not freed
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("shared", [len(SHARED), 40], ids=["as long", "shorter"])
 def test_a_conversation_begins_where_all_its_keys_are(
     engine_of: Callable[..., LocalEngine], shared: int
@@ -164,6 +163,7 @@ def test_a_conversation_begins_where_all_its_keys_are(
         assert complete(engine, asked([prompt], keep=True)) == expected_of(engine, [prompt])
 
 
+@pytest.mark.thorough
 def test_what_a_server_keeps_of_prompts_is_whole(engine_of: Callable[..., LocalEngine]) -> None:
     engine = engine_of("gemma3_text")
     prompts = [LONG, [*LONG[:200], 5, 6, 7]]
@@ -173,6 +173,7 @@ def test_what_a_server_keeps_of_prompts_is_whole(engine_of: Callable[..., LocalE
             assert complete(engine, asked([prompt], recurring=True))[0] == expected[number]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("kv_cache", [KvCache.as_model, KvCache.int8, KvCache.k8v4], ids=str)
 def test_an_arena_takes_the_memory_that_is_said(kv_cache: KvCache) -> None:
     """What the system says of its pages: a layer with a window keeps that and a few more places,

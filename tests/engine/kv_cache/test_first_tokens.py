@@ -39,6 +39,7 @@ def test_they_are_a_block_of_the_kernels() -> None:
     assert FIRST_TOKENS == LANES
 
 
+@pytest.mark.sampled(8)
 @WAYS
 @pytest.mark.parametrize(
     "form", ["f32 in int4, first plain", "bf16 in int8, first plain", "bf16 in k8v4, first plain"]
@@ -51,6 +52,7 @@ def test_attention_is_that_of_one_softmax(case: str, form: str, way: str) -> Non
     check_pass(CASES[case], form, way)
 
 
+@pytest.mark.thorough
 @WAYS
 def test_in_a_text_that_begins_elsewhere_they_are_not_found(
     way: str, monkeypatch: pytest.MonkeyPatch
@@ -106,6 +108,7 @@ def scores(engine: LocalEngine) -> torch.Tensor:
     return torch.tensor([found[number] for number in sorted(found)])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kv_cache", [INT4, K8V4], ids=str)
 def test_answers_are_the_same_beside_others_and_behind_what_is_kept(
     engine_of: Make, kv_cache: KvCache
@@ -127,6 +130,7 @@ def test_answers_are_the_same_beside_others_and_behind_what_is_kept(
         assert engine.fused is not None, "a pass in a single call"
 
 
+@pytest.mark.thorough
 def test_first_tokens_that_are_not_copied_are_missed(
     engine_of: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -146,6 +150,7 @@ def test_first_tokens_that_are_not_copied_are_missed(
             assert complete(broken, requests(**kind)) != expected
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("dtype", [Dtype.float32, Dtype.bfloat16])
 @pytest.mark.parametrize("kv_cache", [INT4, K8V4], ids=str)
 def test_torch_alone_gives_the_log_probabilities_of_the_kernels(
@@ -157,6 +162,7 @@ def test_torch_alone_gives_the_log_probabilities_of_the_kernels(
     assert float((by_kernels - by_torch).abs().mean()) < (0.02 if dtype is Dtype.float32 else 0.1)
 
 
+@pytest.mark.thorough
 def test_a_short_text_is_the_models_own(engine_of: Make) -> None:
     """Up to 16 tokens, nothing is rounded; without first tokens, it is."""
     asked = [Request(number, tuple(range(5, 5 + 9)), continuation=(20, 21, 22, 23)) for number in range(2)]
@@ -169,6 +175,7 @@ def test_a_short_text_is_the_models_own(engine_of: Make) -> None:
     assert float((coded - plain).abs().max()) > 1e-2
 
 
+@pytest.mark.thorough
 def test_a_plan_counts_them(engine_of: Make) -> None:
     peaks = {}
     for kv_cache in (KvCache.int4, INT4):

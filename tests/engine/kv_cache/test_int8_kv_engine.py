@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from opening import make_spec
 from streams import PROMPTS, complete, requests
 
 from runner_base.dtypes import Dtype
@@ -56,6 +57,7 @@ def scores(engine: LocalEngine, asked: list[Request], rows: int | None = None) -
     return {one.id: one.logprobs or [] for one in contract.complete(engine, asked, rows)}
 
 
+@pytest.mark.thorough
 @DTYPES
 @pytest.mark.parametrize("family", ["llama", "qwen3"])
 def test_an_answer_does_not_depend_on_the_rows_beside_it(
@@ -89,6 +91,7 @@ def test_an_answer_does_not_depend_on_the_rows_beside_it(
         assert gives_same_logits_together(forward, 259), "so guessed tokens can be checked"
 
 
+@pytest.mark.thorough
 @DTYPES
 def test_log_probabilities_are_the_same_bits_beside_other_rows(
     engine_of: Make, dtype: Dtype, monkeypatch: pytest.MonkeyPatch
@@ -113,6 +116,7 @@ def test_log_probabilities_are_the_same_bits_beside_other_rows(
     assert 0 < sum(apart) / len(apart) < 0.1, "8 bits cost something, and little"
 
 
+@pytest.mark.thorough
 @DTYPES
 @pytest.mark.parametrize("by_torch", [False, True], ids=["kernels", "torch"])
 def test_the_memory_of_keys_and_values_is_that_of_8_bits(
@@ -133,6 +137,7 @@ def test_the_memory_of_keys_and_values_is_that_of_8_bits(
     assert peaks[KvCache.int8] / peaks[KvCache.as_model] == (DIM + 4) / (DIM * itemsize)
 
 
+@pytest.mark.thorough
 @DTYPES
 def test_torch_alone_gives_the_log_probabilities_of_the_kernels(
     engine_of: Make, dtype: Dtype, monkeypatch: pytest.MonkeyPatch
@@ -147,6 +152,7 @@ def test_torch_alone_gives_the_log_probabilities_of_the_kernels(
     assert float((of_kernels - of_torch).abs().mean()) < (0.01 if dtype is Dtype.float32 else 0.1)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("speculate", ["auto", "off"])
 def test_copied_and_guessed_tokens_change_no_answer(engine_of: Make, speculate: str) -> None:
     engine = engine_of(speculate=speculate)
@@ -158,6 +164,7 @@ def test_copied_and_guessed_tokens_change_no_answer(engine_of: Make, speculate: 
     assert engine.prompts.tokens > 0
 
 
+@pytest.mark.thorough
 def test_several_answers_to_a_prompt_are_those_of_single_ones(engine_of: Make) -> None:
     engine = engine_of(temperature=1.0)
     prompt = PROMPTS[0]
@@ -191,10 +198,10 @@ def test_rows_beyond_the_reach_of_the_scheduler_are_refused(
         complete(engine, requests())
 
 
-def test_branches_need_a_cache_in_the_models_format(make_config: Any) -> None:
+def test_branches_need_a_cache_in_the_models_format() -> None:
     from runner_engine.settings.rope import Rope2dConfig
 
     model = LocalModelConfig(name="x")
     for kv_cache in (KvCache.as_model, KvCache.int8):
-        config = make_config(model=model, rope=Rope2dConfig(), generation=GenerationConfig(kv_cache=kv_cache))
-        assert (Capability.branches in capabilities_of(config)) == (kv_cache == KvCache.as_model)
+        spec = make_spec(model=model, rope=Rope2dConfig(), generation=GenerationConfig(kv_cache=kv_cache))
+        assert (Capability.branches in capabilities_of(spec)) == (kv_cache == KvCache.as_model)

@@ -11,7 +11,6 @@ import torch
 from attending import heads_for, ints, kernels_or_none, random
 from passes import CASES, as_stored, check_pass
 
-from runner.config.root import semantic_keys
 from runner_base.errors import ConfigError
 from runner_engine.checkpoints.kept_kv import kept_kv
 from runner_engine.kernels import native
@@ -87,17 +86,6 @@ def test_a_layer_that_a_model_does_not_have_is_refused() -> None:
         of.check_layers(4)
 
 
-def test_only_other_formats_count_in_a_jobs_id(make_config: Any) -> None:
-    keys = {
-        name: dict(semantic_keys(make_config(generation=GenerationConfig(kv_cache=name))))
-        for name in SHORT_NAMES
-    }
-    assert "generation.kv_cache" not in keys.pop("as_model")
-    assert {name: found["generation.kv_cache"] for name, found in keys.items()} == {
-        name: name for name in keys
-    }
-
-
 @DTYPES
 @pytest.mark.parametrize("dim", [16, 64, 80, 128])
 @pytest.mark.parametrize("kv_cache", [KvCache.int4, KvCache.k8v4, KvCache.of(MAPPING)], ids=str)
@@ -157,6 +145,7 @@ def test_a_rotation_is_undone_by_itself(
                           atol=1e-3 if dtype is torch.float32 else 5.0)  # fmt: skip
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("way", ["kernels", "torch"])
 def test_a_rotation_that_is_not_undone_fails(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The control: what is read must be rotated back."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from opening import make_spec
 from streams import PROMPTS, complete, requests
 
 from runner_base.dtypes import Dtype
@@ -45,6 +46,7 @@ def scores(engine: LocalEngine) -> torch.Tensor:
     return torch.tensor([found[number] for number in sorted(found)])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kv_cache", KINDS)
 def test_an_answer_does_not_depend_on_the_rows_beside_it(engine_of: Make, kv_cache: str) -> None:
     engine = engine_of(kv_cache)
@@ -61,6 +63,7 @@ def test_an_answer_does_not_depend_on_the_rows_beside_it(engine_of: Make, kv_cac
         assert engine.fused is not None, "a pass in a single call"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("dtype", [Dtype.float32, Dtype.bfloat16])
 @pytest.mark.parametrize("kv_cache", KINDS)
 def test_torch_alone_gives_the_log_probabilities_of_the_kernels(
@@ -73,14 +76,12 @@ def test_torch_alone_gives_the_log_probabilities_of_the_kernels(
     assert 1e-4 < float((by_kernels - plain).abs().mean()) < 0.2, "fewer bits cost something, and little"
 
 
-def test_a_layer_that_the_model_does_not_have_is_said_before_the_load(
-    make_config: Any, saved_family: Any
-) -> None:
+def test_a_layer_that_the_model_does_not_have_is_said_before_the_load(saved_family: Any) -> None:
     from runner_engine import resolve
     from runner_engine.local.before_load import check_files
 
     model = LocalModelConfig(name=str(saved_family("llama")), device="cpu")
     of = {"keys": "int8", "layers": {77: "as_model"}}
-    config = make_config(model=model, generation=GenerationConfig(kv_cache=of))
+    spec = make_spec(model=model, generation=GenerationConfig(kv_cache=of))
     with pytest.raises(ConfigError, match="there is no layer 77"):
-        check_files(resolve(config))
+        check_files(resolve(spec))

@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from opening import local_engine
+from opening import make_spec, open_engine
 from streams import complete
 
-from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_engine.kernels import native
 from runner_engine.kv_cache import kernels_for
@@ -48,9 +47,7 @@ PROMPTS = [
 
 
 @pytest.fixture
-def engine_of(
-    make_config: Callable[..., RunnerConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Make]:
+def engine_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     engines: list[LocalEngine] = []
 
     def make(family: str, kv_cache: str) -> LocalEngine:
@@ -60,8 +57,8 @@ def engine_of(
             monkeypatch.setitem(families.OVERRIDES, family, families.OVERRIDES.get(family, {}) | sizes)
             families.build(family, folder)
         model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32)
-        config = make_config(model=model, generation=GenerationConfig(max_new_tokens=12, kv_cache=kv_cache))
-        engines.append(local_engine(config))
+        spec = make_spec(model=model, generation=GenerationConfig(max_new_tokens=12, kv_cache=kv_cache))
+        engines.append(open_engine(spec))
         return engines[-1]
 
     yield make
@@ -80,7 +77,7 @@ def scores(engine: LocalEngine) -> torch.Tensor:
     return torch.tensor([found[number] for number in sorted(found)])
 
 
-@pytest.mark.sampled(8)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("kv_cache", KINDS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_answer_does_not_depend_on_the_rows_beside_it(engine_of: Make, family: str, kv_cache: str) -> None:
@@ -98,7 +95,7 @@ def test_an_answer_does_not_depend_on_the_rows_beside_it(engine_of: Make, family
         assert engine.fused is not None, "a pass in a single call, or in several"
 
 
-@pytest.mark.sampled(10)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("kv_cache", KINDS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_torch_alone_gives_the_log_probabilities_of_the_kernels(

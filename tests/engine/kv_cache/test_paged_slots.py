@@ -90,6 +90,7 @@ class Rows:
                 assert torch.equal(self.own.tensors(slot)[layer][:, : len(numbers)], stored[0])
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("seed", range(6))
 def test_a_rows_table_leads_to_its_keys_whatever_happened(seed: int) -> None:
     chance = random.Random(seed)

@@ -3,19 +3,17 @@ they run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from opening import local_engine
+from opening import make_spec, open_engine
 from streams import complete
 
-from runner.config.resolved import resolve
-from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_engine.checkpoints.kept_kv import kept_kv
 from runner_engine.checkpoints.layer_kinds import LayerKind, layer_kinds
+from runner_engine.checkpoints.resolve import resolve
 from runner_engine.plan.footprint import predict
 from runner_engine.sessions.base import Request
 from runner_engine.settings.generation import GenerationConfig
@@ -35,23 +33,23 @@ FULL, WINDOW, STATE = LayerKind.full, LayerKind.window, LayerKind.state
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_predicted_keys_values_and_states_are_what_is_kept(
-    make_config: Callable[..., RunnerConfig], tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = {"max_position_embeddings": 2048} | FAMILIES[family]
     monkeypatch.setitem(families.OVERRIDES, family, families.OVERRIDES.get(family, {}) | sizes)
     families.build(family, tmp_path)
     model = LocalModelConfig(name=str(tmp_path), device="cpu", dtype=Dtype.float32)
-    config = make_config(model=model, generation=GenerationConfig(max_new_tokens=NEW))
-    predicted = predict(resolve(config), (ROWS, PROMPT, NEW))
+    spec = make_spec(model=model, generation=GenerationConfig(max_new_tokens=NEW))
+    predicted = predict(resolve(spec), (ROWS, PROMPT, NEW))
     assert predicted is not None
-    engine = local_engine(config)
+    engine = open_engine(spec)
     prompts = [tuple((3 + 7 * place + 11 * row) % 250 for place in range(PROMPT)) for row in range(ROWS)]
     complete(engine, [Request(row, prompt, ignore_eos=True) for row, prompt in enumerate(prompts)], ROWS)
     measured = engine.stats.peak_kv_bytes
     engine.close()
     assert max(predicted.prefill_kv_bytes, predicted.decode_kv_bytes) == pytest.approx(measured, rel=0.05)
     if "sliding_window" in sizes:
-        full = kept_kv(resolve(config).files.text_settings, 4).token_bytes * ROWS * (PROMPT + NEW)
+        full = kept_kv(resolve(spec).files.text_settings, 4).token_bytes * ROWS * (PROMPT + NEW)
         assert full > 1.1 * measured, "as if each layer kept everything"
 
 

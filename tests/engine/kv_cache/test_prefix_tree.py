@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -30,6 +31,7 @@ def tokens_of(prefix: Prefix | None) -> list[int]:
     return [token for one in (prefix.path if prefix else []) for token in one.tokens]
 
 
+@pytest.mark.thorough
 @settings(max_examples=150)
 @given(trees())
 def test_every_prompt_begins_with_the_prefix_that_it_shares(prompts: Prompts) -> None:
@@ -63,6 +65,7 @@ def test_the_order_of_the_prompts_changes_nothing(prompts: Prompts, random: obje
     assert [tokens_of(prefix) for prefix in shuffled] == [tokens_of(plain[at]) for at in order]
 
 
+@pytest.mark.thorough
 @settings(max_examples=100)
 @given(trees())
 def test_equal_beginnings_are_one_object(prompts: Prompts) -> None:
@@ -73,6 +76,7 @@ def test_equal_beginnings_are_one_object(prompts: Prompts) -> None:
             assert nodes.setdefault(tuple(tokens_of(one)), one) is one
 
 
+@pytest.mark.thorough
 @settings(max_examples=100)
 @given(st.lists(st.integers(0, 5), min_size=MIN_SAVED, max_size=300), st.integers(2, 12))
 def test_a_long_beginning_of_all_is_found_whole(beginning: list[int], count: int) -> None:

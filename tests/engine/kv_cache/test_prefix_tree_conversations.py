@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 import torch
 from listening import complete_first, complete_with_deltas
-from opening import local_engine
+from opening import make_spec, open_engine
 
-from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_base.result import FinishReason
 from runner_engine.decode.rows import Row
@@ -26,16 +25,15 @@ from runner_engine.sessions.base import Completion, Delta, Event, Message, Reque
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import Attention, LocalModelConfig
 
-Make = Callable[..., RunnerConfig]
 PROMPT = (
     "Once upon a time, in a land far away, there lived a king who counted his sheep every single evening. "
 )
 
 
 @pytest.fixture(params=[Attention.auto, Attention.sdpa], ids=["stream", "plain"])
-def engine(request: pytest.FixtureRequest, make_config: Make, tiny_llama: Path) -> Iterator[LocalEngine]:
+def engine(request: pytest.FixtureRequest, tiny_llama: Path) -> Iterator[LocalEngine]:
     model = LocalModelConfig(name=str(tiny_llama), attention=request.param)
-    one = local_engine(make_config(model=model, generation=GenerationConfig(max_new_tokens=40)))
+    one = open_engine(make_spec(model=model, generation=GenerationConfig(max_new_tokens=40)))
     yield one
     one.close()
 
@@ -74,6 +72,7 @@ def test_half_a_character_is_held_back(engine: LocalEngine) -> None:
     assert stopping.new_deltas(Row(Request(0, ""), [], "", 9, tokens=tokens, sent=1)) == [Delta(0, 0, "é")]
 
 
+@pytest.mark.sampled(1)
 def test_who_has_enough_ends_one_and_no_other(engine: LocalEngine) -> None:
     requests = [Request(0, PROMPT, ignore_eos=True), Request(1, PROMPT + "And then? ", ignore_eos=True)]
     alone = {done.id: done for done in contract.complete(engine, requests)}
@@ -98,6 +97,7 @@ def test_who_has_enough_ends_one_and_no_other(engine: LocalEngine) -> None:
     assert done[1].answer.token_ids == alone[1].answer.token_ids
 
 
+@pytest.mark.thorough
 def test_closing_early_cancels_and_leaves_the_engine_usable(engine: LocalEngine) -> None:
     requests = [
         Request(index, PROMPT[index:], max_new_tokens=4 + 9 * index, ignore_eos=True) for index in range(4)
@@ -131,9 +131,10 @@ def turns(engine: LocalEngine, keep: bool) -> tuple[list[list[int]], list[int]]:
     return answers, computed
 
 
-def test_the_next_turn_computes_only_what_is_new(make_config: Make, embedded: LocalModelConfig) -> None:
+@pytest.mark.thorough
+def test_the_next_turn_computes_only_what_is_new(embedded: LocalModelConfig) -> None:
     def chat(keep: bool) -> tuple[list[list[int]], list[int]]:
-        engine = local_engine(make_config(model=embedded, generation=GenerationConfig(max_new_tokens=12)))
+        engine = open_engine(make_spec(model=embedded, generation=GenerationConfig(max_new_tokens=12)))
         try:
             return turns(engine, keep)
         finally:

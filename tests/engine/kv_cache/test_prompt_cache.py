@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from opening import local_engine
+from opening import make_spec, open_engine
 from streams import PROMPTS, complete, generated, requests
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_base.machine import MIB
 from runner_engine.decode.tokens.stopping import Stopping
@@ -24,15 +23,14 @@ from runner_engine.sessions.base import Request
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import LocalModelConfig
 
-Make = Callable[..., RunnerConfig]
 GREEDY = GenerationConfig(max_new_tokens=20)
 
 
 @pytest.fixture
-def engine(make_config: Make, saved_family: Callable[..., Path]) -> Iterator[LocalEngine]:
+def engine(saved_family: Callable[..., Path]) -> Iterator[LocalEngine]:
     folder = saved_family("llama", max_position_embeddings=512)
     model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32)
-    one = local_engine(make_config(model=model, generation=GREEDY))
+    one = open_engine(make_spec(model=model, generation=GREEDY))
     yield one
     one.close()
 
@@ -45,6 +43,7 @@ def computed(
     return complete(engine, asked, batch_size), engine.stats.prefill_tokens - before
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize("by_torch", [False, True], ids=["kernels", "torch"])
 def test_what_comes_again_is_not_computed_again(

@@ -32,7 +32,7 @@ def check(engine: LocalEngine, expected: str) -> None:
         assert not any("slower" in note for note in engine.stats.notes)
 
 
-@pytest.mark.sampled(10)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", [*INT8, *GROUPED])
 @DTYPES
 def test_of_a_stored_format(
@@ -45,6 +45,7 @@ def test_of_a_stored_format(
     check(engine, f"(14 of 15 linear layers: 14 {of.layers})")
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("choice", [HqqConfig(), TorchaoIntxConfig(bits=3, symmetric=False)])
 @DTYPES
 def test_of_a_format_that_is_made(

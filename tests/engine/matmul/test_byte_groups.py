@@ -127,6 +127,7 @@ def test_what_the_kernel_refuses(wrong: dict[str, int]) -> None:
         ours.product(torch.ones(1, 256))
 
 
+@pytest.mark.thorough
 @has_kernels
 @pytest.mark.parametrize(
     ("name", "choice"), [("gptq", GptqConfig), ("gptq_order", GptqConfig), ("hqq", HqqConfig)]

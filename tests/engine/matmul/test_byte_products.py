@@ -41,7 +41,7 @@ def weights_of(outputs: int, inputs: int, kind: WeightFormat, tile_rows: int) ->
     return it
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("kind", [WeightFormat.int8_dynamic, WeightFormat.row_int8, WeightFormat.int8_stored])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_tiles_have_the_bits_of_vectors(

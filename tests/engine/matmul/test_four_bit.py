@@ -79,7 +79,7 @@ def test_they_are_the_products_of_the_unpacked_weights(
     assert torch.equal(layer.weight.data, held), "nothing is packed"
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.thorough
 @has_kernels
 @is_x86
 @pytest.mark.parametrize("processor", list(OTHERS))

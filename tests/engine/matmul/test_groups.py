@@ -114,6 +114,7 @@ def test_the_kernel_refuses_rows_that_are_not_whole_eights() -> None:
         multiply(KERNELS, torch.ones(1, 100), ours)
 
 
+@pytest.mark.thorough
 @has_kernels
 def test_an_adapter_on_top_changes_the_answers(
     saved_family: Callable[..., Path], opened: Callable[..., LocalEngine], tmp_path: Path, tiny_llama: Path

@@ -13,12 +13,11 @@ import numpy as np
 import processors
 import pytest
 import torch
-from opening import local_engine
+from opening import make_spec, open_engine
 from portable_kernels import TARGETS, built_for, function_for, has_compiler, is_x86, product_by
 from streams import complete, requests
 from torch import nn
 
-from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_engine.devices.heap import Heap
 from runner_engine.kernels import native
@@ -32,7 +31,6 @@ from runner_engine.settings.model import LocalModelConfig
 
 pytest.importorskip("torchao", reason="the optional torchao is not installed")
 
-Make = Callable[..., RunnerConfig]
 Saved = Callable[..., Path]
 KERNELS = native.kernels()
 has_kernels = pytest.mark.skipif(KERNELS is None, reason="there is no C compiler")
@@ -84,6 +82,7 @@ def by_formula(layer: Any, rows: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(outputs).to(rows.dtype)
 
 
+@pytest.mark.thorough
 @has_kernels
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("threads", [1, 2])
@@ -202,12 +201,12 @@ def test_other_ways_of_torchao_keep_their_own_function(keys: dict[str, Any]) -> 
     assert "forward" not in vars(layer)
 
 
-def answers(make_config: Make, folder: Path) -> tuple[dict[Any, list[int]], list[str], str]:
+def answers(folder: Path) -> tuple[dict[Any, list[int]], list[str], str]:
     model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.bfloat16)
-    config = make_config(
+    spec = make_spec(
         model=model, quantization=Int8DynamicConfig(), generation=GenerationConfig(max_new_tokens=6)
     )
-    engine = local_engine(config)
+    engine = open_engine(spec)
     done = complete(engine, requests())
     notes, quantized = engine.stats.notes, str(engine.loaded.facts["quantized"])
     layers = [layer for layer in engine.loaded.model.modules() if isinstance(layer, nn.Linear)]
@@ -219,15 +218,15 @@ def answers(make_config: Make, folder: Path) -> tuple[dict[Any, list[int]], list
 @has_kernels
 @has_vnni
 def test_a_model_answers_the_same_on_every_processor(
-    make_config: Make, saved_family: Saved, monkeypatch: pytest.MonkeyPatch
+    saved_family: Saved, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = saved_family("llama", max_position_embeddings=512)
     assert KERNELS is not None
-    with_bytes = answers(make_config, folder)
+    with_bytes = answers(folder)
     assert with_bytes[1] == []
     assert "14 Int8Tensor" in with_bytes[2]
     monkeypatch.setattr(native, "kernels", lambda: None)
-    tokens, notes, _ = answers(make_config, folder)
+    tokens, notes, _ = answers(folder)
     assert [note for note in notes if "is multiplied" in note] == [
         "Linear is multiplied by torch, which is slower: its kernels need a C compiler"
     ]

@@ -50,6 +50,7 @@ def by_formula(layer: GroupedLinear, rows: torch.Tensor) -> torch.Tensor:
     return outputs.to(rows.dtype)
 
 
+@pytest.mark.thorough
 @has_kernels
 @pytest.mark.parametrize("kind", KINDS.values(), ids=list(KINDS))
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
@@ -71,6 +72,7 @@ def test_every_way_gives_the_bits_of_the_formula(
             assert torch.equal(found, expected), (inputs, outputs, has_bias, count)
 
 
+@pytest.mark.sampled(1)
 @has_compiler
 @is_x86
 @pytest.mark.parametrize("target", TARGETS)

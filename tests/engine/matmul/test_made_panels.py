@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from opening import adapt, load_base
+from opening import adapt, load_base, make_spec
 from torch import nn
 
-from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_engine.devices.heap import Heap
 from runner_engine.kernels import native
@@ -100,13 +99,14 @@ def test_rows_that_are_rounded_are_rounded_before_the_kernels_product() -> None:
     assert not torch.equal(layer(rows), weight.product(rows))
 
 
+@pytest.mark.thorough
 @has_kernels
 def test_a_second_job_over_the_same_base_reads_the_panels_of_the_first(
-    saved_family: Callable[..., Path], make_config: Callable[..., RunnerConfig]
+    saved_family: Callable[..., Path],
 ) -> None:
     model = LocalConfig(name=str(saved_family()), device="cpu", dtype=Dtype.float32)
-    config = make_config(model=model, quantization=HqqConfig())
-    loaded = adapt(load_base(config), config).model
+    spec = make_spec(model=model, quantization=HqqConfig())
+    loaded = adapt(load_base(spec), spec).model
     ids = torch.arange(3, 40)[None]
     with torch.inference_mode():
         before = loaded(ids).logits

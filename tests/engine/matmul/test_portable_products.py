@@ -75,6 +75,7 @@ def test_llm_int8_has_the_bits_of_the_formula(target: str) -> None:
             assert ((found.float() - library).abs() <= library.abs() / 127 + 1e-4 * library.abs().max()).all()
 
 
+@pytest.mark.thorough
 @has_compiler
 @is_x86
 @pytest.mark.parametrize("target", TARGETS)

@@ -159,6 +159,7 @@ def answers(engine: LocalEngine) -> list[list[int]]:
     return [list(found[at]) for at in range(len(PROMPTS))]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("dtype", [Dtype.float32, Dtype.bfloat16])
 @pytest.mark.parametrize("wanted", list(Way))
 def test_each_forced_way_gives_its_tokens_and_stands_in_the_facts(

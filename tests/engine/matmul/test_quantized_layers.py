@@ -12,11 +12,10 @@ import pytest
 import torch
 from families import save_peft
 from library_layers import layer_of
-from opening import adapt, load_base, local_engine
+from opening import adapt, load_base, make_spec, open_engine
 from streams import complete, requests
 from torch import nn
 
-from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_engine.devices.heap import Heap
 from runner_engine.kernels import native
@@ -28,8 +27,8 @@ from runner_engine.quantization.torchao import Int8DynamicConfig
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.lora import PeftConfig
 from runner_engine.settings.model import LocalModelConfig
+from runner_engine.spec import ModelSpec
 
-Make = Callable[..., RunnerConfig]
 Saved = Callable[..., Path]
 BUILT = native.kernels()
 has_kernels = pytest.mark.skipif(BUILT is None, reason="the kernels are not built here")
@@ -37,6 +36,7 @@ exact = processors.needs("vnni", why="torchao's own sums, which saturate without
 packed = processors.needs("bf16", why="bitsandbytes' packed weights are not emulated")
 
 
+@pytest.mark.sampled(20)
 @has_kernels
 @pytest.mark.parametrize(
     ("kind", "inputs", "outputs", "keys"),
@@ -93,30 +93,27 @@ def test_nan_stays_nan(kind: str, count: int) -> None:
     assert found[0].isfinite().all()
 
 
-def config_of(
-    make_config: Make, folder: Path, quantization: QuantizationConfig, **groups: Any
-) -> RunnerConfig:
+def spec_of(folder: Path, quantization: QuantizationConfig, **groups: Any) -> ModelSpec:
     model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.bfloat16)
     generation = GenerationConfig(max_new_tokens=6)
-    return make_config(model=model, quantization=quantization, generation=generation, **groups)
+    return make_spec(model=model, quantization=quantization, generation=generation, **groups)
 
 
-def engine_of(
-    make_config: Make, folder: Path, quantization: QuantizationConfig, **groups: Any
-) -> LocalEngine:
-    return local_engine(config_of(make_config, folder, quantization, **groups))
+def engine_of(folder: Path, quantization: QuantizationConfig, **groups: Any) -> LocalEngine:
+    return open_engine(spec_of(folder, quantization, **groups))
 
 
 def quantized(model: Any) -> list[Any]:
     return [one for one in model.modules() if isinstance(one, nn.Linear) and type(one) is not nn.Linear]
 
 
+@pytest.mark.thorough
 @has_kernels
 @pytest.mark.parametrize("quantization", [Nf4Config(), Int8Config()], ids=["nf4", "int8"])
 def test_weights_stay_and_functions_are_put_back(
-    make_config: Make, saved_family: Saved, quantization: QuantizationConfig
+    saved_family: Saved, quantization: QuantizationConfig
 ) -> None:
-    engine = engine_of(make_config, saved_family("llama", max_position_embeddings=512), quantization)
+    engine = engine_of(saved_family("llama", max_position_embeddings=512), quantization)
     asked = requests()
     complete(engine, asked)
     model = engine.loaded.model
@@ -131,6 +128,7 @@ def test_weights_stay_and_functions_are_put_back(
     assert all(torch.equal(layer.weight.data, before) for layer, before in zip(layers, held, strict=True))
 
 
+@pytest.mark.sampled(1)
 @has_kernels
 @pytest.mark.parametrize(
     "quantization",
@@ -138,12 +136,12 @@ def test_weights_stay_and_functions_are_put_back(
     ids=["fp4", "int8", "int8_dynamic"],
 )
 def test_an_adapter_over_quantized_layers_counts(
-    make_config: Make, saved_family: Saved, quantization: QuantizationConfig, tmp_path: Path
+    saved_family: Saved, quantization: QuantizationConfig, tmp_path: Path
 ) -> None:
     folder = saved_family("llama")
     adapter = PeftConfig(path=str(save_peft(tmp_path / "adapter", folder)))
-    config = config_of(make_config, folder, quantization, lora=adapter)
-    model = adapt(load_base(config), config).model
+    spec = spec_of(folder, quantization, lora=adapter)
+    model = adapt(load_base(spec), spec).model
     ids = torch.arange(3, 40)[None]
     with torch.inference_mode():
         own = model(ids).logits.float()
@@ -155,10 +153,10 @@ def test_an_adapter_over_quantized_layers_counts(
 
 @pytest.mark.parametrize("quantization", [Nf4Config(), Int8Config()], ids=["nf4", "int8"])
 def test_without_kernels_layers_keep_their_own_and_say_so(
-    make_config: Make, saved_family: Saved, quantization: QuantizationConfig, monkeypatch: pytest.MonkeyPatch
+    saved_family: Saved, quantization: QuantizationConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(native, "kernels", lambda: None)
-    engine = engine_of(make_config, saved_family("llama", max_position_embeddings=512), quantization)
+    engine = engine_of(saved_family("llama", max_position_embeddings=512), quantization)
     complete(engine, requests())
     assert [note.split(" is multiplied")[0] for note in engine.stats.notes if "is multiplied" in note] == [
         type(quantized(engine.loaded.model)[0]).__name__

@@ -3,18 +3,16 @@ decoded in a stream."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from opening import local_engine
+from opening import make_spec, open_engine
 from streams import complete, requests
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from runner.config.root import RunnerConfig
 from runner_engine.decode import cache_probe, compat_probe
 from runner_engine.local.engine import LocalEngine
 from runner_engine.matmul.rounding import rounding_layers, unrounded_rows
@@ -23,7 +21,6 @@ from runner_engine.quantization.torchao import Int8DynamicConfig
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import LocalModelConfig
 
-Make = Callable[..., RunnerConfig]
 WIDTH, LAYERS = 128, 8
 
 
@@ -48,48 +45,48 @@ def save(folder: Path, tokenizer: Path, times: float) -> Path:
     return folder
 
 
-def opened(make_config: Make, folder: Path, quantization: Any) -> LocalEngine:
+def opened(folder: Path, quantization: Any) -> LocalEngine:
     pytest.importorskip("torchao" if isinstance(quantization, Int8DynamicConfig) else "bitsandbytes")
     model = LocalModelConfig(name=str(folder), device="cpu")
-    return local_engine(
-        make_config(model=model, quantization=quantization, generation=GenerationConfig(max_new_tokens=4))
+    return open_engine(
+        make_spec(model=model, quantization=quantization, generation=GenerationConfig(max_new_tokens=4))
     )
 
 
+@pytest.mark.thorough
 def test_a_model_with_outliers_is_decoded_in_a_stream(
-    make_config: Make, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = save(tmp_path / "model", tiny_llama, 100)
-    engine = opened(make_config, folder, Int8DynamicConfig())
+    engine = opened(folder, Int8DynamicConfig())
     assert engine.load().facts["decoding"] == "in a stream"
     assert len(complete(engine, requests())) == len(requests())
     assert engine.stats.notes == []
     engine.close()
     monkeypatch.setattr(compat_probe, "unrounded_rows", lambda _: nullcontext({}))
-    rounded = opened(make_config, folder, Int8DynamicConfig())
+    rounded = opened(folder, Int8DynamicConfig())
     rounded._loaded = rounded._load()
     with pytest.raises(cache_probe.Incompatible, match="off by"):
         compat_probe.probe_heads(rounded.loaded)
     rounded.close()
 
 
-def test_layers_that_lose_most_of_their_rows_are_named(
-    make_config: Make, tiny_llama: Path, tmp_path: Path
-) -> None:
+def test_layers_that_lose_most_of_their_rows_are_named(tiny_llama: Path, tmp_path: Path) -> None:
     folder = save(tmp_path / "model", tiny_llama, 5000)
     for _ in range(2):  # the second time, the trial may be a kept one
-        engine = opened(make_config, folder, Int8DynamicConfig())
+        engine = opened(folder, Int8DynamicConfig())
         [note] = [one for one in engine.load().notes if "unstable" in one]
         assert "quantization.skip=[model.layers." in note
         assert "down_proj" not in note, "its rows come from no norm"
         engine.close()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("quantization", [Int8DynamicConfig(), Int8Config()], ids=lambda one: one.name)
 def test_rows_as_they_come_give_the_products_of_the_unpacked_weights(
-    make_config: Make, tiny_llama: Path, tmp_path: Path, quantization: Any
+    tiny_llama: Path, tmp_path: Path, quantization: Any
 ) -> None:
-    engine = opened(make_config, save(tmp_path / "model", tiny_llama, 100), quantization)
+    engine = opened(save(tmp_path / "model", tiny_llama, 100), quantization)
     engine.load()
     layers = rounding_layers(engine.loaded.model)
     assert len(layers) == 7 * LAYERS

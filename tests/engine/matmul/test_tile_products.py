@@ -33,7 +33,7 @@ SHAPES = [(8, 32), (32, 64), (33, 96), (64, 32), (96, 160), (250, 576), (130, 62
 COUNTS = (1, 2, 5, 6, 7, 15, 16, 17, 31, 32, 33, 40, 64, 65, 131)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("tile_rows", [1, 8, NO_TILES])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_tiles_and_vectors_give_the_bits_of_the_documented_order(
@@ -90,6 +90,7 @@ def test_nothing_is_written_behind_the_results_and_no_input_behind_the_rows_coun
         assert out.isfinite().all()
 
 
+@pytest.mark.thorough
 def test_a_wrong_kernel_is_noticed_by_its_trial_and_not_used(tmp_path: Path) -> None:
     """The odd inputs of each pair are left out in this build."""
     flags = with_a_mistake(

@@ -77,7 +77,7 @@ def four_bit(codes: torch.Tensor, block: int, scale: torch.Tensor, table: torch.
     return it
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("outputs", "inputs", "block"), [(32, 64, 64), (96, 1088, 64), (96, 1024, 512), (64, 96, 32)]
 )
@@ -137,7 +137,7 @@ def test_bytes_of_torchao_are_summed_in_the_order_of_tiles(
     check(emulated_tiles, by_way, rows, expected.bfloat16())
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", TYPES)
 def test_blocks_of_a_gguf_file_have_the_bits_of_unpacked_weights(
     emulated_tiles: OnlyTiles, name: str
@@ -153,7 +153,7 @@ def test_blocks_of_a_gguf_file_have_the_bits_of_unpacked_weights(
     check(emulated_tiles, ways, rows, expected, fewest=2)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.thorough
 @pytest.mark.parametrize(("kind", "inputs", "bits"), [*((kind, 768, 4) for kind in KINDS), ("gptq", 320, 3)])
 def test_groups_have_the_bits_of_unpacked_weights(
     emulated_tiles: OnlyTiles, kind: str, inputs: int, bits: int

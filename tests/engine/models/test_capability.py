@@ -19,21 +19,14 @@ from typing import Any
 
 import pytest
 import torch
-from opening import load_base
-from resolving import check_memory
+from opening import check_memory, load_base, make_spec
 
-from runner.config.measures import SweepConfig
-from runner.config.model import StubConfig
-from runner.config.resolved import resolve
-from runner.config.root import RunnerConfig
-from runner.run import check
-from runner.tasks.gsm8k.keys import Gsm8kConfig
-from runner.tasks.memory.keys import MemoryConfig
 from runner_base import machine
 from runner_base.errors import ConfigError
 from runner_engine.checkpoints import byteio, random_weights
+from runner_engine.checkpoints.resolve import resolve
+from runner_engine.local.before_load import check_files
 from runner_engine.models import capability
-from runner_engine.plan.footprint import predict
 from runner_engine.plan.memory_check import limited, size_mib
 from runner_engine.quantization.bitsandbytes import Int8Config
 from runner_engine.settings.generation import GenerationConfig
@@ -41,7 +34,6 @@ from runner_engine.settings.lora import AdapterConfig, PeftConfig, PthConfig
 from runner_engine.settings.model import Attention, LocalModelConfig
 from runner_engine.settings.rope import Rope2dConfig
 
-Make = Callable[..., RunnerConfig]
 MAIN = "main memory"
 SHAPE = LocalModelConfig(name="org/shape", shape="qwen25_7b_instruct", random_weights=True, device="cpu")
 
@@ -82,24 +74,24 @@ def on_cpu(folder: Path, **keys: Any) -> LocalModelConfig:
 # ---------------------------------------------------------------------------------------- the shape
 
 
-def test_the_garbage_would_show(make_config: Make, spoilt: Path) -> None:
+def test_the_garbage_would_show(spoilt: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be loaded from"):
-        load_base(make_config(model=on_cpu(spoilt)))
+        load_base(make_spec(model=on_cpu(spoilt)))
 
 
-def test_rope_2d_without_rotary_pairs(make_config: Make, bloom: Path) -> None:
+def test_rope_2d_without_rotary_pairs(bloom: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"rope=rope_2d: Bloom\w+ has no rotary embedding with an inv_freq.*native"
     ):
-        load_base(make_config(model=on_cpu(bloom), rope=Rope2dConfig()))
+        load_base(make_spec(model=on_cpu(bloom), rope=Rope2dConfig()))
 
 
-def test_attention_that_the_architecture_does_not_have(make_config: Make, bloom: Path) -> None:
+def test_attention_that_the_architecture_does_not_have(bloom: Path) -> None:
     for wanted in (Attention.sdpa, Attention.flash_attention_2):
         model = on_cpu(bloom, attention=wanted)
         message = f"model.attention={wanted.value}: BloomForCausalLM does not support it: use model.attention=eager, or"
         with pytest.raises(ConfigError, match=message):
-            load_base(make_config(model=model))
+            load_base(make_spec(model=model))
 
 
 def test_flash_attention_falls_back_to_what_the_model_has() -> None:
@@ -161,20 +153,16 @@ CHANGES: dict[str, tuple[Callable[[str, Any], tuple[str, Any]], dict[str, Any], 
 
 
 @pytest.mark.parametrize("what", CHANGES)
-def test_a_peft_adapter_that_does_not_fit(
-    make_config: Make, spoilt: Path, adapter: Path, tmp_path: Path, what: str
-) -> None:
+def test_a_peft_adapter_that_does_not_fit(spoilt: Path, adapter: Path, tmp_path: Path, what: str) -> None:
     tensors, settings, message = CHANGES[what]
     folder = changed(adapter, tmp_path / what, tensors, **settings)
     with pytest.raises(ConfigError, match=rf"lora.path=\S+ does not fit model.name=\S+: {message}"):
-        load_base(make_config(model=on_cpu(spoilt), lora=PeftConfig(path=str(folder))))
+        load_base(make_spec(model=on_cpu(spoilt), lora=PeftConfig(path=str(folder))))
 
 
-def test_a_peft_adapter_that_fits_is_not_what_stops_the_load(
-    make_config: Make, spoilt: Path, adapter: Path
-) -> None:
+def test_a_peft_adapter_that_fits_is_not_what_stops_the_load(spoilt: Path, adapter: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be loaded from"):
-        load_base(make_config(model=on_cpu(spoilt), lora=PeftConfig(path=str(adapter))))
+        load_base(make_spec(model=on_cpu(spoilt), lora=PeftConfig(path=str(adapter))))
 
 
 @pytest.mark.parametrize(
@@ -185,18 +173,18 @@ def test_a_peft_adapter_that_fits_is_not_what_stops_the_load(
     ],
 )
 def test_a_pth_adapter_that_does_not_fit(
-    make_config: Make, spoilt: Path, tmp_path: Path, path: str, size: int, message: str
+    spoilt: Path, tmp_path: Path, path: str, size: int, message: str
 ) -> None:
     file = tmp_path / "adapter.pth"
     torch.save(
         {f"{path}.lora.A.weight": torch.ones(4, size), f"{path}.lora.B.weight": torch.ones(size, 4)}, file
     )
     with pytest.raises(ConfigError, match=message):
-        load_base(make_config(model=on_cpu(spoilt), lora=PthConfig(path=str(file))))
+        load_base(make_spec(model=on_cpu(spoilt), lora=PthConfig(path=str(file))))
 
 
 def test_merging_into_a_checkpoint_that_is_quantized_already(
-    make_config: Make, spoilt: Path, adapter: Path, tmp_path: Path
+    spoilt: Path, adapter: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "quantized"
     shutil.copytree(spoilt, folder)
@@ -208,11 +196,12 @@ def test_merging_into_a_checkpoint_that_is_quantized_already(
         PthConfig(path="./x.pth", merge=True),
     ]
     for lora in kinds:
-        config = make_config(model=on_cpu(folder), lora=lora)
+        spec = make_spec(model=on_cpu(folder), lora=lora)
         with pytest.raises(ConfigError, match=r"lora.merge=true: .*quantized already.*use lora.merge=false"):
-            check(resolve(config))
+            check_files(resolve(spec))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("arguments", [["rope=rope_2d"], ["model.attention=sdpa"]], ids=["rope", "attention"])
 def test_one_message_and_exit_code_2(runner: Callable[..., Any], bloom: Path, arguments: list[str]) -> None:
     (bloom / "model.safetensors").write_bytes(b"\xff" * 100_000)
@@ -239,6 +228,7 @@ def broken_bitsandbytes(folder: Path, cextension: str) -> dict[str, str]:
     return {"PYTHONPATH": str(folder)}
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_bitsandbytes_that_cannot_be_imported(runner: Callable[..., Any], tmp_path: Path) -> None:
     environment = broken_bitsandbytes(tmp_path, "raise OSError('libbitsandbytes.so: wrong ELF class')")
@@ -272,51 +262,36 @@ def test_bitsandbytes_here_is_usable(device: str) -> None:
 # ------------------------------------------------------------------------------------------- memory
 
 
-def test_weights_that_do_not_fit(make_config: Make) -> None:
-    config = make_config(model=SHAPE)
+def test_weights_that_do_not_fit() -> None:
+    spec = make_spec(model=SHAPE)
     message = (
         r"model.name=org/shape with quantization=none: the weights need 14,526 MiB, and 9,000 MiB of main memory are "
         r"free: use quantization=nf4 \(5,290 MiB\), a smaller model, or model.check_memory=false"
     )
     with pytest.raises(ConfigError, match=message):
-        check_memory(config, {MAIN: 9000})
+        check_memory(spec, {MAIN: 9000})
     with pytest.raises(ConfigError) as caught:  # 4 bit would not help, another place would
-        check_memory(config, {"GPU 0": 4000})
+        check_memory(spec, {"GPU 0": 4000})
     assert "quantization=nf4" not in str(caught.value)
     assert "4,000 MiB of GPU 0 are free: use a smaller model, model.device=auto model.device_map=auto" in str(
         caught.value
     )
-    assert check_memory(config, {"GPU 0": 10_000, MAIN: 20_000}) == []
+    assert check_memory(spec, {"GPU 0": 10_000, MAIN: 20_000}) == []
 
 
-def test_memory_that_gets_short_is_a_note(make_config: Make) -> None:
+def test_memory_that_gets_short_is_a_note() -> None:
     generation = GenerationConfig(batch_size=64, max_new_tokens=512)
-    config = make_config(model=SHAPE, generation=generation, task=Gsm8kConfig(limit=64))
-    (note,) = check_memory(config, {MAIN: 15_000})
+    spec = make_spec(model=SHAPE, generation=generation)
+    (note,) = check_memory(spec, {MAIN: 15_000})
     # 28 layers, 4 key-value heads of 128, keys and values, 2 bytes, 64 rows of 512 + 512 positions
     assert f"{28 * 4 * 128 * 2 * 2 * 64 * 1024 / 2**20:,.0f} MiB of KV cache" in note
     assert "15,000 MiB of main memory are free: a smaller generation.batch_size" in note
-    assert check_memory(config, {MAIN: 30_000}) == []
+    assert check_memory(spec, {MAIN: 30_000}) == []
 
 
-def test_the_check_can_be_switched_off(make_config: Make) -> None:
-    config = make_config(model=dataclasses.replace(SHAPE, check_memory=False))
-    assert check_memory(config, {MAIN: 1}) == []
-
-
-def test_the_work_of_the_task_counts(make_config: Make) -> None:
-    sizes = {}
-    for task in (MemoryConfig(batch_size=2), SweepConfig(batch_sizes=[1, 999]), MemoryConfig(batch_size=200)):
-        config = make_config(model=SHAPE, task=task)
-        predicted = predict(resolve(config), task.workload(config.generation))
-        assert predicted is not None
-        sizes[str(task)] = predicted.total_mib
-    two, smallest_cell, many = sizes.values()
-    assert smallest_cell < two < many
-
-
-def test_what_loads_nothing_needs_nothing(make_config: Make) -> None:
-    assert check(resolve(make_config(model=StubConfig()))) == []
+def test_the_check_can_be_switched_off() -> None:
+    spec = make_spec(model=dataclasses.replace(SHAPE, check_memory=False))
+    assert check_memory(spec, {MAIN: 1}) == []
 
 
 def test_rooms_are_cut_to_max_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ import pytest
 PROGRAM = "from runner_engine.models.load_tokenizer import import_compiler; import_compiler()"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("left", [(), ("torchinductor_other",)])
 def test_no_folder_is_left(tmp_path: Path, left: tuple[str, ...]) -> None:
     for name in left:

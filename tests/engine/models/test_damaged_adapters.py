@@ -23,6 +23,7 @@ FIELDS: dict[str, Any] = {
 }  # fmt: skip
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.slow
 @pytest.mark.parametrize("field", FIELDS)
 def test_a_field_of_another_type_is_one_message(

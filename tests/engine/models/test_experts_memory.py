@@ -83,6 +83,7 @@ def said(folder: Path) -> dict[str, dict[str, Any]]:
     return {name: json.loads(output.splitlines()[-1]) for name, (output, _) in outputs.items()}
 
 
+@pytest.mark.thorough
 def test_as_it_is_stored_it_does_not_fit(said: dict[str, dict[str, Any]]) -> None:
     assert said["none"].get("error"), said
 

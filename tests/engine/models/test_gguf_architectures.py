@@ -46,6 +46,7 @@ def read(path: Path, keeps_blocks: bool = True) -> Any:
     return model
 
 
+@pytest.mark.sampled(29)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_numbers_of_a_file_are_the_models(name: str, tmp_path: Path) -> None:
     model = tiny(name)
@@ -55,6 +56,7 @@ def test_the_numbers_of_a_file_are_the_models(name: str, tmp_path: Path) -> None
     assert expected.std() > 0.1
 
 
+@pytest.mark.sampled(16)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_blocks_are_multiplied_as_what_they_stand_for(name: str, tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "model.gguf", name, tiny(name), "Q8_0")
@@ -79,6 +81,7 @@ def test_blocks_are_multiplied_as_what_they_stand_for(name: str, tmp_path: Path)
     )
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("kind", ["Q4_0", "Q5_1", "MXFP4"])
 @pytest.mark.parametrize("name", MIXTURES)
 def test_experts_in_few_bits(name: str, kind: str, tmp_path: Path) -> None:
@@ -92,6 +95,7 @@ def test_experts_in_few_bits(name: str, kind: str, tmp_path: Path) -> None:
     assert first.get_submodule("up_proj").kind == kind
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["qwen3_moe", "gpt_oss"])
 def test_two_experts_exchanged_are_another_model(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -167,6 +171,7 @@ def test_heads_of_values_move_with_their_blocks(tmp_path: Path) -> None:
         assert (logits(found) - logits(read(path, keeps_blocks=False))).abs().max() < CLOSE
 
 
+@pytest.mark.thorough
 def test_the_blocks_of_wide_rows(tmp_path: Path) -> None:
     model = tiny("qwen3_moe", hidden_size=256, moe_intermediate_size=256, num_hidden_layers=1)
     path = tmp_path / "model.gguf"

@@ -76,6 +76,7 @@ def write(path: Path, architecture: str) -> None:
     writer.close()
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.filterwarnings("ignore::UserWarning")  # transformers' copies of a read-only file
 @pytest.mark.parametrize("architecture", KEPT_ARCHITECTURES)
 def test_each_architecture_gives_the_logits_of_the_unpacked_file(architecture: str, tmp_path: Path) -> None:
@@ -102,6 +103,7 @@ def test_each_architecture_gives_the_logits_of_the_unpacked_file(architecture: s
     assert ours.generation_config.to_dict() == unpacked.generation_config.to_dict()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("architecture", KEPT_ARCHITECTURES)
 def test_settings_and_names_are_those_of_transformers(architecture: str, tmp_path: Path) -> None:
     write(tmp_path / "model.gguf", architecture)

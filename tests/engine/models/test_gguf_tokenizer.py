@@ -175,13 +175,13 @@ KINDS: dict[str, Write] = {
 }
 
 
-@pytest.mark.sampled(8)
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_kind_has_the_ids_of_transformers(kind: str, tmp_path: Path) -> None:
     check_equal(write(tmp_path / "model.gguf", "llama", KINDS[kind]))
 
 
-@pytest.mark.sampled(8)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     "kind", ["bytes-qwen2", "pieces", "pieces-with-real-spaces", "pieces-with-merges", "unigrams"]
 )
@@ -248,6 +248,7 @@ def test_what_transformers_reads_is_noted(tmp_path: Path) -> None:
         load_tokenizer("model.name=x", by_words)
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(
     not real_model.gguf_file().is_file(), reason=f"the real model is not here: {real_model.HOW}"
 )

@@ -6,17 +6,14 @@ import dataclasses
 import json
 import shutil
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from opening import adapt, load_base
+from opening import adapt, load_base, make_spec
 from safetensors.torch import load_file, save_file
 
-from runner.config.resolved import spec_of
-from runner.config.root import RunnerConfig
 from runner_base import processor
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
@@ -32,13 +29,13 @@ from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
 from runner_engine.settings.lora import PeftConfig
 from runner_engine.settings.model import Attention, LocalModelConfig
+from runner_engine.spec import ModelSpec
 
-Make = Callable[..., RunnerConfig]
 IDS = torch.arange(3, 40)[None]
 
 
-def load(config: RunnerConfig) -> Loaded:
-    return adapt(load_base(config), config)
+def load(spec: ModelSpec) -> Loaded:
+    return adapt(load_base(spec), spec)
 
 
 def logits(loaded: Loaded) -> torch.Tensor:
@@ -46,8 +43,8 @@ def logits(loaded: Loaded) -> torch.Tensor:
         return loaded.model(IDS).logits.float()
 
 
-def test_plain_load_reports_what_is_there(make_config: Make, tiny_model: LocalModelConfig) -> None:
-    loaded = load(make_config(model=tiny_model))
+def test_plain_load_reports_what_is_there(tiny_model: LocalModelConfig) -> None:
+    loaded = load(make_spec(model=tiny_model))
     parameters = sum(p.numel() for p in loaded.model.parameters())
     buffers = sum(b.numel() * b.element_size() for b in loaded.model.buffers())
     assert loaded.metrics["parameters"] == parameters
@@ -59,6 +56,7 @@ def test_plain_load_reports_what_is_there(make_config: Make, tiny_model: LocalMo
     assert not loaded.model.training
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("quantization", "bits", "tolerance"),
     [
@@ -70,15 +68,11 @@ def test_plain_load_reports_what_is_there(make_config: Make, tiny_model: LocalMo
     ids=["int8", "nf4", "fp4", "nf4-single"],
 )
 def test_quantization_is_really_on(
-    make_config: Make,
-    tiny_model: LocalModelConfig,
-    quantization: QuantizationConfig,
-    bits: int,
-    tolerance: float,
+    tiny_model: LocalModelConfig, quantization: QuantizationConfig, bits: int, tolerance: float
 ) -> None:
     model = dataclasses.replace(tiny_model, dtype=Dtype.bfloat16)
-    plain = load(make_config(model=model))
-    loaded = load(make_config(model=model, quantization=quantization))
+    plain = load(make_spec(model=model))
+    loaded = load(make_spec(model=model, quantization=quantization))
     linears = [m for n, m in plain.model.named_modules() if isinstance(m, torch.nn.Linear) and n != "lm_head"]
     assert loaded.metrics["quantized_modules"] == len(linears) == 14
     saved = sum(m.weight.numel() for m in linears) * (16 - bits) / 8 / 2**20
@@ -96,34 +90,34 @@ def test_quantization_is_really_on(
     "quantization", [QuantizationConfig(), Nf4Config(), Int8Config()], ids=lambda held: held.name
 )
 def test_an_incomplete_checkpoint_is_refused_instead_of_filled_with_random_weights(
-    make_config: Make, tmp_path: Path, tiny_model: LocalModelConfig, quantization: QuantizationConfig
+    tmp_path: Path, tiny_model: LocalModelConfig, quantization: QuantizationConfig
 ) -> None:
     folder = tmp_path / "incomplete"
     shutil.copytree(tiny_model.name, folder)
     weights = load_file(folder / "model.safetensors")
     left_out = ["model.layers.1.mlp.up_proj.weight", "model.norm.weight"]
     save_file({name: weights[name] for name in weights if name not in left_out}, folder / "model.safetensors")
-    config = make_config(model=dataclasses.replace(tiny_model, name=str(folder)), quantization=quantization)
+    spec = make_spec(model=dataclasses.replace(tiny_model, name=str(folder)), quantization=quantization)
     with pytest.raises(
         ConfigError, match=r"lacks model\.layers\.1\.mlp\.up_proj\.weight, model\.norm\.weight of"
     ):
-        load(config)
+        load(spec)
 
 
 def test_stored_weights_that_the_model_has_no_use_for_are_said(
-    make_config: Make, tmp_path: Path, tiny_model: LocalModelConfig
+    tmp_path: Path, tiny_model: LocalModelConfig
 ) -> None:
     folder = tmp_path / "fewer_layers"
     shutil.copytree(tiny_model.name, folder)
     settings = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(settings | {"num_hidden_layers": 1, "layer_types": None}))
-    loaded = load(make_config(model=dataclasses.replace(tiny_model, name=str(folder))))
+    loaded = load(make_spec(model=dataclasses.replace(tiny_model, name=str(folder))))
     assert any("has no use for model.layers.1.input_layernorm.weight" in note for note in loaded.notes)
-    assert not any("has no use" in note for note in load(make_config(model=tiny_model)).notes)
+    assert not any("has no use" in note for note in load(make_spec(model=tiny_model)).notes)
 
 
 def test_layers_that_bitsandbytes_cannot_pack_have_the_same_results_as_without_packing(
-    make_config: Make, tmp_path: Path, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The processor is taken for one with AVX-512 with bfloat16, where the library packs layers."""
     from bitsandbytes.nn import modules
@@ -139,7 +133,7 @@ def test_layers_that_bitsandbytes_cannot_pack_have_the_same_results_as_without_p
     )
     LlamaForCausalLM(config).save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(tmp_path)
-    job = make_config(
+    job = make_spec(
         model=LocalModelConfig(name=str(tmp_path), dtype=Dtype.bfloat16), quantization=Nf4Config()
     )
     monkeypatch.setattr(processor, "has_bfloat16_products", lambda: False)
@@ -180,12 +174,13 @@ def adapter(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.thorough
 def test_peft_is_really_on_and_merging_changes_nothing_more(
-    make_config: Make, tiny_model: LocalModelConfig, adapter: Path
+    tiny_model: LocalModelConfig, adapter: Path
 ) -> None:
-    plain = load(make_config(model=tiny_model))
-    adapted = load(make_config(model=tiny_model, lora=PeftConfig(path=str(adapter))))
-    merged = load(make_config(model=tiny_model, lora=PeftConfig(path=str(adapter), merge=True)))
+    plain = load(make_spec(model=tiny_model))
+    adapted = load(make_spec(model=tiny_model, lora=PeftConfig(path=str(adapter))))
+    merged = load(make_spec(model=tiny_model, lora=PeftConfig(path=str(adapter), merge=True)))
     assert adapted.metrics["lora_modules"] == 4
     assert adapted.metrics["lora_rank"] == 4
     deltas = [
@@ -200,33 +195,31 @@ def test_peft_is_really_on_and_merging_changes_nothing_more(
     assert "lora_modules" in merged.metrics
 
 
-def test_an_adapter_leaves_nothing_behind(
-    make_config: Make, tiny_model: LocalModelConfig, adapter: Path
-) -> None:
+def test_an_adapter_leaves_nothing_behind(tiny_model: LocalModelConfig, adapter: Path) -> None:
     plain, adapted = (
-        make_config(model=tiny_model),
-        make_config(model=tiny_model, lora=PeftConfig(path=str(adapter))),
+        make_spec(model=tiny_model),
+        make_spec(model=tiny_model, lora=PeftConfig(path=str(adapter))),
     )
-    merged = make_config(model=tiny_model, lora=PeftConfig(path=str(adapter), merge=True))
+    merged = make_spec(model=tiny_model, lora=PeftConfig(path=str(adapter), merge=True))
     base = load_base(plain)
     before = logits(adapt(base, plain))
     for _ in range(2):
         loaded = adapt(base, adapted)
         assert not torch.equal(logits(loaded), before)
-        assert release(loaded, spec_of(adapted))
+        assert release(loaded, adapted)
         assert torch.equal(logits(adapt(base, plain)), before), "bit for bit"
-    assert not release(adapt(base, merged), spec_of(merged)), "merging cannot be undone"
+    assert not release(adapt(base, merged), merged), "merging cannot be undone"
 
 
-def test_peft_over_4_bit(make_config: Make, tiny_model: LocalModelConfig, adapter: Path) -> None:
-    loaded = load(make_config(model=tiny_model, quantization=Nf4Config(), lora=PeftConfig(path=str(adapter))))
+def test_peft_over_4_bit(tiny_model: LocalModelConfig, adapter: Path) -> None:
+    loaded = load(make_spec(model=tiny_model, quantization=Nf4Config(), lora=PeftConfig(path=str(adapter))))
     assert loaded.metrics["quantized_modules"] == 14
     assert loaded.metrics["lora_modules"] == 4
     assert torch.isfinite(logits(loaded)).all()
 
 
 def test_an_adapter_for_another_base_is_named(
-    make_config: Make, tiny_model: LocalModelConfig, adapter: Path, tmp_path: Path
+    tiny_model: LocalModelConfig, adapter: Path, tmp_path: Path
 ) -> None:
     other = tmp_path / "other"
     shutil.copytree(adapter, other)
@@ -234,12 +227,12 @@ def test_an_adapter_for_another_base_is_named(
     (other / "adapter_config.json").write_text(
         json.dumps(settings | {"base_model_name_or_path": "org/other"})
     )
-    loaded = load(make_config(model=tiny_model, lora=PeftConfig(path=str(other))))
+    loaded = load(make_spec(model=tiny_model, lora=PeftConfig(path=str(other))))
     assert any("made for org/other, the loaded base is" in note for note in loaded.notes)
 
 
 def test_an_adapter_that_does_not_fit_or_does_nothing(
-    make_config: Make, tiny_model: LocalModelConfig, adapter: Path, tmp_path: Path
+    tiny_model: LocalModelConfig, adapter: Path, tmp_path: Path
 ) -> None:
     weights = load_file(adapter / "adapter_model.safetensors")
     for name, change in {
@@ -252,10 +245,10 @@ def test_an_adapter_that_does_not_fit_or_does_nothing(
         save_file(changed, folder / "adapter_model.safetensors")
         message = "changes nothing" if name == "zero" else "does not fit"
         with pytest.raises(ConfigError, match=message):
-            load(make_config(model=tiny_model, lora=PeftConfig(path=str(folder))))
+            load(make_spec(model=tiny_model, lora=PeftConfig(path=str(folder))))
 
 
-def test_device_dtype_and_attention(make_config: Make, tiny_model: LocalModelConfig) -> None:
+def test_device_dtype_and_attention(tiny_model: LocalModelConfig) -> None:
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="model.device=cuda:3: no CUDA GPU is visible"):
             pick_device("cuda:3")
@@ -264,41 +257,39 @@ def test_device_dtype_and_attention(make_config: Make, tiny_model: LocalModelCon
     assert dtype is torch.bfloat16
     assert "float16" in notes[0]
     assert torch_dtype("float16", Dtype.float16, half) == (torch.float16, [])
-    eager = load(make_config(model=dataclasses.replace(tiny_model, attention=Attention.eager)))
+    eager = load(make_spec(model=dataclasses.replace(tiny_model, attention=Attention.eager)))
     assert eager.facts["attention"] == "eager"
 
 
-def test_flash_attention_falls_back_and_says_so(make_config: Make, tiny_model: LocalModelConfig) -> None:
+def test_flash_attention_falls_back_and_says_so(tiny_model: LocalModelConfig) -> None:
     if torch.cuda.is_available():
         pytest.skip("flash attention may run here")
-    loaded = load(make_config(model=dataclasses.replace(tiny_model, attention=Attention.flash_attention_2)))
+    loaded = load(make_spec(model=dataclasses.replace(tiny_model, attention=Attention.flash_attention_2)))
     assert loaded.facts["attention"] == "sdpa"
     assert "model.attention=flash_attention_2: there is no CUDA GPU, so sdpa is used" in loaded.notes
 
 
-def test_a_limit_for_a_gpu_that_is_not_there_is_left_out(
-    make_config: Make, tiny_model: LocalModelConfig
-) -> None:
+def test_a_limit_for_a_gpu_that_is_not_there_is_left_out(tiny_model: LocalModelConfig) -> None:
     places = {"0": "3GB", "97": "3GB", "cpu": "8GB"}
     model = dataclasses.replace(tiny_model, device="auto", device_map="auto", max_memory=places)
-    (note,) = [note for note in load_base(make_config(model=model)).notes if "model.max_memory" in note]
+    (note,) = [note for note in load_base(make_spec(model=model)).notes if "model.max_memory" in note]
     assert "GPU 97, which this machine does not have: that limit is ignored" in note
 
 
-def test_device_map_auto(make_config: Make, tiny_model: LocalModelConfig) -> None:
+def test_device_map_auto(tiny_model: LocalModelConfig) -> None:
     model = dataclasses.replace(tiny_model, device="auto", device_map="auto", max_memory={"cpu": "2GB"})
-    spread, plain = load(make_config(model=model)), load(make_config(model=tiny_model))
+    spread, plain = load(make_spec(model=model)), load(make_spec(model=tiny_model))
     if not torch.cuda.is_available():
         assert spread.facts["device"] == "cpu"
         assert torch.equal(logits(spread), logits(plain))
 
 
-def test_weights_that_are_no_weights(make_config: Make, tiny_llama: Path, tmp_path: Path) -> None:
+def test_weights_that_are_no_weights(tiny_llama: Path, tmp_path: Path) -> None:
     folder = tmp_path / "broken"
     shutil.copytree(tiny_llama, folder)
     (folder / "model.safetensors").write_bytes(b"\0" * 50)
     with pytest.raises(ConfigError, match="cannot be loaded from .*broken"):
-        load(make_config(model=LocalModelConfig(name=str(folder))))
+        load(make_spec(model=LocalModelConfig(name=str(folder))))
 
 
 def test_prompts_go_in_where_an_offloaded_embedding_computes() -> None:

@@ -11,8 +11,8 @@ import pytest
 import torch
 from families import save_peft
 from intx_configs import INTX, class_of, intx_config
-from loading import Make, check_predicted_bytes, configure, load, logits, off
-from resolving import check_format
+from loading import check_predicted_bytes, configure, load, logits, off
+from opening import check_format
 from torch import nn
 from transformers import AutoModelForCausalLM, TorchAoConfig
 
@@ -113,13 +113,13 @@ def test_a_layer_by_hqq_computes_with_the_published_weights(bits: int) -> None:
 @pytest.mark.parametrize("choice", INTX)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_torchaos_model_has_the_same_weights_and_logits(
-    make_config: Make, saved_family: Saved, choice: TorchaoIntxConfig, dtype: torch.dtype
+    saved_family: Saved, choice: TorchaoIntxConfig, dtype: torch.dtype
 ) -> None:
     folder = saved_family()
     theirs = AutoModelForCausalLM.from_pretrained(
         folder, dtype=dtype, quantization_config=TorchAoConfig(intx_config(choice))
     )
-    ours = load(make_config, folder, choice, dtype=Dtype(str(dtype).removeprefix("torch.")))
+    ours = load(folder, choice, dtype=Dtype(str(dtype).removeprefix("torch.")))
     for path in ("model.layers.0.self_attn.k_proj", "model.layers.1.mlp.down_proj"):
         layer, weight = (ours.model.get_submodule(path), theirs.get_submodule(path).get_parameter("weight"))
         assert torch.equal(layer.unpacked(0, layer.out_features, dtype), weight.dequantize())
@@ -150,44 +150,39 @@ def test_rows_are_rounded_as_torchao_does_it(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", [Dtype.float32, Dtype.bfloat16])
 @pytest.mark.parametrize("choice", [HqqConfig(), HqqConfig(bits=3, group_size=32), *INTX])
 def test_the_layers_are_counted_and_take_the_bytes_that_were_predicted(
-    make_config: Make, saved_family: Saved, tied: bool, dtype: Dtype, choice: MadeGroupsConfig
+    saved_family: Saved, tied: bool, dtype: Dtype, choice: MadeGroupsConfig
 ) -> None:
     folder = saved_family(tied=tied)
-    plain, made = (load(make_config, folder, dtype=dtype), load(make_config, folder, choice, dtype=dtype))
+    plain, made = (load(folder, dtype=dtype), load(folder, choice, dtype=dtype))
     assert made.metrics["quantized_modules"] == 14
     assert made.facts["quantized"].startswith(f"{choice.name}: ")
     assert made.facts["quantized"].endswith(f"(14 of 15 linear layers: 14 {class_of(choice)})")
     assert made.facts["left_alone"] in ("model.embed_tokens", "model.embed_tokens, lm_head")
     assert made.metrics["parameters"] == plain.metrics["parameters"]
-    check_predicted_bytes(made, configure(make_config, folder, choice, dtype=dtype))
+    check_predicted_bytes(made, configure(folder, choice, dtype=dtype))
     layers = [one for one in made.model.modules() if isinstance(one, GroupedLinear)]
     codes = sum(one.weight.nbytes for one in layers)
     assert codes * 8 == choice.bits * sum(one.numbers for one in layers)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", [HqqConfig, TorchaoIntxConfig])
-def test_fewer_bits_lose_more(
-    make_config: Make, saved_family: Saved, kind: Callable[..., MadeGroupsConfig]
-) -> None:
+def test_fewer_bits_lose_more(saved_family: Saved, kind: Callable[..., MadeGroupsConfig]) -> None:
     folder = saved_family()
-    exact = logits(load(make_config, folder, dtype=Dtype.float32).model)
-    lost = [
-        off(logits(load(make_config, folder, kind(bits=bits), dtype=Dtype.float32).model), exact)
-        for bits in BITS
-    ]
+    exact = logits(load(folder, dtype=Dtype.float32).model)
+    lost = [off(logits(load(folder, kind(bits=bits), dtype=Dtype.float32).model), exact) for bits in BITS]
     assert lost == sorted(lost, reverse=True)
     assert lost[0] > 3 * lost[2] > 9 * lost[-1] > 0
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("choice", [HqqConfig(bits=8), TorchaoIntxConfig(bits=8)])
-def test_an_adapter_over_such_layers(
-    make_config: Make, saved_family: Saved, tmp_path: Path, choice: MadeGroupsConfig
-) -> None:
+def test_an_adapter_over_such_layers(saved_family: Saved, tmp_path: Path, choice: MadeGroupsConfig) -> None:
     folder = saved_family()
     lora = PeftConfig(path=str(save_peft(tmp_path / "adapter", folder)))
-    base = load(make_config, folder, choice, dtype=Dtype.float32)
-    plain = load(make_config, folder, dtype=Dtype.float32, lora=lora)
-    both = load(make_config, folder, choice, dtype=Dtype.float32, lora=lora)
+    base = load(folder, choice, dtype=Dtype.float32)
+    plain = load(folder, dtype=Dtype.float32, lora=lora)
+    both = load(folder, choice, dtype=Dtype.float32, lora=lora)
     assert (both.metrics["quantized_modules"], both.metrics["lora_modules"]) == (14, 4)
     assert off(logits(both.model), logits(plain.model)) < off(logits(both.model), logits(base.model))
 
@@ -206,13 +201,13 @@ def test_keys_that_make_no_sense_are_refused() -> None:
 
 @pytest.mark.parametrize("overrides", [{}, {"down_proj": {"name": "hqq", "group_size": 128}}])
 def test_inputs_that_are_not_whole_groups_are_refused_before_the_load(
-    make_config: Make, saved_family: Saved, overrides: dict[str, Any]
+    saved_family: Saved, overrides: dict[str, Any]
 ) -> None:
     choice = QuantizationConfig(overrides=overrides) if overrides else HqqConfig(group_size=128)
     with pytest.raises(
         ConfigError, match="down_proj has 192 inputs, .* use quantization.group_size=64"
     ) as refused:
-        check_format(configure(make_config, saved_family(), choice))
+        check_format(configure(saved_family(), choice))
     assert "group_size=128" in str(refused.value)
 
 

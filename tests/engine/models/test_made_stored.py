@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from intx_configs import INTX, class_of, intx_config
-from loading import NONE, Make, check_predicted_bytes, configure, load, logits, off
+from loading import NONE, check_predicted_bytes, configure, load, logits, off
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, TorchAoConfig
@@ -48,29 +48,30 @@ def stored(saved_family: Saved, tmp_path_factory: pytest.TempPathFactory) -> Cal
     return folder
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("choice", INTX)
 def test_torchaos_own_checkpoint_is_recognised_and_held_in_as_many_bits(
-    make_config: Make, saved_family: Saved, stored: Callable[..., Path], choice: TorchaoIntxConfig
+    saved_family: Saved, stored: Callable[..., Path], choice: TorchaoIntxConfig
 ) -> None:
     folder = stored(intx_config(choice))
     theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
-    made = load(make_config, saved_family(), choice)
+    made = load(saved_family(), choice)
     for wanted in (NONE, choice):
-        loaded = load(make_config, folder, wanted)
+        loaded = load(folder, wanted)
         assert f"14 of 15 linear layers: 14 {class_of(choice)})" in loaded.facts["quantized"]
         assert loaded.facts["checkpoint"].startswith("quantized already: torchao_intx by torchao (bits=")
         assert torch.equal(logits(loaded.model), logits(made.model))
         assert off(logits(loaded.model), logits(theirs)) < 1e-2
         assert loaded.bytes_by_dtype == made.bytes_by_dtype
-        check_predicted_bytes(loaded, configure(make_config, folder, wanted))
+        check_predicted_bytes(loaded, configure(folder, wanted))
 
 
-def test_other_integers_of_torchao_are_left_to_it(make_config: Make, stored: Callable[..., Path]) -> None:
+def test_other_integers_of_torchao_are_left_to_it(stored: Callable[..., Path]) -> None:
     from torchao.quantization import IntxWeightOnlyConfig, PerAxis
 
     folder = stored(IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=PerAxis(0)))  # type: ignore[attr-defined]
     theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
-    loaded = load(make_config, folder)
+    loaded = load(folder)
     assert ": 14 IntxUnpackedToInt8Tensor)" in loaded.facts["quantized"]
     assert torch.equal(logits(loaded.model), logits(theirs))
 
@@ -95,16 +96,14 @@ def damage(end: str, value: float) -> Callable[[dict[str, torch.Tensor]], None]:
         ("down_proj._weight_zero_point", 1, "symmetric weights have zero points of 0"),
     ],
 )
-def test_damaged_numbers_are_named(
-    make_config: Make, stored: Callable[..., Path], end: str, value: float, words: str
-) -> None:
+def test_damaged_numbers_are_named(stored: Callable[..., Path], end: str, value: float, words: str) -> None:
     folder = stored(intx_config(TorchaoIntxConfig()), damage(end, value))
     with pytest.raises(ConfigError, match=rf"model.layers.0.mlp.down_proj.weight: {words}"):
-        load(make_config, folder)
+        load(folder)
 
 
 def test_a_config_that_says_other_bits_or_groups_than_the_tensors_is_refused(
-    make_config: Make, stored: Callable[..., Path]
+    stored: Callable[..., Path],
 ) -> None:
     folder = stored(intx_config(TorchaoIntxConfig()))
     file = folder / "config.json"
@@ -113,4 +112,4 @@ def test_a_config_that_says_other_bits_or_groups_than_the_tensors_is_refused(
     keys["granularity"]["_data"]["group_size"] = 64
     file.write_text(json.dumps(settings))
     with pytest.raises(ConfigError, match=r"blocks of \[1, 32\], .* config.json says int4 in groups of 64"):
-        load(make_config, folder)
+        load(folder)

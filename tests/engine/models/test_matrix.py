@@ -20,10 +20,9 @@ from typing import Any
 import pytest
 import torch
 from families import FAMILIES, pth_state, save_peft, save_pth, settings, squares
-from opening import load_base, local_engine
+from opening import load_base, make_spec, open_engine
 from safetensors.torch import load_file
 
-from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
 from runner_base.result import FinishReason
@@ -47,8 +46,8 @@ from runner_engine.settings.rope import (
     RopeLlama3Config,
     RopeYarnConfig,
 )
+from runner_engine.spec import ModelSpec
 
-Make = Callable[..., RunnerConfig]
 IDS = torch.arange(3, 40)[None]
 QUANTIZATIONS: dict[str, QuantizationConfig] = {
     "none": QuantizationConfig(),
@@ -230,9 +229,9 @@ def lora_parameters(config: Any, lora: str) -> int:
 SCALED = [name for name in ROPES if name != "native"]
 
 
-def ask(config: RunnerConfig, bases: BaseCache) -> tuple[Loaded, torch.Tensor, list[int]]:
+def ask(spec: ModelSpec, bases: BaseCache) -> tuple[Loaded, torch.Tensor, list[int]]:
     """Load, complete and close as a job does; return the loaded model, logits and tokens."""
-    engine = local_engine(config, bases)
+    engine = open_engine(spec, bases)
     (done,) = contract.complete(engine, [Request(0, tuple(IDS[0, :9].tolist()), ignore_eos=True)])
     assert done.answer.finish_reason is FinishReason.length
     loaded = engine.loaded
@@ -243,7 +242,7 @@ def ask(config: RunnerConfig, bases: BaseCache) -> tuple[Loaded, torch.Tensor, l
     return loaded, logits, done.answer.token_ids
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "quantization", "tied", "head_dim", "scaled"),
@@ -261,7 +260,6 @@ def ask(config: RunnerConfig, bases: BaseCache) -> tuple[Loaded, torch.Tensor, l
     ids=lambda value: "+".join(value) if isinstance(value, list) else None,
 )
 def test_ropes_and_adapters(
-    make_config: Make,
     shape_of: Callable[..., Shape],
     family: str,
     quantization: str,
@@ -280,14 +278,14 @@ def test_ropes_and_adapters(
     for rope in loras:
         bases, plain = BaseCache(), None
         for lora in loras[rope]:
-            config = make_config(
+            spec = make_spec(
                 model=model,
                 quantization=QUANTIZATIONS[quantization],
                 lora=shape.lora(lora),
                 rope=ROPES[rope],
                 generation=generation,
             )
-            loaded, logits, tokens = ask(config, bases)
+            loaded, logits, tokens = ask(spec, bases)
             check_report(loaded, shape, quantization, lora, rope, attention)
             assert len(tokens) == 3
             assert loaded.metrics["base_loads"] == (plain is None), "adapters are exchanged on one base"
@@ -307,7 +305,7 @@ def test_ropes_and_adapters(
                 assert (logits - native[lora]).abs().max() > 1e-4, f"{what}: positions turn otherwise"
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "rope", "lora", "tied", "head_dim"),
@@ -317,19 +315,13 @@ def test_ropes_and_adapters(
     ],
 )
 def test_merged_is_unmerged(
-    make_config: Make,
-    shape_of: Callable[..., Shape],
-    family: str,
-    rope: str,
-    lora: str,
-    tied: bool,
-    head_dim: int,
+    shape_of: Callable[..., Shape], family: str, rope: str, lora: str, tied: bool, head_dim: int
 ) -> None:
     shape = shape_of(family, tied, head_dim)
     model = LocalModelConfig(name=str(shape.folder), device="cpu", dtype=Dtype.float32)
     generation = GenerationConfig(max_new_tokens=3)
     outcomes = [
-        ask(make_config(model=model, lora=choice, rope=ROPES[rope], generation=generation), BaseCache())
+        ask(make_spec(model=model, lora=choice, rope=ROPES[rope], generation=generation), BaseCache())
         for choice in (shape.lora(lora), shape.lora(lora, merge=True))
     ]
     (adapted, adapted_logits, _), (merged, merged_logits, _) = outcomes
@@ -353,19 +345,17 @@ def damaged(saved_family: Callable[..., Path], tmp_path: Path) -> Path:
     return folder
 
 
-def test_damaged_weights_are_said_where_nothing_else_is_wrong(make_config: Make, damaged: Path) -> None:
+def test_damaged_weights_are_said_where_nothing_else_is_wrong(damaged: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be loaded from"):
-        load_base(make_config(model=LocalModelConfig(name=str(damaged), device="cpu")))
+        load_base(make_spec(model=LocalModelConfig(name=str(damaged), device="cpu")))
 
 
 @pytest.mark.parametrize("quantization", [name for name in QUANTIZATIONS if name != "none"])
 @pytest.mark.parametrize("lora", ["peft", "pth"])
-def test_merging_into_quantized_weights(
-    make_config: Make, damaged: Path, lora: str, quantization: str
-) -> None:
+def test_merging_into_quantized_weights(damaged: Path, lora: str, quantization: str) -> None:
     kind = PeftConfig if lora == "peft" else PthConfig
     with pytest.raises(ConfigError, match=f"lora.merge=true with quantization={quantization}"):
-        make_config(
+        make_spec(
             model=LocalModelConfig(name=str(damaged)),
             quantization=QUANTIZATIONS[quantization],
             lora=kind(path="x", merge=True),
@@ -391,7 +381,6 @@ def test_merging_into_quantized_weights(
     ],
 )
 def test_adapters_that_do_not_fit(
-    make_config: Make,
     damaged: Path,
     shape_of: Callable[..., Shape],
     tmp_path: Path,
@@ -417,14 +406,14 @@ def test_adapters_that_do_not_fit(
     model = LocalModelConfig(name=str(damaged), device="cpu")
     with pytest.raises(ConfigError, match=message):
         load_base(
-            make_config(model=model, lora=lora, quantization=QUANTIZATIONS[quantization], rope=ROPES[rope])
+            make_spec(model=model, lora=lora, quantization=QUANTIZATIONS[quantization], rope=ROPES[rope])
         )
 
 
 @pytest.mark.parametrize("rope", [name for name in ROPES if name != "native"])
 @pytest.mark.parametrize("quantization", ["none", "int8", "nf4"])
 def test_a_model_without_rotary_embedding(
-    make_config: Make, saved_family: Callable[..., Path], tmp_path: Path, rope: str, quantization: str
+    saved_family: Callable[..., Path], tmp_path: Path, rope: str, quantization: str
 ) -> None:
     from transformers import GPT2Config
 
@@ -434,7 +423,7 @@ def test_a_model_without_rotary_embedding(
     (tmp_path / "gpt2" / "model.safetensors").write_bytes(b"no weights")
     model = LocalModelConfig(name=str(tmp_path / "gpt2"), device="cpu")
     with pytest.raises(ConfigError, match=f"rope={rope}: GPT2LMHeadModel .*use rope=native"):
-        load_base(make_config(model=model, rope=ROPES[rope], quantization=QUANTIZATIONS[quantization]))
+        load_base(make_spec(model=model, rope=ROPES[rope], quantization=QUANTIZATIONS[quantization]))
 
 
 @pytest.mark.parametrize(
@@ -442,11 +431,9 @@ def test_a_model_without_rotary_embedding(
 )
 @pytest.mark.parametrize("rope", ["native", "rope_2d"])
 def test_a_checkpoint_that_is_not_quantized_already(
-    make_config: Make, damaged: Path, quantization: QuantizationConfig, rope: str
+    damaged: Path, quantization: QuantizationConfig, rope: str
 ) -> None:
-    config = make_config(
-        model=LocalModelConfig(name=str(damaged)), quantization=quantization, rope=ROPES[rope]
-    )
+    spec = make_spec(model=LocalModelConfig(name=str(damaged)), quantization=quantization, rope=ROPES[rope])
     with pytest.raises(ConfigError, match=f"quantization={quantization.name}") as refused:
-        load_base(config)
+        load_base(spec)
     assert "cannot be loaded" not in str(refused.value)

@@ -71,6 +71,7 @@ def compare(family: str, name: str, folder: Path, dtype: Dtype = Dtype.auto) -> 
     return share
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("family", HYBRIDS)
 def test_of_hybrids(tmp_path: Path, family: str) -> None:
     # whose blocks share some
@@ -83,6 +84,7 @@ def test_of_mixtures(tmp_path: Path, family: str) -> None:
     assert (compare(family, "int8", tmp_path) > 0.95) == (family not in MISSED)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("family", "name"), RULED_CASES)
 def test_of_families_with_rules(
     tmp_path: Path, family: str, name: str, monkeypatch: pytest.MonkeyPatch

@@ -15,11 +15,9 @@ import pytest
 import torch
 from families import save_peft, save_pth
 from families import settings as family_settings
-from loading import NONE, Make, configure, load, logits
-from resolving import check_format, predict
+from loading import NONE, configure, load, logits
+from opening import check_format, predict
 
-from runner.config.resolved import resolve
-from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
 from runner_engine.checkpoints import weight_sizes
@@ -33,7 +31,8 @@ from runner_engine.quantization.gguf import GgufConfig
 from runner_engine.quantization.grouped import AwqConfig, GptqConfig
 from runner_engine.quantization.torchao import Int8DynamicConfig, TorchaoFloat8Config, TorchaoInt8Config
 from runner_engine.settings.lora import PeftConfig, PthConfig
-from runner_engine.settings.model import LocalConfig, LocalModelConfig
+from runner_engine.settings.model import LocalConfig
+from runner_engine.spec import ModelSpec
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
 
@@ -44,8 +43,8 @@ def loaded_bytes(loaded: Loaded) -> int:
     return sum(loaded.bytes_by_dtype.values())
 
 
-def predicted_bytes(config: RunnerConfig) -> int:
-    predicted = predict(config, 1, 8, 8)
+def predicted_bytes(spec: ModelSpec) -> int:
+    predicted = predict(spec, 1, 8, 8)
     assert predicted is not None
     return sum(predicted.weights.values())
 
@@ -53,7 +52,7 @@ def predicted_bytes(config: RunnerConfig) -> int:
 # ------------------------------------------------------------------------------------------ torchao
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.thorough
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 @pytest.mark.parametrize("dtype", [Dtype.float32, Dtype.bfloat16])
 @pytest.mark.parametrize(
@@ -65,7 +64,6 @@ def predicted_bytes(config: RunnerConfig) -> int:
     ],
 )
 def test_torchaos_8_bits_are_really_on(
-    make_config: Make,
     saved_family: Saved,
     tied: bool,
     dtype: Dtype,
@@ -75,9 +73,9 @@ def test_torchaos_8_bits_are_really_on(
     of_logits: float,
 ) -> None:
     folder = saved_family(tied=tied)
-    exact = logits(load(make_config, folder, dtype=Dtype.float32))
-    plain = load(make_config, folder, dtype=dtype)
-    rough = load(make_config, folder, quantization, dtype=dtype)
+    exact = logits(load(folder, dtype=Dtype.float32))
+    plain = load(folder, dtype=dtype)
+    rough = load(folder, quantization, dtype=dtype)
     linears = [m for n, m in plain.model.named_modules() if isinstance(m, torch.nn.Linear) and n != "lm_head"]
     assert rough.metrics["quantized_modules"] == len(linears) == 14
     assert f"14 {weight_class}" in rough.facts["quantized"]
@@ -88,8 +86,8 @@ def test_torchaos_8_bits_are_really_on(
     less = sum(m.weight.numel() * (size - 1) - m.weight.shape[0] * of_row for m in linears)
     buffers = sum(b.numel() * b.element_size() for b in plain.model.buffers())
     assert loaded_bytes(plain) - loaded_bytes(rough) == less
-    config = configure(make_config, folder, quantization, dtype=dtype)
-    assert predicted_bytes(config) == loaded_bytes(rough) - buffers
+    spec = configure(folder, quantization, dtype=dtype)
+    assert predicted_bytes(spec) == loaded_bytes(rough) - buffers
     # one layer within 1 or 2 %, and the logits within 4 or 8 % of float32: a random model
     # multiplies errors from layer to layer
     x = torch.randn(8, 128, generator=torch.Generator().manual_seed(0)).to(linears[0].weight.dtype)
@@ -110,28 +108,23 @@ def test_a_torchao_weight_that_two_layers_share_counts_once() -> None:
     assert weight_bytes(torch.nn.ModuleList([one, two])) == apart
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["peft", "pth"])
 @pytest.mark.parametrize(
     ("quantization", "times"),
     [(TorchaoInt8Config(), 10), (Int8DynamicConfig(), 5), (TorchaoFloat8Config(), 2)],
 )
 def test_adapters_over_torchaos_int8(
-    make_config: Make,
-    saved_family: Saved,
-    tmp_path: Path,
-    kind: str,
-    quantization: QuantizationConfig,
-    times: int,
+    saved_family: Saved, tmp_path: Path, kind: str, quantization: QuantizationConfig, times: int
 ) -> None:
     folder = saved_family()
     if kind == "peft":
         lora: Any = PeftConfig(path=str(save_peft(tmp_path / "adapter", folder)))
     else:
         lora = PthConfig(path=str(save_pth(tmp_path / "adapter.pth", family_settings("llama"))))
-    base = load(make_config, folder, quantization, dtype=Dtype.float32)
-    plain = load(make_config, folder, dtype=Dtype.float32, lora=lora)
-    loaded = load(make_config, folder, quantization, dtype=Dtype.float32, lora=lora)
+    base = load(folder, quantization, dtype=Dtype.float32)
+    plain = load(folder, dtype=Dtype.float32, lora=lora)
+    loaded = load(folder, quantization, dtype=Dtype.float32, lora=lora)
     assert (loaded.metrics["quantized_modules"], loaded.metrics["lora_modules"]) == (14, 4)
     assert (logits(loaded) - logits(base)).norm() > times * (logits(loaded) - logits(plain)).norm()
 
@@ -141,19 +134,13 @@ def test_a_run_is_quiet_although_torchao_is_installed(saved_family: Saved) -> No
     program = f"""
 import logging
 logging.basicConfig(level=logging.WARNING)
-from runner_engine.settings.generation import GenerationConfig
-from runner_engine.settings.lora import LoraConfig
 from runner_engine.settings.model import LocalConfig
-from runner.config.root import RunnerConfig
-from runner_engine.settings.rope import RopeConfig
-from runner.tasks.gsm8k.keys import Gsm8kConfig
-from runner.config.resolved import resolve
+from runner_engine.spec import ModelSpec
+from runner_engine.checkpoints.resolve import resolve
 from runner_engine.models.load import load_base
 from runner_engine.quantization.torchao import TorchaoInt8Config
-groups = dict(lora=LoraConfig(), rope=RopeConfig(), generation=GenerationConfig(), task=Gsm8kConfig())
 model = LocalConfig(name={str(saved_family())!r}, device="cpu")
-config = RunnerConfig(model=model, quantization=TorchaoInt8Config(), **groups)
-load_base(resolve(config))
+load_base(resolve(ModelSpec(model, TorchaoInt8Config())))
 """
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=False
@@ -199,14 +186,14 @@ def quantized(saved_family: Saved, tmp_path_factory: pytest.TempPathFactory) -> 
     return folder
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", REAL)
 def test_a_quantized_checkpoint_loads_as_it_is(
-    make_config: Make, saved_family: Saved, quantized: Callable[[str], Path], kind: str
+    saved_family: Saved, quantized: Callable[[str], Path], kind: str
 ) -> None:
-    at_load = load(make_config, saved_family(), REAL[kind])
-    as_it_is = load(make_config, quantized(kind))
-    insisted = load(make_config, quantized(kind), REAL[kind])
+    at_load = load(saved_family(), REAL[kind])
+    as_it_is = load(quantized(kind))
+    insisted = load(quantized(kind), REAL[kind])
     assert as_it_is.metrics["quantized_modules"] == insisted.metrics["quantized_modules"] == 14
     assert loaded_bytes(as_it_is) == loaded_bytes(insisted) == loaded_bytes(at_load)
     method = REAL[kind].method
@@ -219,16 +206,14 @@ def test_a_quantized_checkpoint_loads_as_it_is(
 
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("kind", REAL)
-def test_its_size_is_known_from_the_headers(
-    make_config: Make, quantized: Callable[[str], Path], kind: str
-) -> None:
+def test_its_size_is_known_from_the_headers(quantized: Callable[[str], Path], kind: str) -> None:
     folder = quantized(kind)
-    loaded = load(make_config, folder)
+    loaded = load(folder)
     buffers = sum(b.numel() * b.element_size() for b in loaded.model.buffers())
     actual = loaded_bytes(loaded) - buffers
     # bitsandbytes shares one table of codes among layers in memory, and writes it for each
-    assert actual <= predicted_bytes(configure(make_config, folder)) <= actual * 1.2
-    at_load, stored = (predict(configure(make_config, folder, q), 1, 8, 8) for q in (REAL[kind], NONE))
+    assert actual <= predicted_bytes(configure(folder)) <= actual * 1.2
+    at_load, stored = (predict(configure(folder, q), 1, 8, 8) for q in (REAL[kind], NONE))
     assert at_load == stored
 
 
@@ -249,20 +234,18 @@ def test_its_size_is_known_from_the_headers(
     ],
 )  # fmt: skip
 def test_it_is_not_quantized_again(
-    make_config: Make, quantized: Callable[[str], Path], kind: str, wanted: QuantizationConfig, message: str
+    quantized: Callable[[str], Path], kind: str, wanted: QuantizationConfig, message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        check_format(configure(make_config, quantized(kind), wanted))
+        check_format(configure(quantized(kind), wanted))
 
 
-def test_nothing_is_merged_into_it(
-    make_config: Make, quantized: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_nothing_is_merged_into_it(quantized: Callable[[str], Path], tmp_path: Path) -> None:
     lora = PeftConfig(path=str(tmp_path), merge=True)
     with pytest.raises(
         ConfigError, match=r"lora.merge=true: model.name=\S+ is quantized already, int8 by bitsandb"
     ):
-        check_format(configure(make_config, quantized("int8"), lora=lora))
+        check_format(configure(quantized("int8"), lora=lora))
 
 
 # --------------------------------------------------------------------------- GPTQ, AWQ: shape and
@@ -309,24 +292,22 @@ def save_packed(folder: Path, stored: dict[str, Any]) -> Path:
     ],
 )  # fmt: skip
 def test_what_does_not_go_together(
-    make_config: Make, tmp_path: Path, stored: dict[str, Any] | None, wanted: QuantizationConfig, message: str
+    tmp_path: Path, stored: dict[str, Any] | None, wanted: QuantizationConfig, message: str
 ) -> None:
     settings = family_settings("llama").to_dict() | ({"quantization_config": stored} if stored else {})
     (tmp_path / "config.json").write_text(json.dumps(settings))
     with pytest.raises(ConfigError, match=message):
-        check_format(configure(make_config, tmp_path, wanted))
+        check_format(configure(tmp_path, wanted))
 
 
 @pytest.mark.parametrize("stored", [GPTQ, AWQ], ids=["gptq", "awq"])
-def test_the_size_of_packed_layers_is_their_bytes(
-    make_config: Make, tmp_path: Path, stored: dict[str, Any]
-) -> None:
+def test_the_size_of_packed_layers_is_their_bytes(tmp_path: Path, stored: dict[str, Any]) -> None:
     from safetensors.torch import load_file
 
     folder = save_packed(tmp_path / "packed", stored)
     tensors = load_file(folder / "model.safetensors")
-    config = configure(make_config, folder, dtype=Dtype.float16)
-    assert predicted_bytes(config) == sum(tensor.nbytes for tensor in tensors.values())
+    spec = configure(folder, dtype=Dtype.float16)
+    assert predicted_bytes(spec) == sum(tensor.nbytes for tensor in tensors.values())
     layers = [tensor for tensor in read_tensors(folder) if tensor.name.endswith("qweight")]
     stored_as = read_format(read_settings(folder))
     assert {weight_sizes.elements(tensor, stored_as) for tensor in layers} == {128 * 192}
@@ -341,21 +322,17 @@ def test_the_size_of_packed_layers_is_their_bytes(
     ],
 )
 def test_a_missing_library_is_named(
-    make_config: Make,
-    saved_family: Saved,
-    monkeypatch: pytest.MonkeyPatch,
-    package: str,
-    quantization: Any,
-    fix: str,
+    saved_family: Saved, monkeypatch: pytest.MonkeyPatch, package: str, quantization: Any, fix: str
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
     name = quantization.name
     with pytest.raises(
         ConfigError, match=f"quantization={name} needs {package}, which is not installed: {fix}"
     ):
-        load(make_config, saved_family(), quantization)
+        load(saved_family(), quantization)
 
 
+@pytest.mark.thorough
 def test_a_plan_refuses_without_torch(
     runner: Callable[..., Any], saved_family: Saved, quantized: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -379,7 +356,8 @@ def test_a_plan_refuses_without_torch(
 # -------------------------------------------------------------------------------------- model=local
 
 
-def test_a_local_model_is_never_a_hub_id(make_config: Make) -> None:
+@pytest.mark.thorough
+def test_a_local_model_is_never_a_hub_id() -> None:
     program = """
 import socket, sys
 def refuse(*_): raise AssertionError("the network was touched")
@@ -396,20 +374,6 @@ except ConfigError as error:
     assert "model.name=org/model: there is no folder and no .gguf file" in done.stdout
     assert "model=local never asks the hub" in done.stdout
     assert done.stdout.endswith("False\n")
-
-
-def test_a_local_folder_is_the_same_job_as_under_auto(
-    make_config: Make, saved_family: Saved, tmp_path: Path
-) -> None:
-    from runner.run import identify
-
-    folder = str(saved_family())
-    ids = set()
-    for model in (LocalConfig(name=folder), LocalModelConfig(name=folder)):
-        config = make_config(model=model)
-        _, job = identify(resolve(config))
-        ids.add(job.job_id)
-    assert len(ids) == 1
 
 
 @pytest.mark.parametrize(

@@ -12,14 +12,15 @@ import pytest
 import torch
 from intx_configs import INTX, intx_config
 from mixtures import MIXTURES, mixture
+from opening import make_spec
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoTokenizer
 
-from runner.config.resolved import resolve
 from runner_base import ConfigError, machine
 from runner_engine.checkpoints import adapter_header
 from runner_engine.checkpoints.linear_layers import walk_files
+from runner_engine.checkpoints.resolve import resolve
 from runner_engine.experts import SeparateExperts, separate_all
 from runner_engine.models.grouped import GroupedLinear
 from runner_engine.models.load import Loaded, load_base
@@ -57,12 +58,12 @@ def folder_of(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Cal
 
 
 @pytest.fixture
-def job(make_config: Callable[..., Any], folder_of: Callable[..., Path]) -> Callable[..., Any]:
+def job(folder_of: Callable[..., Path]) -> Callable[..., Any]:
     def of(
         family: str, quantization: QuantizationConfig, is_bin: bool = False, folder: Path | None = None
     ) -> Any:
         model = LocalModelConfig(name=str(folder or folder_of(family, is_bin)), device="cpu")
-        return resolve(make_config(model=model, quantization=quantization))
+        return resolve(make_spec(model=model, quantization=quantization))
 
     return of
 
@@ -71,7 +72,7 @@ def experts_of(base: Loaded) -> dict[str, SeparateExperts]:
     return {path: one for path, one in base.model.named_modules() if isinstance(one, SeparateExperts)}
 
 
-@pytest.mark.sampled(20)  # each family and each format
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", FORMATS)
 def test_experts_are_quantized_as_the_library_does_and_the_plan_knows_it(
@@ -106,6 +107,7 @@ def test_experts_are_quantized_as_the_library_does_and_the_plan_knows_it(
         assert not are_equal(own, other)  # the control: another expert
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("family", ["gpt_oss", "mixtral"])
 @pytest.mark.parametrize("choice", INTX)
 def test_integers_in_groups_are_those_of_torchao(

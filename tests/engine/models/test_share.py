@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 from kinds_of_models import KINDS, save
+from opening import make_spec
 from transformers import AutoTokenizer
 
-from runner.config.resolved import resolve
 from runner_base import machine, processor
 from runner_base.errors import ConfigError
 from runner_base.texts import percent
 from runner_engine.checkpoints.linear_layers import walk_files
+from runner_engine.checkpoints.resolve import resolve
 from runner_engine.models.load import Loaded, load_base
 from runner_engine.plan import formats
 from runner_engine.plan.footprint import predict
@@ -49,10 +50,10 @@ def model_of(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Call
 
 
 @pytest.fixture
-def job(make_config: Callable[..., Any], model_of: Callable[..., Path]) -> Callable[..., Any]:
+def job(model_of: Callable[..., Path]) -> Callable[..., Any]:
     def of(kind: str, quantization: QuantizationConfig, **keys: Any) -> Any:
         model = LocalModelConfig(name=str(model_of(kind, **keys)), device="cpu")
-        return resolve(make_config(model=model, quantization=quantization))
+        return resolve(make_spec(model=model, quantization=quantization))
 
     return of
 
@@ -61,7 +62,7 @@ def weight_mib(base: Loaded) -> float:
     return sum(base.bytes_by_dtype.values()) / machine.MIB
 
 
-@pytest.mark.sampled(24)  # each kind of model and each format
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", FORMATS)
 def test_the_plan_and_the_load_agree_on_what_is_quantized(
@@ -158,6 +159,7 @@ def test_what_a_user_leaves_out_is_not_missed(job: Callable[..., Any]) -> None:
         formats.check(job("jetmoe", Int8Config(skip=["layers.0"])))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["qwen3", "qwen3_5"])
 def test_layers_that_bitsandbytes_cannot_pack_are_quantized_and_counted(
     kind: str, job: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
@@ -180,6 +182,7 @@ def test_layers_that_bitsandbytes_cannot_pack_are_quantized_and_counted(
     assert modules[0] == modules[1]
 
 
+@pytest.mark.thorough
 def test_inputs_that_are_no_whole_groups_stay_plain_if_they_are_few(job: Callable[..., Any]) -> None:
     resolved = job("qwen3", HqqConfig(group_size=128), head_dim=8)
     with pytest.raises(

@@ -13,7 +13,7 @@ import pytest
 import torch
 from changed_checkpoints import changed
 from grouped_checkpoints import pack, plain_model
-from loading import Make, check_predicted_bytes, configure, load, logits
+from loading import check_predicted_bytes, configure, load, logits
 from stored_formats import CODED, FORMATS, GROUPED, INT8
 
 from runner_base.dtypes import Dtype
@@ -68,12 +68,10 @@ def library(folder: Path, choice: str, dtype: torch.dtype) -> Any:
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
-@pytest.mark.sampled(18)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", CODED | INT8)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_the_library_gives_the_same_logits(
-    make_config: Make, saved_format: Saved, name: str, dtype: Dtype
-) -> None:
+def test_the_library_gives_the_same_logits(saved_format: Saved, name: str, dtype: Dtype) -> None:
     folder, quantization = saved_format(name), FORMATS[name].quantization
     choice = quantization.name
     with torch.compiler.set_stance("force_eager"):  # BitNet's functions are compiled
@@ -81,7 +79,7 @@ def test_the_library_gives_the_same_logits(
         has_one = choice.endswith("fp4_pack_quantized") or name == "bitnet_multiplied"
         theirs = library(folder, choice, torch.bfloat16 if has_one else getattr(torch, dtype.value))
         expected = logits(theirs)
-    loaded = load(make_config, folder, quantization, dtype)
+    loaded = load(folder, quantization, dtype)
     check_facts(loaded, name)
     if name in INT8:
         assert loaded.metrics["parameters"] == sum(
@@ -107,13 +105,11 @@ def test_a_stream_of_bits(bits: int) -> None:
     assert torch.equal(unpack_stream(pack(numbers, bits), bits, 70), numbers.byte())
 
 
-@pytest.mark.sampled(13)
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", GROUPED)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_integers_in_groups_equal_their_plain_weights(
-    make_config: Make, saved_format: Saved, name: str, dtype: Dtype
-) -> None:
-    loaded = load(make_config, saved_format(name), FORMATS[name].quantization, dtype)
+def test_integers_in_groups_equal_their_plain_weights(saved_format: Saved, name: str, dtype: Dtype) -> None:
+    loaded = load(saved_format(name), FORMATS[name].quantization, dtype)
     check_facts(loaded, name)
     of = getattr(torch, dtype.value)
     reference = plain_model(name, of)
@@ -126,11 +122,10 @@ def test_integers_in_groups_equal_their_plain_weights(
     assert loaded.metrics["parameters"] == reference.num_parameters()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", ["pack_quantized", "pack_quantized_zeros", "pack_quantized_8_bits"])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_compressed_tensors_unpacks_the_same_weights(
-    make_config: Make, saved_format: Saved, name: str, dtype: Dtype
-) -> None:
+def test_compressed_tensors_unpacks_the_same_weights(saved_format: Saved, name: str, dtype: Dtype) -> None:
     from transformers import AutoModelForCausalLM, CompressedTensorsConfig
 
     folder = saved_format(name)
@@ -139,7 +134,7 @@ def test_compressed_tensors_unpacks_the_same_weights(
         theirs: Any = AutoModelForCausalLM.from_pretrained(
             folder, dtype=getattr(torch, dtype.value), quantization_config=settings
         )
-    loaded = load(make_config, folder, FORMATS[name].quantization, dtype)
+    loaded = load(folder, FORMATS[name].quantization, dtype)
     for path, layer in loaded.model.named_modules():
         if isinstance(layer, GroupedLinear):  # it rounds to the number format of its scales first
             as_scales = layer.unpacked(0, layer.out_features, torch.bfloat16)
@@ -154,28 +149,28 @@ def test_compressed_tensors_unpacks_the_same_weights(
 # ----------------------------------------------------------------------------------- of each format
 
 
-@pytest.mark.sampled(31)
+@pytest.mark.sampled(23)
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_predicted_size_is_that_of_the_loaded_weights(
-    make_config: Make, saved_format: Saved, name: str, dtype: Dtype
+    saved_format: Saved, name: str, dtype: Dtype
 ) -> None:
     folder = saved_format(name)
-    loaded = load(make_config, folder, dtype=dtype)  # the format is found without a choice
+    loaded = load(folder, dtype=dtype)  # the format is found without a choice
     check_facts(loaded, name)
-    check_predicted_bytes(loaded, configure(make_config, folder, dtype=dtype))
+    check_predicted_bytes(loaded, configure(folder, dtype=dtype))
     packed = sum(one.weight.nbytes for one in loaded.model.modules() if isinstance(one, GroupedLinear))
     assert loaded.metrics["mapped_weight_mib"] * 2**20 >= packed, "the codes stay in the file"
 
 
 @pytest.mark.skipif(native.kernels() is None, reason="the kernels are not built here")
-@pytest.mark.sampled(18)
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("name", CODED | INT8)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_engines_products_are_near_and_each_row_has_its_own(
-    make_config: Make, saved_format: Saved, name: str, dtype: Dtype
+    saved_format: Saved, name: str, dtype: Dtype
 ) -> None:
-    loaded = load(make_config, saved_format(name), dtype=dtype)
+    loaded = load(saved_format(name), dtype=dtype)
     expected = logits(loaded)
     layers = QuantizedLayers(loaded.model, Heap())
     assert layers.notes == []
@@ -191,10 +186,9 @@ def test_the_engines_products_are_near_and_each_row_has_its_own(
     assert all(torch.equal(layer(rows[one : one + 1])[0], together[one]) for one in range(37))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", [*INT8, "gptq_order", "awq", "pack_quantized_8_bits"])
-def test_a_tied_head_shards_and_the_engines_products(
-    make_config: Make, saved_format: Saved, tmp_path: Path, name: str
-) -> None:
+def test_a_tied_head_shards_and_the_engines_products(saved_format: Saved, tmp_path: Path, name: str) -> None:
     from safetensors.torch import load_file, save_file
 
     folder = saved_format(name, tie_word_embeddings=True)
@@ -210,12 +204,12 @@ def test_a_tied_head_shards_and_the_engines_products(
     (shards / "model.safetensors.index.json").write_text(
         json.dumps({"metadata": {}, "weight_map": weight_map})
     )
-    loaded = load(make_config, shards, dtype=Dtype.float32)
+    loaded = load(shards, dtype=Dtype.float32)
     is_plain = name in GROUPED
     expected = logits(
         plain_model(name, torch.float32, tie_word_embeddings=True)
         if is_plain
-        else load(make_config, folder, dtype=Dtype.float32)
+        else load(folder, dtype=Dtype.float32)
     )
     assert torch.equal(logits(loaded), expected)
     layers = QuantizedLayers(loaded.model, Heap())
@@ -226,16 +220,15 @@ def test_a_tied_head_shards_and_the_engines_products(
     assert (logits(loaded) - expected).std() < 0.01 * expected.std()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", ["float_quantized", "int8_dynamic", "gptq"])
-def test_a_bias_that_only_the_checkpoint_has_is_added(
-    make_config: Make, saved_format: Saved, tmp_path: Path, name: str
-) -> None:
-    before = load(make_config, saved_format(name), dtype=Dtype.float32).model.get_submodule(UP)
+def test_a_bias_that_only_the_checkpoint_has_is_added(saved_format: Saved, tmp_path: Path, name: str) -> None:
+    before = load(saved_format(name), dtype=Dtype.float32).model.get_submodule(UP)
     bias = torch.randn(192, generator=torch.Generator().manual_seed(0)).to(
         torch.half if name == "gptq" else torch.bfloat16
     )
     folder = changed(saved_format(name), tmp_path / "bias", lambda tensors: tensors | {f"{UP}.bias": bias})
-    loaded = load(make_config, folder, dtype=Dtype.float32)
+    loaded = load(folder, dtype=Dtype.float32)
     check_facts(loaded, name)
     layer, rows = loaded.model.get_submodule(UP), torch.randn(3, 128)
     assert layer.class_name == FORMATS[name].layers
@@ -245,7 +238,7 @@ def test_a_bias_that_only_the_checkpoint_has_is_added(
 # ---------------------------------------------------------------------------------- of float8 alone
 
 
-def test_layers_that_are_not_whole_blocks(make_config: Make, saved_format: Saved, tmp_path: Path) -> None:
+def test_layers_that_are_not_whole_blocks(saved_format: Saved, tmp_path: Path) -> None:
     def other_blocks(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         for name in [name for name in tensors if name.endswith("_inv")]:
             outputs, inputs = tensors[name.removesuffix("_scale_inv")].shape
@@ -256,7 +249,7 @@ def test_layers_that_are_not_whole_blocks(make_config: Make, saved_format: Saved
     settings = json.loads((folder / "config.json").read_text())
     settings["quantization_config"]["weight_block_size"] = [50, 40]
     (folder / "config.json").write_text(json.dumps(settings))
-    layer = load(make_config, folder, dtype=Dtype.float32).model.get_submodule(UP)
+    layer = load(folder, dtype=Dtype.float32).model.get_submodule(UP)
     stored = layer.stored
     outputs, inputs = torch.arange(192) // 50, torch.arange(128) // 40
     expected = stored["weight"].float() * stored["weight_scale_inv"][outputs][:, inputs]
@@ -264,8 +257,8 @@ def test_layers_that_are_not_whole_blocks(make_config: Make, saved_format: Saved
     assert torch.equal(layer.unpacked(60, 180, torch.float32), expected[60:180])
 
 
-def test_exponents_may_be_plain_bytes(make_config: Make, saved_format: Saved, tmp_path: Path) -> None:
-    expected = logits(load(make_config, saved_format("fp8_exponents"), dtype=Dtype.float32))
+def test_exponents_may_be_plain_bytes(saved_format: Saved, tmp_path: Path) -> None:
+    expected = logits(load(saved_format("fp8_exponents"), dtype=Dtype.float32))
 
     def as_bytes(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {
@@ -273,4 +266,4 @@ def test_exponents_may_be_plain_bytes(make_config: Make, saved_format: Saved, tm
         }
 
     folder = changed(saved_format("fp8_exponents"), tmp_path / "bytes", as_bytes)
-    assert torch.equal(logits(load(make_config, folder, dtype=Dtype.float32)), expected)
+    assert torch.equal(logits(load(folder, dtype=Dtype.float32)), expected)

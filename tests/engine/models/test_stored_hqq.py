@@ -11,8 +11,8 @@ import hqq_checkpoints
 import pytest
 import torch
 from hqq_checkpoints import Tensors
-from loading import NONE, Make, check_predicted_bytes, configure, load, logits
-from resolving import check_format
+from loading import NONE, check_predicted_bytes, configure, load, logits
+from opening import check_format
 from torch import nn
 from transformers import AutoTokenizer
 
@@ -44,16 +44,16 @@ def saved(tmp_path: Path, tiny_llama: Path) -> Callable[..., Path]:
     return folder
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("bits", "group"), [(8, 64), (6, 32), (4, 64), (3, 64), (2, 16)])
 def test_it_is_what_the_same_numbers_made_here_are(
-    make_config: Make, saved: Saved, saved_family: Saved, bits: int, group: int
+    saved: Saved, saved_family: Saved, bits: int, group: int
 ) -> None:
     choice = HqqConfig(bits=bits, group_size=group)
-    made = load(make_config, saved_family(), choice)
+    made = load(saved_family(), choice)
     folder = saved(bits=bits, group=group)
     for wanted in (NONE, choice):
-        loaded = load(make_config, folder, wanted)
+        loaded = load(folder, wanted)
         assert loaded.metrics["quantized_modules"] == 14
         assert "14 of 15 linear layers: 14 GroupedLinear)" in loaded.facts["quantized"]
         assert (
@@ -61,7 +61,7 @@ def test_it_is_what_the_same_numbers_made_here_are(
         )
         assert torch.equal(logits(loaded), logits(made))
         assert loaded.metrics["parameters"] == made.metrics["parameters"]
-        check_predicted_bytes(loaded, configure(make_config, folder, wanted))
+        check_predicted_bytes(loaded, configure(folder, wanted))
 
 
 @pytest.mark.sampled(2)
@@ -106,10 +106,10 @@ def test_each_kind_of_layer_may_have_settings_of_its_own() -> None:
     ],
 )
 def test_a_variant_that_is_not_read_is_refused_before_the_load(
-    make_config: Make, saved: Saved, params: dict[str, Any], words: str
+    saved: Saved, params: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(ConfigError, match=words):
-        check_format(configure(make_config, saved(**params)))
+        check_format(configure(saved(**params)))
 
 
 @pytest.mark.parametrize("config", [None, {}, {"weight_quant_params": 4}, {"mlp.up_proj": {}}, [4]])
@@ -161,12 +161,12 @@ def with_number(number: float) -> Callable[[torch.Tensor], torch.Tensor]:
     ],
 )
 def test_damaged_tensors_are_named(
-    make_config: Make, saved: Saved, end: str, make: Callable[[torch.Tensor], torch.Tensor | None], words: str
+    saved: Saved, end: str, make: Callable[[torch.Tensor], torch.Tensor | None], words: str
 ) -> None:
     with pytest.raises(ConfigError, match=words):
-        load(make_config, saved(change=replaced(end, make)))
+        load(saved(change=replaced(end, make)))
 
 
-def test_other_bits_than_the_checkpoints_are_refused(make_config: Make, saved: Saved) -> None:
+def test_other_bits_than_the_checkpoints_are_refused(saved: Saved) -> None:
     with pytest.raises(ConfigError, match=r"quantization.bits=3 \(the checkpoint has 4\)"):
-        load(make_config, saved(), HqqConfig(bits=3))
+        load(saved(), HqqConfig(bits=3))

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 from changed_checkpoints import changed
-from loading import Make, configure, load, logits, off
-from resolving import predict
+from loading import configure, load, logits, off
+from opening import predict
 from safetensors.torch import load_file
 from stored_mixtures import FUSED, ROUNDS_ROWS, STORED, exchanged, save, save_fused, save_gpt_oss
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -66,12 +66,13 @@ CASES += [("fused", name) for name in FUSED]  # experts alone are codes
 CASES += [("mixtral", "fp8"), ("deepseek_v3", "fp8"), ("gpt_oss", "mxfp4")]
 
 
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize(("family", "name"), CASES)
 def test_a_stored_mixture_computes_what_its_plain_weights_do(
-    make_config: Make, saved: Any, tmp_path: Path, family: str, name: str
+    saved: Any, tmp_path: Path, family: str, name: str
 ) -> None:
     folder, plain = saved(family, name)
-    loaded = load(make_config, folder, dtype=Dtype.float32)
+    loaded = load(folder, dtype=Dtype.float32)
     expected, found = plain_logits(plain), logits(loaded)
     allowed = ALLOWED.get(name, 0.1 if name in ROUNDS_ROWS else 1e-5)
     assert off(found, expected) < allowed
@@ -84,17 +85,18 @@ def test_a_stored_mixture_computes_what_its_plain_weights_do(
         assert off(logits(loaded), expected) < 1e-5
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     ("family", "name"),
     [("mixtral", "gptq"), ("deepseek_v3", "fp8"), ("gpt_oss", "mxfp4"), *(("fused", name) for name in FUSED)],
 )
 @pytest.mark.parametrize("dtype", [Dtype.float32, Dtype.bfloat16])
 def test_the_predicted_size_is_that_of_the_loaded_weights(
-    make_config: Make, saved: Any, family: str, name: str, dtype: Dtype
+    saved: Any, family: str, name: str, dtype: Dtype
 ) -> None:
     folder, _ = saved(family, name)
-    loaded = load(make_config, folder, dtype=dtype)
-    predicted = predict(configure(make_config, folder, dtype=dtype), 2, 8, 8)
+    loaded = load(folder, dtype=dtype)
+    predicted = predict(configure(folder, dtype=dtype), 2, 8, 8)
     assert predicted is not None
     # that no file has
     unnamed = sum(one.nbytes for key, one in loaded.model.named_buffers() if "inv_freq" in key)
@@ -106,23 +108,22 @@ def test_the_predicted_size_is_that_of_the_loaded_weights(
     assert loaded.metrics["mapped_weight_mib"] * 2**20 >= codes, "the codes stay in the file"
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("family", "name"),
     [("qwen3_moe", "pack_quantized"), ("gpt_oss", "mxfp4"), *(("fused", name) for name in FUSED)],
 )
-def test_exchanged_experts_are_seen(
-    make_config: Make, saved: Any, tmp_path: Path, family: str, name: str
-) -> None:
+def test_exchanged_experts_are_seen(saved: Any, tmp_path: Path, family: str, name: str) -> None:
     folder, plain = saved(family, name)
     other = exchanged(folder, tmp_path / "other", "model.layers.1.")
     AutoTokenizer.from_pretrained(folder).save_pretrained(other)
-    assert off(logits(load(make_config, other, dtype=Dtype.float32)), plain_logits(plain)) > 1e-3
+    assert off(logits(load(other, dtype=Dtype.float32)), plain_logits(plain)) > 1e-3
 
 
 @pytest.mark.skipif(native.kernels() is None, reason="the kernels are not built here")
-def test_mxfp4_of_gpt_oss_takes_no_more_memory_than_its_file(make_config: Make, saved: Any) -> None:
+def test_mxfp4_of_gpt_oss_takes_no_more_memory_than_its_file(saved: Any) -> None:
     folder, _ = saved("gpt_oss", "mxfp4")
-    loaded = load(make_config, folder)
+    loaded = load(folder)
     codes = [
         one
         for name, one in load_file(folder / "model.safetensors").items()
@@ -148,16 +149,17 @@ DAMAGES: list[tuple[str, Callable[[Any], Any], str]] = [
 
 @pytest.mark.parametrize(("name", "change", "message"), DAMAGES)
 def test_what_does_not_fit_is_refused_by_name(
-    make_config: Make, saved: Any, tmp_path: Path, name: str, change: Callable[[Any], Any], message: str
+    saved: Any, tmp_path: Path, name: str, change: Callable[[Any], Any], message: str
 ) -> None:
     folder, _ = saved("gpt_oss" if name == "mxfp4" else "qwen3_moe", name)
     with pytest.raises(ConfigError, match=message):
-        load(make_config, changed(folder, tmp_path / "changed", change))
+        load(changed(folder, tmp_path / "changed", change))
 
 
-def test_some_layers_may_stay_joined(make_config: Make, saved: Any) -> None:
+@pytest.mark.thorough
+def test_some_layers_may_stay_joined(saved: Any) -> None:
     folder, plain = saved("mixtral", "gptq", keeps=r"layers\.0\.")
-    loaded = load(make_config, folder, dtype=Dtype.float32)
+    loaded = load(folder, dtype=Dtype.float32)
     assert off(logits(loaded), plain_logits(plain)) < 1e-5
     assert loaded.model.model.layers[0].mlp.experts.gate_up_proj.dim() == 3
     assert isinstance(loaded.model.model.layers[1].mlp.experts, SeparateExperts)

@@ -16,8 +16,8 @@ import modelopt_checkpoints as modelopt
 import pytest
 import torch
 from changed_checkpoints import changed, with_one, without
-from loading import Make, configure, load, logits, off
-from resolving import check_format, predict
+from loading import configure, load, logits, off
+from opening import check_format, predict
 from stored_mixtures import exchanged, save
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -49,10 +49,11 @@ def plain_logits(folder: Path) -> torch.Tensor:
     return logits(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval())
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", ["modelopt_nvfp4_rows", "modelopt_mixed", "modelopt_fp8"])
-def test_the_predicted_size_is_that_of_the_loaded_weights(make_config: Make, saved: Saved, name: str) -> None:
+def test_the_predicted_size_is_that_of_the_loaded_weights(saved: Saved, name: str) -> None:
     folder, _ = saved(name)
-    loaded, predicted = load(make_config, folder), predict(configure(make_config, folder), 2, 8, 8)
+    loaded, predicted = load(folder), predict(configure(folder), 2, 8, 8)
     assert predicted is not None
     # that no file has
     unnamed = sum(one.nbytes for key, one in loaded.model.named_buffers() if "inv_freq" in key)
@@ -61,15 +62,16 @@ def test_the_predicted_size_is_that_of_the_loaded_weights(make_config: Make, sav
     )
 
 
-def test_exchanged_experts_are_seen(make_config: Make, saved: Saved, tmp_path: Path) -> None:
+@pytest.mark.thorough
+def test_exchanged_experts_are_seen(saved: Saved, tmp_path: Path) -> None:
     folder, plain = saved("modelopt_nvfp4")
     other = exchanged(folder, tmp_path / "other", "model.layers.1.")
     AutoTokenizer.from_pretrained(folder).save_pretrained(other)
-    assert off(logits(load(make_config, folder, dtype=Dtype.float32)), plain_logits(plain)) < 1e-5
-    assert off(logits(load(make_config, other, dtype=Dtype.float32)), plain_logits(plain)) > 1e-3
+    assert off(logits(load(folder, dtype=Dtype.float32)), plain_logits(plain)) < 1e-5
+    assert off(logits(load(other, dtype=Dtype.float32)), plain_logits(plain)) > 1e-3
 
 
-def test_settings_in_a_file_of_their_own_are_read(make_config: Make, saved: Saved, tmp_path: Path) -> None:
+def test_settings_in_a_file_of_their_own_are_read(saved: Saved, tmp_path: Path) -> None:
     folder, plain = saved("modelopt_nvfp4")
     older = tmp_path / "older"
     shutil.copytree(folder, older)
@@ -77,17 +79,18 @@ def test_settings_in_a_file_of_their_own_are_read(make_config: Make, saved: Save
     del settings["quantization_config"]
     (older / "config.json").write_text(json.dumps(settings))
     with pytest.raises(ConfigError):  # the control: bytes are no weights
-        load(make_config, older, dtype=Dtype.float32)
+        load(older, dtype=Dtype.float32)
     (older / "hf_quant_config.json").write_text(json.dumps(modelopt.own_file("W4A16_NVFP4")))
-    assert off(logits(load(make_config, older, dtype=Dtype.float32)), plain_logits(plain)) < 1e-5
+    assert off(logits(load(older, dtype=Dtype.float32)), plain_logits(plain)) < 1e-5
 
 
-def test_scales_of_keys_and_values_are_noted_and_not_used(make_config: Make, saved: Saved) -> None:
-    notes = " ".join(load(make_config, saved("modelopt_nvfp4_rows")[0]).notes)
+@pytest.mark.thorough
+def test_scales_of_keys_and_values_are_noted_and_not_used(saved: Saved) -> None:
+    notes = " ".join(load(saved("modelopt_nvfp4_rows")[0]).notes)
     assert "quantized, modelopt NVFP4 by modelopt" in notes
     assert "scales for keys and values in 8 bits or fewer, which are not used" in notes
     assert "no use for" not in notes
-    assert "keys and values" not in " ".join(load(make_config, saved("modelopt_nvfp4")[0]).notes)
+    assert "keys and values" not in " ".join(load(saved("modelopt_nvfp4")[0]).notes)
 
 
 REFUSED = [
@@ -102,21 +105,22 @@ REFUSED = [
 
 @pytest.mark.parametrize(("stored", "message"), REFUSED)
 def test_what_is_not_read_is_refused_before_the_load(
-    make_config: Make, saved: Saved, tmp_path: Path, stored: dict[str, Any], message: str
+    saved: Saved, tmp_path: Path, stored: dict[str, Any], message: str
 ) -> None:
     settings = json.loads((saved("modelopt_nvfp4")[0] / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(settings | {"quantization_config": stored}))
     with pytest.raises(ConfigError, match=message):
-        check_format(configure(make_config, tmp_path))  # there are no weights
+        check_format(configure(tmp_path))  # there are no weights
 
 
-def test_other_choices_are_refused(make_config: Make, saved: Saved) -> None:
+def test_other_choices_are_refused(saved: Saved) -> None:
     with pytest.raises(
         ConfigError, match=r"quantized already, modelopt W4A16_NVFP4 .*: use quantization=none, which"
     ):
-        check_format(configure(make_config, saved("modelopt_nvfp4")[0], CHOICES["nf4"]()))
+        check_format(configure(saved("modelopt_nvfp4")[0], CHOICES["nf4"]()))
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -132,10 +136,10 @@ def test_other_choices_are_refused(make_config: Make, saved: Saved) -> None:
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused_by_name(
-    make_config: Make, saved: Saved, tmp_path: Path, change: Any, message: str
+    saved: Saved, tmp_path: Path, change: Any, message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        load(make_config, changed(saved("modelopt_nvfp4")[0], tmp_path / "changed", change))
+        load(changed(saved("modelopt_nvfp4")[0], tmp_path / "changed", change))
 
 
 def test_formats_are_named_with_their_bits() -> None:

@@ -15,7 +15,7 @@ import int8_checkpoints as int8
 import pytest
 import torch
 from changed_checkpoints import Change, changed, with_one, without
-from loading import Make, load
+from loading import load
 
 from runner_base.errors import ConfigError
 from runner_engine.quantization import read_format
@@ -126,11 +126,11 @@ def at(place: Any, value: float) -> Callable[[Any], torch.Tensor]:
     ],
 )  # fmt: skip
 def test_tensors_that_do_not_fit_are_refused_by_name(
-    make_config: Make, saved_format: Saved, tmp_path: Path, name: str, change: Change, message: str
+    saved_format: Saved, tmp_path: Path, name: str, change: Change, message: str
 ) -> None:
     folder = changed(saved_format(name), tmp_path / "changed", change)
     with pytest.raises(ConfigError, match=message) as refused:
-        load(make_config, folder)
+        load(folder)
     assert str(folder) in str(refused.value)
 
 
@@ -149,19 +149,14 @@ def test_tensors_that_do_not_fit_are_refused_by_name(
     ],
 )
 def test_a_truncated_file_and_a_header_that_lies_are_refused(
-    make_config: Make,
-    saved_format: Saved,
-    tmp_path: Path,
-    name: str,
-    edit: Callable[[bytes], bytes],
-    message: str,
+    saved_format: Saved, tmp_path: Path, name: str, edit: Callable[[bytes], bytes], message: str
 ) -> None:
     folder = tmp_path / "edited"
     shutil.copytree(saved_format(name), folder)
     file = folder / "model.safetensors"
     file.write_bytes(edit(file.read_bytes()))
     with pytest.raises(ConfigError, match=message):
-        load(make_config, folder)
+        load(folder)
 
 
 @pytest.mark.parametrize(
@@ -179,28 +174,26 @@ def test_a_truncated_file_and_a_header_that_lies_are_refused(
     ],
 )
 def test_a_quantized_head_that_is_tied_is_refused(
-    make_config: Make, saved_format: Saved, tmp_path: Path, name: str, head: dict[str, torch.Tensor]
+    saved_format: Saved, tmp_path: Path, name: str, head: dict[str, torch.Tensor]
 ) -> None:
     more = {f"lm_head.{end}": tensor for end, tensor in head.items()}
     folder = changed(
         saved_format(name, tie_word_embeddings=True), tmp_path / "tied", lambda tensors: tensors | more
     )
     with pytest.raises(ConfigError, match=r"lm_head\.q?weight: config\.json ties the head to the embedding"):
-        load(make_config, folder)
+        load(folder)
 
 
 # ----------------------------------------------------------------------------------------- settings
 
 
-def check_refused_before_weights(
-    make_config: Make, saved_format: Saved, to: Path, stored: Any, message: str
-) -> None:
+def check_refused_before_weights(saved_format: Saved, to: Path, stored: Any, message: str) -> None:
     shutil.copytree(saved_format("gptq"), to)
     settings = json.loads((to / "config.json").read_text()) | {"quantization_config": stored}
     (to / "config.json").write_text(json.dumps(settings))
     (to / "model.safetensors").write_bytes(b"no weights: reading them would be another error")
     with pytest.raises(ConfigError, match=message):
-        load(make_config, to)
+        load(to)
 
 
 @pytest.mark.parametrize(
@@ -252,12 +245,12 @@ def check_refused_before_weights(
     ],
 )  # fmt: skip
 def test_settings_that_the_runner_does_not_read_are_refused_before_weights(
-    make_config: Make, saved_format: Saved, tmp_path: Path, stored: Any, message: str
+    saved_format: Saved, tmp_path: Path, stored: Any, message: str
 ) -> None:
     found = read_format({"quantization_config": stored})
     assert found is not None
     assert found.refusal
-    check_refused_before_weights(make_config, saved_format, tmp_path / "model", stored, message)
+    check_refused_before_weights(saved_format, tmp_path / "model", stored, message)
 
 
 @pytest.mark.parametrize(
@@ -279,9 +272,9 @@ def test_settings_that_the_runner_does_not_read_are_refused_before_weights(
     ],
 )  # fmt: skip
 def test_settings_that_make_no_sense_are_refused_before_weights(
-    make_config: Make, saved_format: Saved, tmp_path: Path, stored: Any, message: str
+    saved_format: Saved, tmp_path: Path, stored: Any, message: str
 ) -> None:
-    check_refused_before_weights(make_config, saved_format, tmp_path / "model", stored, message)
+    check_refused_before_weights(saved_format, tmp_path / "model", stored, message)
 
 
 @pytest.mark.parametrize(

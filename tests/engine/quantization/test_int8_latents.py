@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -22,16 +21,17 @@ INT8 = CHOICES["int8"]()
 OF_A_MIX = QuantizationConfig(overrides={"self_attn": "int8"})  # layers that are made one by one
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("quantization", [INT8, OF_A_MIX], ids=["whole", "mix"])
 @pytest.mark.parametrize("family", ["deepseek_v3", "glm4_moe_lite"])
 def test_latents_are_multiplied_in_8_bits(
-    family: str, quantization: QuantizationConfig, make_config: Callable[..., Any], tmp_path: Path
+    family: str, quantization: QuantizationConfig, tmp_path: Path
 ) -> None:
     """The controls: codes of one layer that are lost are seen, and the library's own class fails."""
     library: Any = import_module("bitsandbytes")
     families.build(family, tmp_path)
-    plain = logits(load(make_config, tmp_path, dtype=Dtype.float32))
-    loaded = load(make_config, tmp_path, quantization, dtype=Dtype.float32)
+    plain = logits(load(tmp_path, dtype=Dtype.float32))
+    loaded = load(tmp_path, quantization, dtype=Dtype.float32)
     assert 0 < off(logits(loaded), plain) < MOST_LOST
     layer = loaded.model.get_decoder().layers[0].self_attn.kv_b_proj
     layer.state.CB.zero_()
@@ -41,7 +41,8 @@ def test_latents_are_multiplied_in_8_bits(
         logits(loaded)
 
 
-def test_latents_of_a_model_that_is_stored_in_8_bits(make_config: Callable[..., Any], tmp_path: Path) -> None:
+@pytest.mark.thorough
+def test_latents_of_a_model_that_is_stored_in_8_bits(tmp_path: Path) -> None:
     plain, stored = tmp_path / "plain", tmp_path / "stored"
     families.build("deepseek_v3", plain)
     by_library = AutoModelForCausalLM.from_pretrained(
@@ -52,5 +53,5 @@ def test_latents_of_a_model_that_is_stored_in_8_bits(make_config: Callable[..., 
         shutil.copy(file, stored)
     with pytest.raises(RuntimeError, match="size of tensor"):
         logits(by_library)
-    expected = logits(load(make_config, plain, dtype=Dtype.float32))
-    assert 0 < off(logits(load(make_config, stored, dtype=Dtype.float32)), expected) < MOST_LOST
+    expected = logits(load(plain, dtype=Dtype.float32))
+    assert 0 < off(logits(load(stored, dtype=Dtype.float32)), expected) < MOST_LOST

@@ -3,29 +3,23 @@ name."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from resolving import check_format, predict
+from opening import check_format, make_spec, predict
 
-from runner.config.resolved import base_key
-from runner.config.root import RunnerConfig, semantic_keys
-from runner.estimates.amounts import may_have_independent_rows
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
-from runner_engine.quantization import CHOICES
-from runner_engine.quantization.base import CheckpointSource, QuantizationConfig, Quantized
+from runner_engine.quantization.base import QuantizationConfig, Quantized
 from runner_engine.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
 from runner_engine.quantization.mixed import Mix, only_matching
-from runner_engine.quantization.torchao import Int8DynamicConfig, TorchaoInt8Config
+from runner_engine.quantization.torchao import TorchaoInt8Config
 from runner_engine.settings.lora import PeftConfig
 from runner_engine.settings.model import LocalConfig
+from runner_engine.spec import ModelSpec
 
-Make = Callable[..., RunnerConfig]
 Saved = Callable[..., Path]
 DOWN = "model.layers.1.mlp.down_proj"
 NONE = QuantizationConfig()
@@ -99,45 +93,18 @@ def test_an_override_has_the_keys_of_its_choice() -> None:
     assert mix.choice_for("model.layers.0.self_attn.q_proj") == Int8Config(threshold=0.0)
 
 
-@pytest.mark.parametrize(
-    ("quantization", "message"),
-    [
-        (Nf4Config(overrides={"mlp": "int9"}), r"quantization.overrides.mlp=int9: .*Did you mean int8"),
-        (Nf4Config(overrides={"mlp": "gptq"}), r"quantization.overrides.mlp=gptq: no choice for single layers"),
-        (Nf4Config(overrides={"mlp": None}), r"quantization.overrides.mlp=None: give a choice"),
-        (Nf4Config(overrides={"mlp": {"double_quant": False}}), r"quantization.overrides.mlp=.*give a choice"),
-        (Nf4Config(overrides={"mlp": {"name": "nf4", "bits": 3}}), r"nf4 has no key bits; it has double_quant, comp"),
-        (Nf4Config(overrides={"mlp": {"name": "nf4", "skip": []}}), r"nf4 has no key skip"),
-        (Nf4Config(overrides={"mlp": {"name": "nf4", "double_quant": "perhaps"}}), r"'perhaps' is not a valid bool"),
-        (Nf4Config(overrides={"mlp": {"name": "int8", "threshold": -1}}), r"threshold=-1"),
-        (Nf4Config(skip=[" "]), r"quantization.skip: an empty pattern"),
-        (QuantizationConfig(skip=["mlp"]), r"quantization.skip with quantization=none: nothing is quantized"),
-        *(
-            (kind(skip=["mlp"]), rf"quantization.skip: quantization={name} loads what is stored")
-            for name, kind in CHOICES.items()
-            if kind.source is not CheckpointSource.plain
-        ),
-    ],
-)  # fmt: skip
-def test_what_cannot_be_is_refused_by_name(make_config: Make, quantization: Any, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        make_config(model=LocalConfig(name="nowhere"), quantization=quantization)
-
-
-def test_a_choice_that_quantizes_whole_models_only_says_so(
-    make_config: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_choice_that_quantizes_whole_models_only_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Int8Config, "quantize_layer", QuantizationConfig.quantize_layer)
     for quantization in (Int8Config(skip=["mlp"]), Nf4Config(overrides={"mlp": "int8"})):
         with pytest.raises(
             ConfigError, match="quantization=int8 quantizes whole models only, not single layers"
         ):
-            make_config(model=LocalConfig(name="nowhere"), quantization=quantization)
+            make_spec(model=LocalConfig(name="nowhere"), quantization=quantization)
     assert issubclass(Int8Config, Quantized)
 
 
-def configure(make_config: Make, folder: Path, quantization: QuantizationConfig, **keys: Any) -> RunnerConfig:
-    return make_config(
+def configure(folder: Path, quantization: QuantizationConfig, **keys: Any) -> ModelSpec:
+    return make_spec(
         model=LocalConfig(name=str(folder), **({"device": "cpu"} | keys)), quantization=quantization
     )
 
@@ -150,48 +117,28 @@ def configure(make_config: Make, folder: Path, quantization: QuantizationConfig,
     ],
 )
 def test_a_pattern_without_a_layer_is_refused_with_examples_before_torch(
-    make_config: Make, saved_family: Saved, quantization: QuantizationConfig, key: str
+    saved_family: Saved, quantization: QuantizationConfig, key: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:
-        check_format(configure(make_config, saved_family(), quantization))
+        check_format(configure(saved_family(), quantization))
     assert f"quantization.{key} matches no linear layer of this model" in str(caught.value)
     assert "model.layers.0.mlp.down_proj" in str(caught.value)
 
 
-def test_a_device_map_is_refused(make_config: Make, saved_family: Saved) -> None:
+def test_a_device_map_is_refused(saved_family: Saved) -> None:
     with pytest.raises(
         ConfigError, match="one by one after loading, which is not possible with model.device_map=auto"
     ):
-        check_format(
-            configure(make_config, saved_family(), Nf4Config(skip=["mlp"]), device="auto", device_map="auto")
-        )
+        check_format(configure(saved_family(), Nf4Config(skip=["mlp"]), device="auto", device_map="auto"))
 
 
-def test_a_stored_checkpoint_is_refused(make_config: Make, tmp_path: Path) -> None:
+def test_a_stored_checkpoint_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(
         '{"model_type": "llama", "quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": true}}'
     )
     for quantization in (Int8Config(skip=["mlp"]), QuantizationConfig(overrides={"mlp": "nf4"})):
         with pytest.raises(ConfigError, match=r"is quantized already, int8 by .*what is stored is stored"):
-            check_format(configure(make_config, tmp_path, quantization))
-
-
-def test_ids_without_the_keys_are_the_old_ones_and_mixes_have_their_own(make_config: Make) -> None:
-    local = LocalConfig(name="nowhere")
-
-    def of(quantization: QuantizationConfig) -> RunnerConfig:
-        return make_config(model=local, quantization=quantization)
-
-    plain = dict(semantic_keys(of(Nf4Config())))
-    assert not [key for key in plain if "skip" in key or "overrides" in key]
-    mixes = [Nf4Config(skip=["mlp"]), Nf4Config(skip=["lm_head"]), Nf4Config(overrides={"mlp": "int8"})]
-    configs = [of(it) for it in (Nf4Config(), *mixes)]
-    assert (
-        len({str(sorted(semantic_keys(it), key=str)) for it in configs})
-        == len({*map(base_key, configs)})
-        == 4
-    )
-    assert repr(Nf4Config()) == "Nf4Config(double_quant=True, compute_dtype=<Dtype.bfloat16: 'bfloat16'>)"
+            check_format(configure(tmp_path, quantization))
 
 
 def test_labels_tell_mixes_apart() -> None:
@@ -199,22 +146,11 @@ def test_labels_tell_mixes_apart() -> None:
     assert mix.label == "nf4 (layers.0, lm_head: none; down_proj: int8)"
 
 
-def test_quantization_none_with_overrides_is_not_plain(make_config: Make) -> None:
+def test_quantization_none_with_overrides_is_not_plain() -> None:
     some = QuantizationConfig(overrides={"mlp": "nf4"})
     merging = PeftConfig(path="adapter", merge=True)
     with pytest.raises(ConfigError, match=r"lora.merge=true with quantization=none \(mlp: nf4\)"):
-        make_config(model=LocalConfig(name="nowhere"), quantization=some, lora=merging)
-
-
-def test_one_layer_that_mixes_rows_is_enough(make_config: Make) -> None:
-    def independent(quantization: QuantizationConfig) -> bool:
-        return may_have_independent_rows(
-            make_config(model=LocalConfig(name="nowhere", device="cpu"), quantization=quantization)
-        )
-
-    assert independent(Nf4Config(overrides={"mlp": "int8_dynamic"}))
-    assert not independent(Nf4Config(overrides={"mlp": "int8"}))
-    assert independent(Nf4Config(overrides={"mlp": {"name": "int8", "threshold": 0}}))
+        make_spec(model=LocalConfig(name="nowhere"), quantization=some, lora=merging)
 
 
 def test_a_smaller_model_keeps_the_patterns_that_match() -> None:
@@ -228,11 +164,11 @@ def test_a_smaller_model_keeps_the_patterns_that_match() -> None:
 
 
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
-def test_each_weight_is_priced_by_its_choice(make_config: Make, saved_family: Saved, tied: bool) -> None:
+def test_each_weight_is_priced_by_its_choice(saved_family: Saved, tied: bool) -> None:
     folder = saved_family(tied=tied)
 
     def parts(quantization: QuantizationConfig) -> dict[str, int]:
-        predicted = predict(configure(make_config, folder, quantization, dtype=Dtype.bfloat16), 2, 8, 8)
+        predicted = predict(configure(folder, quantization, dtype=Dtype.bfloat16), 2, 8, 8)
         assert predicted is not None
         return predicted.weights
 
@@ -247,11 +183,11 @@ def test_each_weight_is_priced_by_its_choice(make_config: Make, saved_family: Sa
     assert dynamic["scales"] - skipped["scales"] == 2 * 128 * 5
 
 
-def test_the_copies_of_a_mix_are_those_of_its_plain_layers(make_config: Make, saved_family: Saved) -> None:
+def test_the_copies_of_a_mix_are_those_of_its_plain_layers(saved_family: Saved) -> None:
     folder = saved_family()
 
     def prediction(quantization: QuantizationConfig) -> Any:
-        return predict(configure(make_config, folder, quantization, dtype=Dtype.bfloat16), 2, 8, 8)
+        return predict(configure(folder, quantization, dtype=Dtype.bfloat16), 2, 8, 8)
 
     all_in_nf4, one_by_one = (
         prediction(Nf4Config()),
@@ -263,24 +199,3 @@ def test_the_copies_of_a_mix_are_those_of_its_plain_layers(make_config: Make, sa
     saved_float32 = prediction(Nf4Config(skip=["*"]))
     assert saved_float32.copied_bytes == sum(saved_float32.weights[part] for part in ("linear", "head"))
     assert mapped >= {part for part, size in saved_float32.weights.items() if size}
-
-
-@pytest.mark.parametrize("other", [Int8DynamicConfig, Int8Config])
-def test_a_plan_of_a_mix_imports_no_torch(
-    saved_family: Saved, tmp_path: Path, other: type[QuantizationConfig]
-) -> None:
-    program = f"""
-import sys
-from runner.__main__ import entry
-sys.argv = ["runner", "model=local", "model.name={saved_family()}", "quantization=nf4", "plan=quick", "tracking=none",
-    "quantization.overrides={{down_proj: {{name: {other.name}}}}}", "quantization.skip=[layers.0]"]
-try:
-    entry()
-finally:
-    assert not {{"torch", "transformers"}} & {{*sys.modules}}
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "to do" in done.stdout

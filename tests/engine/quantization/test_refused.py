@@ -4,14 +4,12 @@ read."""
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from families import settings as family_settings
-from opening import load_base
+from opening import load_base, make_spec
 
-from runner.config.root import RunnerConfig
 from runner_base.errors import ConfigError
 from runner_engine.quantization import methods
 from runner_engine.quantization.refused import REASONS
@@ -19,15 +17,13 @@ from runner_engine.settings.model import LocalConfig
 
 
 @pytest.mark.parametrize("method", REASONS)
-def test_a_refused_method_is_named_with_its_reason(
-    make_config: Callable[..., RunnerConfig], tmp_path: Path, method: str
-) -> None:
+def test_a_refused_method_is_named_with_its_reason(tmp_path: Path, method: str) -> None:
     settings = family_settings("llama").to_dict() | {"quantization_config": {"quant_method": method}}
     (tmp_path / "config.json").write_text(json.dumps(settings))
     (tmp_path / "model.safetensors").write_bytes(b"not a weight: reading it would be another error")
-    config = make_config(model=LocalConfig(name=str(tmp_path), device="cpu"))
+    spec = make_spec(model=LocalConfig(name=str(tmp_path), device="cpu"))
     with pytest.raises(ConfigError) as caught:
-        load_base(config)
+        load_base(spec)
     assert f"quant_method={method}, which cannot be loaded: {REASONS[method]}." in str(caught.value)
 
 

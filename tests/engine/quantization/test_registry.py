@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 import ast
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-import yaml
 from stored_formats import FORMATS
 
-from runner.config.choices import CONF
-from runner.config.groups import GROUPS
 from runner_base.dtypes import BYTES
 from runner_engine.quantization import CHOICES, SMALLEST, methods, read_format
-from runner_engine.quantization.base import (
-    GENERAL_KEYS,
-    CheckpointSource,
-    Format,
-    QuantizationConfig,
-    Quantized,
-)
+from runner_engine.quantization.base import CheckpointSource, Format, QuantizationConfig, Quantized
 from runner_engine.quantization.torchao import TorchaoInt8Config
 
 TESTS = Path(__file__).resolve().parents[2]
@@ -90,23 +81,6 @@ STORED: dict[str, dict[str, Any]] = {  # quantization_config of a checkpoint of 
         "quant_type": {"default": {"_type": "Float8WeightOnlyConfig"}},
     },
 }
-
-
-def test_every_choice_is_in_the_menu_and_no_other() -> None:
-    assert {file.stem for file in (CONF / "quantization").glob("*.yaml")} == set(CHOICES)
-    assert GROUPS["quantization"] == CHOICES
-    for name, choice in CHOICES.items():
-        text = (CONF / "quantization" / f"{name}.yaml").read_text()
-        assert f"/hydra/schema/quantization/{name}@_here_" in text
-        keys = {item.name for item in fields(choice)} - {"name", *GENERAL_KEYS}
-        assert set(yaml.safe_load(text)) - {"defaults", *GENERAL_KEYS} == keys
-        if quantizes_layers(choice):
-            assert set(yaml.safe_load(text)) >= {*GENERAL_KEYS}, "the menu shows that it can be mixed"
-        assert choice().name == name
-
-
-def quantizes_layers(choice: type[QuantizationConfig]) -> bool:
-    return choice.quantizes_layers()
 
 
 @pytest.mark.parametrize("choice", OTHERS)

@@ -53,6 +53,7 @@ def _layer(what: str) -> tuple[Any, Any]:
     return layer, config
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("way", ["kernels", "torch"])
 @pytest.mark.parametrize("what", LAYERS)
 def test_it_gives_the_family_s_numbers(what: str, way: str, monkeypatch: pytest.MonkeyPatch) -> None:

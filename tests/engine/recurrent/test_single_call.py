@@ -11,10 +11,9 @@ import pytest
 import torch
 from forward_pass import OFF, all_logits, check_logits, check_that_it_shows, with_fast_kernels
 from hybrids import SINGLE_CALL, save_hybrid
-from opening import local_engine
+from opening import make_spec, open_engine
 from streams import complete
 
-from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_engine.decode.fused_forward import FusedForward
 from runner_engine.decode.layouts import NotFusable
@@ -35,18 +34,18 @@ pytestmark = [
     pytest.mark.skipif(native.kernels() is None, reason="no C compiler is here, so nothing is called in C"),
 ]
 CUTS = ((50,), (1, 6, 1, 25, 17), (40, 10))
-Make = Callable[..., RunnerConfig]
 
 
 @pytest.fixture
-def engine_of(make_config: Make, tiny_llama: Path, tmp_path: Path) -> Callable[..., LocalEngine]:
+def engine_of(tiny_llama: Path, tmp_path: Path) -> Callable[..., LocalEngine]:
     def make(family: str, dtype: Dtype = Dtype.float32) -> LocalEngine:
         folder = save_hybrid(tmp_path / family, family, tiny_llama)
-        return local_engine(make_config(model=LocalModelConfig(name=str(folder), device="cpu", dtype=dtype)))
+        return open_engine(make_spec(model=LocalModelConfig(name=str(folder), device="cpu", dtype=dtype)))
 
     return make
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("dtype", list(OFF))
 @pytest.mark.parametrize("family", SINGLE_CALL)
 def test_its_logits_are_those_of_the_model(
@@ -56,6 +55,7 @@ def test_its_logits_are_those_of_the_model(
     check_logits(engine_of(family, dtype), dtype)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("dtype", list(OFF))
 @pytest.mark.parametrize("family", SINGLE_CALL)
 def test_bits_do_not_depend_on_how_a_text_is_cut(
@@ -149,6 +149,7 @@ def _not_rotated(fused: FusedForward) -> None:
         layer.rope = -1
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("family", "change"),
     [
@@ -175,6 +176,7 @@ def test_what_is_wrong_shows_in_the_logits(
     check_that_it_shows(engine_of(family), change)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -200,6 +202,7 @@ def test_segments_that_do_not_fit_are_refused(
         all_logits(forward, with_prefix=False)
 
 
+@pytest.mark.thorough
 def test_no_tokens_are_guessed(engine_of: Callable[..., LocalEngine]) -> None:
     """A wrong one could not be taken out of a state."""
     engine = engine_of("qwen3_5")

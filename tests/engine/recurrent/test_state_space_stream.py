@@ -3,17 +3,15 @@ shared, whoever enters or leaves."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hybrids import STATE_SPACES, save_hybrid
-from opening import local_engine
+from opening import make_spec, open_engine
 from streams import AGENTS, PROMPTS, QUESTIONS, SYSTEM, chosen, complete, generated
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_engine.kernels import native
 from runner_engine.local.engine import LocalEngine
@@ -25,7 +23,6 @@ from runner_engine.settings.model import LocalModelConfig
 
 pytestmark = pytest.mark.slow
 
-Make = Callable[..., RunnerConfig]
 LENGTHS = (20, 3, 11, 20, 7, 1, 16, 5, 9, 13, 2, 18)
 LONG = 500
 
@@ -53,20 +50,21 @@ def _forget(model: Any, _: Any, named: dict[str, Any]) -> None:
                 module.conv1d_state = None
 
 
-def opened(make_config: Make, saved: Path, new_tokens: int) -> LocalEngine:
+def opened(saved: Path, new_tokens: int) -> LocalEngine:
     model = LocalModelConfig(name=str(saved), device="cpu", dtype=Dtype.float32)
-    return local_engine(make_config(model=model, generation=GenerationConfig(max_new_tokens=new_tokens)))
+    return open_engine(make_spec(model=model, generation=GenerationConfig(max_new_tokens=new_tokens)))
 
 
 def asked() -> list[Request]:
     return [Request(at, prompt, max_new_tokens=LENGTHS[at]) for at, prompt in enumerate(PROMPTS)]
 
 
+@pytest.mark.sampled(1)
 def test_rows_enter_and_leave_and_share_prefixes(
-    make_config: Make, saved: Path, family: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+    saved: Path, family: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = {at: answer[: LENGTHS[at]] for at, answer in generated(*family, clear=5e-6).items()}
-    engine = opened(make_config, saved, 20)
+    engine = opened(saved, 20)
     for rows in (None, 3):
         assert complete(engine, asked(), rows) == expected
     assert engine.stats.notes == []
@@ -80,10 +78,10 @@ def test_rows_enter_and_leave_and_share_prefixes(
     engine.close()
 
 
-@pytest.mark.sampled(2)
-def test_five_hundred_tokens(make_config: Make, saved: Path, family: tuple[Any, Any]) -> None:
+@pytest.mark.thorough
+def test_five_hundred_tokens(saved: Path, family: tuple[Any, Any]) -> None:
     prompts = [SYSTEM + AGENTS[0] + QUESTIONS[0], SYSTEM + AGENTS[1], "y"]
-    engine = opened(make_config, saved, LONG)
+    engine = opened(saved, LONG)
     some = [Request(at, prompt, ignore_eos=True) for at, prompt in enumerate(prompts)]
     answers = complete(engine, some, 2)
     assert engine.stats.notes == []
@@ -93,12 +91,10 @@ def test_five_hundred_tokens(make_config: Make, saved: Path, family: tuple[Any, 
 
 
 @pytest.mark.thorough  # most of the time is that of generate
-def test_five_hundred_tokens_are_those_of_generate(
-    make_config: Make, saved: Path, family: tuple[Any, Any]
-) -> None:
+def test_five_hundred_tokens_are_those_of_generate(saved: Path, family: tuple[Any, Any]) -> None:
     prompts = [SYSTEM + AGENTS[0] + QUESTIONS[0], SYSTEM + AGENTS[1], "y"]
     expected = generated(*family, prompts, LONG, clear=1e-6, eos_token_id=300)
-    engine = opened(make_config, saved, LONG)
+    engine = opened(saved, LONG)
     some = [Request(at, prompt, ignore_eos=True) for at, prompt in enumerate(prompts)]
     assert complete(engine, some, 2) == expected
     engine.close()

@@ -96,6 +96,7 @@ def is_compiled(mixer: Any) -> bool:
     return getattr(mixer, "compiled", None) is not None or getattr(mixer, "recurrence", None) is not None
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("family", list(LAYERS))
 def test_a_layer_gives_the_family_s_numbers(family: str, by: str) -> None:
     layer, config = layer_of(family)

@@ -4,18 +4,17 @@ and what breaks them."""
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from hybrids import HYBRIDS, save_hybrid
-from opening import local_engine
+from opening import make_spec, open_engine
 from streams import AGENTS, PROMPTS, QUESTIONS, SYSTEM, chosen, complete, generated, requests
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_engine.checkpoints import pass_memory
 from runner_engine.decode import cache_probe
@@ -31,7 +30,6 @@ from runner_engine.settings.model import LocalModelConfig
 
 pytestmark = pytest.mark.slow
 
-Make = Callable[..., RunnerConfig]
 # of the answers, so that rows leave and enter all the time
 LENGTHS = (20, 3, 11, 20, 7, 1, 16, 5, 9, 13, 2, 18)
 LONG = 500
@@ -59,16 +57,16 @@ def hybrid(
     return Model(save_hybrid(tmp_path_factory.mktemp(request.param), request.param, tiny_llama))
 
 
-def opened(make_config: Make, hybrid: Model, new_tokens: int = 20, **generation: Any) -> LocalEngine:
+def opened(hybrid: Model, new_tokens: int = 20, **generation: Any) -> LocalEngine:
     model = LocalModelConfig(name=str(hybrid.folder), device="cpu", dtype=Dtype.float32)
-    return local_engine(
-        make_config(model=model, generation=GenerationConfig(max_new_tokens=new_tokens, **generation))
+    return open_engine(
+        make_spec(model=model, generation=GenerationConfig(max_new_tokens=new_tokens, **generation))
     )
 
 
 @pytest.fixture
-def engine(make_config: Make, hybrid: Model) -> Iterator[LocalEngine]:
-    one = opened(make_config, hybrid)
+def engine(hybrid: Model) -> Iterator[LocalEngine]:
+    one = opened(hybrid)
     yield one
     one.close()
 
@@ -85,6 +83,7 @@ def lengths(some: list[Request]) -> dict[int, int]:
     return {int(one.id): one.max_new_tokens or 0 for one in some}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("rows", [None, 1, 3])
 def test_rows_enter_and_leave_and_share_prefixes(
     engine: LocalEngine, hybrid: Model, rows: int | None
@@ -96,10 +95,11 @@ def test_rows_enter_and_leave_and_share_prefixes(
     assert engine.stats.shared_tokens > 0
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("token_by_token", [False, pytest.param(True, marks=pytest.mark.thorough)])
-def test_five_hundred_tokens(make_config: Make, hybrid: Model, token_by_token: bool) -> None:
+def test_five_hundred_tokens(hybrid: Model, token_by_token: bool) -> None:
     prompts = [SYSTEM + AGENTS[0] + QUESTIONS[0], SYSTEM + AGENTS[1], "y"]
-    engine = opened(make_config, hybrid, LONG)
+    engine = opened(hybrid, LONG)
     answers = complete(engine, requests(prompts, ignore_eos=True), 2)
     engine.close()
     assert [len(answer) for answer in answers.values()] == [LONG] * len(prompts)
@@ -114,6 +114,7 @@ def test_five_hundred_tokens(make_config: Make, hybrid: Model, token_by_token: b
         )
 
 
+@pytest.mark.thorough
 def test_prompts_are_read_in_pieces(
     engine: LocalEngine, hybrid: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,6 +124,7 @@ def test_prompts_are_read_in_pieces(
     assert complete(engine, some) == hybrid.expected(lengths(some))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("failing", [(1,), (2,), (4,), (5, 6), (9,), (5, 12, 13)], ids=str)
 def test_a_shortage_of_memory_sets_states_back(
     engine: LocalEngine, hybrid: Model, failing: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
@@ -145,6 +147,7 @@ def test_a_shortage_of_memory_sets_states_back(
     assert len(engine.stats.row_shortages) == len(failing)
 
 
+@pytest.mark.thorough
 def test_continuations_are_scored(engine: LocalEngine, hybrid: Model) -> None:
     continuations = (" yes", " no, not at all, and nobody has ever said so.", "7")
     pairs = [(prompt, continuation) for prompt in PROMPTS[:6] for continuation in continuations]
@@ -158,8 +161,9 @@ def test_continuations_are_scored(engine: LocalEngine, hybrid: Model) -> None:
         assert completion.logprobs == pytest.approx(expected.tolist(), abs=2e-4)
 
 
-def test_choices_of_a_request_do_not_depend_on_the_others(make_config: Make, hybrid: Model) -> None:
-    engine = opened(make_config, hybrid, temperature=0.8)
+@pytest.mark.thorough
+def test_choices_of_a_request_do_not_depend_on_the_others(hybrid: Model) -> None:
+    engine = opened(hybrid, temperature=0.8)
     some = [Request(at, prompt, n=4) for at, prompt in enumerate(PROMPTS[:3])]
 
     def answers(rows: int | None) -> dict[Any, list[int]]:
@@ -172,6 +176,7 @@ def test_choices_of_a_request_do_not_depend_on_the_others(make_config: Make, hyb
     engine.close()
 
 
+@pytest.mark.thorough
 def test_a_conversation_goes_on(engine: LocalEngine, hybrid: Model) -> None:
     """Its state is kept at the end of the turn, and is used where the next prompt goes on from
     there."""
@@ -188,12 +193,14 @@ def test_a_conversation_goes_on(engine: LocalEngine, hybrid: Model) -> None:
         assert engine.stats.prefill_tokens - before == len(ids) - shared
 
 
+@pytest.mark.thorough
 def test_recurring_prompts_are_answered_alike(engine: LocalEngine, hybrid: Model) -> None:
     some = asked(recurring=True)
     for _ in range(2):
         assert complete(engine, some, 4) == hybrid.expected(lengths(some))
 
 
+@pytest.mark.sampled(2)
 def test_a_beginning_that_came_twice_is_kept(engine: LocalEngine, hybrid: Model) -> None:
     """The second prompt finds what it has in common with the first, and leaves the state there; the
     third one uses it."""
@@ -212,8 +219,9 @@ def test_a_beginning_that_came_twice_is_kept(engine: LocalEngine, hybrid: Model)
 # ----------------------------------------------------------------------------------------- controls
 
 
+@pytest.mark.thorough
 def test_a_wrong_decay_is_found_by_the_trial(
-    make_config: Make, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hybrid = Model(save_hybrid(tmp_path / "model", "qwen3_5", tiny_llama))
     real = gated_delta.PROJECTIONS["Qwen3_5GatedDeltaNet"]
@@ -223,12 +231,13 @@ def test_a_wrong_decay_is_found_by_the_trial(
         return projected._replace(decay=2 * projected.decay)
 
     monkeypatch.setitem(gated_delta.PROJECTIONS, "Qwen3_5GatedDeltaNet", wrong)
-    engine = opened(make_config, hybrid)
+    engine = opened(hybrid)
     assert complete(engine, asked()) == hybrid.expected(lengths(asked()))
     assert "its logits would be off by" in engine.stats.notes[0]
     engine.close()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("broken", ["entering", "prefix", "moving"])
 def test_a_state_that_is_not_set_changes_the_answers(
     engine: LocalEngine, hybrid: Model, broken: str, monkeypatch: pytest.MonkeyPatch
@@ -254,6 +263,7 @@ def test_a_state_that_is_not_set_changes_the_answers(
     assert complete(engine, asked()) != hybrid.expected(lengths(asked()))
 
 
+@pytest.mark.sampled(2)
 def test_a_state_of_other_tokens_is_an_error(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     engine.load()
     monkeypatch.setattr(states.RowStates, "put", lambda self, slot, other, of_slot=0: None)
@@ -261,7 +271,8 @@ def test_a_state_of_other_tokens_is_an_error(engine: LocalEngine, monkeypatch: p
         complete(engine, asked())
 
 
-def test_no_library_is_recommended_for_what_is_computed_here(make_config: Make, hybrid: Model) -> None:
+@pytest.mark.thorough
+def test_no_library_is_recommended_for_what_is_computed_here(hybrid: Model) -> None:
     hints = logging.getLogger(cache_probe.HINTS)
     said: list[str] = []
     hints.addHandler(handler := logging.Handler())
@@ -270,7 +281,7 @@ def test_no_library_is_recommended_for_what_is_computed_here(make_config: Make, 
     tried = "`causal_conv1d_fn` is falling back to its reference PyTorch implementation"
     try:
         hints.warning(tried)
-        one = opened(make_config, hybrid)
+        one = opened(hybrid)
         complete(one, requests(PROMPTS[:2]))
         one.close()
         hints.warning(tried)

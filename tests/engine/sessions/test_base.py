@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 
-from runner.config.root import RunnerConfig
 from runner_engine.sessions.base import Capability, Message, Request
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.sampling import Sampling
-
-Make = Callable[..., RunnerConfig]
 
 
 def test_the_generation_group_supplies_the_defaults_of_a_request() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from opening import make_spec
 from transformers.utils.chat_template_utils import _compile_jinja_template
 
 from runner_base.errors import ConfigError
@@ -134,6 +135,7 @@ def test_the_environment_equals_that_of_transformers() -> None:
     }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("case", HOSTILE)
 def test_a_template_ends_at_a_limit_that_is_named(tokenizer: Any, case: str) -> None:
     tokenizer.chat_template, limit = HOSTILE[case]
@@ -160,7 +162,7 @@ def test_the_refusal_of_a_template_is_reported(tokenizer: Any) -> None:
 
 
 def test_other_requests_do_not_wait_for_a_template(
-    tokenizer: Any, make_config: Any, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+    tokenizer: Any, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     has_begun, may_end = threading.Event(), threading.Event()
 
@@ -170,7 +172,7 @@ def test_other_requests_do_not_wait_for_a_template(
         return template_child.TEXT, "rendered"
 
     monkeypatch.setattr(chat_template._renderers, "render", render)
-    encoder = RequestEncoder(make_config(model=LocalModelConfig(name=str(tiny_llama))), tokenizer, "it", 100)
+    encoder = RequestEncoder(make_spec(model=LocalModelConfig(name=str(tiny_llama))), tokenizer, "it", 100)
     with ThreadPoolExecutor(2) as pool:
         chat = pool.submit(encoder.encode, Request(0, (Message("user", "Hi"),)))
         assert has_begun.wait(WAIT_S)

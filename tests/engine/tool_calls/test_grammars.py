@@ -75,6 +75,7 @@ def written(name: str, *calls: ToolCall) -> str:
 ONE = ToolCall("get_weather", {"city": "Paris", "days": 3})
 
 
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("name", HELD)
 def test_what_a_form_writes_is_of_its_grammar(name: str, tokenizer: Any, grammars: Grammars) -> None:
     rules = form_named(name).grammar(SCHEMAS)
@@ -124,6 +125,7 @@ def test_a_grammar_of_one_call_has_no_second(name: str, tokenizer: Any, grammars
         assert not is_of(grammars, tokenizer, written(name, ONE, ONE), f"start: {start}\n{rules}")
 
 
+@pytest.mark.sampled(9)
 @pytest.mark.slow
 @pytest.mark.parametrize("several", [True, False])
 @pytest.mark.parametrize(("name", "template"), CASES)

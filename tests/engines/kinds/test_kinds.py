@@ -36,6 +36,7 @@ def test_a_kind_without_a_fingerprint_cannot_be_instantiated() -> None:
         Incomplete()  # type: ignore[abstract]
 
 
+@pytest.mark.thorough
 def test_the_stub_has_no_keys_of_a_local_model(runner: Callable[..., object]) -> None:
     assert [item.name for item in fields(StubConfig)] == ["delay_s", "thinking_words", "answer"]
     assert local_model(StubConfig()) == LocalModelConfig(name="stub"), (

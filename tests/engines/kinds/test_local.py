@@ -1,14 +1,21 @@
 """What a local model needs is imported before it is loaded: no signal comes amid an import, nor
-counts one as memory."""
+counts one as memory. What cannot work is refused before."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from runner.config.resolved import resolve
+from runner.config.root import RunnerConfig
+from runner.engines.kinds.local import KIND
+from runner_base.errors import ConfigError
+from runner_engine.settings.model import LocalModelConfig
+from runner_engine.settings.rope import RopeLinearConfig, RopeYarnConfig
 from tools import embedded_gguf
 
 PROGRAM = """
@@ -26,7 +33,7 @@ print(len(sys.modules) - before)
 """
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize("is_gguf", [True, False])
 def test_the_models_own_class_is_imported_before_the_load(is_gguf: bool, tmp_path: Path) -> None:
@@ -36,3 +43,26 @@ def test_the_models_own_class_is_imported_before_the_load(is_gguf: bool, tmp_pat
     is_imported, imported_later = done.stdout.split()
     assert is_imported == "True"
     assert int(imported_later) < 60, "small modules of our own and of the standard library"
+
+
+def test_the_kind_says_what_a_setting_is_made_for(
+    make_config: Callable[..., RunnerConfig], saved_family: Callable[..., Path]
+) -> None:
+    folder = saved_family("llama", num_hidden_layers=2, max_position_embeddings=64)
+    model, rope = LocalModelConfig(str(folder), device="cpu"), RopeLinearConfig(factor=3, beyond_trained=True)
+    resolved = resolve(make_config(model=model, rope=rope))
+    assert KIND.made_for(resolved) == 3 * 64
+    assert KIND.positions(resolved) == float("inf")
+
+
+def test_a_plan_refuses_and_notes_it(
+    make_config: Callable[..., RunnerConfig], saved_family: Callable[..., Path]
+) -> None:
+    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "rope_theta": 10000.0}
+    folder = saved_family("llama", max_position_embeddings=64, rope_parameters=yarn)
+    model = LocalModelConfig(name=str(folder), device="cpu")
+    resolved = resolve(make_config(model=model, rope=RopeYarnConfig(factor=8)))
+    with pytest.raises(ConfigError, match="rope.factor=8: the model's own yarn makes 64 positions of 16"):
+        KIND.check(resolved)
+    notes = KIND.check(resolve(make_config(model=model, rope=RopeYarnConfig(factor=2))))
+    assert "rope=yarn, factor 2, takes the place of the model's own yarn, factor 4 of 16 positions" in notes

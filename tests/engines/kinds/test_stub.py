@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
-from opening import open_engine
+from job_engines import open_engine
 
 from runner import engines
 from runner.config.model import StubConfig
 from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
 from runner.engines.kinds import kind_of
+from runner.run import check
 from runner_base.errors import TrackingError
 from runner_base.result import FinishReason
 from runner_engine.sessions import contract
@@ -86,3 +88,22 @@ def test_what_is_wrong_elsewhere_is_said_before_anything_is_loaded(
     for use in (engine.load, engine.open, engine.load):  # each time, whoever comes first
         with pytest.raises(TrackingError, match="the store is gone"):
             use()
+
+
+def test_a_stub_needs_nothing(make_config: Callable[..., RunnerConfig]) -> None:
+    config = make_config()
+    predicted = kind_of(config.model).predict(resolve(config), (4, 16, 8))
+    assert predicted is not None
+    assert kind_of(config.model).need(resolve(config)).mib == 0
+    assert predicted.total_mib == 0
+
+
+def test_nothing_but_its_name_identifies_a_stub(
+    make_config: Callable[..., RunnerConfig], tmp_path: Path
+) -> None:
+    stub = make_config()
+    assert kind_of(stub.model).fingerprint(resolve(stub), tmp_path / "h.json") == {"model": "stub"}
+
+
+def test_what_loads_nothing_needs_nothing(make_config: Callable[..., RunnerConfig]) -> None:
+    assert check(resolve(make_config(model=StubConfig()))) == []

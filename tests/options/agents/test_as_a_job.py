@@ -94,7 +94,7 @@ def test_the_calls_of_agents_are_spans(runner: Run, tmp_path: Path) -> None:
         assert all(one.end_time_ns <= other.start_time_ns for one, other in pairwise(spans))
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGUSR1], ids=["Ctrl-C", "Slurm's warning"])
 def test_what_was_begun_goes_on_with_the_same_tokens(

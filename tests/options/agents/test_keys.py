@@ -8,17 +8,8 @@ from runner.config.compose import compose
 from runner.config.explained import config_errors
 from runner.config.extractors import Gold
 from runner.config.hydra import to_config
-from runner.config.root import semantic_keys
 from runner.options.agents import task as agents
-from runner.options.agents.keys import (
-    AgentsConfig,
-    Attack,
-    Baseline,
-    DecisionMethod,
-    Method,
-    Mode,
-    dropped_agents,
-)
+from runner.options.agents.keys import AgentsConfig, Baseline, DecisionMethod, Method, Mode
 from runner.tasks import named_job
 from runner_base.errors import ConfigError
 
@@ -42,23 +33,6 @@ from runner_base.errors import ConfigError
         ({"train_split": " "}, "task.train_split=' '"),
         ({"graph": ""}, "task.graph='': give a graph.json that an earlier job has saved, or null"),
         ({"limit": 0}, "task.limit=0"),
-        (
-            {"attack_agent": 2},
-            r"task.attack_agent=2: nobody is attacked: give task.attack=liar\|false_answer\|cut_link",
-        ),
-        (
-            {"attack": Attack.liar, "attack_agent": 5},
-            r"task.attack_agent=5: must lie in 1..4, the agents of the team",
-        ),
-        ({"attack": Attack.liar, "attack_agent": 0}, r"task.attack_agent=0: must lie in 1..4"),
-        (
-            {"attack": Attack.liar, "agents": 1},
-            "task.attack=liar: there must be an honest agent beside the attacked",
-        ),
-        (
-            {"attack": Attack.cut_link, "mode": Mode.direct_answer},
-            "task.attack=cut_link: there must be an honest",
-        ),
         (
             {"mode": Mode.direct_answer, "optimized_spatial": True},
             "task.optimized_spatial=True: task.mode=direct_answer has no edges to optimize: use another task.mode",
@@ -84,18 +58,13 @@ from runner_base.errors import ConfigError
             "task.imp_per_iterations=2: with task.method=agent_prune it prunes once, after the last iteration",
         ),
         (
-            {"optimized_spatial": True, "method": Method.agent_dropout, "nuclear_norm": 0.5},
-            "task.nuclear_norm=0.5: with task.method=agent_dropout its nuclear norms have weight 1",
+            {"optimized_spatial": True, "method": Method.agent_prune, "nuclear_norm": 0.5},
+            "task.nuclear_norm=0.5: with task.method=agent_prune its nuclear norms have weight 1",
         ),
         (
             {"delta": 0.2},
             r"task.delta=0.2: with task.method=runner its loss has no such term.*the default is 0.1",
         ),
-        (
-            {"node_pruning_rate": 0.5},
-            "task.node_pruning_rate=0.5: with task.method=runner all agents stay in it",
-        ),
-        ({"node_pruning_rate": 1.0}, r"task.node_pruning_rate=1.0: must lie in \[0, 1\); 0: all agents stay"),
         ({"delta": -0.1}, "task.delta=-0.1: must be 0 or more"),
         (
             {"method": Method.agent_prune},
@@ -104,19 +73,6 @@ from runner_base.errors import ConfigError
         (
             {"method": Method.agent_prune, "graph": "g.json"},
             "task.method=agent_prune: task.graph=g.json is used as it",
-        ),
-        (
-            {
-                "method": Method.agent_dropout,
-                "mode": Mode.debate,
-                "num_rounds": 2,
-                "optimized_temporal": True,
-            },
-            "task.method=agent_dropout: agents are dropped by their learned spatial edges: give task.optimized_spatial",
-        ),
-        (
-            {"method": Method.agent_dropout, "num_rounds": 2, "optimized_spatial": True},
-            "task.method=agent_dropout: in several rounds it learns both kinds of edges: give task.optimized_temporal",
         ),
         (
             {"draw": True},
@@ -145,22 +101,6 @@ def test_how_much_a_team_asks() -> None:
     assert plain.baseline is Baseline.none
 
 
-def test_an_attack_counts_only_if_there_is_one(make_config: Any) -> None:
-    """So the jobs that were recorded before the key was there keep their ids."""
-    plain, first, second = (
-        set(semantic_keys(make_config(task=AgentsConfig(**keys))))
-        for keys in ({}, {"attack": Attack.liar}, {"attack": Attack.liar, "attack_agent": 2})
-    )
-    assert not [key for key, _ in plain if "attack" in key]
-    assert first - plain == {("task.attack", "liar")}
-    assert second - first == {("task.attack_agent", 2)}
-    assert plain < first < second
-
-
-def test_an_attack_is_named() -> None:
-    assert AgentsConfig(mode=Mode.star, attack=Attack.cut_link).subject == "star cut_link test"
-
-
 def test_letters_are_answers_too() -> None:
     assert AgentsConfig(choices_key="options").has_letters
     assert AgentsConfig(gold=Gold.letter).has_letters
@@ -184,14 +124,6 @@ def test_what_a_method_asks_and_how_it_is_scored() -> None:
     scored = {method: AgentsConfig(method=method, **keys).draws for method in Method}
     assert [method for method, draws in scored.items() if draws] == [Method.agent_prune_code]
     assert not AgentsConfig(method=Method.agent_prune_code, draw=False, **keys).draws
-    dropout = AgentsConfig(method=Method.agent_dropout, **keys)
-    assert (dropout.iterations, dropout.train_questions, dropout.silent_agents) == (20, 80, 1)
-    assert dropout.questions == 40 * 9 + (40 + 10) * 7, (
-        "an agent of each round is not called after the first half"
-    )
-    stays = AgentsConfig(method=Method.agent_dropout, node_pruning_rate=0.0, **keys)
-    assert (stays.train_questions, stays.questions) == (40, 50 * 9)
-    assert [dropped_agents(2, 0.9), dropped_agents(1, 0.2), dropped_agents(8, 0.25)] == [1, 0, 2]
 
 
 def test_another_seed_takes_the_place_of_repeats() -> None:

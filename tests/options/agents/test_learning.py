@@ -91,6 +91,7 @@ def test_the_loss_and_its_gradient_are_what_torch_makes_of_the_formula(baseline:
         np.testing.assert_allclose(gradients[kind], found.numpy(), atol=1e-12)
 
 
+@pytest.mark.thorough
 @settings(max_examples=40)
 @given(st.integers(2, 6), st.integers(0, 2**32))
 def test_the_nuclear_norm_has_the_gradient_of_torch_and_of_finite_differences(agents: int, seed: int) -> None:
@@ -221,6 +222,7 @@ def found(edges: Edges) -> Edge:
     return max(edges.scan(), key=lambda edge: float(edges.logits[edge]))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("edge", team().spatial.scan())
 def test_training_finds_the_one_edge_that_matters(edge: Edge) -> None:
     runs = [trained(edge, seed, iterations=40, baseline=Baseline.mean) for seed in range(20)]
@@ -228,12 +230,14 @@ def test_training_finds_the_one_edge_that_matters(edge: Edge) -> None:
     assert sum(found(edges) == edge for edges in runs) >= 19
 
 
+@pytest.mark.thorough
 def test_training_finds_the_one_memory_that_matters() -> None:
     runs = [trained((2, 2), seed, "temporal", iterations=40, baseline=Baseline.mean) for seed in range(20)]
     assert {edges.count for edges in runs} == {9}
     assert sum(found(edges) == (2, 2) for edges in runs) >= 19
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("baseline", "kept", "named"), [(Baseline.none, 0.90, 0.45), (Baseline.mean, 0.95, 0.65)]
 )

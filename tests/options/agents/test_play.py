@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from opening import open_engine
+from job_engines import open_engine
 
 from runner.config.root import RunnerConfig
 from runner.datasets.word_problems import Split, problems

@@ -30,6 +30,7 @@ def calls_of(runner: Callable[..., Any], folder: Path, *overrides: str) -> dict[
     return said
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_role_answers_with_its_adapter_and_the_others_as_the_base(
     runner: Callable[..., Any], tmp_path: Path

@@ -176,6 +176,7 @@ def test_a_whole_team_fits_into_the_embedded_models_room() -> None:
 SUM = re.compile(r"(?<![\w.])((?:\(?[\d.]+\)? ?[-+*/] ?)+[\d.]+) = ([\d.]+\b)")
 
 
+@pytest.mark.thorough
 def test_the_worked_examples_are_right() -> None:
     examples = wording_of(Domain.gsm8k).examples
     assert [len(examples.get(role, ())) for role in Role] == [3, 2, 2, 0]

@@ -1,9 +1,4 @@
-"""One agent that is asked several times: how often, by a number or by tokens, and what becomes of
-the samples."""
-
 from __future__ import annotations
-
-import pytest
 
 from runner.options.agents.keys import DecisionMethod, Domain, Role
 from runner.options.agents.team import AgentCall, Answered, SampledDiscussion, Team
@@ -17,9 +12,9 @@ def answered(turn: AgentCall, text: str, reason: FinishReason = FinishReason.sto
     return Answered(turn, Call(Answer(text, [7] * NEW, reason), "sha", prompt, 0.1, turn.who, error="boom"))
 
 
-def one(decision: DecisionMethod, samples: int = 1, budget: float | None = None) -> SampledDiscussion:
+def one(decision: DecisionMethod, samples: int) -> SampledDiscussion:
     team = Team.of(1, [Role.inspector], Domain.brief, decision)
-    return SampledDiscussion(team, "test/0", "How many?", samples, budget)
+    return SampledDiscussion(team, "test/0", "How many?", samples)
 
 
 def play(discussion: SampledDiscussion, texts: list[str]) -> list[list[str]]:
@@ -52,31 +47,8 @@ def test_no_sample_is_told_of_another_and_the_decision_reads_all() -> None:
     assert all(f"words of {number}" in seen["decision"] for number in range(3))
 
 
-@pytest.mark.parametrize(
-    ("budget", "samples"), [(0, 1), (120, 1), (179, 1), (180, 2), (600, 5), (659, 5), (660, 6)]
-)
-def test_a_vote_takes_the_number_of_samples_that_comes_nearest_to_the_tokens(
-    budget: float, samples: int
-) -> None:
-    it = one(DecisionMethod.majority_vote, budget=budget)
-    assert play(it, ["#### 1"]) == [[f"0/{number}"] for number in range(samples)]
-    assert it.has_ended
-    assert abs(samples * (PROMPT + NEW) - max(budget, PROMPT + NEW)) <= (PROMPT + NEW) / 2
-
-
-@pytest.mark.parametrize("budget", [0, 259, 500, 1000, 2000, 5000])
-def test_the_decision_is_paid_from_the_same_tokens(budget: float) -> None:
-    it = one(DecisionMethod.final_refer, budget=budget)
-    *asked, last = play(it, ["#### 1"])
-    samples = len(asked)
-    assert last == ["decision"]
-    least = 2 * (PROMPT + NEW) + NEW  # a sample, and a decision that reads it
-    spent = samples * (PROMPT + NEW) + PROMPT + samples * NEW + NEW
-    assert abs(spent - max(budget, least)) <= (PROMPT + 2 * NEW) / 2
-
-
 def test_a_sample_in_error_ends_the_question() -> None:
-    it = one(DecisionMethod.majority_vote, budget=1000)
-    (turn,) = it.ready()
+    it = one(DecisionMethod.majority_vote, samples=2)
+    turn, _ = it.ready()
     it.take(answered(turn, "", FinishReason.error))
     assert (it.ready(), it.has_ended, it.answer) == ([], True, None)

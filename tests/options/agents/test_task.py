@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import warm_process
-from opening import open_engine
+from job_engines import open_engine
 from tasking import work
 from teams import Starts, Team, calls_in, right, team
 
@@ -98,6 +98,7 @@ def test_written_programs_are_run(make_config: Make, again: Starts) -> None:
     assert "empty folder" in result.facts["sandbox"]
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_the_embedded_model_knows_the_roles_with_its_adapter_alone(make_config: Make, again: Starts) -> None:
     """The command of the pages works, and one that cannot says what it lacks: with the real model
@@ -197,6 +198,7 @@ def test_an_engine_without_chat_is_refused_before_it_loads(make_config: Make, ag
     assert engine.loads == 0
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_kill_in_the_middle_of_a_discussion(tmp_path: Path, runner: Callable[..., Any]) -> None:
     """A real process and a real SIGKILL: the next start asks for the calls that are not on disk,

@@ -174,36 +174,3 @@ def test_rounds_are_not_changed_by_who_answers_first() -> None:
     for turn in other.ready():
         other.take(answered(turn, f"#### {turn.agent}", code="2"))
     assert prompts == [turn.messages for turn in other.ready()]
-
-
-@pytest.mark.parametrize(
-    ("decision", "speaker", "answer"),
-    [
-        (DecisionMethod.final_refer, "decision", "9"),
-        (DecisionMethod.majority_vote, "1/2", "5"),
-        (DecisionMethod.direct, "1/2", "7"),
-    ],
-)
-def test_a_silent_agent_is_not_called_and_who_spoke_last_decides(
-    decision: DecisionMethod, speaker: str, answer: str
-) -> None:
-    graph = Graph.of(Mode.full_connected, 4, seed=0, rounds=2)
-    graph.silence([(0, 1), (1, 3)])
-    team = Team.of(4, [Role.inspector], Domain.brief, decision)
-    one = Discussion(team, "test/0", "How many?", [graph.settled(number) for number in range(2)])
-    said = {"1/0": "5", "1/1": "5", "1/2": "7", "decision": "9"}
-    heard: dict[str, AgentCall] = {}
-    while turns := one.ready():
-        for turn in turns:
-            name = turn.id.removeprefix("test/0/")
-            heard[name] = turn
-            one.take(answered(turn, f"#### {said.get(name, '1')}"))
-    calls = ["0/0", "0/2", "0/3", "1/0", "1/1", "1/2"]
-    assert list(heard) == calls + ["decision"] * (decision is DecisionMethod.final_refer)
-    assert [message.agent for message in heard["1/0"].temporal] == [0, 2, 3]
-    assert [message.agent for message in heard["0/3"].spatial] == [0, 2]
-    if "decision" in heard:
-        assert [message.agent for message in heard["decision"].spatial] == [0, 1, 2]
-    assert one.has_ended
-    assert (one.speaker.turn.id, one.answer) == (f"test/0/{speaker}", answer)
-    assert one.votes == ["5", "5", "7"]

@@ -27,6 +27,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.mark.thorough
 def test_the_team_adapter_knows_its_roles() -> None:
     card = json.loads((MODEL_DIR.parent / "card_team.json").read_text())["scores"]["hard5"]
     for words in ("alone, Math Solver", "decision over the four", "wrong neighbour, Inspector"):

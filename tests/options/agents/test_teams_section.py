@@ -39,15 +39,10 @@ def run_of(job_id: str = "agents-1", trained: bool = False, task: str = "agents"
             "chain · learned by agent_prune",
         ),
         (run_of(optimized_temporal="True", method="none", draw="True"), "chain · drawn"),
-        (run_of(graph="graph.json", attack="liar"), "chain · given · liar"),
+        (run_of(graph="graph.json"), "chain · given"),
         (run_of(mode="direct_answer", decision_method="direct"), "one agent"),
         (run_of(mode="direct_answer"), "one agent · decision"),
         (run_of(mode="direct_answer", samples="8", decision_method="majority_vote"), "one agent × 8 · vote"),
-        (
-            run_of(mode="direct_answer", match="task.mode=star task.optimized_spatial=true seed=0"),
-            "one agent with the tokens of star learned · decision",
-        ),
-        (run_of(mode="direct_answer", match="agents-0"), "one agent with the tokens of agents-0 · decision"),
     ],
 )
 def test_a_team_is_named_by_what_it_is(run: Run, words: str) -> None:
@@ -70,6 +65,7 @@ def test_teams_that_differ_in_a_key_never_share_a_name() -> None:
     ]
 
 
+@pytest.mark.thorough
 def test_names_of_teams_need_a_team(store: Store, show: Any) -> None:
     store.job("no teams", "alone", {}, marks(30, N))
     code, _, err = show("no teams", "--teams")

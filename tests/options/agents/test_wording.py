@@ -43,13 +43,12 @@ def test_a_marked_letter_counts_before_the_last_one(
 def test_all_are_told_to_give_a_letter_and_none_a_number(domain: Domain) -> None:
     said = agent_message(1, Role.inspector, "The sky is blue.\nThe answer is B", letters=True)
     for role in Role:
-        for lies in (False, True):
-            system, user = messages(role, domain, QUESTION, [said], [], letters=True, lies=lies)
-            assert "letter" in system.content
-            assert "a number" not in system.content
-            assert QUESTION in user.content
-            assert ("The sky" in user.content) == (not role.hears_numbers)
-            assert "B." in user.content.replace(QUESTION, "") or not role.hears_numbers, "a hint is a letter"
+        system, user = messages(role, domain, QUESTION, [said], [], letters=True)
+        assert "letter" in system.content
+        assert "a number" not in system.content
+        assert QUESTION in user.content
+        assert ("The sky" in user.content) == (not role.hears_numbers)
+        assert "B." in user.content.replace(QUESTION, "") or not role.hears_numbers, "a hint is a letter"
     system, user = decision_messages(domain, QUESTION, [said], letters=True)
     assert "letter" in system.content
     assert "The answer is B" in user.content

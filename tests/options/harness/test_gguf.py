@@ -102,6 +102,7 @@ def likelihoods(output: Path) -> list[float]:
     return [float(nats) for one in samples(output) for nats, _ in one["filtered_resps"]]
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_scores_are_those_of_the_unpacked_model(written: dict[str, Path]) -> None:
     ours = samples(written["file"])

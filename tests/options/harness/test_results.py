@@ -91,6 +91,7 @@ def rows(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str, li
     return {table["task"]: table["rows"] for table in json.loads(captured.out)["tables"]}
 
 
+@pytest.mark.thorough
 def test_other_backends_are_paired_with_ours(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tables = rows(capsys, outputs / "hf", outputs / "runner")
     assert sorted(tables) == ["answers", "choices", "pages:likelihood", "words", "words:likelihood"]

@@ -19,6 +19,7 @@ SEARCH = (
 )  # fmt: skip
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize("params", [
     '{generation.temperature: "interval(0.2,1.0)"}',

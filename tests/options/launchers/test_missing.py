@@ -13,6 +13,7 @@ import pytest
 from grids import mlflow_runs
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_slurm_composes_and_reports_that_it_is_missing(runner: Callable[..., Any], tmp_path: Path) -> None:
     pytest.importorskip("submitit", reason="pip install 'runner-llm[dev]'")
@@ -32,7 +33,7 @@ def test_slurm_composes_and_reports_that_it_is_missing(runner: Callable[..., Any
     assert [(run.is_grid, run.status) for run in mlflow_runs(tmp_path)] == [(True, "FAILED")]
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("choice", "extra"),
     [

@@ -147,6 +147,7 @@ def test_a_search_that_is_killed_three_times(grid: Start, start: Start, tmp_path
     assert len(results(folder)) == 12
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_search_with_another_setting_is_another_search(start: Start, tmp_path: Path) -> None:
     """Also where the setting is in a file and not on the command line."""
@@ -192,6 +193,7 @@ def test_a_search_in_a_postgresql(start: Start, tmp_path: Path) -> None:
     assert gone.err.splitlines()[-1].startswith("error: hydra.sweeper.storage=postgresql")
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_two_processes_share_a_search(grid: Start, tmp_path: Path) -> None:
     """Neither takes a trial that the other is running."""
@@ -219,6 +221,7 @@ def test_two_processes_share_a_search(grid: Start, tmp_path: Path) -> None:
     assert all(len(lines) == 4 for lines in samples(tmp_path / "work").values())
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_trial_that_fails_is_tried_again(grid: Start, start: Start, tmp_path: Path) -> None:
     command = (*SEARCH, "model=stub", "seed=2", "tracking=none")
@@ -259,6 +262,7 @@ def test_a_grid_of_all_combinations_ends_by_itself(start: Start, tmp_path: Path)
     assert not opened(tmp_path), "Optuna itself closes no connection: Python 3.13 warns of that"
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

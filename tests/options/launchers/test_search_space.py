@@ -7,9 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from raising import raises
 
 from runner.options.launchers.search_space import SearchSettings, SearchSpace, corner, study_name
-from runner_base.errors import ConfigError
+from runner_base.errors import Code, ConfigError
 
 optuna = pytest.importorskip("optuna", reason="pip install 'runner-llm[dev]'")
 
@@ -43,18 +44,17 @@ def test_the_command_line_wins_and_what_is_fixed_stays() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "code", "key"),
     [
-        (["a=1"], "there is nothing to search over: give a sweep"),
-        (["a=interval(2,1)"], "a=interval(2,1): an interval begins below its end"),
-        (["a=tag(log,interval(0,1))"], "and above 0 on a logarithmic scale"),
-        (["a=glob(*)"], "a=glob(*): a search takes choice(...), range(...) or interval(...) for a"),
+        (["a=1"], "missing", "hydra/sweeper"),
+        (["a=interval(2,1)"], "bad_value", "a=interval(2,1)"),
+        (["a=tag(log,interval(0,1))"], "bad_value", "a=tag(log,interval(0,1))"),
+        (["a=glob(*)"], "unsupported", "a=glob(*)"),
     ],
 )
-def test_spaces_that_cannot_be(arguments: list[str], message: str) -> None:
-    with pytest.raises(ConfigError) as error:
+def test_spaces_that_cannot_be(arguments: list[str], code: Code, key: str) -> None:
+    with raises(ConfigError, code, key):
         space(*arguments)
-    assert message in str(error.value)
 
 
 def settings(**changes: Any) -> SearchSettings:
@@ -82,6 +82,7 @@ def test_which_commands_are_the_same_search() -> None:
     assert corner(one.distributions()) == {"a": 1, "b": 0.0}
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("sampler", ["tpe", "random", "cmaes", "gp", "qmc"])
 def test_an_interrupted_search_proposes_what_an_uninterrupted_one_does(sampler: str) -> None:
     """A sampler with a fixed seed that begins anew would draw the same values again; in Optuna

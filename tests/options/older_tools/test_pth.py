@@ -13,16 +13,13 @@ from typing import Any
 
 import pytest
 import torch
-from opening import adapt, load_base, open_engine
-from resolving import predict
+from opening import adapt, load_base, make_spec, open_engine, predict
 
-from runner.config import resolved
-from runner.config.resolved import spec_of
-from runner.config.root import RunnerConfig
 from runner.options.older_tools.convert_lora import convert, parser
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
 from runner_engine.checkpoints import locating
+from runner_engine.checkpoints.resolve import resolve
 from runner_engine.local.base_cache import BaseCache
 from runner_engine.models import load as load_room
 from runner_engine.models.adapting import release
@@ -33,17 +30,17 @@ from runner_engine.quantization.bitsandbytes import Int8Config, Nf4Config
 from runner_engine.settings.lora import LoraConfig, PeftConfig, PthConfig
 from runner_engine.settings.model import LocalModelConfig
 from runner_engine.settings.rope import Rope2dConfig
+from runner_engine.spec import ModelSpec
 from tools.embedded_model.lora import load_square_lora
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
 
-Make = Callable[..., RunnerConfig]
 State = dict[str, torch.Tensor]
 IDS = torch.arange(3, 40)[None]
 
 
-def load(config: RunnerConfig) -> Loaded:
-    return adapt(load_base(config), config)
+def load(spec: ModelSpec) -> Loaded:
+    return adapt(load_base(spec), spec)
 
 
 def logits(model: Any) -> torch.Tensor:
@@ -101,13 +98,13 @@ def as_peft(file: str, base: Path, target: Path) -> str:
     return str(target)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("shape", ["llama", "qwen2"])
 @pytest.mark.parametrize(
     ("dtype", "prefix"), [(torch.float32, ""), (torch.float16, "module.")], ids=["float32", "half-prefixed"]
 )
 def test_pth_is_peft_is_merged(
-    make_config: Make, bases: dict[str, Path], tmp_path: Path, shape: str, dtype: torch.dtype, prefix: str
+    bases: dict[str, Path], tmp_path: Path, shape: str, dtype: torch.dtype, prefix: str
 ) -> None:
     from transformers import AutoModelForCausalLM
 
@@ -115,12 +112,12 @@ def test_pth_is_peft_is_merged(
     state = squares(dtype=dtype, prefix=prefix)
     file = save(state, tmp_path / "lora.pth")
     peft = as_peft(file, bases[shape], tmp_path / "peft")
-    plain = load(make_config(model=base))
-    pth = load(make_config(model=base, lora=PthConfig(path=file, rank=4)))
+    plain = load(make_spec(model=base))
+    pth = load(make_spec(model=base, lora=PthConfig(path=file, rank=4)))
     routes = {
-        "merged": load(make_config(model=base, lora=PthConfig(path=file, merge=True))),
-        "peft": load(make_config(model=base, lora=PeftConfig(path=peft))),
-        "peft merged": load(make_config(model=base, lora=PeftConfig(path=peft, merge=True))),
+        "merged": load(make_spec(model=base, lora=PthConfig(path=file, merge=True))),
+        "peft": load(make_spec(model=base, lora=PeftConfig(path=peft))),
+        "peft merged": load(make_spec(model=base, lora=PeftConfig(path=peft, merge=True))),
     }
     with_hooks = logits(pth.model)
     assert (with_hooks - logits(plain.model)).abs().max() > 0.01
@@ -150,16 +147,12 @@ def test_pth_is_peft_is_merged(
     ("quantization", "kind"), [(Nf4Config(), "Linear4bit"), (Int8Config(), "Linear8bitLt")]
 )
 def test_over_a_quantized_base(
-    make_config: Make,
-    tiny_model: LocalModelConfig,
-    tmp_path: Path,
-    quantization: QuantizationConfig,
-    kind: str,
+    tiny_model: LocalModelConfig, tmp_path: Path, quantization: QuantizationConfig, kind: str
 ) -> None:
     state = squares(dtype=torch.float16)
     file = save(state, tmp_path / "lora.pth")
     plain, adapted = (
-        make_config(model=tiny_model, quantization=quantization, lora=lora)
+        make_spec(model=tiny_model, quantization=quantization, lora=lora)
         for lora in (LoraConfig(), PthConfig(path=file))
     )
     base = load_base(plain)
@@ -173,7 +166,7 @@ def test_over_a_quantized_base(
     with torch.inference_mode():
         with_delta = layer(x).float()
         after = logits(loaded.model)
-        assert release(loaded, spec_of(adapted))
+        assert release(loaded, adapted)
         low = x @ state[f"{key}.A.weight"].float().T @ state[f"{key}.B.weight"].float().T
         torch.testing.assert_close(with_delta, layer(x).float() + low, atol=1e-4, rtol=1e-4)
     assert torch.isfinite(after).all()
@@ -181,9 +174,8 @@ def test_over_a_quantized_base(
     assert torch.equal(logits(adapt(base, plain).model), before), "bit for bit"
 
 
-def test_adapters_of_both_kinds_take_turns_on_one_base(
-    make_config: Make, bases: dict[str, Path], tmp_path: Path
-) -> None:
+@pytest.mark.thorough
+def test_adapters_of_both_kinds_take_turns_on_one_base(bases: dict[str, Path], tmp_path: Path) -> None:
     base = LocalModelConfig(name=str(bases["llama"]), device="cpu", dtype=Dtype.float32)
     one, two = (save(squares(rank), tmp_path / f"{rank}.pth") for rank in (4, 2))
     adapters: dict[str, LoraConfig] = {
@@ -196,7 +188,7 @@ def test_adapters_of_both_kinds_take_turns_on_one_base(
     turns = ["none", "pth 4", "none", "peft 2", "none", "pth 2", "pth 4", "peft 4", "pth 4", "peft 2", "none"]
     kept, seen, loads = BaseCache(), [], []
     for name in turns:
-        engine = open_engine(make_config(model=base, lora=adapters[name]), kept)
+        engine = open_engine(make_spec(model=base, lora=adapters[name]), kept)
         loads.append(engine.load().metrics["base_loads"])
         model = engine._real._loaded.model  # type: ignore[attr-defined]
         seen.append((name, logits(model)))
@@ -210,25 +202,25 @@ def test_adapters_of_both_kinds_take_turns_on_one_base(
     assert (first["pth 2"] - first["pth 4"]).abs().max() > 0.01
 
 
-def test_nothing_stays_on_the_base(make_config: Make, tiny_model: LocalModelConfig, tmp_path: Path) -> None:
-    config = make_config(model=tiny_model, lora=PthConfig(path=save(squares(), tmp_path / "lora.pth")))
-    base = load_base(config)
+def test_nothing_stays_on_the_base(tiny_model: LocalModelConfig, tmp_path: Path) -> None:
+    spec = make_spec(model=tiny_model, lora=PthConfig(path=save(squares(), tmp_path / "lora.pth")))
+    base = load_base(spec)
     before = {name: tensor.clone() for name, tensor in base.model.state_dict().items()}
-    loaded = adapt(base, config)
+    loaded = adapt(base, spec)
     assert sum(isinstance(module, LowRank) for module in loaded.model.modules()) == 4
     assert {key for key in loaded.model.state_dict() if ".lora." in key} == set(squares()), (
         "named as in the file"
     )
-    assert release(loaded, spec_of(config))
+    assert release(loaded, spec)
     after = base.model.state_dict()
     assert list(after) == list(before)
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
     assert not any(module._forward_hooks or "lora" in module._modules for module in base.model.modules())
-    merged = dataclasses.replace(config, lora=PthConfig(path=config.lora.path, merge=True))  # type: ignore[attr-defined]
-    assert not release(adapt(base, merged), spec_of(merged)), "merged weights cannot be had back"
+    merged = dataclasses.replace(spec, lora=PthConfig(path=spec.lora.path, merge=True))  # type: ignore[attr-defined]
+    assert not release(adapt(base, merged), merged), "merged weights cannot be had back"
 
 
-def test_merging_leaves_a_tied_embedding_alone(make_config: Make, tiny_llama: Path, tmp_path: Path) -> None:
+def test_merging_leaves_a_tied_embedding_alone(tiny_llama: Path, tmp_path: Path) -> None:
     from transformers import AutoConfig, LlamaForCausalLM
 
     settings = AutoConfig.from_pretrained(tiny_llama)
@@ -241,7 +233,7 @@ def test_merging_leaves_a_tied_embedding_alone(make_config: Make, tiny_llama: Pa
     file = save(state | squares(1), tmp_path / "lora.pth")
     model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32)
     hooked, merged = (
-        load(make_config(model=model, lora=PthConfig(path=file, merge=m))).model for m in (False, True)
+        load(make_spec(model=model, lora=PthConfig(path=file, merge=m))).model for m in (False, True)
     )
     ids = torch.arange(3, 20)[None]
     with torch.inference_mode():
@@ -284,23 +276,23 @@ WRONG: list[tuple[str, Any, dict[str, Any], str]] = [
     ("state", "keys", "message"), [case[1:] for case in WRONG], ids=[case[0] for case in WRONG]
 )
 def test_what_does_not_fit_is_said_before_the_weights_are_read(
-    make_config: Make, tiny_model: LocalModelConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: Any, keys: dict[str, Any], message: str
+    tiny_model: LocalModelConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: Any, keys: dict[str, Any], message: str
 ) -> None:  # fmt: skip
-    config = make_config(model=tiny_model, lora=PthConfig(path=save(state, tmp_path / "lora.pth"), **keys))
-    base = load_base(make_config(model=tiny_model))
+    spec = make_spec(model=tiny_model, lora=PthConfig(path=save(state, tmp_path / "lora.pth"), **keys))
+    base = load_base(make_spec(model=tiny_model))
     with pytest.raises(ConfigError, match=message):
-        adapt(base, config)  # on a base that is there already
+        adapt(base, spec)  # on a base that is there already
     monkeypatch.setattr(load_room, "load_weights", lambda *_: pytest.fail("the weights were read"))
     with pytest.raises(ConfigError, match=message):
-        load_base(config)
+        load_base(spec)
     assert not any(module._forward_hooks for module in base.model.modules())
 
 
 def test_square_layers_that_the_file_leaves_out_are_noted(
-    make_config: Make, tiny_model: LocalModelConfig, tmp_path: Path
+    tiny_model: LocalModelConfig, tmp_path: Path
 ) -> None:
     file = save(without(squares(), "layers.1"), tmp_path / "lora.pth")
-    loaded = load(make_config(model=tiny_model, lora=PthConfig(path=file)))
+    loaded = load(make_spec(model=tiny_model, lora=PthConfig(path=file)))
     assert loaded.metrics["lora_modules"] == 2
     assert (
         "2 square layers are not in the adapter and stay as they are: model.layers.1.self_attn.q_proj"
@@ -308,14 +300,12 @@ def test_square_layers_that_the_file_leaves_out_are_noted(
     )
 
 
-def test_a_file_without_2d_rope_gets_a_note(
-    make_config: Make, tiny_model: LocalModelConfig, tmp_path: Path
-) -> None:
+def test_a_file_without_2d_rope_gets_a_note(tiny_model: LocalModelConfig, tmp_path: Path) -> None:
     file = PthConfig(path=save(squares(), tmp_path / "lora.pth"))
-    native = load(make_config(model=tiny_model, lora=file))
+    native = load(make_spec(model=tiny_model, lora=file))
     assert "rope=native: most pth adapters were trained with 2D RoPE" in str(native.notes)
     assert "use rope=rope_2d" in str(native.notes)
-    rotated = load(make_config(model=tiny_model, lora=file, rope=Rope2dConfig()))
+    rotated = load(make_spec(model=tiny_model, lora=file, rope=Rope2dConfig()))
     assert "trained with 2D RoPE" not in str(rotated.notes)
 
 
@@ -332,7 +322,7 @@ class Malicious:
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("form", ["zip", "legacy", "pickle-0", "pickle-2", "pickle-4", "among-tensors"])
 def test_a_file_with_code_is_refused_and_not_run(
-    make_config: Make, tiny_model: LocalModelConfig, tmp_path: Path, form: str
+    tiny_model: LocalModelConfig, tmp_path: Path, form: str
 ) -> None:
     victim, file = tmp_path / "victim", tmp_path / "lora.pth"
     evil = Malicious(victim)
@@ -348,11 +338,8 @@ def test_a_file_with_code_is_refused_and_not_run(
             torch.load(file, weights_only=False)
     assert victim.exists(), "it does run where no care is taken"
     victim.rmdir()
-    config = make_config(model=tiny_model, lora=PthConfig(path=str(file)))
-    for attempt in (
-        lambda: load_base(config),
-        lambda: adapt(load_base(make_config(model=tiny_model)), config),
-    ):
+    spec = make_spec(model=tiny_model, lora=PthConfig(path=str(file)))
+    for attempt in (lambda: load_base(spec), lambda: adapt(load_base(make_spec(model=tiny_model)), spec)):
         with pytest.raises(
             ConfigError, match=r"contains code \(posix.mkdir\) and was rejected: nothing in it was run"
         ):
@@ -360,7 +347,7 @@ def test_a_file_with_code_is_refused_and_not_run(
         assert not victim.exists()
 
 
-def test_files_that_are_no_pth(make_config: Make, tiny_model: LocalModelConfig, tmp_path: Path) -> None:
+def test_files_that_are_no_pth(tiny_model: LocalModelConfig, tmp_path: Path) -> None:
     file = tmp_path / "lora.pth"
     whole = Path(save(squares(), file)).read_bytes()
     for content in (
@@ -373,10 +360,10 @@ def test_files_that_are_no_pth(make_config: Make, tiny_model: LocalModelConfig, 
     ):
         file.write_bytes(content)
         with pytest.raises(ConfigError, match=r"lora.path=\S+ is not a .pth file that torch can read"):
-            load_base(make_config(model=tiny_model, lora=PthConfig(path=str(file))))
+            load_base(make_spec(model=tiny_model, lora=PthConfig(path=str(file))))
     torch.save(torch.nn.Linear(2, 2), file)
     with pytest.raises(ConfigError, match="contains code .torch.nn.modules.linear.Linear. and was rejected"):
-        load_base(make_config(model=tiny_model, lora=PthConfig(path=str(file))))
+        load_base(make_spec(model=tiny_model, lora=PthConfig(path=str(file))))
     with pytest.raises(ConfigError, match="lora.path=.*nope: there is no file /"):
         locating.locate_adapter(PthConfig(path=str(tmp_path / "nope")), tiny_model)
     with pytest.raises(
@@ -389,57 +376,49 @@ def test_files_that_are_no_pth(make_config: Make, tiny_model: LocalModelConfig, 
         locating.locate_adapter(PthConfig(path="embedded"), tiny_model)
 
 
-def test_torch_of_before_2019_is_read(
-    make_config: Make, tiny_model: LocalModelConfig, tmp_path: Path
-) -> None:
+def test_torch_of_before_2019_is_read(tiny_model: LocalModelConfig, tmp_path: Path) -> None:
     torch.save(squares(), tmp_path / "old.pth", _use_new_zipfile_serialization=False)
-    config = make_config(model=tiny_model, lora=PthConfig(path=str(tmp_path / "old.pth")))
-    assert load(config).metrics["lora_modules"] == 4
+    spec = make_spec(model=tiny_model, lora=PthConfig(path=str(tmp_path / "old.pth")))
+    assert load(spec).metrics["lora_modules"] == 4
 
 
-def test_merge_needs_unquantized_weights(
-    make_config: Make, tiny_model: LocalModelConfig, tmp_path: Path
-) -> None:
+def test_merge_needs_unquantized_weights(tiny_model: LocalModelConfig, tmp_path: Path) -> None:
     lora = PthConfig(path=save(squares(), tmp_path / "lora.pth"), merge=True)
     with pytest.raises(ConfigError, match="lora.merge=true with quantization=int8"):
-        make_config(model=tiny_model, quantization=Int8Config(), lora=lora)
+        make_spec(model=tiny_model, quantization=Int8Config(), lora=lora)
     # as a quantized checkpoint would be
-    base = load_base(make_config(model=tiny_model, quantization=Int8Config()))
+    base = load_base(make_spec(model=tiny_model, quantization=Int8Config()))
     with pytest.raises(ConfigError, match="lora.merge=true: 4 layers of .* are quantized .model.layers.0"):
-        adapt(base, make_config(model=tiny_model, lora=lora))
+        adapt(base, make_spec(model=tiny_model, lora=lora))
 
 
-def test_the_hash_is_that_of_the_content(
-    make_config: Make, tmp_path: Path, tiny_model: LocalModelConfig
-) -> None:
+def test_the_hash_is_that_of_the_content(tmp_path: Path, tiny_model: LocalModelConfig) -> None:
     one = save(squares(), tmp_path / "one.pth")
     shutil.copy(one, tmp_path / "copy.pth")
     other = save(squares(2), tmp_path / "other.pth")
-    jobs = [
-        make_config(model=tiny_model, lora=PthConfig(path=path))
+    specs = [
+        make_spec(model=tiny_model, lora=PthConfig(path=path))
         for path in (one, str(tmp_path / "copy.pth"), other)
     ]
-    hashes = [resolved.resolve(job).files.fingerprint(tmp_path / "hashes.json")["lora"] for job in jobs]
+    hashes = [resolve(spec).files.fingerprint(tmp_path / "hashes.json")["lora"] for spec in specs]
     assert hashes[0] == hashes[1] != hashes[2]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_memory_is_predicted(
-    make_config: Make, tiny_model: LocalModelConfig, tmp_path: Path, dtype: torch.dtype
-) -> None:
-    config = make_config(
-        model=tiny_model, lora=PthConfig(path=save(squares(dtype=dtype), tmp_path / "lora.pth"))
-    )
-    predicted = predict(config, 1, 8, 8)
+def test_memory_is_predicted(tiny_model: LocalModelConfig, tmp_path: Path, dtype: torch.dtype) -> None:
+    spec = make_spec(model=tiny_model, lora=PthConfig(path=save(squares(dtype=dtype), tmp_path / "lora.pth")))
+    predicted = predict(spec, 1, 8, 8)
     assert predicted is not None
-    assert predicted.weights["lora"] == load(config).metrics["lora_parameters"] * 4
+    assert predicted.weights["lora"] == load(spec).metrics["lora_parameters"] * 4
 
 
+@pytest.mark.thorough
 def test_the_table_shows_what_was_matched(runner: Callable[..., Any]) -> None:
     table = runner("lora=embedded_pth", "task.split=hard5", "task.limit=2", "tracking=none").out
     assert "8 modules · rank 16 · norm of the delta 6.15" in " ".join(table.split())
 
 
+@pytest.mark.thorough
 def test_the_shipped_file_teaches_five_steps(runner: Callable[..., Any]) -> None:
     keys = ("task.split=hard5", "task.limit=100", "tracking=none", "print=json")
     bare, adapted = (

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from raising import raises
 
 from runner.config.compose import composer_of
 from runner.config.root import RunnerConfig
@@ -114,30 +115,27 @@ def test_a_model_without_a_name_takes_the_variables_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "said"),
+    ("name", "value"),
     [
-        (
-            "STUDENT_LOAD_IN_4BIT",
-            "true",
-            "STUDENT_LOAD_IN_4BIT=true: use 1 or 0, or leave the variable unset",
-        ),
-        ("STUDENT_FORCE_CPU", "2", "STUDENT_FORCE_CPU=2: use 1 or 0"),
-        ("ENABLE_HYBRID", "yes", "ENABLE_HYBRID=yes: use 1 or 0"),
-        ("FORCE_STUDENT_STUB", "on", "FORCE_STUDENT_STUB=on: use 1 or 0"),
-        ("STUDENT_MAX_NEW_TOKENS", "many", "STUDENT_MAX_NEW_TOKENS=many: a whole number from 1 is needed"),
-        ("STUDENT_MAX_NEW_TOKENS", "0", "STUDENT_MAX_NEW_TOKENS=0: a whole number from 1 is needed"),
+        ("STUDENT_LOAD_IN_4BIT", "true"),
+        ("STUDENT_FORCE_CPU", "2"),
+        ("ENABLE_HYBRID", "yes"),
+        ("FORCE_STUDENT_STUB", "on"),
+        ("STUDENT_MAX_NEW_TOKENS", "many"),
+        ("STUDENT_MAX_NEW_TOKENS", "0"),
     ],
 )
-def test_a_wrong_value_is_an_error_that_names_the_variable(name: str, value: str, said: str) -> None:
-    with pytest.raises(ConfigError) as refused:
+def test_a_wrong_value_is_an_error_that_names_the_variable(name: str, value: str) -> None:
+    with raises(ConfigError, "bad_value", name) as refused:
         becomes(**{name: value})
-    assert str(refused.value).startswith(said)
+    assert refused.value.value == value
 
 
 # ------------------------------------------------------------------------------------------- the
 # command line
 
 
+@pytest.mark.thorough
 def test_command_line_beats_environment_beats_file_beats_yaml(
     tmp_path: Path, runner: Callable[..., Any]
 ) -> None:
@@ -155,6 +153,7 @@ def test_command_line_beats_environment_beats_file_beats_yaml(
     assert tokens("generation.max_new_tokens=16", **of_both) == (16, said)
 
 
+@pytest.mark.thorough
 def test_grids_and_studies_follow_the_variables(tmp_path: Path, runner: Callable[..., Any]) -> None:
     (tmp_path / "own.yaml").write_text(
         "defaults: [config, override model: stub, override tracking: none, _self_]\n"
@@ -179,6 +178,7 @@ def test_grids_and_studies_follow_the_variables(tmp_path: Path, runner: Callable
     assert not any("sk-secret" in text for text in [*written, done.out, done.err])
 
 
+@pytest.mark.thorough
 def test_the_environment_beats_a_studys_own_sweep(tmp_path: Path, runner: Callable[..., Any]) -> None:
     study = "defaults: [config, override tracking: none, _self_]\nhydra: {mode: MULTIRUN, sweeper: {params: {%s}}}\n"
     (tmp_path / "own.yaml").write_text(study % "quantization: 'none,int8', seed: '1,2'")

@@ -53,6 +53,7 @@ def test_the_yaml_of_a_split_has_the_defaults_of_its_schema() -> None:
     assert to_config(composed, choices).task == SplitConfig()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
@@ -137,6 +138,7 @@ def test_a_pipeline_needs_a_gpu_for_each_process(
         assert need.named_gpus == named
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_what_becomes_of_a_checkpoint_is_described(make_config: Make, tmp_path: Path) -> None:
     parts = str(tmp_path / "parts")

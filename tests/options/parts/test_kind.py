@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 import warm_process
 from in_parts import CPU, GREEDY, SAMPLED, Make, answers, generate, in_parts, prompt_file, samples, whole
-from opening import open_engine
+from job_engines import open_engine
+from raising import raises
 from stages import split_into
 
 from runner.config.measures import SweepConfig
@@ -33,7 +34,7 @@ from runner.tasks.likelihood.keys import LikelihoodConfig
 from runner.tasks.memory.keys import MemoryConfig
 from runner_base import machine
 from runner_base.dtypes import Dtype
-from runner_base.errors import ConfigError, DataError
+from runner_base.errors import Code, ConfigError, DataError
 from runner_base.machine import MIB
 from runner_base.result import FinishReason, Status
 from runner_engine.embedded import MODEL_DIR
@@ -64,7 +65,7 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> str:
 # tokens
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.thorough
 @pytest.mark.parametrize("generation", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
 @pytest.mark.parametrize("micro_batch", [None, 3])
 def test_completions_are_those_of_the_whole_model(
@@ -94,6 +95,7 @@ def test_completions_are_those_of_the_whole_model(
     assert [json.loads(line)["text"] for line in lines] == [one.answer.text for one in samples(record)]
 
 
+@pytest.mark.thorough
 def test_stop_texts_and_limits_end_a_row_and_no_other(
     make_config: Make, model: Path, parts: Path, prompts: str
 ) -> None:
@@ -106,7 +108,7 @@ def test_stop_texts_and_limits_end_a_row_and_no_other(
     assert reasons == {FinishReason.stop, FinishReason.length}
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.thorough
 @pytest.mark.parametrize("samples_each", [1, 2], ids=["greedy", "sampled"])
 def test_word_problems(make_config: Make, embedded: Path, samples_each: int) -> None:
     task = Gsm8kConfig(limit=4, samples=samples_each, check_invariance=2 if samples_each == 1 else 0)
@@ -235,18 +237,12 @@ def test_a_job_needs_its_parts_and_all_cores(make_config: Make, parts: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("keys", "message"),
-    [
-        ({"stages": 0}, "model.stages=0: must be 1 or more, or null"),
-        ({"micro_batch": 0}, "model.micro_batch=0"),
-        ({"timeout_s": 0}, "model.timeout_s=0"),
-        ({"name": " "}, "model.name=' ': give the folder that task=split wrote"),
-        ({"device": "gpu"}, "model.device=gpu"),
-        ({"threads": 0}, "model.threads=0"),
-    ],
+    "keys",
+    [{"stages": 0}, {"micro_batch": 0}, {"timeout_s": 0}, {"name": " "}, {"device": "gpu"}, {"threads": 0}],
 )
-def test_bad_keys(keys: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+def test_bad_keys(keys: dict[str, Any]) -> None:
+    (key,) = keys
+    with raises(ConfigError, "bad_value", f"model.{key}"):
         PartsModelConfig(**({"name": "x"} | keys))
 
 
@@ -263,26 +259,19 @@ def test_groups_that_change_the_weights_are_refused(make_config: Make, parts: Pa
 def test_refused_before_anything_is_loaded(
     make_config: Make, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refused(config: RunnerConfig, message: str, error: type[ConfigError] = ConfigError) -> None:
-        with pytest.raises(error, match=message):
+    def refused(config: RunnerConfig, code: Code, key: str) -> None:
+        with raises(ConfigError, code, key):
             run(config)
 
-    refused(
-        make_config(model=in_parts(tmp_path)),
-        "model.name=.*: no manifest.json there; give what task=split wrote",
-    )
-    refused(make_config(model=in_parts(parts, stages=5)), "model.stages=5: .* has 4: use at most 4")
-    refused(
-        make_config(model=in_parts(parts, backend=Backend.nccl)),
-        "model.backend=nccl: it sends tensors from GPU",
-    )
+    refused(make_config(model=in_parts(tmp_path)), "not_found", "model.name")
+    refused(make_config(model=in_parts(parts, stages=5)), "too_large", "model.stages")
+    refused(make_config(model=in_parts(parts, backend=Backend.nccl)), "unsupported", "model.backend")
     incomplete = Path(copytree(parts, tmp_path / "incomplete"))
     (incomplete / "part_3.safetensors").unlink()
-    refused(
-        make_config(model=in_parts(incomplete, stages=4)), r"part 3 of .* is damaged: part_3.*", DataError
-    )
+    with raises(DataError, "damaged"):
+        run(make_config(model=in_parts(incomplete, stages=4)))
     monkeypatch.setattr(machine, "available_mib", lambda: 0.01)
-    refused(make_config(model=in_parts(parts)), "the parts that run here need .* of main memory are free")
+    refused(make_config(model=in_parts(parts)), "too_large", "model.name")
     fits = make_config(model=in_parts(parts, check_memory=False))
     assert check(resolve(fits)) == []
     monkeypatch.setattr(machine, "available_mib", lambda: 10_000.0)
@@ -305,7 +294,7 @@ def test_the_parts_of_other_machines_need_not_be_here(
     config = make_config(model=PartsModelConfig(name=str(here), **CPU))
     assert check(resolve(config)) == []
     asked = make_config(model=in_parts(here, stages=2))
-    with pytest.raises(ConfigError, match="model.stages=2: torchrun has started 4 processes: leave it out"):
+    with raises(ConfigError, "conflict", "model.stages"):
         check(resolve(asked))
 
 
@@ -322,6 +311,7 @@ def test_tasks_that_need_more_are_refused(make_config: Make, parts: Path) -> Non
             run(make_config(model=in_parts(parts), task=task))
 
 
+@pytest.mark.thorough
 def test_the_former_task_name_leads_to_the_new_one(runner: Callable[..., Any]) -> None:
     for words in (("task=pipeline", "task.parts=parts", "task.prompt=x"), ("-m", "task=pipeline,generate")):
         done = runner(*words)

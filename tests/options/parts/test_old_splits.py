@@ -11,6 +11,7 @@ import checkpoints
 import numpy as np
 import pytest
 import torch
+from raising import raises
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from trips import Trip
@@ -19,7 +20,7 @@ from runner.options.parts.old_splits import encode, read_old_split, safetensors_
 from runner.options.parts.sharding import partition_file
 from runner.options.parts.sharding.partition_file import Inline, read_partition
 from runner_base.dtypes import Dtype
-from runner_base.errors import ConfigError, DataError
+from runner_base.errors import Code, ConfigError, DataError
 from runner_engine.checkpoints import byteio
 
 
@@ -118,6 +119,7 @@ def test_pieces_may_end_anywhere(trip: Trip, chunk: int, monkeypatch: pytest.Mon
         assert values.tolist() == tensor.double().flatten().tolist()
 
 
+@pytest.mark.thorough
 def test_memory_does_not_grow_with_the_numbers(trip: Trip) -> None:
     import tracemalloc
 
@@ -141,59 +143,37 @@ def edit(old: Path, change: Callable[[dict[str, Any]], object]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "code", "place"),
     [
-        (
-            lambda v: v["layers"][0]["parameters"].__setitem__(1, float("nan")),
-            r"parameters of a: numbers .*'NaN'",
-        ),
-        (
-            lambda v: v["layers"][0]["parameters"].__setitem__(1, None),
-            r"parameters of a: numbers expected, found 'null'",
-        ),
-        (
-            lambda v: v["layers"][0]["parameters"].__setitem__(1, "1"),
-            r"parameters of a: numbers expected, found ",
-        ),
-        (lambda v: v["layers"][0].update(parameters=[[1], [2]]), r"one flat list of numbers expected"),
-        (
-            lambda v: v["layers"][0]["parameters"].append(1),
-            r"parameters of a: 4 numbers .* shape \[2, 2\], 5 found",
-        ),
-        (lambda v: v["layers"][0]["parameters"].pop(), r"parameters of a: 4 numbers expected .*, 3 found"),
-        (lambda v: v["layers"][0].update(parameters=[]), r"parameters of a: 4 numbers expected .*, 0 found"),
-        (
-            lambda v: v["layers"][0].update(parameters="x"),
-            r"layers\[0\] \(a\)\.parameters: a JSON object expected",
-        ),
-        (
-            lambda v: v["layers"][0].update(shape=[2, -2]),
-            r"layers\[0\] \(a\)\.shape: a whole number from 0 .* -2",
-        ),
-        (lambda v: v["layers"][0].update(name="b"), r"layers: b is duplicated"),
-        (
-            lambda v: v["layers"][0]["parameters"].__setitem__(0, 1e300),
-            r"a: 1e\+300 is beyond the range of F32",
-        ),
-        (lambda v: v.update(total_params=9), r"total_params: 8, as the shapes say, expected, found 9"),
-        (lambda v: v.update(part_id=3), r"part_id: 0 expected, found 3"),
-        (
-            lambda v: v.update(parameters_format="reference"),
-            r"parameters_format: inline, as .* found 'reference'",
-        ),
-        (lambda v: v.pop("layers"), r"layers: a list expected, found None"),
+        (lambda v: v["layers"][0]["parameters"].__setitem__(1, float("nan")), "damaged", "parameters of a: "),
+        (lambda v: v["layers"][0]["parameters"].__setitem__(1, None), "damaged", "parameters of a: "),
+        (lambda v: v["layers"][0]["parameters"].__setitem__(1, "1"), "damaged", "parameters of a: "),
+        (lambda v: v["layers"][0].update(parameters=[[1], [2]]), "damaged", "parameters: "),
+        (lambda v: v["layers"][0]["parameters"].append(1), "damaged", "parameters of a: "),
+        (lambda v: v["layers"][0]["parameters"].pop(), "damaged", "parameters of a: "),
+        (lambda v: v["layers"][0].update(parameters=[]), "damaged", "parameters of a: "),
+        (lambda v: v["layers"][0].update(parameters="x"), "damaged", "layers[0] (a).parameters: "),
+        (lambda v: v["layers"][0].update(shape=[2, -2]), "damaged", "layers[0] (a).shape: "),
+        (lambda v: v["layers"][0].update(name="b"), "damaged", "layers: b "),
+        (lambda v: v["layers"][0]["parameters"].__setitem__(0, 1e300), "bad_value", "a: "),
+        (lambda v: v.update(total_params=9), "damaged", "total_params: "),
+        (lambda v: v.update(part_id=3), "damaged", "part_id: "),
+        (lambda v: v.update(parameters_format="reference"), "damaged", "parameters_format: "),
+        (lambda v: v.pop("layers"), "damaged", "layers: "),
     ],
 )
 def test_bad_partitions_are_named(
-    trip: Trip, change: Callable[[dict[str, Any]], object], message: str
+    trip: Trip, change: Callable[[dict[str, Any]], object], code: Code, place: str
 ) -> None:
     old = write_old(
         trip.folder / "old",
         {"a": torch.ones(2, 2), "b": torch.ones(4), "c": torch.ones(1), "d": torch.ones(1)},
     )
     edit(old, change)
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError) as caught:
         trip.merge(old)
+    assert caught.value.code == code
+    assert str(caught.value).startswith(f"{old / 'partition_0.json'}: {place}")
     assert not list(trip.merged.glob("*")), "nothing half-written"
 
 
@@ -201,24 +181,24 @@ def test_text_that_is_no_partition(trip: Trip) -> None:
     old = write_old(trip.folder / "old", {"a": torch.ones(2), "b": torch.ones(2)})
     text = (old / "partition_0.json").read_text()
     (old / "partition_0.json").write_text(text[: text.index("1.0") + 5])
-    with pytest.raises(DataError, match="truncated: the list of numbers that begins at byte .* has no end"):
+    with raises(DataError, "damaged", old / "partition_0.json"):
         trip.merge(old)
     (old / "partition_0.json").write_text(text.replace('"part_id"', '"part_id": 1, "part_id"'))
-    with pytest.raises(DataError, match="the key 'part_id' is duplicated"):
+    with raises(DataError, "damaged", old / "partition_0.json"):
         trip.merge(old)
     for odd in ("1,,2", "1,-,2", "1 2", "1,2,", ",1"):
         (old / "partition_0.json").write_text(text.replace("[1.0, 1.0]", f"[{odd}]"))
-        with pytest.raises(DataError, match="partition_0.json: parameters of a: "):
+        with raises(DataError, "damaged", f"{old / 'partition_0.json'}: parameters of a"):
             trip.merge(old)
     (old / "partition_0.json").unlink()
     (old / "partition_2.json").write_text(text)
-    with pytest.raises(ConfigError, match=r"no manifest\.json there"):
+    with raises(ConfigError, "not_found", "task.parts"):
         trip.merge(old)
     (old / "partition_0.json").write_text(text)
-    with pytest.raises(DataError, match="partition_2.json: part_id: 2 expected, found 0"):
+    with raises(DataError, "damaged", old / "partition_2.json"):
         trip.merge(old)
     (old / "partition_2.json").rename(old / "partition_3.json")
-    with pytest.raises(DataError, match=r"partition_0\.json, .*expected, found .*partition_3\.json"):
+    with raises(DataError, "damaged", old):
         trip.merge(old)
 
 
@@ -239,16 +219,14 @@ def test_numbers_of_two_bytes_round_as_torch_does(dtype: str, kind: torch.dtype)
         data, _ = encode(values.double().numpy(), dtype, "here")
         assert data == checkpoints.as_bytes(values.to(kind))
     assert encode(finite.double().numpy(), dtype, "here")[1] == 0
-    with pytest.raises(DataError, match=f"here: 1e\\+39 is beyond the range of {dtype}"):
+    with raises(DataError, "bad_value", "here"):
         encode(np.array([1e39]), dtype, "here")
 
 
 def test_dtypes_that_hold_no_such_numbers() -> None:
-    with pytest.raises(DataError, match="I8 expected, found numbers with fractions"):
+    with raises(DataError, "bad_value", "here"):
         encode(np.array([1.5]), "I8", "here")
-    with pytest.raises(
-        ConfigError, match=r"here: numbers cannot be stored as F8_E4M3: use task\.dtype=float32"
-    ):
+    with raises(ConfigError, "unsupported", "here"):
         encode(np.array([1.5]), "F8_E4M3", "here")
     expected = {
         "torch.bfloat16": "BF16",

@@ -28,7 +28,7 @@ def embedded_parts(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder / "parts")
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", SAMPLINGS)
 def test_a_model_in_parts(
     name: str, answers: dict[str, str], runner: Callable[..., Any], embedded_parts: str

@@ -17,7 +17,6 @@ from loading import IDS, load, logits, off
 from made_models import CALIBRATED, made_by, python_of, with_maker
 from safetensors.torch import load_file, save_file
 
-from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_engine.embedded import MODEL_DIR
 from runner_engine.quantization import CHOICES
@@ -25,7 +24,6 @@ from tools import embedded_gguf
 
 pytestmark = [pytest.mark.slow, pytest.mark.thorough]
 Run = Callable[..., Any]
-Make = Callable[..., RunnerConfig]
 PYTHON = Path(sys.executable)
 ROUNDING = 2e-5  # of float32, as a share of all logits
 ROUNDING_16 = 1e-3  # AutoRound's own layers compute in float16 whatever the model is loaded in
@@ -77,25 +75,25 @@ def with_a_wrong_group(made: Path, copy: Path) -> Path:
     ],
 )
 def test_a_folder_is_read_alike_by_transformers_and_by_our_engine(
-    runner: Run, make_config: Make, tmp_path: Path, recipe: str, more: tuple[str, ...], stored: str | None
+    runner: Run, tmp_path: Path, recipe: str, more: tuple[str, ...], stored: str | None
 ) -> None:
     keys = (f"task.recipe={recipe}", "model.dtype=float32", *CALIBRATED, *more)
     made, result = made_by(runner, tmp_path, *keys)
     assert 4 < result["metrics"]["bits_per_weight"] < 16
-    ours = logits(load(make_config, made, dtype=Dtype.float32))
+    ours = logits(load(made, dtype=Dtype.float32))
     python = python_of(recipe)
     with_its_library = logits_by(BY_TRANSFORMERS, python if python.exists() else PYTHON, tmp_path, made)
     limit = ROUNDING_16 if recipe == "autoround" else ROUNDING
     assert off(ours, with_its_library) < limit
     if recipe == "autoround":  # a control: one wrong group of one layer is found by this limit, too
         wrong = with_a_wrong_group(made, tmp_path / "wrong")
-        assert off(logits(load(make_config, wrong, dtype=Dtype.float32)), with_its_library) > limit
-    plain = logits(load(make_config, MODEL_DIR, dtype=Dtype.float32))
+        assert off(logits(load(wrong, dtype=Dtype.float32)), with_its_library) > limit
+    plain = logits(load(MODEL_DIR, dtype=Dtype.float32))
     assert 100 * ROUNDING < off(ours, plain) < 0.5  # it is another model than the one before
     if stored is not None:  # and of this format alone
         groups: dict[str, Any] = {"group_size": 64} if recipe in ("torchao_intx", "hqq") else {}
         choice = CHOICES[stored](**groups)
-        assert torch.equal(ours, logits(load(make_config, made, choice, dtype=Dtype.float32)))
+        assert torch.equal(ours, logits(load(made, choice, dtype=Dtype.float32)))
     if recipe in ("gptq", "awq", "autoround"):
         assert result["metrics"]["calibration_tokens"] == 16 * 128
 
@@ -105,14 +103,14 @@ def test_a_folder_is_read_alike_by_transformers_and_by_our_engine(
     [with_maker("imatrix_q4_k", "Q5_0"), with_maker("q4_0", "Q4_0"), with_maker("f16", "F16")],
 )
 def test_a_file_is_read_alike_by_transformers_and_our_engine(
-    runner: Run, make_config: Make, tmp_path: Path, recipe: str, dtype: str
+    runner: Run, tmp_path: Path, recipe: str, dtype: str
 ) -> None:
     source = embedded_gguf.write(tmp_path / "embedded-F32.gguf", "F32")
     keys = (f"task.recipe={recipe}", f"task.gguf={source}", *CALIBRATED)
     made, result = made_by(runner, tmp_path, *keys)
     assert dtype in result["facts"]["stored"]
     assert "SHA-256" in result["facts"]["maker"]
-    ours = logits(load(make_config, made, CHOICES["gguf"](), dtype=Dtype.float32))
+    ours = logits(load(made, CHOICES["gguf"](), dtype=Dtype.float32))
     more = {"gguf_file": made.name}
     unpacked = logits_by(BY_TRANSFORMERS, PYTHON, tmp_path, made.parent, **more)
     assert off(ours, unpacked) < 50 * ROUNDING
@@ -123,25 +121,23 @@ def test_a_file_is_read_alike_by_transformers_and_our_engine(
 
 @pytest.mark.parametrize(("recipe", "less"), [with_maker("imatrix_q2_k", 0.9)])
 def test_an_importance_matrix_is_the_mean_square_of_inputs_and_lessens_the_loss(
-    runner: Run, make_config: Make, tmp_path: Path, recipe: str, less: float
+    runner: Run, tmp_path: Path, recipe: str, less: float
 ) -> None:
     source = embedded_gguf.write(tmp_path / "embedded-F32.gguf", "F32")
-    plain = logits(load(make_config, MODEL_DIR, dtype=Dtype.float32)).log_softmax(-1)
+    plain = logits(load(MODEL_DIR, dtype=Dtype.float32)).log_softmax(-1)
     lost = []
     for name in (recipe, recipe.removeprefix("imatrix_")):
         made, _ = made_by(runner, tmp_path / name, f"task.recipe={name}", f"task.gguf={source}", *CALIBRATED)
-        found = logits(load(make_config, made, CHOICES["gguf"](), dtype=Dtype.float32)).log_softmax(-1)
+        found = logits(load(made, CHOICES["gguf"](), dtype=Dtype.float32)).log_softmax(-1)
         lost.append(float((plain.exp() * (plain - found)).sum(-1).mean()))
     assert lost[0] < less * lost[1]
 
 
 @pytest.mark.parametrize("recipe", [with_maker("rtn")])
-def test_single_layers_get_the_bits_that_they_are_given(
-    runner: Run, make_config: Make, tmp_path: Path, recipe: str
-) -> None:
+def test_single_layers_get_the_bits_that_they_are_given(runner: Run, tmp_path: Path, recipe: str) -> None:
     keys = (*CALIBRATED, "task.overrides={down_proj: 8, layers.1: 16}", "model.dtype=float32")
     made, _ = made_by(runner, tmp_path, f"task.recipe={recipe}", *keys)
-    loaded = load(make_config, made, dtype=Dtype.float32)
+    loaded = load(made, dtype=Dtype.float32)
     bits = {
         name: getattr(getattr(layer, "layout", None), "bits", 16)
         for name, layer in loaded.model.named_modules()

@@ -17,10 +17,10 @@ import pytest
 import torch
 from loading import load, logits
 from made_models import CALIBRATED, made_by, record_of, with_maker
+from raising import raises
 from safetensors import safe_open
 from vllm_standin import is_alive
 
-from runner.config.root import RunnerConfig
 from runner.options.quantize import making
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError, JobFailed
@@ -29,7 +29,6 @@ from tools import embedded_gguf
 
 pytestmark = pytest.mark.slow
 Run = Callable[..., Any]
-Make = Callable[..., RunnerConfig]
 KEYS = ("task.recipe=torchao_intx", "task.group_size=64", "task.bits=8", "model.dtype=float32")
 NAME = "embedded-torchao_intx-8bit-g64"
 DEADLINE_S = 240
@@ -39,6 +38,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.thorough
 def test_a_job_makes_a_model_records_it_and_makes_it_again_only_if_it_is_gone(
     runner: Run, tmp_path: Path
 ) -> None:
@@ -64,12 +64,14 @@ def test_a_job_makes_a_model_records_it_and_makes_it_again_only_if_it_is_gone(
     assert contents(made) == before, "made again, it has the same hash"
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_maker_has_the_threads_that_are_given(runner: Run, tmp_path: Path, threads: int) -> None:
     _, result = made_by(runner, tmp_path, *KEYS, f"model.threads={threads}")
     assert result["facts"]["threads"] == str(threads)
 
 
+@pytest.mark.thorough
 def test_a_model_that_was_changed_since_is_neither_taken_nor_written_over(
     runner: Run, tmp_path: Path
 ) -> None:
@@ -117,6 +119,7 @@ def wait_for(condition: Callable[[], Any]) -> Any:
     pytest.fail("it did not happen in time")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("moment", ["maker starts", "folder is there", "weights are written"])
 def test_a_killed_runner_leaves_no_half_model_and_the_next_one_makes_it(
     runner: Run, tmp_path: Path, moment: str
@@ -140,8 +143,9 @@ def test_a_killed_runner_leaves_no_half_model_and_the_next_one_makes_it(
             assert [*opened.keys()]
 
 
+@pytest.mark.thorough
 def test_a_killed_runner_leaves_no_half_of_several_files_and_the_next_one_makes_all(
-    runner: Run, make_config: Make, tmp_path: Path
+    runner: Run, tmp_path: Path
 ) -> None:
     sharded = (*KEYS, "task.shard_mib=1")
     made = tmp_path / "outputs" / "made"
@@ -169,7 +173,7 @@ def test_a_killed_runner_leaves_no_half_of_several_files_and_the_next_one_makes_
             }
     whole, _ = made_by(runner, tmp_path / "whole", *KEYS)
     assert [path.name for path in whole.glob("*.safetensors")] == ["model.safetensors"]
-    alike = [logits(load(make_config, path, dtype=Dtype.float32)) for path in (found, whole)]
+    alike = [logits(load(path, dtype=Dtype.float32)) for path in (found, whole)]
     assert torch.equal(*alike)
 
 
@@ -200,6 +204,7 @@ def test_a_killed_runner_ends_the_programs_of_llama_cpp_and_leaves_no_half_file(
     assert again.read_bytes() == before
 
 
+@pytest.mark.thorough
 def test_a_killed_maker_is_a_failed_job_with_its_log_and_the_next_one_makes_it(
     runner: Run, tmp_path: Path
 ) -> None:
@@ -214,6 +219,7 @@ def test_a_killed_maker_is_a_failed_job_with_its_log_and_the_next_one_makes_it(
     made_by(runner, tmp_path, *KEYS)
 
 
+@pytest.mark.thorough
 def test_what_a_maker_says_at_its_end_is_the_jobs_error(runner: Run, tmp_path: Path) -> None:
     """A model of a family that nobody knows: transformers' own sentence, and no traceback."""
     model = tmp_path / "model"
@@ -236,7 +242,7 @@ def test_a_name_that_is_taken_meanwhile_stays_as_it_is(tmp_path: Path) -> None:
             file = path / "file" if is_folder else path
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text)
-        with pytest.raises(ConfigError, match="exists, and nothing is written over it"):
+        with raises(ConfigError, "exists", "task.output"):
             making._name(made, target)
         with pytest.raises(OSError, match="exist|not empty"):
             os.rename(made, target) if is_folder else os.link(made, target)
@@ -248,7 +254,7 @@ def test_what_cannot_be_read_gets_no_name(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "half.gguf").write_bytes(b"GGUF\3\0\0\0")
     for made in (tmp_path / "empty", tmp_path / "half.gguf", tmp_path / "nothing"):
-        with pytest.raises(JobFailed, match="^maker has written .*: .* Its log is log"):
+        with raises(JobFailed, "failed"):
             making._check_model(made, "maker has written no model that can be read", Path("log"))
     whole = embedded_gguf.write(tmp_path / "embedded-F16.gguf", "F16")
     for made in (MODEL_DIR, whole):
@@ -258,7 +264,7 @@ def test_what_cannot_be_read_gets_no_name(tmp_path: Path) -> None:
 def test_two_jobs_never_write_into_one_place(tmp_path: Path) -> None:
     with (
         making._unfinished(tmp_path / "model"),
-        pytest.raises(ConfigError, match="another process is writing there"),
+        raises(ConfigError, "busy", "task.output"),
         making._unfinished(tmp_path / "model"),
     ):
         pass

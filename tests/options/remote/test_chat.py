@@ -10,7 +10,7 @@ import pytest
 import warm_process
 from api_standin import Api, Trouble
 
-from runner.store.jobs import read_samples
+from runner.records.jobs import read_samples
 from runner_base.result import Sample
 
 
@@ -26,6 +26,7 @@ def samples(folder: Path) -> dict[int, Sample]:
     return read_samples(path)
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_model_behind_an_api(tmp_path: Path) -> None:
     with Api() as server:

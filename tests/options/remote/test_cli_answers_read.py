@@ -36,6 +36,7 @@ def lines(folder: Path, name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
+@pytest.mark.thorough
 def test_generate_shows_the_answer_and_keeps_the_thought(runner: Run, tmp_path: Path, api: Api) -> None:
     def ask(*more: str) -> Any:
         done = runner(*at(api), "task=generate", *more)
@@ -58,6 +59,7 @@ def test_generate_shows_the_answer_and_keeps_the_thought(runner: Run, tmp_path: 
     assert THOUGHT in ask("task.prompts=p.txt", "print=full").out
 
 
+@pytest.mark.thorough
 def test_reviews_and_revisions_read_the_answer(runner: Run, tmp_path: Path, api: Api) -> None:
     with Api(lambda body: "<think>0.1</think>" + '{"score": 0.2, "feedback": "Again."}') as teacher:
         hybrid = (

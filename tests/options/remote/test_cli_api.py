@@ -42,7 +42,7 @@ def lines(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in complete.splitlines()]
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -105,6 +105,7 @@ def test_an_unreachable_server_is_one_error(runner: Run) -> None:
     assert "Traceback" not in done.err
 
 
+@pytest.mark.thorough
 def test_several_answers_to_a_question_are_one_request(runner: Run, tmp_path: Path) -> None:
     with Api(solve) as api:
         common = (
@@ -167,6 +168,7 @@ def test_gsm8k_over_a_server_that_misbehaves(runner: Run, tmp_path: Path) -> Non
     assert "29 requests were sent again: the server 13 × answered 429" in notes
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_an_interrupted_job_resumes(runner: Run, tmp_path: Path) -> None:
     with Api(solve) as api:
@@ -200,7 +202,7 @@ def test_an_interrupted_job_resumes(runner: Run, tmp_path: Path) -> None:
     assert "is already done" in recorded.err
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.thorough
 @pytest.mark.parametrize("ends", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_ends_it(tmp_path: Path, ends: signal.Signals) -> None:
     with Api(solve) as api:
@@ -223,6 +225,7 @@ def test_an_interrupt_ends_it(tmp_path: Path, ends: signal.Signals) -> None:
     assert len(lines(tmp_path)) >= 3
 
 
+@pytest.mark.thorough
 def test_another_model_behind_the_name_is_another_job(runner: Run, tmp_path: Path) -> None:
     with Api(solve) as api:
         job = (*QUICK, f"model.base_url={api.url}", "task.limit=2", "print=json")
@@ -248,6 +251,7 @@ def test_a_change_of_model_during_a_job_is_reported(runner: Run) -> None:
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_generate_and_sweep(runner: Run, tmp_path: Path) -> None:
     with Api() as api:
@@ -280,6 +284,7 @@ def test_generate_and_sweep(runner: Run, tmp_path: Path) -> None:
         assert "task=memory needs answers of a fixed length, memory on this machine" in refused.err
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_grid(runner: Run, tmp_path: Path) -> None:
     with Api(solve) as api:
@@ -290,6 +295,7 @@ def test_a_grid(runner: Run, tmp_path: Path) -> None:
     assert len(api.seen) == 6
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 def test_a_grid_of_sweeps_shows_latency_and_speed(
@@ -344,6 +350,7 @@ def test_a_job_with_a_server_imports_no_torch(
     assert "TORCH False False" in done.stdout
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_the_key_is_nowhere(runner: Run, tmp_path: Path) -> None:
     """No output and no file of a job contains the key, even if the server sends it back."""

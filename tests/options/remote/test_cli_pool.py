@@ -6,11 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from api_standin import Api
 
 Run = Callable[..., Any]
 
 
+@pytest.mark.thorough
 def test_servers_with_different_models_are_one_error_before_the_job(runner: Run, tmp_path: Path) -> None:
     with Api() as one, Api() as other:
         other.models = [{"id": "tiny", "root": "/models/tiny-v2"}]

@@ -33,6 +33,7 @@ def result(folder: Path) -> dict[str, Any]:
     return content
 
 
+@pytest.mark.thorough
 def test_only_what_follows_the_thinking_is_judged(runner: Run, tmp_path: Path) -> None:
     def answer(body: dict[str, Any]) -> str:
         gold = asked(body).gold
@@ -61,6 +62,7 @@ def test_only_what_follows_the_thinking_is_judged(runner: Run, tmp_path: Path) -
     assert any(note.startswith("4 answers ended while the model was still thinking") for note in notes)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
 def test_thinking_that_a_server_sends_apart_is_kept_and_not_judged(
     runner: Run, tmp_path: Path, field: str
@@ -82,6 +84,7 @@ def test_thinking_that_a_server_sends_apart_is_kept_and_not_judged(
     assert (metrics["cut_off"], metrics["cut_off_thinking"], metrics["thinking_removed"]) == (4, 4, 0)
 
 
+@pytest.mark.thorough
 def test_thinking_apart_of_several_answers_votes_by_its_answers(runner: Run, tmp_path: Path) -> None:
     with Api(lambda body: f"#### {asked(body).gold}") as api:
         api.thinking = "reasoning_content", lambda _: "#### 99999"

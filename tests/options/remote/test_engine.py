@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 from api_standin import Api, Trouble, unreachable
+from job_engines import open_engine
 from listening import complete_with_deltas
-from opening import open_engine
+from raising import raises
 
 from runner.config.root import RunnerConfig
 from runner.options.remote.keys import ApiConfig, Extensions
@@ -102,6 +103,7 @@ def test_parameters_are_sent(ask: Ask, api: Api) -> None:
     )
 
 
+@pytest.mark.thorough
 def test_seeds_follow_the_job_and_the_request(ask: Ask, api: Api) -> None:
     warm = GenerationConfig(temperature=0.7, max_new_tokens=2)
     ask(
@@ -129,11 +131,10 @@ def test_openai_itself_gets_the_limit_under_its_new_name(make_config: Make) -> N
 
 
 def test_what_the_api_cannot_express_is_refused_before_any_call(ask: Ask, api: Api) -> None:
+    with raises(ConfigError, "unsupported", "request.top_k") as caught:
+        ask(Request(0, HI, sampling=Sampling(temperature=1.0, top_k=5)))
+    assert caught.value.value == 5
     for request, words in (
-        (
-            Request(0, HI, sampling=Sampling(temperature=1.0, top_k=5)),
-            "request.top_k=5: OpenAI's API has no field",
-        ),
         (Request(0, HI, ignore_eos=True), "answers of a fixed length"),
         (Request(0, HI, branches=("a", "b")), "branches"),
         (Request(0, HI, continuation="a"), "log-probabilities"),
@@ -204,6 +205,7 @@ def test_a_cancelled_request_closes_its_connection(make_config: Make, api: Api) 
     engine.close()
 
 
+@pytest.mark.thorough
 def test_any_thread_submits_while_others_are_under_way(make_config: Make, api: Api) -> None:
     api.delay_s = 0.02
     with Driver(open_engine(config_of(make_config, api.url))) as driver:
@@ -234,7 +236,7 @@ def until(condition: Callable[[], bool]) -> None:
 # misbehave
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(2)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "trouble",
@@ -263,9 +265,7 @@ def test_retry_after_holds_for_all(ask: Ask, api: Api) -> None:
 
 def test_a_server_that_asks_to_wait_for_an_hour_ends_the_job(ask: Ask, api: Api) -> None:
     api.always = Trouble("status", 429, {"Retry-After": "3600"})
-    with pytest.raises(
-        JobFailed, match="answered 429: boom; it asks to wait 3,600 s, longer than model.answer_s"
-    ):
+    with raises(JobFailed, "refused"):
         ask(Request(0, HI))
 
 
@@ -279,7 +279,7 @@ def test_what_stays_without_an_answer_is_an_error_of_its_own(ask: Ask, api: Api)
 
 def test_a_server_that_answers_nobody_ends_the_job(ask: Ask, api: Api) -> None:
     api.always = Trouble("status", 500)
-    with pytest.raises(JobFailed, match="answered 500: boom; tried 2 times. Completed answers are kept"):
+    with raises(JobFailed, "failed"):
         ask(*(Request(number, HI) for number in range(20)), concurrency=2, retries=1)
     assert len(api.seen) <= 12
 
@@ -322,9 +322,9 @@ def test_a_missing_token_count_is_noted(make_config: Make, api: Api) -> None:
 def test_nobody_there_is_one_error(make_config: Make) -> None:
     with unreachable() as url:
         engine = open_engine(config_of(make_config, url, extensions=Extensions.openai))
-        with pytest.raises(JobFailed, match=r"cannot be reached \(.*\). Completed answers are kept"):
+        with raises(JobFailed, "unreachable"):
             engine.load()
-        with pytest.raises(JobFailed, match="cannot be reached .*tried 4 times"):
+        with raises(JobFailed, "failed"):
             list(complete(engine, [Request(0, HI)]))
         engine.close()
 

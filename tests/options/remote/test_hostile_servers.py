@@ -20,12 +20,13 @@ import hostile_server
 import pytest
 from arena import peak_mib
 from hostile_server import OK, STREAM, TEXT, Attack, Bytes, Hostile, chunk, event, stream, usage, whole
+from raising import raises
 
 from runner.config.root import RunnerConfig
 from runner.options.remote import api_kind as api
 from runner.options.remote.keys import ApiConfig
+from runner.records.jobs import read_samples
 from runner.run import run
-from runner.store.jobs import read_samples
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.errors import JobFailed, RunnerError
 from runner_base.result import Record, Sample, Status
@@ -281,7 +282,7 @@ def test_each_attack_is_an_error_of_its_question_or_a_right_answer(make_config: 
 def test_a_wait_of_decades_ends_the_job_at_once(make_config: Make, tmp_path: Path) -> None:
     ask(tmp_path, ["x"])
     with Hostile(answered(b"429 Busy", {}, b"Retry-After: 1000000000\r\n")) as server:
-        with pytest.raises(JobFailed, match="it asks to wait 1,000,000,000 s, longer than model.answer_s"):
+        with raises(JobFailed, "refused"):
             run(job(make_config, server, tmp_path))
         assert server.seen == 1
 

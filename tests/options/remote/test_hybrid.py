@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 from api_standin import Api, Trouble
+from job_engines import open_engine
 from listening import complete_with_deltas
-from opening import open_engine
+from raising import raises
 
 from runner.config.root import RunnerConfig
 from runner.options.remote.keys import Extensions, HybridConfig, StudentConfig, TeacherConfig
 from runner.options.remote.reviews import read_verdict
+from runner.records.jobs import read_samples
 from runner.run import run
-from runner.store.jobs import read_samples
 from runner.tasks.generate.keys import GenerateConfig
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.errors import ConfigError, JobFailed
@@ -110,6 +111,7 @@ def test_a_bad_draft_is_revised_once_and_reviewed_again(ask: Ask) -> None:
     )
 
 
+@pytest.mark.thorough
 def test_after_the_last_round_the_teacher_answers(ask: Ask) -> None:
     with Teacher(bad()) as teacher:
         one, _ = ask(teacher)
@@ -119,12 +121,14 @@ def test_after_the_last_round_the_teacher_answers(ask: Ask) -> None:
     assert calls(two) == [("student", "draft"), ("teacher", "review"), ("teacher", "answer")]
 
 
+@pytest.mark.thorough
 def test_the_threshold_decides(ask: Ask) -> None:
     with Teacher(good(0.5)) as teacher:
         assert ask(teacher, threshold=0.5)[0].by == "student"
         assert ask(teacher, threshold=0.51)[0].by == "teacher"
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     "review",
     ["", "Well done, 9 of 10!", "{", '{"score": }', '{"score": true}', '{"score": "high"}', '{"score": 85}', "[1, 2]",
@@ -226,6 +230,7 @@ def test_text_is_returned_when_it_is_clear_whose_answer_counts(make_config: Make
 # --------------------------------------------------------------------------------------- whole jobs
 
 
+@pytest.mark.thorough
 def test_a_job_records_who_answered(make_config: Make, tmp_path: Any) -> None:
     with Teacher(good(), bad(), bad(), "no json", good(), bad()) as teacher:
         config = make_config(model=hybrid(teacher.url), task=Gsm8kConfig(limit=6))
@@ -274,9 +279,9 @@ def test_what_the_teachers_api_cannot_express_is_refused(make_config: Make) -> N
     warm = GenerationConfig(temperature=1, top_k=5)
     model = hybrid("http://127.0.0.1:1/v1")
     model.teacher.extensions = Extensions.openai
-    with pytest.raises(ConfigError, match=r"model.teacher.extensions=vllm"):
+    with raises(ConfigError, "unsupported", "generation.top_k"):
         make_config(model=model, generation=warm)
-    with pytest.raises(JobFailed, match="cannot be reached"):
+    with raises(JobFailed, "unreachable"):
         run(make_config(model=hybrid("http://127.0.0.1:1/v1")))
-    with pytest.raises(ConfigError, match=r"model.threshold=2: must lie in 0..1"):
+    with raises(ConfigError, "bad_value", "model.threshold"):
         hybrid("http://127.0.0.1:1/v1", threshold=2)

@@ -22,6 +22,7 @@ def composed(*overrides: str) -> RunnerConfig:
     return to_config(*compose(overrides))
 
 
+@pytest.mark.thorough
 def test_teacher_only_has_no_model_here() -> None:
     assert composed("profile=teacher_only", *SERVER).model.module == "runner.options.remote.api_kind"
     with pytest.raises(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from api_standin import Api
+from raising import raises
 
 from runner.config.root import RunnerConfig
 from runner.options.remote.keys import ApiConfig
@@ -29,10 +30,7 @@ def test_a_server_without_log_probabilities_is_refused_with_one_message(
         config = make_config(
             model=ApiConfig(name="tiny", base_url=api.url), task=LikelihoodConfig(data=data, limit=9)
         )
-        with pytest.raises(ConfigError) as error:
+        with raises(ConfigError, "unsupported") as error:
             run(config)
-    assert str(error.value).startswith(
-        f"model.base_url={api.url} has no log-probabilities of a text: they need /tokenize and, in /v1/completions, "
-        "echo with logprobs, as vLLM and task=serve have, and /tokenize answered 404: "
-    )
+    assert str(error.value).startswith(f"model.base_url={api.url} ")
     assert api.seen == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from api_standin import Api
+from raising import raises
 
 from runner.options.remote.keys import ApiConfig
 from runner.options.remote.pool import ServerPool
@@ -36,16 +37,14 @@ def test_openais_key_goes_to_openai(url: str, monkeypatch: pytest.MonkeyPatch) -
     "url", ["https://other.com/openai.com/v1", "https://notopenai.com/v1", "https://openai.com.cn/v1"]
 )
 def test_openais_key_goes_nowhere_else_by_itself(url: str) -> None:
-    with pytest.raises(
-        ConfigError, match=r"OPENAI_API_KEY is sent to openai.com only: model.key_variable=OPENAI_API_KEY"
-    ):
+    with raises(ConfigError, "missing"):
         key_of(model(url))
     assert key_of(model(url, key_variable="OPENAI_API_KEY")) == (OPENAIS, "OPENAI_API_KEY")
 
 
 def test_a_server_here_does_not_get_it_either_and_a_refusal_says_so() -> None:
     with Api(key=OPENAIS) as api:
-        with ServerPool(model(api.url)) as server, pytest.raises(ConfigError) as error:
+        with ServerPool(model(api.url)) as server, raises(ConfigError, "refused") as error:
             server.list_models()
         with ServerPool(model(api.url, key_variable="OPENAI_API_KEY")) as server:
             assert server.list_models().names == ["tiny"]

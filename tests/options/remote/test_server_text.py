@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 from api_standin import Api, Trouble
+from job_engines import open_engine
 from listening import complete_with_deltas
-from opening import open_engine
 
 from runner.config.measures import SweepConfig
 from runner.config.root import RunnerConfig
@@ -56,6 +56,7 @@ def ask(make: Make, api: Api, **more: Any) -> tuple[Completion, list[str], list[
         engine.close()
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("cut", [1, 3, len(KEY) // 2, len(KEY) - 1])
 def test_a_key_that_comes_in_pieces_is_in_no_text(make_config: Make, api: Api, cut: int) -> None:
     answer = f"a {KEY} b sk-very {KEY}{KEY}"
@@ -96,6 +97,7 @@ def test_a_message_is_cut_behind_the_key_and_not_within() -> None:
     )
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", ["gsm8k", "generate", "sweep", "hybrid"])
 def test_the_key_is_in_no_file_of_a_job(
     make_config: Make, api: Api, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
@@ -119,6 +121,7 @@ def test_the_key_is_in_no_file_of_a_job(
 NONSENSE = [-1, -(10**24), "NaN", float("nan"), float("inf"), 1.5, True, 10**30, f"Bearer {KEY}", [], {}]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("value", NONSENSE, ids=str)
 @pytest.mark.parametrize("name", ["prompt_tokens", "completion_tokens"])
 def test_impossible_counts_are_a_fault_of_the_server(

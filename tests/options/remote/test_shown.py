@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hydra._internal.core_plugins.bash_completion import BashCompletion
 
 from runner.config.completion import completing_values
@@ -10,11 +11,13 @@ from runner.config.help import described
 from runner.config.runner_hydra import hydra_of
 
 
+@pytest.mark.thorough
 def test_completion_offers_what_a_key_of_the_student_takes() -> None:
     plugin = completing_values(BashCompletion(hydra_of().config_loader))
     assert plugin._query("config", "model=hybrid model.student.dtype=b") == ["model.student.dtype=bfloat16"]
 
 
+@pytest.mark.thorough
 def test_help_describes_the_keys_of_student_and_teacher() -> None:
     lines = described(*compose(["model=hybrid"])).splitlines()
     (dtype,) = (line for line in lines if line.lstrip().startswith("model.student.dtype="))

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 from api_standin import Api, Trouble
+from job_engines import open_engine
 from listening import complete_with_deltas
-from opening import open_engine
+from raising import raises
 
 from runner.config.root import RunnerConfig
 from runner.datasets.gsm8k import load_questions
@@ -69,6 +70,7 @@ def notes(folder: Path) -> list[str]:
     return [note for note in found if "budget" in note or "longer" in note]
 
 
+@pytest.mark.thorough
 def test_a_budget_is_sent_and_what_the_server_did_is_counted(runner: Run, tmp_path: Path, api: Api) -> None:
     api.budget_of = lambda body: body["thinking_token_budget"]
     server = (*SERVER, *BUDGET, f"model.base_url={api.url}", "model.thinking_budget=vllm")
@@ -82,6 +84,7 @@ def test_a_budget_is_sent_and_what_the_server_did_is_counted(runner: Run, tmp_pa
     assert notes(tmp_path) == []
 
 
+@pytest.mark.thorough
 def test_a_server_that_ignores_its_budget_is_noted(runner: Run, tmp_path: Path, api: Api) -> None:
     done = runner(*SERVER, *BUDGET, f"model.base_url={api.url}", "model.thinking_budget=qwen")
     assert done.code == 0, done.err
@@ -116,6 +119,7 @@ def test_an_answer_that_takes_what_the_thinking_left_is_noted(runner: Run, tmp_p
     ]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -180,13 +184,14 @@ def test_each_server_gets_its_own_parameter(
         assert expected.items() <= sent.items()
     assert [sent["max_tokens"] for sent in api.seen] == [256 + 64 + MARGIN, 256 + MARGIN]
     plain = ApiEngine(make_config(), model_at(api), frozenset())
-    with pytest.raises(ConfigError, match=r"request.thinking_tokens=3: model.thinking_budget is not given"):
+    with raises(ConfigError, "missing", "request.thinking_tokens"):
         plain.parameters(Request(0, HI, thinking_tokens=3))
 
 
 PIECES = "<think>a '<think>' b\n</think>The <b> is `</think>`. #### 7"
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 7, 100])
 def test_deltas_have_no_tags_and_thinking_is_marked(make_config: Make, api: Api, size: int) -> None:
     pieces = tuple(PIECES[at : at + size] for at in range(0, len(PIECES), size))
@@ -298,7 +303,7 @@ def test_both_models_of_a_hybrid_get_the_budget(make_config: Make, api: Api) -> 
         engine.close()
         return one
 
-    with pytest.raises(ConfigError, match=r"Say with model.teacher.thinking_budget whose"):
+    with raises(ConfigError, "missing", "generation.thinking_tokens"):
         ask()
     answer = ask(thinking_budget=ThinkingBudget.vllm).answer
     assert [(sent["thinking_token_budget"], sent["max_tokens"]) for sent in api.seen] == [
@@ -307,6 +312,7 @@ def test_both_models_of_a_hybrid_get_the_budget(make_config: Make, api: Api) -> 
     assert (answer.thinking_tokens, answer.ending) == (8, Ending.budget_spent)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from api_standin import Api, Trouble
-from opening import open_engine
+from job_engines import open_engine
+from raising import raises
 
 from runner.config.root import RunnerConfig
 from runner.options.remote.keys import ApiConfig
@@ -49,6 +50,7 @@ def ask(make_config: Callable[..., RunnerConfig], api: Api) -> Callable[..., Com
     return ask
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("trouble", "words"),
     [
@@ -71,16 +73,18 @@ def test_each_unlimited_body_has_its_own_message(ask: Any, api: Api, trouble: Tr
 
 def test_a_wrong_key_is_reported_even_with_an_unlimited_body(ask: Any, api: Api) -> None:
     api.always = Trouble("endless_body", 401)
-    with pytest.raises(ConfigError, match=r"answered 401: Error code: 401 \(API_KEY is not set\)"):
+    with raises(ConfigError, "refused"):
         ask()
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_keep_alive_comments_without_text_are_a_fault(ask: Any, api: Api) -> None:
     api.always = Trouble("comments")
     assert "began an answer and sent no text within 3 s" in str(ask(first_token_s=3.0).error)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("status", [307, 308, 301])
 def test_prompts_do_not_follow_to_another_host(ask: Any, api: Api, status: int) -> None:
     with Api() as other:
@@ -89,13 +93,11 @@ def test_prompts_do_not_follow_to_another_host(ask: Any, api: Api, status: int) 
             api.always = Trouble(
                 "status", status, {"Location": f"http://u:pass@localhost:{other.port}/v1{path}"}
             )
-            with pytest.raises(ConfigError) as error:
+            with raises(ConfigError, "refused", "model.base_url") as error:
                 ask()
-            assert str(error.value) == (
-                f"model.base_url={api.url}: 127.0.0.1:{api.port} redirects to another host, "
-                f"http://localhost:{other.port}, which would get the prompts. If that is intended, use its address: "
-                f"model.base_url={other_url}"
-            )
+            assert error.value.value == api.url
+            assert error.value.reason.endswith(f"model.base_url={other_url}")
+            assert "pass" not in str(error.value)
         assert other.seen == []
         assert ask(other_url).answer.text == "I heard Hi", "with its own address"
     assert len(api.seen) == 2, "no second try"

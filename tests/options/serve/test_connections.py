@@ -62,7 +62,7 @@ def is_reset(client: socket.socket, data: bytes, size: int = 65536, pause_s: flo
     return False
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "sent", [b"", b"P", HEADER, HEADER + b"Content-Length: 1"], ids=["nothing", "P", "lines", "line"]
 )
@@ -82,6 +82,7 @@ def test_a_header_that_comes_byte_by_byte_is_not_waited_for(hasty: Serving) -> N
         assert is_reset(client, HEADER * 100, pause_s=0.05, size=1)
 
 
+@pytest.mark.thorough
 def test_a_silent_connection_gives_way_to_a_new_one(tmp_path: Path) -> None:
     with serving(tmp_path, *STUB, "task.max_connections=20") as server:
         silent = [connect(server) for _ in range(60)]
@@ -95,6 +96,7 @@ def test_a_silent_connection_gives_way_to_a_new_one(tmp_path: Path) -> None:
             client.close()
 
 
+@pytest.mark.thorough
 def test_connections_beyond_the_limit_are_answered_that_they_are_too_many(tmp_path: Path) -> None:
     with serving(tmp_path, *STUB, "task.max_connections=3") as server:
         busy = [connect(server) for _ in range(3)]
@@ -114,6 +116,7 @@ def test_connections_beyond_the_limit_are_answered_that_they_are_too_many(tmp_pa
             client.close()
 
 
+@pytest.mark.thorough
 def test_a_place_is_free_when_its_completion_is_complete_though_it_is_unread(tmp_path: Path) -> None:
     limits = ("task.max_open=8", "task.timeout_s=300", "task.write_s=300")
     with serving(tmp_path, *STUB, *limits) as server, connect(server, narrow=True) as client:
@@ -123,7 +126,7 @@ def test_a_place_is_free_when_its_completion_is_complete_though_it_is_unread(tmp
         assert server.ask("/v1/completions", {"prompt": "x", "n": 8})[0] == 200
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("limits", "is_stream"),
     [
@@ -147,6 +150,7 @@ def test_a_client_that_does_not_read_is_disconnected(
         assert "Traceback" not in server.err
 
 
+@pytest.mark.thorough
 def test_a_client_that_reads_slowly_gets_its_whole_answer(tmp_path: Path) -> None:
     with serving(tmp_path, *STUB, "task.write_s=0.5") as server, connect(server, narrow=True) as client:
         client.sendall(whole(json.dumps(ECHO | {"n": 1}).encode()))
@@ -159,6 +163,7 @@ def test_a_client_that_reads_slowly_gets_its_whole_answer(tmp_path: Path) -> Non
         assert text.count(b"x") >= 900_000
 
 
+@pytest.mark.thorough
 def test_little_is_read_of_the_body_of_a_client_without_the_key(tmp_path: Path) -> None:
     with serving(tmp_path, *STUB, RUNNER_API_KEY="secret") as server:
         for size, is_more in ((60_000, False), (10_000_000, True)):

@@ -124,6 +124,7 @@ class Others:
             self.memory.append(memory_mib(self.server))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", COSTLY)
 def test_others_do_not_wait_for_a_costly_schema(server: Serving, name: str) -> None:
     with Others(server) as control:
@@ -141,6 +142,7 @@ def test_others_do_not_wait_for_a_costly_schema(server: Serving, name: str) -> N
     assert max(beside.memory) < max(control.memory) + MOST_MIB
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", IMPOSSIBLE)
 def test_the_reason_is_plain(server: Serving, name: str) -> None:
     status, answer = refusal(server, body_of(IMPOSSIBLE[name]))
@@ -151,6 +153,7 @@ def test_the_reason_is_plain(server: Serving, name: str) -> None:
         assert inner not in message
 
 
+@pytest.mark.thorough
 def test_a_schema_that_becomes_too_complex_within_an_answer_is_refused(server: Serving) -> None:
     status, _ = server.ask(CHAT, body_of(BEHIND_TRIED_TOKENS))  # 8 tokens do not get that far
     assert status == 200

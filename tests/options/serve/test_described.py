@@ -62,6 +62,7 @@ def numbers(schema: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
                 yield name, kind
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("path", WITH_NUMBERS)
 def test_numbers_are_accepted_exactly_in_the_described_ranges(
     server: Serving, description: dict[str, Any], path: str
@@ -82,6 +83,7 @@ def test_numbers_are_accepted_exactly_in_the_described_ranges(
     assert {*PARAMETERS, "seed"} < checked
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("path", MINIMAL)
 def test_the_examples_are_answered_and_unknown_parameters_are_refused(
     server: Serving, description: dict[str, Any], path: str

@@ -151,6 +151,7 @@ def send_in_pieces(server: Serving, pieces: Iterable[bytes], pause_s: float = 0.
         return first_line(client)
 
 
+@pytest.mark.thorough
 def test_a_body_in_tiny_pieces_stalls_nobody(server: Serving) -> None:
     data = json.dumps({"prompt": "7 pens " * 20_000}).encode()
     head = f"POST {TEXT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -158,6 +159,7 @@ def test_a_body_in_tiny_pieces_stalls_nobody(server: Serving) -> None:
     assert b" 400 " in in_good_health(server, lambda: send_in_pieces(server, [head.encode() + pieces]))
 
 
+@pytest.mark.thorough
 def test_a_dripping_body_stalls_nobody(server: Serving) -> None:
     data = json.dumps({"prompt": "7", "max_tokens": 1}).encode()
     head = f"POST {TEXT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"

@@ -65,6 +65,7 @@ def is_solved(text: str) -> bool:
     return True
 
 
+@pytest.mark.thorough
 def test_hundreds_of_answers_are_of_the_schema_and_free_ones_are_not(client: OpenAI) -> None:
     choices, free = [], []
     for seed in range(8):
@@ -78,6 +79,7 @@ def test_hundreds_of_answers_are_of_the_schema_and_free_ones_are_not(client: Ope
     assert not any(is_solved(choice.message.content) for choice in free)
 
 
+@pytest.mark.thorough
 def test_the_clients_own_helpers_read_them(client: OpenAI) -> None:
     done = client.chat.completions.parse(
         model="embedded", messages=CHAT, response_format=Solved, temperature=2, seed=1
@@ -117,6 +119,7 @@ def test_the_tokens_of_held_answers_have_log_probabilities(client: OpenAI) -> No
     assert not all(likeliest), "they are the model's own, which would have said something else"
 
 
+@pytest.mark.thorough
 def test_calls_or_json(client: OpenAI) -> None:
     """With both, an answer is a call or JSON of the schema."""
     tool: Any = {"type": "function", "function": {"name": "ping", "parameters": {"type": "object", "properties": {}, "additionalProperties": False}}}  # fmt: skip
@@ -181,6 +184,7 @@ def checker_of(schema: dict[str, Any]) -> Any:
     return jsonschema.Draft202012Validator(schema, format_checker=formats)
 
 
+@pytest.mark.thorough
 def test_a_keyword_of_a_schema_is_held_or_refused_and_never_left_out(client: OpenAI) -> None:
     held, refused = set(), list[str]()
     for schema, wrong in KEYWORDS:
@@ -212,6 +216,7 @@ HOSTILE = {
 }  # fmt: skip
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_schema_hurts_nobody_else(client: OpenAI, server: Serving, name: str) -> None:
     before = asked(client).choices[0].message.content
@@ -237,6 +242,7 @@ def test_a_deep_schema_is_refused(client: OpenAI, server: Serving) -> None:
     assert "recursion" in str(answer).lower()
 
 
+@pytest.mark.thorough
 def test_a_free_row_beside_held_ones_has_the_tokens_that_it_has_alone(client: OpenAI) -> None:
     drawn: dict[str, Any] = {"temperature": 1, "seed": 11, "n": 4, "max_tokens": 40}
     alone = [one.message.content for one in asked(client, **drawn).choices]

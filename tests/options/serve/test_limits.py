@@ -35,6 +35,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
         yield server
 
 
+@pytest.mark.thorough
 def test_a_client_that_leaves_frees_its_row_at_once(small: Serving) -> None:
     chat = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 900, "ignore_eos": True}
     bodies: dict[str, dict[str, Any]] = {"/v1/completions": LONG, "/v1/chat/completions": chat}
@@ -77,6 +78,7 @@ def test_a_client_that_leaves_before_its_stream_begins_is_noticed_while_it_waits
         server.until(lambda now: now["runner_open"] == 1)
 
 
+@pytest.mark.thorough
 def test_a_full_server_refuses_further_requests_for_a_while(small: Serving) -> None:
     with ThreadPoolExecutor(8) as pool:
         answers = [pool.submit(small.ask, "/v1/completions", LONG) for _ in range(8)]
@@ -93,6 +95,7 @@ def test_a_full_server_refuses_further_requests_for_a_while(small: Serving) -> N
     assert [future.result()[0] for future in answers] == [200] * 8
 
 
+@pytest.mark.thorough
 def test_an_answer_that_takes_too_long_is_ended(tmp_path: Path) -> None:
     several = LONG | {"n": 200}  # takes many seconds, but begins at once
     with serving(tmp_path, *FLOAT32, "task.timeout_s=2", "tracking=none") as server:
@@ -107,6 +110,7 @@ def test_an_answer_that_takes_too_long_is_ended(tmp_path: Path) -> None:
         assert last[-2] == "data: [DONE]"
 
 
+@pytest.mark.thorough
 def test_bodies_that_are_too_large_are_not_read(small: Serving) -> None:
     status, answer = small.ask("/v1/completions", {"prompt": "x" * 20_000})
     assert (status, answer["error"]["message"]) == (

@@ -59,6 +59,7 @@ def test_clients_see_which_model_it_is_where_its_folder_says_only_the_number_for
             assert server.ask("/v1/completions", {"prompt": "7", "max_tokens": 1, "model": name})[0] == 200
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_clients_see_the_whole_name_and_may_use_the_plain_one(tmp_path: Path) -> None:
     whole = "embedded+lora-embedded"

@@ -10,6 +10,7 @@ from odd_tokenizers import BAD, EXTRA, SAID, save_beyond, save_runaway
 from serving import FLOAT32, serving
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_one_prompt_does_not_end_a_server(tmp_path: Path) -> None:
     runaway = save_runaway(tmp_path / "model")

@@ -56,6 +56,7 @@ def greedy(model: Any, tokenizer: Any, text: str, new: int) -> str:
     return tokenizer.decode(answer, skip_special_tokens=True)
 
 
+@pytest.mark.thorough
 def test_a_chat_is_answered_as_the_model_answers_alone(client: OpenAI, model: Any, tokenizer: Any) -> None:
     done = client.chat.completions.create(
         model="embedded", messages=CHAT, temperature=0, max_completion_tokens=64
@@ -175,6 +176,7 @@ def test_a_stop_text_ends_the_answer_before_it(client: OpenAI) -> None:
         assert "".join(chunk.choices[0].text for chunk in stream) == cut
 
 
+@pytest.mark.thorough
 def test_a_seed_decides_what_is_drawn_and_choices_differ(client: OpenAI) -> None:
     def draw(**changes: Any) -> list[str | None]:
         body: dict[str, Any] = {

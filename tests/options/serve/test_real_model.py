@@ -16,6 +16,7 @@ pytestmark = [
 ]
 
 
+@pytest.mark.thorough
 def test_it_is_served(tmp_path: Path) -> None:
     model = ["model=local", f"model.name={real_model.plain_folder()}"]
     asked = {"messages": [{"role": "user", "content": "What is 2 + 2?"}], "max_tokens": 16, "temperature": 0}
@@ -25,6 +26,7 @@ def test_it_is_served(tmp_path: Path) -> None:
     assert "4" in answer["choices"][0]["message"]["content"]
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not CHROMIUM, reason="needs Chromium to look at the page: apt-get install chromium")
 def test_it_answers_in_the_page_of_a_browser(tmp_path: Path) -> None:
     with (

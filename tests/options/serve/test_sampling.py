@@ -22,7 +22,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
         yield started
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", SAMPLINGS)
 def test_a_server(name: str, answers: dict[str, str], server: Serving) -> None:
     body = {"messages": [{"role": "user", "content": QUESTION}], "max_tokens": TOKENS, **SAMPLINGS[name]}

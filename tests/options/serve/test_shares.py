@@ -85,6 +85,7 @@ def test_however_many_clients_come_there_is_an_end() -> None:
     assert 256 < sum(one.places for one in held) <= MOST_OF_ALL * 256
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_client_that_leaves_amid_its_body_is_gone_and_not_a_failure(server: Serving) -> None:
     before = server.metrics()

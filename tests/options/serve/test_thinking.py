@@ -128,6 +128,7 @@ def test_wrong_values_are_named(client: OpenAI, wrong: dict[str, Any], param: st
     assert refused.value.param == param
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.skipif(not CHROMIUM, reason="needs Chromium to look at the page: apt-get install chromium")
 def test_the_page_folds_thoughts_and_gives_them_back(server: Serving, client: OpenAI, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
         yield server
 
 
+@pytest.mark.thorough
 def test_a_prompt_and_a_chat_have_the_tokens_that_the_model_reads(server: Serving) -> None:
     text = "Tom has 8 pens."
     status, plain = server.ask("/tokenize", {"prompt": text})

@@ -15,8 +15,8 @@ from runner.config.extractors import Extractor
 from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
 from runner.grid.plan import NOTHING_TO_ASK, estimate_plan, plan_job
+from runner.records.jobs import read_samples
 from runner.run import identify, run
-from runner.store.jobs import read_samples
 from runner.tasks.gsm8k import task as gsm8k
 from runner.tasks.gsm8k.judging import Judge
 from runner.tasks.gsm8k.keys import Gsm8kConfig
@@ -47,6 +47,7 @@ def samples_of(record: Record) -> dict[int, Sample]:
     return {index: replace(it, reused_from=None, seconds=0.0) for index, it in samples.items()}
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("samples", [1, 3])
 def test_another_extractor_takes_the_texts_and_judges_as_a_job_of_its_own(
     make_config: Make, tmp_path: Path, questions: str, samples: int, monkeypatch: pytest.MonkeyPatch
@@ -87,6 +88,7 @@ def test_a_verdict_is_another_where_the_rule_is(make_config: Make, questions: st
     assert wrong_gold.gold == "7", "the right answer is this job's own"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "change", [{"instruction": "Be brief."}, {"system": "You count."}, {"samples": 1, "repeat": 1}]
 )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from raising import raises
 from scripted import Reply, Scripted
 from tasking import work
 
@@ -17,9 +18,9 @@ from runner.config.extractors import Extractor, Gold
 from runner.config.hydra import to_config
 from runner.config.root import RunnerConfig
 from runner.datasets.shapes import Keys, read_row
+from runner.records.jobs import Job, Recorder
 from runner.scorers.expressions import PROCESS
 from runner.scorers.reading import scorer_of
-from runner.store.jobs import Job, Recorder
 from runner.tasks.gsm8k import task as gsm8k
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.errors import ConfigError
@@ -183,23 +184,17 @@ def test_equal_expressions_elect_one_answer(
 
 
 @pytest.mark.parametrize(
-    ("keys", "message"),
+    ("keys", "key"),
     [
-        (
-            {"gold": Gold.letter},
-            "task.gold=letter: it is for numbers and letters, and task.extractor=math judges",
-        ),
-        ({"choices_key": "options"}, "task.choices_key=options: it is for numbers and letters"),
-        ({"gold_after": "So"}, "task.gold_after=So: it is for numbers and letters"),
-        ({"check_contamination": 3}, "task.check_contamination=3: it is for numbers and letters"),
-        (
-            {"extractor": Extractor.boxed, "gold": Gold.expression},
-            "task.gold=expression: only task.extractor=math",
-        ),
+        ({"gold": Gold.letter}, "task.gold"),
+        ({"choices_key": "options"}, "task.choices_key"),
+        ({"gold_after": "So"}, "task.gold_after"),
+        ({"check_contamination": 3}, "task.check_contamination"),
+        ({"extractor": Extractor.boxed, "gold": Gold.expression}, "task.gold"),
     ],
 )
-def test_keys_that_do_not_fit_are_refused(keys: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+def test_keys_that_do_not_fit_are_refused(keys: dict[str, Any], key: str) -> None:
+    with raises(ConfigError, "conflict", key):
         Gsm8kConfig(**({"extractor": Extractor.math} | keys))
 
 

@@ -40,6 +40,7 @@ def test_a_stub_that_always_prefers_b_is_found(runner: Callable[..., Any], tmp_p
     assert "B is the right choice of all 20 questions" in record
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

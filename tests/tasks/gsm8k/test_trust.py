@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from list_session import ListSession
+from raising import raises
 from scripted import Scripted
 from tasking import work
 
@@ -18,10 +19,10 @@ from runner.config.extractors import Extractor
 from runner.config.root import RunnerConfig, semantic_keys
 from runner.config.wording import PromptStyle
 from runner.datasets.gsm8k import load_questions
+from runner.records.jobs import Job, Recorder, read_samples
 from runner.run import run
 from runner.scorers import extracting
 from runner.scorers.extracting import Notation
-from runner.store.jobs import Job, Recorder, read_samples
 from runner.tasks.asked_prompts import look_at_prompts
 from runner.tasks.gsm8k import task as gsm8k
 from runner.tasks.gsm8k.asking_again import AGAIN
@@ -182,6 +183,7 @@ def test_what_the_model_sees_is_described(
     ] == warned
 
 
+@pytest.mark.thorough
 def test_the_form_is_the_same_for_all_questions_and_another_for_another_prompt(
     make_config: Make, tiny_model: LocalModelConfig
 ) -> None:
@@ -267,6 +269,7 @@ def test_a_few_are_asked_again_beside_the_others(make_config: Make, tmp_path: Pa
     assert resumed.metrics | MEASURED == result.metrics | MEASURED
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("task", "generation", "waits"),
     [
@@ -306,6 +309,7 @@ def test_auto_is_the_same_job_as_without_the_check() -> None:
     assert counting[0]["check_invariance"] == 0
 
 
+@pytest.mark.thorough
 def test_a_repeat_asks_in_another_order_with_other_random_numbers(make_config: Make, tmp_path: Path) -> None:
     orders, results = [], []
     for repeat in (0, 1, 2):
@@ -323,6 +327,7 @@ def test_a_repeat_asks_in_another_order_with_other_random_numbers(make_config: M
     assert results == [1.0, 1.0, 1.0]
 
 
+@pytest.mark.thorough
 def test_a_repeat_is_a_job_of_its_own_that_reuses_nothing(make_config: Make) -> None:
     first = run(make_config(task=Gsm8kConfig(limit=3)))
     again = run(make_config(task=Gsm8kConfig(limit=3, repeat=1)))
@@ -351,9 +356,7 @@ def test_twins_that_are_not_solved_are_a_hint(make_config: Make, tmp_path: Path)
 def test_no_twins_at_all_are_told_before_a_load(make_config: Make, tmp_path: Path) -> None:
     file = tmp_path / "q.jsonl"
     file.write_text('{"question": "He has 48 dogs.", "answer": "#### 48"}\n' * 3)
-    with pytest.raises(
-        ConfigError, match=r"task.check_contamination=2: .*none of its first 2 questions has a worked answer"
-    ):
+    with raises(ConfigError, "unsupported", "task.check_contamination"):
         gsm8k.prepare(make_config(task=Gsm8kConfig(data=str(file), check_contamination=2)))
 
 
@@ -366,6 +369,7 @@ def test_a_check_takes_the_answers_of_the_job_without_it(make_config: Make) -> N
     assert checked.result.metrics["texts_changed"] == 0
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("samples", [1, 4])
 def test_each_answer_is_read_once_from_its_completion_to_the_report_and_once_at_resume(
     make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, samples: int

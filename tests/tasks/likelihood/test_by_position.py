@@ -37,6 +37,7 @@ def job(make_config: Make, model: LocalModelConfig, folder: Path, **keys: Any) -
     return run(make_config(model=model, task=LikelihoodConfig(**(usual | keys))))
 
 
+@pytest.mark.thorough
 def test_losses_by_position_are_those_of_plain_forward_passes(
     make_config: Make, tiny_model: LocalModelConfig, tiny_llama: Path, tmp_path: Path
 ) -> None:

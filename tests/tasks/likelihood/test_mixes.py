@@ -30,6 +30,7 @@ def divergences(folder: Path, key: str) -> dict[str, float]:
     }
 
 
+@pytest.mark.thorough
 def test_the_model_with_all_layers_skipped_is_the_model_itself(
     runner: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -44,6 +45,7 @@ def test_the_model_with_all_layers_skipped_is_the_model_itself(
     assert kl["[lm_head]"] == kl["[]"] > kl["[layers.0, mlp]"] > 0
 
 
+@pytest.mark.thorough
 def test_two_ways_to_name_the_same_layers_give_the_same_numbers(
     runner: Callable[..., Any], tmp_path: Path
 ) -> None:

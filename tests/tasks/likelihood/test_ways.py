@@ -9,8 +9,8 @@ import pytest
 from likely import model_overrides, samples
 
 from runner.config.root import RunnerConfig
+from runner.records.top_k import TOP_K
 from runner.run import run
-from runner.store.top_k import TOP_K
 from runner.tasks.likelihood import task as likelihood
 from runner_base import machine
 
@@ -40,6 +40,7 @@ def test_both_models_are_loaded_if_the_prediction_says_that_they_fit(
     assert 80 <= needed <= 640
 
 
+@pytest.mark.thorough
 def test_a_record_says_which_way_it_was(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
     free(monkeypatch, 1000)
     config = two(0, reference=model_overrides(two(1)))
@@ -50,6 +51,7 @@ def test_a_record_says_which_way_it_was(two: Two, monkeypatch: pytest.MonkeyPatc
     assert run(two(0)).params["task.exact"] == "false", "as it was recorded before the key could be left open"
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("begins_exact", [True, False])
 def test_what_has_begun_goes_on_in_its_way(
     two: Two, monkeypatch: pytest.MonkeyPatch, begins_exact: bool
@@ -67,6 +69,7 @@ def test_what_has_begun_goes_on_in_its_way(
     assert ("reference kept" in " ".join(again.result.notes)) is not begins_exact
 
 
+@pytest.mark.thorough
 def test_a_reference_that_no_model_can_be_loaded_of_is_what_it_kept(two: Two) -> None:
     kept = run(two(1, keep_top_k=8))
     inputs = likelihood.prepare(two(0, reference=kept.job_id))
@@ -74,6 +77,7 @@ def test_a_reference_that_no_model_can_be_loaded_of_is_what_it_kept(two: Two) ->
     assert f"because task.reference={kept.job_id} names a job and not a model" in inputs.why_kept
 
 
+@pytest.mark.thorough
 def test_a_job_that_names_itself_keeps_what_the_others_need(
     two: Two, monkeypatch: pytest.MonkeyPatch
 ) -> None:

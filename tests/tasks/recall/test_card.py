@@ -16,7 +16,7 @@ from tasking import work
 
 from runner.config.root import RunnerConfig
 from runner.recorded_runs.sample_reader import read_answers
-from runner.store.jobs import Job, Recorder
+from runner.records.jobs import Job, Recorder
 from runner.tasks.recall import task as recall
 from runner.tasks.recall.keys import RecallConfig
 from runner_base.result import FinishReason, Result, Verdict
@@ -77,6 +77,7 @@ def test_a_model_that_forgets_the_beginning_is_said_to(
     assert draw_recall(drawn)[1].svg().count(">100<") > 5
 
 
+@pytest.mark.thorough
 def test_a_model_that_finds_all_reaches_the_longest(asked: Callable[..., Result], recorder: Recorder) -> None:
     result = asked(None, kinds=["single", "several_asked_one", "several_asked_all"], lengths=["512", "1k"])
     assert "reaches at least 1,024 tokens, the longest that was asked" in result.facts["effective_length"]
@@ -103,6 +104,7 @@ def test_answers_to_a_question_count_as_one_question(
     assert result.metrics["families"] == 15 + 3
 
 
+@pytest.mark.thorough
 def test_near_zero_is_said_with_what_was_cut_off(asked: Callable[..., Result], recorder: Recorder) -> None:
     result = asked(1)
     assert "effective_length" not in result.facts
@@ -117,6 +119,7 @@ def test_near_zero_is_said_with_what_was_cut_off(asked: Callable[..., Result], r
     assert "40 of 40 answers cut off" in RecallCard.of(cut, 10, "").notes[0]
 
 
+@pytest.mark.thorough
 def test_another_margin_is_another_result(asked: Callable[..., Result]) -> None:
     result = asked(FORGETS, margin=80.0)
     assert (

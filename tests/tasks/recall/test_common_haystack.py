@@ -12,7 +12,7 @@ from recalling import distinct_beginnings, prompts_of
 from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
 from runner.engines import open_engine
-from runner.store.jobs import Job, Recorder
+from runner.records.jobs import Job, Recorder
 from runner.tasks.base import Context
 from runner.tasks.recall import task as recall
 from runner.tasks.recall.keys import RecallConfig
@@ -39,6 +39,7 @@ ROPES = [
 
 # Needles at different depths of one text part its beginnings in many places, and short common
 # pieces are read again.
+@pytest.mark.thorough
 @pytest.mark.parametrize(("kind", "most", "least"), [("several_asked_one", 1.01, 4), ("single", 1.2, 1.5)])
 def test_each_setting_of_a_grid_reads_a_common_beginning_once(
     make_config: Make, tmp_path: Path, kind: str, most: float, least: float

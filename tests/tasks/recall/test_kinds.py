@@ -96,6 +96,7 @@ def test_the_asked_words_are_the_most_frequent_ones(kind: str, pattern: str) -> 
         assert asked_ones == {*asked.gold}
 
 
+@pytest.mark.thorough
 def test_the_story_of_a_problem_is_hidden_and_its_question_asked() -> None:
     golds = {problem.question: problem.gold for problem in problems(Split.TEST, 8640)}
     for case in cases_of("problem"):

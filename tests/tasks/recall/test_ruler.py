@@ -62,6 +62,7 @@ def seeded(seed: int) -> random.Random:
     return random.Random(seed)
 
 
+@pytest.mark.sampled(23)
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("name", TASKS)
 def test_needles(theirs: Callable[[str], Any], name: str, seed: int) -> None:

@@ -15,7 +15,7 @@ from tasking import work
 
 from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
-from runner.store.jobs import Job, Recorder
+from runner.records.jobs import Job, Recorder
 from runner.tasks.recall import task as recall
 from runner.tasks.recall.keys import RecallConfig
 from runner.tasks.recall.ruler_score import SCORE, TABLE, share_in

@@ -14,7 +14,7 @@ from tasking import work
 from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig, semantic_keys
 from runner.recorded_runs.sample_numbers import read_numbers
-from runner.store.jobs import Job, Recorder
+from runner.records.jobs import Job, Recorder
 from runner.tasks.recall import task as recall
 from runner.tasks.recall.fillers import Filler, draw_haystack
 from runner.tasks.recall.judging import Judge, Placed
@@ -54,6 +54,7 @@ def cases_of(config: RunnerConfig) -> list[Placed]:
     return [*written(inputs.task, inputs.units, resolve(config)).values()]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("filler", ["noise", "texts"])
 def test_cases_are_spread_over_haystacks_and_keep_theirs_at_each_length(
     make_config: Make, filler: str
@@ -71,6 +72,7 @@ def test_cases_are_spread_over_haystacks_and_keep_theirs_at_each_length(
     assert first == begins[0]
 
 
+@pytest.mark.thorough
 def test_each_haystack_is_read_once(make_config: Make) -> None:
     one, three = (prompts_of(config_of(make_config, 6, texts)) for texts in (1, 3))
     added = distinct_beginnings(three) - distinct_beginnings(one)

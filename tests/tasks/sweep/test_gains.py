@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from opening import open_engine
+from job_engines import open_engine
 from tasking import work
 
 from runner.config.measures import SweepConfig
 from runner.config.root import RunnerConfig
+from runner.records.jobs import Job, Recorder
 from runner.speed import cells, gains
 from runner.speed.cells import Cell
-from runner.store.jobs import Job, Recorder
 from runner.tasks.sweep import task as sweep
 from runner_base import Result
 from runner_base.dtypes import Dtype
@@ -46,6 +46,7 @@ def swept(make_config: Make, saved_family: Callable[..., Path], tmp_path: Path) 
     return run
 
 
+@pytest.mark.thorough
 def test_each_batch_runs_with_guesses_and_without(
     swept: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -81,6 +82,7 @@ def test_each_batch_runs_with_guesses_and_without(
     assert [note for note in result.notes if "differ" in note] == [f"{bound} (exact two-sided 95 % interval)"]
 
 
+@pytest.mark.thorough
 def test_nothing_is_compared_where_nobody_guesses(swept: Callable[..., Result]) -> None:
     result = swept("auto")
     assert gains.TITLE not in result.tables

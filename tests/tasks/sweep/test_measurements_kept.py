@@ -115,6 +115,7 @@ def test_an_interrupted_sweep_goes_on(
         assert read_repeats(repeats)[f"seconds/{line['cell']}"][0] == line["figures"]["seconds"]
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_real_prompts_and_rates_of_requests_go_on(runner: Callable[..., Any], tmp_path: Path) -> None:
     """Each prompt is sent once, in the order of a sweep without an interruption; a rate of requests
@@ -143,7 +144,7 @@ def test_real_prompts_and_rates_of_requests_go_on(runner: Callable[..., Any], tm
 
 
 @pytest.mark.slow
-@pytest.mark.sampled(1)
+@pytest.mark.thorough
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "SIGKILL"])
 def test_an_interrupted_memory_task_goes_on(
     runner: Callable[..., Any], tmp_path: Path, sent: signal.Signals
@@ -192,6 +193,7 @@ def test_other_cores_are_another_machine(runner: Callable[..., Any], tmp_path: P
     assert "measurements were on disk" not in (other / "result.json").read_text()
 
 
+@pytest.mark.thorough
 def test_the_plan_of_a_grid_says_that_a_sweep_resumes(runner: Callable[..., Any], tmp_path: Path) -> None:
     words = (*SWEEP, "task.repeats=1")
     assert runner(*words, f"output_dir={tmp_path}/here").code == 0
@@ -202,6 +204,7 @@ def test_the_plan_of_a_grid_says_that_a_sweep_resumes(runner: Callable[..., Any]
     assert "1 to do, 1 to resume" in done.out
 
 
+@pytest.mark.thorough
 def test_a_changed_line_is_refused_by_its_number(runner: Callable[..., Any], tmp_path: Path) -> None:
     words = (*SWEEP, "task.repeats=1")
     assert runner(*words, f"output_dir={tmp_path}/here").code == 0

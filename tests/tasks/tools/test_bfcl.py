@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 from calling import calling_rightly, saying
+from raising import raises
 from scripted import Scripted
 from tasking import work
 
 from runner.config.model import StubConfig
 from runner.config.root import RunnerConfig
-from runner.store.jobs import Job, Recorder
+from runner.records.jobs import Job, Recorder
 from runner.tasks.tools import task as tools
 from runner.tasks.tools.bfcl import category_of, offered, read_bfcl
 from runner.tasks.tools.keys import ToolsConfig
@@ -88,18 +89,19 @@ def test_names_of_published_files() -> None:
 
 
 def test_what_is_missing_or_unread_is_said(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="is none of BFCL's files of questions in Python"):
+    with raises(ConfigError, "unsupported", "task.data=x"):
         read_bfcl(folder / "BFCL_v4_simple_java.json", "task.data=x")
     (folder / "possible_answer" / "BFCL_v4_simple_python.json").unlink()
-    with pytest.raises(DataError, match="the right calls are not beside it"):
+    with raises(DataError, "not_found", str(folder / "BFCL_v4_simple_python.json")):
         read_bfcl(folder / "BFCL_v4_simple_python.json", "task.data=x")
     strange = json.loads((folder / "BFCL_v4_irrelevance.json").read_text())
     strange["function"][0]["parameters"]["properties"]["base"]["type"] = "HashMap"
     (folder / "BFCL_v4_irrelevance.json").write_text(json.dumps(strange))
-    with pytest.raises(DataError, match=r"line 1: not a question of BFCL.*HashMap"):
+    with raises(DataError, "damaged", f"{folder / 'BFCL_v4_irrelevance.json'}, line 1"):
         read_bfcl(folder / "BFCL_v4_irrelevance.json", "task.data=x")
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("text", "nothing_called"), [('{"name": "shapes.a', True), ("No.", True), ("[]", True)]
 )

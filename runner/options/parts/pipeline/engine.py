@@ -244,7 +244,8 @@ class LoadedStages:
                 if time.monotonic() > deadline:
                     raise JobFailed(
                         f"no answer from the {self.depth} processes of the pipeline for {timeout_s:g} s "
-                        "(model.timeout_s): one of them hangs. All were ended; completions so far are kept"
+                        "(model.timeout_s): one of them hangs. All were ended; completions so far are kept",
+                        code="failed",
                     ) from None
                 continue
             if isinstance(received, PeerGone):
@@ -266,7 +267,9 @@ class LoadedStages:
         if isinstance(self.broken, RunnerError):
             raise self.broken
         if self.broken is not None:
-            raise JobFailed(f"the pipeline has ended: {one_line(self.broken)}") from self.broken
+            raise JobFailed(
+                f"the pipeline has ended: {one_line(self.broken)}", code="failed"
+            ) from self.broken
         with self.at_work():
             self.peers.check()
             if self.lost_at is not None:

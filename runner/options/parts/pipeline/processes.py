@@ -127,7 +127,8 @@ def run_stages(config: RunnerConfig, rank: ProcessRank, rendezvous: Rendezvous) 
         say_elsewhere(rank, f"process {error.rank} has closed its connection")
     except Exception as error:  # whatever it is, the first process reports it
         log.debug("failed", exc_info=True)
-        message = f"error/{rank.rank}", [type(error).__name__, str(error)]
+        code = error.code if isinstance(error, RunnerError) else None
+        message = f"error/{rank.rank}", [type(error).__name__, str(error), code]
     else:
         return 0
     with suppress(RuntimeError):  # the first process may have ended, and its store with it
@@ -206,7 +207,8 @@ class PeerProcesses:
             return cause
         if self.elsewhere is not None and self.elsewhere.silent:
             return JobFailed(
-                f"{silence_of(' and '.join(map(self.name, sorted(self.elsewhere.silent))))}. {KEPT}"
+                f"{silence_of(' and '.join(map(self.name, sorted(self.elsewhere.silent))))}. {KEPT}",
+                code="failed",
             )
         lost = {rank: self.rendezvous.read(f"lost/{rank}") for rank in self.ranks}
         missed = {neighbour for neighbour in lost.values() if neighbour} | ({gone.rank} if gone else set())
@@ -214,17 +216,17 @@ class PeerProcesses:
             missed - {rank for rank, neighbour in lost.items() if neighbour is not None}
         ) or sorted(missed)
         names = " and ".join(self.name(rank) for rank in silent) or "a process"
-        return JobFailed(f"{names} ended without a message, probably killed. {KEPT}")
+        return JobFailed(f"{names} ended without a message, probably killed. {KEPT}", code="failed")
 
     def _posted_error(self) -> RunnerError | None:
         """Return the error that a process has posted."""
         for rank in self.ranks:
             if (posted := self.rendezvous.read(f"error/{rank}")) is not None:
-                kind, message = posted
+                kind, message, code = posted
                 known = getattr(errors, kind, None)
                 if isinstance(known, type) and issubclass(known, RunnerError):
-                    return known(f"{self.name(rank)}: {message}")
-                return JobFailed(f"{self.name(rank)} failed: {kind}: {message}. {KEPT}")
+                    return known(f"{self.name(rank)}: {message}", code=code)
+                return JobFailed(f"{self.name(rank)} failed: {kind}: {message}. {KEPT}", code="failed")
         return None
 
     def _exit_error(self) -> RunnerError | None:
@@ -237,7 +239,9 @@ class PeerProcesses:
         ):  # those killed by a signal first
             if code < 0 or self.rendezvous.read(f"lost/{rank}") is None:
                 last = "".join(f"\n    | {line}" for line in child.last_lines(self.logs[rank], 5))
-                return JobFailed(f"{self.name(rank)} {child.describe_exit(code)}. {KEPT}{last}")
+                return JobFailed(
+                    f"{self.name(rank)} {child.describe_exit(code)}. {KEPT}{last}", code="failed"
+                )
         return None
 
     def name(self, rank: int) -> str:

@@ -57,6 +57,7 @@ def first_rank(config: RunnerConfig, manifest: Manifest) -> ProcessRank:
             f"torchrun has started {started.processes} processes: leave it out",
             key="model.stages",
             value=wanted,
+            code="conflict",
         )
     return started
 

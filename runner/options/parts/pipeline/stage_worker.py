@@ -48,7 +48,7 @@ class StageWorker:
             has_own_gpu = gpus >= rank.local_processes
         if model.backend is Backend.nccl and not has_own_gpu:
             need = f"it needs a GPU of its own for each process, and this one has {self.device}: use auto or gloo"
-            raise ConfigError(need, key="model.backend", value="nccl")
+            raise ConfigError(need, key="model.backend", value="nccl", code="unsupported")
         # otherwise through main memory
         self.gpu_to_gpu = has_own_gpu and model.backend is not Backend.gloo
         settings = read_settings(manifest.folder / MODEL_FILES)

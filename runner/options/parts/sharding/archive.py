@@ -32,7 +32,10 @@ def codec() -> Any:
         import pyarrow
     except ImportError as error:
         raise ConfigError(
-            "zstd is read and written by pyarrow: pip install pyarrow", key="task.archive", value="zstd"
+            "zstd is read and written by pyarrow: pip install pyarrow",
+            key="task.archive",
+            value="zstd",
+            code="needs_package",
         ) from error
     return pyarrow.Codec("zstd", compression_level=LEVEL)
 
@@ -72,6 +75,7 @@ class ArchivedPart:
                 f"frames: {expected} of {entry.stored.nbytes} bytes together expected by the manifest's sizes, "
                 f"found {len(self.frames)} of {self.begins[-1]}",
                 key=path,
+                code="damaged",
             )
         # ranges are read in order: the next one mostly begins in the same frame
         self._last = (-1, memoryview(b""))
@@ -81,7 +85,9 @@ class ArchivedPart:
         while nbytes > 0:
             number, start = divmod(offset, FRAME_BYTES)
             if number >= len(self.frames):
-                raise DataError(f"ended while it was being read, {nbytes} bytes short", key=self.path)
+                raise DataError(
+                    f"ended while it was being read, {nbytes} bytes short", key=self.path, code="damaged"
+                )
             piece = self._frame(number)[start : start + nbytes]
             yield piece
             offset, nbytes = offset + len(piece), nbytes - len(piece)
@@ -95,9 +101,15 @@ class ArchivedPart:
             try:
                 content = codec().decompress(stored, decompressed_size=size, asbytes=True)
             except OSError as error:
-                raise DataError(f"piece {number} cannot be unpacked ({error})", key=self.path) from error
+                raise DataError(
+                    f"piece {number} cannot be unpacked ({error})", key=self.path, code="damaged"
+                ) from error
             if len(content) != size:
-                raise DataError(f"piece {number}: {size} bytes expected, {len(content)} found", key=self.path)
+                raise DataError(
+                    f"piece {number}: {size} bytes expected, {len(content)} found",
+                    key=self.path,
+                    code="damaged",
+                )
             self._last = (number, memoryview(content))
         return self._last[1]
 
@@ -118,5 +130,9 @@ def read_header(folder: Path, entry: PartEntry) -> WeightFile:
     read, size = open_part(folder, entry), entry.raw.nbytes
     length = int.from_bytes(b"".join(map(bytes, read(0, min(8, size)))), "little")
     if length > min(MAX_HEADER_BYTES, size - 8):
-        raise DataError(f"its header should be {length} bytes long, but the part has {size} bytes", key=path)
+        raise DataError(
+            f"its header should be {length} bytes long, but the part has {size} bytes",
+            key=path,
+            code="damaged",
+        )
     return parse_header(b"".join(map(bytes, read(0, 8 + length))), path, size)

@@ -75,7 +75,9 @@ def require_sound(manifest: Manifest, entry: PartEntry, level: str) -> None:
     problems = check_part(manifest, entry, level, lambda _: None).problems
     if problems:
         more = f" ({len(problems) - 1} more: task=verify lists them)" if len(problems) > 1 else ""
-        raise DataError(f"part {entry.part_id} of {manifest.folder} is damaged: {problems[0]}{more}")
+        raise DataError(
+            f"part {entry.part_id} of {manifest.folder} is damaged: {problems[0]}{more}", code="damaged"
+        )
 
 
 def _partition(folder: Path, entry: PartEntry, problems: list[str]) -> Partition | None:

@@ -29,7 +29,9 @@ def require_complete(manifest: Manifest, progress: OpenProgress) -> list[Checked
         if len(problems) > MAX_LISTED:
             lines.append(f"and {len(problems) - MAX_LISTED} more: task=verify lists all")
         listed = "".join(f"\n  {line}" for line in lines)
-        raise DataError(f"damaged, nothing was written:{listed}", key="task.parts", value=manifest.folder)
+        raise DataError(
+            f"damaged, nothing was written:{listed}", key="task.parts", value=manifest.folder, code="damaged"
+        )
     return checked
 
 

@@ -59,6 +59,7 @@ def find_layers(checkpoint: Checkpoint) -> Layout:
             f"config.json says {key}={count}, but no tensor names are numbered "
             f"0..{count - 1} (found {found or 'no numbers'})",
             key=checkpoint.folder,
+            code="mismatch",
         )
     outermost = [name for name in covering if not any(name.startswith(f"{outer}.") for outer in covering)]
 
@@ -88,7 +89,9 @@ def _num_layers(checkpoint: Checkpoint) -> tuple[int, str]:
         if type(count) is int and count >= 1:
             return count, key
     raise DataError(
-        f"names no number of layers ({', '.join(LAYER_COUNT_KEYS)})", key=checkpoint.folder / "config.json"
+        f"names no number of layers ({', '.join(LAYER_COUNT_KEYS)})",
+        key=checkpoint.folder / "config.json",
+        code="unsupported",
     )
 
 

@@ -48,7 +48,10 @@ def load_part(
     manifest.require_runnable("folder")
     if not 0 <= part_id < manifest.num_parts:
         raise ConfigError(
-            f"{manifest.folder} has the parts 0 to {manifest.num_parts - 1}", key="part_id", value=part_id
+            f"{manifest.folder} has the parts 0 to {manifest.num_parts - 1}",
+            key="part_id",
+            value=part_id,
+            code="bad_value",
         )
     entry = manifest.parts[part_id]
     is_first, is_last = part_id == 0, part_id == manifest.num_parts - 1
@@ -101,7 +104,10 @@ def _model_config(manifest: Manifest) -> Any:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(
-            f"no usable config in {folder}: {one_line(error)}", key="folder", value=manifest.folder
+            f"no usable config in {folder}: {one_line(error)}",
+            key="folder",
+            value=manifest.folder,
+            code="unreadable",
         ) from error
     family = KNOWN.get(type(config), None)
     reasons = {
@@ -119,7 +125,11 @@ def _model_config(manifest: Manifest) -> Any:
 
 def _cannot_run(manifest: Manifest, config: Any, why: str) -> ConfigError:
     """Say why a family cannot run in parts, and what to do instead."""
-    return ConfigError(f"{config.model_type} cannot be run in parts: {why}; {INSTEAD}", key=manifest.folder)
+    return ConfigError(
+        f"{config.model_type} cannot be run in parts: {why}; {INSTEAD}",
+        key=manifest.folder,
+        code="unsupported",
+    )
 
 
 def _part_config(manifest: Manifest, config: Any, span: tuple[int, int]) -> Any:
@@ -128,7 +138,9 @@ def _part_config(manifest: Manifest, config: Any, span: tuple[int, int]) -> Any:
     count, (first, last) = manifest.num_layers, span
     if config.num_hidden_layers != count:
         raise DataError(
-            f"{count} layers in the manifest, {config.num_hidden_layers} in config.json", key=manifest.folder
+            f"{count} layers in the manifest, {config.num_hidden_layers} in config.json",
+            key=manifest.folder,
+            code="mismatch",
         )
     for key, value in vars(config).items():
         if PER_LAYER.search(key) and isinstance(value, list) and len(value) == count:
@@ -196,7 +208,9 @@ def _dtype(wanted: str | torch.dtype, config: Any) -> torch.dtype:
         return wanted
     named = getattr(torch, wanted, None)
     if not (isinstance(named, torch.dtype) and named.is_floating_point):
-        raise ConfigError("use auto, float32, bfloat16 or float16", key="dtype", value=wanted)
+        raise ConfigError(
+            "use auto, float32, bfloat16 or float16", key="dtype", value=wanted, code="unknown_choice"
+        )
     return named
 
 
@@ -277,7 +291,10 @@ def _require_needed(
             own = {id(tensor) for tensor in module.parameters()}
             needed |= {name for name in missing if id(model.get_parameter(name)) in own}
     if needed:
-        raise DataError(f"part {entry.part_id} ({entry.stored.file}) lacks {', '.join(sorted(needed)[:5])}")
+        raise DataError(
+            f"part {entry.part_id} ({entry.stored.file}) lacks {', '.join(sorted(needed)[:5])}",
+            code="damaged",
+        )
 
 
 def _set_generation(folder: Path, model: Any) -> None:

@@ -119,6 +119,7 @@ class Manifest:
                 "task.output_dir=NEW_FOLDER",
                 key=key,
                 value=self.folder,
+                code="unsupported",
             )
         if not self.contiguous or any(part.layers is None for part in self.parts):
             raise ConfigError(
@@ -126,6 +127,7 @@ class Manifest:
                 f"so none of them can run: split by layers (task.strategy=balanced_bytes), or {INSTEAD}",
                 key=key,
                 value=self.folder,
+                code="unsupported",
             )
 
 
@@ -135,12 +137,14 @@ def read_manifest(parts: str | Path, key: str = "task.parts") -> Manifest:
     folder = Path(parts).expanduser().absolute()
     path = folder / MANIFEST
     if not path.is_file():
-        raise ConfigError(_why_none(folder), key=key, value=folder)
+        raise ConfigError(_why_none(folder), key=key, value=folder, code="not_found")
     values = load_json(path)
     found = values.get("format"), values.get("format_version")
     if found != (FORMAT, FORMAT_VERSION):
         raise DataError(
-            f"format {FORMAT} version {FORMAT_VERSION} expected, found {found[0]} {found[1]}", key=path
+            f"format {FORMAT} version {FORMAT_VERSION} expected, found {found[0]} {found[1]}",
+            key=path,
+            code="unsupported",
         )
     manifest = _ManifestReader(path).manifest(values)
     _require_consistent(path, manifest, values.get("num_parts"))
@@ -158,7 +162,9 @@ def _why_none(folder: Path) -> str:
 def _require_consistent(path: Path, manifest: Manifest, num_parts: object) -> None:
     """Raise DataError if the manifest contradicts itself."""
     if manifest.num_parts != num_parts:
-        raise DataError(f"num_parts={num_parts}, but {manifest.num_parts} parts are listed", key=path)
+        raise DataError(
+            f"num_parts={num_parts}, but {manifest.num_parts} parts are listed", key=path, code="damaged"
+        )
     wanted = (
         [f"{listed.file}.header" for listed in manifest.files]
         if manifest.source_format == "safetensors"
@@ -166,13 +172,15 @@ def _require_consistent(path: Path, manifest: Manifest, num_parts: object) -> No
     )
     if wanted != [listed.file for listed in manifest.headers]:
         raise DataError(
-            "headers: one for each of source.files expected, in the same order (none for .bin)", key=path
+            "headers: one for each of source.files expected, in the same order (none for .bin)",
+            key=path,
+            code="damaged",
         )
     if manifest.source_format == "bin":
         _require_listed(path, manifest)
     targets = [listed.file for listed in (*manifest.files, *manifest.companions)]
     if len(set(targets)) < len(targets):
-        raise DataError("source.files and companions name the same file twice", key=path)
+        raise DataError("source.files and companions name the same file twice", key=path, code="damaged")
     suffix = ARCHIVES.get(manifest.archive or "", "")
     for number, part in enumerate(manifest.parts):
         names = number, part_file(number) + suffix, partition_name(number)
@@ -181,6 +189,7 @@ def _require_consistent(path: Path, manifest: Manifest, num_parts: object) -> No
                 f"parts[{number}]: part {names[0]} with {names[1]} and {names[2]} expected, "
                 f"found part {part.part_id} with {part.stored.file} and {part.partition}",
                 key=path,
+                code="damaged",
             )
     if manifest.contiguous:
         _require_joined(path, manifest)
@@ -189,7 +198,9 @@ def _require_consistent(path: Path, manifest: Manifest, num_parts: object) -> No
     ).items():
         if any(part_id >= manifest.num_parts for part_id in ids):
             raise DataError(
-                f"{what}: part ids below {manifest.num_parts} expected, found {list(ids)}", key=path
+                f"{what}: part ids below {manifest.num_parts} expected, found {list(ids)}",
+                key=path,
+                code="damaged",
             )
 
 
@@ -200,12 +211,16 @@ def _require_listed(path: Path, manifest: Manifest) -> None:
     for listed in manifest.files:
         if listed.tensors is None:
             raise DataError(
-                f"source.files: {listed.file}: tensors: a list of names expected, found none", key=path
+                f"source.files: {listed.file}: tensors: a list of names expected, found none",
+                key=path,
+                code="damaged",
             )
         for name in listed.tensors:
             if name in file_of:
                 raise DataError(
-                    f"source.files: tensor {name} is in {file_of[name]} and in {listed.file}", key=path
+                    f"source.files: tensor {name} is in {file_of[name]} and in {listed.file}",
+                    key=path,
+                    code="damaged",
                 )
             file_of[name] = listed.file
 
@@ -222,11 +237,14 @@ def _require_joined(path: Path, manifest: Manifest) -> None:
                 f"parts[{part.part_id}].layers: a range from {expected} to {manifest.num_layers - 1} at most "
                 f"expected, found [{first}, {last}]",
                 key=path,
+                code="damaged",
             )
         expected = last + 1
     if expected != manifest.num_layers:
         raise DataError(
-            f"parts: layers 0..{manifest.num_layers - 1} expected, found 0..{expected - 1} only", key=path
+            f"parts: layers 0..{manifest.num_layers - 1} expected, found 0..{expected - 1} only",
+            key=path,
+            code="damaged",
         )
 
 

@@ -102,7 +102,9 @@ def read_partition(path: Path) -> Partition:
         text += piece
         if len(text) > MAX_TEXT_BYTES:
             raise DataError(
-                f"more than {MAX_TEXT_BYTES:,} bytes of JSON besides the numbers: no partition", key=path
+                f"more than {MAX_TEXT_BYTES:,} bytes of JSON besides the numbers: no partition",
+                key=path,
+                code="too_large",
             )
     values, fields = parse_object(bytes(text), str(path)), Fields(path)
     entries = fields.many("layers", values.get("layers"))
@@ -118,7 +120,7 @@ def read_partition(path: Path) -> Partition:
     if (total := sum(layer.params for layer in layers)) != listed:
         fields.fail("total_params", f"{total}, as the shapes say,", listed)
     if twice := [name for name, count in Counter(layer.name for layer in layers).items() if count > 1]:
-        raise DataError(f"layers: {twice[0]} is duplicated", key=path)
+        raise DataError(f"layers: {twice[0]} is duplicated", key=path, code="damaged")
     return Partition(path, part_id, layers, str(form))
 
 
@@ -160,7 +162,9 @@ def _without_numbers(path: Path) -> Iterator[bytes]:
                 end = waiting.find(b"]")
                 if b"[" in (waiting if end < 0 else waiting[:end]):
                     raise DataError(
-                        "parameters: one flat list of numbers expected, found a list inside", key=path
+                        "parameters: one flat list of numbers expected, found a list inside",
+                        key=path,
+                        code="damaged",
                     )
                 if end < 0:
                     position, waiting = position + len(waiting), b""
@@ -177,7 +181,9 @@ def _without_numbers(path: Path) -> Iterator[bytes]:
             begin = position + found.end()
             position, waiting = begin, waiting[found.end() :]
     if begin >= 0:
-        raise DataError(f"truncated: the list of numbers that begins at byte {begin} has no end", key=path)
+        raise DataError(
+            f"truncated: the list of numbers that begins at byte {begin} has no end", key=path, code="damaged"
+        )
     yield waiting
 
 
@@ -193,6 +199,7 @@ def refuse_large(total_params: int) -> None:
             f"{MAX_INLINE_PARAMS:,} are the limit: leave it false, and partition_N.json refers to the tensors instead",
             key="task.inline_parameters",
             value="true",
+            code="too_large",
         )
 
 
@@ -216,6 +223,7 @@ def as_list(tensor: Tensor) -> list[float]:
             f"tensor {tensor.name}: number {wrong[0]} is {values[wrong[0]]}, which JSON cannot hold: "
             "use task.inline_parameters=false",
             key=tensor.file,
+            code="unsupported",
         )
     numbers: list[float] = values.tolist()
     return numbers
@@ -229,6 +237,7 @@ def read_numbers(tensor: Tensor, pieces: Iterable[bytes | memoryview]) -> Number
             f"(those are {', '.join(READABLE)}): use task.inline_parameters=false",
             key="task.inline_parameters",
             value="true",
+            code="unsupported",
         )
     return decode(tensor.dtype, b"".join(map(bytes, pieces)))
 
@@ -260,13 +269,15 @@ def from_json(partition: Partition, layer: Layer) -> Iterator[Numbers]:
             yield (values := _parse(head, where))
             count += len(values)
         if len(rest) > LONGEST_NUMBER + len(piece) * (not comma):
-            raise DataError(f"a number expected, found {_start(rest)}", key=where)
+            raise DataError(f"a number expected, found {_start(rest)}", key=where, code="damaged")
     if rest.strip() or count:
         yield (values := _parse(rest, where))
         count += len(values)
     if count != layer.params:
         raise DataError(
-            f"{layer.params} numbers expected by the shape {list(layer.shape)}, {count} found", key=where
+            f"{layer.params} numbers expected by the shape {list(layer.shape)}, {count} found",
+            key=where,
+            code="damaged",
         )
 
 
@@ -274,16 +285,18 @@ def _parse(text: bytes, where: str) -> Numbers:
     import numpy as np
 
     if odd := text.translate(None, TEXT_BYTES):
-        raise DataError(f"numbers expected, found {_start(odd)}", key=where)
+        raise DataError(f"numbers expected, found {_start(odd)}", key=where, code="damaged")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         try:
             values = np.fromstring(text.decode("ascii"), sep=",")
         except (ValueError, DeprecationWarning) as error:
-            raise DataError(f"not a list of numbers ({error})", key=where) from error
+            raise DataError(f"not a list of numbers ({error})", key=where, code="damaged") from error
     if len(values) != text.count(b",") + 1:
         raise DataError(
-            f"a number between any two commas expected, found {len(values)} numbers only", key=where
+            f"a number between any two commas expected, found {len(values)} numbers only",
+            key=where,
+            code="damaged",
         )
     return values
 

@@ -34,7 +34,7 @@ def targets(manifest: Manifest, checked: list[CheckedPart]) -> list[Target]:
         return made
     made += _from_bin(manifest, part_of)
     if twice := sorted(name for name, count in Counter(target.name for target in made).items() if count > 1):
-        raise DataError(f"{', '.join(twice)} would be restored twice", key=manifest.folder)
+        raise DataError(f"{', '.join(twice)} would be restored twice", key=manifest.folder, code="damaged")
     return made
 
 
@@ -82,6 +82,7 @@ def _pieces(
                 f"tensor {tensor.name} would not equal the original: {expected} expected, {found} found "
                 f"({tensor.file})",
                 key=name,
+                code="mismatch",
             )
 
 

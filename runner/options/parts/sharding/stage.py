@@ -41,7 +41,8 @@ class AbsentModule(torch.nn.Module):
         is_discarded = {PassState.before: not stage.is_first, PassState.after: not stage.is_last}
         if not is_discarded.get(stage.where, False):
             raise DataError(
-                f"part {stage.part_id} needs {self.name} {stage.where.value}, and does not have it"
+                f"part {stage.part_id} needs {self.name} {stage.where.value}, and does not have it",
+                code="damaged",
             )
         return value if value.is_floating_point() else torch.zeros((), device=value.device)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from functools import partial
 
 from runner.options.parts.keys import SplitConfig, Strategy
 from runner.options.parts.sharding.layout import Layout, layer_type
@@ -55,8 +56,10 @@ def plan_parts(layout: Layout, task: SplitConfig) -> list[PlannedPart]:
     num_parts = len(task.ratios) if task.ratios else task.num_parts or DEFAULT_PARTS
     count = len(layout.layers)
     if num_parts > count:
-        key = f"task.ratios={task.ratios}" if task.ratios else f"task.num_parts={num_parts}"
-        raise ConfigError(f"the model has {count} layers, so {count} parts at most", key=key)
+        key, value = ("task.ratios", task.ratios) if task.ratios else ("task.num_parts", num_parts)
+        raise ConfigError(
+            f"the model has {count} layers, so {count} parts at most", key=key, value=value, code="too_large"
+        )
     if task.strategy is Strategy.equal_layers:
         return _contiguous(layout, [count * part // num_parts for part in range(num_parts + 1)])
     # the cost of each layer, with the tensors before the first and after the last
@@ -110,22 +113,22 @@ def _part(
 
 def _cuts_of(ranges: list[str], count: int) -> list[int]:
     """Turn ranges of layers into cuts; they must name every layer once, in order."""
-    key = f"task.ranges=[{','.join(ranges)}]"
+    range_error = partial(ConfigError, key="task.ranges", value=f"[{','.join(ranges)}]")
     cuts = [0]
     for span in ranges:
         low, _, high = span.partition("-")
         first, last = int(low), int(high or low)
         if last < first:
-            raise ConfigError(f"{span} runs backwards: give {last}-{first}", key=key)
+            raise range_error(f"{span} runs backwards: give {last}-{first}", code="bad_value")
         if last >= count:
-            raise ConfigError(f"{span} is out of range: the model has layers 0-{count - 1}", key=key)
+            raise range_error(f"{span} is out of range: the model has layers 0-{count - 1}", code="too_large")
         if first < cuts[-1]:
-            raise ConfigError(f"layer {first} is in two ranges, or they are not in order", key=key)
+            raise range_error(f"layer {first} is in two ranges, or they are not in order", code="conflict")
         if first > cuts[-1]:
-            raise ConfigError(f"{_layers(cuts[-1], first - 1)} in no range", key=key)
+            raise range_error(f"{_layers(cuts[-1], first - 1)} in no range", code="missing")
         cuts.append(last + 1)
     if cuts[-1] != count:
-        raise ConfigError(f"{_layers(cuts[-1], count - 1)} in no range", key=key)
+        raise range_error(f"{_layers(cuts[-1], count - 1)} in no range", code="missing")
     return cuts
 
 
@@ -194,6 +197,7 @@ def part_cuts(manifest: Manifest, processes: int) -> list[int]:
             f"{manifest.num_parts}: use at most {manifest.num_parts}, or split into more",
             key="model.stages",
             value=processes,
+            code="too_large",
         )
     return balance([part.raw.nbytes for part in manifest.parts], processes)
 

@@ -109,6 +109,7 @@ def read_earlier(folder: Path) -> dict[str, Any]:
         "split of this model. Nothing was changed: give an empty or new folder",
         key=KEY,
         value=folder,
+        code="exists",
     )
 
 
@@ -138,6 +139,7 @@ def refuse_other(folder: Path, earlier: dict[str, Any], plan: Plan, state: dict[
             f"holds another split ({', '.join(differ)}). Nothing was changed: give an empty or new folder",
             key=KEY,
             value=folder,
+            code="mismatch",
         )
 
 
@@ -201,4 +203,7 @@ def require_unmoved(files: Iterable[WeightFile], state: dict[str, Any]) -> None:
     for file in files:
         known = state["files"][file.path.name]
         if any(known[key] != value for key, value in file_state(file.path).items()):
-            raise DataError(f"{file.path} was changed while it was being split: run the same command again")
+            raise DataError(
+                f"{file.path} was changed while it was being split: run the same command again",
+                code="changed",
+            )

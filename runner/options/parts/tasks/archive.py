@@ -26,7 +26,7 @@ from runner.options.parts.sharding.manifest import (
     read_manifest,
 )
 from runner.options.parts.sharding.write import Meter, copied
-from runner.store.artifacts import promise
+from runner.records.artifacts import promise
 from runner.tasks.base import Context, Inputs, Uses, own_config
 from runner_base import MIB, ConfigError, Result, load_json, machine
 from runner_base.files import hold_folder
@@ -57,7 +57,10 @@ def prepare(config: RunnerConfig) -> ArchiveInputs:
             "not an archive: its parts can be loaded" if manifest.archive is None else "an archive already"
         )
         raise ConfigError(
-            f"task.parts={manifest.folder} is {state}", key="task.archive", value=task.archive.value
+            f"task.parts={manifest.folder} is {state}",
+            key="task.archive",
+            value=task.archive.value,
+            code="no_effect",
         )
     codec()  # raises at once if the library is not installed
     return ArchiveInputs({"manifest": manifest.sha256}, task, manifest)
@@ -131,6 +134,7 @@ def _earlier(folder: Path, made_from: str) -> dict[int, dict[str, Any]]:
             "Nothing was changed: give an empty or new folder",
             key=KEY,
             value=folder,
+            code="exists",
         )
     finished = {}
     for entry in earlier.get("parts", []):

@@ -20,7 +20,7 @@ from runner.options.parts.sharding import restore
 from runner.options.parts.sharding.completeness import require_complete
 from runner.options.parts.sharding.manifest import MANIFEST, Manifest, read_manifest
 from runner.options.parts.sharding.write import Meter, Target
-from runner.store.artifacts import promise
+from runner.records.artifacts import promise
 from runner.tasks.base import Context, Inputs, Uses, own_config
 from runner_base import MIB, ConfigError, Dtype, Result, machine
 from runner_base.files import hold_folder
@@ -55,6 +55,7 @@ def prepare(config: RunnerConfig) -> MergeInputs:
             "without one need it: leave task.dtype out",
             key="task.dtype",
             value=task.dtype,
+            code="no_effect",
         )
     return MergeInputs({"manifest": manifest.sha256}, task, manifest)
 
@@ -124,6 +125,7 @@ def _missing(folder: Path, targets: list[Target]) -> list[Target]:
                 "Nothing was changed: delete it to have it written again, or give a new folder",
                 key="task.output_dir",
                 value=folder,
+                code="exists",
             )
         finished.add(name)
     return [target for target in targets if target.name not in finished]

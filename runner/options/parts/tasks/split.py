@@ -30,8 +30,8 @@ from runner.options.parts.sharding.manifest import MANIFEST
 from runner.options.parts.sharding.partition_file import refuse_large
 from runner.options.parts.sharding.strategies import plan_parts
 from runner.options.parts.sharding.unchanged import Plan, file_state, sha256_of
-from runner.store.artifacts import promise
-from runner.store.jobs import Job
+from runner.records.artifacts import promise
+from runner.records.jobs import Job
 from runner.tasks.base import Context, Inputs, Uses, own_config
 from runner_base import MIB, ConfigError, Progress, Result, machine, names_gguf_file, tell, write_atomically
 from runner_engine import LocalModelConfig, ModelSpec, local_model, resolve
@@ -151,13 +151,18 @@ def _plan(config: RunnerConfig, may_write: bool = True) -> Plan:
     task = _task(config)
     if not kind_of(config.model).HAS_WEIGHTS:
         fix = "use model=embedded or model=auto"
-        raise ConfigError(f"task=split needs weights and model={config.model.name} has none: {fix}")
+        raise ConfigError(
+            f"task=split needs weights and model={config.model.name} has none: {fix}", code="unsupported"
+        )
     if names_gguf_file(config.model.name):  # it has chosen quantization=gguf by itself
         raise _refused_file(config.model.name)
     for key, choice in (("quantization", config.quantization.label), ("lora", config.lora.name)):
         if choice != "none":
             raise ConfigError(
-                f"task=split copies the checkpoint unchanged, use {key}=none", key=key, value=choice
+                f"task=split copies the checkpoint unchanged, use {key}=none",
+                key=key,
+                value=choice,
+                code="conflict",
             )
     model = local_model(config.model)
     checkpoint = _random_checkpoint(model) if model.random_weights and not may_write else _read(model)
@@ -190,7 +195,10 @@ def _read(model: LocalModelConfig) -> Checkpoint:
 
 def _refused_file(name: str) -> ConfigError:
     return ConfigError(
-        "task=split cuts safetensors and .bin, this is a .gguf file", key="model.name", value=name
+        "task=split cuts safetensors and .bin, this is a .gguf file",
+        key="model.name",
+        value=name,
+        code="unsupported",
     )
 
 

@@ -112,9 +112,13 @@ def _source(task: VerifyConfig, model: ModelConfig) -> Checkpoint | None:
         named = LocalModelConfig(name=name, revision=local.revision, cache_dir=local.cache_dir)
         folder = resolve(ModelSpec(named)).files.path
     except ConfigError as error:
-        raise ConfigError(str(error).replace("model.name=", "task.source=")) from error
+        key = "task.source" if error.key == "model.name" else error.key
+        reason = error.reason.replace("model.name=", "task.source=")
+        raise ConfigError(reason, key=key, value=error.value, code=error.code) from error
     if folder.is_file():
-        raise ConfigError("a .gguf file, which task=split cannot read", key="task.source", value=name)
+        raise ConfigError(
+            "a .gguf file, which task=split cannot read", key="task.source", value=name, code="unsupported"
+        )
     return read_checkpoint(folder, read_bin)
 
 

@@ -35,7 +35,7 @@ def draft_of(resolved: ResolvedJob) -> Path | None:
         return None
     path = Path(model.draft).expanduser().absolute()
     if not path.is_file():
-        raise ConfigError(f"there is no file {path}", key="model.draft", value=model.draft)
+        raise ConfigError(f"there is no file {path}", key="model.draft", value=model.draft, code="not_found")
     return path
 
 
@@ -93,6 +93,7 @@ def check_words(model: LlamaCppConfig) -> None:
                 f"{', '.join(sorted(known for known in program.words if known.startswith('--')))}",
                 key="model.flags",
                 value=word,
+                code="unknown_choice",
             )
 
 

@@ -182,7 +182,7 @@ def _forced(server: StartedServer, before: Sequence[int], token: int) -> Forced:
     try:
         return forced_answer(server.url, _asked(server, "completion", forced_body(before, token)), token)
     except Fault as fault:
-        raise JobFailed(str(fault)) from None
+        raise JobFailed(str(fault), code="damaged") from None
 
 
 def _limit(model: LlamaCppConfig, rounding: float) -> float:
@@ -239,6 +239,7 @@ def _differs(resolved: ResolvedJob, server: StartedServer, how: str, suspects: S
         f"{server.label} {how}. {cause}; model.compare=false takes its answers as they are",
         key="model.name",
         value=resolved.config.model.name,
+        code="mismatch",
     )
 
 
@@ -253,7 +254,7 @@ def _asked(server: StartedServer, path: str, body: dict[str, Any]) -> dict[str, 
         answer = server.fetch(path, body, REFERENCE_S)
     except (OSError, ValueError) as error:
         raise server.failure() or JobFailed(
-            f"{server.label} does not answer /{path}: {one_line(error)}"
+            f"{server.label} does not answer /{path}: {one_line(error)}", code="unreachable"
         ) from None
     return answer if isinstance(answer, dict) else {}
 

@@ -155,14 +155,16 @@ class LlamaCppConfig(StartedConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         need = "model.executable names the program: leave one of the two out"
-        check(self.python is None or self.executable is None, "model.python", self.python, need)
+        check(
+            self.python is None or self.executable is None, "model.python", self.python, need, code="conflict"
+        )
         is_small = self.kv_values.bits < 16
         need = f"model.kv_values={self.kv_values} needs it: llama.cpp refuses the two together"
         is_off = self.flash_attention is FlashAttention.off
-        check(not (is_small and is_off), "model.flash_attention", "off", need)
+        check(not (is_small and is_off), "model.flash_attention", "off", need, code="conflict")
         need = "is for a draft: give model.draft=FILE, or leave it out"
         is_drafted = self.draft is not None or self.draft_tokens is None
-        check(is_drafted, "model.draft_tokens", self.draft_tokens, need)
+        check(is_drafted, "model.draft_tokens", self.draft_tokens, need, code="no_effect")
         for rule in self.override_tensors:
             need = "give PATTERN=DEVICE, e.g. 'blk\\.[0-3]\\.ffn_.*=CPU'"
             check(re.fullmatch(r"[^=,]+=[\w]+", rule) is not None, "model.override_tensors", rule, need)  # fmt: skip
@@ -177,15 +179,15 @@ class LlamaCppConfig(StartedConfig):
         generation: GenerationConfig,
     ) -> None:
         """Reject what llama.cpp cannot do, or does in another way than the record would say."""
-        check(lora.name == "none", "lora", lora.name, NO_ADAPTER)
+        check(lora.name == "none", "lora", lora.name, NO_ADAPTER, code="unsupported")
         why = "llama.cpp reads the file as it is"
         require_own_weights(quantization, lora, rope, why)
         for name in ("frequency_penalty", "presence_penalty"):
             value = getattr(generation, name)
-            check(not value, f"generation.{name}", value, COUNTS_PROMPT)
+            check(not value, f"generation.{name}", value, COUNTS_PROMPT, code="unsupported")
         rows, most = generation.batch_size, self.parallel
         need = f"model.parallel={most} allows no more at once"
-        check(rows is None or rows <= most, "generation.batch_size", rows, need)
+        check(rows is None or rows <= most, "generation.batch_size", rows, need, code="conflict")
         where = "llama.cpp keeps keys and values itself (model.kv_keys and model.kv_values say how)"
         require_no_scheduler(generation, where)
         check_budget("model", ThinkingBudget.llama_cpp, generation)

@@ -53,7 +53,7 @@ class LlamaCpp(ModelKind):
         check_words(model)
         samples, most = getattr(resolved.config.task, "samples", 1), model.parallel
         need = f"llama.cpp draws all answers of a prompt at once: use model.parallel={samples}, or no more than {most}"
-        check(samples <= most, "task.samples", samples, need)
+        check(samples <= most, "task.samples", samples, need, code="conflict")
         if resolved.config.task.asks_in_chat:
             chat_templates.check(resolved.files)
         own, asked = self.own_positions(resolved), model.context
@@ -98,7 +98,7 @@ def _check_file(resolved: ResolvedJob) -> None:
         "llama.cpp reads .gguf files: name one, or OWNER/MODEL:QUANT of a hub; a folder of safetensors is for "
         "model=auto or model=vllm"
     )
-    check(resolved.files.path.is_file(), "model.name", name, need)
+    check(resolved.files.path.is_file(), "model.name", name, need, code="unsupported")
 
 
 def _weight_mib(resolved: ResolvedJob) -> float:
@@ -136,6 +136,7 @@ def _memory_note(resolved: ResolvedJob) -> str:
             "model.check_memory=false to try it anyway",
             key="model.name",
             value=model.name,
+            code="too_large",
         )
     return sized
 

@@ -17,6 +17,7 @@ import runner
 from runner.options.remote.llama_cpp import xllamacpp_main
 from runner.options.remote.llama_cpp.keys import LlamaCppConfig
 from runner_base import ConfigError, one_line
+from runner_base.render.errors import NOT_GIVEN
 
 PROBE_S = 60.0
 SERVER = "llama-server"
@@ -75,16 +76,19 @@ def program_of(model: LlamaCppConfig) -> Program:
                 f"there is no {path}. For an environment with xllamacpp: {HOW}",
                 key="model.python",
                 value=model.python,
+                code="not_found",
             )
         found = _with_xllamacpp(str(path))
         if found is None:
             install = f"{path} -m pip install xllamacpp"
-            raise ConfigError(f"model.python={model.python} has no xllamacpp: {install}")
+            raise ConfigError(
+                f"model.python={model.python} has no xllamacpp: {install}", code="needs_package"
+            )
         return found
     if model.executable is not None:
-        return _executable(model.executable, f"model.executable={model.executable}")
+        return _executable(model.executable, "model.executable", model.executable)
     if shutil.which(SERVER) is not None:
-        return _executable(SERVER, SERVER)
+        return _executable(SERVER, SERVER, NOT_GIVEN)
     for folder in (Path(".llama_cpp").absolute(), CHECKOUT / ".llama_cpp"):
         python = folder / "bin" / "python"
         if python.is_file() and (found := _with_xllamacpp(str(python))) is not None:
@@ -92,29 +96,37 @@ def program_of(model: LlamaCppConfig) -> Program:
     own = _with_xllamacpp(sys.executable)
     if own is not None:
         return own
-    raise ConfigError(f"there is no llama.cpp here: {HOW}", key="model", value="llama_cpp")
+    raise ConfigError(
+        f"there is no llama.cpp here: {HOW}", key="model", value="llama_cpp", code="needs_package"
+    )
 
 
-def _executable(name: str, key: str) -> Program:
+def _executable(name: str, key: str, value: object) -> Program:
     """Return a llama-server by its path or name."""
     path = shutil.which(str(Path(name).expanduser()))
     if path is None:
-        raise ConfigError(f"there is no such program, or it may not be run. {HOW}", key=key)
-    said = _said(path, key, "--version")
+        raise ConfigError(
+            f"there is no such program, or it may not be run. {HOW}", key=key, value=value, code="not_found"
+        )
+    label = key if value is NOT_GIVEN else f"{key}={value}"
+    said = _said(path, label, "--version")
     named = re.search(r"^version: (\S+)(?: \((\w+)\))?", said, re.M)
     if named is None:
         raise ConfigError(
-            f"this is no llama-server: its --version says {one_line(said)[:200] or 'nothing'}", key=key
+            f"this is no llama-server: its --version says {one_line(said)[:200] or 'nothing'}",
+            key=key,
+            value=value,
+            code="unsupported",
         )
     version = f"b{named[1]}" + (f" ({named[2]})" if named[2] else "")
-    listed = _said(path, key, "--list-devices").partition("devices:")[2]
+    listed = _said(path, label, "--list-devices").partition("devices:")[2]
     devices = re.findall(r"^\s+(\w+: [^(\n]+?)\s*(?:\(|$)", listed, re.M)
-    words = re.findall(r"(?<![\w-])--?[a-z][\w-]*", _said(path, key, "--help"))
+    words = re.findall(r"(?<![\w-])--?[a-z][\w-]*", _said(path, label, "--help"))
     return Program((path,), version, tuple(devices), frozenset(words))
 
 
 @cache
-def _said(path: str, key: str, word: str) -> str:
+def _said(path: str, label: str, word: str) -> str:
     """Return what a program prints for one word."""
     try:
         done = subprocess.run(
@@ -127,7 +139,9 @@ def _said(path: str, key: str, word: str) -> str:
             errors="replace",
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise ConfigError(f"{key} does not run as a llama-server: {word}: {one_line(error)}") from None
+        raise ConfigError(
+            f"{label} does not run as a llama-server: {word}: {one_line(error)}", code="failed"
+        ) from None
     return done.stdout + done.stderr
 
 
@@ -148,9 +162,9 @@ def _with_xllamacpp(python: str) -> Program | None:
         if done.returncode == 0:
             found = json.loads(done.stdout.splitlines()[-1])
     except (OSError, ValueError, IndexError, subprocess.TimeoutExpired) as error:
-        raise ConfigError(one_line(error), key=where) from None
+        raise ConfigError(f"{where}: {one_line(error)}", code="failed") from None
     if found is None:
-        raise ConfigError(one_line(done.stderr or done.returncode), key=where)
+        raise ConfigError(f"{where}: {one_line(done.stderr or done.returncode)}", code="failed")
     if not found:
         return None
     build = f" ({found['build']})" if found["build"] else ""

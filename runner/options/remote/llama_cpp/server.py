@@ -91,8 +91,8 @@ class LlamaCppServer(StartedServer):
         """Return the user's variables, and the key."""
         return variables_of(self.key)
 
-    def words(self) -> str:
-        return f"model.flags={self.model.flags}"
+    def words(self) -> tuple[str, list[str]]:
+        return "model.flags", self.model.flags
 
     def more_room(self) -> str:
         """Return what needs less memory."""
@@ -104,19 +104,21 @@ class LlamaCppServer(StartedServer):
             answer = self.fetch(path, body, self.model.answer_s)
         except (OSError, ValueError) as error:
             raise self.failure() or JobFailed(
-                f"{self.label} does not answer /{path}: {one_line(error)}{self._quote()}"
+                f"{self.label} does not answer /{path}: {one_line(error)}{self._quote()}", code="unreachable"
             ) from None
         return answer if isinstance(answer, dict) else {}
 
     def _check_props(self, props: Mapping[str, Any]) -> None:
         """Refuse a server with another file, or with less room than was asked for."""
-        file, name = self._resolved.files.path, f"model.name={self.model.name}"
+        file = self._resolved.files.path
         told = props.get("model_path")
         if not isinstance(told, str) or Path(told).name != file.name:
             raise ConfigError(
                 f"{self.label} has loaded another file, {one_line(told)}, than {file}: is "
                 "model.executable a script that names its own?",
-                key=name,
+                key="model.name",
+                value=self.model.name,
+                code="mismatch",
             )
         slots, wanted = props.get("total_slots"), self.model.parallel
         if slots != wanted:
@@ -124,6 +126,7 @@ class LlamaCppServer(StartedServer):
                 f"{self.label} has made {slots} instead: a word of model.flags may say it, too",
                 key="model.parallel",
                 value=wanted,
+                code="mismatch",
             )
         room = (props.get("default_generation_settings") or {}).get("n_ctx", 0)
         if room < positions_of(self._resolved):
@@ -131,6 +134,7 @@ class LlamaCppServer(StartedServer):
                 f"{self.label} has room for {room} tokens only: give no more, or free memory for the rest",
                 key="model.context",
                 value=positions_of(self._resolved),
+                code="too_large",
             )
 
     def _check_parameters(self, answer: Mapping[str, Any]) -> None:
@@ -148,4 +152,5 @@ class LlamaCppServer(StartedServer):
                 "version of llama.cpp",
                 key="model.name",
                 value=self.model.name,
+                code="unsupported",
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 RETRIES = 6  # a server that has failed takes seconds to end, and only its end says why
 NOWHERE = "http://127.0.0.1:1/v1"  # the address of a server that is not started yet
-wrong: dict[str, str] = {}  # bases that were compared by this process, and computed something else
+wrong: dict[str, ConfigError] = {}  # bases that were compared by this process, and computed something else
 
 
 class StartedEngine(ApiEngine):
@@ -140,7 +141,7 @@ class StartedEngine(ApiEngine):
         assert self._folder is not None
         base = kind_of(self.config.model).base_key(self.config)
         if base in wrong:
-            raise ConfigError(wrong[base])
+            raise copy(wrong[base])
         folder = self._folder
         server, was_running = self._bases.get(base, lambda: self._start(folder))
         if was_running and server.failure() is not None:  # it ended between two jobs
@@ -155,7 +156,7 @@ class StartedEngine(ApiEngine):
             try:
                 server.compared = self._compare(server)
             except ConfigError as error:
-                wrong[base] = str(error)
+                wrong[base] = ConfigError(error.reason, key=error.key, value=error.value, code=error.code)
                 raise
             except BaseException:
                 self._bases.clear()

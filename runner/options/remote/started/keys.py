@@ -46,4 +46,4 @@ class StartedConfig(ModelConfig):
             need = f"{option} would make the record wrong: leave it out"
         else:
             need = ""
-        check(not need, key, word, need)
+        check(not need, key, word, need, code="refused" if option in self.UNRECORDED_OPTIONS else "conflict")

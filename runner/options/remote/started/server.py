@@ -59,7 +59,9 @@ class StartedServer(ABC):
             except _PortTaken as taken:
                 self.close()
                 if last or self.wanted_port is not None:
-                    raise ConfigError(str(taken)) from None
+                    raise ConfigError(
+                        taken.reason, key=taken.key, value=taken.value, code=taken.code
+                    ) from None
                 continue
             except BaseException:
                 self.close()
@@ -76,8 +78,8 @@ class StartedServer(ABC):
         """Return the variables of the server, with `key`."""
 
     @abstractmethod
-    def words(self) -> str:
-        """Return the key of the config with the words that a bad command line has of the user."""
+    def words(self) -> tuple[str, list[str]]:
+        """Return the key of the config for words of the command line, and the user's words."""
 
     @abstractmethod
     def more_room(self) -> str:
@@ -91,13 +93,13 @@ class StartedServer(ABC):
     def failure(self) -> RunnerError | None:
         """Return why the server is gone; None while it runs."""
         if self._ended is None and (code := self._keeper.poll()) is not None:
-            self._ended = JobFailed(self._how(code, after=f". {KEPT}"))
+            self._ended = JobFailed(self._how(code, after=f". {KEPT}"), code="failed")
         return self._ended
 
     def close(self) -> None:
         """End it, and wait until nothing of it runs."""
         started_keys.pop(self.url, None)
-        self._ended = self._ended or JobFailed(f"the server of {self.label} was ended")
+        self._ended = self._ended or JobFailed(f"the server of {self.label} was ended", code="failed")
         pipe = self._keeper.stdin
         if pipe is not None and not pipe.closed:
             with suppress(OSError):  # it has ended already
@@ -141,6 +143,7 @@ class StartedServer(ABC):
                     "uses it, or use model.port=null, which takes any that is free",
                     key="model.port",
                     value=wanted,
+                    code="busy",
                 ) from None
 
     def _start(self) -> subprocess.Popen[bytes]:
@@ -176,7 +179,7 @@ class StartedServer(ABC):
                     raise self._start_error(code)
                 if time.monotonic() > until:
                     late = f"{self.label} was not ready within model.start_s={self.start_limit_s:g}"
-                    raise JobFailed(f"{late}{self._quote()}")
+                    raise JobFailed(f"{late}{self._quote()}", code="failed")
                 if lines := child.last_lines(self.log, 1, self.log_from):
                     bar.show(0, log=self.BEFORE.sub("", lines[0])[:60])
                 time.sleep(POLL_S)
@@ -193,10 +196,15 @@ class StartedServer(ABC):
     def _start_error(self, code: int) -> RunnerError:
         quoted = self._quote()
         if any(sign in quoted for sign in self.TAKEN):
-            return _PortTaken(f"model.port={self.port}: another program listens there{quoted}")
+            return _PortTaken(
+                f"another program listens there{quoted}", key="model.port", value=self.port, code="busy"
+            )
         if any(sign in quoted for sign in self.BAD_WORDS):
-            return ConfigError(f"{self.label} rejects its command line{quoted}", key=self.words())
-        return JobFailed(self._how(code, " while it started"))
+            key, words = self.words()
+            return ConfigError(
+                f"{self.label} rejects its command line{quoted}", key=key, value=words, code="bad_value"
+            )
+        return JobFailed(self._how(code, " while it started"), code="failed")
 
     # ------------------------------------------------------------------------------------- messages
 

@@ -108,6 +108,7 @@ def verdict(resolved: ResolvedJob, reference: Reference, scored: Sequence[Sequen
         "another version of vLLM; model.compare=false takes its answers as they are",
         key="model.name",
         value=model.name,
+        code="mismatch",
     )
 
 
@@ -125,6 +126,7 @@ def check_tokens(resolved: ResolvedJob, reference: Reference, ids: Sequence[Sequ
             "answers as they are",
             key="model.name",
             value=model.name,
+            code="mismatch",
         )
 
 
@@ -174,5 +176,6 @@ def _score(resolved: ResolvedJob, dtype: str, needed_bytes: int) -> list[dict[st
             f"{error}. model.compare=false takes its answers as they are",
             key="model.name",
             value=model.name,
+            code="unsupported",
         ) from None
     return scores

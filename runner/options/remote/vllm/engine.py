@@ -103,7 +103,7 @@ class VllmEngine(StartedEngine):
         finally:
             base.close()
         if failed := [completion.error for completion in done if completion.error]:
-            raise server.failure() or JobFailed(f"vLLM scores no texts: {failed[0]}")
+            raise server.failure() or JobFailed(f"vLLM scores no texts: {failed[0]}", code="failed")
         return comparison.verdict(
             self._resolved, reference, [completion.logprobs or [] for completion in done]
         )

@@ -82,14 +82,16 @@ def environment_of(model: VllmConfig) -> Environment:
     found = _probe(python)
     if found is None:
         raise ConfigError(
-            f"{where} has no vLLM: {python} -m pip install vllm, or another environment ({HOW})"
+            f"{where} has no vLLM: {python} -m pip install vllm, or another environment ({HOW})",
+            code="needs_package",
         )
     numbers = tuple(int(number) for number in re.findall(r"\d+", found.version)[:2])
     if numbers < OLDEST:
         oldest = ".".join(map(str, OLDEST))
         raise ConfigError(
             f"{where} has vLLM {found.version or '(of an unknown version)'}, and model=vllm needs {oldest} or newer: "
-            f"{python} -m pip install --upgrade vllm"
+            f"{python} -m pip install --upgrade vllm",
+            code="needs_package",
         )
     return found
 
@@ -101,7 +103,10 @@ def _python(model: VllmConfig) -> str:
         path = path / "bin" / "python" if path.is_dir() else path
         if not path.is_file():
             raise ConfigError(
-                f"there is no {path}. An environment with vLLM: {HOW}", key="model.python", value=model.python
+                f"there is no {path}. An environment with vLLM: {HOW}",
+                key="model.python",
+                value=model.python,
+                code="not_found",
             )
         return str(path)
     usual = [
@@ -114,7 +119,8 @@ def _python(model: VllmConfig) -> str:
             return str(path)
     raise ConfigError(
         "model=vllm needs an environment with vLLM, and neither .vllm here nor the runner's own has it: "
-        f"{HOW}; then model.python=ENVIRONMENT/bin/python says where it is"
+        f"{HOW}; then model.python=ENVIRONMENT/bin/python says where it is",
+        code="needs_package",
     )
 
 
@@ -132,9 +138,12 @@ def _probe(python: str) -> Environment | None:
         )
         found = json.loads(done.stdout) if done.returncode == 0 else None
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:
-        raise ConfigError(f"model.python={python} does not run as a Python: {one_line(error)}") from None
+        raise ConfigError(
+            f"model.python={python} does not run as a Python: {one_line(error)}", code="failed"
+        ) from None
     if found is None:
         raise ConfigError(
-            f"model.python={python} does not run as a Python: {one_line(done.stderr or done.returncode)}"
+            f"model.python={python} does not run as a Python: {one_line(done.stderr or done.returncode)}",
+            code="failed",
         )
     return Environment(python, **found | {"quantizations": tuple(found["quantizations"])}) if found else None

@@ -143,32 +143,43 @@ class VllmConfig(StartedConfig):
         """Reject what vLLM cannot do, or does in another way than the record would say."""
         here = "use model=auto, which runs on this machine"
         check(
-            rope.name == RopeConfig.name, "rope", rope.name, f"{NO_ROPE.get(rope.name, NO_SCALING)}; {here}"
+            rope.name == RopeConfig.name,
+            "rope",
+            rope.name,
+            f"{NO_ROPE.get(rope.name, NO_SCALING)}; {here}",
+            code="unsupported",
         )
         need = f"vLLM stops at model.max_positions, and refuses more than the model's own; {here}"
-        check(not rope.beyond_trained, "rope.beyond_trained", True, need)
-        check(not lora.each, "lora", lora.name, f"vLLM gets one adapter, with lora=peft; {here}")
+        check(not rope.beyond_trained, "rope.beyond_trained", True, need, code="unsupported")
+        check(
+            not lora.each,
+            "lora",
+            lora.name,
+            f"vLLM gets one adapter, with lora=peft; {here}",
+            code="unsupported",
+        )
         is_pth = (adapter := adapter_of(lora)) is not None and adapter.is_single_file
-        check(not is_pth, "lora", lora.name, f"vLLM reads PEFT adapters, no .pth: {here}")
+        check(not is_pth, "lora", lora.name, f"vLLM reads PEFT adapters, no .pth: {here}", code="unsupported")
         check(
             not lora.merges,
             "lora.merge",
             True,
             "vLLM keeps adapters beside the weights: use lora.merge=false",
+            code="unsupported",
         )
         mixed = f"vLLM quantizes all layers alike: leave quantization.skip and quantization.overrides out, or {here}"
-        check(not quantization.is_mixed, "quantization", quantization.label, mixed)
+        check(not quantization.is_mixed, "quantization", quantization.label, mixed, code="unsupported")
         need = (
             f"vLLM quantizes a plain checkpoint with {' or '.join(WORDS)}, or model.quantization=WORD with a word of "
             "its own; what a checkpoint has stored needs quantization=none"
         )
-        check(quantization.name in WORDS, "quantization", quantization.name, need)
+        check(quantization.name in WORDS, "quantization", quantization.name, need, code="unsupported")
         once = f"quantization={quantization.name} says it, too: leave one of the two out"
         is_once = self.quantization is None or quantization.name == "none"
-        check(is_once, "model.quantization", self.quantization, once)
+        check(is_once, "model.quantization", self.quantization, once, code="conflict")
         rows, most = generation.batch_size, self.concurrency
         need = f"model.concurrency={most} allows no more requests in flight at once"
-        check(rows is None or rows <= most, "generation.batch_size", rows, need)
+        check(rows is None or rows <= most, "generation.batch_size", rows, need, code="conflict")
         require_no_scheduler(generation, "vLLM keeps keys and values itself (model.kv_cache_dtype says how)")
         if generation.thinking_tokens is not None and self.reasoning_parser is None:
             raise ConfigError(
@@ -176,6 +187,7 @@ class VllmConfig(StartedConfig):
                 "thinking: give model.reasoning_parser=WORD, e.g. qwen3 or deepseek_r1, or leave the budget out",
                 key="generation.thinking_tokens",
                 value=generation.thinking_tokens,
+                code="missing",
             )
         check_budget("model", ThinkingBudget.vllm, generation)
 

@@ -63,7 +63,7 @@ class Vllm(ModelKind):
         model, files = vllm_model(resolved.config.model), resolved.files
         environment = environment_of(model)
         need = "vLLM reads folders of safetensors: use model=local quantization=gguf"
-        check(files.path.is_dir(), "model.name", model.name, need)
+        check(files.path.is_dir(), "model.name", model.name, need, code="unsupported")
         _check_words(resolved, environment)
         if resolved.config.task.asks_in_chat:
             chat_templates.check(resolved.files)
@@ -109,13 +109,17 @@ def _check_words(resolved: ResolvedJob, environment: Environment) -> None:
     word = model.word_for(resolved.config.quantization)
     key, without = ("model.quantization", "null") if model.quantization else ("quantization", "none")
     is_stored = f"model.name={model.name} is quantized already ({files.stored}): use {key}={without}"
-    check(word is None or files.stored is None, key, word, is_stored)
+    check(word is None or files.stored is None, key, word, is_stored, code="conflict")
     known = (
         f"{environment.label} has {', '.join(environment.quantizations)}; "
         f"the choices of the group are {', '.join(WORDS)}"
     )
     check(
-        word is None or not environment.quantizations or word in environment.quantizations, key, word, known
+        word is None or not environment.quantizations or word in environment.quantizations,
+        key,
+        word,
+        known,
+        code="unknown_choice",
     )
 
 
@@ -173,6 +177,7 @@ def _refuse(model: VllmConfig, needed_mib: float, room_mib: float, device: str) 
             "model (on a CPU a smaller model.memory_share), or model.check_memory=false to try it anyway",
             key="model.name",
             value=model.name,
+            code="too_large",
         )
 
 

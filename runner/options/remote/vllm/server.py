@@ -74,8 +74,8 @@ class VllmServer(StartedServer):
         """Return the user's variables, and a few of the runner's."""
         return variables_of(self._resolved, self.key)
 
-    def words(self) -> str:
-        return f"model.args={self.model.args}"
+    def words(self) -> tuple[str, list[str]]:
+        return "model.args", self.model.args
 
     def more_room(self) -> str:
         """Return what needs less memory."""

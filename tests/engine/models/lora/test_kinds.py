@@ -13,21 +13,20 @@ from adapters import exchanged, save_adapter, with_adapter
 from hybrids import save_hybrid
 from loading import IDS
 from mixtures import MIXTURES, mixture
-from opening import adapt, load_base, local_engine
+from opening import adapt, load_base, make_spec, open_engine
 from streams import complete, generated, requests
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
-from runner.config.resolved import spec_of
-from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
+from runner_engine.checkpoints.resolve import resolve
 from runner_engine.local.before_load import check_files
 from runner_engine.models.adapting import release
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.lora import PeftConfig
 from runner_engine.settings.model import LocalModelConfig
+from runner_engine.spec import ModelSpec
 
-Make = Callable[..., RunnerConfig]
 PROMPTS = ("Ann has 3 apples.", "How many pens are left?", "xyz")
 NEW_TOKENS = 6
 LINEAR = ["q_proj", "down_proj"]
@@ -105,10 +104,10 @@ def base_of(
     return base
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_kind_is_computed_as_peft_does(
-    make_config: Make, base_of: Callable[[str], Path], tmp_path: Path, kind: str
+    base_of: Callable[[str], Path], tmp_path: Path, kind: str
 ) -> None:
     family, keys = KINDS[kind]
     base = base_of(family)
@@ -116,37 +115,37 @@ def test_each_kind_is_computed_as_peft_does(
     expected, tokenizer = with_adapter(base, adapter), AutoTokenizer.from_pretrained(base)
     tokens = generated(expected, tokenizer, PROMPTS, NEW_TOKENS)
 
-    def config(place: Path, **lora: Any) -> RunnerConfig:
+    def adapted_by(place: Path, **lora: Any) -> ModelSpec:
         model = LocalModelConfig(name=str(base), device="cpu", dtype=Dtype.float32)
         generation = GenerationConfig(max_new_tokens=NEW_TOKENS)
-        return make_config(model=model, generation=generation, lora=PeftConfig(path=str(place), **lora))
+        return make_spec(model=model, generation=generation, lora=PeftConfig(path=str(place), **lora))
 
-    assert answered(config(adapter)) == tokens
+    assert answered(adapted_by(adapter)) == tokens
     other = exchanged(adapter, tmp_path / "exchanged")
     own, theirs = logits(expected), logits(with_adapter(base, other))
     assert not torch.allclose(own, theirs, atol=1e-3), "what the adapter does to one layer is seen"
 
-    loaded_base = load_base(config(adapter))
+    loaded_base = load_base(adapted_by(adapter))
     before = logits(loaded_base.model)
-    adapted = adapt(loaded_base, config(adapter))
+    adapted = adapt(loaded_base, adapted_by(adapter))
     torch.testing.assert_close(logits(adapted.model), own, atol=1e-5, rtol=0)
-    assert release(adapted, spec_of(config(adapter)))
+    assert release(adapted, adapted_by(adapter))
     assert torch.equal(logits(loaded_base.model), before), "the next job on this base has the base"
 
-    merging = config(adapter, merge=True)
+    merging = adapted_by(adapter, merge=True)
     if kind in SHARING:
         with pytest.raises(
             ConfigError, match="one weight for its embedding and its head, so that both would change"
         ):
-            check_files(resolved_of(merging))
+            check_files(resolve(merging))
         return
     merged = adapt(load_base(merging), merging)
     torch.testing.assert_close(logits(merged.model), own, atol=1e-3, rtol=1e-4)
     assert adapted.metrics["lora_parameters"] == merged.metrics["lora_parameters"] > 0
 
 
-def answered(config: RunnerConfig) -> dict[Any, list[int]]:
-    engine = local_engine(config)
+def answered(spec: ModelSpec) -> dict[Any, list[int]]:
+    engine = open_engine(spec)
     try:
         return complete(engine, requests(PROMPTS))
     finally:
@@ -159,15 +158,7 @@ def logits(model: Any) -> torch.Tensor:
     return found
 
 
-def resolved_of(config: RunnerConfig) -> Any:
-    from runner.config.resolved import resolve
-
-    return resolve(config)
-
-
-def test_what_an_adapter_has_besides_is_reported(
-    make_config: Make, base_of: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_what_an_adapter_has_besides_is_reported(base_of: Callable[[str], Path], tmp_path: Path) -> None:
     base = base_of("llama")
     keys = {
         "use_dora": True,
@@ -176,24 +167,22 @@ def test_what_an_adapter_has_besides_is_reported(
         "trainable_token_indices": [40, 41],
     }
     adapter = save_adapter(tmp_path / "adapter", base, target_modules=LINEAR, **keys)
-    config = make_config(
+    spec = make_spec(
         model=LocalModelConfig(name=str(base), device="cpu", dtype=Dtype.float32),
         lora=PeftConfig(path=str(adapter)),
     )
-    facts = adapt(load_base(config), config).facts["lora"]
+    facts = adapt(load_base(spec), spec).facts["lora"]
     assert facts.endswith("· DoRA · rank-stabilised · lm_head whole · 2 tokens of the vocabulary")
 
 
-def test_ranks_of_experts_are_those_of_one(
-    make_config: Make, base_of: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_ranks_of_experts_are_those_of_one(base_of: Callable[[str], Path], tmp_path: Path) -> None:
     base = base_of("qwen3_moe")
     adapter = save_adapter(tmp_path / "adapter", base, target_modules=[], target_parameters=EXPERTS, r=4)
-    config = make_config(
+    spec = make_spec(
         model=LocalModelConfig(name=str(base), device="cpu", dtype=Dtype.float32),
         lora=PeftConfig(path=str(adapter)),
     )
-    metrics = adapt(load_base(config), config).metrics
+    metrics = adapt(load_base(spec), spec).metrics
     peft = with_adapter(base, adapter)
     layers = [module for module in peft.modules() if type(module).__name__ == "ParamWrapper"]
     changes = [layer.get_delta_weight("default") for layer in layers]

@@ -16,7 +16,6 @@ from families import PEFT_WARNS, save_peft
 from loading import load, logits
 from safetensors.torch import load_file, save_file
 
-from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
 from runner_engine.models.lora.unpacking import unpacked
@@ -25,7 +24,6 @@ from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Int8Config, Nf4Config
 from runner_engine.settings.lora import LoraConfig, MergeOrder, PeftConfig
 
-Make = Callable[..., RunnerConfig]
 FIRST, AFTER = MergeOrder.merge_first, MergeOrder.quantize_first
 MADE: list[QuantizationConfig] = [
     Nf4Config(), Int8Config(), *(CHOICES[name]() for name in ("torchao_int8", "int8_dynamic", "torchao_intx", "hqq")),
@@ -81,33 +79,28 @@ def merged(base: Path, adapter: Path, tmp_path_factory: pytest.TempPathFactory) 
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("quantization", MADE, ids=lambda choice: choice.name)
 def test_merged_first_is_the_merged_model_quantized(
-    make_config: Make,
-    base: Path,
-    adapter: Path,
-    lacking: Path,
-    merged: Path,
-    quantization: QuantizationConfig,
+    base: Path, adapter: Path, lacking: Path, merged: Path, quantization: QuantizationConfig
 ) -> None:
-    expected = load(make_config, merged, quantization)
+    expected = load(merged, quantization)
     lora = PeftConfig(path=str(adapter), merge=True, merge_order=FIRST)
-    found = load(make_config, base, quantization, lora=lora)
+    found = load(base, quantization, lora=lora)
     assert torch.equal(logits(found), logits(expected))
     assert found.metrics["quantized_modules"] == expected.metrics["quantized_modules"]
     assert found.metrics["weight_mib"] == expected.metrics["weight_mib"]
     assert "merged into the weights, which were then quantized" in found.facts["lora"]
-    control = load(make_config, base, quantization, lora=replace(lora, path=str(lacking)))
+    control = load(base, quantization, lora=replace(lora, path=str(lacking)))
     assert not torch.equal(logits(control), logits(expected)), "one layer left out is seen"
 
 
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("quantization", MADE, ids=lambda choice: choice.name)
 def test_quantized_first_is_near_the_adapter_beside_the_weights(
-    make_config: Make, base: Path, adapter: Path, lacking: Path, quantization: QuantizationConfig
+    base: Path, adapter: Path, lacking: Path, quantization: QuantizationConfig
 ) -> None:
     lora = PeftConfig(path=str(adapter), merge=True, merge_order=AFTER)
-    found = load(make_config, base, quantization, lora=lora)
+    found = load(base, quantization, lora=lora)
     beside, without, of_lacking = (
-        logits(load(make_config, base, quantization, lora=one))
+        logits(load(base, quantization, lora=one))
         for one in (PeftConfig(path=str(adapter)), LoraConfig(), PeftConfig(path=str(lacking)))
     )
     away, away_without, away_lacking = ((logits(found) - it).norm() for it in (beside, without, of_lacking))
@@ -116,17 +109,13 @@ def test_quantized_first_is_near_the_adapter_beside_the_weights(
     assert "unpacked and quantized again" in found.facts["lora"]
 
 
-def test_quantized_first_is_as_peft_merges(
-    make_config: Make, base: Path, adapter: Path, lacking: Path
-) -> None:
+def test_quantized_first_is_as_peft_merges(base: Path, adapter: Path, lacking: Path) -> None:
     """In float32: PEFT adds in the numbers of its adapter, whatever the model's are."""
-    usual = load(make_config, base, Nf4Config(compute_dtype=Dtype.float32), Dtype.float32)
+    usual = load(base, Nf4Config(compute_dtype=Dtype.float32), Dtype.float32)
     expected = with_peft(usual.model, adapter)
     for place, is_same in ((adapter, True), (lacking, False)):
         lora = PeftConfig(path=str(place), merge=True, merge_order=AFTER)
-        found = load(
-            make_config, base, Nf4Config(compute_dtype=Dtype.float32), Dtype.float32, lora=lora
-        ).model
+        found = load(base, Nf4Config(compute_dtype=Dtype.float32), Dtype.float32, lora=lora).model
         equal = [
             torch.equal(one.weight, other.weight)
             for one, other in zip(linear_of(found), linear_of(expected), strict=True)
@@ -139,10 +128,10 @@ def linear_of(model: Any) -> list[Any]:
     return [unpacked(layer, torch.float32) for layer in layers]
 
 
-def test_in_which_numbers_weights_and_adapter_are_added(make_config: Make, base: Path, adapter: Path) -> None:
+def test_in_which_numbers_weights_and_adapter_are_added(base: Path, adapter: Path) -> None:
     lora = PeftConfig(path=str(adapter), merge=True)
     whole, rounded = (
-        load(make_config, base, dtype=Dtype.float32, lora=replace(lora, merge_dtype=dtype))
+        load(base, dtype=Dtype.float32, lora=replace(lora, merge_dtype=dtype))
         for dtype in (Dtype.auto, Dtype.bfloat16)
     )
     assert rounded.facts["lora"].endswith("merged into the weights, added in bfloat16")
@@ -154,17 +143,15 @@ def test_in_which_numbers_weights_and_adapter_are_added(make_config: Make, base:
         assert is_adapted != torch.equal(other, weight), name
 
 
-def test_the_order_must_be_said_where_something_is_quantized(
-    make_config: Make, base: Path, adapter: Path
-) -> None:
+def test_the_order_must_be_said_where_something_is_quantized(base: Path, adapter: Path) -> None:
     lora = PeftConfig(path=str(adapter), merge=True)
     with pytest.raises(
         ConfigError, match=r"lora.merge=true with quantization=nf4: .* lora.merge_order=merge_first or"
     ):
-        load(make_config, base, Nf4Config(), lora=lora)
+        load(base, Nf4Config(), lora=lora)
     with pytest.raises(
         ConfigError, match="lora.merge_order=merge_first with quantization=none: nothing is quantized"
     ):
-        load(make_config, base, lora=replace(lora, merge_order=FIRST))
+        load(base, lora=replace(lora, merge_order=FIRST))
     with pytest.raises(ConfigError, match="lora.merge_dtype=float32: it says how an adapter is merged"):
         PeftConfig(path=str(adapter), merge_dtype=Dtype.float32)

@@ -6,18 +6,16 @@ last inputs of that text in the module. So the engine's tokens are compared with
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from adapters import save_adapter, with_adapter
 from hybrids import save_hybrid
-from opening import local_engine
+from opening import make_spec, open_engine
 from streams import complete, generated, requests
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from runner.config.root import RunnerConfig
 from runner_base.dtypes import Dtype
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.lora import LoraConfig, PeftConfig
@@ -27,10 +25,9 @@ PROMPTS = ("x", "Ann has 3 apples.", "y")
 NEW_TOKENS = 6
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("how", ["base", "beside", "merged"])
-def test_its_answer_does_not_depend_on_the_text_before_it(
-    make_config: Callable[..., RunnerConfig], tiny_llama: Path, tmp_path: Path, how: str
-) -> None:
+def test_its_answer_does_not_depend_on_the_text_before_it(tiny_llama: Path, tmp_path: Path, how: str) -> None:
     base = save_hybrid(tmp_path / "base", "recurrent_gemma", tiny_llama)
     adapter = save_adapter(tmp_path / "adapter", base, target_modules="all-linear")
     plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
@@ -39,8 +36,8 @@ def test_its_answer_does_not_depend_on_the_text_before_it(
     of_adapter = generated(model, tokenizer, PROMPTS, NEW_TOKENS, use_cache=False)
     assert all(of_base[at] != of_adapter[at] for at in of_base), "the adapter is seen"
     lora = LoraConfig() if how == "base" else PeftConfig(path=str(adapter), merge=how == "merged")
-    engine = local_engine(
-        make_config(
+    engine = open_engine(
+        make_spec(
             model=LocalModelConfig(name=str(base), device="cpu", dtype=Dtype.float32),
             generation=GenerationConfig(max_new_tokens=NEW_TOKENS),
             lora=lora,

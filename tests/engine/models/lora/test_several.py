@@ -10,19 +10,18 @@ from typing import Any
 
 import pytest
 import torch
-from adapters import Naming, save_adapter, with_adapter
+from adapters import save_adapter, with_adapter
 from hybrids import save_hybrid
 from loading import IDS
 from mixtures import mixture
-from opening import adapt, load_base, local_engine
+from opening import adapt, load_base, make_spec, open_engine
 from streams import AGENTS, QUESTIONS, SYSTEM, complete, generated, tokens_of
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from runner.config.resolved import resolve, spec_of
-from runner.config.root import RunnerConfig
 from runner_base import MIB
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
+from runner_engine.checkpoints.resolve import resolve
 from runner_engine.kv_cache.prefix_tree import Prefixes
 from runner_engine.local.before_load import check_files
 from runner_engine.models.adapting import release
@@ -36,8 +35,8 @@ from runner_engine.settings.lora import PeftConfig
 from runner_engine.settings.model import LocalModelConfig
 from runner_engine.settings.several import SeveralConfig
 from runner_engine.settings.speculation import Speculate
+from runner_engine.spec import ModelSpec
 
-Make = Callable[..., RunnerConfig]
 NEW_TOKENS = 6
 PROMPTS = [SYSTEM + agent + question for agent in AGENTS for question in QUESTIONS[:2]]
 MATH = {"target_modules": ["q_proj", "v_proj", "down_proj"], "r": 4}
@@ -66,9 +65,9 @@ class Case:
             name: generated(model, tokenizer, PROMPTS, NEW_TOKENS) for name, model in models.items()
         }
 
-    def config(self, make_config: Make, **groups: Any) -> RunnerConfig:
+    def spec(self, **groups: Any) -> ModelSpec:
         several = SeveralConfig({name: str(place) for name, place in self.places.items()})
-        return make_config(**(plain(self.base) | {"lora": several} | groups))
+        return make_spec(**(plain(self.base) | {"lora": several} | groups))
 
     def expected(self, names: Sequence[str | None] = NAMES) -> dict[Any, list[int]]:
         return {
@@ -82,7 +81,6 @@ def plain(base: Path) -> dict[str, Any]:
     return {
         "model": LocalModelConfig(name=str(base), device="cpu", dtype=Dtype.float32),
         "generation": GenerationConfig(max_new_tokens=NEW_TOKENS),
-        "task": Naming(limit=4),
     }
 
 
@@ -96,9 +94,9 @@ def mixed(names: Sequence[str | None] = NAMES, **keys: Any) -> list[Request]:
 
 
 def answered(
-    config: RunnerConfig, requests: Sequence[Request], batch_size: int | None = None
+    spec: ModelSpec, requests: Sequence[Request], batch_size: int | None = None
 ) -> dict[Any, list[int]]:
-    engine = local_engine(config)
+    engine = open_engine(spec)
     try:
         return complete(engine, requests, batch_size)
     finally:
@@ -111,38 +109,35 @@ def case(saved_family: Callable[..., Path], tmp_path_factory: pytest.TempPathFac
     return Case(tmp_path_factory.mktemp("adapters"), base)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("batch_size", [None, 1, 5])
-def test_each_row_has_the_tokens_of_its_adapter_alone(
-    make_config: Make, case: Case, batch_size: int | None
-) -> None:
-    assert answered(case.config(make_config), mixed(), batch_size) == case.expected()
+def test_each_row_has_the_tokens_of_its_adapter_alone(case: Case, batch_size: int | None) -> None:
+    assert answered(case.spec(), mixed(), batch_size) == case.expected()
 
 
-def test_the_adapters_exchanged_give_other_tokens(make_config: Make, case: Case) -> None:
+def test_the_adapters_exchanged_give_other_tokens(case: Case) -> None:
     swapped = ("style", "math", None)
-    found = answered(case.config(make_config), mixed(swapped))
+    found = answered(case.spec(), mixed(swapped))
     assert found == case.expected(swapped)
     for at in range(len(PROMPTS)):
         each = [case.alone[name][at] for name in NAMES]
         assert len({tuple(tokens) for tokens in each}) == 3, "else the test above shows nothing"
 
 
-def test_an_adapter_on_the_wrong_rows_is_seen(
-    make_config: Make, case: Case, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.thorough
+def test_an_adapter_on_the_wrong_rows_is_seen(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     reading = AdaptersOfRows.reading
 
     def shifted(self: AdaptersOfRows, names: Sequence[str | None]) -> Any:
         return reading(self, [*names[1:], *names[:1]])
 
     monkeypatch.setattr(AdaptersOfRows, "reading", shifted)
-    assert answered(case.config(make_config), mixed()) != case.expected()
+    assert answered(case.spec(), mixed()) != case.expected()
 
 
-def test_prompts_of_two_adapters_share_no_prefix(
-    make_config: Make, case: Case, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    engine = local_engine(case.config(make_config))
+@pytest.mark.thorough
+def test_prompts_of_two_adapters_share_no_prefix(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = open_engine(case.spec())
     try:
         assert complete(engine, mixed()) == case.expected()
         assert engine.stats.shared_tokens > 3 * len(SYSTEM), "each adapter's prompts share theirs"
@@ -161,15 +156,16 @@ def test_prompts_of_two_adapters_share_no_prefix(
         return numbers
 
     monkeypatch.setattr(Prefixes, "arrange", as_if_one)
-    found, right = answered(case.config(make_config), mixed()), case.expected()
+    found, right = answered(case.spec(), mixed()), case.expected()
     of_math = [key for key in right if key.startswith("math")]
     assert [found[key] for key in of_math] == [right[key] for key in of_math]
     assert any(found[key] != right[key] for key in right), "shared keys would be seen"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kept", ["recurring", "keep"])
-def test_what_is_kept_of_a_prompt_is_its_adapters(make_config: Make, case: Case, kept: str) -> None:
-    engine = local_engine(case.config(make_config))
+def test_what_is_kept_of_a_prompt_is_its_adapters(case: Case, kept: str) -> None:
+    engine = open_engine(case.spec())
     try:
         for at, name in enumerate((*NAMES, *NAMES)):
             before = engine.stats.shared_tokens
@@ -184,8 +180,9 @@ def test_what_is_kept_of_a_prompt_is_its_adapters(make_config: Make, case: Case,
         engine.close()
 
 
-def test_given_texts_are_scored_with_the_requests_adapter(make_config: Make, case: Case) -> None:
-    engine, found = local_engine(case.config(make_config)), {}
+@pytest.mark.thorough
+def test_given_texts_are_scored_with_the_requests_adapter(case: Case) -> None:
+    engine, found = open_engine(case.spec()), {}
     requests = [
         Request(name or "base", PROMPTS[0], adapter=name, continuation=" and then some") for name in NAMES
     ]
@@ -204,26 +201,28 @@ def test_given_texts_are_scored_with_the_requests_adapter(make_config: Make, cas
         assert not torch.allclose(found["base"], right, atol=1e-3)
 
 
-def test_guesses_are_checked_with_the_rows_adapter(make_config: Make, case: Case) -> None:
+def test_guesses_are_checked_with_the_rows_adapter(case: Case) -> None:
     generation = GenerationConfig(max_new_tokens=NEW_TOKENS, speculate=Speculate.ngram)
-    assert answered(case.config(make_config, generation=generation), mixed()) == case.expected()
+    assert answered(case.spec(generation=generation), mixed()) == case.expected()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "quantization",
     # without outliers, of which those of one row count for all rows
     [Nf4Config(), Int8Config(threshold=0.0)],
     ids=lambda one: one.name,
 )
-def test_quantized_bases(make_config: Make, case: Case, quantization: Any) -> None:
-    found = answered(case.config(make_config, quantization=quantization), mixed())
+def test_quantized_bases(case: Case, quantization: Any) -> None:
+    found = answered(case.spec(quantization=quantization), mixed())
     for name in NAMES:
         lora = {} if name is None else {"lora": PeftConfig(path=str(case.places[name]))}
-        alone = make_config(**plain(case.base), quantization=quantization, **lora)
+        alone = make_spec(**plain(case.base), quantization=quantization, **lora)
         requests = [Request(at, prompt) for at, prompt in enumerate(PROMPTS)]
         assert {at: found[f"{name} {at}"] for at in range(len(PROMPTS))} == answered(alone, requests)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("family", "modules"),
     [
@@ -232,9 +231,7 @@ def test_quantized_bases(make_config: Make, case: Case, quantization: Any) -> No
         ("mixtral", ["q_proj", "o_proj"]),
     ],
 )
-def test_states_and_mixtures(
-    make_config: Make, tiny_llama: Path, tmp_path: Path, family: str, modules: list[str]
-) -> None:
+def test_states_and_mixtures(tiny_llama: Path, tmp_path: Path, family: str, modules: list[str]) -> None:
     if family == "mixtral":
         base = tmp_path / "base"
         mixture(family, vocab_size=259).save_pretrained(base)
@@ -246,23 +243,21 @@ def test_states_and_mixtures(
         "style": save_adapter(tmp_path / "style", base, target_modules=modules[:1], r=16),
     }
     several = SeveralConfig({name: str(place) for name, place in places.items()})
-    found = answered(make_config(**plain(base), lora=several), mixed())
+    found = answered(make_spec(**plain(base), lora=several), mixed())
     for name, place in places.items():
-        alone = make_config(**plain(base), lora=PeftConfig(path=str(place)))
+        alone = make_spec(**plain(base), lora=PeftConfig(path=str(place)))
         requests = [Request(at, prompt) for at, prompt in enumerate(PROMPTS)]
         right = answered(alone, requests)
         assert {at: found[f"{name} {at}"] for at in range(len(PROMPTS))} == right
         assert right != {at: found[f"None {at}"] for at in range(len(PROMPTS))}
 
 
-def test_the_base_is_as_before_and_the_memory_is_as_predicted(make_config: Make, case: Case) -> None:
-    config = case.config(make_config)
-    base = load_base(config)
+def test_the_base_is_as_before_and_the_memory_is_as_predicted(case: Case) -> None:
+    spec = case.spec()
+    base = load_base(spec)
     before = logits(base.model)
-    adapted = adapt(base, config)
-    predicted, without = (
-        predict(resolve(one), (1, 16, 12)) for one in (config, make_config(**plain(case.base)))
-    )
+    adapted = adapt(base, spec)
+    predicted, without = (predict(resolve(one), (1, 16, 12)) for one in (spec, make_spec(**plain(case.base))))
     assert predicted is not None
     assert without is not None
     own = adapted.metrics["weight_mib"] - sum(base.bytes_by_dtype.values()) / MIB
@@ -270,7 +265,7 @@ def test_the_base_is_as_before_and_the_memory_is_as_predicted(make_config: Make,
     assert predicted.weight_mib - without.weight_mib == pytest.approx(own)
     assert own * MIB == 4 * adapted.metrics["lora_parameters"]
     assert adapted.facts["lora"].startswith("several, beside the weights: math: 6 modules of rank 4; style: ")
-    assert release(adapted, spec_of(config))
+    assert release(adapted, spec)
     assert torch.equal(logits(base.model), before)
     assert not any(module._forward_hooks for module in base.model.modules())
 
@@ -281,12 +276,12 @@ def logits(model: Any) -> torch.Tensor:
     return found
 
 
-def test_who_has_no_such_adapter_is_told_which_there_are(make_config: Make, case: Case) -> None:
-    engine = local_engine(case.config(make_config))
+def test_who_has_no_such_adapter_is_told_which_there_are(case: Case) -> None:
+    engine = open_engine(case.spec())
     with engine.open() as session, pytest.raises(ConfigError, match="no adapter 'maths'. Did you mean math"):
         session.submit(Request(0, "x", adapter="maths"))
     engine.close()
-    engine = local_engine(make_config(**plain(case.base)))
+    engine = open_engine(make_spec(**plain(case.base)))
     with engine.open() as session, pytest.raises(NotOffered, match="an adapter by name"):
         session.submit(Request(0, "x", adapter="math"))
     engine.close()
@@ -305,22 +300,22 @@ def test_who_has_no_such_adapter_is_told_which_there_are(make_config: Make, case
     ids=lambda one: next(iter(one)) if isinstance(one, dict) else "",
 )  # fmt: skip
 def test_what_cannot_stand_beside_others_is_refused_before_the_load(
-    make_config: Make, case: Case, tmp_path: Path, keys: dict[str, Any], reason: str
+    case: Case, tmp_path: Path, keys: dict[str, Any], reason: str
 ) -> None:
     other = save_adapter(tmp_path / "other", case.base, **({"target_modules": ["q_proj"]} | keys))
     lora = SeveralConfig({"math": str(case.places["math"]), "other": str(other)})
     with pytest.raises(ConfigError, match=f"lora.adapters.other=.*{reason}"):
-        check_files(resolve(make_config(**plain(case.base), lora=lora)))
+        check_files(resolve(make_spec(**plain(case.base), lora=lora)))
 
 
 def test_another_base_and_another_name_are_refused(
-    make_config: Make, case: Case, saved_family: Callable[..., Path], tmp_path: Path
+    case: Case, saved_family: Callable[..., Path], tmp_path: Path
 ) -> None:
     wide = saved_family("llama", head_dim=32)
     other = save_adapter(tmp_path / "other", wide, target_modules=["q_proj"])
     lora = SeveralConfig({"math": str(case.places["math"]), "other": str(other)})
     with pytest.raises(ConfigError, match="lora.adapters.other=.*size mismatch"):
-        check_files(resolve(make_config(**plain(case.base), lora=lora)))
+        check_files(resolve(make_spec(**plain(case.base), lora=lora)))
     with pytest.raises(ConfigError, match="'a b' is no name"):
         SeveralConfig({"a b": "x"})
     with pytest.raises(ConfigError, match="lora.adapters.math= *: give"):

@@ -9,12 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from opening import load_base, open_engine
+from opening import load_base, make_spec, open_engine
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
-from runner.config.resolved import resolve
-from runner.config.root import RunnerConfig
-from runner.engines.kinds import kind_of
 from runner_base.errors import ConfigError
 from runner_engine.checkpoints.positions import made_for, positions_of
 from runner_engine.sessions.base import Request
@@ -27,8 +24,8 @@ from runner_engine.settings.rope import (
     RopeLinearConfig,
     RopeYarnConfig,
 )
+from runner_engine.spec import ModelSpec
 
-Make = Callable[..., RunnerConfig]
 TRAINED = 64
 PROMPTS = [
     tuple(number * 7 % 250 + 3 for number in range(start, start + length))
@@ -47,13 +44,14 @@ def folder(saved_family: Callable[..., Path]) -> Path:
     return saved_family("llama", num_hidden_layers=2, max_position_embeddings=TRAINED)
 
 
-def config_of(make_config: Make, folder: Path, rope: RopeConfig) -> RunnerConfig:
-    return make_config(model=LocalModelConfig(name=str(folder), device="cpu"), rope=rope)
+def spec_of(folder: Path, rope: RopeConfig) -> ModelSpec:
+    return make_spec(model=LocalModelConfig(name=str(folder), device="cpu"), rope=rope)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("rope", ROPES, ids=lambda rope: rope.name)
-def test_tokens_are_those_of_generate(make_config: Make, folder: Path, rope: RopeConfig) -> None:
-    engine = open_engine(config_of(make_config, folder, rope))
+def test_tokens_are_those_of_generate(folder: Path, rope: RopeConfig) -> None:
+    engine = open_engine(spec_of(folder, rope))
     report = engine.load()
     requests = [
         Request(number, prompt, max_new_tokens=12, ignore_eos=True) for number, prompt in enumerate(PROMPTS)
@@ -62,7 +60,7 @@ def test_tokens_are_those_of_generate(make_config: Make, folder: Path, rope: Rop
     engine.close()
     for number, prompt in enumerate(PROMPTS):
         ids = torch.tensor([prompt])
-        model = load_base(config_of(make_config, folder, rope)).model  # which remembers no longer row
+        model = load_base(spec_of(folder, rope)).model  # which remembers no longer row
         keys = {"attention_mask": torch.ones_like(ids), "pad_token_id": 0, "eos_token_id": None}
         expected = model.generate(ids, max_new_tokens=12, do_sample=False, **keys)
         assert found[number] == (None, expected[0, len(prompt) :].tolist())
@@ -71,19 +69,19 @@ def test_tokens_are_those_of_generate(make_config: Make, folder: Path, rope: Rop
     assert report.facts["rope"].endswith(f", beyond its {made}")
 
 
-def test_native_is_the_model_without_any_scaling(make_config: Make, folder: Path) -> None:
+def test_native_is_the_model_without_any_scaling(folder: Path) -> None:
     plain: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     ids = torch.tensor([PROMPTS[0]])
-    loaded = load_base(config_of(make_config, folder, RopeConfig(beyond_trained=True)))
-    scaled = load_base(config_of(make_config, folder, RopeLinearConfig(factor=4)))
+    loaded = load_base(spec_of(folder, RopeConfig(beyond_trained=True)))
+    scaled = load_base(spec_of(folder, RopeLinearConfig(factor=4)))
     with torch.inference_mode():
         expected = plain(ids).logits
         assert torch.equal(loaded.model(ids).logits, expected)
         assert not torch.allclose(scaled.model(ids).logits, expected, atol=1e-2)
 
 
-def test_without_the_key_it_is_refused_by_a_message_that_names_it(make_config: Make, folder: Path) -> None:
-    engine = open_engine(config_of(make_config, folder, RopeConfig()))
+def test_without_the_key_it_is_refused_by_a_message_that_names_it(folder: Path) -> None:
+    engine = open_engine(spec_of(folder, RopeConfig()))
     assert "made_for_positions" not in engine.load().metrics
     (done,) = complete(engine, [Request(0, PROMPTS[0])])
     assert (
@@ -95,13 +93,13 @@ def test_without_the_key_it_is_refused_by_a_message_that_names_it(make_config: M
     engine.close()
 
 
-def test_a_table_of_positions_has_none_beyond_it(make_config: Make, tiny_llama: Path, tmp_path: Path) -> None:
+def test_a_table_of_positions_has_none_beyond_it(tiny_llama: Path, tmp_path: Path) -> None:
     settings = GPT2Config(n_embd=32, n_layer=1, n_head=2, n_positions=64, vocab_size=300, bos_token_id=None)
     GPT2LMHeadModel(settings).save_pretrained(tmp_path / "gpt2")
     AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(tmp_path / "gpt2")
     message = "rope.beyond_trained=true: GPT2Config has no rotary embedding, .* leave the key out"
     with pytest.raises(ConfigError, match=message):
-        load_base(config_of(make_config, tmp_path / "gpt2", RopeConfig(beyond_trained=True)))
+        load_base(spec_of(tmp_path / "gpt2", RopeConfig(beyond_trained=True)))
 
 
 def test_positions_before_the_load() -> None:
@@ -113,10 +111,3 @@ def test_positions_before_the_load() -> None:
         assert positions_of(settings, rope) == float("inf")
         assert made_for(settings, rope) == limit
     assert positions_of(settings, Rope2dConfig()) == made_for(settings, Rope2dConfig()) == 1024
-
-
-def test_the_kind_says_what_a_setting_is_made_for(make_config: Make, folder: Path) -> None:
-    config = config_of(make_config, folder, RopeLinearConfig(factor=3, beyond_trained=True))
-    kind = kind_of(config.model)
-    assert kind.made_for(resolve(config)) == 3 * TRAINED
-    assert kind.positions(resolve(config)) == float("inf")

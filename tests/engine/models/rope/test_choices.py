@@ -11,11 +11,10 @@ from typing import Any
 import pytest
 import torch
 from families import FAMILIES, settings
-from opening import load_base, open_engine
+from opening import load_base, make_spec, open_engine
 from transformers import AutoConfig, GPT2Config, GPT2LMHeadModel
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from runner.config.root import RunnerConfig
 from runner_base.errors import ConfigError
 from runner_engine.models.load import Loaded
 from runner_engine.models.rope.choices import max_positions, put_on, scale
@@ -32,7 +31,6 @@ from runner_engine.settings.rope import (
     RopeYarnConfig,
 )
 
-Make = Callable[..., RunnerConfig]
 SMALL: dict[str, Any] = {
     "num_hidden_layers": 1,
     "max_position_embeddings": 64,
@@ -84,8 +82,8 @@ def folders(saved_family: Callable[..., Path]) -> dict[str, Path]:
     return {family: saved_family(family, **SMALL) for family in FAMILIES}
 
 
-def load(make_config: Make, folder: Path, rope: RopeConfig) -> Loaded:
-    return load_base(make_config(model=LocalModelConfig(name=str(folder), device="cpu"), rope=rope))
+def load(folder: Path, rope: RopeConfig) -> Loaded:
+    return load_base(make_spec(model=LocalModelConfig(name=str(folder), device="cpu"), rope=rope))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -93,14 +91,9 @@ def load(make_config: Make, folder: Path, rope: RopeConfig) -> Loaded:
     ("rope", "words", "room"), SCALINGS, ids=["linear", "dynamic", "yarn", "yarn-all", "llama3"]
 )
 def test_the_model_turns_as_transformers_says(
-    make_config: Make,
-    folders: dict[str, Path],
-    family: str,
-    rope: RopeScalingConfig,
-    words: dict[str, Any],
-    room: int,
+    folders: dict[str, Path], family: str, rope: RopeScalingConfig, words: dict[str, Any], room: int
 ) -> None:
-    base = load(make_config, folders[family], rope)
+    base = load(folders[family], rope)
     config = settings(family, **SMALL | {"rope_parameters": words | {"rope_theta": 50_000.0}})
     inv_freq, attention_scaling = ROPE_INIT_FUNCTIONS[rope.name](config)
     rotary = base.model.model.rotary_emb
@@ -117,13 +110,11 @@ def test_the_model_turns_as_transformers_says(
     )
 
 
-def test_scaling_changes_the_logits_and_a_factor_of_1_does_not(
-    make_config: Make, folders: dict[str, Path]
-) -> None:
+def test_scaling_changes_the_logits_and_a_factor_of_1_does_not(folders: dict[str, Path]) -> None:
     ids = torch.arange(3, 40)[None]
     with torch.inference_mode():
         native, same, scaled = (
-            load(make_config, folders["llama"], rope).model(ids).logits
+            load(folders["llama"], rope).model(ids).logits
             for rope in (RopeConfig(), RopeLinearConfig(factor=1), RopeLinearConfig(factor=8))
         )
     assert torch.equal(native, same)
@@ -190,10 +181,10 @@ def gpt2(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ids=["linear", "rope_2d"],
 )
 def test_a_model_without_rope_is_refused_before_its_weights_are_read(
-    make_config: Make, gpt2: Path, rope: RopeConfig, message: str
+    gpt2: Path, rope: RopeConfig, message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        load(make_config, gpt2, rope)
+        load(gpt2, rope)
 
 
 def test_parameters_by_layer_type_are_refused() -> None:
@@ -243,6 +234,7 @@ def test_a_wrong_factor_on_the_command_line(runner: Callable[..., Any]) -> None:
     assert "error: rope.factor=0.0: must be 1 or more" in done.err
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_the_table_shows_what_turns_with_what(runner: Callable[..., Any]) -> None:
     done = runner("rope=rope_2d", "task.limit=20", "tracking=none", COLUMNS="160")
@@ -260,6 +252,7 @@ def test_settings_read_for_scaling_are_the_models_own(folders: dict[str, Path]) 
     assert settings.rope_parameters == {"rope_type": "default", "rope_theta": 50_000.0}
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("words", "room"),
     [
@@ -272,10 +265,10 @@ def test_settings_read_for_scaling_are_the_models_own(folders: dict[str, Path]) 
     ids=lambda value: value.get("rope_type") if isinstance(value, dict) else str(value),
 )
 def test_a_scaling_in_the_checkpoint_is_room(
-    make_config: Make, saved_family: Callable[..., Path], words: dict[str, Any], room: int
+    saved_family: Callable[..., Path], words: dict[str, Any], room: int
 ) -> None:
     folder = saved_family("llama", **SMALL | {"rope_parameters": words | {"rope_theta": 50_000.0}})
-    engine = open_engine(make_config(model=LocalModelConfig(name=str(folder), device="cpu")))
+    engine = open_engine(make_spec(model=LocalModelConfig(name=str(folder), device="cpu")))
     assert engine.load().metrics["max_positions"] == room
     (done,) = complete(engine, [Request(0, tuple([5] * (room - 2)), ignore_eos=True)])
     assert done.error is None, "generate answers it, too"

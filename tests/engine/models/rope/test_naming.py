@@ -11,12 +11,9 @@ import pytest
 import torch
 from families import settings
 from gguf_families import tiny, write_gguf
-from opening import load_base
+from opening import load_base, make_spec
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from runner.config.resolved import resolve
-from runner.config.root import RunnerConfig
-from runner.engines.kinds import kind_of
 from runner_base.errors import ConfigError
 from runner_engine import CHOICES
 from runner_engine.checkpoints.positions import check_factor, notes_on_factor
@@ -69,12 +66,10 @@ def test_a_rotary_embedding_is_named(parameters: dict[str, Any], words: str) -> 
     assert name_of(Text(**parameters)) == words
 
 
-def test_a_loaded_model_with_bases_by_layer_is_named_so(
-    make_config: Callable[..., RunnerConfig], tmp_path: Path
-) -> None:
+def test_a_loaded_model_with_bases_by_layer_is_named_so(tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "model.gguf", "gemma3_text", tiny("gemma3_text"))
-    config = make_config(model=LocalModelConfig(name=str(path), device="cpu"), quantization=CHOICES["gguf"]())
-    words = load_base(config).facts["rope"]
+    spec = make_spec(model=LocalModelConfig(name=str(path), device="cpu"), quantization=CHOICES["gguf"]())
+    words = load_base(spec).facts["rope"]
     assert words == "full_attention: default, theta 1000000.0 · sliding_attention: default, theta 10000.0"
 
 
@@ -108,18 +103,7 @@ def test_what_takes_the_place_of_the_models_own_is_said() -> None:
     assert notes_on_factor({"max_position_embeddings": 8192}, RopeYarnConfig(factor=8)) == []
 
 
-def test_a_plan_refuses_and_notes_it(
-    make_config: Callable[..., RunnerConfig], saved_family: Callable[..., Path]
-) -> None:
-    folder = saved_family("llama", max_position_embeddings=64, rope_parameters=dict(YARN))
-    model = LocalModelConfig(name=str(folder), device="cpu")
-    resolved = resolve(make_config(model=model, rope=RopeYarnConfig(factor=8)))
-    with pytest.raises(ConfigError, match="rope.factor=8: the model's own yarn makes 64 positions of 16"):
-        kind_of(model).check(resolved)
-    notes = kind_of(model).check(resolve(make_config(model=model, rope=RopeYarnConfig(factor=2))))
-    assert "rope=yarn, factor 2, takes the place of the model's own yarn, factor 4 of 16 positions" in notes
-
-
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     "own",
     [
@@ -133,12 +117,10 @@ def test_a_plan_refuses_and_notes_it(
     ],
     ids=str,
 )
-def test_yarn_is_that_of_transformers(
-    own: dict[str, Any], make_config: Callable[..., RunnerConfig], saved_family: Callable[..., Path]
-) -> None:
+def test_yarn_is_that_of_transformers(own: dict[str, Any], saved_family: Callable[..., Path]) -> None:
     parameters = YARN | own
     folder = saved_family("llama", max_position_embeddings=64, rope_parameters=dict(parameters))
-    loaded = load_base(make_config(model=LocalModelConfig(name=str(folder), device="cpu")))
+    loaded = load_base(make_spec(model=LocalModelConfig(name=str(folder), device="cpu")))
     expected, scaling = ROPE_INIT_FUNCTIONS["yarn"](
         settings("llama", max_position_embeddings=64, rope_parameters=parameters)
     )

@@ -11,12 +11,10 @@ from typing import Any
 import pytest
 import torch
 from families import FAMILIES, PEFT_WARNS, build, pth_state, save_peft, save_pth, settings
-from opening import adapt, load_base, local_engine, open_engine
+from opening import adapt, load_base, make_spec, open_engine
 from transformers import AutoModelForCausalLM, DynamicCache, LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from runner.config.resolved import spec_of
-from runner.config.root import RunnerConfig
 from runner_base.errors import ConfigError
 from runner_engine.local.base_cache import BaseCache
 from runner_engine.models.adapting import release
@@ -32,7 +30,6 @@ from runner_engine.settings.rope import Rope2dConfig, RopeConfig
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
 
-Make = Callable[..., RunnerConfig]
 SHAPES = [(family, 64) for family in FAMILIES] + [("llama", 128), ("qwen3", 128)]
 IDS = torch.arange(3, 40)[None]
 
@@ -177,6 +174,7 @@ def test_every_way_of_running_it_gives_the_same_logits(family: str, head_dim: in
     assert torch.equal(logits(model), native), "bit for bit"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("family", FAMILIES)
 def test_plain_generate_needs_no_help(family: str) -> None:
     """Left-padded and batched, cached and uncached, each row as if it were alone."""
@@ -238,20 +236,19 @@ def model_config(folder: Path) -> LocalModelConfig:
     return LocalModelConfig(name=str(folder), device="cpu")
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "quantization", [QuantizationConfig(), Int8Config(), Nf4Config()], ids=lambda q: q.name
 )
 @pytest.mark.parametrize("adapted", ["bare", "peft", "pth"])
 def test_native_then_rope_2d_then_native(
-    make_config: Make,
     model_config: LocalModelConfig,
     loras: dict[str, LoraConfig],
     quantization: QuantizationConfig,
     adapted: str,
 ) -> None:
-    plain = make_config(model=model_config, quantization=quantization)
-    turned = make_config(
+    plain = make_spec(model=model_config, quantization=quantization)
+    turned = make_spec(
         model=model_config, quantization=quantization, rope=Rope2dConfig(), lora=loras[adapted]
     )
     before = logits(adapt(load_base(plain), plain).model)
@@ -271,19 +268,19 @@ def test_native_then_rope_2d_then_native(
     else:
         assert torch.isfinite(last).all()
 
-    assert release(loaded, spec_of(turned))
+    assert release(loaded, turned)
     assert rope_2d.undo(base.model)
     after = adapt(base, plain)
     assert torch.equal(logits(after.model), before), "bit for bit"
 
 
 def test_a_pth_adapter_under_rope_2d_equals_merged_weights_and_the_definition(
-    make_config: Make, model_config: LocalModelConfig, folder: Path, loras: dict[str, LoraConfig]
+    model_config: LocalModelConfig, folder: Path, loras: dict[str, LoraConfig]
 ) -> None:
-    config = make_config(model=model_config, rope=Rope2dConfig(), lora=loras["pth"])
-    found = logits(adapt(load_base(config), config).model)
+    spec = make_spec(model=model_config, rope=Rope2dConfig(), lora=loras["pth"])
+    found = logits(adapt(load_base(spec), spec).model)
     for without in ({"rope": RopeConfig()}, {"lora": LoraConfig()}):
-        other = make_config(**{"model": model_config, "rope": Rope2dConfig(), "lora": loras["pth"]} | without)
+        other = make_spec(**{"model": model_config, "rope": Rope2dConfig(), "lora": loras["pth"]} | without)
         assert (logits(adapt(load_base(other), other).model) - found).abs().max() > 1e-2
     model, state = AutoModelForCausalLM.from_pretrained(folder), pth_state(settings("llama"))
     for key in [key for key in state if ".A." in key]:
@@ -299,14 +296,13 @@ def test_a_pth_adapter_under_rope_2d_equals_merged_weights_and_the_definition(
 TOLERANCES = {"none": 1e-5, "int8": 1e-5, "nf4": 0.05}
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.thorough
 @pytest.mark.parametrize("adapted", ["bare", "peft", "pth"])
 @pytest.mark.parametrize(
     "quantization", [QuantizationConfig(), Int8Config(), Nf4Config()], ids=lambda q: q.name
 )
 @pytest.mark.parametrize("attention", [Attention.sdpa, Attention.eager])
 def test_one_pass_is_token_by_token_is_left_padded(
-    make_config: Make,
     model_config: LocalModelConfig,
     loras: dict[str, LoraConfig],
     attention: Attention,
@@ -314,10 +310,8 @@ def test_one_pass_is_token_by_token_is_left_padded(
     adapted: str,
 ) -> None:
     model_config = dataclasses.replace(model_config, attention=attention)
-    config = make_config(
-        model=model_config, quantization=quantization, rope=Rope2dConfig(), lora=loras[adapted]
-    )
-    model, lengths = adapt(load_base(config), config).model, [37, 5, 20]
+    spec = make_spec(model=model_config, quantization=quantization, rope=Rope2dConfig(), lora=loras[adapted])
+    model, lengths = adapt(load_base(spec), spec).model, [37, 5, 20]
     padded = torch.stack([torch.nn.functional.pad(IDS[0, :length], (37 - length, 0)) for length in lengths])
     mask = (padded != 0).long()
     positions, cache = (mask.cumsum(-1) - 1).clamp_(min=0), DynamicCache(config=model.config)
@@ -340,20 +334,17 @@ def test_one_pass_is_token_by_token_is_left_padded(
         alone = logits(model, IDS[:, :length])[0]
         torch.testing.assert_close(batch[row, 37 - length :], alone, atol=tolerance, rtol=0)
         torch.testing.assert_close(cached[row, 37 - length :], alone, atol=tolerance, rtol=0)
-    native = make_config(model=model_config, quantization=quantization, lora=loras[adapted])
+    native = make_spec(model=model_config, quantization=quantization, lora=loras[adapted])
     apart = (logits(adapt(load_base(native), native).model) - logits(model)).abs().max()
     assert apart > 2 * tolerance, "the tolerance is smaller than what it must tell apart"
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "quantization", [QuantizationConfig(), Int8Config(), Nf4Config()], ids=lambda q: q.name
 )
 def test_jobs_leave_nothing_behind(
-    make_config: Make,
-    model_config: LocalModelConfig,
-    loras: dict[str, LoraConfig],
-    quantization: QuantizationConfig,
+    model_config: LocalModelConfig, loras: dict[str, LoraConfig], quantization: QuantizationConfig
 ) -> None:
     """Native, then 2D with each adapter, then native, in one process and on one base cache: the
     same bits."""
@@ -363,8 +354,8 @@ def test_jobs_leave_nothing_behind(
         (RopeConfig(), "bare"), (RopeConfig(), "peft"), (RopeConfig(), "bare"), (two_d, "pth"), (two_d, "peft"),
         (two_d, "bare"), (two_d, "pth"), (two_d, "bare"), (RopeConfig(), "pth"), (RopeConfig(), "bare"),
     ):  # fmt: skip
-        config = make_config(model=model_config, quantization=quantization, rope=rope, lora=loras[lora])
-        engine = local_engine(config, bases)
+        spec = make_spec(model=model_config, quantization=quantization, rope=rope, lora=loras[lora])
+        engine = open_engine(spec, bases)
         list(contract.complete(engine, [Request(0, tuple(IDS[0].tolist()), max_new_tokens=2)]))
         seen.append((rope.name, lora, logits(engine.loaded.model)))
         engine.close()
@@ -396,13 +387,12 @@ def test_wrapped_models_are_searched_breadth_first(folder: Path, adapter: Path) 
         assert plain.model.rotary_emb is inner
 
 
-def test_jobs_of_another_rope_on_one_base_cache_get_a_clean_base(
-    make_config: Make, model_config: LocalModelConfig
-) -> None:
+@pytest.mark.thorough
+def test_jobs_of_another_rope_on_one_base_cache_get_a_clean_base(model_config: LocalModelConfig) -> None:
     generation = GenerationConfig(max_new_tokens=8)
     bases, answers, loads = BaseCache(), [], []
     for rope in ({}, {"rope": Rope2dConfig()}, {}):
-        engine = open_engine(make_config(model=model_config, generation=generation, **rope), bases)
+        engine = open_engine(make_spec(model=model_config, generation=generation, **rope), bases)
         loads.append(engine.load().metrics["base_loads"])
         requests = [Request(i, tuple(IDS[0, : 9 + 7 * i].tolist()), ignore_eos=True) for i in range(3)]
         answers.append({done.id: done.answer.token_ids for done in contract.complete(engine, requests)})
@@ -412,20 +402,19 @@ def test_jobs_of_another_rope_on_one_base_cache_get_a_clean_base(
     assert answers[0] != answers[1]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("attention", [Attention.sdpa, Attention.eager])
-def test_the_engine_answers_as_generate_does_whatever_the_batch(
-    make_config: Make, folder: Path, attention: Attention
-) -> None:
+def test_the_engine_answers_as_generate_does_whatever_the_batch(folder: Path, attention: Attention) -> None:
     model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation=attention.value).eval()
     rope_2d.apply(model, Rope2dConfig(ratio=0.25, stride=16))
-    config = make_config(
+    spec = make_spec(
         model=LocalModelConfig(name=str(folder), device="cpu", attention=attention),
         rope=Rope2dConfig(ratio=0.25, stride=16),
         generation=GenerationConfig(max_new_tokens=10),
     )
     requests = [Request(i, tuple(IDS[0, i : 2 + 5 * i + i].tolist()), ignore_eos=True) for i in range(4)]
     for size in (1, 3, 4):
-        for done in contract.complete(open_engine(config), requests, size):
+        for done in contract.complete(open_engine(spec), requests, size):
             ids = torch.tensor([requests[int(done.id)].prompt])
             settings = {"max_new_tokens": 10, "min_new_tokens": 10, "do_sample": False}
             plain = model.generate(ids, attention_mask=torch.ones_like(ids), **settings)

@@ -26,6 +26,7 @@ from runner_engine.settings.model import LocalModelConfig
 PARTS = "the parts of the model"
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_team_has_the_same_answers(make_config: Make, tmp_path: Path) -> None:
     embedded = split_into(MODEL_DIR, tmp_path / "parts", 2)

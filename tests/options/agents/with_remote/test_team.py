@@ -6,9 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from api_standin import Api, Trouble
 
 
+@pytest.mark.thorough
 def test_a_team_over_a_server_elsewhere(runner: Callable[..., Any], tmp_path: Path) -> None:
     """The old tool's way of drawing, as OpenAI's API has words for it; one call is answered at the
     second try."""

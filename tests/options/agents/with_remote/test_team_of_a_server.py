@@ -86,6 +86,7 @@ def test_the_servers_key_is_in_no_file(
     assert record.result.facts["reported_model"] == "id tiny, root ***"
 
 
+@pytest.mark.thorough
 def test_agents_hear_answers_and_their_calls_keep_the_thoughts(runner: Run, tmp_path: Path) -> None:
     def lines(name: str) -> list[dict[str, Any]]:
         (file,) = tmp_path.glob(f"outputs/jobs/*/{name}")

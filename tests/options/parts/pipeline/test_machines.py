@@ -21,7 +21,7 @@ from transformers import AutoTokenizer
 
 from runner.options.parts.pipeline import machines
 from runner.options.parts.pipeline.machines import SILENT_S, interface_of, is_silent
-from runner.store.jobs import read_samples
+from runner.records.jobs import read_samples
 
 WAIT_S = 200
 EXIT_S = 25.0  # for Python, torchrun and a busy machine, besides the time that the runner waits

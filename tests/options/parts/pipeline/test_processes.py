@@ -18,11 +18,12 @@ from typing import Any, cast
 
 import pytest
 from in_parts import SAMPLED, Make, answers, generate, in_parts, prompt_file, whole
+from raising import raises
 
 from runner.options.parts.pipeline.engine import PipelineEngine, naming_dead_process
 from runner.options.parts.pipeline.processes import PeerProcesses
 from runner.options.parts.pipeline.transport import Packet, PacketType, Transport
-from runner.store.jobs import read_samples
+from runner.records.jobs import read_samples
 from runner_base import signals
 from runner_base.errors import DataError, JobFailed
 from runner_engine.sessions import contract
@@ -43,6 +44,7 @@ def command(parts: Path, *more: str) -> list[str]:
             "model.device=cpu", "model.dtype=float32", "tracking=none", *more]  # fmt: skip
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("warm_children")
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [*(pytest.param(n, marks=THOROUGH) for n in (2, 4)), 3])
@@ -128,6 +130,7 @@ def listening(pid: int) -> list[str]:
     return [row[1].partition(":")[0] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in links]
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_pipeline_on_one_machine_listens_only_there(decoding: Any) -> None:
     process, stages, _ = decoding
@@ -145,6 +148,7 @@ def gone(pid: int) -> bool:
         return True
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [pytest.param(0, marks=THOROUGH), 1, pytest.param(2, marks=THOROUGH)])
 def test_a_killed_process_ends_the_pipeline(decoding: Any, victim: int) -> None:
@@ -162,6 +166,7 @@ def test_a_killed_process_ends_the_pipeline(decoding: Any, victim: int) -> None:
     assert json.loads(record.read_text())["status"] == "FAILED"
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_ctrl_c_ends_all(decoding: Any) -> None:
     process, pids, out = decoding
@@ -190,7 +195,7 @@ def test_a_process_that_hangs_is_noticed(make_config: Make, parts: Path, tmp_pat
         engine.load()
         [pid] = children()
         os.kill(pid, signal.SIGSTOP)
-        with pytest.raises(JobFailed, match="no answer from the 2 processes of the pipeline for 3 s"):
+        with raises(JobFailed, "failed"):
             list(contract.complete(engine, [Request(0, "one")]))
     finally:
         engine.close()
@@ -207,8 +212,9 @@ def test_the_error_of_a_process_that_cannot_load_is_reported(
     content = bytearray(file.read_bytes())
     content[-3] ^= 1
     file.write_bytes(content)
-    with pytest.raises(DataError, match=r"process 2 of 4 \(part 2, layers 2-2\): part 2 of .* is damaged"):
+    with raises(DataError, "damaged") as caught:
         generate(make_config, in_parts(broken, stages=4), prompts)
+    assert caught.value.reason.startswith("process 2 of 4")
     assert children() == []
 
 
@@ -309,6 +315,7 @@ def variable(pid: int, name: str) -> str:
     return next((line.partition("=")[2] for line in lines if line.startswith(f"{name}=")), "")
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("warm_children")
 @pytest.mark.slow
 def test_an_idle_pipeline_keeps_its_connections_in_use(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from raising import raises
 
 from runner.options.parts.sharding import layout
 from runner_base.errors import DataError
@@ -100,11 +101,9 @@ def test_experts_and_extra_layers_are_not_mistaken_for_the_stack() -> None:
 
 
 def test_a_number_of_layers_that_is_not_there_is_refused() -> None:
-    with pytest.raises(
-        DataError, match=r"says num_hidden_layers=3, but no tensor .* 0\.\.2 \(found m\.0\.\.1\)"
-    ):
+    with raises(DataError, "mismatch", "x"):
         layout_of(["m.0.w", "m.1.w"], {"num_hidden_layers": 3})
-    with pytest.raises(DataError, match="names no number of layers"):
+    with raises(DataError, "unsupported", "x/config.json"):
         layout_of(["m.0.w"], {"num_hidden_layers": "3"})
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from raising import raises
 from stages import LAYERS, save_family, split_into
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
 
@@ -64,11 +65,11 @@ def test_importing_runner_stays_cheap() -> None:
 
 def test_no_such_part(split: Path, tmp_path: Path) -> None:
     for part_id in (-1, 2):
-        with pytest.raises(ConfigError, match=f"part_id={part_id}: .* has the parts 0 to 1"):
+        with raises(ConfigError, "bad_value", "part_id"):
             runner.load_part(split, part_id)
-    with pytest.raises(ConfigError, match="no manifest.json there"):
+    with raises(ConfigError, "not_found", "folder"):
         runner.load_part(tmp_path, 0)
-    with pytest.raises(ConfigError, match="dtype=int8: use auto, float32"):
+    with raises(ConfigError, "unknown_choice", "dtype"):
         runner.load_part(split, 0, dtype="int8")
 
 
@@ -77,15 +78,15 @@ def test_a_damaged_part_is_named(parts: Path) -> None:
     content = bytearray(file.read_bytes())
     content[-5] ^= 1
     file.write_bytes(content)
-    with pytest.raises(DataError, match="part 1 of .* is damaged: part_1.safetensors"):
+    with raises(DataError, "damaged"):
         runner.load_part(parts, 1)
     runner.load_part(parts, 1, verify=False)  # no header says that, and nobody wants it read
     runner.load_part(parts, 0)
     file.write_bytes(content[:-5])
-    with pytest.raises(DataError, match="part 1 of .* is damaged: .* bytes expected"):
+    with raises(DataError, "damaged"):
         runner.load_part(parts, 1, verify=False)
     file.unlink()
-    with pytest.raises(DataError, match="part 1 of .* is damaged: part_1.safetensors: missing"):
+    with raises(DataError, "damaged"):
         runner.load_part(parts, 1)
 
 
@@ -98,10 +99,9 @@ def test_a_part_that_lacks_a_layer(parts: Path) -> None:
         values["parts"][1]["layers"] = [cut + 1, LAYERS - 1]
 
     edit(parts, move_the_cut)
-    with pytest.raises(
-        DataError, match=rf"part 0 \(part_0.safetensors\) lacks model.layers.{cut}.input_layernorm"
-    ):
+    with raises(DataError, "damaged") as caught:
         runner.load_part(parts, 0)
+    assert f"model.layers.{cut}." in caught.value.reason
 
 
 def test_parts_that_are_no_runs_of_layers(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_parts_that_are_no_runs_of_layers(tmp_path: Path) -> None:
 
     model = save_family(tmp_path / "model", "llama")
     parts = split_into(model, tmp_path / "parts", None, strategy=Strategy.by_type)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="strategy by_type are not runs of whole layers.*task=merge"):
+    with raises(ConfigError, "unsupported", "folder"):
         runner.load_part(parts, 0)
 
 
@@ -117,7 +117,7 @@ def test_no_tokenizer_and_no_config(parts: Path) -> None:
     with pytest.raises(ConfigError, match="no usable tokenizer in .*model_files"):
         load_tokenizer(parts)
     (parts / "model_files" / "config.json").unlink()
-    with pytest.raises(ConfigError, match="no usable config in .*model_files"):
+    with raises(ConfigError, "unreadable", "folder"):
         runner.load_part(parts, 0)
 
 

@@ -10,6 +10,7 @@ import checkpoints
 import numpy as np
 import pytest
 import torch
+from raising import raises
 from safetensors.torch import load_file, save_file
 from trips import Trip, contents
 
@@ -30,15 +31,14 @@ def test_references_without_their_parts_are_refused(model: Path, trip: Trip) -> 
     assert all(isinstance(layer.parameters, TensorReference) for layer in partition.layers)
     for path in (*trip.parts.glob("*.safetensors"), trip.parts / "manifest.json"):
         path.unlink()
-    with pytest.raises(
-        DataError, match=r"refers to tensors in part_0\.safetensors, and neither that nor manifest"
-    ):
+    with raises(DataError, "not_found", trip.parts / "partition_0.json"):
         trip.merge()
 
 
 # ------------------------------------------------------------------------------------------ writing
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_split_writes_the_numbers_of_a_small_model(trip: Trip, dtype: str) -> None:
     source = checkpoints.save(trip.folder / "source", dtype=dtype)
@@ -73,9 +73,7 @@ def test_verify_compares_the_numbers_with_the_tensors(model: Path, trip: Trip) -
 
 
 def test_what_cannot_be_inline_is_refused(trip: Trip) -> None:
-    with pytest.raises(
-        ConfigError, match=r"1,235,814,400 parameters would be 25\.32 GiB of JSON text, and 1,000,000"
-    ):
+    with raises(ConfigError, "too_large", "task.inline_parameters"):
         partition_file.refuse_large(1_235_814_400)
     partition_file.refuse_large(1_000_000)
     source = trip.folder / "source"
@@ -83,7 +81,7 @@ def test_what_cannot_be_inline_is_refused(trip: Trip) -> None:
     (source / "config.json").write_text('{"n_layer": 2}')
     tensors = {"h.0.w": torch.ones(3), "h.1.w": torch.tensor([1.0, 2.0, float("nan"), float("inf")])}
     save_file(tensors, source / "model.safetensors")
-    with pytest.raises(DataError, match=r"tensor h\.1\.w: number 2 is nan, which JSON cannot hold"):
+    with raises(DataError, "unsupported", source / "model.safetensors"):
         trip.split(source, inline_parameters=True)
     assert not (trip.parts / "manifest.json").exists()
     assert not list(trip.parts.glob("*.tmp"))
@@ -92,7 +90,7 @@ def test_what_cannot_be_inline_is_refused(trip: Trip) -> None:
     big.mkdir()
     (big / "config.json").write_text('{"n_layer": 2}')
     save_file({f"h.{number}.w": torch.ones(600, 1000) for number in range(2)}, big / "model.safetensors")
-    with pytest.raises(ConfigError, match=r"task\.inline_parameters=true: 1,200,000 parameters would be"):
+    with raises(ConfigError, "too_large", "task.inline_parameters"):
         trip.split(big, inline_parameters=True)
 
 

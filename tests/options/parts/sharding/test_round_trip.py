@@ -41,7 +41,7 @@ def logits(folder: Path) -> torch.Tensor:
     return found
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_families(trip: Trip, family: str) -> None:
@@ -59,7 +59,7 @@ def test_safetensors(trip: Trip, tied: bool, dtype: str, shard: str) -> None:
     go_round(trip, source)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.slow
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("shards", [1, 3])
@@ -99,6 +99,7 @@ def test_packed_weights(trip: Trip, kind: str) -> None:
     go_round(trip, checkpoints.save_packed(trip.folder / "source", kind), 3)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["nf4", "int8"])
 def test_a_checkpoint_that_bitsandbytes_has_packed(trip: Trip, kind: str) -> None:
     source = checkpoints.save_bitsandbytes(trip.folder, kind)

@@ -20,7 +20,7 @@ from transformers import LlamaForCausalLM
 from runner.config.root import RunnerConfig
 from runner.options.parts.keys import Checksums, SplitConfig, Strategy
 from runner.options.parts.tasks import split
-from runner.store.jobs import Job, Recorder
+from runner.records.jobs import Job, Recorder
 from runner_base.result import Result
 from runner_engine.settings.model import LocalModelConfig
 

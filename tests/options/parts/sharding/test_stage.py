@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from raising import raises
 from stages import FAMILIES, LAYERS, chained, save_family, split_into, whole
 
 import runner
@@ -39,7 +40,7 @@ def parts_of(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return split
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("num_parts", [1, 2, LAYERS])
 @pytest.mark.parametrize("family", list(FAMILIES))
 def test_stages_equal_the_whole_model(parts_of: Any, family: str, num_parts: int) -> None:
@@ -99,11 +100,13 @@ def test_what_a_stage_lacks_raises_where_it_would_count(parts_of: Any) -> None:
         return hook
 
     first.layers[0].register_forward_pre_hook(ask(first.model.model.norm, torch.zeros(1, 1, 32)))
-    with pytest.raises(DataError, match="part 0 needs model.norm inside its layers, and does not have it"):
+    with raises(DataError, "damaged") as caught:
         first(torch.tensor([[1, 2]]))
+    assert "model.norm" in caught.value.reason
     last.model.lm_head.register_forward_pre_hook(ask(last.model.model.embed_tokens, torch.zeros(1, 1)))
-    with pytest.raises(DataError, match="part 1 needs model.embed_tokens after its layers"):
+    with raises(DataError, "damaged") as caught:
         last(torch.zeros(1, 2, 32))
+    assert "model.embed_tokens" in caught.value.reason
 
 
 def test_weights_are_mapped_and_keep_the_dtype_of_the_checkpoint(tmp_path: Path) -> None:
@@ -140,6 +143,7 @@ def test_families_that_cannot_run_in_parts(tmp_path: Path, keys: dict[str, Any],
         runner.load_part(parts, 1)
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("warm_children")
 @pytest.mark.parametrize("processes", [*(pytest.param(n, marks=pytest.mark.thorough) for n in (1, 2, 4)), 3])
 def test_logits_over_processes(parts_of: Any, processes: int) -> None:

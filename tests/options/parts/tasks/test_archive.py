@@ -10,6 +10,7 @@ import checkpoints
 import pyarrow
 import pytest
 import torch
+from raising import raises
 from safetensors.torch import save_file
 from trips import Trip, contents, flip_last_byte
 
@@ -73,10 +74,9 @@ def test_damage_is_named(source: Path, trip: Trip) -> None:
     assert any(
         "part_1.safetensors.zst: xxh3_128:" in problem for problem in trip.verify(trip.packed).problems
     )
-    with pytest.raises(
-        DataError, match=r"damaged, nothing was written:(.|\n)*part_1\.safetensors\.zst: xxh3"
-    ):
+    with raises(DataError, "damaged", "task.parts") as caught:
         trip.merge(trip.packed)
+    assert "part_1.safetensors.zst" in caught.value.reason
     assert not trip.merged.exists()
     (trip.packed / "part_0.safetensors.zst").write_bytes(b"short")
     problems = trip.verify(trip.packed, level=VerifyLevel.quick).problems
@@ -100,13 +100,11 @@ def test_frames_that_lie_are_named(source: Path, trip: Trip) -> None:
 def test_an_archive_is_not_loaded_and_says_how_to_unpack(source: Path, trip: Trip) -> None:
     trip.split(source, 2)
     trip.pack()
-    with pytest.raises(
-        ConfigError, match=r"parts are an archive \(zstd\).* runner task=archive task\.archive=none"
-    ):
+    with raises(ConfigError, "unsupported", "task.parts"):
         read_manifest(trip.packed).require_runnable()
     trip.packed.rename(trip.folder / "aside")
     trip.parts.rename(trip.packed)
-    with pytest.raises(ConfigError, match=r"task\.archive=none: .* is not an archive"):
+    with raises(ConfigError, "no_effect", "task.archive"):
         trip.unpack(trip.folder / "again")
 
 
@@ -124,7 +122,7 @@ def test_an_interrupted_packing_goes_on(source: Path, trip: Trip, monkeypatch: p
     with pytest.raises(KeyboardInterrupt):
         trip.pack()
     assert not (trip.packed / "manifest.json").exists()
-    with pytest.raises(ConfigError, match="the split was interrupted"):
+    with raises(ConfigError, "not_found", "task.parts"):
         trip.verify(trip.packed)
     first = trip.packed / "part_0.safetensors.zst"
     kept = first.stat().st_mtime_ns
@@ -132,7 +130,7 @@ def test_an_interrupted_packing_goes_on(source: Path, trip: Trip, monkeypatch: p
     assert len(calls) == 4, "the first part is not packed again"
     assert first.stat().st_mtime_ns == kept
     assert trip.verify(trip.packed, source=source).problems == []
-    with pytest.raises(ConfigError, match=r"task\.output_dir=.* the folder is not empty"):
+    with raises(ConfigError, "exists", "task.output_dir"):
         trip.pack()
 
 

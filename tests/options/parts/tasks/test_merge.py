@@ -14,6 +14,7 @@ import checkpoints
 import pytest
 import torch
 from families import save
+from raising import raises
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 from trips import Trip, contents, flip_last_byte
@@ -105,37 +106,26 @@ def test_the_merged_folder_loads_and_gives_the_same_logits(
 
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize(
-    ("name", "damage", "message"),
+    ("name", "damage"),
     [
-        (
-            "part_1.safetensors",
-            flip_last_byte,
-            r"part_1\.safetensors: xxh3_128:\w+ expected, xxh3_128:\w+ found",
-        ),
-        ("part_1.safetensors", lambda path: path.unlink(), r"part_1\.safetensors: missing"),
-        (
-            "part_0.safetensors",
-            lambda path: path.write_bytes(b"x"),
-            r"part_0\.safetensors: \d+ bytes expected, 1 found",
-        ),
-        ("partition_0.json", flip_last_byte, r"partition_0\.json: sha256 \w+ expected, \w+ found"),
-        ("partition_1.json", lambda path: path.unlink(), r"partition_1\.json: missing"),
-        ("model_files/config.json", flip_last_byte, r"model_files/config\.json: sha256:\w+ expected"),
-        ("model_files/config.json", lambda path: path.unlink(), r"model_files/config\.json: missing"),
-        (
-            "source_headers/model.safetensors.header",
-            flip_last_byte,
-            r"source_headers/model.*: sha256:\w+ expected",
-        ),
+        ("part_1.safetensors", flip_last_byte),
+        ("part_1.safetensors", lambda path: path.unlink()),
+        ("part_0.safetensors", lambda path: path.write_bytes(b"x")),
+        ("partition_0.json", flip_last_byte),
+        ("partition_1.json", lambda path: path.unlink()),
+        ("model_files/config.json", flip_last_byte),
+        ("model_files/config.json", lambda path: path.unlink()),
+        ("source_headers/model.safetensors.header", flip_last_byte),
     ],
 )
 def test_a_damaged_split_is_named_and_nothing_is_written(
-    sources: dict[str, Path], trip: Trip, name: str, damage: Callable[[Path], object], message: str
+    sources: dict[str, Path], trip: Trip, name: str, damage: Callable[[Path], object]
 ) -> None:
     trip.split(sources["one"], 2)
     damage(trip.parts / name)
-    with pytest.raises(DataError, match=r"damaged, nothing was written:\n(.|\n)*" + message):
+    with raises(DataError, "damaged", "task.parts") as caught:
         trip.merge()
+    assert f"{name}: " in caught.value.reason
     assert not trip.merged.exists()
 
 
@@ -155,20 +145,18 @@ def test_swapped_parts_are_found(sources: dict[str, Path], trip: Trip) -> None:
     shutil.move(first, trip.parts / "aside")
     shutil.move(second, first)
     shutil.move(trip.parts / "aside", second)
-    with pytest.raises(
-        DataError, match=r"part_0\.safetensors: tensor lm_head\.weight: not in partition_0\.json"
-    ):
+    with raises(DataError, "damaged", "task.parts") as caught:
         trip.merge()
+    assert "lm_head.weight" in caught.value.reason
     assert not trip.merged.exists()
 
 
 def test_a_missing_tensor_is_named(sources: dict[str, Path], trip: Trip) -> None:
     trip.split(sources["dtypes"], 2)
     trip.forge(1, lambda tensors: tensors.pop("h.2.w1"))
-    with pytest.raises(
-        DataError, match=r"model\.safetensors\.header: tensor h\.2\.w1 is in none of the parts"
-    ):
+    with raises(DataError, "damaged", "task.parts") as caught:
         trip.merge()
+    assert "h.2.w1" in caught.value.reason
 
 
 def test_a_result_that_differs_from_the_source_is_never_kept(sources: dict[str, Path], trip: Trip) -> None:
@@ -204,26 +192,22 @@ def test_a_folder_of_something_else_is_left_alone(sources: dict[str, Path], trip
     damaged = sorted(trip.merged.glob("*.safetensors"))[0]
     flip_last_byte(damaged)
     there = contents(trip.merged)
-    with pytest.raises(
-        ConfigError, match=rf"task\.output_dir=.*: holds {damaged.name}, which is not what this merge"
-    ):
+    with raises(ConfigError, "exists", "task.output_dir") as caught:
         trip.merge()
+    assert damaged.name in caught.value.reason
     assert contents(trip.merged) == there
     other = trip.folder / "other"
     other.mkdir()
     (other / "notes.txt").write_text("mine")
-    with pytest.raises(
-        ConfigError, match="holds notes.txt, which is not what this merge writes. Nothing was changed"
-    ):
+    with raises(ConfigError, "exists", "task.output_dir") as caught:
         trip.merge(into=other)
+    assert "notes.txt" in caught.value.reason
     assert contents(other) == {"notes.txt": b"mine"}
 
 
 def test_dtype_is_for_numbers_without_one(sources: dict[str, Path], trip: Trip) -> None:
     trip.split(sources["one"], 2)
-    with pytest.raises(
-        ConfigError, match=r"task\.dtype=bfloat16: .* only numbers in JSON .* leave task\.dtype out"
-    ):
+    with raises(ConfigError, "no_effect", "task.dtype"):
         trip.merge(dtype=Dtype.bfloat16)
 
 
@@ -301,9 +285,7 @@ def test_memory_does_not_grow_with_the_model(trip: Trip) -> None:
 
 
 def test_the_manifest_is_checked_by_type_and_place(sources: dict[str, Path], trip: Trip) -> None:
-    with pytest.raises(
-        ConfigError, match=r"task\.parts=.*parts: there is no such folder; give what task=split wrote"
-    ):
+    with raises(ConfigError, "not_found", "task.parts"):
         trip.merge()
     trip.split(sources["one"], 2)
 
@@ -311,12 +293,13 @@ def test_the_manifest_is_checked_by_type_and_place(sources: dict[str, Path], tri
         manifest["companions"][0]["file"] = "../../evil"
 
     trip.edit(escape)
-    with pytest.raises(DataError, match=r"companions: a bare file name expected, found '\.\./\.\./evil'"):
+    with raises(DataError, "damaged", trip.parts / "manifest.json"):
         trip.merge()
     assert not (trip.folder / "evil").exists()
     assert not trip.merged.exists()
 
 
+@pytest.mark.thorough
 def test_a_result_that_is_asked_for_from_another_folder_is_there_and_a_damaged_one_is_not_done(
     sources: dict[str, Path], trip: Trip, runner: Callable[..., Any], tmp_path: Path
 ) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import checkpoints
 import pytest
 import torch
+from raising import raises
 from safetensors.torch import load_file, save_file
 from trips import Trip, flip_last_byte
 
@@ -35,7 +36,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("level", VerifyLevel)
 @pytest.mark.parametrize("name", ["tied", "shards", "bin"])
 def test_what_split_wrote_is_right(
@@ -210,7 +211,7 @@ def test_another_source_is_told_apart(sources: dict[str, Path], trip: Trip) -> N
 def test_what_is_no_split_is_refused(sources: dict[str, Path], trip: Trip) -> None:
     trip.split(sources["tied"], 2)
     trip.edit(lambda manifest: manifest.update(format_version=1))
-    with pytest.raises(DataError, match="runner-split version 2 expected, found runner-split 1"):
+    with raises(DataError, "unsupported", trip.parts / "manifest.json"):
         trip.verify()
 
 

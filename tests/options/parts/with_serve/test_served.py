@@ -69,7 +69,7 @@ def stage_process(parent: int) -> int:
     return pid
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "sampling",
@@ -99,6 +99,7 @@ def test_chats_are_answered_as_by_the_whole_model(
     assert text_of(stream) == text
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_several_clients_and_choices_at_once(server: Serving) -> None:
     body = {"model": "it", "messages": CHAT, "max_tokens": 20, "temperature": 1.0, "seed": 1, "n": 3}
@@ -136,7 +137,7 @@ def test_what_parts_cannot_do_is_refused(server: Serving) -> None:
     assert "log-probabilities" in answer["error"]["message"]
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize("is_busy", [False, True], ids=["idle", "busy"])
 def test_a_server_ends_with_the_name_of_the_process_that_died(
@@ -168,6 +169,7 @@ def test_the_record_of_a_served_job_has_its_parts(parts: Path, tmp_path: Path) -
     assert 0 <= result["metrics"]["bubble_share"] < 1
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_conversation_ends_with_the_name_of_the_process_that_died(parts: Path, tmp_path: Path) -> None:
     command = [

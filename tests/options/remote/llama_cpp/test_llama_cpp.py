@@ -19,7 +19,7 @@ import warm_process
 from real_llama_cpp import embedded_file, needs_llama_cpp, real_keys, with_outliers
 from vllm_standin import is_alive
 
-from runner.store.jobs import read_samples
+from runner.records.jobs import read_samples
 
 pytestmark = [pytest.mark.slow, needs_llama_cpp]
 Run = Callable[..., Any]

@@ -26,7 +26,7 @@ from vllm_standin import is_alive
 
 from runner.config.root import RunnerConfig
 from runner.options.remote.llama_cpp.keys import LlamaCppConfig
-from runner.store.jobs import read_samples
+from runner.records.jobs import read_samples
 
 Run = Callable[..., Any]
 JOB = ("tracking=none", "print=json", "task.limit=6", "generation.max_new_tokens=48")
@@ -75,6 +75,7 @@ def test_it_has_a_complete_description(
     check_description(make_config(model=config), tmp_path, is_served=True)
 
 
+@pytest.mark.thorough
 def test_a_grid_starts_one_server_and_ends_it(
     runner: Run, tmp_path: Path, model: Path, standin: LlamaCppStandIn
 ) -> None:
@@ -97,6 +98,7 @@ def test_a_grid_starts_one_server_and_ends_it(
     assert not re.search(r"Bearer|LLAMA_API_KEY", written), "the key is nowhere"
 
 
+@pytest.mark.thorough
 def test_a_jobs_id_holds_version_device_and_flags(runner: Run, tmp_path: Path, model: Path) -> None:
     ids: list[str] = []
 
@@ -122,6 +124,7 @@ def test_a_jobs_id_holds_version_device_and_flags(runner: Run, tmp_path: Path, m
     assert len({first, *others}) == 17
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("key", ["model.parallel=1", "model.prompt_cache=false"])
 def test_answers_after_a_kill_do_not_depend_on_what_was_asked_before(
     runner: Run, tmp_path: Path, model: Path, key: str
@@ -146,6 +149,7 @@ def test_answers_after_a_kill_do_not_depend_on_what_was_asked_before(
     assert samples(again) == whole
 
 
+@pytest.mark.thorough
 def test_the_prompt_cache_counts_where_it_changes_answers(runner: Run, tmp_path: Path, model: Path) -> None:
     standin = LlamaCppStandIn(tmp_path / "bin")
 
@@ -165,6 +169,7 @@ def test_the_prompt_cache_counts_where_it_changes_answers(runner: Run, tmp_path:
     assert "model.flags=--no-cache-prompt: model.prompt_cache says it" in refused.err
 
 
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
@@ -202,6 +207,7 @@ def test_what_llama_cpp_cannot_do_is_refused_before_anything_starts(
     assert not standin.started
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("wish", "code", "message"),
     [
@@ -258,6 +264,7 @@ def test_a_program_that_is_none_is_named(
     assert "model=llama_cpp: there is no llama.cpp here: install llama.cpp" in nowhere.err
 
 
+@pytest.mark.thorough
 def test_the_one_on_path_is_found(runner: Run, tmp_path: Path, model: Path, standin: LlamaCppStandIn) -> None:
     keys = [key for key in llama_cpp_keys(standin, model) if "executable" not in key]
     path = f"{standin.folder}{os.pathsep}{os.environ['PATH']}"
@@ -280,6 +287,7 @@ def test_a_port_that_another_program_has_is_refused(
     assert not standin.started
 
 
+@pytest.mark.thorough
 def test_variables_that_stand_for_words_do_not_reach_it(
     runner: Run, tmp_path: Path, model: Path, standin: LlamaCppStandIn
 ) -> None:
@@ -294,6 +302,7 @@ def test_variables_that_stand_for_words_do_not_reach_it(
     assert "LLAMA_ARG_CTX_SIZE" not in variables
 
 
+@pytest.mark.thorough
 def test_a_plan_says_what_it_takes(runner: Run, model: Path, standin: LlamaCppStandIn) -> None:
     done = runner("-m", *JOB, *llama_cpp_keys(standin, model), "plan=true")
     assert done.code == 0, done.err
@@ -325,6 +334,7 @@ def test_a_server_that_crashes_amid_a_grid_fails_one_job_and_loses_nothing(
     assert set(kept) <= set(samples(tmp_path))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_runner_that_dies_takes_its_server_along(

@@ -28,7 +28,7 @@ from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
 from runner.options.remote.vllm.command import options_of
 from runner.options.remote.vllm.keys import VllmConfig
-from runner.store.jobs import read_samples
+from runner.records.jobs import read_samples
 from runner_base.model_text import Ending
 from runner_engine.embedded import MODEL_DIR
 from runner_engine.settings.lora import PeftConfig
@@ -327,6 +327,7 @@ def test_ray_parses_its_commands() -> None:
     assert "--prot" in parsed("--head", "--prot=6379").stderr, "the control"
 
 
+@pytest.mark.thorough
 def test_the_runners_commands_of_the_page_compose(runner: Run, tmp_path: Path) -> None:
     of_page = [words for words in commands(PAGE.read_text(), "runner") if "model=api" in words]
     assert len(of_page) == 2

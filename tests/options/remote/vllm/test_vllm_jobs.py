@@ -20,6 +20,7 @@ JOB = ("tracking=none", "print=json", "task.limit=6", "generation.max_new_tokens
 WAIT_S = 120
 
 
+@pytest.mark.thorough
 def test_a_jobs_id_holds_version_and_flags(runner: Run, tmp_path: Path) -> None:
     def job_id(*more: str, version: str = "0.32.0", task: tuple[str, ...] = ()) -> str:
         standin = VllmStandIn(tmp_path / f"env{len(ids)}", version=version)
@@ -39,6 +40,7 @@ def test_a_jobs_id_holds_version_and_flags(runner: Run, tmp_path: Path) -> None:
     assert len({first, *others, own[0]}) == 9
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
@@ -80,6 +82,7 @@ def test_what_vllm_cannot_do_is_refused_before_anything_starts(
     assert not standin.started
 
 
+@pytest.mark.thorough
 def test_branches_are_refused(runner: Run, tmp_path: Path) -> None:
     standin = VllmStandIn(tmp_path / "env")
     branches = ("task=generate", "task.prompt=x", "task.branches=[a,b]")
@@ -95,6 +98,7 @@ def test_words_that_only_look_like_others_pass(runner: Run, tmp_path: Path) -> N
     assert done.code == 0, done.err
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("wish", "code", "message"),
     [

@@ -19,6 +19,7 @@ entry()
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_one_line_per_profile(runner: Callable[..., Any], tmp_path: Path) -> None:
     small = ("task.limit=2", "generation.max_new_tokens=4")

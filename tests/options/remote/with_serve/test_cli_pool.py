@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from serving import FLOAT32, serving
 
-from runner.store.jobs import read_samples
+from runner.records.jobs import read_samples
 
 Run = Callable[..., Any]
 LIMIT = 80
@@ -29,6 +29,7 @@ def texts(folder: Path) -> dict[int, str]:
     return {index: one.answer.text for index, one in stored.items()}
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_server_that_is_killed_costs_no_answer(runner: Run, tmp_path: Path) -> None:
     common = ("model=api", "model.name=embedded", f"task.limit={LIMIT}", "tracking=none", "print=json")

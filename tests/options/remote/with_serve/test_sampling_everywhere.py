@@ -24,7 +24,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
         yield started
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", SAMPLINGS)
 def test_a_model_on_our_own_server(
     name: str, answers: dict[str, str], runner: Callable[..., Any], server: Serving

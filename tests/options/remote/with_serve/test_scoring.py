@@ -14,8 +14,8 @@ from runner.config.root import RunnerConfig
 from runner.config.wording import PromptStyle
 from runner.options.remote.keys import ApiConfig
 from runner.options.serve.keys import ServeConfig
+from runner.records.jobs import read_samples
 from runner.run import run
-from runner.store.jobs import read_samples
 from runner.tasks.likelihood.keys import LikelihoodConfig
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError

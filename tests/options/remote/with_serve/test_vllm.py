@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from serving import serving
 
-from runner.store.jobs import read_samples
+from runner.records.jobs import read_samples
 
 Run = Callable[..., Any]
 JOB = ("tracking=none", "print=json", "generation.max_new_tokens=200")
@@ -32,6 +32,7 @@ def answers_here(runner: Run, folder: Path, questions: int) -> dict[int, tuple[s
     return answers
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_our_own_server_gives_the_same_verdicts(runner: Run, tmp_path: Path) -> None:
     (tmp_path / "server").mkdir()

@@ -18,7 +18,7 @@ import warm_process
 from vllm_standin import VllmStandIn, is_alive, vllm_keys
 
 from runner.options.remote.vllm import comparison
-from runner.store.jobs import read_samples
+from runner.records.jobs import read_samples
 
 Run = Callable[..., Any]
 JOB = ("tracking=none", "print=json", "task.limit=6", "generation.max_new_tokens=48")
@@ -44,6 +44,7 @@ def wait_until(ready: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_grid_starts_one_server_and_gets_the_answers_of_the_local_engine(
     runner: Run, tmp_path: Path
@@ -73,6 +74,7 @@ def test_a_grid_starts_one_server_and_gets_the_answers_of_the_local_engine(
     assert not any(key.search(path.read_text()) for path in tmp_path.glob("outputs/jobs/*/config.yaml"))
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_server_that_dies_amid_a_grid_fails_one_job_and_loses_nothing(runner: Run, tmp_path: Path) -> None:
     standin = VllmStandIn(tmp_path / "env", "stub")
@@ -99,6 +101,7 @@ def test_a_server_that_dies_amid_a_grid_fails_one_job_and_loses_nothing(runner: 
     assert set(kept) <= set(samples(tmp_path))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 @pytest.mark.parametrize("grid", [False, True])

@@ -1,0 +1,1 @@
+"""What jobs leave on disk: their identity, configs, samples, measurements and records."""

@@ -1,0 +1,99 @@
+"""The records of grids in an output folder: `grids/DIGEST.json` lists a grid's jobs and how they
+ended.
+
+They exist without MLflow, too: runner-compare reads from them which jobs of a grid have no result,
+and runner-sync creates the grid's run in another store.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from runner.records.flat_config import flatten
+from runner_base import parse_json, replace_text
+
+log = logging.getLogger(__name__)
+
+FOLDER = "grids"  # in the output folder
+
+
+@dataclass
+class GridRecord:
+    """What a grid is, and how it ended."""
+
+    grid: str  # the digest of its jobs
+    title: str
+    started_ms: int  # when it was started last
+    status: str  # RUNNING until it has ended
+    jobs: list[dict[str, Any]]  # as in plan.json
+    config: dict[str, str] = field(default_factory=dict)  # keys in which all jobs agree
+    params: dict[str, str] = field(default_factory=dict)  # of its run in MLflow
+    tags: dict[str, str] = field(default_factory=dict)  # its start: host, machine, versions
+    metrics: dict[str, float] = field(default_factory=dict)  # its best results
+    notes: dict[str, str] = field(default_factory=dict)  # tags: the verdict, the best job
+    description: str = ""  # Markdown
+    first_metric: str = ""
+    runs: list[str] = field(default_factory=list)  # its runs in MLflow
+
+    @property
+    def job_ids(self) -> list[str]:
+        """The ids of its jobs, each once."""
+        return list(dict.fromkeys(job["job_id"] for job in self.jobs if job.get("job_id")))
+
+
+def write(output_dir: Path, record: GridRecord) -> None:
+    """Write a record in one step; a failure is only logged, because the jobs matter more."""
+    try:
+        replace_text(_path(output_dir, record.grid), json.dumps(asdict(record), indent=1) + "\n")
+    except OSError as error:
+        log.warning("the grid's record cannot be written: %s", error)
+
+
+def exists(output_dir: Path, grid: str) -> bool:
+    """Whether the folder has a record of a grid."""
+    return _path(output_dir, grid).is_file()
+
+
+def read_all(output_dir: Path) -> list[GridRecord]:
+    """Return the records of a folder, the last started first; damaged ones are left out."""
+    records = []
+    for path in (output_dir / FOLDER).glob("*.json"):
+        if not path.is_file():  # a pipe would wait for its reader
+            continue
+        try:
+            record = _checked(GridRecord(**parse_json(path.read_text(encoding="utf-8"))))
+        except (OSError, ValueError, TypeError) as error:
+            log.warning("left out: %s is damaged (%s)", path, error)
+        else:
+            records.append(record)
+    return sorted(records, key=lambda record: -record.started_ms)
+
+
+def _checked(record: GridRecord) -> GridRecord:
+    """Return a record whose parts have the types that its readers rely on; TypeError if not."""
+    kinds = {"grid": str, "started_ms": int, "status": str, "jobs": list, "config": dict}
+    kinds |= {"params": dict, "tags": dict, "metrics": dict, "notes": dict, "runs": list}
+    wrong = [name for name, kind in kinds.items() if not isinstance(getattr(record, name), kind)]
+    wrong += ["jobs"] * any(not isinstance(job, dict) or "job_id" not in job for job in record.jobs)
+    if wrong:
+        raise TypeError(f"wrong type: {', '.join(wrong)}")
+    return record
+
+
+def split_configs(configs: Sequence[object | None]) -> tuple[dict[str, str], list[dict[str, str]]]:
+    """Return the keys in which all configs agree, and for each config the others; a config that is
+    None has none."""
+    flat: list[Mapping[str, str]] = [dict(flatten(config)) if config else {} for config in configs]
+    known = [keys for keys in flat if keys]
+    first = known[0] if known else {}
+    common = {key: value for key, value in first.items() if all(keys.get(key) == value for keys in known)}
+    return common, [{key: value for key, value in keys.items() if key not in common} for keys in flat]
+
+
+def _path(output_dir: Path, grid: str) -> Path:
+    return output_dir / FOLDER / f"{grid}.json"

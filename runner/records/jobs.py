@@ -1,0 +1,303 @@
+"""Job identity and the ledger: what makes two jobs the same, and what is already done.
+
+A job's id is a hash of everything that can change its answer. Its folder
+`OUTPUT_DIR/jobs/<job_id>/` is the ledger: `config.yaml`, `samples.jsonl` (append-only), `log.txt`
+and, once the job has ended, `result.json`. The same job again returns the recorded result; an
+interrupted job resumes from its samples.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from runner.config.groups import packages_of
+from runner.config.root import RunnerConfig, semantic_keys
+from runner.records.artifacts import first_changed
+from runner.records.lines import GrowingFile, damaged, is_file, read_evidence
+from runner.records.measurements import MEASUREMENTS
+from runner_base import (
+    EvidenceError,
+    JobHeld,
+    Progress,
+    Record,
+    Sample,
+    Status,
+    cannot_write,
+    doing,
+    hold,
+    machine,
+    say,
+    short_hash,
+    write_atomically,
+)
+from runner_base.files import sync
+from runner_base.texts import is_torn
+from runner_compare.statistics import with_means
+
+log = logging.getLogger(__name__)
+
+WORTH_SYNCING_S = 5.0  # waiting for the disk may take 0.1 s; the work of a shorter job is soon done again
+MORE_MEMORY = 1.25  # a job that was short of memory runs again when so many times as much is free
+LOCK = ".lock"  # in a job's folder: held by the process that is doing the job
+SENT = ".sent"  # in a job's folder: what is arriving from another host, until it is whole
+OLD = ".old-"  # jobs/<job_id>.old-N: evidence that rerun=... has set aside
+SAMPLES = "samples.jsonl"
+RESULT = "result.json"
+# change what follows a thought, and not itself
+OF_BUDGETS = ("generation.thinking_tokens", "generation.thinking_end")
+IDENTITY_VERSION = 1  # raise it when the meaning of a job's id changes
+
+
+@dataclass(frozen=True)
+class Job:
+    job_id: str
+    folder: Path
+    sibling_key: str = ""  # the hash of what sibling jobs have in common; empty: it has no siblings
+    model_sha256: str = ""  # of the model's files, wherever they are
+    thoughts_key: str = ""  # the hash of what jobs have in common that think alike; empty: it is not greedy
+
+    @property
+    def samples_path(self) -> Path:
+        """The file of samples, one per line."""
+        return self.folder / SAMPLES
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether an earlier start has left samples or measurements."""
+        return self.samples_path.exists() or (self.folder / MEASUREMENTS).exists()
+
+    def recorded(self) -> Record | None:
+        """Return the finished record, or None when the job has to run (again)."""
+        record = self.last_record()
+        if record is None or record.status is not Status.FINISHED:
+            return None
+        if (changed := first_changed(record.result.artifacts)) is not None:
+            log.warning(
+                "%s has changed since %s wrote it: the recorded result no longer counts", changed, self.job_id
+            )
+            return None
+        short_mib = record.result.ran_short_mib
+        if short_mib is not None and machine.available_mib() > MORE_MEMORY * short_mib:
+            log.warning("%s was short of memory, and now there is more: it runs again", self.job_id)
+            return None
+        return record
+
+    def last_record(self) -> Record | None:
+        """Return the record in result.json, however the job ended; None where a power cut has left
+        a part of it."""
+        path = self.folder / RESULT
+        if not is_file(path):
+            return None
+        data = b""
+        try:
+            data = path.read_bytes()
+            record = Record.from_json(data.decode())
+            record.result.metrics = with_means(record.result.metrics)
+            return record
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            if is_torn(data) and not isinstance(error, OSError):
+                log.warning(
+                    "%s has no end, as after a power cut: the result is made again from what is kept", path
+                )
+                return None
+            raise EvidenceError(
+                f"{path} is not a readable result ({error}). Move it away, or run with rerun=all to replace it",
+                code="damaged",
+            ) from error
+
+    def write_record(self, record: Record) -> None:
+        """Replace result.json in one step, so that a crash leaves the old one or the new one."""
+        durable = record.seconds >= WORTH_SYNCING_S
+        try:
+            if durable and self.samples_path.exists():
+                sync(self.samples_path)  # or a power cut could leave a result without its evidence
+        except OSError as error:
+            raise cannot_write(self.samples_path, error) from error
+        write_atomically(self.folder / RESULT, record.to_json(), durable=durable)
+
+    def evidence(self) -> list[Path]:
+        """Return the files that runs of this job have left in its folder; hidden files belong to
+        the ledger."""
+        return (
+            [path for path in self.folder.iterdir() if not path.name.startswith(".")]
+            if self.folder.exists()
+            else []
+        )
+
+    def forget(self) -> None:
+        """Delete the files of an earlier run, for a task that runs anew every time."""
+        for name in (SAMPLES, "partial.jsonl", "completions.jsonl", "measured.json", RESULT, "log.txt"):
+            (self.folder / name).unlink(missing_ok=True)
+
+    def set_aside(self) -> None:
+        """Move the files of earlier runs to a folder of their own, until the job is done again."""
+        try:
+            if evidence := self.evidence():
+                old = next(
+                    old
+                    for n in count(1)
+                    if not (old := self.folder.with_name(f"{self.job_id}{OLD}{n}")).exists()
+                )
+                old.mkdir()
+                for path in evidence:
+                    path.rename(old / path.name)
+        except OSError as error:
+            raise cannot_write(self.folder, error) from error
+
+    def set_aside_folders(self) -> list[Path]:
+        """Return the folders of evidence that was set aside, the oldest first."""
+        folders = self.folder.parent.glob(f"{self.job_id}{OLD}*")
+        return sorted(folders, key=lambda old: (len(old.name), old.name))
+
+    def delete_set_aside(self) -> None:
+        """Delete what was set aside, once the job is done again."""
+        for old in self.set_aside_folders():
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def identify(
+    config: RunnerConfig,
+    task_version: int,
+    input_hashes: dict[str, str],
+    measures: bool,
+    ignored_for_reuse: frozenset[str] = frozenset(),
+    usual_for_reuse: Mapping[str, Any] = MappingProxyType({}),
+) -> Job:
+    """Return the job that is identified by all that can change its answers: config, hashes of
+    inputs, scoring, machine.
+
+    Jobs that differ only in the keys and hashes `ignored_for_reuse`, and in the keys of
+    `usual_for_reuse`, give the same answers to the same questions.
+    """
+    identity: dict[str, Any] = {
+        "identity": IDENTITY_VERSION,
+        "task_version": task_version,
+        "config": dict(semantic_keys(config)) | packages_of(config),
+        "evidence": input_hashes,
+    }
+    if measures:
+        identity |= {"machine": machine.describe(), "versions": machine.versions()}
+    job_id = f"{config.task.name}-{short_hash(identity)}"
+    for part in ("config", "evidence"):
+        identity[part] = {key: value for key, value in identity[part].items() if key not in ignored_for_reuse}
+    identity["config"] = {
+        key: value for key, value in identity["config"].items() if key.partition(".")[0] != "metrics"
+    }
+    identity["config"] |= usual_for_reuse
+    sibling_key = short_hash(identity) if ignored_for_reuse else ""
+    folder = Path(config.output_dir).expanduser().absolute() / "jobs" / job_id
+    identity["config"] = {key: value for key, value in identity["config"].items() if key not in OF_BUDGETS}
+    thoughts_key = short_hash(identity) if ignored_for_reuse and not config.generation.temperature else ""
+    return Job(job_id, folder, sibling_key, input_hashes.get("model", ""), thoughts_key)
+
+
+@contextmanager
+def claim(job: Job, wait: bool = True) -> Iterator[None]:
+    """Hold the job's lock; while another process has it, say so and wait, or raise JobHeld."""
+    _reject_special_files(job.folder)
+    message = f"{job.job_id} is being done by another process"
+    try:
+        try:
+            lock = hold(job.folder / LOCK, wait=False)
+        except BlockingIOError:
+            if not wait:
+                raise
+            say(f"{message}: waiting for it to finish")
+            with doing(f"waiting for the process that does {job.job_id}"):
+                lock = hold(job.folder / LOCK)
+    except BlockingIOError as error:
+        raise JobHeld(message, code="busy") from error
+    except OSError as error:
+        raise cannot_write(job.folder, error) from error
+    with lock:
+        shutil.rmtree(job.folder / SENT, ignore_errors=True)  # whoever was receiving it is dead
+        yield
+
+
+def _reject_special_files(folder: Path) -> None:
+    """Reject a folder with a pipe or device, which might be read without end."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise EvidenceError(
+                f"{path} is not a regular file, and this folder holds a job's files: move it away",
+                code="unreadable",
+            )
+
+
+class Recorder:
+    """Writes for a task: samples line by line, files in the job's folder, a progress bar.
+
+    Samples of another kind than the job's own go to a file of their own, `name`.
+    """
+
+    def __init__(self, job: Job, name: str = SAMPLES) -> None:
+        self.job, self.path = job, job.folder / name
+        self.done: dict[int, Sample] = {}  # the answers, by index
+        self.failed: dict[int, Sample] = {}  # those that ended in an error; the next start asks them again
+        self._lines: dict[int, int] = {}  # index of an earlier sample -> its line number
+        for index, (number, sample) in _numbered(self.path, repair=True).items():
+            self._keep(sample)
+            self._lines[index] = number
+        self._file = GrowingFile(self.path)
+
+    @property
+    def folder(self) -> Path:
+        """The job's folder, for a task's own files."""
+        return self.job.folder
+
+    def sample(self, sample: Sample) -> None:
+        """Append a sample to the file at once, so that a kill loses at most the line being
+        written."""
+        self._file.append(sample.to_json())
+        self._keep(sample)
+
+    def _keep(self, sample: Sample) -> None:
+        """Keep the sample in place of an earlier one with its index."""
+        new, old = (self.failed, self.done) if sample.failed else (self.done, self.failed)
+        old.pop(sample.index, None)
+        new[sample.index] = sample
+
+    @property
+    def samples(self) -> dict[int, Sample]:
+        """All samples of the job, those with errors too."""
+        return self.done | self.failed
+
+    def verify(self, index: int, rejection_reason: str | None) -> None:
+        """Raise EvidenceError with the line of an earlier start's sample, if there is a reason to
+        reject it."""
+        if rejection_reason is not None:
+            raise damaged(self.path, self._lines[index], rejection_reason)
+
+    def progress(self, total: float | None, what: str, unit: str = "") -> Progress:
+        """Return a progress bar to use in a `with`."""
+        return Progress(total, what, unit)
+
+    def close(self) -> None:
+        """Close the samples file."""
+        self._file.close()
+
+
+def read_samples(path: Path, repair: bool = False) -> dict[int, Sample]:
+    """Read samples.jsonl by index; with repair, cut off an incomplete last line that a crash has
+    left."""
+    return {index: sample for index, (_, sample) in _numbered(path, repair).items()}
+
+
+def _numbered(path: Path, repair: bool) -> dict[int, tuple[int, Sample]]:
+    """Return the last sample of each index with its line number; only a sample with an error may
+    have a successor."""
+    samples: dict[int, tuple[int, Sample]] = {}
+    for number, sample in read_evidence(path, Sample.from_json, "sample", repair):
+        first, earlier = samples.get(sample.index, (0, None))
+        if earlier is not None and not earlier.failed and earlier != sample:
+            raise damaged(path, number, f"gives sample {sample.index} another content than line {first}")
+        samples[sample.index] = number, sample
+    return samples

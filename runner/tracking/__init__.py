@@ -1,0 +1,1 @@
+"""Everything about MLflow: which store, the connection, runs of jobs and grids, runner-sync."""

@@ -1,0 +1,72 @@
+"""Which of a job's metrics MLflow gets: of a likelihood's the 40 that a table can show; result.json
+has them all.
+
+Percentiles and the ends of all intervals make more than a hundred metrics of a likelihood, among
+which nobody finds the divergence. What is left out is in the run's artifact result.json, where a
+comparison that has only MLflow reads it.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from runner.records.jobs import RESULT
+from runner.tracking.stored_runs import download
+from runner_base import Record, one_line, say
+from runner_compare import ENDS, LOG_LIKELIHOOD, Better, described
+
+MOST = 40
+LEFT_OUT = "metrics_left_out"  # a tag: how many further ones result.json has
+# In this order: what the task is for, with its interval; how far the model is from its reference;
+# what it costs
+WITH_ENDS = (
+    LOG_LIKELIHOOD,
+    "kl_nats_per_token",
+    "top_1_agreement",
+    "acc",
+    "acc_norm",
+    "perplexity",
+    "bits_per_byte",
+)
+FIRST = ("n", "errors", "rank_1_share", "kl_median_nats", "kl_p95_nats", "kl_p99_nats", "kl_max_nats", "ln_ppl_ratio",
+         "delta_p_rms", "scored_tokens", "model_mib", "weight_mib", "peak_rss_mib", "prefill_tok_per_s", "load_s",
+         "seconds")  # fmt: skip
+ORDER = {key: at for at, key in enumerate([*(f"{key}{end}" for key in WITH_ENDS for end in ENDS), *FIRST])}
+
+
+def logged(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return the metrics that MLflow gets."""
+    if LOG_LIKELIHOOD not in metrics or len(metrics) <= MOST:
+        return dict(metrics)
+    chosen = {*sorted(metrics, key=_rank)[:MOST]}  # sorting keeps the task's own order among equals
+    return {key: value for key, value in metrics.items() if key in chosen}
+
+
+def _rank(key: str) -> tuple[int, int]:
+    if key in ORDER:
+        return 0, ORDER[key]
+    is_plain = "/" not in key and not key.endswith(ENDS[1:])
+    return (1 if is_plain and described(key).better is not Better.neither else 2 if is_plain else 3), 0
+
+
+def read_all(
+    client: Any, run_id: str, tags: Mapping[str, str], metrics: dict[str, float]
+) -> dict[str, float]:
+    """Return all metrics of a run in MLflow; those that are left out there are read from its
+    artifact."""
+    if LEFT_OUT not in tags:
+        return metrics
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            file = download(client, run_id, RESULT, Path(scratch))
+            if file is None:
+                raise FileNotFoundError(f"it has no {RESULT}")
+            return metrics | Record.from_json(file.read_text(encoding="utf-8")).result.metrics
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            say(
+                f"note: run {run_id} has {tags[LEFT_OUT]} further metrics, which cannot be read: {one_line(error)}"
+            )
+            return metrics
