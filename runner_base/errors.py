@@ -72,6 +72,9 @@ class RunnerError(Exception):
     def __str__(self) -> str:
         return error_message(self.key, self.value, self.reason)
 
+    def __repr__(self) -> str:  # libraries such as Hydra quote it
+        return f"{type(self).__name__}({str(self)!r})"
+
 
 class ConfigError(RunnerError):
     """The user's input is wrong: the message names the full key, the value and the choices or the

@@ -32,7 +32,7 @@ WHOLE = ("model=stub", "task.limit=400")
 SLOW = (*WHOLE, "model.delay_s=0.25")  # the same job, which takes 100 s
 
 
-@pytest.mark.sampled(12)
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -206,6 +206,7 @@ def test_read_only_output_folder(runner: Run, read_only: Path) -> None:
     assert "Traceback" not in done.err
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_full_disk_keeps_what_was_written(runner: Run, small_disk: Path) -> None:
     many = ("model=stub", "task.limit=2000", "tracking=none", f"output_dir={small_disk}")

@@ -52,6 +52,7 @@ def test_a_library_answer_is_the_answer_and_knows_its_thought(thinks: Path) -> N
         assert model.generate(ASKED).thinking is None
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_blank_lines_behind_a_thought_do_not_stop_the_answer(thinks: Path) -> None:
     with load(

@@ -58,7 +58,7 @@ def test_a_file_of_this_shape_is_asked_for_a_letter(runner: Run, tmp_path: Path,
     assert [json.loads(line)["gold"] for line in samples.read_text().splitlines()] == ["B", "B"]
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("task", ASKING)
 def test_other_choices_are_one_message_that_names_the_key(runner: Run, tmp_path: Path, task: str) -> None:
     data = written(tmp_path, "odd", QUESTION | {"choices": TEXTS, "answer": "green"})

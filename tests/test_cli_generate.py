@@ -96,6 +96,7 @@ def test_stdin_is_the_same_job_as_a_file(runner: Run, tmp_path: Path) -> None:
     assert (bad.returncode, bad.stderr.startswith("error: stdin, line 2: not JSON")) == (2, True)
 
 
+@pytest.mark.thorough
 def test_one_prompt_is_a_text_a_file_or_all_of_stdin(runner: Run, tmp_path: Path) -> None:
     (tmp_path / "p.md").write_text("one\n\ntwo\n")
     from_file = runner(*STUB, "task.prompt=@p.md", "print=json").json()
@@ -148,6 +149,7 @@ def test_prompts_from_a_file_or_stdin_are_a_data_set_of_the_run(runner: Run, tmp
     assert json.loads(data_sets[0][2]) == {"uri": str(tmp_path / "p.txt")}
 
 
+@pytest.mark.thorough
 def test_a_prompt_needs_no_quotes_for_hydra(runner: Run, tmp_path: Path) -> None:
     done = runner(*STUB, f"task.prompt={TEXTS[1]}")
     assert done.out.startswith(f"[STUB_GENERATION]\n{TEXTS[1]}...\n"), done.err

@@ -66,7 +66,7 @@ def test_own_keys_are_recorded_and_are_no_part_of_the_id(runner: Run, tmp_path: 
     assert record["params"]["notes.who"] == "me"
 
 
-@pytest.mark.sampled(10)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize(
     ("given", "message"),
     [

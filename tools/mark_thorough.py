@@ -23,7 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 FOLD = 2
 QUICK_S, LEAST_SAVED_S = 0.2, 0.4
-LEAST_RATE = 1.5
+LEAST_RATE = 3.0
 PROCESS_LINES, PROCESS_S, MAX_PROCESS_S = 80, 1.0, 8.0
 FOLDERS_WHOLE = ("golden/", "tests/test_cli", "tests/grid/test_survival", "hostile/")
 

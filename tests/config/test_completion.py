@@ -18,7 +18,7 @@ def plugin() -> CompletionPlugin:
     return completing_values(BashCompletion(hydra_of().config_loader))
 
 
-@pytest.mark.sampled(7)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     ("line", "offered"),
     [

@@ -133,6 +133,7 @@ def test_a_file_of_the_users_own_and_who_wins(mine: Path) -> None:
     assert by_search_path == quiz
 
 
+@pytest.mark.thorough
 def test_each_job_of_a_grid_has_its_own(mine: Path) -> None:
     hydra = hydra_of(str(mine))
     master = hydra.compose_config("config", [], RunMode.MULTIRUN, with_log_configuration=False)
@@ -157,6 +158,7 @@ def test_a_file_or_folder_wins_over_a_name(mine: Path, monkeypatch: pytest.Monke
     assert task("task.data=embedded") == Gsm8kConfig(cluster="template")
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("text", "code", "key"),
     [

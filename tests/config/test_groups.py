@@ -62,6 +62,7 @@ def test_the_name_of_a_choice_is_no_key(group: str) -> None:
             assert re.match(f"{group}.n.*is not a key: use {group}=({other}|CHOICE)", message), message
 
 
+@pytest.mark.thorough
 def test_a_model_without_a_place_has_no_name_to_be_given(tmp_path: Path) -> None:
     with raises(ConfigError, "unknown_choice", "model.name"):
         job(tmp_path, "model.name=x")
@@ -96,6 +97,7 @@ def test_a_schema_put_beside_the_choice_is_refused() -> None:
         to_config(*without_hydra(beside))
 
 
+@pytest.mark.thorough
 def test_nor_from_python(tmp_path: Path) -> None:
     with raises(ConfigError, "unknown_choice", "quantization.name"):
         runner.grid(*JOB, f"output_dir={tmp_path}", {"quantization.name": ["nf4", "none"]})

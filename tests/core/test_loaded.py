@@ -95,6 +95,7 @@ def test_what_is_off_says_so(make_config: Make, caplog: pytest.LogCaptureFixture
     assert message in log, "the log of the job has it, too"
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("merge", [False, True])
 def test_a_peft_adapter_proves_itself(make_config: Make, merge: bool) -> None:
     lora, plain = PeftConfig(path="embedded", merge=merge), QuantizationConfig()

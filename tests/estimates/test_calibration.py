@@ -75,6 +75,7 @@ def test_small_work_is_guessed_and_nothing_is_timed(make_config: Callable[..., A
     assert not Path(config.output_dir, FILE).exists()
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.usefixtures("warm_children")
 def test_what_was_timed_before_an_interruption_is_kept(make_config: Callable[..., Any]) -> None:

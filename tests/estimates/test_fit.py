@@ -39,6 +39,7 @@ def test_a_job_that_fits_names_no_change(seven_billion: Any) -> None:
     assert (result.verdict, result.rows) == ("yes", 64)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("room_mib", [15_500.0, 11_000.0, 7_000.0])
 def test_the_named_change_fits_and_half_of_it_would_not(seven_billion: Any, room_mib: float) -> None:
     free_mib = {"main memory": room_mib}

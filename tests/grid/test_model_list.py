@@ -134,7 +134,7 @@ def test_the_plan_names_files_below_their_folder_and_the_broken_one(
     assert "task.reference" not in plan.err, "no key of the user's is left out"
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -99,6 +99,7 @@ def test_a_job_that_only_its_id_names_cannot_be_made(runner: Run) -> None:
     assert single.err.rstrip().endswith("run it first")
 
 
+@pytest.mark.thorough
 def test_the_baseline_of_an_early_stop_is_made_too(runner: Run, tmp_path: Path) -> None:
     words = ("model=stub", "task.limit=3", "tracking=none", "workers=1")
     stop = "task.early_stop_vs='generation.max_new_tokens=12'"

@@ -306,7 +306,7 @@ def test_a_signal_keeps_what_was_done(
 # not supported
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("launcher", "setting", "message"),
     [

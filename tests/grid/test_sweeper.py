@@ -104,6 +104,7 @@ def test_zip_and_exclude_from_a_study(runner: Run, tmp_path: Path) -> None:
     assert collision.err.count("\n") == 1
 
 
+@pytest.mark.thorough
 def test_zip_and_exclude_on_the_command_line(runner: Run, tmp_path: Path) -> None:
     grid = partial(runner, "-m", "model=stub", "tracking=none")
     together = 'hydra.sweeper.zip=[{seed:"0,1",task.limit:"1,2"}]'
@@ -240,7 +241,7 @@ def plan_of(folder: Path, run_id: str) -> list[dict[str, Any]]:
     return jobs
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("swept", "wanted"),
     [

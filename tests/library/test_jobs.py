@@ -36,6 +36,7 @@ def runs(folder: Path) -> list[tuple[Any, ...]]:
         return database.execute("select name, status from runs order by name").fetchall()
 
 
+@pytest.mark.thorough
 def test_a_job_from_python_is_the_command_lines_job(folder: Path, runner: Callable[..., Any]) -> None:
     before = signal.getsignal(signal.SIGINT), logging.getLogger("runner").level
     record = package.evaluate("model=stub", ["task.limit=3", "seed=2"], {"task.system": "Be brief, please"})

@@ -73,6 +73,7 @@ def test_each_row_of_a_table_has_its_name_and_stands_below_its_baseline(show: An
     assert {row["config"]["lora.merge"] for row in table["rows"]} == {"true", "false"}
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("study")
 def test_beside_a_model_without_an_adapter_all_rows_have_names_of_their_own(show: Any) -> None:
     code, out, _ = show("adapters", "--baseline", "lora=none,quantization=none")

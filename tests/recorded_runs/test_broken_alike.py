@@ -12,7 +12,7 @@ pytestmark = [pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:
 BASELINE = ("--baseline", "quantization=none", "--margin", "2")
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("name", "base", "other", "unread", "verdict", "why"),
     [
@@ -40,6 +40,7 @@ def test_a_margin_is_shown_only_where_a_loss_would_be_seen(
     assert why in err
 
 
+@pytest.mark.thorough
 def test_nothing_solved_is_no_finding_either(store: Store, show: Any) -> None:
     for job, config in (("base", NONE), ("nf4", NF4)):
         store.job("broken: finding", job, config, marks(0, 300))

@@ -221,6 +221,7 @@ def test_a_row_without_baseline_says_what_differs(store: Store, show: Any, rows:
     assert "quantization=nf4, seed=1: not compared, no baseline" in out
 
 
+@pytest.mark.thorough
 def test_two_possible_baselines_are_named_and_neither_is_used(store: Store, rows: Any) -> None:
     store.job("twins", "base-1", NONE, marks(50, 100))
     store.job("twins", "base-2", NONE, marks(60, 100))  # the same config, other weights

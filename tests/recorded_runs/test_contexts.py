@@ -125,6 +125,7 @@ def test_windows_of_a_single_text_are_compared_between_places_that_both_have(sto
     assert shift["finding"] == "better"
 
 
+@pytest.mark.thorough
 def test_other_tokens_are_other_texts(store: Store, rows: Any) -> None:
     loss = of_context(Random(3), 60)
     log_job(store, "other tokens", "base", {**NONE, "task.window": "16"}, windows(16, loss))

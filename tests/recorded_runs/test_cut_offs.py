@@ -49,6 +49,7 @@ def test_a_finding_that_cut_off_answers_decide_is_not_said(cut: Store, show: Any
     )
 
 
+@pytest.mark.thorough
 def test_both_ends_are_recorded_and_the_worse_p_decides(cut: Store, rows: Any, show: Any) -> None:
     found = rows("cut off", *BASELINE, "--margin", "5")
     nf4, int8 = (found[name]["comparison"] for name in ("nf4", "int8"))

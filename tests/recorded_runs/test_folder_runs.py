@@ -76,6 +76,7 @@ def test_records_say_what_mlflow_says(
     assert len({*read}) == 5, "the control"
 
 
+@pytest.mark.thorough
 def test_what_only_one_of_both_has_is_compared_unless_it_was_deleted(
     runner: Callable[..., Any], outputs: Path, compared: Compared
 ) -> None:
@@ -100,6 +101,7 @@ def test_what_only_one_of_both_has_is_compared_unless_it_was_deleted(
     assert other not in before.keys() | after.keys()
 
 
+@pytest.mark.thorough
 def test_jobs_without_a_database(
     outputs: Path, compared: Compared, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,6 +11,7 @@ pytestmark = [pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:
 BASELINE = "quantization=none"
 
 
+@pytest.mark.thorough
 def test_a_key_that_differs_is_named_with_the_option_that_ignores_it(
     store: Store, rows: Any, show: Any
 ) -> None:

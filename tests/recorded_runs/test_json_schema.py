@@ -28,6 +28,7 @@ def disagreements(show: Any, experiment: str, *arguments: str) -> list[str]:
     return list(faults(json.loads(out), SCHEMA))
 
 
+@pytest.mark.thorough
 def test_accuracies_with_all_options(grid: Store, show: Any) -> None:
     arguments = ["--baseline", "quantization=none", "--margin", "2"]
     assert disagreements(show, "grid") == []
@@ -42,6 +43,7 @@ def test_accuracies_with_all_options(grid: Store, show: Any) -> None:
     )
 
 
+@pytest.mark.thorough
 def test_repeats_and_rows_that_cannot_be_paired(store: Store, show: Any) -> None:
     for name, config, load_s in (("m-none", NONE, 1.0), ("m-nf4", NF4, 2.0)):
         repeats = [{"measure": "load_s", "repeat": it, "value": load_s + it / 100} for it in range(4)]

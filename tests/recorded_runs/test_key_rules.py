@@ -31,7 +31,14 @@ def test_records_from_before_a_key_of_a_task_have_its_default() -> None:
         key.removeprefix("task."): it for key, it in KeyRules.defaults.items() if key.startswith("task.")
     }
     of_likelihood = {key: text_of(getattr(LikelihoodConfig(), key)) for key in ("contexts", "last_tokens")}
-    assert defaults == of_likelihood | {"role_adapters": "{}"}, "the last is a key of task=agents"
+    of_agents = {"role_adapters": "{}"}
+    gone = {
+        "attack": "none",
+        "attack_agent": "1",
+        "match": "null",
+        "node_pruning_rate": "0.2",
+    }  # keys of agents
+    assert defaults == of_likelihood | of_agents | gone
     earlier = {"task.name": "likelihood", "task.window": "1024"}
     today = earlier | {"task.contexts": "[]", "task.last_tokens": "256"}
     assert SchemaRules().differing_keys([earlier, today]) == []

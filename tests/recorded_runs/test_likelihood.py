@@ -206,6 +206,7 @@ def test_likelihoods_of_several_splits_are_pooled_among_themselves(store: Store,
         assert (row["comparison"]["losses"], row["comparison"]["finding"]) == (10, "worse")
 
 
+@pytest.mark.thorough
 def test_the_windows_of_one_text_are_samples_and_said_to_be(store: Store, show: Any) -> None:
     for experiment, n in (("windows", N), ("few-windows", 9)):
         for name, config, nats in (("base", NONE, BASE), ("four", NF4, WORSE)):

@@ -42,6 +42,7 @@ def compared(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Compared:
     return run
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("tracking", ["none", "sqlite"])
 def test_each_missing_job_is_named_and_no_requirement_passes(
     grid: Callable[..., Grid], compared: Compared, tmp_path: Path, tracking: str

@@ -35,6 +35,7 @@ def test_prompts_may_differ_if_they_are_compared(store: Store, rows: Any) -> Non
     assert row["comparison"]["remark"] == "different prompts for 100 of 100 questions"
 
 
+@pytest.mark.thorough
 def test_questions_that_one_side_leaves_out_are_not_paired(store: Store, rows: Any) -> None:
     chosen = {"task.without": "bad.txt"}
     store.job("left out", "base", {**NONE, "task.without": "null"}, marks(50, 100))
@@ -50,6 +51,7 @@ def test_questions_that_one_side_leaves_out_are_not_paired(store: Store, rows: A
     )
 
 
+@pytest.mark.thorough
 def test_a_run_of_some_questions_is_paired_with_one_of_all(store: Store, rows: Any, show: Any) -> None:
     store.job("some", "base", {**NONE, "task.only": "null"}, marks(50, 100))
     some = [3, 51, 52, 53, 54, 55, 56, 99]
@@ -177,6 +179,7 @@ def sweeps(store: Store) -> Store:
     return store
 
 
+@pytest.mark.thorough
 def test_a_sweep_compares_its_cells_over_its_runs(sweeps: Store, rows: Any, show: Any) -> None:
     row = rows("sweeps", "--baseline", BASELINE)["nf4"]
     ratio_by_measure = {ratio["measure"]: ratio for ratio in row["ratios"]}

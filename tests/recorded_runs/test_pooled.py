@@ -160,6 +160,7 @@ def test_opposite_differences_are_said_beside_the_mean(store: Store, show: Any) 
     )
 
 
+@pytest.mark.thorough
 def test_a_small_set_that_is_worse_by_more_is_said_beside_a_mean_that_is_as_good(
     store: Store, show: Any
 ) -> None:
@@ -219,6 +220,7 @@ def test_another_model_is_another_setting(store: Store, show: Any) -> None:
     assert "it has no run on test" in out
 
 
+@pytest.mark.thorough
 def test_a_cluster_that_several_sets_have_counts_once(store: Store, show: Any) -> None:
     """nf4 loses all questions of 4 of 20 templates, in both sets: 80 of 400 questions, and 4 of 20
     clusters."""

@@ -62,6 +62,7 @@ def test_it_holds_every_question_and_what_each_run_answered(page: Path) -> None:
     assert "nf4-test thinks about question 150" in text
 
 
+@pytest.mark.thorough
 def test_a_text_cannot_end_the_script_and_a_damaged_run_is_named(store: Store, tmp_path: Path) -> None:
     evil = "</script><script>document.title='owned'</script>\u2028 what is 40 + 2?"
     for name, quantization in (("s-none", NONE), ("s-nf4", NF4)):

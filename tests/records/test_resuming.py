@@ -34,6 +34,7 @@ def test_a_job_says_that_it_resumes(runner: Run, tmp_path: Path) -> None:
     assert "resuming" not in runner(*JOB, "rerun=all").err
 
 
+@pytest.mark.thorough
 def test_answers_that_were_begun_are_counted(runner: Run, tmp_path: Path) -> None:
     runner(*JOB)
     begun = [

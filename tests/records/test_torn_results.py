@@ -14,7 +14,7 @@ Run = Callable[..., Any]
 STUB = ("model=stub", "task.limit=5")
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.99], ids=["empty", "half", "without its end"])
 def test_a_result_that_a_power_cut_has_torn_is_made_again_from_the_samples(runner: Run, share: float) -> None:
     first = runner(*STUB, "print=json", "tracking=none").json()

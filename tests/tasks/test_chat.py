@@ -113,6 +113,7 @@ def test_the_record_says_what_was_set_last(tmp_path: Path) -> None:
     assert line.rstrip().endswith("; by /set at the end temperature=0.1")
 
 
+@pytest.mark.thorough
 def test_lines_that_are_no_text_and_a_grid(tmp_path: Path, runner: Callable[..., Any]) -> None:
     done = piped(tmp_path, b"Hi\n\xff\xfe\n", "model=stub")
     assert done.returncode == 2

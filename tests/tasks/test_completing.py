@@ -152,7 +152,7 @@ DAMAGE: dict[str, tuple[Callable[[list[str]], list[str]], int]] = {
 }
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_samples_that_are_not_as_they_were_written_are_refused_by_line(
@@ -323,6 +323,7 @@ def test_more_questions_generate_only_what_is_new_and_fewer_nothing(
     assert not any("were taken from" in one for one in run(config, bases=bases).result.notes)
 
 
+@pytest.mark.thorough
 def test_errors_other_prompts_and_changed_lines_are_not_taken(config: RunnerConfig) -> None:
     config.task = Gsm8kConfig(limit=5)
     small, bases = run(config), BaseCache()

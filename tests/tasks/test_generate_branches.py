@@ -141,6 +141,7 @@ def test_main_is_framed_and_branches_follow_as_they_are(
 # of them
 
 
+@pytest.mark.thorough
 def test_completions_keep_the_order_and_every_branch_counts(
     job: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -25,7 +25,7 @@ def test_the_readme_has_commands_to_check() -> None:
     assert len(check_docs.commands(check_docs.ROOT / "README.md")) >= 8
 
 
-@pytest.mark.sampled(12)
+@pytest.mark.sampled(11)
 @pytest.mark.parametrize(
     ("text", "problem"),
     [

@@ -95,6 +95,7 @@ def test_a_deleted_database_is_created_again(
     assert [row.status for row in jobs(database)] == ["FINISHED"]
 
 
+@pytest.mark.thorough
 def test_a_deleted_experiment_is_named_with_the_fix(runner: Run, database: Path) -> None:
     assert runner(*STUB).code == 0
     experiment = client(database).get_experiment_by_name("runner")

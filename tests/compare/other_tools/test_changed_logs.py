@@ -98,7 +98,7 @@ def assert_read_or_refused(run: Any, tmp_path: Path, tool: str, seeds: range) ->
         shutil.rmtree(folder)
 
 
-@pytest.mark.sampled(10)
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize("tool", TOOLS)
 def test_a_changed_log_is_read_or_refused(run: Any, tmp_path: Path, tool: str) -> None:
     assert_read_or_refused(run, tmp_path, tool, range(FEW))

@@ -168,7 +168,7 @@ def test_a_link_in_an_archive_is_not_followed(rejected: Any, tmp_path: Path) -> 
     assert "job/result.json" in rejected(path)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.thorough
 @pytest.mark.parametrize("form", ["samples", "archive", "unwanted"])
 def test_a_bomb_is_not_unpacked(rejected: Any, jobs: Path, form: str) -> None:
     size = gzip_files.MIN_LIMIT_BYTES + 2**20

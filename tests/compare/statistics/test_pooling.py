@@ -50,6 +50,7 @@ def counted(tasks: list[PairedVerdicts]) -> float:
     return ways / 2 ** sum(task.wins + task.losses for task in tasks)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "tasks",
     [

@@ -282,6 +282,7 @@ def test_too_few_pairs_show_nothing(n: int) -> None:
 # questions
 
 
+@pytest.mark.thorough
 @given(two_groups())
 def test_the_hybrid_interval_joins_exact_ends_in_newcombes_way(table: tuple[int, int, int, int]) -> None:
     k1, n1, k2, n2 = table

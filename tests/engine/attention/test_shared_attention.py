@@ -142,6 +142,7 @@ def test_a_word_that_is_no_way_is_rejected_before_the_model_is_loaded(
         opened(model=LocalModelConfig(name="embedded", device="cpu"))
 
 
+@pytest.mark.thorough
 def test_what_was_chosen_is_in_the_facts(
     opened: Callable[..., LocalEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:

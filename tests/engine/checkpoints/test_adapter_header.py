@@ -38,7 +38,7 @@ def changed(to: Path, rename: str = "", cut: int = 0) -> Path:
     return to
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

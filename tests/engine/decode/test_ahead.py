@@ -228,6 +228,7 @@ def test_memory_that_runs_out_loses_nothing(
     both_ways(work)
 
 
+@pytest.mark.thorough
 def test_recorded_steps_are_replayed_ahead(
     both_ways: Callable[[Work], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

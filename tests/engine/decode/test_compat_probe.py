@@ -222,7 +222,7 @@ def test_a_trial_unpacks_weights_only_where_their_products_count(
     assert all("forward" not in vars(layer) for layer in layers)
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.thorough
 @pytest.mark.usefixtures("fresh_kernels")
 @pytest.mark.parametrize(
     "environment", [{"RUNNER_NATIVE": "0"}, {"CC": "/nonexistent"}, {"CC": "false"}], ids=str

@@ -51,7 +51,7 @@ class NothingFromLists(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.sampled(16)
+@pytest.mark.sampled(15)
 @DEVICES
 @pytest.mark.parametrize(
     ("family", "page"), [*((family, 0) for family in FAMILIES), ("llama", 16), ("mistral", 32)]

@@ -157,7 +157,7 @@ def check_alone(engine: LocalEngine, dtype: Dtype, monkeypatch: pytest.MonkeyPat
         assert (of_base - expected).abs().mean() > 5 * off.mean(), "what the adapter changes is seen"
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("alone", ["wide", "narrow"])
 @pytest.mark.parametrize("family", ["llama", "gpt_neox", "deepseek_v2", "qwen2_moe", *HYBRIDS])
 def test_an_adapter_that_all_rows_have(
@@ -284,6 +284,7 @@ def test_numbers_that_select_memory_are_checked(
         all_logits(forward, False, NAMES)
 
 
+@pytest.mark.thorough
 def test_a_layer_that_nobody_computes_goes_operation_by_operation(opened_with: Open) -> None:
     engine = opened_with("llama")
     engine.load()

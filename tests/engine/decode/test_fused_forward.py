@@ -202,7 +202,7 @@ def test_rows_of_other_scales_keep_their_own_pass(
     assert with_fast_kernels(opened(model=model))[2] is None
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.thorough
 @pytest.mark.parametrize(("of_values", "goes"), [("Q6_K", True), ("Q8_0", False)])
 def test_rows_in_bytes_go_in_the_same_call_where_as_many_inputs_share_their_scale(
     engine_of: Callable[..., LocalEngine], of_values: str, goes: bool

@@ -39,7 +39,7 @@ MIXTURES = [
 LATENTS = ["deepseek_v2", "deepseek_v3", "glm4_moe_lite", "minicpm3", "youtu"]
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("family", [*DENSE, *MIXTURES, *LATENTS])
 def test_its_passes_are_a_single_call(family: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     families.build(family, tmp_path / "model")

@@ -101,7 +101,7 @@ def test_only_the_row_ends_in_an_error_and_all_its_choices(
     engine.close()
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("batching", BATCHINGS, ids=str)
 def test_a_model_that_has_no_number_for_one_token_answers_nothing(
     headless: Path, batching: Batching | None

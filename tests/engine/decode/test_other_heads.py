@@ -55,7 +55,7 @@ def engine_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
     return make
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.thorough
 @pytest.mark.parametrize("dtype", list(OFF))
 @pytest.mark.parametrize("family", list(FAMILIES))
 def test_its_logits_are_those_of_the_model(family: str, dtype: Dtype, engine_of: Make) -> None:
@@ -104,7 +104,7 @@ def _one_after_the_other(fused: FusedForward) -> None:
         layer.is_parallel = 0
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("family", "change"),
     [

@@ -214,7 +214,7 @@ def test_logits_are_those_of_the_head_that_transformers_has(
     same_logits(engine, states[0], ids, expected)
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("quantization", ["none", "int8", "nf4"])
 @FAMILY
 def test_beside_other_number_formats(

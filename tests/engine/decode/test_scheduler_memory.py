@@ -208,6 +208,7 @@ def test_a_row_that_does_not_fit_alone_is_an_error_of_its_own(engine: Engine) ->
     assert all(done[index].answer.token_ids == tokens for index, tokens in expected.items() if index != alone)
 
 
+@pytest.mark.thorough
 def test_other_errors_go_on_their_way(engine: Engine) -> None:
     expected = complete(engine, requests())
 

@@ -99,6 +99,7 @@ def test_several_callers_share_one_trial(grammars: Grammars) -> None:
     assert len(allowed(held[1])) >= 1
 
 
+@pytest.mark.thorough
 def test_the_process_ends_when_idle_and_another_one_starts(grammars: Grammars) -> None:
     grammars.begin(of({"type": "integer"}))
     assert grammars._trials is not None

@@ -73,6 +73,7 @@ def test_units_of_a_feature_are_compiled_when_it_is_asked_for_and_the_others_onl
     assert prepare([building.FLOAT32, building.PACKED]) == 0.0
 
 
+@pytest.mark.thorough
 def test_a_unit_that_others_can_write_or_that_does_not_link_is_compiled_again(fake: Path) -> None:
     library = building.library(str(fake))
     unit = library.with_name(f"{building.key_of(library)}.{UNITS[0]}.o")

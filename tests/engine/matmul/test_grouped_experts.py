@@ -209,7 +209,7 @@ def quantize_experts(model: nn.Module, kind: str) -> None:
             )
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("kind", ["int8", "nf4", "torchao_int8"])
 def test_quantized_experts_are_multiplied_from_their_codes(kind: str) -> None:
     """Each a layer of the library's, with the weights that the kernels read."""

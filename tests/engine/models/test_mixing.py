@@ -95,6 +95,7 @@ def test_more_skipped_layers_are_nearer_to_the_model_and_all_of_them_are_it(save
     assert loaded.facts["left_alone"] == "all 15 linear layers"
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 def test_a_head_is_quantized_only_where_it_is_named_and_has_a_weight_of_its_own(
     saved_family: Saved, tied: bool

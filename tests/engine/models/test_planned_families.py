@@ -84,7 +84,7 @@ def test_of_mixtures(tmp_path: Path, family: str) -> None:
     assert (compare(family, "int8", tmp_path) > 0.95) == (family not in MISSED)
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.thorough
 @pytest.mark.parametrize(("family", "name"), RULED_CASES)
 def test_of_families_with_rules(
     tmp_path: Path, family: str, name: str, monkeypatch: pytest.MonkeyPatch

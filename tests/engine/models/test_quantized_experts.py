@@ -80,7 +80,7 @@ def test_experts_are_quantized_as_the_library_does_and_the_plan_knows_it(
 ) -> None:
     resolved = job(family, CHOICES[name]())
     formats.check(resolved)
-    predicted = predict(resolved, resolved.config.task.workload(resolved.config.generation))
+    predicted = predict(resolved, (1, 512, 24))
     walked = walk_files(resolved.files, resolved.mix, "cpu").share
     base = load_base(resolved)
 
@@ -116,7 +116,7 @@ def test_integers_in_groups_are_those_of_torchao(
     from torchao.quantization import quantize_
 
     resolved = job(family, choice)
-    predicted = predict(resolved, resolved.config.task.workload(resolved.config.generation))
+    predicted = predict(resolved, (1, 512, 24))
     base = load_base(resolved)
     assert predicted is not None
     assert predicted.weight_mib == pytest.approx(sum(base.bytes_by_dtype.values()) / machine.MIB, rel=0.005)
@@ -148,7 +148,7 @@ def test_a_mix_reaches_experts_one_by_one(job: Callable[..., Any]) -> None:
     }
     assert layers == dict(zip(PLACES, ("Linear4bit", "Linear", "Linear8bitLt", "Linear4bit"), strict=True))
     assert base.metrics["quantized_share"] == pytest.approx(walked.of_blocks, abs=1e-4)
-    predicted = predict(resolved, resolved.config.task.workload(resolved.config.generation))
+    predicted = predict(resolved, (1, 512, 24))
     assert predicted is not None
     assert predicted.weight_mib == pytest.approx(sum(base.bytes_by_dtype.values()) / machine.MIB, rel=0.005)
     assert base.metrics["quantized_share_of_wanted"] > 0.99
@@ -164,7 +164,7 @@ def test_experts_that_a_mix_leaves_plain_stay_fused(job: Callable[..., Any], fam
     base = load_base(resolved)
     assert not experts_of(base)
     assert base.metrics["quantized_share_of_wanted"] > 0.9
-    predicted = predict(resolved, resolved.config.task.workload(resolved.config.generation))
+    predicted = predict(resolved, (1, 512, 24))
     assert predicted is not None
     assert predicted.weight_mib == pytest.approx(sum(base.bytes_by_dtype.values()) / machine.MIB, rel=0.005)
 

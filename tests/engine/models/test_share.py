@@ -70,7 +70,7 @@ def test_the_plan_and_the_load_agree_on_what_is_quantized(
 ) -> None:
     resolved = job(kind, CHOICES[name](allow_partial=True))
     formats.check(resolved)
-    predicted = predict(resolved, resolved.config.task.workload(resolved.config.generation))
+    predicted = predict(resolved, (1, 512, 24))
     if name in OWN_CLASSES.get(kind, ()):
         assert walk_files(resolved.files, resolved.mix, "cpu").share.quantized == 0
         with pytest.raises(ConfigError, match=rf"^quantization={name} found no linear layer to quantize"):
@@ -173,7 +173,7 @@ def test_layers_that_bitsandbytes_cannot_pack_are_quantized_and_counted(
         formats.check(resolved)
         assert walk_files(resolved.files, resolved.mix, "cpu").unfit == {}
         base = load_base(resolved)
-        predicted = predict(resolved, resolved.config.task.workload(resolved.config.generation))
+        predicted = predict(resolved, (1, 512, 24))
         assert predicted is not None
         assert predicted.weight_mib == pytest.approx(weight_mib(base), rel=0.005)
         shares.append(base.metrics["quantized_share"])
@@ -194,7 +194,7 @@ def test_inputs_that_are_no_whole_groups_stay_plain_if_they_are_few(job: Callabl
     base = load_base(few)
     assert base.metrics["quantized_modules"] == 24
     assert "self_attn.o_proj" in base.facts["left_alone"]
-    predicted = predict(few, few.config.task.workload(few.config.generation))
+    predicted = predict(few, (1, 512, 24))
     assert predicted is not None
     assert predicted.weight_mib == pytest.approx(weight_mib(base), rel=0.005)
 

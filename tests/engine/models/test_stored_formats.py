@@ -68,7 +68,7 @@ def library(folder: Path, choice: str, dtype: torch.dtype) -> Any:
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", CODED | INT8)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_library_gives_the_same_logits(saved_format: Saved, name: str, dtype: Dtype) -> None:
@@ -122,7 +122,7 @@ def test_integers_in_groups_equal_their_plain_weights(saved_format: Saved, name:
     assert loaded.metrics["parameters"] == reference.num_parameters()
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["pack_quantized", "pack_quantized_zeros", "pack_quantized_8_bits"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_compressed_tensors_unpacks_the_same_weights(saved_format: Saved, name: str, dtype: Dtype) -> None:
@@ -164,7 +164,7 @@ def test_the_predicted_size_is_that_of_the_loaded_weights(
 
 
 @pytest.mark.skipif(native.kernels() is None, reason="the kernels are not built here")
-@pytest.mark.sampled(7)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", CODED | INT8)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_engines_products_are_near_and_each_row_has_its_own(

@@ -66,7 +66,7 @@ CASES += [("fused", name) for name in FUSED]  # experts alone are codes
 CASES += [("mixtral", "fp8"), ("deepseek_v3", "fp8"), ("gpt_oss", "mxfp4")]
 
 
-@pytest.mark.sampled(7)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(("family", "name"), CASES)
 def test_a_stored_mixture_computes_what_its_plain_weights_do(
     saved: Any, tmp_path: Path, family: str, name: str
@@ -147,6 +147,7 @@ DAMAGES: list[tuple[str, Callable[[Any], Any], str]] = [
 ]  # fmt: skip
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(("name", "change", "message"), DAMAGES)
 def test_what_does_not_fit_is_refused_by_name(
     saved: Any, tmp_path: Path, name: str, change: Callable[[Any], Any], message: str

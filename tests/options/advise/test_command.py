@@ -137,6 +137,7 @@ def test_a_recommended_job_runs_and_is_then_recorded(runner: Callable[..., Any])
     assert runner(*command, "plan=quick").out.count("done") >= 1
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_two_recorded_number_formats_are_compared_on_their_questions(runner: Callable[..., Any]) -> None:
     job = ("model=embedded", "task.limit=8", "generation.max_new_tokens=64")
@@ -155,6 +156,7 @@ def test_two_recorded_number_formats_are_compared_on_their_questions(runner: Cal
     assert all("unknown here" in line or "no difference in accuracy shown" in line for line in orders), orders
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_files_are_candidates_with_their_recorded_kl_and_memory(
     runner: Callable[..., Any], tmp_path: Path
@@ -259,6 +261,7 @@ def test_a_file_describes_a_machine(tmp_path: Path) -> None:
         machine_of(str(file))
 
 
+@pytest.mark.thorough
 def test_a_choice_that_misses_the_experts_is_not_recommended(data: Any, tmp_path: Path) -> None:
     from kinds_of_models import save
 

@@ -36,6 +36,7 @@ def listed(folder: Path, *numbers: int, name: str = "list.txt") -> str:
     return str(folder / name)
 
 
+@pytest.mark.thorough
 def test_a_team_is_scored_in_the_same_way(make_config: Make, tmp_path: Path) -> None:
     record = run(make_config(task=AgentsConfig(limit=3, agents=1, without=listed(tmp_path, 1))))
     assert (record.result.metrics["n"], record.result.metrics["n_all"]) == (2, 3)

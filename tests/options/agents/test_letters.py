@@ -132,7 +132,7 @@ def test_programming_tasks_are_refused_before_anything_is_loaded(make_config: Ma
         agents.prepare(make_config(task=team(data=str(tmp_path / "code.jsonl"))))
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize("domain", Domain)
 def test_a_command_over_choices(runner: Callable[..., Any], quiz: str, domain: Domain) -> None:

@@ -17,6 +17,7 @@ pytestmark = [
 ]
 
 
+@pytest.mark.thorough
 def test_the_page_of_teams_shows_each_graph_once_and_accuracy_over_tokens(
     store: Store, show: Any, tmp_path: Path
 ) -> None:

@@ -100,7 +100,7 @@ def left_running(scratch: Path) -> list[str]:
     return found
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.thorough
 @pytest.mark.parametrize("without", WITHOUT, ids=lambda names: "-".join(sorted(names)) or "all")
 def test_attacks_fail_and_harm_nothing(without: frozenset[str], outside: Path) -> None:
     if not LINUX and without != WITHOUT[-1]:
@@ -118,7 +118,7 @@ def test_attacks_fail_and_harm_nothing(without: frozenset[str], outside: Path) -
     assert sandbox.run("answer = 6 * 7").answer == "42"
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("code", "limits", "why"),
     [
@@ -143,6 +143,7 @@ def test_what_never_ends_is_ended(code: str, limits: SandboxLimits, why: str, ou
     assert (outcome.status, outcome.why) == (CodeStatus.code_failed, why)
 
 
+@pytest.mark.thorough
 def test_processes_that_outlive_the_program_are_ended(outside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nothing refuses a second process, the whole session is killed."""
     bare = outside.parent / "bare.py"
@@ -172,7 +173,7 @@ def as_user(tmp_path: Path, *options: str) -> str:
     return str(script)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.thorough
 @pytest.mark.parametrize("user", ["root who may become nobody", "an ordinary user"])
 @pytest.mark.parametrize("without", [WITHOUT[0], WITHOUT[-1]], ids=["all", "limits-only"])
 def test_as_other_users(

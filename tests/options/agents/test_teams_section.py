@@ -98,6 +98,7 @@ def test_teams_without_a_key_in_common_have_one_baseline(store: Store, rows: Any
     assert "against one agent, on the 40 questions that both answered: saves nothing" in out
 
 
+@pytest.mark.thorough
 def test_a_picture_of_many_teams_numbers_them_and_lists_their_names(
     store: Store, show: Any, tmp_path: Path
 ) -> None:

@@ -42,6 +42,7 @@ def instances(kind: str, *arguments: tuple[Any, ...]) -> list[Instance]:
     return [Instance(request_type=kind, doc={}, arguments=one, idx=at) for at, one in enumerate(arguments)]
 
 
+@pytest.mark.thorough
 def test_answers_are_the_same(ours: EngineModel, theirs: Any) -> None:
     settings: list[dict[str, Any]] = [
         {"until": ["Question:", "\n\n"], "do_sample": False, "max_gen_toks": 24},

@@ -43,7 +43,7 @@ def trials(outputs: Path) -> dict[float, tuple[str, float | None]]:
     }
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_what_is_pruned_is_worse_and_the_best_is_the_same(
@@ -154,6 +154,7 @@ def test_how_a_trial_is_compared() -> None:
     ]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

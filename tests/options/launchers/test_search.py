@@ -249,6 +249,7 @@ def test_a_trial_that_fails_is_tried_again(grid: Start, start: Start, tmp_path: 
         assert [*database.execute(query)] == [("FAIL", 4)]
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_grid_of_all_combinations_ends_by_itself(start: Start, tmp_path: Path) -> None:
     done = start(
@@ -262,7 +263,7 @@ def test_a_grid_of_all_combinations_ends_by_itself(start: Start, tmp_path: Path)
     assert not opened(tmp_path), "Optuna itself closes no connection: Python 3.13 warns of that"
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

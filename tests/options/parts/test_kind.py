@@ -127,6 +127,7 @@ def test_word_problems(make_config: Make, embedded: Path, samples_each: int) -> 
     assert len(record.result.tables[PARTS]) == 2
 
 
+@pytest.mark.thorough
 def test_a_sweep_gets_the_same_tokens(make_config: Make, embedded: Path) -> None:
     def tokens(config: RunnerConfig) -> list[list[int]]:
         engine = open_engine(config)

@@ -96,6 +96,7 @@ def test_an_unknown_model_is_named_with_the_known_ones(runner: Run) -> None:
     assert len(api.seen) <= 3
 
 
+@pytest.mark.thorough
 def test_an_unreachable_server_is_one_error(runner: Run) -> None:
     with unreachable() as url:
         done = runner(*QUICK, f"model.base_url={url}")
@@ -238,6 +239,7 @@ def test_another_model_behind_the_name_is_another_job(runner: Run, tmp_path: Pat
     assert len(api.seen) == 4
 
 
+@pytest.mark.thorough
 def test_a_change_of_model_during_a_job_is_reported(runner: Run) -> None:
     with Api(solve) as api:
         job = (*QUICK, f"model.base_url={api.url}", "task.limit=4", "model.retries=0")

@@ -255,6 +255,7 @@ def test_a_request_without_an_answer_is_sent_again(ask: Ask, api: Api, trouble: 
     assert (len(api.seen), len(api.answered)) == (3, 1)
 
 
+@pytest.mark.thorough
 def test_retry_after_holds_for_all(ask: Ask, api: Api) -> None:
     api.troubles.extend([Trouble("status", 429, {"Retry-After": "0.5"})] * 2)
     started = time.monotonic()

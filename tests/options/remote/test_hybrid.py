@@ -264,6 +264,7 @@ def test_without_a_student_the_teacher_answers_alone(make_config: Make, name: st
     )
 
 
+@pytest.mark.thorough
 def test_the_students_own_answers_are_those_of_the_student_alone(make_config: Make) -> None:
     short = GenerationConfig(max_new_tokens=48)
     with Teacher(good()) as teacher:

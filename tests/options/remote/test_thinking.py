@@ -94,6 +94,7 @@ def test_a_server_that_ignores_its_budget_is_noted(runner: Run, tmp_path: Path, 
     ]
 
 
+@pytest.mark.thorough
 def test_a_server_that_does_not_count_thinking_is_noted(runner: Run, tmp_path: Path, api: Api) -> None:
     api.counts_thinking, api.budget_of = False, lambda body: body["thinking_budget_tokens"]
     long = "generation.max_new_tokens=2"
@@ -108,6 +109,7 @@ def test_a_server_that_does_not_count_thinking_is_noted(runner: Run, tmp_path: P
     ]
 
 
+@pytest.mark.thorough
 def test_an_answer_that_takes_what_the_thinking_left_is_noted(runner: Run, tmp_path: Path, api: Api) -> None:
     api.thinking, api.answer = ("reasoning", lambda body: "hm"), lambda body: "and so on " * 50
     wide = "generation.thinking_tokens=60"
@@ -119,7 +121,7 @@ def test_an_answer_that_takes_what_the_thinking_left_is_noted(runner: Run, tmp_p
     ]
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -143,6 +145,7 @@ def test_what_a_server_has_no_parameter_for_is_refused(
     assert all(choice in done.err for choice in ThinkingBudget) or "thinking_end" in words
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("choice", "body", "off"),
     [

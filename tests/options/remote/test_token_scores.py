@@ -40,7 +40,7 @@ def here(make_config: Make, saved_family: Folder) -> Callable[..., RunnerConfig]
     return make
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.thorough
 @pytest.mark.parametrize("rows", [TEXTS, PAIRS], ids=["texts", "pairs"])
 @pytest.mark.parametrize("faults", [(), ("no_pass",)], ids=["pass", "steps"])
 def test_a_server_is_as_far_from_a_reference_as_our_own_engine(
@@ -90,7 +90,7 @@ def _contexts(record: Record) -> set[tuple[str, str]]:
     return {(line["before"], line["token"]) for line in found}
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("faults", "message"),
     [

@@ -89,7 +89,7 @@ def test_the_list_has_the_base_and_its_adapters(server: Serving) -> None:
             client.completions.create(model="math", prompt="x")
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("command", "reason"),
     [

@@ -116,6 +116,7 @@ def test_a_port_that_is_taken_is_said_before_anything_is_loaded(runner: Any, mak
         serve.bound_to(ServeConfig(host="no.such.host.invalid"))
 
 
+@pytest.mark.thorough
 @SLOW
 def test_a_grid_of_servers_is_impossible(runner: Any) -> None:
     done = runner(

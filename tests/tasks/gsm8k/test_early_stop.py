@@ -63,6 +63,7 @@ def decided(record: Record) -> dict[str, float]:
     return {name: record.result.metrics[name] for name in (*names, *ends)}
 
 
+@pytest.mark.thorough
 def test_a_clear_difference_ends_a_job_early_and_a_kill_changes_nothing(
     job: Callable[..., RunnerConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -130,6 +130,7 @@ def test_rows_of_both_layouts_are_read(row: dict[str, Any]) -> None:
         assert read_row(row, of_solutions).gold == row["answer"]
 
 
+@pytest.mark.thorough
 def test_a_job_judges_keeps_the_reasons_and_resumes(
     make_config: Make, recorder: Callable[[], Recorder], file: Path
 ) -> None:
@@ -198,6 +199,7 @@ def test_keys_that_do_not_fit_are_refused(keys: dict[str, Any], key: str) -> Non
         Gsm8kConfig(**({"extractor": Extractor.math} | keys))
 
 
+@pytest.mark.thorough
 def test_rows_without_an_expression_are_refused() -> None:
     with pytest.raises(ValueError, match="no expression of at most 1000 characters"):
         scorer_of("math").read_gold(" ")

@@ -291,6 +291,7 @@ def test_nothing_is_asked_again_where_it_shows_nothing_or_takes_long(
     assert not (tmp_path / "job" / AGAIN).exists()
 
 
+@pytest.mark.thorough
 def test_nothing_is_asked_again_where_it_would_change_the_answers_beside_it(
     make_config: Make, tmp_path: Path
 ) -> None:

@@ -89,6 +89,7 @@ def test_nothing_is_compared_where_nobody_guesses(swept: Callable[..., Result]) 
     assert not any("gain" in key or "differ" in key for key in result.metrics)
 
 
+@pytest.mark.thorough
 def test_answers_that_differ_are_counted(
     swept: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:

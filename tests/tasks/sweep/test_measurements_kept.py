@@ -77,7 +77,7 @@ def interrupt_after(count: int, sent: signal.Signals, folder: Path, *words: str)
 
 
 @pytest.mark.slow
-@pytest.mark.sampled(2)
+@pytest.mark.thorough
 @pytest.mark.parametrize("sent", SIGNALS, ids=[it.name for it in SIGNALS])
 def test_an_interrupted_sweep_goes_on(
     runner: Callable[..., Any], tmp_path: Path, sent: signal.Signals

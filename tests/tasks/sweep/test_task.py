@@ -267,6 +267,7 @@ def test_a_real_model(make_config: MakeConfig, recorder: Recorder, tiny_llama: P
     )
 
 
+@pytest.mark.thorough
 def test_pictures_that_are_asked_for_later_are_drawn_without_measuring(make_config: MakeConfig) -> None:
     done = run(make_config(task=small(arrival_rates=[200, 400], arrival_requests=2)))
     folder = Path(done.output_dir)

@@ -69,7 +69,7 @@ def outcomes_of(recorder: Recorder) -> Counter[str]:
     return Counter(str(sample.tool_outcome) for sample in samples_of(recorder))
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", NAMES)
 def test_right_calls_are_right_in_each_form(job: Make, recorder: Recorder, name: str) -> None:
     config = job(form=name, cases=None)

@@ -92,7 +92,7 @@ def test_merged_first_is_the_merged_model_quantized(
     assert not torch.equal(logits(control), logits(expected)), "one layer left out is seen"
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("quantization", MADE, ids=lambda choice: choice.name)
 def test_quantized_first_is_near_the_adapter_beside_the_weights(
     base: Path, adapter: Path, lacking: Path, quantization: QuantizationConfig

@@ -276,6 +276,7 @@ def logits(model: Any) -> torch.Tensor:
     return found
 
 
+@pytest.mark.thorough
 def test_who_has_no_such_adapter_is_told_which_there_are(case: Case) -> None:
     engine = open_engine(case.spec())
     with engine.open() as session, pytest.raises(ConfigError, match="no adapter 'maths'. Did you mean math"):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shlex
 
+import pytest
+
 from runner.config.compose import compose
 from runner.config.hydra import to_config
 from runner.options.advise.mix import MixableModel
@@ -11,6 +13,7 @@ from runner.options.advise.mix_file import file_command
 from runner.options.quantize.keys import QuantizeConfig
 
 
+@pytest.mark.thorough
 def test_the_command_gives_each_layer_as_many_bits_as_the_mix() -> None:
     def composed(words: list[str]) -> object:
         return to_config(*compose(words))

@@ -65,6 +65,7 @@ def test_a_team_of_agents_records_who_answered(make_config: Make, tmp_path: Path
     assert again["student_answers"] + again["teacher_answers"] == again["calls"] == metrics["calls"]
 
 
+@pytest.mark.thorough
 def test_the_servers_key_is_in_no_file(
     make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -215,6 +215,7 @@ def test_what_is_no_split_is_refused(sources: dict[str, Path], trip: Trip) -> No
         trip.verify()
 
 
+@pytest.mark.thorough
 def test_exit_codes_and_never_from_the_ledger(
     sources: dict[str, Path], trip: Trip, runner: Callable[..., Any]
 ) -> None:

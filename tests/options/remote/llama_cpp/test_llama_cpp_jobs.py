@@ -169,7 +169,7 @@ def test_the_prompt_cache_counts_where_it_changes_answers(runner: Run, tmp_path:
     assert "model.flags=--no-cache-prompt: model.prompt_cache says it" in refused.err
 
 
-@pytest.mark.sampled(7)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
@@ -207,7 +207,7 @@ def test_what_llama_cpp_cannot_do_is_refused_before_anything_starts(
     assert not standin.started
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("wish", "code", "message"),
     [
@@ -273,6 +273,7 @@ def test_the_one_on_path_is_found(runner: Run, tmp_path: Path, model: Path, stan
     assert len(standin.started) == 1
 
 
+@pytest.mark.thorough
 def test_a_port_that_another_program_has_is_refused(
     runner: Run, model: Path, standin: LlamaCppStandIn
 ) -> None:

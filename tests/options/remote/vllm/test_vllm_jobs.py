@@ -40,7 +40,7 @@ def test_a_jobs_id_holds_version_and_flags(runner: Run, tmp_path: Path) -> None:
     assert len({first, *others, own[0]}) == 9
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("keys", "message"),
     [

@@ -28,6 +28,7 @@ def lengths_and_answers(tmp_path: Path, metrics: dict[str, Any]) -> dict[int, tu
     return {sample["index"]: (sample["prompt_tokens"], sample["text"]) for sample in samples}
 
 
+@pytest.mark.thorough
 def test_its_server_gets_the_texts_that_a_local_model_gets(runner: Run, tmp_path: Path) -> None:
     folder = f"output_dir={tmp_path / 'out'}"
     served = runner(*RECALL, *FEW, folder, *vllm_keys(VllmStandIn(tmp_path / "env"), "model.compare=false"))
