@@ -28,7 +28,6 @@ def empty_names(source: str, names: set[str]) -> list[tuple[str, int]]:
     ]
 
 
-@pytest.mark.sampled(2)
 @pytest.mark.parametrize("package", GONE)
 def test_names_say_what_they_are(package: str) -> None:
     found = {

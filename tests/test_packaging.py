@@ -66,7 +66,6 @@ def test_the_wheel_is_called_by_a_name_that_nobody_else_has(wheel: Path) -> None
     assert wheel.name.startswith("runner_llm-")
 
 
-@pytest.mark.thorough
 def test_what_is_said_to_install_is_ours() -> None:
     named = re.compile(r"(pip install (?:-\S+ )*['\"]?|dependencies = \[\s*\")runner(?![\w-])")
     folders = (*PACKAGES, "conf", "docs", "experiments", "tests", "tools")
@@ -154,7 +153,6 @@ def test_a_wheel_with_kernels_needs_no_compiler(wheel_with_kernels: Path, tmp_pa
     )
 
 
-@pytest.mark.thorough
 @pytest.mark.slow
 def test_installed_wheel_runs_elsewhere(wheel: Path, tmp_path: Path) -> None:
     home = tmp_path / "env"
@@ -196,7 +194,6 @@ OPTIONAL = {"torchao", "gguf", "joblib", "llguidance", "lm_eval", "optuna", "ray
 }
 
 
-@pytest.mark.thorough
 @pytest.mark.slow
 def test_all_that_the_core_imports_is_a_core_dependency() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

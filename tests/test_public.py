@@ -56,7 +56,6 @@ def test_every_group_of_entry_points_that_others_may_use_is_listed() -> None:
     assert groups - {"runner.compare"} == set(KINDS.values()) | ours
 
 
-@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("files", "arguments"),
     [

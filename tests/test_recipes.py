@@ -188,7 +188,6 @@ def test_a_data_set(run: Run) -> None:
     assert "A. green" in shown
 
 
-@pytest.mark.thorough
 def test_an_extractor(job: Job) -> None:
     metrics = job("model=stub", "task.limit=2", "task.extractor=last_line")["metrics"]
     assert metrics["accuracy"] == metrics["accuracy/last_line"]
@@ -220,7 +219,6 @@ with runner.load("embedded") as model:
 """
 
 
-@pytest.mark.thorough
 def test_jobs_without_a_new_sampling_parameter_keep_their_ids(run: Run) -> None:
     plan = ("-m", "runner", "model=stub", "generation=sampling", "plan=true", "tracking=none")
     before = output_of([sys.executable, *plan], ROOT)

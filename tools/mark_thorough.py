@@ -3,8 +3,8 @@
 FOLDER has records of `tools.executed_lines`. What stays executes each line of the packages FOLD times, where so many
 tests do: all tests that take less than QUICK_S, and of the others those that execute most lines a second that are
 missing yet, down to LEAST_RATE lines a second. Tests of processes execute few lines in their own process: of those of
-a file the shortest stays, and all in FOLDERS_WHOLE. A test function of which no case stays becomes `thorough`, one of
-which a few stay `sampled(few)`. Functions that would save less than LEAST_SAVED_S stay as they are, and so do files
+a file the shortest stays, and all in FOLDERS_WHOLE, as do tests of STRUCTURE. A test function of which no case stays
+becomes `thorough`, one of which a few stay `sampled(few)`. Functions that would save less than LEAST_SAVED_S stay as they are, and so do files
 that are marked as a whole. Run `tools.plant_defects` before and after.
 """
 
@@ -25,6 +25,9 @@ FOLD = 2
 QUICK_S, LEAST_SAVED_S = 0.2, 0.4
 LEAST_RATE = 3.0
 PROCESS_LINES, PROCESS_S, MAX_PROCESS_S = 80, 1.0, 8.0
+STRUCTURE = re.compile(
+    r"tests/test_(house|names|public|packaging|recipes)\.py"
+)  # they read files, and execute little
 FOLDERS_WHOLE = ("golden/", "tests/test_cli", "tests/grid/test_survival", "hostile/")
 
 
@@ -46,7 +49,7 @@ class Recorded:
 def tests_that_stay(recorded: Recorded) -> set[str]:
     """Return the tests that `make test` runs."""
     seconds, lines = recorded.seconds, recorded.lines
-    stay = {test for test in seconds if seconds[test] < QUICK_S}
+    stay = {test for test in seconds if seconds[test] < QUICK_S or STRUCTURE.match(test)}
     executed: Counter[tuple[str, int]] = Counter(line for test in stay for line in lines[test])
 
     def rate(test: str) -> float:

@@ -104,8 +104,12 @@ def naming_missing(jobs: Sequence[MissingJob]) -> Iterator[None]:
         if not jobs:
             raise
         states = "; ".join(job.line for job in jobs)
-        reason = f"{error.reason}. Jobs of the grid without a result: {states}"
-        raise ConfigError(reason, key=error.key, value=error.value, code=error.code) from error
+        raise ConfigError(
+            f"{error.reason}. Jobs of the grid without a result: {states}",
+            key=error.key,
+            value=error.value,
+            code=error.code,
+        ) from error
 
 
 def with_errors(runs: Sequence[Run]) -> list[MissingJob]:
