@@ -4,8 +4,8 @@ FOLDER has records of `tools.executed_lines`. What stays executes each line of t
 tests do: all tests that take less than QUICK_S, and of the others those that execute most lines a second that are
 missing yet, down to LEAST_RATE lines a second. Tests of processes execute few lines in their own process: of those of
 a file the shortest stays, and all in FOLDERS_WHOLE, as do tests of STRUCTURE. A test function of which no case stays
-becomes `thorough`, one of which a few stay `sampled(few)`. Functions that would save less than LEAST_SAVED_S stay as they are, and so do files
-that are marked as a whole. Run `tools.plant_defects` before and after.
+becomes `thorough`, one of which a few stay `sampled(few)`. Functions that would save less than LEAST_SAVED_S stay as
+they are, and so do files that are marked as a whole. Run `tools.plant_defects` before and after.
 """
 
 from __future__ import annotations
