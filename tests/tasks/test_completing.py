@@ -111,7 +111,7 @@ def test_answers_that_memory_was_too_short_for_are_asked_again(config: RunnerCon
 @pytest.mark.thorough
 def test_a_job_without_memory_for_anything_works_once_there_is_some(config: RunnerConfig) -> None:
     bases = BaseCache()
-    with memory_for(0), raises(JobFailed, "failed", "generate"):
+    with memory_for(0), raises(JobFailed, "failed", "gsm8k"):
         run(config, bases=bases)
     assert run(config, bases=bases).status is Status.FINISHED
 
