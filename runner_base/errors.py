@@ -17,7 +17,7 @@ import os
 import shutil
 import stat
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
@@ -26,10 +26,11 @@ from urllib.parse import parse_qs, urlsplit
 
 from runner_base import signals
 from runner_base.console import say
-from runner_base.render.errors import NOT_GIVEN, error_message
+from runner_base.render.errors import error_message
 from runner_base.signals import INTERRUPTED as INTERRUPTED
 from runner_base.uris import without_secrets
 
+NOT_GIVEN = ...  # in place of a value: None is one, and a pickled error keeps only a constant
 Code = Literal[
     "ambiguous",  # several things fit what is named
     "bad_value",  # of another type or form, or out of its range
@@ -70,7 +71,8 @@ class RunnerError(Exception):
         self.reason, self.key, self.value, self.code = reason, str(key), value, code
 
     def __str__(self) -> str:
-        return error_message(self.key, self.value, self.reason)
+        value = None if self.value is NOT_GIVEN else str(self.value)
+        return error_message(self.key, value, self.reason)
 
     def __repr__(self) -> str:  # libraries such as Hydra quote it
         return f"{type(self).__name__}({str(self)!r})"
@@ -115,6 +117,15 @@ E = TypeVar("E", bound=RunnerError)
 def convert_error(error: RunnerError, kind: type[E]) -> E:
     """Return an error of another kind with the same key, value, reason and code."""
     return kind(error.reason, key=error.key, value=error.value, code=error.code)
+
+
+def rename_keys(error: E, names: Mapping[str, str]) -> E:
+    """Return the error with the keys that the user gave, in place of those that the code which failed knows."""
+    reason, key = error.reason, error.key
+    for old, new in names.items():
+        reason = reason.replace(f"{old}=", f"{new}=")
+        key = new if key == old else key.replace(f"{old}=", f"{new}=")
+    return type(error)(reason, key=key, value=error.value, code=error.code)
 
 
 MEMORY_ERRORS = (RuntimeError, MemoryError, OSError)  # torch raises the first, mmap the last

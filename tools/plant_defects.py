@@ -81,8 +81,14 @@ class Outcome:
     """What the tests made of a defect."""
 
     found_by: str | None
+    is_cut_off: bool  # they did not end in time: the defect may hang them, or the machine is slow
     tests: int
     seconds: float
+
+    def __str__(self) -> str:
+        if self.is_cut_off:
+            return f"UNDECIDED: no end within {TIME_LIMIT_S} s"
+        return f"found by {self.found_by}" if self.found_by else f"NOT FOUND by {self.tests} tests"
 
 
 class Places:
@@ -181,10 +187,11 @@ def is_sequence(node: ast.expr) -> bool:
 
 def places_in_c(file: str, source: bytes) -> Iterator[Defect]:
     """Yield the defects that a C file can get."""
+    start = end = 0
     for number, line in enumerate(source.decode().splitlines(keepends=True), 1):
+        start, end = end, end + len(line.encode())
         if line.lstrip().startswith(("//", "*", "/*", "#")):
             continue
-        start = len("".join(source.decode().splitlines(keepends=True)[: number - 1]).encode())
         for kind, pattern, change in C_PATTERNS:
             for found in re.finditer(pattern, line.split("//")[0]):
                 at = start + len(line[: found.start()].encode())
@@ -272,22 +279,13 @@ def importing(defect: Defect) -> list[str]:
 
 
 def run_tests(copy: CopiedTree, tests: list[str], marks: str) -> str | None:
-    """Run tests until one fails, and return its id, or what else ended the run."""
+    """Run tests until one fails, and return its id, or what else ended the run; TimeoutExpired without an end."""
     if not tests:
         return None
     chosen = copy.home / "tests.txt"
     chosen.write_text("".join(f"{test}\n" for test in tests))
-    command = [
-        str(copy.home / "bin" / "python"),
-        "-m",
-        "pytest",
-        "-x",
-        "-q",
-        "-m",
-        marks,
-        "-p",
-        "no:cacheprovider",
-    ]
+    python = str(copy.home / "bin" / "python")
+    command = [python, *["-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m"], marks]
     variables = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     process = subprocess.Popen(
         [*command, f"@{chosen}"],
@@ -299,7 +297,7 @@ def run_tests(copy: CopiedTree, tests: list[str], marks: str) -> str | None:
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, 9)
         process.communicate()
-        return f"no end within {TIME_LIMIT_S} s"
+        raise
     if process.returncode in (0, 5):  # 5: the marks leave no test
         return None
     failed = re.search(r"^(?:FAILED|ERROR) (\S.*?)(?: - |$)", output, re.M)
@@ -311,14 +309,17 @@ def try_defect(copy: CopiedTree, defect: Defect, tests: list[str], marks: str, i
     path, started = copy.folder / defect.file, time.perf_counter()
     original, status = path.read_bytes(), path.stat()
     path.write_bytes(defect.apply(original))
+    found, is_cut_off = None, False
     try:
         found = run_tests(copy, tests, marks)
         if found is None and is_whole:
             found = run_tests(copy, ["tests"], marks)
+    except subprocess.TimeoutExpired:
+        is_cut_off = True
     finally:
         path.write_bytes(original)
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))  # so that compiled files fit again
-    return Outcome(found, len(tests), time.perf_counter() - started)
+    return Outcome(found, is_cut_off, len(tests), time.perf_counter() - started)
 
 
 def shown(defect: Defect) -> str:
@@ -377,11 +378,8 @@ def main() -> None:
                 outcome = try_defect(copy, defect, tests_of(defect), options.marks, options.whole)
             finally:
                 copies.put(copy)
-            verdict = (
-                f"found by {outcome.found_by}" if outcome.found_by else f"NOT FOUND by {outcome.tests} tests"
-            )
             place = f"{defect.file}:{defect.first_line}"
-            print(f"{number:3} {place} · {defect.kind} · {verdict} · {outcome.seconds:.0f} s", flush=True)
+            print(f"{number:3} {place} · {defect.kind} · {outcome} · {outcome.seconds:.0f} s", flush=True)
             return outcome.found_by is not None
 
         with ThreadPoolExecutor(options.at_once) as pool:

@@ -14,8 +14,7 @@ from runner.config.groups import GROUPS, key_types, schema_keys
 from runner.config.meant import meant
 from runner.config.root import RunnerConfig
 from runner_base import ConfigError, plug_ins, unknown
-from runner_base.errors import nearest
-from runner_base.render.errors import NOT_GIVEN
+from runner_base.errors import NOT_GIVEN, nearest
 
 # old names of choices and keys, and what to use instead
 RENAMED = {

@@ -28,6 +28,7 @@ from runner.datasets.prompts import (
     prompts_sha256,
 )
 from runner_base import ConfigError
+from runner_base.errors import rename_keys
 from runner_engine import Completion, Engine, Prompt, Request
 
 MAX_PROMPTS = 1000  # of a data set: a sweep of the default size needs 126
@@ -146,6 +147,4 @@ def _questions(task: SweepConfig) -> list[str]:
     try:
         return [item.question for item in load_questions(questions)]
     except ConfigError as error:  # the message names the key of tasks that score
-        key = "task.prompts" if error.key == "task.data" else error.key.replace("task.data=", "task.prompts=")
-        reason = error.reason.replace("task.data=", "task.prompts=")
-        raise type(error)(reason, key=key, value=error.value, code=error.code) from error
+        raise rename_keys(error, {"task.data": "task.prompts"}) from error

@@ -21,8 +21,12 @@ from runner_base.errors import (
 
 
 def test_memory_that_runs_out_is_said_and_other_errors_are_as_they_were() -> None:
-    with raises(JobFailed, "too_large"), memory_errors_as_job_failed():
+    @memory_errors_as_job_failed()
+    def run_out() -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    with raises(JobFailed, "too_large"):
+        run_out()
     for error in (
         RuntimeError("shapes cannot be multiplied"),
         ConfigError("out of memory is in these words"),

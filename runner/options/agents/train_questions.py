@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 
 from runner.datasets.gsm8k import check_made, load_questions
 from runner.datasets.items import Item
 from runner.options.agents.keys import AgentsConfig
 from runner_base import ConfigError
+from runner_base.errors import rename_keys
 
 
 def train_questions(task: AgentsConfig, items: list[Item]) -> tuple[list[Item], int]:
@@ -31,9 +31,8 @@ def train_questions(task: AgentsConfig, items: list[Item]) -> tuple[list[Item], 
         # files choose scored questions only
         questions = load_questions(replace(whole, only=None, without=None))
     except ConfigError as error:  # it names the keys of the scored questions
-        reason = re.sub(r"task\.(split|offset)=", r"task.train_\1=", error.reason)
-        key = re.sub(r"^task\.(split|offset)$", r"task.train_\1", error.key)
-        raise type(error)(reason, key=key, value=error.value, code=error.code) from error
+        names = {"task.split": "task.train_split", "task.offset": "task.train_offset"}
+        raise rename_keys(error, names) from error
     train = [item for item in questions if item.question not in scored]
     if not train:
         raise ConfigError(

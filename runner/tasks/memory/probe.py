@@ -25,7 +25,7 @@ from runner.speed.synthetic import check_room, room_of, synthetic_requests
 from runner.tasks import ResolvedJob, RunnerConfig, kind_of, open_engine, resolve
 from runner.tasks.memory.keys import MemoryConfig
 from runner_base import RunnerError, child, is_memory_error, machine, one_line
-from runner_base.render.errors import NOT_GIVEN
+from runner_base.errors import NOT_GIVEN
 from runner_engine import Capability, Completion, Engine, EngineReport, Session, Workload, complete, require
 from runner_engine.devices.mapped_files import resident_mib
 

@@ -13,8 +13,7 @@ from runner.config.hydra import to_config
 from runner.config.plain_text import quote_text, sweep_of
 from runner.options.remote.addresses import addresses_of, is_in_domain, is_this_machine
 from runner.options.remote.keys import ApiConfig
-from runner_base.errors import Code, ConfigError
-from runner_base.render.errors import NOT_GIVEN
+from runner_base.errors import NOT_GIVEN, Code, ConfigError
 
 A, B = "http://a.example/v1", "http://b.example:8000/v1"
 

@@ -17,6 +17,7 @@ from runner.options.parts.sharding.manifest import MANIFEST, Manifest, read_mani
 from runner.options.parts.sharding.write import Meter
 from runner.tasks.base import Context, Inputs, Uses, own_config
 from runner_base import MIB, ConfigError, Result, machine
+from runner_base.errors import rename_keys
 from runner_engine import LocalModelConfig, ModelConfig, ModelSpec, local_model, resolve
 from runner_engine.checkpoints import Checkpoint, read_checkpoint
 from runner_engine.models.bin_file import read_bin
@@ -112,9 +113,7 @@ def _source(task: VerifyConfig, model: ModelConfig) -> Checkpoint | None:
         named = LocalModelConfig(name=name, revision=local.revision, cache_dir=local.cache_dir)
         folder = resolve(ModelSpec(named)).files.path
     except ConfigError as error:
-        key = "task.source" if error.key == "model.name" else error.key
-        reason = error.reason.replace("model.name=", "task.source=")
-        raise ConfigError(reason, key=key, value=error.value, code=error.code) from error
+        raise rename_keys(error, {"model.name": "task.source"}) from error
     if folder.is_file():
         raise ConfigError(
             "a .gguf file, which task=split cannot read", key="task.source", value=name, code="unsupported"

@@ -17,7 +17,7 @@ import runner
 from runner.options.remote.llama_cpp import xllamacpp_main
 from runner.options.remote.llama_cpp.keys import LlamaCppConfig
 from runner_base import ConfigError, one_line
-from runner_base.render.errors import NOT_GIVEN
+from runner_base.errors import NOT_GIVEN
 
 PROBE_S = 60.0
 SERVER = "llama-server"

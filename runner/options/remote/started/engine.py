@@ -18,6 +18,7 @@ from runner.options.remote.keys import ApiConfig
 from runner.options.remote.session import ApiSession
 from runner.options.remote.started.server import StartedServer
 from runner_base import ConfigError, RunnerError
+from runner_base.errors import convert_error
 from runner_engine import BaseCache, Capability, EngineReport, Request
 
 if TYPE_CHECKING:
@@ -156,7 +157,7 @@ class StartedEngine(ApiEngine):
             try:
                 server.compared = self._compare(server)
             except ConfigError as error:
-                wrong[base] = ConfigError(error.reason, key=error.key, value=error.value, code=error.code)
+                wrong[base] = convert_error(error, ConfigError)
                 raise
             except BaseException:
                 self._bases.clear()
