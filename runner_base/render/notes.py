@@ -1,0 +1,24 @@
+"""Notes as text. A package lists the sentences of its notes in one table, by code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from runner_base.notes import Note
+
+Template = str | Callable[..., str]  # text with {names} of a note's values, or a function of them
+
+
+def render_note(note: Note, templates: Mapping[str, Template]) -> str:
+    template = templates[note.code]
+    values = {name: render_value(value, templates) for name, value in note.values.items()}
+    return template.format(**values) if isinstance(template, str) else template(**values)
+
+
+def render_value(value: object, templates: Mapping[str, Template]) -> object:
+    """Return a note as text, several notes as one text, and any other value as it is."""
+    if isinstance(value, Note):
+        return render_note(value, templates)
+    if isinstance(value, tuple) and value and all(isinstance(part, Note) for part in value):
+        return "; ".join(render_note(part, templates) for part in value)
+    return value
