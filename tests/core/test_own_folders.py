@@ -79,6 +79,27 @@ def test_a_folder_that_was_exchanged_for_a_link_is_not_removed(tmp_path: Path, v
     assert (victim / "precious").read_text() == "kept"
 
 
+def test_a_folder_that_was_exchanged_for_another_one_is_not_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the opening and the removal, another program may do it."""
+    folder = tmp_path / LEFT
+    folder.mkdir()
+    open_folder = os.open
+
+    def open_and_exchange(path: Path, flags: int) -> int:
+        opened = open_folder(path, flags)
+        folder.rename(tmp_path / "moved")
+        folder.mkdir()
+        (folder / "precious").write_text("kept")
+        return opened
+
+    monkeypatch.setattr(os, "open", open_and_exchange)
+    remove_folder(folder)
+    monkeypatch.undo()
+    assert (folder / "precious").read_text() == "kept"
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to another user")
 def test_folders_of_other_users_stay(tmp_path: Path) -> None:
     other = tmp_path / LEFT

@@ -3,8 +3,10 @@ time."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import tarfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from runner_base.errors import DataError
 from runner_compare.readers import archive, files
 from runner_compare.readers.archive import Archive
 from runner_compare.readers.files import parse, read_bytes
+from runner_compare.readers.packed import read_archive
 
 
 def opened(path: Path) -> None:
@@ -82,6 +85,28 @@ def test_a_file_that_is_larger_than_the_archive_says_is_not_unpacked(tmp_path: P
     path.write_bytes(changed)
     with raises(DataError, "damaged", str(path)):
         opened(path)
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar.gz"])
+def test_all_files_of_an_archive_together_have_a_largest_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    path, contents = tmp_path / f"results.{kind}", {f"run {at}/results.json": b"{}" for at in range(3)}
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w") as packed:
+            for name, content in contents.items():
+                packed.writestr(name, content)
+    else:
+        with tarfile.open(path, "w:gz") as tar:
+            for name, content in contents.items():
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    monkeypatch.setattr("runner_compare.readers.packed.MAX_FILE_BYTES", 6)
+    assert read_archive(path, {"results.json"}) == contents
+    monkeypatch.setattr("runner_compare.readers.packed.MAX_FILE_BYTES", 5)
+    with raises(DataError, "too_large", str(path)):
+        read_archive(path, {"results.json"})
 
 
 def test_duplicates_and_encrypted_files_are_rejected(tmp_path: Path) -> None:

@@ -152,6 +152,14 @@ def test_training_questions_that_cannot_be(make_config: Make, split: str) -> Non
     assert (caught.value.code == "conflict") == (split == "test")
 
 
+def test_a_graph_needs_a_question_that_is_not_scored(make_config: Make, tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.jsonl").write_text('{"question": "1 + 1?", "answer": "#### 2"}\n')
+    task = team(data=str(tmp_path), mode=Mode.chain, optimized_spatial=True, num_iterations=1)
+    with raises(ConfigError, "empty"):
+        agents.prepare(make_config(task=task))
+
+
 def test_one_split_may_serve_both_with_an_offset(make_config: Make) -> None:
     task = team(mode=Mode.chain, optimized_spatial=True, train_split="test", train_offset=3)
     inputs = agents.prepare(make_config(task=task))

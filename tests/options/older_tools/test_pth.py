@@ -262,6 +262,7 @@ WRONG: list[tuple[str, Any, dict[str, Any], str]] = [
     ("zero", {key: t * (".A." in key) for key, t in squares().items()}, {}, "changes nothing in .*: 4 modules matched, norm of the delta 0"),
     ("nan", {key: t / 0 for key, t in squares().items()}, {}, "holds nan or infinity"),
     ("ranks", MIXED, {}, r"two ranks in one file: 4 in model.layers.0.\S+, 2 in model.layers.1"),
+    ("rank-0", squares(0), {}, "changes nothing: its rank is 0"),
     ("turned", {key: t.T for key, t in squares().items()}, {}, r"has rank 64|A \[64, 4\] and B \[4, 64\]"),
     ("twice", squares() | squares(prefix="module."), {}, "is duplicated, with and without module."),
     ("integers", {key: t.int() for key, t in squares().items()}, {}, r"is torch.int32 of shape \[4, 64\], a matrix of floating-point numbers"),

@@ -60,7 +60,9 @@ def test_what_split_wrote_is_right(
     original = sum(tensor.nbytes for tensor in checkpoints.load_all(sources[name]).values())
     expected = stored + original if level is VerifyLevel.full else 0
     assert result.metrics["read_mib"] == pytest.approx(expected / 2**20)
-    assert ("mb_per_s" in result.rows[0]) == (level is VerifyLevel.full)
+    measured = {row["file"] for row in result.rows if "mb_per_s" in row}
+    parts = {f"part_{number}.safetensors" for number in range(2)}
+    assert measured == (parts | {f"source {name}"} if level is VerifyLevel.full else set())
 
 
 @pytest.mark.parametrize(
