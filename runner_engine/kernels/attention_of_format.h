@@ -3,6 +3,10 @@
 #define OF_UNIT(...) UNTIL_LINKED __VA_ARGS__ { abort(); }
 OF_UNIT(void KV_NAME(attend_head)(int64_t dim, int64_t group, const T *q, const KV *K, const KV *V,
                                   const attention_view *of, T *out, const KV *next))
+#if IS_IN_BYTES
+OF_UNIT(void KV_NAME(store_head)(const kv_arena *arena, const kv_layer *layer, int64_t head, const T *k, const T *v,
+                                 int64_t dim, int64_t place))
+#endif
 OF_UNIT(void KV_NAME(attend_tile)(int64_t i, const T *q, int64_t q_head, int64_t q_token, const int64_t *chosen,
                                   int64_t tokens, const kv_arena *arena, const kv_layer *layer, int64_t group,
                                   int64_t dim, int64_t keys, int64_t causal, const int32_t *from, float scale, float cap,

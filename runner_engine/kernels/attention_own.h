@@ -30,9 +30,16 @@ INLINE T *KV_NAME(plain_values)(const kv_arena *arena, const kv_layer *layer, in
   return IS_IN_BYTES ? plain_places(arena, arena->values, layer->all_values, layer, head, dim, sizeof(T)) : 0;
 }
 
-/* Puts k and v [dim] of a token and a head into a place of its arena. */
-INLINE void KV_NAME(store_head)(const kv_arena *arena, const kv_layer *layer, int64_t head, const T *k, const T *v,
-                                int64_t dim, int64_t place) {
+/* Puts k and v [dim] of a token and a head into a place of its arena. For bytes this is a function of its unit: as a part
+   of each function that stores, it would triple the time of compiling them. */
+#if !IS_IN_BYTES || IS_IN(ATTENTION_UNIT)
+#if IS_IN_BYTES
+BETWEEN_UNITS
+#else
+INLINE
+#endif
+void KV_NAME(store_head)(const kv_arena *arena, const kv_layer *layer, int64_t head, const T *k, const T *v, int64_t dim,
+                         int64_t place) {
   if (IS_IN_BYTES && place < arena->first_plain) {
     NAME(store_key)(KV_NAME(plain_keys)(arena, layer, head, dim), k, dim, place);
     NAME(store_value)(KV_NAME(plain_values)(arena, layer, head, dim), v, dim, place);
@@ -41,6 +48,7 @@ INLINE void KV_NAME(store_head)(const kv_arena *arena, const kv_layer *layer, in
   KV_NAME(put_key)(layer, KV_NAME(keys_of)(arena, layer, head, dim), k, dim, place);
   KV_NAME(put_value)(layer, KV_NAME(values_of)(arena, layer, head, dim), v, dim, place);
 }
+#endif
 
 /* Puts k and v [tokens, kv_heads, dim] of a layer into the arenas [slots]: token t goes to arenas[slot[t]], place[t].
    Returns what is wrong with the call (checks.h). */

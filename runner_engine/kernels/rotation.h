@@ -15,7 +15,7 @@ INLINE void NAME(rotate_head)(T *x, int64_t dim, int64_t piece) {
   for (int64_t d = 0; d < dim; d++) x[d] = NAME(from_float)(from[d] * share);
 }
 
-INLINE void NAME(rotate_heads)(T *x, int64_t heads, int64_t dim, int64_t piece) {
+static __attribute__((noinline)) void NAME(rotate_heads)(T *x, int64_t heads, int64_t dim, int64_t piece) {
   for (int64_t h = 0; h < heads; h++) NAME(rotate_head)(x + h * dim, dim, piece);
 }
 
