@@ -73,7 +73,7 @@ INLINE void KV_NAME(add_values)(const int D, const int G, float s[][MAX_SCORES],
         for (int half = 0; half < 2; half++) { /* as in `scores` */
           vec number[MAX_HEADS_AT_ONCE];
           for (int g = 0; g < HEADS_AT_ONCE(D, G); g++)
-            if (g < some) number[g] = weights[g0 + g][j + half] + (vec){0};
+            number[g] = g < some ? weights[g0 + g][j + half] + (vec){0} : (vec){0};
           for (int d = 0; d < DIMS_AT_ONCE(D, G) / VEC_FLOATS; d++) {
             if (!g0 && !half && d % loads_per_line == 0) prefetch(at + d * PACK * VEC_FLOATS, end, next);
             const vec x = half_of_pairs(KV_NAME(load)(at + d * PACK * VEC_FLOATS), half);
