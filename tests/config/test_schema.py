@@ -114,11 +114,11 @@ def test_menu_defaults_equal_the_schema() -> None:
 @pytest.mark.parametrize(
     ("build", "code", "key"),
     [
-        (lambda: LocalModelConfig(name="x", device="mps"), "bad_value", "model.device"),
-        (lambda: LocalModelConfig(name="x", device="gpu"), "bad_value", "model.device"),
-        (lambda: LocalModelConfig(name="x", device="cpu:1"), "bad_value", "model.device"),
+        (lambda: LocalModelConfig(name="x", device="mps"), "unsupported", "model.device"),
+        (lambda: LocalModelConfig(name="x", device="gpu"), "unknown_choice", "model.device"),
+        (lambda: LocalModelConfig(name="x", device="cpu:1"), "unknown_choice", "model.device"),
         (lambda: LocalModelConfig(name=" "), "bad_value", "model.name"),
-        (lambda: LocalModelConfig(name="x", device_map="balanced"), "bad_value", "model.device_map"),
+        (lambda: LocalModelConfig(name="x", device_map="balanced"), "unknown_choice", "model.device_map"),
         (
             lambda: LocalModelConfig(name="x", device_map="auto", max_memory={"gpu": "8GB"}),
             "bad_value",

@@ -158,7 +158,7 @@ def test_the_error_that_ended_the_engine_is_raised_for_every_request(
 
         def check(self) -> None:
             if self.is_dead:
-                raise JobFailed("process 1 was killed")
+                raise JobFailed("process 1 was killed", code="failed")
 
         def step(self) -> list[Event]:
             self.is_dead = True

@@ -143,5 +143,5 @@ def test_a_locked_database_is_waited_for_aloud(runner: Callable[..., Any], tmp_p
 def test_an_answer_in_time_is_not_spoken_of(capsys: pytest.CaptureFixture[str]) -> None:
     wait_for_answer("here", lambda: time.sleep(0.2), 5)
     with pytest.raises(TrackingError, match="refused"):
-        wait_for_answer("here", lambda: (_ for _ in ()).throw(TrackingError("refused")), 5)
+        wait_for_answer("here", lambda: (_ for _ in ()).throw(TrackingError("refused", code="refused")), 5)
     assert capsys.readouterr().err == ""

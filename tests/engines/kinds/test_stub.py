@@ -78,7 +78,7 @@ def test_what_is_wrong_elsewhere_is_said_before_anything_is_loaded(
     load."""
 
     def store_is_gone() -> None:
-        raise TrackingError("the store is gone")
+        raise TrackingError("the store is gone", code="unreachable")
 
     config = make_config(model=StubConfig())
     monkeypatch.setattr(
