@@ -244,8 +244,10 @@ def test_an_adapter_that_does_not_fit_or_does_nothing(
         changed = {key: change(key, weight) for key, weight in weights.items()}
         save_file(changed, folder / "adapter_model.safetensors")
         code: Code = "no_effect" if name == "zero" else "mismatch"
-        with raises(ConfigError, code):
+        with pytest.raises(ConfigError) as raised:
             load(make_spec(model=tiny_model, lora=PeftConfig(path=str(folder))))
+        assert raised.value.code == code
+        assert str(raised.value).startswith(f"lora.path={folder} ")
 
 
 def test_device_dtype_and_attention(tiny_model: LocalModelConfig) -> None:

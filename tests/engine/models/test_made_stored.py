@@ -112,5 +112,6 @@ def test_a_config_that_says_other_bits_or_groups_than_the_tensors_is_refused(
     keys = settings["quantization_config"]["quant_type"]["default"]["_data"]
     keys["granularity"]["_data"]["group_size"] = 64
     file.write_text(json.dumps(settings))
-    with raises(ConfigError, "mismatch"):
+    with raises(ConfigError, "damaged") as raised:
         load(folder)
+    assert "config.json says int4 in groups of 64" in raised.value.reason
