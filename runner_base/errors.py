@@ -20,8 +20,9 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 from runner_base import signals
@@ -64,11 +65,12 @@ class RunnerError(Exception):
 
     exit_code = 2
 
-    def __init__(
-        self, reason: str, *, key: object = "", value: object = NOT_GIVEN, code: Code | None = None
-    ) -> None:
+    def __init__(self, reason: str, *, code: Code, key: object = "", value: object = NOT_GIVEN) -> None:
         super().__init__(reason)
         self.reason, self.key, self.value, self.code = reason, str(key), value, code
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(type(self), code=self.code), self.args, self.__dict__
 
     def __str__(self) -> str:
         value = None if self.value is NOT_GIVEN else str(self.value)

@@ -43,7 +43,10 @@ def requested() -> By | None:
     text = os.environ.get(FORCED, "")
     if text and text not in list(By):
         raise ConfigError(
-            f"choose one of {', '.join(By)}, or leave it away: sdpa on a GPU", key=FORCED, value=text
+            f"choose one of {', '.join(By)}, or leave it away: sdpa on a GPU",
+            key=FORCED,
+            value=text,
+            code="unknown_choice",
         )
     return By(text) if text else None
 

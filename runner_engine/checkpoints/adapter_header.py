@@ -50,6 +50,7 @@ def check(files: ModelFiles) -> None:
             f"none of its {len(shapes)} modules is there (the first are {', '.join([*shapes][:3])}): use the "
             f"base that it was made for{_made_for(settings.get('base_model_name_or_path'))}",
             key=label,
+            code="not_found",
         )
     for path, sides in shapes.items():
         a, b, shape = sides.get("A"), sides.get("B"), layers.get(path)
@@ -60,6 +61,7 @@ def check(files: ModelFiles) -> None:
                 f"size mismatch for {path}: A {list(a)} and B {list(b)} are for a layer of {[b[0], a[1]]}, "
                 f"the one of {files.model.name} is {list(shape)}{_made_for(settings.get('base_model_name_or_path'))}",
                 key=label,
+                code="mismatch",
             )
 
 
@@ -81,6 +83,7 @@ def check_experts(files: ModelFiles, mix: Mix) -> None:
             "is quantized alone: use quantization=none, or quantization.skip=[experts]",
             key="quantization",
             value=mix.base.label,
+            code="conflict",
         )
 
 

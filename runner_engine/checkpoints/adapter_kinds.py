@@ -54,12 +54,16 @@ def check(resolved: ResolvedModel) -> None:
     kind = settings.get("peft_type")
     if isinstance(kind, str) and kind != "LORA":
         raise ConfigError(
-            f"peft_type={kind} is no LoRA, which is all that is computed here: {MERGED_FIX}", key=label
+            f"peft_type={kind} is no LoRA, which is all that is computed here: {MERGED_FIX}",
+            key=label,
+            code="unsupported",
         )
     for key, reason in REFUSED.items():
         if settings.get(key):
             raise ConfigError(
-                f"{key} is set in its adapter_config.json, and {reason}: {MERGED_FIX}", key=label
+                f"{key} is set in its adapter_config.json, and {reason}: {MERGED_FIX}",
+                key=label,
+                code="unsupported",
             )
     is_read = (files.adapter / "adapter_model.safetensors").is_file()
     matrices = adapter_shapes(files.adapter) if is_read else {}
@@ -83,13 +87,15 @@ def _check_beside_others(folder: Path, settings: dict[str, Any], label: str) -> 
             f"{key} is set in its adapter_config.json, and {reason}, so that it cannot stand beside other "
             f"adapters: {fix}",
             key=label,
+            code="unsupported",
         )
     for tensor in read_tensors(folder):
         path = tensor.name.partition(".lora_")[0].removeprefix("base_model.model.")
         if "lora_embedding_" in tensor.name or not reads_each_token(path):
             raise ConfigError(
                 f"{label} changes {path}, which is an embedding, a head or an expert and does not read each token of a "
-                f"pass once, so that it cannot stand beside other adapters: {fix}"
+                f"pass once, so that it cannot stand beside other adapters: {fix}",
+                code="unsupported",
             )
 
 
@@ -110,6 +116,7 @@ def _check_quantized(resolved: ResolvedModel, settings: dict[str, Any], label: s
             f"DoRA (use_dora) needs the norms of the weights, and PEFT cannot read those that "
             f"quantization={held[0].name} holds: {fix}, or torchao_int8",
             key=label,
+            code="conflict",
         )
     parameters = settings.get("target_parameters")
     if isinstance(parameters, list) and parameters and not _are_of_experts(parameters):
@@ -117,6 +124,7 @@ def _check_quantized(resolved: ResolvedModel, settings: dict[str, Any], label: s
             f"target_parameters={few([*map(str, parameters)])} adds to parameters that "
             f"quantization={held[0].name} holds as codes: {fix}",
             key=label,
+            code="conflict",
         )
 
 
@@ -154,4 +162,5 @@ def _check_tied(files: ModelFiles, label: str) -> None:
                 "lora.merge=false",
                 key="lora.merge",
                 value="true",
+                code="unsupported",
             )

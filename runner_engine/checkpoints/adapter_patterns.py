@@ -39,6 +39,7 @@ def check_ranks(settings: Mapping[str, Any], ranks: Iterable[int], label: str) -
                 f"adapter_config.json has the rank {one_line(rank, 40)} for {one_line(key, 40)}: "
                 f"a whole number from 1 to {most:,} expected",
                 key=label,
+                code="damaged",
             )
 
 
@@ -51,12 +52,14 @@ def check_patterns(settings: Mapping[str, Any], names: list[str], label: str) ->
                 f"{one_line(key, 40)} in adapter_config.json has {len(value):,} entries, "
                 f"more than {MOST_NAMES:,}",
                 key=label,
+                code="too_large",
             )
     start = re.fullmatch(r"pissa_niter_(\d+)", str(settings.get("init_lora_weights"))[:40])
     if start is not None and int(start[1]) > MOST_ITERATIONS:
         raise ConfigError(
             f"init_lora_weights={start[0]} in adapter_config.json: more than {MOST_ITERATIONS} iterations",
             key=label,
+            code="too_large",
         )
     patterns = [pattern for pattern in _patterns(settings) if _may_backtrack(pattern)]
     if not patterns:
@@ -77,6 +80,7 @@ def check_patterns(settings: Mapping[str, Any], names: list[str], label: str) ->
             f"a pattern in adapter_config.json takes too long on the names of modules: "
             f"{one_line(patterns[0], 80)}. List the modules by their names instead",
             key=label,
+            code="refused",
         ) from None
 
 

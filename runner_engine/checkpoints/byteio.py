@@ -39,7 +39,9 @@ def read_range(
         while nbytes > 0:
             count = stream.readinto(buffer[:nbytes])
             if not count:
-                raise DataError(f"ended while it was being read, {nbytes} bytes short", key=path)
+                raise DataError(
+                    f"ended while it was being read, {nbytes} bytes short", key=path, code="damaged"
+                )
             nbytes -= count
             yield buffer[:count]
 
@@ -55,7 +57,7 @@ def tensor_pieces(tensor: Tensor, buffer: memoryview | None = None) -> Iterator[
     try:
         mapped = np.memmap(tensor.file, np.uint8, "r")
     except (OSError, ValueError) as error:
-        raise DataError(f"cannot read {tensor.file} ({error})") from error
+        raise DataError(f"cannot read {tensor.file} ({error})", code="unreadable") from error
     strides = tuple(size * stride for stride in tensor.strides)
     view: Any = np.ndarray(tensor.shape, f"u{size}", mapped, tensor.offset, strides)
     flags: Any = {"flags": ["external_loop", "buffered"], "op_flags": [["readonly", "contig"]]}
@@ -113,7 +115,7 @@ def algorithm_of(digest: str) -> str:
     algorithm, _, rest = digest.partition(":")
     if algorithm not in ALGORITHMS or not rest:
         names = " or ".join(f"{name}:…" for name in ALGORITHMS)
-        raise DataError(f"a digest such as {names} expected, found {digest!r}")
+        raise DataError(f"a digest such as {names} expected, found {digest!r}", code="damaged")
     return algorithm
 
 
@@ -167,7 +169,9 @@ def sort_metadata(path: Path) -> None:
         entries["__metadata__"] = dict(sorted(metadata.items()))
         text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
         if len(text) > length:  # the library would have written it shorter
-            raise DataError("its header has spaces or escapes that a new one has not", key=path)
+            raise DataError(
+                "its header has spaces or escapes that a new one has not", key=path, code="damaged"
+            )
         stream.seek(8)
         stream.write(text.ljust(length))
 
@@ -212,7 +216,9 @@ def write_digested(
                 os.fsync(stream.fileno())
         text = digest.text()
         if expected not in (None, text):
-            raise JobFailed(f"{target} would not equal the original: {expected} expected, {text} found")
+            raise JobFailed(
+                f"{target} would not equal the original: {expected} expected, {text} found", code="mismatch"
+            )
         partial.replace(target)
     except OSError as error:
         raise cannot_write(target, error, KEY) from error
@@ -250,7 +256,12 @@ def require_space(folder: Path, needed: int) -> None:
     bytes."""
     if needed > (free := free_bytes(folder)):
         need, there = told_apart(needed / MIB, free / MIB, decimals(1))
-        raise JobFailed(f"{need} MiB needed, {there} MiB free. Nothing was written", key=KEY, value=folder)
+        raise JobFailed(
+            f"{need} MiB needed, {there} MiB free. Nothing was written",
+            key=KEY,
+            value=folder,
+            code="too_large",
+        )
 
 
 def require_room(folder: Path, needed: int, what: str, fix: str) -> None:
@@ -258,15 +269,19 @@ def require_room(folder: Path, needed: int, what: str, fix: str) -> None:
     requested."""
     if needed > (free := free_bytes(folder)):
         need, there = told_apart(needed / MIB, free / MIB, decimals(1))
-        raise ConfigError(f"{what} needs {need} MiB in {folder}, {there} MiB are free: {fix}")
+        raise ConfigError(
+            f"{what} needs {need} MiB in {folder}, {there} MiB are free: {fix}", code="too_large"
+        )
 
 
 def list_folder(folder: Path, key: str) -> list[str]:
     """Return the names in a folder, none if it does not exist; raise ConfigError if it is a
     file."""
     if folder.exists() and not folder.is_dir():
-        raise ConfigError("this is a file, a folder is needed", key=key, value=folder)
+        raise ConfigError("this is a file, a folder is needed", key=key, value=folder, code="bad_value")
     try:
         return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
     except OSError as error:
-        raise ConfigError(f"cannot be read ({error.strerror})", key=key, value=folder) from error
+        raise ConfigError(
+            f"cannot be read ({error.strerror})", key=key, value=folder, code="unreadable"
+        ) from error

@@ -30,7 +30,7 @@ def check(files: ModelFiles) -> None:
     """Refuse questions in a chat template if the checkpoint surely has none; the tokenizer tells
     the others."""
     if not files.model.random_weights and surely_lacks_one(files.path):
-        raise ConfigError(missing(files.model.name))
+        raise ConfigError(missing(files.model.name), code="unsupported")
 
 
 def surely_lacks_one(path: Path) -> bool:
@@ -76,5 +76,6 @@ def check_takes_tools(template: str, model_name: str) -> None:
     if not takes_tools(template):
         raise ConfigError(
             f"the chat template of model.name={model_name} takes no tools: the model would never see the functions; "
-            "task.offer=system (task=tools) puts them into the system message, as JSON"
+            "task.offer=system (task=tools) puts them into the system message, as JSON",
+            code="unsupported",
         )

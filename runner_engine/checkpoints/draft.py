@@ -47,7 +47,9 @@ def draft_spec(spec: ModelSpec, how: Speculate) -> ModelSpec:
     if how.quantization is not None:
         if how.quantization not in CHOICES.names():
             known = ", ".join(CHOICES.names())
-            raise ConfigError(f"quantization must be one of {known}", key=KEY, value=how)
+            raise ConfigError(
+                f"quantization must be one of {known}", key=KEY, value=how, code="unknown_choice"
+            )
         quantization = CHOICES[how.quantization]()
         _refuse_second_quantization(model.name, quantization, how)
     generation = replace(spec.generation, speculate="off", kv_cache="as_model")
@@ -72,6 +74,7 @@ def _refuse_second_quantization(name: str, wanted: QuantizationConfig, how: Spec
             f"{KEY}=ngram",
             key=KEY,
             value=how,
+            code="unsupported",
         )
 
 
@@ -99,7 +102,7 @@ def checked_draft(resolved: ResolvedModel) -> Iterator[ResolvedModel | None]:
             choice.require_packages(f"its draft in {choice.name}")
         yield draft
     except ConfigError as error:
-        raise type(error)(f"{KEY}={how}: {error}") from error
+        raise type(error)(str(error), key=KEY, value=how, code=error.code) from error
 
 
 def check_guesses(resolved: ResolvedModel, draft: ResolvedModel | None) -> None:
@@ -109,7 +112,9 @@ def check_guesses(resolved: ResolvedModel, draft: ResolvedModel | None) -> None:
         return
     layers = draft.files.text_settings.get("num_hidden_layers")
     if how.layers is not None and isinstance(layers, int) and how.layers > layers:
-        raise ConfigError(f"the draft has {layers} layers, and not {how.layers}", key=KEY, value=how)
+        raise ConfigError(
+            f"the draft has {layers} layers, and not {how.layers}", key=KEY, value=how, code="bad_value"
+        )
     _check_attends(how, draft)
     own, its = _tokens(resolved), _tokens(draft)
     if how.model is not None and own is not None and its is not None:  # else when both are loaded
@@ -125,6 +130,7 @@ def _check_attends(how: Speculate, draft: ResolvedModel) -> None:
             f"the draft's first {how.layers} layers have no attention. Use layers: {least} or more",
             key=KEY,
             value=how,
+            code="unsupported",
         )
 
 
@@ -144,6 +150,7 @@ def check_tokens(how: Speculate, own: Mapping[int, str], its: Mapping[int, str])
         "use a draft of the same family",
         key=KEY,
         value=how,
+        code="mismatch",
     )
 
 

@@ -129,7 +129,9 @@ def read_array(header: Header, key: str, of_texts: bool) -> list[Any]:
     """Return an array of the header, such as a vocabulary: texts, or numbers."""
     array = header.arrays.get(key)
     if array is None or (array.kind != STRING if of_texts else array.kind not in SCALARS):
-        raise DataError(f"{key}: a list of {'texts' if of_texts else 'numbers'} expected", key=header.file)
+        raise DataError(
+            f"{key}: a list of {'texts' if of_texts else 'numbers'} expected", key=header.file, code="damaged"
+        )
     with reading(header.file), header.file.open("rb") as stream:
         blob = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
     with blob:
@@ -142,7 +144,7 @@ def read_array(header: Header, key: str, of_texts: bool) -> list[Any]:
                 at = first + length_at(blob, at)[0]
                 texts.append(blob[first:at].decode())
         except UnicodeDecodeError as error:
-            raise DataError(f"damaged header: {key}: {error}", key=header.file) from error
+            raise DataError(f"damaged header: {key}: {error}", key=header.file, code="damaged") from error
         return texts
 
 
@@ -216,15 +218,19 @@ def _read_header(path: Path, size: int, _mtime_ns: int) -> Header:
     with path.open("rb") as stream:
         start = stream.read(4)
         if start != MAGIC:
-            raise DataError(f"not a GGUF file: it begins with {start!r} instead of {MAGIC!r}", key=path)
+            raise DataError(
+                f"not a GGUF file: it begins with {start!r} instead of {MAGIC!r}", key=path, code="damaged"
+            )
         blob = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
     with blob:
         try:
             return _parse(_GgufReader(blob), path, size)
         except (struct.error, IndexError, OverflowError) as error:
-            raise DataError(f"truncated: its {size} bytes end within the header", key=path) from error
+            raise DataError(
+                f"truncated: its {size} bytes end within the header", key=path, code="damaged"
+            ) from error
         except (UnicodeDecodeError, RecursionError) as error:
-            raise DataError(f"damaged header ({error})", key=path) from error
+            raise DataError(f"damaged header ({error})", key=path, code="damaged") from error
 
 
 class _GgufReader:
@@ -237,7 +243,9 @@ class _GgufReader:
         """Count what is to be read one by one."""
         self.values_left -= values
         if self.values_left < 0:
-            raise DataError(f"damaged header: more than {MAX_VALUES:,} values by byte {self.at}", key=path)
+            raise DataError(
+                f"damaged header: more than {MAX_VALUES:,} values by byte {self.at}", key=path, code="damaged"
+            )
 
     def scalar(self, kind: str) -> Any:
         (value,) = struct.unpack_from(f"<{kind}", self.blob, self.at)
@@ -249,7 +257,9 @@ class _GgufReader:
         if length > len(self.blob) - self.at:
             raise IndexError("the string ends beyond the file")
         if length > MAX_TEXT_BYTES:
-            raise DataError(f"damaged header: a text of {length:,} bytes at byte {self.at}", key=path)
+            raise DataError(
+                f"damaged header: a text of {length:,} bytes at byte {self.at}", key=path, code="damaged"
+            )
         self.at += length
         return self.blob[self.at - length : self.at].decode()
 
@@ -268,7 +278,11 @@ class _GgufReader:
         if kind in SCALARS:
             return self.scalar(SCALARS[kind])
         if kind != ARRAY:
-            raise DataError(f"damaged header: a value of the unknown type {kind} at byte {self.at}", key=path)
+            raise DataError(
+                f"damaged header: a value of the unknown type {kind} at byte {self.at}",
+                key=path,
+                code="damaged",
+            )
         inner, count = self.scalar("I"), self.scalar("Q")
         if count <= LONG_ARRAY or inner == STRING:
             self.spend(count, path)
@@ -279,7 +293,11 @@ class _GgufReader:
         elif inner in SCALARS:
             self.at += count * struct.calcsize(f"<{SCALARS[inner]}")
         else:
-            raise DataError(f"damaged header: a long array of the type {inner} at byte {self.at}", key=path)
+            raise DataError(
+                f"damaged header: a long array of the type {inner} at byte {self.at}",
+                key=path,
+                code="damaged",
+            )
         return count
 
 
@@ -287,12 +305,16 @@ def _parse(reader: _GgufReader, path: Path, size: int) -> Header:
     version = reader.scalar("I")
     if version not in VERSIONS:
         raise DataError(
-            f"GGUF version {version}; only versions {' and '.join(map(str, VERSIONS))} can be read", key=path
+            f"GGUF version {version}; only versions {' and '.join(map(str, VERSIONS))} can be read",
+            key=path,
+            code="unsupported",
         )
     tensor_count, pairs = reader.scalar("Q"), reader.scalar("Q")
     if tensor_count > MAX_TENSORS:
         raise DataError(
-            f"damaged header: {tensor_count:,} tensors; at most {MAX_TENSORS:,} are read", key=path
+            f"damaged header: {tensor_count:,} tensors; at most {MAX_TENSORS:,} are read",
+            key=path,
+            code="damaged",
         )
     reader.spend(pairs, path)
     metadata: dict[str, Any] = {}
@@ -300,7 +322,7 @@ def _parse(reader: _GgufReader, path: Path, size: int) -> Header:
     for _ in range(pairs):
         key = reader.string(path)
         if key in metadata:
-            raise DataError(f"damaged header: the key {short(key)} is duplicated", key=path)
+            raise DataError(f"damaged header: the key {short(key)} is duplicated", key=path, code="damaged")
         kind = reader.scalar("I")
         if kind == ARRAY:
             inner, count = struct.unpack_from("<IQ", reader.blob, reader.at)
@@ -313,25 +335,35 @@ def _parse(reader: _GgufReader, path: Path, size: int) -> Header:
     for _ in range(tensor_count):
         name = reader.string(path)
         if name in unaligned:
-            raise DataError(f"damaged header: two tensors are called {short(name)}", key=path)
+            raise DataError(f"damaged header: two tensors are called {short(name)}", key=path, code="damaged")
         dimensions = reader.scalar("I")
         if dimensions > MAX_DIMENSIONS:
             raise DataError(
-                f"tensor {name} has {dimensions:,} dimensions; at most {MAX_DIMENSIONS} can be read", key=path
+                f"tensor {name} has {dimensions:,} dimensions; at most {MAX_DIMENSIONS} can be read",
+                key=path,
+                code="unsupported",
             )
         fastest_first = [reader.scalar("Q") for _ in range(dimensions)]
         kind, offset = reader.scalar("I"), reader.scalar("Q")
         if kind not in BLOCKS:
-            raise DataError(f"tensor {name} is stored in the type {kind}, which is unknown here", key=path)
+            raise DataError(
+                f"tensor {name} is stored in the type {kind}, which is unknown here",
+                key=path,
+                code="unsupported",
+            )
         type_name, numbers, block_bytes = BLOCKS[kind]
         if fastest_first and fastest_first[0] % numbers:
             raise DataError(
-                f"tensor {name} has rows of {fastest_first[0]} numbers, no multiple of {numbers}", key=path
+                f"tensor {name} has rows of {fastest_first[0]} numbers, no multiple of {numbers}",
+                key=path,
+                code="damaged",
             )
         nbytes = math.prod(fastest_first) // numbers * block_bytes
         if offset % alignment:
             raise DataError(
-                f"tensor {name} begins at {offset}, no multiple of general.alignment {alignment}", key=path
+                f"tensor {name} begins at {offset}, no multiple of general.alignment {alignment}",
+                key=path,
+                code="damaged",
             )
         unaligned[name] = Tensor(name, type_name, tuple(reversed(fastest_first)), path, offset, nbytes)
     start = -(-reader.at // alignment) * alignment
@@ -342,11 +374,12 @@ def _parse(reader: _GgufReader, path: Path, size: int) -> Header:
                 f"truncated: tensor {tensor.name} should end at byte {tensor.offset + tensor.nbytes}, "
                 f"the file at {size}",
                 key=path,
+                code="damaged",
             )
     in_order = sorted((tensor for tensor in tensors if tensor.nbytes), key=lambda tensor: tensor.offset)
     for one, after in pairwise(in_order):
         if after.offset < one.offset + one.nbytes:
-            raise DataError(f"tensors {one.name} and {after.name} overlap", key=path)
+            raise DataError(f"tensors {one.name} and {after.name} overlap", key=path, code="damaged")
     return Header(path, metadata, arrays, tensors)
 
 
@@ -354,13 +387,17 @@ def _check_metadata(metadata: dict[str, Any], path: Path) -> None:
     """Reject values of other types than those that are read here, or out of range."""
 
     def fail(key: str, expected: str) -> NoReturn:
-        raise DataError(f"damaged header: {key}: {expected} expected, found {short(metadata[key])}", key=path)
+        raise DataError(
+            f"damaged header: {key}: {expected} expected, found {short(metadata[key])}",
+            key=path,
+            code="damaged",
+        )
 
     def is_count(value: object) -> bool:
         return type(value) is int and 0 <= value <= MAX_COUNT
 
     if "general.architecture" not in metadata:
-        raise DataError("names no general.architecture, so it contains no model", key=path)
+        raise DataError("names no general.architecture, so it contains no model", key=path, code="damaged")
     architecture = metadata["general.architecture"]
     if not isinstance(architecture, str) or not architecture:
         fail("general.architecture", "a text")

@@ -51,7 +51,7 @@ def find(
     try:
         folder_name = repo_folder_name(repo_id=name, repo_type="model")
     except hub.HFValidationError as error:
-        raise ConfigError(f"not a hub id: {error}", key=key, value=name) from error
+        raise ConfigError(f"not a hub id: {error}", key=key, value=name, code="bad_value") from error
     repo = Path(cache_dir or constants.HF_HUB_CACHE).expanduser().absolute() / folder_name
     commit = hub_cache.cached_commit(repo, wanted)
     tree = hub_cache.read_tree(repo, commit)
@@ -178,6 +178,7 @@ def _fetch(snapshot: Snapshot, file: File, meter: _Meter) -> None:
             "after the download: use the hub itself, or a mirror that passes its ETags on",
             key=snapshot.key,
             value=snapshot.name,
+            code="unsupported",
         )
     hub_cache.begin(snapshot)
     # as huggingface_hub has it
@@ -192,12 +193,14 @@ def _fetch(snapshot: Snapshot, file: File, meter: _Meter) -> None:
 
 def _fetch_rest(snapshot: Snapshot, name: str, url: str, checksum: str, size: int, meter: _Meter) -> None:
     """Fetch the rest of a file, and compare the whole with its checksum."""
-    at, part = f"{snapshot.key}={snapshot.name}", snapshot.blob(checksum, ".part")
+    part = snapshot.blob(checksum, ".part")
     if size > constants.MAX_HTTP_DOWNLOAD_SIZE:
         raise ConfigError(
             f"{name} has {size / 1e9:,.0f} GB, more than the hub sends over plain HTTP: "
             f"`hf download {snapshot.name}` fetches it another way, into the same cache",
-            key=at,
+            key=snapshot.key,
+            value=snapshot.name,
+            code="too_large",
         )
     with _PartialFile(part, checksum, size, meter) as stream:
         start = stream.tell()
@@ -215,7 +218,9 @@ def _fetch_rest(snapshot: Snapshot, name: str, url: str, checksum: str, size: in
         raise ConfigError(
             f"{name} arrived damaged{before}: its checksum is {actual[:12]}..., the hub says {checksum[:12]}.... "
             "It was deleted and is not in the cache; run the same command to fetch it again",
-            key=at,
+            key=snapshot.key,
+            value=snapshot.name,
+            code="damaged",
         )
 
 
@@ -231,24 +236,34 @@ def _check_token() -> None:
     """Reject a token that is not valid in a header: the HTTP client's own message would show it."""
     if not re.fullmatch(r"[!-~]*", get_token() or ""):
         raise ConfigError(
-            "HF_TOKEN (or the hub's stored login) contains characters that no token has: set it again"
+            "HF_TOKEN (or the hub's stored login) contains characters that no token has: set it again",
+            code="bad_value",
         )
 
 
 def _rejection(snapshot: Snapshot, error: BaseException) -> ConfigError | None:
     """Return the error, with a fix, if the hub rejected the request; else None."""
-    at = f"{snapshot.key}={snapshot.name}"
+    key, name = snapshot.key, snapshot.name
     if isinstance(error, hub.GatedRepoError):
-        return ConfigError("is gated: accept its licence on the hub and set HF_TOKEN", key=at)
+        return ConfigError(
+            "is gated: accept its licence on the hub and set HF_TOKEN", key=key, value=name, code="refused"
+        )
     if isinstance(error, hub.RevisionNotFoundError):
-        where = f"model.revision={snapshot.revision}" if snapshot.key == "model.name" else at
-        return ConfigError(f"{snapshot.name} has no such branch, tag or commit", key=where)
+        where = ("model.revision", snapshot.revision) if key == "model.name" else (key, name)
+        return ConfigError(
+            f"{name} has no such branch, tag or commit", key=where[0], value=where[1], code="not_found"
+        )
     if isinstance(error, hub.RepositoryNotFoundError):
         reason = "the hub has no such model, or it is private and HF_TOKEN is not set or not allowed"
-        return ConfigError(f"no folder {Path(snapshot.name).absolute()}, and {reason}", key=at)
+        return ConfigError(
+            f"no folder {Path(name).absolute()}, and {reason}", key=key, value=name, code="not_found"
+        )
     if _status(error) == 401:
         return ConfigError(
-            "the hub does not accept HF_TOKEN (or its stored login): renew it, or unset it", key=at
+            "the hub does not accept HF_TOKEN (or its stored login): renew it, or unset it",
+            key=key,
+            value=name,
+            code="refused",
         )
     return None
 
@@ -256,33 +271,48 @@ def _rejection(snapshot: Snapshot, error: BaseException) -> ConfigError | None:
 def _unavailable(cached: Snapshot, gaps: list[str], error: BaseException) -> ConfigError:
     """Return the error for a model that is not, or only partly, in the cache while the hub is not
     available."""
-    at, why = f"{cached.key}={cached.name}", why_not(error)
+    key, name, why = cached.key, cached.name, why_not(error)
     if not gaps:
         return ConfigError(
-            f"no folder {Path(cached.name).absolute()}; it is not in the cache and {why}", key=at
+            f"no folder {Path(name).absolute()}; it is not in the cache and {why}",
+            key=key,
+            value=name,
+            code="unreachable",
         )
     return ConfigError(
         f"only a part of it is in the cache: {cached.folder} lacks {few(gaps, 5)}, and {why}. "
         "As soon as the hub is reachable, the same command fetches what is missing",
-        key=at,
+        key=key,
+        value=name,
+        code="unreachable",
     )
 
 
 def _interrupted(snapshot: Snapshot, error: BaseException) -> ConfigError:
     """Return the error for a download that was interrupted."""
-    at, code = (f"{snapshot.key}={snapshot.name}", error.errno if isinstance(error, OSError) else None)
+    key, name, code = snapshot.key, snapshot.name, error.errno if isinstance(error, OSError) else None
     if code in (errno.ENOSPC, errno.EDQUOT):
         return ConfigError(
             f"the disk got full during the download ({snapshot.repo}). What was fetched is kept: make room and "
             "run the same command, or name a larger disk with model.cache_dir=FOLDER or HF_HOME",
-            key=at,
+            key=key,
+            value=name,
+            code="too_large",
         )
     if code is not None and isinstance(error, OSError):
         where = error.filename or snapshot.repo
         return ConfigError(
-            f"cannot write {where} ({error.strerror}): name another with model.cache_dir=FOLDER", key=at
+            f"cannot write {where} ({error.strerror}): name another with model.cache_dir=FOLDER",
+            key=key,
+            value=name,
+            code="refused",
         )
-    return ConfigError(f"the download broke off: {why_not(error)}. Run the same command to resume", key=at)
+    return ConfigError(
+        f"the download broke off: {why_not(error)}. Run the same command to resume",
+        key=key,
+        value=name,
+        code="unreachable",
+    )
 
 
 def why_not(error: BaseException) -> str:

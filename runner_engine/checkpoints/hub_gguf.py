@@ -40,7 +40,12 @@ class Named:
         if len(found) != 1:
             names = ", ".join(file.relative_to(folder).as_posix() for file in found)
             has = f"has several such files: {names}" if found else "has no .gguf file of that name"
-            raise ConfigError(f"{self.repository} {has}", key=key, value=f"{self.repository}:{self.quant}")
+            raise ConfigError(
+                f"{self.repository} {has}",
+                key=key,
+                value=f"{self.repository}:{self.quant}",
+                code="ambiguous" if found else "not_found",
+            )
         return found[0]
 
 

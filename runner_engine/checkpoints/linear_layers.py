@@ -188,7 +188,9 @@ def first_number(path: str) -> int:
     number = next((at for at, part in enumerate(path.split(".")) if part.isdigit()), None)
     if number is None:
         raise ConfigError(
-            "a linear layer outside of the model's blocks, whose loss is not measured", key=path
+            "a linear layer outside of the model's blocks, whose loss is not measured",
+            key=path,
+            code="unsupported",
         )
     return number
 

@@ -43,6 +43,7 @@ def locate(model: LocalModelConfig) -> Path:
             "hub: give a path that exists, or use model=auto for a hub id",
             key="model.name",
             value=model.name,
+            code="not_found",
         )
     if model.name == "embedded" and model.asks_hub:
         return MODEL_DIR
@@ -54,8 +55,11 @@ def locate(model: LocalModelConfig) -> Path:
         return of_hub.pick(download(key, *fetched), key)
     if not (path / "config.json").exists() and (files := sorted(file.name for file in path.glob("*.gguf"))):
         raise ConfigError(
-            f"model.name={model.name}: a folder with .gguf files; name one, with quantization=gguf: "
-            + ", ".join(f"model.name={Path(model.name) / name}" for name in files[:5])
+            "a folder with .gguf files; name one, with quantization=gguf: "
+            + ", ".join(f"model.name={Path(model.name) / name}" for name in files[:5]),
+            key="model.name",
+            value=model.name,
+            code="ambiguous",
         )
     return _folder(f"{model.key}.name", model.name, "config.json", model.revision, model.cache_dir)
 
@@ -75,7 +79,8 @@ def locate_adapter(lora: AdapterConfig, model: LocalModelConfig) -> Path:
         if model.name != "embedded":
             raise ConfigError(
                 f"{lora.label} fits only model=embedded, not model.name={model.name}: "
-                f"use {'lora=pth lora.path=FILE' if is_file else 'lora=peft lora.path=FOLDER'}, or lora=none"
+                f"use {'lora=pth lora.path=FILE' if is_file else 'lora=peft lora.path=FOLDER'}, or lora=none",
+                code="conflict",
             )
         return shipped[lora.path]
     if not is_file:
@@ -84,7 +89,7 @@ def locate_adapter(lora: AdapterConfig, model: LocalModelConfig) -> Path:
     path = Path(lora.path).expanduser().absolute()
     need = "a folder, and lora=pth reads one file; a PEFT folder is for lora=peft"
     check(not path.is_dir(), "lora.path", lora.path, need)
-    check(path.is_file(), "lora.path", lora.path, f"there is no file {path}")
+    check(path.is_file(), "lora.path", lora.path, f"there is no file {path}", "not_found")
     return path
 
 
@@ -106,7 +111,9 @@ def _folder(
         folder = path.absolute()
     elif path.exists():
         also = " or a .gguf file" if what == "model" else ""
-        raise ConfigError(f"{path} is a file, a {what} is a folder{also}", key=key, value=name)
+        raise ConfigError(
+            f"{path} is a file, a {what} is a folder{also}", key=key, value=name, code="bad_value"
+        )
     elif looks_local:
         is_of_hub = (
             names_gguf_file(name) and "/" in name and not path.is_absolute() and not name.startswith(".")
@@ -116,7 +123,9 @@ def _folder(
             if is_of_hub
             else ""
         )
-        raise ConfigError(f"{what} path does not exist: {path.absolute()}{fix}", key=key, value=name)
+        raise ConfigError(
+            f"{what} path does not exist: {path.absolute()}{fix}", key=key, value=name, code="not_found"
+        )
     elif "/" not in name:
         raise no_model.no_place(key, name, what)
     else:

@@ -22,29 +22,37 @@ _offered: list[Callable[[], Iterable[str]]] = []
 def no_place(key: str, name: str, what: str = "model") -> ConfigError:
     """Return the error for a name that is neither a folder nor a hub id, with how to choose other
     kinds of models."""
-    begin = f"{key}={name}: {_nothing(name)}"
+    begin = _nothing(name)
     if key != "model.name":
         return ConfigError(
-            f"{begin}. Give a folder, a hub id, or {'lora=embedded' if what == 'adapter' else 'embedded'}"
+            f"{begin}. Give a folder, a hub id, or {'lora=embedded' if what == 'adapter' else 'embedded'}",
+            key=key,
+            value=name,
+            code="not_found",
         )
     if (choice := _nearest_choice(name)) is not None:
-        return ConfigError(f"{begin}. Did you mean model={choice}?")
+        return ConfigError(f"{begin}. Did you mean model={choice}?", key=key, value=name, code="not_found")
     whose, address = _server(" model.base_url=http://HOST:PORT/v1")
     return ConfigError(
         f"{begin}. Is it a model of {whose}? model=api model.name={name}{address} asks it. "
-        "Else give a folder, a hub id, or model=embedded"
+        "Else give a folder, a hub id, or model=embedded",
+        key=key,
+        value=name,
+        code="not_found",
     )
 
 
 def nothing_to_load(name: str) -> ConfigError:
     """Return the same error for a name that was given to Python's `load`."""
-    begin = f'load("{name}"): no choice of model, {_nothing(name)}'
+    key, begin = f'load("{name}")', f"no choice of model, {_nothing(name)}"
     if (choice := _nearest_choice(name)) is not None:
-        return ConfigError(f'{begin}. Did you mean load("{choice}")?')
+        return ConfigError(f'{begin}. Did you mean load("{choice}")?', key=key, code="not_found")
     whose, address = _server(', base_url="http://HOST:PORT/v1"')
     return ConfigError(
         f'{begin}. Is it a model of {whose}? load("api", name="{name}"{address}) asks it, as '
-        f"model=api model.name={name} does on the command line"
+        f"model=api model.name={name} does on the command line",
+        key=key,
+        code="not_found",
     )
 
 
@@ -60,7 +68,10 @@ def without_settings(key: str, name: str, folder: Path, required: str) -> Config
     that take them."""
     if not _is_split(folder):
         return ConfigError(
-            f"{folder} contains no {required}, so it is not what {key} needs", key=key, value=name
+            f"{folder} contains no {required}, so it is not what {key} needs",
+            key=key,
+            value=name,
+            code="not_found",
         )
     return ConfigError(
         f"{folder} contains the parts of a split, and no whole model. "
@@ -68,6 +79,7 @@ def without_settings(key: str, name: str, folder: Path, required: str) -> Config
         "together again, and FOLDER is a model",
         key=key,
         value=name,
+        code="unsupported",
     )
 
 

@@ -134,7 +134,7 @@ def as_one_layer(files: ModelFiles) -> tuple[list[Tensor], dict[str, Any]]:
 def check_head(how: Speculate, files: ModelFiles) -> None:
     """Reject a model that carries no head of its own, or one that is not read here."""
     if (why := _rejection(files)) is not None:
-        raise ConfigError(f"{why}: use {KEY}=draft, or {KEY}=ngram", key=KEY, value=how)
+        raise ConfigError(f"{why}: use {KEY}=draft, or {KEY}=ngram", key=KEY, value=how, code="unsupported")
 
 
 def _rejection(files: ModelFiles) -> str | None:

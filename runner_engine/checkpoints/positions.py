@@ -50,6 +50,7 @@ def check_factor(settings: Mapping[str, Any], rope: RopeConfig) -> None:
         f"rope.factor={most / trained:g} or less, or rope.beyond_trained=true to read beyond them",
         key="rope.factor",
         value=f"{rope.factor:g}",
+        code="too_large",
     )
 
 

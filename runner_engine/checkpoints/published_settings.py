@@ -80,7 +80,9 @@ def _of_json(file: Path) -> PublishedSettings:
     from_file = f"from {name_of_file}"
     samples = named.get("do_sample") or False
     if not isinstance(samples, bool):
-        raise DataError(f"do_sample: true or false expected, found {short(samples)}", key=file)
+        raise DataError(
+            f"do_sample: true or false expected, found {short(samples)}", key=file, code="damaged"
+        )
     values, sources = _neutral(of_generate)
     if not samples:
         values["temperature"] = 0.0
@@ -94,7 +96,9 @@ def _of_json(file: Path) -> PublishedSettings:
             sources[name] = from_file
     length = named.get("max_new_tokens")
     if length is not None and not (is_number(length, int) and length >= 1):
-        raise DataError(f"max_new_tokens: a whole number from 1 expected, found {short(length)}", key=file)
+        raise DataError(
+            f"max_new_tokens: a whole number from 1 expected, found {short(length)}", key=file, code="damaged"
+        )
     return PublishedSettings(name_of_file, values, sources, length)
 
 
@@ -127,7 +131,7 @@ def _number(file: Path, key: str, value: Any, name: str) -> float:
     is_whole = parameter.kind is int and isinstance(value, float) and value == int(value)
     number = int(value) if is_whole else value
     if not parameter.fits(number):
-        raise DataError(f"{key}={short(value)} {parameter.need}", key=file)
+        raise DataError(f"{key}={short(value)} {parameter.need}", key=file, code="damaged")
     return round(float(number), 6) if parameter.kind is float else int(number)
 
 

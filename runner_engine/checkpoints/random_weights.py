@@ -43,7 +43,10 @@ def read_shape(model: LocalModelConfig) -> dict[str, Any]:
             else unknown("shape", model.shape, names)
         )
         presets = "|".join(sorted(names))
-        raise ConfigError(f"model.random_weights=true needs a known shape: {what}. Pick one: model={presets}")
+        raise ConfigError(
+            f"model.random_weights=true needs a known shape: {what}. Pick one: model={presets}",
+            code="missing" if model.shape is None else "unknown_choice",
+        )
     shape: dict[str, Any] = json.loads((SHAPES_DIR / f"{model.shape}.json").read_text())
     return shape | special_tokens()
 

@@ -287,9 +287,13 @@ def _check_settings(settings: dict[str, Any], path: Path) -> None:
     layers from."""
     for key in OBJECTS:
         if settings.get(key) is not None and not isinstance(settings[key], dict):
-            raise DataError(f"{key}: a JSON object expected, found {short(settings[key])}", key=path)
+            raise DataError(
+                f"{key}: a JSON object expected, found {short(settings[key])}", key=path, code="damaged"
+            )
     if not isinstance(settings.get("model_type", ""), str):
-        raise DataError(f"model_type: a text expected, found {short(settings['model_type'])}", key=path)
+        raise DataError(
+            f"model_type: a text expected, found {short(settings['model_type'])}", key=path, code="damaged"
+        )
     text = settings.get("text_config") or {}
     for key, most in SIZES.items():
         for value in (settings.get(key), text.get(key)):
@@ -301,7 +305,9 @@ def _check_settings(settings: dict[str, Any], path: Path) -> None:
             )
             if not is_valid:
                 raise DataError(
-                    f"{key}: a whole number from 0 to {most} expected, found {short(value)}", key=path
+                    f"{key}: a whole number from 0 to {most} expected, found {short(value)}",
+                    key=path,
+                    code="damaged",
                 )
 
 

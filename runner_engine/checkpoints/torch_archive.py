@@ -31,6 +31,7 @@ def entries(path: Path, label: str = "") -> list[zipfile.ZipInfo]:
                 f"claim to be {entry.file_size / MIB:,.1f}: torch writes no such file, and nothing in it was unpacked. "
                 f"If it is yours, unzip it, load it and {SAVE_ANEW}",
                 key=label or path,
+                code="refused",
             )
     return infos
 
@@ -56,7 +57,8 @@ def unwrap(
     ]:
         if len(found) > 1:
             raise DataError(
-                f"{label} has tensors under {' and under '.join(found)}: {SAVE_ANEW} of the one you mean"
+                f"{label} has tensors under {' and under '.join(found)}: {SAVE_ANEW} of the one you mean",
+                code="ambiguous",
             )
         left_out += [str(key) for key in state if key not in found]
         keys, state = [*keys, *found], state[found[0]]

@@ -124,7 +124,7 @@ def read_checkpoint(folder: Path, read_bin: Callable[[Path], WeightFile] | None 
     else:
         found = ", ".join(sorted(path.name for path in folder.iterdir() if _is_weight(path.name))) or "none"
         names = ", ".join(name for kind in readers for name in NAMES[kind])
-        raise DataError(f"{folder} contains none of {names} (weight files found: {found})")
+        raise DataError(f"{folder} contains none of {names} (weight files found: {found})", code="not_found")
     entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     # the index of .bin files is not copied
     kept = {INDEX} if kind == "safetensors" and not single.exists() else set()
@@ -149,16 +149,17 @@ def _read_shards(index: Path, read: Callable[[Path], WeightFile]) -> list[Weight
         for tensor in file.tensors:
             if tensor.name in actual:
                 raise DataError(
-                    f"tensor {tensor.name} is in two files: {actual[tensor.name]} and {file.path.name}"
+                    f"tensor {tensor.name} is in two files: {actual[tensor.name]} and {file.path.name}",
+                    code="ambiguous",
                 )
             actual[tensor.name] = file.path.name
     for name, shard in weight_map.items():
         if actual.get(name) != shard:
             where = f"it is in {actual[name]}" if name in actual else "no file contains it"
-            raise DataError(f"tensor {name} is expected in {shard}, but {where}", key=index)
+            raise DataError(f"tensor {name} is expected in {shard}, but {where}", key=index, code="mismatch")
     for name, shard in actual.items():
         if name not in weight_map:
-            raise DataError(f"does not list tensor {name}, which is in {shard}", key=index)
+            raise DataError(f"does not list tensor {name}, which is in {shard}", key=index, code="mismatch")
     return files
 
 
@@ -168,12 +169,16 @@ def read_index(index: Path) -> dict[str, str]:
     weight_map = load_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise DataError(
-            f"weight_map must map tensor names to file names, found {short(weight_map)}", key=index
+            f"weight_map must map tensor names to file names, found {short(weight_map)}",
+            key=index,
+            code="damaged",
         )
     for name, shard in weight_map.items():
         if not is_bare_name(shard):
             raise DataError(
-                f"tensor {name} is listed in {short(shard)}; expected a bare file name", key=index
+                f"tensor {name} is listed in {short(shard)}; expected a bare file name",
+                key=index,
+                code="damaged",
             )
     return weight_map
 
@@ -183,7 +188,11 @@ def shard_files(index: Path, weight_map: dict[str, str]) -> list[Path]:
     files = [index.parent / shard for shard in sorted(set(weight_map.values()))]
     for path in files:
         if not path.is_file():
-            raise DataError(f"names the file {path.name}, which does not exist in {index.parent}", key=index)
+            raise DataError(
+                f"names the file {path.name}, which does not exist in {index.parent}",
+                key=index,
+                code="not_found",
+            )
     return files
 
 
@@ -210,6 +219,7 @@ def read_weight_file(path: Path) -> WeightFile:
                     f"truncated or not a safetensors file: its header should be {length} bytes long, "
                     f"but the file has {size} bytes (header limit {MAX_HEADER_BYTES})",
                     key=path,
+                    code="damaged",
                 )
             return parse_header(start + stream.read(length), path, size)
 
@@ -220,7 +230,9 @@ def parse_header(header: bytes, path: Path, size: int) -> WeightFile:
     entries = parse_object(header[8:], str(path))
     metadata = entries.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise DataError(f"__metadata__ must map names to text, found {short(metadata)}", key=path)
+        raise DataError(
+            f"__metadata__ must map names to text, found {short(metadata)}", key=path, code="damaged"
+        )
     unsorted = [_tensor(name, entry, path, len(header)) for name, entry in entries.items()]
     tensors = sorted(unsorted, key=lambda tensor: (tensor.offset, tensor.nbytes))
     position = len(header)
@@ -228,16 +240,22 @@ def parse_header(header: bytes, path: Path, size: int) -> WeightFile:
         if tensor.offset != position:
             what = "overlaps the one before it" if tensor.offset < position else "leaves a gap before it"
             raise DataError(
-                f"tensor {tensor.name} {what}: byte {position} expected, {tensor.offset} found", key=path
+                f"tensor {tensor.name} {what}: byte {position} expected, {tensor.offset} found",
+                key=path,
+                code="damaged",
             )
         position += tensor.nbytes
         if position > size:
             raise DataError(
-                f"truncated: tensor {tensor.name} should end at byte {position}, the file at {size}", key=path
+                f"truncated: tensor {tensor.name} should end at byte {position}, the file at {size}",
+                key=path,
+                code="damaged",
             )
     if position != size:
         raise DataError(
-            f"{size - position} bytes too many: {position} expected by its header, {size} found", key=path
+            f"{size - position} bytes too many: {position} expected by its header, {size} found",
+            key=path,
+            code="damaged",
         )
     return WeightFile(path, size, header, metadata, tensors)
 
@@ -257,15 +275,19 @@ def _tensor(name: str, entry: Any, path: Path, header_bytes: int) -> Tensor:
             f"tensor {name}: dtype, shape and two data_offsets expected, found {short(entry)} "
             f"(whole numbers from 0 to 2^63 - 1, at most {MAX_DIMENSIONS} dimensions)",
             key=path,
+            code="damaged",
         )
     if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
-        raise DataError(f"tensor {name}: dtype {dtype!r} is none of {', '.join(DTYPE_BITS)}", key=path)
+        raise DataError(
+            f"tensor {name}: dtype {dtype!r} is none of {', '.join(DTYPE_BITS)}", key=path, code="damaged"
+        )
     bits = math.prod(shape) * DTYPE_BITS[dtype]
     if (end - begin) * 8 != bits:
         raise DataError(
             f"tensor {name}: {dtype} of shape {short(shape)} needs {bits / 8:.10g} bytes, "
             f"its data_offsets {begin}..{end} give {end - begin}",
             key=path,
+            code="damaged",
         )
     return Tensor(name, dtype, tuple(shape), path, header_bytes + begin, end - begin)
 

@@ -53,7 +53,8 @@ def rejection_reason(model: Any) -> ConfigError | None:
     if name in ("sdpa", "eager"):
         return None
     return ConfigError(
-        f"model.attention={name} takes no mask of its own, which branches need: use sdpa or eager"
+        f"model.attention={name} takes no mask of its own, which branches need: use sdpa or eager",
+        code="unsupported",
     )
 
 
@@ -97,7 +98,8 @@ class BranchDecoder:
         if window is not None and longest > window:
             raise ConfigError(
                 f"branches reach time {longest}, beyond this model's sliding window of {window} tokens, which the "
-                "mask of branches does not cut: use shorter prompts or fewer new tokens"
+                "mask of branches does not cut: use shorter prompts or fewer new tokens",
+                code="too_large",
             )
         seen = may_attend(torch.tensor(self.times, device=device), queries=len(placed))
         mask = torch.zeros(seen.shape, dtype=self.model.dtype, device=device)

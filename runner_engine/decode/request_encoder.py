@@ -91,7 +91,7 @@ class RequestEncoder:
 
         is_wanted: whether the request has not been cancelled meanwhile."""
         if request.adapter is not None and request.adapter not in self.adapters:
-            raise ConfigError(unknown("adapter", request.adapter, self.adapters))
+            raise ConfigError(unknown("adapter", request.adapter, self.adapters), code="unknown_choice")
         seen, ids = self.encode(request)
         if request.branches:
             return self._branches(request, seen, ids)

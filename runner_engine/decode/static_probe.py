@@ -71,6 +71,7 @@ def _probed(loaded: Loaded, named: str) -> Batching:
             f"{type(loaded.model).__name__} cannot go on from a text: transformers' own generate fails with "
             f"{type(error).__name__}: {one_line(error, limit=200)}",
             key=named,
+            code="unsupported",
         ) from error
     expected = [[step[0].float() for step in output.logits] for output in outputs]
     problem = _problem_with_padding(loaded) or _problem(loaded, prompts, expected, equal_length=False)

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from runner_base import ConfigError, JobFailed
+from runner_base.errors import Code, convert_error
 from runner_base.limited_forks import LOOK_S, ForkLimits, LimitedForks, Outcome
 from runner_engine.grammars import held, trial_child
 from runner_engine.grammars.held import Held
@@ -48,7 +49,7 @@ class _Compiled:
 
     matcher: Any = None
     mib: float = 0.0  # that each row with this grammar needs
-    refused: str | None = None
+    refused: ConfigError | None = None
     at: float = 0.0  # when it was refused
 
 
@@ -82,7 +83,7 @@ class Grammars:
         is_wanted: whether anybody still waits for it; if not, compiling ends, with a ConfigError.
         """
         if len(text) > MOST_CHARACTERS:
-            raise _refused(f"it has {len(text):,} characters, {MOST_CHARACTERS:,} are possible")
+            raise _refused(f"it has {len(text):,} characters, {MOST_CHARACTERS:,} are possible", "too_large")
         key = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
         while True:
             with self._lock:
@@ -100,9 +101,9 @@ class Grammars:
                 break
             except _NotWanted as error:
                 if not is_wanted():
-                    raise ConfigError("the request was cancelled") from error
+                    raise ConfigError("the request was cancelled", code="failed") from error
         if kept.refused is not None:
-            raise ConfigError(kept.refused)
+            raise convert_error(kept.refused, ConfigError)
         return Held(kept.matcher.deep_copy(), self._words)
 
     def end(self) -> None:
@@ -128,7 +129,7 @@ class Grammars:
             try:
                 compiled = self._compile(text, is_wanted)
             except ConfigError as error:
-                compiled = _Compiled(refused=str(error), at=time.monotonic())
+                compiled = _Compiled(refused=convert_error(error, ConfigError), at=time.monotonic())
         except BaseException as error:
             with self._lock:
                 waiting = self._under_way.pop(key)
@@ -170,7 +171,8 @@ class Grammars:
         name = getattr(self._tokenizer, "name_or_path", "this model")
         if backend is None:
             raise ConfigError(
-                f"the tokenizer of {name} is no fast one, and only these can hold answers to a grammar"
+                f"the tokenizer of {name} is no fast one, and only these can hold answers to a grammar",
+                code="unsupported",
             )
         backend = copy.copy(backend)
         backend.no_padding()
@@ -181,7 +183,8 @@ class Grammars:
             of_library = library.LLTokenizer(written, n_vocab=size, eos_token=stops)
         except Exception as error:
             raise ConfigError(
-                f"the tokenizer of {name} cannot hold answers to a grammar: {_short(str(error))}"
+                f"the tokenizer of {name} cannot hold answers to a grammar: {_short(str(error))}",
+                code="unsupported",
             ) from error
         given = {"tokenizer": written, "vocab_size": size, "stops": stops, "limits": PARSER_LIMITS}
         self._trials = LimitedForks(trial_child.__file__, self._limits, json.dumps(given).encode())
@@ -216,36 +219,42 @@ def _check_trial(outcome: Outcome, answer: bytes, limits: ForkLimits) -> float:
         raise _NotWanted
     if outcome is Outcome.too_busy:
         raise JobFailed(
-            f"the grammar was not compiled within {limits.wall_s:g} s, since this machine is busy: try again later"
+            f"the grammar was not compiled within {limits.wall_s:g} s, since this machine is busy: try again later",
+            code="busy",
         )
     if outcome is Outcome.too_long:
-        raise _refused(f"compiling it takes more than {limits.cpu_s:g} s of CPU time", is_costly=True)
+        raise _too_costly(f"compiling it takes more than {limits.cpu_s:g} s of CPU time")
     if outcome is Outcome.out_of_memory:
-        raise _refused(f"compiling it needs more than {limits.memory_mib} MiB", is_costly=True)
+        raise _too_costly(f"compiling it needs more than {limits.memory_mib} MiB")
     if outcome is Outcome.died:
-        raise _refused("the process that compiles it has ended")
+        raise _refused("the process that compiles it has ended", "failed")
     found = json.loads(answer)
     if found["reason"]:
         raise _refused(_short(found["reason"]))
     if found["error"]:
         raise _refused(held.why_no_token(found["error"]) or _short(found["error"]))
     if found["mask_s"] > held.MOST_MASK_S:
-        raise _refused("finding its next token takes too long", is_costly=True)
+        raise _too_costly("finding its next token takes too long")
     if found["mib"] > MOST_ROW_MIB:
-        raise _refused(f"each answer would need {found['mib']:.0f} MiB for it", is_costly=True)
+        raise _too_costly(f"each answer would need {found['mib']:.0f} MiB for it")
     return float(found["mib"])
 
 
-def _refused(reason: str, is_costly: bool = False) -> ConfigError:
-    fix = ": simplify its patterns, ranges and lists" if is_costly else ""
-    return ConfigError(f"no answer can be held to this: {reason}{fix}")
+def _refused(reason: str, code: Code = "bad_value") -> ConfigError:
+    return ConfigError(f"no answer can be held to this: {reason}", code=code)
+
+
+def _too_costly(what: str) -> ConfigError:
+    return _refused(f"{what}: simplify its patterns, ranges and lists", "too_large")
 
 
 def _library() -> Any:
     try:
         import llguidance
     except ImportError as error:
-        raise ConfigError(f"answers are held to a grammar by the package llguidance: {INSTALL}") from error
+        raise ConfigError(
+            f"answers are held to a grammar by the package llguidance: {INSTALL}", code="needs_package"
+        ) from error
     return llguidance
 
 

@@ -115,7 +115,8 @@ class Kernels:
         except building.FAILURES as error:
             raise RunnerError(
                 f"the kernels for {', '.join(sorted(features))} could not be built: {_reason(error)}; "
-                "RUNNER_NATIVE=0 leaves their work to torch, which takes longer"
+                "RUNNER_NATIVE=0 leaves their work to torch, which takes longer",
+                code="failed",
             ) from error
         self.features |= features
         self._use(library)

@@ -92,7 +92,9 @@ class OwnHead:
         try:
             heads = probe_heads(loaded)
         except Incompatible as reason:
-            raise ConfigError(f"the model's own head cannot guess: {reason}", key=KEY) from reason
+            raise ConfigError(
+                f"the model's own head cannot guess: {reason}", key=KEY, code="unsupported"
+            ) from reason
         forward = Forward(loaded.model, heads)
         if heads.device.type == "cuda":
             self._fast_layers = GpuNorms(body)

@@ -281,7 +281,7 @@ class LocalEngine:
         """Return passes of the loaded model, without rows: for who guesses by them."""
         heads = self.heads(self.loaded)
         if heads is None:
-            raise ConfigError(f"the draft cannot guess: {self._rejection}", key=KEY)
+            raise ConfigError(f"the draft cannot guess: {self._rejection}", key=KEY, code="unsupported")
         self.install_fast_kernels(self.loaded, heads)
         forward = Forward(self.loaded.model, heads)
         forward.fused = self.fused

@@ -63,6 +63,9 @@ def requested_way(variable: str, ways: Sequence[str]) -> str | None:
     text = os.environ.get(variable, "")
     if text and text not in ways:
         raise ConfigError(
-            f"choose one of {', '.join(ways)}, or leave it away to have the fastest", key=variable, value=text
+            f"choose one of {', '.join(ways)}, or leave it away to have the fastest",
+            key=variable,
+            value=text,
+            code="unknown_choice",
         )
     return text or None

@@ -63,6 +63,7 @@ def check_loadable(files: Iterable[Path]) -> None:
                 "transformers would find none of them and make up all the "
                 "weights. Save that dictionary alone, or convert it with task=split and task=merge, which look there",
                 key=notes[0].partition(" and are taken")[0],
+                code="unsupported",
             )
 
 
@@ -75,7 +76,9 @@ def _open(path: Path, size: int) -> tuple[dict[Any, Any], dict[int, int], tuple[
     state = _unpickle(path)
     if not isinstance(state, dict):
         raise DataError(
-            f"a dictionary from name to tensor is expected, found a {type(state).__name__}", key=path
+            f"a dictionary from name to tensor is expected, found a {type(state).__name__}",
+            key=path,
+            code="damaged",
         )
     state, notes = torch_archive.unwrap(state, str(path), lambda value: isinstance(value, torch.Tensor))
     return state, storages, notes
@@ -88,7 +91,9 @@ def _require_zip(path: Path, size: int) -> None:
     if start.startswith(ZIP):
         return
     if start.startswith(LFS):
-        raise DataError(f"{path} is a Git LFS pointer and not the weights: fetch them with git lfs pull")
+        raise DataError(
+            f"{path} is a Git LFS pointer and not the weights: fetch them with git lfs pull", code="missing"
+        )
     refuse_code(path, "")
     if start.startswith(OLD_FORMAT):
         raise OldFormat(
@@ -96,8 +101,11 @@ def _require_zip(path: Path, size: int) -> None:
             f"once, which takes {size / 2**20:,.0f} MiB of memory: "
             "torch.save(torch.load(OLD, weights_only=True), NEW)",
             key=path,
+            code="unsupported",
         )
-    raise DataError(f"{path} is not a .bin file written by torch: empty, truncated or another format")
+    raise DataError(
+        f"{path} is not a .bin file written by torch: empty, truncated or another format", code="damaged"
+    )
 
 
 def _read_directory(path: Path, size: int) -> dict[int, int]:
@@ -109,7 +117,9 @@ def _read_directory(path: Path, size: int) -> dict[int, int]:
             for entry in entries:
                 if entry.filename.endswith("/byteorder") and archive.read(entry) != b"little":
                     raise DataError(
-                        "its numbers are stored in big-endian order, which is not supported", key=path
+                        "its numbers are stored in big-endian order, which is not supported",
+                        key=path,
+                        code="unsupported",
                     )
                 stream.seek(entry.header_offset)
                 header = stream.read(LOCAL_HEADER_BYTES)
@@ -118,12 +128,16 @@ def _read_directory(path: Path, size: int) -> dict[int, int]:
                 if begin + entry.compress_size > size:
                     end = begin + entry.compress_size
                     raise DataError(
-                        f"truncated: {entry.filename} should end at byte {end}, the file at {size}", key=path
+                        f"truncated: {entry.filename} should end at byte {end}, the file at {size}",
+                        key=path,
+                        code="damaged",
                     )
                 lengths[begin] = entry.file_size
     except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
         raise DataError(
-            "truncated or damaged: it begins as a zip archive, but cannot be read as one", key=path
+            "truncated or damaged: it begins as a zip archive, but cannot be read as one",
+            key=path,
+            code="damaged",
         ) from error
     return lengths
 
@@ -142,7 +156,9 @@ def _unpickle(path: Path) -> Any:
         reason = (
             "" if isinstance(error, pickle.UnpicklingError) else f": {' '.join(str(error).split())[:160]}"
         )
-        raise DataError(f"torch cannot read it ({type(error).__name__}{reason})", key=path) from error
+        raise DataError(
+            f"torch cannot read it ({type(error).__name__}{reason})", key=path, code="damaged"
+        ) from error
 
 
 def refuse_code(path: Path, message: str) -> None:
@@ -159,7 +175,8 @@ def refuse_code(path: Path, message: str) -> None:
     if names := names or [code for code in [code_in(path, message)] if code]:
         raise DataError(
             f"{path} contains code ({', '.join(names[:5])}) and was rejected: nothing in it was run. Weights are only "
-            "tensors: use safetensors, or a .bin that was saved with torch.save of the tensors and nothing else"
+            "tensors: use safetensors, or a .bin that was saved with torch.save of the tensors and nothing else",
+            code="refused",
         ) from None
 
 
@@ -171,11 +188,13 @@ def _tensor(path: Path, name: object, value: Any, storages: dict[int, int]) -> T
     if not isinstance(name, str) or not isinstance(value, torch.Tensor):
         kind = type(value).__name__
         inside = ": if the weights are in it, save that alone" if isinstance(value, dict) else ""
-        raise DataError(f"{name} is a {kind}, a tensor is expected{inside}", key=path)
+        raise DataError(f"{name} is a {kind}, a tensor is expected{inside}", key=path, code="damaged")
     dtype = DTYPES.get(str(value.dtype).removeprefix("torch."))
     if dtype is None or value.layout is not torch.strided or value.is_quantized:
         raise DataError(
-            f"tensor {name}: safetensors has no type for {value.dtype} ({value.layout})", key=path
+            f"tensor {name}: safetensors has no type for {value.dtype} ({value.layout})",
+            key=path,
+            code="unsupported",
         )
     size, shape = DTYPE_BITS[dtype] // 8, tuple(value.shape)
     nbytes = size * math.prod(shape)
@@ -184,7 +203,9 @@ def _tensor(path: Path, name: object, value: Any, storages: dict[int, int]) -> T
     begin = getattr(value.untyped_storage(), "_checkpoint_offset", None)
     if begin is None:
         raise DataError(
-            f"torch {torch.__version__} does not tell where tensor {name} is in the file", key=path
+            f"torch {torch.__version__} does not tell where tensor {name} is in the file",
+            key=path,
+            code="unsupported",
         )
     first = value.storage_offset() * size
     reach = size * (
@@ -194,7 +215,9 @@ def _tensor(path: Path, name: object, value: Any, storages: dict[int, int]) -> T
     if length < first + reach:
         actual = f"{length} bytes are" if length >= 0 else "no entry is"
         raise DataError(
-            f"tensor {name} needs {first + reach} bytes at byte {begin}, {actual} there", key=path
+            f"tensor {name} needs {first + reach} bytes at byte {begin}, {actual} there",
+            key=path,
+            code="damaged",
         )
     strides = None if value.is_contiguous() else tuple(value.stride())
     return Tensor(name, dtype, shape, path, begin + first, nbytes, strides)

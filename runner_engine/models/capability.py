@@ -76,6 +76,7 @@ def pick_attention(wanted: Attention, device: str, model_class: Any) -> tuple[At
             f"use model.attention={' or '.join([*others, 'eager'])}, or auto",
             key="model.attention",
             value=wanted.value,
+            code="unsupported",
         )
     if wanted is not Attention.flash_attention_2:
         return wanted, []

@@ -28,7 +28,8 @@ def describe_base(base: Loaded, resolved: ResolvedModel) -> None:
     is_all_skipped = spec.quantization.skip and not spec.quantization.overrides
     if spec.mix.quantizes and not base.metrics["quantized_modules"] and not is_all_skipped:
         raise ConfigError(
-            f"quantization={spec.quantization.label} found no linear layer to quantize in this model"
+            f"quantization={spec.quantization.label} found no linear layer to quantize in this model",
+            code="no_effect",
         )
     # now, not later: bitsandbytes' CPU kernels repack the weights in their first forward pass
     base.bytes_by_dtype = inventory.weight_bytes(model)
@@ -56,7 +57,8 @@ def describe_base(base: Loaded, resolved: ResolvedModel) -> None:
     if files.stored is not None:
         if not base.metrics["quantized_modules"]:
             raise ConfigError(
-                f"model.name={spec.model.name} claims to be quantized, {files.stored}, but no layer of it is"
+                f"model.name={spec.model.name} claims to be quantized, {files.stored}, but no layer of it is",
+                code="mismatch",
             )
         base.facts["checkpoint"] = f"quantized already: {files.stored}"
     elif files.path.is_file():

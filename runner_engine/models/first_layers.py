@@ -28,6 +28,7 @@ def keep_first(model: Any, count: int) -> None:
         raise ConfigError(
             f"the first {count} layers of this model cannot be told apart from its others: leave layers out",
             key=KEY,
+            code="unsupported",
         )
     del lists[0][count:]
     settings.num_hidden_layers = count

@@ -81,7 +81,9 @@ class Vocabulary:
         """Return the tokens' scores, which are numbers."""
         scores = read_array(self.header, "tokenizer.ggml.scores", of_texts=False)
         if any(map(math.isnan, scores)):
-            raise DataError("tokenizer.ggml.scores: one of them is not a number", key=self.header.file)
+            raise DataError(
+                "tokenizer.ggml.scores: one of them is not a number", key=self.header.file, code="damaged"
+            )
         return scores
 
     def merges(self, tokens: list[str], scores: list[float] | None = None) -> list[tuple[str, str]]:
@@ -93,7 +95,9 @@ class Vocabulary:
         merges: list[Any] = [tuple(merge.split(" ")) for merge in listed]
         if wrong := next((merge for merge in merges if len(merge) != 2), None):
             raise DataError(
-                f"tokenizer.ggml.merges: two tokens expected, found {wrong}", key=self.header.file
+                f"tokenizer.ggml.merges: two tokens expected, found {wrong}",
+                key=self.header.file,
+                code="damaged",
             )
         return merges
 
@@ -186,7 +190,9 @@ def _token(vocabulary: Vocabulary, name: str) -> str | None:
         return None
     if type(number) is not int or not 0 <= number < len(vocabulary.tokens):
         raise DataError(
-            f"{key}={number!r}: it has {len(vocabulary.tokens)} tokens", key=vocabulary.header.file
+            f"{key}={number!r}: it has {len(vocabulary.tokens)} tokens",
+            key=vocabulary.header.file,
+            code="damaged",
         )
     return vocabulary.tokens[number]
 

@@ -32,6 +32,7 @@ def load_tokenizer(named: str, path: Path, trust_remote_code: bool = False) -> A
         raise ConfigError(
             f"no usable tokenizer in {path}: {type(error).__name__}: {one_line(error)}{gguf_fix(path)}",
             key=named,
+            code="unreadable",
         ) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token  # padding is masked, so any token will do

@@ -117,6 +117,7 @@ def _one_layer(model: Any, weights: dict[str, torch.Tensor], resolved: ResolvedM
             f"family: {few(wrong)} is missing, or too much",
             key=KEY,
             value="mtp",
+            code="damaged",
         )
     return head
 

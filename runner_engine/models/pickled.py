@@ -31,7 +31,8 @@ def load_tensors(file: Path, label: str) -> tuple[dict[str, Any], tuple[str, ...
         if code := code_in(file, str(error)):
             raise ConfigError(
                 f"{label} contains code ({code}) and was rejected: nothing in it was run. A LoRA file contains only "
-                "tensors: save it again with torch.save of the LoRA tensors"
+                "tensors: save it again with torch.save of the LoRA tensors",
+                code="refused",
             ) from error
         reason = (
             " ".join(str(error).split())
@@ -40,14 +41,16 @@ def load_tensors(file: Path, label: str) -> tuple[dict[str, Any], tuple[str, ...
         )
         raise ConfigError(
             f"{label} is not a .pth file that torch can read: empty, truncated or another format "
-            f"({type(error).__name__}{(': ' if reason else '')}{reason[:120]})"
+            f"({type(error).__name__}{(': ' if reason else '')}{reason[:120]})",
+            code="damaged",
         ) from error
     notes: tuple[str, ...] = ()
     if isinstance(state, dict):
         state, notes = torch_archive.unwrap(state, label, lambda value: isinstance(value, Tensor))
     if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
         raise ConfigError(
-            f"{label} contains a {type(state).__name__}: a dictionary from name to tensor is expected"
+            f"{label} contains a {type(state).__name__}: a dictionary from name to tensor is expected",
+            code="damaged",
         )
     return state, notes
 

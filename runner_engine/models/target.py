@@ -65,7 +65,8 @@ def pick_device(wanted: str) -> torch.device:
     if device.type == "cuda":
         count = torch.cuda.device_count()
         visible = f"{count} CUDA GPUs are visible" if count else "no CUDA GPU is visible"
-        check((device.index or 0) < count, "model.device", wanted, f"{visible}; use model.device=auto or cpu")
+        need = f"{visible}; use model.device=auto or cpu"
+        check((device.index or 0) < count, "model.device", wanted, need, "not_found")
     return device
 
 
@@ -85,7 +86,8 @@ def torch_dtype(name: str, wanted: Dtype, settings: dict[str, Any]) -> tuple[tor
     """Return torch's dtype, and a note if a float16 checkpoint runs in bfloat16 on a CPU."""
     if not isinstance(dtype := getattr(torch, name, None), torch.dtype):
         raise ConfigError(
-            f"config.json says dtype={name!r}, which torch does not have: give model.dtype=bfloat16, or another"
+            f"config.json says dtype={name!r}, which torch does not have: give model.dtype=bfloat16, or another",
+            code="unsupported",
         )
     notes = []
     if wanted is Dtype.auto and name != stored_dtype(settings):

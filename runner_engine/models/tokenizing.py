@@ -51,7 +51,9 @@ def panics(failed: str, what: str | list[int] = "") -> Iterator[None]:
             raise
         shown = f": {what[:SHOWN]!r}" if what else ""
         more = f"… ({len(what):,} in all)" if len(what) > SHOWN else ""
-        raise ConfigError(f"{failed} (the library gave up: {one_line(error)}){shown}{more}") from error
+        raise ConfigError(
+            f"{failed} (the library gave up: {one_line(error)}){shown}{more}", code="failed"
+        ) from error
 
 
 def check_growth(file: Path) -> None:
@@ -74,6 +76,7 @@ def check_growth(file: Path) -> None:
                 f"its {match[1]} turns one character into up to {most:.3g}, by replacements whose "
                 f"content later ones replace again; the limit is {MAX_GROWTH:,}",
                 key=file,
+                code="too_large",
             )
 
 

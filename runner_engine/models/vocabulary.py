@@ -27,7 +27,8 @@ def check_ids(ids: Sequence[int], rows: float, tokenizer: Any, named: str) -> No
     if ids and not (min(ids) >= 0 and max(ids) < rows):
         invalid = next(identifier for identifier in ids if not 0 <= identifier < rows)
         raise ConfigError(
-            f"{invalid} is not a token of {named}: its ids go from 0 to {rows - 1}{_origin(invalid, tokenizer)}"
+            f"{invalid} is not a token of {named}: its ids go from 0 to {rows - 1}{_origin(invalid, tokenizer)}",
+            code="bad_value",
         )
 
 

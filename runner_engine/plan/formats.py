@@ -34,7 +34,8 @@ def check(resolved: ResolvedModel) -> None:
             raise ConfigError(
                 f"quantization={wanted.name} loads checkpoints that are already quantized with it, and {where} is "
                 "not quantized (its config.json has no quantization_config): use quantization=nf4 or int8, which "
-                f"quantize while loading, or a checkpoint that is already quantized with {wanted.name}"
+                f"quantize while loading, or a checkpoint that is already quantized with {wanted.name}",
+                code="mismatch",
             )
         for choice in resolved.spec.mix.choices:
             choice.require_packages()
@@ -47,19 +48,24 @@ def check(resolved: ResolvedModel) -> None:
             "quantization.skip and quantization.overrides out, or use the original checkpoint",
             key="quantization",
             value=wanted.label,
+            code="conflict",
         )
     if not stored.known and stored.method in REASONS:
         raise ConfigError(
             f"{where} is quantized already, with quant_method={stored.method}, which cannot be loaded: "
-            f"{REASONS[stored.method]}. Use the original checkpoint, with quantization=nf4 or int8"
+            f"{REASONS[stored.method]}. Use the original checkpoint, with quantization=nf4 or int8",
+            code="unsupported",
         )
     if not stored.known:
         raise ConfigError(
             f"{where} is quantized already, with quant_method={stored.method or '(none named)'}, which the runner "
-            f"cannot check (it can {', '.join(methods())}): use the original checkpoint, with quantization=nf4 or int8"
+            f"cannot check (it can {', '.join(methods())}): use the original checkpoint, with quantization=nf4 or int8",
+            code="unsupported",
         )
     if stored.refusal:
-        raise ConfigError(f"{where} is {stored}, which cannot be loaded: {stored.refusal}")
+        raise ConfigError(
+            f"{where} is {stored}, which cannot be loaded: {stored.refusal}", code="unsupported"
+        )
     if wanted.packed:
         _check_same(wanted, stored, where)
     if resolved.spec.lora.merges:
@@ -68,6 +74,7 @@ def check(resolved: ResolvedModel) -> None:
             "precision; use lora.merge=false, or the original checkpoint",
             key="lora.merge",
             value="true",
+            code="conflict",
         )
     stored.config.require_packages(f"{where} is {stored}, which")
 
@@ -103,12 +110,14 @@ def _check_gguf(model: LocalModelConfig, wanted: QuantizationConfig, path: Path 
         others = f"; this folder contains {', '.join(files[:5])}" if files else ""
         raise ConfigError(
             f"quantization=gguf reads a .gguf file, and model.name={model.name} is not one{others}: "
-            "use model=local model.name=FOLDER/FILE.gguf, or another quantization"
+            "use model=local model.name=FOLDER/FILE.gguf, or another quantization",
+            code="mismatch",
         )
     if wanted.source is not CheckpointSource.gguf:
         raise ConfigError(
             f"model.name={model.name} is a .gguf file, and quantization={wanted.name} cannot read it: "
-            "use quantization=gguf"
+            "use quantization=gguf",
+            code="unsupported",
         )
     wanted.require_packages()
     architecture = gguf_file.read_header(path).architecture
@@ -116,7 +125,8 @@ def _check_gguf(model: LocalModelConfig, wanted: QuantizationConfig, path: Path 
         raise ConfigError(
             f"model.name={model.name} is a model of the architecture {short(architecture)}, which is not read from a "
             f".gguf file: use the model's safetensors files. Read in their blocks: {', '.join(sorted(MODULES))}; "
-            f"unpacked by transformers: {', '.join(BY_TRANSFORMERS)}"
+            f"unpacked by transformers: {', '.join(BY_TRANSFORMERS)}",
+            code="unsupported",
         )
 
 
@@ -132,6 +142,7 @@ def _check_mix(resolved: ResolvedModel) -> None:
             f"with model.device_map={files.model.device_map}: leave model.device_map out",
             key="quantization",
             value=mix.base.label,
+            code="conflict",
         )
     if tensors := files.matrices:  # other files are only checked when they are loaded
         layers, heads = linear_layers(tensors, files.text_settings, files.fuses_experts)
@@ -157,6 +168,7 @@ def _check_same(wanted: QuantizationConfig, stored: Format, where: str) -> None:
             "which load it as it is, or the original checkpoint",
             key="quantization",
             value=wanted.name,
+            code="mismatch",
         )
     chosen, actual = wanted.keys, stored.config.keys
     if different := [key for key in chosen if chosen[key] != actual[key]]:
@@ -168,4 +180,5 @@ def _check_same(wanted: QuantizationConfig, stored: Format, where: str) -> None:
             "Give those of the checkpoint, or use quantization=none",
             key="quantization",
             value=wanted.name,
+            code="mismatch",
         )

@@ -44,7 +44,8 @@ def check_memory(plan: LoadPlan, rooms_mib: Mapping[str, float]) -> list[str]:
         raise ConfigError(
             f"model.name={model.name} with quantization={spec.quantization.label}: {weights} need "
             f"{need} MiB, and {where} are free: use {', '.join(fixes)}, or "
-            "model.check_memory=false to try it anyway"
+            "model.check_memory=false to try it anyway",
+            code="too_large",
         )
     if predicted.total_mib > free_mib:
         need, where = _beside_rooms(predicted.total_mib, rooms_mib)

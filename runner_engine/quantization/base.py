@@ -195,7 +195,8 @@ class QuantizationConfig:
             are = "is" if len(missing) == 1 else "are"
             raise ConfigError(
                 f"{who or f'quantization={self.name}'} needs {' and '.join(missing)}, which {are} not installed: "
-                f"{self.install}{'' if who else ', or use quantization=none'}"
+                f"{self.install}{'' if who else ', or use quantization=none'}",
+                code="needs_package",
             )
 
     @property

@@ -56,6 +56,7 @@ class BitsAndBytesConfig(Quantized):
             "the checkpoint's bnb_4bit_compute_dtype",
             dtype,
             "not a dtype of torch",
+            "unsupported",
         )
         name = str(stored.get("bnb_4bit_quant_type") or "fp4")
         kind = {choice.name: choice for choice in (Nf4Config, Fp4Config)}.get(name, FourBitConfig)
@@ -131,6 +132,7 @@ class BitsAndBytesConfig(Quantized):
             f"({one_line(reason)}): install a version built for this system, or use quantization=none",
             key="quantization",
             value=self.name,
+            code="unsupported",
         )
 
     @staticmethod

@@ -18,7 +18,9 @@ class GgufConfig(WithByteRows, Quantized):
 
     def __post_init__(self) -> None:
         need = "with quantization.unpacked=true there are no blocks: leave one of the two out"
-        check(not (self.int8_rows and self.unpacked), "quantization.int8_rows", self.int8_rows, need)
+        check(
+            not (self.int8_rows and self.unpacked), "quantization.int8_rows", self.int8_rows, need, "conflict"
+        )
 
     packages: ClassVar[tuple[str, ...]] = ("gguf",)
     install: ClassVar[str] = "pip install 'runner-llm[gguf]'"
@@ -45,7 +47,7 @@ class GgufConfig(WithByteRows, Quantized):
             "these weights do not stay in their blocks: they do on a CPU, without an adapter and model.device_map, if "
             "docs/models.md names the file's architecture"
         )
-        check(not self.int8_rows, "quantization.int8_rows", self.int8_rows, need)
+        check(not self.int8_rows, "quantization.int8_rows", self.int8_rows, need, "unsupported")
 
     def load_arguments(self) -> dict[str, Any]:
         """Ask for unpacked weights; packed ones need kernels from a hub."""

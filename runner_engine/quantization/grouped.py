@@ -78,7 +78,9 @@ class GroupedConfig(Quantized):
         group = group_of(stored.get("group_size", stored.get("q_group_size", 128)))
         layout, is_minus_one = cls.packing_of(stored)
         if layout == "awq" and bits != 4:
-            raise ConfigError(f"quantization_config.bits={bits}: AWQ's layout has 4", key="config.json")
+            raise ConfigError(
+                f"quantization_config.bits={bits}: AWQ's layout has 4", key="config.json", code="unsupported"
+            )
         return GroupSettings(layout, (bits,), group, is_minus_one)
 
     @classmethod
@@ -164,7 +166,9 @@ def bits_of(value: object, key: str) -> int:
     """Return a number of bits that the kernels multiply; ConfigError for any other."""
     if type(value) is not int or value not in BITS:
         raise ConfigError(
-            f"quantization_config.{key}={value!r}: a whole number from 2 to 8 expected", key="config.json"
+            f"quantization_config.{key}={value!r}: a whole number from 2 to 8 expected",
+            key="config.json",
+            code="damaged",
         )
     return value
 
@@ -177,5 +181,6 @@ def group_of(value: object) -> int:
         raise ConfigError(
             f"quantization_config.group_size={value!r}: -1, or a whole number from 1, expected",
             key="config.json",
+            code="damaged",
         )
     return value

@@ -128,5 +128,7 @@ def _settings_of_weights(stored: dict[str, Any]) -> list[dict[str, Any]]:
     listed = [one.get("weight_quant_params") if isinstance(one, dict) else None for one in several or []]
     weights = [one for one in listed if isinstance(one, dict)]
     if not weights or len(weights) < len(listed):
-        raise ConfigError("quantization_config.quant_config needs `weight_quant_params`", key="config.json")
+        raise ConfigError(
+            "quantization_config.quant_config needs `weight_quant_params`", key="config.json", code="damaged"
+        )
     return weights

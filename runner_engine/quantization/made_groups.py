@@ -42,12 +42,18 @@ class MadeGroupsConfig(Quantized):
     def __post_init__(self) -> None:
         if self.bits not in BITS:
             raise ConfigError(
-                f"give one of {', '.join(map(str, BITS))}", key="quantization.bits", value=self.bits
+                f"give one of {', '.join(map(str, BITS))}",
+                key="quantization.bits",
+                value=self.bits,
+                code="unknown_choice",
             )
         check_least(8, "quantization.group_size", self.group_size)
         if self.group_size % 8:
             raise ConfigError(
-                "a multiple of 8 expected", key="quantization.group_size", value=self.group_size
+                "a multiple of 8 expected",
+                key="quantization.group_size",
+                value=self.group_size,
+                code="bad_value",
             )
 
     @property

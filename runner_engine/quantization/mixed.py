@@ -46,10 +46,13 @@ class Mix:
                 f"quantization={wanted.name} loads what is stored, and what is stored is stored: leave it "
                 "out, or quantize the original checkpoint",
                 key=given,
+                code="conflict",
             )
         if not all(str(pattern).strip() for pattern in [*wanted.skip, *wanted.overrides]):
             raise ConfigError(
-                "an empty pattern: give a part of a layer's path, such as down_proj, or *", key=given
+                "an empty pattern: give a part of a layer's path, such as down_proj, or *",
+                key=given,
+                code="bad_value",
             )
         overrides = {
             str(pattern): _choice(f"{pattern}", value, make or _of_keys)
@@ -58,12 +61,15 @@ class Mix:
         for choice in (wanted, *overrides.values()):
             if choice.packed and not choice.quantizes_layers():
                 raise ConfigError(
-                    f"quantization={choice.name} quantizes whole models only, not single layers", key=given
+                    f"quantization={choice.name} quantizes whole models only, not single layers",
+                    key=given,
+                    code="unsupported",
                 )
         mix = Mix(wanted, overrides, {pattern: _compiled(pattern) for pattern in [*wanted.skip, *overrides]})
         if wanted.skip and not mix.quantizes:
             raise ConfigError(
-                "quantization.skip with quantization=none: nothing is quantized that could be skipped"
+                "quantization.skip with quantization=none: nothing is quantized that could be skipped",
+                code="no_effect",
             )
         return mix
 
@@ -96,6 +102,7 @@ class Mix:
                 f"{' and '.join(best)} say different things about {path}, and none of them is "
                 "longer, i.e. more specific: give one of them more of the path",
                 key="quantization.overrides",
+                code="ambiguous",
             )
         return self.overrides[best[0]]
 
@@ -105,17 +112,22 @@ class Mix:
         layers, heads = list(paths), list(heads)
         for pattern in self.base.skip:
             if not any(self.matches(pattern, path) for path in [*layers, *heads]):
-                raise ConfigError(self._no_layer("quantization.skip", pattern, [*layers, *heads]))
+                raise ConfigError(
+                    self._no_layer(pattern, [*layers, *heads]), key="quantization.skip", code="not_found"
+                )
         for pattern, choice in self.overrides.items():
             if any(self.matches(pattern, path) for path in layers):
                 continue
             if not any(self.matches(pattern, path) for path in heads):
-                raise ConfigError(self._no_layer("quantization.overrides", pattern, [*layers, *heads]))
+                raise ConfigError(
+                    self._no_layer(pattern, [*layers, *heads]), key="quantization.overrides", code="not_found"
+                )
             if tied and choice.packed:
                 raise ConfigError(
                     f"{pattern} is tied to the embedding in this model, which is not a linear "
                     "layer and stays in model.dtype: leave it out",
                     key="quantization.overrides",
+                    code="unsupported",
                 )
         for path in layers:
             self.choice_for(path)
@@ -127,10 +139,10 @@ class Mix:
         return self._patterns[pattern].fullmatch(path) is not None
 
     @staticmethod
-    def _no_layer(key: str, pattern: str, paths: list[str]) -> str:
+    def _no_layer(pattern: str, paths: list[str]) -> str:
         kinds = dict.fromkeys(re.sub(r"\.\d+\.", ".0.", path) for path in paths)
         return (
-            f"{key}: {pattern} matches no linear layer of this model; there are {few([*kinds], EXAMPLES)}. A pattern "
+            f"{pattern} matches no linear layer of this model; there are {few([*kinds], EXAMPLES)}. A pattern "
             "is the end of such a path, or a module on it; * stands for any letters"
         )
 
@@ -155,16 +167,25 @@ def _choice(pattern: str, value: Any, make: Make) -> QuantizationConfig:
     name = keys.pop("name", None)
     if name is None:
         raise ConfigError(
-            "give a choice, such as int8, or {name: nf4, double_quant: false}", key=key, value=value
+            "give a choice, such as int8, or {name: nf4, double_quant: false}",
+            key=key,
+            value=value,
+            code="missing",
         )
     kind = CHOICES[name] if name in CHOICES.names() else None
     if kind is None or kind.source is not CheckpointSource.plain:
         every = ((name, CHOICES.get(name)) for name in CHOICES.names())
         usable = [one for one, kind in every if kind is not None and kind.source is CheckpointSource.plain]
-        raise ConfigError(unknown("choice for single layers", str(name), usable), key=key, value=name)
+        raise ConfigError(
+            unknown("choice for single layers", str(name), usable), key=key, value=name, code="unknown_choice"
+        )
     own = [item.name for item in fields(kind) if item.name not in GENERAL_KEYS]
     if strange := [str(key) for key in keys if key not in own]:
-        raise ConfigError(f"{name} has no key {few(strange)}; it has {', '.join(own) or 'none'}", key=key)
+        raise ConfigError(
+            f"{name} has no key {few(strange)}; it has {', '.join(own) or 'none'}",
+            key=key,
+            code="unknown_choice",
+        )
     return make(pattern, kind, dict(value)) if keys else kind()
 
 

@@ -72,11 +72,13 @@ def check_reach(label: str, share: Share, left: Mapping[str, int], allow_partial
     if not share.quantized:
         raise ConfigError(
             f"quantization={label} would quantize nothing: it takes none of the classes that hold "
-            f"{kinds_of(in_blocks(left))} in this model: use quantization=none, or another quantization"
+            f"{kinds_of(in_blocks(left))} in this model: use quantization=none, or another quantization",
+            code="no_effect",
         )
     raise ConfigError(
         f"quantization={label} would quantize only {share.words}, and leave {kinds_of(in_blocks(left))} as they "
-        "are: use quantization=none, or quantization.allow_partial=true to run it nevertheless"
+        "are: use quantization=none, or quantization.allow_partial=true to run it nevertheless",
+        code="unsupported",
     )
 
 
@@ -119,4 +121,4 @@ def check_unfit(name: str, unfit: Mapping[str, tuple[str, int]], in_blocks: int)
     stay plain."""
     if sum(numbers for _, numbers in unfit.values()) > UNFIT_AT_MOST * in_blocks:
         path, (reason, _) = next(iter(unfit.items()))
-        raise ConfigError(f"{path} {reason}", key="quantization", value=name)
+        raise ConfigError(f"{path} {reason}", key="quantization", value=name, code="unsupported")

@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import Any
 
 from runner_base import ConfigError, check
+from runner_base.errors import Code
 from runner_base.result import Response
 from runner_base.thinking import opened_by
 from runner_engine.settings.sampling import OPEN, Sampling, is_number
@@ -49,7 +50,8 @@ class NotOffered(ConfigError):
         self.missing = missing
         names = ", ".join(sorted(offered)) or "none of these"
         super().__init__(
-            f"{what} needs {', '.join(missing)}, which this engine does not offer: it has {names}"
+            f"{what} needs {', '.join(missing)}, which this engine does not offer: it has {names}",
+            code="unsupported",
         )
 
 
@@ -143,7 +145,8 @@ def check_scored(prompt: Prompt, seen: object) -> None:
         raise ConfigError(
             f"the chat template ends in {tag.opening}, so a given text would be scored as a thought and not as an "
             "answer: set model.chat_template_kwargs.enable_thinking=false if the template reads it, or leave the "
-            "template out (task=likelihood: task.prompt=text)"
+            "template out (task=likelihood: task.prompt=text)",
+            code="unsupported",
         )
 
 
@@ -258,11 +261,12 @@ class Request:
         check(ok, "request.thinking_tokens", budget, "must be 0 or more, or none for the generation group's")
         need = "goes with a continuation" if self.continuation is None else "must be 0 or more"
         scores, others = self.continuation is not None, self.score_token_ids
-        check(top == 0 or (top > 0 and scores), "request.top_logprobs", top, need)
+        code: Code = "bad_value" if scores else "missing"
+        check(top == 0 or (top > 0 and scores), "request.top_logprobs", top, need, code)
         is_possible = self.drawn_tokens == 0 or (self.drawn_tokens > 0 and top > 0)
-        check(is_possible, "request.drawn_tokens", self.drawn_tokens, "goes with top_logprobs")
-        check(not others or scores, "request.score_token_ids", len(others), need)
-        check(self.on_logprobs is None or scores, "request.on_logprobs", "a listener", need)
+        check(is_possible, "request.drawn_tokens", self.drawn_tokens, "goes with top_logprobs", "missing")
+        check(not others or scores, "request.score_token_ids", len(others), need, "missing")
+        check(self.on_logprobs is None or scores, "request.on_logprobs", "a listener", need, "missing")
         modes = {
             "branches": bool(self.branches),
             "continuation": self.continuation is not None,
@@ -270,12 +274,14 @@ class Request:
         }
         requested = [name for name, is_requested in modes.items() if is_requested]
         if len(requested) > 1:
-            raise ConfigError(f"request {self.id}: {' and '.join(requested)} cannot be combined")
+            raise ConfigError(
+                f"{' and '.join(requested)} cannot be combined", key=f"request {self.id}", code="conflict"
+            )
         if self.grammar is not None:
             need = "goes with an answer that is whole, and ends by itself"
             is_part = bool(self.branches) or self.continuation is not None or self.begun is not None
             is_whole = not (is_part or self.ignore_eos)
-            check(is_whole, "request.grammar", self.grammar[:60], need)
+            check(is_whole, "request.grammar", self.grammar[:60], need, "conflict")
 
 
 @dataclass(frozen=True)

@@ -76,9 +76,9 @@ class ChatTemplate:
         Raises ConfigError if the template refuses the conversation or reaches a limit.
         """
         if not self.tokenizer.chat_template:
-            raise NoChatTemplate(missing(self.model_name))
+            raise NoChatTemplate(missing(self.model_name), code="unsupported")
         if not turns:
-            raise ConfigError("a conversation needs at least one message")
+            raise ConfigError("a conversation needs at least one message", code="empty")
         if type(self.tokenizer).apply_chat_template is not PreTrainedTokenizerBase.apply_chat_template:
             return self._render_with_own_code(turns, continues, tools)
         messages = [dict(turn) for turn in turns]
@@ -87,7 +87,7 @@ class ChatTemplate:
         try:
             template = self.tokenizer.get_chat_template(tools=tools)
         except ValueError as error:  # several templates, none of them the default
-            raise ConfigError(str(error), key=self.name) from error
+            raise ConfigError(str(error), key=self.name, code="ambiguous") from error
         if tools is not None:
             check_takes_tools(template, self.model_name)
         values = {
@@ -101,9 +101,12 @@ class ChatTemplate:
         outcome, text = _renderers.render(template, _plain(values), self.limits)
         if outcome == REFUSED:
             roles = ", ".join(turn["role"] for turn in turns)
-            raise ConfigError(f"{self.name} refuses {roles}: {text}")
+            raise ConfigError(f"{self.name} refuses {roles}: {text}", code="refused")
         if outcome != TEXT:
-            raise ConfigError(f"{self.name} {self._limit_message(outcome, text)}: fix it, or {ALTERNATIVES}")
+            raise ConfigError(
+                f"{self.name} {self._limit_message(outcome, text)}: fix it, or {ALTERNATIVES}",
+                code="failed" if outcome == DIED else "too_large",
+            )
         return _without_mark(text, turns[-1]["content"], self.name) if continues else text
 
     def _render_with_own_code(
@@ -286,7 +289,10 @@ def _plain(value: Any) -> Any:
 def _without_mark(text: str, last: str, name: str) -> str:
     """Cut off what the template has put behind a message that is to be continued."""
     if last.strip() not in text or MARK.strip() not in text:
-        raise ConfigError(f"{name} leaves out the last message, or a part of it, so it cannot be continued")
+        raise ConfigError(
+            f"{name} leaves out the last message, or a part of it, so it cannot be continued",
+            code="unsupported",
+        )
     at = text.rindex(MARK.strip())
     return text[:at] if text[at:].startswith(MARK) else text[:at].rstrip()
 
@@ -296,5 +302,5 @@ def template_values(values: Mapping[str, Any], tokenizer: Any, name: str) -> Map
     for key in values:
         is_read = re.search(rf"\b{key}\b", str(tokenizer.chat_template or "")) is not None
         need = f"the chat template of {name} does not read it"
-        check(is_read, f"model.chat_template_kwargs.{key}", values[key], need)
+        check(is_read, f"model.chat_template_kwargs.{key}", values[key], need, "no_effect")
     return values

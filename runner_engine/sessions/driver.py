@@ -73,7 +73,7 @@ class Driver:
             with self._replacing:
                 session = self._session
             if session is None or self._closing or not self.is_alive:
-                raise self.failure or JobFailed(CLOSED)
+                raise self.failure or JobFailed(CLOSED, code="failed")
             try:
                 session.submit_all(requests, listener)
                 return
@@ -121,7 +121,9 @@ class Driver:
         except RunnerError as error:
             self.failure, self._closing = error, True
             self._session.close()
-        reason = self.failure or JobFailed("the engine was closed before the answer was complete")
+        reason = self.failure or JobFailed(
+            "the engine was closed before the answer was complete", code="failed"
+        )
         for listener in self._session.take_listeners():
             notify(listener, reason)
         self.engine.close()

@@ -94,7 +94,8 @@ class Session(ABC):
             for request in requests:
                 if request.id in self._left or request.id in self._admitting or request.id in entering:
                     raise ConfigError(
-                        f"request {request.id} is under way already: give each request an id of its own"
+                        f"request {request.id} is under way already: give each request an id of its own",
+                        code="exists",
                     )
                 entering.add(request.id)
             self._admitting |= entering
@@ -190,7 +191,7 @@ class Session(ABC):
 
     def _check_open(self) -> None:
         if self._closed:
-            raise ConfigError("this session is closed: open another one")
+            raise ConfigError("this session is closed: open another one", code="failed")
 
 
 def notify(listener: Listener, event: Event | Exception) -> None:

@@ -35,6 +35,7 @@ def require_no_scheduler(generation: GenerationConfig, why: str) -> None:
             f"stream) lets tokens be guessed at every step, and {why}: use generation.speculate=off",
             key="generation.speculate",
             value=generation.speculate,
+            code="unsupported",
         )
     if generation.stored_kv != KvCache.as_model:
         raise ConfigError(
@@ -42,6 +43,7 @@ def require_no_scheduler(generation: GenerationConfig, why: str) -> None:
             f"stream) stores keys and values in fewer bits, and {why}: use generation.kv_cache=as_model",
             key="generation.kv_cache",
             value=generation.kv_cache,
+            code="unsupported",
         )
 
 
@@ -87,7 +89,8 @@ class GenerationConfig(SamplingKeys):
             )
             raise ConfigError(
                 f"generation.temperature=0 is greedy, so {words} would do nothing: give a generation.temperature "
-                f"above 0, or {off}"
+                f"above 0, or {off}",
+                code="no_effect",
             )
 
     @property
@@ -226,7 +229,8 @@ def check_thinking(generation: GenerationConfig) -> None:
     if generation.thinking_end is not None and generation.thinking_tokens is None:
         raise ConfigError(
             f"generation.thinking_end={generation.thinking_end!r} is written where a budget ends the thinking, and "
-            "there is no budget: give generation.thinking_tokens, or generation.thinking_end=null"
+            "there is no budget: give generation.thinking_tokens, or generation.thinking_end=null",
+            code="no_effect",
         )
 
 

@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Any, ClassVar
 
 from runner_base import ConfigError
+from runner_base.errors import Code
 
 KEY = "generation.kv_cache"
 FIRST_TOKENS = 16  # of a text; attention sinks are among them
@@ -84,6 +85,7 @@ class KvCache:
                     f"0 to {layers - 1}, or -1 for the last one",
                     key=KEY,
                     value=self,
+                    code="bad_value",
                 )
 
     def __str__(self) -> str:
@@ -123,30 +125,32 @@ def _of_text(text: str) -> KvCache:
             read = None
         if isinstance(read, Mapping):
             return _of_mapping(read)
-    raise _wrong(text)
+    raise _wrong(text, "", "unknown_choice")
 
 
 def _of_mapping(given: Mapping[Any, Any]) -> KvCache:
     """Return what a mapping means; 4 bits are rotated unless it says otherwise."""
     known = {one.name for one in fields(KvCache)}
     if unknown := [str(name) for name in given if name not in known]:
-        raise _wrong(_flow(given), f"it has no key {unknown[0]}")
+        raise _wrong(_flow(given), f"it has no key {unknown[0]}", "unknown_choice")
     keys, values = (_numbers(given, given.get(side, KvNumbers.as_model)) for side in ("keys", "values"))
     rotate = given.get("rotate", KvNumbers.int4 in (keys, values))
     if not isinstance(rotate, bool):
-        raise _wrong(_flow(given), f"rotate is {rotate!r}, and must be true or false")
+        raise _wrong(_flow(given), f"rotate is {rotate!r}, and must be true or false", "bad_value")
     chosen = given.get("layers") or {}
     if not isinstance(chosen, Mapping) or not all(type(number) is int for number in chosen):
-        raise _wrong(_flow(given), f"layers is {chosen!r}, and must say {{NUMBER: FORMAT, …}}")
+        raise _wrong(_flow(given), f"layers is {chosen!r}, and must say {{NUMBER: FORMAT, …}}", "bad_value")
     layers = tuple(sorted((number, _numbers(given, numbers)) for number, numbers in chosen.items()))
     first = given.get("first_tokens")
     if first not in (None, KvNumbers.as_model):
-        raise _wrong(_flow(given), f"first_tokens is {first!r}, and can only be as_model")
+        raise _wrong(_flow(given), f"first_tokens is {first!r}, and can only be as_model", "bad_value")
     found = KvCache(keys, values, rotate, KvNumbers.as_model if first else None, layers)
     alone = [name for name in ("rotate", "first_tokens") if getattr(found, name)]
     if alone and not found.in_bytes:
         raise _wrong(
-            _flow(given), f"{alone[0]} alone changes nothing: give keys or values fewer bits, or leave it out"
+            _flow(given),
+            f"{alone[0]} alone changes nothing: give keys or values fewer bits, or leave it out",
+            "no_effect",
         )
     return found
 
@@ -155,14 +159,14 @@ def _numbers(given: Mapping[Any, Any], value: object) -> KvNumbers:
     try:
         return KvNumbers(str(value))
     except ValueError:
-        raise _wrong(_flow(given), f"{value!r} is none of {', '.join(KvNumbers)}") from None
+        raise _wrong(_flow(given), f"{value!r} is none of {', '.join(KvNumbers)}", "unknown_choice") from None
 
 
 def _flow(given: Mapping[Any, Any]) -> str:
     return "{" + ", ".join(f"{name}: {value}" for name, value in given.items()) + "}"
 
 
-def _wrong(text: str, why: str = "") -> ConfigError:
+def _wrong(text: str, why: str, code: Code) -> ConfigError:
     mapping = "{keys: …, values: …, rotate: …, first_tokens: as_model, layers: {0: as_model, …}}"
     need = f"must be one of {', '.join(SHORT_NAMES)}, or {mapping}"
-    return ConfigError(f"{why + '; it ' if why else ''}{need}", key=KEY, value=text)
+    return ConfigError(f"{why + '; it ' if why else ''}{need}", key=KEY, value=text, code=code)

@@ -66,7 +66,8 @@ class LoraConfig:
         if names:
             raise ConfigError(
                 f"task={task} names adapters ({', '.join(names)}), and lora={self.name} has none by name: use "
-                f"lora=several 'lora.adapters={{{names[0]}: FOLDER}}'"
+                f"lora=several 'lora.adapters={{{names[0]}: FOLDER}}'",
+                code="missing",
             )
 
     def require_no_scheduler(self, why: str) -> None:
@@ -98,7 +99,7 @@ class AdapterConfig(LoraConfig):
         for key in ("merge_order", "merge_dtype"):
             value = getattr(self, key)
             need = "it says how an adapter is merged: use lora.merge=true, too"
-            check(self.merge or value in (None, Dtype.auto), f"lora.{key}", value, need)
+            check(self.merge or value in (None, Dtype.auto), f"lora.{key}", value, need, "no_effect")
 
     @property
     def key(self) -> str:
@@ -124,21 +125,24 @@ class AdapterConfig(LoraConfig):
             if self.merge_order is not None:
                 raise ConfigError(
                     f"lora.merge_order={self.merge_order} with quantization={label}: nothing is quantized, before or "
-                    "after: leave it out"
+                    "after: leave it out",
+                    code="no_effect",
                 )
             return
         if self.merge_order is None:
             raise ConfigError(
                 f"lora.merge=true with quantization={label}: merging into quantized weights loses precision; use "
                 "lora.merge=false, or quantization=none, or say in which order it shall be done, "
-                "lora.merge_order=merge_first or quantize_first"
+                "lora.merge_order=merge_first or quantize_first",
+                code="missing",
             )
         if not all(
             choice.source is CheckpointSource.plain and choice.quantizes_layers() for choice in mix.choices
         ):
             raise ConfigError(
                 f"lora.merge=true with quantization={label}, lora.merge_order={self.merge_order}: it quantizes no "
-                "plain layer, so that a merged one cannot be quantized: use lora.merge=false, or nf4"
+                "plain layer, so that a merged one cannot be quantized: use lora.merge=false, or nf4",
+                code="unsupported",
             )
 
 

@@ -106,15 +106,16 @@ class LocalModelConfig(ModelConfig):
             "the engine has no Metal: use model=llama_cpp model.name=FILE.gguf, which computes on Apple's GPUs, or "
             f"{prefix}.device=cpu"
         )
-        check(kind != "mps", f"{prefix}.device", self.device, no_metal)
+        check(kind != "mps", f"{prefix}.device", self.device, no_metal, "unsupported")
         known = kind in ("auto", "cpu", "cuda") and (not index or (kind == "cuda" and index.isdigit()))
-        check(known, f"{prefix}.device", self.device, "use auto, cpu, cuda or cuda:N")
+        check(known, f"{prefix}.device", self.device, "use auto, cpu, cuda or cuda:N", "unknown_choice")
         for name in self.chat_template_kwargs:
             is_valid = name not in TEMPLATE_ARGUMENTS_OF_RUNNER and name.isidentifier()
             need = "give names that the chat template reads, e.g. enable_thinking"
             check(is_valid, f"{prefix}.chat_template_kwargs", name, need)
         spread, sizes = self.device_map, self.max_memory
-        check(spread in (None, "auto"), f"{prefix}.device_map", spread, "use auto, or null for one device")
+        need = "use auto, or null for one device"
+        check(spread in (None, "auto"), f"{prefix}.device_map", spread, need, "unknown_choice")
         check(
             sizes is None or isinstance(sizes, dict), f"{prefix}.max_memory", sizes, "give {0: 3GB, cpu: 8GB}"
         )
@@ -128,11 +129,13 @@ class LocalModelConfig(ModelConfig):
             check(is_size, key, size, "give a size such as 3GB or 800MiB")
         if self.max_memory and self.device_map is None:
             raise ConfigError(
-                f"{prefix}.max_memory needs {prefix}.device_map=auto, which spreads the model over devices"
+                f"{prefix}.max_memory needs {prefix}.device_map=auto, which spreads the model over devices",
+                code="missing",
             )
         if self.device_map == "auto" and self.device != "auto":
             raise ConfigError(
-                f"{prefix}.device_map=auto with {prefix}.device={self.device}: give one of the two"
+                f"{prefix}.device_map=auto with {prefix}.device={self.device}: give one of the two",
+                code="conflict",
             )
 
 
@@ -146,12 +149,13 @@ class LocalConfig(LocalModelConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         need = "only a hub has revisions: leave it out, or use model=auto"
-        check(self.revision is None, "model.revision", self.revision, need)
+        check(self.revision is None, "model.revision", self.revision, need, "unsupported")
         check(
             not self.random_weights,
             "model.random_weights",
             self.random_weights,
             "a local model has its own weights",
+            "unsupported",
         )
 
 
@@ -175,5 +179,5 @@ def require_own_weights(
         ("lora", lora.name, "none"),
         ("rope", rope.name, "native"),
     ):
-        check(choice == plain, group, choice, f"{why}: use {group}={plain}")
-    check(not rope.beyond_trained, "rope.beyond_trained", True, f"{why}: leave the key out")
+        check(choice == plain, group, choice, f"{why}: use {group}={plain}", "unsupported")
+    check(not rope.beyond_trained, "rope.beyond_trained", True, f"{why}: leave the key out", "unsupported")

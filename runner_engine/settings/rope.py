@@ -80,7 +80,7 @@ class RopeYarnConfig(RopeLengthScalingConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         fast, slow = self.beta_fast or 32, self.beta_slow or 1
-        check(fast > slow, "rope.beta_fast", fast, f"must be more than rope.beta_slow={slow}")
+        check(fast > slow, "rope.beta_fast", fast, f"must be more than rope.beta_slow={slow}", "conflict")
 
 
 @dataclass
@@ -95,7 +95,11 @@ class RopeLlama3Config(RopeLengthScalingConfig):
         super().__post_init__()
         need = f"must be more than rope.low_freq_factor={self.low_freq_factor}"
         check(
-            self.high_freq_factor > self.low_freq_factor, "rope.high_freq_factor", self.high_freq_factor, need
+            self.high_freq_factor > self.low_freq_factor,
+            "rope.high_freq_factor",
+            self.high_freq_factor,
+            need,
+            "conflict",
         )
 
 

@@ -39,14 +39,15 @@ class SeveralConfig(LoraConfig):
 
     def __post_init__(self) -> None:
         need = f"give each adapter a name and a PEFT folder or hub id, as {EXAMPLE}"
-        check(bool(self.adapters), "lora.adapters", self.adapters, need)
+        check(bool(self.adapters), "lora.adapters", self.adapters, need, "missing")
         for name, path in self.adapters.items():
             key, need = f"lora.adapters.{name}", "give the adapter's folder or hub id"
-            check(isinstance(path, str) and bool(path.strip()), key, path, need)
+            check(isinstance(path, str) and bool(path.strip()), key, path, need, "missing")
             if not NAME.fullmatch(str(name)):
                 raise ConfigError(
                     f"{name!r} is no name for an adapter: use letters, digits and ._:@+/-",
                     key="lora.adapters",
+                    code="bad_value",
                 )
 
     def check_named(self, task: str, names: Sequence[str] | None) -> None:
@@ -59,10 +60,13 @@ class SeveralConfig(LoraConfig):
                 "task=agents with task.role_adapters",
                 key="lora",
                 value="several",
+                code="no_effect",
             )
         for name in names:
             if name not in self.adapters:
-                raise ConfigError(unknown("adapter", name, self.adapters), key="task", value=task)
+                raise ConfigError(
+                    unknown("adapter", name, self.adapters), key="task", value=task, code="unknown_choice"
+                )
 
     def require_no_scheduler(self, why: str) -> None:
         """Raise ConfigError: only the scheduler knows which rows of a pass have which adapter."""
@@ -70,6 +74,7 @@ class SeveralConfig(LoraConfig):
             f"rows of several adapters need continuous batching, and {why}: use lora=peft",
             key="lora",
             value="several",
+            code="unsupported",
         )
 
     @property

@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Any, ClassVar
 
 from runner_base import ConfigError
+from runner_base.errors import Code
 
 KEY = "generation.speculate"
 USUAL_TOKENS = 3  # of a guess
@@ -112,30 +113,34 @@ def _of_text(text: str) -> Speculate:
             read = None
         if isinstance(read, Mapping):
             return _of_mapping(read)
-    raise _wrong(text)
+    raise _wrong(text, "", "unknown_choice")
 
 
 def _of_mapping(given: Mapping[Any, Any]) -> Speculate:
     known = [item.name for item in fields(Speculate)]
     if unknown := [str(name) for name in given if name not in known]:
-        raise _wrong(_flow(given), f"it has no key {unknown[0]}")
+        raise _wrong(_flow(given), f"it has no key {unknown[0]}", "unknown_choice")
     kind = given.get("kind", Guesser.draft)
     if kind in ("none", False):
         kind = Guesser.off
     if kind not in [*Guesser]:
-        raise _wrong(_flow(given), f"kind is {kind!r}, and must be one of {', '.join(Guesser)}")
+        raise _wrong(
+            _flow(given), f"kind is {kind!r}, and must be one of {', '.join(Guesser)}", "unknown_choice"
+        )
     kind = Guesser(str(kind))
     tokens, layers = given.get("tokens", USUAL_TOKENS), given.get("layers")
     if type(tokens) is not int or not 1 <= tokens <= MOST_TOKENS:
-        raise _wrong(_flow(given), f"tokens is {tokens!r}, and must lie in 1..{MOST_TOKENS}")
+        raise _wrong(_flow(given), f"tokens is {tokens!r}, and must lie in 1..{MOST_TOKENS}", "bad_value")
     if layers is not None and (type(layers) is not int or layers < 1):
-        raise _wrong(_flow(given), f"layers is {layers!r}, and must be 1 or more")
+        raise _wrong(_flow(given), f"layers is {layers!r}, and must be 1 or more", "bad_value")
     model, quantization = given.get("model"), given.get("quantization")
     if kind is not Guesser.draft and (of_draft := _named(model, quantization, layers)):
-        raise _wrong(_flow(given), f"{of_draft[0]} is of a draft model, and kind is {kind}")
+        raise _wrong(_flow(given), f"{of_draft[0]} is of a draft model, and kind is {kind}", "conflict")
     if kind in (Guesser.off, Guesser.auto):
         if "tokens" in given:
-            raise _wrong(_flow(given), f"tokens is for the kinds ngram, draft and mtp, and kind is {kind}")
+            raise _wrong(
+                _flow(given), f"tokens is for the kinds ngram, draft and mtp, and kind is {kind}", "no_effect"
+            )
         return Speculate(kind)
     if kind is Guesser.draft and not _named(model, quantization, layers):
         quantization = DRAFT_QUANTIZATION
@@ -154,7 +159,7 @@ def _flow(given: Mapping[Any, Any]) -> str:
     return "{" + ", ".join(f"{name}: {value}" for name, value in given.items()) + "}"
 
 
-def _wrong(text: str, why: str = "") -> ConfigError:
+def _wrong(text: str, why: str, code: Code) -> ConfigError:
     mapping = "{kind: draft, model: FILE_OR_FOLDER, quantization: nf4, layers: 10, tokens: 3}"
     need = f"must be one of {', '.join(SHORT_NAMES)}, or {mapping}"
-    return ConfigError(f"{why + '; it ' if why else ''}{need}", key=KEY, value=text)
+    return ConfigError(f"{why + '; it ' if why else ''}{need}", key=KEY, value=text, code=code)

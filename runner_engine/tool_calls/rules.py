@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from runner_base import ConfigError
+from runner_base.errors import Code
 from runner_engine.tool_calls.calls import Schemas
 from runner_engine.tool_calls.plain_values import STRINGS
 
@@ -85,7 +86,7 @@ def one_by_one(
     """
     whole = parameters_of(schema)
     if more := sorted(set(whole) - KNOWN):
-        raise not_held(form, schema, f"its parameters have {', '.join(more)}")
+        raise not_held(form, schema, f"its parameters have {', '.join(more)}", "unsupported")
     properties, needed = whole.get("properties") or {}, whole.get("required") or []
     if missing := [name for name in needed if name not in properties]:
         raise not_held(form, schema, f"required names {missing[0]!r}, which is no property")
@@ -119,9 +120,11 @@ def plain_value(form: str, name: str, schema: Mapping[str, Any], end: str, mark:
     values = schema.get("enum", [schema.get("const")])
     if set(schema) & SHAPES - {"enum", "const"} or not all(isinstance(one, str) for one in values):
         shape = ", ".join(sorted(SHAPES & set(schema)))
-        raise ConfigError(f"the form {form} has no quotes, so {shape} of a text is not held", key=name)
+        raise ConfigError(
+            f"the form {form} has no quotes, so {shape} of a text is not held", key=name, code="unsupported"
+        )
     if odd := [one for one in values if one != one.strip("\n") or mark.strip() in one]:
-        raise ConfigError(f"the form {form} cannot write {odd[0]!r}", key=name)
+        raise ConfigError(f"the form {form} cannot write {odd[0]!r}", key=name, code="unsupported")
     return f"({' | '.join(map(quoted, values))}) {end}"
 
 
@@ -131,7 +134,7 @@ def python_list(schemas: Schemas, several: bool, form: str) -> str:
     for number, schema in enumerate(schemas):
         name = schema["name"]
         if not all(map(_is_identifier, name.split("."))):
-            raise not_held(form, schema, "its name is none of Python")
+            raise not_held(form, schema, "its name is none of Python", "unsupported")
         rules.append(one_by_one(number, schema, form, _keyword, ", "))
         calls.append(f'{quoted(f"{name}(")} parameters_{number} ")"')
     many = repeated("call", ", ", several)
@@ -140,7 +143,7 @@ def python_list(schemas: Schemas, several: bool, form: str) -> str:
 
 def _keyword(name: str, schema: Mapping[str, Any]) -> str:
     if not _is_identifier(name):
-        raise ConfigError("this parameter's name is none of Python", key=name)
+        raise ConfigError("this parameter's name is none of Python", key=name, code="unsupported")
     return f"{quoted(f'{name}=')} {json_of(schema, json_allowed_escapes=PYTHON_ESCAPES)}"
 
 
@@ -148,6 +151,6 @@ def _is_identifier(name: str) -> bool:
     return name.isidentifier() and name.isascii() and not keyword.iskeyword(name)
 
 
-def not_held(form: str, schema: Mapping[str, Any], why: str) -> ConfigError:
+def not_held(form: str, schema: Mapping[str, Any], why: str, code: Code = "bad_value") -> ConfigError:
     """Return the error for a function whose calls no grammar can hold."""
-    return ConfigError(f"calls of {schema['name']} cannot be held in the form {form}: {why}")
+    return ConfigError(f"calls of {schema['name']} cannot be held in the form {form}: {why}", code=code)

@@ -114,11 +114,11 @@ def test_menu_defaults_equal_the_schema() -> None:
 @pytest.mark.parametrize(
     ("build", "code", "key"),
     [
-        (lambda: LocalModelConfig(name="x", device="mps"), "bad_value", "model.device"),
-        (lambda: LocalModelConfig(name="x", device="gpu"), "bad_value", "model.device"),
-        (lambda: LocalModelConfig(name="x", device="cpu:1"), "bad_value", "model.device"),
+        (lambda: LocalModelConfig(name="x", device="mps"), "unsupported", "model.device"),
+        (lambda: LocalModelConfig(name="x", device="gpu"), "unknown_choice", "model.device"),
+        (lambda: LocalModelConfig(name="x", device="cpu:1"), "unknown_choice", "model.device"),
         (lambda: LocalModelConfig(name=" "), "bad_value", "model.name"),
-        (lambda: LocalModelConfig(name="x", device_map="balanced"), "bad_value", "model.device_map"),
+        (lambda: LocalModelConfig(name="x", device_map="balanced"), "unknown_choice", "model.device_map"),
         (
             lambda: LocalModelConfig(name="x", device_map="auto", max_memory={"gpu": "8GB"}),
             "bad_value",
@@ -207,7 +207,7 @@ def test_keys_that_do_not_go_together_are_both_named(build: Any, message: str) -
 
 
 def test_merge_into_quantized_weights_is_refused() -> None:
-    with pytest.raises(ConfigError, match="lora.merge=true with quantization=nf4"):
+    with raises(ConfigError, "missing"):
         composed("quantization=nf4", "lora=embedded", "lora.merge=true")
 
 
@@ -231,9 +231,7 @@ INT8_KV = GenerationConfig(kv_cache="int8")
     [(LocalModelConfig(name="x", attention=Attention.sdpa), "model.attention=sdpa was requested")],
 )
 def test_a_kv_cache_in_8_bits_needs_the_scheduler(make_config: Any, model: Any, why: str) -> None:
-    with pytest.raises(
-        ConfigError, match=f"generation.kv_cache=int8: only the scheduler .*{why}: use .*as_model"
-    ):
+    with raises(ConfigError, "unsupported", "generation.kv_cache"):
         make_config(model=model, generation=INT8_KV)
 
 

@@ -29,7 +29,7 @@ def test_memory_that_runs_out_is_said_and_other_errors_are_as_they_were() -> Non
         run_out()
     for error in (
         RuntimeError("shapes cannot be multiplied"),
-        ConfigError("out of memory is in these words"),
+        ConfigError("out of memory is in these words", code="bad_value"),
     ):
         with pytest.raises(type(error)) as raised, memory_errors_as_job_failed():
             raise error
@@ -109,13 +109,16 @@ def test_an_error_amid_an_interrupt_is_the_interrupt(capsys: pytest.CaptureFixtu
 
 def test_what_the_program_itself_says_amid_an_interrupt_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     assert (
-        exit_code_of("error", lambda: failing_cleanup(OutputError("the disk is full")))
+        exit_code_of("error", lambda: failing_cleanup(OutputError("the disk is full", code="too_large")))
         == OutputError.exit_code
     )
     assert "the disk is full" in capsys.readouterr().err
 
 
 def test_an_error_from_another_process_reads_as_before() -> None:
-    for error in (ConfigError("why", key="k"), ConfigError("why", key="k", value=None, code="missing")):
+    for error in (
+        ConfigError("why", key="k", code="damaged"),
+        ConfigError("why", key="k", value=None, code="missing"),
+    ):
         sent = pickle.loads(pickle.dumps(error))
         assert (str(sent), sent.code) == (str(error), error.code)

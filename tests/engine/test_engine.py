@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from opening import make_spec, open_engine
+from raising import raises
 
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
@@ -149,7 +150,7 @@ def test_no_chat_template_is_an_error(tiny_model: LocalModelConfig) -> None:
     engine = open_engine(make_spec(model=tiny_model))
     engine.load()
     engine.loaded.tokenizer.chat_template = None
-    with pytest.raises(ConfigError, match="has no chat template.*task.prompt=text"):
+    with raises(ConfigError, "unsupported"):
         complete(engine, [Request(0, (Message("user", "x"),))])
 
 

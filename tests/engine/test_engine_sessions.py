@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from opening import make_spec, open_engine
+from raising import raises
 from streams import AGENTS, PROMPTS, SYSTEM
 
 from runner_base.dtypes import Dtype
@@ -307,15 +308,15 @@ def test_eight_threads_submit_many_requests(engine: LocalEngine, each: int) -> N
 def test_what_a_session_refuses(engine: LocalEngine) -> None:
     session = engine.open()
     session.submit(Request(0, "x"))
-    with pytest.raises(ConfigError, match="request 0 is under way already"):
+    with raises(ConfigError, "exists"):
         session.submit(Request(0, "y"))
-    with pytest.raises(ConfigError, match="request 1 needs branches, which this engine does not offer"):
+    with raises(ConfigError, "unsupported"):
         session.submit(Request(1, "x", branches=("a", "b")))
-    with pytest.raises(ConfigError, match=r"temperature=-1: must be 0, or lie in 1e-10\.\.10"):
+    with raises(ConfigError, "bad_value", "temperature"):
         Request(1, "x", sampling=Sampling(temperature=-1))
-    with pytest.raises(ConfigError, match="request 1: continuation and n cannot be combined"):
+    with raises(ConfigError, "conflict", "request 1"):
         Request(1, "x", continuation="y", n=2)
-    with pytest.raises(ConfigError, match=r"request\.n=0: must be 1 or more"):
+    with raises(ConfigError, "bad_value", "request.n"):
         Request(1, "x", n=0)
     session.submit(Request(1, tuple([5] * 600), n=2))
     done = completions(drain(session))
@@ -324,7 +325,7 @@ def test_what_a_session_refuses(engine: LocalEngine) -> None:
     ] * 2
     session.close()
     assert session.step() == []
-    with pytest.raises(ConfigError, match="this session is closed"):
+    with raises(ConfigError, "failed"):
         session.submit(Request(2, "x"))
 
 
@@ -333,7 +334,7 @@ def test_a_request_that_cannot_be_read_reaches_who_submits_it_and_no_other(engin
     engine.loaded.tokenizer.chat_template = None
     with engine.open() as session:
         session.submit(Request(0, "x", max_new_tokens=2, ignore_eos=True))
-        with pytest.raises(ConfigError, match="has no chat template"):
+        with raises(ConfigError, "unsupported"):
             session.submit(Request(1, (Message("user", "x"),)))
         assert list(completions(drain(session))) == [(0, 0)]
 

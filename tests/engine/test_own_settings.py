@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from opening import make_spec, open_engine
+from raising import raises
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from runner_base.dtypes import Dtype
@@ -129,5 +130,5 @@ def test_a_score_that_is_no_number_is_an_error(damaged: Path, attention: Attenti
 
 
 def test_no_new_tokens_are_not_the_usual_number_of_them() -> None:
-    with pytest.raises(ConfigError, match="request.max_new_tokens=0: must be 1 or more"):
+    with raises(ConfigError, "bad_value", "request.max_new_tokens"):
         Request(0, "Hi", max_new_tokens=0)

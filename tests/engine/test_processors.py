@@ -15,6 +15,7 @@ import processors
 import pytest
 import torch
 from product_files import build, computed, products
+from raising import raises
 
 from runner_base import processor
 from runner_base.errors import ConfigError
@@ -153,7 +154,7 @@ def test_features_are_left_out_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUNNER_WITHOUT", "avx2")
     assert processor.without_left_out(flags) == {"fma", "amx_tile", "amx_bf16"}
     monkeypatch.setenv("RUNNER_WITHOUT", "sse")
-    with pytest.raises(ConfigError, match="RUNNER_WITHOUT=sse: sse is none of avx2, avx512, avx512_bf16"):
+    with raises(ConfigError, "unknown_choice", "RUNNER_WITHOUT"):
         processor.left_out()
 
 

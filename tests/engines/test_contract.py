@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from job_engines import open_engine
+from raising import raises
 
 from runner.config.model import StubConfig
 from runner.config.root import RunnerConfig
@@ -31,9 +32,7 @@ def test_capabilities_are_known_before_anything_is_loaded(make_config: Make, tin
     model = LocalModelConfig(name=str(tiny_llama), device="cpu")
     without = open_engine(make_config(model=model))
     contract.require(without, "task=chat", [Capability.chat, Capability.logprobs])
-    with pytest.raises(
-        ConfigError, match="task=generate needs branches, which this engine does not offer: it has "
-    ):
+    with raises(ConfigError, "unsupported"):
         contract.require(without, "task=generate", [Capability.branches, Capability.chat])
     contract.require(open_engine(make_config(model=model, rope=Rope2dConfig())), "x", [Capability.branches])
     flash = LocalModelConfig(name=str(tiny_llama), device="cpu", attention=Attention.flash_attention_2)

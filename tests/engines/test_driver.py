@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from job_engines import open_engine
+from raising import raises
 
 from runner.config.model import StubConfig
 from runner.config.root import RunnerConfig
@@ -127,14 +128,14 @@ def test_cancelling_and_closing(make_config: Make) -> None:
     recorders = [Recorder() for _ in range(20)]
     for number, recorder in enumerate(recorders):
         driver.submit(Request(number, "Hi"), recorder)
-    with pytest.raises(ConfigError, match="request 19 is under way already"):
+    with raises(ConfigError, "exists"):
         driver.submit(Request(19, "Hi"), Recorder())
     driver.cancel(18)
     assert recorders[18].end()[1].answer.finish_reason is FinishReason.cancelled
     assert driver.under_way == 19
     driver.close()
     assert isinstance(recorders[19].events.get(timeout=WAIT_S), JobFailed)
-    with pytest.raises(JobFailed, match="takes no requests"):
+    with raises(JobFailed, "failed"):
         driver.submit(Request(20, "Hi"), Recorder())
 
 
@@ -143,7 +144,7 @@ def test_the_error_of_a_load_is_raised_for_those_who_wait(
 ) -> None:
     config = make_config(model=LocalModelConfig(name="/nowhere/at/all", device="cpu"))
     driver = Driver(open_engine(config))
-    with pytest.raises(ConfigError, match="nowhere"):
+    with raises(ConfigError, "not_found", "model.name"):
         driver.loaded(WAIT_S)
     driver.close()
 
@@ -158,7 +159,7 @@ def test_the_error_that_ended_the_engine_is_raised_for_every_request(
 
         def check(self) -> None:
             if self.is_dead:
-                raise JobFailed("process 1 was killed")
+                raise JobFailed("process 1 was killed", code="failed")
 
         def step(self) -> list[Event]:
             self.is_dead = True
@@ -181,6 +182,6 @@ def test_the_error_that_ended_the_engine_is_raised_for_every_request(
     driver._thread.join(WAIT_S)
     assert not driver.is_alive
     assert str(driver.failure) == "process 1 was killed"
-    with pytest.raises(JobFailed, match="process 1 was killed"):
+    with raises(JobFailed, "failed"):
         driver.submit(Request(1, "Hi"), Recorder())
     driver.close()

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 from job_engines import open_engine
+from raising import raises
 
 from runner.config.model import StubConfig
 from runner.config.root import RunnerConfig
@@ -49,9 +50,7 @@ def test_an_engine_thread_waits_for_work_and_ends_with_the_session(engine: Engin
 def test_an_id_is_under_way_until_all_its_choices_have_ended(engine: Engine) -> None:
     with engine.open() as session:
         session.submit(Request(0, "x", n=2))
-        with pytest.raises(
-            ConfigError, match="request 0 is under way already: give each request an id of its own"
-        ):
+        with raises(ConfigError, "exists"):
             session.submit(Request(0, "y"))
         session.submit(Request("0", "y"))
         assert len(session.step()) == 2
@@ -61,7 +60,7 @@ def test_an_id_is_under_way_until_all_its_choices_have_ended(engine: Engine) -> 
         reasons = {one.id: one.answer.finish_reason for one in ended}
         assert reasons == {0: FinishReason.cancelled, "0": FinishReason.stop}
         assert session.idle
-    with pytest.raises(ConfigError, match="this session is closed: open another one"):
+    with raises(ConfigError, "failed"):
         session.submit(Request(1, "x"))
 
 
@@ -88,9 +87,7 @@ def test_a_refused_request_leaves_no_state() -> None:
     with Refusing() as session:
         with pytest.raises(ValueError, match="no"):
             session.submit(Request(0, "no"))
-        with pytest.raises(
-            ConfigError, match="request 0 needs log-probabilities of a continuation, which this eng"
-        ):
+        with raises(ConfigError, "unsupported"):
             session.submit(Request(0, "yes", continuation="x"))
         assert session.idle
         session.submit(Request(0, "yes"))

@@ -92,7 +92,7 @@ def test_a_gguf_file_needs_no_quantization(tmp_path: Path) -> None:
 
 
 def test_a_missing_model_is_rejected_before_a_thread_is_started(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="model path does not exist"):
+    with raises(ConfigError, "not_found", "model.name"):
         load(tmp_path / "nowhere")
 
 

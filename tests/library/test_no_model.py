@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from raising import raises
 
 from runner.library.load import configure
 from runner_base.errors import ConfigError
@@ -49,5 +50,5 @@ def test_a_folder_beside_a_choices_name_is_a_folder(
 @pytest.mark.parametrize("manifest", ["[]", "{", '{"format": "other"}', "{}"])
 def test_another_manifest_is_not_taken_for_one_of_a_split(tmp_path: Path, manifest: str) -> None:
     (tmp_path / "manifest.json").write_text(manifest)
-    with pytest.raises(ConfigError, match="contains no config.json, so it is not what model.name needs"):
+    with raises(ConfigError, "not_found", "model.name"):
         locating.locate(LocalModelConfig(name=str(tmp_path)))

@@ -177,7 +177,8 @@ def do_job(assignment: Assignment, mailbox: Any) -> Delivery:
                     unpack(files, Job(job_id, folder / "jobs" / job_id))
                 job = same_job(config, job)
             except RunnerError as error:
-                return Delivery(outcome_of_error(type(error)(f"{error} (on {host})")), host, job.job_id)
+                on_host = type(error)(f"{error} (on {host})", code=error.code)
+                return Delivery(outcome_of_error(on_host), host, job.job_id)
             outcome = run_reporting(assignment, config, mailbox, job if assignment.sends_samples else None)
             has_run = outcome.record is not None or (job.folder / RESULT).exists()
             return Delivery(outcome, host, job.job_id, pack(job) if has_run else None)

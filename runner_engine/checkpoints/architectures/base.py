@@ -118,7 +118,9 @@ def of_layers(header: Header, key: str, default: Any = 0) -> list[Any]:
         return [value] * count
     if len(value) < count:
         raise DataError(
-            f"{header.architecture}.{key}: {count} numbers expected, found {len(value)}", key=header.file
+            f"{header.architecture}.{key}: {count} numbers expected, found {len(value)}",
+            key=header.file,
+            code="damaged",
         )
     return value[:count]
 

@@ -59,7 +59,9 @@ def _scaling(header: Header) -> dict[str, Any]:
         return {}
     if kind not in ("linear", "yarn"):
         raise DataError(
-            f"{header.architecture}.rope.scaling.type={short(kind)} cannot be read", key=header.file
+            f"{header.architecture}.rope.scaling.type={short(kind)} cannot be read",
+            key=header.file,
+            code="unsupported",
         )
     older = _number(header, "rope.scale_linear", 1.0)  # how older files call it
     scaling: dict[str, Any] = {"rope_type": kind, "factor": _number(header, "rope.scaling.factor", older)}
@@ -80,7 +82,9 @@ def _two_lengths(header: Header, pairs: int, rope: dict[str, Any]) -> dict[str, 
     """Return LongRoPE: other divisors from the length of the pretraining on."""
     if rope["rope_type"] != "default":
         raise DataError(
-            f"{SHORT} and a rope.scaling.type={rope['rope_type']} beside it cannot be read", key=header.file
+            f"{SHORT} and a rope.scaling.type={rope['rope_type']} beside it cannot be read",
+            key=header.file,
+            code="unsupported",
         )
     found = {
         key: _divisors(header, name, pairs).tolist()
@@ -96,7 +100,11 @@ def _one_length(header: Header, rotated: int, rope: dict[str, Any]) -> dict[str,
     """Return the scaling whose divisors the file has."""
     divisors = _divisors(header, FACTORS, rotated // 2)
     if rope["rope_type"] == "yarn":
-        raise DataError(f"{FACTORS} and a rope.scaling.type=yarn beside it cannot be read", key=header.file)
+        raise DataError(
+            f"{FACTORS} and a rope.scaling.type=yarn beside it cannot be read",
+            key=header.file,
+            code="unsupported",
+        )
     if (divisors == 1).all():
         return {}
     known = _llama3(divisors, rope["rope_theta"]) if rope["rope_type"] == "default" else None
@@ -143,15 +151,19 @@ def _divisors(header: Header, name: str, pairs: int) -> Numbers:
     """Return the divisors of frequencies that a tensor holds, one for each rotated pair."""
     tensor = next((one for one in header.tensors if one.name == name), None)
     if tensor is None:
-        raise DataError(f"{SHORT} and {LONG} belong together, and {name} is missing", key=header.file)
+        raise DataError(
+            f"{SHORT} and {LONG} belong together, and {name} is missing", key=header.file, code="damaged"
+        )
     if tensor.dtype != "F32" or tensor.shape != (pairs,):
         found = f"{list(tensor.shape)} in {tensor.dtype}"
         raise DataError(
-            f"{name}: {pairs} numbers in F32 expected, one for each pair, found {found}", key=header.file
+            f"{name}: {pairs} numbers in F32 expected, one for each pair, found {found}",
+            key=header.file,
+            code="damaged",
         )
     values: Numbers = numbers_of(tensor).astype(np.float64)
     if not (np.isfinite(values).all() and (values > 0).all()):
-        raise DataError(f"{name}: numbers above 0 expected", key=header.file)
+        raise DataError(f"{name}: numbers above 0 expected", key=header.file, code="damaged")
     return values
 
 
@@ -167,6 +179,8 @@ def _number(header: Header, key: str, default: float) -> float:
     if type(value) not in (int, float) or not 0 < value < np.inf:
         name = f"{header.architecture}.{key}"
         raise DataError(
-            f"damaged header: {name}: a number above 0 expected, found {short(value)}", key=header.file
+            f"damaged header: {name}: a number above 0 expected, found {short(value)}",
+            key=header.file,
+            code="damaged",
         )
     return float(value)

@@ -231,7 +231,8 @@ class Forward:
         if (largest := max(ids)) >= self.rows:  # prompts were checked, so it is of an answer
             raise ConfigError(
                 f"the model answered with token {largest}, and its embedding ends at {self.rows - 1}: its head is "
-                "larger than its embedding, so head and embedding are of different checkpoints or tokenizers"
+                "larger than its embedding, so head and embedding are of different checkpoints or tokenizers",
+                code="mismatch",
             )
 
     def _tell_rows(self, pieces: Sequence[tuple[Row, int, int]]) -> None:

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from runner_base import DataError
+from runner_base.errors import Code
 from runner_engine.checkpoints.weight_files import Tensor
 from runner_engine.quantization.grouped import GroupSettings
 
@@ -103,7 +104,9 @@ class StoredLayout(Layout):
     def check_present(cls, found: dict[str, Tensor], needed: Collection[str]) -> None:
         """Reject a layer that lacks one of these tensors."""
         if lacking := [name for name in cls.types if name in needed and name not in found]:
-            raise wrong(next(iter(found.values())), f"the checkpoint lacks its {' and '.join(lacking)}")
+            raise wrong(
+                next(iter(found.values())), f"the checkpoint lacks its {' and '.join(lacking)}", "damaged"
+            )
 
     def checked(self, found: dict[str, Tensor], fitting: Mapping[str, Shapes]) -> Self:
         """Return itself if each tensor has one of the shapes that fit; those that are not listed
@@ -170,5 +173,5 @@ def unpack_stream(words: torch.Tensor, bits: int, count: int) -> torch.Tensor:
     return numbers.flatten(-2)[..., :count]
 
 
-def wrong(tensor: Tensor, what: str) -> DataError:
-    return DataError(f"tensor {tensor.name}: {what}", key=tensor.file)
+def wrong(tensor: Tensor, what: str, code: Code = "mismatch") -> DataError:
+    return DataError(f"tensor {tensor.name}: {what}", key=tensor.file, code=code)

@@ -78,7 +78,7 @@ class HqqLayout(StoredLayout):
             raise wrong(found["zero"], f"{found['zero'].dtype}, and the scales are {found['scale'].dtype}")
         for name in NOTES:
             if name in found and len(found[name].shape) > 1:
-                raise wrong(found[name], f"{list(found[name].shape)}: a number or a word expected")
+                raise wrong(found[name], f"{list(found[name].shape)}: a number or a word expected", "damaged")
         return fitting[0]
 
     def shapes(self) -> dict[str, tuple[int, ...]]:

@@ -59,7 +59,7 @@ class ModelOptFloat8Layout(Float8Layout):
         """The shape of the scales says for what they are."""
         inputs, outputs, scale = module.in_features, module.out_features, found["weight_scale"]
         if "weight_scale_2" in found:
-            raise wrong(found["weight_scale_2"], "a layer of float8 has no second scale")
+            raise wrong(found["weight_scale_2"], "a layer of float8 has no second scale", "damaged")
         if scale.dtype not in cls.types["weight_scale"]:
             raise wrong(
                 scale, f"{scale.dtype}, and a layer of float8 has {' or '.join(cls.types['weight_scale'])}"

@@ -138,6 +138,7 @@ class _Layer:
                 f"tensor {matrix.stored.name}: {matrix.matrix} of an expert is {list(values.shape)}, "
                 f"and {list(shape)} expected",
                 key=matrix.file,
+                code="mismatch",
             )
         return values
 
@@ -150,7 +151,7 @@ class _Layer:
 
     def _other(self, name: str) -> Tensor:
         if name not in self.others:
-            raise DataError(f"the checkpoint lacks the tensor {name}", key=self.way.folder)
+            raise DataError(f"the checkpoint lacks the tensor {name}", key=self.way.folder, code="damaged")
         return self.others[name]
 
 

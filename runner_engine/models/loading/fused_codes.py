@@ -34,10 +34,14 @@ class FusedCodes(nn.Module):
         made = separated(family)
         self.first = first = next(one for name, one in found.items() if name.endswith(f"_proj{form.codes}"))
         if made is None:
-            raise wrong(first, f"{type(family).__name__} has no fused experts that can be taken apart")
+            raise wrong(
+                first, f"{type(family).__name__} has no fused experts that can be taken apart", "unsupported"
+            )
         if form.is_transposed and not made.form.is_transposed:
             raise wrong(
-                first, f"outputs are its last dimension, which is not known of {type(family).__name__}"
+                first,
+                f"outputs are its last dimension, which is not known of {type(family).__name__}",
+                "unsupported",
             )
         self._made = [made]  # in a list, so that it is no child: its layers have no numbers yet
         self.form, self.found = form, found
@@ -45,7 +49,7 @@ class FusedCodes(nn.Module):
             try:
                 shapes = form.shapes(made.num_experts, outputs, inputs, matrices)
             except DataError as error:
-                raise wrong(first, str(error)) from error
+                raise wrong(first, str(error), error.code) from error
             for end, fitting in shapes.items():
                 if f"{fused}{end}" in found or end not in form.optional:
                     self._expect(fused, end, fitting)
@@ -69,7 +73,7 @@ class FusedCodes(nn.Module):
         name, types = f"{fused}{end}", self.form.types[end]
         tensor = self.found.get(name)
         if tensor is None:
-            raise wrong(self.first, f"the checkpoint lacks its {name}")
+            raise wrong(self.first, f"the checkpoint lacks its {name}", "damaged")
         if tensor.dtype not in types:
             raise wrong(tensor, f"{tensor.dtype}, and {' or '.join(types)} expected")
         if tensor.shape not in fitting:
@@ -108,7 +112,7 @@ class FusedCodes(nn.Module):
         try:
             layout = form.layout(like.in_features, like.out_features, own)
         except DataError as error:
-            raise wrong(self.found[fused + form.codes], str(error)) from error
+            raise wrong(self.found[fused + form.codes], str(error), error.code) from error
         layer = GroupedLinear(like, layout, own)
         bias = self._parameters.get(f"{fused}_bias")
         if bias is not None:
@@ -139,7 +143,7 @@ def put_fused(model: Any, tensors: dict[str, Tensor], settings: GroupSettings) -
     ends = tuple(end for end in form.types if end)
     of_experts = re.compile(f"{PARAMETER}({'|'.join(map(re.escape, ends))})$")
     if left := sorted(name for name in tensors if of_experts.search(name) and name not in used):
-        raise DataError(f"{few(left)} belong to no experts")
+        raise DataError(f"{few(left)} belong to no experts", code="mismatch")
     return used
 
 

@@ -89,7 +89,8 @@ class BlockFloat8Form(FusedForm):
         each, (of_outputs, group) = outputs // matrices, self._block(outputs // matrices, inputs)
         if matrices > 1 and each > of_outputs and each % of_outputs:
             raise DataError(
-                f"blocks of {of_outputs} outputs reach from gate_proj into up_proj, which have {each} each"
+                f"blocks of {of_outputs} outputs reach from gate_proj into up_proj, which have {each} each",
+                code="unsupported",
             )
         return {
             "": [(experts, outputs, inputs)],
@@ -160,11 +161,13 @@ class ModelOptForm(FusedForm):
         has_groups = parts["weight_scale"].dim() == 2 and parts["weight_scale"].dtype is torch.float8_e4m3fn
         if is_nvfp4 != has_groups or is_nvfp4 != ("weight_scale_2" in parts):
             raise DataError(
-                "codes of 4 bits have weight_scale for groups and weight_scale_2, and float8 one number"
+                "codes of 4 bits have weight_scale for groups and weight_scale_2, and float8 one number",
+                code="mismatch",
             )
         if parts["weight"].shape != (outputs, inputs // 2 if is_nvfp4 else inputs):
             raise DataError(
-                f"{list(parts['weight'].shape)} codes, of a matrix of {outputs} outputs, {inputs} inputs"
+                f"{list(parts['weight'].shape)} codes, of a matrix of {outputs} outputs, {inputs} inputs",
+                code="mismatch",
             )
         if not is_nvfp4:
             return ModelOptFloat8Layout(8, inputs, inputs, outputs, outputs, rows="static" if rounds else "")
@@ -182,4 +185,4 @@ FORMS: dict[str, type[FusedForm]] = {  # by the layout of GroupSettings
 
 def _check_groups(inputs: int, group: int) -> None:
     if inputs % group:
-        raise DataError(f"{inputs} inputs are not whole groups of {group}")
+        raise DataError(f"{inputs} inputs are not whole groups of {group}", code="mismatch")

@@ -126,7 +126,8 @@ def _unpack(model: Any, place: Place, config: Any) -> None:
     if tuple(values.shape) != tuple(own.shape):
         names = ", ".join(tensor.name for tensor in place.tensors)
         raise DataError(
-            f"tensor {names} is {list(values.shape)}, and the model's {place.name} {list(own.shape)}"
+            f"tensor {names} is {list(values.shape)}, and the model's {place.name} {list(own.shape)}",
+            code="mismatch",
         )
     with torch.no_grad():
         own.copy_(torch.from_numpy(np.ascontiguousarray(values)))

@@ -64,7 +64,8 @@ def _keep(experts: SeparateExperts, matrix: str, tensor: Tensor, at: int, of: in
         ) != experts.num_experts:
             shape = [experts.num_experts, like.out_features * of, like.in_features]
             raise DataError(
-                f"tensor {tensor.name} is {list(tensor.shape)}, and the model's experts are {shape}"
+                f"tensor {tensor.name} is {list(tensor.shape)}, and the model's experts are {shape}",
+                code="mismatch",
             )
         own = stored[number, at * outputs : (at + 1) * outputs]
         expert.add_module(matrix, GgufLinear(like, own, tensor.dtype, None))
@@ -81,6 +82,7 @@ def _unpack(family: Any, form: Form, matrix: str, kind: str, tensor: Tensor, at:
             own = apart(form, matrix, parameter[number])
             if own.shape != of_expert.shape or len(values) != len(parameter):
                 raise DataError(
-                    f"tensor {tensor.name} is {list(values.shape)}, which does not fit the model's experts"
+                    f"tensor {tensor.name} is {list(values.shape)}, which does not fit the model's experts",
+                    code="mismatch",
                 )
             own.copy_(of_expert)

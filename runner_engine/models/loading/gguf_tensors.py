@@ -24,7 +24,9 @@ def stored_bytes(tensor: Tensor) -> torch.Tensor:
     stored: torch.Tensor = torch.from_numpy(data).view(*tensor.shape[:-1], -1)
     if not scales_of(stored, tensor.dtype).isfinite().all():
         raise DataError(
-            f"tensor {tensor.name}: a scale of its blocks is not a finite number", key=tensor.file
+            f"tensor {tensor.name}: a scale of its blocks is not a finite number",
+            key=tensor.file,
+            code="damaged",
         )
     return stored
 

@@ -50,11 +50,12 @@ def layer_of(choice: MadeGroupsConfig, layer: nn.Module, path: str) -> nn.Module
     if type(layer) is not nn.Linear:
         return layer
     if reason := choice.unfit(layer.out_features, layer.in_features, layer.weight.device.type):
-        raise ConfigError(f"{path} {reason}", key="quantization", value=choice.name)
+        raise ConfigError(f"{path} {reason}", key="quantization", value=choice.name, code="unsupported")
     weight = layer.weight.detach()
     if not weight.isfinite().all():
         raise DataError(
-            f"{path}.weight: a number is not finite, and quantization={choice.name} cannot quantize it"
+            f"{path}.weight: a number is not finite, and quantization={choice.name} cannot quantize it",
+            code="damaged",
         )
     return grouped(choice, layer, choice.groups_of(weight))
 
@@ -68,7 +69,7 @@ def adopt(choice: MadeGroupsConfig, model: nn.Module, where: str) -> None:
         try:
             made = choice.stored_groups_of(layer.weight)
         except ValueError as error:
-            raise DataError(f"tensor {path}.weight: {error}", key=where) from error
+            raise DataError(f"tensor {path}.weight: {error}", key=where, code="damaged") from error
         if made is not None:
             model.set_submodule(path, grouped(choice, layer, made))
 

@@ -24,7 +24,11 @@ class MappedTensors:
     def read(self, tensor: Tensor) -> torch.Tensor:
         """Return a tensor of numbers; its memory is the file's."""
         if tensor.dtype not in DTYPES:
-            raise DataError(f"tensor {tensor.name}: {tensor.dtype}, and numbers expected", key=tensor.file)
+            raise DataError(
+                f"tensor {tensor.name}: {tensor.dtype}, and numbers expected",
+                key=tensor.file,
+                code="unsupported",
+            )
         dtype = DTYPES[tensor.dtype]
         mapped = self._mapped(tensor.file)
         if tensor.offset % dtype.itemsize:  # a header of odd length

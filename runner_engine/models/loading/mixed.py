@@ -81,7 +81,9 @@ def quantized(choice: QuantizationConfig, model: Any, layer: torch.nn.Module, pa
         AssertionError,
         NotImplementedError,
     ) as error:  # a library's own conditions
-        raise ConfigError(f"quantization={choice.name} cannot quantize {path}: {error}") from error
+        raise ConfigError(
+            f"quantization={choice.name} cannot quantize {path}: {error}", code="unsupported"
+        ) from error
 
 
 def take_experts_apart(model: Any) -> None:

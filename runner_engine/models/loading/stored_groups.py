@@ -104,7 +104,8 @@ def put_layers(model: Any, tensors: dict[str, Tensor], settings: GroupSettings) 
     if left := sorted(name for name, one in tensors.items() if kind.is_needed(one) and name not in used):
         raise DataError(
             f"{few(left)} belong to no layer: the checkpoint lacks the {named_by} beside, or another program's "
-            "layers are needed"
+            "layers are needed",
+            code="mismatch",
         )
     return origins
 
@@ -119,9 +120,10 @@ def check_numbers(model: Any, origins: Origins) -> None:
         for name, tensor in layer.stored.items():
             where = origins[path][name]
             if tensor.device.type == "meta":
-                raise wrong(where, "layers of codes cannot be on disk: give model.device_map more memory")
+                why = "layers of codes cannot be on disk: give model.device_map more memory"
+                raise wrong(where, why, "unsupported")
             if problem := layer.layout.problem(layer.stored, name, tensor):
-                raise wrong(where, problem)
+                raise wrong(where, problem, "damaged")
 
 
 def _settings(stored: dict[str, Any]) -> GroupSettings:
@@ -131,7 +133,7 @@ def _settings(stored: dict[str, Any]) -> GroupSettings:
     assert form is not None
     assert isinstance(form.config, GroupedConfig)
     if form.refusal:
-        raise ConfigError(f"quantization_config: {form.refusal}", key="config.json")
+        raise ConfigError(f"quantization_config: {form.refusal}", key="config.json", code="unsupported")
     return form.config.settings_of(stored)
 
 

@@ -67,16 +67,16 @@ def _read(way: WayOfLoading, arguments: dict[str, Any], folder: Path, named: str
     except pickle.UnpicklingError as error:  # a .bin from before torch 1.6, which could not be checked before
         for file in files:
             bin_file.refuse_code(file, str(error))
-        raise ConfigError(f"torch cannot read its weights in {folder}", key=named) from error
+        raise ConfigError(f"torch cannot read its weights in {folder}", key=named, code="damaged") from error
     except DataError as error:
-        raise ConfigError(f"{named} cannot be loaded from {folder}: {error}") from error
+        raise ConfigError(f"{named} cannot be loaded from {folder}: {error}", code=error.code) from error
     except ConfigError:
         raise
     except Exception as error:  # a library may raise anything over a user's files
         if is_memory_error(error):
             raise
         reason = f"{type(error).__name__}: {one_line(error, limit=400)}{gguf_fix(folder)}"
-        raise ConfigError(f"{named} cannot be loaded from {folder}: {reason}") from error
+        raise ConfigError(f"{named} cannot be loaded from {folder}: {reason}", code="unreadable") from error
 
 
 def _check_complete(model: Any, report: Report, checkpoint: str) -> list[str]:
@@ -85,7 +85,8 @@ def _check_complete(model: Any, report: Report, checkpoint: str) -> list[str]:
     if absent := sorted(report["missing_keys"]):
         raise ConfigError(
             f"{checkpoint} is not complete: it lacks {few(absent)} of {type(model).__name__}, which would be random "
-            "numbers. Is a file missing, or config.json another model's?"
+            "numbers. Is a file missing, or config.json another model's?",
+            code="damaged",
         )
     if unused := sorted(report["unexpected_keys"]):
         return [f"{type(model).__name__} has no use for {few(unused)} of the checkpoint"]

@@ -56,6 +56,7 @@ def _merged(
             "weights loses precision; use lora.merge=false, or lora.merge_order=quantize_first",
             key="lora.merge",
             value="true",
+            code="conflict",
         )
     _unpack(model, codes, added_in, lora)
     with _added_in(model, adapted if lora.merge_dtype is not Dtype.auto else codes, added_in, dtype):
@@ -82,6 +83,7 @@ def _unpack(model: Any, paths: list[str], dtype: torch.dtype, lora: AdapterConfi
             "lora.merge_order=merge_first, or lora.merge=false",
             key="lora.merge_order",
             value=lora.merge_order,
+            code="unsupported",
         )
     for path, layer in plain.items():
         model.set_submodule(path, layer)

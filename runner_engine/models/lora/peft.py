@@ -45,6 +45,7 @@ def check(lora: PeftConfig, folder: Path, bare: Any, base_name: str) -> None:
             f"none of its {len(shapes)} modules is there (the first are {first}), and its target_modules "
             f"{settings.get('target_modules')} name none either: use the base that it was made for",
             key=label,
+            code="not_found",
         )
     for path in matched:
         inputs, outputs = (getattr(modules[path], side, None) for side in ("in_features", "out_features"))
@@ -56,11 +57,14 @@ def check(lora: PeftConfig, folder: Path, bare: Any, base_name: str) -> None:
                 f"size mismatch for {path}: A {list(a)} and B {list(b)} are for a layer of {[b[0], a[1]]}, "
                 f"the one of {base_name} is {[outputs, inputs]}",
                 key=label,
+                code="mismatch",
             )
         rank = settings.get("r")
         if not settings.get("rank_pattern") and a[0] != rank:
             raise ConfigError(
-                f"adapter_config.json says r={rank}, and A of {path} is {list(a)}: rank {a[0]}", key=label
+                f"adapter_config.json says r={rank}, and A of {path} is {list(a)}: rank {a[0]}",
+                key=label,
+                code="damaged",
             )
 
 
@@ -121,15 +125,20 @@ def read(base: Any, lora: PeftConfig, folder: Path, base_name: str) -> tuple[Any
         with _quietly():
             model: Any = PeftModel.from_pretrained(base, str(folder))
     except (RuntimeError, ValueError, KeyError) as error:
-        raise ConfigError(f"{lora.label} does not fit model.name={base_name}: {one_line(error)}") from error
+        raise ConfigError(
+            one_line(error), key=f"{lora.label} does not fit model.name={base_name}", code="mismatch"
+        ) from error
     except DAMAGED as error:
         reason = f"{type(error).__name__}: {one_line(error)}"
-        raise ConfigError(f"PEFT cannot read its adapter_config.json: {reason}", key=lora.label) from error
+        raise ConfigError(
+            f"PEFT cannot read its adapter_config.json: {reason}", key=lora.label, code="damaged"
+        ) from error
     report = report_on(model, notes)
     if not report.besides and (report.modules == 0 or report.delta_norm == 0):
         raise ConfigError(
             f"{lora.label} changes nothing in {base_name}: {report.modules} modules matched, "
-            f"norm of the delta {report.delta_norm:g}"
+            f"norm of the delta {report.delta_norm:g}",
+            code="no_effect",
         )
     model.biases_of_base = before
     return model, report

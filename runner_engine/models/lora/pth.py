@@ -55,33 +55,44 @@ def read(file: Path, label: str, rank: int | None = None) -> Adapter:
             other_keys.append(key)
         elif match["side"] in sides.setdefault(match["path"], {}):
             raise ConfigError(
-                f"{match['path']}.lora.{match['side']} is duplicated, with and without {PREFIX}", key=label
+                f"{match['path']}.lora.{match['side']} is duplicated, with and without {PREFIX}",
+                key=label,
+                code="damaged",
             )
         else:
             sides[match["path"]][match["side"]] = _checked(tensor, key, label)
     if not sides:
-        raise ConfigError(f"{label} holds no LoRA key: {EXPECTED} expected, found {few(other_keys)}")
+        raise ConfigError(
+            f"{label} holds no LoRA key: {EXPECTED} expected, found {few(other_keys)}", code="damaged"
+        )
     if other_keys:
         raise ConfigError(
-            f"{len(other_keys)} keys are not LoRA keys ({EXPECTED}): {few(other_keys)}", key=label
+            f"{len(other_keys)} keys are not LoRA keys ({EXPECTED}): {few(other_keys)}",
+            key=label,
+            code="damaged",
         )
     for path, matrices in sides.items():
         if len(matrices) == 1:
             (side,) = matrices
             other = "B" if side == "A" else "A"
-            raise ConfigError(f"{path} has {side} and no {other}: the file is incomplete", key=label)
+            raise ConfigError(
+                f"{path} has {side} and no {other}: the file is incomplete", key=label, code="damaged"
+            )
     pairs = {path: Pair(matrices["A"], matrices["B"]) for path, matrices in sides.items()}
     return Adapter(pairs, one_rank(pairs, label, rank), notes)
 
 
 def _checked(tensor: Any, key: str, label: str) -> Tensor:
     if not isinstance(tensor, Tensor):
-        raise ConfigError(f"{key} is a {type(tensor).__name__}, a tensor is expected", key=label)
+        raise ConfigError(
+            f"{key} is a {type(tensor).__name__}, a tensor is expected", key=label, code="damaged"
+        )
     if tensor.layout is not torch.strided or not tensor.is_floating_point() or tensor.dim() != 2:
         raise ConfigError(
             f"{key} is {tensor.dtype} of shape {list(tensor.shape)}, a matrix of floating-point numbers "
             "is expected",
             key=label,
+            code="damaged",
         )
     return tensor.detach()
 
@@ -93,17 +104,22 @@ def one_rank(pairs: dict[str, Pair], label: str, wanted: int | None = None) -> i
     for path, (a, b) in pairs.items():
         if a.shape[0] != b.shape[1]:
             raise ConfigError(
-                f"{path} has A {list(a.shape)} and B {list(b.shape)}: A [r, d], B [d, r] needed", key=label
+                f"{path} has A {list(a.shape)} and B {list(b.shape)}: A [r, d], B [d, r] needed",
+                key=label,
+                code="damaged",
             )
         if a.shape[0] != rank:
             raise ConfigError(
-                f"two ranks in one file: {rank} in {first_path}, {a.shape[0]} in {path}", key=label
+                f"two ranks in one file: {rank} in {first_path}, {a.shape[0]} in {path}",
+                key=label,
+                code="damaged",
             )
     if rank == 0:
-        raise ConfigError(f"{label} changes nothing: its rank is 0")
+        raise ConfigError(f"{label} changes nothing: its rank is 0", code="no_effect")
     if wanted not in (None, rank):
         raise ConfigError(
-            f"lora.rank={wanted}, but {label} has rank {rank}: use lora.rank={rank}, or leave it out"
+            f"lora.rank={wanted}, but {label} has rank {rank}: use lora.rank={rank}, or leave it out",
+            code="mismatch",
         )
     return rank
 
@@ -120,6 +136,7 @@ def fit(
             f"{len(missing)} of {len(adapter.pairs)} modules are not linear layers of {base_name}: "
             f"{few(missing)}. Its square layers are {few(_squares(modules)) or 'none'}",
             key=label,
+            code="not_found",
         )
     oblong = [path for path in adapter.pairs if modules[path].in_features != modules[path].out_features]
     if oblong:
@@ -129,6 +146,7 @@ def fit(
             f"modules are not square in {base_name}: {few(oblong)} (the first is "
             f"{[layer.out_features, layer.in_features]}, with A {list(a.shape)} and B {list(b.shape)})",
             key=label,
+            code="unsupported",
         )
     for path, (a, b) in adapter.pairs.items():
         inputs, outputs = modules[path].in_features, modules[path].out_features
@@ -137,6 +155,7 @@ def fit(
                 f"size mismatch for {path}: A {list(a.shape)} and B {list(b.shape)} are for a layer of "
                 f"{[b.shape[0], a.shape[1]]}, the one of {base_name} is {[outputs, inputs]}",
                 key=label,
+                code="mismatch",
             )
     bare = [path for path in _squares(modules) if path not in adapter.pairs]
     notes = (
@@ -176,6 +195,7 @@ def apply(base: Any, lora: PthConfig, file: Path, base_name: str) -> tuple[Any, 
                 "quantized weights loses precision; use lora.merge=false",
                 key="lora.merge",
                 value="true",
+                code="conflict",
             )
     for path, layer in layers.items():
         pair = adapter.pairs[path]
@@ -193,10 +213,10 @@ def delta(adapter: Adapter, label: str, base_name: str, scalings: Mapping[str, f
     by_path = scalings or {}
     norm = delta_norm((pair.a, pair.b, by_path.get(path, 1.0)) for path, pair in adapter.pairs.items())
     if not norm < float("inf"):
-        raise ConfigError(f"{label} holds nan or infinity: the norm of its delta is {norm}")
+        raise ConfigError(f"{label} holds nan or infinity: the norm of its delta is {norm}", code="damaged")
     if norm == 0:
         matched = f"{len(adapter.pairs)} modules matched, norm of the delta 0"
-        raise ConfigError(f"{label} changes nothing in {base_name}: {matched}")
+        raise ConfigError(f"{label} changes nothing in {base_name}: {matched}", code="no_effect")
     return norm
 
 

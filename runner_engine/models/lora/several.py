@@ -120,6 +120,7 @@ class SideBySide(Beside):
                 "which adapter is whose: serve each adapter alone (lora=peft)",
                 key="lora",
                 value="several",
+                code="unsupported",
             )
         factors, is_others = of_tokens.factors(self.sizes, x.device)
         low = x.to(self.A.dtype) @ self.A[first:last].t()
@@ -139,10 +140,11 @@ def apply(base: Any, resolved: ResolvedModel) -> AdapterReport:
         if not peft.remove(adapted):
             raise ConfigError(
                 f"{lora.label} changes the base's own weights (its adapter_config.json has init_lora_weights), so that "
-                "it cannot stand beside other adapters: use lora=peft"
+                "it cannot stand beside other adapters: use lora=peft",
+                code="unsupported",
             )
         if not math.isfinite(report.delta_norm):
-            raise ConfigError(f"{lora.label} holds nan or infinity")
+            raise ConfigError(f"{lora.label} holds nan or infinity", code="damaged")
         found[lora.key] = pairs
         reports.append(report)
     rows = AdaptersOfRows(resolved.spec.lora.names)

@@ -60,6 +60,7 @@ def require_rotation(settings: Any) -> None:
             "beyond those that it was trained on: leave the key out",
             key="rope.beyond_trained",
             value="true",
+            code="unsupported",
         )
 
 
@@ -74,6 +75,7 @@ def scale(settings: Any, rope: RopeScalingConfig) -> None:
             "use rope=native",
             key="rope",
             value=rope.name,
+            code="unsupported",
         )
     if "rope_theta" not in native:  # one set of parameters per type of layer
         raise ConfigError(
@@ -81,6 +83,7 @@ def scale(settings: Any, rope: RopeScalingConfig) -> None:
             f"({', '.join(map(str, native))}), and one scaling does not fit all: use rope=native",
             key="rope",
             value=rope.name,
+            code="unsupported",
         )
     of_yarn = YARN_KEYS if rope.name == native.get("rope_type") == RopeYarnConfig.name else ()
     kept = {key: native[key] for key in (*KEPT, *of_yarn) if native.get(key) is not None}

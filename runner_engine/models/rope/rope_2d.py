@@ -92,7 +92,9 @@ def apply(model: Any, config: Rope2dConfig) -> Rope2d:
     parent, name = find(model)
     native = getattr(parent, name)
     if isinstance(native, Rope2d):
-        raise ConfigError("this model is patched already; undo it first", key="rope", value="rope_2d")
+        raise ConfigError(
+            "this model is patched already; undo it first", key="rope", value="rope_2d", code="conflict"
+        )
     _check_layout(native, type(parent).__name__)
     patched = Rope2d(native, config)
     setattr(parent, name, patched)
@@ -143,6 +145,7 @@ def find(model: Any) -> tuple[Any, str]:
         f"(searched through {', '.join(INNER)}), so there is nothing to patch: use rope=native",
         key="rope",
         value="rope_2d",
+        code="unsupported",
     )
 
 
@@ -174,7 +177,10 @@ def require(model: Any) -> Rope2d:
     patch = patch_of(model)
     if patch is None:
         raise ConfigError(
-            "branches need two coordinates a token; use rope=rope_2d", key="rope", value="native"
+            "branches need two coordinates a token; use rope=rope_2d",
+            key="rope",
+            value="native",
+            code="missing",
         )
     return patch
 
@@ -201,6 +207,7 @@ def _check_layout(native: Any, owner: str) -> None:
             f"{reason}, so they cannot be numbered: use rope=native",
             key="rope",
             value="rope_2d",
+            code="unsupported",
         )
 
 

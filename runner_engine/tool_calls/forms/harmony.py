@@ -76,5 +76,6 @@ def free(text: str) -> int:  # noqa: ARG001
 def grammar(schemas: Schemas, several: bool = True, template: str | None = None) -> str:  # noqa: ARG001
     """Refuse: thinking, answer and calls are messages of one text."""
     raise ConfigError(
-        "calls cannot be held in the form harmony: what a message is for stands within the answer"
+        "calls cannot be held in the form harmony: what a message is for stands within the answer",
+        code="unsupported",
     )

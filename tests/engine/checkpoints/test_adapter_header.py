@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 from opening import make_spec
+from raising import raises
 from safetensors.numpy import load_file, save_file
 
-from runner_base.errors import ConfigError
+from runner_base.errors import Code, ConfigError
 from runner_engine.checkpoints import adapter_header
 from runner_engine.checkpoints.resolve import resolve
 from runner_engine.embedded import MODEL_DIR
@@ -39,15 +40,9 @@ def changed(to: Path, rename: str = "", cut: int = 0) -> Path:
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"rename": "_other"}, "none of its \\d+ modules is there"),
-        ({"cut": 1}, "size mismatch for model.layers.0"),
-    ],
-)
+@pytest.mark.parametrize(("changes", "code"), [({"rename": "_other"}, "not_found"), ({"cut": 1}, "mismatch")])
 def test_a_wrong_adapter_is_refused_before_torch_is_imported(
-    tmp_path: Path, changes: dict[str, Any], message: str
+    tmp_path: Path, changes: dict[str, Any], code: Code
 ) -> None:
     folder = changed(tmp_path / "lora", **changes)
     command = [
@@ -66,7 +61,7 @@ def test_a_wrong_adapter_is_refused_before_torch_is_imported(
     assert f"error: lora.path={folder} does not fit model.name=embedded: " in err
     lora = PeftConfig(path=str(folder))
     spec = make_spec(model=LocalModelConfig(name="embedded"), lora=lora)
-    with pytest.raises(ConfigError, match=message):
+    with raises(ConfigError, code, f"lora.path={folder} does not fit model.name=embedded"):
         adapter_header.check(resolve(spec).files)
     assert not [line for line in err.splitlines() if line.endswith("| torch")]
     assert not list(tmp_path.glob("outputs/jobs/*/samples.jsonl"))

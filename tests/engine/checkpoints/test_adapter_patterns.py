@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import pytest
+from raising import raises
 
 from runner_base.errors import ConfigError
 from runner_engine.checkpoints.adapter_patterns import check_patterns, check_ranks
@@ -28,7 +29,7 @@ SLOW = r"(\w+\w*)+\.(\w+\w*)+\.(\w+\w*)+!"
 )
 def test_a_pattern_that_backtracks_is_refused_in_seconds(settings: dict[str, Any]) -> None:
     started = time.monotonic()
-    with pytest.raises(ConfigError, match="takes too long on the names of modules"):
+    with raises(ConfigError, "refused", "lora"):
         check_patterns(settings, NAMES, "lora")
     assert time.monotonic() - started < 60
 
@@ -52,7 +53,7 @@ def test_patterns_that_people_use_pass(settings: dict[str, Any]) -> None:
 @pytest.mark.parametrize("by_pattern", [False, True])
 def test_a_rank_that_no_matrix_has_is_refused(rank: Any, by_pattern: bool) -> None:
     settings = {"rank_pattern": {"q_proj": rank}} if by_pattern else {"r": rank}
-    with pytest.raises(ConfigError, match="a whole number from 1 to 1,024 expected"):
+    with raises(ConfigError, "damaged", "lora"):
         check_ranks(settings, [16], "lora")
 
 
@@ -61,11 +62,13 @@ def test_large_ranks_that_the_matrices_have_pass() -> None:
 
 
 def test_more_names_than_any_model_has_are_refused() -> None:
-    with pytest.raises(ConfigError, match="target_modules .* 1,000,000 entries"):
+    with raises(ConfigError, "too_large", "lora") as raised:
         check_patterns({"target_modules": ["m"] * 1_000_000}, NAMES, "lora")
+    assert raised.value.reason.startswith("target_modules ")
 
 
 def test_a_decomposition_without_end_is_refused() -> None:
     check_patterns({"init_lora_weights": "pissa_niter_16"}, NAMES, "lora")
-    with pytest.raises(ConfigError, match="more than 100 iterations"):
+    with raises(ConfigError, "too_large", "lora") as raised:
         check_patterns({"init_lora_weights": "pissa_niter_1000000000"}, NAMES, "lora")
+    assert raised.value.reason.startswith("init_lora_weights=")

@@ -14,6 +14,7 @@ import pytest
 import torch
 import xxhash
 from disks import mount_tmpfs
+from raising import raises
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -66,11 +67,11 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
 
     def broken() -> Any:
         yield b"new"
-        raise DataError("the source ended")
+        raise DataError("the source ended", code="damaged")
 
-    with pytest.raises(DataError, match="the source ended"):
+    with raises(DataError, "damaged"):
         byteio.write_file(target, broken())
-    with pytest.raises(JobFailed, match=r"would not equal the original: sha256:00 expected, sha256:11507a0"):
+    with raises(JobFailed, "mismatch"):
         byteio.write_file(target, [b"new"], "00")
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
     assert target.read_bytes() == b"old"
@@ -80,7 +81,7 @@ def test_a_full_disk_is_named(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     mount_tmpfs(disk, "size=64k")
     try:
-        with pytest.raises(JobFailed, match=r"the disk is full: .*x could not be written"):
+        with raises(JobFailed, "too_large"):
             byteio.write_file(disk / "x", [bytes(2**20)])
         assert not list(disk.iterdir())
     finally:
@@ -89,11 +90,12 @@ def test_a_full_disk_is_named(tmp_path: Path) -> None:
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match=r"cannot write .*task\.output_dir"):
+    with raises(OutputError, "refused"):
         byteio.make_folder(tmp_path / "file" / "sub")
-    with pytest.raises(OutputError, match=r"cannot write .*gone/x"):
+    with raises(OutputError, "refused") as raised:
         byteio.write_file(tmp_path / "gone" / "x", [b"new"])
-    with pytest.raises(ConfigError, match=r"task\.output_dir=.*: this is a file"):
+    assert str(tmp_path / "gone" / "x") in raised.value.reason
+    with raises(ConfigError, "bad_value", "task.output_dir"):
         byteio.list_folder(tmp_path / "file", "task.output_dir")
 
 
@@ -101,7 +103,7 @@ def test_too_little_room_is_told_beforehand(tmp_path: Path, monkeypatch: pytest.
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, 3 * 2**20))
     byteio.require_space(tmp_path / "not" / "yet", 3 * 2**20)
-    with pytest.raises(JobFailed, match=r"4\.0 MiB needed, 3\.0 MiB free"):
+    with raises(JobFailed, "too_large", "task.output_dir"):
         byteio.require_space(tmp_path / "not" / "yet", 4 * 2**20)
 
 
@@ -123,15 +125,15 @@ def test_digests_of_large_files_are_right_in_their_thread_too(tmp_path: Path, al
 
 @pytest.mark.parametrize("digest", ["", "sha256:", "md5:00", "00"])
 def test_what_is_no_digest_is_refused(digest: str) -> None:
-    with pytest.raises(DataError, match="a digest such as xxh3_128:… or sha256:… expected, found"):
+    with raises(DataError, "damaged"):
         byteio.algorithm_of(digest)
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"cannot read .*gone \(No such file"):
+    with raises(DataError, "unreadable"):
         byteio.file_sha256(tmp_path / "gone")
     (tmp_path / "short").write_bytes(b"123")
-    with pytest.raises(DataError, match=r"short: ended while it was being read, 2 bytes short"):
+    with raises(DataError, "damaged", tmp_path / "short"):
         list(byteio.read_range(tmp_path / "short", 0, 5))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from opening import adapt, load_base, make_spec, predict
+from raising import raises
 
 from runner_base.errors import ConfigError
 from runner_engine.checkpoints import random_weights
@@ -95,9 +96,7 @@ def test_identity_needs_no_file(small: LocalModelConfig, tmp_path: Path) -> None
 
 
 def test_a_model_without_a_known_shape() -> None:
-    with pytest.raises(
-        ConfigError, match=r"needs a known shape: model.name=x has none. Pick one: model=llama32_1b\|"
-    ):
+    with raises(ConfigError, "missing"):
         locate(LocalModelConfig(name="x", random_weights=True))
-    with pytest.raises(ConfigError, match="no shape 'qwen3_8'. Did you mean qwen3_8b"):
+    with raises(ConfigError, "unknown_choice"):
         locate(LocalModelConfig(name="x", shape="qwen3_8", random_weights=True))

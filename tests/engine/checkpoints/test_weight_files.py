@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from raising import raises
 from safetensors.torch import save_file
 
 from runner_base.errors import DataError
@@ -101,12 +102,12 @@ def test_a_header_that_lies_is_refused(
 def test_a_file_that_is_too_short_for_its_header_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "bad.safetensors"
     path.write_bytes(content)
-    with pytest.raises(DataError, match=r"bad\.safetensors: truncated .* the file has \d+ bytes"):
+    with raises(DataError, "damaged", path):
         ckpt.read_weight_file(path)
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"cannot read .*gone\.safetensors \(No such file"):
+    with raises(DataError, "unreadable"):
         ckpt.read_weight_file(tmp_path / "gone.safetensors")
 
 
@@ -147,19 +148,18 @@ def test_an_index_that_lies_is_refused(tmp_path: Path, weight_map: dict[str, Any
 def test_a_tensor_in_two_shards_is_refused(tmp_path: Path) -> None:
     weight_map = {"a": "s1.safetensors", "b": "s2.safetensors"}
     folder = sharded(tmp_path / "model", weight_map, s1=["a"], s2=["a", "b"])
-    with pytest.raises(DataError, match=r"tensor a is in two files: s1\.safetensors and s2\.safetensors"):
+    with raises(DataError, "ambiguous"):
         ckpt.read_checkpoint(folder)
 
 
 def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(
-        DataError, match=r"contains none of model\.safetensors, model\.safetensors\.index\.json \(.*none\)"
-    ):
+    with raises(DataError, "not_found"):
         ckpt.read_checkpoint(tmp_path)
     (tmp_path / "pytorch_model.bin").write_bytes(b"x")
-    with pytest.raises(DataError, match=r"contains none of .*\(weight files found: pytorch_model\.bin\)"):
+    with raises(DataError, "not_found") as raised:
         ckpt.read_checkpoint(tmp_path)
+    assert "pytorch_model.bin" in raised.value.reason
 
 
 def test_safetensors_come_before_bin_and_a_bin_is_read_by_who_can(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from families import save_peft
 from opening import adapt, load_base, make_spec, open_engine
+from raising import raises
 from streams import AGENTS, QUESTIONS, SYSTEM, requests
 from transformers import AutoModelForCausalLM, AutoTokenizer, GemmaConfig, GPT2Config
 
@@ -293,10 +294,9 @@ def test_tokens_that_the_model_does_not_know_are_refused_before_they_break_a_pas
     engine = open_engine(configure(tiny_llama))
     for strange in (-1, 259, 2**70):
         for asked in (Request(1, (5, strange)), Request(1, (5,), continuation=(strange,))):
-            with pytest.raises(
-                ConfigError, match=rf"{strange} is not a token of .*: its ids go from 0 to 258"
-            ):
+            with raises(ConfigError, "bad_value") as raised:
                 list(contract.complete(engine, [asked]))
+            assert raised.value.reason.startswith(f"{strange} ")
     engine.close()
 
 
@@ -344,6 +344,7 @@ def test_further_token_ids_are_scored_in_place_of_the_continuations_tokens(
         short.error
         == f"score_token_ids has {len(ids) - 1} entries, but the continuation has {len(ids)} tokens"
     )
-    with pytest.raises(ConfigError, match="259 is not a token of"):
+    with raises(ConfigError, "bad_value") as raised:
         list(contract.complete(engine, [replace(asked, score_token_ids=[[259]] * len(ids))]))
+    assert raised.value.reason.startswith("259 ")
     engine.close()

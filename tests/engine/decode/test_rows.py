@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from opening import make_spec
+from raising import raises
 
 from runner_base.errors import ConfigError
 from runner_base.result import FinishReason
@@ -44,13 +45,9 @@ def test_the_chat_template_reads_what_the_user_gives_it(tokenizer: Any, tiny_lla
 
     assert rendered(enable_thinking=False) == rendered() + "<none>"
     assert rendered(enable_thinking=True) == rendered()
-    with pytest.raises(
-        ConfigError, match=r"model.chat_template_kwargs.think=True: the chat template of .* does not read it"
-    ):
+    with raises(ConfigError, "no_effect", "model.chat_template_kwargs.think"):
         rendered(think=True)
-    with pytest.raises(
-        ConfigError, match="model.chat_template_kwargs=tokenize: give names that the chat template reads"
-    ):
+    with raises(ConfigError, "bad_value", "model.chat_template_kwargs"):
         rendered(tokenize=True)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from opening import make_spec, open_engine
+from raising import raises
 from streams import complete, requests
 from transformers import AutoModelForCausalLM
 
@@ -69,10 +70,9 @@ def test_a_model_that_generate_cannot_drive_is_refused_by_name(tmp_path: Path) -
     engine = open_engine(
         make_spec(model=LocalModelConfig(name=str(tmp_path), device="cpu", dtype=Dtype.float32))
     )
-    says = "model.name=.*: XmodForCausalLM cannot go on from a text: transformers' own generate fails with ValueError"
-    with pytest.raises(ConfigError, match=says):
+    with raises(ConfigError, "unsupported", f"model.name={tmp_path}"):
         engine.load()
-    with pytest.raises(ConfigError, match=says):
+    with raises(ConfigError, "unsupported", f"model.name={tmp_path}"):
         complete(engine, requests(["x"]))
 
 

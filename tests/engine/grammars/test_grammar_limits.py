@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from grammar_walks import allowed, begun
+from raising import raises
 from transformers import AutoTokenizer
 
 from runner_base import ConfigError
@@ -43,10 +44,10 @@ def of(schema: dict[str, Any]) -> str:
 def test_a_costly_grammar_is_refused_within_its_limits(grammars: Grammars, name: str) -> None:
     grammars.begin(of({"type": "integer"}))  # starts the process
     own_s = time.process_time()
-    with pytest.raises(ConfigError, match="simplify"):
+    with raises(ConfigError, "too_large"):
         grammars.begin(of(COSTLY[name]))
     assert time.process_time() - own_s < 1.0  # of CPU time here: the trial took the rest
-    with pytest.raises(ConfigError, match="simplify"):  # kept: no second trial
+    with raises(ConfigError, "too_large"):  # kept: no second trial
         grammars.begin(of(COSTLY[name]), lambda: False)
 
 
@@ -78,10 +79,10 @@ def test_compiling_ends_when_nobody_waits(grammars: Grammars) -> None:
         asked.append(1)
         return len(asked) < 3
 
-    with pytest.raises(ConfigError, match="cancelled"):
+    with raises(ConfigError, "failed"):
         grammars.begin(of(COSTLY["multiple"]), is_wanted)
     assert len(asked) >= 3
-    with pytest.raises(ConfigError, match="simplify"):  # and the next one gets a trial of its own
+    with raises(ConfigError, "too_large"):  # and the next one gets a trial of its own
         grammars.begin(of(COSTLY["multiple"]))
 
 
@@ -125,7 +126,7 @@ def test_a_killed_process_is_replaced(grammars: Grammars) -> None:
 
 
 def test_a_grammar_that_is_too_long_is_refused_at_once(grammars: Grammars) -> None:
-    with pytest.raises(ConfigError, match="400,000"):
+    with raises(ConfigError, "too_large"):
         grammars.begin("start: " + '"a" ' * 200_000)
     assert grammars._trials is None
 

@@ -15,6 +15,7 @@ import processors
 import pytest
 import torch
 from group_layers import layer_of
+from raising import raises
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import runner_engine
@@ -208,7 +209,7 @@ def test_an_answer_that_its_own_embedding_lacks() -> None:
         row = Row(Request(0, ()), [1, 2], "", 4)
         forward.read_prompts(own, [TokenSpan(row, 0, row.pending)])
         row.kv.places, row.tokens = 2, [VOCABULARY]
-        with pytest.raises(ConfigError, match="answered with token 50, and its embedding ends at 49"):
+        with raises(ConfigError, "mismatch"):
             forward.step(own, [row], [])
 
 

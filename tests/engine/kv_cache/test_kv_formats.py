@@ -10,6 +10,7 @@ import pytest
 import torch
 from attending import heads_for, ints, kernels_or_none, random
 from passes import CASES, as_stored, check_pass
+from raising import raises
 
 from runner_base.errors import ConfigError
 from runner_engine.checkpoints.kept_kv import kept_kv
@@ -80,9 +81,7 @@ def test_mistakes_are_one_message(given: object, why: str) -> None:
 def test_a_layer_that_a_model_does_not_have_is_refused() -> None:
     of = KvCache.of({"keys": "int8", "layers": {4: "as_model"}})
     of.check_layers(5)
-    with pytest.raises(
-        ConfigError, match="there is no layer 4: 4 layers of this model store keys and values, 0 to 3"
-    ):
+    with raises(ConfigError, "bad_value", "generation.kv_cache"):
         of.check_layers(4)
 
 

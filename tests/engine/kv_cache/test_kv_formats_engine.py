@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from opening import make_spec
+from raising import raises
 from streams import PROMPTS, complete, requests
 
 from runner_base.dtypes import Dtype
@@ -83,5 +84,5 @@ def test_a_layer_that_the_model_does_not_have_is_said_before_the_load(saved_fami
     model = LocalModelConfig(name=str(saved_family("llama")), device="cpu")
     of = {"keys": "int8", "layers": {77: "as_model"}}
     spec = make_spec(model=model, generation=GenerationConfig(kv_cache=of))
-    with pytest.raises(ConfigError, match="there is no layer 77"):
+    with raises(ConfigError, "bad_value", "generation.kv_cache"):
         check_files(resolve(spec))

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from raising import raises
 from torch import nn
 
 from runner_base.dtypes import Dtype
@@ -142,11 +143,11 @@ def test_a_word_that_is_no_way_is_rejected_before_the_model_is_loaded(
     opened: Callable[..., LocalEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(FORCED, "fast")
-    with pytest.raises(ConfigError, match="RUNNER_PRODUCTS=fast: choose one of tiles, panels, onednn, plain"):
+    with raises(ConfigError, "unknown_choice", "RUNNER_PRODUCTS"):
         opened(model=LocalModelConfig(name="embedded", device="cpu"))
     monkeypatch.setenv(FORCED, "plain")
     monkeypatch.setenv("RUNNER_WITHOUT", "avx512,mmx")
-    with pytest.raises(ConfigError, match="RUNNER_WITHOUT=avx512,mmx: mmx is none of avx2, avx512, "):
+    with raises(ConfigError, "unknown_choice", "RUNNER_WITHOUT"):
         opened(model=LocalModelConfig(name="embedded", device="cpu"))
 
 

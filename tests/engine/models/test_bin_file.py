@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 import torch
+from raising import raises
 
-from runner_base.errors import DataError
+from runner_base.errors import Code, DataError
 from runner_engine.checkpoints import byteio
 from runner_engine.checkpoints.weight_files import Tensor
 from runner_engine.models import bin_file, pickled
@@ -120,7 +121,7 @@ def cut_in_the_middle(file: Path) -> None:
 def test_a_damaged_archive_is_refused(tmp_path: Path, damage: Any) -> None:
     torch.save(tensors(), tmp_path / "x.bin")
     damage(tmp_path / "x.bin")
-    with pytest.raises(DataError, match=r"x\.bin: truncated or damaged: it begins as a zip archive, but"):
+    with raises(DataError, "damaged", tmp_path / "x.bin"):
         bin_file.read_bin(tmp_path / "x.bin")
 
 
@@ -148,13 +149,10 @@ def test_an_archive_that_lies_about_its_storages_is_refused(tmp_path: Path) -> N
     def turned(name: str, content: bytes) -> Any:
         return (b"big" if name.endswith("byteorder") else content), zipfile.ZIP_STORED
 
-    for change, message in (
-        (shorter, r"x\.bin: tensor w needs 400 bytes at byte \d+, (392 bytes are|no entry is) there"),
-        (packed, r"x\.bin: its entry x/data/0 is compressed, 0\.0 MiB .* nothing in it was unpacked"),
-        (turned, r"x\.bin: its numbers are stored in big-endian order"),
-    ):
+    cases: list[tuple[Any, Code]] = [(shorter, "damaged"), (packed, "refused"), (turned, "unsupported")]
+    for change, code in cases:
         torch.save({"w": torch.arange(100.0)}, file)
-        with pytest.raises(DataError, match=message):
+        with raises(DataError, code, file):
             bin_file.read_bin(rewritten(file, change))
 
 
@@ -183,30 +181,27 @@ def test_what_is_no_plain_tensor_is_refused(tmp_path: Path, content: Any, messag
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("content", "code"),
     [
-        (b"", "not a .bin file written by torch: empty, truncated or another format"),
-        (b"nonsense", "not a .bin file written by torch"),
-        (
-            b"version https://git-lfs.github.com/spec/v1\noid sha256:1",
-            "a Git LFS pointer and not the weights",
-        ),
-        (b"PK\x03\x04 and then nothing", "truncated or damaged"),
+        (b"", "damaged"),
+        (b"nonsense", "damaged"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1", "missing"),
+        (b"PK\x03\x04 and then nothing", "damaged"),
     ],
 )
-def test_what_is_no_bin_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+def test_what_is_no_bin_is_refused(tmp_path: Path, content: bytes, code: Code) -> None:
     (tmp_path / "x.bin").write_bytes(content)
-    with pytest.raises(DataError, match=rf"x\.bin.*{message}"):
+    with pytest.raises(DataError) as raised:
         bin_file.read_bin(tmp_path / "x.bin")
-    with pytest.raises(DataError, match=r"cannot read .*gone\.bin"):
+    assert raised.value.code == code
+    assert str(tmp_path / "x.bin") in str(raised.value)
+    with raises(DataError, "unreadable"):
         bin_file.read_bin(tmp_path / "gone.bin")
 
 
 def test_the_old_format_says_what_it_costs(tmp_path: Path) -> None:
     torch.save({"w": torch.zeros(2**18)}, tmp_path / "x.bin", _use_new_zipfile_serialization=False)
-    with pytest.raises(
-        DataError, match=r"before 1\.6.* Convert it once, which takes 1 MiB of memory: torch\.save\("
-    ):
+    with raises(DataError, "unsupported", tmp_path / "x.bin"):
         bin_file.read_bin(tmp_path / "x.bin")
 
 
@@ -255,8 +250,8 @@ def test_a_small_file_with_a_huge_entry_takes_no_memory(tmp_path: Path, entry: s
     file = bomb(tmp_path / "x.bin", entry)
     assert file.stat().st_size < 2 * 2**20
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(DataError, match=r"its entry x.* is compressed, 0\.\d MiB that claim to be 256\.0"):
+    with raises(DataError, "refused", file):
         bin_file.read_bin(file)
-    with pytest.raises(DataError, match="is compressed"):
+    with raises(DataError, "refused", "lora.path=x.pth"):
         pickled.load_tensors(file, "lora.path=x.pth")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024

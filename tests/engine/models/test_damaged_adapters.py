@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from raising import raises
 
 from runner_base.errors import DataError
 from runner_base.texts import MAX_DEPTH, parse_object
@@ -52,6 +53,6 @@ def test_a_field_of_another_type_is_one_message(
 
 def test_objects_nested_too_deeply_are_refused_below_the_parsers_own_limit() -> None:
     deep = b'{"a":' * (MAX_DEPTH + 1) + b"1" + b"}" * (MAX_DEPTH + 1)
-    with pytest.raises(DataError, match=f"config.json: not readable as JSON .nested deeper than {MAX_DEPTH}"):
+    with raises(DataError, "damaged", "config.json"):
         parse_object(deep, "config.json")
     assert parse_object(b'{"a": {"b": [1]}}', "config.json") == {"a": {"b": [1]}}

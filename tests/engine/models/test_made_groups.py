@@ -13,6 +13,7 @@ from families import save_peft
 from intx_configs import INTX, class_of, intx_config
 from loading import check_predicted_bytes, configure, load, logits, off
 from opening import check_format
+from raising import raises
 from torch import nn
 from transformers import AutoModelForCausalLM, TorchAoConfig
 
@@ -191,11 +192,11 @@ def test_an_adapter_over_such_layers(saved_family: Saved, tmp_path: Path, choice
 
 
 def test_keys_that_make_no_sense_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"quantization.bits=7: give one of 2, 3, 4, 5, 6, 8"):
+    with raises(ConfigError, "unknown_choice", "quantization.bits"):
         HqqConfig(bits=7)
-    with pytest.raises(ConfigError, match=r"quantization.group_size=4"):
+    with raises(ConfigError, "bad_value", "quantization.group_size"):
         HqqConfig(group_size=4)
-    with pytest.raises(ConfigError, match=r"quantization.group_size=20: a multiple of 8 expected"):
+    with raises(ConfigError, "bad_value", "quantization.group_size"):
         TorchaoIntxConfig(group_size=20)
 
 
@@ -204,9 +205,7 @@ def test_inputs_that_are_not_whole_groups_are_refused_before_the_load(
     saved_family: Saved, overrides: dict[str, Any]
 ) -> None:
     choice = QuantizationConfig(overrides=overrides) if overrides else HqqConfig(group_size=128)
-    with pytest.raises(
-        ConfigError, match="down_proj has 192 inputs, .* use quantization.group_size=64"
-    ) as refused:
+    with raises(ConfigError, "unsupported", "quantization") as refused:
         check_format(configure(saved_family(), choice))
     assert "group_size=128" in str(refused.value)
 
@@ -214,5 +213,6 @@ def test_inputs_that_are_not_whole_groups_are_refused_before_the_load(
 def test_a_weight_that_is_not_finite_is_named() -> None:
     layer = nn.Linear(64, 8)
     layer.weight.data[3, 5] = float("nan")
-    with pytest.raises(DataError, match=r"up_proj.weight: a number is not finite, and quantization=hqq"):
+    with raises(DataError, "damaged") as raised:
         made_groups.layer_of(HqqConfig(), layer, "up_proj")
+    assert raised.value.reason.startswith("up_proj.weight: ")

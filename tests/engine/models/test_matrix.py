@@ -21,10 +21,11 @@ import pytest
 import torch
 from families import FAMILIES, pth_state, save_peft, save_pth, settings, squares
 from opening import load_base, make_spec, open_engine
+from raising import raises
 from safetensors.torch import load_file
 
 from runner_base.dtypes import Dtype
-from runner_base.errors import ConfigError
+from runner_base.errors import Code, ConfigError
 from runner_base.result import FinishReason
 from runner_engine.local.base_cache import BaseCache
 from runner_engine.models.load import Loaded
@@ -346,7 +347,7 @@ def damaged(saved_family: Callable[..., Path], tmp_path: Path) -> Path:
 
 
 def test_damaged_weights_are_said_where_nothing_else_is_wrong(damaged: Path) -> None:
-    with pytest.raises(ConfigError, match="cannot be loaded from"):
+    with raises(ConfigError, "damaged"):
         load_base(make_spec(model=LocalModelConfig(name=str(damaged), device="cpu")))
 
 
@@ -354,7 +355,7 @@ def test_damaged_weights_are_said_where_nothing_else_is_wrong(damaged: Path) -> 
 @pytest.mark.parametrize("lora", ["peft", "pth"])
 def test_merging_into_quantized_weights(damaged: Path, lora: str, quantization: str) -> None:
     kind = PeftConfig if lora == "peft" else PthConfig
-    with pytest.raises(ConfigError, match=f"lora.merge=true with quantization={quantization}"):
+    with raises(ConfigError, "missing"):
         make_spec(
             model=LocalModelConfig(name=str(damaged)),
             quantization=QUANTIZATIONS[quantization],
@@ -367,17 +368,14 @@ def test_merging_into_quantized_weights(damaged: Path, lora: str, quantization: 
     ("quantization", "rope"), [*zip(QUANTIZATIONS, itertools.cycle(("native", "rope_2d", "yarn")))]
 )
 @pytest.mark.parametrize(
-    ("wrong", "message"),
+    ("wrong", "code"),
     [
-        (
-            "peft-size",
-            r"does not fit model.name=.*size mismatch for .*down_proj.*layer of \[256, 192\], .* is \[128, 192\]",
-        ),
-        ("pth-size", r"size mismatch for model.layers.0.self_attn.q_proj: A \[4, 256\] and B \[256, 4\]"),
-        ("pth-rank", "lora.rank=8, but lora.path=.* has rank 4"),
-        ("pth-elsewhere", "2 of 2 modules are not linear layers"),
-        ("pth-zero", "changes nothing"),
-        ("pth-missing", "lora.path=.*nowhere.pth"),
+        ("peft-size", "mismatch"),
+        ("pth-size", "mismatch"),
+        ("pth-rank", "mismatch"),
+        ("pth-elsewhere", "not_found"),
+        ("pth-zero", "no_effect"),
+        ("pth-missing", "not_found"),
     ],
 )
 def test_adapters_that_do_not_fit(
@@ -385,7 +383,7 @@ def test_adapters_that_do_not_fit(
     shape_of: Callable[..., Shape],
     tmp_path: Path,
     wrong: str,
-    message: str,
+    code: Code,
     quantization: str,
     rope: str,
 ) -> None:
@@ -404,10 +402,12 @@ def test_adapters_that_do_not_fit(
         "pth-missing": PthConfig(path=str(tmp_path / "nowhere.pth")),
     }[wrong]
     model = LocalModelConfig(name=str(damaged), device="cpu")
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ConfigError) as raised:
         load_base(
             make_spec(model=model, lora=lora, quantization=QUANTIZATIONS[quantization], rope=ROPES[rope])
         )
+    assert raised.value.code == code
+    assert "lora." in str(raised.value)
 
 
 @pytest.mark.parametrize("rope", [name for name in ROPES if name != "native"])
@@ -422,8 +422,9 @@ def test_a_model_without_rotary_embedding(
     config.save_pretrained(tmp_path / "gpt2")
     (tmp_path / "gpt2" / "model.safetensors").write_bytes(b"no weights")
     model = LocalModelConfig(name=str(tmp_path / "gpt2"), device="cpu")
-    with pytest.raises(ConfigError, match=f"rope={rope}: GPT2LMHeadModel .*use rope=native"):
+    with raises(ConfigError, "unsupported", "rope") as raised:
         load_base(make_spec(model=model, rope=ROPES[rope], quantization=QUANTIZATIONS[quantization]))
+    assert raised.value.value == rope
 
 
 @pytest.mark.parametrize(
@@ -434,6 +435,6 @@ def test_a_checkpoint_that_is_not_quantized_already(
     damaged: Path, quantization: QuantizationConfig, rope: str
 ) -> None:
     spec = make_spec(model=LocalModelConfig(name=str(damaged)), quantization=quantization, rope=ROPES[rope])
-    with pytest.raises(ConfigError, match=f"quantization={quantization.name}") as refused:
+    with raises(ConfigError, "mismatch") as refused:
         load_base(spec)
     assert "cannot be loaded" not in str(refused.value)

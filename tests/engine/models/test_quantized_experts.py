@@ -13,6 +13,7 @@ import torch
 from intx_configs import INTX, intx_config
 from mixtures import MIXTURES, mixture
 from opening import make_spec
+from raising import raises
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoTokenizer
@@ -189,16 +190,15 @@ def test_a_checkpoint_without_one_of_its_experts_is_refused(
     del tensors["model.layers.1.block_sparse_moe.experts.4.w2.weight"]
     save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
     resolved = job("mixtral", Nf4Config(), folder=tmp_path)
-    with pytest.raises(
-        ConfigError, match=r"it lacks model.layers.1.mlp.experts.4.down_proj.weight of Mixtral"
-    ):
+    with raises(ConfigError, "damaged") as raised:
         load_base(resolved)
+    assert "model.layers.1.mlp.experts.4.down_proj.weight" in raised.value.reason
 
 
 def test_with_a_device_map_experts_stay_as_they_are_and_it_is_refused(job: Callable[..., Any]) -> None:
     resolved = job("qwen3_moe", Nf4Config())
     resolved.files.model.device_map = "auto"
-    with pytest.raises(ConfigError, match=r"^quantization=nf4 would quantize only .*mlp.experts"):
+    with raises(ConfigError, "unsupported"):
         formats.check(resolved)
 
 
@@ -214,9 +214,7 @@ def test_an_adapter_of_fused_experts_is_refused_where_each_is_quantized(
             resolved = job("mixtral", choice)
             resolved.files.__dict__["adapter"] = tmp_path
             if choice.packed and not choice.skip and place == of_experts:
-                with pytest.raises(
-                    ConfigError, match=r"^quantization=nf4: the adapter changes all experts of a layer"
-                ):
+                with raises(ConfigError, "conflict", "quantization"):
                     adapter_header.check_experts(resolved.files, resolved.mix)
             else:
                 adapter_header.check_experts(resolved.files, resolved.mix)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from kinds_of_models import KINDS, save
 from opening import make_spec
+from raising import raises
 from transformers import AutoTokenizer
 
 from runner_base import machine, processor
@@ -73,7 +74,7 @@ def test_the_plan_and_the_load_agree_on_what_is_quantized(
     predicted = predict(resolved, (1, 512, 24))
     if name in OWN_CLASSES.get(kind, ()):
         assert walk_files(resolved.files, resolved.mix, "cpu").share.quantized == 0
-        with pytest.raises(ConfigError, match=rf"^quantization={name} found no linear layer to quantize"):
+        with raises(ConfigError, "no_effect"):
             load_base(resolved)
         return
     base = load_base(resolved)
@@ -102,13 +103,9 @@ def test_the_plan_and_the_load_agree_on_what_is_quantized(
 def test_a_choice_that_misses_the_experts_is_refused_by_the_headers(
     job: Callable[..., Any], kind: str, name: str
 ) -> None:
-    message = (
-        rf"^quantization={name} would quantize only [\d.]+ % of the parameters in blocks, "
-        r"[\d.]+ % of the weights' bytes, and leave "
-        r"model.layers.\*.mlp.input_linear, .*quantization.allow_partial=true"
-    )
-    with pytest.raises(ConfigError, match=message):
+    with raises(ConfigError, "unsupported") as raised:
         formats.check(job(kind, CHOICES[name]()))
+    assert "model.layers.*.mlp.input_linear" in raised.value.reason
     formats.check(job(kind, CHOICES[name](allow_partial=True)))
     formats.check(job("qwen3", CHOICES[name]()))
 
@@ -119,8 +116,7 @@ def test_a_choice_that_misses_the_experts_is_refused_by_the_headers(
 def test_a_choice_that_takes_no_layer_of_a_family_is_refused_by_the_headers(
     job: Callable[..., Any], kind: str, name: str
 ) -> None:
-    message = rf"^quantization={name} would quantize nothing: it takes none of the classes that hold transformer.h.\*"
-    with pytest.raises(ConfigError, match=message):
+    with raises(ConfigError, "no_effect"):
         formats.check(job(kind, CHOICES[name]()))
 
 
@@ -141,9 +137,7 @@ def test_without_headers_it_is_refused_after_the_load(
     resolved = job("jetmoe", Nf4Config(), num_local_experts=32)
     resolved.files.__dict__["tensors"] = []  # as of a .bin file
     formats.check(resolved)
-    with pytest.raises(
-        ConfigError, match=r"quantization=nf4 would quantize only 1.2 % of the parameters in blocks"
-    ):
+    with raises(ConfigError, "unsupported"):
         load_base(resolved)
 
 
@@ -155,7 +149,7 @@ def test_what_a_user_leaves_out_is_not_missed(job: Callable[..., Any]) -> None:
     assert base.metrics["quantized_share"] < 0.5
     assert base.metrics["quantized_share_of_wanted"] == 1.0
     assert not [note for note in base.notes if "quantizes only" in note]
-    with pytest.raises(ConfigError, match="would quantize only"):
+    with raises(ConfigError, "unsupported"):
         formats.check(job("jetmoe", Int8Config(skip=["layers.0"])))
 
 
@@ -185,9 +179,7 @@ def test_layers_that_bitsandbytes_cannot_pack_are_quantized_and_counted(
 @pytest.mark.thorough
 def test_inputs_that_are_no_whole_groups_stay_plain_if_they_are_few(job: Callable[..., Any]) -> None:
     resolved = job("qwen3", HqqConfig(group_size=128), head_dim=8)
-    with pytest.raises(
-        ConfigError, match=r"quantization=hqq: \S+o_proj has 32 inputs, which are not whole groups"
-    ):
+    with raises(ConfigError, "unsupported", "quantization"):
         formats.check(resolved)
     few = job("qwen3", HqqConfig(group_size=128), head_dim=8, intermediate_size=1024)
     formats.check(few)

@@ -13,6 +13,7 @@ import torch
 from hqq_checkpoints import Tensors
 from loading import NONE, check_predicted_bytes, configure, load, logits
 from opening import check_format
+from raising import raises
 from torch import nn
 from transformers import AutoTokenizer
 
@@ -114,7 +115,7 @@ def test_a_variant_that_is_not_read_is_refused_before_the_load(
 
 @pytest.mark.parametrize("config", [None, {}, {"weight_quant_params": 4}, {"mlp.up_proj": {}}, [4]])
 def test_a_config_without_settings_is_named(config: object) -> None:
-    with pytest.raises(ConfigError, match="quant_config needs `weight_quant_params`"):
+    with raises(ConfigError, "damaged", "config.json"):
         read_format({"quantization_config": hqq_checkpoints.stored() | {"quant_config": config}})
 
 
@@ -168,5 +169,6 @@ def test_damaged_tensors_are_named(
 
 
 def test_other_bits_than_the_checkpoints_are_refused(saved: Saved) -> None:
-    with pytest.raises(ConfigError, match=r"quantization.bits=3 \(the checkpoint has 4\)"):
+    with raises(ConfigError, "mismatch", "quantization") as raised:
         load(saved(), HqqConfig(bits=3))
+    assert "quantization.bits=3 (the checkpoint has 4)" in raised.value.reason

@@ -16,6 +16,7 @@ import pytest
 import torch
 from changed_checkpoints import Change, changed, with_one, without
 from loading import load
+from raising import raises
 
 from runner_base.errors import ConfigError
 from runner_engine.quantization import read_format
@@ -135,7 +136,7 @@ def test_tensors_that_do_not_fit_are_refused_by_name(
 
 
 @pytest.mark.parametrize(
-    ("name", "edit", "message"),
+    ("name", "edit", "named"),
     [
         *(
             (name, lambda content: content[:-100], "truncated: tensor")
@@ -144,19 +145,20 @@ def test_tensors_that_do_not_fit_are_refused_by_name(
         (
             "gptq",
             lambda content: content.replace(b'"shape":[16,192]', b'"shape":[99,192]'),
-            r"of shape \[99, 192\] needs 76032 bytes",
+            "[99, 192] needs 76032 bytes",
         ),
     ],
 )
 def test_a_truncated_file_and_a_header_that_lies_are_refused(
-    saved_format: Saved, tmp_path: Path, name: str, edit: Callable[[bytes], bytes], message: str
+    saved_format: Saved, tmp_path: Path, name: str, edit: Callable[[bytes], bytes], named: str
 ) -> None:
     folder = tmp_path / "edited"
     shutil.copytree(saved_format(name), folder)
     file = folder / "model.safetensors"
     file.write_bytes(edit(file.read_bytes()))
-    with pytest.raises(ConfigError, match=message):
+    with raises(ConfigError, "damaged") as raised:
         load(folder)
+    assert named in raised.value.reason
 
 
 @pytest.mark.parametrize(
@@ -180,8 +182,9 @@ def test_a_quantized_head_that_is_tied_is_refused(
     folder = changed(
         saved_format(name, tie_word_embeddings=True), tmp_path / "tied", lambda tensors: tensors | more
     )
-    with pytest.raises(ConfigError, match=r"lm_head\.q?weight: config\.json ties the head to the embedding"):
+    with raises(ConfigError, "mismatch") as raised:
         load(folder)
+    assert "tie_word_embeddings" in raised.value.reason
 
 
 # ----------------------------------------------------------------------------------------- settings

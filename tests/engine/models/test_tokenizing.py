@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from odd_tokenizers import with_tokenizer
+from raising import raises
 
 from runner_base.errors import ConfigError
 from runner_engine.embedded import MODEL_DIR
@@ -30,10 +31,9 @@ def test_replacements_that_make_ever_more_are_refused_before_the_load(
     tmp_path: Path, steps: dict[str, Any]
 ) -> None:
     folder = with_tokenizer(tmp_path / "model", **steps)
-    with pytest.raises(
-        ConfigError, match=rf"tokenizer.json: its {next(iter(steps))} turns one character into up to 1e\+12"
-    ):
+    with raises(ConfigError, "too_large", folder / "tokenizer.json") as raised:
         load_tokenizer("model.name=x", folder)
+    assert raised.value.reason.startswith(f"its {next(iter(steps))} ")
 
 
 def test_ordinary_tokenizers_are_let_through(tmp_path: Path) -> None:

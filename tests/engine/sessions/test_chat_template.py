@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from opening import make_spec
+from raising import raises
 from transformers.utils.chat_template_utils import _compile_jinja_template
 
 from runner_base.errors import ConfigError
@@ -101,9 +102,7 @@ def test_a_message_is_continued_as_transformers_does_it(tokenizer: Any) -> None:
             theirs = tokenizer.apply_chat_template(turns, tokenize=False, continue_final_message=True)
             assert ChatTemplate(tokenizer, "it", {}).render(turns, continues=True) == theirs
     tokenizer.chat_template = "{{ messages[0].content }}"
-    with pytest.raises(
-        ConfigError, match="the chat template of model.name=it .* leaves out the last message"
-    ):
+    with raises(ConfigError, "unsupported"):
         ChatTemplate(tokenizer, "it", {}).render(TURNS[:2], continues=True)
 
 
@@ -150,14 +149,12 @@ def test_a_template_ends_at_a_limit_that_is_named(tokenizer: Any, case: str) -> 
 
 def test_the_refusal_of_a_template_is_reported(tokenizer: Any) -> None:
     tokenizer.chat_template = "{{ raise_exception('no system message, please') }}"
-    with pytest.raises(
-        ConfigError, match=r"model\.name=it .*refuses system, user: no system message, please"
-    ):
+    with raises(ConfigError, "refused"):
         ChatTemplate(tokenizer, "it", {}).render(TURNS[:2])
     tokenizer.chat_template = "{% set ns = namespace(_x=1) %}"
-    with pytest.raises(ConfigError, match="cannot store underscore-prefixed attributes"):
+    with raises(ConfigError, "refused"):
         ChatTemplate(tokenizer, "it", {}).render(TURNS[:2])
-    with pytest.raises(ConfigError, match="a conversation needs at least one message"):
+    with raises(ConfigError, "empty"):
         ChatTemplate(tokenizer, "it", {}).render([])
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import tiny_gguf
+from raising import raises
 from tokenizers import AddedToken
 from transformers import LlamaForCausalLM
 
@@ -72,7 +73,7 @@ def test_of_several_templates_the_one_for_functions_is_taken(tokenizer: Any) -> 
 
 def test_a_template_that_leaves_functions_out_is_refused(tokenizer: Any) -> None:
     tokenizer.chat_template = PLAIN
-    with pytest.raises(ConfigError, match="the chat template of model.name=it takes no tools"):
+    with raises(ConfigError, "unsupported"):
         encoder_of(tokenizer).encode(Request(0, PROMPT))
     assert ChatTemplate(tokenizer, "it", {}).render(TURNS) == "system: Be brief.\nuser: Do it.\n"
 

@@ -9,6 +9,7 @@ from typing import Any
 import jsonschema
 import pytest
 from grammar_walks import grammars_of, is_of, walk
+from raising import raises
 from transformers import AutoTokenizer
 
 from runner_base import ConfigError
@@ -151,7 +152,7 @@ def test_what_is_of_a_grammar_is_read_as_calls_of_the_schemas(
 
 
 def test_texts_of_harmony_are_refused() -> None:
-    with pytest.raises(ConfigError, match="calls cannot be held in the form harmony"):
+    with raises(ConfigError, "unsupported"):
         form_named("harmony").grammar(SCHEMAS)
 
 
@@ -173,5 +174,5 @@ def test_what_a_form_cannot_hold_is_refused(name: str, parameters: dict[str, Any
 
 
 def test_a_name_that_python_cannot_write_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"calls of a-b cannot be held in the form pythonic"):
+    with raises(ConfigError, "unsupported"):
         form_named("pythonic").grammar([{"name": "a-b"}])

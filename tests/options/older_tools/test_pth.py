@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from opening import adapt, load_base, make_spec, open_engine, predict
+from raising import raises
 
 from runner.options.older_tools.convert_lora import convert, parser
 from runner_base.dtypes import Dtype
@@ -341,9 +342,7 @@ def test_a_file_with_code_is_refused_and_not_run(
     victim.rmdir()
     spec = make_spec(model=tiny_model, lora=PthConfig(path=str(file)))
     for attempt in (lambda: load_base(spec), lambda: adapt(load_base(make_spec(model=tiny_model)), spec)):
-        with pytest.raises(
-            ConfigError, match=r"contains code \(posix.mkdir\) and was rejected: nothing in it was run"
-        ):
+        with raises(ConfigError, "refused"):
             attempt()
         assert not victim.exists()
 
@@ -360,20 +359,16 @@ def test_files_that_are_no_pth(tiny_model: LocalModelConfig, tmp_path: Path) -> 
         os.urandom(99),
     ):
         file.write_bytes(content)
-        with pytest.raises(ConfigError, match=r"lora.path=\S+ is not a .pth file that torch can read"):
+        with raises(ConfigError, "damaged"):
             load_base(make_spec(model=tiny_model, lora=PthConfig(path=str(file))))
     torch.save(torch.nn.Linear(2, 2), file)
-    with pytest.raises(ConfigError, match="contains code .torch.nn.modules.linear.Linear. and was rejected"):
+    with raises(ConfigError, "refused"):
         load_base(make_spec(model=tiny_model, lora=PthConfig(path=str(file))))
-    with pytest.raises(ConfigError, match="lora.path=.*nope: there is no file /"):
+    with raises(ConfigError, "not_found", "lora.path"):
         locating.locate_adapter(PthConfig(path=str(tmp_path / "nope")), tiny_model)
-    with pytest.raises(
-        ConfigError, match="a folder, and lora=pth reads one file; a PEFT folder is for lora=peft"
-    ):
+    with raises(ConfigError, "bad_value", "lora.path"):
         locating.locate_adapter(PthConfig(path=str(tmp_path)), tiny_model)
-    with pytest.raises(
-        ConfigError, match="lora.path=embedded fits only model=embedded.*use lora=pth lora.path=FILE"
-    ):
+    with raises(ConfigError, "conflict"):
         locating.locate_adapter(PthConfig(path="embedded"), tiny_model)
 
 
@@ -385,11 +380,11 @@ def test_torch_of_before_2019_is_read(tiny_model: LocalModelConfig, tmp_path: Pa
 
 def test_merge_needs_unquantized_weights(tiny_model: LocalModelConfig, tmp_path: Path) -> None:
     lora = PthConfig(path=save(squares(), tmp_path / "lora.pth"), merge=True)
-    with pytest.raises(ConfigError, match="lora.merge=true with quantization=int8"):
+    with raises(ConfigError, "missing"):
         make_spec(model=tiny_model, quantization=Int8Config(), lora=lora)
     # as a quantized checkpoint would be
     base = load_base(make_spec(model=tiny_model, quantization=Int8Config()))
-    with pytest.raises(ConfigError, match="lora.merge=true: 4 layers of .* are quantized .model.layers.0"):
+    with raises(ConfigError, "conflict", "lora.merge"):
         adapt(base, make_spec(model=tiny_model, lora=lora))
 
 

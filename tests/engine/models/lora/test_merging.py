@@ -14,6 +14,7 @@ import pytest
 import torch
 from families import PEFT_WARNS, save_peft
 from loading import load, logits
+from raising import raises
 from safetensors.torch import load_file, save_file
 
 from runner_base.dtypes import Dtype
@@ -145,13 +146,9 @@ def test_in_which_numbers_weights_and_adapter_are_added(base: Path, adapter: Pat
 
 def test_the_order_must_be_said_where_something_is_quantized(base: Path, adapter: Path) -> None:
     lora = PeftConfig(path=str(adapter), merge=True)
-    with pytest.raises(
-        ConfigError, match=r"lora.merge=true with quantization=nf4: .* lora.merge_order=merge_first or"
-    ):
+    with raises(ConfigError, "missing"):
         load(base, Nf4Config(), lora=lora)
-    with pytest.raises(
-        ConfigError, match="lora.merge_order=merge_first with quantization=none: nothing is quantized"
-    ):
+    with raises(ConfigError, "no_effect"):
         load(base, lora=replace(lora, merge_order=FIRST))
-    with pytest.raises(ConfigError, match="lora.merge_dtype=float32: it says how an adapter is merged"):
+    with raises(ConfigError, "no_effect", "lora.merge_dtype"):
         PeftConfig(path=str(adapter), merge_dtype=Dtype.float32)

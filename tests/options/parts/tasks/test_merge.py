@@ -163,9 +163,7 @@ def test_a_result_that_differs_from_the_source_is_never_kept(sources: dict[str, 
     trip.split(sources["one"], 2)
     digest = "sha256:" + 64 * "0"
     trip.edit(lambda manifest: manifest["source"]["files"][0].update(digest=digest))
-    with pytest.raises(
-        JobFailed, match=r"model\.safetensors would not equal the original: sha256:0+ expected"
-    ):
+    with raises(JobFailed, "mismatch"):
         trip.merge()
     assert not list(trip.merged.glob("model.safetensors*"))
 
@@ -244,7 +242,7 @@ def test_a_disk_without_room_is_said_before_anything_is_written(
     sources: dict[str, Path], trip: Trip, small_disk: Path
 ) -> None:
     trip.split(sources["shards"], 2)
-    with pytest.raises(JobFailed, match=r": 0\.14 MiB needed, 0\.06 MiB free\. Nothing was written"):
+    with raises(JobFailed, "too_large", "task.output_dir"):
         trip.merge(into=small_disk / "merged")
     assert os.listdir(small_disk) == []
 
@@ -255,7 +253,7 @@ def test_a_disk_that_fills_up_leaves_nothing_half_written(
     trip.split(sources["shards"], 2)
     # somebody else takes the room meanwhile
     monkeypatch.setattr("runner_engine.checkpoints.byteio.require_space", lambda *_: None)
-    with pytest.raises(JobFailed, match=r"the disk is full: .*\.safetensors could not be written"):
+    with raises(JobFailed, "too_large"):
         trip.merge(into=small_disk)
     whole, there = contents(sources["shards"]), contents(small_disk)
     assert there

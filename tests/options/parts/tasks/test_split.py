@@ -393,14 +393,14 @@ def test_a_folder_of_something_else_is_left_alone(
     assert snapshot(parts) == before
     shutil.rmtree(parts)
     parts.write_text("mine")
-    with pytest.raises(ConfigError, match="this is a file, a folder is needed"):
+    with raises(ConfigError, "bad_value", "task.output_dir"):
         run_split(models["tied"], 2)
 
 
 def test_a_second_process_is_kept_out(models: dict[str, Path], run_split: Split, tmp_path: Path) -> None:
     (tmp_path / "parts").mkdir()
     held = hold_folder(tmp_path / "parts", "task.output_dir")
-    with held, pytest.raises(ConfigError, match="another process is writing there"):
+    with held, raises(ConfigError, "busy", "task.output_dir"):
         run_split(models["tied"], 2)
     assert not list((tmp_path / "parts").iterdir())
 
@@ -493,17 +493,15 @@ def test_a_damaged_source_is_refused_and_nothing_is_left(
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "config.json").write_bytes((models["tied"] / "config.json").read_bytes())
-    with pytest.raises(DataError, match=r"contains none of model\.safetensors, .*pytorch_model\.bin"):
+    with raises(DataError, "not_found"):
         run_split(folder, 2)
     whole = (models["tied"] / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(whole[:-1])
-    with pytest.raises(
-        DataError, match=r"model\.safetensors: truncated: tensor model\.norm\.weight should end at"
-    ):
+    with raises(DataError, "damaged", folder / "model.safetensors"):
         run_split(folder, 2)
     (folder / "config.json").write_text("{")
     (folder / "model.safetensors").write_bytes(whole)
-    with pytest.raises(DataError, match=r"config\.json: not readable as JSON"):
+    with raises(DataError, "damaged", folder / "config.json"):
         run_split(folder, 2)
     assert not (tmp_path / "parts").exists()
 
@@ -512,7 +510,7 @@ def test_too_little_room_is_refused_and_nothing_is_left(
     models: dict[str, Path], run_split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("usage", (), {"free": 1024}))
-    with pytest.raises(JobFailed, match=r"task\.output_dir=.*: 0\.\d MiB needed, 0\.0 MiB free"):
+    with raises(JobFailed, "too_large", "task.output_dir"):
         run_split(models["tied"], 2)
     assert not (tmp_path / "parts").exists()
 
@@ -537,12 +535,12 @@ def test_a_disk_that_fills_up_keeps_whole_parts_only(
     save_file({f"h.{n}.w": torch.full((16000,), float(n)) for n in range(2)}, source / "model.safetensors")
     parts = small_disk / "parts"
     (small_disk / "filler").write_bytes(bytes(80 * 1024))
-    with pytest.raises(JobFailed, match=r": 0\.12 MiB needed, 0\.11 MiB free\. Nothing was written"):
+    with raises(JobFailed, "too_large", "task.output_dir"):
         run_split(source, 2, output_dir=str(parts))
     assert not parts.exists()
     # another program may fill the disk meanwhile
     monkeypatch.setattr(byteio, "require_space", lambda *_: None)
-    with pytest.raises(JobFailed, match=r"the disk is full: .*part_1\.safetensors could not be written"):
+    with raises(JobFailed, "too_large"):
         run_split(source, 2, output_dir=str(parts))
     assert sorted(path.name for path in parts.iterdir() if path.is_file()) == [
         "manifest.unfinished.json",
