@@ -30,6 +30,7 @@ from runner_engine.models.loading.contract import Report, WayOfLoading
 from runner_engine.models.loading.stored_experts import ModelPaths, names_for
 from runner_engine.quantization import read_format, stored_settings
 from runner_engine.quantization.grouped import GroupedConfig, GroupSettings
+from runner_engine.render.notes import render
 
 METHOD = "runner_groups"
 LAYOUTS: dict[str, type[StoredLayout]] = {
@@ -121,7 +122,7 @@ def check_numbers(model: Any, origins: Origins) -> None:
             if tensor.device.type == "meta":
                 raise wrong(where, "layers of codes cannot be on disk: give model.device_map more memory")
             if problem := layer.layout.problem(layer.stored, name, tensor):
-                raise wrong(where, problem)
+                raise wrong(where, render(problem))
 
 
 def _settings(stored: dict[str, Any]) -> GroupSettings:
@@ -131,7 +132,7 @@ def _settings(stored: dict[str, Any]) -> GroupSettings:
     assert form is not None
     assert isinstance(form.config, GroupedConfig)
     if form.refusal:
-        raise ConfigError(f"quantization_config: {form.refusal}", key="config.json")
+        raise ConfigError(f"quantization_config: {render(form.refusal)}", key="config.json")
     return form.config.settings_of(stored)
 
 
