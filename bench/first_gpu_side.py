@@ -31,7 +31,7 @@ from first_gpu_engines import (
     tokens_of,
 )
 
-from runner.render.engine_notes import row_shortage_note
+from runner.render.engine_notes import engine_notes, row_shortage_note
 from runner_base import Dtype, machine
 from runner_engine.decode.passes import step_graphs
 from runner_engine.sessions.contract import complete
@@ -107,7 +107,7 @@ def graphs() -> None:
         for records in (True, False):
             step_graphs.RECORD_AT = ALWAYS if records else NEVER
             answers.append(tokens_of(complete(engine, requests)))
-            print(engine.stats.decoding_graphs, engine.stats.notes)
+            print(engine.stats.decoding_graphs, engine_notes(engine.stats))
             if records:
                 summary = engine.stats.decoding_graphs
         equals = sum(answers[0][one] == answers[1][one] for one in answers[1])

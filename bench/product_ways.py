@@ -25,6 +25,7 @@ from runner_engine.kv_cache.kv_cache import Heads
 from runner_engine.matmul import products
 from runner_engine.matmul.measured import Ways, measure, sample_of
 from runner_engine.matmul.products import Way
+from runner_engine.render.notes import render
 
 ROWS = (1, 4, 8, 16, 32, 128)
 # the layers of a model with 135M parameters
@@ -52,7 +53,7 @@ def main() -> None:
         if not problems[way]:
             ways |= products.measured_as(way, kernels)
     print(head_line(["bench/product_ways.py", *sys.argv[1:]], 1))
-    print("\n".join(f"{way}: {problem}" for way, problem in problems.items() if problem))
+    print("\n".join(f"{way}: {render(problem)}" for way, problem in problems.items() if problem))
     best: dict[tuple[str, int], float] = {}
     lines = []
     for shape in {sample_of(shape): shape for shape in shapes}.values():
@@ -71,8 +72,8 @@ def main() -> None:
     layers = [nn.Linear(width, outputs, bias=False, device="meta", dtype=dtype) for outputs, width in shapes]
     heads = Heads(1, 3, 3, 64, dtype, torch.device("cpu"))  # those of the same model
     if (attention := shared_attention.choose(heads, kernels)) is not None:
-        print(f"shared attention: {attention.fact}")
-    print(f"products: {products.choose_plain(layers, dtype, kernels).fact}")
+        print(f"shared attention: {render(attention.fact)}")
+    print(f"products: {render(products.choose_plain(layers, dtype, kernels).fact)}")
 
 
 if __name__ == "__main__":

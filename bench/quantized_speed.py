@@ -26,6 +26,7 @@ from runner_engine.local.engine import LocalEngine
 from runner_engine.matmul import quantized_layers
 from runner_engine.matmul.quantized_layers import QuantizedLayers
 from runner_engine.quantization import CHOICES
+from runner_engine.render.notes import render
 from runner_engine.settings.model import LocalModelConfig
 
 QUANTIZED = ("int8", "int8_dynamic", "nf4", "fp4", "torchao_int8")
@@ -101,7 +102,7 @@ def compare(line: str, engine: LocalEngine, tokens: int) -> str:
         quantized = QuantizedLayers(model, Heap())
         ours = model(ids).logits.float()
     if quantized.left or not quantized.exchanged:
-        raise SystemExit("\n".join(quantized.notes) or f"{line}: there is nothing to exchange")
+        raise SystemExit("\n".join(map(render, quantized.notes)) or f"{line}: there is nothing to exchange")
     for layer in quantized.exchanged:
         del layer.forward
     off, same = ((ours - own).abs().max() / own.std(), (ours.argmax(-1) == own.argmax(-1)).float().mean())

@@ -33,6 +33,7 @@ from runner.engines import open_engine
 from runner.speed.cells import Cell, Stopwatch, cells_of
 from runner_base import Dtype
 from runner_engine.quantization.base import QuantizationConfig
+from runner_engine.render.notes import render
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.lora import LoraConfig
 from runner_engine.settings.model import Attention, LocalModelConfig
@@ -140,7 +141,7 @@ def main() -> None:
         if number:  # the first one warms up
             pairs[cell.key].append((ours, theirs))
     print(head_line(["bench/sweep_stopwatch.py", *sys.argv[1:]], options.threads))
-    print(f"notes: {sweep.engine.stats.notes}\n")
+    print(f"notes: {[render(note) for note in sweep.engine.stats.notes]}\n")
     rows = []
     for cell, (figure, words) in product(cells, FIGURES.items()):
         scale = 1000 if words.endswith("ms") else 1

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from runner_engine.local.opening import open_session as open_session
     from runner_engine.plan.footprint import Footprint as Footprint
     from runner_engine.plan.footprint import predict as predict
-    from runner_engine.plan.formats import notes_of_reach as notes_of_reach
     from runner_engine.plan.memory_check import gpus_needed as gpus_needed
     from runner_engine.quantization import CHOICES as CHOICES
     from runner_engine.quantization.base import QuantizationConfig as QuantizationConfig
@@ -98,7 +97,6 @@ PLACES = {
     "predict": "plan.footprint",  # the memory that a model needs at a workload
     "Footprint": "plan.footprint",  # what `predict` returns: weights by part, KV cache, activations
     "check_files": "local.before_load",  # rejects what cannot work, as far as the headers tell
-    "notes_of_reach": "plan.formats",  # how little of a model its quantization reaches, where that is little
     "check_fits": "local.before_load",  # rejects a model that does not fit into this machine's memory
     "gpus_needed": "plan.memory_check",  # how many GPUs a model needs, and which it names
     "own_positions": "local.before_load",  # the positions that a model was made for

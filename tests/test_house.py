@@ -230,18 +230,21 @@ def test_no_comment_hangs_on_a_closing_bracket() -> None:
 
 
 # Literals of six words or more outside render/, by package: text that computing code still words. Lower a number when
-# there are fewer, and never raise one. Docstrings, errors and help texts do not count.
+# there are fewer, and never raise one. Docstrings, errors, help texts and lines of the log do not count.
 SENTENCES = {"runner": 534, "runner_engine": 207, "runner_compare": 157, "runner_base": 14}
 SIX_WORDS = re.compile(r"(?:[A-Za-z'-]+[ ,:;]+){5}[A-Za-z'-]+")
+OF_LOGS = ("debug", "info", "warning", "error", "exception")
 OF_ERRORS = re.compile(r"check|setting|within|above|least|filled|Inert|Takes|\w*Error")
 
 
 def is_exempt(node: ast.AST) -> bool:
-    """Whether all text below a node is that of an error, a help text or a docstring."""
+    """Whether all text below a node is that of an error, a help text, a docstring or the log."""
     match node:
         case ast.Raise() | ast.Expr(ast.Constant()) | ast.keyword(arg="help"):
             return True
         case ast.Assign(targets=[ast.Name("need" | "why" | "fix")]):
+            return True
+        case ast.Call(ast.Attribute(ast.Name("log" | "logger"), attr=name)) if name in OF_LOGS:
             return True
         case ast.Call(ast.Name(name) | ast.Attribute(attr=name)):
             return OF_ERRORS.fullmatch(name) is not None
@@ -255,6 +258,12 @@ def sentences(node: ast.AST) -> int:
     if isinstance(node, ast.Constant):
         return int(isinstance(node.value, str) and SIX_WORDS.search(node.value) is not None)
     return sum(map(sentences, ast.iter_child_nodes(node)))
+
+
+def test_text_for_the_log_does_not_count() -> None:
+    text = "the kernels were built in so many seconds"
+    assert sentences(ast.parse(f"log.warning('{text}: %s', 2)\nlogger.exception('{text}')")) == 0
+    assert sentences(ast.parse(f"log.note('{text}')\nnotes.info('{text}')\nself.error('{text}')")) == 3
 
 
 def is_render(path: Path) -> bool:

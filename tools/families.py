@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runner_base.notes import Note
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "families.md"
@@ -212,7 +214,7 @@ def look(family: str, folder: Path) -> Outcome:
         tokens, way, notes = decode(folder)
     except ConfigError as error:
         return Outcome(family, name, "refused", one_line(error).split(": ", 2)[-1])
-    why = "; ".join(note.split(": ", 1)[-1] for note in notes if note.startswith("decoding uses"))
+    why = "; ".join(reasons_of(note) for note in notes if note.code == "slow_decoding")
     expected = by_generate(model)
     if tokens != expected:
         again = AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
@@ -223,7 +225,15 @@ def look(family: str, folder: Path) -> Outcome:
     return Outcome(family, name, way, why)
 
 
-def decode(folder: Path) -> tuple[list[list[int]], str, list[str]]:
+def reasons_of(note: Note) -> str:
+    """Return why rows were decoded in static batches."""
+    from runner_engine.render.notes import render
+
+    reasons = (note.values[name] for name in ("reason", "also"))
+    return "; and ".join(render(reason) for reason in reasons if isinstance(reason, Note))
+
+
+def decode(folder: Path) -> tuple[list[list[int]], str, list[Note]]:
     """Return the local engine's tokens for all prompts at once, its way of decoding, and its
     notes."""
     from runner.config.resolved import resolve

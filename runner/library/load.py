@@ -21,6 +21,7 @@ from runner_base import ConfigError, environment, say, unknown
 from runner_base.errors import nearest
 from runner_engine import Driver, LocalModelConfig
 from runner_engine.checkpoints import is_bare, is_gguf, nothing_to_load
+from runner_engine.render.notes import render
 
 Place = str | os.PathLike[str]
 # a choice of a group, or {"name": choice} with keys of the group
@@ -64,7 +65,7 @@ def load(
         driver.stop()
         raise
     for note in report.notes:
-        say(f"note: {note}")
+        say(f"note: {render(note)}")
     return Model(resolved.config, driver, report)
 
 

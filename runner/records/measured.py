@@ -13,9 +13,12 @@ from typing import Any
 from runner.core.energy import Energy
 from runner.core.job_energy import JobEnergy, JoulesOfJob, metrics_of, notes_on_price, right_answers
 from runner_base import Sample, machine, one_line, visible_gpus, write_atomically
+from runner_base.notes import given
 from runner_base.texts import checked, signed
 from runner_compare import OF_GUESSES, OF_PREFILL
 from runner_engine import Engine, EngineReport, EngineStats
+from runner_engine.render.notes import render
+from runner_engine.sessions import RowShortage
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +93,8 @@ class Measured:
         peak_mib = max(earlier.peak_rss_mib, self.peak_rss_mib)
         no_energy = earlier.no_energy or self.no_energy
         energy = JoulesOfJob() if no_energy else earlier.energy + self.energy
-        stats = earlier.stats + self.stats
+        # notes of earlier starts are text, as they are on disk
+        stats = earlier.stats + replace(self.stats, notes=[given(render(it)) for it in self.stats.notes])
         return replace(
             self,
             stats=stats,
@@ -103,7 +107,10 @@ class Measured:
 
     def write(self, folder: Path) -> None:
         """Write it to a job's folder."""
-        write_atomically(folder / MEASURED, signed(asdict(self)))
+        values = asdict(self)
+        for part, notes in (("report", self.report.notes), ("stats", self.stats.notes)):
+            values[part]["notes"] = [render(note) for note in notes]
+        write_atomically(folder / MEASURED, signed(values))
 
     @classmethod
     def read(cls, folder: Path) -> Measured | None:
@@ -114,7 +121,11 @@ class Measured:
             values: Any = checked(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
             if "company" in values:  # as earlier versions wrote it
                 values["contention"] = values.pop("company")
-            report, stats = EngineReport(**values.pop("report")), EngineStats(**values.pop("stats"))
+            of_report, of_stats = values.pop("report"), values.pop("stats")
+            for part in (of_report, of_stats):
+                part["notes"] = [given(text) for text in part.get("notes", [])]
+            shortages = [RowShortage(**shortage) for shortage in of_stats.pop("row_shortages", [])]
+            report, stats = EngineReport(**of_report), EngineStats(**of_stats, row_shortages=shortages)
             energy = JoulesOfJob(**values.pop("energy", {}))
             return cls(report, stats, energy=energy, **values)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

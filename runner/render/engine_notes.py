@@ -1,14 +1,16 @@
-"""Notes about what an engine did otherwise than requested."""
+"""Notes about what an engine loaded and did otherwise than requested."""
 
 from __future__ import annotations
 
-from runner_engine import EngineStats
+from runner_engine import EngineReport, EngineStats
+from runner_engine.render.notes import render
 from runner_engine.sessions import RowShortage
 
 
-def engine_notes(stats: EngineStats) -> list[str]:
-    """Return all notes of an engine: those that it has worded, and those that are values."""
-    return [*stats.notes, *map(row_shortage_note, stats.row_shortages)]
+def engine_notes(stats: EngineStats, report: EngineReport | None = None) -> list[str]:
+    """Return the notes of a load, if its report is given, and those of what an engine did."""
+    loaded = [] if report is None else report.notes
+    return [*map(render, [*loaded, *stats.notes]), *map(row_shortage_note, stats.row_shortages)]
 
 
 def row_shortage_note(shortage: RowShortage) -> str:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from runner_base.notes import Note
+from runner_base.notes import GIVEN, Note
 
 Template = str | Callable[..., str]  # text with {names} of a note's values, or a function of them
 
 
 def render_note(note: Note, templates: Mapping[str, Template]) -> str:
-    template = templates[note.code]
+    template = "{text}" if note.code == GIVEN else templates[note.code]
     values = {name: render_value(value, templates) for name, value in note.values.items()}
     return template.format(**values) if isinstance(template, str) else template(**values)
 

@@ -18,6 +18,7 @@ from functools import cache, partial
 
 import torch
 
+from runner_base.notes import Note, note
 from runner_engine.attention.own_attention import OwnPlaces, attend_own
 from runner_engine.attention.parts import Scaling
 from runner_engine.kernels.native import Kernels, pointer_or_none
@@ -33,10 +34,10 @@ from runner_engine.matmul import (
     by_turns,
     choice_of,
     decide,
+    describe_tiles,
     fastest_way,
     kept,
     requested_way,
-    words_of_tiles,
 )
 from runner_engine.settings.kv_cache import KvCache
 
@@ -133,19 +134,19 @@ def choose(heads: Heads, kernels: Kernels | None) -> Choice | None:
         FEWEST_TILE_ROWS,
     )
     decision = decide([by_tiles, Candidate(AttentionWay.vectors)], requested(), contest)
-    named: dict[str, Callable[[int], str]] = {
-        AttentionWay.tiles: lambda tile_rows: words_of_tiles(tile_rows, vectors),
-        AttentionWay.vectors: lambda _: f"vectors, {vectors}",
+    named: dict[str, Callable[[int], Note]] = {
+        AttentionWay.tiles: lambda tile_rows: describe_tiles(tile_rows, vectors),
+        AttentionWay.vectors: lambda _: note("attention_by_vectors", vectors=vectors),
     }
-    return choice_of(decision, Naming(named, FORCED, whose=" of attention"))
+    return choice_of(decision, Naming(named, FORCED, is_attention=True))
 
 
-def what_tiles_lack(heads: Heads, kernels: Kernels) -> str:
-    """Return why there are no tiles for such heads; empty if there are."""
+def what_tiles_lack(heads: Heads, kernels: Kernels) -> Note | None:
+    """Return why there are no tiles for such heads; None if there are."""
     if heads.dtype != torch.bfloat16:
-        return f"tiles multiply bfloat16, and these keys are {str(heads.dtype).removeprefix('torch.')}"
+        return note("keys_not_bfloat16", dtype=str(heads.dtype).removeprefix("torch."))
     if heads.dim % TILE_WIDTH:
-        return f"heads of {heads.dim} numbers are not whole tiles of {TILE_WIDTH}"
+        return note("heads_not_whole_tiles", dim=heads.dim, width=TILE_WIDTH)
     return kernels.tiles_problem
 
 
@@ -195,8 +196,8 @@ def _random_places(heads: Heads, kernels: Kernels, count: int, random: torch.Gen
 
 
 @cache
-def difference(group: int, dim: int, kv_cache: KvCache, kernels: Kernels) -> str:
-    """Try tiles beside vectors: say by how much they are off; empty if that is only rounding.
+def difference(group: int, dim: int, kv_cache: KvCache, kernels: Kernels) -> Note | None:
+    """Try tiles beside vectors: return by how much they are off; None if that is only rounding.
 
     Each token must also have the bits that it has alone, where its rows go by vectors in the order
     of tiles.
@@ -218,22 +219,21 @@ def difference(group: int, dim: int, kv_cache: KvCache, kernels: Kernels) -> str
             attend_shared(kernels, way, scaling, 0, query, None, TRIAL_TOKENS, places, first)
             for way in (by_tiles, heads)
         )
-        what = f"attention of {TRIAL_TOKENS} tokens to {TRIAL_KEYS} keys is off by"
         if not (off := _largest_difference(found, expected)) <= ALLOWED:
-            return f"{what} {off:.2g} of the largest number"
+            return note("attention_off", tokens=TRIAL_TOKENS, keys=TRIAL_KEYS, off=off)
         for at in range(0, TRIAL_TOKENS, 6):
             seen = replace(places, sees=places.sees + at, causal=False) if is_causal else places
             begin = None if first is None else first[at : at + 1]
             alone = attend_shared(kernels, by_tiles, scaling, 0, query, torch.tensor([at]), 1, seen, begin)
             rows = slice(at * group, (at + 1) * group)
             if not all(torch.equal(one, many[:, rows]) for one, many in zip(alone, found, strict=True)):
-                return f"{what} some bits from that of each token alone"
-    return (
-        "" if heads.in_bytes else _own_difference(kernels, heads, whole, query.transpose(0, 1).contiguous())
-    )
+                return note("attention_bits_off", tokens=TRIAL_TOKENS, keys=TRIAL_KEYS)
+    if heads.in_bytes:
+        return None
+    return _own_difference(kernels, heads, whole, query.transpose(0, 1).contiguous())
 
 
-def _own_difference(kernels: Kernels, heads: Heads, whole: SharedPlaces, query: torch.Tensor) -> str:
+def _own_difference(kernels: Kernels, heads: Heads, whole: SharedPlaces, query: torch.Tensor) -> Note | None:
     """As _difference, for attention of tokens [T, H, D] to their own keys: fewer and more than a
     tile has."""
     seen = torch.arange(1, TRIAL_KEYS + 1, TRIAL_KEYS // TRIAL_TOKENS, dtype=torch.int32)[:TRIAL_TOKENS]
@@ -245,8 +245,8 @@ def _own_difference(kernels: Kernels, heads: Heads, whole: SharedPlaces, query: 
         )
         off = float((by_tiles - by_vectors).abs().max() / by_vectors.abs().max())
         if not off <= ALLOWED:
-            return f"attention of a token to its own keys is off by {off:.2g} of the largest number"
-    return ""
+            return note("own_attention_off", off=off)
+    return None
 
 
 def _largest_difference(found: Part, expected: Part) -> float:

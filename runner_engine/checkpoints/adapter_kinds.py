@@ -12,33 +12,35 @@ from pathlib import Path
 from typing import Any
 
 from runner_base import ConfigError, few, load_json, processor
+from runner_base.notes import note
 from runner_engine.checkpoints.adapter_header import adapter_shapes
 from runner_engine.checkpoints.adapter_patterns import check_patterns, check_ranks
 from runner_engine.checkpoints.linear_layers import EXPERT, HEADS, IN_A_BLOCK
 from runner_engine.checkpoints.resolve import ModelFiles, ResolvedModel, read_tensors
 from runner_engine.quantization.base import CheckpointSource, QuantizationConfig
 from runner_engine.quantization.bitsandbytes import FourBitConfig
+from runner_engine.render.notes import render
 from runner_engine.settings.several import NamedAdapter
 
 MERGED_FIX = "merge it with PEFT's merge_and_unload, save the model, and give that as model.name"
 REFUSED = {
-    "alora_invocation_tokens": "it acts only on tokens after certain others",
-    "arrow_config": "it chooses among several adapters for each token",
-    "kasa_config": "it removes a part of the model's own weights",
-    "layer_replication": "it makes a model of more layers",
-    "megatron_config": "its layers are those of Megatron",
-    "monteclora_config": "its matrices are drawn anew",
-    "use_bdlora": "its matrices are blocks",
-    "use_qalora": "its inputs are means of groups",
-    "velora_config": "its inputs are projected",
+    "alora_invocation_tokens": note("adapter_after_tokens"),
+    "arrow_config": note("adapters_by_token"),
+    "kasa_config": note("adapter_removes_weights"),
+    "layer_replication": note("adapter_adds_layers"),
+    "megatron_config": note("adapter_of_megatron"),
+    "monteclora_config": note("adapter_drawn_anew"),
+    "use_bdlora": note("adapter_in_blocks"),
+    "use_qalora": note("adapter_of_means"),
+    "velora_config": note("adapter_of_projections"),
 }
 # of what is computed for one adapter alone: it belongs to the model's own layers, which all rows share
 NOT_BESIDE_OTHERS = {
-    "use_dora": "its magnitudes scale what the layer itself computes (DoRA)",
-    "modules_to_save": "it exchanges whole modules",
-    "trainable_token_indices": "it exchanges rows of the embedding",
-    "target_parameters": "it adds to parameters, such as those of all experts",
-    "lora_bias": "it adds biases",
+    "use_dora": note("adapter_scales_layer"),
+    "modules_to_save": note("adapter_exchanges_modules"),
+    "trainable_token_indices": note("adapter_exchanges_embedding"),
+    "target_parameters": note("adapter_adds_to_parameters"),
+    "lora_bias": note("adapter_adds_biases"),
 }
 # the holders of layers that stay torch's own, with weights that torchao unpacks
 OF_TORCHAO = ("torchao.",)
@@ -61,7 +63,7 @@ def check(resolved: ResolvedModel) -> None:
     for key, reason in REFUSED.items():
         if settings.get(key):
             raise ConfigError(
-                f"{key} is set in its adapter_config.json, and {reason}: {MERGED_FIX}",
+                f"{key} is set in its adapter_config.json, and {render(reason)}: {MERGED_FIX}",
                 key=label,
                 code="unsupported",
             )
@@ -81,10 +83,10 @@ def _check_beside_others(folder: Path, settings: dict[str, Any], label: str) -> 
     fix = "serve it alone (lora=peft), or merged (lora.merge=true)"
     found = [(key, reason) for key, reason in NOT_BESIDE_OTHERS.items() if settings.get(key)]
     if (bias := settings.get("bias", "none")) != "none":
-        found.append((f"bias={bias}", "it exchanges the model's biases"))
+        found.append((f"bias={bias}", note("adapter_exchanges_biases")))
     for key, reason in found:
         raise ConfigError(
-            f"{key} is set in its adapter_config.json, and {reason}, so that it cannot stand beside other "
+            f"{key} is set in its adapter_config.json, and {render(reason)}, so that it cannot stand beside other "
             f"adapters: {fix}",
             key=label,
             code="unsupported",

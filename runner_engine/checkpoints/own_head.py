@@ -13,8 +13,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from runner_base import ConfigError
+from runner_base.notes import Note, note
 from runner_engine.checkpoints.resolve import ModelFiles
 from runner_engine.checkpoints.weight_files import Tensor
+from runner_engine.render.notes import render
 from runner_engine.settings.speculation import KEY, Speculate
 
 FLOATS = ("BF16", "F16", "F32")
@@ -134,38 +136,35 @@ def as_one_layer(files: ModelFiles) -> tuple[list[Tensor], dict[str, Any]]:
 def check_head(how: Speculate, files: ModelFiles) -> None:
     """Reject a model that carries no head of its own, or one that is not read here."""
     if (why := _rejection(files)) is not None:
-        raise ConfigError(f"{why}: use {KEY}=draft, or {KEY}=ngram", key=KEY, value=how, code="unsupported")
+        raise ConfigError(
+            f"{render(why)}: use {KEY}=draft, or {KEY}=ngram", key=KEY, value=how, code="unsupported"
+        )
 
 
-def _rejection(files: ModelFiles) -> str | None:
+def _rejection(files: ModelFiles) -> Note | None:
     settings = files.text_settings
     family = settings.get("model_type")
     counts = {key: settings[key] for key in COUNTS if settings.get(key)}
     form = FORMS.get(str(family))
     if files.path.is_file():
-        return "the heads for several tokens (MTP) of .gguf files are not read"
-    none = "the model carries no head for several tokens (MTP)"
+        return note("head_in_gguf")
     if not counts and (form is None or form.counted is not None):
-        return f"{none}: its config.json has none of {', '.join(COUNTS)} above 0"
+        return note("no_head_counted", keys=", ".join(COUNTS))
     named = ", ".join(f"{key}={value}" for key, value in counts.items())
     if form is None:
-        known = ", ".join(sorted(FORMS))
-        return f"heads for several tokens (MTP) of {family} are not supported, those of {known} are"
+        return note("head_of_other_family", family=family, known=", ".join(sorted(FORMS)))
     heads = settings.get(form.counted) if form.counted else max(counts.values(), default=1)
     if heads != 1:
-        return f"config.json says {named}, and models with one head alone are supported"
-    said = f"config.json says {named}, and the files have no such head" if counts else none
-    return _rejected_tensors(files, form, said)
+        return note("several_heads", counts=named)
+    return _rejected_tensors(files, form, note("head_missing", counts=named) if counts else note("no_head"))
 
 
-def _rejected_tensors(files: ModelFiles, form: HeadForm, without: str) -> str | None:
-    """Say what is wrong with a head's tensors; without: what is said where there are none."""
+def _rejected_tensors(files: ModelFiles, form: HeadForm, without: Note) -> Note | None:
+    """Return what is wrong with a head's tensors; without: what is so where there are none."""
     tensors = tensors_of_head(files)
     if any(name not in tensors for name in (*JOINING, NORM)):
-        return f"{without}: no tensors {form.begin_in(files.text_settings)}*"
+        return note("no_head_tensors", reason=without, begin=form.begin_in(files.text_settings))
     if files.weights[0] != "safetensors":
-        return "the heads for several tokens (MTP) are read from .safetensors files alone"
+        return note("head_in_bin")
     quantized = [one.name for one in tensors.values() if one.dtype not in FLOATS]
-    if quantized:
-        return f"the model's own head is stored quantized ({quantized[0]}), which is not read"
-    return None
+    return note("head_quantized", tensor=quantized[0]) if quantized else None

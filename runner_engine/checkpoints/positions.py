@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from runner_base import ConfigError
+from runner_base.notes import Note, note
 from runner_engine.settings.rope import RopeConfig, RopeLengthScalingConfig, RopeScalingConfig
 
 MOST = ("max_position_embeddings", "n_positions")  # the second: GPT-2's
@@ -54,19 +55,24 @@ def check_factor(settings: Mapping[str, Any], rope: RopeConfig) -> None:
     )
 
 
-def notes_on_factor(settings: Mapping[str, Any], rope: RopeConfig) -> list[str]:
-    """Say what a scaling takes the place of, where the model has one of its own."""
+def notes_on_factor(settings: Mapping[str, Any], rope: RopeConfig) -> list[Note]:
+    """Return what a scaling takes the place of, where the model has one of its own."""
     own = own_scaling(settings)
     if not own or not isinstance(rope, RopeScalingConfig):
         return []
     kind, factor = own.get("rope_type") or own.get("type"), own.get("factor")
-    before = f"{kind}, factor {factor:g}" if isinstance(factor, int | float) else f"{kind}"
     trained = own.get(ORIGINAL) or settings.get(ORIGINAL)
-    of_length = f" of {trained:,} positions" if type(trained) is int else ""
-    is_counted_anew = not isinstance(rope, RopeLengthScalingConfig) and type(trained) is int
-    hint = ", and counts from the model's longest text, not from its pretraining" if is_counted_anew else ""
+    is_known = type(trained) is int
     return [
-        f"rope={rope.name}, factor {rope.factor:g}, takes the place of the model's own {before}{of_length}{hint}"
+        note(
+            "replaces_own_scaling",
+            rope=rope.name,
+            factor=rope.factor,
+            own=kind,
+            own_factor=factor if isinstance(factor, int | float) else None,
+            trained=trained if is_known else None,
+            is_counted_anew=is_known and not isinstance(rope, RopeLengthScalingConfig),
+        )
     ]
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from runner_base import DataError, load_json, short
+from runner_base.notes import Note, note
 from runner_engine.checkpoints import gguf_file
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.sampling import NEUTRAL, PARAMETERS, is_number
@@ -33,13 +34,12 @@ GGUF_NAMES = {
 
 @dataclass(frozen=True)
 class PublishedSettings:
-    """How a model's publisher draws its answers; each setting has the words for where it comes
-    from."""
+    """How a model's publisher draws its answers, and where each setting comes from."""
 
     file: str  # the words for the file
     # by the name of a key of `generation`; all but the penalties by frequency and presence
     values: Mapping[str, float]
-    sources: Mapping[str, str]  # by the same names
+    sources: Mapping[str, Note]  # by the same names
     max_new_tokens: int | None = None
     # what the file names and no engine here does
     ignored: Mapping[str, Any] = field(default_factory=dict)
@@ -76,14 +76,14 @@ def read_published(path: Path) -> PublishedSettings | None:
 def _of_json(file: Path) -> PublishedSettings:
     """Return what a generation_config.json says."""
     named = load_json(file)
-    name_of_file, of_generate = (f"the model's {FILE}", "transformers' default, as the file does not name it")
-    from_file = f"from {name_of_file}"
+    name_of_file = f"the model's {FILE}"
+    from_file = note("from_file", file=name_of_file)
     samples = named.get("do_sample") or False
     if not isinstance(samples, bool):
         raise DataError(
             f"do_sample: true or false expected, found {short(samples)}", key=file, code="damaged"
         )
-    values, sources = _neutral(of_generate)
+    values, sources = _neutral(note("from_transformers"))
     if not samples:
         values["temperature"] = 0.0
         sources["temperature"] = from_file
@@ -104,18 +104,17 @@ def _of_json(file: Path) -> PublishedSettings:
 
 def _of_gguf(path: Path, named: Mapping[str, Any]) -> PublishedSettings:
     """Return what the header of a .gguf file says."""
-    values, sources = _neutral("off, as the .gguf file does not name it")
+    values, sources = _neutral(note("not_in_gguf"))
     ignored = dict(named)
     for own_name, name in GGUF_NAMES.items():
         if own_name in named:
             values[name] = _number(path, OF_GGUF + own_name, ignored.pop(own_name), name)
-            sources[name] = "from the .gguf file"
+            sources[name] = note("from_file", file="the .gguf file")
     return PublishedSettings("the .gguf file", values, sources, ignored=ignored)
 
 
-def _neutral(source: str) -> tuple[dict[str, float], dict[str, str]]:
-    """Return the settings of a publisher who samples and names nothing, with the words for their
-    source."""
+def _neutral(source: Note) -> tuple[dict[str, float], dict[str, Note]]:
+    """Return the settings of a publisher who samples and names nothing, with their source."""
     values = {"temperature": 1.0}
     values |= {name: NEUTRAL[name] for name in ("top_p", "top_k", "min_p", "repetition_penalty")}
     return values, dict.fromkeys(values, source)
@@ -135,18 +134,14 @@ def _number(file: Path, key: str, value: Any, name: str) -> float:
     return round(float(number), 6) if parameter.kind is float else int(number)
 
 
-def notes_on_publisher(generation: GenerationConfig, published: PublishedSettings | None) -> list[str]:
-    """Say so where answers are greedy and the model's publisher draws at random, or names what no
-    engine here does."""
+def notes_on_publisher(generation: GenerationConfig, published: PublishedSettings | None) -> list[Note]:
+    """Return notes where answers are greedy and the model's publisher draws at random, or names what
+    no engine here does."""
     if published is None:
         return []
     notes = []
     if generation.temperature == 0 and generation.name == GenerationConfig.name and published.samples:
-        notes.append(
-            f"greedy, and {published.file} samples ({published.words}): generation=model draws as it says, and "
-            "generation=greedy,model task.samples=4 compares the two"
-        )
+        notes.append(note("publisher_samples", file=published.file, settings=published.words))
     if published.ignored:
-        named = ", ".join(f"{key}={value}" for key, value in published.ignored.items())
-        notes.append(f"ignored from {published.file}: {named}")
+        notes.append(note("ignored_settings", file=published.file, ignored=published.ignored))
     return notes

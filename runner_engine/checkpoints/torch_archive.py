@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from runner_base import MIB, DataError
+from runner_base.notes import Note, note
 
 # keys under which training scripts save the tensors
 WRAPPERS = ("model_state_dict", "state_dict", "module", "model")
@@ -47,7 +48,7 @@ def refuse_compressed(path: Path, label: str) -> None:
 
 def unwrap(
     state: dict[Any, Any], label: str, is_tensor: Callable[[Any], bool]
-) -> tuple[dict[Any, Any], tuple[str, ...]]:
+) -> tuple[dict[Any, Any], tuple[Note, ...]]:
     """Return the dictionary of tensors in the checkpoint of a training run, and a note on where it
     was."""
     keys: list[str] = []
@@ -64,8 +65,7 @@ def unwrap(
         keys, state = [*keys, *found], state[found[0]]
     if not keys:
         return state, ()
-    others = f"; left out: {', '.join(left_out[:5])}{(' …' if len(left_out) > 5 else '')}" if left_out else ""
-    return state, (f"{label}: the tensors are under {'.'.join(keys)} and are taken from there{others}",)
+    return state, (note("tensors_under", file=label, keys=".".join(keys), left_out=tuple(left_out)),)
 
 
 def _has_tensors(state: dict[Any, Any], is_tensor: Callable[[Any], bool]) -> bool:

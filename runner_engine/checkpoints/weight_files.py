@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from runner_base import DataError, load_json, reading, short
+from runner_base.notes import Note
 from runner_base.texts import parse_object
 
 SINGLE = "model.safetensors"
@@ -85,7 +86,7 @@ class WeightFile:
     header: bytes
     metadata: dict[str, str]
     tensors: list[Tensor]
-    notes: tuple[str, ...] = ()  # what a reader of the result has to know
+    notes: tuple[Note, ...] = ()  # what a reader of the result has to know
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from runner_engine.decode.tokens import Stopping, sampler_of
 from runner_engine.memory import note_cache, note_pass
 from runner_engine.models.load import Loaded
 from runner_engine.models.rope import rope_2d
+from runner_engine.render.notes import render
 from runner_engine.sessions import Completion, EngineStats
 
 Place = tuple[int, int, int]  # of a token in the cache: its time, its branch, and the token
@@ -150,7 +151,7 @@ def complete(loaded: Loaded, rows: Sequence[Row], stats: EngineStats, stopping: 
         going = []
         for place, (row, token) in enumerate(zip(live, tokens, strict=True)):
             if token == NO_TOKEN:
-                completion.error = NO_NUMBERS
+                completion.error = render(NO_NUMBERS)
                 reasons[row.choice] = FinishReason.error
                 continue
             row.tokens.append(token)

@@ -17,6 +17,8 @@ from transformers.cache_utils import (
     LinearAttentionLayer,
 )
 
+from runner_base.notes import Note, note
+
 # layers of a cache that hold these and nothing else
 KEYS_AND_VALUES = {DynamicLayer, DynamicSlidingWindowLayer}
 STATES = {LinearAttentionLayer}  # what a mixer keeps
@@ -27,7 +29,11 @@ NOTHING = {DummyLayer}  # empty: its layer attends to the keys and values of ano
 
 
 class Incompatible(Exception):
-    """The scheduler cannot serve a model; the message says why."""
+    """The scheduler cannot serve a model."""
+
+    def __init__(self, reason: Note) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 def kept_by_cache(model: Any, ids: torch.Tensor, mixers: int) -> list[int | None]:
@@ -50,7 +56,7 @@ def kept_by_cache(model: Any, ids: torch.Tensor, mixers: int) -> list[int | None
         layers = [layer for layer in layers if type(layer) not in STATES]
     if others or any(layer.get_seq_length() != ids.shape[1] for layer in layers):
         what = ", ".join(sorted(others)) or "a cache of its own"
-        raise Incompatible(f"it keeps other state than keys and values: {what}")
+        raise Incompatible(note("other_state", what=what))
     return [getattr(layer, "sliding_window", None) for layer in cache.layers if type(layer) not in STATES]
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from runner_base import is_memory_error, one_line
+from runner_base.notes import given, note
 from runner_engine.attention import Softmax, in_call_order, page_of, register, running
 from runner_engine.attention.device_attention import is_wanted
 from runner_engine.decode.cache_probe import Incompatible, kept_by_cache
@@ -90,9 +91,9 @@ def probe_heads(loaded: Loaded) -> Heads:
     model = loaded.model
     settings = model.config.get_text_config()
     if getattr(settings, "attn_temperature_tuning", None) and settings.model_type not in COUNT_BEFORE:
-        raise Incompatible("its attention counts the tokens of a pass")
+        raise Incompatible(note("attention_counts_tokens"))
     if len({str(tensor.device) for tensor in model.parameters()} - {"meta"}) > 1:
-        raise Incompatible("it is spread over several devices")
+        raise Incompatible(note("several_devices"))
     register()
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, int(loaded.metrics["vocab_size"]), (PREFIX + SUFFIX + 1,), generator=generator)
@@ -116,15 +117,15 @@ def probe_heads(loaded: Loaded) -> Heads:
     except Incompatible:
         raise
     except UnsupportedMixer as error:
-        raise Incompatible(str(error)) from error
+        raise Incompatible(given(str(error))) from error
     except NotImplementedError as error:  # its message is a whole reason
-        raise Incompatible(one_line(error, limit=160)) from error
+        raise Incompatible(given(one_line(error, limit=160))) from error
     except Exception as error:
         if is_memory_error(error):
             raise
-        raise Incompatible(f"{type(error).__name__}: {one_line(error, limit=160)}") from error
+        raise Incompatible(given(f"{type(error).__name__}: {one_line(error, limit=160)}")) from error
     if not is_right:
-        raise Incompatible(f"its logits would be off by {off:.2g} of their spread")
+        raise Incompatible(note("logits_off", off=off))
     log.debug("scheduler: logits off by %.2g of their spread, %s", off, heads)
     heads = replace(heads, note=note_on(zeroed))
     return _by_sdpa_if_right(loaded, heads, ids.tolist(), own_logits) if is_wanted(heads.device) else heads
@@ -225,7 +226,7 @@ def _inspect_attention(
         return Heads(0, 1, 1, LANES, model.dtype, ids.device)
     stores = stores_of([tensors[layer] for layer in sorted(tensors)])
     if not layers:
-        raise Incompatible("its attention does not go through transformers' interface")
+        raise Incompatible(note("attention_elsewhere"))
     alike = {(shape.heads, shape.dtype, shape.device) for shape in all_shapes}
     kv_heads, width = (
         max((getattr(shape, what) for shape in all_shapes), default=0) for what in ("kv_heads", "width")
@@ -235,9 +236,7 @@ def _inspect_attention(
         or len(alike) != 1
         or any(kv_heads % shape.kv_heads for shape in all_shapes)
     ):
-        raise Incompatible(
-            f"its {layers} layers attend in {len(set(all_shapes))} shapes that cannot be combined"
-        )
+        raise Incompatible(note("shapes_differ", layers=layers, shapes=len(set(all_shapes))))
     [(query_heads, dtype, device)] = alike
     if device.type == "cpu":  # the kernels need whole vectors
         width = -(-width // LANES) * LANES
@@ -251,7 +250,7 @@ def _inspect_attention(
         known = ()
     settings = model.config.get_text_config()
     if not known and "chunked_attention" in (getattr(settings, "layer_types", None) or ()):
-        raise Incompatible("its attention sees one chunk of a text at a time")
+        raise Incompatible(note("attention_in_chunks"))
     stored = layers if not stores else max(stores) + 1
     return Heads(
         stored, kv_heads, query_heads // kv_heads, width, dtype, device, known, stores, all(softmaxes)

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from runner_base import machine
+from runner_base.notes import Note, note
 from runner_engine.decode.norms import norms_of, replace_norm
 from runner_engine.devices.heap import Heap
 from runner_engine.devices.mapped_files import MappedFiles
@@ -60,7 +61,7 @@ class FastLayers:
         """Replace what can be faster; choices: the way of products with weights of each dtype, as
         `choices_for`."""
         self.layers: list[nn.Module] = []
-        self.notes: list[str] = []
+        self.notes: list[Note] = []
         self.heap, self.packed_mib = Heap(), 0.0
         self.panels: dict[nn.Module, Panels] = {}
         choices = choices_for(model, kernels) if choices is None else choices
@@ -81,7 +82,7 @@ class FastLayers:
         self._share_tables(model, mapped)
         self.notes += [choice.note for choice in choices.values() if choice.note]
         self.notes += [
-            f"{str(dtype).removeprefix('torch.')} weights are not packed, which makes products slower: {problem}"
+            note("slow_products", dtype=str(dtype).removeprefix("torch."), problem=problem)
             for dtype in unpacked
             if (problem := packing_problem(dtype))
         ]
@@ -166,7 +167,12 @@ def choices_for(
     dtypes = dict.fromkeys(layer.weight.dtype for layer in plain)
     if not may_pack(sum(layer.weight.nbytes for layer in plain), machine.available_mib(), packed_share):
         return dict.fromkeys(
-            dtypes, Choice(Way.plain, "torch, not packed (there is too little memory)", is_free=False)
+            dtypes,
+            Choice(
+                Way.plain,
+                note("way_with_reasons", way=note("torch_unpacked"), reasons=(note("too_little_memory"),)),
+                is_free=False,
+            ),
         )
     is_small = (
         sum(parameter.numel() for parameter in model.parameters()) < machine.ONE_THREAD_BELOW_PARAMETERS
@@ -176,10 +182,10 @@ def choices_for(
 
 def ways_of(
     model: nn.Module, heads: Heads, products: Mapping[torch.dtype, Choice], attention: Choice | None
-) -> dict[str, str]:
+) -> dict[str, Note]:
     """Describe the ways of products and of attention to shared keys that were chosen by
     measurements."""
-    ways = {}
+    ways = dict[str, Note]()
     if choice := products.get(heads.dtype):
         ways["products"] = choice.fact
     if heads.device.type == "cpu":

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from runner_base import ConfigError, unknown
+from runner_base.notes import Note, note
 from runner_base.thinking import opened_by
 from runner_engine.checkpoints.resolve import ResolvedModel
 from runner_engine.decode.rows import Row
@@ -143,7 +144,7 @@ class RequestEncoder:
         longest, room = len(main) + max(map(len, branches)), self.branch_room
         error = None if main else self._rejection_reason(0)
         if longest >= room:
-            error = f"the prompt with its longest branch has {longest} tokens, the model has room for {room}"
+            error = note("branch_too_long", tokens=longest, room=room)
         wanted = self._wanted(request)
         sampling, budget = (
             request.sampling.over(self.generation, self.seed).effective,
@@ -182,13 +183,11 @@ class RequestEncoder:
         self._known([token for tokens in request.score_token_ids for token in tokens])
         error = None if ids else self._rejection_reason(0)
         if ids and not given:
-            error = "the continuation has no tokens, so there is nothing to score"
+            error = note("empty_continuation")
         elif len(ids) + len(given) - 1 > self.room:
-            count = len(ids) + len(given)
-            error = f"the prompt and its continuation have {count} tokens, {self._room_words()}"
+            error = note("continuation_too_long", tokens=len(ids) + len(given), room=self._room())
         elif request.score_token_ids and len(request.score_token_ids) != len(given):
-            count = len(request.score_token_ids)
-            error = f"score_token_ids has {count} entries, but the continuation has {len(given)} tokens"
+            error = note("scores_unlike_tokens", entries=len(request.score_token_ids), tokens=len(given))
         return Row(request, ids, request_sha256(seen, request), 0, given=given, error=error)
 
     def _known(self, ids: list[int]) -> list[int]:
@@ -215,13 +214,11 @@ class RequestEncoder:
                 self._longest_end = max(len(end_tokens(self.tokenizer, tag, budget.end)) for tag in self.tags)
         return budget.tokens + MOST_OPENING + MOST_PARTIAL + self._longest_end
 
-    def _rejection_reason(self, tokens: int) -> str:
-        if not tokens:
-            return "the prompt is empty: it has no tokens"
-        return f"the prompt has {tokens} tokens, {self._room_words()}"
+    def _rejection_reason(self, tokens: int) -> Note:
+        return note("prompt_too_long", tokens=tokens, room=self._room()) if tokens else note("empty_prompt")
 
-    def _room_words(self) -> str:
-        return f"the model has room for {self.room}{self.room_hint}"
+    def _room(self) -> Note:
+        return note("room", tokens=self.room, hint=self.room_hint)
 
     def _chat(self, messages: list[Message]) -> str:
         """Render the chat template, without the lock, because that may take long."""

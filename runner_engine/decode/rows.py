@@ -9,15 +9,17 @@ from dataclasses import dataclass, field
 import torch
 
 from runner_base import Answer, FinishReason
+from runner_base.notes import Note, note
 from runner_engine.grammars import Held
 from runner_engine.kv_cache import RowKv, rounded
+from runner_engine.render.notes import render
 from runner_engine.sessions import Completion, Request, Thought, TokenScores
 from runner_engine.settings.sampling import GREEDY, Sampling
 
 NO_TOKEN = -1  # a sampler's result if the logits are not numbers
 NOT_SAMPLED = -2  # its result if a row's own settings break it
-NO_NUMBERS = "the model's logits are not numbers (NaN): its weights are damaged, or overflow in this dtype"
-BROKEN_SAMPLING = "its next token could not be sampled with its settings, see the log: other rows go on"
+NO_NUMBERS = note("logits_not_numbers")
+BROKEN_SAMPLING = note("sampling_failed")
 
 
 @dataclass(eq=False)
@@ -34,7 +36,7 @@ class Row:
     fills_context: bool = False  # the limit is the model's room, below what was requested
     given: list[int] | None = None  # the continuation to score; then nothing is generated
     branch_at: int = 0  # where the branch begins in the prompt
-    error: str | None = None  # why it cannot begin or continue
+    error: Note | None = None  # why it cannot begin or continue
     # the error was known before the row ran, so it would come again
     permanent: bool = field(init=False)
     tokens: list[int] = field(default_factory=list)
@@ -87,7 +89,7 @@ class Row:
             prompt_tokens=len(self.prompt),
             first_token_s=self.first_token_s,
             seconds=seconds,
-            error=self.error,
+            error=None if self.error is None else render(self.error),
             permanent=self.permanent,
             guessed=self.guessed,
             choice=self.choice,

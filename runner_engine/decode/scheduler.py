@@ -16,6 +16,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from runner_base import MEMORY_ERRORS, FinishReason, is_memory_error, trim
+from runner_base.notes import note
 from runner_engine.decode.admission import Admission
 from runner_engine.decode.decoder import Decoder, NewTokens
 from runner_engine.decode.kv_budget import KvBudget
@@ -301,7 +302,7 @@ class Scheduler:
         if alone:
             row = self.rows.waiting.popleft()
             self.kv.release(row)
-            row.error = f"out of memory with its {len(row.prompt) + len(row.given or ())} tokens alone"
+            row.error = note("row_out_of_memory", tokens=len(row.prompt) + len(row.given or ()))
             return [self.stopping.completion(row, FinishReason.error, _seconds(row))]
         self.admission.halve(at_once)
         self.stats.row_shortages.append(RowShortage(self.admission.most_rows, at_once, ran_out=True))

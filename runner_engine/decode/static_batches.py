@@ -17,6 +17,7 @@ import torch
 from transformers import DynamicCache
 
 from runner_base import MEMORY_ERRORS, FinishReason, is_memory_error
+from runner_base.notes import Note, note
 from runner_engine.decode.by_generate import Generated, score_without_cache
 from runner_engine.decode.rows import Row
 from runner_engine.decode.tokens import Stopping, most_positions, sampler_of, score, scored
@@ -34,7 +35,7 @@ class Batching:
     equal_length: bool = False  # prompts of equal length: the model cannot ignore padding
     alone: bool = False  # one prompt at a time
     # why a batching with fewer restrictions would be wrong
-    why: str = field(default="", compare=False)
+    why: Note | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
         name = "transformers' generate" if self.by_generate else "static batching"
@@ -172,7 +173,7 @@ class StaticBatches:
             row.generator = None  # as in the scheduler: it goes on from the row's tokens
         if width == 1:
             row = rows[0]
-            row.error = f"out of memory with its {len(row.pending)} tokens alone"
+            row.error = note("row_out_of_memory", tokens=len(row.pending))
             return [self.stopping.completion(row, FinishReason.error, 0.0)]
         self.waiting = rows + self.waiting
         self.size = width // 2

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from runner_base import ConfigError, is_memory_error, one_line
+from runner_base.notes import Note, given, note
 from runner_engine.decode.by_generate import generate
 from runner_engine.decode.compat_probe import allowed_off
 from runner_engine.decode.rows import Row
@@ -77,7 +78,7 @@ def _probed(loaded: Loaded, named: str) -> Batching:
     problem = _problem_with_padding(loaded) or _problem(loaded, prompts, expected, equal_length=False)
     if not problem:
         return Batching()
-    why = f"with padding, {problem}"
+    why = note("wrong_with_padding", problem=problem)
     if not _problem(loaded, prompts, expected, equal_length=True):
         return Batching(equal_length=True, why=why)
     together = generate(loaded, prompts[1:], min(NEW_TOKENS)).logits
@@ -86,20 +87,20 @@ def _probed(loaded: Loaded, named: str) -> Batching:
     return replace(BY_GENERATE, alone=not is_same, why=why)
 
 
-def _problem_with_padding(loaded: Loaded) -> str:
-    """Return how padding could harm long rows, which a short trial cannot show; empty = not at
+def _problem_with_padding(loaded: Loaded) -> Note | None:
+    """Return how padding could harm long rows, which a short trial cannot show; None = not at
     all."""
     settings = loaded.model.config.get_text_config()
     if getattr(settings, "attn_temperature_tuning", None):
-        return "its attention would count it"
+        return note("padding_counted")
     others = set(getattr(settings, "layer_types", None) or ()) - IGNORES_PADDING
-    return f"its layers of {', '.join(sorted(others))} may see it" if others else ""
+    return note("padding_seen", layers=", ".join(sorted(others))) if others else None
 
 
 def _problem(
     loaded: Loaded, prompts: list[list[int]], expected: list[list[torch.Tensor]], equal_length: bool
-) -> str:
-    """Return what is wrong with batches of these prompts; empty if the answers are generate's."""
+) -> Note | None:
+    """Return what is wrong with batches of these prompts; None if the answers are generate's."""
     rows = [
         Row(Request(number, (), ignore_eos=True), prompt, "", count)
         for number, (prompt, count) in enumerate(zip(prompts, NEW_TOKENS, strict=True))
@@ -114,13 +115,13 @@ def _problem(
             while batch.alive:
                 batch.step(events)
                 if not any(_is_filled(layer) for layer in batch.cache.layers):
-                    return "it does not fill the cache that it is given"
+                    return note("cache_not_filled")
     except Exception as error:
         if is_memory_error(error):
             raise
-        return f"{type(error).__name__}: {one_line(error, limit=160)}"
+        return given(f"{type(error).__name__}: {one_line(error, limit=160)}")
     off = max(_distance(logits[row], wanted) for row, wanted in zip(rows, expected, strict=True))
-    return "" if off <= allowed_off(loaded) else f"its logits would be off by {off:.2g} of their spread"
+    return None if off <= allowed_off(loaded) else note("logits_off", off=off)
 
 
 def _is_filled(layer: Any) -> bool:

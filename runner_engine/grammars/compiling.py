@@ -28,6 +28,7 @@ from runner_base.errors import Code, convert_error
 from runner_base.limited_forks import LOOK_S, ForkLimits, LimitedForks, Outcome
 from runner_engine.grammars import held, trial_child
 from runner_engine.grammars.held import Held
+from runner_engine.render.notes import render
 
 MARK = re.compile(r'^%mark ([a-z_]+) ("(?:[^"\\]|\\.)*")$', re.MULTILINE)
 ANYTHING = r"/(.|\n)*/"
@@ -232,7 +233,8 @@ def _check_trial(outcome: Outcome, answer: bytes, limits: ForkLimits) -> float:
     if found["reason"]:
         raise _refused(_short(found["reason"]))
     if found["error"]:
-        raise _refused(held.why_no_token(found["error"]) or _short(found["error"]))
+        reason = held.why_no_token(found["error"])
+        raise _refused(render(reason) if reason else _short(found["error"]))
     if found["mask_s"] > held.MOST_MASK_S:
         raise _too_costly("finding its next token takes too long")
     if found["mib"] > MOST_ROW_MIB:

@@ -16,15 +16,17 @@ from typing import Any
 import numpy as np
 import torch
 
+from runner_base.notes import Note, note
+
 MOST_MASK_S = 0.5  # of CPU time, which the engine's step waits for
-TOO_COMPLEX = "its schema is too complex: simplify its patterns, ranges and alternatives"
+TOO_COMPLEX = note("schema_too_complex")
 
 
-def why_no_token(error: str) -> str | None:
-    """Say why no token can come next, from the library's error, which quotes its state; None if the
-    grammar is not the reason, but a token that was taken and does not fit."""
+def why_no_token(error: str) -> Note | None:
+    """Return why no token can come next, from the library's error, which quotes its state; None if
+    the grammar is not the reason, but a token that was taken and does not fit."""
     if error.startswith("NoExtension"):
-        return "no text fits its schema"
+        return note("no_text_fits")
     return None if "doesn't satisfy the grammar" in error else TOO_COMPLEX
 
 
@@ -35,7 +37,7 @@ class Held:
         self._matcher, self._words = matcher, words
         self.begins_at: int | None = None  # tokens before the answer; None: it has not begun
         self._seen = 0  # tokens of the answer that were looked at
-        self.error: str | None = None  # why no more can be said
+        self.error: Note | None = None  # why no more can be said
         self.is_of_request = False  # whether the error comes from the grammar that was requested
 
     @property
@@ -78,7 +80,7 @@ class Held:
     def _fail(self) -> None:
         reason = why_no_token(str(self._matcher.get_error()))
         self.is_of_request = reason is not None
-        self.error = f"the answer left its grammar: {reason or 'a token does not fit'}"
+        self.error = note("grammar_left", reason=reason or note("token_does_not_fit"))
 
 
 def leave_allowed(logits: torch.Tensor, held: Mapping[int, Held]) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from runner_base import RunnerError, processor
+from runner_base.notes import Note, note
 from runner_engine.kernels import building, shared_numbers
 from runner_engine.kernels.refusals import error_of
 
@@ -24,11 +25,11 @@ log = logging.getLogger(__name__)
 
 FORMATS = {torch.bfloat16: "bf16", torch.float32: "f32"}
 TILE_PROBLEMS = (  # by tiles_state in tile_products.h
-    "",
-    "the compiler does not know tiles, or the processor has no AVX-512 with bfloat16",
-    "this system does not let a process use tiles, or the processor has none",
-    "the instructions of tiles fail on this processor",
-    "tiles are off by some bits on this processor",
+    None,
+    note("tiles_unknown"),
+    note("tiles_not_allowed"),
+    note("tiles_fail"),
+    note("tiles_inexact"),
 )
 
 _PTR, _INT, _FLOAT, _THREADS = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
@@ -122,11 +123,11 @@ class Kernels:
         self._use(library)
 
     @cached_property
-    def tiles_problem(self) -> str:
-        """Why products by tiles (AMX) cannot be used here, empty if they can: found out by using
+    def tiles_problem(self) -> Note | None:
+        """Why products by tiles (AMX) cannot be used here, None if they can: found out by using
         them."""
         if "amx" in processor.left_out():
-            return f"{processor.LEFT_OUT} names amx"
+            return note("amx_left_out", variable=processor.LEFT_OUT)
         return TILE_PROBLEMS[1 if self._tiles_state is None else self._tiles_state()]
 
     def vectors_for(self, dtype: torch.dtype) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from runner_base import MIB
+from runner_base.notes import Note
 from runner_engine.checkpoints.kept_kv import layer_head_bytes
 from runner_engine.checkpoints.pass_memory import most_rows
 from runner_engine.kernels import native
@@ -56,7 +57,7 @@ class Heads:
         0  # places of a page where a decoding step reads pages by a table (paged_slots.py); 0: it does not
     )
     states: Shapes = ()  # of the layers that carry a state instead of keys and values, or besides them
-    note: str = ""  # for a job's result, from the trial that found this
+    note: Note | None = None  # for a job's result, from the trial that found this
 
     @property
     def in_bytes(self) -> bool:

@@ -4,6 +4,7 @@ Imports no torch."""
 from __future__ import annotations
 
 from runner_base import machine
+from runner_base.notes import Note
 from runner_engine.checkpoints import adapter_header, adapter_kinds, chat_templates, random_weights
 from runner_engine.checkpoints.draft import check_guesses, checked_draft, draft_of
 from runner_engine.checkpoints.kept_kv import kept_kv
@@ -36,7 +37,7 @@ def check_files(resolved: ResolvedModel, asks_in_chat: bool = False) -> None:
     check_guesses(resolved, draft)
 
 
-def check_fits(resolved: ResolvedModel) -> list[str]:
+def check_fits(resolved: ResolvedModel) -> list[Note]:
     """Reject a model that does not fit into this machine's memory; return notes on what is close to
     a limit."""
     plan, notes = plan_load(resolved), notes_on_factor(resolved.files.text_settings, resolved.spec.rope)

@@ -23,6 +23,7 @@ from runner_engine.kv_cache import kernels_for
 from runner_engine.matmul import LayerWeights
 from runner_engine.models.loaded import Loaded
 from runner_engine.models.own_head import bytes_of_head, load_head
+from runner_engine.render.notes import render
 from runner_engine.sessions import EngineReport
 from runner_engine.settings.speculation import KEY, Guesser, Speculate
 
@@ -49,7 +50,7 @@ def load_draft(how: Speculate, loaded: Loaded, draft: Any) -> dict[str, str]:
     if draft is not None and how.kind is not Guesser.mtp:
         own, its = (one.tokenizer.get_vocab() for one in (loaded, draft.loaded))
         check_tokens(how, *({number: text for text, number in one.items()} for one in (own, its)))
-    return {"speculation": how.words}
+    return {"speculation": render(how.fact)}
 
 
 class Whole(Protocol):

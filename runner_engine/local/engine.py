@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from runner_base import ConfigError, FinishReason, doing
+from runner_base.notes import Note, given, note
 from runner_base.processor import left_out
 from runner_engine.attention import device_attention, shared_attention
 from runner_engine.checkpoints.mixture import mixture_in
@@ -59,6 +60,7 @@ from runner_engine.memory import PeakMemory, note_cuda, restart_cuda
 from runner_engine.models.adapting import adapt, release
 from runner_engine.models.load import Loaded, load_base
 from runner_engine.plan.load_plan import PACKED_SHARE, plan_load
+from runner_engine.render.notes import render
 from runner_engine.sessions import (
     Arithmetic,
     Capability,
@@ -97,7 +99,7 @@ class LocalEngine:
         self._bases = bases or BaseCache()
         self._loaded: Loaded | None = None
         self._heads: Heads | None = None
-        self._rejection: str | None = None  # why the scheduler cannot serve the model, once known
+        self._rejection: Note | None = None  # why the scheduler cannot serve the model, once known
         self._batching: Batching | None = None
         self._fast_layers: FastLayers | GpuNorms | None = None
         self._expert_use = ExpertUse()
@@ -117,12 +119,13 @@ class LocalEngine:
         facts = {"decoding": decoding, "sampling": generation.describe(own)}
         facts |= load_draft(generation.speculation, loaded, self.draft)
         if heads is not None:
-            facts |= {"kv_cache": heads.kv_cache.words} if heads.in_bytes else {}
-            facts |= ways_of(loaded.model, heads, self.products(loaded, heads), self._shared_attention)
+            facts |= {"kv_cache": render(heads.kv_cache.fact)} if heads.in_bytes else {}
+            ways = ways_of(loaded.model, heads, self.products(loaded, heads), self._shared_attention)
+            facts |= {name: render(way) for name, way in ways.items()}
         notes, tokenizer = loaded.notes + generation.ignored_settings_notes(own), loaded.tokenizer
         notes += notes_on_publisher(generation, self._resolved.files.published)
         if self.spec.cpu_note and loaded.device.type == "cpu":
-            notes.append(self.spec.cpu_note)
+            notes.append(given(self.spec.cpu_note))
         notes += [heads.note] if heads and heads.note else []
         return EngineReport(
             dict(loaded.metrics),
@@ -193,7 +196,7 @@ class LocalEngine:
             plan = plan_load(self._resolved)
             try:
                 if not plan.is_streamed:
-                    raise Incompatible(f"model.attention={plan.attention.value} was requested")
+                    raise Incompatible(note("attention_requested", attention=plan.attention.value))
                 found = self._trials.heads() or self._trials.keep_heads(probe_heads(loaded))
                 heads = replace(found, kv_cache=self.spec.generation.stored_kv)
                 self._shared_attention = shared_attention.choose(heads, kernels_for(heads))
@@ -202,8 +205,8 @@ class LocalEngine:
                 self._trials.ways = ways_of(
                     loaded.model, heads, self.products(loaded, heads), self._shared_attention
                 )
-            except Incompatible as reason:
-                self._rejection = str(reason)
+            except Incompatible as incompatible:
+                self._rejection = incompatible.reason
         if self._rejection is not None:
             self.require_no_scheduler(self._rejection)
             self.note_batching(self.batching(loaded), self._rejection)
@@ -262,11 +265,11 @@ class LocalEngine:
         self.stats.load_s += loaded.metrics["load_s"]
         return loaded
 
-    def require_no_scheduler(self, why: str) -> None:
+    def require_no_scheduler(self, why: Note) -> None:
         """Raise ConfigError if rows cannot be decoded by the scheduler, and keys and values were to
         have fewer bits."""
-        require_no_scheduler(self.spec.generation, why)
-        self.spec.lora.require_no_scheduler(why)
+        require_no_scheduler(self.spec.generation, render(why))
+        self.spec.lora.require_no_scheduler(render(why))
 
     def _speculation(self) -> Guesses:
         draft = None if self.draft is None else self.draft.forward
@@ -281,19 +284,19 @@ class LocalEngine:
         """Return passes of the loaded model, without rows: for who guesses by them."""
         heads = self.heads(self.loaded)
         if heads is None:
-            raise ConfigError(f"the draft cannot guess: {self._rejection}", key=KEY, code="unsupported")
+            assert self._rejection is not None
+            reason = f"the draft cannot guess: {render(self._rejection)}"
+            raise ConfigError(reason, key=KEY, code="unsupported")
         self.install_fast_kernels(self.loaded, heads)
         forward = Forward(self.loaded.model, heads)
         forward.fused = self.fused
         return forward
 
-    def note_batching(self, batching: Batching, reason: str) -> None:
+    def note_batching(self, batching: Batching, reason: Note) -> None:
         """Note once that rows are decoded in static batches, and why."""
-        note = (
-            f"decoding uses {batching} (slower): {reason}{('; and ' if batching.why else '')}{batching.why}"
-        )
-        if note not in self.stats.notes:
-            self.stats.notes.append(note)
+        slow = note("slow_decoding", batching=str(batching), reason=reason, also=batching.why)
+        if slow not in self.stats.notes:
+            self.stats.notes.append(slow)
 
 
 class LocalSession(Session):
@@ -376,7 +379,7 @@ class LocalSession(Session):
         heads, stable_length = engine.heads(loaded), rope_stable_length(loaded)
         window = math.inf if heads is not None and heads.windows else sliding_window(loaded)
         if longest > stable_length:
-            why = f"its rotary embedding changes after {stable_length} tokens, and {longest} were requested"
+            why = note("rope_changes", after=stable_length, requested=longest)
             engine.require_no_scheduler(why)
             engine.note_batching(BY_GENERATE, why)
             self._batches(BY_GENERATE).add([row for row in rows if row.need > stable_length])
@@ -387,7 +390,7 @@ class LocalSession(Session):
             return
         if too_long := [row for row in rows if row.need > window]:
             longest = max(row.need for row in too_long)
-            why = f"its attention slides over {window} tokens, and {longest} were requested"
+            why = note("attention_slides", over=window, requested=longest)
             engine.require_no_scheduler(why)
             engine.note_batching(engine.batching(loaded), why)
             self._batches(engine.batching(loaded)).add(too_long)

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from runner_base import kept, machine
+from runner_base.notes import Note
 from runner_engine.attention import register
 from runner_engine.checkpoints.resolve import ResolvedModel
 from runner_engine.kernels import native
@@ -42,7 +43,7 @@ class KeptTrials:
 
     def __init__(self, resolved: ResolvedModel, loaded: Loaded) -> None:
         """Read what is kept; the load has set the number of threads."""
-        self.ways: dict[str, str] = {}  # of products and of attention, which measurements have chosen
+        self.ways: dict[str, Note] = {}  # of products and of attention, which measurements have chosen
         self._file: Path | None = None
         kernels = native.kernels() if loaded.device.type == "cpu" else None
         spec, files = resolved.spec, resolved.files
@@ -67,12 +68,14 @@ class KeptTrials:
         try:
             found = dict(self._shown["heads"])
             dtype = getattr(torch, found.pop("dtype"))
+            zeroed = found.pop("note")
             windows = tuple(None if one is None else Window(**one) for one in found.pop("windows"))
             states = tuple(tuple(map(_shape, of_layer)) for of_layer in found.pop("states"))
             known: dict[str, Any] = {
                 "states": states,
                 "stores": tuple(found.pop("stores")),
                 "windows": windows,
+                "note": None if zeroed is None else Note(**zeroed),
             }
             heads = Heads(**found, **known, dtype=dtype, device=torch.device("cpu"))
         except (KeyError, TypeError, ValueError, AttributeError):
@@ -83,8 +86,9 @@ class KeptTrials:
     def keep_heads(self, heads: Heads) -> Heads:
         """Keep the shape that a trial has found right, on a CPU by its kernels, and return it."""
         if heads.device.type == "cpu" and not heads.by_sdpa:
-            names = "layers", "stores", "kv_heads", "group", "dim", "plain_softmax", "note"
+            names = "layers", "stores", "kv_heads", "group", "dim", "plain_softmax"
             found: dict[str, Any] = {name: getattr(heads, name) for name in names}
+            found["note"] = None if heads.note is None else asdict(heads.note)
             found["dtype"] = str(heads.dtype).removeprefix("torch.")
             found["windows"] = [None if window is None else asdict(window) for window in heads.windows]
             found["states"] = [

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from runner_base.notes import Note
 from runner_engine.checkpoints.resolve import ResolvedModel, resolve
 from runner_engine.local.before_load import check_files, check_fits
 from runner_engine.plan.formats import notes_of_reach
@@ -16,7 +17,7 @@ if TYPE_CHECKING:  # imports torch
     from runner_engine.local.engine import LocalEngine
 
 
-def check(resolved: ResolvedModel) -> list[str]:
+def check(resolved: ResolvedModel) -> list[Note]:
     """Reject what cannot work, as far as the files tell; return notes on what is close to a
     limit."""
     check_files(resolved)

@@ -8,7 +8,7 @@ names a module for each, with the contract in replacing.py.
 from runner_engine.matmul.autotune import TIE, Candidate, Contest, decide, fastest_way
 from runner_engine.matmul.blocks import ROW_PARTS
 from runner_engine.matmul.byte_products import choose_bytes
-from runner_engine.matmul.choice import Choice, Naming, choice_of, requested_way, words_of_tiles
+from runner_engine.matmul.choice import Choice, Naming, choice_of, describe_tiles, requested_way
 from runner_engine.matmul.grouped import ExpertLayer, GroupedExperts
 from runner_engine.matmul.kept_seconds import kept
 from runner_engine.matmul.matrices import LayerWeights
@@ -63,9 +63,9 @@ __all__ = [  # noqa: RUF022 - by what they are for
     "Candidate",  # one of them, with its trial
     "Contest",  # how the fastest is found
     "Choice",  # the way that is used, with a fact and a note
-    "choice_of",  # the choice that was decided on, in words
+    "choice_of",  # the choice that was decided on, with the fact and the note on it
     "Naming",  # how facts and notes speak of the ways
-    "words_of_tiles",  # says how many rows go by tiles
+    "describe_tiles",  # from how many rows on tiles are used
     "requested_way",  # the way that a variable forces
     "kept",  # seconds that were measured once, or are measured now
     "by_turns",  # measures ways that take turns

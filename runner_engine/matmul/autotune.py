@@ -3,8 +3,8 @@ attention.
 
 Processors differ: an instruction has full rate on one maker's cores and a fraction of it on
 another's. So the ways that are here are tried beside a reference, measured once (measured.py) and
-kept beside the kernels (kept_seconds.py). A variable may force one of them. What is said of the
-decision is in choice.py.
+kept beside the kernels (kept_seconds.py). A variable may force one of them. The notes on the
+decision are made in choice.py.
 
 A row's result must not depend on how many rows go along. Tiles (AMX) and vectors in their order may
 be mixed by the number of rows, because they sum bit for bit alike; every other way serves any
@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from runner_base.notes import Note
 from runner_engine.kernels.shared_numbers import NO_TILES
 from runner_engine.matmul.measured import Seconds
 
@@ -23,8 +24,8 @@ TILES = "tiles"
 TIE = 1.1  # a way that is faster by less does not take the place of an earlier one
 
 
-def _no_trial() -> str:
-    return ""
+def _no_trial() -> None:
+    return None
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,9 @@ class Candidate:
     """One way to compute the same."""
 
     name: str
-    missing: str = ""  # why it is not here
-    trial: Callable[[], str] = (
-        _no_trial  # says how its results differ from the reference; empty: only by rounding
-    )
+    missing: Note | None = None  # why it is not here
+    # returns how its results differ from the reference; None: only by rounding
+    trial: Callable[[], Note | None] = _no_trial
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,9 @@ class Decision:
 
     way: str
     tile_rows: int  # of tiles: from so many rows on they are used, vectors below
-    differences: Mapping[str, str]  # of the ways that compute something else: how it differs
+    differences: Mapping[str, Note]  # of the ways that compute something else: how it differs
     wanted: str | None = None  # the way that a variable forces
-    problem: str = ""  # why that one is not used
+    problem: Note | None = None  # why that one is not used
     is_unmeasured: bool = False  # several ways work, and the first is used because nothing could be kept
 
 

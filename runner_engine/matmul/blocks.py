@@ -15,6 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from runner_base.notes import Note, note
 from runner_engine.kernels.native import FORMATS, Kernels, pointer
 from runner_engine.kernels.shared_numbers import Matrix, WeightFormat
 from runner_engine.matmul import huge_pages
@@ -103,7 +104,7 @@ def replacement(layer: GgufLinear, means: Means) -> Replacement:
     """Return what multiplies a layer by the kernels, from panels of its blocks."""
     kernels, tile_rows, release = means.kernels, means.unpacked_tile_rows, means.mapped.release
     if reason := problem(layer, kernels, tile_rows):
-        raise UnsupportedLayer(reason, f"{layer.kind} blocks are multiplied by torch")
+        raise UnsupportedLayer(reason, note("blocks_multiplied_by_torch", kind=layer.kind))
     assert kernels is not None
     means.heap.trim_if_grown()
     weights, own = Blocks.of(layer, kernels, means.workspace, tile_rows, release), layer.forward
@@ -164,25 +165,25 @@ def packed(
 
 # what is wrong with products, by type of blocks, inputs, byte rows and from how many rows on tiles
 # multiply
-_tried: dict[tuple[str, int, bool, int], str] = {}
+_tried: dict[tuple[str, int, bool, int], Note | None] = {}
 
 
-def problem(layer: GgufLinear, kernels: Kernels | None, tile_rows: int = 0) -> str:
-    """Say why the kernels cannot multiply a layer; empty if they can. One layer of each type is
+def problem(layer: GgufLinear, kernels: Kernels | None, tile_rows: int = 0) -> Note | None:
+    """Return why the kernels cannot multiply a layer; None if they can. One layer of each type is
     tried beside torch."""
     if kernels is None:
-        return "there are no kernels: they need a C compiler"
+        return note("no_kernels")
     if layer.bias is not None and layer.bias.dtype not in FORMATS:
-        return "its bias has another number format"
+        return note("other_bias_format")
     key = layer.kind, layer.in_features, layer.has_byte_rows, tile_rows
     if key not in _tried:
         _tried[key] = next(
-            filter(None, (_difference(layer, dtype, kernels, tile_rows) for dtype in FORMATS)), ""
+            filter(None, (_difference(layer, dtype, kernels, tile_rows) for dtype in FORMATS)), None
         )
     return _tried[key]
 
 
-def _difference(layer: GgufLinear, dtype: torch.dtype, kernels: Kernels, tile_rows: int) -> str:
+def _difference(layer: GgufLinear, dtype: torch.dtype, kernels: Kernels, tile_rows: int) -> Note | None:
     few = nn.Linear(layer.in_features, min(TRIAL_OUTPUTS, layer.out_features), bias=False, device="meta")
     trial = GgufLinear(few, layer.rows(0, few.out_features), layer.kind, None, layer.has_byte_rows)
     x = trial_rows(layer.in_features, dtype, tile_rows)

@@ -13,11 +13,12 @@ from functools import cache
 import torch
 from torch import nn
 
+from runner_base.notes import Note, note
 from runner_engine.checkpoints.pass_memory import quantized_workspace_bytes
 from runner_engine.kernels.native import Kernels
 from runner_engine.kernels.shared_numbers import WeightFormat
 from runner_engine.matmul.autotune import TILES, Candidate, Contest, decide, fewest_faster_rows
-from runner_engine.matmul.choice import Choice, Naming, choice_of, words_of_tiles
+from runner_engine.matmul.choice import Choice, Naming, choice_of, describe_tiles
 from runner_engine.matmul.int8_dynamic import is_dynamic
 from runner_engine.matmul.int8_stored import is_of_bytes
 from runner_engine.matmul.kept_seconds import kept
@@ -83,7 +84,7 @@ def choose(shapes: Collection[Shape], kernels: Kernels) -> Choice:
     ]
     asked = None if wanted is None else forced.get(wanted)
     decision = decide(candidates, asked, Contest(measured, fastest, FEWEST_TILE_ROWS))
-    named = {TILES: lambda tile_rows: words_of_tiles(tile_rows, "VNNI"), VECTORS: lambda _: "VNNI"}
+    named = {TILES: lambda tile_rows: describe_tiles(tile_rows, "VNNI"), VECTORS: lambda _: note("vnni")}
     return choice_of(decision, Naming(named, FORCED))
 
 
@@ -111,8 +112,8 @@ def _product(shape: Shape, kernels: Kernels, tile_rows: int) -> Product:
 
 
 @cache
-def _difference(inputs: tuple[int, ...], kernels: Kernels) -> str:
-    """Try tiles beside vectors: say for which product they differ in any bit; empty if they never
+def _difference(inputs: tuple[int, ...], kernels: Kernels) -> Note | None:
+    """Try tiles beside vectors: return for which product they differ in any bit; None if they never
     do."""
     random = torch.Generator().manual_seed(2)
     for width in inputs:
@@ -120,5 +121,5 @@ def _difference(inputs: tuple[int, ...], kernels: Kernels) -> str:
         for count in TRIAL_ROWS:
             rows = torch.randn(count, width, generator=random, dtype=torch.float32).bfloat16()
             if not torch.equal(by_tiles(rows), by_vectors(rows)):
-                return f"products of {count} rows in bytes by {TRIAL_OUTPUTS} x {width} differ from those by vectors"
-    return ""
+                return note("bytes_differ", rows=count, outputs=TRIAL_OUTPUTS, inputs=width)
+    return None

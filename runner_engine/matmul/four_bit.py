@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from runner_base.notes import Note, note
 from runner_engine.kernels.native import Kernels
 from runner_engine.kernels.shared_numbers import WeightFormat
 from runner_engine.matmul.library_layers import PANEL, check_trial, is_of, kernels_for, let_rearrange
@@ -51,7 +52,7 @@ def _by_packed(layer: Any, means: Means, kernels: Kernels) -> tuple[QuantizedWei
         or not kernels.has_quantized
         or state.absmax.dtype is not torch.bfloat16
     ):
-        raise UnsupportedLayer("its weights are packed in another way")
+        raise UnsupportedLayer(note("other_packing"))
     are_pairs = layer.compute_dtype in (None, torch.bfloat16) and is_of(layer.bias, torch.bfloat16)
     weights = QuantizedWeights(WeightFormat.four_bit, inputs, outputs, (torch.bfloat16,) if are_pairs else ())
     weights.matrix.block, weights.matrix.tile_rows = block, means.unpacked_tile_rows
@@ -91,18 +92,18 @@ def _by_stored(layer: Any, kernels: Kernels) -> tuple[QuantizedWeights, Forward]
     return weights, forward
 
 
-def rejection_reason(layer: Any) -> str:
-    """Return why the kernels cannot multiply a layer, empty if they can."""
+def rejection_reason(layer: Any) -> Note | None:
+    """Return why the kernels cannot multiply a layer, None if they can."""
     state = layer.weight.quant_state
     if layer.compute_dtype not in (None, torch.bfloat16) or (
         layer.bias is not None and layer.bias.dtype is not torch.bfloat16
     ):
-        return "its products are not in bfloat16"
+        return note("products_not_bfloat16")
     is_whole = (
         tuple(state.shape) == (layer.out_features, layer.in_features) and layer.weight.data.is_contiguous()
     )
     fits = not state.blocksize % INPUTS_AT_ONCE and not layer.in_features % state.blocksize
-    return "" if is_whole and fits and state.code.numel() == 16 else "its blocks are not parts of its rows"
+    return None if is_whole and fits and state.code.numel() == 16 else note("blocks_across_rows")
 
 
 def weights_of(layer: Any) -> QuantizedWeights:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from runner_base.notes import Note, note
 from runner_engine.kernels.native import FORMATS, Kernels, pointer
 from runner_engine.kernels.shared_numbers import CodeType, Matrix, WeightFormat
 from runner_engine.matmul import huge_pages, int8_stored
@@ -118,7 +119,7 @@ def replacement(layer: GroupedLinear, means: Means) -> Replacement:
             return from_file
     kernels, tile_rows = means.kernels, means.unpacked_tile_rows
     if reason := problem(layer, kernels, tile_rows):
-        raise UnsupportedLayer(reason, "GroupedLinear is multiplied by torch")
+        raise UnsupportedLayer(reason, note("multiplied_by_torch", what="GroupedLinear"))
     assert kernels is not None
     means.heap.trim_if_grown()
     stored, own = list(layer.stored.values()), layer.forward
@@ -252,34 +253,34 @@ def _words_of(codes: torch.Tensor, each: int) -> torch.Tensor:
     return fours_of(codes.to(torch.uint8), each).contiguous().view(torch.int32).squeeze(-1)
 
 
-_tried: dict[tuple[object, ...], str] = {}  # what is wrong with products of a kind of groups
+_tried: dict[tuple[object, ...], Note | None] = {}  # what is wrong with products of a kind of groups
 
 
-def problem(layer: GroupedLinear, kernels: Kernels | None, tile_rows: int = 0) -> str:
-    """Say why the kernels cannot multiply a layer; empty if they can. One layer of each kind is
+def problem(layer: GroupedLinear, kernels: Kernels | None, tile_rows: int = 0) -> Note | None:
+    """Return why the kernels cannot multiply a layer; None if they can. One layer of each kind is
     tried beside torch."""
     if kernels is None:
-        return "there are no kernels: they need a C compiler"
+        return note("no_kernels")
     if layer.weight.device.type != "cpu":
-        return "it is not on the CPU"
+        return note("not_on_cpu")
     if (kind := code_type(layer.layout)) is None:
-        return "its codes stand for values that the kernels do not know"
+        return note("unknown_codes")
     if layer.in_features % 8:
-        return "its inputs are not a multiple of 8"
+        return note("uneven_inputs")
     if layer.bias is not None and layer.bias.dtype not in FORMATS:
-        return "its bias has another number format"
+        return note("other_bias_format")
     scales, is_ordered = layer.layout.panel_scales(layer.stored, 0, 1).dtype, layer.group_of is None
     zeros = layer.layout.zeros(layer.stored, 0, 1).dtype if kind is CodeType.integers else None
     sizes = layer.layout.bits, layer.layout.group, layer.in_features
     key = (type(layer.layout), kind, *sizes, scales, zeros, is_ordered, multiplies_bytes(layer), tile_rows)
     if key not in _tried:
         _tried[key] = next(
-            filter(None, (_difference(layer, dtype, kernels, tile_rows) for dtype in FORMATS)), ""
+            filter(None, (_difference(layer, dtype, kernels, tile_rows) for dtype in FORMATS)), None
         )
     return _tried[key]
 
 
-def _difference(layer: GroupedLinear, dtype: torch.dtype, kernels: Kernels, tile_rows: int) -> str:
+def _difference(layer: GroupedLinear, dtype: torch.dtype, kernels: Kernels, tile_rows: int) -> Note | None:
     outputs = min(TRIAL_OUTPUTS, layer.out_features)
     trial = Groups.of(layer, kernels, Workspace(), outputs, tile_rows)
     trial.matrix.bias = None  # it is added in the same way to every product

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from runner_base.notes import Note, note
 from runner_engine.kernels.shared_numbers import WeightFormat
 from runner_engine.matmul.library_layers import (
     check_trial,
@@ -33,11 +34,11 @@ def replacement(layer: Any, means: Means) -> Replacement:
     """Return what multiplies a layer by the kernels; where they cannot, torch does."""
     try:
         return _by_kernels(layer, means)
-    except UnsupportedLayer as reason:
+    except UnsupportedLayer as unsupported:
         if rejection_reason(layer):
             raise
-        instead = f"{type(layer).__name__} is multiplied by torch"
-        raise UnsupportedLayer(str(reason), instead, forward_of(layer)) from reason
+        instead = note("multiplied_by_torch", what=type(layer).__name__)
+        raise UnsupportedLayer(unsupported.reason, instead, forward_of(layer)) from unsupported
 
 
 def is_dynamic(layer: nn.Module) -> bool:
@@ -45,8 +46,8 @@ def is_dynamic(layer: nn.Module) -> bool:
     return getattr(getattr(layer, "weight", None), "act_quant_kwargs", None) is not None
 
 
-def rejection_reason(layer: Any) -> str:
-    """Return why a layer's rows and weights are not those of `quantization=int8_dynamic`, empty if
+def rejection_reason(layer: Any) -> Note | None:
+    """Return why a layer's rows and weights are not those of `quantization=int8_dynamic`, None if
     they are."""
     from torchao.quantization import MappingType, PerRow
 
@@ -57,10 +58,10 @@ def rejection_reason(layer: Any) -> str:
         weight.act_pre_scale is None and weight.act_quant_scale is None and not rows.reduce_range
     )
     if not (is_by_row and is_as_they_come):
-        return "its rows are quantized in another way"
+        return note("other_rows")
     is_by_output = weight.block_size[-1] == layer.in_features and weight.scale.numel() == layer.out_features
     is_readable = weight.qdata.is_contiguous() and weight.scale.dtype is torch.float32
-    return "" if is_by_output and is_readable else "its weights are stored in another way"
+    return None if is_by_output and is_readable else note("other_storage")
 
 
 def _by_kernels(layer: Any, means: Means) -> Replacement:

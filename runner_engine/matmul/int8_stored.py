@@ -13,6 +13,7 @@ from typing import TypeGuard
 import torch
 from torch import nn
 
+from runner_base.notes import Note, note
 from runner_engine.checkpoints.pass_memory import quantized_workspace_bytes
 from runner_engine.kernels.native import FORMATS, Kernels
 from runner_engine.kernels.shared_numbers import WeightFormat
@@ -39,7 +40,7 @@ def replacement(layer: GroupedLinear, means: Means) -> Replacement | None:
     if means.kernels is None:
         return None
     if reason := problem(layer, means.kernels, means.byte_tile_rows):
-        means.note(f"rows of {layer.class_name} are rounded by torch, which is slower: {reason}")
+        means.note(note("slow_rounding", kind=layer.class_name, reason=reason))
         return None
     weights = weights_of(layer, means.byte_tile_rows)
     return Replacement(forward_by(layer, weights, means, lambda: True), weights)
@@ -70,31 +71,31 @@ def weights_of(
     return it
 
 
-_tried: dict[tuple[object, ...], str] = {}  # what is wrong with products of a kind of layers
+_tried: dict[tuple[object, ...], Note | None] = {}  # what is wrong with products of a kind of layers
 
 
-def problem(layer: GroupedLinear, kernels: Kernels, tile_rows: int) -> str:
-    """Say why the kernels cannot multiply a layer; empty if they can. One layer of each kind is
+def problem(layer: GroupedLinear, kernels: Kernels, tile_rows: int) -> Note | None:
+    """Return why the kernels cannot multiply a layer; None if they can. One layer of each kind is
     tried beside torch."""
     if layer.weight.device.type != "cpu":
-        return "it is not on the CPU"
+        return note("not_on_cpu")
     if layer.in_features > MOST_INPUTS:
-        return f"it has more than {MOST_INPUTS:,} inputs"
+        return note("too_many_inputs", most=MOST_INPUTS)
     if layer.bias is not None and layer.bias.dtype not in FORMATS:
-        return "its bias has another number format"
+        return note("other_bias_format")
     assert isinstance(layer.layout, Int8Layout)
     key = (layer.layout, layer.layout.row_scale(layer.stored), layer.layout.row_zero_point(layer.stored))
     if key not in _tried:
         found = (
             _difference(layer, dtype, count, kernels, tile_rows) for dtype in FORMATS for count in TRIAL_ROWS
         )
-        _tried[key] = next(filter(None, found), "")
+        _tried[key] = next(filter(None, found), None)
     return _tried[key]
 
 
 def _difference(
     layer: GroupedLinear, dtype: torch.dtype, count: int, kernels: Kernels, tile_rows: int
-) -> str:
+) -> Note | None:
     outputs, inputs = min(TRIAL_OUTPUTS, layer.out_features), layer.in_features
     # it is added in the same way to every product
     trial = weights_of(layer, tile_rows, outputs, has_bias=False)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from runner_base.notes import Note, note
 from runner_engine.kernels.native import FORMATS, Kernels
 from runner_engine.matmul import huge_pages
 from runner_engine.matmul.matrices import QuantizedWeights, difference, multiply
@@ -23,9 +24,9 @@ def kernels_for(layer: nn.Linear, means: Means) -> Kernels:
     """Return the kernels for a layer; UnsupportedLayer where there are none."""
     means.heap.trim_if_grown()
     if means.kernels is None:
-        raise UnsupportedLayer("its kernels need a C compiler")
+        raise UnsupportedLayer(note("needs_compiler"))
     if layer.training or layer.weight.device.type != "cpu" or means.dtype not in FORMATS:
-        raise UnsupportedLayer("it is being trained, not on the CPU, or in another number format")
+        raise UnsupportedLayer(note("trained_elsewhere_or_other_format"))
     return means.kernels
 
 
@@ -85,8 +86,8 @@ def is_of(bias: torch.Tensor | None, dtype: torch.dtype) -> bool:
     return bias is None or bias.dtype is dtype
 
 
-def _difference(reference: Forward, forward: Forward, inputs: int, dtype: torch.dtype) -> str:
-    """Return by how much the outputs for rows with outliers would differ; empty if that is only
+def _difference(reference: Forward, forward: Forward, inputs: int, dtype: torch.dtype) -> Note | None:
+    """Return by how much the outputs for rows with outliers would differ; None if that is only
     rounding."""
     for count in TRIAL_ROWS:
         rows = torch.randn(
@@ -96,4 +97,4 @@ def _difference(reference: Forward, forward: Forward, inputs: int, dtype: torch.
         with torch.no_grad():
             if problem := difference(forward(rows), reference(rows), TOLERANCE):
                 return problem
-    return ""
+    return None

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from runner_base.notes import note
 from runner_engine.kernels.shared_numbers import WeightFormat
 from runner_engine.matmul.int8_dynamic import exact_sums
 from runner_engine.matmul.library_layers import (
@@ -39,7 +40,7 @@ def replacement(layer: Any, means: Means) -> Replacement:
         or stored.dtype is not torch.int8
         or not stored.is_contiguous()
     ):
-        raise UnsupportedLayer("its weights are not stored as int8")
+        raise UnsupportedLayer(note("not_stored_as_int8"))
     is_shared = layer.weight.data_ptr() == stored.data_ptr()
     scale, weight, sums = (
         state.SCB.float().contiguous(),

@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 
 from runner_base import MIB
+from runner_base.notes import Note, note
 from runner_engine.checkpoints.pass_memory import quantized_workspace_bytes
 from runner_engine.kernels.native import FORMATS, Kernels, pointer, pointer_or_none
 from runner_engine.kernels.shared_numbers import SHIFT, Matrix, WeightFormat
@@ -154,10 +155,10 @@ def shifted_sums(weight: torch.Tensor) -> torch.Tensor:
     return torch.cat([some.sum(1, dtype=torch.int32) for some in torch.split(weight, 256)]) * SHIFT
 
 
-def difference(found: torch.Tensor, expected: torch.Tensor, allowed: float) -> str:
-    """Say by how much outputs are off; empty if that is only rounding: so much of the largest."""
+def difference(found: torch.Tensor, expected: torch.Tensor, allowed: float) -> Note | None:
+    """Return by how much outputs are off; None if that is only rounding: so much of the largest."""
     off = float((found.float() - expected.float()).abs().max() / expected.float().abs().max().clamp(min=1e-9))
-    return "" if off <= allowed else f"the outputs would be off by {off:.2g} of the largest"
+    return None if off <= allowed else note("outputs_off", off=off)
 
 
 def trial_rows(inputs: int, dtype: torch.dtype, tile_rows: int) -> torch.Tensor:

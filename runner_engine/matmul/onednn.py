@@ -8,6 +8,8 @@ from functools import cache
 
 import torch
 
+from runner_base.notes import Note, given, note
+
 ROWS = (
     128  # for which oneDNN chooses the layout; it works for any other number, but is not always the fastest
 )
@@ -27,8 +29,8 @@ def by_onednn(weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
 
 
 @cache
-def packing_problem(dtype: torch.dtype) -> str:
-    """Return why weights of a dtype cannot be packed here, empty if they can.
+def packing_problem(dtype: torch.dtype) -> Note | None:
+    """Return why weights of a dtype cannot be packed here, None if they can.
 
     The functions are not public in torch and depend on the processor, so each dtype is tried.
     """
@@ -36,8 +38,8 @@ def packing_problem(dtype: torch.dtype) -> str:
         probe, weight = torch.ones(2, 32, dtype=dtype), torch.eye(32, dtype=dtype)
         packed = torch.ops.mkldnn._reorder_linear_weight(weight, 2)
         same = (torch.ops.mkldnn._linear_pointwise(probe, packed, None, "none", [], "") == probe).all()
-        return "" if same else "this processor's packed product is wrong"
+        return None if same else note("packed_product_wrong")
     except (RuntimeError, AttributeError, NotImplementedError) as error:
         if "memory" in str(error):  # memory may be free later, but the result is cached for the whole process
             raise
-        return " ".join(str(error).split())[:160]
+        return given(" ".join(str(error).split())[:160])

@@ -18,11 +18,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from runner_base.notes import Note, note
 from runner_base.processor import LEFT_OUT, left_out
 from runner_engine.kernels.native import FORMATS, Kernels
 from runner_engine.kernels.shared_numbers import NO_TILES
 from runner_engine.matmul.autotune import TIE, Candidate, Contest, decide, fastest_way
-from runner_engine.matmul.choice import Choice, Naming, choice_of, requested_way, words_of_tiles
+from runner_engine.matmul.choice import Choice, Naming, choice_of, describe_tiles, requested_way
 from runner_engine.matmul.int8_dynamic import is_dynamic
 from runner_engine.matmul.kept_seconds import kept_seconds
 from runner_engine.matmul.measured import Seconds, Ways
@@ -60,6 +61,8 @@ TRIAL_ROWS = (33, 16, 5, 1)  # remainders of tiles and of registers
 TRIAL_OUTPUTS = 80  # whole panels and a part of one
 # of the largest result: rounding, and other orders of sums
 ALLOWED = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
+# codes of problems of a way that is here, and computes something else
+WRONG_RESULTS = ("product_off", "product_bits_off", "tiles_inexact")
 
 
 def product_of(
@@ -113,16 +116,18 @@ def choose_for(
     elif wanted is None and (kernels is None or left[0] is Way.onednn):
         left = left[:1]  # nothing keeps a measurement, or nothing of ours is here
     vectors = "" if kernels is None else kernels.vectors_for(dtype)
-    named: dict[str, Callable[[int], str]] = {
-        Way.tiles: lambda tile_rows: words_of_tiles(tile_rows, vectors, "by "),
-        Way.panels: lambda _: f"panels, by {vectors}",
-        Way.onednn: lambda _: "oneDNN, packed",
-        Way.plain: lambda _: "torch, not packed",
+    named: dict[str, Callable[[int], Note]] = {
+        Way.tiles: lambda tile_rows: describe_tiles(tile_rows, vectors, "by "),
+        Way.panels: lambda _: note("panels", vectors=vectors),
+        Way.onednn: lambda _: note("onednn_packed"),
+        Way.plain: lambda _: note("torch_unpacked"),
     }
 
     def candidate(way: Way) -> Candidate:
-        is_wrong = "off by" in problems[way]
-        return Candidate(way, "" if is_wrong else problems[way], lambda: problems[way] if is_wrong else "")
+        problem = problems[way]
+        if problem is not None and problem.code in WRONG_RESULTS:
+            return Candidate(way, None, lambda: problem)
+        return Candidate(way, problem)
 
     def measured(ways: list[str]) -> Seconds | None:
         assert kernels is not None
@@ -143,7 +148,7 @@ def choose_for(
 
     candidates = [candidate(way) for way in Way if problems[way] or way in left]
     decision = decide(candidates, wanted, Contest(measured, _fastest, FEWEST_TILE_ROWS))
-    remark = f"{LEFT_OUT}={','.join(left_out())}" if left_out() else ""
+    remark = note("left_out", variable=LEFT_OUT, names=",".join(left_out())) if left_out() else None
     return choice_of(decision, Naming(named, FORCED, remark=remark))
 
 
@@ -171,27 +176,27 @@ def measured_as(way: Way, kernels: Kernels | None) -> Ways:
     return {way: lambda weight: Panels.of(weight, None, kernels).product}
 
 
-def problem_of(way: Way, inputs: tuple[int, ...], dtype: torch.dtype, kernels: Kernels | None) -> str:
-    """Return why a way is not used here; empty if it is one of those to choose from."""
+def problem_of(way: Way, inputs: tuple[int, ...], dtype: torch.dtype, kernels: Kernels | None) -> Note | None:
+    """Return why a way is not used here; None if it is one of those to choose from."""
     if way is Way.plain:
-        return ""
+        return None
     if way is Way.onednn:
         return packing_problem(dtype)
     if kernels is None:
-        return "there are no compiled kernels"
+        return note("no_compiled_kernels")
     if way is Way.tiles and dtype != torch.bfloat16:
-        return f"tiles multiply bfloat16, and these weights are {str(dtype).removeprefix('torch.')}"
+        return note("weights_not_bfloat16", dtype=str(dtype).removeprefix("torch."))
     if way is Way.tiles and kernels.tiles_problem:
         return kernels.tiles_problem
     fitting = tuple(width for width in inputs if fits_panels(torch.empty(1, width, dtype=dtype), kernels))
     if not fitting:
-        return "no weight fits in panels"
+        return note("no_weight_fits_panels")
     return _difference(way, fitting, dtype, kernels)
 
 
 @cache
-def _difference(way: Way, inputs: tuple[int, ...], dtype: torch.dtype, kernels: Kernels) -> str:
-    """Try products of our own beside torch: say by how much one is off; empty if that is only
+def _difference(way: Way, inputs: tuple[int, ...], dtype: torch.dtype, kernels: Kernels) -> Note | None:
+    """Try products of our own beside torch: return by how much one is off; None if that is only
     rounding.
 
     By tiles, each row must also have the bits that it has alone.
@@ -205,14 +210,13 @@ def _difference(way: Way, inputs: tuple[int, ...], dtype: torch.dtype, kernels: 
             rows = torch.randn(count, width, generator=random, dtype=torch.float32).to(dtype)
             result, expected = (panels.product(rows), nn.functional.linear(rows.float(), weight.float()))
             off = float((result.float() - expected).abs().max() / expected.abs().max())
-            what = f"its product of {count} rows by {TRIAL_OUTPUTS} x {width} is off by"
             if not off <= ALLOWED[dtype]:
-                return f"{what} {off:.2g} of the largest number"
+                return note("product_off", rows=count, outputs=TRIAL_OUTPUTS, inputs=width, off=off)
             if way is Way.tiles and not all(
                 torch.equal(panels.product(row[None])[0], it) for row, it in zip(rows, result, strict=True)
             ):
-                return f"{what} some bits from that of each row alone"
-    return ""
+                return note("product_bits_off", rows=count, outputs=TRIAL_OUTPUTS, inputs=width)
+    return None
 
 
 def choose_unpacked(model: nn.Module, kernels: Kernels | None) -> Choice | None:

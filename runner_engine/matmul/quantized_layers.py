@@ -14,6 +14,7 @@ from typing import cast
 
 from torch import nn
 
+from runner_base.notes import note
 from runner_engine.devices.heap import Heap
 from runner_engine.matmul.means import means_for
 from runner_engine.matmul.replacing import LayerKind, LayerWeights, Replacement, UnsupportedLayer
@@ -51,18 +52,18 @@ class QuantizedLayers:
             return
         try:
             replacement = kind.replacement(layer, self._means)
-        except UnsupportedLayer as reason:
-            self._leave(layer, reason)
+        except UnsupportedLayer as unsupported:
+            self._leave(layer, unsupported)
         else:
             self._replace(layer, replacement)
 
-    def _leave(self, layer: nn.Linear, reason: UnsupportedLayer) -> None:
+    def _leave(self, layer: nn.Linear, unsupported: UnsupportedLayer) -> None:
         """Leave a layer to its library, or to torch."""
         self.left.append(layer)
-        if reason.forward is not None:
-            layer.forward = reason.forward  # type: ignore[method-assign,assignment]
-        instead = reason.instead or f"{type(layer).__name__} is multiplied by its library's own function"
-        self._means.note(f"{instead}, which is slower: {reason}")
+        if unsupported.forward is not None:
+            layer.forward = unsupported.forward  # type: ignore[method-assign,assignment]
+        instead = unsupported.instead or note("multiplied_by_library", kind=type(layer).__name__)
+        self._means.note(note("slow_layers", instead=instead, reason=unsupported.reason))
 
     def _replace(self, layer: nn.Linear, replacement: Replacement) -> None:
         """Let a layer multiply as its replacement does."""

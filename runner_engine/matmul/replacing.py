@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from runner_base.notes import Note
 from runner_engine.devices.heap import Heap
 from runner_engine.devices.mapped_files import MappedFiles
 from runner_engine.kernels.native import Kernels
@@ -25,10 +26,10 @@ class UnsupportedLayer(Exception):
     """Why the kernels do not multiply a layer; with what does it instead, if that is not the
     layer's own function."""
 
-    def __init__(self, reason: str, instead: str = "", forward: Forward | None = None) -> None:
-        """instead: the beginning of the note. forward: a function in place of the layer's own."""
+    def __init__(self, reason: Note, instead: Note | None = None, forward: Forward | None = None) -> None:
+        """instead: what multiplies it. forward: a function in place of the layer's own."""
         super().__init__(reason)
-        self.instead, self.forward = instead, forward
+        self.reason, self.instead, self.forward = reason, instead, forward
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,9 @@ class Means:
     # tables in blocks, by their address: a head may share its weights with one
     embeddings: Mapping[int, Any]
     workspace: Workspace = field(default_factory=Workspace)
-    notes: list[str] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
     # what is wrong with layers of a kind
-    trials: dict[tuple[Any, ...], str] = field(default_factory=dict)
+    trials: dict[tuple[Any, ...], Note | None] = field(default_factory=dict)
     _released: list[tuple[int, int]] = field(default_factory=list)  # first address and end
 
     @cached_property
@@ -82,7 +83,7 @@ class Means:
             self.mapped.release(first, last - first)
         self._released.clear()
 
-    def note(self, note: str) -> None:
+    def note(self, note: Note) -> None:
         """Note something once."""
         if note not in self.notes:
             self.notes.append(note)

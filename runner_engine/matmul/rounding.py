@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from runner_base.notes import Note, note
 from runner_engine.matmul import int8_dynamic
 from runner_engine.matmul.int8_dynamic import LARGEST
 from runner_engine.matmul.llm_int8 import OF_WEIGHT
@@ -91,18 +92,13 @@ def _unrounded(name: str, layer: Any, shares: Shares) -> Callable[[torch.Tensor]
     return forward
 
 
-def note_on(shares: Shares) -> str:
-    """Name the layers in whose rows a few numbers are so large that most others round to 0; empty
+def note_on(shares: Shares) -> Note | None:
+    """Name the layers in whose rows a few numbers are so large that most others round to 0; None
     if there are none."""
     worst = sorted(
         (name for name, share in shares.items() if share > UNSTABLE), key=lambda name: -shares[name]
     )
     if not worst:
-        return ""
-    named = ", ".join(f"{name} {shares[name]:.0%}" for name in worst[:NAMED])
-    more = f" and {len(worst) - NAMED} more" if len(worst) > NAMED else ""
-    return (
-        f"rows rounded to 8 bits are unstable here: a few numbers are over {2 * LARGEST:.0f} times as large as most of "
-        f"their row, which become 0 ({named}{more}). So log-probabilities change with how passes are split; of layers "
-        f"that are quantized here, quantization.skip=[{','.join(worst[:NAMED])}] leaves these as they are"
-    )
+        return None
+    named = {name: shares[name] for name in worst[:NAMED]}
+    return note("unstable_rows", layers=named, more=len(worst) - len(named), times=2 * LARGEST)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from runner_base.notes import note
 from runner_engine.kernels.shared_numbers import WeightFormat
 from runner_engine.matmul import int8_dynamic
 from runner_engine.matmul.library_layers import (
@@ -44,11 +45,11 @@ def _weights_of(layer: Any, means: Means) -> QuantizedWeights:
         stored.act_quant_kwargs is None and stored.act_pre_scale is None and stored.block_size[-1] == inputs
     )
     if not (is_plain and weight.is_contiguous() and scale.numel() == outputs):
-        raise UnsupportedLayer("its weights are stored in another way")
+        raise UnsupportedLayer(note("other_storage"))
     if inputs % 4 or outputs % PANEL:
-        raise UnsupportedLayer(f"its sizes are not multiples of 4 and {PANEL}")
+        raise UnsupportedLayer(note("other_sizes", outputs=PANEL))
     if not is_of(layer.bias, torch.bfloat16):
-        raise UnsupportedLayer("its bias has another number format")
+        raise UnsupportedLayer(note("other_bias_format"))
     weights = QuantizedWeights(WeightFormat.weight_int8, inputs, outputs, (torch.bfloat16,))
     weights.matrix.tile_rows = means.unpacked_tile_rows
     weights.point_at(in_large_pages(weight, means), layer.bias, scale)

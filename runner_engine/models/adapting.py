@@ -13,6 +13,7 @@ import torch
 
 from runner_base import machine
 from runner_base.console import IN_TABLE
+from runner_base.notes import note
 from runner_engine.checkpoints.resolve import ResolvedModel
 from runner_engine.models import inventory
 from runner_engine.models.building import one_at_a_time
@@ -37,8 +38,7 @@ def adapt(base: Loaded, resolved: ResolvedModel) -> Loaded:
         loaded.notes += report.notes
         if lora.usual_rope not in (None, spec.rope.name) and lora.path != "embedded":
             loaded.notes.append(
-                f"rope={spec.rope.name}: most {lora.name} adapters were trained with 2D RoPE, the default of the "
-                f"program that wrote them; if this one was, use rope={lora.usual_rope}"
+                note("unusual_rope", rope=spec.rope.name, adapter=lora.name, usual=lora.usual_rope)
             )
     elif resolved.apart:
         with _adapting(base, resolved):

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from runner_base import ConfigError, DataError, reading
+from runner_base.notes import Note
 from runner_engine.checkpoints import torch_archive
 from runner_engine.checkpoints.byteio import file_size
 from runner_engine.checkpoints.weight_files import DTYPE_BITS, DTYPE_NAMES, Tensor, WeightFile
@@ -62,12 +63,12 @@ def check_loadable(files: Iterable[Path]) -> None:
             raise ConfigError(
                 "transformers would find none of them and make up all the "
                 "weights. Save that dictionary alone, or convert it with task=split and task=merge, which look there",
-                key=notes[0].partition(" and are taken")[0],
+                key=f"{path}: the tensors are under {notes[0].values['keys']}",
                 code="unsupported",
             )
 
 
-def _open(path: Path, size: int) -> tuple[dict[Any, Any], dict[int, int], tuple[str, ...]]:
+def _open(path: Path, size: int) -> tuple[dict[Any, Any], dict[int, int], tuple[Note, ...]]:
     """Return the content of a .bin on the meta device, where its storages are, and notes."""
     import torch
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner_base import MIB, ConfigError, machine
+from runner_base.notes import Note, note
 from runner_engine.checkpoints import gguf_file, gguf_names
 from runner_engine.checkpoints.resolve import ModelFiles, for_transformers
 from runner_engine.models.building import one_at_a_time
@@ -40,7 +41,7 @@ def gpu_free_mib(gpu: int) -> float:
     return gpu_room_mib(torch.cuda.mem_get_info(gpu)[0], reserved, allocated)
 
 
-def places_for(model: LocalModelConfig) -> tuple[dict[int | str, str], list[str]]:
+def places_for(model: LocalModelConfig) -> tuple[dict[int | str, str], list[Note]]:
     """Return model.max_memory as accelerate takes it, and a note about GPUs that do not exist."""
     import torch
 
@@ -50,10 +51,8 @@ def places_for(model: LocalModelConfig) -> tuple[dict[int | str, str], list[str]
     absent = [f"GPU {at}" for at in given if isinstance(at, int) and at >= count]
     if not absent:
         return given, []
-    note = (
-        f"model.max_memory names {', '.join(absent)}, which this machine does not have: that limit is ignored"
-    )
-    return {at: size for at, size in given.items() if f"GPU {at}" not in absent}, [note]
+    left = {at: size for at, size in given.items() if f"GPU {at}" not in absent}
+    return left, [note("absent_gpus", gpus=", ".join(absent))]
 
 
 def gpu_room_mib(free: int, reserved: int, allocated: int) -> float:
@@ -62,7 +61,7 @@ def gpu_room_mib(free: int, reserved: int, allocated: int) -> float:
     return (free + reserved - allocated) / MIB
 
 
-def pick_attention(wanted: Attention, device: str, model_class: Any) -> tuple[Attention, list[str]]:
+def pick_attention(wanted: Attention, device: str, model_class: Any) -> tuple[Attention, list[Note]]:
     """Return an attention that runs here and that the model supports, and a note if it is not the
     wanted one."""
     supports = {
@@ -81,13 +80,13 @@ def pick_attention(wanted: Attention, device: str, model_class: Any) -> tuple[At
     if wanted is not Attention.flash_attention_2:
         return wanted, []
     if device != "cuda":
-        missing = "there is no CUDA GPU"
+        missing = note("no_cuda_gpu")
     elif find_spec("flash_attn") is None:
-        missing = "the package flash_attn is not installed"
+        missing = note("no_flash_attn")
     else:
         return wanted, []
     instead = Attention.sdpa if supports[Attention.sdpa] else Attention.eager
-    return instead, [f"model.attention=flash_attention_2: {missing}, so {instead.value} is used"]
+    return instead, [note("other_attention", missing=missing, used=instead.value)]
 
 
 def settings_of(path: Path, trust_remote_code: bool = False) -> Any:

@@ -13,6 +13,7 @@ from runner_engine.models import gguf_blocks, inventory
 from runner_engine.models.grouped import hidden_parameters
 from runner_engine.models.loaded import Loaded
 from runner_engine.models.rope import choices as rope_room
+from runner_engine.render.notes import render
 
 log = logging.getLogger(__name__)
 
@@ -52,8 +53,8 @@ def describe_base(base: Loaded, resolved: ResolvedModel) -> None:
     if (mixture := mixture_in(files)) is not None:
         base.metrics["active_parameters"] = mixture.active
         base.facts["experts"] = str(mixture)
-    for note in base.notes:
-        log.warning("note: %s", note, extra=IN_TABLE)
+    for one in base.notes:
+        log.warning("note: %s", render(one), extra=IN_TABLE)
     if files.stored is not None:
         if not base.metrics["quantized_modules"]:
             raise ConfigError(

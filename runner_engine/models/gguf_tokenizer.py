@@ -20,6 +20,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_
 from tokenizers.models import BPE, Unigram
 
 from runner_base import DataError, short
+from runner_base.notes import Note, note
 from runner_engine.checkpoints.gguf_file import is_known, read_array, read_header
 from runner_engine.checkpoints.gguf_header import Header
 from runner_engine.checkpoints.gguf_names import SPECIAL_TOKENS, cuts_single_digits, settings_of
@@ -110,22 +111,19 @@ def can_make(path: Path) -> bool:
     return is_alone and is_known(header) and header.metadata.get("tokenizer.ggml.model") in MAKERS
 
 
-def notes(path: Path) -> list[str]:
+def notes(path: Path) -> list[Note]:
     """Return a note if transformers reads a .gguf file's header, or makes its tokenizer."""
     if not path.is_file() or can_make(path):
         return []
     header = read_header(path)
     if not is_known(header):
-        what = f"its architecture {header.architecture}"
+        what = note("its_architecture", name=header.architecture)
     elif (kind := header.metadata.get("tokenizer.ggml.model")) not in MAKERS:
-        what = f"its tokenizer {short(kind)}"
+        what = note("its_tokenizer", kind=short(kind))
     else:
-        what = (
-            f"its tokenizer, with {', '.join(name for name in of_gguf(path) if name not in ALONE)} beside it,"
-        )
-    return [
-        f"{path.name}: {what} is read by transformers in Python, which takes seconds for a large vocabulary"
-    ]
+        beside = ", ".join(name for name in of_gguf(path) if name not in ALONE)
+        what = note("its_tokenizer_with_files", files=beside)
+    return [note("read_in_python", file=path.name, what=what)]
 
 
 def make(path: Path, padding_side: str) -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from runner_base import Dtype, machine
+from runner_base.notes import Note, note
 from runner_engine.devices.mapped_files import MappedFiles
 from runner_engine.models.held_bytes import dtype_name, held_bytes
 from runner_engine.models.lora.report import AdapterReport
@@ -20,6 +21,7 @@ from runner_engine.models.share import share_of
 from runner_engine.quantization import holders, share
 from runner_engine.quantization.base import CheckpointSource
 from runner_engine.quantization.mixed import Mix
+from runner_engine.render.notes import render
 from runner_engine.settings.lora import AdapterConfig, LoraConfig, MergeOrder, adapter_of
 
 NAMES_SHOWN = 4
@@ -29,16 +31,13 @@ OF_ADAPTERS = ("lora_", ".lora.", ".modules_to_save.", ".trainable_tokens_delta.
 Described = tuple[dict[str, float], dict[str, str]]  # as metrics and in words
 
 
-def start_memory() -> list[str]:
+def start_memory() -> list[Note]:
     """Reset the high-water marks of main memory and of the GPUs in use; return a note if that
     fails."""
     is_reset = machine.restart_peak()
     for gpu in gpus():
         torch.cuda.reset_peak_memory_stats(gpu)
-    note = (
-        "this system cannot reset the high-water mark: load_peak_rss_mib counts from the start of the process"
-    )
-    return [] if is_reset else [note]
+    return [] if is_reset else [note("peak_not_reset")]
 
 
 def gpus() -> range:
@@ -95,7 +94,7 @@ def adapter_bytes(model: Any) -> Counter[str]:
     return by_dtype
 
 
-def describe_quantization(model: Any, mix: Mix) -> tuple[Described, list[str]]:
+def describe_quantization(model: Any, mix: Mix) -> tuple[Described, list[Note]]:
     """Count the linear layers by their kind of quantization, and the parameters; return notes on
     what is not reached.
 
@@ -165,24 +164,25 @@ def describe_lora(lora: LoraConfig, report: AdapterReport | None) -> Described:
     words = (
         f"{adapter.name} {adapter.path}: {applied.modules} modules · rank {applied.rank} · "
         f"norm of the delta {applied.delta_norm:.3g} · {applied.parameters:,} parameters"
-        f"{''.join(f' · {words}' for words in applied.besides)}{_how_merged(adapter)}"
+        f"{''.join(f' · {words}' for words in [*applied.besides, *map(render, _merging_of(adapter))])}"
     )
     if adapter.merge:
         metrics["merge_s"] = applied.merge_s
     return metrics, {"lora": words}
 
 
-def _how_merged(adapter: AdapterConfig) -> str:
-    """Say in which numbers an adapter was added to the weights, and whether these were quantized
+def _merging_of(adapter: AdapterConfig) -> list[Note]:
+    """Return in which numbers an adapter was added to the weights, and whether these were quantized
     already."""
     if not adapter.merge:
-        return ""
+        return []
     order = {
-        None: " · merged into the weights",
-        MergeOrder.merge_first: " · merged into the weights, which were then quantized",
-        MergeOrder.quantize_first: " · merged into the quantized weights, which were unpacked and quantized again",
+        None: note("merged"),
+        MergeOrder.merge_first: note("merged_first"),
+        MergeOrder.quantize_first: note("quantized_first"),
     }[adapter.merge_order]
-    return order if adapter.merge_dtype is Dtype.auto else f"{order}, added in {adapter.merge_dtype.value}"
+    is_auto = adapter.merge_dtype is Dtype.auto
+    return [order if is_auto else note("added_in", how=order, dtype=adapter.merge_dtype.value)]
 
 
 def describe_weights(bytes_by_dtype: Counter[str]) -> Described:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from runner_base import ConfigError, one_line
+from runner_base.notes import Note
 from runner_engine.checkpoints.gguf_file import read_header
 from runner_engine.checkpoints.resolve import ModelFiles, for_transformers
 from runner_engine.models import gguf_tokenizer
@@ -39,7 +40,7 @@ def load_tokenizer(named: str, path: Path, trust_remote_code: bool = False) -> A
     return tokenizer
 
 
-def tokenizer_of(files: ModelFiles) -> tuple[Any, list[str]]:
+def tokenizer_of(files: ModelFiles) -> tuple[Any, list[Note]]:
     """Return a model's tokenizer, and a note on its tokens that the model does not know."""
     model = files.model
     tokenizer = load_tokenizer(f"model.name={model.name}", files.path, model.trust_remote_code)

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from runner_base.notes import Note
+
 
 @dataclass
 class Loaded:
@@ -19,7 +21,7 @@ class Loaded:
     bytes_by_dtype: Counter[str] = field(default_factory=Counter)
     metrics: dict[str, float] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
     merged: Any = None  # the report on an adapter that was merged before the model was quantized
 
     def report(self, described: tuple[dict[str, float], dict[str, str]]) -> None:

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from runner_base import ConfigError
+from runner_base.notes import Note
 from runner_engine.checkpoints import torch_archive
 
 # how much of a rejected file is searched for the code that it would have called
 PICKLE_BYTES = 16 * 2**20
 
 
-def load_tensors(file: Path, label: str) -> tuple[dict[str, Any], tuple[str, ...]]:
+def load_tensors(file: Path, label: str) -> tuple[dict[str, Any], tuple[Note, ...]]:
     """Load a dictionary of tensors, with a note if it was wrapped; a file with code that would run
     is rejected."""
     torch_archive.refuse_compressed(file, label)
@@ -44,7 +45,7 @@ def load_tensors(file: Path, label: str) -> tuple[dict[str, Any], tuple[str, ...
             f"({type(error).__name__}{(': ' if reason else '')}{reason[:120]})",
             code="damaged",
         ) from error
-    notes: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
     if isinstance(state, dict):
         state, notes = torch_archive.unwrap(state, label, lambda value: isinstance(value, Tensor))
     if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):

@@ -9,6 +9,7 @@ import torch
 
 from runner_base import ConfigError, Dtype, check, machine
 from runner_base.dtypes import dtype_for, stored_dtype
+from runner_base.notes import Note, note
 from runner_engine.models import capability, gguf_tokenizer, inventory
 from runner_engine.plan import formats
 from runner_engine.plan.load_plan import LoadPlan
@@ -25,7 +26,7 @@ class Target:
     device: torch.device
     dtype: torch.dtype
     places: dict[int | str, str]  # model.max_memory as accelerate takes it
-    notes: list[str] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
 
 
 def target_of(plan: LoadPlan) -> Target:
@@ -41,7 +42,7 @@ def target_of(plan: LoadPlan) -> Target:
         capability.check_adapter(adapted.files)
     dtype, notes = torch_dtype(files.dtype, model.dtype, files.settings)
     if device.type != plan.device and files.dtype != dtype_for(model.dtype, files.settings, device.type):
-        notes = [f"no GPU can be used after all, but the job was identified with {files.dtype}"]
+        notes = [note("no_gpu_after_all", dtype=files.dtype)]
     model_class = capability.class_of(files.path, model.trust_remote_code)
     places, absent = capability.places_for(model)
     attention, fallback = capability.pick_attention(plan.attention, device.type, model_class)
@@ -82,14 +83,13 @@ def entry_device(model: Any) -> torch.device:
     return torch.device("cuda", at) if isinstance(at, int) else torch.device(at)
 
 
-def torch_dtype(name: str, wanted: Dtype, settings: dict[str, Any]) -> tuple[torch.dtype, list[str]]:
+def torch_dtype(name: str, wanted: Dtype, settings: dict[str, Any]) -> tuple[torch.dtype, list[Note]]:
     """Return torch's dtype, and a note if a float16 checkpoint runs in bfloat16 on a CPU."""
     if not isinstance(dtype := getattr(torch, name, None), torch.dtype):
         raise ConfigError(
             f"config.json says dtype={name!r}, which torch does not have: give model.dtype=bfloat16, or another",
             code="unsupported",
         )
-    notes = []
-    if wanted is Dtype.auto and name != stored_dtype(settings):
-        notes = [f"the checkpoint is {stored_dtype(settings)}, several times slower on a CPU: {name} is used"]
-    return dtype, notes
+    stored = stored_dtype(settings)
+    is_other = wanted is Dtype.auto and name != stored
+    return dtype, [note("slow_dtype", stored=stored, used=name)] if is_other else []

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from runner_base import ConfigError, few
+from runner_base.notes import Note, note
 from runner_engine.models.tokenizing import ids_of
 
 
@@ -32,7 +33,7 @@ def check_ids(ids: Sequence[int], rows: float, tokenizer: Any, named: str) -> No
         )
 
 
-def check_tokenizer(tokenizer: Any, rows: int, named: str) -> list[str]:
+def check_tokenizer(tokenizer: Any, rows: int, named: str) -> list[Note]:
     """Reject a tokenizer whose every prompt would be rejected; return a note on tokens that no
     prompt may contain."""
     # what it puts around every text
@@ -41,9 +42,7 @@ def check_tokenizer(tokenizer: Any, rows: int, named: str) -> list[str]:
         return []
     beyond = sorted((number, token) for token, number in tokenizer.get_vocab().items() if number >= rows)
     tokens = few([f"{token} ({number})" for number, token in beyond])
-    return [
-        f"the tokenizer has {len(beyond)} tokens beyond the {rows} that the model knows, rejected in prompts: {tokens}"
-    ]
+    return [note("tokens_beyond_model", count=len(beyond), known=rows, tokens=tokens)]
 
 
 def padding_of(tokenizer: Any, rows: float) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from runner_base import ConfigError, short
+from runner_base.notes import Note, note
 from runner_engine.checkpoints import gguf_file
 from runner_engine.checkpoints.architectures import BY_TRANSFORMERS, MODULES
 from runner_engine.checkpoints.linear_layers import linear_layers
@@ -17,6 +18,7 @@ from runner_engine.quantization import methods, share
 from runner_engine.quantization.base import CheckpointSource, Format, QuantizationConfig
 from runner_engine.quantization.mixed import HEAD
 from runner_engine.quantization.refused import REASONS
+from runner_engine.render.notes import render
 from runner_engine.settings.model import LocalModelConfig
 
 
@@ -53,7 +55,7 @@ def check(resolved: ResolvedModel) -> None:
     if not stored.known and stored.method in REASONS:
         raise ConfigError(
             f"{where} is quantized already, with quant_method={stored.method}, which cannot be loaded: "
-            f"{REASONS[stored.method]}. Use the original checkpoint, with quantization=nf4 or int8",
+            f"{render(REASONS[stored.method])}. Use the original checkpoint, with quantization=nf4 or int8",
             code="unsupported",
         )
     if not stored.known:
@@ -63,9 +65,8 @@ def check(resolved: ResolvedModel) -> None:
             code="unsupported",
         )
     if stored.refusal:
-        raise ConfigError(
-            f"{where} is {stored}, which cannot be loaded: {stored.refusal}", code="unsupported"
-        )
+        reason = f"{where} is {stored}, which cannot be loaded: {render(stored.refusal)}"
+        raise ConfigError(reason, code="unsupported")
     if wanted.packed:
         _check_same(wanted, stored, where)
     if resolved.spec.lora.merges:
@@ -79,7 +80,7 @@ def check(resolved: ResolvedModel) -> None:
     stored.config.require_packages(f"{where} is {stored}, which")
 
 
-def notes_of_reach(resolved: ResolvedModel) -> list[str]:
+def notes_of_reach(resolved: ResolvedModel) -> list[Note]:
     """Return a note on a choice that leaves much of the model as it is, as far as the headers
     tell."""
     reached = plan_load(resolved).reach
@@ -88,20 +89,15 @@ def notes_of_reach(resolved: ResolvedModel) -> list[str]:
     )
 
 
-def notes(plan: LoadPlan) -> list[str]:
+def notes(plan: LoadPlan) -> list[Note]:
     """Return notes on a checkpoint that is stored quantized, or that is unpacked while loading."""
     path, stored, dtype = plan.files.path, plan.files.stored, plan.files.dtype
     if stored is not None:
-        return [
-            f"the checkpoint itself is quantized, {stored}, and loaded as it is",
-            *filter(None, [stored.note]),
-        ]
+        return [note("checkpoint_quantized", form=str(stored)), *filter(None, [stored.note])]
     if path.is_dir() or plan.mix.base.packed:
         return []
     types = gguf_file.read_header(path).types
-    return [
-        f"{path.name} ({types}) is unpacked while loading: in memory its weights are {dtype}, as large as that is"
-    ]
+    return [note("unpacked_while_loading", file=path.name, types=str(types), dtype=dtype)]
 
 
 def _check_gguf(model: LocalModelConfig, wanted: QuantizationConfig, path: Path | None) -> None:

@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from runner_base import MIB, ConfigError, DataError, decimals, machine, more_digits, visible_gpus
+from runner_base.notes import Note, note
 from runner_engine.checkpoints.resolve import ResolvedModel
 from runner_engine.plan.footprint import predict, predict_planned
 from runner_engine.plan.load_plan import LoadPlan
 from runner_engine.quantization import CHOICES, SMALLEST
 from runner_engine.quantization.base import CheckpointSource
+from runner_engine.render.notes import render
 from runner_engine.settings.speculation import Guesser
 
 SPREAD_SHARE = 0.8  # of the memory of several GPUs that a model can fill: layers are not cut
 UNITS = {"K": 1e3, "M": 1e6, "G": 1e9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 
 
-def check_memory(plan: LoadPlan, rooms_mib: Mapping[str, float]) -> list[str]:
+def check_memory(plan: LoadPlan, rooms_mib: Mapping[str, float]) -> list[Note]:
     """Reject weights that do not fit; return a note if they fit, but not with the memory that
     completions need."""
     resolved, spec, model = plan.resolved, plan.spec, plan.files.model
@@ -40,7 +42,7 @@ def check_memory(plan: LoadPlan, rooms_mib: Mapping[str, float]) -> list[str]:
         if resolved.second is not None:
             fixes.append("task.exact=false (one model at a time)")
         if model.device_map is None and "main memory" not in rooms_mib:
-            fixes.append("model.device=auto model.device_map=auto (spreads it over GPUs and main memory)")
+            fixes.append(render(note("spread_over_gpus")))
         raise ConfigError(
             f"model.name={model.name} with quantization={spec.quantization.label}: {weights} need "
             f"{need} MiB, and {where} are free: use {', '.join(fixes)}, or "
@@ -50,11 +52,14 @@ def check_memory(plan: LoadPlan, rooms_mib: Mapping[str, float]) -> list[str]:
     if predicted.total_mib > free_mib:
         need, where = _beside_rooms(predicted.total_mib, rooms_mib)
         return [
-            f"memory is short: {need} MiB are predicted, "
-            f"{predicted.weight_mib:,.0f} MiB of weights, {predicted.kv_cache_mib:,.0f} MiB of KV cache, "
-            f"{predicted.activation_mib:,.0f} MiB of activations, and the rest for libraries and copies; {where} are "
-            "free: "
-            "a smaller generation.batch_size or generation.max_new_tokens needs less"
+            note(
+                "memory_short",
+                need=need,
+                weight_mib=predicted.weight_mib,
+                kv_cache_mib=predicted.kv_cache_mib,
+                activation_mib=predicted.activation_mib,
+                free=where,
+            )
         ]
     return []
 

@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from runner_base import UNLESS_DEFAULT, ConfigError, Inert, setting
+from runner_base.notes import Note
 
 if TYPE_CHECKING:
     import torch
@@ -276,8 +277,8 @@ class Format:
     name: str  # the choice's, or the checkpoint's name of a variant that no choice makes
     matched: bool = True  # False: a variant of the method that no choice makes
     known: bool = True  # False: a method without a choice
-    refusal: str = ""  # why the runner cannot read this variant
-    note: str = ""  # what of it is not used
+    refusal: Note | None = None  # why the runner cannot read this variant
+    note: Note | None = None  # what of it is not used
 
     def numbers(self, nbytes: int, dtype: str) -> int:
         """Return how many numbers codes of this type stand for."""

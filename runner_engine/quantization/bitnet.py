@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from runner_base.notes import Note, note
 from runner_engine.quantization.base import Format
 from runner_engine.quantization.grouped import GroupedConfig, GroupSettings
 
@@ -41,15 +42,14 @@ class BitnetConfig(GroupedConfig):
         )
 
     @classmethod
-    def refusal_of(cls, stored: dict[str, Any]) -> str:
+    def refusal_of(cls, stored: dict[str, Any]) -> Note | None:
         """Weights are packed, and rows are not normalized once more."""
         linear_class = stored.get("linear_class", "bitlinear")
         if linear_class not in LINEAR_CLASSES:
-            return f"linear_class={linear_class!r}: the runner reads {', '.join(LINEAR_CLASSES)}"
+            known = ", ".join(LINEAR_CLASSES)
+            return note("setting_not_read", key="linear_class", value=linear_class, known=known)
         if (mode := stored.get("quantization_mode", "offline")) != "offline":
-            return f"quantization_mode={mode!r}: the runner reads offline, whose weights are packed"
+            return note("quantized_online", value=mode)
         if stored.get("use_rms_norm"):
-            return (
-                f"use_rms_norm={stored['use_rms_norm']}: the runner reads layers without a norm of their own"
-            )
-        return ""
+            return note("norm_in_layers", value=stored["use_rms_norm"])
+        return None

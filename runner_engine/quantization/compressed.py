@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from runner_base.notes import Note, note
 from runner_engine.quantization.grouped import GroupedConfig
 
 BEYOND = ("kv_cache_scheme", "transform_config")
@@ -22,8 +23,8 @@ class CompressedConfig(GroupedConfig):
         return stored.get("quant_method") == cls.method and forms_of(stored) == {cls.form}
 
     @classmethod
-    def refusal_of(cls, stored: dict[str, Any]) -> str:
-        """Say what the runner does not read: of the whole checkpoint, of a group, or of several
+    def refusal_of(cls, stored: dict[str, Any]) -> Note | None:
+        """Return what the runner does not read: of the whole checkpoint, of a group, or of several
         together."""
         if problem := beyond_weights(stored):
             return problem
@@ -31,33 +32,33 @@ class CompressedConfig(GroupedConfig):
         for group in groups:
             weights = group.get("weights") if isinstance(group, dict) else None
             if not isinstance(weights, dict):
-                return "each of its config_groups needs `weights`"
+                return note("group_without_weights")
             if group.get("output_activations"):
-                return "its outputs are quantized, too, which the runner does not read"
+                return note("outputs_quantized")
             if problem := cls.problem_of(weights):
                 return problem
             if (rows := group.get("input_activations")) and not isinstance(rows, dict):
-                return f"input_activations={rows!r}: a JSON object expected"
+                return note("rows_no_object", rows=rows)
             if rows and (problem := cls.problem_of_rows(rows)):
                 return problem
         return cls.problem_of_several(groups)
 
     @classmethod
-    def problem_of(cls, weights: dict[str, Any]) -> str:  # noqa: ARG003
-        """Say why the weights of a group cannot be read; empty if they can."""
-        return ""
+    def problem_of(cls, weights: dict[str, Any]) -> Note | None:  # noqa: ARG003
+        """Return why the weights of a group cannot be read; None if they can."""
+        return None
 
     @classmethod
-    def problem_of_rows(cls, rows: dict[str, Any]) -> str:  # noqa: ARG003
-        """Say why the rows of a group cannot be rounded as it wants; empty if they can."""
-        return ""
+    def problem_of_rows(cls, rows: dict[str, Any]) -> Note | None:  # noqa: ARG003
+        """Return why the rows of a group cannot be rounded as it wants; None if they can."""
+        return None
 
     @classmethod
-    def problem_of_several(cls, groups: list[dict[str, Any]]) -> str:
-        """Say why these groups cannot be read together; empty if they can."""
+    def problem_of_several(cls, groups: list[dict[str, Any]]) -> Note | None:
+        """Return why these groups cannot be read together; None if they can."""
         if len({rows_of(group) for group in groups}) > 1:
-            return "its groups of layers quantize rows in different ways, and the runner reads one for all"
-        return ""
+            return note("rows_of_groups_differ")
+        return None
 
 
 def forms_of(stored: dict[str, Any]) -> set[str]:
@@ -83,16 +84,16 @@ def keys_of(settings: dict[str, Any], **defaults: Any) -> dict[str, Any]:
     return {key: settings.get(key, default) for key, default in defaults.items()}
 
 
-def unread(what: str, found: dict[str, Any], reads: str) -> str:
-    """Say that weights or rows of this kind are not read, and which are."""
-    return f"its {what} are {' '.join(f'{key}={value}' for key, value in found.items())}, and the runner reads {reads}"
+def unread(what: str, found: dict[str, Any], reads: Note) -> Note:
+    """Return that weights or rows of this kind are not read, and which are."""
+    return note("kind_not_read", what=what, found=found, reads=reads)
 
 
-def beyond_weights(stored: dict[str, Any]) -> str:
-    """Say what compressed-tensors would do besides reading quantized layers; empty if nothing."""
+def beyond_weights(stored: dict[str, Any]) -> Note | None:
+    """Return what compressed-tensors would do besides reading quantized layers; None if nothing."""
     for key in BEYOND:
         if stored.get(key):
-            return f"it has a {key}, which the runner does not read"
+            return note("has_unread_key", key=key)
     sparsity = stored.get("sparsity_config")
     is_dense = not sparsity or (isinstance(sparsity, dict) and sparsity.get("format") == "dense")
-    return "" if is_dense else "it has a sparsity_config, which the runner does not read"
+    return None if is_dense else note("has_unread_key", key="sparsity_config")

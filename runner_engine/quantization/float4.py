@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from runner_base.notes import Note, note
 from runner_engine.quantization.compressed import CompressedConfig, keys_of, rows_of, unread
 from runner_engine.quantization.grouped import GroupSettings
 
@@ -30,17 +31,17 @@ class Float4Config(CompressedConfig):
         )
 
     @classmethod
-    def problem_of(cls, weights: dict[str, Any]) -> str:
+    def problem_of(cls, weights: dict[str, Any]) -> Note | None:
         """Weights have the groups of the format."""
         found = keys_of(weights, num_bits=None, type=None, symmetric=True, group_size=None)
         if tuple(found.values()) == (4, "float", True, cls.group):
-            return ""
-        return unread("weights", found, f"symmetric float of 4 bits in groups of {cls.group}")
+            return None
+        return unread("weights", found, note("reads_float4_groups", group=cls.group))
 
     @classmethod
-    def problem_of_rows(cls, rows: dict[str, Any]) -> str:  # noqa: ARG003
+    def problem_of_rows(cls, rows: dict[str, Any]) -> Note | None:  # noqa: ARG003
         """Rows stay as they are."""
-        return "its rows are quantized, too, and the runner reads weights alone in this format (W4A16)"
+        return note("rows_quantized_too")
 
 
 @dataclass
@@ -53,12 +54,12 @@ class Nvfp4Config(Float4Config):
     group: ClassVar[int] = 16
 
     @classmethod
-    def problem_of_rows(cls, rows: dict[str, Any]) -> str:
+    def problem_of_rows(cls, rows: dict[str, Any]) -> Note | None:
         """Rows are rounded to NVFP4, too."""
         found = keys_of(rows, num_bits=None, type=None, dynamic=None, group_size=None)
         if tuple(found.values()) == (4, "float", "local", cls.group) and rows.get("symmetric", True) is True:
-            return ""
-        return unread("rows", found, "float of 4 bits, local, in groups of 16")
+            return None
+        return unread("rows", found, note("reads_local_float4"))
 
 
 @dataclass
@@ -77,9 +78,9 @@ class Mxfp4Config(Float4Config):
         return stored.get("quant_method") == FUSED or super().is_own(stored)
 
     @classmethod
-    def refusal_of(cls, stored: dict[str, Any]) -> str:
+    def refusal_of(cls, stored: dict[str, Any]) -> Note | None:
         """gpt-oss has one variant."""
-        return "" if stored.get("quant_method") == FUSED else super().refusal_of(stored)
+        return None if stored.get("quant_method") == FUSED else super().refusal_of(stored)
 
     @classmethod
     def settings_of(cls, stored: dict[str, Any]) -> GroupSettings:

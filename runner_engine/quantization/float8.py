@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from runner_base.notes import Note, note
 from runner_engine.quantization.compressed import CompressedConfig, keys_of, rows_of, unread
 from runner_engine.quantization.grouped import GroupedConfig, GroupSettings
 
@@ -34,13 +35,13 @@ class Float8Config(GroupedConfig):
         return GroupSettings("float8_blocks", (8,), group, outputs=outputs)
 
     @classmethod
-    def refusal_of(cls, stored: dict[str, Any]) -> str:
+    def refusal_of(cls, stored: dict[str, Any]) -> Note | None:
         block = _block(stored)
         if block is not None and (not block or not _are_sizes(block, 2)):
-            return f"weight_block_size={block!r}: two whole numbers from 1 to {MAX_BLOCK} expected, or null"
+            return note("bad_block_size", value=block, most=MAX_BLOCK)
         if stored.get("expert_dtype", "fp8") != "fp8":
-            return f"expert_dtype={stored['expert_dtype']!r}: the runner reads fp8"
-        return ""
+            return note("setting_not_read", key="expert_dtype", value=stored["expert_dtype"], known="fp8")
+        return None
 
 
 @dataclass
@@ -59,9 +60,9 @@ class FbgemmFp8Config(GroupedConfig):
         return GroupSettings("float8", (8,), -1)
 
     @classmethod
-    def refusal_of(cls, stored: dict[str, Any]) -> str:  # noqa: ARG003
+    def refusal_of(cls, stored: dict[str, Any]) -> Note | None:  # noqa: ARG003
         """There is one variant."""
-        return ""
+        return None
 
 
 @dataclass
@@ -84,36 +85,34 @@ class FloatQuantizedConfig(CompressedConfig):
         return GroupSettings("float8", (8,), inputs, rows=rows, row_group=row_group, outputs=outputs)
 
     @classmethod
-    def problem_of(cls, weights: dict[str, Any]) -> str:
+    def problem_of(cls, weights: dict[str, Any]) -> Note | None:
         """Weights are e4m3."""
         found = keys_of(weights, num_bits=None, type=None, symmetric=True, strategy=None)
         *kinds, strategy = found.values()
         group, block = weights.get("group_size"), weights.get("block_structure")
         sizes = {"channel": [], "tensor": [], "group": [group], "block": block}
         if kinds != [8, "float", True] or not isinstance(strategy, str) or strategy not in sizes:
-            return unread("weights", found, "symmetric float of 8 bits by channel, tensor, group or block")
+            return unread("weights", found, note("reads_float8_weights"))
         is_read = _are_sizes(sizes[strategy], 2 if strategy == "block" else 1)
-        return "" if is_read else f"its weights have group_size={group} block_structure={block}"
+        return None if is_read else note("bad_group_or_block", group=group, block=block)
 
     @classmethod
-    def problem_of_rows(cls, rows: dict[str, Any]) -> str:
+    def problem_of_rows(cls, rows: dict[str, Any]) -> Note | None:
         """Rows are e4m3 by row or group as they come, or as a whole."""
         found = keys_of(rows, num_bits=None, type=None, dynamic=None, strategy=None, group_size=None)
         *kinds, group = found.values()
         known = [[8, "float", True, "token"], [8, "float", True, "group"], [8, "float", False, "tensor"]]
         is_read = kinds in known and rows.get("symmetric", True) is True and not rows.get("scale_dtype")
         if is_read and (kinds[3] != "group" or _are_sizes([group], 1)):
-            return ""
-        return unread(
-            "rows", found, "symmetric float of 8 bits, dynamic by token or group, or static by tensor"
-        )
+            return None
+        return unread("rows", found, note("reads_float8_rows"))
 
     @classmethod
-    def problem_of_several(cls, groups: list[dict[str, Any]]) -> str:
+    def problem_of_several(cls, groups: list[dict[str, Any]]) -> Note | None:
         """Scales belong to outputs, groups or blocks of the same size in all layers."""
         if any({**group, "targets": 0} != {**groups[0], "targets": 0} for group in groups):
-            return "its groups of layers have different settings, and the runner reads one for all"
-        return ""
+            return note("groups_differ")
+        return None
 
 
 def _block(stored: dict[str, Any]) -> Any:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from runner_base import ConfigError
+from runner_base.notes import Note, note
 from runner_engine.quantization.base import CheckpointSource, Format, Quantized, WithByteRows
 
 BITS = range(2, 9)
@@ -94,9 +95,9 @@ class GroupedConfig(Quantized):
         return stored.get("quant_method") == cls.method
 
     @classmethod
-    def refusal_of(cls, stored: dict[str, Any]) -> str:
-        """Say why the runner cannot read a checkpoint of this method; empty if it can."""
-        return _one_of(stored, "data_type", ("int",)) if stored.get("data_type") is not None else ""
+    def refusal_of(cls, stored: dict[str, Any]) -> Note | None:
+        """Return why the runner cannot read a checkpoint of this method; None if it can."""
+        return _one_of(stored, "data_type", ("int",)) if stored.get("data_type") is not None else None
 
 
 @dataclass
@@ -112,10 +113,10 @@ class GptqConfig(WithByteRows, GroupedConfig):
         return cls.method, (stored.get("checkpoint_format") or stored.get("format")) != "gptq_v2"
 
     @classmethod
-    def refusal_of(cls, stored: dict[str, Any]) -> str:
+    def refusal_of(cls, stored: dict[str, Any]) -> Note | None:
         """Other layouts are for the kernels of one kind of GPU."""
         key = "checkpoint_format" if stored.get("checkpoint_format") is not None else "format"
-        return "" if stored.get(key) is None else _one_of(stored, key, GPTQ_FORMATS)
+        return None if stored.get(key) is None else _one_of(stored, key, GPTQ_FORMATS)
 
 
 @dataclass
@@ -126,10 +127,10 @@ class AwqConfig(WithByteRows, GroupedConfig):
     method: ClassVar[str] = "awq"
 
     @classmethod
-    def refusal_of(cls, stored: dict[str, Any]) -> str:
+    def refusal_of(cls, stored: dict[str, Any]) -> Note | None:
         """Other layouts are for the kernels of one kind of GPU."""
         key = "version" if stored.get("version") is not None else "format"
-        return "" if stored.get(key) is None else _one_of(stored, key, ("gemm", "GEMM"))
+        return None if stored.get(key) is None else _one_of(stored, key, ("gemm", "GEMM"))
 
 
 @dataclass
@@ -145,21 +146,23 @@ class AutoRoundConfig(WithByteRows, GroupedConfig):
         return ROUND_FORMATS[stored.get("packing_format") or "auto_round:gptq"]
 
     @classmethod
-    def refusal_of(cls, stored: dict[str, Any]) -> str:
+    def refusal_of(cls, stored: dict[str, Any]) -> Note | None:
         """Only weights are quantized, to integers."""
         if type(rows := stored.get("act_bits", 16)) is not int or rows < 16:
-            return f"act_bits={rows}: the runner reads checkpoints whose weights alone are quantized"
+            return note("rows_of_fewer_bits", bits=rows)
         named = (
-            ""
+            None
             if stored.get("packing_format") is None
             else _one_of(stored, "packing_format", tuple(ROUND_FORMATS))
         )
         return named or super().refusal_of(stored)
 
 
-def _one_of(stored: dict[str, Any], key: str, known: tuple[str, ...]) -> str:
+def _one_of(stored: dict[str, Any], key: str, known: tuple[str, ...]) -> Note | None:
     value = stored.get(key)
-    return "" if value in known else f"{key}={value!r}: the runner reads {', '.join(known)}"
+    if value in known:
+        return None
+    return note("setting_not_read", key=key, value=value, known=", ".join(known))
 
 
 def bits_of(value: object, key: str) -> int:

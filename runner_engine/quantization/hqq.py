@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from runner_base import ConfigError
+from runner_base.notes import Note, note
 from runner_engine.quantization.base import Format, WithByteRows
 from runner_engine.quantization.grouped import GroupedConfig, GroupSettings
 from runner_engine.quantization.made_groups import CodedGroups, MadeGroupsConfig
@@ -103,19 +104,20 @@ class StoredHqqConfig(WithByteRows, GroupedConfig):
         return GroupSettings("hqq", tuple(settings["nbits"] for settings in _settings_of_weights(stored)), -1)
 
     @classmethod
-    def refusal_of(cls, stored: dict[str, Any]) -> str:
+    def refusal_of(cls, stored: dict[str, Any]) -> Note | None:
         """Groups are along inputs, and scales and zero points are not quantized themselves."""
         for settings in _settings_of_weights(stored):
             if type(bits := settings.get("nbits")) is not int or bits not in STORED_BITS:
-                return f"nbits={bits!r}: the runner reads {', '.join(map(str, STORED_BITS))}"
+                known = ", ".join(map(str, STORED_BITS))
+                return note("setting_not_read", key="nbits", value=bits, known=known)
             group = settings.get("group_size")
             if group is not None and (type(group) is not int or group < 1):
-                return f"group_size={group!r}: a whole number from 1, or null, expected"
+                return note("bad_group_size", value=group)
             if settings.get("axis") != 1:
-                return f"axis={settings.get('axis')!r}: the runner reads groups along inputs (axis=1)"
+                return note("other_axis", value=settings.get("axis"))
             if settings.get("view_as_float") or settings.get("channel_wise") is False:
-                return "view_as_float or channel_wise=false: the runner reads codes as integers, with scales of groups"
-        return ""
+                return note("codes_as_floats")
+        return None
 
 
 def _settings_of_weights(stored: dict[str, Any]) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from runner_base.notes import Note, note
 from runner_engine.quantization.compressed import CompressedConfig, keys_of, rows_of, unread
 from runner_engine.quantization.grouped import GroupSettings
 
@@ -33,19 +34,19 @@ class IntQuantizedConfig(CompressedConfig):
         return GroupSettings("int8", (8,), -1, rows=rows_of(next(iter(stored["config_groups"].values()))))
 
     @classmethod
-    def problem_of(cls, weights: dict[str, Any]) -> str:
+    def problem_of(cls, weights: dict[str, Any]) -> Note | None:
         """Weights are symmetric int8 by output or as a whole."""
         found = keys_of(weights, num_bits=None, type="int", symmetric=True, strategy=None)
         if list(found.values()) in [[8, "int", True, one] for one in ("channel", "tensor")]:
-            return ""
-        return unread("weights", found, "symmetric int of 8 bits by channel or tensor")
+            return None
+        return unread("weights", found, note("reads_int8_weights"))
 
     @classmethod
-    def problem_of_rows(cls, rows: dict[str, Any]) -> str:
+    def problem_of_rows(cls, rows: dict[str, Any]) -> Note | None:
         """Rows are int8 by row as they come, or as a whole."""
         found = keys_of(rows, num_bits=None, type="int", dynamic=None, strategy=None, symmetric=True)
         *kinds, symmetric = found.values()
         is_read = kinds == [8, "int", True, "token"] and symmetric is True
         if (is_read or kinds == [8, "int", False, "tensor"]) and not rows.get("scale_dtype"):
-            return ""
-        return unread("rows", found, "int of 8 bits, dynamic by token and symmetric, or static by tensor")
+            return None
+        return unread("rows", found, note("reads_int8_rows"))

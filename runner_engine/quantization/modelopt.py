@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from runner_base import load_json
+from runner_base.notes import Note, note
 from runner_engine.quantization.base import Format
 from runner_engine.quantization.grouped import GroupedConfig, GroupSettings
 
@@ -20,13 +21,12 @@ METHOD = "modelopt"
 OWN_FILE = "hf_quant_config.json"
 BITS = {"FP8": 8, "FP8_PER_CHANNEL_PER_TOKEN": 8, "FP8_PB_WO": 8, "MXFP8": 8, "NVFP4": 4, "W4A16_NVFP4": 4}
 MIXED = "MIXED_PRECISION"
-INSTEAD = "use the original checkpoint, with quantization=nf4 or int8"
 BEYOND = {  # what else a layer of these would need
-    "W4A16_AWQ": "its inputs are scaled before they are multiplied by integers of 4 bits (pre_quant_scale)",
-    "W4A8_AWQ": "its inputs are scaled before they are multiplied by integers of 4 bits (pre_quant_scale)",
-    "NVFP4_AWQ": "its inputs are scaled before they are multiplied (pre_quant_scale)",
-    "NVFP4_SVD": "each layer has a product of two narrow matrices beside its codes (svdquant_lora_a)",
-    "W8A8_SQ_PER_CHANNEL": "its inputs are scaled before they are multiplied (pre_quant_scale)",
+    "W4A16_AWQ": note("inputs_scaled_before_4_bits"),
+    "W4A8_AWQ": note("inputs_scaled_before_4_bits"),
+    "NVFP4_AWQ": note("inputs_scaled"),
+    "NVFP4_SVD": note("narrow_matrices_beside"),
+    "W8A8_SQ_PER_CHANNEL": note("inputs_scaled"),
 }
 
 
@@ -53,8 +53,8 @@ class ModelOptConfig(GroupedConfig):
             return None
         refusal, algorithm = cls.refusal_of(stored), algorithm_of(stored)
         name = f"{cls.name} {algorithm}" if algorithm else cls.name
-        note = "" if refusal else _note_on_keys(stored)
-        return Format(METHOD, cls(), _bits(stored), name, matched=False, refusal=refusal, note=note)
+        unused = None if refusal else _note_on_keys(stored)
+        return Format(METHOD, cls(), _bits(stored), name, matched=False, refusal=refusal, note=unused)
 
     @classmethod
     def is_own(cls, stored: dict[str, Any]) -> bool:
@@ -67,23 +67,26 @@ class ModelOptConfig(GroupedConfig):
         return GroupSettings(METHOD, (_bits(stored),), -1, unused=cls.note_names)
 
     @classmethod
-    def refusal_of(cls, stored: dict[str, Any]) -> str:
-        """Say which algorithm is not read, of the whole checkpoint or of a layer."""
+    def refusal_of(cls, stored: dict[str, Any]) -> Note | None:
+        """Return which algorithm is not read, of the whole checkpoint or of a layer."""
         algorithm = algorithm_of(stored)
         if not algorithm:
-            return f"its settings name no quant_algo: {INSTEAD}"
+            return note("no_algorithm")
         layers = of_layers(stored) if algorithm == MIXED else {}
         if algorithm == MIXED and not layers:
-            return (
-                f"quant_algo={MIXED} without quantized_layers, which would say what each layer is: {INSTEAD}"
-            )
+            return note("no_quantized_layers", algorithm=MIXED)
         for layer, name in [("", algorithm)] if algorithm != MIXED else layers.items():
             if name not in BITS:
-                at = f" of {layer}" if layer else ""
-                why = f": {BEYOND[name]}" if name in BEYOND else ""
-                read = f"{', '.join(BITS)}, and {MIXED} of these"
-                return f"quant_algo={name}{at} is not read{why}. Read are {read}: {INSTEAD}"
-        return ""
+                known = ", ".join(BITS)
+                return note(
+                    "algorithm_not_read",
+                    name=name,
+                    layer=layer,
+                    why=BEYOND.get(name),
+                    known=known,
+                    mixed=MIXED,
+                )
+        return None
 
 
 def algorithm_of(stored: dict[str, Any]) -> str:
@@ -127,11 +130,6 @@ def _bits(stored: dict[str, Any]) -> int:
     return BITS.get(max(names, key=names.count), 8)
 
 
-def _note_on_keys(stored: dict[str, Any]) -> str:
-    """Say that keys and values stay in the model's number format."""
-    if not stored.get("kv_cache_scheme"):
-        return ""
-    return (
-        "the checkpoint has scales for keys and values in 8 bits or fewer, which are not used: they stay in the "
-        "model's number format (generation.kv_cache=int8 keeps them in 8 bits, with scales of their own)"
-    )
+def _note_on_keys(stored: dict[str, Any]) -> Note | None:
+    """Return a note if keys and values were to be stored in fewer bits."""
+    return note("kv_scales_unused") if stored.get("kv_cache_scheme") else None

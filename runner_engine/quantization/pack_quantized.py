@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from runner_base.notes import Note, note
 from runner_engine.quantization.base import WithByteRows
 from runner_engine.quantization.compressed import CompressedConfig, keys_of, unread
 from runner_engine.quantization.grouped import GroupSettings, bits_of, group_of
@@ -39,8 +40,8 @@ class PackQuantizedConfig(WithByteRows, CompressedConfig):
         return not any(one.get("input_activations") or one.get("output_activations") for one in listed)
 
     @classmethod
-    def problem_of(cls, weights: dict[str, Any]) -> str:
+    def problem_of(cls, weights: dict[str, Any]) -> Note | None:
         """Weights are integers with a scale for each group or each output."""
         found = keys_of(weights, type="int", strategy="group")
         is_read = found["type"] == "int" and found["strategy"] in ("group", "channel")
-        return "" if is_read else unread("weights", found, "int by group or channel")
+        return None if is_read else unread("weights", found, note("reads_int_groups"))

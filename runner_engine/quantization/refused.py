@@ -6,17 +6,19 @@ the method.
 
 from __future__ import annotations
 
+from runner_base.notes import note
+
 REASONS = {
-    "aqlm": "transformers 5.23 needs the package aqlm for it, which the runner does not use",
-    "eetq": "transformers 5.23 needs the package kernels for it, which the runner does not use",
-    "fouroversix": "transformers 5.23 needs the package fouroversix for it, which the runner does not use",
-    "fp_quant": "transformers 5.23 loads it on a GPU only",
-    "higgs": "transformers 5.23 loads it on a GPU only",
-    "metal": "transformers 5.23 needs a torch with MPS for it, Apple's GPUs",
-    "nvfp4": "transformers 5.23 loads no checkpoint that is quantized with it already",
-    "quanto": "transformers 5.23 needs the package optimum-quanto for it, whose last release is of March 2025",
-    "quark": "transformers 5.23 needs the package Quark (0.12 or newer) for it, which the runner does not use",
-    "sinq": "transformers 5.23 needs the package sinq for it, which the runner does not use",
-    "spqr": "transformers 5.23 loads it on a GPU only",
-    "vptq": "transformers 5.23 needs the package vptq for it, which the runner does not use",
+    "aqlm": note("needs_package", package="aqlm"),
+    "eetq": note("needs_package", package="kernels"),
+    "fouroversix": note("needs_package", package="fouroversix"),
+    "fp_quant": note("on_gpu_only"),
+    "higgs": note("on_gpu_only"),
+    "metal": note("needs_mps"),
+    "nvfp4": note("no_quantized_checkpoint"),
+    "quanto": note("needs_quanto"),
+    "quark": note("needs_package", package="Quark (0.12 or newer)"),
+    "sinq": note("needs_package", package="sinq"),
+    "spqr": note("on_gpu_only"),
+    "vptq": note("needs_package", package="vptq"),
 }

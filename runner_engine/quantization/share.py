@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from runner_base import ConfigError, counted
+from runner_base.notes import Note, note
 from runner_base.result import NOTED_BELOW
 from runner_base.texts import quantized_in_words
 
@@ -82,13 +83,11 @@ def check_reach(label: str, share: Share, left: Mapping[str, int], allow_partial
     )
 
 
-def notes(label: str, share: Share, left: Mapping[str, int]) -> list[str]:
+def notes(label: str, share: Share, left: Mapping[str, int]) -> list[Note]:
     """Return a note on a choice that leaves much of the model as it is."""
     if share.of_wanted >= NOTED_BELOW:
         return []
-    return [
-        f"quantization={label} quantizes only {share.words}: {kinds_of(in_blocks(left))} stay as they are"
-    ]
+    return [note("quantizes_only", label=label, share=share.words, kinds=kinds_of(in_blocks(left)))]
 
 
 def in_blocks(left: Mapping[str, int]) -> dict[str, int]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from runner_base import ConfigError, check
 from runner_base.errors import Code
+from runner_base.notes import Note
 from runner_base.result import Response
 from runner_base.thinking import opened_by
 from runner_engine.settings.sampling import OPEN, Sampling, is_number
@@ -335,7 +336,7 @@ class EngineReport:
 
     metrics: dict[str, float] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
     # one line per part, if the model is split
     parts: list[dict[str, Any]] = field(default_factory=list)
     bos_token: int | None = (

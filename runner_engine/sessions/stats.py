@@ -8,6 +8,7 @@ from itertools import zip_longest
 from typing import Any
 
 from runner_base import MIB
+from runner_base.notes import Note
 from runner_engine.sessions.shortages import RowShortage
 
 TOTALS = ("load_s", "prefill_tokens", "shared_tokens", "prefill_s", "decode_tokens", "decode_s",
@@ -50,7 +51,7 @@ class EngineStats:
     )
     expert_use: str = ""  # of a mixture: how unevenly its experts were used, once enough choices were counted
     decoding_graphs: str = ""  # on a GPU: how many steps were recorded ones, or why none was
-    notes: list[str] = field(default_factory=list)  # deviations from what was requested
+    notes: list[Note] = field(default_factory=list)  # deviations from what was requested
     row_shortages: list[RowShortage] = field(default_factory=list)  # others of them, as values
     # one entry per process, if the engine has several; set when a session ends with nothing under
     # way

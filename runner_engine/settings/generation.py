@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from runner_base import UNLESS_DEFAULT, ConfigError, Inert, Text, check, check_keys, least, setting
+from runner_base.notes import Note, note
+from runner_engine.render.notes import render
 from runner_engine.settings.kv_cache import KvCache
 from runner_engine.settings.sampling import (
     NEUTRAL,
@@ -134,7 +136,7 @@ class GenerationConfig(SamplingKeys):
         return False
 
     def closed(
-        self, values: Mapping[str, float], sources: Mapping[str, str], file: str, max_new_tokens: int | None
+        self, values: Mapping[str, float], sources: Mapping[str, Note], file: str, max_new_tokens: int | None
     ) -> GenerationConfig:
         """Return it with the settings of the model's files where its keys leave them open: nothing
         is open here."""
@@ -145,11 +147,12 @@ class GenerationConfig(SamplingKeys):
         """Where settings come from that no key has; empty if there are none."""
         return ""
 
-    def ignored_settings_notes(self, own: Mapping[str, Any]) -> list[str]:
+    def ignored_settings_notes(self, own: Mapping[str, Any]) -> list[Note]:
         """Return notes about the model's own settings that no engine here knows."""
-        ignored = [f"{key}={own[key]}" for key, off in IGNORED_SETTINGS.items() if own.get(key) not in (None, off)
-                   and (self.temperature or key not in IGNORED_ONLY_IN_SAMPLING)]  # fmt: skip
-        return [f"ignored from the model's generation_config.json: {', '.join(ignored)}"] if ignored else []
+        ignored = {key: own[key] for key, off in IGNORED_SETTINGS.items() if own.get(key) not in (None, off)
+                   and (self.temperature or key not in IGNORED_ONLY_IN_SAMPLING)}  # fmt: skip
+        file = "the model's generation_config.json"
+        return [note("ignored_settings", file=file, ignored=ignored)] if ignored else []
 
 
 USUAL_NEW_TOKENS = 512  # of generation=model, where the model's files name no length
@@ -167,7 +170,7 @@ class ModelGeneration(GenerationConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._sources: dict[str, str] = {}  # by key; kept with the config, and no key of it
+        self._sources: dict[str, Note] = {}  # by key; kept with the config, and no key of it
 
     @property
     def is_open(self) -> bool:
@@ -180,23 +183,21 @@ class ModelGeneration(GenerationConfig):
         return (self.max_new_tokens or USUAL_NEW_TOKENS) + (self.thinking_tokens or 0)
 
     def closed(
-        self, values: Mapping[str, float], sources: Mapping[str, str], file: str, max_new_tokens: int | None
+        self, values: Mapping[str, float], sources: Mapping[str, Note], file: str, max_new_tokens: int | None
     ) -> ModelGeneration:
         """Return it with the values of the model's files where the user has given none."""
         given = {name: getattr(self, name) for name in OF_PUBLISHER} | {
             "max_new_tokens": self.max_new_tokens or None
         }
         published: dict[str, Any] = {**values, "max_new_tokens": max_new_tokens or USUAL_NEW_TOKENS}
-        named_length = (
-            f"from {file}" if max_new_tokens else "the usual length here, as the file does not name one"
-        )
-        of_files = {**sources, "max_new_tokens": named_length}
+        named_length = note("from_file", file=file) if max_new_tokens else note("usual_length")
+        of_files: dict[str, Note] = {**sources, "max_new_tokens": named_length}
         if given["temperature"] == 0 or (given["temperature"] is None and not values["temperature"]):
             published |= {name: NEUTRAL[name] for name in OF_PUBLISHER[1:] if not PARAMETERS[name].for_greedy}
         chosen = {name: published[name] if value is None else value for name, value in given.items()}
         closed = replace(self, **chosen)
         for name, value in given.items():
-            closed._sources[name] = of_files[name] if value is None else "as given"
+            closed._sources[name] = of_files[name] if value is None else note("as_given")
         return closed
 
     @property
@@ -209,14 +210,14 @@ class ModelGeneration(GenerationConfig):
         return self._described(OF_PUBLISHER) if self._sources else super().describe(own)
 
     def _described(self, names: Sequence[str]) -> str:
-        by_source: dict[str, list[str]] = {}
+        by_source: dict[Note, list[str]] = {}
         for name in names:
             value = getattr(self, name)
             if name == "temperature" and not value:
                 by_source.setdefault(self._sources[name], []).append("greedy")
             elif value != NEUTRAL.get(name):
                 by_source.setdefault(self._sources[name], []).append(f"{name} {value:g}")
-        return "; ".join(f"{', '.join(words)}, {source}" for source, words in by_source.items())
+        return "; ".join(f"{', '.join(words)}, {render(source)}" for source, words in by_source.items())
 
 
 def check_thinking(generation: GenerationConfig) -> None:

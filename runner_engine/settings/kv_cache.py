@@ -10,18 +10,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import Any, ClassVar
 
 from runner_base import ConfigError
 from runner_base.errors import Code
+from runner_base.notes import Note, given, note
 
 KEY = "generation.kv_cache"
 FIRST_TOKENS = 16  # of a text; attention sinks are among them
-SCALES = {
-    "int8": "a float32 scale for each head and place",
-    "int4": "a bfloat16 scale for each 32 numbers of a head",
-}
+SCALES = {"int8": note("scale_of_head"), "int4": note("scale_of_numbers")}
 
 
 class KvNumbers(StrEnum):
@@ -62,12 +60,13 @@ class KvCache:
         return kinds != {KvNumbers.as_model}
 
     @property
-    def words(self) -> str:
-        """What a job says of it."""
+    def fact(self) -> Note:
+        """How they are stored, for a job's result."""
         kinds = {self.keys, self.values, *(numbers for _, numbers in self.layers)}
-        scales = [SCALES[one] for one in KvNumbers if one in kinds and one in SCALES]
-        first = [f"the first {FIRST_TOKENS} tokens of a text as the model's"] if self.first_tokens else []
-        return ", ".join([str(self), *["rotated"] * self.rotate, *scales, *first])
+        more = [note("rotated")] * self.rotate
+        more += [SCALES[one] for one in KvNumbers if one in kinds and one in SCALES]
+        more += [note("first_tokens", count=FIRST_TOKENS)] if self.first_tokens else []
+        return reduce(lambda stored, one: note("kv_with", stored=stored, more=one), more, given(str(self)))
 
     def of_layer(self, layer: int, layers: int) -> tuple[KvNumbers, KvNumbers]:
         """Return the formats of the keys and of the values in one of so many layers."""

@@ -24,7 +24,7 @@ class Parameter:
 
     name: str
     kind: type[int] | type[float]
-    meaning: str
+    help: str
     neutral: float  # has no effect; for temperature: leaves the model's probabilities as they are
     low: float
     high: float
@@ -65,9 +65,9 @@ def is_number(value: Any, kind: type[int] | type[float]) -> bool:
 
 
 def _parameter(
-    meaning: str, neutral: float, low: float, high: float, *, counts: Unless | None = None, **more: float
+    neutral: float, low: float, high: float, *, help: str, counts: Unless | None = None, **more: float
 ) -> Any:
-    parameter = {"meaning": meaning, "neutral": neutral, "low": low, "high": high, **more}
+    parameter = {"help": help, "neutral": neutral, "low": low, "high": high, **more}
     return field(default=None, metadata={"parameter": parameter, "counts": counts})
 
 
@@ -76,43 +76,43 @@ class SamplingKeys:
     """The parameters as keys; None leaves the choice to a default."""
 
     temperature: float | None = _parameter(
-        "0: the likeliest token; above 0: random draws, the higher the more random",
         1.0,
         0,
         10,
         in_openai=True,
         least=1e-10,
+        help="0: the likeliest token; above 0: random draws, the higher the more random",
     )
     top_p: float | None = _parameter(
-        "draw from the likeliest tokens that share this much probability",
         1.0,
         0,
         1,
         excludes_low=True,
         in_openai=True,
+        help="draw from the likeliest tokens that share this much probability",
     )
-    top_k: int | None = _parameter("draw from this many of the likeliest tokens", 0, 0, 2**31 - 1)
+    top_k: int | None = _parameter(0, 0, 2**31 - 1, help="draw from this many of the likeliest tokens")
     min_p: float | None = _parameter(
-        "drop tokens less likely than this share of the likeliest one's probability", 0.0, 0, 1
+        0.0, 0, 1, help="drop tokens less likely than this share of the likeliest one's probability"
     )
     repetition_penalty: float | None = _parameter(
-        "above 1: tokens of prompt and answer become less likely", 1.0, 0.1, 10, for_greedy=True
+        1.0, 0.1, 10, for_greedy=True, help="above 1: tokens of prompt and answer become less likely"
     )
     frequency_penalty: float | None = _parameter(
-        "above 0: tokens become less likely with each occurrence in the answer",
         0.0,
         -2,
         2,
         in_openai=True,
         for_greedy=True,
+        help="above 0: tokens become less likely with each occurrence in the answer",
     )
     presence_penalty: float | None = _parameter(
-        "above 0: tokens that occur in the answer become less likely",
         0.0,
         -2,
         2,
         in_openai=True,
         for_greedy=True,
+        help="above 0: tokens that occur in the answer become less likely",
     )
 
 

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 from runner_base import ConfigError
 from runner_base.errors import Code
+from runner_base.notes import Note, note
 
 KEY = "generation.speculate"
 USUAL_TOKENS = 3  # of a guess
@@ -64,19 +65,19 @@ class Speculate:
         return self.kind not in (Guesser.off, Guesser.auto)
 
     @property
-    def words(self) -> str:
-        """What a job says of it."""
+    def fact(self) -> Note:
+        """Who guesses, for a job's result."""
         if self.kind is Guesser.mtp:
-            return f"the model's own head (MTP) guesses {self.tokens} tokens a step"
+            return note("own_head_guesses", tokens=self.tokens)
         if self.kind is not Guesser.draft:
-            return f"up to {self.tokens} tokens a step, that followed the same ones before"
-        model = "the same model" if self.model is None else self.model
-        parts = [f"a draft guesses {self.tokens} tokens a step: {model}"]
-        if self.quantization is not None:
-            parts.append(f"quantization {self.quantization}")
-        if self.layers is not None:
-            parts.append(f"its first {self.layers} layers")
-        return ", ".join(parts)
+            return note("followed_before", tokens=self.tokens)
+        return note(
+            "draft_guesses",
+            tokens=self.tokens,
+            model=self.model,
+            quantization=self.quantization,
+            layers=self.layers,
+        )
 
     def __str__(self) -> str:
         name = next((name for name, known in SHORT_NAMES.items() if known == self), None)

@@ -14,6 +14,7 @@ from streams import complete, requests
 from runner_base import processor
 from runner_base.dtypes import Dtype
 from runner_base.machine import MIB
+from runner_base.notes import given
 from runner_engine.checkpoints.pass_memory import quantized_workspace_bytes
 from runner_engine.decode.static_batches import BY_GENERATE, Batching
 from runner_engine.kernels import native
@@ -144,10 +145,11 @@ def test_on_gpus_the_allocators_peak_is_the_models_own() -> None:
 
 
 def test_what_several_starts_measured_is_one() -> None:
-    first = EngineStats(prefill_tokens=10, peak_kv_bytes=7, peak_rows=4, kv_tokens=3, notes=["a"])
-    later = EngineStats(prefill_tokens=5, peak_kv_bytes=2, peak_rows=6, notes=["a", "b"])
+    a, b = given("a"), given("b")
+    first = EngineStats(prefill_tokens=10, peak_kv_bytes=7, peak_rows=4, kv_tokens=3, notes=[a])
+    later = EngineStats(prefill_tokens=5, peak_kv_bytes=2, peak_rows=6, notes=[a, b])
     whole = first + later
     assert (whole.prefill_tokens, whole.peak_kv_bytes, whole.peak_rows, whole.kv_tokens) == (15, 7, 6, 0)
-    assert whole.notes == ["a", "b"]
+    assert whole.notes == [a, b]
     between = whole - first
     assert (between.prefill_tokens, between.peak_kv_bytes, between.notes) == (5, 7, [])

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
+from runner_base.notes import Note, note
 from runner_base.result import FinishReason
 from runner_engine.sessions.base import Completion, Request
 from runner_engine.sessions.contract import complete
@@ -28,7 +29,7 @@ NEW = 20
 
 def answers_of(
     folder: Path, generation: GenerationConfig, attention: Attention = Attention.auto, **keys: object
-) -> tuple[dict[int | str, Completion], dict[str, str], list[str]]:
+) -> tuple[dict[int | str, Completion], dict[str, str], list[Note]]:
     """Complete the prompts; return the completions, the facts and the notes."""
     model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32, attention=attention)
     engine = open_engine(make_spec(model=model, generation=generation))
@@ -60,7 +61,8 @@ def test_a_models_own_penalty_holds_and_greedy_stays_greedy(penalized: Path, att
     greedy = GenerationConfig(max_new_tokens=NEW)
     done, facts, notes = answers_of(penalized, greedy, attention)
     assert facts["sampling"] == "greedy, repetition_penalty 1.6 (the model's own)"
-    assert "ignored from the model's generation_config.json: min_length=3" in notes
+    file = "the model's generation_config.json"
+    assert note("ignored_settings", file=file, ignored={"min_length": 3}) in notes
     model: Any = AutoModelForCausalLM.from_pretrained(penalized)
     tokenizer = AutoTokenizer.from_pretrained(penalized)
     for index, prompt in enumerate(PROMPTS):

@@ -17,6 +17,7 @@ from runner import Model, load
 from runner.config.resolved import resolve
 from runner.engines.kinds.local import KIND
 from runner_base.errors import ConfigError
+from runner_base.notes import note
 from runner_engine.sessions.base import Request
 from runner_engine.settings.model import LocalModelConfig
 
@@ -37,11 +38,8 @@ def model(beyond: Path, request: pytest.FixtureRequest) -> Iterator[Model]:
 
 @pytest.mark.sampled(1)
 def test_a_prompt_with_a_token_that_has_no_embedding_is_refused_and_named(model: Model) -> None:
-    [note] = [note for note in model.report.notes if "beyond" in note]
-    assert note == (
-        "the tokenizer has 2 tokens beyond the 896 that the model knows, rejected in prompts: "
-        f"{EXTRA} (896), {FAR} (500000000)"
-    )
+    tokens = f"{EXTRA} (896), {FAR} (500000000)"
+    assert note("tokens_beyond_model", count=2, known=896, tokens=tokens) in model.report.notes
     requests: list[Callable[[str], object]] = [
         model.generate,
         lambda text: model.generate(text, format="raw"),

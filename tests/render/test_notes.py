@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from runner_base.notes import Note, note
+from runner_base.notes import Note, given, note
 from runner_base.render.notes import Template, render_note
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,6 +35,12 @@ def test_a_note_becomes_text() -> None:
         "2 layers are slow: no kernel for 3 bits; not measured yet"
     )
     assert note("slow", "warning") == Note("slow", {}, "warning")
+    assert render_note(note("slow", layers=2, reason=given("{x} is odd")), templates) == (
+        "2 layers are slow: {x} is odd"
+    )
+    assert {note("slow", layers=2), note("slow", layers=2), note("slow", layers=3)} == {
+        note("slow", layers=2), note("slow", layers=3),
+    }  # fmt: skip
     with pytest.raises(KeyError):
         render_note(note("other"), templates)
 

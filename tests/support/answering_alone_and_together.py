@@ -35,7 +35,7 @@ def main() -> None:
             {
                 "fact": facts["products"],
                 "attention": facts.get("shared_attention"),
-                "notes": engine.stats.notes,
+                "notes": [note.code for note in engine.stats.notes],
                 "fused": engine.fused is not None,
                 "alone": alone,
                 "together": together,

@@ -13,6 +13,7 @@ from typing import Any
 import processors
 import torch
 
+from runner_base.notes import Note
 from runner_engine.kernels import building, native
 from runner_engine.kernels.native import Kernels
 
@@ -53,7 +54,7 @@ def build(
 class OnlyProducts(Kernels):
     """Kernels that have products of bfloat16 and nothing else."""
 
-    def __init__(self, library: Path, problem: str = "") -> None:
+    def __init__(self, library: Path, problem: Note | None = None) -> None:
         loaded = ctypes.CDLL(str(library))
         self.loaded, self.file, self.is_kept = loaded, library, False
         self.has_quantized = False
@@ -77,7 +78,7 @@ class OnlyTiles(OnlyProducts):
     """Kernels that have what tiles compute: attention to shared keys, and products of bfloat16 and
     of bytes."""
 
-    def __init__(self, library: Path, problem: str = "") -> None:
+    def __init__(self, library: Path, problem: Note | None = None) -> None:
         super().__init__(library, problem)
         self.has_quantized = hasattr(self.loaded, "has_quantized")
         for kernel in ("store", "attend", "attend_shared"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from runner_base.notes import Note
 from runner_engine.checkpoints.resolve import resolve
 from runner_engine.local.base_cache import BaseCache
 from runner_engine.plan import footprint, formats, memory_check
@@ -60,5 +61,5 @@ def check_format(spec: ModelSpec) -> None:
     formats.check(resolve(spec))
 
 
-def check_memory(spec: ModelSpec, rooms_mib: Mapping[str, float]) -> list[str]:
+def check_memory(spec: ModelSpec, rooms_mib: Mapping[str, float]) -> list[Note]:
     return memory_check.check_memory(plan_load(resolve(spec)), rooms_mib)

@@ -28,7 +28,6 @@ from runner_engine import (
     check_files,
     check_fits,
     gpus_needed,
-    notes_of_reach,
     own_positions,
     positions,
     predict,
@@ -36,7 +35,9 @@ from runner_engine import (
 from runner_engine.checkpoints import chat_templates, is_known, read_header
 from runner_engine.models.compiler import import_compiler
 from runner_engine.models.kept_names import kept_names
+from runner_engine.plan import formats
 from runner_engine.quantization import quiet_imports
+from runner_engine.render.notes import render
 
 # What transformers imports for every model, and uses in training, with several GPUs, or not at all.
 UNUSED = ("scipy.optimize", "torch.distributed.checkpoint", "torchao")
@@ -63,11 +64,11 @@ class Local(ModelKind):
         """Refuse what is impossible, as far as the files tell; note what is close to a limit."""
         for model in (resolved, *([resolved.second] if resolved.second else [])):
             check_files(model, model.config.task.asks_in_chat)
-        notes = _notes_of_room(resolved) + notes_of_reach(resolved)
+        notes = [*_notes_of_room(resolved), *map(render, formats.notes_of_reach(resolved))]
         device = resolved.files.device
         if device != "cuda":  # of a GPU only torch knows what is free
             notes += profile_notes(resolved.config.profile, device)
-        return notes + check_fits(resolved)
+        return [*notes, *map(render, check_fits(resolved))]
 
     def predict(
         self, resolved: ResolvedJob, work: Workload, free_mib: float | None = None

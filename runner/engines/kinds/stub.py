@@ -13,6 +13,7 @@ from runner.config.resolved import ResolvedJob
 from runner.config.root import RunnerConfig
 from runner.engines.kinds import ModelKind
 from runner_base import Answer, FinishReason, signals
+from runner_base.notes import given
 from runner_base.thinking import ends_in_thinking
 from runner_engine import (
     BaseCache,
@@ -72,7 +73,7 @@ class StubEngine:
         return EngineReport(
             metrics={"load_s": 0.0, "weight_mib": 0.0, "vocab_size": 1000.0, "max_positions": 1e9},
             facts=facts,
-            notes=["model=stub: the answers are made up, the times mean nothing"],
+            notes=[given("model=stub: the answers are made up, the times mean nothing")],
         )
 
     def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:

@@ -25,6 +25,7 @@ from runner_engine import local_model, no_downloads
 from runner_engine.checkpoints import SHAPES_DIR, kv_number_bytes, list_tensors, most_rows
 from runner_engine.plan import formats
 from runner_engine.quantization.base import CheckpointSource as Checkpoint
+from runner_engine.render.notes import render
 
 QUANTIZATIONS = ("none", "int8", "nf4")  # from the most faithful to the smallest
 COSTS = {
@@ -164,7 +165,7 @@ def judge(
             except ConfigError as error:
                 candidate.problem = one_line(error)
                 continue
-            candidate.notes = formats.notes_of_reach(sized)
+            candidate.notes = [render(note) for note in formats.notes_of_reach(sized)]
             known[number] = sized
             most_mib = limits.memory_mib
             if machine is not None:

@@ -132,7 +132,7 @@ class _Work:
             result.tables |= measured.tables
             if models := answered_by(self.scored_calls):
                 result.facts["answered_by"] = models
-            result.notes += measured.report.notes + engine_notes(measured.stats)
+            result.notes += engine_notes(measured.stats, measured.report)
         limit = str(self.context.config.generation.max_new_tokens)
         result.notes += [*self.notes(), *filter(None, [cut_off_words(result.metrics, {LIMIT: limit})])]
         return result

@@ -31,6 +31,7 @@ from runner_base import ConfigError, JobFailed, unknown
 from runner_engine import Capability, Completion, Event, Request, Sampling, gather, require
 from runner_engine.models.load_tokenizer import load_tokenizer
 from runner_engine.models.tokenizing import ids_of
+from runner_engine.render.notes import render
 from runner_engine.sessions import ChatTemplate
 from runner_engine.settings.sampling import PARAMETERS
 
@@ -90,7 +91,7 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
         require(self.engine, "lm-eval", (Capability.token_ids, Capability.logprobs, Capability.tokenizer))
         self.report = self.engine.load()
         for note in self.report.notes:
-            log.warning("%s", note)
+            log.warning("%s", render(note))
         label, is_trusted = (
             f"model.name={self.resolved.files.model.name}",
             self.resolved.files.model.trust_remote_code,

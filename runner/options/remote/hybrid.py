@@ -18,6 +18,7 @@ from runner.options.remote.keys import HybridConfig
 from runner.options.remote.reviews import read_verdict, review_of, revision_of
 from runner.options.remote.session import TICK_S
 from runner_base import Answer, Call, FinishReason, one_line
+from runner_base.notes import given
 from runner_engine import (
     Capability,
     Completion,
@@ -55,7 +56,7 @@ class HybridEngine:
     def stats(self) -> EngineStats:
         """The student's counts, since the teacher's work is not visible, with the notes of both."""
         own = self.student.stats if self.student is not None else EngineStats()
-        incidents = [f"{incident}: {number} times" for incident, number in self.incidents.items()]
+        incidents = [given(f"{incident}: {number} times") for incident, number in self.incidents.items()]
         notes = [*own.notes, *self.teacher.stats.notes, *incidents]
         teacher = self.teacher.stats
         return replace(
@@ -79,7 +80,7 @@ class HybridEngine:
         if self.student is None:
             alone = f"the student cannot be loaded, so the teacher answers alone ({self.student_error})"
             log.warning("%s", alone)
-            notes.insert(0, f"{alone}; once a student can be loaded, rerun=all runs the job again")
+            notes.insert(0, given(f"{alone}; once a student can be loaded, rerun=all runs the job again"))
         return EngineReport(report.metrics | own.metrics, facts, notes)
 
     def drop_student(self, error: Exception) -> None:

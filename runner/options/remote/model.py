@@ -21,6 +21,7 @@ from runner.options.remote.thinking import BudgetCounts
 from runner.options.remote.thinking_budget import MARGIN
 from runner.options.remote.thinking_budget import PARAMETERS as BUDGETS
 from runner_base import ConfigError, RunnerError, counted
+from runner_base.notes import given
 from runner_engine import Capability, EngineReport, EngineStats, Message, Request
 from runner_engine.sessions import tags_of
 from runner_engine.settings.sampling import PARAMETERS
@@ -70,7 +71,7 @@ class RemoteModel:
             if key not in ("prompt", "model")
         }
         facts = {"server": model.address, "reported_model": listed.reported, "sent": json.dumps(sent)}
-        return EngineReport(metrics, facts, [*self.doubts(), *notes])
+        return EngineReport(metrics, facts, [given(text) for text in [*self.doubts(), *notes]])
 
     def doubts(self) -> list[str]:
         """Return what nobody here can know of the model."""
@@ -163,7 +164,7 @@ class RemoteModel:
             notes.append(
                 f"the server did not count the tokens of {counted(number, 'answer')}: they count as 0"
             )
-        self.stats.notes = notes + self.budgets.notes(self.model.key)
+        self.stats.notes = [given(text) for text in notes + self.budgets.notes(self.model.key)]
         self.stats.servers = [] if self._servers is None else self._servers.table()
 
     def budget(self, request: Request) -> int | None:

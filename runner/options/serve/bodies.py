@@ -77,7 +77,7 @@ def _parameter(meaning: str) -> Any:
 _fields: dict[str, Any] = {
     name: (
         Annotated[Whole if one.kind is int else Number, _range_of(one)] | None,
-        _parameter(f"{one.meaning}; {LEFT_OUT}"),
+        _parameter(f"{one.help}; {LEFT_OUT}"),
     )
     for name, one in PARAMETERS.items()
 }

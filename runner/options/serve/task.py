@@ -149,9 +149,7 @@ def run(inputs: Served, context: Context) -> Result:
     }
     metrics |= report.metrics | server.counters.totals(stats) | stats.process_metrics
     facts = report.facts | {"measured": contention.describe(), "machine": machine.name()}
-    return Result(
-        metrics, facts=facts, notes=report.notes + engine_notes(stats), tables=stats.tables(report.parts)
-    )
+    return Result(metrics, facts=facts, notes=engine_notes(stats, report), tables=stats.tables(report.parts))
 
 
 def greeting(config: RunnerConfig, inputs: Served, bound: socket.socket) -> str:

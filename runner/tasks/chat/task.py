@@ -109,7 +109,7 @@ def run(inputs: Opening, context: Context) -> Result:
         facts |= {
             "sampling": "; ".join(filter(None, (facts.get("sampling"), f"by /set at the end {sampling}")))
         }
-    notes = report.notes + engine_notes(engine.stats) + chat.notes
+    notes = engine_notes(engine.stats, report) + chat.notes
     return Result(metrics, facts=facts, notes=notes, tables=measured.tables)
 
 

@@ -17,6 +17,7 @@ from runner.tasks.collecting.guesses import TITLE, rows_by_kind
 from runner.tasks.collecting.kept import Kept
 from runner_base import FinishReason, JobFailed, Sample, counted
 from runner_engine import EngineReport
+from runner_engine.render.notes import render
 
 NOT_AGAIN = "The same command would get the same error and does not ask again; rerun=failed does"
 
@@ -57,11 +58,11 @@ def collected(
     own = [kept.settled[sample.index] for sample in samples if sample.index in kept.settled]
     done = Collected(samples, [*notes, *_where_from(samples, own, asked_again)], measured=measured)
     if measured is not None:
-        done.notes += measured.report.notes + engine_notes(measured.stats)
+        done.notes += engine_notes(measured.stats, measured.report)
         done.metrics = dict(measured.metrics)
     elif report := _engine_of_reused(kept.recorder, samples):
         done.known = report.facts
-        done.notes += report.notes
+        done.notes += map(render, report.notes)
     done.metrics |= cost_and_sides(samples)
     if full := sum(
         answer.finish_reason is FinishReason.context for each in samples for answer in each.answers

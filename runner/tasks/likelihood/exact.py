@@ -21,6 +21,7 @@ from runner.tasks.likelihood.keys import LikelihoodConfig
 from runner.tasks.likelihood.reference import KEY
 from runner.tasks.named_job import SCORING, is_id, overridden
 from runner_base import ConfigError
+from runner_base.notes import given
 from runner_engine import (
     Arithmetic,
     Capability,
@@ -36,6 +37,7 @@ from runner_engine import (
 )
 from runner_engine.checkpoints import shape_of, waiting_places
 from runner_engine.models.loaded_lines import lines
+from runner_engine.render.notes import render
 from runner_engine.sessions import require_among
 
 EXACT = "task.exact=true"
@@ -158,8 +160,11 @@ class SideBySide:
         own, reference = self.reports = [self.own.load(), self.reference.load()]
         loaded = lines(reference.metrics, reference.facts).get("loaded", "")
         notes = [
-            "two models were loaded side by side: peak_rss_mib is of both, all other figures are of this model alone",
-            *(f"the reference: {note}" for note in reference.notes),
+            given(
+                "two models were loaded side by side: peak_rss_mib is of both, all other figures are of this model "
+                "alone"
+            ),
+            *(given(f"the reference: {render(note)}") for note in reference.notes),
         ]
         facts = {"reference": f"{self.named} · side by side, {loaded}"}
         return replace(own, facts=own.facts | facts, notes=own.notes + notes)

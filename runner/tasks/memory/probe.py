@@ -28,6 +28,7 @@ from runner_base import RunnerError, child, is_memory_error, machine, one_line
 from runner_base.errors import NOT_GIVEN
 from runner_engine import Capability, Completion, Engine, EngineReport, Session, Workload, complete, require
 from runner_engine.devices.mapped_files import resident_mib
+from runner_engine.render.notes import render
 
 
 class OutOfMemory(Exception):
@@ -127,7 +128,7 @@ def measure(config: RunnerConfig, points: list[tuple[int, Workload]], channel: T
     vocab_size = int(report.metrics["vocab_size"])
     for _, (_, prompt_tokens, new_tokens) in points:
         check_room(room_of(report), prompt_tokens, new_tokens)
-    probe.emit(metrics=report.metrics, facts=report.facts, notes=report.notes)
+    probe.emit(metrics=report.metrics, facts=report.facts, notes=[render(note) for note in report.notes])
     first = synthetic_requests(1, 8, 2, vocab_size, config.seed, draw=-1)
     # packs weights, builds kernels and reads pages of libraries
     probe.stage("first pass", lambda: complete(engine, first, batch_size=1))

@@ -44,6 +44,7 @@ from runner_base import JobFailed, Result, machine, short_name, write_atomically
 from runner_base.drawing import draw_in_process, draw_missing
 from runner_base.repeats import RepeatLog
 from runner_engine import Capability, require
+from runner_engine.render.notes import render
 
 VERSION = 3
 USES = frozenset({Uses.weights, Uses.engine, Uses.machine})
@@ -133,7 +134,10 @@ def run(inputs: Prompted, context: Context) -> Result:
     found_knee = None if knee is None or knee.is_highest else knee.rate
 
     result = Result(
-        dict(report.metrics), tables.rows_of_cells(cells, task), dict(report.facts), list(report.notes)
+        dict(report.metrics),
+        tables.rows_of_cells(cells, task),
+        dict(report.facts),
+        [render(note) for note in report.notes],
     )
     result.metrics |= _best(measured) | {
         "load_s": engine.stats.load_s,
@@ -171,7 +175,7 @@ def run(inputs: Prompted, context: Context) -> Result:
         result.facts["prompts"] = real.described
         result.notes += [*real.notes, *[OF_THE_MEAN] * (limits.arithmetic is not None)]
     result.notes += [knee.sentence] if knee is not None else []
-    result.notes += engine.stats.notes  # the notes of cells name shortages of rows
+    result.notes += map(render, engine.stats.notes)  # the notes of cells name shortages of rows
     if len(measured) < len(cells) and report.facts.get("device") == "cpu":
         result.ran_short_mib = free_mib
     title = f"{short_name(config.model.name)}, {config.quantization.label}, {report.facts.get('device', 'elsewhere')}"

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from runner_base.notes import note
 from runner_engine.devices.mapped_files import MappedFiles
 from runner_engine.experts import Form, SeparateExperts, apart, form_of, together
 from runner_engine.kernels.native import FORMATS, Kernels
@@ -54,7 +55,7 @@ def described_experts(module: nn.Module, dtype: torch.dtype) -> DescribedExperts
         return _Separate(module, dtype)
     form = form_of(module)
     if form is not None and is_adapted_inside(module):
-        raise Unsupported("an adapter adds to all of a layer at once (lora.merge=true: to none in a pass)")
+        raise Unsupported(note("adapted_whole_layer"))
     return None if form is None else _Fused(module, form)
 
 
@@ -72,7 +73,7 @@ class _Fused:
         self.dtype, self.experts = self.fused[DOWN].dtype, len(self.fused[DOWN])
         self.hidden = apart(form, DOWN, self.fused[DOWN][0]).shape[0]
         if any(weight.dtype != self.dtype for weight in self.fused.values()):
-            raise Unsupported("their matrices differ in their number format")
+            raise Unsupported(note("expert_formats_differ"))
 
     def read(self, reading: Reading) -> tuple[ExpertLayer, list[PackedParameter]]:
         formula = _formula(self._between, self.module, self.form)
@@ -86,7 +87,7 @@ class _Fused:
             for name, matrices in of_name.items()
         )
         if not is_packed and (self.form.is_transposed or not self.form.is_concatenated):
-            raise Unsupported("their matrices do not fill whole panels")
+            raise Unsupported(note("expert_panels_not_filled"))
         biases = [self._biases_of(number) for number in range(self.experts)]
         if not is_packed:
             weights = [one for number in range(self.experts) for one in self._rows_of(number, biases[number])]
@@ -153,21 +154,21 @@ class _Separate:
         if layer in reading.matrices:
             return reading.matrices[layer]
         if not is_plain(layer) or not layer.weight.is_contiguous():
-            raise Unsupported("the weights of some are of a kind that the kernels do not read")
+            raise Unsupported(note("expert_weights_unknown"))
         return PlainRows(layer.weight.detach(), None if layer.bias is None else layer.bias.detach())
 
 
 def _check_form(form: Form) -> None:
     if form.has_post_norm:
-        raise Unsupported("there is a norm after each expert")
+        raise Unsupported(note("norm_after_expert"))
     if form.takes_sorted_rows:
-        raise Unsupported("they get all rows")
+        raise Unsupported(note("experts_get_all_rows"))
 
 
 def _formula(between: Callable[..., torch.Tensor], family: nn.Module, form: Form) -> GateFormula:
     formula = formula_of(between, family, form.has_gate)
     if formula is None:
-        raise Unsupported("their gate is computed by another formula")
+        raise Unsupported(note("other_gate_formula"))
     return formula
 
 
@@ -175,7 +176,7 @@ def _plain(module: nn.Module, name: str) -> nn.Parameter:
     """Return a parameter of a module; Unsupported where it is no plain one on the CPU."""
     weight = module._parameters.get(name)
     if weight is None or type(weight.data) is not torch.Tensor or weight.device.type != "cpu":
-        raise Unsupported(f"{name} is no plain parameter on the CPU")
+        raise Unsupported(note("no_plain_parameter", name=name))
     if weight.dtype not in FORMATS or not weight.is_contiguous():
-        raise Unsupported(f"{name} has another number format or order")
+        raise Unsupported(note("parameter_format_or_order", name=name))
     return weight

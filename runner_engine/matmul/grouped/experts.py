@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from runner_base.notes import Note, note
 from runner_engine.devices.mapped_files import MappedFiles
 from runner_engine.kernels.native import Kernels
 from runner_engine.matmul.choice import requested_way
@@ -35,7 +36,7 @@ class GroupedExperts:
     """The experts of a model whose `forward` is replaced, after a trial beside the family's own."""
 
     layers: dict[nn.Module, ExpertLayer] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
     packed: list[PackedParameter] = field(default_factory=list)
 
     @classmethod
@@ -61,9 +62,9 @@ class GroupedExperts:
         for module in list(model.modules()):
             try:
                 layer = found._replacement(module, dtype, reading)
-            except Unsupported as reason:
-                note = f"the experts are multiplied by the family's own function, which is slower: {reason}"
-                found.notes += [] if note in found.notes else [note]
+            except Unsupported as unsupported:
+                slow = note("slow_experts", reason=unsupported.reason)
+                found.notes += [] if slow in found.notes else [slow]
                 continue
             if layer is not None:
                 module.forward = _forward(module, layer)
@@ -135,9 +136,9 @@ class _Trial:
             result: torch.Tensor = module(self.rows, self.index, self.weights)
         return result
 
-    def difference(self, layer: ExpertLayer, expected: torch.Tensor) -> str:
-        """Say by how much a layer's results are off; empty if that is only rounding."""
+    def difference(self, layer: ExpertLayer, expected: torch.Tensor) -> Note | None:
+        """Return by how much a layer's results are off; None if that is only rounding."""
         found, expected = layer(self.rows, self.index, self.weights).float(), expected.float()
         off = float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-9))
         is_right = off <= TOLERANCE[self.rows.dtype]
-        return "" if is_right else f"the results would be off by {off:.2g} of the largest"
+        return None if is_right else note("results_off", off=off)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from runner_base.notes import Note, note
 from runner_engine.checkpoints.pass_memory import expert_workspace_bytes, quantized_workspace_bytes
 from runner_engine.kernels.expert_numbers import EXPERT_MATRICES, EXPERT_PRODUCT_BYTES, ExpertSet
 from runner_engine.kernels.native import Kernels, pointer
@@ -19,6 +20,10 @@ from runner_engine.matmul.row_formats import row_format
 
 class Unsupported(Exception):
     """Why experts are left to the family's own function."""
+
+    def __init__(self, reason: Note) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -131,11 +136,11 @@ class ExpertLayer:
         each = EXPERT_MATRICES if has_gate else EXPERT_MATRICES - 1
         experts, down, up = len(weights) // each, weights[each - 1], weights[each - 2]
         if up.inputs != down.matrix.outputs or up.matrix.outputs != down.inputs:
-            raise Unsupported("their matrices do not fit together")
+            raise Unsupported(note("expert_sizes_differ"))
         matrices = (Matrix * (EXPERT_MATRICES * experts))()
         for number, one in enumerate(weights):
             if dtype not in one.formats:
-                raise Unsupported("their rows have another number format")
+                raise Unsupported(note("expert_rows_format"))
             matrices[number // each * EXPERT_MATRICES + EXPERT_MATRICES - each + number % each] = one.matrix
         _check_alike([one.matrix for one in weights], each)
         kinds = {WeightFormat(one.matrix.kind) for one in weights}
@@ -165,7 +170,7 @@ def _check_alike(matrices: Sequence[Matrix], each: int) -> None:
     for kind in (True, False):
         formats = {row_format(one) for one, down in zip(matrices, is_down, strict=True) if down is kind}
         if len(formats) > 1 and any(WeightFormat(int(one[0])).has_byte_rows for one in formats):
-            raise Unsupported("the rows of their matrices are quantized in different ways")
+            raise Unsupported(note("expert_rows_quantized_differently"))
     pairs = zip(matrices[::each], matrices[1::each], strict=True) if each == EXPERT_MATRICES else ()
     if any((*row_format(gate), gate.block) != (*row_format(up), up.block) for gate, up in pairs):
-        raise Unsupported("the two matrices of a gate are quantized differently")
+        raise Unsupported(note("gate_matrices_quantized_differently"))

@@ -19,6 +19,7 @@ from torch import nn
 
 from runner_base import DataError
 from runner_base.errors import Code
+from runner_base.notes import Note, note
 from runner_engine.checkpoints.weight_files import Tensor
 from runner_engine.quantization.grouped import GroupSettings
 
@@ -143,13 +144,13 @@ class StoredLayout(Layout):
         """All are the same."""
         return torch.full((1, 1), self.zero_code, dtype=torch.uint8, device=stored[self.scale_name].device)
 
-    def problem(self, stored: Tensors, name: str, tensor: torch.Tensor) -> str:
-        """Say what is wrong with the numbers of a tensor; empty if nothing is."""
+    def problem(self, stored: Tensors, name: str, tensor: torch.Tensor) -> Note | None:
+        """Return what is wrong with the numbers of a tensor; None if nothing is."""
         if name in (self.scale_name, "input_scale") and not tensor.isfinite().all():
-            return "a scale is not a finite number"
+            return note("scale_not_finite")
         if name == "input_scale" and not (tensor > 0).all():
-            return "a scale is not above 0"
-        return ""
+            return note("scale_not_positive")
+        return None
 
 
 def unpack_stream(words: torch.Tensor, bits: int, count: int) -> torch.Tensor:

@@ -9,6 +9,7 @@ from typing import ClassVar, Self
 import torch
 from torch import nn
 
+from runner_base.notes import Note, note
 from runner_engine.checkpoints.weight_files import Tensor
 from runner_engine.models.layouts.base import SCALES, StoredLayout, Tensors, Types, wrong
 from runner_engine.models.layouts.float8 import EXPONENTS, FLOAT8, LARGEST, as_numbers
@@ -56,17 +57,17 @@ class Mxfp4Layout(StoredLayout):
         """Exponents in a byte."""
         return stored["weight_scale"][first:last].view(torch.float8_e8m0fnu)
 
-    def problem(self, stored: Tensors, name: str, tensor: torch.Tensor) -> str:
+    def problem(self, stored: Tensors, name: str, tensor: torch.Tensor) -> Note | None:
         """Scales are numbers, also together, and those of whole layers above 0."""
         if name == "weight_scale" and not as_numbers(tensor).float().isfinite().all():
-            return "a scale is not a finite number"
+            return note("scale_not_finite")
         if name.endswith("global_scale") and not (tensor.isfinite().all() and (tensor > 0).all()):
-            return "the scale of the layer is not a finite number above 0"
+            return note("layer_scale_not_positive")
         if name == ("weight_global_scale" if "weight_global_scale" in stored else "weight_scale"):
             largest = self.scales(stored, 0, self.outputs).abs().max() * E2M1.max()
             if not largest.isfinite():
-                return "a weight would not be a finite number"
-        return ""
+                return note("weight_not_finite")
+        return None
 
 
 @dataclass(frozen=True)

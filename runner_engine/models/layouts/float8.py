@@ -9,6 +9,7 @@ from typing import ClassVar, Self
 import torch
 from torch import nn
 
+from runner_base.notes import Note, note
 from runner_engine.checkpoints.weight_files import Tensor
 from runner_engine.models.layouts.base import ONE_NUMBER, SCALES, Shapes, StoredLayout, Tensors, Types, wrong
 from runner_engine.quantization.grouped import GroupSettings
@@ -80,10 +81,10 @@ class Float8Layout(StoredLayout):
         scale = groups.abs().amax(-1, keepdim=True) / LARGEST
         return _rounded(groups, torch.where(scale == 0, torch.finfo(rows.dtype).eps, scale)).flatten(-2)
 
-    def problem(self, stored: Tensors, name: str, tensor: torch.Tensor) -> str:
+    def problem(self, stored: Tensors, name: str, tensor: torch.Tensor) -> Note | None:
         """A byte may be no number."""
         if name == "weight" and ((tensor.view(torch.uint8) & 127) == 127).any():
-            return "a weight is not a number (NaN)"
+            return note("weight_not_number")
         return super().problem(stored, name, as_numbers(tensor) if name == self.scale_name else tensor)
 
 

@@ -12,6 +12,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from runner_base.notes import Note, note
 from runner_engine.checkpoints.weight_files import Tensor
 from runner_engine.models.layouts.base import MAX_INPUTS, ORDERS, SCALES, StoredLayout, Tensors, Types, wrong
 from runner_engine.quantization.grouped import GroupSettings
@@ -114,10 +115,10 @@ class HqqLayout(StoredLayout):
         zeros = stored["zero"].reshape(self.outputs, self.groups)[first:last]
         return zeros.to(stored["scale"].dtype)
 
-    def problem(self, stored: Tensors, name: str, tensor: torch.Tensor) -> str:
+    def problem(self, stored: Tensors, name: str, tensor: torch.Tensor) -> Note | None:
         """What a layer says about itself must be what its shapes say."""
         if name == "zero" and not tensor.isfinite().all():
-            return "a zero point is not a finite number"
+            return note("zero_point_not_finite")
         expected: dict[str, list[object]] = {
             "shape": [[self.outputs, self.inputs]],
             "nbits": [5, 6, 8] if self.bits == 8 else [self.bits],
@@ -126,5 +127,5 @@ class HqqLayout(StoredLayout):
             "view_as_float": [0],
         }
         if name in expected and (says := tensor.tolist()) not in expected[name]:
-            return f"{says}, and {' or '.join(map(str, expected[name]))} expected"
+            return note("other_value", stored=says, expected=" or ".join(map(str, expected[name])))
         return super().problem(stored, name, tensor)

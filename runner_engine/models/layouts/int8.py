@@ -12,6 +12,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from runner_base.notes import Note, note
 from runner_engine.checkpoints.weight_files import Tensor
 from runner_engine.models.layouts.base import ONE_NUMBER, SCALES, Shapes, StoredLayout, Tensors, Types
 from runner_engine.quantization.grouped import GroupSettings
@@ -80,7 +81,7 @@ class Int8Layout(StoredLayout):
         numbers, scale = self.whole_numbers(stored, rows)
         return numbers.sub_(self.row_zero_point(stored)).mul_(scale)
 
-    def problem(self, stored: Tensors, name: str, tensor: torch.Tensor) -> str:
+    def problem(self, stored: Tensors, name: str, tensor: torch.Tensor) -> Note | None:
         if name == "weight_zero_point" and tensor.any():
-            return "symmetric weights have zero points of 0"
+            return note("zero_point_of_symmetric")
         return super().problem(stored, name, tensor)

@@ -10,6 +10,7 @@ from typing import ClassVar, Self
 import torch
 from torch import nn
 
+from runner_base.notes import Note, note
 from runner_engine.checkpoints.weight_files import Tensor
 from runner_engine.models.layouts.base import (
     MAX_INPUTS,
@@ -61,12 +62,12 @@ class IntegersLayout(StoredLayout):
         """Return the bits of a layer's codes, which follow from their size."""
         return 4
 
-    def problem(self, stored: Tensors, name: str, tensor: torch.Tensor) -> str:
+    def problem(self, stored: Tensors, name: str, tensor: torch.Tensor) -> Note | None:
         """Groups must exist; -1 of all inputs is the format's word for none."""
         if name == self.order_name and not bool((tensor == -1).all()):
             low, high = int(tensor.min()), int(tensor.max())
             if low < 0 or high >= self.groups:
-                return f"an input is in group {low if low < 0 else high}, and there are {self.groups}"
+                return note("no_such_group", group=low if low < 0 else high, groups=self.groups)
         return super().problem(stored, name, tensor)
 
 
@@ -182,10 +183,10 @@ class PackedLayout(IntegersLayout):
             return stored["weight_scale"].new_full((1, 1), 2 ** (self.bits - 1), dtype=torch.uint8)
         return _some(stored["weight_zero_point"].T, self.bits, first, last).T
 
-    def problem(self, stored: Tensors, name: str, tensor: torch.Tensor) -> str:
+    def problem(self, stored: Tensors, name: str, tensor: torch.Tensor) -> Note | None:
         """The shape that it holds must be the layer's."""
         if name == "weight_shape" and tensor.tolist() != [self.outputs, self.inputs]:
-            return f"{tensor.tolist()}, and the layer is {[self.outputs, self.inputs]}"
+            return note("other_shape", stored=tensor.tolist(), shape=[self.outputs, self.inputs])
         return super().problem(stored, name, tensor)
 
 

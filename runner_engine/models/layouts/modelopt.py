@@ -13,6 +13,7 @@ from typing import ClassVar, Self, cast
 import torch
 from torch import nn
 
+from runner_base.notes import Note, note
 from runner_engine.checkpoints.weight_files import Tensor
 from runner_engine.models.layouts.base import ONE_NUMBER, SCALES, Shapes, StoredLayout, Tensors, Types, wrong
 from runner_engine.models.layouts.float4 import BYTES, E2M1, Mxfp4Layout, nearest
@@ -127,15 +128,15 @@ class ModelOptNvfp4Layout(Mxfp4Layout):
         scale = torch.where(scale == 0, 1.0, scale)
         return (nearest(groups / scale) * scale).flatten(-2).to(rows.dtype)
 
-    def problem(self, stored: Tensors, name: str, tensor: torch.Tensor) -> str:
+    def problem(self, stored: Tensors, name: str, tensor: torch.Tensor) -> Note | None:
         """Scales are numbers, also together, and those of whole layers above 0."""
         if name in ("weight_scale_2", "input_scale") and not (tensor.isfinite().all() and (tensor > 0).all()):
-            return "the scale of the layer is not a finite number above 0"
+            return note("layer_scale_not_positive")
         if name == "weight_scale" and not tensor.float().isfinite().all():
-            return "a scale is not a finite number"
+            return note("scale_not_finite")
         if (
             name == "weight_scale_2"
             and not (self.scales(stored, 0, self.outputs).abs().max() * E2M1.max()).isfinite()
         ):
-            return "a weight would not be a finite number"
-        return ""
+            return note("weight_not_finite")
+        return None

@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from runner_base.notes import Note, note
 from runner_engine.checkpoints.weight_files import Tensor
 from runner_engine.models.layouts.base import SCALES, StoredLayout, Tensors, Types, wrong
 from runner_engine.quantization.grouped import GroupSettings
@@ -59,10 +60,10 @@ class TernaryLayout(StoredLayout):
             return numbers.div_(scale * factor)
         return numbers.div_(factor).mul_(scale)
 
-    def problem(self, stored: Tensors, name: str, tensor: torch.Tensor) -> str:
+    def problem(self, stored: Tensors, name: str, tensor: torch.Tensor) -> Note | None:
         """Of two bits, three codes stand for a weight."""
         if name == "weight" and (tensor & tensor >> 1 & 0b01010101).any():
-            return "a code of 3 stands for no weight: they are 0, 1 and 2"
+            return note("code_without_weight")
         if name == "weight_scale" and not (tensor.isfinite().all() and (tensor > 0).all()):
-            return "the scale of the layer is not a finite number above 0"
-        return ""
+            return note("layer_scale_not_positive")
+        return None

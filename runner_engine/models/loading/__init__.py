@@ -1,5 +1,14 @@
 """How weights come into a model: one module for each way, which defines a `Way` by the contract in
-contract.py."""
+contract.py.
+
+gguf: a .gguf file of an architecture that is known here, read without transformers.
+mixed: a plain checkpoint, whose layers are then quantized one by one, each as its pattern says.
+merged: a plain checkpoint that an adapter is merged into, before it is quantized as for a mix.
+stored_groups: a checkpoint of codes with scales, which layers of our own hold as they are.
+adopted_groups: a checkpoint whose library loads the codes, which layers of our own then hold.
+made_groups: a plain checkpoint, quantized into layers of our own while transformers reads it.
+library: any other: transformers reads it, and a library may quantize it meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +18,7 @@ from runner_engine.models.loading.contract import WayOfLoading
 from runner_engine.models.loading.weights import load_weights
 from runner_engine.models.target import Target
 
-__all__ = ["WAYS", "load_weights", "way_for"]
-
-WAYS = {
-    "gguf": "a .gguf file of an architecture that is known here, read without transformers",
-    "mixed": "a plain checkpoint, whose layers are then quantized one by one, each as its pattern says",
-    "merged": "a plain checkpoint that an adapter is merged into, before it is quantized as for a mix",
-    "stored_groups": "a checkpoint of codes with scales, which layers of our own hold as they are",
-    "adopted_groups": "a checkpoint whose library loads the codes, which layers of our own then hold",
-    "made_groups": "a plain checkpoint, quantized into layers of our own while transformers reads it",
-    "library": "any other: transformers reads it, and a library may quantize it meanwhile",
-}
+__all__ = ["load_weights", "way_for"]
 
 
 def way_for(target: Target) -> WayOfLoading:

@@ -30,6 +30,7 @@ from runner_engine.models.loading.contract import Report, WayOfLoading
 from runner_engine.models.loading.stored_experts import ModelPaths, names_for
 from runner_engine.quantization import read_format, stored_settings
 from runner_engine.quantization.grouped import GroupedConfig, GroupSettings
+from runner_engine.render.notes import render
 
 METHOD = "runner_groups"
 LAYOUTS: dict[str, type[StoredLayout]] = {
@@ -123,7 +124,7 @@ def check_numbers(model: Any, origins: Origins) -> None:
                 why = "layers of codes cannot be on disk: give model.device_map more memory"
                 raise wrong(where, why, "unsupported")
             if problem := layer.layout.problem(layer.stored, name, tensor):
-                raise wrong(where, problem, "damaged")
+                raise wrong(where, render(problem), "damaged")
 
 
 def _settings(stored: dict[str, Any]) -> GroupSettings:
@@ -133,7 +134,8 @@ def _settings(stored: dict[str, Any]) -> GroupSettings:
     assert form is not None
     assert isinstance(form.config, GroupedConfig)
     if form.refusal:
-        raise ConfigError(f"quantization_config: {form.refusal}", key="config.json", code="unsupported")
+        reason = f"quantization_config: {render(form.refusal)}"
+        raise ConfigError(reason, key="config.json", code="unsupported")
     return form.config.settings_of(stored)
 
 

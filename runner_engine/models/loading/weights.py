@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from runner_base import ConfigError, DataError, few, is_memory_error, one_line
+from runner_base.notes import Note, note
 from runner_engine.checkpoints.own_head import is_of_head
 from runner_engine.checkpoints.weight_files import read_weight_file
 from runner_engine.devices import heap
@@ -23,7 +24,7 @@ from runner_engine.models.rope import choices as rope_room
 from runner_engine.plan.load_plan import LoadPlan
 
 
-def load_weights(way: WayOfLoading, arguments: dict[str, Any]) -> tuple[Any, list[str]]:
+def load_weights(way: WayOfLoading, arguments: dict[str, Any]) -> tuple[Any, list[Note]]:
     """Return the model with its weights, and a note on what the checkpoint has besides.
 
     arguments: those of the way's `prepare`.
@@ -79,7 +80,7 @@ def _read(way: WayOfLoading, arguments: dict[str, Any], folder: Path, named: str
         raise ConfigError(f"{named} cannot be loaded from {folder}: {reason}", code="unreadable") from error
 
 
-def _check_complete(model: Any, report: Report, checkpoint: str) -> list[str]:
+def _check_complete(model: Any, report: Report, checkpoint: str) -> list[Note]:
     """Reject a model with missing weights, which transformers would make up; return a note on
     unused ones."""
     if absent := sorted(report["missing_keys"]):
@@ -89,7 +90,7 @@ def _check_complete(model: Any, report: Report, checkpoint: str) -> list[str]:
             code="damaged",
         )
     if unused := sorted(report["unexpected_keys"]):
-        return [f"{type(model).__name__} has no use for {few(unused)} of the checkpoint"]
+        return [note("unused_tensors", model=type(model).__name__, tensors=few(unused))]
     return []
 
 

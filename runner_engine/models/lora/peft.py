@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from runner_base import ConfigError, load_json, one_line
+from runner_base.notes import note
 from runner_engine.checkpoints import adapter_kinds
 from runner_engine.checkpoints.adapter_header import adapter_shapes
 from runner_engine.checkpoints.resolve import read_tensors
@@ -117,7 +118,7 @@ def read(base: Any, lora: PeftConfig, folder: Path, base_name: str) -> tuple[Any
     settings = load_json(folder / "adapter_config.json")
     made_for = settings.get("base_model_name_or_path")
     fits = not isinstance(made_for, str) or not made_for or Path(made_for).name == Path(base_name).name
-    notes = () if fits else (f"the adapter was made for {made_for}, the loaded base is {base_name}",)
+    notes = () if fits else (note("made_for_another_base", made_for=made_for, base=base_name),)
     brings_biases = settings.get("bias", "none") != "none"
     biases = [bias for name, bias in base.named_parameters() if brings_biases and name.endswith(".bias")]
     before = [(bias, bias.detach().clone()) for bias in biases]

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from runner_base import ConfigError, few
+from runner_base.notes import Note, note
 from runner_engine.models.lora import beside
 from runner_engine.models.lora.report import AdapterReport, delta_norm
 from runner_engine.models.pickled import load_tensors
@@ -41,7 +42,7 @@ class Adapter:
 
     pairs: dict[str, Pair]
     rank: int
-    notes: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
 
 
 def read(file: Path, label: str, rank: int | None = None) -> Adapter:
@@ -126,7 +127,7 @@ def one_rank(pairs: dict[str, Pair], label: str, wanted: int | None = None) -> i
 
 def fit(
     adapter: Adapter, base: nn.Module, label: str, base_name: str
-) -> tuple[dict[str, Any], tuple[str, ...]]:
+) -> tuple[dict[str, Any], tuple[Note, ...]]:
     """Return path → layer for every pair of the adapter, and notes; a pair that does not fit is an
     error."""
     modules = dict(base.named_modules())
@@ -158,11 +159,7 @@ def fit(
                 code="mismatch",
             )
     bare = [path for path in _squares(modules) if path not in adapter.pairs]
-    notes = (
-        (f"{len(bare)} square layers are not in the adapter and stay as they are: {few(bare)}",)
-        if bare
-        else ()
-    )
+    notes = (note("layers_left", count=len(bare), layers=few(bare)),) if bare else ()
     return {path: modules[path] for path in adapter.pairs}, notes
 
 

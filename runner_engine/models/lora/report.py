@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from runner_base.notes import Note
+
 
 @dataclass(frozen=True)
 class AdapterReport:
@@ -18,7 +20,7 @@ class AdapterReport:
     rank: int
     parameters: int
     delta_norm: float  # Frobenius norm of all scaling * B @ A together
-    notes: tuple[str, ...]
+    notes: tuple[Note, ...]
     besides: tuple[str, ...] = ()  # what else it is or changes, in words
     merge_s: float = 0.0  # what merging it took, without importing PEFT
 
@@ -43,7 +45,7 @@ def delta_norm(pairs: Iterable[tuple[Tensor, Tensor, float]]) -> float:
     return float(max(squares, 0.0) ** 0.5)
 
 
-def report_on(model: Any, notes: tuple[str, ...]) -> AdapterReport:
+def report_on(model: Any, notes: tuple[Note, ...]) -> AdapterReport:
     """Describe the adapter of a model of PEFT."""
     layers = [module for module in model.modules() if _has_matrices(module)]
     pairs = [pair for layer in layers for pair in _pairs_of(layer)]

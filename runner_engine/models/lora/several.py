@@ -180,6 +180,6 @@ def _together(names: Sequence[str], reports: Sequence[AdapterReport]) -> Adapter
         max(report.rank for report in reports),
         sum(report.parameters for report in reports),
         math.hypot(*(report.delta_norm for report in reports)),
-        tuple(note for report in reports for note in report.notes),
+        tuple(one for report in reports for one in report.notes),
         tuple(words),
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from runner_base import ConfigError
+from runner_base.notes import Note, note
 from runner_engine.checkpoints.positions import positions_under
 from runner_engine.models import capability
 from runner_engine.models.inventory import Described
@@ -137,13 +138,11 @@ def max_positions(text: Any) -> float:
     return float(positions_under(maximum, original, parameters.get("factor")))
 
 
-def notes(text: Any, rope: RopeConfig) -> list[str]:
+def notes(text: Any, rope: RopeConfig) -> list[Note]:
     """Return notes that a reader of the numbers needs."""
     if isinstance(rope, RopeDynamicConfig):
         length = getattr(text, "max_position_embeddings", "?")
-        return [
-            f"rope=dynamic: beyond {length} positions a row's angles depend on the longest row of its batch"
-        ]
+        return [note("angles_of_batch", length=length)]
     return []
 
 

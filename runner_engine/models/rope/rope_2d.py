@@ -22,10 +22,6 @@ from runner_engine.settings.rope import Rope2dConfig
 
 # attributes in which models and wrappers such as PEFT's keep the model
 INNER = ("model", "base_model", "language_model", "module")
-NOT_SET = (
-    "extra_pos2d is not set: the 2D rotary embedding was reached without coordinates. Pass position_ids (a single "
-    "stream is branch 0), or name branch and time of each token: with rope_2d.at(model, branches, times): ..."
-)
 
 
 def patched_pairs(pairs: int, ratio: float) -> range:
@@ -71,7 +67,11 @@ class Rope2d(nn.Module):
     def _coordinates(self, position_ids: torch.Tensor | None) -> torch.Tensor:
         if self.pos2d is None:
             if position_ids is None or not self.single_stream:
-                raise RuntimeError(NOT_SET)
+                raise RuntimeError(
+                    "extra_pos2d is not set: the 2D rotary embedding was reached without coordinates. Pass "
+                    "position_ids (a single stream is branch 0), or name branch and time of each token: with "
+                    "rope_2d.at(model, branches, times): ..."
+                )
             return torch.stack((torch.zeros_like(position_ids), position_ids), dim=-1)
         if position_ids is not None and position_ids.shape[-1] != self.pos2d.shape[-2]:
             here, given = position_ids.shape[-1], self.pos2d.shape[-2]

@@ -3,7 +3,6 @@ says so; tiles are emulated."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from raising import raises
 
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
+from runner_base.notes import note
 from runner_engine.attention import shared_attention
 from runner_engine.attention.shared_attention import FORCED, ROWS, choose
 from runner_engine.kernels import native
@@ -23,34 +23,37 @@ from runner_engine.kernels.shared_numbers import NO_TILES
 from runner_engine.kv_cache.kv_cache import Heads
 from runner_engine.local.engine import LocalEngine
 from runner_engine.matmul.choice import Choice
+from runner_engine.render.notes import render
 from runner_engine.settings.model import LocalModelConfig
 
 HEADS = Heads(2, 2, 3, 64, torch.bfloat16, torch.device("cpu"))
+FROM_8_ROWS = note("tiles_from_rows", rows=8, vectors="emulation")
 
 
 @pytest.mark.thorough
 @needs_tile_compiler
 @pytest.mark.parametrize(
-    ("file", "right", "wrong", "said"),
+    ("file", "right", "wrong", "code"),
     [
-        ("tile_attention.h", "TILE_MULTIPLY_ADD(3, 5, 7);\n      }\n      TILE_STORE(2, at", "TILE_MULTIPLY_ADD(3, 5, 6);\n      }\n      TILE_STORE(2, at", r"\d"),
-        ("tile_attention.h", "memset(last + LANES * dim, 0,", "memset(last + LANES * dim, 0xff,", "(nan|inf)"),
-        ("tile_attention.h", "begin / at_once * at_once", "begin / LANES * LANES", "some bits from that of each token alone"),
-        ("tile_own_keys.h", "TILE_LOAD(7, first + 6 * LANES, bytes)", "TILE_LOAD(7, first + 4 * LANES, bytes)", r"\d"),
+        ("tile_attention.h", "TILE_MULTIPLY_ADD(3, 5, 7);\n      }\n      TILE_STORE(2, at", "TILE_MULTIPLY_ADD(3, 5, 6);\n      }\n      TILE_STORE(2, at", "attention_off"),
+        ("tile_attention.h", "memset(last + LANES * dim, 0,", "memset(last + LANES * dim, 0xff,", "attention_off"),
+        ("tile_attention.h", "begin / at_once * at_once", "begin / LANES * LANES", "attention_bits_off"),
+        ("tile_own_keys.h", "TILE_LOAD(7, first + 6 * LANES, bytes)", "TILE_LOAD(7, first + 4 * LANES, bytes)", "own_attention_off"),
     ],
     ids=["the wrong keys", "weights of what was never written", "blocks that depend on others", "wrong own values"],
 )  # fmt: skip
 def test_a_wrong_kernel_is_noticed_by_its_trial_and_not_used(
-    file: str, right: str, wrong: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    file: str, right: str, wrong: str, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(FORCED, raising=False)
     choice = choose(HEADS, emulated_attention(tmp_path, with_a_mistake(tmp_path, file, right, wrong)))
     assert choice is not None
     assert choice.tile_rows == 0
-    whose = "37 tokens to 300" if file == "tile_attention.h" else "a token to its own"
-    pattern = rf"tiles left out of attention: attention of {whose} keys is off by {said}"
-    assert re.search(pattern, choice.note), choice.note
-    assert choice.note in choice.fact
+    assert choice.note is not None
+    [left_out] = choice.note.values["ways"]
+    assert (left_out.values["way"], left_out.values["is_attention"]) == ("tiles", True)
+    assert left_out.values["how"].code == code
+    assert choice.fact.values["reasons"] == (choice.note,)
 
 
 def times(*milliseconds: float) -> dict[int, float]:
@@ -67,27 +70,33 @@ def times(*milliseconds: float) -> dict[int, float]:
             times(1, 1, 3, 6, 12, 50),
             times(1, 1, 3, 6, 12, 50),
             8,
-            "tiles from 8 rows, ",
+            "tiles_from_rows",
         ),
         (
             times(1, 1, 2, 3, 4, 16),
             times(2, 2, 3, 6, 12, 50),
             times(1, 1, 3, 6, 12, 50),
             1,
-            "tiles from 1 rows, ",
+            "tiles_from_rows",
         ),
         (
             times(9, 9, 9, 9, 90, 90),
             times(1, 1, 2, 3, 8, 30),
             times(2, 2, 4, 6, 9, 50),
             NO_TILES,
-            "in the order of",
+            "order_of_tiles",
         ),
-        (times(1, 1, 2, 3, 4, 49), times(2, 2, 3, 6, 12, 50), times(1, 1, 3, 3, 4, 50), 0, "vectors, "),
+        (
+            times(1, 1, 2, 3, 4, 49),
+            times(2, 2, 3, 6, 12, 50),
+            times(1, 1, 3, 3, 4, 50),
+            0,
+            "attention_by_vectors",
+        ),
     ],
 )
 def test_the_fastest_is_chosen(
-    emulated_tiles: OnlyTiles, tiles: Any, in_order: Any, own: Any, expected_rows: int, words: str,
+    emulated_tiles: OnlyTiles, tiles: Any, in_order: Any, own: Any, expected_rows: int, code: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.delenv(FORCED, raising=False)
@@ -95,8 +104,8 @@ def test_the_fastest_is_chosen(
     monkeypatch.setattr(shared_attention, "_kept_seconds", lambda *_: took)
     choice = choose(HEADS, emulated_tiles)
     assert choice is not None
-    assert (choice.tile_rows, choice.note) == (expected_rows, "")
-    assert choice.fact.startswith(words)
+    assert (choice.tile_rows, choice.note) == (expected_rows, None)
+    assert choice.fact.code == code
 
 
 @needs_tile_compiler
@@ -105,9 +114,8 @@ def test_it_is_measured_once_and_kept_beside_products(
 ) -> None:
     monkeypatch.delenv(FORCED, raising=False)
     monkeypatch.setattr(emulated_tiles, "file", tmp_path / "kernels-1.so")
-    assert choose(HEADS, emulated_tiles) == Choice(
-        "tiles", "tiles from 8 rows, emulation below (not measured, since no folder keeps it)", 8
-    )
+    fact = note("way_with_reasons", way=FROM_8_ROWS, reasons=(note("way_unmeasured"),))
+    assert choose(HEADS, emulated_tiles) == Choice("tiles", fact, 8)
     monkeypatch.setattr(emulated_tiles, "is_kept", True)
     before = emulated_tiles.count("loads")
     first = choose(HEADS, emulated_tiles)
@@ -122,16 +130,19 @@ def test_it_is_measured_once_and_kept_beside_products(
 @needs_tile_compiler
 def test_a_way_is_forced(emulated_tiles: OnlyTiles, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(FORCED, "tiles")
-    fact = f"tiles from 8 rows, emulation below (by {FORCED})"
+    forced = (note("way_forced", variable=FORCED),)
+    fact = note("way_with_reasons", way=FROM_8_ROWS, reasons=forced)
     assert choose(HEADS, emulated_tiles) == Choice("tiles", fact, 8, is_free=False)
     narrow = choose(replace(HEADS, dim=80), emulated_tiles)
     assert narrow is not None
-    assert narrow.note == f"{FORCED}=tiles: heads of 80 numbers are not whole tiles of 32"
-    assert (narrow.tile_rows, narrow.fact) == (0, f"vectors, emulation ({narrow.note})")
+    problem = note("heads_not_whole_tiles", dim=80, width=32)
+    assert narrow.note == note("forced_way_fails", variable=FORCED, way="tiles", problem=problem)
+    vectors = note("attention_by_vectors", vectors="emulation")
+    assert narrow.fact == note("way_with_reasons", way=vectors, reasons=(narrow.note,))
+    assert narrow.tile_rows == 0
     monkeypatch.setenv(FORCED, "vectors")
-    assert choose(HEADS, emulated_tiles) == Choice(
-        "vectors", f"vectors, emulation (by {FORCED})", is_free=False
-    )
+    fact = note("way_with_reasons", way=vectors, reasons=forced)
+    assert choose(HEADS, emulated_tiles) == Choice("vectors", fact, is_free=False)
     assert choose(HEADS, None) is None, "torch computes it"
 
 
@@ -152,11 +163,10 @@ def test_what_was_chosen_is_in_the_facts(
         pytest.skip("torch computes attention to shared keys here")
     monkeypatch.setenv(FORCED, "tiles")
     engine = opened(model=LocalModelConfig(name="embedded", device="cpu", dtype=Dtype.float32))
-    reason = f"{FORCED}=tiles: tiles multiply bfloat16, and these keys are float32"
-    assert (
-        engine.load().facts["shared_attention"]
-        == f"vectors, {compiled.vectors_for(torch.float32)} ({reason})"
-    )
+    problem = note("keys_not_bfloat16", dtype="float32")
+    reason = note("forced_way_fails", variable=FORCED, way="tiles", problem=problem)
+    vectors = compiled.vectors_for(torch.float32)
+    assert engine.load().facts["shared_attention"] == f"vectors, {vectors} ({render(reason)})"
     heads = engine.heads(engine.loaded)
     assert heads is not None
     engine.install_fast_kernels(engine.loaded, heads)

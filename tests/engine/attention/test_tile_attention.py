@@ -10,6 +10,7 @@ import pytest
 import torch
 from emulated import OnlyTiles, needs_tile_compiler
 
+from runner_base.notes import note
 from runner_engine.attention.own_attention import OwnPlaces, attend_own
 from runner_engine.attention.parts import Scaling
 from runner_engine.attention.shared_attention import (
@@ -24,6 +25,7 @@ from runner_engine.kernels.kv_layers import KvCode
 from runner_engine.kernels.shared_numbers import NO_TILES
 from runner_engine.kv_cache.kv_cache import Heads
 from runner_engine.kv_cache.shared_kv import SharedKv
+from runner_engine.render.notes import render
 from runner_engine.settings.kv_cache import KvCache
 
 CPU = torch.device("cpu")
@@ -242,11 +244,11 @@ def test_heads_that_are_no_whole_tiles_and_other_formats_stay_with_vectors(emula
     ]
     assert same_bits(*parts)
     assert emulated_tiles.count("loads") == before
-    assert what_tiles_lack(heads, emulated_tiles) == "heads of 80 numbers are not whole tiles of 32"
+    assert what_tiles_lack(heads, emulated_tiles) == note("heads_not_whole_tiles", dim=80, width=32)
     floats = replace(HEADS, dtype=torch.float32)
-    assert what_tiles_lack(floats, emulated_tiles) == "tiles multiply bfloat16, and these keys are float32"
-    assert what_tiles_lack(HEADS, emulated_tiles) == ""
-    assert difference(HEADS.group, HEADS.dim, HEADS.kv_cache, emulated_tiles) == ""
+    assert what_tiles_lack(floats, emulated_tiles) == note("keys_not_bfloat16", dtype="float32")
+    assert what_tiles_lack(HEADS, emulated_tiles) is None
+    assert difference(HEADS.group, HEADS.dim, HEADS.kv_cache, emulated_tiles) is None
 
 
 @needs_tile_compiler
@@ -270,7 +272,7 @@ def test_real_tiles_pass_the_trial(kv_cache: KvCache) -> None:
     compiled = native.kernels()
     assert compiled is not None
     if compiled.tiles_problem:
-        pytest.skip(compiled.tiles_problem)
+        pytest.skip(render(compiled.tiles_problem))
     for group, dim in ((1, 32), (3, 64), (8, 128)):
-        assert what_tiles_lack(replace(HEADS, dim=dim), compiled) == ""
-        assert difference(group, dim, kv_cache, compiled) == ""
+        assert what_tiles_lack(replace(HEADS, dim=dim), compiled) is None
+        assert difference(group, dim, kv_cache, compiled) is None

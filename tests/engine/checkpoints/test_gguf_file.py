@@ -22,6 +22,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from runner_base.dtypes import Dtype
 from runner_base.errors import Code, ConfigError
+from runner_base.notes import note
 from runner_engine.checkpoints import gguf_file, model_files
 from runner_engine.checkpoints.resolve import resolve
 from runner_engine.models.load import Loaded
@@ -72,9 +73,8 @@ def test_whole_numbers_are_the_original_bit_for_bit(original: Path, files: dict[
     assert loaded.metrics["quantized_modules"] == 0
     assert loaded.metrics["weight_mib"] == plain.metrics["weight_mib"]
     assert loaded.facts["checkpoint"] == "gguf: F32 ×21"
-    assert (
-        "F32.gguf (F32 ×21) is unpacked while loading: in memory its weights are float32" in loaded.notes[0]
-    )
+    unpacked = note("unpacked_while_loading", file="F32.gguf", types="F32 ×21", dtype="float32")
+    assert loaded.notes[0] == unpacked
 
 
 def test_unpacked_blocks_are_close_to_it(original: Path, files: dict[str, Path]) -> None:
@@ -96,7 +96,7 @@ def test_unpacked_blocks_are_close_to_it(original: Path, files: dict[str, Path])
     assert loaded.facts["quantized"] == "none, unpacked from Q8_0 ×16, F32 ×5"
     half = load(files["Q8_0"], Dtype.bfloat16, unpacked=True)
     assert half.metrics["weight_mib"] == pytest.approx(loaded.metrics["weight_mib"] / 2, rel=0.001)
-    assert "in memory its weights are bfloat16" in half.notes[0]
+    assert half.notes[0].values["dtype"] == "bfloat16"
 
 
 def test_kept_blocks_give_the_logits_of_unpacked_ones(files: dict[str, Path]) -> None:
@@ -108,7 +108,7 @@ def test_kept_blocks_give_the_logits_of_unpacked_ones(files: dict[str, Path]) ->
     assert kept.facts["quantized"] == f"gguf: {shares} (15 of 15 linear layers: 15 GgufLinear)"
     assert kept.metrics["weight_mib"] < loaded.metrics["weight_mib"] * 0.28
     assert kept.metrics["weight_mib"] <= files["Q8_0"].stat().st_size / 2**20
-    assert not any("unpacked" in note for note in kept.notes)
+    assert "unpacked_while_loading" not in {one.code for one in kept.notes}
 
 
 def test_an_adapter_or_a_gpu_gets_unpacked_weights(files: dict[str, Path], tmp_path: Path) -> None:

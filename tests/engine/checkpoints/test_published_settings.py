@@ -21,6 +21,7 @@ from transformers.generation.logits_process import (
 )
 
 from runner_base.errors import DataError
+from runner_base.notes import note
 from runner_engine.checkpoints.published_settings import notes_on_publisher, read_published
 from runner_engine.settings.generation import GENERATIONS
 from runner_engine.settings.generation import GenerationConfig as OurGeneration
@@ -128,16 +129,15 @@ def test_the_header_of_a_gguf_file_is_read_before_a_file_beside_it(tmp_path: Pat
     published = read_published(file)
     assert published is not None
     assert published.words == "temperature 0.6, top_p 0.95, top_k 20"
-    assert published.sources["temperature"] == "from the .gguf file"
-    assert published.sources["min_p"] == "off, as the .gguf file does not name it"
+    named = "the .gguf file"
+    assert published.sources["temperature"] == note("from_file", file=named)
+    assert published.sources["min_p"] == note("not_in_gguf")
+    ignored = note("ignored_settings", file=named, ignored={"mirostat": 2})
     assert notes_on_publisher(OurGeneration(), published) == [
-        "greedy, and the .gguf file samples (temperature 0.6, top_p 0.95, top_k 20): generation=model draws as it says, "
-        "and generation=greedy,model task.samples=4 compares the two",
-        "ignored from the .gguf file: mirostat=2",
+        note("publisher_samples", file=named, settings=published.words),
+        ignored,
     ]
-    assert notes_on_publisher(OurGeneration(temperature=0.5), published)[:1] == [
-        "ignored from the .gguf file: mirostat=2"
-    ]
+    assert notes_on_publisher(OurGeneration(temperature=0.5), published)[:1] == [ignored]
     beside = read_published(gguf_with(tmp_path / "plain.gguf"))
     assert beside is not None
     assert beside.values["temperature"] == 0.1

@@ -29,6 +29,7 @@ from transformers import (
 )
 
 from runner_base.dtypes import Dtype
+from runner_base.notes import Note, note
 from runner_engine.decode import compat_probe
 from runner_engine.kernels import building, native, picking
 from runner_engine.kv_cache.windows import Masks, Unknown
@@ -45,9 +46,9 @@ pytestmark = pytest.mark.slow
 Saved = Callable[..., Path]
 GREEDY = GenerationConfig(max_new_tokens=NEW_TOKENS)
 QUICKLY_BUILT = building.FLAGS.replace("-O3", "-O0")  # the same functions, built in a second
-PLAIN = "decoding uses static batching (slower)"
+
 NO_BEAMS: dict[str, Any] = {"vocab_size": 259, "pad_token_id": 0, "bos_token_id": None, "eos_token_id": 2}
-NO_INTERFACE = "(slower): its attention does not go through transformers' interface"
+NO_INTERFACE = "attention_elsewhere"
 OTHERS: dict[str, tuple[Any, str | None]] = {  # and why they go in static batches, if they do
     "learned positions": (
         GPT2Config(n_embd=64, n_layer=2, n_head=4, n_positions=512, initializer_range=0.3, **NO_BEAMS),
@@ -69,6 +70,11 @@ OTHERS: dict[str, tuple[Any, str | None]] = {  # and why they go in static batch
         None,
     ),
 }  # fmt: skip
+
+
+def slow(reason: Note, batching: str = "static batching") -> Note:
+    """Return the note on rows that are decoded in batches."""
+    return note("slow_decoding", batching=batching, reason=reason, also=None)
 
 
 def configure(folder: Path, attention: Attention = Attention.auto, **groups: Any) -> ModelSpec:
@@ -96,8 +102,7 @@ def test_other_architectures_answer_as_generate(tiny_llama: Path, tmp_path: Path
         assert engine.stats.shared_tokens > 0
     else:
         assert len(engine.stats.notes) == 1, "said once"
-        assert PLAIN in engine.stats.notes[0]
-        assert reason in engine.stats.notes[0]
+        assert engine.stats.notes == [slow(note(reason))]
         assert engine.stats.shared_tokens == 0
     engine.close()
 
@@ -114,9 +119,7 @@ def test_a_window_that_no_mask_tells_of_is_minded_as_soon_as_it_slides(
     assert engine.stats.notes == [], "all within the window"
     assert complete(engine, requests()) == by_generate(folder)
     longest = max(map(len, PROMPTS)) + NEW_TOKENS
-    assert engine.stats.notes == [
-        f"{PLAIN}: its attention slides over 64 tokens, and {longest} were requested"
-    ]
+    assert engine.stats.notes == [slow(note("attention_slides", over=64, requested=longest))]
     wide = saved_family("mistral", max_position_embeddings=512, sliding_window=None)
     assert by_generate(wide) != by_generate(folder), "the window matters"
     engine.close()
@@ -163,10 +166,8 @@ def test_rows_that_turn_otherwise_from_some_length_on_go_through_generate(
     assert complete(engine, requests(prompts[::-1])) == {
         len(prompts) - 1 - number: tokens for number, tokens in expected.items()
     }
-    assert engine.stats.notes == [
-        "decoding uses transformers' generate, equal lengths (slower): its rotary embedding changes after 110 tokens, "
-        f"and {longest + NEW_TOKENS} were requested"
-    ]
+    changes = note("rope_changes", after=110, requested=longest + NEW_TOKENS)
+    assert engine.stats.notes == [slow(changes, "transformers' generate, equal lengths")]
     short = [prompt for prompt in prompts if len(prompt) + NEW_TOKENS <= 110]
     assert short
     fresh = open_engine(configure(folder))
@@ -183,7 +184,7 @@ def test_an_attention_that_is_named_is_the_one_that_runs(saved_family: Saved, at
     engine = open_engine(configure(folder, attention))
     for batch_size in (64, 3, 1):
         assert complete(engine, requests(), batch_size) == by_generate(folder)
-    assert engine.stats.notes == [f"{PLAIN}: model.attention={attention.value} was requested"]
+    assert engine.stats.notes == [slow(note("attention_requested", attention=attention.value))]
     assert engine.stats.shared_tokens == 0
     engine.close()
 

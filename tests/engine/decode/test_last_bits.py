@@ -98,7 +98,7 @@ def is_served(loaded: Loaded) -> bool:
     try:
         compat_probe.probe_heads(loaded)
     except Incompatible as error:
-        return "its logits would be off" not in str(error)
+        return error.reason.code != "logits_off"
     return True
 
 

@@ -16,6 +16,7 @@ from streams import PROMPTS, complete, requests
 
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
+from runner_base.notes import note
 from runner_engine.decode.cache_probe import Incompatible
 from runner_engine.decode.compat_probe import gives_same_logits_together
 from runner_engine.decode.passes.forward import Forward
@@ -180,7 +181,7 @@ def test_models_and_rows_of_other_routes_are_refused(
     engine_of: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def incompatible(_: object) -> None:
-        raise Incompatible("it keeps other state than keys and values")
+        raise Incompatible(note("other_state", what="DynamicLayer"))
 
     monkeypatch.setattr("runner_engine.local.engine.probe_heads", incompatible)
     with raises(ConfigError, "unsupported", "generation.kv_cache"):

@@ -40,7 +40,7 @@ def check_byte_products(layer: GroupedLinear, dtype: torch.dtype) -> None:
     """Compare with float64, and few rows with many."""
     assert KERNELS is not None
     layer.has_byte_rows = True
-    assert groups.problem(layer, KERNELS) == ""
+    assert groups.problem(layer, KERNELS) is None
     ours = Groups.of(layer, KERNELS, Workspace())
     assert ours.matrix.kind == WeightFormat.byte_groups
     rows = rows_of(250, layer.in_features, dtype)

@@ -12,6 +12,7 @@ import torch
 from emulated import OnlyTiles, emulated_attention, needs_byte_tile_compiler, with_a_mistake
 from torch import nn
 
+from runner_base.notes import Note, note
 from runner_engine.checkpoints.pass_memory import quantized_workspace_bytes
 from runner_engine.devices.heap import Heap
 from runner_engine.kernels import native
@@ -22,12 +23,25 @@ from runner_engine.matmul.choice import Choice
 from runner_engine.matmul.matrices import QuantizedWeights, multiply, shifted_sums
 from runner_engine.matmul.products import FORCED
 from runner_engine.matmul.quantized_layers import QuantizedLayers
+from runner_engine.render.notes import render
 
 pytestmark = needs_byte_tile_compiler
 SHAPES = [(32, 64), (33, 96), (80, 1090), (250, 576), (7, 50)]  # outputs, inputs
 COUNTS = (1, 4, 5, 15, 16, 17, 31, 32, 33, 64, 191, 192, 193, 260)
 LAYERS = {(96, 576), (64, 96)}
-BY_TILES = Choice("tiles", f"tiles from 16 rows, VNNI below (by {FORCED})", 16, is_free=False)
+VNNI = note("vnni")
+
+
+def from_rows(rows: int) -> Note:
+    return note("tiles_from_rows", rows=rows, vectors="VNNI")
+
+
+def because(way: Note, reason: Note) -> Note:
+    return note("way_with_reasons", way=way, reasons=(reason,))
+
+
+BY_FORCE = note("way_forced", variable=FORCED)
+BY_TILES = Choice("tiles", because(from_rows(16), BY_FORCE), 16, is_free=False)
 
 
 def weights_of(outputs: int, inputs: int, kind: WeightFormat, tile_rows: int) -> QuantizedWeights:
@@ -90,8 +104,11 @@ def test_other_sums_are_noticed_by_a_trial_and_not_used(
     monkeypatch.delenv(FORCED, raising=False)
     mistake = ("quantized.h", "TILE_MULTIPLY_ADD_BYTES(3, 5, 7);", "TILE_MULTIPLY_ADD_BYTES(3, 5, 6);")
     choice = choose(LAYERS, emulated_attention(tmp_path, with_a_mistake(tmp_path, *mistake)))
-    note = "tiles left out: products of 43 rows in bytes by 80 x 96 differ from those by vectors"
-    assert choice == Choice("vectors", f"VNNI ({note})", 0, note)
+    differ = note("bytes_differ", rows=43, outputs=80, inputs=96)
+    left_out = note(
+        "ways_left_out", ways=(note("way_left_out", way="tiles", is_attention=False, how=differ),)
+    )
+    assert choice == Choice("vectors", because(VNNI, left_out), 0, left_out)
 
 
 @pytest.mark.parametrize(
@@ -109,8 +126,8 @@ def test_tiles_multiply_from_so_many_rows_on_as_they_are_faster(
     monkeypatch.delenv(FORCED, raising=False)
     took = {"tiles": dict(zip(ROWS, tiles, strict=True)), "vectors": dict(zip(ROWS, vectors, strict=True))}
     monkeypatch.setattr(byte_products, "kept", lambda keys, *_: dict.fromkeys(keys, took))
-    way, words = ("tiles", f"tiles from {expected} rows, VNNI below") if expected else ("vectors", "VNNI")
-    assert choose(LAYERS, emulated_tiles) == Choice(way, words, expected)
+    way, fact = ("tiles", from_rows(expected)) if expected else ("vectors", VNNI)
+    assert choose(LAYERS, emulated_tiles) == Choice(way, fact, expected)
 
 
 def test_it_is_measured_once_and_kept(
@@ -118,8 +135,8 @@ def test_it_is_measured_once_and_kept(
 ) -> None:
     monkeypatch.delenv(FORCED, raising=False)
     monkeypatch.setattr(emulated_tiles, "file", tmp_path / "kernels-1.so")
-    unkept = "tiles from 16 rows, VNNI below (not measured, since no folder keeps it)"
-    assert choose(LAYERS, emulated_tiles) == Choice("tiles", unkept, 16)
+    unmeasured = because(from_rows(16), note("way_unmeasured"))
+    assert choose(LAYERS, emulated_tiles) == Choice("tiles", unmeasured, 16)
     monkeypatch.setattr(emulated_tiles, "is_kept", True)
     first, before = choose(LAYERS, emulated_tiles), emulated_tiles.count("byte_products")
     [file] = tmp_path.glob("products-*.json")
@@ -132,14 +149,14 @@ def test_a_way_is_forced_as_that_of_other_products(
     emulated_tiles: OnlyTiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(FORCED, "panels")
-    assert choose(LAYERS, emulated_tiles) == Choice("vectors", f"VNNI (by {FORCED})", is_free=False)
+    assert choose(LAYERS, emulated_tiles) == Choice("vectors", because(VNNI, BY_FORCE), is_free=False)
     monkeypatch.setenv(FORCED, "tiles")
     assert choose(LAYERS, emulated_tiles) == BY_TILES
-    monkeypatch.setattr(emulated_tiles, "tiles_problem", "no tiles here")
-    note = f"{FORCED}=tiles: no tiles here"
-    assert choose(LAYERS, emulated_tiles) == Choice("vectors", f"VNNI ({note})", 0, note, is_free=False)
+    monkeypatch.setattr(emulated_tiles, "tiles_problem", note("tiles_fail"))
+    fails = note("forced_way_fails", variable=FORCED, way="tiles", problem=note("tiles_fail"))
+    assert choose(LAYERS, emulated_tiles) == Choice("vectors", because(VNNI, fails), 0, fails, is_free=False)
     monkeypatch.delenv(FORCED)
-    assert choose(LAYERS, emulated_tiles) == Choice("vectors", "VNNI")
+    assert choose(LAYERS, emulated_tiles) == Choice("vectors", VNNI)
 
 
 def test_layers_of_bytes_go_by_tiles_and_others_ask_for_nothing(
@@ -171,6 +188,6 @@ def test_real_tiles_pass_the_trial(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled = native.kernels()
     assert compiled is not None
     if compiled.tiles_problem:
-        pytest.skip(compiled.tiles_problem)
+        pytest.skip(render(compiled.tiles_problem))
     monkeypatch.setenv(FORCED, "tiles")
     assert choose(LAYERS, compiled) == BY_TILES

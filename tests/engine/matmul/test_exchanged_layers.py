@@ -15,6 +15,7 @@ from gguf_blocks import block_layer
 from group_layers import rows_of
 from torch import nn
 
+from runner_base.notes import Note, note
 from runner_engine.devices.heap import Heap
 from runner_engine.kernels import native
 from runner_engine.matmul import blocks, groups
@@ -33,16 +34,16 @@ def group_layer(kind: str, outputs: int, inputs: int, bias: torch.Tensor | None 
 
 @dataclass(frozen=True)
 class Packing:
-    """A way to pack weights: how its layers are made and multiplied, and what a note calls them."""
+    """A way to pack weights: how its layers are made and multiplied, and a note where torch does it."""
 
     layer: Callable[..., Any]
     weights: Any
     module: ModuleType
-    called: str
+    instead: Note
 
 
-OF_BLOCKS = Packing(block_layer, Blocks, blocks, "Q4_K blocks are")
-OF_GROUPS = Packing(group_layer, Groups, groups, "GroupedLinear is")
+OF_BLOCKS = Packing(block_layer, Blocks, blocks, note("blocks_multiplied_by_torch", kind="Q4_K"))
+OF_GROUPS = Packing(group_layer, Groups, groups, note("multiplied_by_torch", what="GroupedLinear"))
 
 
 @has_kernels
@@ -76,8 +77,7 @@ def test_without_kernels_torch_multiplies_and_a_note_says_so(
     layer = of.layer(kind, 64, 256)
     layers = QuantizedLayers(nn.Sequential(layer), Heap())
     assert layers.left == [layer]
-    reason = "there are no kernels: they need a C compiler"
-    assert layers.notes == [f"{of.called} multiplied by torch, which is slower: {reason}"]
+    assert layers.notes == [note("slow_layers", instead=of.instead, reason=note("no_kernels"))]
 
 
 @has_kernels

@@ -13,6 +13,7 @@ from emulated import OnlyProducts, build
 from library_layers import stored_four_bits
 from torch import nn
 
+from runner_base.notes import note
 from runner_engine.devices.heap import Heap
 from runner_engine.kernels import native
 from runner_engine.kernels.shared_numbers import WeightFormat
@@ -101,16 +102,15 @@ def test_other_processors_have_the_same_bits(processor: str, tmp_path: Path) -> 
 @has_kernels
 def test_what_is_left_to_the_library() -> None:
     kinds: list[tuple[dict[str, Any], int, str]] = [
-        ({"compute_dtype": torch.float32}, 64, "its products are not in bfloat16"),
-        ({}, 96, "its blocks are not parts of its rows"),
+        ({"compute_dtype": torch.float32}, 64, "products_not_bfloat16"),
+        ({}, 96, "blocks_across_rows"),
     ]
     for keys, inputs, reason in kinds:
         layer = stored_four_bits("nf4", inputs, 32, False, **keys)
         found = QuantizedLayers(nn.ModuleList([nn.Embedding(1, 1, dtype=BF16), layer]), Heap())
         assert (found.exchanged, found.left) == ([], [layer])
-        assert found.notes == [
-            f"Linear4bit is multiplied by its library's own function, which is slower: {reason}"
-        ]
+        by_library = note("multiplied_by_library", kind="Linear4bit")
+        assert found.notes == [note("slow_layers", instead=by_library, reason=note(reason))]
 
 
 @has_kernels

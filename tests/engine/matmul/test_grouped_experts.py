@@ -13,6 +13,7 @@ from library_layers import layer_of
 from mixtures import MIXTURES, mixture
 from torch import nn
 
+from runner_base.notes import note
 from runner_engine.devices.heap import Heap
 from runner_engine.experts import SeparateExperts, separate_all
 from runner_engine.kernels import native
@@ -182,10 +183,7 @@ def test_a_gate_that_c_does_not_know_is_left_to_the_family() -> None:
     expected = logits_of(model)
     with grouped(model) as found:
         assert not found.layers
-        assert found.notes == [
-            "the experts are multiplied by the family's own function, which is slower: their gate is computed by "
-            "another formula"
-        ]
+        assert found.notes == [note("slow_experts", reason=note("other_gate_formula"))]
         assert torch.equal(logits_of(model), expected)
 
 

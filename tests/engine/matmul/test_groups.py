@@ -16,6 +16,7 @@ from torch import nn
 from transformers import AutoTokenizer
 
 from runner_base.dtypes import Dtype
+from runner_base.notes import note
 from runner_engine.kernels import native
 from runner_engine.local.engine import LocalEngine
 from runner_engine.matmul import groups
@@ -87,7 +88,7 @@ def test_many_outputs_are_packed_some_at_a_time(monkeypatch: pytest.MonkeyPatch)
 @has_kernels
 def test_inputs_that_are_not_whole_eights_are_left_to_torch() -> None:
     layer, of = layer_of("packed", 64, 100, group=20)
-    assert groups.problem(layer, KERNELS) == "its inputs are not a multiple of 8"
+    assert groups.problem(layer, KERNELS) == note("uneven_inputs")
     assert torch.equal(layer.unpacked(0, 64, torch.float32).double(), of.plain)
 
 
@@ -137,7 +138,7 @@ def test_an_adapter_on_top_changes_the_answers(
 @pytest.mark.parametrize("scales", [torch.float32, torch.bfloat16, torch.float16])
 def test_codes_of_values(bits: int, group: int, scales: torch.dtype) -> None:
     layer = values_layer(75, 640, bits, group, scales)
-    assert groups.problem(layer, KERNELS) == ""
+    assert groups.problem(layer, KERNELS) is None
     for dtype in DTYPES:
         check_products(layer, dtype)
 
@@ -160,7 +161,7 @@ def test_values_that_the_kernels_do_not_know(monkeypatch: pytest.MonkeyPatch) ->
     e5m2 = torch.arange(256, dtype=torch.uint8).view(torch.float8_e5m2).float()
     layer = values_layer(64, 64, 8, 64, torch.float32)
     monkeypatch.setattr(ValuesLayout, "values", property(lambda _: e5m2))
-    assert groups.problem(layer, KERNELS) == "its codes stand for values that the kernels do not know"
+    assert groups.problem(layer, KERNELS) == note("unknown_codes")
 
 
 @has_kernels

@@ -19,6 +19,7 @@ from streams import complete, requests
 from torch import nn
 
 from runner_base.dtypes import Dtype
+from runner_base.notes import Note, note
 from runner_engine.devices.heap import Heap
 from runner_engine.kernels import native
 from runner_engine.kernels.shared_numbers import Matrix, WeightFormat
@@ -195,13 +196,12 @@ def test_other_ways_of_torchao_keep_their_own_function(keys: dict[str, Any]) -> 
     layer = layer_of(64, 32, torch.bfloat16, bias=False, **keys)
     found = exchange(layer)
     assert (found.exchanged, found.left) == ([], [layer])
-    assert (
-        "its library's own function, which is slower: its rows are quantized in another way" in found.notes[0]
-    )
+    assert found.notes[0].values["instead"].code == "multiplied_by_library"
+    assert found.notes[0].values["reason"] == note("other_rows")
     assert "forward" not in vars(layer)
 
 
-def answers(folder: Path) -> tuple[dict[Any, list[int]], list[str], str]:
+def answers(folder: Path) -> tuple[dict[Any, list[int]], list[Note], str]:
     model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.bfloat16)
     spec = make_spec(
         model=model, quantization=Int8DynamicConfig(), generation=GenerationConfig(max_new_tokens=6)
@@ -227,7 +227,7 @@ def test_a_model_answers_the_same_on_every_processor(
     assert "14 Int8Tensor" in with_bytes[2]
     monkeypatch.setattr(native, "kernels", lambda: None)
     tokens, notes, _ = answers(folder)
-    assert [note for note in notes if "is multiplied" in note] == [
-        "Linear is multiplied by torch, which is slower: its kernels need a C compiler"
-    ]
+    by_torch = note("multiplied_by_torch", what="Linear")
+    slow = note("slow_layers", instead=by_torch, reason=note("needs_compiler"))
+    assert [one for one in notes if one.code == "slow_layers"] == [slow]
     assert len(tokens) == len(with_bytes[0])

@@ -11,6 +11,7 @@ from int8_layers import KINDS, Kind, layer_of
 from portable_kernels import TARGETS, function_for, has_compiler, is_x86, product_by
 from torch import nn
 
+from runner_base.notes import note
 from runner_engine.checkpoints.pass_memory import quantized_workspace_bytes
 from runner_engine.devices.heap import Heap
 from runner_engine.kernels import native
@@ -144,8 +145,8 @@ def test_what_is_left_to_torch() -> None:
     found = QuantizedLayers(nn.ModuleList([wide, odd]), Heap())
     assert (found.exchanged, list(found.matrices), found.left) == ([wide], [], [odd])
     assert found.notes == [
-        "rows of Int8Linear are rounded by torch, which is slower: it has more than 65,536 inputs",
-        "rows of Int8Linear are rounded by torch, which is slower: its bias has another number format",
+        note("slow_rounding", kind="Int8Linear", reason=note("too_many_inputs", most=65536)),
+        note("slow_rounding", kind="Int8Linear", reason=note("other_bias_format")),
         "GroupedLinear is multiplied by torch, which is slower: its bias has another number format",
     ]
     assert (wide(rows) - expected).abs().max() < 1e-4 * expected.abs().max()

@@ -17,6 +17,7 @@ from torch import nn
 
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
+from runner_base.notes import Note, given, note
 from runner_base.texts import signed
 from runner_engine.kernels import native
 from runner_engine.kernels.shared_numbers import NO_TILES
@@ -54,8 +55,8 @@ def usable(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     monkeypatch.delenv("RUNNER_WITHOUT", raising=False)
 
     def make(**times: Sequence[float] | None) -> None:
-        def problem(way: Way, *_: Any) -> str:
-            return "" if way == Way.plain or way in times else f"no {way} here"
+        def problem(way: Way, *_: Any) -> Note | None:
+            return None if way == Way.plain or way in times else given(f"no {way} here")
 
         monkeypatch.setattr(products, "problem_of", problem)
         monkeypatch.setattr(
@@ -69,11 +70,11 @@ def test_the_fastest_over_the_expected_passes_is_chosen(usable: Callable[..., No
     kernels: Any = KERNELS or object()
     usable(panels=(1, 4, 40), onednn=(2, 4, 9), plain=(2, 9, 40))  # at 4, 16 and 128 rows
     choice = choose_plain(LAYERS, torch.bfloat16, kernels)
-    assert (choice.way, choice.fact) == (Way.onednn, "oneDNN, packed")
+    assert (choice.way, choice.fact) == (Way.onednn, note("onednn_packed"))
     usable(panels=(1, 4, 11), onednn=(2, 4, 9), plain=(2, 9, 40))
     choice = choose_plain(LAYERS, torch.bfloat16, kernels)
     assert choice.way == Way.panels, "a pass in a single call needs them, and saves more than products cost"
-    assert choice.fact.startswith("panels, by ")
+    assert choice.fact.code == "panels"
     usable(onednn=(2, 4, 9), plain=(1, 1, 1))
     assert choose_plain(LAYERS, torch.bfloat16, kernels).way == Way.onednn, (
         "nothing of ours is there: not measured"
@@ -106,8 +107,9 @@ def test_tiles_multiply_from_so_many_rows_on_as_they_are_faster(
     choice = choose_plain(LAYERS, torch.bfloat16, KERNELS)
     assert (choice.way, choice.tile_rows) == (Way.tiles, expected)
     assert KERNELS is not None
-    words = f"tiles from {expected} rows, {KERNELS.vectors} below"
-    assert choice.fact == (words if expected < NO_TILES else f"in the order of tiles, by {KERNELS.vectors}")
+    below = note("tiles_from_rows", rows=expected, vectors=KERNELS.vectors)
+    in_order = note("order_of_tiles", by="by ", vectors=KERNELS.vectors)
+    assert choice.fact == (below if expected < NO_TILES else in_order)
 
 
 def test_where_nothing_is_kept_the_first_way_serves_so_that_answers_repeat(
@@ -118,7 +120,7 @@ def test_where_nothing_is_kept_the_first_way_serves_so_that_answers_repeat(
     kernels: Any = KERNELS or object()
     choice = choose_plain(LAYERS, torch.bfloat16, kernels)
     assert choice.way == Way.panels
-    assert "not measured, since no folder keeps it" in choice.fact
+    assert note("way_unmeasured") in choice.fact.values["reasons"]
 
 
 @pytest.mark.parametrize("wanted", list(Way))
@@ -129,14 +131,15 @@ def test_a_forced_way_that_is_missing_leads_to_the_next_and_says_so(
     kernels: Any = KERNELS or object()
     usable(tiles=None, panels=None, onednn=None)
     there = choose_plain(LAYERS, torch.bfloat16, kernels)
-    assert (there.way, there.note) == (wanted, "")
-    assert there.fact.endswith(f"(by {FORCED})")
+    assert (there.way, there.note) == (wanted, None)
+    assert note("way_forced", variable=FORCED) in there.fact.values["reasons"]
     usable()
     missing = choose_plain(LAYERS, torch.bfloat16, kernels)
     assert missing.way == Way.plain
     if wanted is not Way.plain:
-        assert missing.note == f"{FORCED}={wanted}: no {wanted} here"
-        assert missing.note in missing.fact
+        absent = given(f"no {wanted} here")
+        assert missing.note == note("forced_way_fails", variable=FORCED, way=wanted, problem=absent)
+        assert missing.note in missing.fact.values["reasons"]
 
 
 def test_a_word_that_is_no_way_is_rejected_before_the_model_is_loaded(
@@ -175,7 +178,7 @@ def test_each_forced_way_gives_its_tokens_and_stands_in_the_facts(
         report = engine.load()
         found[way] = answers(engine)
         assert answers(engine) == found[way]
-        notes = [note for note in engine.stats.notes if FORCED in note]
+        notes = [one for one in engine.stats.notes if one.code == "forced_way_fails"]
         if way is wanted:
             said = report.facts["products"]
             assert "RUNNER_PRODUCTS" in said

@@ -158,7 +158,7 @@ def test_without_kernels_layers_keep_their_own_and_say_so(
     monkeypatch.setattr(native, "kernels", lambda: None)
     engine = engine_of(saved_family("llama", max_position_embeddings=512), quantization)
     complete(engine, requests())
-    assert [note.split(" is multiplied")[0] for note in engine.stats.notes if "is multiplied" in note] == [
-        type(quantized(engine.loaded.model)[0]).__name__
-    ]
+    instead = [one.values["instead"] for one in engine.stats.notes if one.code == "slow_layers"]
+    kinds = [one.values.get("kind", one.values.get("what")) for one in instead]
+    assert kinds == [type(quantized(engine.loaded.model)[0]).__name__]
     engine.close()

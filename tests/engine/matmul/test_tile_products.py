@@ -26,6 +26,7 @@ from runner_engine.kernels import native
 from runner_engine.kernels.shared_numbers import NO_TILES
 from runner_engine.matmul.panels import Panels
 from runner_engine.matmul.products import Way, choose_plain
+from runner_engine.render.notes import render
 
 pytestmark = needs_tile_compiler
 # outputs, inputs
@@ -101,10 +102,12 @@ def test_a_wrong_kernel_is_noticed_by_its_trial_and_not_used(tmp_path: Path) -> 
         [torch.nn.Linear(576, 96, dtype=torch.bfloat16)], torch.bfloat16, kernels, is_small=True
     )
     assert choice.way == Way.panels
-    assert re.search(r"tiles left out: its product of 33 rows by 80 x 576 is off by \d", choice.note), (
-        choice.note
-    )
-    assert choice.note in choice.fact
+    assert choice.note is not None
+    [left_out] = choice.note.values["ways"]
+    off = left_out.values["how"]
+    assert (left_out.values["way"], off.code) == ("tiles", "product_off")
+    assert (off.values["rows"], off.values["outputs"], off.values["inputs"]) == (33, 80, 576)
+    assert choice.note in choice.fact.values["reasons"]
 
 
 @pytest.mark.thorough
@@ -131,7 +134,7 @@ def test_real_tiles_give_the_bits_of_the_emulation(emulated_tiles: OnlyTiles, tm
     compiled = native.kernels()
     assert compiled is not None
     if compiled.tiles_problem:
-        pytest.skip(compiled.tiles_problem)
+        pytest.skip(render(compiled.tiles_problem))
     torch.manual_seed(0)
     real = OnlyProducts(build(tmp_path))
     for outputs, inputs in SHAPES:

@@ -19,6 +19,7 @@ from group_layers import KINDS
 from group_layers import layer_of as grouped_layer_of
 from torch import nn
 
+from runner_base.notes import note
 from runner_engine.checkpoints.pass_memory import quantized_workspace_bytes
 from runner_engine.devices.heap import Heap
 from runner_engine.kernels import native
@@ -176,7 +177,10 @@ def test_the_way_is_that_of_plain_weights_of_these_shapes(
     monkeypatch.setenv(FORCED, "tiles")
     choice = choose_unpacked(layers, emulated_tiles)
     assert choice is not None
-    assert (choice.tile_rows, choice.fact) == (8, f"tiles from 8 rows, emulation below (by {FORCED})")
+    tiles = note("tiles_from_rows", rows=8, vectors="emulation")
+    forced = (note("way_forced", variable=FORCED),)
+    assert choice.fact == note("way_with_reasons", way=tiles, reasons=forced)
+    assert choice.tile_rows == 8
     [weights] = QuantizedLayers(layers, Heap()).matrices.values()
     assert weights.matrix.tile_rows == 8
     monkeypatch.setenv(FORCED, "panels")
@@ -199,7 +203,6 @@ def test_a_wrong_kernel_is_noticed_by_its_trial_and_not_used(
     layer = GgufLinear(nn.Linear(224, 96, bias=False), random_blocks("Q8_0", 96, 224), "Q8_0", None)
     found = QuantizedLayers(nn.ModuleList([layer]), Heap())
     assert not found.matrices
-    [note] = found.notes
-    assert note.startswith(
-        "Q8_0 blocks are multiplied by torch, which is slower: the outputs would be off by"
-    )
+    [slow] = found.notes
+    assert slow.values["instead"] == note("blocks_multiplied_by_torch", kind="Q8_0")
+    assert slow.values["reason"].code == "outputs_off"

@@ -216,10 +216,9 @@ def test_a_wrapped_state_dict_is_opened_and_said(tmp_path: Path, way: list[str])
     file = bin_file.read_bin(tmp_path / "x.bin")
     (tensor,) = file.tensors
     assert (tensor.name, copied(tensor)) == ("w", as_bytes(torch.arange(4.0)))
-    (note,) = file.notes
-    assert (
-        f"the tensors are under {'.'.join(way)} and are taken from there; left out: epoch, optimizer" in note
-    )
+    (under,) = file.notes
+    assert (under.code, under.values["keys"]) == ("tensors_under", ".".join(way))
+    assert set(under.values["left_out"]) == {"epoch", "optimizer"}
 
 
 def bomb(file: Path, entry: str, size: int = 256 * 2**20) -> Path:

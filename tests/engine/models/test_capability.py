@@ -24,6 +24,7 @@ from raising import raises
 
 from runner_base import machine
 from runner_base.errors import Code, ConfigError
+from runner_base.notes import note
 from runner_engine.checkpoints import byteio, random_weights
 from runner_engine.checkpoints.resolve import resolve
 from runner_engine.local.before_load import check_files
@@ -100,9 +101,10 @@ def test_flash_attention_falls_back_to_what_the_model_has() -> None:
     assert capability.pick_attention(wanted, "cpu", LlamaForCausalLM)[0] is Attention.sdpa
     assert capability.pick_attention(wanted, "cpu", GPTJForCausalLM) == (
         Attention.eager,
-        ["model.attention=flash_attention_2: there is no CUDA GPU, so eager is used"],
+        [note("other_attention", missing=note("no_cuda_gpu"), used="eager")],
     )
-    assert "flash_attn is not installed" in capability.pick_attention(wanted, "cuda", LlamaForCausalLM)[1][0]
+    _, [fallback] = capability.pick_attention(wanted, "cuda", LlamaForCausalLM)
+    assert fallback.values["missing"] == note("no_flash_attn")
     assert capability.pick_attention(Attention.auto, "cuda", None) == (Attention.auto, [])
 
 
@@ -273,10 +275,13 @@ def test_weights_that_do_not_fit() -> None:
 def test_memory_that_gets_short_is_a_note() -> None:
     generation = GenerationConfig(batch_size=64, max_new_tokens=512)
     spec = make_spec(model=SHAPE, generation=generation)
-    (note,) = check_memory(spec, {MAIN: 15_000})
+    (short,) = check_memory(spec, {MAIN: 15_000})
     # 28 layers, 4 key-value heads of 128, keys and values, 2 bytes, 64 rows of 512 + 512 positions
-    assert f"{28 * 4 * 128 * 2 * 2 * 64 * 1024 / 2**20:,.0f} MiB of KV cache" in note
-    assert "15,000 MiB of main memory are free: a smaller generation.batch_size" in note
+    assert (short.code, short.values["kv_cache_mib"]) == (
+        "memory_short",
+        28 * 4 * 128 * 2 * 2 * 64 * 1024 / 2**20,
+    )
+    assert short.values["free"] == "15,000 MiB of main memory"
     assert check_memory(spec, {MAIN: 30_000}) == []
 
 

@@ -18,6 +18,7 @@ from tokenizers import pre_tokenizers
 from transformers import AutoTokenizer
 
 from runner_base.errors import ConfigError
+from runner_base.notes import note
 from runner_engine.checkpoints.gguf_file import read_header
 from runner_engine.checkpoints.gguf_names import SINGLE_DIGITS, cuts_single_digits
 from runner_engine.models import gguf_tokenizer
@@ -236,15 +237,17 @@ def test_what_transformers_reads_is_noted(tmp_path: Path) -> None:
     assert gguf_tokenizer.notes(tmp_path) == []
     load_tokenizer("model.name=x", path).backend_tokenizer.save(str(tmp_path / "tokenizer.json"))
     assert not gguf_tokenizer.can_make(path)
-    read = "is read by transformers in Python, which takes seconds for a large vocabulary"
-    assert gguf_tokenizer.notes(path) == [f"model.gguf: its tokenizer, with tokenizer.json beside it, {read}"]
+    beside = note("its_tokenizer_with_files", files="tokenizer.json")
+    assert gguf_tokenizer.notes(path) == [note("read_in_python", file="model.gguf", what=beside)]
     assert load_tokenizer("model.name=x", path)("a")["input_ids"]
     (tmp_path / "tokenizer.json").unlink()
     falcon = write(tmp_path / "falcon.gguf", "falcon", KINDS["bytes-None"])
-    assert gguf_tokenizer.notes(falcon) == [f"falcon.gguf: its architecture falcon {read}"]
+    architecture = note("its_architecture", name="falcon")
+    assert gguf_tokenizer.notes(falcon) == [note("read_in_python", file="falcon.gguf", what=architecture)]
     assert load_tokenizer("model.name=x", falcon)("a")["input_ids"]
     by_words = write(tmp_path / "words.gguf", "llama", lambda writer: writer.add_tokenizer_model("bert"))
-    assert gguf_tokenizer.notes(by_words) == [f"words.gguf: its tokenizer 'bert' {read}"]
+    bert = note("its_tokenizer", kind="'bert'")
+    assert gguf_tokenizer.notes(by_words) == [note("read_in_python", file="words.gguf", what=bert)]
     with raises(ConfigError, "unreadable", "model.name=x"):
         load_tokenizer("model.name=x", by_words)
 

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from runner_base import processor
 from runner_base.dtypes import Dtype
 from runner_base.errors import Code, ConfigError
+from runner_base.notes import note
 from runner_engine.devices.heap import Heap
 from runner_engine.kernels import native
 from runner_engine.kernels.shared_numbers import WeightFormat
@@ -112,8 +113,9 @@ def test_stored_weights_that_the_model_has_no_use_for_are_said(
     settings = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(settings | {"num_hidden_layers": 1, "layer_types": None}))
     loaded = load(make_spec(model=dataclasses.replace(tiny_model, name=str(folder))))
-    assert any("has no use for model.layers.1.input_layernorm.weight" in note for note in loaded.notes)
-    assert not any("has no use" in note for note in load(make_spec(model=tiny_model)).notes)
+    [unused] = [one for one in loaded.notes if one.code == "unused_tensors"]
+    assert "model.layers.1.input_layernorm.weight" in str(unused.values["tensors"])
+    assert "unused_tensors" not in {one.code for one in load(make_spec(model=tiny_model)).notes}
 
 
 def test_layers_that_bitsandbytes_cannot_pack_have_the_same_results_as_without_packing(
@@ -228,7 +230,8 @@ def test_an_adapter_for_another_base_is_named(
         json.dumps(settings | {"base_model_name_or_path": "org/other"})
     )
     loaded = load(make_spec(model=tiny_model, lora=PeftConfig(path=str(other))))
-    assert any("made for org/other, the loaded base is" in note for note in loaded.notes)
+    [other_base] = [one for one in loaded.notes if one.code == "made_for_another_base"]
+    assert other_base.values["made_for"] == "org/other"
 
 
 def test_an_adapter_that_does_not_fit_or_does_nothing(
@@ -257,7 +260,7 @@ def test_device_dtype_and_attention(tiny_model: LocalModelConfig) -> None:
     half = {"dtype": "float16"}
     dtype, notes = torch_dtype("bfloat16", Dtype.auto, half)
     assert dtype is torch.bfloat16
-    assert "float16" in notes[0]
+    assert notes == [note("slow_dtype", stored="float16", used="bfloat16")]
     assert torch_dtype("float16", Dtype.float16, half) == (torch.float16, [])
     eager = load(make_spec(model=dataclasses.replace(tiny_model, attention=Attention.eager)))
     assert eager.facts["attention"] == "eager"
@@ -268,14 +271,14 @@ def test_flash_attention_falls_back_and_says_so(tiny_model: LocalModelConfig) ->
         pytest.skip("flash attention may run here")
     loaded = load(make_spec(model=dataclasses.replace(tiny_model, attention=Attention.flash_attention_2)))
     assert loaded.facts["attention"] == "sdpa"
-    assert "model.attention=flash_attention_2: there is no CUDA GPU, so sdpa is used" in loaded.notes
+    assert note("other_attention", missing=note("no_cuda_gpu"), used="sdpa") in loaded.notes
 
 
 def test_a_limit_for_a_gpu_that_is_not_there_is_left_out(tiny_model: LocalModelConfig) -> None:
     places = {"0": "3GB", "97": "3GB", "cpu": "8GB"}
     model = dataclasses.replace(tiny_model, device="auto", device_map="auto", max_memory=places)
-    (note,) = [note for note in load_base(make_spec(model=model)).notes if "model.max_memory" in note]
-    assert "GPU 97, which this machine does not have: that limit is ignored" in note
+    (absent,) = [one for one in load_base(make_spec(model=model)).notes if one.code == "absent_gpus"]
+    assert "GPU 97" in str(absent.values["gpus"])
 
 
 def test_device_map_auto(tiny_model: LocalModelConfig) -> None:

@@ -87,11 +87,11 @@ def test_settings_in_a_file_of_their_own_are_read(saved: Saved, tmp_path: Path) 
 
 @pytest.mark.thorough
 def test_scales_of_keys_and_values_are_noted_and_not_used(saved: Saved) -> None:
-    notes = " ".join(load(saved("modelopt_nvfp4_rows")[0]).notes)
-    assert "quantized, modelopt NVFP4 by modelopt" in notes
-    assert "scales for keys and values in 8 bits or fewer, which are not used" in notes
-    assert "no use for" not in notes
-    assert "keys and values" not in " ".join(load(saved("modelopt_nvfp4")[0]).notes)
+    notes = {note.code: note.values for note in load(saved("modelopt_nvfp4_rows")[0]).notes}
+    assert str(notes["checkpoint_quantized"]["form"]).startswith("modelopt NVFP4 by modelopt")
+    assert "kv_scales_unused" in notes
+    assert "unused_tensors" not in notes
+    assert "kv_scales_unused" not in {note.code for note in load(saved("modelopt_nvfp4")[0]).notes}
 
 
 REFUSED = [
@@ -145,7 +145,7 @@ def test_formats_are_named_with_their_bits() -> None:
     for algorithm, bits in BITS.items():
         found = read_format({"quantization_config": modelopt.settings(algorithm)})
         assert found is not None
-        assert (found.name, found.bits, found.refusal) == (f"modelopt {algorithm}", bits, "")
+        assert (found.name, found.bits, found.refusal) == (f"modelopt {algorithm}", bits, None)
     mixed = read_format({"quantization_config": modelopt.STORED["modelopt_mixed"]})
     assert mixed is not None
     assert mixed.bits == 4, "of the experts"

@@ -19,6 +19,7 @@ from loading import load
 from raising import raises
 
 from runner_base.errors import ConfigError
+from runner_base.notes import note
 from runner_engine.quantization import read_format
 from runner_engine.quantization.pack_quantized import PackQuantizedConfig
 
@@ -282,14 +283,20 @@ def test_settings_that_make_no_sense_are_refused_before_weights(
 
 @pytest.mark.parametrize(
     ("weights", "kind"),
-    [({"strategy": "block"}, "type=int strategy=block"), ({"type": "float"}, "type=float strategy=group")],
+    [
+        ({"strategy": "block"}, {"type": "int", "strategy": "block"}),
+        ({"type": "float"}, {"type": "float", "strategy": "group"}),
+    ],
 )
-def test_other_weights_of_compressed_tensors_are_refused(weights: dict[str, str], kind: str) -> None:
+def test_other_weights_of_compressed_tensors_are_refused(
+    weights: dict[str, str], kind: dict[str, str]
+) -> None:
     stored = json.loads(json.dumps(grouped.scheme()))
     stored["config_groups"]["group_0"]["weights"] |= weights
     found = PackQuantizedConfig.read_stored(stored)
     assert found is not None
-    assert kind in found.refusal
+    reads = note("reads_int_groups")
+    assert found.refusal == note("kind_not_read", what="weights", found=kind, reads=reads)
 
 
 @pytest.mark.parametrize(
@@ -303,7 +310,7 @@ def test_what_compressed_tensors_would_do_besides_is_refused() -> None:
     for key in ("kv_cache_scheme", "transform_config", "sparsity_config"):
         found = PackQuantizedConfig.read_stored(grouped.scheme() | {key: {"format": "sparse-24-bitmask"}})
         assert found is not None
-        assert f"it has a {key}, which the runner does not read" in found.refusal
+        assert found.refusal == note("has_unread_key", key=key)
     dense = PackQuantizedConfig.read_stored(
         grouped.scheme(sparsity_config={"format": "dense"}, transform_config={})
     )

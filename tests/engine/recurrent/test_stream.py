@@ -233,7 +233,7 @@ def test_a_wrong_decay_is_found_by_the_trial(
     monkeypatch.setitem(gated_delta.PROJECTIONS, "Qwen3_5GatedDeltaNet", wrong)
     engine = opened(hybrid)
     assert complete(engine, asked()) == hybrid.expected(lengths(asked()))
-    assert "its logits would be off by" in engine.stats.notes[0]
+    assert engine.stats.notes[0].values["reason"].code == "logits_off"
     engine.close()
 
 

@@ -19,6 +19,7 @@ from raising import raises
 from runner.options.older_tools.convert_lora import convert, parser
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
+from runner_base.notes import note
 from runner_engine.checkpoints import locating
 from runner_engine.checkpoints.resolve import resolve
 from runner_engine.local.base_cache import BaseCache
@@ -137,7 +138,7 @@ def test_pth_is_peft_is_merged(
         assert loaded.metrics["lora_rank"] == 4
         assert loaded.metrics["lora_parameters"] == 4 * 2 * 4 * 64
         assert loaded.metrics["lora_delta_norm"] == pytest.approx(norm, rel=1e-4)
-        assert not [note for note in loaded.notes if "2D RoPE" not in note and "<|endoftext|>" not in note]
+        assert {note.code for note in loaded.notes} <= {"unusual_rope", "tokens_beyond_model"}
     extra_mib = 4 * 2 * 4 * 64 * 4 / 2**20  # held in float32, as PEFT does
     assert pth.metrics["weight_mib"] == pytest.approx(plain.metrics["weight_mib"] + extra_mib)
     assert routes["merged"].metrics["weight_mib"] == pytest.approx(plain.metrics["weight_mib"])
@@ -296,19 +297,17 @@ def test_square_layers_that_the_file_leaves_out_are_noted(
     file = save(without(squares(), "layers.1"), tmp_path / "lora.pth")
     loaded = load(make_spec(model=tiny_model, lora=PthConfig(path=file)))
     assert loaded.metrics["lora_modules"] == 2
-    assert (
-        "2 square layers are not in the adapter and stay as they are: model.layers.1.self_attn.q_proj"
-        in str(loaded.notes)
-    )
+    (left,) = [one for one in loaded.notes if one.code == "layers_left"]
+    assert left.values["count"] == 2
+    assert str(left.values["layers"]).startswith("model.layers.1.self_attn.q_proj")
 
 
 def test_a_file_without_2d_rope_gets_a_note(tiny_model: LocalModelConfig, tmp_path: Path) -> None:
     file = PthConfig(path=save(squares(), tmp_path / "lora.pth"))
     native = load(make_spec(model=tiny_model, lora=file))
-    assert "rope=native: most pth adapters were trained with 2D RoPE" in str(native.notes)
-    assert "use rope=rope_2d" in str(native.notes)
+    assert note("unusual_rope", rope="native", adapter="pth", usual="rope_2d") in native.notes
     rotated = load(make_spec(model=tiny_model, lora=file, rope=Rope2dConfig()))
-    assert "trained with 2D RoPE" not in str(rotated.notes)
+    assert "unusual_rope" not in {one.code for one in rotated.notes}
 
 
 class Malicious:

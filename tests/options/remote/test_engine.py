@@ -19,6 +19,7 @@ from raising import raises
 from runner.config.root import RunnerConfig
 from runner.options.remote.keys import ApiConfig, Extensions
 from runner_base.errors import ConfigError, JobFailed
+from runner_base.notes import given
 from runner_base.result import FinishReason
 from runner_engine.sessions.base import Completion, Delta, Message, Request
 from runner_engine.sessions.contract import complete
@@ -316,7 +317,7 @@ def test_a_missing_token_count_is_noted(make_config: Make, api: Api) -> None:
     engine = open_engine(config_of(make_config, api.url))
     (one,) = complete(engine, [Request(0, HI)])
     assert (one.answer.text, one.answer.new_tokens) == ("I heard Hi", 0)
-    assert engine.stats.notes == ["the server did not count the tokens of 1 answer: they count as 0"]
+    assert engine.stats.notes == [given("the server did not count the tokens of 1 answer: they count as 0")]
     engine.close()
 
 

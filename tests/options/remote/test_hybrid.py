@@ -16,6 +16,7 @@ from runner.config.root import RunnerConfig
 from runner.options.remote.keys import Extensions, HybridConfig, StudentConfig, TeacherConfig
 from runner.options.remote.reviews import read_verdict
 from runner.records.jobs import read_samples
+from runner.render.engine_notes import engine_notes
 from runner.run import run
 from runner.tasks.generate.keys import GenerateConfig
 from runner.tasks.gsm8k.keys import Gsm8kConfig
@@ -69,7 +70,7 @@ def ask(make_config: Make) -> Ask:
         engine = open_engine(make_config(model=hybrid(teacher.url, **keys)))
         try:
             (one,) = complete(engine, [request or Request(0, ASKED)])
-            return one, engine.stats.notes
+            return one, engine_notes(engine.stats)
         finally:
             engine.close()
 
@@ -188,7 +189,7 @@ def test_the_teacher_continues_if_the_student_breaks_down(
         engine.load()
         monkeypatch.setattr(LocalSession, "_advance", fail)
         done = list(complete(engine, [Request(number, ASKED) for number in range(3)]))
-        notes = engine.stats.notes
+        notes = engine_notes(engine.stats)
         engine.close()
     assert [(one.answer.text, one.by) for one in done] == [("four", "teacher")] * 3
     assert "the student broke down (out of everything) and the teacher continued alone: 1 times" in notes

@@ -18,6 +18,7 @@ from runner.config.measures import SweepConfig
 from runner.config.root import RunnerConfig
 from runner.options.remote.keys import ApiConfig, Extensions, HybridConfig, StudentConfig, TeacherConfig
 from runner.options.remote.server_text import AnswerText, Secret
+from runner.render.engine_notes import engine_notes
 from runner.run import run
 from runner.tasks.generate.keys import GenerateConfig
 from runner.tasks.gsm8k.keys import Gsm8kConfig
@@ -51,7 +52,7 @@ def ask(make: Make, api: Api, **more: Any) -> tuple[Completion, list[str], list[
     deltas: list[str] = []
     try:
         (one,) = complete_with_deltas(engine, [Request(0, HI)], lambda delta: deltas.append(delta.text))
-        return one, deltas, engine.stats.notes
+        return one, deltas, engine_notes(engine.stats)
     finally:
         engine.close()
 
@@ -154,4 +155,6 @@ def test_an_impossible_max_model_len_is_ignored(make_config: Make, api: Api) -> 
     report = engine.load()
     engine.close()
     assert "max_positions" not in report.metrics
-    assert "max_model_len='Bearer ***', which is not a number of tokens" in report.notes[1]
+    assert "max_model_len='Bearer ***', which is not a number of tokens" in str(
+        report.notes[1].values["text"]
+    )

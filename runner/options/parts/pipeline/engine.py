@@ -29,6 +29,7 @@ from runner.options.parts.pipeline.stage_worker import StageWorker
 from runner.options.parts.pipeline.transport import Packet, PacketType, PeerGone, Transport
 from runner.options.parts.sharding.load_part import load_tokenizer
 from runner_base import FinishReason, JobFailed, RunnerError, one_line, signals
+from runner_base.notes import Note
 from runner_engine import EngineReport, EngineStats, Event, Request, RequestEncoder, RequestId, Session
 from runner_engine.decode.request_encoder import own_generation, stop_tokens
 from runner_engine.decode.rows import Row
@@ -196,7 +197,8 @@ class LoadedStages:
         self.micro_batches.fixed_rows = model_config.micro_batch
         for parts, notes in peers.gather("loaded"):
             self.parts += parts
-            self.worker.notes += [note for note in notes if note not in self.worker.notes]
+            sent = [Note(**values) for values in notes]
+            self.worker.notes += [note for note in sent if note not in self.worker.notes]
         if self.depth > 1:
             peers.rendezvous.post("go")
             self._transport = connect(self.worker, peers.rendezvous)

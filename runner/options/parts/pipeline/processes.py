@@ -16,7 +16,7 @@ import socket
 import subprocess
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
@@ -142,7 +142,7 @@ def _run_stages(config: RunnerConfig, rank: ProcessRank, rendezvous: Rendezvous)
     if not rendezvous.wait_for("begin"):
         return  # the job was done already
     worker = StageWorker(config, rank)
-    rendezvous.post(f"loaded/{rank.rank}", [worker.loaded_parts(), worker.notes])
+    rendezvous.post(f"loaded/{rank.rank}", [worker.loaded_parts(), [asdict(it) for it in worker.notes]])
     if not rendezvous.wait_for("go"):
         return
     transport = connect(worker, rendezvous)

@@ -37,6 +37,7 @@ from runner_base import MIB, ConfigError, Progress, Result, machine, names_gguf_
 from runner_engine import LocalModelConfig, ModelSpec, local_model, resolve
 from runner_engine.checkpoints import Checkpoint, WeightFile, random_weights, read_checkpoint
 from runner_engine.models.bin_file import read_bin
+from runner_engine.render.notes import render
 
 VERSION = 2
 # identified by size and time: hashing them would take longer than the split
@@ -232,7 +233,7 @@ def _notes(plan: Plan) -> list[str]:
             "parts by type hold no whole layers: they can be merged and verified, but not run as a pipeline"
         )
     if plan.checkpoint.format == "bin":
-        notes += [note for file in plan.checkpoint.files for note in file.notes]
+        notes += [render(note) for file in plan.checkpoint.files for note in file.notes]
         notes.append("the source is .bin: merge restores the same tensors as safetensors")
         places = Counter(
             (tensor.file, tensor.offset, tensor.nbytes) for tensor in plan.checkpoint.tensors if tensor.nbytes

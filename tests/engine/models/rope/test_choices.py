@@ -17,6 +17,7 @@ from transformers import AutoConfig, GPT2Config, GPT2LMHeadModel
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from runner_base.errors import Code, ConfigError
+from runner_base.notes import note
 from runner_engine.models.load import Loaded
 from runner_engine.models.rope.choices import max_positions, put_on, scale
 from runner_engine.sessions.base import Request
@@ -104,10 +105,8 @@ def test_the_model_turns_as_transformers_says(
     assert base.facts["rope"] == f"{rope.name}, factor {rope.factor:g}, theta 50000.0"
     assert base.metrics["max_positions"] == room
     assert base.metrics["rope_pairs_patched"] == 0
-    assert [note for note in base.notes if "rope=dynamic" in note] == (
-        ["rope=dynamic: beyond 64 positions a row's angles depend on the longest row of its batch"]
-        if rope.name == "dynamic"
-        else []
+    assert [one for one in base.notes if one.code == "angles_of_batch"] == (
+        [note("angles_of_batch", length=64)] if rope.name == "dynamic" else []
     )
 
 

@@ -16,6 +16,7 @@ from raising import raises
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from runner_base.errors import ConfigError
+from runner_base.notes import note
 from runner_engine import CHOICES
 from runner_engine.checkpoints.positions import check_factor, notes_on_factor
 from runner_engine.models.rope.choices import scale
@@ -91,13 +92,14 @@ def test_a_factor_beyond_the_models_own_scaling_is_one_message() -> None:
 
 
 def test_what_takes_the_place_of_the_models_own_is_said() -> None:
-    (note,) = notes_on_factor(OWN, RopeYarnConfig(factor=8))
-    assert (
-        note == "rope=yarn, factor 8, takes the place of the model's own llama3, factor 16 of 8,192 positions"
-    )
+    values = {"own": "llama3", "own_factor": 16, "trained": 8192}
+    assert notes_on_factor(OWN, RopeYarnConfig(factor=8)) == [
+        note("replaces_own_scaling", rope="yarn", factor=8, is_counted_anew=False, **values)
+    ]
     for rope in (RopeLinearConfig(factor=2), RopeDynamicConfig(factor=2)):
-        (note,) = notes_on_factor(OWN, rope)
-        assert note.endswith("counts from the model's longest text, not from its pretraining")
+        assert notes_on_factor(OWN, rope) == [
+            note("replaces_own_scaling", rope=rope.name, factor=2, is_counted_anew=True, **values)
+        ]
     assert notes_on_factor(OWN, RopeConfig()) == []
     assert notes_on_factor({"max_position_embeddings": 8192}, RopeYarnConfig(factor=8)) == []
 

@@ -1,0 +1,1 @@
+"""What the engine says: text made of values, and nothing computed."""

@@ -1,0 +1,25 @@
+"""Why C refuses a call, by the name of a refusal."""
+
+REFUSALS = {
+    "NO_TOKENS": "there are no tokens, or no logits are wanted",
+    "WRONG_HEADS": "heads need 1 to {max_group} queries each, and a width of 16, 32 … {max_dim}",
+    "WRONG_TOKEN_ID": "the embedding has no row for the id of token {at}",
+    "WRONG_POSITION": "RoPE's table has no row for the position of token {at}",
+    "WRONG_SLOT": "there is no such slot as that of token {at}, or it is not in whole blocks",
+    "WRONG_PLACE": "the slot of token {at} has no such place",
+    "WRONG_SEEN": "token {at} sees more places than its slot has, or too few",
+    "WRONG_FIRST": "the window of token {at} begins before the first place",
+    "WRONG_KEPT": "entry {at} of the tokens to keep is not a token of the pass",
+    "WRONG_PART": "shared keys are not all in their arena",
+    "WRONG_PART_TOKEN": "entry {at} of those that see shared keys is not a token of the pass",
+    "WRONG_PART_ROW": "token {at} has no such row in a shared part",
+    "WRONG_MATRIX": "matrix or layer {at} has sizes or a format that this processor cannot multiply",
+    "SMALL_WORKSPACE": "the workspace is too small",
+    "NO_MEMORY": "there is no memory for the rows of a product",
+    "MISSING_UNIT": "the unit that it needs is not linked",
+    "WRONG_STATE_SLOT": "there is no such slot of a state as that of segment {at}",
+    "WRONG_SEGMENT": "segment {at} is not among the tokens of the pass",
+    "WRONG_KV_LAYER": "layer {at} of the KV cache has a format, a rotation or a place that there is not",
+    "WRONG_ADAPTER": "entry {at} of the tokens with adapters is not a token of the pass, or has no adapter",
+    "WRONG_EXPERT": "choice {at} of the router has no expert",
+}
