@@ -18,9 +18,8 @@ from runner_base import COMPLETIONS, Column, Record, Status, Use, few, plain
 from runner_base.console import console, rich_table
 from runner_base.printed_tables import print_fitted
 from runner_base.tables import NO_WIDTH, say_lines
-from runner_compare import ACCURACY, described, of_plug_ins
+from runner_compare import ACCURACY, cut_off_words, described, divergence_tables, of_plug_ins, unread_note
 from runner_compare.metrics import number
-from runner_compare.statistics import cut_off_words, divergence_tables, unread_note
 from runner_engine.models.loaded_lines import SHOWN, lines
 
 if TYPE_CHECKING:

@@ -19,10 +19,10 @@ from runner_base.first_use import at_first_use
 if TYPE_CHECKING:
     from runner_compare.command import entry as entry
     from runner_compare.command import main as main
-    from runner_compare.features.contexts.card import of_texts as of_texts
+    from runner_compare.features.contexts.render import of_texts as of_texts
     from runner_compare.features.recall.card import RecallCard as RecallCard
-    from runner_compare.features.savings.section import graph_kind as graph_kind
-    from runner_compare.features.tool_calls.compute import tool_card as tool_card
+    from runner_compare.features.savings.compute import graph_kind as graph_kind
+    from runner_compare.features.tool_calls.render import tool_card as tool_card
     from runner_compare.metrics import ACCURACY as ACCURACY
     from runner_compare.metrics import ENDS as ENDS
     from runner_compare.metrics import LOG_LIKELIHOOD as LOG_LIKELIHOOD
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from runner_compare.model.data import ABSENT as ABSENT
     from runner_compare.model.data import ENGINE as ENGINE
     from runner_compare.model.data import JOB_ID as JOB_ID
+    from runner_compare.model.data import TEAM as TEAM
     from runner_compare.model.data import TEXT_END as TEXT_END
     from runner_compare.model.data import NotPaired as NotPaired
     from runner_compare.model.data import Run as Run
@@ -67,14 +68,22 @@ if TYPE_CHECKING:
     from runner_compare.reader import no_samples as no_samples
     from runner_compare.readers.records import Opener as Opener
     from runner_compare.readers.records import Records as Records
+    from runner_compare.render.answers import cut_off_words as cut_off_words
+    from runner_compare.render.answers import unread_note as unread_note
     from runner_compare.render.effects import p_value as p_value
     from runner_compare.render.escaping import in_markdown as in_markdown
-    from runner_compare.render.labels import TEAM as TEAM
     from runner_compare.render.labels import name_of as name_of
     from runner_compare.render.labels import number as number
     from runner_compare.render.labels import short_names as short_names
+    from runner_compare.render.margins import level_words as level_words
+    from runner_compare.render.margins import points_of_margin as points_of_margin
+    from runner_compare.render.parts import table_lines as table_lines
     from runner_compare.render.pictures import JobPicture as JobPicture
     from runner_compare.render.quantities import points as points
+    from runner_compare.render.running_bets import bets_verdict as bets_verdict
+    from runner_compare.render.running_bets import bets_words as bets_words
+    from runner_compare.render.token_figures import divergence_tables as divergence_tables
+    from runner_compare.render.token_figures import figure_in_words as figure_in_words
     from runner_compare.section import Section as Section
     from runner_compare.statistics.answer_times import answer_times as answer_times
 
@@ -110,7 +119,7 @@ PLACES = {
     "TEXT_END": "model.data",  # characters of a text that are shown
     "JOB_ID": "model.data",  # the key by which a run is named
     "ENGINE": "model.data",  # the fact that names the engine of another program
-    "tool_card": "features.tool_calls.compute",  # of a job that offers functions: the shares of each step
+    "tool_card": "features.tool_calls.render",  # of a job that offers functions: the shares of each step
     "RecallCard": "features.recall.card",  # of a job that asks about long texts: its figures and pictures
     # what a section adds, and what it is added to
     "Section": "section",  # a feature of the comparison: its tables, sentences, JSON and pictures
@@ -120,13 +129,22 @@ PLACES = {
     "name_of": "render.labels",  # the shortest name that tells a row from the others
     "short_names": "render.labels",  # names by what differs among rows
     "number": "render.labels",  # a measurement to three digits
+    "table_lines": "render.parts",  # what may be concluded over all rows of a table, and the finding about each row
+    "bets_verdict": "render.running_bets",  # what such a run has decided, in words
+    "bets_words": "render.running_bets",  # the same with the difference and its interval
     "points": "render.quantities",  # a difference of accuracies in points
+    "cut_off_words": "render.answers",  # how many answers the limit has cut off
+    "unread_note": "render.answers",  # which jobs had few of their answers read
+    "divergence_tables": "render.token_figures",  # the same as a report shows it
+    "figure_in_words": "render.token_figures",  # one figure of it, with its interval
+    "points_of_margin": "render.margins",  # a margin in words
+    "level_words": "render.margins",  # the level of one of several comparisons in words
     "p_value": "render.effects",  # a p as it is shown
     "label": "model.data",  # a key as it is shown
     "in_markdown": "render.escaping",  # a text of others, harmless in Markdown
     "ABSENT": "model.data",  # what stands where there is no value
-    "TEAM": "render.labels",  # the parameter that names a team of agents in words
-    "graph_kind": "features.savings.section",  # where the graph of a team comes from
+    "TEAM": "model.data",  # the parameter that names a team of agents in words
+    "graph_kind": "features.savings.compute",  # where the graph of a team comes from
     # metrics, which jobs record
     "Metric": "metrics",  # a metric with its unit, direction and how it is written
     "Better": "metrics",  # whether more of it is better
@@ -137,7 +155,7 @@ PLACES = {
     "score": "metrics",  # how many questions are solved, and how many there are
     "ACCURACY": "metrics",  # the keys of an accuracy and its interval
     "ENDS": "metrics",  # the endings of the keys of a value and its interval
-    "of_texts": "features.contexts.card",  # what a job records of the likelihoods of its texts
+    "of_texts": "features.contexts.render",  # what a job records of the likelihoods of its texts
     "LOG_LIKELIHOOD": "metrics",  # the keys of a log-likelihood, by unit
     "OF_CALLS": "metrics",  # the keys of the tokens of all calls
     "OF_GUESSES": "metrics",  # the keys of guessed tokens

@@ -18,7 +18,7 @@ from runner_base import ConfigError, JobFailed, exit_code_of, few, run_entry, sa
 from runner_compare.features.across_tools.compute import across_tools
 from runner_compare.features.files.compute import file_table
 from runner_compare.features.files.section import ComparedFiles
-from runner_compare.features.flips.section import FlipsOfTable, find_flips
+from runner_compare.features.flips.compute import FlipsOfTable, find_flips
 from runner_compare.features.gates.section import (
     Requirements,
     Term,
@@ -29,17 +29,17 @@ from runner_compare.features.gates.section import (
     parse_requirements,
 )
 from runner_compare.features.missing_jobs.section import Missing
-from runner_compare.features.planning.section import parse_aim, plan_questions
+from runner_compare.features.planning.compute import parse_aim, plan_questions
 from runner_compare.features.pooled.compute import PooledTable, pooled_tables
 from runner_compare.features.pooled.section import PooledVerdicts
-from runner_compare.features.recall.section import with_margin
+from runner_compare.features.recall.compute import with_margin
 from runner_compare.features.registry import every_section
 from runner_compare.features.seeds.compute import check_seeds
-from runner_compare.features.tokens.section import write_llama
+from runner_compare.features.tokens.render.tables import write_llama
 from runner_compare.model.answer_votes import Chance
 from runner_compare.model.comparable import newest_comparable
 from runner_compare.model.comparison import Comparison
-from runner_compare.model.data import CLUSTER, JOB_ID, NotPaired, Run, Table, label
+from runner_compare.model.data import CLUSTER, JOB_ID, TEAM, NotPaired, Run, Table, label
 from runner_compare.model.question_numbers import with_number
 from runner_compare.model.scores import metrics_of_scores
 from runner_compare.model.selection import newest, parse_keys, parse_margins, parse_pairs, pick, select, where
@@ -50,7 +50,6 @@ from runner_compare.reader import Reader
 from runner_compare.readers import load as other_tools
 from runner_compare.readers.lm_eval import evaluations
 from runner_compare.readers.records import Records, open_records
-from runner_compare.render.labels import TEAM
 from runner_compare.render.output import FORMATS, save
 from runner_compare.statistics.pooling import Weights
 

@@ -19,6 +19,7 @@ from runner_compare.model.comparison import Comparison
 from runner_compare.model.data import NotPaired, Table
 from runner_compare.model.unfinished import JobState, MissingJob
 from runner_compare.options import parser
+from runner_compare.render.conclusion import conclude
 from runner_compare.render.html import escape, write_table
 from runner_compare.render.output import FORMATS, flat_lines
 from runner_compare.render.parts import shown
@@ -54,7 +55,7 @@ class ComparedRuns:
     @property
     def conclusions(self) -> list[str]:
         """What may be concluded over all rows, for each task that has a baseline."""
-        return [table.conclusion for table in self.tables if table.conclusion]
+        return [text for table in self.tables if (text := conclude(table.settings))]
 
     @property
     def sentences(self) -> list[str]:
@@ -217,16 +218,14 @@ def _parsed(given: Mapping[str, Any]) -> Any:
     arguments: list[str] = []
     for key, value in given.items():
         if key not in known:
-            hint = (
-                "it says where the command writes; here use to_df() or to_text()"
-                if key in OF_THE_COMMAND
-                else ""
-            )
-            raise ConfigError(
-                hint or unknown("option", key, sorted(known)),
-                key=f"compare({key}=...)",
-                code="unsupported" if hint else "unknown_choice",
-            )
+            argument = f"compare({key}=...)"
+            if key in OF_THE_COMMAND:
+                raise ConfigError(
+                    "it says where the command writes; here use to_df() or to_text()",
+                    key=argument,
+                    code="unsupported",
+                )
+            raise ConfigError(unknown("option", key, sorted(known)), key=argument, code="unknown_choice")
         option = f"--{key.replace('_', '-')}"
         if value is True:
             arguments.append(option)

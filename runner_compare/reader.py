@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from runner_base.notes import Note
 from runner_compare.features.seeds.seed_answers import mean_answers
 from runner_compare.metrics import Better
 from runner_compare.model.data import TEXT_END, NotPaired, Run
@@ -89,9 +90,9 @@ class Reader:
         first."""
         return iter(())
 
-    def remark(self, run: Run, base: Run) -> str:
-        """Say what else a reader of a comparison of two runs has to know."""
-        return ""
+    def remark(self, run: Run, base: Run) -> Note | None:
+        """Return what else a reader of a comparison of two runs has to know."""
+        return None
 
     def rules_between(self, task: str, versions: tuple[str, str]) -> str:
         """Say what changed between two versions of a task's rules; empty if that is not known."""

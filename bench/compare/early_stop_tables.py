@@ -27,7 +27,6 @@ from runner.records.jobs import Job
 from runner.tasks.gsm8k.early_stop import EarlyStop
 from runner_base import Answer, FinishReason, Sample, Verdict
 from runner_compare.statistics import Bets, Finding, McNemar, Test, judge
-from runner_compare.statistics.margins import verdict_words
 from runner_compare.statistics.sequential import Side
 
 QUESTIONS = 500
@@ -170,15 +169,8 @@ def about_margin(
         as_good += effect.verdict in GOOD
         by_tango += tango.verdict in GOOD
         asked.append(job.asked)
-        taken_back += effect.verdict is None or not job.bets.verdict.endswith(
-            verdict_words(effect.verdict, shown(margin))
-        )
+        taken_back += effect.verdict is not job.bets.verdict
     return Rate(as_good, count), statistics.median(asked), Rate(by_tango, count), taken_back
-
-
-def shown(margin: float) -> str:
-    """Return a margin as jobs write it."""
-    return f"{100 * margin:g} points"
 
 
 def margins(generator: np.random.Generator, count: int) -> tuple[list[Rate], int]:

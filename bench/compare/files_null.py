@@ -31,8 +31,7 @@ from simulation import Drawn, Limits, Numbers, Rate, Table, begin
 
 from runner.records.jobs import read_samples
 from runner_base import Likelihood
-from runner_compare.features.files.ranks import KL, FileRow, FileTable, Kind, rank_files
-from runner_compare.features.files.table import tied_groups
+from runner_compare.features.files.ranks import KL, FileRow, FileTable, Kind, rank_files, tied_groups
 from runner_compare.model.data import Run, TableRow, TextScore
 from tools.commands import jobs, printed
 

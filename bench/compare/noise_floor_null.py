@@ -71,8 +71,9 @@ def rates(
         it = verdict(runs_of(generator, *setting, 2 + repeats, drift, gap)).effect
         assert it is not None
         found += it.finding is not Finding.open
-        within += "no larger than" in (it.remark or "")
-        plain += it.finding is not Finding.open and "itself" not in (it.remark or "")
+        codes = {remark.code for remark in it.remarks}
+        within += "within_noise" in codes
+        plain += it.finding is not Finding.open and codes.isdisjoint({"within_noise", "beside_noise"})
     return Rate(found, tables), Rate(plain, tables), Rate(within, max(1, found))
 
 

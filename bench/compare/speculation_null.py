@@ -21,7 +21,7 @@ import sys
 import numpy as np
 from simulation import GOOD, Drawn, Limits, Rate, Solved, Table, begin
 
-from runner_compare.features.changed_answers.section import ChangedAnswers, count_changed
+from runner_compare.features.changed_answers.compute import ChangedAnswers, count_changed
 from runner_compare.model.data import TEXT_END, Question, Run
 from runner_compare.statistics import Decision, Finding, exact_interval, judge, wilson_interval
 from runner_compare.ways.verdicts import compare_pair

@@ -27,7 +27,7 @@ from simulation import NORMAL, Drawn, Limits, Numbers, Rate, Solved, Table, begi
 from runner.tasks.tools.cases import Case, made_cases
 from runner_base.tool_outcomes import ToolOutcome
 from runner_compare.features.tool_calls.compute import Cell
-from runner_compare.features.tool_calls.section import CallsOfTable, add_calls
+from runner_compare.features.tool_calls.pairs import CallsOfTable, add_calls
 from runner_compare.model.data import Run, TableRow
 from runner_compare.model.data import Table as ComparedTable
 from runner_compare.model.outcomes import Answers, QuestionOutcome, ToolPlace

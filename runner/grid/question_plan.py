@@ -20,12 +20,12 @@ from runner.estimates.jobs import JobEstimate
 from runner.grid.plan import PlannedJob, State
 from runner.records.jobs import Job, read_samples
 from runner_base import EvidenceError, RunnerError, clock, counted
+from runner_compare import points_of_margin
 from runner_compare.statistics import (
     ALPHA,
     POWER,
     detectable_loss,
     expected_disagreement,
-    points_of_margin,
     questions_for_margin,
 )
 

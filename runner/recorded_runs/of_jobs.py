@@ -9,7 +9,7 @@ from pathlib import Path
 
 from runner.recorded_runs.folder_runs import runs_of_jobs
 from runner.recorded_runs.sample_reader import SampleReader
-from runner_compare import ComparisonOptions, NotPaired, label, tabulate
+from runner_compare import ComparisonOptions, NotPaired, label, table_lines, tabulate
 
 
 def verdicts(output_dir: Path, job_ids: Sequence[str]) -> list[str]:
@@ -30,6 +30,6 @@ def verdicts(output_dir: Path, job_ids: Sequence[str]) -> list[str]:
                 continue
         base = next(row for row in table.rows if row.is_baseline)
         name = ", ".join(f"{label(key)}={value}" for key, value in base.config.items()) or base.run.job_id
-        lines.append(f"{task}, compared with {name}: {table.conclusion}")
-        lines += [row.sentence for row in table.rows if row.sentence]
+        conclusion, *findings = table_lines(table)
+        lines += [f"{task}, compared with {name}: {conclusion}", *findings]
     return lines

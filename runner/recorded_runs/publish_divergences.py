@@ -15,8 +15,8 @@ from pathlib import Path
 
 from runner.recorded_runs.publish import check_single_jobs, command_of, publish
 from runner_base import cannot_write, replace_text
-from runner_compare import ABSENT, Run, Table, TableRow, described, in_markdown, short_names
-from runner_compare.statistics import AT_MOST, CHIEF, figure_in_words
+from runner_compare import ABSENT, Run, Table, TableRow, described, figure_in_words, in_markdown, short_names
+from runner_compare.statistics import AT_MOST, CHIEF
 
 FILE = "divergence.md"
 OF_SIZE = ("format", "weights, MiB", "bits per weight")

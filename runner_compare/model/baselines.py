@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from runner_base.notes import Note, note
 from runner_compare.model.data import EXTRACTOR, JOB_ID, SCORER, NotPaired, Run, group, label
 from runner_compare.model.key_rules import KeyRules
 
@@ -49,10 +50,10 @@ def is_ignored(key: str, ignored: Sequence[str]) -> bool:
     return key in ignored or group(key) in named_groups(ignored)
 
 
-def differing_ignored(run: Run, base: Run, ignored: Sequence[str], rules: KeyRules) -> str | None:
+def differing_ignored(run: Run, base: Run, ignored: Sequence[str], rules: KeyRules) -> Note | None:
     """Return a remark about the ignored keys in which two runs differ; None if there are none."""
     keys = [key for key in rules.differing_keys([run.params, base.params]) if is_ignored(key, ignored)]
-    return f"ignored: {both_values(run, base, keys)}" if keys else None
+    return note("ignored", settings=both_values(run, base, keys)) if keys else None
 
 
 def both_values(run: Run, base: Run, keys: list[str]) -> str:

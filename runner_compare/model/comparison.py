@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runner_base import Column
-from runner_compare.model.data import Kept, Table, TableRow
+from runner_compare.model.data import Kept, Table
 from runner_compare.statistics import Finding
 
 Said = tuple[str, Finding | None]  # a sentence, with the finding that it words
@@ -51,11 +51,6 @@ class Shown:
     failed: list[str] = field(default_factory=list)  # the requirements that are not met
     table: Table | None = None  # of a task, whose differences are drawn
     is_headed: bool = True  # whether a terminal shows the title
-
-
-def said_of_row(row: TableRow) -> list[Said]:
-    finding = row.effect.finding if row.effect else None
-    return [(row.sentence, finding)] if row.sentence else []
 
 
 def class_of(finding: Finding | None) -> str:

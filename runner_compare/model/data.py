@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from runner_base import Sample, Verdict
 from runner_base.named_jobs import NamedJob
+from runner_base.notes import Note
 from runner_compare.metrics import ACCURACY, BOUNDS, LOG_LIKELIHOODS, score
 from runner_compare.model.outcomes import Answers as Answers
 from runner_compare.model.outcomes import Bounds as Bounds
@@ -18,6 +19,8 @@ from runner_compare.statistics import Decision
 from runner_compare.statistics.stats import wilson_interval
 from runner_compare.statistics.unread_answers import EXTRACTOR as EXTRACTOR
 from runner_compare.statistics.unread_answers import SCORER as SCORER
+
+TEAM = "team"  # what a team of agents is, in words: with --teams
 
 Kept = TypeVar("Kept")
 
@@ -187,8 +190,6 @@ class TableRow:
     baseline: TableRow | None = None  # the row that it was compared with
     effects: list[Decision] = field(default_factory=list)  # one, or one for each repeated measure
     note: str | None = None  # why there is no comparison
-    # what the comparison shows, in words; of rows that show the same, the first one has it
-    sentence: str = ""
     panel: tuple[str, ...] = ()  # the keys of its set of questions, if the rows differ in these
     # of accuracy, memory, speed and energy; None: it is not considered for the front
     on_front: bool | None = None
@@ -199,7 +200,7 @@ class TableRow:
     dominated_in: list[str] = field(default_factory=list)
     # by how much the dominating row is more accurate, as a comparison of the two says
     accuracy_behind: float = 0.0
-    off_front: str | None = None  # why what it has measured is not considered
+    off_front: Note | None = None  # why what it has measured is not considered
 
     @property
     def effect(self) -> Decision | None:
@@ -207,7 +208,7 @@ class TableRow:
         compared."""
         return next((effect for effect in self.effects if not effect.is_ratio), None)
 
-    def note_beside(self, *remarks: str | None) -> None:
+    def note_beside(self, *remarks: Note | None) -> None:
         """Add remarks to the difference to its baseline."""
         self.effects = [effect if effect.is_ratio else effect.noting(*remarks) for effect in self.effects]
 
@@ -226,9 +227,8 @@ class Table:
     rows: list[TableRow]
     baseline: dict[str, str] = field(default_factory=dict)
     common: dict[str, str] = field(default_factory=dict)  # the config keys in which they agree
-    conclusion: str = ""  # a line: what may be concluded over all rows
-    # more than 5 % of such tables may be wrong; what is quantized
-    remarks: list[str] = field(default_factory=list)
+    # what is quantized in name more than in fact
+    remarks: list[Note] = field(default_factory=list)
     # what sections have computed, each by a class of its own
     kept: dict[type, Any] = field(default_factory=dict)
 
@@ -288,3 +288,11 @@ def label(key: str) -> str:
 def group(key: str) -> str:
     """Return a key's config group."""
     return key.partition(".")[0]
+
+
+def natural(value: str | None) -> tuple[int, float, str]:
+    """Return a sort key: absent values first, then numbers by size, then words."""
+    try:
+        return (0, 0.0, "") if value is None else (1, float(value), "")
+    except ValueError:
+        return 2, 0.0, str(value)

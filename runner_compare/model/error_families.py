@@ -24,17 +24,6 @@ def rows_family(table: Table) -> list[ErrorFamily]:
     return [ErrorFamily("whole rows", count)] if count else []
 
 
-def error_sentences(families: Sequence[ErrorFamily]) -> list[str]:
-    """Say how often a table of equal rows says anything false; nothing where no family is known."""
-    if not families:
-        return []
-    parts = [f"{family.what} ({family.comparisons})" for family in families]
-    at_most = f"error rate of this table: at most {100 * ALPHA:.0f} %"
-    if len(parts) == 1:
-        return [f"{at_most} for {parts[0]}"]
-    return [f"{at_most} for each of {', '.join(parts)}, {100 * ALPHA * len(parts):.0f} % together"]
-
-
 def errors_record(families: Sequence[ErrorFamily]) -> dict[str, Any]:
     """Return the same as plain data."""
     return {

@@ -8,6 +8,8 @@ from types import MappingProxyType
 
 from runner_compare.model.data import ENGINE, group
 
+MODEL_KEYS = ("model.", "quantization.", "lora.", "rope.")
+
 # Of the keys that jobs of the runner have, those that never change an answer, whichever choices a
 # job has made
 INERT = frozenset(

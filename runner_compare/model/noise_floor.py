@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from runner_base.notes import Note, note
 from runner_compare.model.data import REPEAT, NotPaired, Run, TableRow
 from runner_compare.reader import Reader
-from runner_compare.render.effects import quantity, unit_of
 from runner_compare.statistics import ALPHA, Effect, Finding
 from runner_compare.ways.verdicts import compare_pair
 
@@ -43,11 +43,10 @@ def beside_noise(rows: Sequence[TableRow], reader: Reader) -> None:
         largest = max(noise, key=lambda earlier: abs(earlier.value), default=None)
         if largest is None:
             continue
-        size = f"{quantity(largest).write(abs(largest.value)).removeprefix('+')} {unit_of(largest)}"
         if abs(effect.value) <= abs(largest.value):
-            row.note_beside(f"no larger than the baseline's difference from itself ({size})")
+            row.note_beside(note("within_noise", effect=largest))
         elif min(earlier.p for earlier in noise) * len(noise) < ALPHA:
-            row.note_beside(f"the baseline differs from itself, too, beyond chance ({size})")
+            row.note_beside(note("beside_noise", effect=largest))
 
 
 def earlier_effects(base: Run, reader: Reader) -> list[Effect]:
@@ -66,23 +65,21 @@ def earlier_effects(base: Run, reader: Reader) -> list[Effect]:
     return effects
 
 
-def _changed(effect: Effect) -> str | None:
+def _changed(effect: Effect) -> Note | None:
     """Say how many verdicts, or shares of right answers, differ between the baseline and its
     repeat."""
     wins, losses = effect.counts.get("wins"), effect.counts.get("losses")
     if wins is None or losses is None:
         return None
     if effect.counts.get("samples", 1) > 1:  # wins and losses are those of means
-        return f"{wins + losses:,} of {effect.n:,} questions have another share of right answers"
-    return f"{wins + losses:,} of {effect.n:,} verdicts are not the same"
+        return note("shares_changed", changed=wins + losses, n=effect.n)
+    return note("verdicts_changed", changed=wins + losses, n=effect.n)
 
 
-def _changed_when_asked_again(run: Run) -> str | None:
+def _changed_when_asked_again(run: Run) -> Note | None:
     """Say how many of a run's answers changed when their questions were asked again; None if none
     did."""
     changed, asked = run.metrics.get("answers_changed"), run.metrics.get("asked_again")
     return (
-        f"{changed:.0f} of {asked:.0f} answers of {run.job_id} change when asked again"
-        if changed and asked
-        else None
+        note("answers_changed", changed=changed, asked=asked, job=run.job_id) if changed and asked else None
     )

@@ -3,8 +3,8 @@ them."""
 
 from __future__ import annotations
 
+from runner_base.notes import Note, note
 from runner_base.result import NOTED_BELOW
-from runner_base.texts import quantized_in_words
 from runner_compare.model.data import Run, Table, TableRow
 
 SHARE = "quantized_share"
@@ -24,16 +24,16 @@ def beside_reach(table: Table) -> None:
             table.remarks += [remark for remark in remarks if remark not in table.remarks]
 
 
-def _of_row(row: TableRow) -> list[str]:
+def _of_row(row: TableRow) -> list[Note]:
     runs = [row.run] if row.baseline is None else [row.run, row.baseline.run]
     return [remark for run in runs if (remark := _of_run(run))]
 
 
-def _of_run(run: Run) -> str:
-    """Return what a run's quantization reaches; empty if that is nearly all of what it names."""
+def _of_run(run: Run) -> Note | None:
+    """Return what a run's quantization reaches; None if that is nearly all of what it names."""
     share = run.metrics.get(SHARE)
     if share is None or run.metrics.get(OF_WANTED, share) >= NOTED_BELOW:
-        return ""
+        return None
     name = run.params.get("quantization.name", "the stored quantization")
-    reached = quantized_in_words(share, run.metrics.get(OF_ALL), run.metrics.get(OF_BYTES))
-    return f"{name} of {run.job_id} quantizes only {reached}"
+    shares = share, run.metrics.get(OF_ALL), run.metrics.get(OF_BYTES)
+    return note("little_quantized", name=name, job=run.job_id, shares=shares)

@@ -1,5 +1,4 @@
-"""Two runs that are compared while one of them runs: what its pairs so far have decided, in numbers
-and in words.
+"""Two runs that are compared while one of them runs: what its pairs so far have decided.
 
 Answers that were cut off decide nothing: what is decided holds whether they are right or wrong.
 """
@@ -8,10 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from runner_base import more_digits
-from runner_compare.render.quantities import points
-from runner_compare.statistics.margins import MarginVerdict, margin_verdict, points_of_margin, verdict_words
-from runner_compare.statistics.sequential import Pairs, Side, confidence_percent, level_of, level_words
+from runner_compare.statistics.margins import MarginVerdict, margin_verdict
+from runner_compare.statistics.sequential import Pairs, Side, confidence_percent, level_of
 
 
 @dataclass
@@ -54,28 +51,9 @@ class RunningBets:
         return at_worst if at_worst is at_best else Side.open
 
     @property
-    def verdict(self) -> str:
-        """What is decided so far: `better`, `worse`, `as good within 2 points`, `undecided`."""
-        if self.margin is None:
-            return self.decision
-        verdict = margin_verdict(self.decision, self.from_margin)
-        verdict_text = verdict_words(verdict, points_of_margin(self.margin))
-        if verdict is MarginVerdict.undecided and self.decision is Side.worse:
-            return f"worse, and {verdict_text}"
-        return verdict_text
-
-    @property
-    def words(self) -> str:
-        """The difference with its interval, and what is decided."""
-        values = (self.pairs.difference, self.pairs.low, self.pairs.high)
-        more = 0 if self.margin is None else more_digits(values, -self.margin, points)
-        difference, low, high = (points(value, more) for value in values)
-        return f"{difference} points [{low}, {high}], {self.verdict}"
-
-    @property
-    def level_words(self) -> str:
-        """The level at which this is decided."""
-        return level_words(self.comparisons)
+    def verdict(self) -> MarginVerdict:
+        """What both decide about the margin."""
+        return margin_verdict(self.decision, self.from_margin)
 
     @property
     def figures(self) -> dict[str, float]:

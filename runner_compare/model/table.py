@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from runner_base import ConfigError, Progress
+from runner_base.notes import Note, note
 from runner_compare.features.front.compute import mark_front
 from runner_compare.features.registry import every_section
 from runner_compare.features.seeds.compute import (
@@ -27,20 +28,26 @@ from runner_compare.model.baselines import (
     named_groups,
     scoring,
 )
-from runner_compare.model.data import JOB_ID, REPEAT, NotPaired, Run, Table, TableRow, group, label
+from runner_compare.model.data import (
+    JOB_ID,
+    REPEAT,
+    TEAM,
+    NotPaired,
+    Run,
+    Table,
+    TableRow,
+    group,
+    label,
+    natural,
+)
 from runner_compare.model.key_rules import KeyRules, distinguishing_keys
 from runner_compare.model.noise_floor import beside_noise, repeats_among
 from runner_compare.model.quantized_share import beside_reach
 from runner_compare.model.selection import listed, matches
 from runner_compare.reader import Reader
-from runner_compare.render.conclusion import conclude
-from runner_compare.render.effects import error_budget
-from runner_compare.render.findings import write_findings
-from runner_compare.render.labels import TEAM, natural
-from runner_compare.statistics import Compared, Decision, Method, judge
+from runner_compare.statistics import Compared, Method, judge
 from runner_compare.statistics.clustered_share import accuracy_figures, bounds_of_accuracy
 from runner_compare.statistics.floor_effects import (
-    LIMIT,
     what_tells_more,
     why_more_would_not_decide,
     why_no_evidence,
@@ -164,26 +171,21 @@ def _compare_rows(table: Table, varying: list[str], choice: ComparisonOptions, r
                 compared[row.run.run_id] = compared_with(row.run, base, choice, reader)
             except NotPaired as reason:
                 row.note = str(reason)
-    table.remarks = [error_budget(_judge_rows(table.rows, compared, choice))]
+    _judge_rows(table.rows, compared, choice)
     beside_noise(table.rows, reader)
     beside_reach(table)
 
 
-def _judge_rows(
-    rows: list[TableRow], compared: dict[str, list[Compared]], choice: ComparisonOptions
-) -> list[Decision]:
-    """Give each row what is decided about it, by the id of its run; return what the rows share the
-    error of."""
+def _judge_rows(rows: list[TableRow], compared: dict[str, list[Compared]], choice: ComparisonOptions) -> None:
+    """Give each row what is decided about it, by the id of its run."""
     settings = [row for row in rows if row.run.run_id in compared and not row.is_repeat]
     of_table = [effect for row in settings for effect in compared[row.run.run_id]]
-    decisions = judge(of_table, choice.margins, choice.metrics)
-    left = iter(decisions)
+    left = iter(judge(of_table, choice.margins, choice.metrics))
     for row in settings:
         row.effects = list(islice(left, len(compared[row.run.run_id])))
     for row in rows:
         if row.is_repeat:  # each is judged by itself
             row.effects = judge(compared.get(row.run.run_id, []))
-    return decisions
 
 
 def with_floor(compared: Compared, run: Run, base: Run) -> Compared:
@@ -195,14 +197,14 @@ def with_floor(compared: Compared, run: Run, base: Run) -> Compared:
         accuracies = [correct / n if n else None for correct, n in scores]
     else:
         accuracies = [side.interval[0] if side.interval else None for side in sides]
-    why, fix = why_no_evidence([side.metrics for side in sides], accuracies)
-    if why and compared.unplanned:  # most answers were cut off, which says more
-        why, fix = compared.unplanned, f"give it a larger {LIMIT}"
+    reason = why_no_evidence([side.metrics for side in sides], accuracies)
+    if reason and compared.unplanned:  # most answers were cut off, which says more
+        reason = compared.unplanned, note("larger_limit")
     return replace(
         compared,
-        unplanned=why or compared.unplanned,
+        unplanned=reason[0] if reason else compared.unplanned,
         tells_more=what_tells_more(accuracies),
-        no_evidence=f"{why}: {fix}" if why else "",
+        no_evidence=note("no_evidence", why=reason[0], fix=reason[1]) if reason else None,
         baseline_low=base.interval[1] if base.interval and base.number is None else None,
     )
 
@@ -227,17 +229,17 @@ def compared_with(run: Run, base: Run, choice: ComparisonOptions, reader: Reader
     return noted
 
 
-def also_differ(run: Run, base: Run, choice: ComparisonOptions, rules: KeyRules) -> str | None:
+def also_differ(run: Run, base: Run, choice: ComparisonOptions, rules: KeyRules) -> Note | None:
     """Say in which keys two configurations differ besides the keys of --by."""
     named = {*choice.by, *choice.baseline}
     chosen = named_groups(named)
     keys = rules.differing_keys([run.params, base.params])
     keys = [key for key in keys if key not in named and group(key) not in chosen]
-    return f"they also differ in {both_values(run, base, keys)}" if keys else None
+    return note("also_differ", settings=both_values(run, base, keys)) if keys else None
 
 
 def arrange(table: Table) -> None:
-    """Put each baseline right above the rows that are compared with it, and write the findings."""
+    """Put each baseline right above the rows that are compared with it."""
     inner = named_groups(table.baseline)
     # one run that all others are compared with comes first
     baseline_is_one_run = JOB_ID in table.baseline
@@ -264,8 +266,6 @@ def arrange(table: Table) -> None:
         )
 
     table.rows.sort(key=sort_key)
-    write_findings(table.rows, table.keys, table.settings)
-    table.conclusion = conclude(table.settings)
 
 
 def pool(runs: list[Run], by: list[str], reader: Reader) -> list[Run]:

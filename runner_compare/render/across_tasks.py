@@ -5,10 +5,10 @@ from __future__ import annotations
 from runner_base import Column, Use
 from runner_compare.features.registry import every_section
 from runner_compare.model.data import ABSENT, Table, TableRow, label
+from runner_compare.model.key_rules import MODEL_KEYS
 from runner_compare.render.columns import accuracy_of, measured
 from runner_compare.render.effects import difference_head, difference_of
 
-MODEL_KEYS = ("model.", "quantization.", "lora.", "rope.")
 MEASURED_COLUMNS = ("kl_nats_per_token", "top_1_agreement", "model_mib", "decode_tok_per_s")
 
 

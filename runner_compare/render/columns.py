@@ -10,7 +10,7 @@ from functools import partial
 from runner_base import Column, Use
 from runner_base.fields import NOTES
 from runner_base.tables import short_paths
-from runner_compare.features.cut_offs.compute import ends_of
+from runner_compare.features.cut_offs.render import ends_of
 from runner_compare.features.registry import every_section
 from runner_compare.metrics import ENDS, LOG_LIKELIHOODS, OF_QUESTION, described, of_plug_ins
 from runner_compare.model.data import ABSENT, Run, Table, TableRow, label
@@ -19,17 +19,15 @@ from runner_compare.render.effects import (
     detectable,
     difference_head,
     difference_of,
-    fill,
     legend,
     margin_decision,
-    margin_words,
     p_value,
     pairs_of,
-    quantity,
     value_of,
 )
 from runner_compare.render.labels import number, versus
-from runner_compare.render.quantities import METHODS
+from runner_compare.render.margins import margin_words
+from runner_compare.render.quantities import METHODS, fill, quantity
 from runner_compare.section import Slot
 from runner_compare.statistics import Decision
 
@@ -77,9 +75,9 @@ def naming(table: Table) -> list[Column]:
     return columns + [_setting(key, [row.run.value(key) for row in rows]) for key in varying_notes(rows)]
 
 
-def naming_at(table: Table, places: Sequence[int]) -> list[Column]:
-    """Return the columns that name rows, for a table with a line for each of these places, which
-    may recur."""
+def naming_of(table: Table, rows: Sequence[TableRow]) -> list[Column]:
+    """Return the columns that name some rows of a table, which may recur."""
+    places = [table.rows.index(row) for row in rows]
     return [
         replace(
             column,

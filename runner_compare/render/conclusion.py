@@ -6,12 +6,12 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-from runner_compare.features.cut_offs.compute import is_open
 from runner_compare.model.data import TableRow
-from runner_compare.render.effects import asked_of, if_alike, quantity, unit_of
+from runner_compare.render.effects import asked_of, if_alike
 from runner_compare.render.findings import joined, label, range_of
 from runner_compare.render.labels import about, about_between
-from runner_compare.render.quantities import LIKELIHOODS, Quantity, what_shows_more
+from runner_compare.render.notes import render_notes
+from runner_compare.render.quantities import LIKELIHOODS, Quantity, quantity, unit_of, what_shows_more
 from runner_compare.statistics import POWER, Decision, MarginVerdict
 
 # differences of accuracies for which a number of questions is given
@@ -34,7 +34,7 @@ def conclude(rows: Sequence[TableRow]) -> str:
 
 def _of_family(family: Sequence[Decision]) -> str:
     counts = Counter(map(label, sorted(family, key=_rank)))
-    total, undecided = len(family), [decision for decision in family if is_open(decision)]
+    total, undecided = len(family), [decision for decision in family if decision.is_open]
     if len(undecided) == total:
         text = (
             "the one comparison is not decided" if total == 1 else f"of {total} comparisons none is decided"
@@ -56,7 +56,7 @@ def _rank(decision: Decision) -> tuple[int, str]:
         MarginVerdict.worse_but_within,
         MarginVerdict.worse_by_more,
     ]
-    if is_open(decision):
+    if decision.is_open:
         return len(verdicts) + 1, ""
     if decision.verdict not in verdicts:
         return len(verdicts), str(decision.finding)
@@ -67,7 +67,7 @@ def _what_would_decide(undecided: Sequence[Decision]) -> str:
     """Say what the undecided comparisons could have shown, and how many questions would decide."""
     if not undecided or any(decision.is_ratio for decision in undecided):
         return ""
-    why = dict.fromkeys(decision.unplanned for decision in undecided)
+    why = dict.fromkeys(render_notes(decision.unplanned) for decision in undecided)
     if all(why):
         return f" ({', '.join(why)}: more questions would not decide)"
     of = quantity(undecided[0])
@@ -91,7 +91,7 @@ def _what_would_decide(undecided: Sequence[Decision]) -> str:
         detectable = sorted(decision.detectable for decision in undecided if decision.detectable is not None)
         found = range_of([of.write_detectable(difference) for difference in detectable])
         could = f"{asked} {counted} detect only differences from {found} {unit_of(undecided[0])} up"
-    tells_more = {decision.tells_more for decision in undecided}
+    tells_more = {render_notes(decision.tells_more) for decision in undecided}
     if len(tells_more) == 1 and (more := tells_more.pop()):
         return f": {could} ({more})"
     return f": {could}{_enough(undecided, of)}"

@@ -11,10 +11,10 @@ from typing import Any
 from runner_base import beside_limit, more_digits
 from runner_compare.model.data import ABSENT, TableRow
 from runner_compare.render.labels import about, about_between
-from runner_compare.render.quantities import ACCURACIES, FIELDS, LIKELIHOODS, METHODS, REPEATS, Quantity
+from runner_compare.render.margins import level_words, margin_words, verdict_words
+from runner_compare.render.notes import render_notes
+from runner_compare.render.quantities import ACCURACIES, FIELDS, LIKELIHOODS, METHODS, REPEATS, fill, quantity
 from runner_compare.statistics import ALPHA, Decision, Effect, Finding, MarginVerdict, Method, most_wrong
-from runner_compare.statistics.margins import points_of_margin, verdict_words
-from runner_compare.statistics.sequential import level_words
 
 
 def p_value(p: float) -> str:
@@ -33,26 +33,11 @@ OF_TABLE = "{comparisons} of this table"  # in a legend
 NO_INTERVAL = "one run each, no interval"
 
 
-def fill(template: str, effect: Effect) -> str:
-    """Fill in a template of METHODS."""
-    return template.format(**vars(effect), **effect.counts)
-
-
 def asked_of(decision: Decision) -> str:
     """Return what an effect is over: questions, samples of text, or runs."""
     if decision.is_ratio:
         return "runs of each"
     return "samples" if quantity(decision) is LIKELIHOODS else "questions"
-
-
-def quantity(effect: Effect) -> Quantity:
-    """Return an effect's quantity."""
-    return METHODS[effect.method].quantity
-
-
-def unit_of(effect: Effect) -> str:
-    """Return the unit of an effect's differences: `points`, `nats/token`."""
-    return fill(quantity(effect).unit, effect)
 
 
 def records(row: TableRow) -> dict[str, Any]:
@@ -75,6 +60,8 @@ def records(row: TableRow) -> dict[str, Any]:
 
 def _recorded(decision: Decision, name: str) -> Any:
     """Return what a record has of a decision: a count of its method, or a field."""
+    if name == "remark":
+        return render_notes(*decision.remarks) or None
     return decision.counts[name] if name in decision.counts else getattr(decision, name, None)
 
 
@@ -98,22 +85,11 @@ def error_budget(effects: Sequence[Decision]) -> str:
     return f"the findings of this table may be wrong in up to {100 * min(1.0, share):.2g} % of such tables: {text}"
 
 
-def margin_words(decision: Decision) -> str:
-    """Return the margin with its unit: `2 points`, `0.01 nats/token`."""
-    assert decision.margin is not None
-    of = quantity(decision)
-    if of is ACCURACIES:
-        return points_of_margin(decision.margin)
-    if decision.is_ratio:
-        return f"{100 * decision.margin:g} %"
-    return f"{decision.margin:g} {unit_of(decision)}"
-
-
 def why_undecided(*decisions: Decision) -> str:
     """Say why nothing is shown about a margin, where both sides could be broken alike; empty if the
     reason is another one."""
     if decisions[0].no_evidence:
-        return decisions[0].no_evidence
+        return render_notes(decisions[0].no_evidence)
     lows = [decision.baseline_low for decision in decisions if decision.baseline_low is not None]
     if not lows:
         return ""

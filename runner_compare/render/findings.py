@@ -5,26 +5,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from runner_compare.features.cut_offs.compute import finding_of, is_open, sentence_of_ends
-from runner_compare.model.data import TableRow
+from runner_compare.features.cut_offs.render import finding_of, sentence_of_ends
+from runner_compare.model.data import Table, TableRow
 from runner_compare.render.effects import (
     asked_of,
     comparisons_of,
     figures_of,
-    fill,
     if_alike,
     interval_words,
     margin_decision,
-    margin_words,
     p_value,
-    quantity,
-    unit_of,
     why_undecided,
 )
 from runner_compare.render.labels import about, assignments, sides, versus
-from runner_compare.render.quantities import METHODS, at_worst, what_shows_more
+from runner_compare.render.margins import margin_words, verdict_words
+from runner_compare.render.notes import render_notes
+from runner_compare.render.quantities import METHODS, at_worst, fill, quantity, unit_of, what_shows_more
 from runner_compare.statistics import ALPHA, Decision, Finding, MarginVerdict, Method
-from runner_compare.statistics.margins import verdict_words
 from runner_compare.statistics.over_runs import CLEAR_DIFFERENCE, MAX_RUNS, fewest_runs, runs_needed
 
 MAX_NAMES = 8  # that a sentence for several rows lists
@@ -32,23 +29,20 @@ OF_ONE = "{names} (n={sample}): {finding} (Δ {value}, {figures})"
 OF_SEVERAL = "{names} (n={sample} each): {finding}; the largest Δ is {value} ({largest}, {figures})"
 
 
-def write_findings(
-    rows: Sequence[TableRow], keys: list[str], settings: Sequence[TableRow] | None = None
-) -> None:
-    """Give each row its finding in words; of settings that show the same, the first one has a
-    sentence for all."""
-    for row in rows:
-        row.sentence = sentence(row, keys)
-    groups: dict[tuple[object, ...], list[TableRow]] = {}
-    for row in rows if settings is None else settings:
-        same = _what_it_says(row, keys)
+def finding_sentences(table: Table) -> list[str]:
+    """Return the finding about each row; of settings that show the same, the first one has a sentence for all."""
+    found = [sentence(row, table.keys) for row in table.rows]
+    groups: dict[tuple[object, ...], list[int]] = {}
+    for place, row in enumerate(table.rows):
+        same = None if row.is_baseline or row.is_repeat else _what_it_says(row, table.keys)
         if same is not None:
-            groups.setdefault(same, []).append(row)
-    for members in groups.values():
-        if len(members) > 1:
-            for row in members[1:]:
-                row.sentence = ""
-            members[0].sentence = _finding(members, keys)
+            groups.setdefault(same, []).append(place)
+    for first, *others in groups.values():
+        if others:
+            found[first] = _finding([table.rows[place] for place in (first, *others)], table.keys)
+            for place in others:
+                found[place] = ""
+    return found
 
 
 def sentence(row: TableRow, keys: list[str]) -> str:
@@ -77,7 +71,7 @@ def _finding(rows: Sequence[TableRow], keys: list[str]) -> str:
         figures=f"{interval} {ends}, {ps}",
     )
     of_ends = sentence_of_ends(largest)
-    parts = (head, *_limits(effects, largest, unit), of_ends, largest.remark)
+    parts = (head, *_limits(effects, largest, unit), of_ends, render_notes(*largest.remarks))
     return "; ".join(filter(None, parts))
 
 
@@ -102,15 +96,16 @@ def _limits(effects: Sequence[Decision], largest: Decision, unit: str) -> list[s
     margin = _of_margin(effects) if has_margin else ""
     if margin and largest.finding is Finding.open and not largest.no_evidence:
         margin = "; ".join(filter(None, (margin, why_undecided(*effects))))
-    more = largest.tells_more
+    more = render_notes(largest.tells_more)
     if largest.no_evidence and largest.finding is Finding.open:
-        return [largest.no_evidence, margin]
+        return [render_notes(largest.no_evidence), margin]
     if largest.finding is not Finding.open or largest.hinges_on_cut_off:
         return [margin]
     if not largest.test.knows_power and (has_margin or not largest.unplanned):
         return [f"{margin or 'undecided'} after {largest.n:,} questions", more]
     if largest.unplanned:
-        why = f"{largest.unplanned}, so more questions would not decide" if all(map(is_open, effects)) else ""
+        is_open = all(effect.is_open for effect in effects)
+        why = f"{render_notes(largest.unplanned)}, so more questions would not decide" if is_open else ""
         return [why, margin, more]
     if any(effect.detectable is None for effect in effects if effect.test.knows_power):
         return [f"{largest.n:,} questions are too few to show any difference", margin, more]
@@ -162,11 +157,11 @@ def _what_it_says(row: TableRow, keys: list[str]) -> tuple[object, ...] | None:
         effect.baseline_n,
         effect.verdict,
         effect.test.knows_power,
-        effect.unplanned,
-        effect.tells_more,
-        effect.no_evidence,
+        render_notes(effect.unplanned),
+        render_notes(effect.tells_more),
+        render_notes(effect.no_evidence),
         effect.baseline_low is None,
-        effect.remark,
+        render_notes(*effect.remarks),
         effect.counts.get("size"),
     )
 

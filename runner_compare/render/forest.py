@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from runner_base import plain
 from runner_compare.model.data import TableRow
-from runner_compare.render.effects import interval_level, quantity, unit_of
+from runner_compare.render.effects import interval_level
 from runner_compare.render.labels import short_names
+from runner_compare.render.quantities import quantity, unit_of
 from runner_compare.statistics import Decision, Finding
 
 MAX_ROWS, MAX_WIDTH, MIN_WIDTH = 40, 61, 24  # width: of the plot, in characters

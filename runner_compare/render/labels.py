@@ -6,18 +6,9 @@ import math
 from collections.abc import Sequence
 
 from runner_base.tables import short_paths
-from runner_compare.model.data import ABSENT, REPEAT, TableRow, label
+from runner_compare.model.data import ABSENT, REPEAT, TEAM, TableRow, label
 
-TEAM = "team"  # what a team of agents is, in words: with --teams
 MAX_NAMES = 8  # the most rows that a sentence names
-
-
-def natural(value: str | None) -> tuple[int, float, str]:
-    """Return a sort key: absent values first, then numbers by size, then words."""
-    try:
-        return (0, 0.0, "") if value is None else (1, float(value), "")
-    except ValueError:
-        return 2, 0.0, str(value)
 
 
 def number(value: float | None, more: int = 0) -> str:

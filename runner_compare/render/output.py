@@ -13,8 +13,9 @@ from runner_base import Column, Picture, Progress, cannot_write, plain
 from runner_base.console import console
 from runner_base.printed_tables import print_fitted
 from runner_base.tables import NO_WIDTH, say_item, say_lines
-from runner_compare.features.cut_offs.compute import flat_ends
+from runner_compare.features.cut_offs.render import flat_ends
 from runner_compare.features.front.compute import Front
+from runner_compare.features.front.render import noise_words
 from runner_compare.features.registry import every_section
 from runner_compare.metrics import ACCURACY
 from runner_compare.model.comparison import Comparison
@@ -22,6 +23,7 @@ from runner_compare.model.data import Table
 from runner_compare.reader import Reader
 from runner_compare.render import pictures
 from runner_compare.render.columns import summary
+from runner_compare.render.conclusion import conclude
 from runner_compare.render.escaping import in_markdown, in_sheet
 from runner_compare.render.forest import forest
 from runner_compare.render.page import Part, write_page
@@ -105,10 +107,10 @@ def _json(comparison: Comparison, out: TextIO) -> None:
         {
             "task": table.task,
             "baseline": table.baseline,
-            "conclusion": table.conclusion,
+            "conclusion": conclude(table.settings),
             "differing_keys": table.keys,
             "pareto_axes": [ACCURACY[0], *table.of(Front).axes] if table.of(Front).axes else [],
-            "pareto_noise": table.of(Front).noise,
+            "pareto_noise": noise_words(table.of(Front)),
             "rows": [row_record(table, row) for row in table.rows],
             "sentences": sentences_of(table),
             **{key: value for section in every_section() for key, value in section.record(table).items()},

@@ -5,10 +5,14 @@ from __future__ import annotations
 
 from runner_base import counted
 from runner_compare.features.registry import every_section
-from runner_compare.model.comparison import Comparison, Grid, Said, Shown, class_of, said_of_row
+from runner_compare.model.comparison import Comparison, Grid, Said, Shown, class_of
 from runner_compare.model.data import Table, TableRow
 from runner_compare.render.across_tasks import tables_across
 from runner_compare.render.columns import columns, ratio_columns, summary
+from runner_compare.render.conclusion import conclude
+from runner_compare.render.effects import error_budget
+from runner_compare.render.findings import finding_sentences
+from runner_compare.render.notes import render_notes
 
 
 def shown(comparison: Comparison) -> list[Shown]:
@@ -49,10 +53,15 @@ def of_table(table: Table) -> Shown:
         said,
         legend=summary(table),
         runs=counted(len(table.rows), "run"),
-        conclusion=table.conclusion,
+        conclusion=conclude(table.settings),
         failed=[line for section in every_section() for line in section.failed(table)],
         table=table,
     )
+
+
+def table_lines(table: Table) -> list[str]:
+    """Return what may be concluded over all rows, then the finding about each row."""
+    return [conclude(table.settings), *filter(None, finding_sentences(table))]
 
 
 def sentences_of(table: Table) -> list[str]:
@@ -62,8 +71,15 @@ def sentences_of(table: Table) -> list[str]:
 
 def _said_of_table(table: Table) -> list[Said]:
     said: list[Said] = []
-    for row in table.rows:
-        said += said_of_row(row)
+    for row, sentence in zip(table.rows, finding_sentences(table), strict=True):
+        said += said_of_row(row, sentence)
         said += [(text, None) for section in every_section() for text in section.row_sentences(table, row)]
     of_sections = [text for section in every_section() for text in section.sentences(table)]
-    return said + [(text, None) for text in (*table.remarks, *of_sections) if text]
+    budget = error_budget([effect for row in table.settings for effect in row.effects])
+    of_table = [budget, *map(render_notes, table.remarks), *of_sections]
+    return said + [(text, None) for text in of_table if text]
+
+
+def said_of_row(row: TableRow, sentence: str) -> list[Said]:
+    finding = row.effect.finding if row.effect else None
+    return [(sentence, finding)] if sentence else []

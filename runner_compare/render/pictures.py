@@ -14,9 +14,10 @@ from runner_base.drawing import BAD, FRONT, GOOD, INK, LINE, MUTED, PAPER
 from runner_compare.features.front.compute import Front
 from runner_compare.metrics import described
 from runner_compare.model.data import Standing, Table, TableRow
-from runner_compare.render.effects import interval_level, quantity, unit_of
+from runner_compare.render.effects import interval_level
 from runner_compare.render.labels import short_names
-from runner_compare.render.quantities import ACCURACIES
+from runner_compare.render.lines import literal
+from runner_compare.render.quantities import ACCURACIES, quantity, unit_of
 from runner_compare.statistics import Decision, Finding, MarginVerdict
 from runner_compare.statistics.token_costs import Estimate
 
@@ -167,11 +168,6 @@ def numbered(pane: Axes, names: dict[str, str]) -> dict[str, str]:
     beside: dict[str, Any] = {"transform": pane.transAxes, "va": "top", "fontsize": 8, "color": INK}
     pane.text(1.02, 1, "\n".join(lines), **beside)
     return {run_id: str(number) for number, run_id in enumerate(names, 1)}
-
-
-def literal(text: str) -> str:
-    """Escape a text for matplotlib, which would draw a formula between two $."""
-    return plain(text).replace("$", r"\$")
 
 
 def _dot(

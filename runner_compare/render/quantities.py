@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from runner_base import Writer
-from runner_compare.statistics import CAUTION, CAUTION_BELOW, FLIPS, MIN_RUNS, Decision, Method
+from runner_compare.statistics import CAUTION, CAUTION_BELOW, FLIPS, MIN_RUNS, Decision, Effect, Method
 from runner_compare.statistics.paired_means import CAUTION as CAUTION_OF_FAMILIES
 
 
@@ -227,3 +227,18 @@ def at_worst(decision: Decision) -> str:
     return (
         "if a few questions lose all" if "samples" not in decision.counts else "if whole questions are lost"
     )
+
+
+def fill(template: str, effect: Effect) -> str:
+    """Fill in a template of METHODS."""
+    return template.format(**vars(effect), **effect.counts)
+
+
+def quantity(effect: Effect) -> Quantity:
+    """Return an effect's quantity."""
+    return METHODS[effect.method].quantity
+
+
+def unit_of(effect: Effect) -> str:
+    """Return the unit of an effect's differences: `points`, `nats/token`."""
+    return fill(quantity(effect).unit, effect)

@@ -6,11 +6,13 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from runner_compare.features.cut_offs.compute import ends_record
+from runner_compare.features.cut_offs.render import ends_record
 from runner_compare.features.registry import every_section
 from runner_compare.metrics import ACCURACY
 from runner_compare.model.data import Table, TableRow
-from runner_compare.render.effects import quantity, records
+from runner_compare.render.effects import records
+from runner_compare.render.notes import render_notes
+from runner_compare.render.quantities import quantity
 
 # of the keys of a row in JSON that sections add, and of `note`; further ones follow
 ORDER = ("plan", "note", "seeds", "tokens", "thinking", "right_answer_costs", "saved")
@@ -47,7 +49,7 @@ def core_record(table: Table, row: TableRow) -> dict[str, Any]:
         "dominated_by": row.dominated_by,
         "dominated_in": row.dominated_in,
         "standing": {axis: asdict(standing) for axis, standing in row.standing.items()},
-        "off_front": row.off_front,
+        "off_front": render_notes(row.off_front) or None,
         "note": row.note,
     }
 

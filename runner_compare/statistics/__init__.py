@@ -26,10 +26,8 @@ if TYPE_CHECKING:
     from runner_compare.statistics.effects import Method as Method
     from runner_compare.statistics.effects import Test as Test
     from runner_compare.statistics.floor_effects import LIMIT as LIMIT
-    from runner_compare.statistics.floor_effects import cut_off_words as cut_off_words
     from runner_compare.statistics.likelihoods import units as units
     from runner_compare.statistics.margins import MarginVerdict as MarginVerdict
-    from runner_compare.statistics.margins import points_of_margin as points_of_margin
     from runner_compare.statistics.methods.bets import Bets as Bets
     from runner_compare.statistics.methods.fisher import Fisher as Fisher
     from runner_compare.statistics.methods.mcnemar import McNemar as McNemar
@@ -52,7 +50,6 @@ if TYPE_CHECKING:
     from runner_compare.statistics.ratios import MIN_TEXTS as MIN_TEXTS
     from runner_compare.statistics.ratios import ratio as ratio
     from runner_compare.statistics.sequential import Side as Side
-    from runner_compare.statistics.sequential import level_words as level_words
     from runner_compare.statistics.stats import ALPHA as ALPHA
     from runner_compare.statistics.stats import POWER as POWER
     from runner_compare.statistics.stats import exact_interval as exact_interval
@@ -61,14 +58,11 @@ if TYPE_CHECKING:
     from runner_compare.statistics.token_divergence import AT_MOST as AT_MOST
     from runner_compare.statistics.token_divergence import CHIEF as CHIEF
     from runner_compare.statistics.token_divergence import TextTokens as TextTokens
-    from runner_compare.statistics.token_divergence import divergence_tables as divergence_tables
-    from runner_compare.statistics.token_divergence import figure_in_words as figure_in_words
     from runner_compare.statistics.token_divergence import token_figures as token_figures
     from runner_compare.statistics.unread_answers import ENDED as ENDED
     from runner_compare.statistics.unread_answers import EXTRACTOR as EXTRACTOR
     from runner_compare.statistics.unread_answers import FOUND as FOUND
     from runner_compare.statistics.unread_answers import SCORER as SCORER
-    from runner_compare.statistics.unread_answers import unread_note as unread_note
     from runner_compare.statistics.votes import all_at as all_at
     from runner_compare.statistics.votes import majority_at as majority_at
     from runner_compare.statistics.votes import pass_at as pass_at
@@ -122,16 +116,12 @@ PLACES = {
     "ratio": "ratios",  # a ratio of sums
     "TextTokens": "token_divergence",  # the tokens of a text under a model and its reference
     "token_figures": "token_divergence",  # the divergence token by token
-    "divergence_tables": "token_divergence",  # the same as a report shows it
-    "figure_in_words": "token_divergence",  # one figure of it, with its interval
     "CHIEF": "token_divergence",  # the key that jobs with such figures have
     "AT_MOST": "token_divergence",  # the ending of the key of an upper bound
     "AskedInOrders": "choice_positions",  # a question that was asked with its choices in several orders
     "position_bias": "choice_positions",  # whether a place is preferred
     # what is said about them
     "LIMIT": "floor_effects",  # the key of the limit of tokens
-    "cut_off_words": "floor_effects",  # how many answers the limit has cut off
-    "unread_note": "unread_answers",  # which jobs had few of their answers read
     "EXTRACTOR": "unread_answers",  # the key of the rule that reads answers
     "SCORER": "unread_answers",  # the key of the scorer in its place
     "ENDED": "unread_answers",  # the metric of answers that ended
@@ -140,8 +130,6 @@ PLACES = {
     "detectable_loss": "question_plans",  # the smallest loss that so many questions detect
     "questions_for_margin": "question_plans",  # how many questions show a margin
     "expected_disagreement": "planning",  # how often two runs will disagree
-    "points_of_margin": "margins",  # a margin in words
-    "level_words": "sequential",  # the level of one of several comparisons in words
     "Side": "sequential",  # which side of a value bets have decided for
     "MIN_CLUSTERS": "paired_means",  # families, for a test of means
     "holm": "stats",  # adjusts p for several tests

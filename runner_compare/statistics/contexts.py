@@ -12,17 +12,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 from runner_base import Likelihood
-from runner_compare.metrics.likelihoods import GAIN, GAIN_P, HELPS_UP_TO, KL, LOSS
+from runner_compare.metrics.likelihoods import GAIN, GAIN_P, HELPS_UP_TO
 from runner_compare.statistics.likelihoods import by_family, units
 from runner_compare.statistics.loss_cells import cells_in, curves_over, loss_and_kl
 from runner_compare.statistics.methods.sign_flips import SignFlips
 from runner_compare.statistics.ratios import MIN_TEXTS
 from runner_compare.statistics.stats import ALPHA
 
-CONTEXTS_TITLE = "the same tokens after so much context, with 95 % intervals over texts"
 CELL = "context_"
 
 
@@ -106,25 +104,6 @@ def helping(steps: Sequence[Step]) -> list[Step]:
     """Return the steps that help, before the first one that is not shown to."""
     first = next((number for number, step in enumerate(steps) if not step.helps), len(steps))
     return [*steps[:first]]
-
-
-def context_table(figures: Mapping[str, float]) -> list[dict[str, Any]]:
-    """Return a job's table of contexts: a line for each."""
-    from runner_compare.statistics.token_divergence import figure_in_words
-
-    lines: list[dict[str, Any]] = []
-    for length in contexts_of(figures):
-        cell = f"/{CELL}{length}"
-        line: dict[str, Any] = {
-            "context": f"{length:,}",
-            "texts": int(figures[f"n{cell}"]),
-            "loss, nats/token": figure_in_words(figures, LOSS, "{:.4f}".format, "", cell),
-            "gain over the line above": figure_in_words(figures, GAIN, "{:+.4f}".format, "", cell),
-        }
-        if f"{KL}{cell}" in figures:
-            line["KL, nats/token"] = figure_in_words(figures, KL, "{:.3g}".format, "", cell)
-        lines.append(line)
-    return lines
 
 
 def context_series(figures: Mapping[str, float]) -> dict[str, list[tuple[int, float]]]:

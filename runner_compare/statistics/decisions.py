@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from functools import cached_property
 
+from runner_base.notes import Note, note
 from runner_compare.metrics import Better, described
 from runner_compare.statistics.effects import Between, Effect, Test, p_beyond
 from runner_compare.statistics.margins import MarginVerdict, margin_verdict
@@ -15,7 +16,6 @@ from runner_compare.statistics.sequential import Side, level_of
 from runner_compare.statistics.simultaneous import SPARED, interval_beside
 from runner_compare.statistics.stats import ALPHA, holm_of_groups
 
-CUT_OFF_DECIDES = "cut-off answers decide it"
 RATIOS = "ratios"  # the margin of all ratios, whatever they measure
 NUMBERS = tuple(field.name for field in fields(Effect))
 
@@ -38,10 +38,10 @@ class Compared:
     cut_off: tuple[int, int] = (0, 0)  # answers of this run and of the baseline that were cut off
     # if any: with ours wrong and the baseline's right, and the reverse
     ends: tuple[Test, Test] | None = None
-    remark: str | None = None  # what else a reader has to know
-    unplanned: str = ""  # why more questions of this kind would not decide
-    tells_more: str = ""  # which questions would tell more, if all verdicts are the same
-    no_evidence: str = ""  # why both sides show nothing, and what would show more
+    remarks: tuple[Note, ...] = ()  # what else a reader has to know
+    unplanned: Note | None = None  # why more questions of this kind would not decide
+    tells_more: Note | None = None  # which questions would tell more, if all verdicts are the same
+    no_evidence: Note | None = None  # why both sides show nothing, and what would show more
     # the lower end of the baseline's accuracy: nothing larger can be lost
     baseline_low: float | None = None
 
@@ -83,10 +83,10 @@ class Decision(Effect):
     finding: Finding
     margin: float | None = None
     verdict: MarginVerdict | None = None  # about the margin; None without a margin
-    remark: str | None = None  # what else a reader has to know
-    unplanned: str = ""  # why more questions of this kind would not decide
-    tells_more: str = ""  # which questions would tell more, if all verdicts are the same
-    no_evidence: str = ""  # why both sides show nothing, and what would show more
+    remarks: tuple[Note, ...] = ()  # what else a reader has to know
+    unplanned: Note | None = None  # why more questions of this kind would not decide
+    tells_more: Note | None = None  # which questions would tell more, if all verdicts are the same
+    no_evidence: Note | None = None  # why both sides show nothing, and what would show more
     baseline_low: float | None = None  # of its accuracy, if the margin may be larger than that
     cut_off: tuple[int, int] = (0, 0)  # answers of this run and of the baseline that were cut off
     # what both ends of the cut-off answers show, if any were
@@ -100,6 +100,11 @@ class Decision(Effect):
         not."""
         counted = self.as_counted
         return counted is not None and (counted.finding, counted.verdict) != (self.finding, self.verdict)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether neither a difference nor anything about a margin is shown."""
+        return self.finding is Finding.open and self.verdict in (None, MarginVerdict.undecided)
 
     @property
     def at_margin(self) -> float | None:
@@ -172,8 +177,7 @@ class Decision(Effect):
     def needed(self) -> int | None:
         """The questions, or the runs a side, that would decide about the margin if neither run is
         better."""
-        is_open = self.finding is Finding.open and self.verdict is MarginVerdict.undecided
-        if self.margin is None or not is_open or not self.can_plan:
+        if self.margin is None or not self.is_open or not self.can_plan:
             return None
         return self.test.needs(self.margin, self.level)
 
@@ -184,9 +188,9 @@ class Decision(Effect):
             return None
         return self.test.needs_between(self.margin, self.level)
 
-    def noting(self, *remarks: str | None) -> Decision:
+    def noting(self, *remarks: Note | None) -> Decision:
         """Return it with further remarks."""
-        return replace(self, remark="; ".join(filter(None, (self.remark, *remarks))) or None)
+        return replace(self, remarks=(*self.remarks, *filter(None, remarks)))
 
 
 def judge(
@@ -229,7 +233,11 @@ def _with_ends(
     """Return a decision of a table in which answers were cut off, beside what each version of them
     would decide."""
     whole = replace(decision, as_counted=counted, ends=(worst, best) if has_ends else None)
-    return replace(whole, unplanned=whole.unplanned or CUT_OFF_DECIDES) if whole.hinges_on_cut_off else whole
+    return (
+        replace(whole, unplanned=whole.unplanned or note("cut_off_decides"))
+        if whole.hinges_on_cut_off
+        else whole
+    )
 
 
 def _decide(of_table: Sequence[Compared], margins: Mapping[str, float], metrics: int) -> list[Decision]:
@@ -317,7 +325,7 @@ def _of_bets(compared: Compared, comparisons: int, margin: float | None) -> Deci
 def _if_shown(verdict: MarginVerdict, compared: Compared, margin: float) -> MarginVerdict:
     """Return a verdict about a margin, or `undecided` if the baseline had nothing to lose."""
     is_within = verdict in (MarginVerdict.as_good, MarginVerdict.worse_but_within)
-    is_empty = bool(compared.no_evidence) or _is_too_low(compared, margin)
+    is_empty = compared.no_evidence is not None or _is_too_low(compared, margin)
     return MarginVerdict.undecided if is_within and is_empty else verdict
 
 
@@ -342,7 +350,7 @@ def _decision(
         finding=finding,
         margin=margin,
         verdict=verdict,
-        remark=compared.remark,
+        remarks=compared.remarks,
         unplanned=compared.unplanned,
         tells_more=compared.tells_more,
         no_evidence=compared.no_evidence,

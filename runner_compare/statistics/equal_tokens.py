@@ -88,10 +88,9 @@ class CurvesCompared:
 
     setting: dict[str, str | None]
     baseline: dict[str, str | None]
-    budgets: list[str]  # of the setting, in the order of its curve
+    budgets: list[str | None]  # of the setting, in the order of its curve
     result: EqualTokens | None
     note: str = ""
-    sentence: str = ""  # the finding in a sentence
 
 
 def at_equal_tokens(

@@ -41,23 +41,6 @@ def margin_verdict(difference: Side, from_margin: Side) -> MarginVerdict:
     return MarginVerdict.undecided if from_margin is Side.open else MarginVerdict.worse_by_more
 
 
-def verdict_words(verdict: MarginVerdict, margin: str) -> str:
-    """Return a decision about a margin such as `2 points` in words."""
-    of_verdict = {
-        MarginVerdict.better: "better",
-        MarginVerdict.as_good: f"as good within {margin}",
-        MarginVerdict.worse_but_within: f"worse, but by less than {margin}",
-        MarginVerdict.worse_by_more: f"worse by more than {margin}",
-        MarginVerdict.undecided: f"undecided within {margin}",
-    }
-    return of_verdict[verdict]
-
-
-def points_of_margin(margin: float) -> str:
-    """Return a margin of accuracy as it is shown: `2 points`."""
-    return f"{100 * margin:g} point{'s' * (margin != 0.01)}"
-
-
 def questions_needed(
     margin: float, discordant_rate: float, alpha: float = ALPHA, power: float = POWER, seen: Pairs = NO_PAIRS
 ) -> int | None:

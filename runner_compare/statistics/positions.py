@@ -9,13 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from runner_base import Likelihood
-from runner_compare.metrics.likelihoods import KL, LOSS
 from runner_compare.statistics.loss_cells import cells_in, curves_over, loss_and_kl
 
-POSITIONS_TITLE = "by position: how many tokens stand before, with 95 % intervals over texts"
 CELL = "position_"
 
 
@@ -64,30 +61,6 @@ def _of_bin(cell: str, texts: Sequence[BinSums]) -> dict[str, float]:
 def positions_of(figures: Mapping[str, float]) -> list[int]:
     """Return the first position of each bin that a job has figures of."""
     return cells_in(figures, CELL)
-
-
-def range_of(first: int) -> str:
-    """Return the positions of a bin in words."""
-    return f"{first:,}" if first == 1 else f"{first:,}–{2 * first - 1:,}"
-
-
-def position_table(figures: Mapping[str, float]) -> list[dict[str, Any]]:
-    """Return a job's table by position: a line for each bin."""
-    from runner_compare.statistics.token_divergence import figure_in_words
-
-    lines: list[dict[str, Any]] = []
-    for first in positions_of(figures):
-        cell = f"/{CELL}{first}"
-        line: dict[str, Any] = {
-            "tokens before": range_of(first),
-            "texts": int(figures[f"n{cell}"]),
-            "tokens": int(figures[f"scored_tokens{cell}"]),
-            "loss, nats/token": figure_in_words(figures, LOSS, "{:.4f}".format, "", cell),
-        }
-        if f"{KL}{cell}" in figures:
-            line["KL, nats/token"] = figure_in_words(figures, KL, "{:.3g}".format, "", cell)
-        lines.append(line)
-    return lines
 
 
 def position_series(figures: Mapping[str, float]) -> dict[str, list[tuple[int, float]]]:

@@ -54,12 +54,6 @@ def level_of(comparisons: int) -> float:
     return ALPHA / comparisons
 
 
-def level_words(comparisons: int) -> str:
-    """Return that level in words: `5 %`, `1.7 % (5 % shared by 3 jobs)`."""
-    shared = f" ({100 * ALPHA:g} % shared by {comparisons} jobs)" if comparisons > 1 else ""
-    return f"{100 * level_of(comparisons):.2g} %{shared}"
-
-
 def confidence_percent(comparisons: int) -> float:
     """Return the confidence of intervals at that level, as precisely as it is shown: 95, 98.3."""
     return round(100 - float(f"{100 * level_of(comparisons):.2g}"), 12)

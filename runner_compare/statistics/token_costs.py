@@ -95,7 +95,6 @@ class TokenSaving:
     training_tokens: float = 0.0  # what training cost beyond that of the baseline
     p_holm: float = 1.0
     finding: TokenFinding = TokenFinding.open
-    sentence: str = ""  # the finding in a sentence
 
     @classmethod
     def of(cls, cells: TokenCells, base_cells: TokenCells, training_tokens: float = 0.0) -> TokenSaving:

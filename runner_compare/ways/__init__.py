@@ -8,6 +8,7 @@ from functools import cache
 from importlib import import_module
 from typing import Protocol, cast
 
+from runner_base.notes import Note
 from runner_compare.model.data import Run
 from runner_compare.reader import Reader
 from runner_compare.statistics import Compared
@@ -60,6 +61,6 @@ def compare(run: Run, base: Run, reader: Reader, asked: Asked) -> list[Compared]
     return next(way for way in ways() if way.fits(run)).compare(run, base, reader, asked)
 
 
-def noting(compared: Compared, *remarks: str | None) -> Compared:
+def noting(compared: Compared, *remarks: Note | None) -> Compared:
     """Return a comparison with further remarks."""
-    return replace(compared, remark="; ".join(filter(None, (compared.remark, *remarks))) or None)
+    return replace(compared, remarks=(*compared.remarks, *filter(None, remarks)))

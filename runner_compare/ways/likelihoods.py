@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from runner_base import Likelihood
+from runner_base.notes import Note, note
 from runner_compare.model.data import NotPaired, Run, Texts, TooFew
 from runner_compare.model.mean_pairs import cluster_field, clusters_of
 from runner_compare.model.same_tokens import after_longest_context, in_same_pieces
@@ -12,7 +13,7 @@ from runner_compare.reader import Reader
 from runner_compare.statistics import MIN_TEXTS, Compared, SignFlips
 from runner_compare.statistics.likelihoods import WINDOWS, units
 from runner_compare.statistics.ratios import cluster_sums, ratio
-from runner_compare.ways import CONTEXT_KEYS, Asked
+from runner_compare.ways import CONTEXT_KEYS, Asked, noting
 
 SIZES: dict[str, Callable[[Likelihood], int]] = {
     "token": lambda likelihood: likelihood.tokens,
@@ -37,9 +38,7 @@ def compare(run: Run, base: Run, reader: Reader, asked: Asked) -> list[Compared]
     windows = run.facts.get("samples") == base.facts.get("samples") == WINDOWS
     read = after_longest_context(reader.texts(run)), after_longest_context(reader.texts(base))
     texts, base_texts = in_same_pieces(*read, is_one_text=windows)
-    remark = (
-        remark_about_contexts(run, base) if texts is not read[0] else check_pairs(texts, base_texts, asked)
-    )
+    remarks = [note_contexts(run, base) if texts is not read[0] else check_pairs(texts, base_texts, asked)]
     pairs = list(
         zip(
             *(units([score.likelihood for score in side.values()]) for side in (texts, base_texts)),
@@ -53,29 +52,23 @@ def compare(run: Run, base: Run, reader: Reader, asked: Asked) -> list[Compared]
         text_clusters(texts, base_texts, cluster_field(run, base)),
     )
     if clusters is not None:
-        what = f"families of texts by {cluster_field(run, base)}"
+        field = cluster_field(run, base)
+        what = f"families of texts by {field}"
         differences, sizes = (sums_by_cluster(differences, clusters), sums_by_cluster(sizes, clusters))
-        remark = "; ".join(filter(None, (f"in {len(sizes):,} {what}", remark)))
+        remarks.insert(0, note("in_families", n=len(sizes), field=field))
     if len(differences) < MIN_TEXTS:
         shift = f"Δ {ratio(differences, sizes):+.5f} nats/{run.unit}".replace("-", "−")
         fix = "; a smaller task.window makes more of them" if windows else ""
         raise TooFew(f"too few {what} to test: {len(differences)}, at least {MIN_TEXTS} ({shift}){fix}")
     if windows:
-        remark = "; ".join(filter(None, ("the windows of one text count as samples", remark)))
-    return [Compared(SignFlips(differences, sizes, run.unit), remark=remark)]
+        remarks.insert(0, note("windows_are_samples"))
+    return [noting(Compared(SignFlips(differences, sizes, run.unit)), *remarks)]
 
 
-def remark_about_contexts(run: Run, base: Run) -> str:
-    """Say which keys give the same tokens another context."""
-    differing = [key for key in CONTEXT_KEYS if run.value(key) != base.value(key)]
-    settings = ", ".join(
-        f"{key}={run.value(key)} here, {base.value(key)} in the baseline" for key in differing
-    )
-    return (
-        f"the same tokens after other context ({settings})"
-        if settings
-        else "the same tokens after other context"
-    )
+def note_contexts(run: Run, base: Run) -> Note:
+    """Note which keys give the same tokens another context."""
+    settings = {key: (run.value(key), base.value(key)) for key in CONTEXT_KEYS}
+    return note("other_context", settings={key: pair for key, pair in settings.items() if pair[0] != pair[1]})
 
 
 def text_clusters(texts: Texts, base_texts: Texts, field: str) -> list[str] | None:
@@ -90,7 +83,7 @@ def sums_by_cluster(values: Sequence[float], clusters: Sequence[str]) -> list[fl
     return cluster_sums(values, clusters)[0]
 
 
-def check_pairs(texts: Texts, base_texts: Texts, asked: Asked) -> str | None:
+def check_pairs(texts: Texts, base_texts: Texts, asked: Asked) -> Note | None:
     """Raise NotPaired for different texts, tokens or prompts; return a remark if prompts may differ
     and do."""
     n = len(texts)
@@ -109,4 +102,4 @@ def check_pairs(texts: Texts, base_texts: Texts, asked: Asked) -> str | None:
         raise NotPaired(
             f"different prompts: {different} of {n} texts follow another prompt than in the baseline"
         )
-    return f"different prompts before {different} of {n} texts" if different else None
+    return note("different_prompts_before", different=different, n=n) if different else None

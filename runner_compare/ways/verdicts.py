@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Set
 from functools import partial
 
+from runner_base.notes import Note, note
 from runner_compare.features.seeds.seed_tests import with_seeds
 from runner_compare.model.baselines import scoring
 from runner_compare.model.data import ENGINE, Answers, Bounds, NotPaired, Question, Run, TooFew
@@ -67,7 +68,7 @@ def check_scoring(run: Run, base: Run, reader: Reader) -> None:
 
 def check_questions(
     run: Run, base: Run, answers: tuple[Answers, Answers], shared: int, reader: Reader
-) -> str | None:
+) -> Note | None:
     """Return a remark if some questions do not count in both; NotPaired if the questions are not
     the same."""
     of_run, of_base = answers
@@ -78,7 +79,7 @@ def check_questions(
         and _are_left_out(run, of_base.keys() - of_run.keys(), reader)
         and _are_left_out(base, of_run.keys() - of_base.keys(), reader)
     ):
-        return f"paired on the {shared:,} questions that count in both: of {len(of_run):,} here, {len(of_base):,} there"
+        return note("paired_on_counted", shared=shared, here=len(of_run), there=len(of_base))
     if (run.stopped_early or base.stopped_early) and shared == min(len(of_run), len(of_base)):
         return None
     same_text = {key[:2] for key in of_run} == {key[:2] for key in of_base}
@@ -86,7 +87,7 @@ def check_questions(
     raise NotPaired(f"different questions: {len(of_run)} here, {len(of_base)} in the baseline, {what}")
 
 
-def check_prompts(pairs: Pairs, asked: Asked) -> str | None:
+def check_prompts(pairs: Pairs, asked: Asked) -> Note | None:
     """Return a remark if prompts differ and may; NotPaired if they may not."""
     n = len(pairs)
     different = sum(
@@ -99,12 +100,12 @@ def check_prompts(pairs: Pairs, asked: Asked) -> str | None:
         raise NotPaired(
             f"different prompts: {different} of {n} questions have another prompt than in the baseline"
         )
-    return f"different prompts for {different} of {n} questions"
+    return note("different_prompts", different=different, n=n)
 
 
-def _other_engine(run: Run, base: Run) -> str | None:
+def _other_engine(run: Run, base: Run) -> Note | None:
     engine, other = run.value(ENGINE), base.value(ENGINE)
-    return None if engine == other else f"different engines: {engine} here, {other} in the baseline"
+    return None if engine == other else note("different_engines", here=engine, there=other)
 
 
 def _compared_by_bets(run: Run, base: Run, pairs: Pairs) -> Compared:
@@ -114,22 +115,15 @@ def _compared_by_bets(run: Run, base: Run, pairs: Pairs) -> Compared:
     compared = at_both_ends(partial(by_bets, comparisons), pairs)
     stopped = [side.job_id for side in (run, base) if side.stopped_early]
     watched = [side.job_id for side in (run, base) if side.compared_while_running]
-    if stopped:
-        remark = f"{' and '.join(stopped)} stopped early: paired on the {len(pairs)} questions that both have"
-    elif len(watched) > 1:
-        remark = f"{' and '.join(watched)} were compared while they ran"
-    else:
-        remark = f"{watched[0]} was compared while it ran"
+    remarks = [
+        note("stopped_early", jobs=stopped, n=len(pairs)) if stopped else note("watched", jobs=watched)
+    ]
     several = max((outcome.samples for pair in pairs for outcome in pair), default=1)
     if several > 1:
-        remark += (
-            f"; this difference is one of votes of {several} answers, which the job compared while it ran"
-        )
+        remarks.append(note("of_votes", answers=several))
     if run.errors or base.errors:  # which --count-errors has let in
-        remark += (
-            "; questions that ended in an error count as not solved here, and not at all in what the job says"
-        )
-    return noting(compared, remark)
+        remarks.append(note("errors_not_solved"))
+    return noting(compared, *remarks)
 
 
 def by_verdicts(pairs: Pairs) -> McNemar:
@@ -172,7 +166,7 @@ def compare_unpaired(run: Run, base: Run, why: str) -> Compared:
         raise NotPaired("one of the two answered no question")
     if run.answers_each > 1 or base.answers_each > 1:
         raise NotPaired(f"{why}; unpaired, only runs with one answer to each question are compared")
-    return noting(unpaired_scores(score, run.bounds, base_score, base.bounds), f"unpaired, {why}")
+    return noting(unpaired_scores(score, run.bounds, base_score, base.bounds), note("unpaired", why=why))
 
 
 def unpaired_scores(

@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from compared import rows_of
+from compared import rows_of, sentences_of
 
 from runner_compare.render.conclusion import conclude
 from runner_compare.statistics import Bets, McNemar, Measured, SignFlips, StudentT, Test
@@ -84,7 +84,7 @@ def test_likelihoods_repeats_early_stops_and_rows_without_a_comparison() -> None
 
 def test_rows_that_say_the_same_are_one_sentence() -> None:
     rows = rows_of(McNemar(4, 8, 200), McNemar(60, 20, 200), McNemar(5, 5, 200), "other")
-    first, better, merged, note = (row.sentence for row in rows[1:])
+    first, better, merged, note = sentences_of(rows)[1:]
     assert first.startswith(
         "q0 and q2 vs none (n=200 each): no difference shown; the largest Δ is −2.0 points (q0, simultaneous 95 % "
         "interval "
@@ -94,7 +94,7 @@ def test_rows_that_say_the_same_are_one_sentence() -> None:
     assert better.startswith("q1 vs none (n=200): better (")
     assert note == "quantization=q3: not compared, other"
     many = rows_of(*(McNemar(5, 5, 200) for _ in range(12)))
-    assert next(row.sentence for row in many if row.sentence).startswith(
+    assert next(filter(None, sentences_of(many))).startswith(
         "q0, q1, q2, q3, q4, q5, q6, q7 and 4 more vs none"
     )
 
@@ -102,16 +102,16 @@ def test_rows_that_say_the_same_are_one_sentence() -> None:
 def test_rows_with_another_verdict_about_the_margin_stay_apart() -> None:
     decided = [McNemar(5, 5, 1000), McNemar(4, 4, 1000)]
     rows = rows_of(*decided, McNemar(90, 90, 1000), margins={"accuracy": 0.02})
-    assert rows[1].sentence.endswith("; as good within 2 points")
-    assert "q0 and q1 vs none" in rows[1].sentence
+    sentences = sentences_of(rows)
+    assert sentences[1].endswith("; as good within 2 points")
+    assert "q0 and q1 vs none" in sentences[1]
     assert (
-        "; undecided within 2 points (if neither is better and they disagree as often, about "
-        in rows[3].sentence
+        "; undecided within 2 points (if neither is better and they disagree as often, about " in sentences[3]
     )
 
 
 @pytest.mark.parametrize("margins", [{}, {"accuracy": 0.02}])
 def test_nothing_is_called_equal(margins: dict[str, float]) -> None:
     rows = rows_of(*(McNemar(1, 1, n) for n in (10, 400, 400, 10_000)), margins=margins)
-    for text in [conclude(rows), *(row.sentence for row in rows)]:
+    for text in [conclude(rows), *sentences_of(rows)]:
         assert not {"equal", "same", "identical", "equivalent"} & set(text.replace(",", " ").split())

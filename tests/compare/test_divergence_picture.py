@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from runner_compare.features.tokens.divergence_picture import divergence_pictures
+from runner_compare.features.tokens.render.divergence_picture import divergence_pictures
 from runner_compare.model.comparison import Comparison
 from runner_compare.model.data import Run, Table, TableRow
 from runner_compare.render.output import save

@@ -13,14 +13,15 @@ from raising import raises
 from runner_base.errors import ConfigError
 from runner_base.result import Likelihood
 from runner_compare.features.files.compute import file_table
-from runner_compare.features.files.ranks import FileTable, Kind, as_close_pairs, closer_pairs, p_of_lower
-from runner_compare.features.files.table import (
-    file_columns,
-    file_legend,
-    file_records,
-    file_sentences,
+from runner_compare.features.files.ranks import (
+    FileTable,
+    Kind,
+    as_close_pairs,
+    closer_pairs,
+    p_of_lower,
     tied_groups,
 )
+from runner_compare.features.files.render import file_columns, file_legend, file_records, file_sentences
 from runner_compare.model.data import Run, Texts, TextScore
 from runner_compare.reader import Reader
 from runner_compare.statistics.likelihoods import figures

@@ -8,7 +8,9 @@ from compared import KEYS, rows_of
 from raising import raises
 
 from runner_base.errors import Code, ConfigError
-from runner_compare.features.planning.section import Plans, QuestionPlan, duration, parse_aim, plan_questions
+from runner_base.notes import note
+from runner_compare.features.planning.compute import Plans, QuestionPlan, parse_aim, plan_questions
+from runner_compare.features.planning.render import duration, plan_title
 from runner_compare.model.data import Table
 from runner_compare.statistics import Bets, Fisher, McNemar, SignFlips, Test
 from runner_compare.statistics.margins import questions_needed
@@ -49,7 +51,7 @@ def test_a_row_needs_what_its_own_disagreement_asks_for() -> None:
         assert few.further_s == pytest.approx((needed - 200) * (40 + 60) / 200)
         assert many.needed is not None
         assert many.needed > needed
-    assert table.of(Plans).title == (
+    assert plan_title(table) == (
         "questions in all to detect a difference of 3 points with 80 % power, if apart from it runs disagree as often "
         "as so far"
     )
@@ -67,10 +69,7 @@ def test_likelihoods_count_samples_and_what_cannot_be_planned_says_why() -> None
     assert plan.needed_high is not None
     assert plan.needed_low < plan.needed < plan.needed_high
     table = planned("margin=2", Bets([(True, True)] * 9), Fisher(9, 10, 8, 10))
-    assert [plan.reason for plan in plans_of(table)] == [
-        "it was compared while it ran",
-        "the comparison is unpaired",
-    ]
+    assert [plan.reason for plan in plans_of(table)] == [note("plan_watched"), note("plan_unpaired")]
     with raises(ConfigError, "empty", "--plan-questions"):
         planned("margin=0.01nats", McNemar(10, 10, 200))
 

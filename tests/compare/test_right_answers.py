@@ -7,8 +7,8 @@ import json
 
 from json_schema import SCHEMA, faults
 
+from runner_compare.features.right_answers.render import TITLE
 from runner_compare.features.right_answers.section import SECTION as RIGHT_ANSWERS
-from runner_compare.features.right_answers.section import TITLE
 from runner_compare.model.comparison import Comparison
 from runner_compare.model.data import Run, Table, TableRow
 from runner_compare.model.outcomes import Costs, QuestionCost

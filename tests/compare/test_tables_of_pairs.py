@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from compared import KEYS, rows_of
+from compared import KEYS, rows_of, sentences_of
 
 from runner_compare.features.gates.section import Requirements, check, parse_requirements
 from runner_compare.model.data import Table, TableRow
@@ -72,7 +72,7 @@ def agrees(test: Unplanned, points: int) -> None:
     it = decided(rows[1])
     assert it.verdict is not None
     said, ends, is_met = SAID[it.finding, it.verdict]
-    first, text = conclude(rows), rows[1].sentence
+    first, text = conclude(rows), sentences_of(rows)[1]
     assert said.format(points) in first, (first, text)
     assert text.endswith(ends.format(points)), text
     assert f": {it.finding} (Δ " in text
@@ -119,7 +119,7 @@ def test_a_row_that_is_not_shown_to_be_worse_is_not_worse_by_more() -> None:
     rows = rows_of(McNemar(0, 5, 20), margins={"accuracy": 0.02})
     it = decided(rows[1])
     assert (it.finding, it.verdict) == (Finding.open, MarginVerdict.undecided)
-    assert "worse by more" not in rows[1].sentence + conclude(rows)
+    assert "worse by more" not in sentences_of(rows)[1] + conclude(rows)
     assert [it.low, it.high] == pytest.approx([-0.491, 0.0006], abs=1e-3)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import pytest
 
 from runner_base.tables import WORD, Column
-from runner_compare.features.tokens.section import BY_CATEGORY, TITLE, category_columns, token_columns
+from runner_compare.features.tokens.render.tables import BY_CATEGORY, TITLE, category_columns, token_columns
 from runner_compare.metrics import KL_SHARES
 from runner_compare.model.comparison import Comparison
 from runner_compare.model.data import Run, Table, TableRow

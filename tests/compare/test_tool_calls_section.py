@@ -11,12 +11,8 @@ import pytest
 from json_schema import SCHEMA, faults
 
 from runner_base.tool_outcomes import RIGHT, ToolOutcome
-from runner_compare.features.tool_calls.section import (
-    CallsOfTable,
-    cell_columns,
-    outcome_columns,
-    step_columns,
-)
+from runner_compare.features.tool_calls.pairs import CallsOfTable
+from runner_compare.features.tool_calls.render import cell_columns, outcome_columns, step_columns
 from runner_compare.model.comparison import Comparison
 from runner_compare.model.data import Run, Table
 from runner_compare.model.outcomes import Answers, QuestionOutcome, ToolPlace

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import pytest
 
-from runner_compare.features.training_seeds.section import seeded_keys, training_sentence
+from runner_compare.features.training_seeds.compute import seeded_keys
+from runner_compare.features.training_seeds.render import training_sentence
 from runner_compare.model.data import Run, Table, TableRow
 
 

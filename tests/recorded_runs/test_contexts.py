@@ -13,7 +13,7 @@ from json_schema import SCHEMA, faults
 from stores import INT8, NONE, Store
 
 from runner_base.result import Answer, FinishReason, Likelihood, Sample
-from runner_compare.features.contexts.card import of_texts
+from runner_compare.features.contexts.render import of_texts
 from runner_compare.statistics.likelihoods import WINDOWS
 
 pytestmark = [pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]

@@ -14,7 +14,7 @@ from json_schema import SCHEMA, faults
 from stores import NF4, NONE, Store, marks
 from thinking_jobs import ANSWER_TOKENS, PROMPT_TOKENS, thinking_job
 
-from runner_compare.features.thinking.section import right_answer_costs
+from runner_compare.features.thinking.compute import right_answer_costs
 from runner_compare.model.data import Run
 from runner_compare.statistics.stats import wilson_interval
 from runner_compare.statistics.token_costs import Estimate, TokenCells, TokenCost

@@ -12,7 +12,7 @@ from json_schema import SCHEMA, faults
 from stores import Store, marks
 from team_jobs import team
 
-from runner_compare.features.savings.section import graph_words
+from runner_compare.features.savings.render import graph_words
 from runner_compare.model.data import Run
 
 pytestmark = [pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]

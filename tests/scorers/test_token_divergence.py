@@ -11,14 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runner_compare.features.tokens.llama_block import TOO_FEW, block
+from runner_compare.features.tokens.render.llama_block import TOO_FEW, block
+from runner_compare.render.token_figures import divergence_tables
 from runner_compare.statistics.stats import wilson_interval
-from runner_compare.statistics.token_divergence import (
-    TextTokens,
-    by_category,
-    divergence_tables,
-    token_figures,
-)
+from runner_compare.statistics.token_divergence import TextTokens, by_category, token_figures
 from runner_compare.statistics.token_percentiles import TokenValues, texts_needed
 
 LLAMA = Path(__file__).parents[1] / "data" / "llama_perplexity" / "block.txt"

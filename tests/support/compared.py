@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from runner_compare.features.front.compute import mark_front
 from runner_compare.model.data import Run, Table, TableRow
-from runner_compare.render.findings import write_findings
+from runner_compare.render.findings import finding_sentences
 from runner_compare.statistics import Effect, McNemar, Test, judge
 
 KEYS = ["quantization.name"]
@@ -42,8 +42,11 @@ def rows_of(*effects: Test | str, margins: dict[str, float] | None = None) -> li
     decisions = judge([it for it in effects if not isinstance(it, str)], margins)
     for row, decision in zip(compared, decisions, strict=True):
         row.effects = [decision]
-    write_findings(rows, KEYS)
     return rows
+
+
+def sentences_of(rows: list[TableRow]) -> list[str]:
+    return finding_sentences(Table("any", KEYS, rows))
 
 
 EXAMPLE = {"int8": McNemar(10, 20, 1000), "nf4": McNemar(1, 90, 1000)}

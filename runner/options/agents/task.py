@@ -33,7 +33,8 @@ from runner.tasks.collecting import kept_words, problems
 from runner.tasks.named_adapters import words_on_adapters
 from runner_base import Call, JobFailed, Progress, Result, Sample, Verdict, counted, machine, write_atomically
 from runner_base.result import CALLS, GRAPH, GRAPH_PICTURE
-from runner_compare.statistics import LIMIT, cut_off_words
+from runner_compare import cut_off_words
+from runner_compare.statistics import LIMIT
 from runner_engine import Capability, Session, adapter_of, require
 
 # 2: a program's `answer` that is no number, or too long, is no answer; 3: learned graphs are not

@@ -23,8 +23,7 @@ from runner.tasks import Item, Job, Policy, RunnerConfig, named_job, own_config,
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base import ConfigError, Sample, Verdict
 from runner_base.named_jobs import NamedJob
-from runner_compare import RunningBets
-from runner_compare.statistics import level_words, points_of_margin
+from runner_compare import RunningBets, bets_verdict, bets_words, level_words, points_of_margin
 
 KEY = "task.early_stop_vs"
 # of the baseline, the share of the 5 %, the margin
@@ -173,7 +172,7 @@ class EarlyStop(Policy):
 
     def news(self) -> dict[str, str]:
         """What the progress bar shows."""
-        return {"after": f"{self.asked} questions: {self.bets.words}"}
+        return {"after": f"{self.asked} questions: {bets_words(self.bets)}"}
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -184,11 +183,11 @@ class EarlyStop(Policy):
     @property
     def facts(self) -> dict[str, str]:
         """The baseline, the level and the decision."""
-        verdict = f"{self.bets.verdict} after {self.asked:,} of {len(self.solved):,} questions"
+        verdict = f"{bets_verdict(self.bets)} after {self.asked:,} of {len(self.solved):,} questions"
         return {
             FACT: NamedJob(
                 "" if self.named_as == self.job.job_id else self.named_as, self.job.job_id
             ).to_fact(),
-            "early_stop_level": self.bets.level_words,
+            "early_stop_level": level_words(self.comparisons),
             "early_stop_verdict": verdict,
         }

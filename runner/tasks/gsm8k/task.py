@@ -56,7 +56,8 @@ from runner.tasks.gsm8k.trust import (
 )
 from runner.tasks.named_job import overrides_of
 from runner_base import Result, Sample, check
-from runner_compare.statistics import EXTRACTOR, LIMIT, SCORER, cut_off_words, unread_note
+from runner_compare import cut_off_words, unread_note
+from runner_compare.statistics import EXTRACTOR, LIMIT, SCORER
 from runner_engine import Engine, EngineReport, Request, RequestId
 
 VERSION = (

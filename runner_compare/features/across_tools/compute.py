@@ -10,8 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import NoReturn
 
 from runner_base import ConfigError, few, say
+from runner_base.notes import Note, note
 from runner_compare.features.across_tools.question_texts import normalized, same_questions
 from runner_compare.model.answer_votes import figures_of
 from runner_compare.model.data import ABSENT, Answers, Question, Run
@@ -26,7 +29,6 @@ LM_EVAL = "lm-evaluation-harness"
 TOOL_KEY = "tool"
 FILTER = "task.filter"
 WHOLE = 10**9  # characters: no text is longer
-MAX_NAMED = 6  # settings that a note names
 NOT_NAMED = (FOLDER_KEY, METRIC, FILTER, "model.name")  # which rows are named by
 
 
@@ -65,15 +67,17 @@ class AcrossReader(FilesReader):
         """Return a run's answers to some shared questions."""
         return dict(self.matched[run.run_id].words(wanted, most))
 
-    def remark(self, run: Run, base: Run) -> str:
-        """Say how the two were paired, and what besides the compared settings differs."""
-        matched, base_matched = self.matched[run.run_id], self.matched[base.run_id]
-        n = len(matched.by_question)
-        counts = f"{n:,} of {matched.asked:,} questions here and of {base_matched.asked:,} in the baseline"
-        settings = _settings(base_matched.run, matched.run)
-        return (
-            f"paired by the text of {counts}; what differs may be the prompts ({tool_of(base)}'s, here "
-            f"{tool_of(run)}'s), the scorers ({_scorer(base)}, here {_scorer(run)}){settings}"
+    def remark(self, run: Run, base: Run) -> Note:
+        """Return how the two were paired, and what besides the compared settings differs."""
+        sides = base, run
+        matched, own = self.matched[base.run_id], self.matched[run.run_id]
+        return note(
+            "paired_by_text",
+            n=len(own.by_question),
+            asked=(matched.asked, own.asked),
+            tools=tuple(map(tool_of, sides)),
+            scorers=tuple(map(_scorer, sides)),
+            settings=_settings(matched.run, own.run),
         )
 
 
@@ -101,7 +105,7 @@ def across_tools(
         else:
             say(f"note: {OPTION}: left out, none of its questions is one of {base.job_id}: {run.job_id}")
     if len(chosen) == 1:
-        raise ConfigError(_why_none(base, scored, reader), key=OPTION, code="empty")
+        _refuse_none(base, scored, reader)
     shared = [question for question in answers if all(question in found for found in pairs.values())]
     if not shared:
         raise ConfigError(
@@ -147,17 +151,17 @@ def _texts(run: Run, reader: Reader) -> dict[Question, str]:
     return {question: side.get("question", "") for question, side in sides.items()}
 
 
-def _why_none(base: Run, runs: Sequence[Run], reader: Reader) -> str:
-    """Say why no question of the baseline was found anywhere."""
+def _refuse_none(base: Run, runs: Sequence[Run], reader: Reader) -> NoReturn:
+    """Raise the reason why no question of the baseline was found anywhere."""
+    error = partial(ConfigError, key=OPTION, code="empty")
     if len(runs) == 1:
-        return "there is nothing else to compare: give the logs of another tool to --results"
+        raise error("there is nothing else to compare: give the logs of another tool to --results")
     for run in runs:
         if not any(" " in normalized(text) for text in _texts(run, reader).values()):
-            return (
-                f"the log of {run.job_id} ({tool_of(run)}) has no texts of its questions, "
-                "only ids: nothing pairs them"
+            raise error(
+                f"the log of {run.job_id} ({tool_of(run)}) has no texts of its questions, only ids: nothing pairs them"
             )
-    return f"no question of {base.job_id} is in the prompts of any other evaluation"
+    raise error(f"no question of {base.job_id} is in the prompts of any other evaluation")
 
 
 def _on_shared(run: Run, matched: Matched) -> Run:
@@ -182,20 +186,11 @@ def _scorer(run: Run) -> str:
     return run.params.get(METRIC, ABSENT) + (f" {of_filter}" if of_filter != "none" else "")
 
 
-def _settings(base: Run, run: Run) -> str:
-    """Name the settings that only one of two runs has, or that differ."""
-    keys = sorted(base.params.keys() | run.params.keys())
-    differing = [
-        key
-        for key in keys
-        if key not in NOT_NAMED and not _are_equal(base.params.get(key), run.params.get(key))
-    ]
-    if not differing:
-        return ""
-    each = (
-        f"{key} ({base.params.get(key, ABSENT)}, here {run.params.get(key, ABSENT)})" for key in differing
-    )
-    return f", and settings: {few([setting[:120] for setting in each], MAX_NAMED)}"
+def _settings(base: Run, run: Run) -> dict[str, tuple[str | None, str | None]]:
+    """Return the settings that only one of two runs has, or that differ."""
+    keys = sorted((base.params.keys() | run.params.keys()) - {*NOT_NAMED})
+    pairs = {key: (base.params.get(key), run.params.get(key)) for key in keys}
+    return {key: pair for key, pair in pairs.items() if not _are_equal(*pair)}
 
 
 def _are_equal(value: str | None, other: str | None) -> bool:

@@ -1,17 +1,13 @@
-"""The settings of a table that have several budgets of thinking: their rows, and the budgets in
-words."""
+"""The settings of a table that have several budgets of thinking."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from runner_compare.features.thinking.section import BUDGET
-from runner_compare.model.data import Table, TableRow
-from runner_compare.render.labels import assignments, natural
+from runner_compare.features.thinking.compute import BUDGET
+from runner_compare.model.data import Table, TableRow, natural
 
 NO_BUDGET = (None, "null", "None")
-UNLIMITED = "no limit"
 
 
 @dataclass
@@ -26,24 +22,20 @@ class Setting:
         return {key: self.rows[0].config[key] for key in self.keys}
 
     @property
-    def budgets(self) -> list[str]:
-        """The budgets in words."""
+    def budgets(self) -> list[str | None]:
+        """The budgets of thinking tokens; None: no limit."""
         return [budget_of(row) for row in self.rows]
 
-    def name(self, keys: Sequence[str] | None = None) -> str:
-        """Name it by its keys, or by some of them."""
-        return assignments(self.rows[0], list(self.keys if keys is None else keys)) or "the setting"
 
-
-def budget_of(row: TableRow) -> str:
-    """Return a row's budget of thinking tokens in words."""
+def budget_of(row: TableRow) -> str | None:
+    """Return a row's budget of thinking tokens; None: no limit."""
     budget = row.config.get(BUDGET, row.run.value(BUDGET))
-    return UNLIMITED if budget in NO_BUDGET else str(budget)
+    return None if budget in NO_BUDGET else budget
 
 
-def by_size(budget: str) -> tuple[object, ...]:
+def by_size(budget: str | None) -> tuple[object, ...]:
     """Return a sort key: no limit comes last."""
-    return budget == UNLIMITED, natural(budget)
+    return budget is None, natural(budget)
 
 
 def settings_of(table: Table) -> list[Setting]:

@@ -6,16 +6,12 @@ from __future__ import annotations
 from typing import Any
 
 from runner_base import Column, few
+from runner_compare.features.cut_offs.render import LEGEND, bounds_of
 from runner_compare.metrics import BOUNDS
 from runner_compare.model.data import Table, TableRow
+from runner_compare.render.answers import cut_off_words
 from runner_compare.render.labels import MAX_NAMES, name_of
 from runner_compare.section import Section, Slot
-from runner_compare.statistics.floor_effects import cut_off_words
-
-LEGEND = (
-    "Without limit: if answers that were cut off are wrong … right (those of the baseline the reverse), with "
-    "an interval around both ends. Only what both ends show is a finding: Holm is that of the larger p."
-)
 
 
 class CutOffs(Section):
@@ -45,18 +41,7 @@ class CutOffs(Section):
         return LEGEND if has_ends else ""
 
     def row_metrics(self, row: TableRow) -> dict[str, Any]:
-        """Return the accuracy of a row without a limit; nothing if no answer was cut off."""
         return dict(zip(BOUNDS, row.run.bounds, strict=True)) if row.run.bounds else {}
-
-
-def bounds_of(row: TableRow) -> str:
-    """Return a row's accuracy without a limit of tokens: if all that was cut off is wrong … right,
-    and its interval."""
-    bounds = row.run.bounds
-    if bounds is None:
-        return ""
-    at_worst, at_best, low, high = (100 * share for share in bounds)
-    return f"{at_worst:.1f} … {at_best:.1f} % [{low:.1f}, {high:.1f}]"
 
 
 SECTION = CutOffs()

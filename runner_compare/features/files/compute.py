@@ -63,7 +63,7 @@ def _jobs_of_files(runs: Sequence[Run], rules: KeyRules) -> JobsOfFiles:
             continue
         members = of_files.setdefault(identity_of(run), {})
         if kind in members:
-            raise ConfigError(_two_jobs(run, members[kind], kind, rules), code="ambiguous")
+            raise _two_jobs(run, members[kind], kind, rules)
         members[kind] = run
     if len(of_files) < 2:
         raise ConfigError(
@@ -170,10 +170,11 @@ def _reference(of_files: JobsOfFiles, runs: list[Run], baseline: str) -> Identit
     return found[0]
 
 
-def _two_jobs(run: Run, other: Run, kind: Kind, rules: KeyRules) -> str:
+def _two_jobs(run: Run, other: Run, kind: Kind, rules: KeyRules) -> ConfigError:
     differing = rules.differing_keys([run.params, other.params])
     difference = f", which differ in {', '.join(differing[:4])}" if differing else ""
-    return (
+    return ConfigError(
         f"--files: {run.params.get('model.name')} has two jobs of {kind}, {other.job_id} and {run.job_id}{difference}: "
-        "choose one with --grid, --where or --runs"
+        "choose one with --grid, --where or --runs",
+        code="ambiguous",
     )

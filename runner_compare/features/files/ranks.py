@@ -100,16 +100,14 @@ def rank_files(table: FileTable, reader: Reader) -> None:
         for file in table.files
         if Kind.likelihood in file.rows and (file.is_reference or _kl(file) is not None)
     ]
-    if len(files) < 3:
-        table.why_no_ranks = "fewer than two files have a KL"
-        return
     try:
+        if len(files) < 3:
+            raise NotPaired("fewer than two files have a KL")
         kls, sizes = divergences([file.rows[Kind.likelihood].run for file in files], reader)
+        if len(sizes) < MIN_TEXTS:
+            raise NotPaired(f"too few texts to test: {len(sizes)}, at least {MIN_TEXTS}")
     except NotPaired as reason:
         table.why_no_ranks = str(reason)
-        return
-    if len(sizes) < MIN_TEXTS:
-        table.why_no_ranks = f"too few texts to test: {len(sizes)}, at least {MIN_TEXTS}"
         return
     closer = closer_pairs(kls, sizes)
     ranked = [index for index, file in enumerate(files) if not file.is_reference]
@@ -247,3 +245,23 @@ def _mark_front(
 
 def _kl(file: FileRow) -> float | None:
     return file.metric(KL, Kind.likelihood)
+
+
+def tied_groups(table: FileTable) -> list[list[str]]:
+    """Return groups of ranked files of which no test tells any two apart; each pair of such files
+    is in one of them."""
+    ranked = sorted(
+        (file for file in table.files if file.kl_rank),
+        key=lambda file: file.metric(KL, Kind.likelihood) or 0.0,
+    )
+    told_apart = {frozenset((file.name, other)) for file in ranked for other in file.closer_than}
+    names, groups = [file.name for file in ranked], list[list[str]]()
+    for pair in combinations(names, 2):
+        if frozenset(pair) in told_apart or any({*pair} <= {*group} for group in groups):
+            continue
+        group = [*pair]
+        for name in names:
+            if name not in group and not any(frozenset((name, other)) in told_apart for other in group):
+                group.append(name)
+        groups.append(sorted(group, key=names.index))
+    return groups

@@ -7,9 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from runner_base import Picture
-from runner_compare.features.files.picture import draw_files
 from runner_compare.features.files.ranks import FileRow, FileTable
-from runner_compare.features.files.table import file_columns, file_legend, file_records, file_sentences
+from runner_compare.features.files.render import (
+    draw_files,
+    file_columns,
+    file_legend,
+    file_records,
+    file_sentences,
+)
 from runner_compare.model.comparison import Comparison, Grid, Shown
 from runner_compare.section import Section
 

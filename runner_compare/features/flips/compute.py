@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from runner_compare.model.data import Run, Table
+from runner_compare.reader import Reader
+
+FLIPS_A_PAIR, PAIRS = 50, 20  # the most that the page shows: lost ones, won ones, and pairs of runs
 
 
 @dataclass
@@ -29,3 +34,53 @@ class Flips:
     both_right: int
     both_wrong: int
     questions: list[Flip]  # those of the won and lost ones that are shown
+
+
+@dataclass
+class FlipsOfTable:
+    """The flips that --flips asked for: one pair of runs."""
+
+    pairs: list[Flips] = field(default_factory=list)
+
+
+def flips_of(table: Table, reader: Reader) -> list[Flips]:
+    """Return the flips that a page shows under a table: those of the first paired comparisons."""
+    effects = [(row, row.effect.counts) for row in table.rows if row.effect]
+    flipped = [row for row, counts in effects if counts.get("wins") or counts.get("losses")]
+    # whose answers are those of several jobs
+    flipped = [row for row in flipped if not row.run.over_seeds][:PAIRS]
+    return [find_flips(row.run, row.baseline.run, reader, FLIPS_A_PAIR) for row in flipped if row.baseline]
+
+
+def find_flips(run: Run, base: Run, reader: Reader, most: int | None = None) -> Flips:
+    """Return the questions that only one of the two solved: at most `most` lost ones and `most` won
+    ones."""
+    answers, base_answers = reader.of(run), reader.of_baseline(base)
+    # the baseline may have fewer
+    answers = {question: answer for question, answer in answers.items() if question in base_answers}
+    lost = sorted(
+        question
+        for question, answer in answers.items()
+        if base_answers[question].solved and not answer.solved
+    )
+    won = sorted(
+        question
+        for question, answer in answers.items()
+        if answer.solved and not base_answers[question].solved
+    )
+    shown = lost[:most] + won[:most]
+    shown_answers, shown_base_answers = (reader.words(run, set(shown)), reader.words(base, set(shown)))
+    questions = [
+        Flip(
+            question[0],
+            shown_answers[question].pop("question", question[1]),
+            question[2],
+            shown_answers[question],
+            shown_base_answers[question],
+            answers[question].solved,
+        )
+        for question in shown
+    ]
+    both_right = sum(answer.solved and base_answers[question].solved for question, answer in answers.items())
+    both_wrong = len(answers) - both_right - len(won) - len(lost)
+    return Flips(run.job_id, base.job_id, len(won), len(lost), both_right, both_wrong, questions)

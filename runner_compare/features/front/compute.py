@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from statistics import fmean, variance
 
 from runner_base.machine import EXCLUSIVE
+from runner_base.notes import note
 from runner_compare.features.front.accuracy import PairsOfRuns
 from runner_compare.metrics import ACCURACY, Better, described
 from runner_compare.model.data import Run, Standing, Table, TableRow
@@ -43,14 +44,22 @@ MEMORY_TOLERANCE = 0.02
 ACCURACY_MARGIN, SPEED_MARGIN = 0.02, 0.10
 
 
+@dataclass(frozen=True)
+class Noise:
+    """Which differences on an axis are noise."""
+
+    share: float | None  # up to which they are; None: those that Student's t over runs does not show
+    is_given: bool = False  # whether the user has said so
+    runs: tuple[int, int] = (1, 1)  # of a job, at least and at most
+
+
 @dataclass
 class Front:
     """What is known of a table's front besides its rows."""
 
     # its metrics besides accuracy; none: there is no front
     axes: list[str] = field(default_factory=list)
-    # by axis: the difference up to which it is noise
-    noise: dict[str, str] = field(default_factory=dict)
+    noise: dict[str, Noise] = field(default_factory=dict)  # by axis
     # of accuracy and what is measured: the loss that may not matter
     margins: dict[str, float] = field(default_factory=dict)
     pairs: int = 0  # the number of pairs of rows that it compares
@@ -59,7 +68,6 @@ class Front:
     # of pairs compared while one ran: how many shared 5 %
     shares: list[int] = field(default_factory=list)
     runs: int = 0  # how many runs of each job can show a difference of speed
-    dominated: str = ""  # a sentence: which rows are dominated, by which, in which axes
     # of memory and energy, where they are no axis: the jobs that lack the metric
     lacking: dict[str, list[str]] = field(default_factory=dict)
     # of speed and energy: the jobs with too few runs to know their noise
@@ -149,13 +157,10 @@ def set_standings(
                 middle, middle * math.exp(-half), middle * math.exp(half), max(1, len(logs))
             )
         if percent is not None:
-            front.noise[axis] = f"{100 * percent:.3g} %" + (
-                ", as given by --tolerance," if axis in MEASURED else ""
-            )
+            front.noise[axis] = Noise(percent, axis in MEASURED)
         else:
-            counts = sorted(row.standing[axis].runs for row in rows)
-            spread = f"{counts[0]} to {counts[-1]}" if counts[0] < counts[-1] else f"{counts[0]}"
-            front.noise[axis] = f"what Student's t over {spread} runs of each job does not show"
+            counts = [row.standing[axis].runs for row in rows]
+            front.noise[axis] = Noise(None, runs=(min(counts), max(counts)))
 
 
 @dataclass(frozen=True)
@@ -291,10 +296,10 @@ def _leave_out(rows: list[TableRow]) -> None:
     (else than most)."""
     for row in rows:
         beside = contention(row.run)
-        row.off_front = None if beside == EXCLUSIVE else f"measured {beside}"
+        row.off_front = None if beside == EXCLUSIVE else note("measured_beside", what=beside)
     alone = sorted((row for row in rows if not row.off_front), key=lambda row: not row.is_baseline)
     machines = [machine_of(row.run) for row in alone]
     usual = machines[0] if alone and alone[0].is_baseline else max(machines, key=machines.count, default="")
     for row, machine in zip(alone, machines, strict=True):
         if machine != usual:
-            row.off_front = f"measured on another machine: {machine}"
+            row.off_front = note("other_machine", machine=machine)

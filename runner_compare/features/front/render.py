@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from itertools import chain
 
-from runner_base import few
+from runner_base import Column, Use, few
 from runner_compare.features.front.compute import ENERGY, FEWEST_ROWS, MEMORY, SPEED, Front
 from runner_compare.features.front.compute import FRONT as AXES
 from runner_compare.model.data import ALONE_KEYS, MAX_NAMED, Run, Table, TableRow
 from runner_compare.render.labels import MAX_NAMES, name_of
+from runner_compare.render.notes import render_notes
 from runner_compare.render.quantities import points
 from runner_compare.statistics import ALPHA, MIN_RUNS
 from runner_compare.statistics.sequential import level_of
+
+HOW = "How the Pareto front is found: --explain."
 
 ASKED = {MEMORY: "memory the model took", ENERGY: "energy a question took"}
 PLURALS = {SPEED: "speeds", ENERGY: "joules"}
@@ -22,7 +25,7 @@ AS_GOOD = {SPEED: "as fast", ENERGY: "as low in energy"}
 def front_sentences(table: Table) -> list[str]:
     """Return which rows are dominated in which axes, and what the front leaves out."""
     kept = table.of(Front)
-    sentences = [kept.dominated] if kept.dominated else []
+    sentences = [*filter(None, [dominated(table)])]
     front = "the Pareto front leaves out" if kept.axes else "no Pareto front: it leaves out"
     for axis, jobs in kept.lacking.items():
         named = f"{few(jobs, MAX_NAMED)} do{'es' if len(jobs) == 1 else ''}"
@@ -39,7 +42,9 @@ def front_sentences(table: Table) -> list[str]:
             f"{kept.runs} times or more, on an idle machine with {ALONE_KEYS}, or give the noise yourself: "
             "--tolerance PERCENT"
         )
-    if left_out := [f"{row.run.job_id} ({row.off_front})" for row in table.rows if row.off_front]:
+    if left_out := [
+        f"{row.run.job_id} ({render_notes(row.off_front)})" for row in table.rows if row.off_front
+    ]:
         alone = sum(not row.off_front and has_figures(row.run) for row in table.rows)
         of_all = f"{alone} of {len(table.rows)} runs"
         count = (
@@ -70,12 +75,12 @@ def front_rule(table: Table) -> str:
     """Return the rule by which a row is dominated."""
     front = table.of(Front)
     shown = [f"as accurate within {100 * front.margins['accuracy']:g} points"]
-    exact = [axis for axis in front.axes if axis not in front.margins or "given" in front.noise[axis]]
+    exact = [axis for axis in front.axes if axis not in front.margins or front.noise[axis].is_given]
     shown += [
         f"{AS_GOOD[axis]} within {100 * front.margins[axis]:g} %" for axis in front.axes if axis not in exact
     ]
     measured = f", is not worse beyond noise in {' and '.join(AXES[axis] for axis in exact)}" if exact else ""
-    noise = [f"{noise_words} in {AXES[axis]} ({axis})" for axis, noise_words in front.noise.items()]
+    noise = [f"{words} in {AXES[axis]} ({axis})" for axis, words in noise_words(front).items()]
     pairs = f"{front.pairs} pair{'s' * (front.pairs != 1)}"
     somewhere = " or ".join(AXES[axis] for axis in front.axes)
     wrong = min(1.0, ALPHA + sum(map(level_of, front.shares)))
@@ -90,6 +95,19 @@ def front_rule(table: Table) -> str:
         f"accuracy, what the test of the two rows does not show{bets}. Bonferroni over {pairs}: a row is called "
         f"dominated wrongly in at most {100 * wrong:.2g} of 100 such tables."
     )
+
+
+def noise_words(front: Front) -> dict[str, str]:
+    """Return by axis which differences are noise."""
+    words = {}
+    for axis, noise in front.noise.items():
+        if noise.share is not None:
+            words[axis] = f"{100 * noise.share:.3g} %{', as given by --tolerance,' * noise.is_given}"
+        else:
+            least, most = noise.runs
+            spread = f"{least} to {most}" if least < most else f"{least}"
+            words[axis] = f"what Student's t over {spread} runs of each job does not show"
+    return words
 
 
 def dominated(table: Table) -> str:
@@ -120,3 +138,18 @@ def _dominated(row: TableRow, table: Table) -> str:
         ratio = other.run.metrics[axis] / row.run.metrics[axis]
         better.append(f"{AXES[axis]} ×{ratio:.2f}, not tested")
     return f"{name} by {other_name} ({', '.join(better)})"
+
+
+def _place(row: TableRow) -> str:
+    if row.off_front:
+        return "left out"
+    if row.on_front is None:
+        return ""
+    return "front" if row.on_front else "dominated"
+
+
+def front_columns(table: Table) -> list[Column]:
+    """Return which rows are on the front."""
+    left_out = left_out_axes(table.of(Front))
+    head = f"Pareto\nwithout {left_out}" if left_out else "Pareto"
+    return [Column(head, list(map(_place, table.rows)), False, use=Use.verdict)]

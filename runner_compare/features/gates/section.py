@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from runner_base import ConfigError, beside_limit, unknown
+from runner_base.errors import Code
 from runner_compare.features.gates.known_ends import counts_one_run, known_of
 from runner_compare.metrics import UNITS
 from runner_compare.model.comparison import Comparison
@@ -18,8 +19,10 @@ from runner_compare.model.data import Run, Table, TableRow
 from runner_compare.model.selection import parse_margins
 from runner_compare.model.unfinished import MissingJob
 from runner_compare.reader import Reader
-from runner_compare.render.effects import asked_of, margin_decision, margin_words, why_undecided
+from runner_compare.render.effects import asked_of, margin_decision, why_undecided
 from runner_compare.render.labels import about_between, name_of, number
+from runner_compare.render.margins import margin_words
+from runner_compare.render.notes import render_notes
 from runner_compare.section import Section
 from runner_compare.statistics import RATIOS, Finding, MarginVerdict
 
@@ -71,7 +74,6 @@ class Gates(Section):
         ]
 
     def failed(self, table: Table) -> list[str]:
-        """Return a line for each requirement that is not met."""
         return failures([table])
 
     def record_across(self, comparison: Comparison) -> dict[str, Any]:
@@ -116,6 +118,10 @@ def parse_requirements(texts: Sequence[str], runs: Sequence[Run]) -> list[Term]:
     return list(dict.fromkeys(terms))
 
 
+def _refusal(term: Term, why: str, code: Code = "bad_value") -> ConfigError:
+    return ConfigError(why, key=OPTION, value=term.text, code=code)
+
+
 def _with_unit(term: Term, runs: Sequence[Run]) -> Term:
     """Return a term whose value has a unit, as kl_p999<0.5nats, with the metric that is named so:
     kl_p999_nats<0.5."""
@@ -143,53 +149,39 @@ def _check_unit(term: Term, runs: Sequence[Run]) -> None:
     written = (
         f"{term.key}{term.sign}{value}{unit}" if unit.isalpha() else f"{name}{units[0]}{of}{term.sign}{value}"
     )
-    raise ConfigError(f"{term.key} {wrong}: {written}", key=OPTION, value=term.text, code="bad_value")
+    raise _refusal(term, f"{term.key} {wrong}: {written}")
 
 
 def _checked(term: Term, runs: Sequence[Run]) -> Term:
     if term.key == "margin":
         if term.sign != "=":
-            raise ConfigError(f"give margin=POINTS, {EXAMPLE}", key=OPTION, value=term.text, code="bad_value")
+            raise _refusal(term, f"give margin=POINTS, {EXAMPLE}")
         # a mistake is said before anything is compared
         parse_margins([term.value], OPTION, "margin=")
         return term
     if term.key == "finding":
         if term.sign not in ("=", "==", "!="):
-            raise ConfigError(
-                "a finding is compared with = or !=", key=OPTION, value=term.text, code="bad_value"
-            )
+            raise _refusal(term, "a finding is compared with = or !=")
         if term.value not in FINDINGS:
-            raise ConfigError(
-                unknown("finding", term.value, FINDINGS), key=OPTION, value=term.text, code="unknown_choice"
-            )
+            raise _refusal(term, unknown("finding", term.value, FINDINGS), "unknown_choice")
         return term
     _check_unit(term, runs)
     metrics = sorted({name for run in runs for name in run.metrics if "/" not in name})
     if term.key not in set().union(*(run.metrics for run in runs)):
-        raise ConfigError(
-            unknown("metric", term.key, ["margin", "finding", *metrics]),
-            key=OPTION,
-            value=term.text,
-            code="unknown_choice",
-        )
+        raise _refusal(term, unknown("metric", term.key, ["margin", "finding", *metrics]), "unknown_choice")
     if term.sign not in COMPARISONS:
-        raise ConfigError(
-            "a metric is compared with < <= > or >=", key=OPTION, value=term.text, code="bad_value"
-        )
+        raise _refusal(term, "a metric is compared with < <= > or >=")
     try:
         if math.isnan(float(term.value)):
             raise ValueError
     except ValueError:
-        raise ConfigError(
-            f"{term.value!r} is not a number", key=OPTION, value=term.text, code="bad_value"
-        ) from None
+        raise _refusal(term, f"{term.value!r} is not a number") from None
     if term.key in COUNTED_ACCURACY and any(run.interval for run in runs):
-        raise ConfigError(
+        raise _refusal(
+            term,
             f"it counts answers of one run, and tells nothing about other questions. "
             f"Use {_as_accuracy(term, runs)}",
-            key=OPTION,
-            value=term.text,
-            code="unsupported",
+            "unsupported",
         )
     return term
 
@@ -211,12 +203,7 @@ def margins_with(terms: Sequence[Term], margins: dict[str, float]) -> dict[str, 
     for term in terms:
         for measure, size in term.margins.items():
             if together.setdefault(measure, size) != size:
-                raise ConfigError(
-                    "there is another margin for the same measure: give one",
-                    key=OPTION,
-                    value=term.text,
-                    code="conflict",
-                )
+                raise _refusal(term, "there is another margin for the same measure: give one", "conflict")
     return together
 
 
@@ -306,7 +293,7 @@ def _about_finding(term: Term, row: TableRow) -> tuple[bool, str]:
     if not row.effects:
         return False, f"{term.text}: {_not_compared(row)}"
     if empty := [of for of in row.effects if of.no_evidence and of.finding is Finding.open]:
-        return False, f"{term.text}: undecided, {empty[0].no_evidence}"
+        return False, f"{term.text}: undecided, {render_notes(empty[0].no_evidence)}"
     wanted = FINDINGS[term.value]
     # where answers were cut off, neither end may be what is not allowed
     found = [

@@ -12,18 +12,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 
-from runner_base import Column, ConfigError, Use, few
-from runner_compare.features.cut_offs.compute import finding_of
+from runner_base import ConfigError, few
+from runner_base.notes import Note, note
 from runner_compare.model.adapter_names import FORMAT, name_adapters
-from runner_compare.model.data import ABSENT, Run, Table, TableRow, group
-from runner_compare.model.key_rules import KeyRules, distinguishing_keys
+from runner_compare.model.data import NotPaired, Run, Table, TableRow, group, natural
+from runner_compare.model.key_rules import MODEL_KEYS, KeyRules, distinguishing_keys
 from runner_compare.model.table import QUESTION_KEYS
 from runner_compare.reader import Reader
-from runner_compare.render.across_tasks import MODEL_KEYS
-from runner_compare.render.columns import effect_columns, naming
-from runner_compare.render.effects import legend, margin_decision, quantity
-from runner_compare.render.findings import sentence
-from runner_compare.render.labels import assignments, natural
 from runner_compare.statistics import (
     Compared,
     Decision,
@@ -38,18 +33,13 @@ from runner_compare.statistics import (
     judge,
     pooled_accuracies,
 )
-from runner_compare.statistics.methods.pooled_means import pooled_means, why_means_differ
+from runner_compare.statistics.methods.pooled_means import pooled_means
 from runner_compare.statistics.pooling import PairedTexts, PairedVerdicts, Weights
 
 # The config keys that say which questions were asked and how they were scored; metric and filter
 # are lm-eval's
 SET_KEYS = ("task.name", *QUESTION_KEYS, "task.subset", "task.metric", "task.filter")
 SHARED = 0.01  # two sets with a larger share of questions in common are not pooled: these would count twice
-CANNOT_BE_POOLED: dict[str, str] = {
-    Method.fisher: "is not paired",
-    Method.sequential: "stopped early, and a test for a single look does not hold there",
-    Method.over_seeds: "is a mean over seeds, and these are not pooled",
-}
 
 QuestionSet = tuple[str | None, ...]  # the task, and the values of SET_KEYS
 
@@ -66,27 +56,6 @@ class PooledTable:
     rows: list[TableRow]  # one for each setting; its run stands for those of all sets
     # by the row's job id: its rows in the tables
     cells: dict[str, list[TableRow | None]] = field(default_factory=dict)
-
-    @property
-    def title(self) -> str:
-        what = "accuracy" if self.unit == "points" else "log-likelihood"
-        return f"{what} over {len(self.sets)} sets of questions"
-
-    @property
-    def sentences(self) -> list[str]:
-        """The finding about each setting, in words."""
-        return [row.sentence for row in self.rows]
-
-    @property
-    def legend(self) -> str:
-        """The weights, and the words for the test."""
-        counts = "question" if self.unit == "points" else self.unit.removeprefix("nats/")
-        each = {
-            Weights.questions: f"every {counts} counts the same, so large sets count more",
-            Weights.tasks: "every set counts the same, however many questions it has",
-        }[self.weights]
-        explained = legend([effect for row in self.rows for effect in row.effects])
-        return f"Pooled over {', '.join(self.sets)}: the weighted mean of the differences; {each}. {explained}".strip()
 
 
 def pooled_tables(
@@ -109,13 +78,13 @@ def pooled_tables(
         names = {
             name for rows in rows_by_unit.values() for name in set_names([set_of(*pair) for pair in rows])
         }
-        found = (
+        why = (
             f"there is one set of questions only: {few(sorted(names), 4)}"
             if names
             else "nothing was compared"
         )
         raise ConfigError(
-            f"{found}. Pooling needs runs of several tasks, splits or data sets",
+            f"{why}. Pooling needs runs of several tasks, splits or data sets",
             key="--pool",
             value=weights,
             code="empty",
@@ -177,28 +146,30 @@ def _pooled_table(
             for wanted in sets
         ]
         line = _line(f"pooled-{number}", dict(zip(keys, setting, strict=True)), keys, found)
-        line.note = why_not_pooled(names, found, overlaps, weights)
-        table.cells[line.run.job_id] = [rows_of_set[0] if rows_of_set else None for rows_of_set in found]
-        if line.note is None:
-            effects = [row.effect for (row,) in found if row.effect is not None]
-            pooled = pooled_comparison(effects, weights)
-            is_empty = all(effect.no_evidence for effect in effects)
-            pooled = replace(
-                pooled,
-                unplanned=effects[0].unplanned if all(effect.unplanned for effect in effects) else "",
-                no_evidence=effects[0].no_evidence if is_empty else "",
-                remark=unlike(effects, names),
-            )
-            comparisons.append((line, pooled))
         table.rows.append(line)
+        table.cells[line.run.job_id] = [rows_of_set[0] if rows_of_set else None for rows_of_set in found]
+        try:
+            effects = decisions_to_pool(names, found, overlaps, weights)
+        except NotPaired as reason:
+            line.note = str(reason)
+            continue
+        pooled = replace(
+            pooled_comparison(effects, weights),
+            unplanned=effects[0].unplanned if all(effect.unplanned for effect in effects) else None,
+            no_evidence=effects[0].no_evidence if all(effect.no_evidence for effect in effects) else None,
+            remarks=unlike(effects, names),
+        )
+        comparisons.append((line, pooled))
     if not by:
         sides = [side for row in table.rows for side in (row, row.baseline) if side is not None]
         table.keys = name_adapters(keys, sides)
     decisions = judge([pooled for _, pooled in comparisons], margins)
     for (row, _), decision in zip(comparisons, decisions, strict=True):
+        cells = table.cells[row.run.job_id]
+        if any(cell and cell.effect and _is_against(cell.effect, decision) for cell in cells):
+            (shown,) = decision.remarks
+            decision = replace(decision, remarks=(note("sets_differ", shown=shown),))
         row.effects = [decision]
-    for row in table.rows:
-        row.sentence = _sentence(row, table.keys, len(sets), table.cells[row.run.job_id])
     return table
 
 
@@ -242,36 +213,61 @@ def _adapter_in(runs: Sequence[Run]) -> dict[str, str]:
     return {key: value for key, value in params.items() if group(key) == group(FORMAT)}
 
 
-def why_not_pooled(
+def decisions_to_pool(
     names: Sequence[str], found: Sequence[Sequence[TableRow]], overlaps: _Overlaps, weights: Weights
-) -> str | None:
-    """Say why a setting has no pooled verdict; None if it has one comparison with its baseline on
-    every set."""
+) -> list[Decision]:
+    """Return the comparison of a setting with its baseline on each set; NotPaired if they cannot be pooled."""
     missing = [name for name, rows in zip(names, found, strict=True) if not rows]
     if missing:
-        return f"it has no run on {few(missing, 4)}"
+        raise NotPaired(f"it has no run on {few(missing, 4)}")
+    decisions = []
     for name, rows in zip(names, found, strict=True):
         if len(rows) > 1:
             several = few([row.run.job_id for row in rows], 3)
-            return f"it has {len(rows)} runs on {name} ({several}): choose one with --where or --runs"
+            raise NotPaired(
+                f"it has {len(rows)} runs on {name} ({several}): choose one with --where or --runs"
+            )
         (row,) = rows
         if row.effect is None:
-            return f"on {name}: {row.note or 'it was not compared'}"
-        if row.effect.method in CANNOT_BE_POOLED:
-            return f"on {name} it {CANNOT_BE_POOLED[row.effect.method]}"
+            raise NotPaired(f"on {name}: {row.note or 'it was not compared'}")
+        if row.effect.method == Method.fisher:
+            raise NotPaired(f"on {name} it is not paired")
+        if row.effect.method == Method.sequential:
+            raise NotPaired(f"on {name} it stopped early, and a test for a single look does not hold there")
+        if row.effect.method == Method.over_seeds:
+            raise NotPaired(f"on {name} it is a mean over seeds, and these are not pooled")
         if row.effect.n == 0:
-            return f"on {name} no question was answered"
-    tests = [row.effect.test for (row,) in found if row.effect is not None]
-    if (why := why_means_differ(tests, weights)) is not None:
-        return why
+            raise NotPaired(f"on {name} no question was answered")
+        decisions.append(row.effect)
+    check_means([decision.test for decision in decisions], weights)
     for (first, first_rows), (second, second_rows) in combinations(zip(names, found, strict=True), 2):
         shared = overlaps.count(first_rows[0], second_rows[0])
         if shared:
-            return (
+            raise NotPaired(
                 f"{first} and {second} have {shared:,} questions in common, which would count "
                 "twice: choose one of them with --where"
             )
-    return None
+    return decisions
+
+
+def check_means(tests: Sequence[Test], weights: Weights) -> None:
+    """Raise NotPaired if the tests of several tasks are of means that cannot be pooled."""
+    means = [test for test in tests if isinstance(test, MeanFlips)]
+    if not means:
+        return
+    if len(means) < len(tests):
+        raise NotPaired("only some of its sets have clusters of questions or several answers to each")
+    if len({test.by for test in means}) > 1:
+        fields = ", ".join(dict.fromkeys(test.by or "none" for test in means))
+        raise NotPaired(f"its sets have different clusters: {fields}")
+    if len({test.samples for test in means}) > 1:
+        counts = ", ".join(str(test.samples) for test in means)
+        raise NotPaired(f"its sets have different numbers of answers to each question: {counts}")
+    if weights is Weights.tasks and len({len(test.differences) for test in means}) > 1:
+        raise NotPaired(
+            "its sets have different sizes, and a cluster of several sets would count differently "
+            "in each: use --pool questions"
+        )
 
 
 class _Overlaps:
@@ -334,31 +330,15 @@ def pooled_test(tests: Sequence[Test], weights: Weights) -> Test:
     )
 
 
-def unlike(effects: Sequence[Decision], names: Sequence[str]) -> str | None:
-    """Say on which sets a setting is shown to be worse, or better, by themselves; None if on
-    none."""
-    shown: dict[str, list[str]] = {}
-    for effect, name in sorted(zip(effects, names, strict=True), key=lambda pair: pair[0].value):
-        if effect.verdict is MarginVerdict.worse_by_more:
-            shown.setdefault(margin_decision(effect), []).append(name)
-        elif effect.finding is not Finding.open:
-            shown.setdefault(str(effect.finding), []).append(name)
-    parts = [f"{what} on {few(where, 4)}" for what, where in shown.items()]
-    return f"by themselves: {', '.join(parts)}" if parts else None
-
-
-def _sentence(row: TableRow, keys: list[str], count: int, cells: Sequence[TableRow | None]) -> str:
-    """Return one setting's finding in words, with a warning if the sets disagree with it."""
-    if row.note is not None:
-        return f"{assignments(row, keys) or row.run.job_id}: not pooled, {row.note}"
-    effect = row.effect
-    assert effect is not None
-    if any(
-        cell is not None and cell.effect is not None and _is_against(cell.effect, effect) for cell in cells
-    ):
-        remark = f"the sets differ, and the mean does not hold for each of them: {effect.remark}"
-        row.effects = [replace(effect, remark=remark)]
-    return sentence(row, keys).replace(" (n=", f" over {count} sets (n=", 1)
+def unlike(effects: Sequence[Decision], names: Sequence[str]) -> tuple[Note, ...]:
+    """Note on which sets a setting is shown to be worse, or better, by themselves."""
+    ordered = sorted(zip(effects, names, strict=True), key=lambda pair: pair[0].value)
+    shown = {
+        name: effect
+        for effect, name in ordered
+        if effect.verdict is MarginVerdict.worse_by_more or effect.finding is not Finding.open
+    }
+    return (note("by_themselves", names=shown),) if shown else ()
 
 
 def _is_against(of_set: Decision, pooled: Decision) -> bool:
@@ -368,37 +348,3 @@ def _is_against(of_set: Decision, pooled: Decision) -> bool:
         of_set.verdict is MarginVerdict.worse_by_more and pooled.verdict is not MarginVerdict.worse_by_more
     )
     return is_beyond or of_set.finding not in (Finding.open, pooled.finding)
-
-
-# ------------------------------------------------------------------------------------------ columns
-
-
-def pooled_columns(table: PooledTable) -> list[Column]:
-    """Return the columns of a pooled table: the setting, its difference on each set, and the pooled
-    one."""
-    naming_table = Table("", table.keys, table.rows)
-    in_sets = [
-        Column(name, [_cell(table.cells[row.run.job_id][number]) for row in table.rows], use=Use.difference)
-        for number, name in enumerate(table.sets)
-    ]
-    difference, *test = effect_columns(table.rows, table.unit)
-    return [
-        *naming(naming_table),
-        *in_sets,
-        replace(difference, head=f"pooled\n{difference.head.replace(chr(10), ' ')}"),
-        *test,
-        Column(
-            "finding",
-            [finding_of(row.effect) if row.effect else "not pooled" for row in table.rows],
-            False,
-            use=Use.verdict,
-        ),
-    ]
-
-
-def _cell(row: TableRow | None) -> str:
-    """Return the difference on one set, with its own finding if it has one."""
-    if row is None or row.effect is None:
-        return ABSENT
-    finding = "" if row.effect.finding is Finding.open else f" {row.effect.finding}"
-    return f"{quantity(row.effect).write(row.effect.value)}{finding}"

@@ -16,8 +16,9 @@ from typing import Any
 from runner_base import Result, Sample, write_atomically
 from runner_base.drawing import draw_in_process, draw_missing, save_pictures
 from runner_compare.features.recall.compute import RecallFindings
-from runner_compare.features.recall.picture import draw_recall, drawn_of
-from runner_compare.features.recall.render import (
+from runner_compare.features.recall.render.pictures import draw_recall, drawn_of
+from runner_compare.features.recall.render.tables import BY_DEPTH, lengths_title
+from runner_compare.features.recall.render.words import (
     depth_sentences,
     effective_sentence,
     kind_rows,
@@ -25,11 +26,10 @@ from runner_compare.features.recall.render import (
     length_words,
 )
 from runner_compare.model.outcomes import QuestionOutcome
-from runner_compare.statistics import points_of_margin
+from runner_compare.render.margins import points_of_margin
 
 MODULE = "runner_compare.features.recall.card"
 POINTS = "recall.json"  # in the job's folder: what the pictures are drawn from
-BY_DEPTH = "recall by length and depth, %"
 CURVE = "recall_by_length"
 
 
@@ -60,7 +60,7 @@ class RecallCard:
             facts = {"effective_length": f"{length_words(found)}, {within}"}
         tables = {BY_DEPTH: length_depth_rows(findings)}
         if by_kind := kind_rows(findings):
-            tables[f"effective length {within} by kind, and recall by length, %"] = by_kind
+            tables[lengths_title(findings.margin, "by kind")] = by_kind
         return cls(
             metrics,
             facts,

@@ -5,19 +5,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from runner_base import ConfigError
+from runner_compare.model.compared_parts import answers_of_rows, compare_parts, judge_parts, pairs_of_rows
+from runner_compare.model.data import Table, TableRow
+from runner_compare.model.error_families import ErrorFamily, rows_family
 from runner_compare.model.mean_pairs import Pairs
-from runner_compare.model.outcomes import QuestionOutcome, RecallPlace
-from runner_compare.statistics import ALPHA, Compared, MeanFlips, share_interval
+from runner_compare.model.outcomes import Answers, QuestionOutcome, RecallPlace
+from runner_compare.reader import Reader
+from runner_compare.statistics import ALPHA, Compared, Decision, MeanFlips, share_interval
 from runner_compare.statistics.effective_length import EffectiveLength, effective_length, length_tests
 from runner_compare.statistics.effects import Test
 from runner_compare.ways.verdicts import at_both_ends, by_verdicts
 
 if TYPE_CHECKING:
     from runner_compare.statistics.lost_depths import DepthAnswer, LostDepths
+
+OPTION = "--recall-margin"
+RECALL = "recall_accuracy"  # a metric that only jobs have that asked for something in long texts
+JOB_MARGIN = "task.margin"  # in points
 
 MARGIN = 0.1  # the loss of recall that is accepted, unless the user names another
 
@@ -284,3 +293,104 @@ def _reaches_all(findings: RecallFindings, settings: int, sharing: int) -> bool:
     """Whether recall is shown to be kept at every length, where settings share the levels."""
     found = effective_length_of(findings.lengths, findings.margin, ALPHA / settings, ALPHA / sharing)
     return found is not None and found.reached == len(found.lengths) - 1
+
+
+@dataclass
+class RecallOfTable:
+    """What the rows of a table say, by run id, and the comparisons at each length."""
+
+    findings: dict[str, RecallFindings] = field(default_factory=dict)
+    compared: dict[str, dict[int, Decision]] = field(default_factory=dict)  # by run id and length
+
+
+def recall_rows(table: Table) -> list[TableRow]:
+    """Return the rows that asked for something in long texts."""
+    findings = table.of(RecallOfTable).findings
+    return [row for row in table.rows if row.run.run_id in findings]
+
+
+def margin_of(table: Table) -> float:
+    """Return the margin of the table's effective lengths."""
+    return next(iter(table.of(RecallOfTable).findings.values())).margin
+
+
+def recorded_margin(table: Table) -> float:
+    """Return the margin that all jobs of a table have recorded, or the usual one."""
+    recorded = {row.run.value(JOB_MARGIN) for row in table.rows}
+    if len(recorded) > 1 or None in recorded:
+        return MARGIN
+    return float(recorded.pop() or 0) / 100
+
+
+def add_recall(table: Table, reader: Reader) -> None:
+    """Read the answers of each row, and compare them with its baseline's at each length."""
+    kept = table.of(RecallOfTable)
+    if not table.scored or not any(RECALL in row.run.metrics for row in table.rows):
+        return
+    answers = answers_of_rows(table, reader, lambda outcome: outcome.recall is not None)
+    margin = recorded_margin(table)
+    kept.findings = share_error(
+        {run_id: RecallFindings(tuple(own.values()), margin) for run_id, own in answers.items() if own}
+    )
+    compared: dict[str, dict[int, Compared]] = {}
+    for run, base in pairs_of_rows(table, answers):
+        own, other = (_by_length(answers[side.run_id]) for side in (run, base))
+        shared = {length: (own[length], other[length]) for length in sorted(own.keys() & other.keys())}
+        compared[run.run_id] = compare_parts(run, base, shared, reader)
+    kept.compared = judge_parts(compared)
+
+
+def error_families(table: Table) -> list[ErrorFamily]:
+    """Return the groups of statements of which each shares one error."""
+    kept = table.of(RecallOfTable)
+    findings = [*kept.findings.values()]
+    if not findings:
+        return []
+    counts = {
+        "recall at each length": sum(map(len, kept.compared.values())),
+        "effective lengths": sum(own.effective is not None for own in findings),
+        "effective lengths by kind": sum(len(own.by_kind) for own in findings),
+        "depths": sum(len(own.lost_depths) for own in findings),
+    }
+    return [*rows_family(table), *(ErrorFamily(what, count) for what, count in counts.items() if count)]
+
+
+def with_margin(tables: list[Table], margin: str) -> None:
+    """Decide about effective lengths by another margin, in points; ConfigError if there is none to
+    decide about."""
+    try:
+        share = float(margin) / 100
+    except ValueError:
+        share = 0.0
+    if not 0 < share < 1:
+        raise ConfigError(
+            "must be more than 0 and less than 100 points of recall, e.g. 10",
+            key=OPTION,
+            value=margin,
+            code="bad_value",
+        )
+    kept = [table.of(RecallOfTable) for table in tables]
+    if not any(of_table.findings for of_table in kept):
+        raise ConfigError(
+            "no job among these asked for something in long texts", key=OPTION, value=margin, code="empty"
+        )
+    for of_table in kept:
+        of_table.findings = share_error(
+            {run_id: replace(own, margin=share) for run_id, own in of_table.findings.items()}
+        )
+
+
+def _by_length(answers: Answers) -> dict[int, Answers]:
+    """Return the answers at each length; where each is one to a question of its own, they are
+    independent."""
+    by_length: dict[int, Answers] = {}
+    for question, outcome in answers.items():
+        if outcome.recall is not None:
+            by_length.setdefault(outcome.recall.length, {})[question] = outcome
+    return {
+        length: {
+            question: outcome._replace(cluster=family)
+            for (question, outcome), family in zip(own.items(), families_of([*own.values()]), strict=True)
+        }
+        for length, own in by_length.items()
+    }

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from statistics import fmean
 
-from runner_compare.features.token_costs.section import cells_of, costs_by_seed
+from runner_compare.features.token_costs.compute import cells_of, costs_by_seed
 from runner_compare.model.data import NotPaired, Run
 from runner_compare.reader import Reader
 from runner_compare.statistics.answer_times import answer_times

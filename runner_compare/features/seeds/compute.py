@@ -8,12 +8,13 @@ mean over its seeds, and beside it how far the seeds are apart.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from statistics import fmean
+from dataclasses import dataclass, replace
+from statistics import fmean, stdev
 
 from runner_base import ConfigError, few
 from runner_compare import metrics
-from runner_compare.metrics import ACCURACY, BOUNDS
+from runner_compare.features.seeds.seed_tests import accuracies
+from runner_compare.metrics import ACCURACY, BOUNDS, OF_QUESTION
 from runner_compare.model.data import NotPaired, Run, Table, TableRow
 from runner_compare.reader import Reader
 from runner_compare.statistics.over_seeds import guaranteed_over_seeds, share_over_seeds
@@ -124,3 +125,32 @@ def check_seeds(tables: Sequence[Table]) -> None:
             key=OPTION,
             code="empty",
         )
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How far the values of several seeds are apart."""
+
+    mean: float
+    deviation: float  # the standard deviation of the seeds' values
+    least: float
+    most: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Compute it from one value for each of at least two seeds."""
+        return cls(fmean(values), stdev(values), min(values), max(values))
+
+
+def spreads(run: Run) -> dict[str, Spread]:
+    """Return how far the seeds are apart in accuracy, in tokens a question and in edges, as far as
+    these are known."""
+    found = {"accuracy": Spread.of(accuracies(run))}
+    if all(part.metrics.keys() >= set(OF_QUESTION) for part in run.parts):
+        found["tokens_a_question"] = Spread.of(
+            [sum(part.metrics[key] for key in OF_QUESTION) for part in run.parts]
+        )
+    for key in EDGES:
+        if all(key in part.metrics for part in run.parts):
+            found[key] = Spread.of([part.metrics[key] for part in run.parts])
+    return found

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from runner_base import Column
+from runner_compare.features.several_answers.render import LEGEND
 from runner_compare.metrics import of_all_answers
 from runner_compare.model.data import Table
 from runner_compare.render.columns import measured
 from runner_compare.section import Section, Slot
-
-LEGEND = (
-    "Of several answers to each question, accuracy and Δ are the mean over all; pass@k: one of k is right; maj@k: the "
-    "vote of k is (a tie is shared)."
-)
 
 
 class SeveralAnswers(Section):
@@ -23,7 +19,6 @@ class SeveralAnswers(Section):
         return {Slot.comparison: [measured(key, runs, 1) for key in _keys(table)]}
 
     def legend(self, table: Table, explain: bool) -> str:
-        """Return what these columns are."""
         return LEGEND if _keys(table) else ""
 
 

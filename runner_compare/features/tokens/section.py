@@ -3,209 +3,28 @@ in context."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from io import StringIO
-from typing import Any, TextIO
-
-from runner_base import Column, ConfigError, Picture, Use
-from runner_compare.features.tokens.divergence_picture import divergence_pictures
-from runner_compare.features.tokens.llama_block import block
-from runner_compare.metrics import KL_SHARES, described
-from runner_compare.model.data import ABSENT, Run, Table
+from runner_base import Column, Picture
+from runner_compare.features.tokens.render.divergence_picture import divergence_pictures
+from runner_compare.features.tokens.render.tables import LEGEND, token_tables, worst_of, worst_tokens
+from runner_compare.model.data import Table
 from runner_compare.reader import Reader
-from runner_compare.render.columns import naming
-from runner_compare.render.html import escape
-from runner_compare.render.labels import name_of
 from runner_compare.section import Section
-from runner_compare.statistics import MIN_TEXTS
-from runner_compare.statistics.token_divergence import AT_MOST, CHIEF, categories_of, figure_in_words
-
-TITLE = "divergence from the reference by token, in nats, with 95 % intervals over texts"
-BY_CATEGORY = "the same by category of texts"
-SHOWN = ("kl_nats_per_token", *KL_SHARES, "kl_max_nats", "delta_p_mean", "delta_p_rms", "delta_p_p01",
-         "ln_ppl_ratio", "ln_ppl_correlation", "top_1_agreement")  # fmt: skip
-OF_CATEGORY = ("n", "scored_tokens", "kl_nats_per_token", "kl_median_nats", "kl_p99_nats", "kl_p999_nats",
-               "kl_max_nats", "top_1_agreement")  # fmt: skip
-# of the table of categories
-DROP_ORDERS = {"kl_median_nats": 1, "kl_p999_nats": 2, "n": 3, "scored_tokens": 4}
-HEADS = {"kl_nats_per_token": "mean", "kl_median_nats": "median", "kl_max_nats": "largest", "delta_p_mean": "Δp",
-         "delta_p_rms": "RMS Δp", "delta_p_p01": "1 %\nΔp", "ln_ppl_ratio": "ln(PPL\nratio)",
-         "ln_ppl_correlation": "correlation", "top_1_agreement": "same\nfirst", "n": "texts",
-         "scored_tokens": "tokens"}  # fmt: skip
-HEADS |= {key: f"{100 * share:g} %" for key, share in KL_SHARES.items() if share != 0.5}
-NO_BLOCK = (
-    "no run has compared whole distributions with a reference, or an earlier version has: run it with "
-    "task.reference=OVERRIDES task.exact=true, and with rerun=all if it has run before"
-)
-
-WORST_HEADS = ("KL, nats", "text", "reference: p, first choice", "here: p, first choice", "sample")
-LEGEND = (
-    "KL is the divergence of the row from the reference, over whole distributions, or over the tokens that the "
-    "reference kept, with task.exact=false and where the two models do not fit beside each other; its interval "
-    f"is of the same kind, from {MIN_TEXTS} texts on, and holds for kinds of text with much of the divergence "
-    "if they are not rarer than about 10 in n."
-)
 
 
 class Tokens(Section):
     """The divergence from a reference, token by token."""
 
     def tables(self, table: Table) -> dict[str, list[Column]]:
-        """Return the table of tokens and that of categories of texts, by their titles."""
-        if not has_tokens(table):
-            return {}
-        titled = {TITLE: token_columns(table)}
-        of_categories = category_columns(table)
-        return titled | ({BY_CATEGORY: of_categories} if of_categories else {})
+        return token_tables(table)
 
     def legend(self, table: Table, explain: bool) -> str:
-        """Return what KL is."""
         return LEGEND if table.unit == "token" and any(row.effect for row in table.rows) else ""
 
     def figures(self, table: Table) -> list[Picture]:
-        """Return the picture of KL over what weights take."""
         return divergence_pictures(table)
 
     def page(self, table: Table, reader: Reader) -> str:
-        """Return the worst tokens of each run that has kept them."""
         return "".join(worst_tokens(of_run) for of_run in worst_of(table, reader))
-
-
-def has_tokens(table: Table) -> bool:
-    """Whether any row has figures of single tokens."""
-    return any(CHIEF in row.run.metrics for row in table.rows)
-
-
-def token_columns(table: Table) -> list[Column]:
-    """Return the columns of the table of tokens: the statistics that llama-perplexity prints.
-
-    Rows without figures of tokens, such as the reference itself, are left out.
-    """
-    places = [at for at, row in enumerate(table.rows) if CHIEF in row.run.metrics]
-    cells = {key: [_cell(table.rows[at].run, key) for at in places] for key in SHOWN}
-    return [
-        *_naming_lines(table, places),
-        *(Column(HEADS[key], some, use=Use.result) for key, some in cells.items()),
-    ]
-
-
-def category_columns(table: Table) -> list[Column]:
-    """Return the columns of the table of categories, a line for each of a row's; none if no row has
-    several."""
-    lines = [(at, name) for at, row in enumerate(table.rows) for name in categories_of(row.run.metrics)]
-    if not lines:
-        return []
-    named = _naming_lines(table, [at for at, _ in lines])
-    named.append(Column("category", [name for _, name in lines], False, use=Use.setting))
-    for key in OF_CATEGORY:
-        cells = [_cell(table.rows[at].run, key, f"/{name}") for at, name in lines]
-        use = Use.more if key == "kl_max_nats" else Use.result
-        named.append(Column(HEADS[key], cells, drop_order=DROP_ORDERS.get(key, 0), use=use))
-    return named
-
-
-def _naming_lines(table: Table, places: Sequence[int]) -> list[Column]:
-    """Return the columns that name the rows at these places."""
-    return [
-        replace(column, cells=_at(places, column.cells), whole=_at(places, column.whole))
-        for column in naming(table)
-    ]
-
-
-def _at(places: Sequence[int], cells: Sequence[str]) -> list[str]:
-    return [cells[at] for at in places] if cells else []
-
-
-def _cell(run: Run, key: str, of: str = "") -> str:
-    return figure_in_words(run.metrics, key, described(key).write, "{} – {}", of) or ABSENT
-
-
-# ---------------------------------------------------------------------------------------- llama.cpp
-
-
-def write_llama(tables: Iterable[Table], reader: Reader, out: TextIO) -> None:
-    """Write llama-perplexity's block for each run that was compared with whole distributions."""
-    blocks = [
-        (name_of(row, table.keys) or row.run.job_id, found)
-        for table in tables
-        for row in table.rows
-        if (found := block_of(row.run, reader)) is not None
-    ]
-    if not blocks:
-        raise ConfigError(NO_BLOCK, key="--format", value="llama", code="empty")
-    out.write("\n".join(f"{name}\n\n{found}\n" for name, found in blocks))
-
-
-def block_of(run: Run, reader: Reader) -> str | None:
-    """Return a run's block; None if it has none."""
-    if CHIEF not in run.metrics or CHIEF + AT_MOST in run.metrics:
-        return None
-    texts = reader.text_tokens(run)
-    if texts is None or not all(text.reference for text in texts):
-        return None
-    return block(
-        [value for text in texts for value in text.least],
-        [value for text in texts for value in text.logprobs],
-        [value for text in texts for value in text.reference],
-        sum(text.agreed for text in texts),
-    )
-
-
-# --------------------------------------------------------------------------------- the worst tokens
-
-
-@dataclass
-class WorstTokens:
-    """The tokens of a run with the largest divergence, in words for a page."""
-
-    name: str
-    tokens: list[dict[str, str]]
-
-
-def worst_of(table: Table, reader: Reader) -> list[WorstTokens]:
-    """Return the worst tokens of each run that has kept them."""
-    found = []
-    for row in table.rows:
-        tokens = reader.worst_tokens(row.run) if CHIEF in row.run.metrics else []
-        if tokens:
-            name = name_of(row, table.keys) or row.run.job_id
-            found.append(WorstTokens(name, [_in_words(token) for token in tokens]))
-    return found
-
-
-def _in_words(token: dict[str, Any]) -> dict[str, str]:
-    at_most = token["kl_at_most_nats"]
-    return {
-        "nats": f"{token['kl_nats']:.3g}" + ("" if at_most is None else f" – {at_most:.3g}"),
-        **{key: token[key] for key in ("before", "token", "after")},
-        "reference": f"{_share(token['reference_logprob'])} · {token['reference_first']!r}",
-        "here": f"{_share(token['logprob'])} · {token['first']!r}",
-        "sample": " · ".join(filter(None, (str(token["index"]), token["category"]))),
-    }
-
-
-def _share(logprob: float | None) -> str:
-    return ABSENT if logprob is None else f"{100 * math.exp(logprob):.3g} %"
-
-
-def worst_tokens(worst: WorstTokens) -> str:
-    """Return a run's tokens with the largest divergence as HTML, each marked in its text."""
-    title = f"{len(worst.tokens)} worst tokens: {worst.name}"
-    out = StringIO()
-    out.write(f'<details><summary>{escape(title)}</summary>\n<div class="wide">\n<table>\n<thead><tr>')
-    out.writelines(f"<th>{escape(head)}</th>" for head in WORST_HEADS)
-    out.write("</tr></thead>\n<tbody>\n")
-    for token in worst.tokens:
-        text = (
-            f'{escape(token["before"])}<b class="worse">{escape(token["token"])}</b>{escape(token["after"])}'
-        )
-        out.write(f'<tr><th scope="row" class=n>{escape(token["nats"])}</th><td class="context">{text}</td>')
-        out.writelines(f"<td>{escape(token[key])}</td>" for key in ("reference", "here", "sample"))
-        out.write("</tr>\n")
-    out.write("</tbody>\n</table>\n</div>\n</details>\n")
-    return out.getvalue()
 
 
 SECTION = Tokens()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from runner_compare.model.data import Table
+from runner_compare.render.answers import unread_note
 from runner_compare.render.labels import name_of
 from runner_compare.section import Section
-from runner_compare.statistics.unread_answers import unread_note
 
 
 class UnreadAnswers(Section):

@@ -5,30 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 
-from runner_compare.statistics.effects import Test
 from runner_compare.statistics.methods.mean_flips import MeanFlips
-from runner_compare.statistics.pooling import Weights
-
-
-def why_means_differ(tests: Sequence[Test], weights: Weights) -> str | None:
-    """Say why the tests of several tasks cannot be pooled; None if they can, or if none has means."""
-    means = [test for test in tests if isinstance(test, MeanFlips)]
-    if not means:
-        return None
-    if len(means) < len(tests):
-        return "only some of its sets have clusters of questions or several answers to each"
-    if len({test.by for test in means}) > 1:
-        fields = ", ".join(dict.fromkeys(test.by or "none" for test in means))
-        return f"its sets have different clusters: {fields}"
-    if len({test.samples for test in means}) > 1:
-        counts = ", ".join(str(test.samples) for test in means)
-        return f"its sets have different numbers of answers to each question: {counts}"
-    if weights is Weights.tasks and len({len(test.differences) for test in means}) > 1:
-        return (
-            "its sets have different sizes, and a cluster of several sets would count differently "
-            "in each: use --pool questions"
-        )
-    return None
 
 
 def pooled_means(tests: Sequence[MeanFlips]) -> MeanFlips:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from runner_compare.features.recall.compute import RecallFindings, recall_by_length
-from runner_compare.features.recall.render import (
+from runner_compare.features.recall.render.words import (
     effective_sentence,
     kind_rows,
     length_depth_rows,

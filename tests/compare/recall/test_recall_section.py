@@ -13,8 +13,8 @@ from raising import raises
 
 from runner_base import ConfigError
 from runner_base.tables import fit
-from runner_compare.features.recall.compute import RecallFindings, share_error
-from runner_compare.features.recall.section import RecallOfTable, length_columns, with_margin
+from runner_compare.features.recall.compute import RecallFindings, RecallOfTable, share_error, with_margin
+from runner_compare.features.recall.render.tables import length_columns
 from runner_compare.model.comparison import Comparison
 from runner_compare.model.data import Run, Table
 from runner_compare.model.outcomes import Answers, Question, QuestionOutcome, RecallPlace

@@ -11,13 +11,13 @@ import pytest
 from scipy import stats
 
 from runner_base import Likelihood
-from runner_compare.features.contexts.card import of_texts
-from runner_compare.features.contexts.render import context_sentence
+from runner_compare.features.contexts.render import context_sentence, of_texts
+from runner_compare.features.positions.render import range_of
 from runner_compare.metrics.likelihoods import HELPS_UP_TO, LOSS
 from runner_compare.statistics import ALPHA, Compared, Finding, judge
 from runner_compare.statistics.contexts import Step, context_figures, gain_over, helping
 from runner_compare.statistics.likelihoods import units
-from runner_compare.statistics.positions import position_figures, range_of
+from runner_compare.statistics.positions import position_figures
 from runner_compare.statistics.stats import student_p
 
 TEXTS, TOKENS = 60, 64

@@ -7,14 +7,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from runner_compare.render.margins import points_of_margin, verdict_words
 from runner_compare.statistics import Bets, Finding, Fisher, MarginVerdict, McNemar, SignFlips, Test, judge
-from runner_compare.statistics.margins import (
-    margin_verdict,
-    points_of_margin,
-    power_of,
-    questions_needed,
-    verdict_words,
-)
+from runner_compare.statistics.margins import margin_verdict, power_of, questions_needed
 from runner_compare.statistics.sequential import Pairs, Side
 from runner_compare.statistics.stats import (
     paired_difference_interval,

@@ -9,6 +9,7 @@ from fractions import Fraction
 
 import pytest
 
+from runner_compare.render.margins import level_words
 from runner_compare.statistics import ALPHA
 from runner_compare.statistics.sequential import (
     SHARES,
@@ -16,7 +17,6 @@ from runner_compare.statistics.sequential import (
     Side,
     confidence_percent,
     level_of,
-    level_words,
     log_capital,
     p_of,
 )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from runner_compare.statistics.unread_answers import ENDED, EXTRACTOR, FOUND, SCORER, unread_note
+from runner_compare.render.answers import unread_note
+from runner_compare.statistics.unread_answers import ENDED, EXTRACTOR, FOUND, SCORER
 
 AGAIN = ". The same command with task.extractor=flexible judges the recorded texts again, without decoding"
 

@@ -10,8 +10,7 @@ from stores import Store, marks
 from team_jobs import team
 
 from runner.options.agents.teams_section import name_teams, team_words
-from runner_compare.model.data import Run
-from runner_compare.render.labels import TEAM
+from runner_compare.model.data import TEAM, Run
 from runner_compare.render.pictures import MAX_LABELS
 
 pytestmark = [pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]

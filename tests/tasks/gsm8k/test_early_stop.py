@@ -21,6 +21,7 @@ from runner.tasks.gsm8k.early_stop import MIN_AHEAD, EarlyStop
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.errors import Code, ConfigError
 from runner_base.result import Answer, FinishReason, Record, Sample, Verdict
+from runner_compare import bets_verdict
 from runner_compare.statistics.sequential import Side
 from runner_engine.settings.model import LocalModelConfig
 
@@ -233,7 +234,7 @@ def test_answers_that_were_cut_off_decide_nothing(tmp_path: Path) -> None:
             "quantization=none", Job("gsm8k-base", tmp_path), [theirs] * 30, [is_cut_off] * 30, range(30)
         )
         job.begin({index: sample(index, mine) for index in range(30)})
-        return job.bets.verdict
+        return bets_verdict(job.bets)
 
     assert decided(Verdict.wrong, True, False) == "worse"
     assert decided(Verdict.cut_off, True, False) == "undecided", "they might all be right"
@@ -256,9 +257,9 @@ def test_with_a_margin_a_job_stops_when_that_is_decided_and_not_before(tmp_path:
         return job
 
     alike = [(True, True)] * 400
-    assert (ended(alike).asked, ended(alike).bets.verdict) == (400, "undecided")
+    assert (ended(alike).asked, bets_verdict(ended(alike).bets)) == (400, "undecided")
     as_good = ended(alike, margin=0.02)
-    assert as_good.bets.verdict == "as good within 2 points"
+    assert bets_verdict(as_good.bets) == "as good within 2 points"
     assert as_good.asked < ended(alike, margin=0.02, comparisons=5).asked < 400
     assert (
         as_good.facts["early_stop_verdict"]
@@ -266,13 +267,13 @@ def test_with_a_margin_a_job_stops_when_that_is_decided_and_not_before(tmp_path:
     )
     assert as_good.news()["after"].endswith(", as good within 2 points")
     worse = [(False, True)] * 8 + alike
-    assert (ended(worse).asked, ended(worse).bets.verdict) == (8, "worse")
+    assert (ended(worse).asked, bets_verdict(ended(worse).bets)) == (8, "worse")
     within = ended(worse, margin=0.2)
-    assert within.bets.verdict == "worse, but by less than 20 points"
+    assert bets_verdict(within.bets) == "worse, but by less than 20 points"
     assert within.asked > 8
     undecided = ended(worse[:20], margin=0.2)
-    assert (undecided.asked, undecided.bets.verdict) == (20, "worse, and undecided within 20 points")
-    assert ended([(False, True)] * 60, margin=0.02).bets.verdict == "worse by more than 2 points"
+    assert (undecided.asked, bets_verdict(undecided.bets)) == (20, "worse, and undecided within 20 points")
+    assert bets_verdict(ended([(False, True)] * 60, margin=0.02).bets) == "worse by more than 2 points"
     assert ended([(True, False)] * 60, margin=0.02).asked <= 8
 
 

@@ -19,7 +19,7 @@ from runner.tasks.likelihood import scoring
 from runner.tasks.likelihood.keys import LikelihoodConfig
 from runner.tasks.likelihood.positions import sums_by_position
 from runner_base.result import Record
-from runner_compare.features.contexts.card import of_texts
+from runner_compare.features.contexts.render import of_texts
 from runner_engine.settings.model import LocalModelConfig
 
 Make = Callable[..., RunnerConfig]

@@ -7,21 +7,23 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from runner_base import Picture
-from runner_base.drawing import BAD, FRONT, GOOD, INK, LINE, MUTED, PAPER
+from runner_base.drawing import BAD, GOOD, LINE, MUTED, PAPER
 from runner_base.svg import plain
 from runner_compare.features.recall.compute import RecallFindings
+from runner_compare.model.data import TableRow
+from runner_compare.render.labels import short_names
+from runner_compare.render.lines import MAX_LINES, draw_line, literal, name_lines
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 CURVES, MAPS = "recall_curve", "recall_map"  # the names of the files
-COLOURS, LINES, MARKERS = ((INK, FRONT, BAD, GOOD, MUTED), ("-", (0, (4, 2))), ("o", "s", "^", "D", "v"))
-MAX_CURVES = len(COLOURS) * len(LINES)
 MAX_MAPS, MAPS_A_LINE = 12, 4
 # From nothing to all: light to dark, of one hue, so that it can be read without colours, too
 LIGHT, DARK = (0.93, 0.95, 0.98), (0.05, 0.22, 0.46)
 ON_LIGHT, ON_DARK = "#111418", "#f5f8fc"  # text on a cell: the same on light and dark pages
+MAX_LETTERS = 36  # of a value in a name
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def draw_curves(drawn: Sequence[DrawnRecall]) -> Figure:
     """Draw recall over lengths, a line for each setting."""
     from matplotlib.figure import Figure
 
-    shown = drawn[:MAX_CURVES]
+    shown = drawn[:MAX_LINES]
     figure = Figure(figsize=(8.2, 3.9), layout="constrained")
     pane = figure.subplots()
     for number, setting in enumerate(shown):
@@ -92,31 +94,20 @@ def draw_curves(drawn: Sequence[DrawnRecall]) -> Figure:
     if len(shown) < len(drawn):
         pane.set_title(f"the first {len(shown)} of {len(drawn)} settings", loc="left")
     if any(setting.name for setting in shown):
-        pane.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=8)
+        name_lines(pane)
     return figure
 
 
 def _curve(pane: Axes, setting: DrawnRecall, number: int, aside: float) -> None:
     """Draw a setting's recall with its intervals; a thick line as far as it is shown to reach."""
-    colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
-    xs = [length * aside for length in setting.lengths]
-    ys = [middle for middle, *_ in setting.recall]
-    pane.plot(
-        xs,
-        ys,
-        color=colour,
-        linestyle=LINES[number // len(COLOURS)],
-        linewidth=1.2,
-        marker=marker,
-        markersize=5,
-        markerfacecolor=PAPER if setting.is_baseline else colour,
-        label=_literal(setting.name) or None,
-    )
-    for x, (_, low, high) in zip(xs, setting.recall, strict=True):
-        pane.plot([x, x], [low, high], color=colour, linewidth=1, alpha=0.45, solid_capstyle="butt", zorder=1)
+    points = [
+        (length * aside, *recall) for length, recall in zip(setting.lengths, setting.recall, strict=True)
+    ]
+    colour = draw_line(pane, number, plain(setting.name), points, setting.is_baseline)
     if setting.effective is not None:
-        reached = sum(length <= setting.effective[0] for length in setting.lengths)
-        pane.plot(xs[:reached], ys[:reached], color=colour, linewidth=4, alpha=0.25, zorder=0)
+        reached = points[: sum(length <= setting.effective[0] for length in setting.lengths)]
+        xs, ys = [x for x, *_ in reached], [y for _, y, *_ in reached]
+        pane.plot(xs, ys, color=colour, linewidth=4, alpha=0.25, zorder=0)
 
 
 def draw_maps(drawn: Sequence[DrawnRecall]) -> Figure:
@@ -167,7 +158,7 @@ def _map(pane: Axes, setting: DrawnRecall) -> None:
         spine.set_visible(False)
     pane.set_xlabel("tokens")
     pane.set_ylabel("depth")
-    pane.set_title(_literal(setting.name), loc="left", fontsize=9)
+    pane.set_title(literal(plain(setting.name)), loc="left", fontsize=9)
     if setting.effective is not None:
         _mark_effective(pane, setting.lengths, *setting.effective)
 
@@ -195,6 +186,10 @@ def _short(length: int) -> str:
     return f"{length // 1024}k" if length % 1024 == 0 else f"{length:,}"
 
 
-def _literal(text: str) -> str:
-    """Escape a text for matplotlib, which would draw a formula between two $."""
-    return plain(text).replace("$", r"\$")
+def recall_pictures(rows: Sequence[tuple[TableRow, RecallFindings]], keys: Sequence[str]) -> list[Picture]:
+    """Return the pictures of some rows; none where one length was asked."""
+    names = short_names([row for row, _ in rows], keys, MAX_LETTERS) if keys else [""] * len(rows)
+    drawn = [
+        drawn_of(findings, name, row.is_baseline) for (row, findings), name in zip(rows, names, strict=True)
+    ]
+    return pictures_of(drawn)

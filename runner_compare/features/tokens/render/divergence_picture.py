@@ -12,13 +12,13 @@ from runner_base.drawing import INK, PAPER
 from runner_compare.metrics import ENDS
 from runner_compare.model.data import Table, TableRow
 from runner_compare.render.labels import name_of
+from runner_compare.render.lines import literal
 from runner_compare.render.pictures import (
     LONGEST_AT_DOT,
     MAX_LABELS,
     MAX_PANELS,
     annotated,
     finish_pane,
-    literal,
     longest,
     names_of,
     numbered,

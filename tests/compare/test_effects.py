@@ -13,17 +13,9 @@ from runner_compare.metrics import Better
 from runner_compare.model.data import Run, Table, TableRow
 from runner_compare.render.columns import ratio_columns
 from runner_compare.render.conclusion import conclude
-from runner_compare.render.effects import (
-    detectable,
-    legend,
-    margin_decision,
-    pairs_of,
-    quantity,
-    records,
-    value_of,
-)
+from runner_compare.render.effects import detectable, legend, margin_decision, pairs_of, records, value_of
 from runner_compare.render.findings import sentence
-from runner_compare.render.quantities import METHODS, REPEATS, MethodWords, Quantity
+from runner_compare.render.quantities import METHODS, REPEATS, MethodWords, Quantity, quantity
 from runner_compare.statistics import (
     RATIOS,
     Bets,

@@ -12,13 +12,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from runner_base import counted
-from runner_compare.render.effects import margin_words, unit_of, value_of, written_interval
+from runner_compare.model.data import TableRow
+from runner_compare.render.effects import value_of, written_interval
+from runner_compare.render.margins import margin_words, verdict_words
+from runner_compare.render.notes import render_notes
+from runner_compare.render.quantities import unit_of
 from runner_compare.statistics import Decision, Finding, MarginVerdict
 from runner_compare.statistics.floor_effects import LIMIT
-from runner_compare.statistics.margins import verdict_words
 
 UNDECIDED = "undecided"
 ENDS = ("at_worst", "at_best")
+LEGEND = (
+    "Without limit: if answers that were cut off are wrong … right (those of the baseline the reverse), with "
+    "an interval around both ends. Only what both ends show is a finding: Holm is that of the larger p."
+)
 
 
 def finding_of(decision: Decision) -> str:
@@ -33,21 +40,16 @@ def sentence_of_ends(decision: Decision) -> str:
     """Say whether what is found holds whatever was cut off; empty if nothing was cut off, or
     nothing is found."""
     if decision.ends is None:
-        return decision.unplanned if decision.hinges_on_cut_off else ""
+        return render_notes(decision.unplanned) if decision.hinges_on_cut_off else ""
     many, ends = _how_many(decision), _from_to(decision)
     if not decision.hinges_on_cut_off:
-        if is_open(decision):
+        if decision.is_open:
             return ""
         return f"whatever the cut-off answers ({many}) would have been: Δ {ends}"
     return (
         f"{_as_counted(decision)} as counted, but cut-off answers decide it ({many}): right or "
         f"wrong, they make Δ {ends}; give it a larger {LIMIT}"
     )
-
-
-def is_open(decision: Decision) -> bool:
-    """Whether neither a difference nor anything about a margin is shown."""
-    return decision.finding is Finding.open and decision.verdict in (None, MarginVerdict.undecided)
 
 
 def _as_counted(decision: Decision) -> str:
@@ -114,3 +116,13 @@ def flat_ends(record: Mapping[str, Any]) -> dict[str, Any]:
     return flat | {
         f"{key}_{end}": value for end in ENDS if end in record for key, value in record[end].items()
     }
+
+
+def bounds_of(row: TableRow) -> str:
+    """Return a row's accuracy without a limit of tokens: if all that was cut off is wrong … right,
+    and its interval."""
+    bounds = row.run.bounds
+    if bounds is None:
+        return ""
+    at_worst, at_best, low, high = (100 * share for share in bounds)
+    return f"{at_worst:.1f} … {at_best:.1f} % [{low:.1f}, {high:.1f}]"

@@ -1,14 +1,16 @@
-"""Draws accuracy over the tokens that a question takes."""
+"""What answers cost in tokens as cells, plain data and a picture."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from runner_base import Picture
 from runner_base.drawing import FRONT, MUTED
-from runner_compare.metrics import OF_QUESTION
-from runner_compare.model.data import Table, TableRow
+from runner_compare.metrics import ENDS, OF_QUESTION
+from runner_compare.model.data import ABSENT, Table, TableRow
+from runner_compare.render.lines import literal
 from runner_compare.render.pictures import (
     LONGEST_AT_DOT,
     MAX_LABELS,
@@ -16,14 +18,13 @@ from runner_compare.render.pictures import (
     draw_point,
     finish_pane,
     front_of,
-    literal,
     longest,
     name_points,
     names_of,
     numbered,
     separate,
 )
-from runner_compare.statistics.token_costs import Estimate
+from runner_compare.statistics.token_costs import Estimate, TokenCost
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -79,3 +80,24 @@ def draw_tokens(table: Table, ranges: Mapping[str, Estimate]) -> Figure:
         pane.set_ylabel("accuracy, %")
     separate(figure, labels)
     return figure
+
+
+def correct_per_1000_cell(cost: TokenCost | None) -> str:
+    if cost is None:
+        return ABSENT
+    value, low, high = cost.correct_per_1000
+    return f"{value:.2f} [{low:.2f}, {high:.2f}]".replace("inf", "∞")
+
+
+def cost_record(cost: TokenCost) -> dict[str, Any]:
+    """Return the costs as plain data; an end that is infinite is null."""
+    record = {key: value for key, value in asdict(cost).items() if not isinstance(value, tuple)}
+    for key in ("tokens_a_question", "correct_per_1000"):
+        record |= estimate_record(key, getattr(cost, key))
+    return record
+
+
+def estimate_record(key: str, estimate: Estimate) -> dict[str, float | None]:
+    """Return a value and the ends of its interval under their keys in JSON."""
+    ends = {f"{key}{end}": value for end, value in zip(ENDS, estimate, strict=True)}
+    return {name: value if abs(value) != float("inf") else None for name, value in ends.items()}

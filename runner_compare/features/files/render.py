@@ -1,21 +1,27 @@
-"""The one table of model files: its columns, the sentences under it, its legend, and the same as
-plain data."""
+"""Model files as a table, sentences, plain data and a picture."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import combinations
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from runner_base import Column, Use, few
+from runner_base import Column, Picture, Use, few
+from runner_base.drawing import FRONT, MUTED
 from runner_base.machine import EXCLUSIVE
-from runner_compare.features.files.ranks import KL, FileRow, FileTable, Kind
+from runner_compare.features.files.ranks import KL, FileRow, FileTable, Kind, tied_groups
+from runner_compare.features.tokens.render.divergence_picture import KlPoint, draw_points
 from runner_compare.metrics import ENDS, described
 from runner_compare.model.data import ABSENT, MAX_NAMED, TableRow
 from runner_compare.model.repeated_runs import contention
 from runner_compare.render.columns import USES, accuracy_of, margin_column, measured
+from runner_compare.render.conclusion import conclude
 from runner_compare.render.effects import difference_head, difference_of, records
 from runner_compare.render.labels import number
+from runner_compare.render.lines import literal
+from runner_compare.render.pictures import separate
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # after the name: what a file costs, from the first kind of job that has it, each with its order of
 # leaving a terminal
@@ -33,6 +39,34 @@ NO_SPEED = (
     "The front does not count speed: one job of each file does not show how far speeds differ by themselves. To count "
     "it, give that noise: --tolerance PERCENT"
 )
+
+
+def draw_files(table: FileTable) -> list[Picture]:
+    """Return the picture of a table of model files: none without a KL."""
+    title = (
+        "KL to the reference over the size of the file, with 95 % intervals; filled: on the front of bytes, memory and "
+        "KL, no file there dominates it beyond noise"
+    )
+    is_drawn = any(file.on_front is not None and not file.is_reference for file in table.files)
+    return [Picture("files", title, lambda: kl_over_size(table))] if is_drawn else []
+
+
+def kl_over_size(table: FileTable) -> Figure:
+    """Draw the KL of each file, on a logarithmic axis, over its size."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.8, 4.4), layout="constrained")
+    pane = figure.subplots()
+    points = []
+    for file in table.files:
+        kl, low, high = (file.metric(f"{KL}{end}", Kind.likelihood) for end in ENDS)
+        size = next((file.metric("file_mib", kind) for kind in Kind if file.metric("file_mib", kind)), None)
+        if file.is_reference or not kl or not size:
+            continue
+        colour = FRONT if file.on_front else MUTED
+        points.append(KlPoint(literal(file.name), size, kl, low, high, colour, is_filled=bool(file.on_front)))
+    separate(figure, [draw_points(pane, points, "file, MiB")])
+    return figure
 
 
 def file_columns(table: FileTable) -> list[Column]:
@@ -78,7 +112,8 @@ def file_columns(table: FileTable) -> list[Column]:
 
 def file_sentences(table: FileTable) -> list[str]:
     """Return what the table shows, in words."""
-    lines = [f"{kind}: {of.conclusion}" for kind, of in table.tables.items() if of.conclusion]
+    conclusions = {kind: conclude(of.settings) for kind, of in table.tables.items()}
+    lines = [f"{kind}: {text}" for kind, text in conclusions.items() if text]
     if table.why_no_ranks:
         lines.append(f"KL is not ranked, and there is no front: {table.why_no_ranks}")
     lines += _front_sentences(table)
@@ -163,26 +198,6 @@ def _front_sentences(table: FileTable) -> list[str]:
     lines = [f"on the front of {axes_words(table)} and KL: {few(front, 12)}"]
     beaten = [f"{file.name} by {few(file.dominated_by, 3)}" for file in table.files if file.dominated_by]
     return lines + ([f"dominated: {'; '.join(beaten)}"] if beaten else [])
-
-
-def tied_groups(table: FileTable) -> list[list[str]]:
-    """Return groups of ranked files of which no test tells any two apart; each pair of such files
-    is in one of them."""
-    ranked = sorted(
-        (file for file in table.files if file.kl_rank),
-        key=lambda file: file.metric(KL, Kind.likelihood) or 0.0,
-    )
-    told_apart = {frozenset((file.name, other)) for file in ranked for other in file.closer_than}
-    names, groups = [file.name for file in ranked], list[list[str]]()
-    for pair in combinations(names, 2):
-        if frozenset(pair) in told_apart or any({*pair} <= {*group} for group in groups):
-            continue
-        group = [*pair]
-        for name in names:
-            if name not in group and not any(frozenset((name, other)) in told_apart for other in group):
-                group.append(name)
-        groups.append(sorted(group, key=names.index))
-    return groups
 
 
 def _rank(file: FileRow) -> str:

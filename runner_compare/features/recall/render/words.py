@@ -8,7 +8,7 @@ from runner_compare.features.recall.compute import CellRecall, RecallFindings
 from runner_compare.model.data import ABSENT
 from runner_compare.render.effects import p_value
 from runner_compare.render.labels import about
-from runner_compare.statistics import points_of_margin
+from runner_compare.render.margins import points_of_margin
 from runner_compare.statistics.effective_length import EffectiveLength
 
 if TYPE_CHECKING:
@@ -143,9 +143,6 @@ def kind_rows(findings: RecallFindings) -> list[dict[str, Any]]:
             row[f"{length:,}"] = cell_percent(findings.of_kind(kind, length))
         rows.append(row)
     return rows
-
-
-# --------------------------------------------------------------------------------------- plain data
 
 
 def findings_record(findings: RecallFindings) -> dict[str, Any]:

@@ -1,0 +1,162 @@
+"""Plans how many questions each comparison needs, and how long the further ones take here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from runner_base import ConfigError, unknown
+from runner_base.notes import Note, note
+from runner_compare.model.data import Run, Table, TableRow
+from runner_compare.model.selection import parse_margins
+from runner_compare.statistics import POWER, Decision, Method
+from runner_compare.statistics.answer_times import answer_times
+from runner_compare.statistics.planning import MIN_UNITS_PLANNED
+
+OPTION = "--plan-questions"
+KEYS = ("margin", "detect", "power")
+UNPLANNED: dict[str, Note] = {  # why there is no plan for an effect of this method
+    Method.sequential: note("plan_watched"),
+    Method.over_seeds: note("plan_over_seeds"),
+    Method.mean_flips: note("plan_means"),
+}
+
+
+@dataclass(frozen=True)
+class QuestionPlan:
+    """How many questions a comparison needs."""
+
+    asked: int  # so far
+    disagreement: float | None  # the share of questions so far that only one of the two solved
+    needed: int | None = None  # in all
+    needed_low: int | None = None  # the ends of its 95 % interval
+    needed_high: int | None = None
+    further: int | None = None
+    further_s: float | None = None  # how long the further ones take at the row's measured speed
+    reason: Note | None = None  # why there is no number
+
+
+@dataclass(frozen=True)
+class PlanAim:
+    """What the questions are to decide: a margin or a difference to detect, by measure, and with
+    which power."""
+
+    margins: dict[str, float] = field(default_factory=dict)
+    differences: dict[str, float] = field(default_factory=dict)
+    power: float = POWER
+
+
+@dataclass
+class Plans:
+    """The plans of a table's rows, by run id, and what they are for."""
+
+    aim: PlanAim = PlanAim()
+    of_rows: dict[str, QuestionPlan] = field(default_factory=dict)
+
+
+def parse_aim(arguments: Sequence[str]) -> PlanAim:
+    """Read KEY=VALUE…: margin= or detect=, and power=."""
+    texts: dict[str, list[str]] = {key: [] for key in KEYS}
+    for word in (part for argument in arguments for part in argument.split()):
+        key, equals, value = word.partition("=")
+        if not equals or key not in KEYS:
+            raise ConfigError(
+                f"{unknown('key', key, KEYS)}; e.g. margin=2 power=0.8, or detect=3",
+                key=OPTION,
+                value=word,
+                code="unknown_choice",
+            )
+        texts[key].append(value)
+    if bool(texts["margin"]) == bool(texts["detect"]):
+        raise ConfigError(
+            "give either margin= (as good within 2 points) or detect= (a difference of 3)",
+            key=OPTION,
+            code="conflict" if texts["margin"] else "missing",
+        )
+    if len(texts["power"]) > 1:
+        raise ConfigError(
+            "there is another power: give one",
+            key=OPTION,
+            value=f"power={texts['power'][1]}",
+            code="conflict",
+        )
+    power = POWER
+    if texts["power"]:
+        try:
+            power = float(texts["power"][0])
+        except ValueError:
+            power = 0.0
+        if not 0.5 <= power <= 0.99:
+            raise ConfigError(
+                "must be a probability from 0.5 to 0.99 (0.8)",
+                key=OPTION,
+                value=f"power={texts['power'][0]}",
+                code="bad_value",
+            )
+    return PlanAim(
+        parse_margins(texts["margin"], OPTION, "margin="),
+        parse_margins(texts["detect"], OPTION, "detect="),
+        power,
+    )
+
+
+def plan_questions(tables: Sequence[Table], aim: PlanAim) -> None:
+    """Plan the questions of each comparison; ConfigError if there is none of this kind."""
+    for table in tables:
+        plans = table.of(Plans)
+        plans.aim = aim
+        for row in table.settings:
+            if row.effect is not None and _size(row.effect, aim) is not None:
+                plans.of_rows[row.run.run_id] = _plan(row, row.effect, aim)
+    if not any(table.of(Plans).of_rows for table in tables):
+        raise ConfigError(
+            f"no row was compared in {' or '.join(aim.margins | aim.differences)}", key=OPTION, code="empty"
+        )
+
+
+def _size(decision: Decision, aim: PlanAim) -> float | None:
+    return (aim.margins or aim.differences).get(decision.measure)
+
+
+def _plan(row: TableRow, decision: Decision, aim: PlanAim) -> QuestionPlan:
+    size, can_plan = (_size(decision, aim), decision.can_plan if aim.margins else decision.can_plan_detection)
+    assert size is not None
+    disagreement = _disagreement(decision)
+    if not can_plan:
+        why = decision.unplanned or UNPLANNED.get(decision.method, note("plan_unpaired"))
+        if decision.baseline_low is not None and not decision.unplanned:
+            why = note("plan_too_low")
+        elif aim.margins and decision.counts.get("clusters") and not decision.unplanned:
+            why = note("plan_few_families", least=MIN_UNITS_PLANNED)
+        return QuestionPlan(decision.n, disagreement, reason=why)
+    plan = decision.test.needs if aim.margins else decision.test.needs_to_detect
+    between = decision.test.needs_between if aim.margins else decision.test.needs_to_detect_between
+    needed = plan(size, decision.level, aim.power)
+    if needed is None:
+        return QuestionPlan(decision.n, disagreement, reason=note("plan_too_many"))
+    each_s = seconds_per_question(row.run)
+    further = further_questions(needed, decision.n)
+    low, high = between(size, decision.level, aim.power) or (None, None)
+    further_s = None if each_s is None else further * each_s
+    return QuestionPlan(decision.n, disagreement, needed, low, high, further, further_s)
+
+
+def further_questions(needed: int, asked: int) -> int:
+    """Return how many of the questions that are needed in all are still to be asked.
+
+    A record has both numbers as they are. A table gives `needed` as it shows it, rounded up: what is
+    asked and what is further then add up to it.
+    """
+    return max(0, needed - asked)
+
+
+def _disagreement(decision: Decision) -> float | None:
+    wins, losses = decision.counts.get("wins"), decision.counts.get("losses")
+    return (wins + losses) / decision.n if wins is not None and losses is not None and decision.n else None
+
+
+def seconds_per_question(run: Run) -> float | None:
+    """Return how long a question takes at the run's measured speeds; None if it has not measured
+    them."""
+    times = answer_times(run.metrics)
+    return None if times is None else times.each_s * times.n / run.metrics["n"]

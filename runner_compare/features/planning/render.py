@@ -1,0 +1,72 @@
+"""The plan of questions as a table."""
+
+from __future__ import annotations
+
+from runner_base import Column, Use
+from runner_compare.features.planning.compute import Plans, further_questions
+from runner_compare.model.data import ABSENT, Table
+from runner_compare.render.labels import about_between, name_of, rounded_up
+from runner_compare.render.notes import render_notes
+from runner_compare.render.quantities import ACCURACIES, quantity, unit_of
+
+
+def plan_title(table: Table) -> str:
+    """Return what the plan is for."""
+    aim = table.of(Plans).aim
+    sizes = aim.margins or aim.differences
+    parts = []
+    for measure, size in sizes.items():
+        effect = next(
+            (compared for row in table.rows if (compared := row.effect) and compared.measure == measure), None
+        )
+        if effect is not None:
+            parts.append(f"{100 * size if quantity(effect) is ACCURACIES else size:g} {unit_of(effect)}")
+    if not parts:
+        return ""
+    what = "to be shown as good within" if aim.margins else "to detect a difference of"
+    condition = "neither is better and runs" if aim.margins else "apart from it runs"
+    return (
+        f"questions in all {what} {' or '.join(parts)} with {100 * aim.power:g} % power, if {condition} disagree as "
+        "often as so far"
+    )
+
+
+def plan_columns(table: Table) -> list[Column]:
+    plans = table.of(Plans).of_rows
+    lines = [(row, plans[row.run.run_id]) for row in table.rows if row.run.run_id in plans]
+    rates = [plan.disagreement for _, plan in lines]
+    return [
+        Column("plan", [name_of(row, table.keys) for row, _ in lines], False, use=Use.setting),
+        Column("so far", [f"{plan.asked:,}" for _, plan in lines]),
+        Column("disagree", [ABSENT if rate is None else f"{100 * rate:.1f} %" for rate in rates]),
+        Column(
+            "needed",
+            [
+                render_notes(plan.reason)
+                if plan.needed is None
+                else about_between(plan.needed, (plan.needed_low, plan.needed_high))
+                for _, plan in lines
+            ],
+            use=Use.result,
+        ),
+        Column(
+            "further",
+            [
+                ABSENT
+                if plan.needed is None
+                else f"{further_questions(rounded_up(plan.needed), plan.asked):,}"
+                for _, plan in lines
+            ],
+        ),
+        Column("time here", [duration(plan.further_s) for _, plan in lines]),
+    ]
+
+
+def duration(seconds: float | None) -> str:
+    """Return a duration in the largest fitting unit: 0 s, 12 s, 3.4 min, 2.1 h."""
+    if seconds is None:
+        return ABSENT
+    for unit, length in (("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.0f} s" if seconds >= 1 or not seconds else "<1 s"

@@ -1,0 +1,57 @@
+"""Which answers say little about a model, in words: those cut off by a limit, and those that a rule has not read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from runner_base import few
+from runner_compare.metrics import number
+from runner_compare.statistics.floor_effects import LIMIT, count_cut_off
+from runner_compare.statistics.unread_answers import ENDED, EXTRACTOR, FOUND, SCORER
+
+NOTED_SHARE = 0.1  # of the answers: from this share on, the score changes noticeably
+BROADEST = "flexible"  # finds an answer wherever one of the others does
+NOTED_ANSWERS = 2  # one answer without a mark happens to every model
+MAX_NAMED = 8
+
+
+def cut_off_words(metrics: Mapping[str, float], params: Mapping[str, str]) -> str:
+    """Return `20 of 20 cut off at 64 tokens: raise generation.max_new_tokens`; empty if few answers
+    or none are."""
+    cut_off, answers = count_cut_off(metrics)
+    if not answers or cut_off / answers < NOTED_SHARE:
+        return ""
+    at, fix = (
+        (f" at {limit} tokens", f"raise {LIMIT}") if (limit := params.get(LIMIT)) else ("", "raise its limit")
+    )
+    if metrics.get("stopped_by_context", 0) >= cut_off:  # no larger limit would help
+        at, fix = (" where the model's context is full", "shorten the prompts or extend it (rope=yarn)")
+    what = " answers" if answers > metrics["n"] else ""
+    return f"{cut_off:,.0f} of {answers:,.0f}{what} cut off{at}: {fix}"
+
+
+def unread_note(jobs: Iterable[tuple[str, Mapping[str, float], Mapping[str, str]]]) -> str:
+    """Say of which jobs, by name, metrics and params, the rule that judges reads few answers; empty
+    if of none. The only job needs no name."""
+    by_rule: dict[str, list[str]] = {}
+    for name, metrics, params in jobs:
+        rule = params.get(EXTRACTOR, "")
+        if params.get(SCORER, "null") != "null" or f"{FOUND}{rule}" not in metrics or rule == BROADEST:
+            continue
+        ended, found, by_other = (metrics[ENDED], metrics[f"{FOUND}{rule}"], metrics[f"{FOUND}{BROADEST}"])
+        if by_other - found >= max(NOTED_ANSWERS, NOTED_SHARE * ended):
+            counts = f"in {number(found)} of {number(ended)} against {number(by_other)}"
+            accuracy = f"accuracy by {BROADEST}: {metrics[f'accuracy/{BROADEST}']:.1%}"
+            row = f"row {name}: " if name else ""
+            by_rule.setdefault(rule, []).append(f"{row}{counts} ({accuracy})")
+    if not by_rule:
+        return ""
+    each = (
+        f"of the texts that ended, {EXTRACTOR}={rule} finds an answer in fewer than {BROADEST} does: "
+        f"{few(rows, MAX_NAMED)}"
+        for rule, rows in by_rule.items()
+    )
+    return (
+        f"{'. '.join(each)}. The same command with {EXTRACTOR}={BROADEST} judges the recorded texts again, without "
+        "decoding"
+    )

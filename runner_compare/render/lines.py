@@ -1,0 +1,48 @@
+"""Lines of a picture, one for each row or setting, with the intervals of their points."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from runner_base import plain
+from runner_base.drawing import BAD, FRONT, GOOD, INK, MUTED, PAPER
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COLOURS, LINES, MARKERS = ((INK, FRONT, BAD, GOOD, MUTED), ("-", (0, (4, 2))), ("o", "s", "^", "D", "v"))
+MAX_LINES = len(COLOURS) * len(LINES)
+LinePoint = tuple[float, float, float | None, float | None]  # x, and y with the ends of its interval
+
+
+def draw_line(pane: Axes, number: int, name: str, points: Sequence[LinePoint], is_hollow: bool) -> str:
+    """Draw a line with its intervals, and return its colour."""
+    colour = COLOURS[number % len(COLOURS)]
+    pane.plot(
+        [x for x, *_ in points],
+        [middle for _, middle, *_ in points],
+        color=colour,
+        linestyle=LINES[number // len(COLOURS)],
+        linewidth=1.2,
+        marker=MARKERS[number % len(MARKERS)],
+        markersize=5,
+        markerfacecolor=PAPER if is_hollow else colour,
+        label=literal(name),
+    )
+    for x, _, low, high in points:
+        if low is not None and high is not None:
+            pane.plot(
+                [x, x], [low, high], color=colour, linewidth=1, alpha=0.45, solid_capstyle="butt", zorder=1
+            )
+    return colour
+
+
+def name_lines(pane: Axes) -> None:
+    """Write the names of the lines beside a pane."""
+    pane.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=8)
+
+
+def literal(text: str) -> str:
+    """Escape a text for matplotlib, which would draw a formula between two $."""
+    return plain(text).replace("$", r"\$")

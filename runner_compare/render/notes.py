@@ -1,0 +1,122 @@
+"""The sentences of notes of the comparison, by their codes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from runner_base import few
+from runner_base.notes import Note
+from runner_base.render.notes import Template, render_note
+from runner_base.texts import quantized_in_words
+from runner_compare.model.data import ABSENT
+from runner_compare.render.margins import margin_words, verdict_words
+from runner_compare.render.quantities import quantity, unit_of
+from runner_compare.statistics import Decision, Effect, MarginVerdict
+from runner_compare.statistics.floor_effects import LIMIT
+
+MAX_SETTINGS = 6  # that a note names
+
+
+def render_notes(*notes: Note | None) -> str:
+    """Return notes as one text; empty if there are none."""
+    return "; ".join(render_note(note, NOTES) for note in notes if note)
+
+
+def _size(effect: Effect) -> str:
+    return f"{quantity(effect).write(abs(effect.value)).removeprefix('+')} {unit_of(effect)}"
+
+
+def _watched(jobs: Sequence[str]) -> str:
+    several = len(jobs) > 1
+    return f"{' and '.join(jobs)} {'were' if several else 'was'} compared while {'they' if several else 'it'} ran"
+
+
+def _by_themselves(names: Mapping[str, Decision]) -> str:
+    shown: dict[str, list[str]] = {}
+    for name, decision in names.items():
+        what = str(decision.finding)
+        if decision.verdict is MarginVerdict.worse_by_more:
+            what = verdict_words(decision.verdict, margin_words(decision))
+        shown.setdefault(what, []).append(name)
+    return f"by themselves: {', '.join(f'{what} on {few(where, 4)}' for what, where in shown.items())}"
+
+
+def _other_context(settings: Mapping[str, tuple[str | None, str | None]]) -> str:
+    each = ", ".join(f"{key}={own} here, {base} in the baseline" for key, (own, base) in settings.items())
+    return f"the same tokens after other context{f' ({each})' if each else ''}"
+
+
+def _paired_by_text(
+    n: int,
+    asked: tuple[int, int],
+    tools: tuple[str, str],
+    scorers: tuple[str, str],
+    settings: Mapping[str, tuple[str | None, str | None]],
+) -> str:
+    shown = {key: [ABSENT if value is None else value for value in pair] for key, pair in settings.items()}
+    each = [f"{key} ({base}, here {own})"[:120] for key, (base, own) in shown.items()]
+    differing = f", and settings: {few(each, MAX_SETTINGS)}" if each else ""
+    return (
+        f"paired by the text of {n:,} of {asked[1]:,} questions here and of {asked[0]:,} in the baseline; "
+        f"what differs may be the prompts ({tools[0]}'s, here {tools[1]}'s), "
+        f"the scorers ({scorers[0]}, here {scorers[1]}){differing}"
+    )
+
+
+def _few_read(unread: Sequence[tuple[float, float]], is_none: bool) -> str:
+    counts = " and ".join(f"{count:,.0f} of {answers:,.0f}" for count, answers in unread)
+    return f"{'no answer' if is_none else 'few answers'} could be read on either side ({counts} are missing)"
+
+
+NOTES: dict[str, Template] = {
+    # beside the difference of a row
+    "paired_on_counted": "paired on the {shared:,} questions that count in both: of {here:,} here, {there:,} there",
+    "paired_by_text": _paired_by_text,
+    "unpaired": "unpaired, {why}",
+    "different_prompts": "different prompts for {different} of {n} questions",
+    "different_prompts_before": "different prompts before {different} of {n} texts",
+    "different_engines": "different engines: {here} here, {there} in the baseline",
+    "other_context": _other_context,
+    "in_families": "in {n:,} families of texts by {field}",
+    "windows_are_samples": "the windows of one text count as samples",
+    "stopped_early": lambda jobs, n: (
+        f"{' and '.join(jobs)} stopped early: paired on the {n} questions that both have"
+    ),
+    "watched": _watched,
+    "of_votes": "this difference is one of votes of {answers} answers, which the job compared while it ran",
+    "errors_not_solved": "questions that ended in an error count as not solved here, and not at all in what the job "
+    "says",
+    "also_differ": "they also differ in {settings}",
+    "ignored": "ignored: {settings}",
+    "within_noise": lambda effect: f"no larger than the baseline's difference from itself ({_size(effect)})",
+    "beside_noise": lambda effect: f"the baseline differs from itself, too, beyond chance ({_size(effect)})",
+    "shares_changed": "{changed:,} of {n:,} questions have another share of right answers",
+    "verdicts_changed": "{changed:,} of {n:,} verdicts are not the same",
+    "answers_changed": "{changed:.0f} of {asked:.0f} answers of {job} change when asked again",
+    "little_quantized": lambda name, job, shares: (
+        f"{name} of {job} quantizes only {quantized_in_words(*shares)}"
+    ),
+    "by_themselves": _by_themselves,
+    "sets_differ": "the sets differ, and the mean does not hold for each of them: {shown}",
+    # why nothing is decided, and what would tell more
+    "mostly_cut_off": "most answers are cut off",
+    "cut_off_decides": "cut-off answers decide it",
+    "none_solved": "no question is solved by either",
+    "few_read": _few_read,
+    "no_evidence": "{why}: {fix}",
+    "ask_easier": "easier ones would tell more",
+    "read_some": "read some of them",
+    "larger_limit": f"give it a larger {LIMIT}",
+    "all_solved": "every question is solved by both: harder ones would tell more",
+    # why there is no plan
+    "plan_watched": "it was compared while it ran",
+    "plan_over_seeds": "seeds count, too, and more questions do not show more of them",
+    "plan_means": "it is unknown for families of questions and for several answers to a question",
+    "plan_unpaired": "the comparison is unpaired",
+    "plan_too_low": "the baseline solves too few questions to lose more than the margin",
+    "plan_few_families": "fewer than {least} families say too little",
+    "plan_too_many": "ten million are not enough",
+    # why a row is not considered for the front
+    "measured_beside": "measured {what}",
+    "other_machine": "measured on another machine: {machine}",
+}
