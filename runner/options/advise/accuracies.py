@@ -93,13 +93,6 @@ class RecordedAccuracy:
             return share_interval(*columns)
         return self.recorded[1:] if self.recorded else wilson_interval(self.correct, self.n)
 
-    @property
-    def described(self) -> str:
-        """The accuracy with its interval: 33.5 % [27.3, 40.3] of 200."""
-        low, high = self.interval
-        part = f" of the {self.asked:,}" if self.n < self.asked else ""
-        return f"{100 * self.accuracy:.1f} % [{100 * low:.1f}, {100 * high:.1f}] of {self.n:,}{part}"
-
 
 @dataclass(frozen=True)
 class _Match:

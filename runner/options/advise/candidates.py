@@ -20,7 +20,8 @@ from runner.options.advise.accuracies import RecordedAccuracy
 from runner.options.advise.closeness import RecordedCloseness
 from runner.options.advise.gains import RecordedGain
 from runner.options.advise.machines import Machine
-from runner_base import ConfigError, RunnerError, beside_limit, decimals, one_line, told_apart
+from runner_base import ConfigError, RunnerError, one_line
+from runner_base.notes import Note, note
 from runner_engine import local_model, no_downloads
 from runner_engine.checkpoints import SHAPES_DIR, kv_number_bytes, list_tensors, most_rows
 from runner_engine.plan import formats
@@ -28,11 +29,6 @@ from runner_engine.quantization.base import CheckpointSource as Checkpoint
 from runner_engine.render.notes import render
 
 QUANTIZATIONS = ("none", "int8", "nf4")  # from the most faithful to the smallest
-COSTS = {
-    "none": "the model as it is",
-    "int8": "int8: no loss in published tests (LLM.int8(), 2022)",
-    "nf4": "nf4: little loss in published tests (QLoRA, 2023), more for small models",
-}
 OTHER_MODELS = (
     3  # smaller models that are tried if few settings of the model itself fit: those nearest in size
 )
@@ -64,8 +60,8 @@ class Candidate:
     closeness: RecordedCloseness | None = None
     reference_of: frozenset[str] = frozenset()  # the jobs whose KL is to this candidate
     gains: list[RecordedGain] = field(default_factory=list)  # of guessed tokens, where measured
-    before_next: str = ""  # why it is ranked before the next one
-    problem: str = ""  # why it is rejected
+    before_next: Note | None = None  # why it is ranked before the next one
+    problem: Note | None = None  # why it is rejected
     notes: list[str] = field(default_factory=list)  # what is not as its name promises
 
     @property
@@ -156,14 +152,12 @@ def judge(
             on_machine = candidate.config if machine is None else _on_device(candidate.config, machine.device)
             sized = without_download(resolve(on_machine))
             if sized is None:
-                candidate.problem = (
-                    "its size is unknown without a download: give model.name=FOLDER or a preset"
-                )
+                candidate.problem = note("size_unknown")
                 continue
             try:
                 formats.check_reach(sized)
             except ConfigError as error:
-                candidate.problem = one_line(error)
+                candidate.problem = note("out_of_reach", error=one_line(error))
                 continue
             candidate.notes = [render(note) for note in formats.notes_of_reach(sized)]
             known[number] = sized
@@ -178,8 +172,7 @@ def judge(
             _set_batch_size(candidate, sized, {device: allowed_mib - PROCESS_MIB})
             if candidate.fit is None or not candidate.fit.fits:
                 needed = candidate.fit.needed_mib + PROCESS_MIB if candidate.fit else 0.0
-                needs, allowed = told_apart(needed, allowed_mib, decimals(0))
-                candidate.problem = f"needs {needs} MiB, one question at a time; {allowed} are allowed"
+                candidate.problem = note("too_large", needed_mib=needed, allowed_mib=allowed_mib)
     fitting = {number: candidate for number, candidate in known.items() if not candidates[number].problem}
     if machine is None:
         finished = FinishedJobs(output_dir)
@@ -205,8 +198,7 @@ def judge(
             and each_s is not None
             and each_s > limits.seconds
         ):
-            takes = beside_limit(each_s, limits.seconds, decimals(1))
-            candidate.problem = f"takes about {takes} s a question; {limits.seconds:g} are allowed"
+            candidate.problem = note("too_slow", each_s=each_s, limit_s=limits.seconds)
     return candidates
 
 

@@ -35,17 +35,6 @@ class RecordedCloseness:
     reference_job: str = ""  # the id of the job that was
     is_reference: bool = False  # of the reference itself, to which another candidate's KL is
 
-    @property
-    def value(self) -> str:
-        """The KL with its interval: KL 0.00048 [0.0003, 0.0006] nats/token."""
-        ends = "" if self.low is None or self.high is None else f" [{self.low:.2g}, {self.high:.2g}]"
-        return f"KL {self.kl:.2g}{ends} nats/token"
-
-    @property
-    def described(self) -> str:
-        """The KL with its interval, and what it is to."""
-        return f"{self.value} to {self.reference}"
-
     def of_reference(self) -> RecordedCloseness:
         """Return the closeness of the reference to itself, beside this one."""
         return replace(self, kl=0.0, low=0.0, high=0.0, is_reference=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from runner.config.root import RunnerConfig
 from runner.estimates.recorded import FinishedJobs
 from runner.speed.by_turns import GAIN
-from runner_base import Record, counted
+from runner_base import Record
 
 GUESSES = "generation.speculate"
 CELL = "/batch_"  # with the rows behind it, in the names of a cell's metrics
@@ -31,11 +31,6 @@ class RecordedGain:
         """Whether decoding was shown to be faster with guesses, or slower; None: neither."""
         return True if self.low > 1 else False if self.high < 1 else None
 
-    @property
-    def described(self) -> str:
-        """The gain with its interval: 0.58 [0.42, 0.69] at 4 rows."""
-        return f"{self.gain:.2f} [{self.low:.2f}, {self.high:.2f}] at {counted(self.rows, 'row')}"
-
 
 def recorded_gains(config: RunnerConfig, finished: FinishedJobs) -> list[RecordedGain]:
     """Return what the newest sweep of each kind of guesses has measured with a config's model, by
@@ -46,26 +41,6 @@ def recorded_gains(config: RunnerConfig, finished: FinishedJobs) -> list[Recorde
             newest[record.params[GUESSES]] = record
     found = [gain for record in newest.values() for gain in _gains(record)]
     return sorted(found, key=lambda gain: (gain.speculate, gain.rows))
-
-
-def gains_in_words(gains: list[RecordedGain], rows: int) -> list[str]:
-    """Return a line for each kind of guesses: at which rows they pay, and whether at those of the
-    candidate."""
-    lines = []
-    for speculate in dict.fromkeys(gain.speculate for gain in gains):
-        own = [gain for gain in gains if gain.speculate == speculate]
-        here = next((gain for gain in own if gain.rows == rows), None)
-        asked = f"{GUESSES}={speculate}"
-        if here is None:
-            said = f"not measured at {counted(rows, 'row')}"
-        elif here.pays is None:
-            said = f"no difference shown at {counted(rows, 'row')}"
-        else:
-            said = f"{'faster' if here.pays else 'slower'} at {counted(rows, 'row')}"
-        measured = ", ".join(gain.described for gain in own)
-        recorded = f"recorded in {own[0].job_id}"
-        lines.append(f"{asked}: {said}; times as fast as without guesses: {measured} ({recorded})")
-    return lines
 
 
 def _gains(record: Record) -> Iterator[RecordedGain]:

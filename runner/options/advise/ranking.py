@@ -18,11 +18,10 @@ from itertools import combinations, pairwise
 from runner.options.advise.accuracies import compare
 from runner.options.advise.candidates import Candidate
 from runner.options.advise.closeness import RecordedCloseness
-from runner_compare import points
+from runner_base.notes import Note, note
 from runner_compare.statistics import Decision, Finding, Test, judge
 
 LOSES_MORE = ("nf4", "fp4")  # number formats for which published tests find some loss
-UNKNOWN = "accuracy unknown here"
 MEMORY_TOLERANCE = 0.05  # predictions of memory are no better than that
 TIGHT = 0.9  # of the allowed memory: beyond it, memory is short
 
@@ -49,9 +48,8 @@ def rank(candidates: Sequence[Candidate], memory_is_limited: bool = False) -> li
         ranked.append(min(first, key=order.cost))
         left.remove(ranked[-1])
     for rank_from_1, (number, after) in enumerate(pairwise(ranked), start=1):
-        candidates[
-            number
-        ].before_next = f"{rank_from_1} before {rank_from_1 + 1}: {order.reason(number, after, rank_from_1)}"
+        reason = order.reason(number, after, rank_from_1)
+        candidates[number].before_next = note("before", rank=rank_from_1, reason=reason)
     return [candidates[number] for number in ranked]
 
 
@@ -151,93 +149,82 @@ class _Order:
             number,
         )
 
-    def reason(self, first: int, second: int, rank_from_1: int) -> str:
-        """Say why a candidate is before the next one."""
-        candidate, next_candidate = self.candidates[first], self.candidates[second]
+    def reason(self, first: int, second: int, rank_from_1: int) -> Note:
+        """Return why a candidate is before the next one."""
         if self.is_better(first, second):
-            return f"more accurate: {self._difference(first, second)}"
-        known = self._known(first, second, rank_from_1)
+            return self._difference(first, second)
+        why, known = self._why(first, second, rank_from_1), self._known(first, second, rank_from_1)
+        return note("reason", why=why, known=known)
+
+    def _why(self, first: int, second: int, rank_from_1: int) -> Note:
+        """Return what puts a candidate first whose accuracy does not."""
+        candidate, next_candidate = self.candidates[first], self.candidates[second]
         closenesses = self.closenesses(first, second)
         if closenesses is not None and self.loses_less(first, second):
-            closeness, next_closeness = closenesses
-            closer = f"closer to {closeness.reference}"
-            if closeness.is_reference:
-                return f"{closer}, which it is itself: the other has {next_closeness.value}; {known}"
-            return f"{closer}: {closeness.value} instead of {next_closeness.value}; {known}"
+            own, other = closenesses
+            if own.is_reference:
+                return note("is_reference", own=own, other=other)
+            return note("closer", own=own, other=other)
         if self.loses_less(first, second):
-            return (
-                f"published tests, not those of this model here, find less loss for {candidate.quantization} than for "
-                f"{next_candidate.quantization}; {known}"
-            )
+            formats = candidate.quantization, next_candidate.quantization
+            return note("published_loss", quantization=formats[0], other=formats[1])
         if self.dominates(first, second):
-            return f"{_measured(candidate, next_candidate)}; {known}"
+            return _measured(candidate, next_candidate)
         if candidate.is_asked != next_candidate.is_asked:
-            return f"{rank_from_1} is the model that you have named; {known}"
+            return note("named", rank=rank_from_1)
         if self.time_ranks[first] != self.time_ranks[second] or candidate.is_timed != next_candidate.is_timed:
-            return f"{_faster(candidate, next_candidate)}; {known}"
+            return _faster(candidate, next_candidate)
         if self.memory_ranks[first] != self.memory_ranks[second]:
-            return f"less memory, {candidate.known_mib:,.0f} MiB instead of {next_candidate.known_mib:,.0f}; {known}"
-        return f"nothing tells them apart; {known}"
+            return note("less_memory", mib=candidate.known_mib, other_mib=next_candidate.known_mib)
+        return note("alike")
 
-    def _known(self, first: int, second: int, rank_from_1: int) -> str:
+    def _known(self, first: int, second: int, rank_from_1: int) -> Note:
         accuracy, next_accuracy = self.candidates[first].accuracy, self.candidates[second].accuracy
+        if accuracy is None and next_accuracy is None:
+            return note("accuracy_unknown")
         if accuracy is None or next_accuracy is None:
-            missing = [
-                rank_from_1 + number
-                for number, known in enumerate((accuracy, next_accuracy))
-                if known is None
-            ]
-            return UNKNOWN if len(missing) == 2 else f"accuracy of {missing[0]} unknown here"
+            return note("accuracy_of_one_unknown", rank=rank_from_1 + (next_accuracy is None))
         if (first, second) not in self.shown:
-            return "their recorded accuracies cannot be compared"
-        return f"no difference in accuracy shown ({accuracy.described} and {next_accuracy.described})"
+            return note("accuracies_incomparable")
+        return note("no_difference", own=accuracy, other=next_accuracy)
 
-    def _difference(self, first: int, second: int) -> str:
+    def _difference(self, first: int, second: int) -> Note:
         effect, sign = self.shown[first, second]
-        value, low, high = sign * effect.value, *sorted(sign * end for end in effect.simultaneous)
-        n = (
-            f"the same {effect.n:,} questions"
-            if effect.counts["wins"] is not None
-            else "questions that are not paired"
+        low, high = sorted(sign * end for end in effect.simultaneous)
+        return note(
+            "more_accurate",
+            value=sign * effect.value,
+            interval=(low, high),
+            questions=effect.n,
+            is_paired=effect.counts["wins"] is not None,
+            p=effect.p_holm,
         )
-        p = f"{effect.p_holm:.2g}"
-        return f"{points(value)} points [{points(low)}, {points(high)}] on {n} (p = {p})"
 
 
-def _measured(candidate: Candidate, other: Candidate) -> str:
-    """Say in what a candidate was measured to be better than one that is better in nothing."""
-    better_in = []
-    if (
-        candidate.measured_each_s is not None
-        and other.measured_each_s is not None
-        and _is_faster(candidate, other)
-    ):
-        better_in.append(
-            f"{candidate.measured_each_s:,.2f} s a question instead of {other.measured_each_s:,.2f}"
-        )
+def _measured(candidate: Candidate, other: Candidate) -> Note:
+    """Return in what a candidate was measured to be better than one that is better in nothing."""
+    each_s, other_s = candidate.measured_each_s, other.measured_each_s
+    seconds = None
+    if each_s is not None and other_s is not None and _is_faster(candidate, other):
+        seconds = each_s, other_s
+    mib = None
     if candidate.measured_mib is not None and other.measured_mib is not None:
-        better_in.append(f"{candidate.measured_mib:,.0f} MiB instead of {other.measured_mib:,.0f}")
-    return f"no worse in all that was recorded here of both: {', '.join(better_in)}"
+        mib = candidate.measured_mib, other.measured_mib
+    return note("no_worse", seconds=seconds, mib=mib)
 
 
-def _faster(candidate: Candidate, other: Candidate) -> str:
-    """Say which times put a candidate before another one; a prediction counts with its possible
+def _faster(candidate: Candidate, other: Candidate) -> Note:
+    """Return which times put a candidate before another one; a prediction counts with its possible
     error."""
-    assert candidate.each_s is not None
-    if other.each_s is None or other.time is None:
-        return f"{candidate.each_s:,.2f} s a question, while the time of the other is unknown"
+    each_s, other_s = candidate.each_s, other.each_s
+    if other_s is None or other.time is None:
+        return note("time_unknown", each_s=each_s)
     if _is_faster(candidate, other):
-        return f"faster by the estimates, {candidate.each_s:,.2f} s a question instead of {other.each_s:,.2f}"
+        return note("faster", each_s=each_s, other_s=other_s)
     if candidate.is_timed == other.is_timed:
-        return (
-            f"at most {candidate.each_s_at_most:,.2f} s a question by the estimates instead of "
-            f"{other.each_s_at_most:,.2f}"
-        )
-    source, error = other.time.source, f"± {other.time.spread:.0%}"
-    return (
-        f"its {candidate.each_s:,.2f} s a question are recorded, and the {other.each_s:,.2f} of the other {source} "
-        f"({error}): neither is known to be faster"
-    )
+        return note("faster_at_most", each_s=candidate.each_s_at_most, other_s=other.each_s_at_most)
+    source, spread = other.time.source, other.time.spread
+    return note("recorded_time", each_s=each_s, other_s=other_s, source=source, spread=spread)
 
 
 def _is_faster(candidate: Candidate, other: Candidate) -> bool:

@@ -138,7 +138,8 @@ class _GraphFields(Fields):
         self.only("", OF_ROUNDS | values if version == 1 else values, KEYS)
         for key, value in OF_ROUNDS.items():
             if values.get(key, value) != value:
-                self.fail(key, f"{json.dumps(value)}, since all rounds share the edges,", values[key])
+                need = f"{json.dumps(value)}, since all rounds share the edges,"
+                self.fail(key, need, values[key])
         self.one_of("mode", values["mode"], tuple(mode.value for mode in Mode))
         mode, agents = Mode(values["mode"]), self.count("agents", values["agents"])
         if agents < 1 or (mode is Mode.direct_answer and agents != 1):
@@ -178,7 +179,8 @@ class _GraphFields(Fields):
             key = f"learned.settings.{self.name('learned.settings', name)}"
             is_finite = isinstance(setting, float) and math.isfinite(setting)
             if not (is_finite or setting is None or isinstance(setting, (str, int))):
-                self.fail(key, "a text, a finite number, true, false or null", setting)
+                need = "a text, a finite number, true, false or null"
+                self.fail(key, need, setting)
         iterations, questions = (
             self.count(f"learned.{name}", values[name]) for name in ("iterations", "questions")
         )

@@ -83,15 +83,6 @@ class CodeOutcome:
     printed: str = ""  # the beginning of what it printed
 
 
-@dataclass(frozen=True)
-class Protections:
-    """What protects this machine from a program, in words, and what is missing; empty if nothing
-    is."""
-
-    held: str
-    missing: str
-
-
 class Sandbox:
     """Runs programs, each in a process of its own; several threads may call it at once.
 
@@ -115,16 +106,12 @@ class Sandbox:
         to `answer`."""
         if len(text) > LONGEST_CODE:
             return _failed(f"the code has more than {LONGEST_CODE} characters")
-        self._try()
+        self.protections()
         return self._run(programs_in(text), self.limits, self.letters)[0]
 
-    def protections(self) -> Protections:
-        """Return the protections of this machine; runs a small program to find out."""
-        return in_words(self._try(), self.limits)
-
-    def _try(self) -> frozenset[str]:
-        """Run a program that must succeed, once; without the filter if a system library needs more
-        calls."""
+    def protections(self) -> frozenset[str]:
+        """Return the names of this machine's protections. Runs a program that must succeed, once;
+        without the filter if a system library needs more calls."""
         with self._lock:
             if self._held is None:
                 limits = replace(self.limits, seconds=max(_PROBE_S, self.limits.seconds))
@@ -200,7 +187,8 @@ class Sandbox:
                 chunk = os.read(descriptor, _MAX_ANSWERED)
                 data += chunk
                 if len(data) > _MAX_ANSWERED:
-                    return b"", "it wrote into the pipe for its answer"
+                    why = "it wrote into the pipe for its answer"
+                    return b"", why
                 if is_open := bool(chunk):
                     continue
                 if data.count(b"\0") == len(_FIELDS) - 1 or _has_ended(process):
@@ -208,9 +196,10 @@ class Sandbox:
                 # the process is ending, or the code has closed the pipe
                 poll.unregister(descriptor)
             if _is_full(folder, 4 * limits.file_kib * KIB):
-                return b"", "it wrote more files than it may"
-        closed = "" if is_open else "it closed the pipe for its answer, and "
-        return b"", f"{closed}{'' if closed else 'it '}was stopped after {limits.seconds:g} s"
+                why = "it wrote more files than it may"
+                return b"", why
+        why = "it " if is_open else "it closed the pipe for its answer, and "
+        return b"", f"{why}was stopped after {limits.seconds:g} s"
 
     def _outcome(
         self, data: bytes, why: str, exit_code: int, cpu_s: float, letters: bool
@@ -256,42 +245,6 @@ def programs_in(text: str) -> tuple[str, ...]:
     return tuple(
         dict.fromkeys([text, *("\n".join(lines[:count]) for count in range(len(lines), 0, -1)[:50])])
     )
-
-
-def in_words(held: frozenset[str], limits: SandboxLimits) -> Protections:
-    """Describe the protections that the child has named, and those that it has not."""
-    clauses = [
-        "a process of its own with no environment, in an empty folder",
-        f"{limits.seconds:g} s by the clock",
-    ]
-    missing: list[str] = []
-    for name, limit_text in (
-        ("cpu", f"{limits.cpu_s} s of CPU time"),
-        ("as", f"{limits.memory_mib} MiB of memory"),
-        ("fsize", f"{limits.file_kib} KiB a file"),
-    ):
-        (clauses if name in held else missing).append(
-            limit_text if name in held else f"no limit of {limit_text}"
-        )
-    by_path = (
-        ("seccomp", "all files, also whether they exist")
-        if "paths" in held
-        else ("landlock", "files elsewhere")
-    )
-    for name, what in (by_path, ("seccomp", "network, processes, signals, other calls of the system")):
-        if name in held:
-            clauses.append(f"{what}: refused by the kernel ({name})")
-        else:
-            missing.append(f"{what}: refused by Python only, which malicious code can circumvent")
-    if "paths" not in held:
-        missing.append("code can see whether a file exists")
-    if "nproc" in held and "powerless" in held and "seccomp" not in held:
-        missing.append("no limit of processes: root has none")
-    if "nobody" in held:
-        clauses.append("as user nobody")
-    if "powerless" in held:
-        clauses.append("as root without its powers")
-    return Protections("; ".join(clauses), "; ".join(missing))
 
 
 def _failed(why: str) -> CodeOutcome:

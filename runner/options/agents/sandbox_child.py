@@ -197,7 +197,8 @@ def as_text(value: Any, wanted: str = "number") -> tuple[str, str]:
         if len(text) > LONGEST_TEXT:
             return "", f"`answer` is a text of {len(text)} characters and no {wanted}"
         if not "".join(text.split()).isprintable():
-            return "", f"`answer` is a text with characters that cannot be printed, and no {wanted}"
+            why = f"`answer` is a text with characters that cannot be printed, and no {wanted}"
+            return "", why
         return text or " ", ""
     of_modules = (("decimal", "Decimal"), ("fractions", "Fraction"))
     kinds = (int, float, *(getattr(sys.modules.get(name), kind, int) for name, kind in of_modules))

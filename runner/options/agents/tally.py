@@ -10,6 +10,7 @@ from typing import Any
 from runner.options.agents.keys import DECISION, Role
 from runner.options.agents.sandbox import CodeStatus
 from runner.options.agents.team import Discussion, Link
+from runner_base.notes import Note, note
 
 
 @dataclass
@@ -79,14 +80,14 @@ class Tally:
         """Return how many calls a role has got."""
         return self.roles[who].calls
 
-    def failures(self) -> str:
-        """Say how many programs have failed, and the most frequent reason; empty if none has."""
+    def failures(self) -> Note | None:
+        """Return how many programs have failed, and the most frequent reason; None if none has."""
         written, failed = self.programs.total(), self.programs.total() - self.programs[""]
         if not failed:
-            return ""
+            return None
         whys = Counter({why: count for why, count in self.programs.items() if why})
         ((why, count),) = whys.most_common(1)
-        return f"{failed} of {written} programs failed, most often ({count}): {why}"
+        return note("programs_failed", "warning", failed=failed, written=written, count=count, why=why)
 
     def rows(self) -> list[dict[str, Any]]:
         """Return a row for each role, then for each edge, in the order of the agents."""

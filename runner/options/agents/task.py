@@ -14,7 +14,7 @@ from runner.config.root import RunnerConfig
 from runner.core.sides import answered_by, sides
 from runner.datasets.chosen import choice_words, with_recorded_cluster
 from runner.datasets.items import Item
-from runner.options.agents import assignment, graph_file, picture
+from runner.options.agents import assignment, graph_file
 from runner.options.agents.assignment import Assignment, team_of
 from runner.options.agents.calls import CallFile
 from runner.options.agents.graph import Edges, Kind
@@ -22,6 +22,9 @@ from runner.options.agents.keys import Domain
 from runner.options.agents.methods import learner_of, settings_of
 from runner.options.agents.outcome import sample_of, why
 from runner.options.agents.play import Player
+from runner.options.agents.render import picture
+from runner.options.agents.render.notes import NOTES
+from runner.options.agents.render.sandbox import describe_protections
 from runner.options.agents.sandbox import Sandbox, SandboxLimits
 from runner.options.agents.tally import Tally
 from runner.options.agents.team import Discussion, SampledDiscussion
@@ -31,7 +34,9 @@ from runner.scorers import score_without_left_out
 from runner.tasks.base import Context, Uses
 from runner.tasks.collecting import kept_words, problems
 from runner.tasks.named_adapters import words_on_adapters
-from runner_base import Call, JobFailed, Progress, Result, Sample, Verdict, counted, machine, write_atomically
+from runner_base import Call, JobFailed, Progress, Result, Sample, Verdict, machine, write_atomically
+from runner_base.notes import Note, note
+from runner_base.render.notes import render_note
 from runner_base.result import CALLS, GRAPH, GRAPH_PICTURE
 from runner_compare import cut_off_words
 from runner_compare.statistics import LIMIT
@@ -122,11 +127,9 @@ class _Work:
             result.metrics |= {"train_questions": len(solved), "train_solved": sum(solved)}
             result.facts["trained_on"] = f"{len(solved)} questions of {task.train_split}"
         if protections is not None:
-            result.facts["sandbox"] = protections.held
-            if protections.missing:
-                result.notes.append(
-                    f"programs that the agents write are not fully sandboxed: {protections.missing}"
-                )
+            result.facts["sandbox"], missing = describe_protections(protections, self.sandbox.limits)
+            if missing:
+                result.notes.append(render_note(note("not_sandboxed", "warning", missing=missing), NOTES))
         if measured is not None:
             result.metrics |= measured.metrics
             result.facts |= measured.facts
@@ -135,7 +138,9 @@ class _Work:
                 result.facts["answered_by"] = models
             result.notes += engine_notes(measured.stats, measured.report)
         limit = str(self.context.config.generation.max_new_tokens)
-        result.notes += [*self.notes(), *filter(None, [cut_off_words(result.metrics, {LIMIT: limit})])]
+        result.notes += [*choice_words(self.task, self.inputs.items)]
+        result.notes += [render_note(each, NOTES) for each in self.notes()]
+        result.notes += filter(None, [cut_off_words(result.metrics, {LIMIT: limit})])
         return result
 
     def edges(self, when: str) -> dict[str, float]:
@@ -148,42 +153,36 @@ class _Work:
         """The kinds of edges that this many rounds have."""
         return self.graph.kinds if self.task.num_rounds > 1 else {"spatial": self.graph.spatial}
 
-    def notes(self) -> list[str]:
+    def notes(self) -> list[Note]:
         """Return the notes that a reader of the numbers needs."""
-        notes, failures = choice_words(self.task, self.inputs.items), self.tally.failures()
-        if failures and (advice := self.advice()):
-            notes.append(f"{failures}. {advice}")
-        elif 2 * self.tally.programs[""] < self.tally.programs.total():
+        notes, failures, questions = [], self.tally.failures(), len(self.inputs.train)
+        if failures is not None and (advice := self.advice()) is not None:
+            notes.append(note("programs_failed_without_roles", "warning", failures=failures, advice=advice))
+        elif failures is not None and 2 * self.tally.programs[""] < self.tally.programs.total():
             notes.append(failures)
         if self.calls.reused:
-            notes.append(
-                f"{counted(self.calls.reused, 'call was', 'calls were')} on disk from an earlier, interrupted run"
-            )
+            notes.append(note("calls_on_disk", calls=self.calls.reused))
         if self.calls.asked_again:
-            notes.append(f"{self.calls.asked_again} calls that had ended in an error were asked again")
+            notes.append(note("calls_asked_again", calls=self.calls.asked_again))
         if self.inputs.left_out:
-            notes.append(
-                f"{self.inputs.left_out} questions of task.train_split={self.task.train_split} are among the scored "
-                "ones and did not train"
-            )
-        if self.task.is_trained and len(self.inputs.train) < self.task.train_questions:
-            notes.append(
-                f"training needed {self.task.train_questions} questions and there were {len(self.inputs.train)}: "
-                "they were used repeatedly"
-            )
+            split = self.task.train_split
+            notes.append(note("scored_left_out", questions=self.inputs.left_out, split=split))
+        if self.task.is_trained and questions < self.task.train_questions:
+            needed = self.task.train_questions
+            notes.append(note("questions_repeated", "warning", needed=needed, questions=questions))
         return notes
 
-    def advice(self) -> str:
-        """Say which keys the shipped model needs for a team; empty if they are set, and for any
+    def advice(self) -> Note | None:
+        """Return which keys the shipped model needs for a team; None if they are set, and for any
         other model."""
         config, adapter = self.context.config, adapter_of(self.context.config.lora)
         has_roles = adapter is not None and adapter.path == TEAM_ADAPTER
         if config.model.name != "embedded" or (has_roles and self.task.domain is Domain.brief):
-            return ""
+            return None
         keys = ["task.domain=brief"] * (self.task.domain is not Domain.brief) + [f"lora={TEAM_ADAPTER}"] * (
             not has_roles
         )
-        return f"The embedded model knows a team's roles with {' '.join(keys)} only"
+        return note("needs_roles", keys=keys)
 
     def open_session(self) -> Session:
         """Load the engine, at the first call that is not on disk."""

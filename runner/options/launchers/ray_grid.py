@@ -15,12 +15,15 @@ from runner.grid.executor import Executor
 from runner.grid.outcomes import Outcome, outcome_of_error
 from runner.grid.plan import PlannedJob, predicted_need
 from runner.options.launchers.ray_jobs import Assignment, Delivery, Mailbox, SharedFile, do_job
+from runner.options.launchers.render.notes import NOTES
 from runner.records import sent_jobs
 from runner.records.jobs import Job
 from runner.run import must_start_anew
 from runner.tasks.base import task_of
 from runner.tracking import adopted_jobs
 from runner_base import JobHeld, RunnerError, Status, check_keys, least, say, setting
+from runner_base.notes import Note, note
+from runner_base.render.notes import render_note
 
 POLL_S = 0.5
 MIB = 2**20
@@ -53,12 +56,12 @@ class RayRequest:
             "resources": {**self.resources},
         }
 
-    def missing(self, largest: Mapping[str, float]) -> list[str]:
-        """Say what is asked for that no node has now."""
+    def missing(self, largest: Mapping[str, float]) -> list[Note]:
+        """Return what is asked for that no node has now."""
         asked = {"CPU": self.num_cpus or 0.0, "GPU": self.num_gpus}
         asked |= {"memory": (self.memory_mib or 0.0) * MIB, **self.resources}
         return [
-            f"no node of this Ray has {name}={amount:g} (the most is {most:g}): the jobs wait until one joins"
+            note("no_node", "warning", resource=name, asked=amount, most=most)
             for name, amount in asked.items()
             if amount > (most := largest.get(name, 0.0))
         ]
@@ -97,8 +100,8 @@ class RayJobs(Executor):
         self.mailbox: Any = ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=here).remote()
         self.do_job: Any = ray.remote(do_job)
         self.largest = largest_node(ray.nodes())  # type: ignore[no-untyped-call]
-        for line in self.request.missing(self.largest):
-            say(line)
+        for missing in self.request.missing(self.largest):
+            say(render_note(missing, NOTES))
         self._todo = sorted(self.numbers, key=lambda number: -self.plan[number].cost)
         return super().run()
 
@@ -209,7 +212,7 @@ class RayJobs(Executor):
         self._restarts[number] = self._restarts.get(number, 0) + 1
         if self.stop_requests or self._restarts[number] > self.request.max_restarts:
             return False
-        say(f"the node of {self.view.labels[number]} has died: it runs again on another one")
+        say(render_note(note("node_died", "warning", job=self.view.labels[number]), NOTES))
         self._since.pop(number, None)
         self._todo.insert(0, number)
         return True
@@ -229,7 +232,8 @@ class RayJobs(Executor):
             return outcome
         if self.stop_requests:
             return outcome
-        return planned.record_death(Status.FAILED, "its process got a signal on its node")
+        why = "its process got a signal on its node"
+        return planned.record_death(Status.FAILED, why)
 
     def _death(self, planned: PlannedJob, is_late: bool, reason: str) -> Outcome:
         """Record the end of a job whose process could not do so."""
@@ -268,8 +272,9 @@ def _words(error: Exception) -> str:
     """Return how a process or a node died, in one line."""
     import ray
 
+    why = "its process died under hydra/launcher=ray (see the logs of Ray on its node)"
     if isinstance(error, ray.exceptions.OutOfMemoryError):
-        return "Ray ended its process, because the memory of the node was nearly used up (hydra.launcher.memory_mib)"
-    if isinstance(error, ray.exceptions.NodeDiedError):
-        return "the node that ran it has died, too often (hydra.launcher.max_restarts)"
-    return "its process died under hydra/launcher=ray (see the logs of Ray on its node)"
+        why = "Ray ended its process, because the memory of the node was nearly used up (hydra.launcher.memory_mib)"
+    elif isinstance(error, ray.exceptions.NodeDiedError):
+        why = "the node that ran it has died, too often (hydra.launcher.max_restarts)"
+    return why

@@ -26,6 +26,7 @@ from runner.grid.outcomes import Outcome
 from runner.grid.plan import plan_all
 from runner.grid.trials import Trials
 from runner.options.launchers import pruning
+from runner.options.launchers.render.notes import NOTES
 from runner.options.launchers.search_pictures import draw
 from runner.options.launchers.search_space import SearchSettings, SearchSpace, corner, study_name
 from runner.options.launchers.trial_owners import OWNER, is_abandoned, owned
@@ -41,6 +42,8 @@ from runner_base import (
     write_atomically,
 )
 from runner_base.errors import check_output_folder
+from runner_base.notes import Note, note
+from runner_base.render.notes import render_note
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -169,9 +172,8 @@ class OptunaSearch(LaunchingSweeper):
             trial for trial in begun if trial.state == TrialState.RUNNING and is_abandoned(trial, owner)
         ]
         if begun:
-            say(
-                f"{self.study.study_name}: {len(finished)} trials are done, {len(left_open)} are taken up again"
-            )
+            study = self.study.study_name
+            _say(note("trials_begun", study=study, done=len(finished), left_open=len(left_open)))
         self.recall([trial for trial in finished if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)])
         while batch := self.next_batch(owner):
             self.run(batch)
@@ -186,7 +188,8 @@ class OptunaSearch(LaunchingSweeper):
                 planned.unnamed = pruning.KEYS
                 self.trials.plan.append(planned)
         if missing := len(finished) - len(self.trials.plan):
-            say(f"{missing} finished trials have no result in {self.master.output_dir}: the table lacks them")
+            folder = self.master.output_dir
+            _say(note("trials_without_result", "warning", trials=missing, folder=folder))
 
     def next_batch(self, owner: dict[str, str]) -> list[Trial]:
         """Return the trials to run now: those that were left open, then new ones; empty if there
@@ -319,8 +322,13 @@ class OptunaSearch(LaunchingSweeper):
         if self.trials.plan:
             self.trials.show()
         elif complete:
-            values = " ".join(f"{key}={value}" for key, value in self.study.best_params.items())
-            print(plain(f"best of {len(complete)} trials: {self.study.best_value}\n  {values}"))
+            score, params = self.study.best_value, self.study.best_params
+            summary = note("best_trial", trials=len(complete), score=score, params=params)
+            print(plain(render_note(summary, NOTES)))
         pictures = draw(self.study, self.folder)
         if pictures:
-            say(f"pictures of the search: {', '.join(pictures)} in {self.folder}")
+            _say(note("pictures_drawn", names=pictures, folder=self.folder))
+
+
+def _say(fact: Note) -> None:
+    say(render_note(fact, NOTES))

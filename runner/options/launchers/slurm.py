@@ -29,7 +29,10 @@ from submitit.core.utils import FailedJobError, UncompletedJobError
 from submitit.slurm.slurm import SlurmJobEnvironment
 
 from runner.grid.other_launchers import Death, job_line
+from runner.options.launchers.render.notes import NOTES
 from runner_base import INTERRUPTED, Status, counted, say, signals
+from runner_base.notes import note
+from runner_base.render.notes import render_note
 
 POLL_S = 1.0  # between two looks for results
 SQUEUE_S = 5.0  # between two calls of squeue, each about all jobs
@@ -70,7 +73,7 @@ class Queue:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode and "Invalid job id" not in done.stderr:
             if not self._is_silent:
-                say(f"squeue fails, the jobs are waited for: {done.stderr.strip()}")
+                say(render_note(note("squeue_fails", "warning", error=done.stderr.strip()), NOTES))
             self._is_silent = True
             return
         self._is_silent = False

@@ -15,10 +15,13 @@ from runner.engines.kinds import Encoded, ModelKind, Need
 from runner.options.parts.model_keys import Backend, parts_model
 from runner.options.parts.pipeline import CAPABILITIES
 from runner.options.parts.pipeline.ranks import first_rank, manifest_of, torchrun_rank
+from runner.options.parts.render.notes import NOTES
 from runner.options.parts.sharding.check import require_sound
 from runner.options.parts.sharding.manifest import MODEL_FILES
-from runner_base import BYTES, MIB, ConfigError, Dtype, check, counted, decimals, machine, tell, told_apart
+from runner_base import BYTES, MIB, ConfigError, Dtype, check, decimals, machine, tell, told_apart
 from runner_base.dtypes import dtype_for
+from runner_base.notes import Note, note
+from runner_base.render.notes import render_note
 from runner_engine import BaseCache, Capability, Engine, Footprint, Prompt, Request, Workload
 from runner_engine.checkpoints import read_settings
 from runner_engine.kernels import building
@@ -67,7 +70,8 @@ class PartsKind(ModelKind):
                 value=model.name,
                 code="too_large",
             )
-        return [*profile_notes(config.profile, device), *_slower_than_whole(config)]
+        own = [render_note(each, NOTES) for each in _slower_than_whole(config)]
+        return [*profile_notes(config.profile, device), *own]
 
     def predict(
         self, resolved: ResolvedJob, work: Workload, free_mib: float | None = None
@@ -109,8 +113,8 @@ class PartsKind(ModelKind):
     ) -> Engine:
         from runner.options.parts.pipeline.engine import PipelineEngine  # imports torch
 
-        for note in _slower_than_whole(resolved.config):
-            tell(f"note: {note}")
+        for each in _slower_than_whole(resolved.config):
+            tell(f"note: {render_note(each, NOTES)}")
         return PipelineEngine(resolved.config, folder)
 
     def build_kernels(self, resolved: ResolvedJob) -> float:
@@ -137,7 +141,7 @@ def _dtype(config: RunnerConfig) -> str:
     return dtype_for(model.dtype, settings, machine.device_class(model.device))
 
 
-def _slower_than_whole(config: RunnerConfig) -> list[str]:
+def _slower_than_whole(config: RunnerConfig) -> list[Note]:
     """Return a note if several processes share one machine's processor, whose memory has room for
     the whole model."""
     manifest = manifest_of(config)
@@ -152,11 +156,7 @@ def _slower_than_whole(config: RunnerConfig) -> list[str]:
         or _weight_mib(config) > machine.available_mib()
     ):
         return []
-    return [
-        f"{rank.processes} processes of a pipeline share the {counted(machine.cores(), 'core')} of this machine, and "
-        "each waits for the others: the whole model fits here and is usually faster (task=merge puts it together, or "
-        "model.stages=1)"
-    ]
+    return [note("slower_than_whole", "warning", processes=rank.processes, cores=machine.cores())]
 
 
 def _weight_mib(config: RunnerConfig) -> float:

@@ -63,8 +63,10 @@ class PartsModelConfig(ModelConfig):
         generation: GenerationConfig,
     ) -> None:
         """Reject settings that would change the weights: they run as they were split."""
-        require_own_weights(quantization, lora, rope, "model=parts runs the parts as they were split")
-        require_no_scheduler(generation, "model=parts keeps them in transformers' own cache")
+        why = "model=parts runs the parts as they were split"
+        require_own_weights(quantization, lora, rope, why)
+        why = "model=parts keeps them in transformers' own cache"
+        require_no_scheduler(generation, why)
 
 
 def parts_model(model: ModelConfig) -> PartsModelConfig:

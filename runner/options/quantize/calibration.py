@@ -20,6 +20,7 @@ from runner.datasets.items import QuestionSource, read_items
 from runner.datasets.question_selection import QuestionSelection
 from runner.datasets.shapes import Keys
 from runner_base import ConfigError, DataError, read_text
+from runner_base.notes import Note, note
 from runner_base.texts import read_json_lines
 
 KEY = "task.calibration"
@@ -53,7 +54,7 @@ def read_calibration(name: str) -> Calibration:
     return Calibration(name, texts)
 
 
-def check_apart(calibration: Calibration, evaluations: Sequence[str]) -> list[str]:
+def check_apart(calibration: Calibration, evaluations: Sequence[str]) -> list[Note]:
     """Raise ConfigError if an evaluation's text is among the calibration's; return notes on what
     they share, and on what could not be compared."""
     notes = []
@@ -63,7 +64,7 @@ def check_apart(calibration: Calibration, evaluations: Sequence[str]) -> list[st
         try:
             texts = [_words(text) for text in _evaluated(name)]
         except ConfigError as error:
-            notes.append(f"task.evaluation: {name} was not compared with the calibration: {error}")
+            notes.append(note("evaluation_unread", "warning", evaluation=name, error=str(error)))
             continue
         texts = [text for text in texts if text]
         if same := [text for text in texts if _hash(text) in hashes]:
@@ -76,8 +77,16 @@ def check_apart(calibration: Calibration, evaluations: Sequence[str]) -> list[st
             )
         if alike := [(text, run) for text in texts if (run := _first_shared(text, runs)) is not None]:
             notes.append(
-                f"{KEY}={calibration.name} shares {RUN} words in a row or more with {len(alike)} of {len(texts)} texts "
-                f"of {name}, such as “{_shown(alike[0][1])}”: what is measured on them may look too good"
+                note(
+                    "shared_words",
+                    "warning",
+                    calibration=calibration.name,
+                    words=RUN,
+                    alike=len(alike),
+                    texts=len(texts),
+                    evaluation=name,
+                    shown=_shown(alike[0][1]),
+                )
             )
     return notes
 

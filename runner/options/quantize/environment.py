@@ -15,6 +15,7 @@ from pathlib import Path
 import runner
 from runner.options.quantize.keys import QuantizeConfig
 from runner.options.quantize.recipes import Maker
+from runner.options.quantize.render.install import describe_install
 from runner_base import ConfigError, one_line
 from runner_engine.checkpoints import byteio
 
@@ -56,7 +57,10 @@ def environment_of(task: QuantizeConfig) -> Environment:
         path = path / "bin" / "python" if path.is_dir() else path
         if not path.is_file():
             raise ConfigError(
-                f"there is no {path}. {how(task)}", key="task.python", value=task.python, code="not_found"
+                f"there is no {path}. {describe_install(task)}",
+                key="task.python",
+                value=task.python,
+                code="not_found",
             )
         found = _version_in(str(path), maker.distribution)
         if found is None:
@@ -75,27 +79,10 @@ def environment_of(task: QuantizeConfig) -> Environment:
         raise _absent(task) from None
 
 
-def how(task: QuantizeConfig) -> str:
-    """Return the lines that install what makes a recipe."""
-    maker, here = task.kind.maker, f".makers/{task.kind.maker.name}"
-    lines = [f"`make makers RECIPE={task.recipe.value}` in a checkout of the runner makes {here}"]
-    if maker.programs:
-        lines.append(
-            "llama.cpp (https://github.com/ggml-org/llama.cpp/releases) has llama-quantize and llama-imatrix: put them "
-            "on PATH, or name the first by task.executable=PATH"
-        )
-        return "; ".join(lines)
-    if maker.extra:
-        lines.append(f"`pip install 'runner-llm[{maker.extra}]'` adds it to the runner's own")
-    pip = f"python -m venv {here} && {here}/bin/pip install {maker.distribution}=={maker.version}"
-    lines.append(f"elsewhere `{pip}`; task.python=ENVIRONMENT names any other")
-    return "; ".join(lines)
-
-
 def _absent(task: QuantizeConfig) -> ConfigError:
     label = task.kind.maker.label
     return ConfigError(
-        f"there is no {label} here: {how(task)}",
+        f"there is no {label} here: {describe_install(task)}",
         key="task.recipe",
         value=task.recipe.value,
         code="needs_package",
@@ -115,7 +102,7 @@ def _with_programs(task: QuantizeConfig, maker: Maker) -> Environment:
     beside = [path for name in names if (path := quantize.with_name(name)).is_file()]
     if task.kind.has_imatrix and not beside:
         raise ConfigError(
-            f"there is no {names[0]} beside {quantize}: {how(task)}",
+            f"there is no {names[0]} beside {quantize}: {describe_install(task)}",
             key="task.recipe",
             value=task.recipe.value,
             code="needs_package",
@@ -136,9 +123,12 @@ def _quantizer(task: QuantizeConfig, maker: Maker) -> Path:
     if task.executable is not None:
         found = shutil.which(str(Path(task.executable).expanduser()))
         if found is None:
-            what = "there is no such program, or it may not be run"
+            why = "there is no such program, or it may not be run"
             raise ConfigError(
-                f"{what}. {how(task)}", key="task.executable", value=task.executable, code="not_found"
+                f"{why}. {describe_install(task)}",
+                key="task.executable",
+                value=task.executable,
+                code="not_found",
             )
         return Path(found).absolute()
     if found := shutil.which(maker.programs[0][0]):
@@ -184,7 +174,7 @@ def _said(program: str, *words: str) -> str:
 @cache
 def _version_in(python: str, distribution: str) -> str | None:
     """Ask a Python which version of a package it has; None if it has none."""
-    where = f"task.python={python} does not run as a Python"
+    why = f"task.python={python} does not run as a Python"
     try:
         done = subprocess.run(
             [python, "-P", "-c", PROBE, distribution],
@@ -195,8 +185,8 @@ def _version_in(python: str, distribution: str) -> str | None:
             check=False,
         )
         if done.returncode:
-            raise ConfigError(f"{where}: {one_line(done.stderr or done.returncode)}", code="failed")
+            raise ConfigError(f"{why}: {one_line(done.stderr or done.returncode)}", code="failed")
         found: str | None = json.loads(done.stdout)
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:
-        raise ConfigError(f"{where}: {one_line(error)}", code="failed") from None
+        raise ConfigError(f"{why}: {one_line(error)}", code="failed") from None
     return found

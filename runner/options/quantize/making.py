@@ -51,7 +51,8 @@ def make(order: Order, target: Path, companions: list[Path], log: Path, bar: Pro
         made = folder / MADE
         (folder / TEXTS).write_text(json.dumps(order.texts), encoding="utf-8")
         report = _run(order, folder, made, log, bar)
-        _check_model(made, f"{order.maker} has written no model that can be read", log)
+        why = f"{order.maker} has written no model that can be read"
+        _check_model(made, why, log)
         for companion in companions:
             if made.is_dir() and not (made / companion.name).exists():
                 shutil.copyfile(companion, made / companion.name)

@@ -16,10 +16,14 @@ from runner.options.quantize.calibration import Calibration, check_apart, read_c
 from runner.options.quantize.environment import Environment, environment_of
 from runner.options.quantize.keys import UNQUANTIZED, QuantizeConfig
 from runner.options.quantize.making import Order, check_free, make
+from runner.options.quantize.render.notes import NOTES
+from runner.options.quantize.render.plan import describe_plan
 from runner.options.quantize.source import Source, source_of
 from runner.records.artifacts import promise
 from runner.tasks.base import Context, Inputs, Uses, own_config
 from runner_base import MIB, Result, machine
+from runner_base.notes import Note, note
+from runner_base.render.notes import render_note
 from runner_engine import local_model
 from runner_engine.checkpoints import byteio, gguf_file, read_checkpoint
 
@@ -38,14 +42,14 @@ class QuantizeInputs(Inputs):
     environment: Environment
     calibration: Calibration | None
     target: Path
-    notes: list[str]
+    notes: list[Note]
 
 
 def prepare(config: RunnerConfig) -> QuantizeInputs:
     """Find the model, the package and the texts; whatever cannot work is an error now."""
     task = own_config(config, QuantizeConfig)
     source = source_of(config, task)
-    calibration, notes, hashes = None, list[str](), {"model": source.sha256}
+    calibration, notes, hashes = None, list[Note](), {"model": source.sha256}
     if task.calibration is not None:
         calibration = read_calibration(task.calibration)
         notes = check_apart(calibration, task.evaluation)
@@ -65,18 +69,9 @@ def check_lengths(inputs: QuantizeInputs, resolved: ResolvedJob) -> list[str]:  
 def preview(inputs: QuantizeInputs, resolved: ResolvedJob) -> str:
     """Say what will be made of what, by what, with which texts."""
     task = own_config(resolved.config, QuantizeConfig)
-    lines = [
-        f"makes {inputs.target}",
-        f"of {inputs.source.path}: {inputs.source.parameters:,} parameters, "
-        f"{inputs.source.nbytes / MIB:,.1f} MiB",
-        f"by {task.kind.maker.label} {inputs.environment.version} of {inputs.environment.shown}",
-    ]
-    if inputs.calibration is not None:
-        lines.append(
-            f"on {task.sequences} pieces of {task.sequence_tokens} tokens of {inputs.calibration.name} "
-            f"({len(inputs.calibration.texts):,} texts, SHA-256 {inputs.calibration.sha256[:12]})"
-        )
-    return "\n".join([*lines, *(f"note: {note}" for note in inputs.notes)])
+    return describe_plan(
+        task, inputs.source, inputs.environment, inputs.calibration, inputs.target, inputs.notes
+    )
 
 
 def run(inputs: QuantizeInputs, context: Context) -> Result:
@@ -107,17 +102,18 @@ def run(inputs: QuantizeInputs, context: Context) -> Result:
         "threads": report["threads"],
         **_record(inputs, task),
     }
-    notes = [f"evaluate it by model=local model.name={target}{' quantization=gguf' * task.kind.is_file}"]
+    notes = [note("evaluate", target=target, is_file=task.kind.is_file)]
     if inputs.calibration is not None:
         metrics["calibration_tokens"] = report["calibration_tokens"]
-        if report["calibration_sequences"] < task.sequences:
-            notes.append(
-                f"task.calibration={inputs.calibration.name} has only {report['calibration_sequences']} pieces of "
-                f"{task.sequence_tokens} tokens: all of them were read"
-            )
+        if (pieces := report["calibration_sequences"]) < task.sequences:
+            name, tokens = inputs.calibration.name, task.sequence_tokens
+            notes.append(note("few_pieces", "warning", calibration=name, pieces=pieces, tokens=tokens))
     files = [target] if target.is_file() else [path for path in target.rglob("*") if path.is_file()]
     return Result(
-        metrics=metrics, facts=facts, notes=[*notes, *inputs.notes], artifacts=promise(dict.fromkeys(files))
+        metrics=metrics,
+        facts=facts,
+        notes=[render_note(each, NOTES) for each in (*notes, *inputs.notes)],
+        artifacts=promise(dict.fromkeys(files)),
     )
 
 

@@ -14,11 +14,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from runner.options.remote.engine import ApiEngine
+from runner.options.remote.incidents import Incident
 from runner.options.remote.keys import HybridConfig
+from runner.options.remote.render.notes import NOTES, render_incident
 from runner.options.remote.reviews import read_verdict, review_of, revision_of
 from runner.options.remote.session import TICK_S
 from runner_base import Answer, Call, FinishReason, one_line
-from runner_base.notes import given
+from runner_base.notes import given, note
+from runner_base.render.notes import render_note
 from runner_engine import (
     Capability,
     Completion,
@@ -50,13 +53,13 @@ class HybridEngine:
         self, model: HybridConfig, student: Engine | None, teacher: ApiEngine, student_error: str = ""
     ) -> None:
         self.model, self.student, self.teacher, self.student_error = (model, student, teacher, student_error)
-        self.incidents: Counter[str] = Counter()  # what went wrong, and how often
+        self.incidents: Counter[Incident] = Counter()
 
     @property
     def stats(self) -> EngineStats:
         """The student's counts, since the teacher's work is not visible, with the notes of both."""
         own = self.student.stats if self.student is not None else EngineStats()
-        incidents = [given(f"{incident}: {number} times") for incident, number in self.incidents.items()]
+        incidents = [given(render_incident(incident, times)) for incident, times in self.incidents.items()]
         notes = [*own.notes, *self.teacher.stats.notes, *incidents]
         teacher = self.teacher.stats
         return replace(
@@ -78,9 +81,9 @@ class HybridEngine:
         )
         notes = [*own.notes, *report.notes]
         if self.student is None:
-            alone = f"the student cannot be loaded, so the teacher answers alone ({self.student_error})"
-            log.warning("%s", alone)
-            notes.insert(0, given(f"{alone}; once a student can be loaded, rerun=all runs the job again"))
+            alone = note("answers_alone", "warning", error=self.student_error)
+            log.warning("%s", render_note(alone, NOTES))
+            notes.insert(0, given(render_note(note("run_again", "warning", reason=alone), NOTES)))
         return EngineReport(report.metrics | own.metrics, facts, notes)
 
     def drop_student(self, error: Exception) -> None:
@@ -171,9 +174,7 @@ class HybridSession(Session):
             return self.student.step()
         except Exception as error:
             log.exception("the student broke down, so the teacher continues alone")
-            self.engine.incidents[
-                f"the student broke down ({one_line(error)}) and the teacher continued alone"
-            ] += 1
+            self.engine.incidents[Incident("broke_down", one_line(error))] += 1
             self.student.close()
             self.student = None
             orphans = [case for (who, _), (case, _) in self._pending.items() if who == STUDENT]
@@ -216,13 +217,13 @@ class HybridSession(Session):
             self.student.submit(replace(request, deltas=False))
         except Exception as error:  # noqa: BLE001 - then the teacher answers
             del self._pending[STUDENT, request.id]
-            self.engine.incidents[f"the student could not be asked ({one_line(error)})"] += 1
+            self.engine.incidents[Incident("not_asked", one_line(error))] += 1
             self._ask_teacher(case)
 
     def _on_student_answer(self, case: Case, completion: Completion) -> None:
         answer = completion.answer.parts.answer
         if completion.error is not None or not answer.strip():
-            self.engine.incidents["the student failed or returned no text"] += 1
+            self.engine.incidents[Incident("no_text")] += 1
             self._ask_teacher(case)
             return
         case.latest, case.reviews = completion, case.reviews + 1
@@ -237,9 +238,7 @@ class HybridSession(Session):
     def _on_review(self, case: Case, completion: Completion) -> None:
         verdict = read_verdict(completion.answer.parts.answer)
         if completion.error is None and verdict.score is None:
-            self.engine.incidents[
-                'a review was not JSON {"score", "feedback"} and counted as below the threshold'
-            ] += 1
+            self.engine.incidents[Incident("no_json")] += 1
         if verdict.score is not None and verdict.score >= self.model.threshold:
             self._end(case, case.latest, STUDENT)
         elif case.reviews >= self.model.rounds or completion.error is not None or case.latest is None:

@@ -14,7 +14,10 @@ from runner.options.remote import reviews
 from runner.options.remote.engine import ApiEngine
 from runner.options.remote.hybrid import CAPABILITIES, HybridEngine
 from runner.options.remote.keys import HybridConfig
+from runner.options.remote.render.notes import NOTES
 from runner_base import RunnerError
+from runner_base.notes import note
+from runner_base.render.notes import render_note
 from runner_engine import BaseCache, Capability, Engine, ModelConfig
 
 
@@ -53,7 +56,7 @@ class Hybrid(ModelKind):
         try:
             return kind.check(alone)
         except RunnerError as error:
-            return [f"the student cannot be loaded, so the teacher would answer alone: {error}"]
+            return [render_note(note("would_answer_alone", "warning", error=error), NOTES)]
 
     def need(self, resolved: ResolvedJob) -> Need:
         """Predict what the student needs."""

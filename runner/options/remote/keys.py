@@ -143,7 +143,8 @@ class ApiConfig(ModelConfig):
         generation: GenerationConfig,
     ) -> None:
         """Reject settings that would change the weights, which are the server's."""
-        require_own_weights(quantization, lora, rope, "model=api has no weights here, so it would do nothing")
+        why = "model=api has no weights here, so it would do nothing"
+        require_own_weights(quantization, lora, rope, why)
         rows = generation.batch_size
         need = f"{self.key}.concurrency={self.concurrency} allows no more requests in flight at once"
         check(rows is None or rows <= self.concurrency, "generation.batch_size", rows, need, code="conflict")

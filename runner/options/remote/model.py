@@ -16,12 +16,14 @@ from runner.options.remote.extended import extra_body
 from runner.options.remote.faults import Miscounted
 from runner.options.remote.keys import ApiConfig
 from runner.options.remote.pool import ServerPool
+from runner.options.remote.render.notes import NOTES
 from runner.options.remote.server_text import token_count
 from runner.options.remote.thinking import BudgetCounts
 from runner.options.remote.thinking_budget import MARGIN
 from runner.options.remote.thinking_budget import PARAMETERS as BUDGETS
-from runner_base import ConfigError, RunnerError, counted
-from runner_base.notes import given
+from runner_base import ConfigError, RunnerError
+from runner_base.notes import Note, given, note
+from runner_base.render.notes import render_note
 from runner_engine import Capability, EngineReport, EngineStats, Message, Request
 from runner_engine.sessions import tags_of
 from runner_engine.settings.sampling import PARAMETERS
@@ -59,27 +61,23 @@ class RemoteModel:
         listed = self.servers.list_models()
         self.stats.load_s = time.perf_counter() - started
         metrics = {"load_s": self.stats.load_s}
-        notes = []
+        notes = self.doubts()
         if (room := listed.own.get("max_model_len")) is not None:
             try:
                 metrics["max_positions"] = float(token_count("max_model_len", room))
             except Miscounted as fault:
-                notes = [f"ignored from what {model.address} says of its model: {self.servers.plain(fault)}"]
+                notes.append(note("room_ignored", address=model.address, fault=self.servers.plain(fault)))
         sent = {
             key: value
             for key, value in self.parameters(Request(0, "")).items()
             if key not in ("prompt", "model")
         }
         facts = {"server": model.address, "reported_model": listed.reported, "sent": json.dumps(sent)}
-        return EngineReport(metrics, facts, [given(text) for text in [*self.doubts(), *notes]])
+        return EngineReport(metrics, facts, [given(render_note(each, NOTES)) for each in notes])
 
-    def doubts(self) -> list[str]:
+    def doubts(self) -> list[Note]:
         """Return what nobody here can know of the model."""
-        model, whoever = self.model, self.model.address.replace(", ", " or ")
-        return [
-            f"a remote model cannot be hashed: if {whoever} changes the model behind the name {model.name}, "
-            "this job still counts as done"
-        ]
+        return [note("unhashed", "warning", address=self.model.address, name=self.model.name)]
 
     def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
         """Return the prompt as it is sent; only the server knows the tokens."""
@@ -148,23 +146,17 @@ class RemoteModel:
 
     def update_notes(self) -> None:
         """Update the notes about faults so far, and the table of the servers."""
-        times = ", ".join(f"{number} × {kind}" for kind, number in self.retries.most_common())
-        notes = (
-            [
-                f"{counted(self.retries.total(), 'request was', 'requests were')} sent again: the server {times}"
-            ]
-            if times
-            else []
-        )
+        notes = []
+        if causes := self.retries.most_common():
+            notes.append(note("sent_again", requests=self.retries.total(), causes=causes))
         if self._servers is not None and (
             places := sum(server.secret.times for server in self._servers.servers)
         ):
-            notes.append(f"the server sent its own key back: it was replaced by *** in {places} places")
+            notes.append(note("own_key_sent", "warning", places=places))
         if number := self.answers_without_usage:
-            notes.append(
-                f"the server did not count the tokens of {counted(number, 'answer')}: they count as 0"
-            )
-        self.stats.notes = [given(text) for text in notes + self.budgets.notes(self.model.key)]
+            notes.append(note("uncounted_answers", "warning", number=number))
+        notes += self.budgets.notes(self.model.key)
+        self.stats.notes = [given(render_note(each, NOTES)) for each in notes]
         self.stats.servers = [] if self._servers is None else self._servers.table()
 
     def budget(self, request: Request) -> int | None:

@@ -176,8 +176,11 @@ class ServerPool:
         if server.model.base_url not in _reported_out:
             _reported_out.add(server.model.base_url)
             is_last = all(server.is_left_out for server in self.servers)
-            rest = "no other server is left" if is_last else "the other servers get its requests"
-            log.warning("%s: left out until it answers again; %s", reason, rest)
+            log.warning(
+                "%s: left out until it answers again; %s",
+                reason,
+                "no other server is left" if is_last else "the other servers get its requests",
+            )
         probe = asyncio.ensure_future(self._bring_back(server))
         self._probes.add(probe)  # the event loop itself keeps only a weak reference
         probe.add_done_callback(self._probes.discard)
@@ -237,8 +240,12 @@ class ServerPool:
         have."""
         model, address = self.model, server.model.base_url
         if listed.names and not listed.own:
-            has = f"{address} has no such model; it has {', '.join(listed.names[:20])}"
-            raise ConfigError(has, key=f"{model.key}.name", value=model.name, code="not_found")
+            raise ConfigError(
+                f"{address} has no such model; it has {', '.join(listed.names[:20])}",
+                key=f"{model.key}.name",
+                value=model.name,
+                code="not_found",
+            )
         self._reported = self._reported or (address, listed.reported)
         other, reported = self._reported
         if listed.reported != reported:

@@ -69,13 +69,10 @@ class Scorer:
             before, given = (tokens.ids, whole.ids[len(tokens.ids) :])
         else:
             before, given = ([part for part in prompt if isinstance(part, int)], list(continuation or ()))
-        if not before or not given:
-            what = (
-                "continuation has no tokens, so there is nothing to score"
-                if before
-                else "prompt has no tokens"
-            )
-            raise RequestRejected(f"the {what}")
+        if not before:
+            raise RequestRejected("the prompt has no tokens")
+        if not given:
+            raise RequestRejected("the continuation has no tokens, so there is nothing to score")
         if not request.needs & {Capability.token_scores}:
             return await self._score(before, given)
         way, named = await self.check_named(), request.score_token_ids or [[]] * len(given)

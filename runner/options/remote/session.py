@@ -310,8 +310,8 @@ class ApiSession(Session):
                     f"{model.base_url} took longer than {model.answer_s:g} s for an answer", "took too long"
                 )
             elif isinstance(error, TimeoutError) and has_answer_begun:
-                late = f"{model.base_url} began an answer and sent no text within {model.first_token_s:g} s"
-                fault = Fault(late, "sent no text")
+                why = f"{model.base_url} began an answer and sent no text within {model.first_token_s:g} s"
+                fault = Fault(why, "sent no text")
             if remote.has_sent_text:
                 raise RequestRejected(f"{fault}, after part of the answer") from None
             raise fault from None

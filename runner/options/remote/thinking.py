@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 from runner.options.remote.server_text import token_count
 from runner.options.remote.thinking_budget import MARGIN
-from runner_base import Answer, FinishReason, counted
+from runner_base import Answer, FinishReason
 from runner_base.model_text import Ending
+from runner_base.notes import Note, note
 
 IN_PROMPT = 1  # the line break that templates write behind an opening tag: vLLM counts it for the budget
 APART = ("reasoning_content", "reasoning")  # where servers send thinking; never in both
@@ -82,23 +83,14 @@ class BudgetCounts:
         self._counts["uncounted"] += tokens is None and answer.thinking is not None and not is_cut_off
         self._counts["longer"] += (answer.answer_tokens or 0) > limit + MARGIN
 
-    def notes(self, key: str) -> list[str]:
+    def notes(self, key: str) -> list[Note]:
         """Return what is to be said of it; key: of the model."""
         counts = self._counts
-        answers = counted(counts["answers"], "answer")
-        notes = []
+        answers, notes = counts["answers"], []
         if ignored := counts["ignored"]:
-            notes.append(
-                f"the server ignored the budget for thinking in {ignored} of {answers}: see {key}.thinking_budget"
-            )
+            notes.append(note("budget_ignored", "warning", ignored=ignored, answers=answers, key=key))
         if unknown := counts["uncounted"]:
-            notes.append(
-                f"the server did not count the tokens of thinking in {unknown} of {answers}, so whether it kept to the "
-                "budget is unknown"
-            )
+            notes.append(note("thinking_uncounted", "warning", unknown=unknown, answers=answers))
         if longer := counts["longer"]:
-            notes.append(
-                f"{longer} of {answers} are longer than their limit of new tokens: the server counts thinking and "
-                "answer together, and the thinking was shorter than its budget"
-            )
+            notes.append(note("longer_than_limit", "warning", longer=longer, answers=answers))
         return notes

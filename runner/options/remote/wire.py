@@ -104,8 +104,10 @@ class _Bounded(httpx2.AsyncByteStream):
                 event_size = len(text) - end if end else event_size + len(part)
                 tail = text[max(end, len(text) - 3) :]
                 if event_size > EVENT_MIB * MIB:
-                    endless = f"{self._url} sent a line or an event of more than {EVENT_MIB} MiB"
-                    raise Fault(endless, "sent an endless line")
+                    raise Fault(
+                        f"{self._url} sent a line or an event of more than {EVENT_MIB} MiB",
+                        "sent an endless line",
+                    )
             yield part
 
     async def aclose(self) -> None:

@@ -18,15 +18,17 @@ from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
-from runner.options.serve import described
 from runner.options.serve.answer_formats import ChatAnswer, TextAnswer
 from runner.options.serve.answers import ClientAnswer, Stream
 from runner.options.serve.bodies import ChatBody, GenerateBody, TextBody, TokenizeBody
-from runner.options.serve.described import post
 from runner.options.serve.gateway import ClientRequest, Gateway
 from runner.options.serve.guard import RequestGuard
 from runner.options.serve.parsing import ParsedBody, parse_body
 from runner.options.serve.refusals import ClientGone, Refusal, error_response
+from runner.options.serve.render import openapi
+from runner.options.serve.render.meanings import SUMMARIES
+from runner.options.serve.render.openapi import post
+from runner.options.serve.render.prometheus import prometheus
 from runner.options.serve.shares import owner_of
 from runner.options.serve.tokens import tokens_of
 from runner_base import ConfigError
@@ -58,50 +60,28 @@ def application(gateway: Gateway, key: str | None, host: str) -> ASGIApp:
     for kind in (Refusal, ConfigError, AnyHTTPException, ClientDisconnect, Exception):
         app.add_exception_handler(kind, refuse)
     page = HTMLResponse(PAGE.replace("{{model}}", escape(gateway.model)), headers=_page_headers(PAGE))
-    limits, answers = gateway.limits, "the answer; with stream=true, server-sent events"
+    limits = gateway.limits
     chat_example = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 32, "temperature": 0.7}
     once = {"prompt": "Once upon a time"}
 
-    @app.post(
-        "/v1/chat/completions",
-        **post(ChatBody, "Answer a conversation, as OpenAI does", limits, chat_example, answers),
-    )
+    @app.post("/v1/chat/completions", **post("/v1/chat/completions", ChatBody, limits, chat_example))
     async def chat(request: Request) -> Response:
         return await _answer(ChatAnswer(gateway, await _read_body(ChatBody, request, gateway)), request)
 
-    @app.post(
-        "/v1/completions",
-        **post(
-            TextBody,
-            "Complete or score a text or token ids, as OpenAI does",
-            limits,
-            once | {"max_tokens": 32, "stop": ["\n"]},
-            answers,
-        ),
-    )
+    text_example = once | {"max_tokens": 32, "stop": ["\n"]}
+
+    @app.post("/v1/completions", **post("/v1/completions", TextBody, limits, text_example))
     async def complete(request: Request) -> Response:
         return await _answer(TextAnswer(gateway, await _read_body(TextBody, request, gateway)), request)
 
-    @app.post(
-        "/generate", **post(GenerateBody, "Complete a text", limits, once | {"max_new_tokens": 32}, answers)
-    )
+    @app.post("/generate", **post("/generate", GenerateBody, limits, once | {"max_new_tokens": 32}))
     async def generate(request: Request) -> Response:
         answer = TextAnswer(gateway, await _read_body(GenerateBody, request, gateway))
         with ClientRequest(gateway, owner_of(request.scope)) as client, _watched(request, client):
             text = await answer.text(client)
         return JSONResponse({"response": text})
 
-    @app.post(
-        "/tokenize",
-        **post(
-            TokenizeBody,
-            "The tokens of a text or of a conversation, as vLLM returns them",
-            limits,
-            once,
-            "the tokens and their text",
-            waits=False,
-        ),
-    )
+    @app.post("/tokenize", **post("/tokenize", TokenizeBody, limits, once, waits=False))
     async def tokenize(request: Request) -> Response:
         data, content_type = await request.body(), request.headers.get("content-type", "")
         with ClientRequest(gateway, owner_of(request.scope)) as client:
@@ -110,7 +90,7 @@ def application(gateway: Gateway, key: str | None, host: str) -> ASGIApp:
             answer = await gateway.in_thread(tokens_of, data, content_type, gateway)
         return Response(answer, media_type="application/json")
 
-    @app.get("/v1/models", summary="The model that is served, and its adapters")
+    @app.get("/v1/models", summary=SUMMARIES["/v1/models"])
     async def models() -> Response:
         names = (None, *gateway.adapters)
         return JSONResponse({"object": "list", "data": [_model(gateway, name) for name in names]})
@@ -120,31 +100,31 @@ def application(gateway: Gateway, key: str | None, host: str) -> ASGIApp:
         gateway.check_model(name)
         return JSONResponse(_model(gateway, gateway.adapter(name)))
 
-    @app.get("/health", summary="200 while the server takes requests, 503 while it stops")
+    @app.get("/health", summary=SUMMARIES["/health"])
     async def health() -> Response:
         state = "draining" if gateway.is_draining else "ok" if gateway.driver.is_ready else "broken"
         return JSONResponse({"status": state}, 200 if state == "ok" else 503)
 
-    @app.get("/metrics", summary="Counts and times as text for Prometheus", response_class=PlainTextResponse)
+    @app.get("/metrics", summary=SUMMARIES["/metrics"], response_class=PlainTextResponse)
     async def metrics() -> Response:
         gateway.counters.tick()
-        text = gateway.counters.prometheus(gateway.engine.stats, gateway.open)
+        text = prometheus(gateway.counters, gateway.engine.stats, gateway.open)
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    @app.get("/docs", summary="This page", response_class=HTMLResponse)
+    @app.get("/docs", summary=SUMMARIES["/docs"], response_class=HTMLResponse)
     async def docs() -> Response:
         return manual
 
-    @app.get("/openapi.json", summary="This page for machines")
+    @app.get("/openapi.json", summary=SUMMARIES["/openapi.json"])
     async def machine_docs() -> Response:
         return JSONResponse(description)
 
-    @app.get("/", summary="A page to chat on", response_class=HTMLResponse)
+    @app.get("/", summary=SUMMARIES["/"], response_class=HTMLResponse)
     async def show_page() -> Response:
         return page
 
-    description = described.openapi(app, limits)
-    manual = HTMLResponse(described.page(description), headers=_page_headers(described.PAGE))
+    description = openapi.openapi(app, limits)
+    manual = HTMLResponse(openapi.page(description), headers=_page_headers(openapi.PAGE))
     return RequestGuard(app, gateway, key, host)
 
 
@@ -204,15 +184,19 @@ def _refusal(error: Exception) -> Refusal:
     if isinstance(error, ConfigError):
         return Refusal(400, str(error))
     if isinstance(error, ClientDisconnect):
-        return ClientGone(ClientGone.STATUS, "the client has left while it sent its body")
+        why = "the client has left while it sent its body"
+        return ClientGone(ClientGone.STATUS, why)
     if not isinstance(error, AnyHTTPException):
-        return Refusal(500, "the server has failed: see its log")
+        why = "the server has failed: see its log"
+        return Refusal(500, why)
     paths = (
         "/v1/chat/completions, /v1/completions, /v1/models, /tokenize, "
         "/generate, /health, /metrics, /docs, /openapi.json and /"
     )
-    words = {404: f"no such path: the paths are {paths}", 405: f"{error.detail}: the paths are {paths}"}
-    return Refusal(error.status_code, words.get(error.status_code, str(error.detail)))
+    why = {404: f"no such path: the paths are {paths}", 405: f"{error.detail}: the paths are {paths}"}.get(
+        error.status_code, str(error.detail)
+    )
+    return Refusal(error.status_code, why)
 
 
 def _page_headers(page: str) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """The request bodies: OpenAI's, that of the old tools' /generate, and that of vLLM's /tokenize.
 
-A description and a range that a body declares are those of /openapi.json. parsing.py checks the
-ranges, because its errors name the way out.
+A range that a body declares is that of /openapi.json, and render/meanings.py describes the
+parameters. parsing.py checks the ranges, because its errors name the way out.
 """
 
 from __future__ import annotations
@@ -15,9 +15,6 @@ from runner.options.serve.limits import MAX_MESSAGES, MAX_STOP_CHARACTERS, MAX_S
 from runner_engine.settings.sampling import PARAMETERS, SEED, Parameter
 
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
-LEFT_OUT = "left out: the server's generation group decides"
-MODEL, MESSAGES = ("the name in /v1/models; left out: the model that is served", "the conversation so far")
-NEW_TOKENS = f"maximum of new tokens; {LEFT_OUT}"
 
 
 def _described(**schema: Any) -> FieldInfo:
@@ -69,16 +66,8 @@ NewTokens = Annotated[Whole, _described(minimum=1)]
 Top = Annotated[Whole, _described(minimum=0, maximum=MAX_TOP)]
 
 
-def _parameter(meaning: str) -> Any:
-    """Return an optional field."""
-    return Field(None, description=meaning)
-
-
 _fields: dict[str, Any] = {
-    name: (
-        Annotated[Whole if one.kind is int else Number, _range_of(one)] | None,
-        _parameter(f"{one.help}; {LEFT_OUT}"),
-    )
+    name: (Annotated[Whole if one.kind is int else Number, _range_of(one)] | None, None)
     for name, one in PARAMETERS.items()
 }
 _Parameters: Any = create_model("_Parameters", __config__=ConfigDict(extra="allow"), **_fields)
@@ -87,13 +76,9 @@ _Parameters: Any = create_model("_Parameters", __config__=ConfigDict(extra="allo
 class SamplingFields(_Parameters):  # type: ignore[misc] # made from the table in config/sampling.py
     """How an answer is sampled; the generation group supplies the defaults."""
 
-    seed: Annotated[Whole, _range_of(SEED)] | None = _parameter(
-        "the same request with the same seed has the same answer"
-    )
-    stop: StopText | Annotated[Several[StopText], _described(maxItems=MAX_STOPS)] | None = _parameter(
-        "the answer ends before the first of these texts"
-    )
-    ignore_eos: bool | None = _parameter("continue to the limit, also after the model's end token")
+    seed: Annotated[Whole, _range_of(SEED)] | None = None
+    stop: StopText | Annotated[Several[StopText], _described(maxItems=MAX_STOPS)] | None = None
+    ignore_eos: bool | None = None
 
 
 class StreamOptions(BaseModel):
@@ -106,19 +91,13 @@ class StreamOptions(BaseModel):
 class OpenAIBody(SamplingFields):
     """The parameters that both of OpenAI's endpoints take."""
 
-    model: str | None = _parameter(MODEL)
-    n: Annotated[Whole, _described(minimum=1)] | None = _parameter("completions of each prompt")
-    stream: bool | None = _parameter("return text as it is generated, as server-sent events")
-    stream_options: StreamOptions | None = _parameter(
-        "include_usage: return the token counts in a last event"
-    )
-    stream_interval: Annotated[Whole, _described(minimum=1)] | None = _parameter(
-        "so many tokens in each event of a stream, but for the first and the last one"
-    )
-    max_tokens: NewTokens | None = _parameter(NEW_TOKENS)
-    thinking_token_budget: Annotated[Whole, _described(minimum=0)] | None = _parameter(
-        f"most tokens of thinking; the maximum of new tokens then counts the answer alone; {LEFT_OUT}"
-    )
+    model: str | None = None
+    n: Annotated[Whole, _described(minimum=1)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    stream_interval: Annotated[Whole, _described(minimum=1)] | None = None
+    max_tokens: NewTokens | None = None
+    thinking_token_budget: Annotated[Whole, _described(minimum=0)] | None = None
 
 
 class MessagePart(BaseModel):
@@ -145,20 +124,15 @@ class ChatMessage(BaseModel):
     """A message of a conversation."""
 
     model_config = ConfigDict(
-        extra="allow",
-        json_schema_extra={
-            "additionalProperties": {"description": "not read: it must be empty", "enum": [None, "", [], {}]}
-        },
+        extra="allow", json_schema_extra={"additionalProperties": {"enum": [None, "", [], {}]}}
     )
     role: str = Field(json_schema_extra={"enum": [*ROLES]})
     content: Text | Several[MessagePart] | None = None
-    reasoning_content: Text | None = _parameter(
-        "what the assistant thought before; the chat template decides its use"
-    )
-    reasoning: Text | None = _parameter("another name of reasoning_content")
-    tool_calls: Several[ToolCallPart] | None = _parameter("what the assistant called")
-    tool_call_id: Text | None = _parameter("the call whose result this message is: role tool")
-    name: Text | None = _parameter("of the called function: role tool")
+    reasoning_content: Text | None = None
+    reasoning: Text | None = None
+    tool_calls: Several[ToolCallPart] | None = None
+    tool_call_id: Text | None = None
+    name: Text | None = None
 
 
 class Function(BaseModel):
@@ -166,8 +140,8 @@ class Function(BaseModel):
 
     name: Text
     description: Text | None = None
-    parameters: dict[str, Any] | None = _parameter("a JSON schema; left out: no parameters")
-    strict: bool | None = _parameter("true: the arguments are always as the schema says")
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
 
 
 class Tool(BaseModel):
@@ -193,7 +167,7 @@ class JsonSchema(BaseModel):
 
     model_config = ConfigDict(extra="allow")  # strict, description: the schema is always held
     name: Text
-    of: dict[str, Any] = Field({}, alias="schema", description="a JSON schema")
+    of: dict[str, Any] = Field({}, alias="schema")
 
 
 class ResponseFormat(BaseModel):
@@ -209,51 +183,37 @@ Conversation = Annotated[Several[ChatMessage], _described(minItems=1, maxItems=M
 class ChatBody(OpenAIBody):
     """POST /v1/chat/completions."""
 
-    messages: Conversation = Field(description=MESSAGES)
-    max_completion_tokens: NewTokens | None = _parameter(NEW_TOKENS)
-    logprobs: bool | None = _parameter("log-probabilities of the tokens")
-    top_logprobs: Top | None = _parameter("number of alternatives for each token; needs logprobs=true")
-    tools: Annotated[Several[Tool], _described(maxItems=MAX_TOOLS)] | None = _parameter(
-        "functions that the model may call"
-    )
-    tool_choice: str | Chosen | None = _parameter(
-        "auto: the model decides; none: no function is offered; required: it calls some; "
-        "a function: it calls this one"
-    )
-    response_format: ResponseFormat | None = _parameter(
-        "json_object: an object of JSON; json_schema: JSON of this schema"
-    )
-    parallel_tool_calls: bool | None = _parameter("false: one call at most")
+    messages: Conversation
+    max_completion_tokens: NewTokens | None = None
+    logprobs: bool | None = None
+    top_logprobs: Top | None = None
+    tools: Annotated[Several[Tool], _described(maxItems=MAX_TOOLS)] | None = None
+    tool_choice: str | Chosen | None = None
+    response_format: ResponseFormat | None = None
+    parallel_tool_calls: bool | None = None
 
 
 class TextBody(OpenAIBody):
     """POST /v1/completions."""
 
-    prompt: NotEmpty | NotEmptyList[Text] | NotEmptyList[Whole] | NotEmptyList[Several[Whole]] = Field(
-        description="a text, token ids, or a list of either"
-    )
-    max_tokens: Annotated[Whole, _described(minimum=0)] | None = _parameter(NEW_TOKENS)
-    logprobs: Top | None = _parameter("log-probabilities of the tokens")
-    echo: bool | None = _parameter(
-        "the answer begins with the prompt; with max_tokens=0 the prompt is scored, and nothing is generated"
-    )
+    prompt: NotEmpty | NotEmptyList[Text] | NotEmptyList[Whole] | NotEmptyList[Several[Whole]]
+    max_tokens: Annotated[Whole, _described(minimum=0)] | None = None
+    logprobs: Top | None = None
+    echo: bool | None = None
 
 
 class GenerateBody(SamplingFields):
     """POST /generate: the old tools' endpoint. No chat template is applied to the prompt."""
 
-    prompt: NotEmpty = Field(description="a text")
-    max_new_tokens: NewTokens | None = _parameter(NEW_TOKENS)
+    prompt: NotEmpty
+    max_new_tokens: NewTokens | None = None
 
 
 class TokenizeBody(BaseModel):
     """POST /tokenize, in vLLM's format."""
 
     model_config = ConfigDict(extra="allow")
-    model: str | None = _parameter(MODEL)
-    prompt: Text | None = _parameter("a text")
-    messages: Conversation | None = _parameter(MESSAGES)
-    add_special_tokens: bool = Field(
-        True,
-        description="false: without those that the tokenizer puts before a prompt; a chat keeps its template's",
-    )
+    model: str | None = None
+    prompt: Text | None = None
+    messages: Conversation | None = None
+    add_special_tokens: bool = True

@@ -126,14 +126,14 @@ class Gateway:
     def refusal_of(self, completion: Completion) -> Refusal:
         """Return the refusal for a completion that ended in an error; a bad prompt is the client's
         fault."""
-        error = completion.error or "the completion ended in an error"
+        why = completion.error or "the completion ended in an error"
         if not completion.prompt_tokens:
-            return Refusal(400, error, "prompt")
+            return Refusal(400, why, "prompt")
         if completion.prompt_tokens >= self.limits.room:
-            return Refusal(400, error, "prompt", "context_length_exceeded")
+            return Refusal(400, why, "prompt", "context_length_exceeded")
         if completion.permanent:  # what was requested cannot be generated
-            return Refusal(400, error)
-        return Refusal(500, error)
+            return Refusal(400, why)
+        return Refusal(500, why)
 
     def take_event(self, client: ClientRequest, event: ClientEvent) -> None:
         """Queue an event in the engine's thread; all events of one step cross to the event loop
@@ -163,7 +163,8 @@ class Gateway:
     def end_all(self) -> None:
         """End all requests under way: their clients are told that the server is being stopped."""
         for client in list(self.clients):
-            client.events.put_nowait(Refusal(503, "the server is being stopped: the answer is not complete"))
+            why = "the server is being stopped: the answer is not complete"
+            client.events.put_nowait(Refusal(503, why))
 
 
 class ClientRequest:

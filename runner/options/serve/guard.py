@@ -71,18 +71,19 @@ class RequestGuard:
         if (
             b"content-length" in headers and b"transfer-encoding" in headers
         ):  # which one holds is read differently
-            return Refusal(400, "give either Content-Length or Transfer-Encoding, and not both", closes=True)
+            need = "give either Content-Length or Transfer-Encoding, and not both"
+            return Refusal(400, need, closes=True)
         if self.key is None:
             name = re.sub(r":\d*$", "", headers.get(b"host", b"").decode("latin-1").lower())
             if name not in self.names:  # DNS rebinding: another site's name resolves to our address
-                return Refusal(
-                    403, f"without a key this server answers requests to its own name only, not to {name!r}"
-                )
+                why = f"without a key this server answers requests to its own name only, not to {name!r}"
+                return Refusal(403, why)
         elif scope["path"] not in OPEN_PATHS:
             scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
             if scheme.lower() != b"bearer" or not hmac.compare_digest(given.strip(), self.key.encode()):
-                action = "send the header `Authorization: Bearer KEY` with the server's key"
-                return Refusal(401, f"the key is missing or wrong: {action}", code="invalid_api_key")
+                fix = "send the header `Authorization: Bearer KEY` with the server's key"
+                why = f"the key is missing or wrong: {fix}"
+                return Refusal(401, why, code="invalid_api_key")
         return self.gateway.limits.declared_body_refused(headers)
 
 

@@ -44,8 +44,8 @@ class Limits:
         most = self.task.max_connections
         if others < most:
             return None
-        message = f"{others} connections are open, {most} at most (task.max_connections): try again later"
-        return Refusal(503, message, code="too_many_connections")
+        why = f"{others} connections are open, {most} at most (task.max_connections): try again later"
+        return Refusal(503, why, code="too_many_connections")
 
     # --------------------------------------------------------------------------------------- bodies
 
@@ -59,7 +59,8 @@ class Limits:
         most_kib = self.task.max_body_kib
         if size <= most_kib * 1024:
             return None
-        return Refusal(413, f"the body is too large: this server takes {most_kib} KiB (task.max_body_kib)")
+        why = f"the body is too large: this server takes {most_kib} KiB (task.max_body_kib)"
+        return Refusal(413, why)
 
     # ------------------------------------------------------------------------------- the values of
     # a body
@@ -142,25 +143,26 @@ class Limits:
         most = self.task.max_open
         if not has_room(most, held, owner, rows):
             now = sum(request.places for request in held)
-            message = f"{now} completions are under way or waiting, {most} at most: try again later"
-            raise Refusal(429, message, code="rate_limit_exceeded", retry_s=retry_s)
+            why = f"{now} completions are under way or waiting, {most} at most: try again later"
+            raise Refusal(429, why, code="rate_limit_exceeded", retry_s=retry_s)
 
     def check_prompt(self, tokens: int) -> None:
         """Refuse a prompt of more tokens than the model has room for."""
         if tokens > self.room + 1:  # the last token of a prompt that is only scored needs no room
-            reason = f"the prompt has {tokens} tokens, the model has room for {self.room:.0f}"
-            raise Refusal(400, reason, "prompt", "context_length_exceeded")
+            why = f"the prompt has {tokens} tokens, the model has room for {self.room:.0f}"
+            raise Refusal(400, why, "prompt", "context_length_exceeded")
 
     def timed_out(self) -> Refusal:
         """Return why an answer is ended that has taken too long."""
         limit = f"{self.task.timeout_s:g} s (task.timeout_s)"
-        return Refusal(504, f"the answer was not complete after {limit}: it was cancelled")
+        why = f"the answer was not complete after {limit}: it was cancelled"
+        return Refusal(504, why)
 
     def stopping(self) -> Refusal:
         """Return why a server that is being stopped takes no requests; open answers have `drain_s`
         to finish."""
-        message = "the server is being stopped and takes no new requests"
-        return Refusal(503, message, retry_s=math.ceil(self.task.drain_s))
+        why = "the server is being stopped and takes no new requests"
+        return Refusal(503, why, retry_s=math.ceil(self.task.drain_s))
 
     # -------------------------------------------------------------------------------- what clients
     # are told
@@ -169,19 +171,6 @@ class Limits:
     def described_room(self) -> dict[str, int]:
         """Return the model's room, as vLLM names it; nothing if there is no limit."""
         return {"max_model_len": int(self.room)} if self.room < NO_LIMIT else {}
-
-    def statuses(self, waits: bool) -> dict[int, str]:
-        """Return the statuses of refusals by limits, with their meaning; waits: the answer can take
-        too long."""
-        task = self.task
-        statuses = {
-            413: f"the body has more than {task.max_body_kib} KiB (task.max_body_kib)",
-            429: f"{task.max_open} completions are under way or waiting (task.max_open): try again after Retry-After",
-            503: "the server is being stopped",
-        }
-        if waits:
-            statuses[504] = f"the answer was not complete after {task.timeout_s:g} s (task.timeout_s)"
-        return statuses
 
     def describe(self, name: str, kinds: Sequence[dict[str, Any]]) -> None:
         """Add the limits of one parameter to the kinds of values that its schema lists."""

@@ -54,7 +54,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "best_of": (1,),
     "chat_template_kwargs": ({},),
 }
-# More helpful reasons than "this server does not support it".
+# more helpful than that this server does not support it
 REJECTION_REASONS = {
     "response_format": "only chats have it: /v1/chat/completions",
     "tools": "only chats have them: /v1/chat/completions",
@@ -259,6 +259,6 @@ def refuse_extra(body: BaseModel, neutral: dict[str, tuple[Any, ...]]) -> None:
             continue
         if name in neutral:
             plain = " or ".join(repr(one) for one in neutral[name]) or "null"
-            reason = REJECTION_REASONS.get(name, "this server does not support it")
-            raise Refusal(400, f"{name}: {reason}: leave it out, or set it to {plain}", name)
+            why = REJECTION_REASONS.get(name, "this server does not support it")
+            raise Refusal(400, f"{name}: {why}: leave it out, or set it to {plain}", name)
         raise Refusal(400, unknown("parameter", name, {*type(body).model_fields, *neutral}), name)

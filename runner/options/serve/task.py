@@ -17,6 +17,7 @@ from runner.config.root import RunnerConfig
 from runner.engines.kinds import kind_of
 from runner.options.serve.keys import ServeConfig
 from runner.options.serve.name import check_names, served_name
+from runner.options.serve.render.greeting import greeting
 from runner.render.engine_notes import engine_notes
 from runner.tasks.base import Context, Inputs, Uses, own_config
 from runner.tasks.named_adapters import words_on_adapters
@@ -130,11 +131,14 @@ def run(inputs: Served, context: Context) -> Result:
             driver.loaded()
             template = kind_of(config.model).chat_template(context.resolved)
             server, stats = Server(config, task, driver, report, template), engine.stats
+            key_variable = KEY if inputs.key else None
+            port = bound.getsockname()[1]
+            line = greeting(served_name(config, task), config.lora.names, task.host, port, key_variable)
             listen(task, bound)
             with signals.redirected_to(server.stop):
                 started = time.perf_counter()
                 with silent():
-                    server.run(bound, inputs.key, lambda: say(greeting(config, inputs, bound)))
+                    server.run(bound, inputs.key, lambda: say(line))
                 served_s = time.perf_counter() - started
         if driver.failure is not None:
             raise driver.failure
@@ -150,12 +154,3 @@ def run(inputs: Served, context: Context) -> Result:
     metrics |= report.metrics | server.counters.totals(stats) | stats.process_metrics
     facts = report.facts | {"measured": contention.describe(), "machine": machine.name()}
     return Result(metrics, facts=facts, notes=engine_notes(stats, report), tables=stats.tables(report.parts))
-
-
-def greeting(config: RunnerConfig, inputs: Served, bound: socket.socket) -> str:
-    """Return the line that says where the server listens."""
-    host = f"[{inputs.task.host}]" if ":" in inputs.task.host else inputs.task.host
-    with_key = f", with the key in {KEY}" if inputs.key else ""
-    name = served_name(config, inputs.task)
-    adapters = f" with {', '.join(config.lora.names)}" if config.lora.names else ""
-    return f"serving {name}{adapters} at http://{host}:{bound.getsockname()[1]}{with_key} (Ctrl-C ends it)"

@@ -13,7 +13,8 @@ from written_records import write
 from runner.config.measures import SweepConfig
 from runner.estimates.recorded import FinishedJobs
 from runner.options import advise
-from runner.options.advise.gains import gains_in_words, recorded_gains
+from runner.options.advise.gains import recorded_gains
+from runner.options.advise.render.gains import describe_gains
 from runner_engine.quantization import CHOICES
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import LocalModelConfig
@@ -39,7 +40,7 @@ def figures(ends: dict[int, tuple[float, float, float]]) -> dict[str, float]:
 
 def words(config: Any, rows: int) -> list[str]:
     gains = recorded_gains(config, FinishedJobs(Path(config.output_dir)))
-    return gains_in_words(gains, rows)
+    return describe_gains(gains, rows)
 
 
 @pytest.mark.parametrize(

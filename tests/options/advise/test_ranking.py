@@ -16,6 +16,7 @@ from runner.options.advise.closeness import RecordedCloseness
 from runner.options.advise.ranking import _ranks, rank
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.machine import MIB
+from runner_base.notes import Note
 from runner_engine.plan.footprint import Footprint
 from runner_engine.quantization import CHOICES
 
@@ -46,26 +47,34 @@ def order(*candidates: Candidate) -> list[str]:
     return [it.model for it in rank(candidates)]
 
 
+def reasons(candidate: Candidate) -> dict[str, dict[str, object]]:
+    """Return the notes on why a candidate is before the next one, by code."""
+    assert candidate.before_next is not None
+    reason = candidate.before_next.values["reason"]
+    assert isinstance(reason, Note)
+    parts = [reason.values["why"], reason.values["known"]] if reason.code == "reason" else [reason]
+    return {part.code: {**part.values} for part in parts if isinstance(part, Note)}
+
+
 def test_an_unknown_accuracy_is_said_and_speed_decides_not_size(candidate: Make) -> None:
     large_and_old, small = candidate("large", 6.4), candidate("small", 4.1)
     assert order(large_and_old, small) == ["small", "large"]
-    assert small.before_next == (
-        "1 before 2: faster by the estimates, 4.10 s a question instead of 6.40; accuracy unknown here"
-    )
-    assert large_and_old.before_next == "", "it is the last"
+    assert reasons(small) == {"faster": {"each_s": 4.1, "other_s": 6.4}, "accuracy_unknown": {}}
+    assert large_and_old.before_next is None, "it is the last"
 
 
 def test_a_difference_decides_only_if_a_test_shows_it(candidate: Make) -> None:
     fast, slow = candidate("fast", 1, right(67)), candidate("slow", 2, right(71))
     assert order(slow, fast) == ["fast", "slow"]
-    assert fast.before_next == (
-        "1 before 2: faster by the estimates, 1.00 s a question instead of 2.00; no difference in accuracy shown "
-        "(33.5 % [27.3, 40.3] of 200 and 35.5 % [29.2, 42.3] of 200)"
-    )
+    assert reasons(fast) == {
+        "faster": {"each_s": 1, "other_s": 2},
+        "no_difference": {"own": fast.accuracy, "other": slow.accuracy},
+    }
     slow = candidate("slow", 2, right(97))
     assert order(fast, slow) == ["slow", "fast"]
-    assert slow.before_next.startswith("1 before 2: more accurate: +15.0 points [")
-    assert slow.before_next.endswith("] on the same 200 questions (p = 1.9e-09)")
+    why = reasons(slow)["more_accurate"]
+    assert (why["value"], why["questions"], why["is_paired"]) == (pytest.approx(0.15), 200, True)
+    assert why["p"] == pytest.approx(1.9e-9, rel=0.03)
 
 
 def test_counts_alone_need_a_larger_difference(candidate: Make) -> None:
@@ -74,18 +83,18 @@ def test_counts_alone_need_a_larger_difference(candidate: Make) -> None:
         assert it.accuracy is not None
         it.accuracy = replace(it.accuracy, answers=None)
     assert order(slow, fast) == ["fast", "slow"]
-    assert "no difference in accuracy shown" in fast.before_next
+    assert "no_difference" in reasons(fast)
     slow = candidate("slow", 2, right(100))
     assert slow.accuracy is not None
     slow.accuracy = replace(slow.accuracy, answers=None)
     assert order(slow, fast) == ["slow", "fast"]
-    assert "on questions that are not paired" in slow.before_next
+    assert not reasons(slow)["more_accurate"]["is_paired"]
 
 
 def test_the_named_model_is_first_unless_another_is_shown_to_be_better(candidate: Make) -> None:
     mine, other = candidate("mine", 9), candidate("other", 1)
     assert order(other, mine) == ["mine", "other"]
-    assert mine.before_next == "1 before 2: 1 is the model that you have named; accuracy unknown here"
+    assert reasons(mine) == {"named": {"rank": 1}, "accuracy_unknown": {}}
     mine, other = candidate("mine", 9, right(100)), candidate("other", 1, right(140))
     assert order(mine, other) == ["other", "mine"]
 
@@ -93,10 +102,10 @@ def test_the_named_model_is_first_unless_another_is_shown_to_be_better(candidate
 def test_published_losses_count_until_both_accuracies_are_known(candidate: Make) -> None:
     plain, small = candidate("mine", 2, right(100)), candidate("mine", 1, quantization="nf4")
     assert rank([small, plain]) == [plain, small]
-    assert plain.before_next == (
-        "1 before 2: published tests, not those of this model here, find less loss for none than for nf4; accuracy of 2 "
-        "unknown here"
-    )
+    assert reasons(plain) == {
+        "published_loss": {"quantization": "none", "other": "nf4"},
+        "accuracy_of_one_unknown": {"rank": 2},
+    }
     small = candidate("mine", 1, right(101), "nf4")
     assert rank([plain, small]) == [small, plain], "both are known, and nothing is lost here"
 
@@ -109,25 +118,20 @@ def test_a_measured_kl_counts_before_published_tests(candidate: Make) -> None:
     other, small = (candidate("mine", 2, quantization="int8"), candidate("mine", 1, quantization="nf4"))
     other.closeness, small.closeness = closeness(0.02), closeness(0.001)
     assert rank([other, small]) == [small, other], "here nf4 is closer, whatever was published"
-    assert small.before_next == (
-        "1 before 2: closer to plain: KL 0.001 [0.0008, 0.0012] nats/token instead of KL 0.02 [0.016, 0.024] nats/token; "
-        "accuracy unknown here"
-    )
+    both = {"own": small.closeness, "other": other.closeness}
+    assert reasons(small) == {"closer": both, "accuracy_unknown": {}}
     small.closeness = closeness(0.018)
     assert rank([other, small]) == [small, other], "the intervals overlap, and nf4 is faster"
-    assert (
-        "no worse in all that was recorded here of both: 1.00 s a question instead of 2.00"
-        in small.before_next
-    )
+    assert reasons(small)["no_worse"] == {"seconds": (1, 2), "mib": None}
     for comparable_to_nothing in (closeness(0.001, texts=100), closeness(0.001, to="another"), None):
         small.closeness = comparable_to_nothing
         assert rank([other, small]) == [small, other], (
             "a KL is recorded, so nothing published counts, and nf4 is faster"
         )
-        assert "published" not in small.before_next
+        assert "published_loss" not in reasons(small)
     other.closeness = None
     assert rank([other, small]) == [other, small]
-    assert "find less loss for int8 than for nf4" in other.before_next
+    assert reasons(other)["published_loss"] == {"quantization": "int8", "other": "nf4"}
 
 
 def test_the_reference_is_before_what_diverges_from_it(candidate: Make) -> None:
@@ -136,11 +140,9 @@ def test_the_reference_is_before_what_diverges_from_it(candidate: Make) -> None:
     eight.closeness, four.closeness = (closeness(0.035, "likelihood-8"), closeness(0.34, "likelihood-4"))
     plain.reference_of = frozenset({"likelihood-8", "likelihood-4"})
     assert rank([four, eight, plain]) == [plain, eight, four]
-    assert plain.before_next == (
-        "1 before 2: closer to plain, which it is itself: the other has KL 0.035 [0.028, 0.042] nats/token; accuracy "
-        "unknown here"
-    )
-    assert "closer to plain: KL 0.035" in eight.before_next
+    both = {"own": eight.closeness.of_reference(), "other": eight.closeness}
+    assert reasons(plain) == {"is_reference": both, "accuracy_unknown": {}}
+    assert reasons(eight)["closer"] == {"own": eight.closeness, "other": four.closeness}
     eight.closeness = replace(closeness(0.035, "likelihood-8"), low=None, high=None)
     assert rank([four, eight, plain])[0] is plain, "also where there were too few texts for an interval"
     plain.reference_of = frozenset()
@@ -158,9 +160,9 @@ def test_times_within_their_errors_are_not_called_faster(
         it.time = Estimate(it.time.seconds, spread, source)
     ranked = rank([plain, small])
     assert (ranked[0] is small) is is_faster
-    assert ("faster" in ranked[0].before_next) is is_faster
+    assert ({"faster", "no_worse"} & {*reasons(ranked[0])} != set()) is is_faster
     if not is_faster:
-        assert plain.before_next == "1 before 2: nothing tells them apart; accuracy unknown here"
+        assert {*reasons(plain)} == {"alike", "accuracy_unknown"}
 
 
 def test_files_are_ranked_by_their_kl_to_the_same_reference(candidate: Make) -> None:
@@ -172,11 +174,9 @@ def test_files_are_ranked_by_their_kl_to_the_same_reference(candidate: Make) -> 
 def test_what_is_timed_is_before_what_is_not(candidate: Make) -> None:
     timed, unknown = candidate("a", 1), candidate("b", None)
     assert order(unknown, timed) == ["a", "b"]
-    assert timed.before_next == (
-        "1 before 2: 1.00 s a question, while the time of the other is unknown; accuracy unknown here"
-    )
+    assert reasons(timed) == {"time_unknown": {"each_s": 1}, "accuracy_unknown": {}}
     assert order(unknown, candidate("c", None)) == ["b", "c"]
-    assert unknown.before_next == "1 before 2: nothing tells them apart; accuracy unknown here"
+    assert {*reasons(unknown)} == {"alike", "accuracy_unknown"}
 
 
 def test_several_pairs_need_a_stronger_difference_each(candidate: Make) -> None:
@@ -226,10 +226,7 @@ def test_what_was_measured_to_be_slower_and_larger_is_not_first(candidate: Make)
     assert ranked[0] is plain, (
         "int8 needs less memory by a prediction only, and memory is neither short nor limited"
     )
-    assert plain.before_next == (
-        "1 before 2: no worse in all that was recorded here of both: 1.00 s a question instead of 4.00, 994 MiB instead "
-        "of 1,064; accuracy unknown here"
-    )
+    assert reasons(plain) == {"no_worse": {"seconds": (1, 4), "mib": (994, 1064)}, "accuracy_unknown": {}}
 
 
 def test_a_dominated_named_model_is_not_first(candidate: Make) -> None:
@@ -244,7 +241,7 @@ def test_memory_counts_where_it_is_short_or_limited(candidate: Make) -> None:
     large, small = measured(candidate("a", None), 2000), measured(candidate("b", None), 1000)
     assert [it.model for it in rank([large, small])] == ["a", "b"]
     assert [it.model for it in rank([large, small], memory_is_limited=True)] == ["b", "a"]
-    assert small.before_next == "1 before 2: less memory, 1,000 MiB instead of 2,000; accuracy unknown here"
+    assert reasons(small) == {"less_memory": {"mib": 1000, "other_mib": 2000}, "accuracy_unknown": {}}
     large.allowed_mib = small.allowed_mib = 2100
     assert [it.model for it in rank([large, small])] == ["b", "a"], "2,000 of 2,100 MiB: memory is short"
 
@@ -253,9 +250,7 @@ def test_a_recorded_time_counts_before_a_prediction_within_its_error(candidate: 
     recorded, guessed = candidate("a", 1.2), candidate("b", 1.0)
     guessed.time = Estimate(100.0, 0.85, EstimateBasis.guessed)
     assert order(guessed, recorded) == ["a", "b"]
-    assert recorded.before_next == (
-        "1 before 2: its 1.20 s a question are recorded, and the 1.00 of the other guessed (± 85%): neither is known "
-        "to be faster; accuracy unknown here"
-    )
+    times = {"each_s": 1.2, "other_s": 1, "source": EstimateBasis.guessed, "spread": 0.85}
+    assert reasons(recorded) == {"recorded_time": times, "accuracy_unknown": {}}
     guessed.time = Estimate(20.0, 0.85, EstimateBasis.guessed)
     assert order(guessed, recorded) == ["b", "a"], "far faster than its error"

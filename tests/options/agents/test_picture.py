@@ -9,7 +9,7 @@ import pytest
 
 from runner.options.agents.graph import Graph
 from runner.options.agents.keys import Mode
-from runner.options.agents.picture import LEGEND_LOOK, SPATIAL, TEMPORAL, svg
+from runner.options.agents.render.picture import LEGEND_LOOK, SPATIAL, TEMPORAL, svg
 
 SVG = "{http://www.w3.org/2000/svg}"
 ROLES = ("Math Solver", "Mathematical Analyst", "Programming Expert", "Inspector")

@@ -210,10 +210,11 @@ def say_elsewhere(rank: ProcessRank, what: str) -> None:
     """Print an error on a machine without the first process, which prints its own, once for the
     machine."""
     if not rank.is_with_first and rank.local_rank == 0:
-        first = f"process 0 at {os.environ['MASTER_ADDR']}, which has the job, says why, unless it was killed itself"
-        say(f"error: process {rank.rank} of {rank.processes}: {what}; {first}")
+        why = f"process 0 at {os.environ['MASTER_ADDR']}, which has the job, says why, unless it was killed itself"
+        say(f"error: process {rank.rank} of {rank.processes}: {what}; {why}")
 
 
 def silence_of(whose: str) -> str:
     """Return the message that a process's machine is gone."""
-    return f"{whose} was not heard from for {SILENT_S:g} s: its machine is gone, or the network between"
+    why = "its machine is gone, or the network between"
+    return f"{whose} was not heard from for {SILENT_S:g} s: {why}"

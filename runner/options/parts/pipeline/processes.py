@@ -216,7 +216,8 @@ class PeerProcesses:
             missed - {rank for rank, neighbour in lost.items() if neighbour is not None}
         ) or sorted(missed)
         names = " and ".join(self.name(rank) for rank in silent) or "a process"
-        return JobFailed(f"{names} ended without a message, probably killed. {KEPT}", code="failed")
+        why = f"{names} ended without a message, probably killed. {KEPT}"
+        return JobFailed(why, code="failed")
 
     def _posted_error(self) -> RunnerError | None:
         """Return the error that a process has posted."""
@@ -324,7 +325,8 @@ def join_torchrun(config: RunnerConfig, rank: ProcessRank) -> int | None:
             watch_first_process(rank, *rendezvous.read("watch"))
         return run_stages(config, rank, rendezvous)
     except RuntimeError:  # the store ended with the first process: the job was over before it began
-        say_elsewhere(rank, "the first process has ended before the pipeline began")
+        why = "the first process has ended before the pipeline began"
+        say_elsewhere(rank, why)
         return 1
 
 

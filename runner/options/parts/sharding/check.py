@@ -13,11 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from runner.core.json_fields import ListedFile
+from runner.options.parts.render.notes import NOTES
 from runner.options.parts.sharding import partition_file
 from runner.options.parts.sharding.archive import Advance, Read, open_part, read_header
 from runner.options.parts.sharding.manifest import SOURCE_HEADERS, Manifest, PartEntry
 from runner.options.parts.sharding.partition_file import INLINE, Inline, Layer, Partition, TensorReference
 from runner_base import ConfigError, DataError
+from runner_base.notes import Note, note
+from runner_base.render.notes import render_note
 from runner_engine import Tensor
 from runner_engine.checkpoints import DTYPE_BITS, WeightFile, byteio, parse_header
 
@@ -27,7 +30,7 @@ class CheckedPart:
     """A part, and the result of its check."""
 
     entry: PartEntry
-    problems: list[str] = field(default_factory=list)
+    problems: list[Note] = field(default_factory=list)
     readable: bool = False  # header or partition
     tensors: dict[str, Tensor] = field(default_factory=dict)  # by the header, else by the partition
     # of each tensor: computed by `full`, else as listed
@@ -58,7 +61,7 @@ def check_part(manifest: Manifest, entry: PartEntry, level: str, advance: Advanc
     try:
         header = read_header(folder, entry)
     except DataError as error:
-        done.problems.append(str(error))
+        done.problems.append(note("unreadable", error=str(error)))
     else:
         done.readable, done.tensors = True, {tensor.name: tensor for tensor in header.tensors}
         done.problems += _header_problems(entry, header, partition)
@@ -76,26 +79,29 @@ def require_sound(manifest: Manifest, entry: PartEntry, level: str) -> None:
     if problems:
         more = f" ({len(problems) - 1} more: task=verify lists them)" if len(problems) > 1 else ""
         raise DataError(
-            f"part {entry.part_id} of {manifest.folder} is damaged: {problems[0]}{more}", code="damaged"
+            f"part {entry.part_id} of {manifest.folder} is damaged: {render_note(problems[0], NOTES)}{more}",
+            code="damaged",
         )
 
 
-def _partition(folder: Path, entry: PartEntry, problems: list[str]) -> Partition | None:
+def _partition(folder: Path, entry: PartEntry, problems: list[Note]) -> Partition | None:
     """Read partition_N.json; add a problem if it is not the file that the manifest lists."""
     path = folder / entry.partition
     if not path.is_file():
-        problems.append(f"{entry.partition}: missing")
+        problems.append(note("missing", file=entry.partition))
         return None
     digest = byteio.file_sha256(path)
     if digest != entry.partition_sha256:
-        problems.append(f"{entry.partition}: sha256 {entry.partition_sha256} expected, {digest} found")
+        expected = entry.partition_sha256
+        problems.append(note("other_sha256", file=entry.partition, expected=expected, found=digest))
     try:
         partition = partition_file.read_partition(path)
     except DataError as error:
-        problems.append(str(error))
+        problems.append(note("unreadable", error=str(error)))
         return None
     if partition.part_id != entry.part_id:
-        problems.append(f"{entry.partition}: part_id {entry.part_id} expected, {partition.part_id} found")
+        found = partition.part_id
+        problems.append(note("other_part_id", file=entry.partition, expected=entry.part_id, found=found))
     return partition
 
 
@@ -108,32 +114,36 @@ def _as_listed(layer: Layer, path: Path) -> Tensor:
     )
 
 
-def _size(path: Path, listed: ListedFile) -> Iterator[str]:
+def _size(path: Path, listed: ListedFile) -> Iterator[Note]:
     if not path.is_file():
-        yield f"{path.name}: missing"
+        yield note("missing", file=path.name)
     elif (size := byteio.file_size(path)) != listed.nbytes:
-        yield f"{path.name}: {listed.nbytes} bytes expected, {size} found"
+        yield note("other_size", file=path.name, expected=listed.nbytes, found=size)
 
 
-def _header_problems(entry: PartEntry, header: WeightFile, partition: Partition | None) -> Iterator[str]:
+def _header_problems(entry: PartEntry, header: WeightFile, partition: Partition | None) -> Iterator[Note]:
     """Compare the header with partition and manifest."""
     file, held = entry.stored.file, {tensor.name: tensor for tensor in header.tensors}
     params = sum(tensor.params for tensor in header.tensors)
     if (entry.tensors, entry.params) != (len(held), params):
-        yield (
-            f"{file}: {entry.tensors} tensors with {entry.params} parameters expected by the manifest, "
-            f"{len(held)} with {params} found"
+        yield note(
+            "other_counts",
+            file=file,
+            tensors=entry.tensors,
+            params=entry.params,
+            found_tensors=len(held),
+            found_params=params,
         )
     if partition is None:
         return
     layers = {layer.name: layer for layer in partition.layers}
     for name in held.keys() - layers.keys():
-        yield f"{file}: tensor {name}: not in {entry.partition}"
+        yield note("unlisted_tensor", file=file, tensor=name, partition=entry.partition)
     for name, layer in layers.items():
         if name not in held:
-            yield f"{file}: tensor {name}: missing, although {entry.partition} lists it"
+            yield note("missing_tensor", file=file, tensor=name, partition=entry.partition)
             continue
-        tensor, where = held[name], f"{file}: tensor {name}"
+        tensor = held[name]
         pairs = [("dtype", layer.dtype, tensor.dtype), ("shape", list(layer.shape), list(tensor.shape))]
         if isinstance(reference := layer.parameters, TensorReference):
             pairs += [("file", reference.file, entry.raw.file), ("tensor", reference.tensor, name)]
@@ -144,7 +154,15 @@ def _header_problems(entry: PartEntry, header: WeightFile, partition: Partition 
             (what, str(found_value), str(other)) for what, found_value, other in pairs
         ):
             if expected != found:
-                yield f"{where}: {what} {expected} expected by {entry.partition}, {found} found"
+                yield note(
+                    "other_than_listed",
+                    file=file,
+                    tensor=name,
+                    what=what,
+                    expected=expected,
+                    partition=entry.partition,
+                    found=found,
+                )
 
 
 def _read_all(
@@ -164,7 +182,8 @@ def _read_all(
         found = byteio.file_digest(path, algorithm, advance)
         done.nbytes += entry.stored.nbytes
         if found != entry.stored.digest:
-            done.problems.append(f"{entry.stored.file}: {entry.stored.digest} expected, {found} found")
+            expected = entry.stored.digest
+            done.problems.append(note("other_digest", file=entry.stored.file, expected=expected, found=found))
             if entry.frames:
                 return  # unpacking damaged pieces tells nothing more
     if not tensors_too:
@@ -173,15 +192,22 @@ def _read_all(
         whole, digests = _digests(read, header, byteio.algorithm_of(str(entry.raw.digest)), advance)
         problems = _inline_problems(done, read, partition) if inline and partition else []
     except ConfigError as error:
-        done.problems.append(str(error))
+        done.problems.append(note("unreadable", error=str(error)))
         return
     done.nbytes += entry.raw.nbytes
     if whole != entry.raw.digest:
-        done.problems.append(f"{entry.stored.file}: {entry.raw.digest} expected, {whole} found")
+        expected = entry.raw.digest
+        done.problems.append(note("other_digest", file=entry.stored.file, expected=expected, found=whole))
     for name, listed in done.digests.items():
         if name in digests and digests[name] != listed:
             done.problems.append(
-                f"{entry.stored.file}: tensor {name}: {listed} expected, {digests[name]} found"
+                note(
+                    "other_tensor_digest",
+                    file=entry.stored.file,
+                    tensor=name,
+                    expected=listed,
+                    found=digests[name],
+                )
             )
     done.problems += problems
     done.digests = digests
@@ -199,7 +225,7 @@ def _digests(read: Read, header: WeightFile, algorithm: str, advance: Advance) -
     return whole.text(), digests
 
 
-def _inline_problems(done: CheckedPart, read: Read, partition: Partition) -> list[str]:
+def _inline_problems(done: CheckedPart, read: Read, partition: Partition) -> list[Note]:
     """Compare the numbers in the JSON with those of the tensors; only small models have them
     there."""
     import numpy as np
@@ -212,9 +238,14 @@ def _inline_problems(done: CheckedPart, read: Read, partition: Partition) -> lis
             listed = np.concatenate([*partition_file.from_json(partition, layer), np.zeros(0)])
             differ = np.flatnonzero(listed != stored.astype("<f8"))
             if len(differ):
-                where = f"{partition.path.name}: tensor {layer.name}"
                 problems.append(
-                    f"{where}: {len(differ)} of {layer.params} numbers differ from those of the part"
+                    note(
+                        "other_numbers",
+                        file=partition.path.name,
+                        tensor=layer.name,
+                        numbers=len(differ),
+                        params=layer.params,
+                    )
                 )
     return problems
 
@@ -223,19 +254,19 @@ def _inline_problems(done: CheckedPart, read: Read, partition: Partition) -> lis
 # around
 
 
-def check_files(manifest: Manifest, level: str) -> dict[str, list[str]]:
+def check_files(manifest: Manifest, level: str) -> dict[str, list[Note]]:
     """Check the files around the parts; return the problems of each folder."""
-    problems: dict[str, list[str]] = {}
+    problems: dict[str, list[Note]] = {}
     for sub, group in manifest.around.items():
         problems[sub] = []
         for listed in group:
             path = manifest.folder / sub / listed.file
-            found = [f"{sub}/{problem}" for problem in _size(path, listed)]
+            found = [*_size(path, listed)]
             if not found and (level != "quick" or sub == SOURCE_HEADERS):
                 digest = byteio.file_digest(path, byteio.algorithm_of(str(listed.digest)))
                 if digest != listed.digest:
-                    found = [f"{sub}/{listed.file}: {listed.digest} expected, {digest} found"]
-            problems[sub] += found
+                    found = [note("other_digest", file=listed.file, expected=listed.digest, found=digest)]
+            problems[sub] += [note("in_folder", folder=sub, problem=problem) for problem in found]
     return problems
 
 

@@ -110,7 +110,7 @@ def _model_config(manifest: Manifest) -> Any:
             code="unreadable",
         ) from error
     family = KNOWN.get(type(config), None)
-    reasons = {
+    why = {
         "its weights are quantized": getattr(config, "quantization_config", None),
         "it has an encoder and a decoder": getattr(config, "is_encoder_decoder", False),
         "it is more than a language model": config.get_text_config() is not config,
@@ -118,7 +118,7 @@ def _model_config(manifest: Manifest) -> Any:
         "its layers share keys and values across parts": getattr(config, "num_kv_shared_layers", 0),
         "its layers keep a state other than a KV cache": getattr(family, "_is_stateful", False),
     }
-    if applying := [why for why, applies in reasons.items() if applies]:
+    if applying := [reason for reason, applies in why.items() if applies]:
         raise _cannot_run(manifest, config, applying[0])
     return config
 

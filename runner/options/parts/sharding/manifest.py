@@ -152,11 +152,12 @@ def read_manifest(parts: str | Path, key: str = "task.parts") -> Manifest:
 
 
 def _why_none(folder: Path) -> str:
+    why = f"no {MANIFEST} there; give what task=split wrote"
     if not folder.is_dir():
-        return "there is no such folder; give what task=split wrote"
-    if (folder / UNFINISHED).exists():
-        return f"no {MANIFEST} there: the split was interrupted, run the same task=split again"
-    return f"no {MANIFEST} there; give what task=split wrote"
+        why = "there is no such folder; give what task=split wrote"
+    elif (folder / UNFINISHED).exists():
+        why = f"no {MANIFEST} there: the split was interrupted, run the same task=split again"
+    return why
 
 
 def _require_consistent(path: Path, manifest: Manifest, num_parts: object) -> None:

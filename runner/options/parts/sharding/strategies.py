@@ -12,11 +12,12 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from runner.options.parts.keys import SplitConfig, Strategy
 from runner.options.parts.sharding.layout import Layout, layer_type
 from runner.options.parts.sharding.manifest import Manifest
-from runner_base import ConfigError
+from runner_base import MIB, ConfigError
 from runner_engine import Tensor
 from runner_engine.checkpoints import DTYPE_BITS
 
@@ -44,6 +45,22 @@ class PlannedPart:
     def params(self) -> int:
         """Numbers in its tensors."""
         return sum(tensor.params for tensor in self.tensors)
+
+
+def plan_rows(parts: list[PlannedPart]) -> list[dict[str, Any]]:
+    """One row per part: layers, other content, parameters, bytes, share."""
+    stored = sum(part.nbytes for part in parts)
+    return [
+        {
+            "part": part.part_id,
+            "layers": "-" if part.layers is None else f"{part.layers[0]}-{part.layers[1]}",
+            "also_holds": ", ".join(part.holds) or "-",
+            "params": part.params,
+            "mib": part.nbytes / MIB,
+            "share": part.nbytes / stored if stored else 0.0,
+        }
+        for part in parts
+    ]
 
 
 def plan_parts(layout: Layout, task: SplitConfig) -> list[PlannedPart]:

@@ -127,16 +127,14 @@ def refuse_other(folder: Path, earlier: dict[str, Any], plan: Plan, state: dict[
         "revision": (source.get("revision"), plan.revision),
         "archive": (earlier.get("archive"), None),
     }
-    differ = [
-        f"{key} is {there} there and {here} here" for key, (there, here) in pairs.items() if there != here
-    ]
-    if not differ and earlier_state.get("place") != state["place"]:
-        differ = [f"its source is another folder named {plan.name}"]
-    if not differ and earlier_state.get("tensors") != state["tensors"]:
-        differ = ["its source had other tensors"]
-    if differ:
+    why = [f"{key} is {there} there and {here} here" for key, (there, here) in pairs.items() if there != here]
+    if not why and earlier_state.get("place") != state["place"]:
+        why = [f"its source is another folder named {plan.name}"]
+    if not why and earlier_state.get("tensors") != state["tensors"]:
+        why = ["its source had other tensors"]
+    if why:
         raise ConfigError(
-            f"holds another split ({', '.join(differ)}). Nothing was changed: give an empty or new folder",
+            f"holds another split ({', '.join(why)}). Nothing was changed: give an empty or new folder",
             key=KEY,
             value=folder,
             code="mismatch",

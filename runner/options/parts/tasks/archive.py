@@ -53,11 +53,9 @@ def prepare(config: RunnerConfig) -> ArchiveInputs:
     task = own_config(config, ArchiveConfig)
     manifest = read_manifest(task.parts)
     if (manifest.archive is None) == (task.archive is Archive.none):
-        state = (
-            "not an archive: its parts can be loaded" if manifest.archive is None else "an archive already"
-        )
+        why = "not an archive: its parts can be loaded" if manifest.archive is None else "an archive already"
         raise ConfigError(
-            f"task.parts={manifest.folder} is {state}",
+            f"task.parts={manifest.folder} is {why}",
             key="task.archive",
             value=task.archive.value,
             code="no_effect",

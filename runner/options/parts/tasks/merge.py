@@ -16,6 +16,7 @@ from pathlib import Path
 from runner.config.root import RunnerConfig
 from runner.options.parts.keys import MergeConfig
 from runner.options.parts.old_splits import FromNumbers, is_old_split, read_old_split, safetensors_dtype
+from runner.options.parts.render.notes import NOTES
 from runner.options.parts.sharding import restore
 from runner.options.parts.sharding.completeness import require_complete
 from runner.options.parts.sharding.manifest import MANIFEST, Manifest, read_manifest
@@ -24,6 +25,8 @@ from runner.records.artifacts import promise
 from runner.tasks.base import Context, Inputs, Uses, own_config
 from runner_base import MIB, ConfigError, Dtype, Result, machine
 from runner_base.files import hold_folder
+from runner_base.notes import Note, note
+from runner_base.render.notes import render_note
 from runner_engine.checkpoints import byteio
 
 VERSION = 2
@@ -66,10 +69,10 @@ def run(inputs: MergeInputs, context: Context) -> Result:
     started, rss_mib = time.perf_counter(), machine.rss_mib()
     split, recorder = inputs.split, context.recorder
     folder = Path(inputs.task.output_dir).expanduser().absolute()
-    facts, notes = {"output_dir": str(folder), "source": split.source}, list[str]()
+    facts, notes = {"output_dir": str(folder), "source": split.source}, list[Note]()
     if isinstance(split, Manifest):
         targets = restore.targets(split, require_complete(split, recorder.progress))
-        facts["bit_identical"] = _proof(split)
+        facts["bit_identical"] = render_note(_proof(split), NOTES)
     else:
         targets = split.targets()
     missing = _missing(folder, targets)
@@ -85,9 +88,9 @@ def run(inputs: MergeInputs, context: Context) -> Result:
     now = time.perf_counter()
     weights = [target for target in targets if target.tensors]
     if isinstance(split, FromNumbers) and split.rounded:
-        notes.append(f"{split.rounded} numbers had to be rounded to their dtype")
+        notes.append(note("rounded", "warning", numbers=split.rounded))
     if not missing:
-        notes.append("all files existed already: nothing was written")
+        notes.append(note("files_existed"))
     return Result(
         metrics={
             "num_parts": split.num_parts,
@@ -106,7 +109,7 @@ def run(inputs: MergeInputs, context: Context) -> Result:
             for file in weights
         ],
         facts=facts,
-        notes=notes,
+        notes=[render_note(each, NOTES) for each in notes],
         artifacts=promise({folder / target.name: target.digest for target in targets}),
     )
 
@@ -131,8 +134,7 @@ def _missing(folder: Path, targets: list[Target]) -> list[Target]:
     return [target for target in targets if target.name not in finished]
 
 
-def _proof(manifest: Manifest) -> str:
-    tensors = f"every tensor has the {manifest.checksums} that it had in the source"
+def _proof(manifest: Manifest) -> Note:
     if manifest.source_format == "bin":
-        return f"{tensors}; the .bin is now safetensors"
-    return f"yes: {tensors}, and every header is the source's"
+        return note("same_tensors", digest=manifest.checksums)
+    return note("same_files", digest=manifest.checksums)

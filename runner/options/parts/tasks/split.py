@@ -24,16 +24,20 @@ from runner.config.resolved import ResolvedJob
 from runner.config.root import Print, RunnerConfig
 from runner.engines.kinds import kind_of
 from runner.options.parts.keys import Explain, SplitConfig, Strategy
-from runner.options.parts.sharding import plan_picture, write
+from runner.options.parts.render import plan as plan_text
+from runner.options.parts.render.notes import NOTES
+from runner.options.parts.sharding import write
 from runner.options.parts.sharding.layout import find_layers
 from runner.options.parts.sharding.manifest import MANIFEST
 from runner.options.parts.sharding.partition_file import refuse_large
-from runner.options.parts.sharding.strategies import plan_parts
+from runner.options.parts.sharding.strategies import plan_parts, plan_rows
 from runner.options.parts.sharding.unchanged import Plan, file_state, sha256_of
 from runner.records.artifacts import promise
 from runner.records.jobs import Job
 from runner.tasks.base import Context, Inputs, Uses, own_config
 from runner_base import MIB, ConfigError, Progress, Result, machine, names_gguf_file, tell, write_atomically
+from runner_base.notes import Note, note
+from runner_base.render.notes import render_note
 from runner_engine import LocalModelConfig, ModelSpec, local_model, resolve
 from runner_engine.checkpoints import Checkpoint, WeightFile, random_weights, read_checkpoint
 from runner_engine.models.bin_file import read_bin
@@ -67,7 +71,7 @@ def prepare(config: RunnerConfig) -> SplitInputs:
 
 def preview(inputs: SplitInputs, resolved: ResolvedJob) -> str:  # noqa: ARG001
     """Show which layers would go to which part."""
-    return "\n".join(plan_picture.lines(inputs.plan.parts))
+    return "\n".join(plan_text.lines(inputs.plan.parts))
 
 
 def run(inputs: SplitInputs, context: Context) -> Result:
@@ -88,19 +92,19 @@ def run(inputs: SplitInputs, context: Context) -> Result:
     }
     result = Result(
         metrics=metrics,
-        rows=plan_picture.rows(plan.parts),
+        rows=plan_rows(plan.parts),
         facts={"source": plan.name, "source_format": plan.checkpoint.format, "layers": plan.layout.stack},
-        notes=_notes(plan),
+        notes=[render_note(each, NOTES) for each in _notes(plan)],
     )
     title = f"{plan.name} in {len(plan.parts)} parts, {task.strategy.value}"
-    write_atomically(recorder.folder / PICTURE, plan_picture.svg(plan.parts, title))
+    write_atomically(recorder.folder / PICTURE, plan_text.svg(plan.parts, title))
     if task.explain is Explain.vllm:
         # the name under which vLLM finds the model: its hub id, else its folder
         name = config.model.name if plan.place is None else str(plan.checkpoint.folder)
-        result.text = plan_picture.vllm(name, plan.revision, plan.parts, plan.checkpoint.config)
+        result.text = plan_text.vllm(name, plan.revision, plan.parts, plan.checkpoint.config)
         return result
     if config.print is not Print.none:
-        tell("\n".join([title, *plan_picture.lines(plan.parts)]))
+        tell("\n".join([title, *plan_text.lines(plan.parts)]))
     folder = _output_dir(config, plan)
     written = write.update(folder, plan, task.compare, recorder.progress, task.durable)
     metrics |= {
@@ -114,7 +118,7 @@ def run(inputs: SplitInputs, context: Context) -> Result:
     if written.nbytes:
         metrics["write_gb_per_s"] = written.nbytes / 1e9 / written.seconds
     else:
-        result.notes.append("all parts existed already and are unchanged: nothing was written")
+        result.notes.append(render_note(note("parts_unchanged"), NOTES))
     result.facts["output_dir"] = str(folder)
     files: dict[Path, str | None] = {folder / MANIFEST: None}
     for entry in written.manifest["parts"]:
@@ -219,29 +223,23 @@ def _output_dir(config: RunnerConfig, plan: Plan) -> Path:
     return Path(config.output_dir).expanduser().absolute() / "parts" / f"{name}-{len(plan.parts)}{kind}"
 
 
-def _notes(plan: Plan) -> list[str]:
+def _notes(plan: Plan) -> list[Note]:
     notes, layout = [], plan.layout
     if layout.tied and len(plan.parts) > 1 and plan.parts[0].layers is not None:
         names = ", ".join(tensor.name for tensor in layout.tied)
-        notes.append(
-            f"the head is tied to the embedding: {names} is stored in the first part and in the last"
-        )
+        notes.append(note("tied_head", tensors=names))
     elif not layout.head and not layout.tied:
-        notes.append("found neither a head nor a tied embedding by name: the last part has no head")
+        notes.append(note("no_head", "warning"))
     if plan.parts[0].layers is None:
-        notes.append(
-            "parts by type hold no whole layers: they can be merged and verified, but not run as a pipeline"
-        )
+        notes.append(note("no_whole_layers"))
     if plan.checkpoint.format == "bin":
-        notes += [render(note) for file in plan.checkpoint.files for note in file.notes]
-        notes.append("the source is .bin: merge restores the same tensors as safetensors")
+        notes += [note("of_file", text=render(own)) for file in plan.checkpoint.files for own in file.notes]
+        notes.append(note("from_bin"))
         places = Counter(
             (tensor.file, tensor.offset, tensor.nbytes) for tensor in plan.checkpoint.tensors if tensor.nbytes
         )
         if shared := sum(count for count in places.values() if count > 1):
-            notes.append(
-                f"{shared} tensors of the source share their bytes with another one: each is written under its own name"
-            )
+            notes.append(note("shared_bytes", tensors=shared))
     if left_out := plan.checkpoint.left_out:
-        notes.append(f"not copied, because neither weights nor configuration of this checkpoint: {left_out}")
+        notes.append(note("not_copied", files=left_out))
     return notes

@@ -11,6 +11,7 @@ from typing import Any
 
 from runner.config.root import RunnerConfig
 from runner.options.parts.keys import VerifyConfig, VerifyLevel
+from runner.options.parts.render.notes import NOTES
 from runner.options.parts.sharding.check import CheckedPart, check_files, check_part
 from runner.options.parts.sharding.completeness import coverage_problems, source_problems
 from runner.options.parts.sharding.manifest import MANIFEST, Manifest, read_manifest
@@ -18,6 +19,8 @@ from runner.options.parts.sharding.write import Meter
 from runner.tasks.base import Context, Inputs, Uses, own_config
 from runner_base import MIB, ConfigError, Result, machine
 from runner_base.errors import rename_keys
+from runner_base.notes import Note
+from runner_base.render.notes import render_note
 from runner_engine import LocalModelConfig, ModelConfig, ModelSpec, local_model, resolve
 from runner_engine.checkpoints import Checkpoint, read_checkpoint
 from runner_engine.models.bin_file import read_bin
@@ -50,9 +53,9 @@ def run(inputs: VerifyInputs, context: Context) -> Result:
     deep = task.level is VerifyLevel.full
     in_source = sum(tensor.nbytes for tensor in checkpoint.tensors) if checkpoint else 0
     stored = sum(part.raw.nbytes + (part.stored.nbytes if part.frames else 0) for part in manifest.parts)
-    checked, rows, problems, nbytes = list[CheckedPart](), list[dict[str, Any]](), list[str](), 0
+    checked, rows, problems, nbytes = list[CheckedPart](), list[dict[str, Any]](), list[Note](), 0
 
-    def note(file: str, own_problems: list[str], what: str, part: str = "-") -> None:
+    def add_row(file: str, own_problems: list[Note], what: str, part: str = "-") -> None:
         """Add a row to the table, and its problems to the list."""
         problems.extend(own_problems)
         status = f"{len(own_problems)} problem{'s' * (len(own_problems) > 1)}" if own_problems else "ok"
@@ -66,24 +69,24 @@ def run(inputs: VerifyInputs, context: Context) -> Result:
             checked.append(part)
             what = f"digests of file and {entry.tensors} tensors, " if deep else "size, "
             what = f"{what}header, {entry.partition}" if part.read is not None else f"size, {entry.partition}"
-            note(entry.stored.file, part.problems, what, str(entry.part_id))
+            add_row(entry.stored.file, part.problems, what, str(entry.part_id))
             rows[-1] |= _speed(part.nbytes, part.seconds)
             nbytes += part.nbytes
         for folder, file_problems in check_files(manifest, task.level).items():
             count = len(manifest.around[folder])
-            note(
+            add_row(
                 f"{folder}/",
                 file_problems,
                 f"{'sha256' if deep else 'size'} of {count} file{'s' * (count != 1)}",
             )
         coverage = coverage_problems(manifest, checked)
-        note(MANIFEST, coverage, f"each of {manifest.totals.tensors} tensors once, tied ones, totals")
+        add_row(MANIFEST, coverage, f"each of {manifest.totals.tensors} tensors once, tied ones, totals")
         if checkpoint is not None:
             bar.describe("compare with the source")
             began = time.perf_counter()
             differences = source_problems(manifest, checked, checkpoint, task.level, meter)
             what = f"{'content' if deep else 'dtype and shape'} of {len(checkpoint.tensors)} tensors"
-            note(f"source {checkpoint.folder.name}", differences, what)
+            add_row(f"source {checkpoint.folder.name}", differences, what)
             rows[-1] |= _speed(in_source if deep else 0, time.perf_counter() - began)
             nbytes += in_source if deep else 0
     seconds = time.perf_counter() - started
@@ -99,7 +102,7 @@ def run(inputs: VerifyInputs, context: Context) -> Result:
         },
         rows=rows,
         facts={"source": manifest.source, "level": task.level.value},
-        problems=problems,
+        problems=[render_note(problem, NOTES) for problem in problems],
     )
 
 

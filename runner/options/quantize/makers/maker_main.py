@@ -51,10 +51,8 @@ class Tools:
         size: int = self.order["sequence_tokens"]
         whole = len(tokens) // size
         if not whole:
-            sys.exit(
-                f"Error: task.calibration has {len(tokens)} tokens, fewer than a piece of "
-                f"task.sequence_tokens={size}"
-            )
+            why = f"{len(tokens)} tokens, fewer than a piece of task.sequence_tokens={size}"
+            sys.exit(f"Error: task.calibration has {why}")
         count = min(self.order["sequences"], whole)
         starts = [number * whole // count * size for number in range(count)]
         self.pieces, self.tokens = count, count * size

@@ -21,9 +21,11 @@ from runner.options.remote.faults import Fault
 from runner.options.remote.forced_scoring import Forced, forced_answer, forced_body
 from runner.options.remote.llama_cpp import texts
 from runner.options.remote.llama_cpp.keys import KvType, LlamaCppConfig, llama_cpp_model
+from runner.options.remote.llama_cpp.render.notes import describe_gap
 from runner.options.remote.started.reference import REFERENCE_S, NoReference, ask
 from runner.options.remote.started.server import StartedServer
 from runner_base import ConfigError, JobFailed, doing, kept, machine, one_line, tell
+from runner_base.notes import Note, note
 from runner_engine.checkpoints import gguf_file
 
 VERSION = 1  # raise it when the same file would give other answers
@@ -88,21 +90,21 @@ def reference_of(resolved: ResolvedJob) -> Reference:
 
 
 @doing("comparing llama.cpp with the runner's own engine")
-def compare(resolved: ResolvedJob, reference: Reference, server: StartedServer) -> str:
-    """Return how near both are, and what was not compared; ConfigError if they compute different
-    things."""
+def compare(resolved: ResolvedJob, reference: Reference, server: StartedServer) -> Note:
+    """Return how near both are, and, in a warning, what was not compared; ConfigError if they compute
+    different things."""
     if not reference.tokens:
-        return f"not compared: {reference.missing}"
-    read = _check_tokens(resolved, reference, server)
-    rendered = _check_chats(resolved, reference, server)
-    same = f"{read} have the same tokens, and {rendered}"
+        return note("not_compared", "warning", reason=reference.missing)
+    texts_read = _check_tokens(resolved, reference, server)
+    chats = _check_chats(resolved, reference, server)
+    tokens = note("same_tokens", texts=texts_read, chats=chats)
     if not reference.scores:
-        return f"not compared but for this: {same}. The rest: {reference.missing}"
-    return f"{_check_scores(resolved, reference, server)}; {same}"
+        return note("partly_compared", "warning", tokens=tokens, reason=reference.missing)
+    return _check_scores(resolved, reference, server, tokens)
 
 
-def _check_tokens(resolved: ResolvedJob, reference: Reference, server: StartedServer) -> str:
-    """Refuse a server that reads a text as other tokens."""
+def _check_tokens(resolved: ResolvedJob, reference: Reference, server: StartedServer) -> int:
+    """Refuse a server that reads a text as other tokens; return how many texts it has read."""
     all_texts = texts.read()
     for text, own in zip(all_texts, reference.tokens, strict=True):
         other = _tokens(server, text)
@@ -114,11 +116,12 @@ def _check_tokens(resolved: ResolvedJob, reference: Reference, server: StartedSe
                 f"{_shown(own, other)}{_without_pattern(resolved)}",
                 _given(resolved, "--override-kv"),
             )
-    return f"{len(all_texts)} texts"
+    return len(all_texts)
 
 
-def _check_chats(resolved: ResolvedJob, reference: Reference, server: StartedServer) -> str:
-    """Refuse a server that renders a chat in another way than the file's template."""
+def _check_chats(resolved: ResolvedJob, reference: Reference, server: StartedServer) -> int:
+    """Refuse a server that renders a chat in another way than the file's template; return how many it
+    has rendered."""
     compared = 0
     for chat, own in zip(texts.CHATS, reference.chats, strict=True):
         if not own["ids"]:  # the template refuses it, or there is none
@@ -135,10 +138,10 @@ def _check_chats(resolved: ResolvedJob, reference: Reference, server: StartedSer
                 _given(resolved, "--chat-template", "--no-jinja"),
             )
         compared += 1
-    return f"{compared} chats are rendered alike" if compared else "no chat was rendered"
+    return compared
 
 
-def _check_scores(resolved: ResolvedJob, reference: Reference, server: StartedServer) -> str:
+def _check_scores(resolved: ResolvedJob, reference: Reference, server: StartedServer, tokens: Note) -> Note:
     """Refuse a server whose log-probabilities are further from our engine's than rounding."""
     model = llama_cpp_model(resolved.config.model)
     found = _scores(model, reference, server)
@@ -146,17 +149,15 @@ def _check_scores(resolved: ResolvedJob, reference: Reference, server: StartedSe
     most = max(abs(each.own - each.other) for each in found)
     limit = _limit(model, reference.rounding)
     same = sum(each.own_first == each.other_first for each in found)
-    figures = (
-        f"{same} of {len(found)} first choices are equal, and log-probabilities differ by {mean:.2g} nats for a token "
-        f"on average, {most:.2g} at most"
-    )
     if mean <= limit and math.isfinite(most):
-        return f"with the runner's engine: {figures} ({limit:.2g} on average is what rounding may make)"
+        return note(
+            "same_model", same=same, places=len(found), mean=mean, most=most, limit=limit, tokens=tokens
+        )
     raise _differs(
         resolved,
         server,
-        f"computes another model than the runner's engine: {figures}, and {limit:.2g} on average is "
-        "what rounding may make",
+        f"computes another model than the runner's engine: {describe_gap(same, len(found), mean, most)}, and "
+        f"{limit:.2g} on average is what rounding may make",
         _suspects(model),
     )
 

@@ -3,6 +3,7 @@ engine."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,10 +12,13 @@ from runner.options.remote.keys import ApiConfig, Extensions
 from runner.options.remote.llama_cpp import comparison
 from runner.options.remote.llama_cpp.command import flags_shown, name_of
 from runner.options.remote.llama_cpp.keys import llama_cpp_model
+from runner.options.remote.llama_cpp.render.notes import NOTES
 from runner.options.remote.llama_cpp.server import LlamaCppServer
 from runner.options.remote.started.engine import RETRIES, StartedEngine
 from runner.options.remote.started.server import StartedServer
 from runner.options.remote.thinking_budget import ThinkingBudget
+from runner_base.notes import Note, note
+from runner_base.render.notes import Template
 from runner_engine import BaseCache, Capability, Request
 
 
@@ -22,6 +26,7 @@ class LlamaCppEngine(StartedEngine):
     """Requests to llama.cpp."""
 
     PROGRAM: ClassVar[str] = "llama.cpp"
+    NOTES: ClassVar[Mapping[str, Template]] = NOTES
 
     def __init__(
         self,
@@ -51,17 +56,13 @@ class LlamaCppEngine(StartedEngine):
         self._reference = comparison.reference_of(self._resolved)
         return LlamaCppServer(self._resolved, folder)
 
-    def _facts(self, server: StartedServer) -> dict[str, str]:
-        varies = "off: other requests may change an answer's last bits (model.parallel=1: not)"
-        depends = "off: earlier prompts may change an answer's last bits (model.prompt_cache=false: not)"
-        is_alone = self._keys.parallel == 1
-        alone = depends if self._keys.caches_prompts else "on: one request at a time, no prompt cache"
-        return {
-            "engine": server.label,
-            "flags": flags_shown(self._resolved),
-            "compared": server.compared,
-            "batch_invariant": alone if is_alone else varies,
-        }
+    def _flags(self) -> str:
+        return flags_shown(self._resolved)
+
+    def _batch_invariance(self) -> Note:
+        if self._keys.parallel > 1:
+            return note("rows_together")
+        return note("prompts_cached") if self._keys.caches_prompts else note("rows_alone")
 
     def parameters(self, request: Request) -> dict[str, Any]:
         """Return what is sent for a request; without a prompt cache, earlier requests leave
@@ -71,6 +72,6 @@ class LlamaCppEngine(StartedEngine):
             sent["extra_body"] = {**sent.get("extra_body", {}), "cache_prompt": False}
         return sent
 
-    def _compare(self, server: StartedServer) -> str:
+    def _compare(self, server: StartedServer) -> Note:
         """Compare the server with our own engine."""
         return comparison.compare(self._resolved, self._reference, server)

@@ -64,8 +64,6 @@ OWN = ("--host", "--api-key", "--api-key-file", "-a", "--alias", "--api-prefix",
        "--embeddings", "--rerank", "--reranking", "--ssl-key-file", "--ssl-cert-file")  # fmt: skip
 UNRECORDED = ("--lora", "--lora-scaled", "--control-vector", "--control-vector-scaled", "--models-dir",
               "--models-preset", "--slot-save-path", "-fit", "--fit")  # fmt: skip
-NO_ADAPTER = "llama.cpp has no PEFT adapters: merge it into a .gguf file, or use model=local"
-COUNTS_PROMPT = "llama.cpp counts the prompt's tokens, too, so it would be another penalty of the same name"
 
 
 class KvType(StrEnum):
@@ -179,17 +177,19 @@ class LlamaCppConfig(StartedConfig):
         generation: GenerationConfig,
     ) -> None:
         """Reject what llama.cpp cannot do, or does in another way than the record would say."""
-        check(lora.name == "none", "lora", lora.name, NO_ADAPTER, code="unsupported")
+        need = "llama.cpp has no PEFT adapters: merge it into a .gguf file, or use model=local"
+        check(lora.name == "none", "lora", lora.name, need, code="unsupported")
         why = "llama.cpp reads the file as it is"
         require_own_weights(quantization, lora, rope, why)
+        need = "llama.cpp counts the prompt's tokens, too, so it would be another penalty of the same name"
         for name in ("frequency_penalty", "presence_penalty"):
             value = getattr(generation, name)
-            check(not value, f"generation.{name}", value, COUNTS_PROMPT, code="unsupported")
+            check(not value, f"generation.{name}", value, need, code="unsupported")
         rows, most = generation.batch_size, self.parallel
         need = f"model.parallel={most} allows no more at once"
         check(rows is None or rows <= most, "generation.batch_size", rows, need, code="conflict")
-        where = "llama.cpp keeps keys and values itself (model.kv_keys and model.kv_values say how)"
-        require_no_scheduler(generation, where)
+        why = "llama.cpp keeps keys and values itself (model.kv_keys and model.kv_values say how)"
+        require_no_scheduler(generation, why)
         check_budget("model", ThinkingBudget.llama_cpp, generation)
 
 

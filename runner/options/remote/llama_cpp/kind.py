@@ -13,7 +13,10 @@ from runner.options.remote.llama_cpp.command import check_words, draft_sha256, p
 from runner.options.remote.llama_cpp.engine import LlamaCppEngine
 from runner.options.remote.llama_cpp.keys import llama_cpp_model
 from runner.options.remote.llama_cpp.program import program_of
+from runner.options.remote.llama_cpp.render.notes import NOTES
 from runner_base import MIB, ConfigError, check, decimals, machine, told_apart
+from runner_base.notes import Note, note
+from runner_base.render.notes import render_note
 from runner_engine import BaseCache, Capability, Engine, Prompt
 from runner_engine.checkpoints import chat_templates, file_bytes
 
@@ -58,9 +61,10 @@ class LlamaCpp(ModelKind):
             chat_templates.check(resolved.files)
         own, asked = self.own_positions(resolved), model.context
         beyond = asked is not None and own is not None and asked > own
-        notes = [f"model.context={asked}: the model was made for {own}"] if beyond else []
-        note = _memory_note(resolved)
-        return notes + ([note] if resolved.config.plan else [])
+        notes = [note("beyond_trained", "warning", context=asked, trained=own)] if beyond else []
+        memory = _predict_memory(resolved)
+        notes += [memory] if resolved.config.plan else []
+        return [render_note(each, NOTES) for each in notes]
 
     def need(self, resolved: ResolvedJob) -> Need:
         """Its server uses the threads that it is given, and each GPU that it finds."""
@@ -118,15 +122,14 @@ def _kv_mib(resolved: ResolvedJob) -> float | None:
     return layers * heads * size * bits / 8 * positions_of(resolved) * model.parallel / MIB
 
 
-def _memory_note(resolved: ResolvedJob) -> str:
-    """Say how much memory llama.cpp will take, or that this is not known; refuse what cannot fit
-    into main memory."""
+def _predict_memory(resolved: ResolvedJob) -> Note:
+    """Return how much memory llama.cpp will take; refuse what cannot fit into main memory."""
     model = llama_cpp_model(resolved.config.model)
     weights, kv = _weight_mib(resolved), _kv_mib(resolved)
-    of_kv = "what keys and values take is not known" if kv is None else f"{kv:,.0f} MiB of keys and values"
-    sized = f"memory: {weights:,.0f} MiB of weights, and {of_kv}"
-    if program_of(model).devices:
-        return f"{sized}; llama.cpp divides them over {program_of(model).label.partition(' on ')[2]} and main memory"
+    program = program_of(model)
+    memory = note("memory", weights_mib=weights, kv_mib=kv, places=program.place if program.devices else "")
+    if program.devices:
+        return memory
     needed, free = weights + (kv or 0.0), machine.available_mib()
     if model.check_memory and needed > free:
         needs, there = told_apart(needed, free, decimals(0))
@@ -138,7 +141,7 @@ def _memory_note(resolved: ResolvedJob) -> str:
             value=model.name,
             code="too_large",
         )
-    return sized
+    return memory
 
 
 KIND = LlamaCpp()

@@ -58,7 +58,11 @@ class Program:
     @property
     def label(self) -> str:
         """llama.cpp, its version and where it computes, as facts and messages name them."""
-        return f"llama.cpp {self.version} on {' and '.join(self.devices) or 'the CPU'}"
+        return f"llama.cpp {self.version} on {self.place}"
+
+    @property
+    def place(self) -> str:
+        return " and ".join(self.devices) or "the CPU"
 
     def first_known(self, *words: str) -> str:
         """Return the first of several spellings that it knows; the first one if that is unknown."""
@@ -148,7 +152,7 @@ def _said(path: str, label: str, word: str) -> str:
 @cache
 def _with_xllamacpp(python: str) -> Program | None:
     """Ask a Python what xllamacpp it has; None if it has none."""
-    where = f"model.python={python} does not run as a Python"
+    why = f"model.python={python} does not run as a Python"
     try:
         done = subprocess.run(
             [python, "-P", "-c", PROBE],
@@ -162,9 +166,9 @@ def _with_xllamacpp(python: str) -> Program | None:
         if done.returncode == 0:
             found = json.loads(done.stdout.splitlines()[-1])
     except (OSError, ValueError, IndexError, subprocess.TimeoutExpired) as error:
-        raise ConfigError(f"{where}: {one_line(error)}", code="failed") from None
+        raise ConfigError(f"{why}: {one_line(error)}", code="failed") from None
     if found is None:
-        raise ConfigError(f"{where}: {one_line(done.stderr or done.returncode)}", code="failed")
+        raise ConfigError(f"{why}: {one_line(done.stderr or done.returncode)}", code="failed")
     if not found:
         return None
     build = f" ({found['build']})" if found["build"] else ""

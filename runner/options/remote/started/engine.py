@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from functools import cached_property
@@ -19,6 +19,8 @@ from runner.options.remote.session import ApiSession
 from runner.options.remote.started.server import StartedServer
 from runner_base import ConfigError, RunnerError
 from runner_base.errors import convert_error
+from runner_base.notes import Note, note
+from runner_base.render.notes import Template, render_note
 from runner_engine import BaseCache, Capability, EngineReport, Request
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ class StartedEngine(ApiEngine):
     running."""
 
     PROGRAM: ClassVar[str]  # as sentences name it
+    NOTES: ClassVar[Mapping[str, Template]]
 
     def __init__(
         self,
@@ -60,13 +63,17 @@ class StartedEngine(ApiEngine):
         """Start the server; what must be computed before it takes the memory is, first."""
 
     @abstractmethod
-    def _compare(self, server: StartedServer) -> str:
-        """Compare a new server with another program, and return how near they are, or why that is
-        not known; ConfigError if it computes something else."""
+    def _compare(self, server: StartedServer) -> Note:
+        """Compare a new server with another program, and return how near they are, or, as a warning, why
+        that is not known; ConfigError if it computes something else."""
 
     @abstractmethod
-    def _facts(self, server: StartedServer) -> dict[str, str]:
-        """Return what a record says of the server."""
+    def _flags(self) -> str:
+        """Return the options that the server is started with, as a record has them."""
+
+    @abstractmethod
+    def _batch_invariance(self) -> Note:
+        """Return whether an answer depends on other requests."""
 
     @property
     def _served_name(self) -> str:
@@ -84,7 +91,13 @@ class StartedEngine(ApiEngine):
         report = super().load()
         self._room = int(report.metrics.get("max_positions", 0))
         sent = {name: value for name, value in report.facts.items() if name == "sent"}
-        report.facts = self._facts(server) | sent
+        assert server.compared is not None
+        report.facts = {
+            "engine": server.label,
+            "flags": self._flags(),
+            "compared": render_note(server.compared, self.NOTES),
+            "batch_invariant": render_note(self._batch_invariance(), self.NOTES),
+        } | sent
         self.stats.load_s = report.metrics["load_s"] = self._start_s
         self._report = report
         return report
@@ -113,11 +126,13 @@ class StartedEngine(ApiEngine):
         """Return how the server ended, if it did."""
         return None if self._server is None else self._server.failure()
 
-    def doubts(self) -> list[str]:
+    def doubts(self) -> list[Note]:
         """The files are here and hashed; what was not compared is a doubt."""
-        server = self._server
-        is_doubtful = server is not None and server.compared.startswith("not")
-        return [f"{self.PROGRAM} was {server.compared}"] if server and is_doubtful else []
+        compared = None if self._server is None else self._server.compared
+        if compared is None or compared.level == "info":
+            return []
+        finding = render_note(compared, self.NOTES)
+        return [note("not_compared", "warning", program=self.PROGRAM, finding=finding)]
 
     def most_tokens(self, request: Request) -> int:
         """Return the most tokens of an answer, no more than the server has positions: it refuses a
@@ -153,7 +168,7 @@ class StartedEngine(ApiEngine):
         self._server = server
         self.model = replace(self._client(server.url), name=self._served_name)
         self._log_from = server.log.stat().st_size if was_running and server.log.exists() else server.log_from
-        if not server.compared:
+        if server.compared is None:
             try:
                 server.compared = self._compare(server)
             except ConfigError as error:

@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -21,6 +22,7 @@ from typing import Any, ClassVar
 from runner.options.remote.server import KEPT, started_keys
 from runner.options.remote.started import keeper
 from runner_base import ConfigError, JobFailed, Progress, RunnerError, child, one_line, tell
+from runner_base.notes import Note
 
 LOOPBACK = "127.0.0.1"
 POLL_S = 0.3
@@ -44,7 +46,8 @@ class StartedServer(ABC):
         """Start it, and wait until it answers; label: the program and its version, name: the
         model's."""
         self.label, self.name, self.start_limit_s, self.wanted_port = label, name, start_s, port
-        self.log, self.compared = folder / self.LOG, ""
+        self.log = folder / self.LOG
+        self.compared: Note | None = None  # with another program
         self.key = secrets.token_urlsafe(24)
         self._ended: RunnerError | None = None
         started = time.monotonic()
@@ -210,10 +213,10 @@ class StartedServer(ABC):
 
     def _how(self, code: int, when: str = "", after: str = "") -> str:
         """Say how the server ended, with its last error."""
-        how = child.describe_exit(keeper.KILLED - code if code > keeper.KILLED else code)
-        quoted = self._quote(has_spoken="SIG" not in how)
-        how_it_ended = f"{self.label} {how}{when}"
-        if any(sign in how_it_ended + quoted for sign in self.NO_MEMORY) and "SIGKILL" not in how:
+        code = keeper.KILLED - code if code > keeper.KILLED else code  # negative: of a signal
+        quoted = self._quote(has_spoken=code >= 0)
+        how_it_ended = f"{self.label} {child.describe_exit(code)}{when}"
+        if any(sign in quoted for sign in self.NO_MEMORY) and code != -signal.SIGKILL:
             how_it_ended += f": it has not enough memory. {self.more_room()}"
         return how_it_ended + after + quoted
 

@@ -22,7 +22,9 @@ from runner.options.remote.started.reference import NoReference, ask
 from runner.options.remote.vllm.command import dtype_of
 from runner.options.remote.vllm.environment import environment_of
 from runner.options.remote.vllm.keys import vllm_model
+from runner.options.remote.vllm.render.notes import describe_gap
 from runner_base import BYTES, MIB, ConfigError, doing, kept, machine, tell
+from runner_base.notes import Note, note
 from runner_engine.checkpoints import file_bytes
 
 TEXTS = 32
@@ -39,7 +41,7 @@ SPARE = 1.3  # the weights, and what a forward pass takes beside them
 class Reference:
     """What transformers says of the texts, or why it says nothing."""
 
-    missing: str = ""
+    missing: Note | None = None
     dtype: str = ""
     ids: Sequence[Sequence[int]] = ()
     logprobs: Sequence[Sequence[float]] = ()  # of each token after the first
@@ -60,11 +62,9 @@ def reference_of(resolved: ResolvedJob) -> Reference:
     starts."""
     model, files = vllm_model(resolved.config.model), resolved.files
     if not model.compare:
-        return Reference(missing="model.compare=false")
+        return Reference(note("comparison_off"))
     if files.stored is not None:
-        return Reference(
-            missing=f"the checkpoint is quantized ({files.stored}), so transformers would compute otherwise"
-        )
+        return Reference(note("quantized", stored=files.stored))
     stored_bytes = max(BYTES.get(str(files.settings.get("dtype") or files.settings.get("torch_dtype")), 2), 1)
     numbers = sum(tensor.params for tensor in files.tensors) or file_bytes(files.path) / stored_bytes
     wanted = dtype_of(resolved, environment_of(model))
@@ -72,9 +72,7 @@ def reference_of(resolved: ResolvedJob) -> Reference:
         name for name in ("float32", wanted) if SPARE * numbers * BYTES[name] < machine.available_mib() * MIB
     ]
     if not dtypes:
-        return Reference(
-            missing=f"transformers would need {numbers * BYTES[wanted] / MIB:,.0f} MiB of main memory"
-        )
+        return Reference(note("no_memory", needed_mib=numbers * BYTES[wanted] / MIB))
     found, *others = (
         _kept_scores(resolved, dtype, round(SPARE * numbers * BYTES[dtype]))
         for dtype in dict.fromkeys(dtypes)
@@ -82,10 +80,10 @@ def reference_of(resolved: ResolvedJob) -> Reference:
     logprobs = [scores["logprobs"] for scores in found]
     gaps = [gap for other in others for gap in _gaps([scores["logprobs"] for scores in other], logprobs)]
     rounding = sum(gaps) / len(gaps) if gaps else 0.0
-    return Reference("", dtypes[0], [scores["ids"] for scores in found], logprobs, rounding)
+    return Reference(None, dtypes[0], [scores["ids"] for scores in found], logprobs, rounding)
 
 
-def verdict(resolved: ResolvedJob, reference: Reference, scored: Sequence[Sequence[float]]) -> str:
+def verdict(resolved: ResolvedJob, reference: Reference, scored: Sequence[Sequence[float]]) -> Note:
     """Return how far vLLM's log-probabilities are from transformers'; ConfigError if they are
     further than rounding."""
     model = vllm_model(resolved.config.model)
@@ -97,15 +95,14 @@ def verdict(resolved: ResolvedJob, reference: Reference, scored: Sequence[Sequen
     tolerance = TOLERANCE[dtype] if word is None else QUANTIZED
     if reference.rounding and word is None:
         tolerance = max(ROUNDINGS * reference.rounding, TOLERANCE["float32"])
-    figures = f"{mean:.2g} nats for a token on average, {most:.2g} at most, over {len(gaps):,} tokens of {TEXTS} texts"
     if mean <= tolerance and math.isfinite(most):
-        return f"with transformers in {reference.dtype}: {figures}"
+        return note("same_model", dtype=reference.dtype, mean=mean, most=most, tokens=len(gaps), texts=TEXTS)
     own, other = (math.fsum(chain.from_iterable(some)) / len(gaps) for some in (scored, reference.logprobs))
     raise ConfigError(
         f"{label} computes another model than transformers: log-probabilities differ by "
-        f"{figures}, and {tolerance:.2g} on average is what {word or dtype} may make. A token's mean is {own:.4f} by "
-        f"vLLM and {other:.4f} by transformers in {reference.dtype}. Use another model.dtype, other model.args or "
-        "another version of vLLM; model.compare=false takes its answers as they are",
+        f"{describe_gap(mean, most, len(gaps), TEXTS)}, and {tolerance:.2g} on average is what {word or dtype} may "
+        f"make. A token's mean is {own:.4f} by vLLM and {other:.4f} by transformers in {reference.dtype}. Use another "
+        "model.dtype, other model.args or another version of vLLM; model.compare=false takes its answers as they are",
         key="model.name",
         value=model.name,
         code="mismatch",

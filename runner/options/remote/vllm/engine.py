@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,15 +17,15 @@ from runner.options.remote.vllm import comparison
 from runner.options.remote.vllm.command import ADAPTER, flags_shown, name_of
 from runner.options.remote.vllm.gpus import batch_invariant
 from runner.options.remote.vllm.keys import vllm_model
+from runner.options.remote.vllm.render.notes import NOTES
 from runner.options.remote.vllm.server import VllmServer
 from runner_base import JobFailed
+from runner_base.notes import Note, note
+from runner_base.render.notes import Template
 from runner_engine import BaseCache, Capability, Request, complete
 
 EVENT_TOKENS = (
     16  # in an event of a stream that nobody watches: each event costs the runner a quarter of a millisecond
-)
-NO_SCORES = (
-    "vLLM's build for CPUs cannot score prompts beside an adapter"  # 0.32 ends with an error in einsum()
 )
 
 
@@ -32,6 +33,7 @@ class VllmEngine(StartedEngine):
     """Requests to vLLM."""
 
     PROGRAM: ClassVar[str] = "vLLM"
+    NOTES: ClassVar[Mapping[str, Template]] = NOTES
 
     def __init__(
         self,
@@ -73,22 +75,20 @@ class VllmEngine(StartedEngine):
             self._reference = comparison.reference_of(self._resolved)
         return VllmServer(self._resolved, folder)
 
-    def _facts(self, server: StartedServer) -> dict[str, str]:
-        invariant = "on: other requests do not change an answer's bits"
-        return {
-            "engine": server.label,
-            "flags": flags_shown(self._resolved),
-            "compared": server.compared,
-            "batch_invariant": invariant if batch_invariant() else "off: not on this hardware",
-        }
+    def _flags(self) -> str:
+        return flags_shown(self._resolved)
 
-    def _compare(self, server: StartedServer) -> str:
+    def _batch_invariance(self) -> Note:
+        return note("batch_invariant") if batch_invariant() else note("not_batch_invariant")
+
+    def _compare(self, server: StartedServer) -> Note:
         """Compare the base with transformers."""
         reference = self._reference
         if Capability.logprobs not in self.capabilities:
-            return f"not compared: {NO_SCORES}, so only jobs without an adapter are"
-        if reference.missing:
-            return f"not compared: {reference.missing}"
+            # the build 0.32 ends with an error in einsum()
+            return note("not_compared", "warning", reason=note("no_scores"))
+        if reference.missing is not None:
+            return note("not_compared", "warning", reason=reference.missing)
         texts = comparison.texts()
         base = ApiEngine(
             replace(self.config), replace(self.model, name=name_of(self._keys)), self.capabilities

@@ -55,11 +55,6 @@ BY_KEY = {  # what vLLM's command line says and a key of the runner says, too
     "--seed": "seed",
     "--port": "model.port",
 }
-NO_SCALING = "vLLM would read another config than the one that is hashed and compared with transformers"
-NO_ROPE = {
-    "rope_2d": "vLLM has no second coordinate for a token",
-    "dynamic": "vLLM rotates all texts as the longest one, so it would be another setting of the same name",
-}
 SHORT = {"-q": "--quantization", "-tp": "--tensor-parallel-size", "-pp": "--pipeline-parallel-size",
          "-dp": "--data-parallel-size"}  # fmt: skip
 # the runner gives them
@@ -141,25 +136,26 @@ class VllmConfig(StartedConfig):
         generation: GenerationConfig,
     ) -> None:
         """Reject what vLLM cannot do, or does in another way than the record would say."""
-        here = "use model=auto, which runs on this machine"
-        check(
-            rope.name == RopeConfig.name,
-            "rope",
+        fix = "use model=auto, which runs on this machine"
+        why = {
+            "rope_2d": "vLLM has no second coordinate for a token",
+            "dynamic": "vLLM rotates all texts as the longest one, so it would be another setting of the same name",
+        }.get(
             rope.name,
-            f"{NO_ROPE.get(rope.name, NO_SCALING)}; {here}",
-            code="unsupported",
+            "vLLM would read another config than the one that is hashed and compared with transformers",
         )
-        need = f"vLLM stops at model.max_positions, and refuses more than the model's own; {here}"
+        check(rope.name == RopeConfig.name, "rope", rope.name, f"{why}; {fix}", code="unsupported")
+        need = f"vLLM stops at model.max_positions, and refuses more than the model's own; {fix}"
         check(not rope.beyond_trained, "rope.beyond_trained", True, need, code="unsupported")
         check(
             not lora.each,
             "lora",
             lora.name,
-            f"vLLM gets one adapter, with lora=peft; {here}",
+            f"vLLM gets one adapter, with lora=peft; {fix}",
             code="unsupported",
         )
         is_pth = (adapter := adapter_of(lora)) is not None and adapter.is_single_file
-        check(not is_pth, "lora", lora.name, f"vLLM reads PEFT adapters, no .pth: {here}", code="unsupported")
+        check(not is_pth, "lora", lora.name, f"vLLM reads PEFT adapters, no .pth: {fix}", code="unsupported")
         check(
             not lora.merges,
             "lora.merge",
@@ -167,20 +163,21 @@ class VllmConfig(StartedConfig):
             "vLLM keeps adapters beside the weights: use lora.merge=false",
             code="unsupported",
         )
-        mixed = f"vLLM quantizes all layers alike: leave quantization.skip and quantization.overrides out, or {here}"
-        check(not quantization.is_mixed, "quantization", quantization.label, mixed, code="unsupported")
+        need = f"vLLM quantizes all layers alike: leave quantization.skip and quantization.overrides out, or {fix}"
+        check(not quantization.is_mixed, "quantization", quantization.label, need, code="unsupported")
         need = (
             f"vLLM quantizes a plain checkpoint with {' or '.join(WORDS)}, or model.quantization=WORD with a word of "
             "its own; what a checkpoint has stored needs quantization=none"
         )
         check(quantization.name in WORDS, "quantization", quantization.name, need, code="unsupported")
-        once = f"quantization={quantization.name} says it, too: leave one of the two out"
+        need = f"quantization={quantization.name} says it, too: leave one of the two out"
         is_once = self.quantization is None or quantization.name == "none"
-        check(is_once, "model.quantization", self.quantization, once, code="conflict")
+        check(is_once, "model.quantization", self.quantization, need, code="conflict")
         rows, most = generation.batch_size, self.concurrency
         need = f"model.concurrency={most} allows no more requests in flight at once"
         check(rows is None or rows <= most, "generation.batch_size", rows, need, code="conflict")
-        require_no_scheduler(generation, "vLLM keeps keys and values itself (model.kv_cache_dtype says how)")
+        why = "vLLM keeps keys and values itself (model.kv_cache_dtype says how)"
+        require_no_scheduler(generation, why)
         if generation.thinking_tokens is not None and self.reasoning_parser is None:
             raise ConfigError(
                 "vLLM must know how the model marks its "

@@ -17,8 +17,11 @@ from runner.options.remote.vllm.engine import VllmEngine
 from runner.options.remote.vllm.environment import Environment, environment_of
 from runner.options.remote.vllm.gpus import batch_invariant, memory_mib
 from runner.options.remote.vllm.keys import WORDS, VllmConfig, vllm_model
-from runner_base import BYTES, MIB, ConfigError, check, counted, decimals, machine, told_apart
+from runner.options.remote.vllm.render.notes import NOTES
+from runner_base import BYTES, MIB, ConfigError, check, decimals, machine, told_apart
 from runner_base.dtypes import stored_dtype
+from runner_base.notes import Note, note
+from runner_base.render.notes import render_note
 from runner_engine import BaseCache, Capability, Engine, Prompt, adapter_of
 from runner_engine.checkpoints import adapter_header, chat_templates, file_bytes
 
@@ -68,8 +71,8 @@ class Vllm(ModelKind):
         if resolved.config.task.asks_in_chat:
             chat_templates.check(resolved.files)
         adapter_header.check(files)
-        note = _memory_note(resolved, environment)
-        return [note] if resolved.config.plan else []
+        memory = _predict_memory(resolved, environment)
+        return [render_note(memory, NOTES)] if resolved.config.plan else []
 
     def need(self, resolved: ResolvedJob) -> Need:
         """Its server uses all cores, or as many GPUs as the keys say."""
@@ -110,7 +113,7 @@ def _check_words(resolved: ResolvedJob, environment: Environment) -> None:
     key, without = ("model.quantization", "null") if model.quantization else ("quantization", "none")
     is_stored = f"model.name={model.name} is quantized already ({files.stored}): use {key}={without}"
     check(word is None or files.stored is None, key, word, is_stored, code="conflict")
-    known = (
+    need = (
         f"{environment.label} has {', '.join(environment.quantizations)}; "
         f"the choices of the group are {', '.join(WORDS)}"
     )
@@ -118,7 +121,7 @@ def _check_words(resolved: ResolvedJob, environment: Environment) -> None:
         word is None or not environment.quantizations or word in environment.quantizations,
         key,
         word,
-        known,
+        need,
         code="unknown_choice",
     )
 
@@ -135,12 +138,10 @@ def _weight_mib(resolved: ResolvedJob) -> float:
     return own * scale / MIB if word is None else own * scale / MIB / 2
 
 
-def _memory_note(resolved: ResolvedJob, environment: Environment) -> str:
-    """Say how much memory vLLM will take by its own rules, or that this is not known; refuse what
-    cannot fit."""
+def _predict_memory(resolved: ResolvedJob, environment: Environment) -> Note:
+    """Return how much memory vLLM will take by its own rules; refuse what cannot fit."""
     model = vllm_model(resolved.config.model)
     weights, gpus = _weight_mib(resolved), [] if environment.on_cpu else memory_mib()
-    sized = f"memory: {weights:,.0f} MiB of weights"
     if environment.on_cpu:
         share = None if model.memory_share is None else model.memory_share * machine.total_mib()
         kv = (
@@ -151,20 +152,14 @@ def _memory_note(resolved: ResolvedJob, environment: Environment) -> str:
         _refuse(
             model, weights if share is None else max(weights, share), machine.available_mib(), "main memory"
         )
-        return f"{sized}, and {kv:,.0f} MiB of main memory for keys and values"
+        return note("memory_of_cpu", weights_mib=weights, kv_mib=kv)
     if not gpus:
-        return f"{sized}; what vLLM takes of each GPU is not known: the driver names no GPU here"
+        return note("memory_of_unknown_gpus", weights_mib=weights)
     here, each = gpus[: model.gpus], weights / (model.tensor_parallel * model.pipeline_parallel)
     share = (model.memory_share or GPU_SHARE) * min(here)
     _refuse(model, each, share, f"each GPU, model.memory_share={model.memory_share or GPU_SHARE:g}")
-    elsewhere = (
-        f"; {model.gpus - len(here)} of {model.gpus} GPUs are not on this machine"
-        if len(here) < model.gpus
-        else ""
-    )
-    return (
-        f"{sized}, {each:,.0f} on each of {counted(model.gpus, 'GPU')}; vLLM takes {share:,.0f} MiB of each, and what "
-        f"the weights leave is for keys and values{elsewhere}"
+    return note(
+        "memory_of_gpus", weights_mib=weights, each_mib=each, share_mib=share, gpus=model.gpus, here=len(here)
     )
 
 

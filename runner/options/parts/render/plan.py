@@ -1,4 +1,4 @@
-"""A plan of parts to look at: rows for tables, lines of text, a picture with one bar per part, a
+"""A plan of parts to look at: lines of text, a picture with one bar per part, a
 command for vLLM.
 
 The picture is SVG, written directly: a plotting library would take more memory than all the rest of
@@ -10,7 +10,7 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
-from runner.options.parts.sharding.strategies import PlannedPart
+from runner.options.parts.sharding.strategies import PlannedPart, plan_rows
 from runner_base import MIB
 from runner_base.svg import box, document, text
 
@@ -32,26 +32,10 @@ single machine's memory, for stages on CPUs, and to store, ship or verify parts 
 LEFT, TOP, BAR, STEP, WIDTH = 110, 64, 26, 40, 640
 
 
-def rows(parts: list[PlannedPart]) -> list[dict[str, Any]]:
-    """One row per part: layers, other content, parameters, bytes, share."""
-    stored = sum(part.nbytes for part in parts)
-    return [
-        {
-            "part": part.part_id,
-            "layers": "-" if part.layers is None else f"{part.layers[0]}-{part.layers[1]}",
-            "also_holds": ", ".join(part.holds) or "-",
-            "params": part.params,
-            "mib": part.nbytes / MIB,
-            "share": part.nbytes / stored if stored else 0.0,
-        }
-        for part in parts
-    ]
-
-
 def lines(parts: list[PlannedPart]) -> list[str]:
     """The rows as aligned text."""
     table = [("part", "layers", "also holds", "parameters", "MiB", "share")]
-    for row in rows(parts):
+    for row in plan_rows(parts):
         numbers = f"{row['params']:,}", f"{row['mib']:,.1f}", f"{row['share']:.1%}"
         table.append((str(row["part"]), row["layers"], row["also_holds"], *numbers))
     widths = [max(len(line[column]) for line in table) for column in range(6)]

@@ -15,6 +15,16 @@ from pydantic.json_schema import models_json_schema
 from runner.options.serve.bodies import ChatBody, GenerateBody, TextBody, TokenizeBody
 from runner.options.serve.limits import Limits
 from runner.options.serve.parsing import LABELS, NEUTRAL
+from runner.options.serve.render.meanings import (
+    ANSWER,
+    ANSWERS,
+    MEANINGS,
+    NO_EFFECT,
+    NOT_READ,
+    OTHER_PROPERTIES,
+    STATUSES,
+    SUMMARIES,
+)
 from runner.options.serve.tokens import NEUTRAL as NEUTRAL_TO_TOKENS
 
 Schema = dict[str, Any]
@@ -36,6 +46,13 @@ def openapi(app: FastAPI, limits: Limits) -> Schema:
         [(body, "validation") for body in BODIES], ref_template="#/components/schemas/{model}"
     )
     schemas: Schema = definitions["$defs"]
+    for schema, meanings in MEANINGS.items():
+        properties = schemas[schema]["properties"]
+        for name, meaning in meanings.items():
+            properties[name] = dict(sorted({**properties[name], "description": meaning}.items()))
+    for schema, meaning in OTHER_PROPERTIES.items():
+        others = schemas[schema]["additionalProperties"]
+        schemas[schema]["additionalProperties"] = {"description": meaning, **others}
     for body, neutral in BODIES.items():
         _complete(schemas[body.__name__], neutral, limits)
     described["components"] = {
@@ -49,20 +66,19 @@ def openapi(app: FastAPI, limits: Limits) -> Schema:
 
 
 def post(
-    body: type[BaseModel], summary: str, limits: Limits, example: Schema, answer: str, waits: bool = True
+    path: str, body: type[BaseModel], limits: Limits, example: Schema, waits: bool = True
 ) -> dict[str, Any]:
     """Return how FastAPI describes a path whose body this server reads itself; waits: its answer
     can take too long."""
-    statuses = {
-        200: answer,
-        400: "the request cannot be served: the error names the parameter and the reason",
-        401: "the key is missing or wrong",
-        404: "this server has another model",
-    } | limits.statuses(waits)
+    statuses = {200: ANSWERS.get(path, ANSWER)} | {
+        status: meaning.format(task=limits.task)
+        for status, meaning in STATUSES.items()
+        if waits or status != 504
+    }
     content = {"schema": {"$ref": f"#/components/schemas/{body.__name__}"}, "example": example}
     return {
-        "summary": summary,
-        "responses": {status: {"description": why} for status, why in statuses.items()},
+        "summary": SUMMARIES[path],
+        "responses": {status: {"description": meaning} for status, meaning in statuses.items()},
         "openapi_extra": {"requestBody": {"required": True, "content": {"application/json": content}}},
     }
 
@@ -75,13 +91,12 @@ def _complete(schema: Schema, neutral: dict[str, tuple[Any, ...]], limits: Limit
         parameter.pop("title", None)
         limits.describe(name, parameter.get("anyOf", []))
     if neutral:
-        note = "accepted only if it has no effect"
         properties |= {
-            name: {"enum": [*values, None], "description": note}
+            name: {"enum": [*values, None], "description": NO_EFFECT}
             for name, values in neutral.items()
             if name not in properties
         }
-        properties |= {name: {"description": "not read"} for name in LABELS}
+        properties |= {name: {"description": NOT_READ} for name in LABELS}
     schema["additionalProperties"] = False
 
 

@@ -1,0 +1,25 @@
+"""The sentences of notes about a team."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from runner_base import counted
+from runner_base.render.notes import Template
+
+NOTES: Mapping[str, Template] = {
+    "not_sandboxed": "programs that the agents write are not fully sandboxed: {missing}",
+    "programs_failed": "{failed} of {written} programs failed, most often ({count}): {why}",
+    "programs_failed_without_roles": "{failures}. {advice}",
+    "needs_roles": lambda keys: f"The embedded model knows a team's roles with {' '.join(keys)} only",
+    "calls_on_disk": lambda calls: (
+        f"{counted(calls, 'call was', 'calls were')} on disk from an earlier, interrupted run"
+    ),
+    "calls_asked_again": "{calls} calls that had ended in an error were asked again",
+    "scored_left_out": (
+        "{questions} questions of task.train_split={split} are among the scored ones and did not train"
+    ),
+    "questions_repeated": (
+        "training needed {needed} questions and there were {questions}: they were used repeatedly"
+    ),
+}

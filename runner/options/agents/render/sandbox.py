@@ -1,0 +1,44 @@
+"""What protects this machine from written programs, as text."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+
+from runner.options.agents.sandbox import SandboxLimits
+
+
+def describe_protections(held: Set[str], limits: SandboxLimits) -> tuple[str, str]:
+    """Return what protects this machine, by the names that the sandbox has found, and what is missing; empty if
+    nothing is."""
+    clauses = [
+        "a process of its own with no environment, in an empty folder",
+        f"{limits.seconds:g} s by the clock",
+    ]
+    missing: list[str] = []
+    for name, limit_text in (
+        ("cpu", f"{limits.cpu_s} s of CPU time"),
+        ("as", f"{limits.memory_mib} MiB of memory"),
+        ("fsize", f"{limits.file_kib} KiB a file"),
+    ):
+        (clauses if name in held else missing).append(
+            limit_text if name in held else f"no limit of {limit_text}"
+        )
+    by_path = (
+        ("seccomp", "all files, also whether they exist")
+        if "paths" in held
+        else ("landlock", "files elsewhere")
+    )
+    for name, what in (by_path, ("seccomp", "network, processes, signals, other calls of the system")):
+        if name in held:
+            clauses.append(f"{what}: refused by the kernel ({name})")
+        else:
+            missing.append(f"{what}: refused by Python only, which malicious code can circumvent")
+    if "paths" not in held:
+        missing.append("code can see whether a file exists")
+    if "nproc" in held and "powerless" in held and "seccomp" not in held:
+        missing.append("no limit of processes: root has none")
+    if "nobody" in held:
+        clauses.append("as user nobody")
+    if "powerless" in held:
+        clauses.append("as root without its powers")
+    return "; ".join(clauses), "; ".join(missing)

@@ -1,0 +1,1 @@
+"""What a grid on other machines and a search make known, as text."""

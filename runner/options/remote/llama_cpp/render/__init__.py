@@ -1,0 +1,1 @@
+"""What a model that llama.cpp runs makes known, as text."""

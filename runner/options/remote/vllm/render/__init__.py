@@ -1,0 +1,1 @@
+"""What a model that vLLM runs makes known, as text."""

@@ -1,0 +1,1 @@
+"""What a server says of itself: its interface, its metrics and its greeting, as text."""

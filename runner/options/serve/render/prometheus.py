@@ -1,0 +1,66 @@
+"""The text of /metrics, which Prometheus reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from runner.options.serve.counters import SECONDS, SPEED_S, Counters
+from runner_engine import EngineStats
+
+
+def prometheus(counters: Counters, stats: EngineStats, open_now: int) -> str:
+    """Return the counts and times; `open_now`: how many completions are under way or waiting."""
+    return "".join(line + "\n" for line in _lines(counters, stats, open_now))
+
+
+def _lines(counters: Counters, stats: EngineStats, open_now: int) -> Iterator[str]:
+    yield from _head("runner_requests_total", "counter", "answered requests, by path and status")
+    for (path, status), count in sorted(counters.statuses.items()):
+        yield f'runner_requests_total{{path="{path}",status="{status}"}} {count}'
+    numbers = (
+        (
+            "runner_clients_left_total",
+            "counter",
+            "clients that left before their answer was complete",
+            counters.left,
+        ),
+        ("runner_broken_total", "counter", "streams that ended in an error", counters.broken),
+        ("runner_prompt_tokens_total", "counter", "prompt tokens of answers", counters.prompt_tokens),
+        ("runner_new_tokens_total", "counter", "new tokens of answers", counters.new_tokens),
+        (
+            "runner_shared_tokens_total",
+            "counter",
+            "prompt tokens that were not computed again",
+            stats.shared_tokens,
+        ),
+        ("runner_draft_tokens_total", "counter", "draft tokens of speculative decoding", stats.draft_tokens),
+        ("runner_accepted_tokens_total", "counter", "draft tokens that were accepted", stats.accepted_tokens),
+        ("runner_open", "gauge", "completions under way or waiting", open_now),
+        ("runner_queue", "gauge", "rows that wait for a slot", stats.rows_waiting),
+        ("runner_rows_alive", "gauge", "rows that are being decoded", stats.rows_alive),
+        ("runner_kv_tokens", "gauge", "tokens in the KV cache", stats.kv_tokens),
+        ("runner_kept_tokens", "gauge", "tokens in the prompt cache", stats.kept_tokens),
+        (
+            "runner_tokens_per_second",
+            "gauge",
+            f"new tokens over the last {SPEED_S:g} s",
+            round(counters.tok_per_s, 3),
+        ),
+    )
+    for name, kind, about, value in numbers:
+        yield from _head(name, kind, about)
+        yield f"{name} {value}"
+    yield from _head("runner_answer_seconds", "histogram", "seconds from a request to the end of its answer")
+    below = 0
+    for end in SECONDS:
+        below += counters.buckets[end]
+        yield f'runner_answer_seconds_bucket{{le="{end:g}"}} {below}'
+    count = counters.buckets.total()
+    yield f'runner_answer_seconds_bucket{{le="+Inf"}} {count}'
+    yield f"runner_answer_seconds_sum {counters.sum_s:.6f}"
+    yield f"runner_answer_seconds_count {count}"
+
+
+def _head(name: str, kind: str, about: str) -> Iterator[str]:
+    yield f"# HELP {name} {about}"
+    yield f"# TYPE {name} {kind}"

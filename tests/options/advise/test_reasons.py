@@ -1,0 +1,81 @@
+"""The sentences of reasons: why a candidate is before another one, and why one is rejected."""
+
+from __future__ import annotations
+
+import pytest
+
+from runner.estimates.speed import EstimateBasis
+from runner.options.advise.accuracies import RecordedAccuracy
+from runner.options.advise.closeness import RecordedCloseness
+from runner.options.advise.render.notes import NOTES
+from runner_base.notes import Note, note
+from runner_base.render.notes import render_note
+
+ACCURACIES = {
+    "own": RecordedAccuracy("job", 67, 200, 200, None),
+    "other": RecordedAccuracy("job", 71, 200, 200, None),
+}
+KLS = {
+    "own": RecordedCloseness("job", 0.001, 0.0008, 0.0012, "plain", 200, ()),
+    "other": RecordedCloseness("job", 0.02, None, None, "plain", 200, ()),
+}
+PAIR = {"each_s": 1.2, "other_s": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("fact", "sentence"),
+    [
+        (
+            note("before", rank=1, reason=note("reason", why=note("alike"), known=note("accuracy_unknown"))),
+            "1 before 2: nothing tells them apart; accuracy unknown here",
+        ),
+        (
+            note("more_accurate", value=0.15, interval=(0.1, 0.2), questions=2000, is_paired=True, p=1.9e-9),
+            "more accurate: +15.0 points [+10.0, +20.0] on the same 2,000 questions (p = 1.9e-09)",
+        ),
+        (
+            note("more_accurate", value=0.15, interval=(0.1, 0.2), questions=200, is_paired=False, p=0.01),
+            "more accurate: +15.0 points [+10.0, +20.0] on questions that are not paired (p = 0.01)",
+        ),
+        (
+            note("no_difference", **ACCURACIES),
+            "no difference in accuracy shown (33.5 % [27.3, 40.3] of 200 and 35.5 % [29.2, 42.3] of 200)",
+        ),
+        (note("accuracies_incomparable"), "their recorded accuracies cannot be compared"),
+        (note("accuracy_of_one_unknown", rank=2), "accuracy of 2 unknown here"),
+        (
+            note("is_reference", **KLS),
+            "closer to plain, which it is itself: the other has KL 0.02 nats/token",
+        ),
+        (
+            note("closer", **KLS),
+            "closer to plain: KL 0.001 [0.0008, 0.0012] nats/token instead of KL 0.02 nats/token",
+        ),
+        (
+            note("published_loss", quantization="none", other="nf4"),
+            "published tests, not those of this model here, find less loss for none than for nf4",
+        ),
+        (
+            note("no_worse", seconds=(1.0, 4.0), mib=(994, 1064)),
+            "no worse in all that was recorded here of both: 1.00 s a question instead of 4.00, 994 MiB instead of 1,064",
+        ),
+        (note("named", rank=1), "1 is the model that you have named"),
+        (note("time_unknown", each_s=1.2), "1.20 s a question, while the time of the other is unknown"),
+        (note("faster", **PAIR), "faster by the estimates, 1.20 s a question instead of 1.00"),
+        (note("faster_at_most", **PAIR), "at most 1.20 s a question by the estimates instead of 1.00"),
+        (
+            note("recorded_time", source=EstimateBasis.guessed, spread=0.85, **PAIR),
+            "its 1.20 s a question are recorded, and the 1.00 of the other guessed (± 85%): neither is known to be faster",
+        ),
+        (note("less_memory", mib=1000.0, other_mib=2000.0), "less memory, 1,000 MiB instead of 2,000"),
+        (note("size_unknown"), "its size is unknown without a download: give model.name=FOLDER or a preset"),
+        (note("out_of_reach", error="why"), "why"),
+        (
+            note("too_large", needed_mib=1000.4, allowed_mib=1000.1),
+            "needs 1,000.4 MiB, one question at a time; 1,000.1 are allowed",
+        ),
+        (note("too_slow", each_s=2.0, limit_s=1.5), "takes about 2.0 s a question; 1.5 are allowed"),
+    ],
+)
+def test_a_reason_has_a_sentence(fact: Note, sentence: str) -> None:
+    assert render_note(fact, NOTES) == sentence

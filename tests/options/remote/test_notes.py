@@ -1,0 +1,81 @@
+"""The sentences of notes that no job of the other tests has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+
+from runner.options.remote.incidents import Incident
+from runner.options.remote.llama_cpp.render import notes as llama_cpp
+from runner.options.remote.render import notes as remote
+from runner.options.remote.vllm.render import notes as vllm
+from runner_base.notes import Note, note
+from runner_base.render.notes import Template, render_note
+
+
+@pytest.mark.parametrize(
+    ("table", "fact", "sentence"),
+    [
+        (
+            remote.NOTES,
+            note("unhashed", address="http://a, http://b", name="m"),
+            "a remote model cannot be hashed: if http://a or http://b changes the model behind the name m, "
+            "this job still counts as done",
+        ),
+        (
+            remote.NOTES,
+            note("would_answer_alone", error="no file"),
+            "the student cannot be loaded, so the teacher would answer alone: no file",
+        ),
+        (
+            llama_cpp.NOTES,
+            note("beyond_trained", context=4096, trained=2048),
+            "model.context=4096: the model was made for 2048",
+        ),
+        (
+            llama_cpp.NOTES,
+            note("memory", weights_mib=1000.0, kv_mib=None, places="CUDA0: H200"),
+            "memory: 1,000 MiB of weights, and what keys and values take is not known; "
+            "llama.cpp divides them over CUDA0: H200 and main memory",
+        ),
+        (
+            llama_cpp.NOTES,
+            note("rows_together"),
+            "off: other requests may change an answer's last bits (model.parallel=1: not)",
+        ),
+        (
+            llama_cpp.NOTES,
+            note("partly_compared", tokens=note("same_tokens", texts=289, chats=0), reason="no room"),
+            "not compared but for this: 289 texts have the same tokens, and no chat was rendered. The rest: no room",
+        ),
+        (
+            vllm.NOTES,
+            note("memory_of_gpus", weights_mib=8000.0, each_mib=2000.0, share_mib=90_000.0, gpus=4, here=3),
+            "memory: 8,000 MiB of weights, 2,000 on each of 4 GPUs; vLLM takes 90,000 MiB of each, and what the weights "
+            "leave is for keys and values; 1 of 4 GPUs are not on this machine",
+        ),
+        (
+            vllm.NOTES,
+            note("memory_of_unknown_gpus", weights_mib=8000.0),
+            "memory: 8,000 MiB of weights; what vLLM takes of each GPU is not known: the driver names no GPU here",
+        ),
+        (
+            vllm.NOTES,
+            note("not_compared", reason=note("quantized", stored="gptq")),
+            "not compared: the checkpoint is quantized (gptq), so transformers would compute otherwise",
+        ),
+        (
+            vllm.NOTES,
+            note("not_compared", reason=note("no_memory", needed_mib=9000.0)),
+            "not compared: transformers would need 9,000 MiB of main memory",
+        ),
+    ],
+)
+def test_a_note_has_a_sentence(table: Mapping[str, Template], fact: Note, sentence: str) -> None:
+    assert render_note(fact, table) == sentence
+
+
+def test_a_student_that_cannot_be_asked_is_an_incident() -> None:
+    incident = Incident("not_asked", "too long")
+    assert remote.render_incident(incident, 2) == "the student could not be asked (too long): 2 times"
