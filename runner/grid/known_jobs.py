@@ -13,6 +13,7 @@ from runner.tracking.fetched_jobs import fetch_run, server_of
 from runner.tracking.stored_runs import read_runs
 from runner.tracking.stores import Store
 from runner_base import JobHeld, Progress, TrackingError
+from runner_base.notes import note
 
 
 def find_known(plan: list[PlannedJob]) -> list[tuple[PlannedJob, Store, str]]:
@@ -39,7 +40,7 @@ def mark_known(plan: list[PlannedJob]) -> None:
     """Mark them as done in a plan that is only shown."""
     for planned, store, _ in find_known(plan):
         planned.state = State.done
-        planned.notes.append(f"another host has done it: its result will come from {store.shown}")
+        planned.notes.append(note("done_elsewhere", store=store.shown))
 
 
 def fetch_known(plan: list[PlannedJob]) -> None:

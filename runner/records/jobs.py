@@ -23,6 +23,7 @@ from runner.config.root import RunnerConfig, semantic_keys
 from runner.records.artifacts import first_changed
 from runner.records.lines import GrowingFile, damaged, is_file, read_evidence
 from runner.records.measurements import MEASUREMENTS
+from runner.render.notes import note_text
 from runner_base import (
     EvidenceError,
     JobHeld,
@@ -39,6 +40,7 @@ from runner_base import (
     write_atomically,
 )
 from runner_base.files import sync
+from runner_base.notes import Note
 from runner_base.texts import is_torn
 from runner_compare.statistics import with_means
 
@@ -270,11 +272,11 @@ class Recorder:
         """All samples of the job, those with errors too."""
         return self.done | self.failed
 
-    def verify(self, index: int, rejection_reason: str | None) -> None:
+    def verify(self, index: int, rejection_reason: Note | str | None) -> None:
         """Raise EvidenceError with the line of an earlier start's sample, if there is a reason to
         reject it."""
         if rejection_reason is not None:
-            raise damaged(self.path, self._lines[index], rejection_reason)
+            raise damaged(self.path, self._lines[index], note_text(rejection_reason))
 
     def progress(self, total: float | None, what: str, unit: str = "") -> Progress:
         """Return a progress bar to use in a `with`."""

@@ -24,6 +24,7 @@ from runner.options.advise.candidates import COSTS, Candidate, Compose, UserLimi
 from runner.options.advise.gains import gains_in_words
 from runner.options.advise.machines import Machine, machine_of
 from runner.options.advise.ranking import TIGHT, UNKNOWN
+from runner.render.notes import render_notes
 from runner_base import ConfigError, JobFailed, clock, exit_code_of, machine, plain, run_entry, say
 from runner_base.command_line import CommandParser
 
@@ -184,8 +185,8 @@ def _wanted(overrides: list[str]) -> list[list[str]]:
             f"each of {FILES}={places[-1]} sets that itself: leave it out", key=own[0], code="conflict"
         )
     models, left_out = listed(places[-1])
-    for note in left_out:
-        say(note)
+    for text in render_notes(left_out):
+        say(text)
     for model in models:
         if model.problem:
             say(f"cannot be read: {model.name}: {model.problem}")

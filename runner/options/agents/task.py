@@ -12,7 +12,7 @@ from contextlib import closing
 from runner.config.resolved import ResolvedJob
 from runner.config.root import RunnerConfig
 from runner.core.sides import answered_by, sides
-from runner.datasets.chosen import choice_words, with_recorded_cluster
+from runner.datasets.chosen import choice_notes, with_recorded_cluster
 from runner.datasets.items import Item
 from runner.options.agents import assignment, graph_file, picture
 from runner.options.agents.assignment import Assignment, team_of
@@ -27,10 +27,11 @@ from runner.options.agents.tally import Tally
 from runner.options.agents.team import Discussion, SampledDiscussion
 from runner.records.measured import Measured, Measuring
 from runner.render.engine_notes import engine_notes
+from runner.render.notes import render_notes
 from runner.scorers import score_without_left_out
 from runner.tasks.base import Context, Uses
 from runner.tasks.collecting import kept_words, problems
-from runner.tasks.named_adapters import words_on_adapters
+from runner.tasks.named_adapters import adapter_notes
 from runner_base import Call, JobFailed, Progress, Result, Sample, Verdict, counted, machine, write_atomically
 from runner_base.result import CALLS, GRAPH, GRAPH_PICTURE
 from runner_compare.statistics import LIMIT, cut_off_words
@@ -67,7 +68,7 @@ def run(inputs: Assignment, context: Context) -> Result:
 
 def preview(inputs: Assignment, resolved: ResolvedJob) -> str:
     """Say for a plan which questions count, if files choose them, and what adapters take."""
-    return "\n".join(choice_words(inputs.task, inputs.items) + words_on_adapters(resolved))
+    return "\n".join(render_notes(choice_notes(inputs.task, inputs.items) + adapter_notes(resolved)))
 
 
 class _Work:
@@ -149,7 +150,8 @@ class _Work:
 
     def notes(self) -> list[str]:
         """Return the notes that a reader of the numbers needs."""
-        notes, failures = choice_words(self.task, self.inputs.items), self.tally.failures()
+        notes = render_notes(choice_notes(self.task, self.inputs.items))
+        failures = self.tally.failures()
         if failures and (advice := self.advice()):
             notes.append(f"{failures}. {advice}")
         elif 2 * self.tally.programs[""] < self.tally.programs.total():
