@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Self
 
-BEGINNINGS = ("without BOS", "begins with BOS", "begins with two BOS")  # by how many BOS tokens
+TWO_BOS = "begins with two BOS"
+BEGINNINGS = ("without BOS", "begins with BOS", TWO_BOS)  # by how many BOS tokens
 SEPARATOR, OF_FORM = " · ", "form "
 
 
@@ -28,4 +29,4 @@ class PromptFact:
 
     @property
     def has_two_bos(self) -> bool:
-        return self.beginning == BEGINNINGS[2]
+        return self.beginning == TWO_BOS

@@ -116,11 +116,13 @@ def _job_beside(planned: PlannedJob, job_id: str) -> Job:
 def _problem(planned: PlannedJob, job_id: str, named: PlannedJob | None) -> ConfigError:
     folder = Path(planned.job.folder.parent) if planned.job is not None else Path()
     if named is None:
-        reason = f"it needs {job_id} first, and {folder} has no finished job of that id"
-        return ConfigError(reason, code="not_found")
+        return ConfigError(
+            f"it needs {job_id} first, and {folder} has no finished job of that id", code="not_found"
+        )
     if named.error is not None:
-        reason = f"it needs another job first, which cannot work: {named.error}"
-        return ConfigError(reason, code=named.error.code)
+        return ConfigError(
+            f"it needs another job first, which cannot work: {named.error}", code=named.error.code
+        )
     return ConfigError(
         f"it needs {job_id} first, and the overrides that name it make another job "
         f"({named.job_id}): run it by itself",

@@ -71,9 +71,9 @@ def publish(tables: Sequence[Table], folder: Path, benchmark: str) -> list[Path]
 def check_single_jobs(runs: Sequence[Run]) -> None:
     """Raise ConfigError for a run of another tool, or of several jobs."""
     if foreign := next((run for run in runs if run.tool or run.parts), None):
-        what = foreign.tool or "several runs pooled by --by or --seeds"
         raise ConfigError(
-            f"{foreign.job_id} is from {what}: only single jobs of the runner are published",
+            f"{foreign.job_id} is from {foreign.tool or 'several runs pooled by --by or --seeds'}: only single jobs of "
+            "the runner are published",
             key="--publish",
             code="unsupported",
         )

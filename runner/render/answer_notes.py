@@ -162,6 +162,11 @@ QUESTIONS: dict[str, Template] = {
     "few_twins": "copies with other numbers could be made of {count} of the first {wanted} questions only",
     "twins": _twins,
     "position_bias": _position_bias,
+    "calls_written_in": "{form} ({reason})",
+    "form_by_key": "task.form={form}",
+    "form_by_system": "as the system message asks",
+    "form_by_template": "by the chat template",
+    "form_unknown": "the chat template shows no form: task.form names another one",
     "not_asked_again": "task.check_invariance=auto asked nothing again: the rows of this engine may depend on each "
     "other, so the check would change the answers. task.check_invariance=20 asks 20 questions again after the others, "
     "one at a time",

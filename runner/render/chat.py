@@ -8,6 +8,7 @@ from runner_base import FinishReason, counted
 from runner_engine import Completion, EngineStats
 
 BEGINNING = "/help lists the commands, quit or Ctrl-D ends"
+HOW_TO_END = "Ctrl-C once more, quit or Ctrl-D ends"
 NO_TURN = "no turn has ended yet"
 
 

@@ -142,7 +142,7 @@ class Chat:
         """Take turns until the lines end."""
         say(chat.BEGINNING)
         with terminal.ctrl_c() as pressed:
-            for line in terminal.lines_of(read):
+            for line in terminal.lines_of(read, chat.HOW_TO_END):
                 if line.strip() in QUIT:
                     return
                 try:

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from runner.config.extractors import OF_NUMBERS, Extractor
+from runner.core.prompt_facts import TWO_BOS
 from runner.tasks import Context, collect_beside
 from runner.tasks.gsm8k.asking_again import AGAIN, SecondAnswers
 from runner.tasks.gsm8k.judging import Judge, Judged
@@ -58,7 +59,7 @@ def trust_report(judged: Sequence[Judged], facts: Mapping[str, str]) -> dict[str
     parts = [answer.parts for judgement in judged for answer in judgement.answers]
     report["thinking_removed"] = sum(part.has_thinking and not part.is_open for part in parts)
     report["cut_off_thinking"] = sum(part.is_open for part in parts)
-    return report | ({"double_bos": float("two" in facts["bos"])} if "bos" in facts else {})
+    return report | ({"double_bos": float(facts["bos"] == TWO_BOS)} if "bos" in facts else {})
 
 
 def _found_by_each(judged: Sequence[Judged]) -> dict[str, float]:

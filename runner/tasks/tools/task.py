@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import fmean
 
 from runner.datasets.chosen import cluster_hashes
-from runner.render.notes import render_notes
+from runner.render.notes import note_text, render_notes
 from runner.tasks import (
     Context,
     Inputs,
@@ -120,7 +120,7 @@ def run(inputs: Offered, context: Context) -> Result:
         metrics, facts=done.facts, notes=render_notes(done.notes), problems=done.problems, tables=done.tables
     )
     # also where all answers are another job's, which read another form
-    result.facts["calls"] = form.words
+    result.facts["calls"] = note_text(form.note)
     tool_card(result, done.samples)
     result.notes += render_notes(positions.needless_scaling_of(resolved, done.samples))
     return result

@@ -50,9 +50,9 @@ def swept(make_config: Make, saved_family: Callable[..., Path], tmp_path: Path) 
     return run
 
 
-def differ(differing: int, interval: tuple[float, float]) -> Note:
-    values = {"differing": differing, "answers": 24, "interval": interval, "dtype": "float32"}
-    return note("answers_differ", **values)
+def differ(differing: int, result: Result) -> Note:
+    values = {"differing": differing, "answers": 24, "interval": exact_interval(differing, 24)}
+    return note("answers_differ", **values, dtype=result.facts["dtype"])
 
 
 @pytest.mark.thorough
@@ -87,9 +87,7 @@ def test_each_batch_runs_with_guesses_and_without(
         assert 0 <= result.metrics[f"acceptance_share/{cell}"] <= 1
     assert result.metrics["differing_answers"] == 0
     assert note_text(note("random_prompts")) in result.notes
-    assert [text for text in result.notes if "differ" in text] == [
-        note_text(differ(0, exact_interval(0, 24)))
-    ]
+    assert [text for text in result.notes if "differ" in text] == [note_text(differ(0, result))]
 
 
 @pytest.mark.thorough
@@ -111,7 +109,7 @@ def test_answers_that_differ_are_counted(
     monkeypatch.setattr(steady, "check_guesses", wrong)
     result = swept({"kind": "draft", "layers": 1})
     assert result.metrics["differing_answers"] == 6 * 4
-    assert note_text(differ(24, exact_interval(24, 24))) in result.notes
+    assert note_text(differ(24, result)) in result.notes
 
 
 @pytest.mark.parametrize(
