@@ -7,6 +7,7 @@ from contextlib import suppress
 
 from runner.grid.plan import PlannedJob, State
 from runner.records.jobs import claim
+from runner.render.starts import FETCHING_KNOWN_JOBS
 from runner.run import must_start_anew
 from runner.tasks.base import task_of
 from runner.tracking.fetched_jobs import fetch_run, server_of
@@ -47,7 +48,7 @@ def fetch_known(plan: list[PlannedJob]) -> None:
     """Fetch their results, so that they are done here, too."""
     if not (known := find_known(plan)):
         return
-    with Progress(len(known), "fetching what other hosts have done") as bar:
+    with Progress(len(known), FETCHING_KNOWN_JOBS) as bar:
         for planned, store, run_id in known:
             assert planned.job is not None
             with suppress(JobHeld), claim(planned.job, wait=False):

@@ -28,6 +28,7 @@ from runner.grid.outcomes import Outcome
 from runner.grid.parents import ParentRuns
 from runner.grid.plan import PlannedJob, State, mark_duplicates, plan_composed, share_error
 from runner.grid.show import labels, show_failures, show_hints, show_plan, summary, table_lines
+from runner.render import starts
 from runner.render.notes import note_text, render_notes
 from runner.report import show_grid
 from runner.tracking import grid_runs
@@ -100,7 +101,7 @@ class GridSweeper(LaunchingSweeper):
 
     def do(self, grid: Grid) -> bool:
         """Run the jobs of a planned grid that are not done; return whether the user stopped it."""
-        with doing("looking for jobs that other hosts have done"):
+        with doing(starts.FINDING_KNOWN_JOBS):
             fetch_known(grid.plan)
         say(summary(grid.plan))
         for planned, label in zip(grid.plan, labels(grid.plan), strict=True):
@@ -108,7 +109,7 @@ class GridSweeper(LaunchingSweeper):
                 say(f"note: {label}: {note_text(note('added_for_others', jobs=planned.made_for))}")
         grid_runs.end_dead(Path(grid.settings.output_dir).expanduser().absolute())
         parents = ParentRuns(grid.plan, grid.overrides, grid.outcomes, self.study)
-        with doing("reading the grid's runs in MLflow"):
+        with doing(starts.READING_GRID_RUNS):
             parents.find_unlogged()
         try:
             return self.run(grid, parents)
@@ -193,7 +194,7 @@ class GridSweeper(LaunchingSweeper):
             check_settings(name, grid.settings)
         numbers, interrupted = grid.to_do(), False
         with signals.deferred():  # a signal takes effect when the grid's runs in MLflow have ended, too
-            with doing("starting the grid's run in MLflow"):
+            with doing(starts.STARTING_GRID_RUN):
                 parents.start()
             try:
                 with signals.interruptible():
@@ -207,7 +208,7 @@ class GridSweeper(LaunchingSweeper):
             except KeyboardInterrupt:
                 interrupted = True
             finally:
-                with doing("ending the grid's run in MLflow"):
+                with doing(starts.ENDING_GRID_RUN):
                     grid.is_logged = parents.finish(interrupted)
         return interrupted
 

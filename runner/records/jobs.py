@@ -24,6 +24,7 @@ from runner.records.artifacts import first_changed
 from runner.records.lines import GrowingFile, damaged, is_file, read_evidence
 from runner.records.measurements import MEASUREMENTS
 from runner.render.notes import note_text
+from runner.render.starts import held_elsewhere, waiting_for
 from runner_base import (
     EvidenceError,
     JobHeld,
@@ -205,7 +206,7 @@ def identify(
 def claim(job: Job, wait: bool = True) -> Iterator[None]:
     """Hold the job's lock; while another process has it, say so and wait, or raise JobHeld."""
     _reject_special_files(job.folder)
-    message = f"{job.job_id} is being done by another process"
+    message = held_elsewhere(job.job_id)
     try:
         try:
             lock = hold(job.folder / LOCK, wait=False)
@@ -213,7 +214,7 @@ def claim(job: Job, wait: bool = True) -> Iterator[None]:
             if not wait:
                 raise
             say(f"{message}: waiting for it to finish")
-            with doing(f"waiting for the process that does {job.job_id}"):
+            with doing(waiting_for(job.job_id)):
                 lock = hold(job.folder / LOCK)
     except BlockingIOError as error:
         raise JobHeld(message, code="busy") from error

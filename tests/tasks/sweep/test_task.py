@@ -343,7 +343,7 @@ print(json.dumps([result.rows, result.notes, result.metrics["cells_not_measured"
 @pytest.mark.thorough
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS bounds memory on Linux only")
 def test_a_real_memory_limit_makes_a_note_of_a_cell_and_the_rest_goes_on(tmp_path: Path) -> None:
-    support = Path(__file__).parents[1] / "support"
+    support = Path(__file__).parents[2] / "support"
     done = subprocess.run(
         [sys.executable, "-c", LIMITED, str(tmp_path)],
         env=os.environ | {"PYTHONPATH": str(support)}, capture_output=True, text=True, timeout=300, check=False,
