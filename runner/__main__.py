@@ -29,11 +29,11 @@ from runner.config.plain_text import as_sweeper_keys, quote_texts
 from runner.config.root import RunnerConfig
 from runner.config.variables import variables_as_overrides
 from runner.core.typed import typed
+from runner.render.starts import HOW_TO_RESUME, STOPPING
 from runner_base import ConfigError, exit_code_of, run_entry, say
 from runner_base.console import ForPeople
 from runner_base.errors import exits_as_job_failed
 
-STOPPING = "stopping when the current step is done; a second Ctrl-C stops at once"
 WANTS_TRACEBACK = "HYDRA_FULL_ERROR" in os.environ  # for debugging the runner itself
 
 exit_codes: list[int] = []  # of a single job; a grid raises an error with its own
@@ -44,7 +44,7 @@ def entry() -> NoReturn:
     code."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises exceptions instead of printing them
     signals.install_handlers(tell=lambda: say(STOPPING))
-    run_entry("error", _main, message_of, "run the same command to resume")
+    run_entry("error", _main, message_of, HOW_TO_RESUME)
 
 
 def _main() -> int:

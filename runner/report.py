@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.config.root import Print
+from runner.core.prompt_facts import PromptFact
 from runner.render.job_lines import LINES, grid_columns
 from runner.tracking.stores import EXPERIMENT, Store, relative_path, see_all
 from runner_base import COMPLETIONS, Column, Record, Status, Use, few, plain
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 MAX_NAMED = 8  # jobs that a note under a grid lists
 MAX_KEY_COLUMNS = 6  # more of them leave no room for a value
 USES = {"model_mib": Use.memory, "peak_rss_mib": Use.memory, "decode_tok_per_s": Use.speed}
-NONE_PATCHED = re.compile(r" · [\d,]+ pairs, none patched")
-USUAL_ROPE = re.compile(r"default, theta [\d.,e+]+")  # what rope=native says of most models
-OF_PROMPTS = re.compile(r"form [0-9a-f]+|without BOS|begins with BOS")
 FACTS_SHOWN = (
     *("architecture", "device", "threads", "processes", "dtype"),
     *(
@@ -195,6 +192,8 @@ def _table(record: Record, choices: dict[str, str], store: Store | None, full: b
     table.add_column(style="cyan", no_wrap=True)
     table.add_column(overflow="fold")
     loaded = lines(result.metrics, result.facts)
+    if not full and "rope" in loaded:  # without the number of its pairs
+        loaded["rope"] = result.facts["rope"]
     shown = [
         *headline(result.metrics).items(),
         *((key, result.facts[key]) for key in FACTS_SHOWN if key in result.facts),
@@ -244,11 +243,12 @@ def _for_everyone(key: str, text: str, choices: Mapping[str, str]) -> str:
     if text == choices.get({"quantized": "quantization", "sampling": "generation"}.get(key, key)):
         return ""
     if key == "rope":
-        text = NONE_PATCHED.sub("", text)
-        is_expected = choices.get("rope") == "native" and USUAL_ROPE.fullmatch(text) is not None
-        return "" if is_expected else text
-    if key in ("prompt", "prompts"):
-        return " · ".join(part for part in text.split(" · ") if not OF_PROMPTS.fullmatch(part))
+        kind, *settings = text.split(", ")
+        is_usual = kind == "default" and len(settings) == 1  # its theta alone, as of most models
+        return "" if is_usual and choices.get("rope") == "native" else text
+    if key == "prompt":
+        fact = PromptFact.from_fact(text)
+        return replace(fact, form=None, beginning=fact.beginning if fact.has_two_bos else None).to_fact()
     return text
 
 

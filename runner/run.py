@@ -11,11 +11,13 @@ from runner.config.root import RunnerConfig
 from runner.engines import open_engine
 from runner.engines.kinds import kind_of
 from runner.records import jobs, ledger
+from runner.render.notes import note_text
 from runner.scorers import add_metrics
 from runner.tasks.base import Context, Inputs, Task, Uses, task_of, with_inputs
 from runner.tracking.sink import MlflowSink, check_free_space, open_sink
 from runner_base import Record, Status, doing, signals, tell, write_atomically
 from runner_base.errors import check_output_folder, exits_as_job_failed, memory_errors_as_job_failed
+from runner_base.notes import Note
 from runner_engine import BaseCache
 
 
@@ -37,7 +39,7 @@ def run(
             return sink.attach(ledger.reuse(config, job, done))
         if bases is None:  # the jobs of a grid were checked when it was planned
             for note in check(resolved, inputs):
-                tell(f"note: {note}")
+                tell(f"note: {note_text(note)}")
         if anew:
             sink.check()  # the last check: only then earlier evidence is touched
             job.set_aside() if config.rerun else job.forget()
@@ -65,7 +67,7 @@ def must_start_anew(config: RunnerConfig, task: Task) -> bool:
 
 
 @doing("checking what the job needs")
-def check(resolved: ResolvedJob, inputs: Inputs | None = None) -> list[str]:
+def check(resolved: ResolvedJob, inputs: Inputs | None = None) -> list[Note | str]:
     """Reject a job that cannot work before anything is loaded; return notes about limits that are
     close."""
     check_free_space(resolved.config)

@@ -60,8 +60,11 @@ def _unreadable(override: str) -> ConfigError:
     if not equals or not re.fullmatch(r"[+~]{0,2}[A-Za-z_][\w.@/-]*", key, re.ASCII):
         return explain_stray_word(override)
     fix = _in_quotes(key, value)
-    reason = f"the value cannot be read: text with special characters needs quotes inside the shell's: {fix}"
-    return ConfigError(reason, key=override, code="bad_value")
+    return ConfigError(
+        f"the value cannot be read: text with special characters needs quotes inside the shell's: {fix}",
+        key=override,
+        code="bad_value",
+    )
 
 
 def _in_quotes(key: str, value: str) -> str:
@@ -77,16 +80,18 @@ def _several(key: str, value: str) -> ConfigError:
         else ""
     )
     fix = f". If it is a list: {key}=[{value}]" if kind.takes_brackets else fix
-    reason = f"several values. To sweep over it, add --multirun (-m){fix}"
-    return ConfigError(reason, key=key, value=value, code="ambiguous")
+    return ConfigError(
+        f"several values. To sweep over it, add --multirun (-m){fix}", key=key, value=value, code="ambiguous"
+    )
 
 
 def _missing_config(error: MissingConfigException) -> ConfigError:
     group, _, choice = (error.missing_cfg_file or "").rpartition("/")
     if group in ("hydra/launcher", "hydra/sweeper") and choice in EXTRAS:
         install = f"pip install 'runner-llm[{choice.partition('_')[0]}]'"
-        reason = f"{group}={choice} comes in a package that is not installed here: {install}"
-        return ConfigError(reason, code="needs_package")
+        return ConfigError(
+            f"{group}={choice} comes in a package that is not installed here: {install}", code="needs_package"
+        )
     if (plug_in := plug_ins(group).get(choice)) is not None:
         return ConfigError(
             f"its package has no file conf/{group}/{choice}.yaml", key=plug_in, code="not_found"

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from runner_base import counted, machine, visible_gpus
+from runner_base import machine, visible_gpus
+from runner_base.notes import Note, note
 
 POWERCAP = Path("/sys/class/powercap")
 MICRO, MILLI = 1e-6, 1e-3
@@ -24,11 +25,11 @@ class Energy:
     root: Path = field(default_factory=lambda: POWERCAP)
     with_gpus: bool = False  # whether the model is on GPUs; otherwise they are not read
     is_elsewhere: bool = False  # whether another machine does the work; then nothing is read here
-    why_not: list[str] = field(default_factory=list)  # the reason for each kind that cannot be read
+    why_not: list[Note] = field(default_factory=list)  # the reason for each kind that cannot be read
 
     def __post_init__(self) -> None:
         if self.is_elsewhere:
-            self.why_not.append("the processors that work are another machine's")
+            self.why_not.append(note("computed_elsewhere"))
         self._packages = [] if self.is_elsewhere else self._readable_packages()
         self._library: Any
         self._library, self._gpus = self._readable_gpus() if self.with_gpus else (None, [])
@@ -61,33 +62,30 @@ class Energy:
             later - before for later, before in zip(now.gpus, earlier.gpus, strict=True)
         )
 
-    def others_on_gpus(self) -> str:
-        """Say how many other programs use the GPUs that are counted; empty if none does."""
+    def others_on_gpus(self) -> int:
+        """Return how many other programs use the GPUs that are counted."""
         if not self._gpus:
-            return ""
+            return 0
         own = machine.family()
         programs = {
             process.pid
             for gpu in self._gpus
             for process in self._library.nvmlDeviceGetComputeRunningProcesses(gpu)
         }
-        others = programs - own
-        return f"{counted(len(others), 'other program')} on the same GPUs" if others else ""
+        return len(programs - own)
 
     def _readable_packages(self) -> list[Path]:
         """Return the folders of whole CPU packages; the folders below them are parts of the same
         packages."""
         packages = sorted(folder for folder in self.root.glob("intel-rapl:*") if folder.name.count(":") == 1)
         if not packages:
-            self.why_not.append(
-                "no energy counter of the CPU (RAPL) is shown here, as in most virtual machines"
-            )
+            self.why_not.append(note("no_rapl"))
         try:
             for folder in packages:
                 int((folder / "energy_uj").read_text())
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it contains no number"
-            self.why_not.append(f"the CPU's energy counter {packages[0]}/energy_uj cannot be read: {reason}")
+            self.why_not.append(note("rapl_unreadable", folder=packages[0], reason=reason))
             return []
         return packages
 
@@ -96,9 +94,7 @@ class Energy:
         try:
             library: Any = importlib.import_module("pynvml")
         except ImportError:
-            self.why_not.append(
-                "the energy of GPUs is read through the package nvidia-ml-py, which is not installed"
-            )
+            self.why_not.append(note("no_nvml"))
             return None, []
         try:
             library.nvmlInit()
@@ -106,7 +102,7 @@ class Energy:
             for gpu in gpus:
                 library.nvmlDeviceGetTotalEnergyConsumption(gpu)
         except library.NVMLError as error:
-            self.why_not.append(f"the GPUs' energy counters cannot be read: {error}")
+            self.why_not.append(note("nvml_failed", reason=str(error)))
             return None, []
         return library, gpus
 

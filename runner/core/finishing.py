@@ -14,8 +14,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from runner_base import Answer, FinishReason, counted
-from runner_compare.statistics import LIMIT, exact_interval
+from runner_base import Answer, FinishReason
+from runner_base.notes import Note, note
+from runner_compare.statistics import exact_interval
 
 WANTED = 0.95  # the share of answers that are to finish
 
@@ -26,6 +27,13 @@ class Length(NamedTuple):
 
     tokens: int
     finished: bool
+
+
+class Price(NamedTuple):
+    """What a larger limit costs at most."""
+
+    tokens: int
+    seconds: float | None  # None: no speed is known
 
 
 @dataclass(frozen=True)
@@ -62,27 +70,26 @@ class Finishing:
         known = {} if self.tokens is None else {"max_new_tokens_for_95_percent": self.tokens}
         return {"finished_share": self.reached} | known
 
-    def advice(self, limit: int, tok_per_s: float | None) -> str:
+    def advice(self, limit: int, tok_per_s: float | None) -> Note:
         """Return the limit of tokens that lets 95 % of the answers finish, and what it costs at a
         speed of decoding."""
         if self.tokens is None:
-            longer, what = (
-                2 * limit,
-                f"cannot be told from these answers: {self.reached:.0%} finished within {limit:,}",
+            return note(
+                "enough_tokens_unknown",
+                wanted=WANTED,
+                reached=self.reached,
+                limit=limit,
+                longer=2 * limit,
+                price=self._price(2 * limit, tok_per_s),
             )
-            return (
-                f"which {LIMIT} lets {WANTED:.0%} finish {what}. {longer:,} {self._price(longer, tok_per_s)}"
-            )
-        low = "at most that" if self.low is None else f"{self.low:,}"
-        interval = f"95 % interval {low} to {'more' if self.high is None else f'{self.high:,}'}"
-        enough = f"{LIMIT}={self.tokens:,} lets {WANTED:.0%} of the answers finish ({interval})"
-        return enough if self.tokens <= limit else f"{enough}, and {self._price(self.tokens, tok_per_s)}"
+        price = None if self.tokens <= limit else self._price(self.tokens, tok_per_s)
+        found = {"tokens": self.tokens, "low": self.low, "high": self.high, "price": price}
+        return note("enough_tokens", wanted=WANTED, **found)
 
-    def _price(self, limit: int, tok_per_s: float | None) -> str:
+    def _price(self, limit: int, tok_per_s: float | None) -> Price:
         """Return what another limit costs at most: as if all that was cut off went on to it."""
         more = sum(max(0, limit - length.tokens) for length in self.lengths if not length.finished)
-        time = f", {more / tok_per_s:.2g} s at this job's speed" if tok_per_s else ""
-        return f"would take at most {counted(more, 'token')} more{time}"
+        return Price(more, more / tok_per_s if tok_per_s else None)
 
 
 def lengths_of(answers: Iterable[Answer], of_answer_only: bool = False) -> list[Length]:

@@ -11,16 +11,12 @@ from dataclasses import dataclass, field
 
 from runner.core.energy import Energy
 from runner_base import Sample
+from runner_base.notes import Note, note
 from runner_engine import EngineStats
 
 IDLE_S = 1.0  # the machine is looked at for so long before the first question
 READ_EVERY_S = 0.02
 JOULES_PER_WH = 3600
-HOW = (
-    "On Linux the counter of an Intel or AMD processor is /sys/class/powercap/intel-rapl:0/energy_uj, which the "
-    "administrator may let you read (chmod a+r); a virtual machine rarely has it. GPUs of NVIDIA need the package "
-    "nvidia-ml-py"
-)
 
 
 @dataclass(frozen=True)
@@ -91,16 +87,14 @@ class JobEnergy:
         of_decode = net * decode_s / worked_s if worked_s else 0.0
         self.so_far += JoulesOfJob(joules, idle_j, of_prefill, of_decode, passed)
 
-    def why_not(self) -> str:
-        """Say why nothing is counted; empty if it is."""
+    def why_not(self) -> Note | None:
+        """Return why nothing is counted; None if it is."""
         if not self.energy.sources:
-            return f"not counted: {'; '.join(self.energy.why_not)}. {HOW}"
-        other = self.beside() or self.energy.others_on_gpus()
-        return (
-            f"not counted: {other}, and the counters count whole processors, whoever uses them"
-            if other
-            else ""
-        )
+            return note("no_counters", reasons=tuple(self.energy.why_not))
+        if beside := self.beside():
+            return note("shared_counters", other=note("other_work", what=beside))
+        others = self.energy.others_on_gpus()
+        return note("shared_counters", other=note("others_on_gpus", count=others)) if others else None
 
 
 def metrics_of(
@@ -135,10 +129,7 @@ def right_answers(samples: Sequence[Sample]) -> float:
     return sum(sample.right_share() * len(sample.answers) for sample in answered_here)
 
 
-def notes_on_price(no_energy: str, price_kwh: float | None) -> list[str]:
-    """Say why there is no price of the energy, where one was asked for."""
-    return (
-        [f"price_kwh={price_kwh:g} prices nothing: the energy was {no_energy}"]
-        if price_kwh and no_energy
-        else []
-    )
+def notes_on_price(no_energy: str, price_kwh: float | None) -> list[Note]:
+    """Return why there is no price of the energy, where one was asked for."""
+    is_unpriced = price_kwh and no_energy
+    return [note("energy_not_priced", price_kwh=price_kwh, reason=no_energy)] if is_unpriced else []

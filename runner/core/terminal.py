@@ -45,7 +45,7 @@ class Thoughts:
         self._is_open = False
 
 
-def lines_of(read: Callable[[str], str]) -> Iterator[str]:
+def lines_of(read: Callable[[str], str], how_to_end: str) -> Iterator[str]:
     r"""Yield what the user types; a line that ends with \ continues on the next one, and Ctrl-C
     twice ends."""
     again = False
@@ -63,7 +63,7 @@ def lines_of(read: Callable[[str], str]) -> Iterator[str]:
             if again:
                 return
             again = True
-            say("Ctrl-C once more, quit or Ctrl-D ends")
+            say(how_to_end)
             continue
         again = False
         if line.strip():

@@ -17,6 +17,7 @@ from runner.config.wording import PromptStyle, WordingConfig
 from runner.datasets.gsm8k import items_sha256, load_examples, load_train
 from runner.datasets.items import Item
 from runner_base import ConfigError, check
+from runner_base.notes import Note, note
 from runner_engine import GenerationConfig, Message, Prompt
 
 TEXT = "Question: {question}\nAnswer:"
@@ -79,13 +80,13 @@ def stop_texts(task: ExamplesConfig) -> tuple[str, ...]:
     return (f"\n\n{begin.strip()}", f"\n{begin.strip()}") if begin else ()
 
 
-def unlike_lm_eval(task: ExamplesConfig, generation: GenerationConfig) -> list[str]:
-    """With the prompts of published scores, say which settings differ from those scores'."""
+def unlike_lm_eval(task: ExamplesConfig, generation: GenerationConfig) -> list[Note]:
+    """With the prompts of published scores, return which settings differ from those scores'."""
     if task.prompt is not PromptStyle.lm_eval_5shot:
         return []
     values = {key: (getattr(generation, key), usual) for key, usual in LM_EVAL_GENERATION.items()}
     return [
-        f"generation.{key}={value}: lm-evaluation-harness has {usual} for gsm8k, so the scores cannot be compared"
+        note("unlike_lm_eval", "warning", key=f"generation.{key}", value=value, usual=usual)
         for key, (value, usual) in values.items()
         if value != usual
     ]

@@ -1,5 +1,5 @@
 """What `task.only`, `task.without` and `task.cluster` have chosen: numbers of questions, hashes,
-words for people."""
+notes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from runner.config.questions import EMBEDDED, QuestionsConfig
 from runner.datasets.items import Item
 from runner_base import Sample
+from runner_base.notes import Note, note
 
 
 class JudgedKeys(Protocol):
@@ -72,17 +73,15 @@ def with_recorded_cluster(task: JudgedKeys, sample: Sample, recorded: Sample) ->
     return replace(sample, cluster=recorded.cluster) if task.data == EMBEDDED and may_lack else sample
 
 
-def choice_words(task: QuestionsConfig, items: Sequence[Item]) -> list[str]:
-    """Say how many questions are asked and how many of them count, if files choose them."""
-    sentences, left_out = [], sum(item.left_out for item in items)
+def choice_notes(task: QuestionsConfig, items: Sequence[Item]) -> list[Note]:
+    """Return how many questions are asked and how many of them count, if files choose them."""
+    notes, left_out = [], sum(item.left_out for item in items)
     if task.only is not None:
-        sentences.append(f"task.only={task.only}: {len(items):,} questions are asked")
+        notes.append(note("only", file=task.only, count=len(items)))
     if task.without is not None:
-        counted = len(items) - left_out
-        sentences.append(
-            f"task.without={task.without}: {counted:,} of {len(items):,} questions count; left out: {left_out:,}"
-        )
-    return sentences
+        count = len(items) - left_out
+        notes.append(note("without", file=task.without, count=count, total=len(items), left_out=left_out))
+    return notes
 
 
 def _sha256(values: list[Any]) -> str:

@@ -15,6 +15,7 @@ from runner.datasets.items import Item
 from runner.datasets.shapes import with_choices
 from runner.scorers import LETTERS
 from runner_base import ConfigError
+from runner_base.notes import Note, note
 
 FEW = 8  # questions: fewer can have the same right letter by chance
 
@@ -46,17 +47,14 @@ def shifts_of(choices: int, orders: int) -> list[int]:
     return [number * choices // orders for number in range(orders)]
 
 
-def same_letter_words(items: list[Item], orders: int) -> list[str]:
+def same_letter_notes(items: list[Item], orders: int) -> list[Note]:
     """Warn where one letter is the right one throughout, so that a preference for it would pass for
     knowledge."""
     letters = Counter(item.gold for item in items if item.choices)
     if orders > 1 or len(letters) != 1 or letters.total() < FEW:
         return []
     (letter,) = letters
-    return [
-        f"{letter} is the right choice of all {letters.total():,} questions, so a model that prefers {letter} looks as "
-        "if it knew them: task.choices_seed=0 shuffles the choices, task.rotate=4 asks them in four orders"
-    ]
+    return [note("same_letter", "warning", letter=letter, questions=letters.total())]
 
 
 def _moved_on(item: Item, shift: int, number: int) -> Item:

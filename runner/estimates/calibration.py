@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import subprocess
 import tempfile
 import threading
@@ -16,16 +15,15 @@ from typing import Any
 
 from runner.estimates.sample import LONG_PROMPT, REPEATS, ROWS, SHORT_PROMPT, STEPS, CalibrationModel
 from runner.estimates.speed import EstimateBasis, Points, Speed, interpolate
+from runner.render.notes import note_text
 from runner_base import child, clock, machine, one_line, replace_text, say
+from runner_base.notes import note
 from runner_base.texts import read_cache
 from runner_engine import local_model
 from runner_engine.checkpoints import PREFILL_TOKENS
 
 FILE = ".calibrations.json"  # in output_dir
 PROCESS = "runner.estimates.calibration_process"
-A_TENTH = "a tenth of the time that the jobs take"
-TOO_LONG = f"timing them would take more than {A_TENTH}"
-KEPT = "each is kept for later plans on this machine; plan=quick leaves this out"
 START_S = 5.0  # of the process that times
 SAMPLE_S = 3.5  # of a sample: writing and loading it, trying kernels
 SPREAD = 0.25  # relative uncertainty of a calibration: bench/time_prediction.py
@@ -79,12 +77,12 @@ def measure(
             spent_s += calibration.cost_s
     left_out = [calibration for calibration in missing if calibration not in chosen]
     if left_out:
-        names = ", ".join(calibration.name for calibration in left_out)
-        on_line(f"guessed, not calibrated: {names}: {TOO_LONG} ({clock(limit_s)})")
+        names = [calibration.name for calibration in left_out]
+        on_line(note_text(note("not_calibrated", names=names, limit_s=limit_s)))
     if not chosen:
         return {}
-    most = "" if limit_s == math.inf else f", at most {clock(limit_s)}"
-    on_line(f"calibrating {len(chosen)} of {len(missing)} formats, about {clock(spent_s)}{most}; {KEPT}")
+    formats = {"count": len(chosen), "total": len(missing)}
+    on_line(note_text(note("calibrating", seconds=spent_s, limit_s=limit_s, **formats)))
     found: dict[str, Speed] = {}
     for key, measured in _measure(chosen, limit_s, on_line):
         model = next(calibration.model for calibration in chosen if calibration.model.key == key)
@@ -148,7 +146,7 @@ def _measure(
                 is_late = not timer.is_alive()
                 timer.cancel()
         if process.returncode and is_late:
-            on_line(f"calibration ended after {clock(limit_s)}, {A_TENTH}; what is left is guessed")
+            on_line(note_text(note("calibration_ended", limit_s=limit_s)))
         elif process.returncode:
             log.seek(0)
             last = log.read().decode(errors="replace").strip().splitlines()[-1:]

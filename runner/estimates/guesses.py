@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from runner.config.resolved import ResolvedJob
 from runner.estimates.guess import Rates
 from runner.estimates.speed import Estimate, Speed, interpolate
-from runner_base import Record, clock, counted
+from runner_base import Record
+from runner_base.notes import Note, note
 from runner_engine import Footprint, GenerationConfig
 
 TimeOf = Callable[[Speed], Estimate]
@@ -43,15 +44,12 @@ class GuessedPasses:
             ends=(most, fewest),
         )
 
-    def _note(self, most: Estimate, fewest: Estimate) -> str:
-        asked = f"generation.speculate={self.asked}"
+    def _note(self, most: Estimate, fewest: Estimate) -> Note:
         if self.jobs:
-            told = f"as {counted(self.jobs, 'finished job')} with this model had them"
-            low, high = self.tokens
-            span = f"{low:.1f}" if f"{low:.1f}" == f"{high:.1f}" else f"{low:.1f} to {high:.1f}"
-            return f"{asked}: a pass gives a row {span} tokens, {told}"
-        span = f"{clock(most.seconds)} with all guesses right, {clock(fewest.seconds)} with none"
-        return f"{asked}: {span}; no finished job here says how many are"
+            return note("guesses_known", asked=self.asked, jobs=self.jobs, tokens=self.tokens)
+        return note(
+            "guesses_unknown", asked=self.asked, all_right_s=most.seconds, none_right_s=fewest.seconds
+        )
 
     def _speed(self, alone: Speed, tokens: float) -> Speed:
         """Return the speed of passes that check guesses and give a row so many tokens."""

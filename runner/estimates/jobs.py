@@ -20,7 +20,9 @@ from runner.estimates.lengths import NOTHING, LengthCosts, length_costs
 from runner.estimates.recorded import FinishedJobs
 from runner.estimates.sample import CalibrationModel, calibration_model_of
 from runner.estimates.speed import Estimate, EstimateBasis, Speed
+from runner.render.notes import note_text
 from runner_base import RunnerError, clock, machine, say
+from runner_base.notes import note
 from runner_engine import ModelFiles, ToDownload, local_model, no_downloads
 from runner_engine.checkpoints import place_bytes
 
@@ -132,7 +134,7 @@ def estimate(
         use(calibration.measure([*calibrations.values()], output_dir, limit_s, on_line))
     is_timed = any(entry.time is not None for entry in estimates.values())
     if is_timed and (beside := contention.beside()):
-        on_line(f"note: this machine is busy, {beside}: jobs may take longer than estimated")
+        on_line(f"note: {note_text(note('busy', beside=beside))}")
     return estimates
 
 
@@ -163,7 +165,7 @@ def time_of(config: RunnerConfig, speed: Speed, rows: int, read: int | None = No
     seconds += config.task.loads * each_s
     merging_s = config.task.loads * speed.merge_s
     is_worth_saying = 0 < NOTED_SHARE * seconds <= merging_s
-    notes = [f"{clock(merging_s)} of it to merge the adapter, guessed"] * is_worth_saying
+    notes = [note("merging", seconds=merging_s)] * is_worth_saying
     return Estimate(seconds, spread, speed.source, is_upper_bound=not is_exact, notes=notes)
 
 

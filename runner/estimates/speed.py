@@ -7,6 +7,7 @@ from enum import StrEnum
 from math import ceil
 
 from runner.config.task import Amount
+from runner_base.notes import Note
 
 Points = list[tuple[float, float]]  # a pass's tokens or rows, and its seconds; sorted by size
 
@@ -71,7 +72,7 @@ class Estimate:
     spread: float
     source: EstimateBasis
     is_upper_bound: bool = False  # answers may end before their maximum length
-    notes: list[str] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
     # the least and the most of what is not known yet, each with its own uncertainty
     ends: tuple[Estimate, Estimate] | None = None
 

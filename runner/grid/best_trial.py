@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from runner.grid.plan import PlannedJob
 from runner.grid.question_plan import questions_there
 from runner.tracking import stores
-from runner_base import counted
+from runner_base.notes import Note, note
 from runner_compare import Metric, described
 
 # Trials that differ in one of these ask other questions: no offset leaves all of them behind
@@ -53,17 +53,15 @@ class Scored:
         return text
 
 
-def doubt_lines(best: Scored, scored: Sequence[Scored], keys: Collection[str], maximize: bool) -> list[str]:
+def doubts(best: Scored, scored: Sequence[Scored], keys: Collection[str], maximize: bool) -> list[Note]:
     """Return what the best of the trials does not show; nothing where its interval is apart from
     all others."""
     rivals = _overlapping(best, scored)
     if not rivals:
         return []
-    of_others = "that of another trial" if len(rivals) == 1 else f"those of {len(rivals)} other trials"
-    lines = [f"  its interval overlaps with {of_others}: these scores do not show which is best"]
     sign = 1 if maximize else -1
     next_best = max(rivals, key=lambda rival: sign * rival.value)
-    return lines + _check_lines(best.planned, next_best.planned, keys)
+    return [note("overlaps", rivals=len(rivals)), *_check(best.planned, next_best.planned, keys)]
 
 
 def _overlapping(best: Scored, scored: Sequence[Scored]) -> list[Scored]:
@@ -80,7 +78,7 @@ def _overlapping(best: Scored, scored: Sequence[Scored]) -> list[Scored]:
     return [*rivals.values()]
 
 
-def _check_lines(best: PlannedJob, next_best: PlannedJob, keys: Collection[str]) -> list[str]:
+def _check(best: PlannedJob, next_best: PlannedJob, keys: Collection[str]) -> list[Note]:
     """Return the command that runs two trials on questions that the search has not asked, as far as
     there are any."""
     if best.config is None or SELECTIONS & {*keys}:
@@ -91,7 +89,7 @@ def _check_lines(best: PlannedJob, next_best: PlannedJob, keys: Collection[str])
     there = questions_there(task)  # from the search's first one on; None: without an end
     asked = task.limit if there is None else min(task.limit or there, there)
     if asked is None or there == asked:
-        return ["  the search has asked all questions: to compare them, take others, e.g. another task.split"]
+        return [note("all_asked")]
     limit = asked if there is None else min(asked, there - asked)
     others = [text for text in best.overrides if _key(text) not in {*keys, *best.unnamed, *SELECTIONS}]
     kept = [
@@ -99,10 +97,9 @@ def _check_lines(best: PlannedJob, next_best: PlannedJob, keys: Collection[str])
     ]
     overrides = [*others, *kept, f"task.offset={task.offset + asked}", f"task.limit={limit}"]
     command = shlex.join(["runner", "-m", *overrides, *_both(best, next_best, keys)])
-    fresh = f"{counted(limit, 'question')} that the search has not asked (or more, with a larger task.limit)"
     store = stores.store_of(best.config)
-    verdict = [] if store is None else [f"  {_comparison(store, best, next_best, keys)}"]
-    return [f"  a check of it and the next best on {fresh}:", f"  {command}", *verdict]
+    verdict = [] if store is None else [_comparison(store, best, next_best, keys)]
+    return [note("check_of_best", questions=limit, commands=[command, *verdict])]
 
 
 def _both(best: PlannedJob, next_best: PlannedJob, keys: Collection[str]) -> list[str]:

@@ -179,7 +179,7 @@ def _values_of(override: Override) -> list[str]:
     _reject_endless(override)
     lines = [f"{key}={value}" for value in override.sweep_string_iterator()]
     if not lines:
-        raise ConfigError(_empty_reason(override), key=override.input_line, code="empty")
+        raise _no_values(override)
     return lines
 
 
@@ -209,16 +209,23 @@ def _reject_endless(override: Override) -> None:
             )
 
 
-def _empty_reason(override: Override) -> str:
+def _no_values(override: Override) -> ConfigError:
+    line, group = override.input_line, override.key_or_group
     if not isinstance(override.value(), Glob):
-        return "it has no values; a range includes start and excludes stop"
-    assert override.config_loader is not None  # without it the glob could not be expanded
-    choices = override.config_loader.get_group_options(override.key_or_group)
-    if not choices:
-        return (
-            f"glob lists the choices of a group, and {override.key_or_group} is not a group; use choice(...)"
+        return ConfigError(
+            "it has no values; a range includes start and excludes stop", key=line, code="empty"
         )
-    return f"matches no choice for {override.key_or_group}. Choices: {', '.join(choices)}"
+    assert override.config_loader is not None  # without it the glob could not be expanded
+    choices = override.config_loader.get_group_options(group)
+    if not choices:
+        return ConfigError(
+            f"glob lists the choices of a group, and {group} is not a group; use choice(...)",
+            key=line,
+            code="empty",
+        )
+    return ConfigError(
+        f"matches no choice for {group}. Choices: {', '.join(choices)}", key=line, code="empty"
+    )
 
 
 def _keys(axis: list[tuple[str, ...]]) -> str:

@@ -7,12 +7,14 @@ from contextlib import suppress
 
 from runner.grid.plan import PlannedJob, State
 from runner.records.jobs import claim
+from runner.render.starts import FETCHING_KNOWN_JOBS
 from runner.run import must_start_anew
 from runner.tasks.base import task_of
 from runner.tracking.fetched_jobs import fetch_run, server_of
 from runner.tracking.stored_runs import read_runs
 from runner.tracking.stores import Store
 from runner_base import JobHeld, Progress, TrackingError
+from runner_base.notes import note
 
 
 def find_known(plan: list[PlannedJob]) -> list[tuple[PlannedJob, Store, str]]:
@@ -39,14 +41,14 @@ def mark_known(plan: list[PlannedJob]) -> None:
     """Mark them as done in a plan that is only shown."""
     for planned, store, _ in find_known(plan):
         planned.state = State.done
-        planned.notes.append(f"another host has done it: its result will come from {store.shown}")
+        planned.notes.append(note("done_elsewhere", store=store.shown))
 
 
 def fetch_known(plan: list[PlannedJob]) -> None:
     """Fetch their results, so that they are done here, too."""
     if not (known := find_known(plan)):
         return
-    with Progress(len(known), "fetching what other hosts have done") as bar:
+    with Progress(len(known), FETCHING_KNOWN_JOBS) as bar:
         for planned, store, run_id in known:
             assert planned.job is not None
             with suppress(JobHeld), claim(planned.job, wait=False):

@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runner.config.plain_text import FILES, REFERENCE, literal, quoted_name
+from runner.render.notes import render_notes
 from runner_base import MIB, ConfigError, RunnerError, few, names_gguf_file
+from runner_base.notes import Note, note
 from runner_engine.checkpoints import file_bytes, gguf_file, read_settings
 from runner_engine.quantization import read_format
 
@@ -54,10 +56,9 @@ class ListedModel:
         return f"{self.name} ({', '.join(filter(None, (self.stored_as, size))) or 'not on this machine'})"
 
 
-def listed(text: str) -> tuple[list[ListedModel], list[str]]:
-    """Return the models that `files=` names, and in words what was found and is no model by
-    itself."""
-    names, left_out = dict[str, bool](), list[str]()
+def listed(text: str) -> tuple[list[ListedModel], list[Note]]:
+    """Return the models that `files=` names, and what was found and is no model by itself."""
+    names, left_out = dict[str, bool](), list[Note]()
     for given in _places(text):
         if (found := _models_at(given, left_out)) is None:
             raise ConfigError(
@@ -71,7 +72,8 @@ def listed(text: str) -> tuple[list[ListedModel], list[str]]:
             )
         names |= found
     if not names:
-        raise ConfigError(f"{'; '.join(left_out) or 'nothing is there'}", key=FILES, value=text, code="empty")
+        reason = "; ".join(render_notes(left_out)) or "nothing is there"
+        raise ConfigError(reason, key=FILES, value=text, code="empty")
     return [_read(name, is_file) for name, is_file in names.items()], left_out
 
 
@@ -91,9 +93,9 @@ def reference_among(models: Sequence[ListedModel], wanted: str | None) -> Listed
         same = same or [model for model in models if Path(model.name).name == wanted]
         if len(same) != 1:
             names = few([model.name for model in (same or models)], 12)
-            what = f"{len(same)} of the files have this name" if same else "it is not among the files"
+            why = f"{len(same)} of the files have this name" if same else "it is not among the files"
             raise ConfigError(
-                f"{what}: {names}", key=REFERENCE, value=wanted, code="ambiguous" if same else "not_found"
+                f"{why}: {names}", key=REFERENCE, value=wanted, code="ambiguous" if same else "not_found"
             )
         return same[0]
     readable = [model for model in models if model.file_mib is not None]
@@ -128,24 +130,17 @@ def jobs_of(models: Sequence[ListedModel], reference: ListedModel, given: Iterab
     return lists
 
 
-def first_word(
-    text: str, models: Sequence[ListedModel], left_out: Sequence[str], reference: ListedModel
-) -> list[str]:
+def found_models(
+    text: str, models: Sequence[ListedModel], left_out: Sequence[Note], reference: ListedModel
+) -> list[Note]:
     """Return what is known before anything is loaded: how many files, how large, the reference, and
     what is refused."""
-    sizes = [model.file_mib for model in models if model.file_mib is not None]
-    unknown = len(models) - len(sizes)
-    total = f"{sum(sizes):,.1f} MiB" + (f" and {unknown} of unknown size" if unknown else "")
-    lines = [
-        f"{FILES}={text}: {len(models)} model{'s' * (len(models) != 1)}, {total}; reference: {reference.described}"
-    ]
+    sizes = [model.file_mib for model in models]
+    found = [note("models", text=f"{FILES}={text}", sizes_mib=sizes, reference=reference.described)]
     if reference.is_quantized:
-        lines.append(
-            f"note: no unquantized model is among them: all are compared with {reference.name}, whose own loss is not "
-            f"seen. {REFERENCE}=FILE names another one"
-        )
-    lines += [f"cannot be read: {model.name}: {model.problem}" for model in models if model.problem]
-    return [*lines, *(f"left out: {line}" for line in left_out)]
+        found.append(note("quantized_reference", "warning", reference=reference.name, key=REFERENCE))
+    found += [note("unreadable", model=it.name, problem=it.problem) for it in models if it.problem]
+    return [*found, *(note("left_out", what=what) for what in left_out)]
 
 
 def keys_of_one_value(lists: Sequence[Sequence[str]]) -> frozenset[str]:
@@ -173,7 +168,7 @@ def _places(text: str) -> list[str]:
     )
 
 
-def _models_at(given: str, left_out: list[str]) -> dict[str, bool] | None:
+def _models_at(given: str, left_out: list[Note]) -> dict[str, bool] | None:
     """Return the models at a place, each with whether it is a file; None if there is nothing."""
     path = Path(given).expanduser()
     if path.is_file():
@@ -195,7 +190,7 @@ def _models_at(given: str, left_out: list[str]) -> dict[str, bool] | None:
     return {given: False} if is_hub_id else None
 
 
-def _models_in(paths: Iterable[Path], left_out: list[str]) -> dict[str, bool]:
+def _models_in(paths: Iterable[Path], left_out: list[Note]) -> dict[str, bool]:
     """Return the models among these paths and, in folders without a model, below them; hidden ones
     are not searched."""
     found: dict[str, bool] = {}
@@ -209,9 +204,9 @@ def _models_in(paths: Iterable[Path], left_out: list[str]) -> dict[str, bool]:
         elif not names_gguf_file(path.name):
             continue
         elif PART.search(path.stem):
-            left_out.append(f"{path} is a part of a model: llama-gguf-split --merge makes one file of them")
+            left_out.append(note("part_of_model", path=path))
         elif (other := _no_language_model(path)) is not None:
-            left_out.append(f"{path} is no language model ({other})")
+            left_out.append(note("no_language_model", path=path, kind=other))
         else:
             found[str(path)] = True
     return found

@@ -17,7 +17,7 @@ from runner.config.hydra import without_hydra
 from runner.core.typed import as_grid
 from runner.grid.plan import PlannedJob, State, plan_composed
 from runner.records.jobs import LOCK, Job
-from runner_base import ConfigError, counted
+from runner_base import ConfigError
 from runner_base.files import is_held
 
 KEEPS = "task.exact=false"  # then a likelihood job that names itself keeps what others are compared with
@@ -55,8 +55,7 @@ def with_named(plan: list[PlannedJob], composer: Composer) -> list[PlannedJob]:
         if rows:
             plan[rows[0]] = replace(named, overrides=plan[rows[0]].overrides)
             continue
-        needed = counted(len(numbers), "job of this grid is", "jobs of this grid are")
-        named.made_for = f"added, because {needed} compared with it"
+        named.made_for = len(numbers)
         made.append(named)
     return [*made, *plan]
 
@@ -69,11 +68,10 @@ def check_named(planned: PlannedJob) -> None:
     job = _job_beside(planned, planned.after)
     if job.recorded() is None and not is_held(job.folder / LOCK):
         command = as_grid() if planned.after_overrides else None
-        how = (
-            "run it first" if command is None else f"this command runs it first, and then this one: {command}"
-        )
+        first = "this command runs it first, and then this one"
+        fix = "run it first" if command is None else f"{first}: {command}"
         raise ConfigError(
-            f"{planned.job_id} needs {job.job_id}, which is not done in {job.folder.parent}: {how}",
+            f"{planned.job_id} needs {job.job_id}, which is not done in {job.folder.parent}: {fix}",
             code="not_found",
         )
 
@@ -118,11 +116,13 @@ def _job_beside(planned: PlannedJob, job_id: str) -> Job:
 def _problem(planned: PlannedJob, job_id: str, named: PlannedJob | None) -> ConfigError:
     folder = Path(planned.job.folder.parent) if planned.job is not None else Path()
     if named is None:
-        reason = f"it needs {job_id} first, and {folder} has no finished job of that id"
-        return ConfigError(reason, code="not_found")
+        return ConfigError(
+            f"it needs {job_id} first, and {folder} has no finished job of that id", code="not_found"
+        )
     if named.error is not None:
-        reason = f"it needs another job first, which cannot work: {named.error}"
-        return ConfigError(reason, code=named.error.code)
+        return ConfigError(
+            f"it needs another job first, which cannot work: {named.error}", code=named.error.code
+        )
     return ConfigError(
         f"it needs {job_id} first, and the overrides that name it make another job "
         f"({named.job_id}): run it by itself",

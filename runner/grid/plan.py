@@ -33,9 +33,8 @@ from runner.tracking import stores
 from runner.tracking.sink import write_death
 from runner_base import INTERRUPTED, ConfigError, Record, RunnerError, Status
 from runner_base.errors import convert_error
+from runner_base.notes import Note, note
 from runner_engine import ToDownload, no_downloads
-
-NOTHING_TO_ASK = "every answer is recorded: the texts are judged, and nothing is decoded"
 
 
 class State(StrEnum):
@@ -58,7 +57,8 @@ class PlannedJob:
     job: Job | None = None
     state: State = State.impossible
     error: ConfigError | None = None  # why the job cannot work
-    notes: list[str] = field(default_factory=list)  # why the job may not work well
+    # why the job may not work well, and what its task says of it
+    notes: list[Note | str] = field(default_factory=list)
     exit_code: int = 0
     record: Record | None = None  # of a job that is done
     unlogged: bool = False  # done, but MLflow does not have it yet, or task.output wants a copy
@@ -72,7 +72,7 @@ class PlannedJob:
     after_overrides: list[str] = field(default_factory=list)
     # keys of the task that were open, with their values now
     decided: dict[str, Any] = field(default_factory=dict)
-    made_for: str = ""  # why the grid has it, although nobody has asked for it
+    made_for: int = 0  # so many jobs are compared with it, and nobody has asked for it itself
     is_compared: bool = False  # with another job while it runs, at a share of the grid's 5 %
     # overrides by the grid, in which its jobs need not differ
     filled_in: list[str] = field(default_factory=list)
@@ -142,7 +142,7 @@ def plan_job(overrides: list[str], config: RunnerConfig) -> PlannedJob:
             planned.notes += _note_of_limit(config, inputs.count)
             if config.plan and planned.record is None and not anew and hasattr(task, "questions_left"):
                 planned.questions_left = task.questions_left(inputs, planned.job)
-                planned.notes += [NOTHING_TO_ASK] * (planned.questions_left == 0)
+                planned.notes += [note("nothing_to_ask")] * (planned.questions_left == 0)
             if config.plan and hasattr(task, "preview") and (lines := task.preview(inputs, resolved)):
                 planned.notes.append(lines.replace("\n", "\n    "))
     except ToDownload as absent:  # a job's id depends on the content of files that are not here yet
@@ -225,12 +225,12 @@ def share_error(plan: list[PlannedJob]) -> None:
         plan[number] = replace(again, composed=planned.composed, filled_in=[f"task.{key}={comparisons}"])
 
 
-def _note_of_limit(config: RunnerConfig, count: int | None) -> list[str]:
-    """Say that the data have fewer questions than task.limit asks for."""
+def _note_of_limit(config: RunnerConfig, count: int | None) -> list[Note]:
+    """Return a note if the data have fewer questions than task.limit asks for."""
     task = config.task.of_questions
     if task is None or task.limit is None or count is None or count >= task.limit:
         return []
-    return [f"task.limit={task.limit}: only {count:,} questions are there: all of them are asked"]
+    return [note("fewer_questions", limit=task.limit, count=count)]
 
 
 def would_be_compared(config: RunnerConfig) -> bool:

@@ -19,8 +19,8 @@ from runner.datasets.gsm8k import load_questions
 from runner.estimates.jobs import JobEstimate
 from runner.grid.plan import PlannedJob, State
 from runner.records.jobs import Job, read_samples
-from runner_base import EvidenceError, RunnerError, clock, counted
-from runner_compare import points_of_margin
+from runner_base import EvidenceError, RunnerError
+from runner_base.notes import Note, note
 from runner_compare.statistics import (
     ALPHA,
     POWER,
@@ -32,7 +32,6 @@ from runner_compare.statistics import (
 UNQUANTIZED = "none"
 MARGIN = 0.02  # the loss that is planned for, unless task.early_stop_margin names another one
 USUAL_DISAGREEMENT = 0.1  # 4 bits on the embedded model's questions: 14 %, 8 bits: 2 % (docs/compare.md)
-BY_BETS = "; by bets, as jobs that may stop early are compared"
 MAX_PAIRS = 8  # of jobs whose samples are read: more would take long and tell little
 
 
@@ -63,61 +62,64 @@ class ComparedJobs:
         return questions_for_margin(self.margin, disagreement, alpha, self.stops_early, self.has_margin)
 
 
-def question_lines(
+def question_notes(
     plan: Sequence[PlannedJob], estimates: Mapping[int, JobEstimate], is_quick: bool
-) -> list[str]:
+) -> list[Note]:
     """Return what each set of questions can show; without the number of questions for a margin if
     `is_quick`."""
-    lines, sets = _cluster_lines(plan), _compared(plan, _has_verdicts)
+    notes, sets = _cluster_notes(plan), _compared(plan, _has_verdicts)
     for compared in sets:
-        on = f"{compared.where}: " if len(sets) > 1 else ""
-        disagreement, basis = _disagreement(compared)
-        comparisons = len(compared.baselines)
-        alpha = ALPHA / comparisons
-        lines.append(f"{on}{_detectable(compared, disagreement, basis, alpha)}")
+        disagreement, pairs = _disagreement(compared)
+        alpha = ALPHA / len(compared.baselines)
+        where = compared.where if len(sets) > 1 else None
+        notes.append(_detectable(compared, disagreement, pairs, alpha, where))
         if not is_quick:  # an exact sum over all tables, with scipy
             needed = compared.needed(disagreement, alpha)
-            margin = points_of_margin(compared.margin)
-            about = "more than ten million" if needed is None else f"about {_rounded(needed):,}"
-            takes = "" if needed is None else _time(compared, estimates, needed)
             there = None if compared.task.limit is None else questions_there(compared.task)
-            if there is not None and needed is not None and needed > there:
-                takes = f": there are only {there:,}"
-            lines.append(
-                f"    {about} questions a job would show 'as good within {margin}' if neither is better{takes}"
+            notes.append(
+                note(
+                    "questions_for_margin",
+                    margin=compared.margin,
+                    needed=None if needed is None else _rounded(needed),
+                    there=there if there is not None and needed is not None and needed > there else None,
+                    jobs=len(compared.numbers),
+                    seconds=None if needed is None else _seconds(compared, estimates, needed),
+                )
             )
-    return lines
+    return notes
 
 
-def _cluster_lines(plan: Sequence[PlannedJob]) -> list[str]:
-    """Return a line for each kind of clusters that jobs are compared by.
+def _cluster_notes(plan: Sequence[PlannedJob]) -> list[Note]:
+    """Return a note for each kind of clusters that jobs are compared by.
 
     How much the verdicts of a cluster have in common is unknown before the jobs run.
     """
     fields = dict.fromkeys(compared.task.cluster for compared in _compared(plan, _has_clusters))
-    return [
-        f"task.cluster={field}: verdicts count clusters, and no plan says how many questions would decide"
-        for field in fields
-    ]
+    return [note("clusters_not_planned", cluster=field) for field in fields]
 
 
-def _detectable(compared: ComparedJobs, disagreement: float, basis: str, alpha: float) -> str:
-    """Say which difference so many questions could detect; no difference exceeds the share of
+def _detectable(
+    compared: ComparedJobs, disagreement: float, pairs: int, alpha: float, where: str | None
+) -> Note:
+    """Return which difference so many questions could detect; no difference exceeds the share of
     verdicts that differ."""
-    n, comparisons = compared.questions, len(compared.baselines)
-    names, power = " or ".join(compared.names), f"{POWER:.0%} power"
-    others = counted(comparisons, "comparison")
-    least = compared.detectable(disagreement, alpha)
-    others += f", {basis}{BY_BETS * compared.stops_early}"
-    if least is not None and least <= disagreement:
-        could = f"could detect a difference of {100 * least:.1f} points from {names} with {power}"
-        return f"{n:,} questions a job {could} ({others})"
-    if compared.stops_early or _largest_power(n, disagreement, alpha) < POWER:
-        could = f"are too few to detect any difference from {names} with {power}"
-    else:
-        could = f"could detect only the largest difference from {names} with {power}"
-    most = f"so that no difference is larger than {100 * disagreement:.1f} points"
-    return f"{n:,} questions a job {could} ({others}, {most})"
+    n, least = compared.questions, compared.detectable(disagreement, alpha)
+    if least is not None and least > disagreement:
+        least = None
+    may_detect_largest = not compared.stops_early and _largest_power(n, disagreement, alpha) >= POWER
+    return note(
+        "detectable",
+        where=where,
+        questions=n,
+        names=compared.names,
+        power=POWER,
+        least=least,
+        may_detect_largest=may_detect_largest,
+        comparisons=len(compared.baselines),
+        disagreement=disagreement,
+        pairs=pairs,
+        by_bets=compared.stops_early,
+    )
 
 
 def _largest_power(n: int, disagreement: float, alpha: float) -> float:
@@ -221,9 +223,9 @@ def _has_clusters(config: RunnerConfig | None) -> bool:
     return questions is not None and questions.gives_verdicts and questions.cluster is not None
 
 
-def _disagreement(compared: ComparedJobs) -> tuple[float, str]:
-    """Return the share of questions on which two runs are expected to differ, and where it is
-    from."""
+def _disagreement(compared: ComparedJobs) -> tuple[float, int]:
+    """Return the share of questions on which two runs are expected to differ, and how many pairs of
+    finished jobs it is from; 0: it is the usual one."""
     differing = n = pairs = 0
     for job_id, base_id in compared.baselines.items():
         if pairs < MAX_PAIRS and compared.is_done.get(job_id) and compared.is_done.get(base_id):
@@ -236,11 +238,7 @@ def _disagreement(compared: ComparedJobs) -> tuple[float, str]:
             both = solved.keys() & base_solved.keys()
             differing += sum(solved[index] != base_solved[index] for index in both)
             n, pairs = n + len(both), pairs + bool(both)
-    if not pairs:
-        return (USUAL_DISAGREEMENT, f"if {USUAL_DISAGREEMENT:.0%} of the verdicts differ, as is usual")
-    rate = expected_disagreement(differing, n)
-    jobs = counted(pairs, "job that is done", "jobs that are done")
-    return rate, f"if {rate:.1%} of the verdicts differ, as in {jobs}"
+    return (expected_disagreement(differing, n) if pairs else USUAL_DISAGREEMENT), pairs
 
 
 def _solved(job: Job) -> dict[int, bool]:
@@ -249,15 +247,14 @@ def _solved(job: Job) -> dict[int, bool]:
     return {sample.index: sample.solved for sample in samples if not sample.failed and not sample.left_out}
 
 
-def _time(compared: ComparedJobs, estimates: Mapping[int, JobEstimate], questions: int) -> str:
+def _seconds(compared: ComparedJobs, estimates: Mapping[int, JobEstimate], questions: int) -> float | None:
     """Return how long all jobs would take with so many questions, in proportion to what they take
-    with theirs."""
+    with theirs; None if that is not known of all."""
     times = [estimates[number].time for number in compared.numbers if number in estimates]
     known = [time.seconds for time in times if time is not None]
     if len(known) < len(compared.numbers) or not compared.questions:
-        return ""
-    these = "this job" if len(known) == 1 else f"these {len(known)} jobs"
-    return f", and take {clock(sum(known) * questions / compared.questions)} for {these} here"
+        return None
+    return sum(known) * questions / compared.questions
 
 
 def _rounded(number: int) -> int:

@@ -13,12 +13,15 @@ from runner.estimates.fit import PROCESS_MIB
 from runner.estimates.jobs import JobEstimate, estimate_words
 from runner.grid.outcomes import Outcome
 from runner.grid.plan import PlannedJob, State, estimate_plan
-from runner.grid.question_plan import question_lines
+from runner.grid.question_plan import question_notes
+from runner.render import plans
+from runner.render.notes import render_notes
 from runner.report import GridLine, job_column, named_columns, naming_columns
 from runner.tracking import connection, published, run_table, stores
 from runner_base import Column, Status, Use, clock, counted, machine, plain, say, visible_gpus
 from runner_base.console import console
 from runner_base.files import shared_folder
+from runner_base.notes import Note, note
 from runner_base.printed_tables import print_fitted
 from runner_base.tables import NO_WIDTH
 
@@ -76,9 +79,7 @@ def show_plan(plan: list[PlannedJob]) -> None:
     keys, names = naming_columns(job_names(plan))
     rows = [_estimate_cells(estimates.get(number), planned) for number, planned in enumerate(plan)]
     filled = [column for column in range(len(ESTIMATE_COLUMNS)) if any(row[column] for row in rows)]
-    states = [
-        f"{job.state}{(' (the same job as one above)' if job.same_as is not None else '')}" for job in plan
-    ]
+    states = [plans.state_cell(job.state, job.same_as is not None) for job in plan]
     shared = [f"{bases[job.base]}" if job.base else "" for job in plan]
     columns = [
         *named_columns(keys, names),
@@ -90,26 +91,24 @@ def show_plan(plan: list[PlannedJob]) -> None:
         job_column([job.job_id for job in plan], names),
         Column("base", shared, False, drop_order=2, use=Use.job),
     ]
-    print_fitted(console(width_elsewhere=NO_WIDTH), columns, "a file or a pipe has them all")
+    print_fitted(console(width_elsewhere=NO_WIDTH), columns, plans.HAS_ALL_COLUMNS)
     if any(estimate.fit is not None for estimate in estimates.values()):
-        print(
-            "memory as predicted; peak: weights, KV cache and activations together, without the "
-            f"{PROCESS_MIB:.0f} MiB of the worker process. Free: {_free_memory()}"
-        )
-    for line in question_lines(
-        plan, estimates, is_quick=any(job.config and job.config.plan == "quick" for job in plan)
-    ):
+        room, of_gpus = _main_memory(), visible_gpus.free_mib()
+        print(plans.memory_line(PROCESS_MIB, *room, of_gpus))
+    is_quick = any(job.config and job.config.plan == "quick" for job in plan)
+    for line in render_notes(question_notes(plan, estimates, is_quick)):
         print(line)
     for number, (planned, label) in enumerate(zip(plan, labels(plan), strict=True)):
         if planned.problem:
             print(plain(f"impossible: {label}\n    {planned.problem}"))
         taken = estimates.get(number, JobEstimate())
-        notes = [*filter(None, [planned.made_for]), *planned.notes] + (
-            [taken.fit.would_fit] if taken.fit is not None and taken.fit.would_fit else []
-        )
+        notes: list[Note | str] = [*planned.notes]
+        if planned.made_for:
+            notes.insert(0, note("added_for_others", jobs=planned.made_for))
+        notes += [taken.fit.would_fit] if taken.fit is not None and taken.fit.would_fit else []
         notes += taken.time.notes if taken.time is not None else []
-        for note in notes:
-            print(plain(f"note: {label}\n    {note}"))
+        for text in render_notes(notes):
+            print(plain(f"note: {label}\n    {text}"))
     each = (
         "each"
         if all(job.config is None or job.config.workers in (AUTO, "1") for job in plan)
@@ -147,15 +146,11 @@ def _estimate_cells(taken: JobEstimate | None, planned: PlannedJob) -> list[str]
     return [count, *memory, *estimate_words(taken.time if taken else None)]
 
 
-def _free_memory() -> str:
-    """Say how much memory is free for models: main memory, within a control group's limit, and that
-    of each GPU."""
-    parts = [f"{machine.available_mib():,.0f} MiB of main memory"]
-    if (group := min(machine.cgroup_rooms_mib(), default=inf)) <= machine.available_mib():
-        parts = [f"{group:,.0f} MiB of main memory below the control group's limit"]
-    return ", ".join(
-        [*parts, *(f"{mib:,.0f} MiB of GPU {number}" for number, mib in enumerate(visible_gpus.free_mib()))]
-    )
+def _main_memory() -> tuple[float, bool]:
+    """Return how much main memory is free for models, and whether a control group limits it."""
+    available = machine.available_mib()
+    group = min(machine.cgroup_rooms_mib(), default=inf)
+    return min(group, available), group <= available
 
 
 def _total_time(plan: list[PlannedJob], estimates: dict[int, JobEstimate]) -> str:

@@ -28,10 +28,13 @@ from runner.grid.outcomes import Outcome
 from runner.grid.parents import ParentRuns
 from runner.grid.plan import PlannedJob, State, mark_duplicates, plan_composed, share_error
 from runner.grid.show import labels, show_failures, show_hints, show_plan, summary, table_lines
+from runner.render import starts
+from runner.render.notes import note_text, render_notes
 from runner.report import show_grid
 from runner.tracking import grid_runs
-from runner_base import ConfigError, JobFailed, Progress, Status, TrackingError, counted, doing, say, signals
+from runner_base import ConfigError, JobFailed, Progress, Status, TrackingError, doing, say, signals
 from runner_base.errors import check_output_folder
+from runner_base.notes import note
 from runner_engine.checkpoints import sharing
 
 
@@ -98,15 +101,15 @@ class GridSweeper(LaunchingSweeper):
 
     def do(self, grid: Grid) -> bool:
         """Run the jobs of a planned grid that are not done; return whether the user stopped it."""
-        with doing("looking for jobs that other hosts have done"):
+        with doing(starts.FINDING_KNOWN_JOBS):
             fetch_known(grid.plan)
         say(summary(grid.plan))
         for planned, label in zip(grid.plan, labels(grid.plan), strict=True):
             if planned.made_for:
-                say(f"note: {label}: {planned.made_for}")
+                say(f"note: {label}: {note_text(note('added_for_others', jobs=planned.made_for))}")
         grid_runs.end_dead(Path(grid.settings.output_dir).expanduser().absolute())
         parents = ParentRuns(grid.plan, grid.overrides, grid.outcomes, self.study)
-        with doing("reading the grid's runs in MLflow"):
+        with doing(starts.READING_GRID_RUNS):
             parents.find_unlogged()
         try:
             return self.run(grid, parents)
@@ -179,7 +182,7 @@ class GridSweeper(LaunchingSweeper):
         reference = model_list.reference_among(models, self.reference)
         given = {line.partition("=")[0].lstrip("+~") for overrides in lists for line in overrides}
         of_models = model_list.jobs_of(models, reference, given)
-        for line in model_list.first_word(self.files, models, left_out, reference):
+        for line in render_notes(model_list.found_models(self.files, models, left_out, reference)):
             say(line)
         return [[*of_model, *overrides] for of_model in of_models for overrides in lists]
 
@@ -191,7 +194,7 @@ class GridSweeper(LaunchingSweeper):
             check_settings(name, grid.settings)
         numbers, interrupted = grid.to_do(), False
         with signals.deferred():  # a signal takes effect when the grid's runs in MLflow have ended, too
-            with doing("starting the grid's run in MLflow"):
+            with doing(starts.STARTING_GRID_RUN):
                 parents.start()
             try:
                 with signals.interruptible():
@@ -205,7 +208,7 @@ class GridSweeper(LaunchingSweeper):
             except KeyboardInterrupt:
                 interrupted = True
             finally:
-                with doing("ending the grid's run in MLflow"):
+                with doing(starts.ENDING_GRID_RUN):
                     grid.is_logged = parents.finish(interrupted)
         return interrupted
 
@@ -222,17 +225,15 @@ def finish(grid: Grid, interrupted: bool) -> None:
     unlogged = sum(
         bool(outcome.message) and outcome.status is Status.FINISHED for outcome in grid.outcomes.values()
     )
-    are = counted(unlogged, "result is", "results are")
-    not_logged = f"{are} on disk but not in MLflow yet: runner-sync or the same command logs them"
+    not_logged = note_text(note("not_logged", results=unlogged))
     if unlogged and (interrupted or problems):
         say(not_logged)
     if interrupted:
         raise KeyboardInterrupt
     if problems:
-        failed = JobFailed(f"{problems} of {len(grid.plan)} jobs are not finished, see above", code="failed")
         codes = [outcome.exit_code for outcome in grid.outcomes.values()]
-        failed.exit_code = max(codes + [planned.exit_code for planned in grid.plan])
-        raise failed
+        codes += [planned.exit_code for planned in grid.plan]
+        raise not_finished(problems, len(grid.plan), max(codes))
     if unlogged or not grid.is_logged:
         raise TrackingError(
             not_logged
@@ -240,6 +241,12 @@ def finish(grid: Grid, interrupted: bool) -> None:
             else "the grid is done, but MLflow shows it as RUNNING: run the same command to end it there",
             code="failed",
         )
+
+
+def not_finished(problems: int, jobs: int, exit_code: int) -> JobFailed:
+    failed = JobFailed(f"{problems} of {jobs} jobs are not finished, see above", code="failed")
+    failed.exit_code = exit_code
+    return failed
 
 
 def refuse_impossible(plan: list[PlannedJob]) -> None:
@@ -264,8 +271,7 @@ def _report_left_out(left_out: dict[str, list[str]], plan: list[PlannedJob], com
             raise next(errors[key] for errors in composer.missing_keys.values() if key in errors)
         keys_without.setdefault(", ".join(dict.fromkeys(choices)), []).append(key)
     for without, keys in keys_without.items():
-        are, them = ("is", "it") if len(keys) == 1 else ("are", "them")
-        say(f"note: {', '.join(keys)} {are} passed to the jobs that have {them}, and left out with {without}")
+        say(f"note: {note_text(note('keys_left_out', keys=keys, choices=without))}")
 
 
 _ABSENT = object()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from runner.grid.best_trial import Scored, doubt_lines
+from runner.grid.best_trial import Scored, doubts
 from runner.grid.live_view import GridView
 from runner.grid.outcomes import Outcome, objective
 from runner.grid.plan import PlannedJob
 from runner.grid.show import labels, show_hints, table_lines
+from runner.render.notes import render_notes
 from runner.report import show_grid
 from runner_base import Record, RunnerError, Status, plain
 
@@ -58,7 +59,7 @@ class Trials:
         return [
             f"best of {len(self.outcomes)} trials: {best.result()}, {best.planned.job_id}",
             f"  {values}",
-            *doubt_lines(best, scored, self.keys, self.maximize),
+            *render_notes(doubts(best, scored, self.keys, self.maximize)),
         ]
 
     def show(self) -> None:

@@ -29,7 +29,9 @@ from runner.grid.gpu_sets import GpuSet, GpuSets, largest
 from runner.grid.outcomes import Outcome
 from runner.grid.worker_limits import WorkerLimits, group
 from runner.grid.worker_process import Worker
+from runner.render.notes import note_text
 from runner_base import ProgressState, Status, child
+from runner_base.notes import note
 from runner_base.visible_gpus import Gpu
 
 START = "from runner.grid.worker import main; main()"
@@ -205,9 +207,8 @@ class WorkerPool(Executor):
             and not self.stop_requests
         ):
             self._lost[number] = worker.gpus, outcome.lost_gpu
-            self.view.repeats(
-                number, f"{worker.gpus} cannot be used any more by its worker: {outcome.lost_gpu}"
-            )
+            lost = note("gpu_lost", gpus=worker.gpus, reason=outcome.lost_gpu)
+            self.view.repeats(number, note_text(lost))
             # last: if it fails again, it does so at the cost of no other job
             worker.todo.append(number)
             return

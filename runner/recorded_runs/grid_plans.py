@@ -50,9 +50,12 @@ def plan_in_mlflow(client: Any, grid: str, scratch: Path) -> GridPlan | None:
     try:
         return _plan(grid, parse_json(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        what = f"plan.json of the grid's run in MLflow is damaged ({one_line(error, limit=100)})"
         raise ConfigError(
-            f"{what}: name its jobs with --runs or --where", key="--grid", value=grid, code="damaged"
+            f"plan.json of the grid's run in MLflow is damaged ({one_line(error, limit=100)}): name its jobs with "
+            "--runs or --where",
+            key="--grid",
+            value=grid,
+            code="damaged",
         ) from error
 
 

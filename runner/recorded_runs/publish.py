@@ -16,14 +16,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from runner.core.prompt_facts import PromptFact
 from runner.datasets.shapes import KNOWN_CHOICES
 from runner.records.jobs import Job
+from runner.render import model_cards
 from runner_base import ConfigError, cannot_write, replace_text, say
 from runner_compare import Run, Table, TableRow, in_markdown, name_of
 
 CARD, RESULTS = "evaluation.md", ".eval_results"
 DATASET_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")  # of the Hub
-FORM = re.compile(r"form ([0-9a-f]+)")  # in the fact about a job's prompts
 GROUPS = ("model", "quantization", "lora", "rope", "generation", "task")
 OF_WEIGHTS = ("model.", "quantization.", "lora.", "rope.")
 REQUIRED = {"dataset": dict, "value": (int, float)}
@@ -70,9 +71,9 @@ def publish(tables: Sequence[Table], folder: Path, benchmark: str) -> list[Path]
 def check_single_jobs(runs: Sequence[Run]) -> None:
     """Raise ConfigError for a run of another tool, or of several jobs."""
     if foreign := next((run for run in runs if run.tool or run.parts), None):
-        what = foreign.tool or "several runs pooled by --by or --seeds"
         raise ConfigError(
-            f"{foreign.job_id} is from {what}: only single jobs of the runner are published",
+            f"{foreign.job_id} is from {foreign.tool or 'several runs pooled by --by or --seeds'}: only single jobs of "
+            "the runner are published",
             key="--publish",
             code="unsupported",
         )
@@ -104,11 +105,7 @@ def card(rows: Sequence[tuple[Table, TableRow]]) -> str:
             form_of(run),
         )
         lines.append(f"| {' | '.join(in_markdown(cell).replace('|', '/') for cell in cells)} |")
-    lines += [
-        "",
-        "The form is a hash of all prompts without their questions: only scores of the same form are alike.",
-        "",
-    ]
+    lines += ["", model_cards.FORM, ""]
     commands = dict.fromkeys(command_of(row.run) for _, row in rows)
     return "\n".join([*lines, *(f"    {command}" for command in commands), ""])
 
@@ -120,8 +117,8 @@ def _entries(rows: Sequence[tuple[Table, TableRow]], benchmark: str) -> dict[str
     for _, row in rows:
         names = _benchmark(row.run, benchmark)
         if names is None:
-            say(f"note: {row.run.job_id}: task.data={row.run.params.get('task.data')} is no data set of the Hub, so "
-                f"{RESULTS} has no entry of it: --benchmark DATASET_ID:TASK_ID names one")  # fmt: skip
+            data = row.run.params.get("task.data")
+            say(f"note: {model_cards.no_benchmark(row.run.job_id, data, RESULTS)}")
             continue
         entry = entry_of(row.run, *names)
         check_entry(entry)
@@ -252,8 +249,7 @@ def _found_in_data(params: dict[str, str]) -> set[str]:
 
 def form_of(run: Run) -> str:
     """Return the hash of the form of a job's prompts; a dash if it was not recorded."""
-    form = FORM.search(run.facts.get("prompt", ""))
-    return form[1] if form else "–"
+    return PromptFact.from_fact(run.facts.get("prompt", "")).form or "–"
 
 
 def _interval(run: Run) -> tuple[float, float, float]:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from runner.recorded_runs.publish import check_single_jobs, command_of, publish
+from runner.render.model_cards import divergence_explanation
 from runner_base import cannot_write, replace_text
 from runner_compare import ABSENT, Run, Table, TableRow, described, figure_in_words, in_markdown, short_names
 from runner_compare.statistics import AT_MOST, CHIEF
@@ -78,16 +79,7 @@ def _section(rows: Sequence[TableRow], names: dict[str, str]) -> str:
         usual_name = row.run.params.get("quantization.name", row.run.job_id)
         name = names[row.run.run_id]
         lines.append(_line([usual_name if name == row.run.job_id else name, *_cells(row.run)]))
-    what = (
-        "over the tokens that the reference kept, so a percentile is only bounded (at least – at most)"
-        if bounds
-        else "over whole distributions"
-    )
-    explanation = (
-        f"KLD: the Kullback–Leibler divergence from {reference}, in nats a token, {what}; on {texts} texts with "
-        f"{tokens} tokens of {data} {split}. In brackets: 95 % intervals over texts; a percentile has none where the "
-        "texts are too few for it. PPL ratio: the perplexity divided by the reference's."
-    )
+    explanation = divergence_explanation(reference, bool(bounds), texts, tokens, data, split)
     commands = dict.fromkeys(command_of(row.run) for row in rows)
     return "\n".join(
         [*lines, "", in_markdown(explanation), "", *(f"    {command}" for command in commands), ""]

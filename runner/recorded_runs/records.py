@@ -108,9 +108,8 @@ def _check_any_finished(jobs: Jobs, grid: str) -> None:
     if jobs.runs:
         return
     missing = jobs.grid_jobs.missing[:MAX_NAMED] if jobs.grid_jobs else []
-    states = "; ".join(job.line for job in missing)
-    none = f"--grid {grid}: none of its jobs has finished"
-    raise ConfigError(f"{none}: {states}" if states else none, code="empty")
+    states = f": {'; '.join(job.line for job in missing)}" if missing else ""
+    raise ConfigError(f"--grid {grid}: none of its jobs has finished{states}", code="empty")
 
 
 OPENER = JobsOpener()

@@ -15,7 +15,7 @@ from runner.recorded_runs.key_rules import SchemaRules
 from runner.recorded_runs.sample_numbers import NUMBERS, read_numbers
 from runner.records.divergences import DIVERGENCES, WORST_TOKENS, read_divergences
 from runner.records.jobs import read_samples
-from runner.scorers import rules_between
+from runner.render.rule_changes import rules_between
 from runner.tracking.stored_runs import download
 from runner_base import EvidenceError, Progress, Sample, say
 from runner_base.gzip_files import GZIP_SUFFIX

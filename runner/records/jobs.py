@@ -23,6 +23,8 @@ from runner.config.root import RunnerConfig, semantic_keys
 from runner.records.artifacts import first_changed
 from runner.records.lines import GrowingFile, damaged, is_file, read_evidence
 from runner.records.measurements import MEASUREMENTS
+from runner.render.notes import note_text
+from runner.render.starts import held_elsewhere, waiting_for
 from runner_base import (
     EvidenceError,
     JobHeld,
@@ -39,6 +41,7 @@ from runner_base import (
     write_atomically,
 )
 from runner_base.files import sync
+from runner_base.notes import Note
 from runner_base.texts import is_torn
 from runner_compare.statistics import with_means
 
@@ -203,7 +206,7 @@ def identify(
 def claim(job: Job, wait: bool = True) -> Iterator[None]:
     """Hold the job's lock; while another process has it, say so and wait, or raise JobHeld."""
     _reject_special_files(job.folder)
-    message = f"{job.job_id} is being done by another process"
+    message = held_elsewhere(job.job_id)
     try:
         try:
             lock = hold(job.folder / LOCK, wait=False)
@@ -211,7 +214,7 @@ def claim(job: Job, wait: bool = True) -> Iterator[None]:
             if not wait:
                 raise
             say(f"{message}: waiting for it to finish")
-            with doing(f"waiting for the process that does {job.job_id}"):
+            with doing(waiting_for(job.job_id)):
                 lock = hold(job.folder / LOCK)
     except BlockingIOError as error:
         raise JobHeld(message, code="busy") from error
@@ -270,11 +273,11 @@ class Recorder:
         """All samples of the job, those with errors too."""
         return self.done | self.failed
 
-    def verify(self, index: int, rejection_reason: str | None) -> None:
+    def verify(self, index: int, rejection_reason: Note | str | None) -> None:
         """Raise EvidenceError with the line of an earlier start's sample, if there is a reason to
         reject it."""
         if rejection_reason is not None:
-            raise damaged(self.path, self._lines[index], rejection_reason)
+            raise damaged(self.path, self._lines[index], note_text(rejection_reason))
 
     def progress(self, total: float | None, what: str, unit: str = "") -> Progress:
         """Return a progress bar to use in a `with`."""

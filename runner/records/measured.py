@@ -12,8 +12,9 @@ from typing import Any
 
 from runner.core.energy import Energy
 from runner.core.job_energy import JobEnergy, JoulesOfJob, metrics_of, notes_on_price, right_answers
+from runner.render.notes import note_text
 from runner_base import Sample, machine, one_line, visible_gpus, write_atomically
-from runner_base.notes import given
+from runner_base.notes import Note, given
 from runner_base.texts import checked, signed
 from runner_compare import OF_GUESSES, OF_PREFILL
 from runner_engine import Engine, EngineReport, EngineStats
@@ -77,8 +78,8 @@ class Measured:
         time_s = {"right_answer_s": self.answering_s / right} if right and self.answering_s else {}
         return {**time_s, **metrics_of(self.energy, samples, price_kwh)}
 
-    def energy_notes(self, price_kwh: float | None) -> list[str]:
-        """Say why the energy has no price, where one was asked for."""
+    def energy_notes(self, price_kwh: float | None) -> list[Note]:
+        """Return why the energy has no price, where one was asked for."""
         return notes_on_price(self.no_energy, price_kwh)
 
     def after(self, earlier: Measured | None) -> Measured:
@@ -159,7 +160,8 @@ class Measuring:
         """Write what has been measured so far, over all starts, and return it."""
         peak_mib, beside = machine.peak_rss_mib(), self.contention.describe()
         self.energy.step(self.engine.stats, at_once=True)
-        no_energy = self.energy.why_not()
+        reason = self.energy.why_not()
+        no_energy = "" if reason is None else note_text(reason)
         joules = JoulesOfJob() if no_energy else self.energy.so_far
         has_counters = bool(self.energy.energy.sources)
         now = Measured(

@@ -15,6 +15,7 @@ from typing import Any
 
 from runner.records.lines import GrowingFile, read_evidence
 from runner_base import machine, sealed, short_hash, unsealed
+from runner_base.notes import Note, note
 
 MEASUREMENTS = "measurements.jsonl"
 PACKAGE = "runner-llm"
@@ -50,15 +51,10 @@ class Measurements:
         self._file.close()
 
 
-def notes_on(kept: int, total: int, outdated: int) -> list[str]:
-    """Say in a record what of it earlier starts have measured, and what was measured again."""
-    notes = [f"{kept} of {total} measurements were on disk from an earlier, interrupted run"] * bool(kept)
-    if outdated:
-        notes.append(
-            f"{outdated} lines of {MEASUREMENTS} were measured with another version or on another machine, and were "
-            "measured again"
-        )
-    return notes
+def notes_on(kept: int, total: int, outdated: int) -> list[Note]:
+    """Return what of a record earlier starts have measured, and what was measured again."""
+    notes = [note("measurements_on_disk", count=kept, total=total)] * bool(kept)
+    return notes + [note("measured_again", lines=outdated, file=MEASUREMENTS)] * bool(outdated)
 
 
 def _parsed(text: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from runner_base import counted, sealed, unsealed, write_atomically
+from runner_base import sealed, unsealed, write_atomically
 from runner_engine import Begun, Capability, Completion, Engine, RequestId
 
 PARTIAL = "partial.jsonl"
@@ -75,13 +75,6 @@ class PartialFile:
     def delete(self) -> None:
         """Delete the file, once all answers are there."""
         self.path.unlink(missing_ok=True)
-
-
-def describe_resume(recorded: float, total: int, begun: int) -> str:
-    """Say what an interrupted start of a job has left; empty if it has left nothing."""
-    parts = [f"{int(recorded):,} of {total:,} recorded"] if recorded else []
-    parts += [f"{counted(begun, 'answer')} begun earlier"] if begun else []
-    return f"resuming: {', '.join(parts)}" if parts else ""
 
 
 def _line(choices: list[Completion]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from runner.records.jobs import OLD, Job, read_samples
 from runner_base import EvidenceError, Sample, cannot_write, one_line
+from runner_base.notes import Note, note
 
 MARK = ".kin-"  # in a job's folder, followed by its sibling key
 
@@ -40,7 +41,7 @@ def siblings(job: Job) -> list[Job]:
 
 def reusable(
     job: Job, wanted: Set[int], adopted: Callable[[Sample], Sample | None]
-) -> tuple[dict[int, Sample], list[str]]:
+) -> tuple[dict[int, Sample], list[Note]]:
     """Return the wanted answers that sibling jobs have, by index, and notes about jobs that could
     not be read.
 
@@ -55,7 +56,7 @@ def reusable(
         try:
             samples = read_samples(other.samples_path)
         except (EvidenceError, OSError) as error:
-            notes.append(f"no answers were reused from job {other.job_id}: {one_line(error)}")
+            notes.append(note("not_reused", job=other.job_id, reason=one_line(error)))
             continue
         for index in wanted - reused.keys():
             sample = samples.get(index)

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from runner.scorers.verdicts import WHY_NOT as WHY_NOT
     from runner.scorers.verdicts import Judgement as Judgement
     from runner.scorers.verdicts import judge as judge
-    from runner.scorers.verdicts import rules_between as rules_between
     from runner.scorers.votes import Vote as Vote
     from runner.scorers.votes import elect as elect
 
@@ -39,7 +38,6 @@ PLACES = {
     "judge": "verdicts",  # judges one answer by every extractor, or by a scorer
     "Judgement": "verdicts",  # what was found in an answer, and the verdicts on it
     "WHY_NOT": "verdicts",  # the key in a sample of why an answer could not be compared
-    "rules_between": "verdicts",  # what changed between two versions of a task's rules
     "Scorer": "base",  # reads and compares answers that are neither numbers nor letters; plug-ins derive from it
     "scorer_of": "reading",  # a scorer by its name
     "extract": "extracting",  # the answer that one extractor finds in a text

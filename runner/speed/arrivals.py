@@ -16,10 +16,10 @@ from itertools import accumulate
 from statistics import median
 
 from runner.config.measures import SweepConfig
-from runner.render.engine_notes import row_shortage_note
 from runner.speed.real_prompts import RealPrompts
 from runner.speed.synthetic import synthetic_requests
 from runner_base import is_memory_error, one_line
+from runner_base.notes import Note, note
 from runner_base.spreads import percentiles
 from runner_engine import Completion, Engine, Request, Session
 
@@ -48,7 +48,8 @@ class Load:
     rate: float
     requests: list[TimedRequest] = field(default_factory=list)
     seconds: float = 0.0  # until the last answer, or until patience ended
-    note: str = ""  # why there are no numbers, or not of all requests
+    # why there are no numbers, or not of all requests; text if an earlier start has kept it
+    note: Note | str = ""
 
     @property
     def key(self) -> str:
@@ -141,9 +142,9 @@ def run_load(engine: Engine, load: Load, on_answer: Callable[[], None]) -> None:
     except Exception as error:
         if not is_memory_error(error):
             raise
-        load.note = f"out of memory: {one_line(error, 200)}"
+        load.note = note("out_of_memory", reason=one_line(error, 200))
     if shortages := engine.stats.row_shortages[shortages_before:]:
-        load.note = row_shortage_note(shortages[0])
+        load.note = note("fewer_rows", shortage=shortages[0])
 
 
 def _run(session: Session, load: Load, on_answer: Callable[[], None]) -> None:
@@ -181,14 +182,15 @@ def _run(session: Session, load: Load, on_answer: Callable[[], None]) -> None:
         raise problems[0]
     load.seconds = time.perf_counter() - started
     if unanswered:
-        load.note = f"{unanswered} of {len(load.requests)} requests had no answer after {load.seconds:.0f} s"
+        total = len(load.requests)
+        load.note = note("unanswered", count=unanswered, total=total, seconds=load.seconds)
 
 
 def _record(load: Load, answer: Completion, started: float) -> None:
     """Record an answer; an error does not count as one."""
     timed = load.requests[int(answer.id)]
     if answer.error:
-        load.note = load.note or f"an error: {one_line(answer.error, 200)}"
+        load.note = load.note or note("answer_failed", reason=one_line(answer.error, 200))
         return
     timed.ended_s = time.perf_counter() - started
     if answer.token_times:
@@ -201,15 +203,18 @@ class Knee:
 
     rate: float | None
     is_highest: bool  # of all measured rates: then no knee was found
-    sentence: str
+    lowest: float  # of all measured rates
 
     @property
-    def keeps_up_to(self) -> str:
-        """The rate up to which it keeps up, for a job's card."""
-        if self.rate is None:
-            return "none of the rates that were tried"
-        more = " or more: the highest that was tried" if self.is_highest else ""
-        return f"{self.rate:g} requests/s{more}"
+    def note(self) -> Note:
+        return note(
+            "knee",
+            rate=self.rate,
+            is_highest=self.is_highest,
+            lowest=self.lowest,
+            latency_factor=LATENCY_FACTOR,
+            answered_share=KEEPS_UP,
+        )
 
 
 def keeps_up(load: Load, lowest: Load) -> bool:
@@ -233,26 +238,10 @@ def knee_of(loads: Sequence[Load]) -> Knee | None:
     measured = [load for load in loads if load.seconds]
     if not measured:
         return None
-    rule = (
-        f"p95 of whole answers within {LATENCY_FACTOR:g} × that of the lowest rate, and "
-        f"answers at {KEEPS_UP:.0%} of "
-    )
-    rule += "the requests' rate or more"
     sustained: list[Load] = []
     for load in measured:
         if not keeps_up(load, measured[0]):
             break
         sustained.append(load)
-    if not sustained:
-        sentence = f"no knee: even {measured[0].rate:g} requests/s is more than it can keep up with ({rule})"
-        return Knee(None, False, sentence)
-    rate = sustained[-1].rate
-    if len(sustained) == len(loads):
-        return Knee(
-            rate,
-            True,
-            f"no knee was found up to {rate:g} requests/s, the highest rate that was tried: {rule}",
-        )
-    return Knee(
-        rate, False, f"the knee: {rate:g} requests/s is the highest rate that it can keep up with: {rule}"
-    )
+    rate = sustained[-1].rate if sustained else None
+    return Knee(rate, bool(sustained) and len(sustained) == len(loads), measured[0].rate)

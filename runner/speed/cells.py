@@ -11,11 +11,11 @@ from statistics import mean, median
 
 from runner.config.measures import SweepConfig
 from runner.core.energy import Energy
-from runner.render.engine_notes import row_shortage_note
 from runner.speed.by_turns import GAINS, run_by_turns
 from runner.speed.real_prompts import RealPrompts
 from runner.speed.synthetic import VOCABULARY, synthetic_requests
 from runner_base import is_memory_error, machine, one_line
+from runner_base.notes import Note, note
 from runner_base.spreads import percentiles, relative_spread
 from runner_engine import Arithmetic, Completion, Engine, EngineReport, EngineStats, Request, complete
 from runner_engine.devices import gpu
@@ -47,7 +47,7 @@ class Cell:
     repeats: list[dict[str, float]] = field(default_factory=list)
     peak_rss_mib: float = 0.0
     cuda_peak_mib: float | None = None
-    note: str = ""  # why there are no numbers
+    note: Note | None = None  # why there are no numbers
 
     @property
     def shared_tokens(self) -> int:
@@ -163,15 +163,15 @@ class Stopwatch:
             else:
                 timed, gains = self._batch(requests), {}
         except FewerRowsError as error:
-            cell.note = row_shortage_note(error.shortage)
+            cell.note = note("fewer_rows", shortage=error.shortage)
             return None
         except Exception as error:
             if not is_memory_error(error):
                 raise
-            cell.note = f"out of memory: {one_line(error, 200)}"
+            cell.note = note("out_of_memory", reason=one_line(error, 200))
             return None
         cell.note = failure_of(timed.completions, cell.new_tokens)
-        if cell.note:
+        if cell.note is not None:
             return None
         self.in_pieces |= seen_in_pieces(timed.completions)
         prompt_tokens = cell.prompt_tokens
@@ -221,13 +221,13 @@ class Stopwatch:
         }
 
 
-def failure_of(completions: Sequence[Completion], new_tokens: int) -> str:
-    """Return why a run does not count; empty if it counts."""
-    failed = [completion.error for completion in completions if completion.error]
-    tokens = [completion.answer.tokens for completion in completions]
-    if set(tokens) != {new_tokens} and not failed:
-        failed = [f"an answer had {min(tokens)} tokens instead of {new_tokens}"]
-    return failed[0] if failed else ""
+def failure_of(completions: Sequence[Completion], new_tokens: int) -> Note | None:
+    """Return why a run does not count; None if it counts."""
+    for completion in completions:
+        if completion.error:
+            return note("error", reason=completion.error)
+    tokens = {completion.answer.tokens for completion in completions}
+    return None if tokens == {new_tokens} else note("too_short", tokens=min(tokens), wanted=new_tokens)
 
 
 def latencies(completions: Sequence[Completion], started: float) -> dict[str, float]:

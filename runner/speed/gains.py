@@ -7,14 +7,9 @@ from typing import Any
 
 from runner.speed.by_turns import ACCEPTED, DIFFERING, GAIN, OFF_SPEED, SPEED
 from runner.speed.cells import Cell
+from runner_base.notes import Note, note
 from runner_base.spreads import fewest_with_interval, median_interval
 from runner_compare.statistics import exact_interval
-
-TITLE = "decoding with guesses and without, by turns"
-NO_TEXT = (
-    "the prompts are random tokens, so how many guesses are right says little about texts: "
-    "task.prompts=embedded, or prompts of your own, are texts"
-)
 
 
 def interval(cell: Cell) -> tuple[float, float] | None:
@@ -64,27 +59,16 @@ def metrics(cells: Sequence[Cell]) -> dict[str, float]:
     return found
 
 
-def notes(cells: Sequence[Cell], dtype: str, are_texts: bool) -> list[str]:
-    """Say what a reader of the gains has to know."""
+def notes(cells: Sequence[Cell], dtype: str, are_texts: bool) -> list[Note]:
+    """Return what a reader of the gains has to know."""
     compared = [cell for cell in cells if GAIN in cell.figures]
     if not compared:
         return []
-    found = [] if are_texts else [NO_TEXT]
+    found = [] if are_texts else [note("random_prompts")]
     if any(interval(cell) is None for cell in compared):
-        fewest = fewest_with_interval()
-        found.append(f"an interval of the gain takes task.repeats={fewest} or more")
+        found.append(note("too_few_repeats", fewest=fewest_with_interval()))
     differing = int(sum(sum(cell.values(DIFFERING)) for cell in compared))
     answers = sum(cell.batch_size * len(cell.repeats) for cell in compared)
-    low, high = exact_interval(differing, answers)
-    if differing:
-        why = f"{dtype} rounds a pass over several tokens otherwise than single steps"
-        found.append(
-            f"{differing:,} of {answers:,} answers differ from those without guesses "
-            f"({100 * low:.1f} to {100 * high:.1f} %, exact 95 % interval): {why}"
-        )
-    else:
-        found.append(
-            f"none of {answers:,} answers differs from that without guesses: up to {100 * high:.1f} % may "
-            "(exact two-sided 95 % interval)"
-        )
-    return found
+    interval_95 = exact_interval(differing, answers)
+    differ = note("answers_differ", differing=differing, answers=answers, interval=interval_95, dtype=dtype)
+    return [*found, differ]

@@ -29,6 +29,7 @@ from runner.datasets.prompts import (
 )
 from runner_base import ConfigError
 from runner_base.errors import rename_keys
+from runner_base.notes import Note, note
 from runner_engine import Completion, Engine, Prompt, Request
 
 MAX_PROMPTS = 1000  # of a data set: a sweep of the default size needs 126
@@ -95,16 +96,11 @@ class RealPrompts:
         return f"{self.name} · {len(self.prompts):,} prompts · {span(self.lengths)} tokens, median {self.typical:,}"
 
     @property
-    def notes(self) -> list[str]:
+    def notes(self) -> list[Note]:
         """Notes for a reader of the numbers."""
-        notes = [f"{self.left_out:,} prompts were left out: they are too long for the model"] * bool(
-            self.left_out
-        )
+        notes = [note("prompts_too_long", count=self.left_out)] * bool(self.left_out)
         if self._taken > len(self.prompts):
-            notes.append(
-                f"{self._taken:,} prompts were sent, but there are only {len(self.prompts):,}, so some were repeated: "
-                "a cache of prompts may have saved work"
-            )
+            notes.append(note("prompts_repeated", "warning", sent=self._taken, total=len(self.prompts)))
         return notes
 
 

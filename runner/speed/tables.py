@@ -84,7 +84,7 @@ def rows_of_cells(cells: Sequence[Cell], task: SweepConfig) -> list[dict[str, An
         row["peak_rss_mib"] = None if cell.note else round(cell.peak_rss_mib, 1)
         if any(cell_run.cuda_peak_mib is not None for cell_run in measured):
             row["cuda_peak_mib"] = None if cell.cuda_peak_mib is None else round(cell.cuda_peak_mib, 1)
-        rows.append(row | ({"note": cell.note} if len(measured) < len(cells) else {}))
+        rows.append(row | ({"note": cell.note or ""} if len(measured) < len(cells) else {}))
     return rows
 
 
@@ -158,7 +158,7 @@ def points_of(title: str, cells: Sequence[Cell], loads: Sequence[Load], knee: fl
                 "prompt_tokens": cell.prompt_tokens,
                 "new_tokens": cell.new_tokens,
                 "shared_prefix": cell.shared_prefix,
-                "note": cell.note,
+                "note": cell.note or "",
                 **{name: [cell.median(name), *_ends(cell.values(name))] for name in cell.figures},
             }
             for cell in cells

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from runner.config.resolved import ResolvedJob
+from runner.core.prompt_facts import BEGINNINGS, PromptFact
 from runner.engines.kinds import kind_of
 from runner_base.thinking import ends_in_thinking
 from runner_engine import Engine, EngineReport, Request, prompt_sha256
@@ -19,17 +20,17 @@ def look_at_prompts(
     """Add facts about all prompts to the report; `words` say what they are, `form` is a prompt
     without a question."""
     seen, form_ids = engine.encode(form)
-    description = [*description, f"form {prompt_sha256(seen)[:HASH_CHARACTERS]}"]
     if report.has_chat_template is not None:  # the engine has the tokenizer
         starts = [
             [identifier == report.bos_token for identifier in ids[:2]]
             for ids in (form_ids, engine.encode(first)[1])
         ]
-        report.facts["bos"] = ("without BOS", "begins with BOS", "begins with two BOS")[max(map(sum, starts))]
-        description.append(report.facts["bos"])
+        report.facts["bos"] = BEGINNINGS[max(map(sum, starts))]
         use = "there, and not used" if isinstance(form.prompt, str) else "used"
         report.facts["chat_template"] = use if report.has_chat_template else "none"
-    report.facts["prompt"] = " · ".join(description)
+    form_sha256 = prompt_sha256(seen)[:HASH_CHARACTERS]
+    fact = PromptFact(tuple(description), form_sha256, report.facts.get("bos"))
+    report.facts["prompt"] = fact.to_fact()
     if ends_in_thinking(seen):
         report.facts["thinking"] = "begun by the chat template"
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from runner.records.partial import describe_resume
+from runner.render.starts import resuming
 from runner.tasks.base import Context
 from runner.tasks.collecting import (
     UNJUDGED,
@@ -55,9 +55,8 @@ def collect(
     measured = Measured.read(recorder.folder) if kept.settled else None
     if kept.todo:
         of_questions = (questions or len(requests)) / len(requests)
-        resume = describe_resume(of_questions * recorded, questions or len(requests), len(partial))
-        if resume:
-            tell(resume)
+        if text := resuming(of_questions * recorded, questions or len(requests), len(partial)):
+            tell(text)
         enough, measured = ask(kept, context, judge, policy, partial, measured, questions)
     else:
         kept.take_reused()

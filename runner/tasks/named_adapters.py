@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from runner.config.resolved import ResolvedJob
 from runner_base import BYTES, MIB
+from runner_base.notes import Note, note
 
 
-def words_on_adapters(resolved: ResolvedJob) -> list[str]:
-    """Return the memory of each adapter beside the weights, in a line; empty without such."""
-    sizes = [
-        f"{name} {one.files.adapter_numbers * BYTES['float32'] / MIB:,.2f} MiB"
+def adapter_notes(resolved: ResolvedJob) -> list[Note]:
+    """Return the memory of each adapter beside the weights, in a note; empty without such."""
+    mib = {
+        name: one.files.adapter_numbers * BYTES["float32"] / MIB
         for name, one in zip(resolved.spec.lora.names, resolved.apart, strict=True)
-    ]
-    return [f"adapters beside the weights, in float32: {', '.join(sizes)}"] if sizes else []
+    }
+    return [note("adapters", mib=mib)] if mib else []

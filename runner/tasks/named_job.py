@@ -89,9 +89,9 @@ def overridden(config: RunnerConfig, key: str, overrides_text: str, groups: Sequ
         where, _, value = word.partition("=")
         group, _, name = where.partition(".")
         if not value or not {group, where} & set(groups):
-            what = "GROUP=CHOICE, such as quantization=none, or GROUP.KEY=VALUE; or the id of a job"
             raise ConfigError(
-                f"{unknown('override', word, groups)}. Give {what}",
+                f"{unknown('override', word, groups)}. Give GROUP=CHOICE, such as quantization=none, or "
+                "GROUP.KEY=VALUE; or the id of a job",
                 key=key,
                 value=overrides_text,
                 code="unknown_choice",

@@ -12,7 +12,9 @@ from collections.abc import Iterable, Sequence
 from runner.config.resolved import ResolvedJob
 from runner.datasets.given import Form, Given
 from runner.engines.kinds import kind_of
+from runner.render.notes import render_notes
 from runner_base import ConfigError, Sample, tell
+from runner_base.notes import Note, note
 from runner_engine import Request
 from runner_engine.settings.rope import RopeDynamicConfig, RopeScalingConfig
 
@@ -32,19 +34,17 @@ def check_longest(resolved: ResolvedJob, key: str, longest: int) -> None:
     if longest <= room:
         return
     further = beyond_words(resolved)  # nothing of an engine that takes no scaling
-    scaling = (
-        f", or a scaling of RoPE that reaches further, such as rope=linear rope.factor={longest / room:.3g}"
-    )
+    factor = f"rope=linear rope.factor={longest / room:.3g}"
+    fix = f", or a scaling of RoPE that reaches further, such as {factor}{further}" if further else ""
     raise ConfigError(
-        f"with rope={resolved.config.rope.name} the model has room for {room:,.0f} tokens: "
-        f"give no more{scaling + further if further else ''}",
+        f"with rope={resolved.config.rope.name} the model has room for {room:,.0f} tokens: give no more{fix}",
         key=key,
         value=longest,
         code="too_large",
     )
 
 
-def needless_scaling(resolved: ResolvedJob, longest: int) -> list[str]:
+def needless_scaling(resolved: ResolvedJob, longest: int) -> list[Note]:
     """Return a note if a scaling is chosen and no text, the longest of which has at most so many
     tokens, needs it."""
     rope = resolved.config.rope
@@ -56,32 +56,30 @@ def needless_scaling(resolved: ResolvedJob, longest: int) -> list[str]:
     own = trained or own  # the user knows better than the model's config
     if own is None or longest > own:
         return []
-    effect = "changes nothing" if isinstance(rope, RopeDynamicConfig) else "can only hurt"
-    return [f"rope={rope.name}: no text exceeds {own:,} positions, the model's own: scaling {effect} here"]
+    is_harmless = isinstance(rope, RopeDynamicConfig)
+    return [note("needless_scaling", rope=rope.name, positions=own, is_harmless=is_harmless)]
 
 
-def needless_scaling_of(resolved: ResolvedJob, samples: Iterable[Sample]) -> list[str]:
+def needless_scaling_of(resolved: ResolvedJob, samples: Iterable[Sample]) -> list[Note]:
     """Return the notes about texts that the model has read and written."""
     lengths = (sample.prompt_tokens + max(answer.tokens for answer in sample.answers) for sample in samples)
     longest = max(lengths, default=0)
     return needless_scaling(resolved, longest) + beyond_notes(resolved, longest)
 
 
-def beyond_notes(resolved: ResolvedJob, longest: int) -> list[str]:
+def beyond_notes(resolved: ResolvedJob, longest: int) -> list[Note]:
     """Return a note on what a job that may read beyond its room has read; nothing about other
     jobs."""
     rope, limit = resolved.config.rope, kind_of(resolved.config.model).made_for(resolved)
     if not rope.beyond_trained or limit is None or math.isinf(limit):
         return []
     if longest <= limit:
-        return [f"{READ_BEYOND}: no text exceeds {limit:,.0f} positions, so it changes nothing"]
+        return [note("none_beyond", key=READ_BEYOND, positions=limit)]
     made = "scaled" if isinstance(rope, RopeScalingConfig) else "trained"
-    return [
-        f"rope={rope.name}, beyond its {made} {limit:,.0f} positions: the longest text has {longest:,} tokens"
-    ]
+    return [note("beyond", rope=rope.name, made=made, positions=limit, longest=longest)]
 
 
-def of_questions(resolved: ResolvedJob, requests: Sequence[Request]) -> list[str]:
+def of_questions(resolved: ResolvedJob, requests: Sequence[Request]) -> list[Note]:
     """Return the note about questions before anything is loaded: a text has no more tokens than
     bytes."""
     if not isinstance(resolved.config.rope, RopeScalingConfig):
@@ -90,7 +88,7 @@ def of_questions(resolved: ResolvedJob, requests: Sequence[Request]) -> list[str
     return needless_scaling(resolved, longest + TEMPLATE_TOKENS + resolved.config.generation.most_new_tokens)
 
 
-def of_given(resolved: ResolvedJob, given: Sequence[Given], window: int) -> list[str]:
+def of_given(resolved: ResolvedJob, given: Sequence[Given], window: int) -> list[Note]:
     """Return the note about given texts before anything is loaded: no window is longer than
     task.window."""
     if not isinstance(resolved.config.rope, RopeScalingConfig):
@@ -106,10 +104,10 @@ def of_given(resolved: ResolvedJob, given: Sequence[Given], window: int) -> list
     return needless_scaling(resolved, longest)
 
 
-def say_before_the_load(notes: Sequence[str]) -> None:
+def say_before_the_load(notes: Sequence[Note]) -> None:
     """Print notes on stderr, so that the job can be ended before it has taken time."""
-    for note in notes:
-        tell(f"note: {note}")
+    for text in render_notes(notes):
+        tell(f"note: {text}")
 
 
 def _bytes(request: Request) -> int:

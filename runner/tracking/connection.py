@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from runner.core.later import uncollected
+from runner.render.notes import note_text
 from runner.tracking import answering, empty_database, moved, run_table
 from runner.tracking.stores import DATABASES, Store
 from runner.tracking.waiting_client import WaitingClient
 from runner_base import ConfigError, TrackingError, cannot_write, hold, without_secrets
+from runner_base.notes import Note, note
 from runner_base.uris import sqlite_path, sqlite_uri
 
 # their exceptions mean that a store has failed
@@ -230,15 +232,11 @@ def clear_errors(store: Store, kept: Path | None = None) -> AbstractContextManag
     """Turn an error of the store into one message that says how to fix it and what is safe."""
 
     def compose(text: str) -> str:
+        reason: Note | str = text
         if "locked" in text:
-            text = "the database is locked by another program: close it, or wait, and run again"
+            reason = note("database_locked")
         elif "readonly" in text or "unable to open" in text or "Permission" in text:
-            text += ". Give a store you may write: tracking.uri=sqlite:////PATH.db, or tracking=none"
-        safe = (
-            f" The result is kept in {kept}; the same command logs it without running it again"
-            if kept
-            else ""
-        )
-        return f"MLflow at {store.shown} cannot be reached or written: {text}.{safe}"
+            reason = note("store_not_writable", reason=text)
+        return note_text(note("store_failed", store=store.shown, reason=reason, kept=kept))
 
     return one_message(compose)

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from runner.records.jobs import RESULT
+from runner.render.notes import note_text
 from runner.tracking.stored_runs import download
 from runner_base import Record, one_line, say
+from runner_base.notes import note
 from runner_compare import ENDS, LOG_LIKELIHOOD, Better, described
 
 MOST = 40
@@ -66,7 +68,6 @@ def read_all(
                 raise FileNotFoundError(f"it has no {RESULT}")
             return metrics | Record.from_json(file.read_text(encoding="utf-8")).result.metrics
         except (OSError, ValueError, KeyError, TypeError) as error:
-            say(
-                f"note: run {run_id} has {tags[LEFT_OUT]} further metrics, which cannot be read: {one_line(error)}"
-            )
+            missing = note("metrics_unreadable", run=run_id, count=tags[LEFT_OUT], reason=one_line(error))
+            say(f"note: {note_text(missing)}")
             return metrics

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,13 +46,9 @@ class MlflowSink:
 
     def check(self) -> None:
         """Raise the store's errors before the job's evidence is touched."""
-        if self._store is not None:
-            try:
-                with connected(self._store):
-                    pass
-            except TrackingError:
-                if self._store.parent_run_id is None:
-                    raise
+        if (store := self._store) is not None:
+            with self._going_on_below_a_grid(store), connected(store):
+                pass
 
     def start(self, record: Record, goes_on: bool = False, beside: bool = False) -> None:
         """Start the job's run.
@@ -60,13 +58,20 @@ class MlflowSink:
         """
         if (store := self._store) is None:
             return
-        try:
+        self._problem = None
+        with self._going_on_below_a_grid(store):
             with heartbeat.paused():
                 if beside and tracking_process.is_possible(store):
                     self._run = tracking_process.ForkedJobRun(store, self._job, record, goes_on)
                     return
             with doing("opening MLflow"):
                 self._run = job_runs.start(store, self._job, record, goes_on)
+
+    @contextmanager
+    def _going_on_below_a_grid(self, store: Store) -> Iterator[None]:
+        """Keep a store's error until the job has ended if a grid's run is above the job's, else raise it."""
+        try:
+            yield
         except TrackingError as error:
             if store.parent_run_id is None:
                 raise

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from runner.records.jobs import OLD, Job, claim
+from runner.render.notes import note_text
 from runner.tracking import fetched_jobs, stores, synced_grids
 from runner.tracking.sink import MlflowSink
 from runner.tracking.stored_runs import StoredRuns, read_runs
@@ -25,6 +26,7 @@ from runner_base import (
     signals,
 )
 from runner_base.command_line import CommandParser
+from runner_base.notes import note
 
 
 def entry() -> NoReturn:
@@ -113,11 +115,9 @@ def fetch_missing(store: stores.Store, stored: StoredRuns) -> str:
                 fetched += run_id is not None and fetched_jobs.fetch_run(store, run_id, job) is not None
             bar.advance()
     left = f", {len(missing) - fetched} cannot be" if fetched < len(missing) else ""
-    return (
-        f"{fetched} results fetched{left}"
-        if missing
-        else f"nothing to fetch: all finished jobs are in {store.output_dir}"
-    )
+    if not missing:
+        return note_text(note("nothing_to_fetch", folder=store.output_dir))
+    return f"{fetched} results fetched{left}"
 
 
 def is_finished(job: Job) -> bool:

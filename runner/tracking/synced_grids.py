@@ -12,6 +12,7 @@ from typing import Any
 from runner.records import grid_records
 from runner.records.grid_records import GridRecord
 from runner.records.jobs import LOCK
+from runner.render.notes import note_text
 from runner.tracking import grid_runs
 from runner.tracking.connection import connected_to_read
 from runner.tracking.pending_runs import TAG
@@ -19,6 +20,7 @@ from runner.tracking.stored_runs import GRID, GRID_STARTED_MS, RUNNING, StoredRu
 from runner.tracking.stores import Store, default_uri
 from runner_base import ConfigError, Record, Status, parse_json, say
 from runner_base.files import is_held
+from runner_base.notes import note
 
 OF_NOTES = ("best", "verdict")  # tags of a grid's run that say what it has come to
 
@@ -125,7 +127,8 @@ def _record_of(client: Any, run: Any, scratch: Path) -> GridRecord | None:
         plan = {} if path is None else parse_json(path.read_text(encoding="utf-8"))
         jobs = [{"job_id": job["job_id"], **job} for job in plan.get("jobs", [])]
     except (ConfigError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        say(f"left out: the grid of run {run.info.run_id}, whose plan cannot be read ({error})")
+        damaged = note("grid_plan_unreadable", run=run.info.run_id, reason=error)
+        say(note_text(note("left_out", what=damaged)))
         return None
     start = {
         key: value

@@ -10,6 +10,7 @@ import pytest
 
 from runner.core.energy import Energy
 from runner_base import visible_gpus
+from runner_base.notes import note
 
 
 def package(root: Path, name: str, microjoules: int) -> Path:
@@ -36,17 +37,17 @@ def test_what_cannot_be_read_is_said_and_is_no_zero(tmp_path: Path) -> None:
     nothing = Energy(tmp_path)
     assert nothing.joules(nothing.read()) is None
     assert nothing.sources == ""
-    assert "no energy counter of the CPU" in nothing.why_not[0]
+    assert nothing.why_not == [note("no_rapl")]
     folder = package(tmp_path, "intel-rapl:0", 1)
     (folder / "energy_uj").unlink()
     (folder / "energy_uj").mkdir()  # as a file without permission, also for root
     refused = Energy(tmp_path)
     assert refused.joules(refused.read()) is None
-    assert "energy_uj cannot be read: Is a directory" in refused.why_not[0]
+    assert refused.why_not == [note("rapl_unreadable", folder=folder, reason="Is a directory")]
     package(tmp_path, "intel-rapl:1", 1)
     elsewhere = Energy(tmp_path, is_elsewhere=True)
     assert elsewhere.joules(elsewhere.read()) is None
-    assert elsewhere.why_not == ["the processors that work are another machine's"]
+    assert elsewhere.why_not == [note("computed_elsewhere")]
 
 
 def test_gpus_are_asked_where_the_model_is_on_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,5 +66,5 @@ def test_gpus_are_asked_where_the_model_is_on_them(tmp_path: Path, monkeypatch: 
     assert energy.joules(before) == pytest.approx(2.5)
     assert energy.sources == "1 GPUs (NVML)"
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    assert "nvidia-ml-py, which is not installed" in Energy(tmp_path, with_gpus=True).why_not[1]
+    assert Energy(tmp_path, with_gpus=True).why_not[1] == note("no_nvml")
     assert len(Energy(tmp_path).why_not) == 1

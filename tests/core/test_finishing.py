@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from scipy.stats import CensoredData, ecdf
 
-from runner.core.finishing import Finishing, Length, lengths_of
+from runner.core.finishing import Finishing, Length, Price, lengths_of
 from runner_base.model_text import Answer, FinishReason
+from runner_base.notes import note
 
 
 def test_the_curve_is_kaplan_and_meiers() -> None:
@@ -33,17 +34,16 @@ def test_the_curve_is_kaplan_and_meiers() -> None:
 def test_what_cannot_be_told_is_not_told_and_twice_the_limit_has_a_price() -> None:
     cut = Finishing.of([Length(20, True)] * 6 + [Length(30, False)] * 4)
     assert cut.metrics == {"finished_share": 0.6}
-    assert cut.advice(30, 100.0) == (
-        "which generation.max_new_tokens lets 95% finish cannot be told from these answers: 60% finished within 30. "
-        "60 would take at most 120 tokens more, 1.2 s at this job's speed"
+    assert cut.advice(30, 100.0) == note(
+        "enough_tokens_unknown", wanted=0.95, reached=0.6, limit=30, longer=60, price=Price(120, 1.2)
     )
     longer = Finishing.of([Length(20, True)] * 96 + [Length(30, False)] * 4)
     assert longer.metrics == {"finished_share": 0.96, "max_new_tokens_for_95_percent": 20}
-    assert longer.advice(30, None) == (
-        "generation.max_new_tokens=20 lets 95% of the answers finish (95 % interval 20 to more)"
+    assert longer.advice(30, None) == note(
+        "enough_tokens", wanted=0.95, tokens=20, low=20, high=None, price=None
     )
     mixed = Finishing.of([Length(10, False)] * 10 + [Length(20, True)] * 10 + [Length(40, True)])
-    assert mixed.advice(30, None).endswith(", and would take at most 300 tokens more")
+    assert mixed.advice(30, None).values["price"] == Price(300, None)
 
 
 def test_the_limit_counts_the_answer_alone_where_thinking_has_a_budget() -> None:

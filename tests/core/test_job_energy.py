@@ -10,6 +10,7 @@ import pytest
 from runner.core import energy as counters
 from runner.core.energy import Energy
 from runner.core.job_energy import JobEnergy, JoulesOfJob, metrics_of
+from runner_base.notes import note
 from runner_base.result import Answer, FinishReason, Sample, Verdict
 from runner_compare.features.front.compute import mark_front
 from runner_compare.model.data import Run, Table, TableRow
@@ -78,7 +79,7 @@ def test_prefill_and_decode_are_told_apart_from_idling(tmp_path: Path) -> None:
     assert so_far.decode_j == pytest.approx(20 * 2.0 * DECODE_W)
     assert so_far.net_j == pytest.approx(so_far.prefill_j + so_far.decode_j)
     assert so_far.gross_j == pytest.approx(so_far.net_j + 20 * 2.75 * IDLE_W)
-    assert job.why_not() == ""
+    assert job.why_not() is None
 
 
 def test_a_counter_that_runs_twice_as_fast_is_seen(tmp_path: Path) -> None:
@@ -131,8 +132,9 @@ def test_answers_that_were_reused_cost_nothing(tmp_path: Path) -> None:
 
 
 def test_a_shared_machine_is_not_counted(tmp_path: Path) -> None:
-    assert counted_on(Machine(tmp_path), beside="beside other work that used 1.0 of 2 cores").why_not() == (
-        "not counted: beside other work that used 1.0 of 2 cores, and the counters count whole processors, whoever uses them"
+    beside = "beside other work that used 1.0 of 2 cores"
+    assert counted_on(Machine(tmp_path), beside=beside).why_not() == note(
+        "shared_counters", other=note("other_work", what=beside)
     )
 
 
@@ -141,8 +143,7 @@ def test_no_counter_is_said_with_what_would_give_one(tmp_path: Path) -> None:
     job.begin(EngineStats())
     job.step(EngineStats(prefill_s=1.0), at_once=True)
     assert job.so_far == JoulesOfJob()
-    assert "no energy counter of the CPU (RAPL) is shown here" in job.why_not()
-    assert "chmod a+r" in job.why_not()
+    assert job.why_not() == note("no_counters", reasons=(note("no_rapl"),))
 
 
 def test_starts_of_one_job_add_up() -> None:

@@ -31,13 +31,14 @@ def reader(*lines: str | type[BaseException]) -> Callable[[str], str]:
 
 
 def test_lines_go_on_behind_a_backslash_and_blank_ones_are_none() -> None:
-    assert list(terminal.lines_of(reader("one\\", "two", "", "  ", "three"))) == ["one\ntwo", "three"]
+    assert list(terminal.lines_of(reader("one\\", "two", "", "  ", "three"), "")) == ["one\ntwo", "three"]
 
 
 def test_ctrl_c_twice_ends_and_once_does_not(capsys: pytest.CaptureFixture[str]) -> None:
-    lines = terminal.lines_of(reader("one", terminal.CtrlC, "two", terminal.CtrlC, terminal.CtrlC, "never"))
+    typed = reader("one", terminal.CtrlC, "two", terminal.CtrlC, terminal.CtrlC, "never")
+    lines = terminal.lines_of(typed, "again ends")
     assert list(lines) == ["one", "two"]
-    assert capsys.readouterr().err.count("Ctrl-C once more, quit or Ctrl-D ends") == 2
+    assert capsys.readouterr().err.count("again ends") == 2
 
 
 def test_a_pipe_is_read_line_by_line_and_refused_where_it_is_no_text(

@@ -13,6 +13,7 @@ from runner.datasets.gsm8k import load_questions
 from runner.datasets.items import Item
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.errors import ConfigError
+from runner_base.notes import note
 from runner_engine.sessions.base import Message, Prompt
 from runner_engine.settings.generation import GenerationConfig
 
@@ -78,9 +79,9 @@ def test_the_prompts_of_lm_eval(tmp_path: Path) -> None:
     assert stop_texts(task) == ("Question:", "</s>", "<|im_end|>")
     assert unlike_lm_eval(task, GenerationConfig()) == []
     longer = GenerationConfig(max_new_tokens=512, temperature=0.2)
-    assert [note.split(":")[0] for note in unlike_lm_eval(task, longer)] == [
-        "generation.temperature=0.2",
-        "generation.max_new_tokens=512",
+    assert unlike_lm_eval(task, longer) == [
+        note("unlike_lm_eval", "warning", key="generation.temperature", value=0.2, usual=0.0),
+        note("unlike_lm_eval", "warning", key="generation.max_new_tokens", value=512, usual=256),
     ]
     assert unlike_lm_eval(Gsm8kConfig(), longer) == []
     # a question's examples are its own, wherever the job begins and however it is shuffled

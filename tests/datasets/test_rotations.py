@@ -15,12 +15,13 @@ from raising import raises
 from runner.config.extractors import Extractor
 from runner.datasets.gsm8k import load_questions
 from runner.datasets.items import Item
-from runner.datasets.rotations import rotated, same_letter_words
+from runner.datasets.rotations import rotated, same_letter_notes
 from runner.datasets.shapes import GPQA
 from runner.scorers import extract_all, letters
 from runner.scorers.letters import LETTERS
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.errors import ConfigError
+from runner_base.notes import note
 
 Load = Callable[..., list[Item]]
 
@@ -87,10 +88,9 @@ def test_columns_that_name_the_right_choice_are_shuffled_and_a_list_only_on_requ
     shuffled = load(listed, choices_seed=5)
     assert {item.gold for item in shuffled} == {"A", "B"}
     assert {right_text(item) for item in shuffled} == {"yes"}
-    (warning,) = same_letter_words(load(listed), 1)
-    assert "A is the right choice of all 40 questions" in warning
-    assert not same_letter_words(shuffled, 1)
-    assert not same_letter_words(load(listed), 2)
+    assert same_letter_notes(load(listed), 1) == [note("same_letter", "warning", letter="A", questions=40)]
+    assert not same_letter_notes(shuffled, 1)
+    assert not same_letter_notes(load(listed), 2)
 
 
 def test_ten_choices_as_in_mmlu_pro(load: Load, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from runner.estimates.speed import EstimateBasis
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base import clock
 from runner_base.dtypes import Dtype
+from runner_base.notes import note
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import LocalModelConfig
 
@@ -85,9 +86,8 @@ def test_the_time_is_a_range_from_all_guesses_right_to_none(planned: Callable[..
         time = found[name].time
         assert time is not None
         assert time.source is EstimateBasis.guessed
-        (note,) = time.notes
-        assert note.startswith(f"generation.speculate={name}: ")
-        assert "no finished job here says how many are" in note
+        (noted,) = time.notes
+        assert (noted.code, noted.values["asked"]) == ("guesses_unknown", name)
     longer = planned({"kind": "ngram", "tokens": 8})[1]
     assert ends(longer)[0] < low
 
@@ -100,14 +100,11 @@ def test_finished_jobs_say_how_many_guesses_are_right(planned: Callable[..., Any
     found = planned("draft")[1]
     assert found.time is not None
     assert found.time.source is EstimateBasis.guessed
-    assert found.time.notes == [
-        "generation.speculate=draft: a pass gives a row 2.0 tokens, as 1 finished job with this model had them"
-    ]
+    assert found.time.notes == [note("guesses_known", asked="draft", jobs=1, tokens=(2.0, 2.0))]
     assert ends(unknown)[0] < ends(found)[0] < ends(found)[1] < ends(unknown)[1]
     write(other, ANSWERS | {"draft_tokens": 126, "accepted_tokens": 63}, "another")
-    note = planned("draft")[1].time.notes[0]
-    assert "2.0 to 4.0 tokens, as 2 finished jobs" in note
-    assert "no finished job" in planned("ngram")[1].time.notes[0], "others guess otherwise"
+    assert planned("draft")[1].time.notes == [note("guesses_known", asked="draft", jobs=2, tokens=(2.0, 4.0))]
+    assert planned("ngram")[1].time.notes[0].code == "guesses_unknown", "others guess otherwise"
 
 
 def test_a_job_that_guesses_otherwise_is_not_alike(planned: Callable[..., Any]) -> None:

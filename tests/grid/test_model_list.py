@@ -16,6 +16,7 @@ from raising import raises
 from runner.config.plain_text import as_sweeper_keys
 from runner.grid import model_list
 from runner_base.errors import ConfigError
+from runner_base.notes import note
 from runner_engine.embedded import MODEL_DIR
 
 
@@ -62,9 +63,9 @@ def test_a_folder_gives_its_files_and_model_folders_and_names_what_is_no_model(f
     assert [it.is_quantized for it in models if not it.problem] == [True, False, True, True]
     assert [bool(it.problem) for it in models] == [False, False, True, False, False]
     assert "awq" in models[-1].stored_as
-    assert len(left_out) == 2
-    assert "big-00001-of-00002.gguf is a part of a model: llama-gguf-split --merge" in left_out[0]
-    assert "mmproj-b.gguf is no language model (clip)" in left_out[1]
+    part, projector = left_out
+    assert part == note("part_of_model", path=folder / "big-00001-of-00002.gguf")
+    assert projector == note("no_language_model", path=folder / "mmproj-b.gguf", kind="clip")
 
 
 def test_a_pattern_a_list_and_a_hub_id(folder: Path) -> None:
@@ -92,13 +93,12 @@ def test_the_reference_is_the_largest_unquantized_model_unless_it_is_named(folde
     )
     with raises(ConfigError, "not_found", "reference"):
         model_list.reference_among(models, "c.gguf")
-    words = model_list.first_word("models", models, left_out, reference)
-    assert words[0].startswith("files=models: 5 models, ")
-    assert "and 1 of unknown size; reference: " in words[0]
-    assert [line.partition(":")[0] for line in words[1:]] == ["cannot be read", "left out", "left out"]
+    found = model_list.found_models("models", models, left_out, reference)
+    assert [it.code for it in found] == ["models", "unreadable", "left_out", "left_out"]
+    assert found[0].values["sizes_mib"] == [it.file_mib for it in models]
     quantized = [it for it in models if it.is_quantized and not it.problem]
     best = model_list.reference_among(quantized, None)
-    assert "no unquantized model is among them" in model_list.first_word("models", quantized, [], best)[1]
+    assert model_list.found_models("models", quantized, [], best)[1].code == "quantized_reference"
 
 
 def test_each_model_has_the_reference_and_keys_of_the_user_stay(folder: Path) -> None:

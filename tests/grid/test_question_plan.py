@@ -4,7 +4,6 @@ of the comparison."""
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +15,10 @@ from runner.config.root import RunnerConfig
 from runner.estimates.jobs import JobEstimate
 from runner.estimates.speed import Estimate, EstimateBasis
 from runner.grid.plan import PlannedJob, State
-from runner.grid.question_plan import _largest_power, question_lines
+from runner.grid.question_plan import _largest_power, question_notes
 from runner.records.jobs import Job
 from runner.tasks.gsm8k.keys import Gsm8kConfig
+from runner_base.notes import note
 from runner_base.result import Answer, FinishReason, Sample, Verdict
 from runner_compare.statistics.margins import questions_needed
 from runner_compare.statistics.planning import detection_power, expected_disagreement, smallest_detectable
@@ -54,18 +54,29 @@ def record(job: Job, solved: set[int]) -> None:
 def test_quantized_jobs_are_planned_against_the_unquantized_one(make_config: Make, tmp_path: Path) -> None:
     plan = [planned(make_config, tmp_path, it) for it in (None, Nf4Config(), Int8Config())]
     time = Estimate(10.0, 0.2, EstimateBasis.recorded)
-    lines = question_lines(plan, {number: JobEstimate(time=time) for number in range(3)}, is_quick=False)
+    lines = question_notes(plan, {number: JobEstimate(time=time) for number in range(3)}, is_quick=False)
     least, needed = smallest_detectable(500, USUAL, 0.025), questions_needed(0.02, USUAL, 0.025)
     assert least is not None
     assert needed is not None
-    assert lines[0] == (
-        f"500 questions a job could detect a difference of {100 * least:.1f} points from quantization=none with 80% "
-        "power (2 comparisons, if 10% of the verdicts differ, as is usual)"
+    assert lines[0] == note(
+        "detectable",
+        where=None,
+        questions=500,
+        names=["quantization=none"],
+        power=0.8,
+        least=least,
+        may_detect_largest=True,
+        comparisons=2,
+        disagreement=USUAL,
+        pairs=0,
+        by_bets=False,
     )
-    assert lines[1].startswith("    about 2,")
-    assert "questions a job would show 'as good within 2 points' if neither is better, and take" in lines[1]
-    assert lines[1].endswith("for these 3 jobs here")
-    assert question_lines(plan, {}, is_quick=True) == lines[:1]
+    rounded = 10 * math.ceil(needed / 10)
+    seconds = pytest.approx(30 * rounded / 500)
+    assert lines[1] == note(
+        "questions_for_margin", margin=0.02, needed=rounded, there=None, jobs=3, seconds=seconds
+    )
+    assert question_notes(plan, {}, is_quick=True) == lines[:1]
 
 
 def test_the_disagreement_is_that_of_jobs_that_are_done(make_config: Make, tmp_path: Path) -> None:
@@ -74,8 +85,8 @@ def test_the_disagreement_is_that_of_jobs_that_are_done(make_config: Make, tmp_p
         plan[number].state = State.done
         record(plan[number].job, set(solved))  # type: ignore[arg-type]
     rate = expected_disagreement(40, 500)
-    (line,) = question_lines(plan, {}, is_quick=True)
-    assert f"if {rate:.1%} of the verdicts differ, as in 1 job that is done" in line
+    (line,) = question_notes(plan, {}, is_quick=True)
+    assert (line.values["disagreement"], line.values["pairs"]) == (rate, 1)
 
 
 def test_the_baseline_may_be_that_of_an_early_stop(make_config: Make, tmp_path: Path) -> None:
@@ -84,23 +95,20 @@ def test_the_baseline_may_be_that_of_an_early_stop(make_config: Make, tmp_path: 
         for it in (None, "lora=none")
     ]
     plan[1].after, plan[1].is_compared = plan[0].job_id, True
-    first, second = question_lines(plan, {}, is_quick=False)
-    assert "from lora=none with 80% power (1 comparison, " in first
-    assert first.endswith("; by bets, as jobs that may stop early are compared)")
-    assert "'as good within 3 points'" in second
+    first, second = question_notes(plan, {}, is_quick=False)
+    assert (first.values["names"], first.values["comparisons"]) == (["lora=none"], 1)
+    assert first.values["by_bets"]
+    assert second.values["margin"] == 0.03
 
 
 def test_jobs_that_stop_early_are_planned_by_their_bets(make_config: Make, tmp_path: Path) -> None:
     plan = [planned(make_config, tmp_path, early_stop_vs=it) for it in (None, "lora=none")]
     plan[1].after, plan[1].is_compared = plan[0].job_id, True
-    first, second = question_lines(plan, {}, is_quick=False)
-    shown = re.search(r"difference of ([\d.]+) points", first)
-    needed = re.search(r"about ([\d,]+) questions", second)
-    assert shown is not None
-    assert needed is not None
-    questions = int(needed[1].replace(",", ""))
+    first, second = question_notes(plan, {}, is_quick=False)
+    loss, questions = first.values["least"], second.values["needed"]
+    assert isinstance(loss, float)
+    assert isinstance(questions, int)
     generator, courses = np.random.default_rng(1), 400
-    loss = float(shown[1]) / 100
     worse = as_good = 0
     for _ in range(courses):
         it = Pairs()
@@ -123,22 +131,20 @@ def test_other_grids_have_no_such_lines(
 ) -> None:
     of = [None, Nf4Config()] if tasks[0] == tasks[1] else [None, None]
     plan = [planned(make_config, tmp_path, it, **task) for it, task in zip(of, tasks, strict=True)]
-    assert question_lines(plan, {}, is_quick=False) == []
+    assert question_notes(plan, {}, is_quick=False) == []
 
 
 def test_of_clusters_a_plan_says_that_nothing_is_planned(make_config: Make, tmp_path: Path) -> None:
     kinds = (None, Nf4Config(), Int8Config())
     plan = [planned(make_config, tmp_path, it, cluster="template") for it in kinds]
     for is_quick in (True, False):
-        assert question_lines(plan, {}, is_quick) == [
-            "task.cluster=template: verdicts count clusters, and no plan says how many questions would decide"
-        ]
-    assert question_lines(plan[:1], {}, is_quick=True) == [], "there is nothing to compare"
+        assert question_notes(plan, {}, is_quick) == [note("clusters_not_planned", cluster="template")]
+    assert question_notes(plan[:1], {}, is_quick=True) == [], "there is nothing to compare"
 
 
 def test_another_prompt_is_not_a_baseline(make_config: Make, tmp_path: Path) -> None:
     plan = [planned(make_config, tmp_path), planned(make_config, tmp_path, Nf4Config(), instruction="Go.")]
-    assert question_lines(plan, {}, is_quick=False) == []
+    assert question_notes(plan, {}, is_quick=False) == []
 
 
 def test_no_difference_is_larger_than_the_share_of_verdicts_that_differ(
@@ -149,16 +155,14 @@ def test_no_difference_is_larger_than_the_share_of_verdicts_that_differ(
     for n in (20, 60, 100, 500):
         for it in plan:
             it.input_count = n
-        (said[n],) = question_lines(plan, {}, is_quick=True)
-    assert said[20] == (
-        "20 questions a job are too few to detect any difference from quantization=none with 80% power (1 comparison, if "
-        "10% of the verdicts differ, as is usual, so that no difference is larger than 10.0 points)"
-    )
-    assert "are too few to detect any difference" in said[60], (
+        (said[n],) = question_notes(plan, {}, is_quick=True)
+    keys = "least", "may_detect_largest"
+    assert [said[20].values[key] for key in keys] == [None, False]
+    assert [said[60].values[key] for key in keys] == [None, False], (
         "six that differ, all one way: detection_power is 0.56"
     )
-    assert "could detect only the largest difference" in said[100]
-    assert "could detect a difference of" in said[500]
+    assert [said[100].values[key] for key in keys] == [None, True]
+    assert said[500].values["least"] is not None
 
 
 @pytest.mark.parametrize(
@@ -176,7 +180,5 @@ def test_more_questions_than_there_are_are_not_advised(make_config: Make, tmp_pa
     )
     plan = [planned(make_config, tmp_path, it, data=str(data)) for it in (None, Nf4Config())]
     time = Estimate(10.0, 0.2, EstimateBasis.recorded)
-    lines = question_lines(plan, {number: JobEstimate(time=time) for number in range(2)}, is_quick=False)
-    assert lines[1].endswith(
-        "would show 'as good within 2 points' if neither is better: there are only 1,319"
-    )
+    lines = question_notes(plan, {number: JobEstimate(time=time) for number in range(2)}, is_quick=False)
+    assert lines[1].values["there"] == 1319

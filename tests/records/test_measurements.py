@@ -10,6 +10,7 @@ from raising import raises
 from runner.records.measurements import MEASUREMENTS, Measurements, notes_on
 from runner_base import machine
 from runner_base.errors import EvidenceError
+from runner_base.notes import note
 from runner_base.sealed_lines import sealed
 
 
@@ -34,9 +35,7 @@ def test_another_version_is_measured_again(tmp_path: Path, monkeypatch: pytest.M
         file.close()
     file = Measurements(tmp_path)
     assert (file.earlier, file.outdated) == ([], 1)
-    assert notes_on(0, 9, file.outdated) == [
-        "1 lines of measurements.jsonl were measured with another version or on another machine, and were measured again"
-    ]
+    assert notes_on(0, 9, file.outdated) == [note("measured_again", lines=1, file=MEASUREMENTS)]
 
 
 def test_a_line_without_conditions_is_damaged(tmp_path: Path) -> None:

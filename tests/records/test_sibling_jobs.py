@@ -58,9 +58,9 @@ def test_nothing_of_a_damaged_file_is_reused(tmp_path: Path) -> None:
     job_with(tmp_path, "b", sample(1, "whole"))
     reused, notes = sibling_jobs.reusable(new_job(tmp_path, "ours"), {0, 1}, lambda one: one)
     assert reused == {1: replace(sample(1, "whole"), reused_from="b")}
-    [note] = notes
-    assert note.startswith("no answers were reused from job a: ")
-    assert "line 1 is not a sample (its checksum does not fit" in note
+    [noted] = notes
+    assert (noted.code, noted.values["job"]) == ("not_reused", "a")
+    assert "line 1 is not a sample (its checksum does not fit" in str(noted.values["reason"])
     assert damaged.samples_path.read_text() == text
 
 

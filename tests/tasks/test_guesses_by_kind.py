@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from runner.config.root import RunnerConfig
+from runner.render.titles import GUESSES_BY_KIND
 from runner.run import run
-from runner.tasks.collecting.guesses import ALL, TITLE, rows_by_kind
+from runner.tasks.collecting.guesses import ALL, rows_by_kind
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.result import Answer, FinishReason, Sample
 from runner_engine.settings.generation import GenerationConfig
@@ -61,7 +62,7 @@ def test_a_job_has_the_table(make_config: Callable[..., RunnerConfig], tmp_path:
         output_dir=str(tmp_path),
     )
     result = run(config).result
-    *kinds, whole = result.tables[TITLE]
+    *kinds, whole = result.tables[GUESSES_BY_KIND]
     assert len(kinds) > 2
     assert sum(row["answers"] for row in kinds) == whole["answers"] == 12
     assert sum(row["guesses"] for row in kinds) == whole["guesses"]

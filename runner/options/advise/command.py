@@ -19,6 +19,7 @@ from runner.options.advise.advice import advise
 from runner.options.advise.candidates import Compose, UserLimits
 from runner.options.advise.machines import machine_of
 from runner.options.advise.render.recommendations import as_data, show
+from runner.render.notes import render_notes
 from runner_base import ConfigError, JobFailed, exit_code_of, run_entry, say
 from runner_base.command_line import CommandParser
 
@@ -179,8 +180,8 @@ def _wanted(overrides: list[str]) -> list[list[str]]:
             f"each of {FILES}={places[-1]} sets that itself: leave it out", key=own[0], code="conflict"
         )
     models, left_out = listed(places[-1])
-    for note in left_out:
-        say(note)
+    for text in render_notes(left_out):
+        say(text)
     for model in models:
         if model.problem:
             say(f"cannot be read: {model.name}: {model.problem}")

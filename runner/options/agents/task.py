@@ -12,7 +12,7 @@ from contextlib import closing
 from runner.config.resolved import ResolvedJob
 from runner.config.root import RunnerConfig
 from runner.core.sides import answered_by, sides
-from runner.datasets.chosen import choice_words, with_recorded_cluster
+from runner.datasets.chosen import choice_notes, with_recorded_cluster
 from runner.datasets.items import Item
 from runner.options.agents import assignment, graph_file
 from runner.options.agents.assignment import Assignment, team_of
@@ -30,10 +30,11 @@ from runner.options.agents.tally import Tally
 from runner.options.agents.team import Discussion, SampledDiscussion
 from runner.records.measured import Measured, Measuring
 from runner.render.engine_notes import engine_notes
+from runner.render.notes import render_notes
 from runner.scorers import score_without_left_out
 from runner.tasks.base import Context, Uses
 from runner.tasks.collecting import kept_words, problems
-from runner.tasks.named_adapters import words_on_adapters
+from runner.tasks.named_adapters import adapter_notes
 from runner_base import Call, JobFailed, Progress, Result, Sample, Verdict, machine, write_atomically
 from runner_base.notes import Note, note
 from runner_base.render.notes import render_note
@@ -73,7 +74,7 @@ def run(inputs: Assignment, context: Context) -> Result:
 
 def preview(inputs: Assignment, resolved: ResolvedJob) -> str:
     """Say for a plan which questions count, if files choose them, and what adapters take."""
-    return "\n".join(choice_words(inputs.task, inputs.items) + words_on_adapters(resolved))
+    return "\n".join(render_notes(choice_notes(inputs.task, inputs.items) + adapter_notes(resolved)))
 
 
 class _Work:
@@ -138,7 +139,7 @@ class _Work:
                 result.facts["answered_by"] = models
             result.notes += engine_notes(measured.stats, measured.report)
         limit = str(self.context.config.generation.max_new_tokens)
-        result.notes += [*choice_words(self.task, self.inputs.items)]
+        result.notes += [*render_notes(choice_notes(self.task, self.inputs.items))]
         result.notes += [render_note(each, NOTES) for each in self.notes()]
         result.notes += filter(None, [cut_off_words(result.metrics, {LIMIT: limit})])
         return result

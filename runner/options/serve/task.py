@@ -19,8 +19,9 @@ from runner.options.serve.keys import ServeConfig
 from runner.options.serve.name import check_names, served_name
 from runner.options.serve.render.greeting import greeting
 from runner.render.engine_notes import engine_notes
+from runner.render.notes import render_notes
 from runner.tasks.base import Context, Inputs, Uses, own_config
-from runner.tasks.named_adapters import words_on_adapters
+from runner.tasks.named_adapters import adapter_notes
 from runner_base import ConfigError, Result, machine, say, signals, silent
 from runner_base.addresses import is_loopback
 from runner_engine import Driver
@@ -68,7 +69,7 @@ def prepare(config: RunnerConfig) -> Served:
 
 def preview(inputs: Served, resolved: ResolvedJob) -> str:  # noqa: ARG001
     """Say for a plan what the adapters take."""
-    return "\n".join(words_on_adapters(resolved))
+    return "\n".join(render_notes(adapter_notes(resolved)))
 
 
 def bound_to(task: ServeConfig) -> socket.socket:

@@ -17,7 +17,9 @@ from runner.core import terminal
 from runner.core.sides import answered_by
 from runner.datasets.prompts import read_conversation
 from runner.records.measured import Measured
+from runner.render import chat
 from runner.render.engine_notes import engine_notes
+from runner.render.notes import note_text
 from runner.scorers import cost_and_sides, count_completions
 from runner.tasks import Context, Inputs, RunnerConfig, Uses, own_config, sample_of
 from runner.tasks.chat.keys import ChatConfig
@@ -26,7 +28,6 @@ from runner_base import (
     FinishReason,
     Result,
     RunnerError,
-    counted,
     machine,
     plain,
     read_text,
@@ -34,6 +35,7 @@ from runner_base import (
     unknown,
     write_atomically,
 )
+from runner_base.notes import note
 from runner_engine import (
     Capability,
     Completion,
@@ -58,7 +60,6 @@ QUIT = ("quit", "exit", "/quit", "/exit")
 LIMITS = ("max_new_tokens", "thinking_tokens")
 SETTINGS = (*PARAMETERS, *LIMITS, "seed")
 HISTORY = ".chat_history"  # in output_dir: the lines that the arrow keys bring back
-NO_TEMPLATE = "the model has no chat template: turns are sent as `User: …` and `Assistant: …`"
 PLAIN_STOP = ("\nUser:",)
 
 
@@ -94,8 +95,8 @@ def run(inputs: Opening, context: Context) -> Result:
         engine.open(batch_size=1) as session,
         terminal.reading(Path(context.config.output_dir).expanduser() / HISTORY) as read,
     ):
-        chat = Chat(session, engine, context, inputs.messages)
-        chat.talk(read)
+        talk = Chat(session, engine, context, inputs.messages)
+        talk.talk(read)
     samples = [recorder.samples[index] for index in sorted(recorder.samples)]
     measured = Measured(report, engine.stats, machine.peak_rss_mib(), machine.name(), contention.describe())
     cancelled = sum(sample.answer.finish_reason is FinishReason.cancelled for sample in samples)
@@ -104,12 +105,12 @@ def run(inputs: Opening, context: Context) -> Result:
     )
     models = answered_by(samples)
     facts = measured.facts | ({"answered_by": models} if models else {})
-    if chat.assigned:  # the engine's own words are those of the generation group
-        sampling = ", ".join(f"{key}={value}" for key, value in chat.assigned.items())
+    if talk.assigned:  # the engine's own words are those of the generation group
+        sampling = ", ".join(f"{key}={value}" for key, value in talk.assigned.items())
         facts |= {
             "sampling": "; ".join(filter(None, (facts.get("sampling"), f"by /set at the end {sampling}")))
         }
-    notes = engine_notes(engine.stats, report) + chat.notes
+    notes = engine_notes(engine.stats, report) + talk.notes
     return Result(metrics, facts=facts, notes=notes, tables=measured.tables)
 
 
@@ -127,24 +128,21 @@ class Chat:
         self.last: tuple[Completion, EngineStats] | None = None
         self.began = replace(engine.stats)
         self.turns = 0
-        self.commands: dict[str, tuple[Callable[[str], None], str]] = {
-            "/reset": (self._reset, "begin anew, with the same system message"),
-            "/system": (self._system, "TEXT: give the model this system message from now on"),
-            "/set": (self._set, f"generation.KEY=VALUE: one of {', '.join(SETTINGS)}; without it: show them"),
-            "/stats": (self._stats, "what the last turn cost, and all turns together"),
-            "/save": (self._save, "FILE: write the conversation as JSON"),
-            "/load": (self._load, "FILE: continue a saved conversation"),
-            "/help": (
-                self._help,
-                "this list; quit or Ctrl-D ends, Ctrl-C stops an answer, \\ continues a line",
-            ),
+        self.commands: dict[str, Callable[[str], None]] = {
+            "/reset": self._reset,
+            "/system": self._system,
+            "/set": self._set,
+            "/stats": self._stats,
+            "/save": self._save,
+            "/load": self._load,
+            "/help": self._help,
         }
 
     def talk(self, read: Callable[[str], str]) -> None:
         """Take turns until the lines end."""
-        say("/help lists the commands, quit or Ctrl-D ends")
+        say(chat.BEGINNING)
         with terminal.ctrl_c() as pressed:
-            for line in terminal.lines_of(read):
+            for line in terminal.lines_of(read, chat.HOW_TO_END):
                 if line.strip() in QUIT:
                     return
                 try:
@@ -168,7 +166,7 @@ class Chat:
                 key=name,
                 code="unknown_choice",
             )
-        self.commands[name][0](argument.strip())
+        self.commands[name](argument.strip())
 
     def _answer(self, text: str, pressed: list[bool]) -> None:
         """Send a turn to the model, and print its answer as it comes; Ctrl-C ends the answer."""
@@ -203,14 +201,7 @@ class Chat:
             raise ConfigError(f"{completion.error} (/reset begins anew)", code="failed")
         answer, parts = completion.answer, completion.answer.parts
         if answer.finish_reason.is_cut_off:
-            is_full = answer.finish_reason is FinishReason.context
-            fix = (
-                "the model's context is full: /reset begins anew"
-                if is_full
-                else "/set generation.max_new_tokens=N"
-            )
-            what = " while thinking" if parts.is_open else ""
-            say(f"[cut off{what} after {counted(answer.tokens, 'token')}: {fix}]")
+            say(chat.cut_off_line(completion))
         thinking = parts.thinking if parts.has_thinking else None
         self.messages = [*messages, Message("assistant", parts.answer, thinking)]
         self.last = completion, self.engine.stats - before
@@ -226,8 +217,8 @@ class Chat:
                 return
             except NoChatTemplate:
                 self.has_template = False
-                self.notes.append(NO_TEMPLATE)
-                say(f"note: {NO_TEMPLATE}")
+                self.notes.append(note_text(note("no_chat_template")))
+                say(f"note: {self.notes[-1]}")
         names = {"user": "User: ", "assistant": "Assistant: ", "system": ""}
         turns = [f"{names[message.role]}{message.content}" for message in messages]
         self.session.submit(replace(request, prompt="\n".join([*turns, "Assistant:"]), stop=PLAIN_STOP))
@@ -271,32 +262,13 @@ class Chat:
 
     def _stats(self, _: str) -> None:
         if self.last is None:
-            say("no turn has ended yet")
+            say(chat.NO_TURN)
             return
         completion, spent = self.last
-        new_tokens = completion.answer.tokens
         if completion.answer.new_tokens is not None:  # a server elsewhere
-            say(
-                f"this turn: {completion.prompt_tokens} prompt tokens and {new_tokens} new ones, the first after"
-                f" {completion.first_token_s:.2f} s, all after {completion.seconds:.2f} s (how many prompt tokens the "
-                "server had in its cache is unknown)"
-            )
+            say(chat.turn_elsewhere(completion))
             return
-        cached_tokens = completion.prompt_tokens - spent.prefill_tokens
-        total = self.engine.stats - self.began
-        guessed = (
-            f", {spent.accepted_tokens} of {spent.draft_tokens} guessed ones right"
-            if spent.draft_tokens
-            else ""
-        )
-        say(
-            f"this turn: {completion.prompt_tokens} prompt tokens, {cached_tokens} of them from the cache and "
-            f"{spent.prefill_tokens} computed in {spent.prefill_s:.2f} s\n"
-            f"           {new_tokens} new tokens, the first after {completion.first_token_s:.2f} s, "
-            f"then {_speed(spent)}{guessed}\n"
-            f"all turns: {total.prefill_tokens} prompt tokens computed at {total.prefill_tok_per_s:,.0f} tokens/s, "
-            f"{total.decode_tokens + self.turns} new ones at {_speed(total)}"
-        )
+        say(chat.turn_here(completion, spent, self.engine.stats - self.began, self.turns))
 
     def _save(self, name: str) -> None:
         path = _named(name, "/save")
@@ -305,22 +277,15 @@ class Chat:
         data = {"messages": [message.as_dict() for message in self.messages]}
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps(data, ensure_ascii=False, indent=2) + "\n", "/save", durable=True)
-        say(f"wrote {counted(len(self.messages), 'message')} to {path}")
+        say(chat.saved_line(len(self.messages), path))
 
     def _load(self, name: str) -> None:
         self.messages = _load(_named(name, "/load"), f"/load {name}")
-        say(f"read {counted(len(self.messages), 'message')}: the next turn goes on from there")
+        say(chat.loaded_line(len(self.messages)))
 
     def _help(self, _: str) -> None:
-        for name, (_command, explanation) in self.commands.items():
+        for name, explanation in chat.help_lines(SETTINGS).items():
             say(f"{name:8} {explanation}")
-
-
-def _speed(stats: EngineStats) -> str:
-    """Return the speed of decoding; no token is decoded where each answer ends with its first."""
-    return (
-        f"{stats.decode_tok_per_s:,.0f} tokens/s" if stats.decode_tokens else "no speed: nothing was decoded"
-    )
 
 
 def _named(name: str, command: str) -> Path:

@@ -7,7 +7,6 @@ from typing import Any
 
 from runner_base import Sample
 
-TITLE = "guessed tokens by kind of text: right ones of those that were looked at"
 ALL = "all"
 Counts = tuple[list[int], list[int]]  # by the place in a guess: looked at, and right
 

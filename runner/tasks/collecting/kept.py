@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from runner.records.jobs import Recorder
 from runner.tasks.collecting.samples import Judge
 from runner_base import Sample
+from runner_base.notes import note
 from runner_engine import Engine, Request, request_sha256
 
 
@@ -66,9 +67,7 @@ class Kept:
         for request in self.requests:
             sample = self.recorder.done.get(int(request.id))
             if sample is not None and not _answers(sample, request, engine):
-                self.recorder.verify(
-                    sample.index, f"answers another prompt than sample {sample.index} of this job"
-                )
+                self.recorder.verify(sample.index, note("other_prompt", index=sample.index))
         reusable = [request for request in self.requests if request.id in self.reused]
         others = [
             request for request in reusable if not _answers(self.reused[int(request.id)], request, engine)
@@ -82,9 +81,7 @@ class Kept:
         asked = {request.id for request in self.requests}
         for index, sample in self.recorder.samples.items():
             if index not in asked:
-                self.recorder.verify(
-                    index, f"is sample {index}, and this job has {len(self.requests)} prompts"
-                )
+                self.recorder.verify(index, note("no_such_sample", index=index, prompts=len(self.requests)))
             self.recorder.verify(index, judge.rejection_reason(sample))
 
     def _without_answer(self, asks_permanent_again: bool) -> list[Request]:

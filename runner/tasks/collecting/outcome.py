@@ -12,10 +12,12 @@ from runner.records import sibling_jobs
 from runner.records.jobs import Recorder
 from runner.records.measured import Measured
 from runner.render.engine_notes import engine_notes
+from runner.render.titles import GUESSES_BY_KIND
 from runner.scorers import cost_and_sides
-from runner.tasks.collecting.guesses import TITLE, rows_by_kind
+from runner.tasks.collecting.guesses import rows_by_kind
 from runner.tasks.collecting.kept import Kept
-from runner_base import FinishReason, JobFailed, Sample, counted
+from runner_base import FinishReason, JobFailed, Sample
+from runner_base.notes import Note, note
 from runner_engine import EngineReport
 from runner_engine.render.notes import render
 
@@ -27,7 +29,8 @@ class Collected:
     """All samples of a job in the order of its questions, and what they cost."""
 
     samples: list[Sample]
-    notes: list[str] = field(default_factory=list)
+    # text where an engine or an earlier start has written it
+    notes: list[Note | str] = field(default_factory=list)
     # the questions without an answer: any makes the job FAILED
     problems: list[str] = field(default_factory=list)
     measured: Measured | None = None
@@ -46,11 +49,11 @@ class Collected:
         right."""
         by_kind = rows_by_kind(self.samples)
         of_parts = self.measured.tables if self.measured else {}
-        return of_parts | ({TITLE: by_kind} if by_kind else {})
+        return of_parts | ({GUESSES_BY_KIND: by_kind} if by_kind else {})
 
 
 def collected(
-    kept: Kept, enough: int | None, measured: Measured | None, notes: list[str], asked_again: int, what: str
+    kept: Kept, enough: int | None, measured: Measured | None, notes: list[Note], asked_again: int, what: str
 ) -> Collected:
     """Return the samples up to the last one that was needed, with notes and costs; a job without
     any has failed."""
@@ -68,14 +71,11 @@ def collected(
         answer.finish_reason is FinishReason.context for each in samples for answer in each.answers
     ):
         done.metrics["stopped_by_context"] = full
-        done.notes.append(
-            f"{counted(full, 'answer')} ended where the model's context was full: a larger generation.max_new_tokens "
-            "changes nothing. Shorten the prompts, or extend the context (rope=yarn)"
-        )
+        done.notes.append(note("context_full", "warning", answers=full))
     if measured is not None and (models := answered_by(samples)):
         measured.report.facts["answered_by"] = models
         if "," in models and not any(sample.calls for sample in samples):
-            done.notes.append(f"the server changed to another model during the job: {models}")
+            done.notes.append(note("server_changed_model", "warning", models=models))
     done.problems = problems(what, samples)
     return done
 
@@ -108,18 +108,14 @@ def unanswered(samples: list[Sample]) -> list[str]:
     ]
 
 
-def _where_from(samples: list[Sample], own: list[Sample], again: int) -> list[str]:
-    """Say where the samples come from, unless they were all generated just now."""
+def _where_from(samples: list[Sample], own: list[Sample], again: int) -> list[Note]:
+    """Return where the samples come from, unless they were all generated just now."""
     generated = sum(sample.reused_from is None for sample in own)
     givers = Counter(sample.reused_from for sample in samples if sample.reused_from is not None)
-    notes = [f"{generated} of {len(samples)} samples were on disk from an earlier, interrupted run"] * bool(
-        generated
-    )
-    once = counted(again, "sample that had ended in an error was", "samples that had ended in an error were")
-    notes += [f"{once} asked again"] * bool(again)
+    notes = [note("samples_on_disk", count=generated, total=len(samples))] * bool(generated)
+    notes += [note("asked_again_after_error", count=again)] * bool(again)
     return notes + [
-        f"{count} of {len(samples)} samples were taken from job {giver}, which had put the same questions: their time, "
-        "speed and cost are not counted here"
+        note("samples_reused", count=count, total=len(samples), job=giver)
         for giver, count in givers.most_common()
     ]
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 
 from runner_base import Sample
+from runner_base.notes import Note
 from runner_engine import Begun, Completion, Engine, EngineReport, Request, RequestId
 
 
@@ -76,7 +77,7 @@ class Policy:
     def end(self, samples: Iterable[Sample]) -> None:
         """Look at all answers."""
 
-    def notes(self) -> list[str]:
+    def notes(self) -> list[Note]:
         """Say what the policy has done, where a reader of the result must know it."""
         return []
 
@@ -141,7 +142,7 @@ class Policies(Policy):
         for policy in self.policies:
             policy.end(answers)
 
-    def notes(self) -> list[str]:
+    def notes(self) -> list[Note]:
         return [note for policy in self.policies for note in policy.notes()]
 
 

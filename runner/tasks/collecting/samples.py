@@ -6,6 +6,7 @@ from typing import Protocol
 
 from runner.tasks.collecting.guesses import summed_guesses
 from runner_base import Sample
+from runner_base.notes import Note
 from runner_engine import Completion
 
 
@@ -16,8 +17,8 @@ class Judge(Protocol):
         """Return a new sample, which was made of these completions, with its verdict."""
         ...
 
-    def rejection_reason(self, sample: Sample) -> str | None:
-        """Say why a sample on disk does not belong to this job; None if it does."""
+    def rejection_reason(self, sample: Sample) -> Note | str | None:
+        """Return why a sample on disk does not belong to this job; None if it does."""
         ...
 
     def adopted(self, sample: Sample) -> Sample | None:
@@ -31,7 +32,7 @@ class Unjudged:
     def __call__(self, sample: Sample, *_completions: Completion) -> Sample:
         return sample
 
-    def rejection_reason(self, _sample: Sample) -> str | None:
+    def rejection_reason(self, _sample: Sample) -> Note | str | None:
         """Reject none."""
         return None
 

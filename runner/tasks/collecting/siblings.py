@@ -10,6 +10,7 @@ from runner.tasks.base import Context
 from runner.tasks.collecting.policy import Policy
 from runner.tasks.collecting.samples import Judge
 from runner_base import Sample
+from runner_base.notes import Note
 
 
 class ReuseOfAnswers(Policy):
@@ -18,7 +19,7 @@ class ReuseOfAnswers(Policy):
     def __init__(self, context: Context, judge: Judge) -> None:
         self.job, self.judge = context.recorder.job, judge
         self.is_wanted = context.config.rerun not in (True, "all")
-        self._unreadable: list[str] = []
+        self._unreadable: list[Note] = []
 
     def known(self, missing: Set[int]) -> Mapping[int, Sample]:
         """Return their answers, judged anew; and let them find this job's."""
@@ -28,6 +29,6 @@ class ReuseOfAnswers(Policy):
         known, self._unreadable = sibling_jobs.reusable(self.job, missing, self.judge.adopted)
         return known
 
-    def notes(self) -> list[str]:
-        """Say which jobs could not be read."""
+    def notes(self) -> list[Note]:
+        """Return which jobs could not be read."""
         return self._unreadable

@@ -15,6 +15,7 @@ from runner.records.jobs import OLD, Job, read_samples
 from runner.tasks.base import Context
 from runner.tasks.collecting.policy import Policy
 from runner_base import Answer, EvidenceError, Sample, cannot_write
+from runner_base.notes import Note, note
 from runner_engine import Begun, Request, RequestId
 
 MARK = ".thoughts-"  # in a job's folder, followed by its key and its budget
@@ -41,7 +42,7 @@ class ReuseOfThoughts(Policy):
         self._is_checked = False
         self._direct: list[Request] = []
         self._reused: set[RequestId] = set()
-        self._note = ""
+        self._note: Note | None = None
 
     def rounds(self, requests: list[Request]) -> Iterator[list[Request]]:
         """Yield the few questions that are asked directly, and the rest, about which these
@@ -63,9 +64,8 @@ class ReuseOfThoughts(Policy):
         if sample is None:
             return None
         self._reused.add(request)
-        self._note = (
-            f"{len(self._reused)} answers begin with the thoughts of job {self._source}, which differs in its budget "
-            f"only: their time is not counted here. {len(self._direct)} others were asked directly and thought the same"
+        self._note = note(
+            "thoughts_reused", count=len(self._reused), job=self._source, asked_directly=len(self._direct)
         )
         return Begun(sample.prompt_sha256, (tuple(sample.answer.token_ids),))
 
@@ -73,9 +73,9 @@ class ReuseOfThoughts(Policy):
         """Let jobs with a smaller budget find the thoughts of this one."""
         mark(self.context.recorder.job, self.budget, samples)
 
-    def notes(self) -> list[str]:
-        """Say what was reused, or why nothing was."""
-        return [self._note] if self._note else []
+    def notes(self) -> list[Note]:
+        """Return what was reused, or why nothing was."""
+        return [] if self._note is None else [self._note]
 
     def _check(self) -> None:
         """Compare what was asked directly with what the other job has."""
@@ -88,10 +88,12 @@ class ReuseOfThoughts(Policy):
         ]
         self._is_checked = bool(asked) and not differing and self.context.engine.stats.can_continue
         if differing:
-            self._note = (
-                f"{len(differing)} of {len(asked)} questions that were asked directly, number {differing[0]} first, "
-                f"have thought otherwise than job {self._source}, which differs in its budget only: none of its "
-                "thoughts was reused"
+            self._note = note(
+                "thoughts_differ",
+                count=len(differing),
+                asked=len(asked),
+                first=differing[0],
+                job=self._source,
             )
 
 

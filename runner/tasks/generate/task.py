@@ -14,6 +14,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from runner.render.notes import render_notes
 from runner.tasks import (
     STDIN,
     Branched,
@@ -114,9 +115,9 @@ def run(inputs: Prompts, context: Context) -> Result:
     if task.debug:
         log_completion(recorder.samples[0])
     write_atomically(recorder.folder / COMPLETIONS, completion_lines(prompts, recorder.samples))
-    done.notes += needless_scaling_of(context.resolved, done.samples)
+    notes = render_notes([*done.notes, *needless_scaling_of(context.resolved, done.samples)])
     metrics = count_completions(done.samples) | thinking_totals(done.samples) | done.metrics
-    result = Result(metrics, facts=done.facts, notes=done.notes, problems=done.problems, tables=done.tables)
+    result = Result(metrics, facts=done.facts, notes=notes, problems=done.problems, tables=done.tables)
     hand_over(task, prompts, recorder.samples, result, context.config.print is Print.full, written)
     return result
 

@@ -21,14 +21,11 @@ from dataclasses import replace
 from runner.tasks import Context, Kept, Policy, Recorder, Unjudged, sample_of
 from runner.tasks.gsm8k.judging import Judge
 from runner_base import Sample
+from runner_base.notes import Note, note
 from runner_engine import Completion, Engine, EngineReport, Request
 
 AGAIN = "again.jsonl"
 PREFIX = "again "
-DEPENDENT = (
-    "task.check_invariance=auto asked nothing again: the rows of this engine may depend on each other, so the check "
-    "would change the answers. task.check_invariance=20 asks 20 questions again after the others, one at a time"
-)
 
 
 class AskingAgain(Policy):
@@ -42,7 +39,7 @@ class AskingAgain(Policy):
         is_alone = context.config.generation.batch_size == 1
         self.waiting = [] if is_alone else self.kept.todo
         self.context = context
-        self.note = ""  # why nothing was asked again
+        self.depends_on_others = False  # a row of this engine: so nothing was asked again
 
     def loaded(self, engine: Engine, report: EngineReport) -> None:
         """Reject answers of an earlier start to other prompts, once the engine can encode them."""
@@ -52,7 +49,7 @@ class AskingAgain(Policy):
         """Return the second rows of the questions that have been answered meanwhile."""
         ready = [request for request in self.waiting if request.id in self.first.done]
         if ready and not self.context.engine.stats.rows_are_independent:
-            self.waiting, self.note = [], DEPENDENT
+            self.waiting, self.depends_on_others = [], True
             return []
         self.waiting = [request for request in self.waiting if request.id not in self.first.done]
         return [
@@ -90,11 +87,11 @@ class SecondAnswers(Unjudged):
         """Return a new sample with its verdict."""
         return self.judge(sample)
 
-    def rejection_reason(self, sample: Sample) -> str | None:
-        """Say why a second answer does not belong to its question's first one; None if it does."""
+    def rejection_reason(self, sample: Sample) -> Note | None:
+        """Return why a second answer does not belong to its question's first one; None if it does."""
         first = self.first.get(sample.index)
         if first is None:
             return None
         asked = sample.question, sample.gold, sample.prompt_sha256
         is_same = asked == (first.question, first.gold, first.prompt_sha256)
-        return None if is_same else f"is not question {sample.index} of this job"
+        return None if is_same else note("not_this_question", index=sample.index)

@@ -23,7 +23,8 @@ from runner.tasks import Item, Job, Policy, RunnerConfig, named_job, own_config,
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base import ConfigError, Sample, Verdict
 from runner_base.named_jobs import NamedJob
-from runner_compare import RunningBets, bets_verdict, bets_words, level_words, points_of_margin
+from runner_base.notes import Note, note
+from runner_compare import RunningBets
 
 KEY = "task.early_stop_vs"
 # of the baseline, the share of the 5 %, the margin
@@ -71,14 +72,17 @@ def margin_of(task: Gsm8kConfig) -> float | None:
     return None if task.early_stop_margin is None else task.early_stop_margin / 100
 
 
-def preview_baseline(task: Gsm8kConfig, baseline: Job, count: int) -> str:
-    """Say for a plan which job this one is compared with, at which level, and how many questions
+def preview_baseline(task: Gsm8kConfig, baseline: Job, count: int) -> Note:
+    """Return for a plan which job this one is compared with, at which level, and how many questions
     that may take."""
-    margin = margin_of(task)
-    within = "" if margin is None else f", once it is decided whether within {points_of_margin(margin)}"
-    return (
-        f"stops early against {task.early_stop_vs} ({baseline.job_id}, {named_job.state(baseline)}){within}; asks at "
-        f"most {count:,} questions; error {level_words(comparisons_of(task))}"
+    return note(
+        "stops_early_against",
+        named_as=task.early_stop_vs,
+        job=baseline.job_id,
+        state=named_job.state(baseline),
+        margin=margin_of(task),
+        count=count,
+        comparisons=comparisons_of(task),
     )
 
 

@@ -10,6 +10,7 @@ from typing import Protocol
 from runner.datasets.chosen import JudgedKeys, with_recorded_cluster
 from runner.scorers import WHY_NOT, Judgement, Vote, elect, judge, scorer_of
 from runner_base import FinishReason, Sample
+from runner_base.notes import Note, note
 
 
 class Question(Protocol):
@@ -70,19 +71,19 @@ class Judge:
         """Return a new sample with its question and its verdict."""
         return self.judged(sample).sample
 
-    def rejection_reason(self, sample: Sample) -> str | None:
-        """Say why a sample does not belong to this job; None if it does."""
+    def rejection_reason(self, sample: Sample) -> Note | None:
+        """Return why a sample does not belong to this job; None if it does."""
         item = self.items.get(sample.index)
         if item is None or (sample.question, sample.gold) != (item.question, item.gold):
-            return f"holds another question or gold answer than question {sample.index} of this job"
+            return note("other_question", index=sample.index)
         if len(sample.answers) != self.task.samples:
-            return f"holds {len(sample.answers)} answers, and this job asks for {self.task.samples}"
+            return note("other_count", answers=len(sample.answers), wanted=self.task.samples)
         today = with_recorded_cluster(self.task, self.judged(sample).sample, sample)
         # whether an expression can be compared in time may depend on what else the machine does
         is_uncertain = any(
             WHY_NOT in (answer.extracted or {}) for answer in (*today.answers, *sample.answers)
         )
-        return None if today == sample or is_uncertain else "was judged differently than its text is today"
+        return None if today == sample or is_uncertain else note("judged_differently")
 
     def adopted(self, sample: Sample) -> Sample | None:
         """Return another job's sample as one of this job, judged anew; None if it answers another

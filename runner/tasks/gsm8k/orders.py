@@ -11,7 +11,8 @@ from runner.tasks import Item
 from runner.tasks.gsm8k.judging import Judged
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner.tasks.gsm8k.trust import CheckOutcome
-from runner_compare import ENDS, points
+from runner_base.notes import note
+from runner_compare import ENDS
 from runner_compare.statistics import ALPHA
 
 if TYPE_CHECKING:  # imports numpy
@@ -67,8 +68,15 @@ def report(
     notes = []
     if bias.p < ALPHA:
         notes.append(
-            f"position bias (p = {bias.p:.2g}): {LETTERS[at]} is chosen in {most.share:.1%} of the answers, and would "
-            f"be in {most.expected:.1%} without ({points(ends[0])} points, 95 % {points(ends[1])} to {points(ends[2])})"
+            note(
+                "position_bias",
+                "warning",
+                p=bias.p,
+                letter=LETTERS[at],
+                share=most.share,
+                expected=most.expected,
+                ends=ends,
+            )
         )
     return CheckOutcome(metrics, notes), rows
 

@@ -12,10 +12,11 @@ from statistics import fmean
 from runner.config.extractors import Extractor
 from runner.core.finishing import Finishing, lengths_of
 from runner.datasets.asking import build_prompt, load_shots, stop_texts, unlike_lm_eval
-from runner.datasets.chosen import by_number, choice_words, hashes_of_choice, numbers_of
-from runner.datasets.rotations import rotated, same_letter_words
+from runner.datasets.chosen import by_number, choice_notes, hashes_of_choice, numbers_of
+from runner.datasets.rotations import rotated, same_letter_notes
 from runner.datasets.twins import twins_of
 from runner.records.left_to_ask import left_to_ask
+from runner.render.notes import render_notes
 from runner.scorers import PACKAGE, require_package, score_without_left_out, scorer_of
 from runner.tasks import (
     Context,
@@ -56,6 +57,7 @@ from runner.tasks.gsm8k.trust import (
 )
 from runner.tasks.named_job import overrides_of
 from runner_base import Result, Sample, check
+from runner_base.notes import note
 from runner_compare import cut_off_words, unread_note
 from runner_compare.statistics import EXTRACTOR, LIMIT, SCORER
 from runner_engine import Engine, EngineReport, Request, RequestId
@@ -158,30 +160,32 @@ def ask_and_judge(inputs: Problems, context: Context) -> Result:
         metrics, facts = metrics | early_stop.metrics, facts | early_stop.facts
     by_answers, rows = by_number_of_answers(counted, task)
     metrics |= by_answers | done.metrics
-    result = Result(metrics, rows, facts, done.notes, problems=done.problems, tables=done.tables)
+    result = Result(metrics, rows, facts, problems=done.problems, tables=done.tables)
+    notes = done.notes
     if task.rotate > 1:
         of_orders, by_position = report_of_orders(counted, items, task)
         result.metrics |= of_orders.metrics
-        result.notes += of_orders.notes
+        notes += of_orders.notes
         result.tables[BY_POSITION] = by_position
-    result.notes += same_letter_words(inputs.items, task.rotate)
-    result.notes += [*choice_words(task, inputs.items), *unlike_lm_eval(task, context.config.generation)]
+    notes += same_letter_notes(inputs.items, task.rotate)
+    notes += [*choice_notes(task, inputs.items), *unlike_lm_eval(task, context.config.generation)]
     limit = context.config.generation.max_new_tokens
     params = {LIMIT: str(limit), EXTRACTOR: task.extractor.value, SCORER: task.scorer or "null"}
-    result.notes += filter(None, [cut_off_words(metrics, params), unread_note([("", metrics, params)])])
+    notes += filter(None, [cut_off_words(metrics, params), unread_note([("", metrics, params)])])
     if any(judged.sample.cut_off_answers for judged in counted) and metrics["stopped_by_length"]:
         has_budget = context.config.generation.thinking_tokens is not None
         finishing = Finishing.of(
             lengths_of((answer for judged in counted for answer in judged.sample.answers), has_budget)
         )
         result.metrics |= finishing.metrics
-        result.notes.append(finishing.advice(limit, metrics.get("decode_tok_per_s")))
-    result.notes += [*warnings(metrics, facts), *not_compared(counted)]
-    result.notes += positions.needless_scaling_of(context.resolved, done.samples)
+        notes.append(finishing.advice(limit, metrics.get("decode_tok_per_s")))
+    notes += [*warnings(metrics, facts), *not_compared(counted)]
+    notes += positions.needless_scaling_of(context.resolved, done.samples)
     for outcome in checks(inputs, requests, done.samples, context, again):
         result.metrics |= outcome.metrics
-        result.notes += outcome.notes
+        notes += outcome.notes
         result.problems += outcome.problems
+    result.notes = render_notes(notes)
     return result
 
 
@@ -253,13 +257,12 @@ def deliver(inputs: Problems, resolved: ResolvedJob, job: Job, result: Result) -
 def preview(inputs: Problems, resolved: ResolvedJob) -> str:
     """Say which questions count, with which job this one is compared, and show the first prompts if
     requested."""
-    early_stop = (
-        "" if inputs.baseline is None else preview_baseline(inputs.task, inputs.baseline, len(inputs.items))
-    )
-    chosen = choice_words(inputs.task, inputs.items)
-    chosen += positions.of_questions(resolved, requests_for(inputs, by_number(inputs.items)))
+    notes = choice_notes(inputs.task, inputs.items)
+    notes += positions.of_questions(resolved, requests_for(inputs, by_number(inputs.items)))
+    if inputs.baseline is not None:
+        notes.append(preview_baseline(inputs.task, inputs.baseline, len(inputs.items)))
     shown = prompts_shown(resolved, first_requests(inputs))
-    return "\n".join(filter(None, (*chosen, early_stop, shown)))
+    return "\n".join(filter(None, (*render_notes(notes), shown)))
 
 
 def questions_left(inputs: Problems, job: Job) -> int:
@@ -286,7 +289,7 @@ def checks(
     task, twins = inputs.task, inputs.twins
     if again is not None:
         yield changed_answers(samples, again.answers(), "beside other ones")
-        yield CheckOutcome(notes=[again.note] * bool(again.note))
+        yield CheckOutcome(notes=[note("not_asked_again")] * again.depends_on_others)
     elif isinstance(task.check_invariance, int) and task.check_invariance:
         first, items = requests[: task.check_invariance], by_number(inputs.items)
         yield check_invariance(first, samples, context, Judge(task, items))

@@ -15,11 +15,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from runner.config.extractors import OF_NUMBERS, Extractor
+from runner.core.prompt_facts import TWO_BOS
 from runner.tasks import Context, collect_beside
 from runner.tasks.gsm8k.asking_again import AGAIN, SecondAnswers
 from runner.tasks.gsm8k.judging import Judge, Judged
 from runner.tasks.gsm8k.keys import Gsm8kConfig
-from runner_base import FinishReason, Sample, counted, few, thinking_totals
+from runner_base import FinishReason, Sample, thinking_totals
+from runner_base.notes import Note, note
 from runner_compare.statistics import ENDED, FOUND, Finding, McNemar
 from runner_compare.statistics import judge as judge_tests
 from runner_compare.statistics.votes import sizes
@@ -31,7 +33,7 @@ TWINS = "twins.jsonl"
 @dataclass
 class CheckOutcome:
     metrics: dict[str, float] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
 
@@ -57,7 +59,7 @@ def trust_report(judged: Sequence[Judged], facts: Mapping[str, str]) -> dict[str
     parts = [answer.parts for judgement in judged for answer in judgement.answers]
     report["thinking_removed"] = sum(part.has_thinking and not part.is_open for part in parts)
     report["cut_off_thinking"] = sum(part.is_open for part in parts)
-    return report | ({"double_bos": float("two" in facts["bos"])} if "bos" in facts else {})
+    return report | ({"double_bos": float(facts["bos"] == TWO_BOS)} if "bos" in facts else {})
 
 
 def _found_by_each(judged: Sequence[Judged]) -> dict[str, float]:
@@ -75,51 +77,31 @@ def _found_by_each(judged: Sequence[Judged]) -> dict[str, float]:
     return {ENDED: len(pairs), **{f"{FOUND}{each.value}": found[each.value] for each in OF_NUMBERS}}
 
 
-def warnings(metrics: Mapping[str, float], facts: Mapping[str, str]) -> list[str]:
+def warnings(metrics: Mapping[str, float], facts: Mapping[str, str]) -> list[Note]:
     """Return warnings about the prompts and answers behind the score."""
     warned = []
     if metrics.get("double_bos"):
-        warned.append(
-            "every prompt begins with two BOS tokens, which the model has hardly seen: the prompt has one, and the "
-            "tokenizer adds another"
-        )
+        warned.append(note("two_bos", "warning"))
     if facts.get("chat_template") == "there, and not used":
-        warned.append(
-            "the model has a chat template, and was asked in plain text: if it was tuned for chats, use "
-            "task.prompt=chat"
-        )
+        warned.append(note("chat_template_unused", "warning"))
     if removed := int(metrics["thinking_removed"]):
-        warned.append(
-            f"thinking was removed from {counted(removed, 'answer')}: only what follows it was judged"
-        )
+        warned.append(note("thinking_removed", "warning", answers=removed))
     if thinking := int(metrics["cut_off_thinking"]):
-        warned.append(
-            f"{counted(thinking, 'answer')} ended while the model was still thinking, which counts as cut off: give it "
-            "a larger generation.max_new_tokens, or model.chat_template_kwargs.enable_thinking=false where the "
-            "template reads it"
-        )
+        warned.append(note("cut_off_thinking", "warning", answers=thinking))
     if metrics.get("questions_left"):
-        warned.append(
-            f"stopped early, when the difference to {facts['early_stop_vs']} was decided: the accuracy and the "
-            "plain difference are biased towards the verdict; quote the always-valid interval of the difference"
-        )
+        warned.append(note("stopped_early", "warning", baseline=facts["early_stop_vs"]))
     return warned
 
 
-def not_compared(judged: Sequence[Judged]) -> list[str]:
-    """Say which answers could not be compared with the right ones, and why."""
-    found = [
+def not_compared(judged: Sequence[Judged]) -> list[Note]:
+    """Return which answers could not be compared with the right ones, and why."""
+    found = tuple(
         (judgement.sample.index, answer.why_not)
         for judgement in judged
         for answer in judgement.answers
         if answer.why_not
-    ]
-    if not found:
-        return []
-    some = few([f"question {index} {why}" for index, why in found], 3)
-    return [
-        f"{counted(len(found), 'answer')} could not be compared with the right one, and counts as wrong: {some}"
-    ]
+    )
+    return [note("answers_not_compared", "warning", reasons=found)] if found else []
 
 
 def by_number_of_answers(
@@ -183,10 +165,7 @@ def changed_answers(samples: Sequence[Sample], again: Sequence[Sample], how: str
     }
     notes = []
     if verdicts:
-        notes.append(
-            f"{verdicts} of {len(pairs)} answers changed when their questions were asked again {how}: differences of "
-            "that size between two runs say nothing about the models (float32 changes fewer)"
-        )
+        notes.append(note("answers_changed", "warning", count=verdicts, asked=len(pairs), how=how))
     return CheckOutcome(metrics, notes)
 
 
@@ -210,15 +189,7 @@ def check_contamination(
     }
     notes = []
     if len(requests) < wanted:
-        notes.append(
-            f"copies with other numbers could be made of {len(requests)} of the first {wanted} questions only"
-        )
-    counts = (
-        f"{only_original} questions were solved and their copies with other numbers were not, {only_twin} the other "
-        f"way round (exact McNemar, p = {effect.p:.2g})"
-    )
-    if effect.finding is Finding.better:
-        notes.append(f"a hint of contamination: {counts}: the model may know these questions by heart")
-    else:
-        notes.append(f"no sign of memorising is shown: {counts}")
+        notes.append(note("few_twins", count=len(requests), wanted=wanted))
+    is_hint = effect.finding is Finding.better
+    notes.append(note("twins", only_original=only_original, only_twin=only_twin, p=effect.p, is_hint=is_hint))
     return CheckOutcome(metrics, notes, problems)

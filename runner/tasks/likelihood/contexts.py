@@ -14,10 +14,9 @@ from collections.abc import Sequence
 from runner.datasets.given import Form, Given
 from runner.tasks.likelihood.continuations import Continuation, share
 from runner.tasks.likelihood.keys import LikelihoodConfig
-from runner_base import ConfigError, check, counted, few
+from runner_base import ConfigError, check
+from runner_base.notes import Note, note
 from runner_engine import Request
-
-MOST_NAMED = 8  # texts that are left out
 
 
 def check_forms(task: LikelihoodConfig, given: Sequence[Given]) -> None:
@@ -76,21 +75,15 @@ def check_any(task: LikelihoodConfig, pieces: Sequence[Continuation]) -> None:
         )
 
 
-def left_out(task: LikelihoodConfig, given: Sequence[Given], pieces: Sequence[Continuation]) -> list[str]:
+def left_out(task: LikelihoodConfig, given: Sequence[Given], pieces: Sequence[Continuation]) -> list[Note]:
     """Return a note that names the texts that are too short."""
     units = {piece.unit for piece in pieces}
-    missing = [str(unit) for unit in range(len(given)) if unit not in units]
+    missing = [unit for unit in range(len(given)) if unit not in units]
     if not task.contexts or not missing:
         return []
-    return [
-        f"left out, in all contexts: {counted(len(missing), 'text')} of {len(given)} with fewer than "
-        f"{task.most_tokens:,} tokens (number {few(missing, MOST_NAMED)})"
-    ]
+    return [note("texts_too_short", texts=missing, total=len(given), tokens=task.most_tokens)]
 
 
-def notes(task: LikelihoodConfig) -> list[str]:
+def notes(task: LikelihoodConfig) -> list[Note]:
     """Return what a reader of the numbers needs."""
-    return [
-        f"contexts: the last {task.last_tokens} tokens of each text, each time after the tokens right before them; the "
-        f"log-likelihood above is that after {max(task.context_lengths):,}"
-    ]
+    return [note("contexts", tokens=task.last_tokens, longest=max(task.context_lengths))]

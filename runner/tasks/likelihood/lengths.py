@@ -15,6 +15,7 @@ from typing import Any
 from runner.tasks import ResolvedJob, beyond_words, kind_of
 from runner.tasks.likelihood.keys import LikelihoodConfig
 from runner_base import ConfigError
+from runner_base.notes import Note, note
 
 SPECIAL = 1  # a token that a tokenizer may put before a text
 TOKENIZER = "tokenizer.json"
@@ -38,7 +39,7 @@ def check_window(task: LikelihoodConfig, longest: int, room: float, beyond: str 
     raise ConfigError(f"{need}, or less{beyond}", key="task.window", value=task.window, code="too_large")
 
 
-def check_before_the_load(task: LikelihoodConfig, texts: Sequence[str], resolved: ResolvedJob) -> list[str]:
+def check_before_the_load(task: LikelihoodConfig, texts: Sequence[str], resolved: ResolvedJob) -> list[Note]:
     """Reject windows that the model cannot read; return a note where only the load can tell.
 
     The longest window is kept with the task, so that memory is predicted for it.
@@ -53,10 +54,7 @@ def check_before_the_load(task: LikelihoodConfig, texts: Sequence[str], resolved
     if task.most_tokens - 1 <= room:
         return []
     key = f"task.contexts=[{','.join(task.contexts)}]" if task.contexts else f"task.window={task.window}"
-    return [
-        f"{key}: the model has room for {room:.0f} tokens, and its tokenizer cannot be read before "
-        "the load: a text with more tokens will end the job"
-    ]
+    return [note("lengths_unknown", "warning", key=key, room=room)]
 
 
 def longest_of(texts: Sequence[str], resolved: ResolvedJob, room: float) -> int | None:

@@ -7,8 +7,10 @@ from dataclasses import replace
 
 from runner.datasets.asking import behind, build_prompt
 from runner.datasets.given import Form, Given
+from runner.render.notes import note_text
 from runner.tasks import Item, ResolvedJob, kind_of, look_at_prompts, prompts_shown
 from runner.tasks.likelihood.keys import LikelihoodConfig
+from runner_base.notes import note
 from runner_engine import Engine, EngineReport, Prompt, Request
 from runner_engine.sessions import check_scored
 
@@ -19,13 +21,11 @@ def shown(task: LikelihoodConfig, rows: Sequence[Given], resolved: ResolvedJob) 
     lines = []
     for number, given in enumerate(rows[: task.show_prompt]):
         if given.form is Form.text:
-            how = f"it is scored in windows of {task.window} tokens"
-            if task.contexts:
-                how = (
-                    f"its last {task.last_tokens} tokens are scored after "
-                    f"{', '.join(task.contexts)} tokens before them"
-                )
-            lines.append(f"text {number} has no prompt: {how}")
+            last = task.last_tokens if task.contexts else None
+            form = note(
+                "text_without_prompt", number=number, window=task.window, last=last, contexts=task.contexts
+            )
+            lines.append(note_text(form))
             continue
         prompt = prompt_of(task, given)
         scored = " | ".join(continuation_of(prompt, given, text) for text in given.texts)

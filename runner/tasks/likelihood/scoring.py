@@ -17,6 +17,7 @@ from runner.tasks.likelihood.keys import LikelihoodConfig
 from runner.tasks.likelihood.lengths import check_window
 from runner.tasks.likelihood.positions import LEAST, sums_by_position
 from runner_base import Likelihood, Sample
+from runner_base.notes import Note, note
 from runner_engine import Completion, EngineReport
 
 
@@ -102,18 +103,18 @@ class Scoring(Unjudged):
             )
         return replace(sample, likelihood=scored)
 
-    def rejection_reason(self, sample: Sample) -> str | None:
-        """Say why a sample on disk does not belong to this job; None if it does."""
+    def rejection_reason(self, sample: Sample) -> Note | None:
+        """Return why a sample on disk does not belong to this job; None if it does."""
         piece, scored = self.pieces[sample.index], sample.likelihood
         if (sample.question, sample.gold) != (piece.question, piece.gold):
-            return f"holds another text than text {sample.index} of this job"
+            return note("other_text", index=sample.index)
         if sample.failed:
             return None
         if scored is None:
-            return "has no likelihood"
+            return note("no_likelihood")
         is_window = piece.question is None
         if is_window and tuple(sample.answer.token_ids) != piece.request.continuation:
-            return f"holds other tokens than text {sample.index} of this job"
+            return note("other_tokens", index=sample.index)
         known = (
             piece.unit,
             piece.bytes,
@@ -131,9 +132,9 @@ class Scoring(Unjudged):
             scored.context,
         )
         if counted != known:
-            return "was counted differently than its text is today"
+            return note("counted_differently")
         if (scored.kl_nats is None) != (self.reference is None):
-            return "was compared with another reference than this job has"
+            return note("other_reference")
         if self.kept is not None and sample.index not in self.kept.widths:
-            return f"has no line in {self.kept.path.name}"
+            return note("no_line", file=self.kept.path.name)
         return None

@@ -16,6 +16,7 @@ from runner.datasets.chosen import cluster_hashes
 from runner.datasets.given import Form, Given, category_hashes, given_sha256, load_given
 from runner.records.divergences import DivergenceFile, read_divergences
 from runner.records.top_k import TopKFile
+from runner.render.notes import render_notes
 from runner.tasks import (
     Context,
     Inputs,
@@ -40,8 +41,9 @@ from runner.tasks.likelihood.reference import TOP_K_HASH, ReferenceJob
 from runner.tasks.likelihood.scoring import Reference, Scoring
 from runner.tasks.likelihood.tokens import add_token_figures, write_worst
 from runner.tasks.named_job import overrides_of, state
-from runner_base import Result, Sample, counted
+from runner_base import Result, Sample
 from runner_base.named_jobs import NamedJob
+from runner_base.notes import Note, note
 from runner_compare import LOG_LIKELIHOOD, of_texts
 from runner_compare.statistics.likelihoods import WINDOWS
 from runner_engine import Capability, Engine, EngineReport, Request
@@ -61,7 +63,7 @@ class Texts(Inputs):
     given: list[Given]
     # that must run first; None: there is none, or its model is loaded beside this one
     reference: Job | None
-    why_kept: str = ""  # why whole distributions are not compared, where the user left that open
+    why_kept: Note | None = None  # why whole distributions are not compared, where the user left that open
 
 
 def prepare(config: RunnerConfig) -> Texts:
@@ -108,7 +110,7 @@ def prepare(config: RunnerConfig) -> Texts:
     )
 
 
-def check_lengths(inputs: Texts, resolved: ResolvedJob) -> list[str]:
+def check_lengths(inputs: Texts, resolved: ResolvedJob) -> list[Note]:
     """Reject windows that are longer than what the model can read, as far as its files tell."""
     return check_before_the_load(inputs.task, texts_of(inputs), resolved)
 
@@ -171,19 +173,19 @@ def run(inputs: Texts, context: Context) -> Result:
     result = Result(
         found_of_texts.metrics | errors | spent,
         facts=facts | found_of_texts.facts,
-        notes=done.notes,
         tables=found_of_texts.tables,
         series=found_of_texts.series,
     )
     if found is not None:
-        add_token_figures(result, done.samples, found)
+        done.notes += add_token_figures(result, done.samples, found)
     result.problems = done.problems
-    result.notes += [
-        *filter(None, [inputs.why_kept]),
+    done.notes += [
+        *([] if inputs.why_kept is None else [inputs.why_kept]),
         *notes(inputs),
         *contexts.left_out(task, inputs.given, pieces),
     ]
-    result.notes += positions.needless_scaling_of(context.resolved, done.samples)
+    done.notes += positions.needless_scaling_of(context.resolved, done.samples)
+    result.notes = render_notes(done.notes)
     return result
 
 
@@ -198,16 +200,15 @@ def preview(inputs: Texts, resolved: ResolvedJob) -> str:
     if requested."""
     lines = positions.of_given(resolved, inputs.given, inputs.task.most_tokens)
     if inputs.second is not None:
-        lines.append(f"reference: {inputs.task.reference}, loaded beside this model")
-    elif inputs.reference is not None:
-        lines.append(
-            f"reference: {inputs.task.reference} ({inputs.reference.job_id}), {state(inputs.reference)}"
-        )
-        lines.append(inputs.why_kept)
-    return "\n".join(filter(None, (*lines, prompts.shown(inputs.task, inputs.given, resolved))))
+        lines.append(note("reference_beside", named_as=inputs.task.reference))
+    elif (job := inputs.reference) is not None:
+        lines.append(note("reference", named_as=inputs.task.reference, job=job.job_id, state=state(job)))
+        lines += [] if inputs.why_kept is None else [inputs.why_kept]
+    shown = prompts.shown(inputs.task, inputs.given, resolved)
+    return "\n".join(filter(None, (*render_notes(lines), shown)))
 
 
-def notes(inputs: Texts) -> list[str]:
+def notes(inputs: Texts) -> list[Note]:
     """Return the notes that a reader of the numbers needs."""
     texts = [given for given in inputs.given if given.form is Form.text]
     if not texts:
@@ -215,11 +216,10 @@ def notes(inputs: Texts) -> list[str]:
     if inputs.task.contexts:
         return contexts.notes(inputs.task)
     window, step = inputs.task.window_tokens, inputs.task.step
-    lines = [f"perplexity: windows of {window} tokens, each next one {step} further on: every token but a text's first "
-             f"is scored once, after {counted(window - step, 'token')} of context or all there are"]  # fmt: skip
-    if is_one_text(inputs):
-        lines.append("one text: its windows count as samples, although they are not independent")
-    return lines
+    return [
+        note("windows", window=window, step=step),
+        *([note("one_text", "warning")] if is_one_text(inputs) else []),
+    ]
 
 
 # ------------------------------------------------------------------------------------ continuations

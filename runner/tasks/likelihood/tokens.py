@@ -10,15 +10,12 @@ from pathlib import Path
 
 from runner.records.divergences import DIVERGENCES, WORST_TOKENS, TokenDivergences
 from runner_base import Result, Sample, cannot_write
+from runner_base.notes import Note, note
 from runner_compare.statistics import TextTokens, token_figures
 from runner_engine import Request
 
 WORST, BEFORE, AFTER = 50, 24, 8  # how many tokens, and how many of the text on both sides
 QUESTION_END = 80  # characters of a prompt that stand before a text's first tokens
-WITHOUT = (
-    f"some texts were compared by an earlier version, which kept no {DIVERGENCES}: for percentiles over tokens run the "
-    "job again with rerun=all"
-)
 
 
 @dataclass(frozen=True)
@@ -41,13 +38,14 @@ class WorstToken:
 
 def add_token_figures(
     result: Result, samples: Sequence[Sample], found: Mapping[int, TokenDivergences]
-) -> None:
+) -> list[Note]:
     """Add the figures of tokens to a job's result; a note says why there are none."""
     texts = texts_of([sample for sample in samples if not sample.failed], found)
     if texts is None:
-        result.notes.append(WITHOUT)
-    elif texts:
+        return [note("no_percentiles", "warning", file=DIVERGENCES)]
+    if texts:
         result.metrics |= token_figures(texts)
+    return []
 
 
 def texts_of(samples: Sequence[Sample], found: Mapping[int, TokenDivergences]) -> list[TextTokens] | None:

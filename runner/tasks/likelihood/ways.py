@@ -9,7 +9,7 @@ must not: what has begun in the output folder goes on in its way.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from runner.estimates.fit import Fit, fit, free_mib_by_device
 from runner.tasks import Job, RunnerConfig, kind_of, own_config, resolve
@@ -17,7 +17,8 @@ from runner.tasks.likelihood.exact import EXACT, EXACT_HASH, second_of
 from runner.tasks.likelihood.keys import DRAWN, KEPT, LikelihoodConfig
 from runner.tasks.likelihood.reference import KEY, TOP_K_HASH, find
 from runner.tasks.named_job import SCORING, is_id, job_of, overridden
-from runner_base import ConfigError, RunnerError, beside_limit, decimals
+from runner_base import ConfigError, RunnerError
+from runner_base.notes import Note, note
 from runner_engine import Capability
 from runner_engine.checkpoints import shape_of
 
@@ -35,7 +36,7 @@ class Way:
     )
     second: RunnerConfig | None = None  # of the model that is loaded beside
     keep_top_k: int = 0  # of the job itself
-    why: str = ""  # why it is not exact, where that was left open
+    why: Note | None = None  # why it is not exact, where that was left open
 
 
 def chosen(config: RunnerConfig, version: int, hashes: dict[str, str], categories: Mapping[str, str]) -> Way:
@@ -51,14 +52,15 @@ def chosen(config: RunnerConfig, version: int, hashes: dict[str, str], categorie
         return kept
     why, second = _why_impossible(config)
     if second is None:
-        return _because(kept, why, advice="")
+        assert why is not None
+        return _because(kept, why, is_possible=False)
     whole = _whole(config, version, hashes, categories, second)
     if _has_begun(config, version, whole):
         return whole
     if _has_begun(config, version, kept):
-        return _because(kept, "it has begun so")
-    why = _why_too_large(config, second)
-    return _because(kept, why) if why else whole
+        return _because(kept, note("has_begun"))
+    too_large = _why_too_large(config, second)
+    return whole if too_large is None else _because(kept, too_large)
 
 
 def _whole(
@@ -112,46 +114,40 @@ def check_draws(config: RunnerConfig, what: str) -> None:
         )
 
 
-def _because(way: Way, why: str, advice: str = f". For whole distributions add {EXACT}") -> Way:
+def _because(way: Way, reason: Note, is_possible: bool = True) -> Way:
     """Return the way with the reason why it is not the exact one; a reference is compared with
     nothing."""
     if way.reference is None:
         return way
-    return Way(
-        way.is_exact,
-        way.hashes,
-        way.reference,
-        keep_top_k=way.keep_top_k,
-        why=f"compared with the {KEPT} most probable tokens that the reference kept, and {DRAWN} drawn ones, because "
-        f"{why}{advice}",
-    )
+    fix = EXACT if is_possible else None
+    why = note("compared_with_kept", kept=KEPT, drawn=DRAWN, reason=reason, fix=fix)
+    return replace(way, why=why)
 
 
 def _has_begun(config: RunnerConfig, version: int, way: Way) -> bool:
     return job_of(config, version, way.hashes).samples_path.exists()
 
 
-def _why_impossible(config: RunnerConfig) -> tuple[str, RunnerConfig | None]:
+def _why_impossible(config: RunnerConfig) -> tuple[Note | None, RunnerConfig | None]:
     """Return the config of the model to load beside; without one, why it cannot be loaded."""
     task = own_config(config, LikelihoodConfig)
     named = task.reference or ""
     if is_id(named, task):
-        return f"{KEY}={named} names a job and not a model", None
+        return note("reference_is_job", key=KEY, named_as=named), None
     other = overridden(config, KEY, named, SCORING)
     for each in (config, other):
         if Capability.distributions not in kind_of(each.model).capabilities(each):
-            whose = "this model" if each is config else "the reference"
-            return f"{whose} gives no whole distributions", None
+            return note("no_distributions", is_own=each is config), None
     own_size, reference_size = (
         shape_of(resolve(each).files.text_settings)["vocab"] for each in (config, other)
     )
     if own_size != reference_size:
-        return f"the two vocabularies have {own_size:,} and {reference_size:,} tokens", None
-    return "", other
+        return note("vocabularies_differ", own=own_size, reference=reference_size), None
+    return None, other
 
 
-def _why_too_large(config: RunnerConfig, second: RunnerConfig) -> str:
-    """Say why the two models do not fit beside each other; empty if they do, by the prediction of
+def _why_too_large(config: RunnerConfig, second: RunnerConfig) -> Note | None:
+    """Return why the two models do not fit beside each other; None if they do, by the prediction of
     memory."""
     both, alone = resolve(config).beside(second), resolve(second)
     devices = [resolved.files.device for resolved in (both, alone)]
@@ -163,11 +159,8 @@ def _why_too_large(config: RunnerConfig, second: RunnerConfig) -> str:
         except RunnerError:  # errors in its files are reported by the load
             found = None
         if found is None or not room:
-            return "it is not known whether both models fit into memory beside each other"
+            return note("memory_of_both_unknown")
         if found.needed_mib > room:
-            needs = beside_limit(found.needed_mib, room, decimals(0))
-            return (
-                f"both models beside each other are predicted to need {needs} MiB, more than "
-                f"{ROOM:.0%} of the {sum(free_mib.values()):,.0f} MiB that are free"
-            )
-    return ""
+            free = sum(free_mib.values())
+            return note("both_too_large", needed_mib=found.needed_mib, share=ROOM, free_mib=free)
+    return None

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from statistics import linear_regression, median
 from typing import Any
 
+from runner.render.notes import render_notes
 from runner_base import Result
+from runner_base.notes import Note, note
 from runner_engine import Footprint, Workload
 
 AT_START = ("import", "load", "first pass")
@@ -153,11 +155,12 @@ def summarize(
     failed = {number: why for run in reversed(runs) for number, why in run.failed.items()}
     metrics["points_not_measured"] = len(failed)
     report = runs[0].report
-    notes = list(dict.fromkeys(note for run in runs for note in run.report["notes"]))
+    # text: they come from the probe's process
+    notes: list[Note | str] = [*dict.fromkeys(text for run in runs for text in run.report["notes"])]
     at = max(run.largest() for run in runs)
     prediction = predicted[at]
     if prediction is None:
-        notes.append("no prediction: it needs the headers of safetensors files, and the checkpoint has none")
+        notes.append(note("no_prediction"))
     else:
         metrics |= _predictions(metrics, prediction, points[at])
     rows = _rows(runs, points, predicted, failed)
@@ -173,7 +176,7 @@ def summarize(
         drawn["bytes_per_token"] = prediction.decode_kv_bytes / (
             points[at][0] * (points[at][1] + points[at][2])
         )
-    return Result(metrics, rows, dict(report["facts"]), notes), drawn
+    return Result(metrics, rows, dict(report["facts"]), render_notes(notes)), drawn
 
 
 def _predictions(metrics: dict[str, float], predicted: Footprint, point: Workload) -> dict[str, float]:
@@ -203,21 +206,14 @@ def _predictions(metrics: dict[str, float], predicted: Footprint, point: Workloa
     return values
 
 
-def _notes(runs: list[MemoryRepeat], metrics: dict[str, float], failed: dict[int, str]) -> list[str]:
+def _notes(runs: list[MemoryRepeat], metrics: dict[str, float], failed: dict[int, str]) -> list[Note]:
     notes = []
     if any(run.peak_since_start for run in runs):
-        notes.append(
-            "this system cannot reset the high-water mark: peaks count from the start of the process"
-        )
+        notes.append(note("peaks_since_start"))
     if not runs[0].on_gpu:
-        notes.append(
-            "peaks are the kernel's high-water marks of resident memory above that of the import; during the load, "
-            "only memory that belongs to no file counts, sampled every 5 ms"
-        )
+        notes.append(note("what_peaks_are"))
     if failed:
-        notes.append(
-            f"{len(failed)} of {metrics['points']:.0f} points could not be measured, see their notes"
-        )
+        notes.append(note("points_not_measured", "warning", count=len(failed), total=metrics["points"]))
     return notes
 
 

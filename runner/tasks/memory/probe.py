@@ -20,12 +20,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
-from runner.render.engine_notes import row_shortage_note
+from runner.render.notes import note_text
 from runner.speed.synthetic import check_room, room_of, synthetic_requests
 from runner.tasks import ResolvedJob, RunnerConfig, kind_of, open_engine, resolve
 from runner.tasks.memory.keys import MemoryConfig
 from runner_base import RunnerError, child, is_memory_error, machine, one_line
 from runner_base.errors import NOT_GIVEN
+from runner_base.notes import Note, note
 from runner_engine import Capability, Completion, Engine, EngineReport, Session, Workload, complete, require
 from runner_engine.devices.mapped_files import resident_mib
 from runner_engine.render.notes import render
@@ -33,6 +34,10 @@ from runner_engine.render.notes import render
 
 class OutOfMemory(Exception):
     """A point did not fit."""
+
+    def __init__(self, reason: Note) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 @dataclass
@@ -140,11 +145,14 @@ def measure(config: RunnerConfig, points: list[tuple[int, Workload]], channel: T
         try:
             _measure_point(probe, number, point, vocab_size, config.seed)
         except Exception as error:
-            if not isinstance(error, OutOfMemory) and not is_memory_error(error):
+            if isinstance(error, OutOfMemory):
+                reason = one_line(note_text(error.reason), limit=200)
+            elif is_memory_error(error):
+                reason = one_line(error, limit=200)
+            else:
                 raise
             failed.append(point)
-            why = one_line(error, limit=200)
-            probe.emit(point=number, failed=f"out of memory: {why}" if why else "out of memory")
+            probe.emit(point=number, failed=f"out of memory: {reason}" if reason else "out of memory")
             machine.reset_peak()
     probe.emit(done=True)
 
@@ -193,11 +201,11 @@ class _Steps:
             self._step()
 
     def _step(self) -> None:
-        events = self.session.step()
-        errors = [event.error for event in events if isinstance(event, Completion) and event.error]
-        errors += map(row_shortage_note, self.engine.stats.row_shortages[self.shortages :])
-        if errors:
-            raise OutOfMemory(errors[0])
+        for event in self.session.step():
+            if isinstance(event, Completion) and event.error:
+                raise OutOfMemory(note("error", reason=event.error))
+        for shortage in self.engine.stats.row_shortages[self.shortages :]:
+            raise OutOfMemory(note("fewer_rows", shortage=shortage))
 
 
 def _words(point: Workload) -> str:

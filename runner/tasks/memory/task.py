@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.records.measurements import notes_on
+from runner.render.notes import render_notes
 from runner.speed.synthetic import check_room
 from runner.tasks import (
     Context,
@@ -94,7 +95,7 @@ def run(inputs: Inputs, context: Context) -> Result:  # noqa: ARG001
     with closing(kept), kept_words(kept.done, f" of {total} measurements"):
         _measure(config, task, kept, runs, recorder)
     result, drawn = summarize(runs, task.points, predicted)
-    result.notes += notes_on(kept.count, total, kept.outdated)
+    result.notes += render_notes(notes_on(kept.count, total, kept.outdated))
     write_atomically(recorder.folder / POINTS, json.dumps(drawn | {"title": _title(config)}, indent=1) + "\n")
     if task.pictures:
         draw_in_process(MODULE, recorder.folder)

@@ -13,6 +13,7 @@ from runner.tasks.recall.cases import Asked, Form
 from runner.tasks.recall.kinds import shares_text
 from runner.tasks.recall.vocabulary import ADJECTIVES, NOUNS
 from runner_base import Answer, ClusterUnit, FinishReason, Sample, Verdict
+from runner_base.notes import Note, note
 
 FOUND = "recall"  # what was found in an answer, in its sample
 # 4,713,920 or 4 713 920: groups of three digits behind separators are one number
@@ -78,14 +79,14 @@ class Judge:
             recall_cluster_unit=case.cluster_unit,
         )
 
-    def rejection_reason(self, sample: Sample) -> str | None:
-        """Say why a sample does not belong to this job; None if it does."""
+    def rejection_reason(self, sample: Sample) -> Note | None:
+        """Return why a sample does not belong to this job; None if it does."""
         case = self.placed[sample.index]
         if (sample.question, sample.gold, sample.recall_length) != (case.question, case.gold, case.length):
-            return f"holds another question or gold answer than question {sample.index} of this job"
+            return note("other_question", index=sample.index)
         if sample.recall_cluster_unit is None:  # of an earlier version
             sample = replace(sample, recall_cluster_unit=case.cluster_unit)
-        return None if self(sample) == sample else "was judged differently than its text is today"
+        return None if self(sample) == sample else note("judged_differently")
 
     def adopted(self, sample: Sample) -> Sample | None:
         """Return another job's sample as one of this job; None if it answers another question."""

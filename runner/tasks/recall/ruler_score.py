@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 
+from runner.render.titles import RULER_SCORES
 from runner.tasks.recall.judging import Placed
 from runner.tasks.recall.kinds import is_of_ruler
 from runner_base import Result, Sample
 
 SCORE = "ruler_score"
-TABLE = "RULER's score (share of the asked values in the answer) beside exact answers, %"
 Cell = tuple[str, int]  # kind and length
 
 
@@ -46,7 +46,7 @@ def add_ruler_scores(result: Result, samples: Sequence[Sample], placed: Mapping[
             "answers": len(answers),
         }
         rows.append({"kind": kind, "tokens": length, **shown})
-    result.tables[TABLE] = rows
+    result.tables[RULER_SCORES] = rows
 
 
 def _scored(samples: Sequence[Sample], placed: Mapping[int, Placed]) -> Iterator[tuple[Cell, float, float]]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean
 
+from runner.render.notes import render_notes
 from runner.tasks import (
     Context,
     Inputs,
@@ -57,8 +58,8 @@ def prepare(config: RunnerConfig) -> Haystack:
     task = own_config(config, RecallConfig)
     kind = kind_of(config.model)
     if not kind.counts_tokens(config):
-        needs = "task=recall counts in the model's own tokens: it"
-        require_among(kind.capabilities(config), needs, {Capability.tokenizer})
+        need = "task=recall counts in the model's own tokens: it"
+        require_among(kind.capabilities(config), need, {Capability.tokenizer})
     units = read_filler(task.filler, max(task.tokens) * task.haystacks)
     hashes = {"filler": units_sha256(units)}
     return Haystack(hashes, task, units, ignored_for_reuse=IGNORED_FOR_REUSE, count=task.questions)
@@ -81,12 +82,14 @@ def run(inputs: Haystack, context: Context) -> Result:
     policies: list[Policy] = [PromptForm(task, requests[0]), OrderOfRepeat(task.repeat), Recall(context)]
     done = collect(requests, context, Judge(placed), policies)
     metrics = score_without_left_out(done.samples) | recall_of(done.samples) | done.metrics
-    result = Result(metrics, facts=done.facts, notes=done.notes, problems=done.problems, tables=done.tables)
+    result = Result(
+        metrics, facts=done.facts, notes=render_notes(done.notes), problems=done.problems, tables=done.tables
+    )
     card = RecallCard.of(done.samples, task.margin, title_of(context.config))
     card.add_to(result)
     add_ruler_scores(result, done.samples, placed)
     card.keep(context.recorder.folder, task.pictures)
-    result.notes += positions.needless_scaling_of(context.resolved, done.samples)
+    result.notes += render_notes(positions.needless_scaling_of(context.resolved, done.samples))
     return result
 
 

@@ -15,6 +15,7 @@ from time import monotonic
 from typing import Any
 
 from runner.records.measurements import Measurements
+from runner.render.notes import note_text
 from runner.speed.arrivals import Load
 from runner.speed.cells import Cell, Stopwatch
 from runner.speed.limits import MachineRates
@@ -126,7 +127,7 @@ class KeptCells:
             what="load",
             rate=load.rate,
             seconds=load.seconds,
-            note=load.note,
+            note=note_text(load.note),
             first_s=[timed.first_s for timed in load.requests],
             ended_s=[timed.ended_s for timed in load.requests],
         )

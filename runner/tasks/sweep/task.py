@@ -19,6 +19,8 @@ from runner.config.measures import SweepConfig
 from runner.config.prompts import Framing
 from runner.core.energy import Energy
 from runner.records.measurements import notes_on
+from runner.render.notes import note_text, render_cells, render_notes
+from runner.render.titles import BESIDE_LIMITS, BY_CLOCK, WITHOUT_GUESSES, highest_rate
 from runner.speed import arrivals, gains, real_prompts, tables
 from runner.speed.arrivals import Load
 from runner.speed.cells import ENOUGH_TO_TELL, NOISY, WORK, Cell, Stopwatch, cells_of
@@ -42,6 +44,7 @@ from runner.tasks import (
 from runner.tasks.sweep.kept_cells import KeptCells
 from runner_base import JobFailed, Result, machine, short_name, write_atomically
 from runner_base.drawing import draw_in_process, draw_missing
+from runner_base.notes import Note, note
 from runner_base.repeats import RepeatLog
 from runner_engine import Capability, require
 from runner_engine.render.notes import render
@@ -52,25 +55,6 @@ FROM_LEDGER = True
 
 
 MAX_NOISY_SHARE = 0.25  # of the cells: if more are too noisy, so is the job
-
-NOT_SEEN = (
-    "prefill and decode cannot be told apart at a server: output tok/s counts whole answers, with the network"
-)
-IN_PIECES = "this engine delivers text in pieces: the gaps between tokens are those between pieces"
-NO_TIMES = "this engine does not report when each token came, so there are no gaps between tokens"
-NO_ARITHMETIC = (
-    "how much this model computes and reads is unknown, so its cells are not compared with "
-    "the machine's limits"
-)
-NO_LIMITS = "there was too little memory to measure this machine's limits"
-IN_CACHE = (
-    "decoding read faster than main memory delivers: the weights, or a part of them, stay in "
-    "the processor's caches"
-)
-
-OF_THE_MEAN = (
-    "work and reads of a batch of real prompts are counted as if each prompt had the batch's mean length"
-)
 
 
 @dataclass
@@ -126,19 +110,17 @@ def run(inputs: Prompted, context: Context) -> Result:
         loads = measure_loads(task, stopwatch, recorder, kept) if any(not cell.note for cell in cells) else []
     measured = [cell for cell in cells if not cell.note]
     if not measured:
-        raise JobFailed(f"no cell of the sweep could be measured. The first: {cells[0].note}", code="failed")
+        reason = note_text(cells[0].note or "")
+        raise JobFailed(f"no cell of the sweep could be measured. The first: {reason}", code="failed")
     if real is not None:
         for cell in cells:
             cell.prompt_tokens = real.typical
     knee = arrivals.knee_of(loads)
     found_knee = None if knee is None or knee.is_highest else knee.rate
 
-    result = Result(
-        dict(report.metrics),
-        tables.rows_of_cells(cells, task),
-        dict(report.facts),
-        [render(note) for note in report.notes],
-    )
+    notes: list[Note | str] = []
+    rows = render_cells(tables.rows_of_cells(cells, task))
+    result = Result(dict(report.metrics), rows, dict(report.facts), [render(each) for each in report.notes])
     result.metrics |= _best(measured) | {
         "load_s": engine.stats.load_s,
         "peak_rss_mib": max(cell.peak_rss_mib for cell in measured),
@@ -155,32 +137,31 @@ def run(inputs: Prompted, context: Context) -> Result:
         result.metrics["read_gb_per_s"] = limits.best.read_gb_per_s
     if knee is not None:
         result.metrics["knee_requests_per_s"] = knee.rate or 0.0  # 0: it is below the lowest rate
-        result.facts["keeps_up_to"] = knee.keeps_up_to
+        result.facts["keeps_up_to"] = highest_rate(knee.rate, knee.is_highest)
     result.tables = (
-        {"between tokens, and beside what the machine can do": tables.rows_of_limits(measured, task, limits)}
-        if measured[0].figures
-        else {}
+        {BESIDE_LIMITS: tables.rows_of_limits(measured, task, limits)} if measured[0].figures else {}
     )
     if against_none := gains.rows(measured):
-        result.tables[gains.TITLE] = against_none
+        result.tables[WITHOUT_GUESSES] = against_none
     result.tables |= engine.stats.tables(report.parts)
     if loads:
-        result.tables["requests that come by a clock"] = tables.rows_of_loads(loads, found_knee)
+        result.tables[BY_CLOCK] = render_cells(tables.rows_of_loads(loads, found_knee))
     result.series = tables.series_of(measured, loads, task)
     result.facts |= {"measured": kept.describe_contention(), "machine": machine.name()}
-    result.facts["noise"] = describe_noise(cells, limits, kept.beside())
-    result.notes += [*notes_on(kept.count, total, kept.outdated), *_notes(cells, stopwatch, limits)]
-    result.notes += gains.notes(measured, report.facts.get("dtype", ""), real is not None)
+    result.facts["noise"] = note_text(noise_of(cells, limits, kept.beside()))
+    notes += [*notes_on(kept.count, total, kept.outdated), *_notes(cells, stopwatch, limits)]
+    notes += gains.notes(measured, report.facts.get("dtype", ""), real is not None)
     if real is not None:
         result.facts["prompts"] = real.described
-        result.notes += [*real.notes, *[OF_THE_MEAN] * (limits.arithmetic is not None)]
-    result.notes += [knee.sentence] if knee is not None else []
+        notes += [*real.notes, *[note("mean_length")] * (limits.arithmetic is not None)]
+    notes += [knee.note] if knee is not None else []
+    result.notes += render_notes(notes)
     result.notes += map(render, engine.stats.notes)  # the notes of cells name shortages of rows
     if len(measured) < len(cells) and report.facts.get("device") == "cpu":
         result.ran_short_mib = free_mib
     title = f"{short_name(config.model.name)}, {config.quantization.label}, {report.facts.get('device', 'elsewhere')}"
     points = tables.points_of(title, cells, loads, found_knee)
-    write_atomically(recorder.folder / POINTS, json.dumps(points, indent=1) + "\n")
+    write_atomically(recorder.folder / POINTS, json.dumps(points, indent=1, default=note_text) + "\n")
     if task.pictures:
         draw_in_process(MODULE, recorder.folder)
     return result
@@ -232,29 +213,28 @@ def measure_loads(task: SweepConfig, stopwatch: Stopwatch, recorder: Recorder, k
             kept.keep_load(load)
             if not load.seconds:
                 for later in loads[at + 1 :]:
-                    later.note = f"not tried: {load.rate:g} requests/s did not fit"
+                    later.note = note("not_tried_above", rate=load.rate)
                 break
     return loads
 
 
-def describe_noise(cells: list[Cell], limits: MachineRates, beside: str) -> str:
-    """Say whether the machine was quiet enough to tell figures from noise, judged by the quartiles
-    of the speeds."""
+def noise_of(cells: list[Cell], limits: MachineRates, beside: str) -> Note:
+    """Return whether the machine was quiet enough to tell figures from noise, judged by the
+    quartiles of the speeds."""
     known = [cell for cell in cells if cell.noise is not None]
     if not known:
-        return f"unknown: it takes {ENOUGH_TO_TELL} repeats or more to tell"
+        return note("noise_unknown", repeats=ENOUGH_TO_TELL)
     noisy = sum(cell.is_noisy for cell in known)
     reasons = []
     if noisy > MAX_NOISY_SHARE * len(known):
-        reasons.append(f"{noisy} of {len(known)} cells vary by more than {NOISY:.0%}")
+        reasons.append(note("cells_vary", count=noisy, total=len(known), share=NOISY))
     if limits.noise > NOISY:
-        reasons.append(f"the machine's own rates vary by {limits.noise:.0%}")
+        reasons.append(note("rates_vary", share=limits.noise))
     if beside:
-        reasons.append(beside)
+        reasons.append(note("other_work", what=beside))
     if reasons:
-        return f"too noisy to tell: {'; '.join(reasons)}"
-    quiet = f"{len(known) - noisy} of {len(known)} cells vary by {NOISY:.0%} or less"
-    return f"quiet: {quiet} (the middle half of their repeats)"
+        return note("noisy", reasons=tuple(reasons))
+    return note("quiet", count=len(known) - noisy, total=len(known), share=NOISY)
 
 
 def _best(cells: list[Cell]) -> dict[str, float]:
@@ -265,24 +245,24 @@ def _best(cells: list[Cell]) -> dict[str, float]:
     return {f"best_{speed}": best.median(speed), "best_ttft_s": first, **best_at}
 
 
-def _notes(cells: list[Cell], stopwatch: Stopwatch, limits: MachineRates) -> list[str]:
+def _notes(cells: list[Cell], stopwatch: Stopwatch, limits: MachineRates) -> list[Note]:
     """Return the notes that a reader of the numbers needs."""
     measured = [cell for cell in cells if not cell.note]
     figures = measured[0].figures
     shares: list[dict[str, Any]] = [limits.shares(cell) for cell in measured]
-    applies = {
-        NOT_SEEN: "output_tok_per_s" in figures,
-        NO_TIMES: "itl_p50_s" not in figures,
-        IN_PIECES: stopwatch.in_pieces,
-        NO_ARITHMETIC: limits.arithmetic is None and "decode_tok_per_s" in figures,
-        NO_LIMITS: limits.best is None and WORK[0] in figures,
-        IN_CACHE: any(share and share["decode_read_share"] > 1 for share in shares),
-    }
-    notes = [note for note, is_true in applies.items() if is_true]
+    in_cache = any(share and share["decode_read_share"] > 1 for share in shares)
+    applies = (
+        (note("phases_unseen"), "output_tok_per_s" in figures),
+        (note("no_token_times"), "itl_p50_s" not in figures),
+        (note("text_in_pieces"), stopwatch.in_pieces),
+        (note("no_arithmetic"), limits.arithmetic is None and "decode_tok_per_s" in figures),
+        (note("no_limits"), limits.best is None and WORK[0] in figures),
+        (note("weights_in_cache"), in_cache),
+    )
+    notes = [noted for noted, is_true in applies if is_true]
     if not stopwatch.energy.sources:
-        notes += [f"no energy: {why}" for why in stopwatch.energy.why_not]
+        notes += [note("no_energy", reason=reason) for reason in stopwatch.energy.why_not]
     if len(measured) < len(cells):
-        notes.append(
-            f"{len(cells) - len(measured)} of {len(cells)} cells could not be measured, see their notes"
-        )
+        missing = len(cells) - len(measured)
+        notes.append(note("cells_not_measured", "warning", count=missing, total=len(cells)))
     return notes

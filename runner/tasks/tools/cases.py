@@ -51,9 +51,9 @@ class Case:
         try:
             return cluster_of(self.row, by)
         except KeyError:
-            known = f"{BY_FUNCTION}, {BY_QUESTION} or a key of its line: {few(sorted(self.row), 8)}"
             raise ConfigError(
-                f"question {self.id} has no such key. Give {known}",
+                f"question {self.id} has no such key. Give {BY_FUNCTION}, {BY_QUESTION} or a key of its line: "
+                f"{few(sorted(self.row), 8)}",
                 key="task.cluster",
                 value=by,
                 code="unknown_choice",

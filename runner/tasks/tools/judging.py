@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from runner.tasks.tools.cases import Case
 from runner.tasks.tools.matching import all_match
 from runner_base import Answer, FinishReason, Sample, Verdict
+from runner_base.notes import Note, note
 from runner_base.tool_outcomes import RIGHT, ToolOutcome
 from runner_engine import tool_calls
 
@@ -62,14 +63,14 @@ class Judge:
             tool_function=place.case.function,
         )
 
-    def rejection_reason(self, sample: Sample) -> str | None:
-        """Say why a sample does not belong to this job; None if it does."""
+    def rejection_reason(self, sample: Sample) -> Note | None:
+        """Return why a sample does not belong to this job; None if it does."""
         if not self._asks_the_same(sample):
-            return f"holds another question or gold answer than question {sample.index} of this job"
+            return note("other_question", index=sample.index)
         found = self(sample)
         if sample.tool_function is None:  # of an earlier version, which recorded no families
             found = replace(found, cluster=sample.cluster, tool_function=None)
-        return None if found == sample else "was judged differently than its text is today"
+        return None if found == sample else note("judged_differently")
 
     def adopted(self, sample: Sample) -> Sample | None:
         """Return another job's sample as one of this job; None if it answers another question."""

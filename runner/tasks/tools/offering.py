@@ -10,6 +10,7 @@ from typing import Any
 from runner.tasks import ResolvedJob, kind_of
 from runner.tasks.tools.cases import Case
 from runner.tasks.tools.keys import AUTO, Offer, ToolsConfig
+from runner_base.notes import Note, note
 from runner_engine import Message, Prompt, tool_calls
 from runner_engine.checkpoints import chat_templates
 
@@ -19,28 +20,27 @@ class WrittenIn:
     """The form in which a model writes calls, and why it is taken for this one."""
 
     name: str
-    reason: str
+    reason: Note
 
     @property
     def form(self) -> tool_calls.Form:
         return tool_calls.form_named(self.name)
 
     @property
-    def words(self) -> str:
-        """What the result says of it: `hermes (by the chat template)`."""
-        return f"{self.name} ({self.reason})"
+    def note(self) -> Note:
+        return note("calls_written_in", form=self.name, reason=self.reason)
 
 
 def written_in(task: ToolsConfig, resolved: ResolvedJob) -> WrittenIn:
     """Return the form in which calls are expected; only the template's text is read."""
     if task.form != AUTO:
-        return WrittenIn(task.form, f"task.form={task.form}")
+        return WrittenIn(task.form, note("form_by_key", form=task.form))
     if task.offer is Offer.system:
-        return WrittenIn(tool_calls.USUAL, "as the system message asks")
+        return WrittenIn(tool_calls.USUAL, note("form_by_system"))
     shown = tool_calls.name_for(kind_of(resolved.config.model).chat_template(resolved))
     if shown is None:
-        return WrittenIn(tool_calls.USUAL, "the chat template shows no form: task.form names another one")
-    return WrittenIn(shown, "by the chat template")
+        return WrittenIn(tool_calls.USUAL, note("form_unknown"))
+    return WrittenIn(shown, note("form_by_template"))
 
 
 def check_template(task: ToolsConfig, resolved: ResolvedJob) -> None:

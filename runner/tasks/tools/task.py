@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import fmean
 
 from runner.datasets.chosen import cluster_hashes
+from runner.render.notes import note_text, render_notes
 from runner.tasks import (
     Context,
     Inputs,
@@ -70,11 +71,8 @@ def prepare(config: RunnerConfig) -> Offered:
     )
     require_among(kind.capabilities(config), other, needs)
     if task.tokens and not kind.counts_tokens(config):
-        require_among(
-            kind.capabilities(config),
-            "task.fill counts in the model's own tokens: it",
-            {Capability.tokenizer},
-        )
+        need = "task.fill counts in the model's own tokens: it"
+        require_among(kind.capabilities(config), need, {Capability.tokenizer})
     cases = chosen(_read(task), task.categories, task.cases, task.cases_seed)
     if not cases:
         raise ConfigError(
@@ -118,11 +116,13 @@ def run(inputs: Offered, context: Context) -> Result:
     policies: list[Policy] = [PromptForm(requests[0]), OrderOfRepeat(task.repeat), RightCalls(context)]
     done = collect(requests, context, Judge(placed, form.form), policies)
     metrics = score_without_left_out(done.samples) | done.metrics | offered_counts(placed)
-    result = Result(metrics, facts=done.facts, notes=done.notes, problems=done.problems, tables=done.tables)
+    result = Result(
+        metrics, facts=done.facts, notes=render_notes(done.notes), problems=done.problems, tables=done.tables
+    )
     # also where all answers are another job's, which read another form
-    result.facts["calls"] = form.words
+    result.facts["calls"] = note_text(form.note)
     tool_card(result, done.samples)
-    result.notes += positions.needless_scaling_of(resolved, done.samples)
+    result.notes += render_notes(positions.needless_scaling_of(resolved, done.samples))
     return result
 
 

@@ -14,12 +14,13 @@ import pytest
 from runner.config.extractors import Extractor
 from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
-from runner.grid.plan import NOTHING_TO_ASK, estimate_plan, plan_job
+from runner.grid.plan import estimate_plan, plan_job
 from runner.records.jobs import read_samples
 from runner.run import identify, run
 from runner.tasks.gsm8k import task as gsm8k
 from runner.tasks.gsm8k.judging import Judge
 from runner.tasks.gsm8k.keys import Gsm8kConfig
+from runner_base.notes import note
 from runner_base.result import Answer, FinishReason, Record, Sample, Verdict
 from runner_engine.settings.generation import GenerationConfig
 
@@ -109,7 +110,7 @@ def test_a_plan_knows_that_nothing_is_left_to_decode(make_config: Make, question
         for it in (flexible, replace(flexible, limit=5), replace(flexible, check_invariance=2))
     ]
     assert [it.questions_left for it in plan] == [0, 1, 1]
-    assert [NOTHING_TO_ASK in it.notes for it in plan] == [True, False, False]
+    assert [note("nothing_to_ask") in it.notes for it in plan] == [True, False, False]
     times = [estimate.time for _, estimate in sorted(estimate_plan(plan).items())]
     assert times[0] is not None
     assert (times[0].seconds, times[0].source.value) == (0.0, "answered")

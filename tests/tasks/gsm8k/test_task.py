@@ -22,6 +22,7 @@ from runner.tasks.gsm8k import task as gsm8k
 from runner.tasks.gsm8k.judging import Judge
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base.errors import EvidenceError, JobFailed
+from runner_base.notes import note
 from runner_base.result import Answer, FinishReason, Sample, Verdict
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import LocalModelConfig
@@ -253,7 +254,7 @@ def test_a_job_that_began_with_another_default_goes_on(early_stop_vs: str | None
     is_accepted = judges[1].rejection_reason(recorded[0]) is None
     assert is_accepted == (early_stop_vs is not None), "an explicit null is another job"
     other = replace(recorded[0], cluster="of nobody")
-    assert judges[0].rejection_reason(other) == "was judged differently than its text is today"
+    assert judges[0].rejection_reason(other) == note("judged_differently")
 
 
 def answered(text: str) -> Sample:

@@ -30,6 +30,7 @@ from runner.tasks.gsm8k.judging import Judge, Judged
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner.tasks.gsm8k.trust import TWINS, trust_report, warnings
 from runner_base.errors import ConfigError
+from runner_base.notes import note
 from runner_base.result import Answer, FinishReason, Result, Sample, Verdict
 from runner_engine.sessions.base import (
     Capability,
@@ -125,9 +126,10 @@ def test_answers_with_thinking_are_counted_and_said() -> None:
     samples = [judged(text, reason) for text, reason in texts]
     report = trust_report(samples, {})
     assert (report["cut_off_thinking"], report["thinking_removed"]) == (2, 1)
-    removed, cut_off = warnings(report, {})
-    assert removed == "thinking was removed from 1 answer: only what follows it was judged"
-    assert cut_off.startswith("2 answers ended while the model was still thinking, which counts as cut off")
+    assert warnings(report, {}) == [
+        note("thinking_removed", "warning", answers=1),
+        note("cut_off_thinking", "warning", answers=2),
+    ]
     begun = [judged(text, reason, in_thinking=True) for text, reason in texts]
     assert trust_report(begun, {})["cut_off_thinking"] == 3
     assert [one.sample.answer.verdict for one in begun] == [Verdict.cut_off] * 4
@@ -147,20 +149,8 @@ class Encoding:
     ("style", "ids", "has_template", "bos", "warned"),
     [
         (PromptStyle.chat, [BOS, 5], True, "begins with BOS", []),
-        (
-            PromptStyle.chat,
-            [BOS, BOS, 5],
-            True,
-            "begins with two BOS",
-            ["every prompt begins with two BOS tokens"],
-        ),
-        (
-            PromptStyle.text,
-            [5, 6],
-            True,
-            "without BOS",
-            ["the model has a chat template, and was asked in plain text"],
-        ),
+        (PromptStyle.chat, [BOS, BOS, 5], True, "begins with two BOS", ["two_bos"]),
+        (PromptStyle.text, [5, 6], True, "without BOS", ["chat_template_unused"]),
         (PromptStyle.text, [5, 6], False, "without BOS", []),
         (PromptStyle.text, [], None, None, []),
     ],
@@ -175,12 +165,8 @@ def test_what_the_model_sees_is_described(
     assert report.facts.get("bos") == bos
     assert report.facts["prompt"].startswith(f"{style.value} · 1 worked example · form ")
     metrics = trust_report([judged("#### 7")], report.facts)
-    assert metrics.get("double_bos") == (
-        None if bos is None else float(len(warned) == 1 and "BOS" in warned[0])
-    )
-    assert [
-        note[: len(start)] for note, start in zip(warnings(metrics, report.facts), warned, strict=True)
-    ] == warned
+    assert metrics.get("double_bos") == (None if bos is None else float(warned == ["two_bos"]))
+    assert [warning.code for warning in warnings(metrics, report.facts)] == warned
 
 
 @pytest.mark.thorough

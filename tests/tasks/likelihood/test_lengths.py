@@ -17,6 +17,7 @@ from runner.run import check, identify
 from runner.tasks.likelihood.keys import LikelihoodConfig
 from runner.tasks.memory.keys import MemoryConfig
 from runner_base.errors import ConfigError
+from runner_base.notes import note
 from runner_engine.checkpoints.positions import positions_of
 from runner_engine.settings.model import LocalModelConfig
 from runner_engine.settings.rope import RopeConfig, RopeLinearConfig, RopeYarnConfig
@@ -67,11 +68,7 @@ def test_without_a_tokenizer_to_read_the_plan_says_that_only_the_load_can_tell(
             (folder / file.name).symlink_to(file)
     task = LikelihoodConfig(data=str(text), window=700)
     _, notes = planned(make_config, LocalModelConfig(name=str(folder), device="cpu"), task)
-    assert [
-        note
-        for note in notes
-        if note.startswith("task.window=700: the model has room for 256 tokens, and its")
-    ]
+    assert note("lengths_unknown", "warning", key="task.window=700", room=256) in notes
 
 
 def test_memory_is_predicted_for_the_window(

@@ -13,6 +13,7 @@ from runner.records.top_k import TOP_K
 from runner.run import run
 from runner.tasks.likelihood import task as likelihood
 from runner_base import machine
+from runner_base.notes import Note, note
 
 Two = Callable[..., RunnerConfig]
 
@@ -34,8 +35,10 @@ def test_both_models_are_loaded_if_the_prediction_says_that_they_fit(
         if inputs.task.exact:
             needed = mib
             break
-        assert "more than 80% of the" in inputs.why_kept
-        assert inputs.why_kept.endswith("For whole distributions add task.exact=true")
+        assert inputs.why_kept is not None
+        reason, fix = (inputs.why_kept.values[key] for key in ("reason", "fix"))
+        assert isinstance(reason, Note)
+        assert (reason.code, fix) == ("both_too_large", "task.exact=true")
         assert inputs.after == inputs.hashes["reference"]
     assert 80 <= needed <= 640
 
@@ -74,7 +77,10 @@ def test_a_reference_that_no_model_can_be_loaded_of_is_what_it_kept(two: Two) ->
     kept = run(two(1, keep_top_k=8))
     inputs = likelihood.prepare(two(0, reference=kept.job_id))
     assert inputs.task.exact is False
-    assert f"because task.reference={kept.job_id} names a job and not a model" in inputs.why_kept
+    assert inputs.why_kept is not None
+    assert inputs.why_kept.values["reason"] == note(
+        "reference_is_job", key="task.reference", named_as=kept.job_id
+    )
 
 
 @pytest.mark.thorough

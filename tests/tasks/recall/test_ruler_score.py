@@ -16,9 +16,10 @@ from tasking import work
 from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
 from runner.records.jobs import Job, Recorder
+from runner.render.titles import RULER_SCORES
 from runner.tasks.recall import task as recall
 from runner.tasks.recall.keys import RecallConfig
-from runner.tasks.recall.ruler_score import SCORE, TABLE, share_in
+from runner.tasks.recall.ruler_score import SCORE, share_in
 from runner.tasks.recall.writing import written
 from runner_base.result import FinishReason
 from runner_engine.sessions.base import Request
@@ -90,7 +91,7 @@ def test_a_part_of_the_values_is_a_part_of_the_score_and_no_exact_answer(
     }
     assert result.metrics[SCORE] == pytest.approx(harness.aggregate_metrics([*scores.values()]))
     assert 0 < result.metrics[SCORE] < 1
-    for row in result.tables[TABLE]:
+    for row in result.tables[RULER_SCORES]:
         of_row = [
             score
             for index, score in scores.items()
@@ -99,4 +100,6 @@ def test_a_part_of_the_values_is_a_part_of_the_score_and_no_exact_answer(
         mean = harness.aggregate_metrics(of_row)
         assert (row["RULER's score"], row["exact"], row["answers"]) == (f"{100 * mean:.1f}", "0.0", 2)
         assert result.metrics[f"{SCORE}/{row['kind']}_{row['tokens']}"] == pytest.approx(mean)
-    assert {row["kind"] for row in result.tables[TABLE]} == {*KINDS}, "our own kinds have no such score"
+    assert {row["kind"] for row in result.tables[RULER_SCORES]} == {*KINDS}, (
+        "our own kinds have no such score"
+    )

@@ -21,6 +21,7 @@ from runner.tasks.recall.judging import Judge, Placed
 from runner.tasks.recall.keys import RecallConfig
 from runner.tasks.recall.writing import written
 from runner_base import ClusterUnit, Sample
+from runner_base.notes import note
 from runner_compare import question_of
 from runner_compare.features.recall.compute import RecallFindings
 from runner_compare.model.data import Run
@@ -142,7 +143,7 @@ def test_a_sample_of_an_earlier_version_still_belongs_to_its_job(make_config: Ma
     judge = Judge(dict(enumerate(cases_of(config))))
     assert judge.rejection_reason(sample) is None
     moved = replace(sample, recall_cluster_unit=ClusterUnit.text)
-    assert judge.rejection_reason(moved) == "was judged differently than its text is today"
+    assert judge.rejection_reason(moved) == note("judged_differently")
 
 
 def test_a_haystack_begins_elsewhere_and_has_the_same_units() -> None:

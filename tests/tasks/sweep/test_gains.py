@@ -13,12 +13,16 @@ from tasking import work
 from runner.config.measures import SweepConfig
 from runner.config.root import RunnerConfig
 from runner.records.jobs import Job, Recorder
+from runner.render.notes import note_text
+from runner.render.titles import WITHOUT_GUESSES
 from runner.speed import cells, gains
 from runner.speed.cells import Cell
 from runner.tasks.sweep import task as sweep
 from runner_base import Result
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
+from runner_base.notes import Note, note
+from runner_compare.statistics import exact_interval
 from runner_engine.decode.drafting import steady
 from runner_engine.decode.tokens import check_guesses
 from runner_engine.sessions.base import Request
@@ -46,6 +50,11 @@ def swept(make_config: Make, saved_family: Callable[..., Path], tmp_path: Path) 
     return run
 
 
+def differ(differing: int, result: Result) -> Note:
+    values = {"differing": differing, "answers": 24, "interval": exact_interval(differing, 24)}
+    return note("answers_differ", **values, dtype=result.facts["dtype"])
+
+
 @pytest.mark.thorough
 def test_each_batch_runs_with_guesses_and_without(
     swept: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
@@ -67,7 +76,7 @@ def test_each_batch_runs_with_guesses_and_without(
     prompts = [batch[2] for batch in batches]
     assert prompts[::2] == prompts[1::2]
     assert len({str(one) for one in prompts}) == len(prompts) // 2
-    table = result.tables[gains.TITLE]
+    table = result.tables[WITHOUT_GUESSES]
     assert [row["batch_size"] for row in table] == [1, 3]
     for row in table:
         cell = f"batch_{row['batch_size']}_prompt_6"
@@ -77,15 +86,14 @@ def test_each_batch_runs_with_guesses_and_without(
         assert row["verdict"] in ("faster", "slower", "no difference shown")
         assert 0 <= result.metrics[f"acceptance_share/{cell}"] <= 1
     assert result.metrics["differing_answers"] == 0
-    assert gains.NO_TEXT in result.notes
-    bound = "none of 24 answers differs from that without guesses: up to 14.2 % may"
-    assert [note for note in result.notes if "differ" in note] == [f"{bound} (exact two-sided 95 % interval)"]
+    assert note_text(note("random_prompts")) in result.notes
+    assert [text for text in result.notes if "differ" in text] == [note_text(differ(0, result))]
 
 
 @pytest.mark.thorough
 def test_nothing_is_compared_where_nobody_guesses(swept: Callable[..., Result]) -> None:
     result = swept("auto")
-    assert gains.TITLE not in result.tables
+    assert WITHOUT_GUESSES not in result.tables
     assert not any("gain" in key or "differ" in key for key in result.metrics)
 
 
@@ -101,9 +109,7 @@ def test_answers_that_differ_are_counted(
     monkeypatch.setattr(steady, "check_guesses", wrong)
     result = swept({"kind": "draft", "layers": 1})
     assert result.metrics["differing_answers"] == 6 * 4
-    assert any(
-        "24 of 24 answers differ from those without guesses (85.8 to 100.0 %" in note for note in result.notes
-    )
+    assert note_text(differ(24, result)) in result.notes
 
 
 @pytest.mark.parametrize(
@@ -125,8 +131,8 @@ def test_verdicts(ratios: list[float], said: str) -> None:
     (row,) = gains.rows([cell])
     assert row["verdict"] == said
     assert (row["interval_95"] is None) == (len(ratios) < 6)
-    takes_more = [note for note in gains.notes([cell], "float32", True) if "task.repeats=6" in note]
-    assert bool(takes_more) == (len(ratios) < 6)
+    takes_more = note("too_few_repeats", fewest=6) in gains.notes([cell], "float32", True)
+    assert takes_more == (len(ratios) < 6)
 
 
 def test_a_plan_counts_both() -> None:

@@ -27,6 +27,7 @@ from runner.speed.limits import MachineRates
 from runner.speed.synthetic import synthetic_requests
 from runner.tasks.sweep import task as sweep
 from runner_base.errors import ConfigError, JobFailed
+from runner_base.notes import Note, note
 from runner_base.repeats import read_repeats
 from runner_engine.sessions.arithmetic import Rates
 from runner_engine.sessions.base import EngineReport, Event, Request, RequestId
@@ -278,17 +279,21 @@ def test_pictures_that_are_asked_for_later_are_drawn_without_measuring(make_conf
     assert again.result.series == done.result.series
 
 
+def noisy(*reasons: Note) -> Note:
+    return note("noisy", reasons=reasons)
+
+
 @pytest.mark.parametrize(
-    ("spreads", "machine_noise", "beside", "said"),
+    ("spreads", "machine_noise", "beside", "found"),
     [
-        ([0.01, 0.02, 0.03, 0.2], 0.0, "", "quiet: 3 of 4 cells vary by 10% or less"),
-        ([0.01, 0.02, 0.3, 0.2], 0.0, "", "too noisy to tell: 2 of 4 cells vary by more than 10%"),
-        ([0.01], 0.15, "", "too noisy to tell: the machine's own rates vary by 15%"),
-        ([0.01], 0.0, "beside other work that used 1.2 of 2 cores", "too noisy to tell: beside other work"),
-        ([], 0.0, "", "unknown: it takes 3 repeats"),
+        ([0.01, 0.02, 0.03, 0.2], 0.0, "", note("quiet", count=3, total=4, share=0.1)),
+        ([0.01, 0.02, 0.3, 0.2], 0.0, "", noisy(note("cells_vary", count=2, total=4, share=0.1))),
+        ([0.01], 0.15, "", noisy(note("rates_vary", share=pytest.approx(0.15)))),
+        ([0.01], 0.0, "beside other work", noisy(note("other_work", what="beside other work"))),
+        ([], 0.0, "", note("noise_unknown", repeats=3)),
     ],
 )
-def test_noise_is_said(spreads: list[float], machine_noise: float, beside: str, said: str) -> None:
+def test_noise_is_found(spreads: list[float], machine_noise: float, beside: str, found: Note) -> None:
     def repeats(spread: float) -> list[dict[str, float]]:
         return [{"decode_tok_per_s": value} for value in (100 - 50 * spread, 100 - 50 * spread, 100, 100 + 50 * spread,
                                                           100 + 50 * spread)]  # fmt: skip
@@ -299,7 +304,7 @@ def test_noise_is_said(spreads: list[float], machine_noise: float, beside: str, 
     if not spreads:
         cells[0].repeats = cells[0].repeats[:2]
     limits = MachineRates(None, [Rates(100 * (1 + machine_noise * at), 10) for at in (-1, -0.5, 0, 0.5, 1)])
-    assert sweep.describe_noise(cells, limits, beside).startswith(said)
+    assert sweep.noise_of(cells, limits, beside) == found
 
 
 # As above, in a process whose address space ends soon behind what it has when the model is loaded.
@@ -338,7 +343,7 @@ print(json.dumps([result.rows, result.notes, result.metrics["cells_not_measured"
 @pytest.mark.thorough
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS bounds memory on Linux only")
 def test_a_real_memory_limit_makes_a_note_of_a_cell_and_the_rest_goes_on(tmp_path: Path) -> None:
-    support = Path(__file__).parents[1] / "support"
+    support = Path(__file__).parents[2] / "support"
     done = subprocess.run(
         [sys.executable, "-c", LIMITED, str(tmp_path)],
         env=os.environ | {"PYTHONPATH": str(support)}, capture_output=True, text=True, timeout=300, check=False,

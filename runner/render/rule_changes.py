@@ -1,0 +1,30 @@
+"""What changed in the rules by which tasks judge answers."""
+
+from __future__ import annotations
+
+_THINKING_REMOVED = (
+    "only what follows thinking is an answer, and a boxed expression that is no number is none"
+)
+# what changed with a task's VERSION, for those who compare with a job that was scored before it
+_TAGS_MENTIONED = (
+    "tags that a text only speaks of are no thinking, and an answer that was cut off behind it is not right"
+)
+NEW_RULES = {
+    ("gsm8k", 3): _THINKING_REMOVED,
+    ("agents", 4): _THINKING_REMOVED,
+    ("gsm8k", 4): _TAGS_MENTIONED,
+    ("agents", 5): _TAGS_MENTIONED,
+}
+
+
+def rules_between(task: str, versions: tuple[str, str]) -> str:
+    """Say what changed between two versions of a task's rules; empty if that is not known."""
+    if not all(version.isdecimal() for version in versions):
+        return ""
+    old, new = sorted(map(int, versions))
+    changed = (
+        f"since version {at}, {what}"
+        for (of, at), what in NEW_RULES.items()
+        if of == task and old < at <= new
+    )
+    return "; ".join(changed)
