@@ -24,7 +24,7 @@ from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner_base import ConfigError, Sample, Verdict
 from runner_base.named_jobs import NamedJob
 from runner_base.notes import Note, note
-from runner_compare import RunningBets
+from runner_compare import RunningBets, bets_verdict, bets_words, level_words
 
 KEY = "task.early_stop_vs"
 # of the baseline, the share of the 5 %, the margin
