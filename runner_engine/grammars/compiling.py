@@ -247,7 +247,8 @@ def _refused(reason: str, code: Code = "bad_value") -> ConfigError:
 
 
 def _too_costly(what: str) -> ConfigError:
-    return _refused(f"{what}: simplify its patterns, ranges and lists", "too_large")
+    fix = "simplify its patterns, ranges and lists"
+    return _refused(f"{what}: {fix}", "too_large")
 
 
 def _library() -> Any:

@@ -114,8 +114,13 @@ class LocalModelConfig(ModelConfig):
             need = "give names that the chat template reads, e.g. enable_thinking"
             check(is_valid, f"{prefix}.chat_template_kwargs", name, need)
         spread, sizes = self.device_map, self.max_memory
-        need = "use auto, or null for one device"
-        check(spread in (None, "auto"), f"{prefix}.device_map", spread, need, "unknown_choice")
+        check(
+            spread in (None, "auto"),
+            f"{prefix}.device_map",
+            spread,
+            "use auto, or null for one device",
+            "unknown_choice",
+        )
         check(
             sizes is None or isinstance(sizes, dict), f"{prefix}.max_memory", sizes, "give {0: 3GB, cpu: 8GB}"
         )

@@ -121,8 +121,11 @@ def check_numbers(model: Any, origins: Origins) -> None:
         for name, tensor in layer.stored.items():
             where = origins[path][name]
             if tensor.device.type == "meta":
-                why = "layers of codes cannot be on disk: give model.device_map more memory"
-                raise wrong(where, why, "unsupported")
+                raise wrong(
+                    where,
+                    "layers of codes cannot be on disk: give model.device_map more memory",
+                    "unsupported",
+                )
             if problem := layer.layout.problem(layer.stored, name, tensor):
                 raise wrong(where, render(problem), "damaged")
 
