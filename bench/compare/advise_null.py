@@ -36,6 +36,7 @@ from runner.records.flat_config import flatten
 from runner.tasks.gsm8k.keys import Gsm8kConfig
 from runner.tasks.gsm8k.task import VERSION
 from runner_base import Answer, FinishReason, Record, Result, Sample, Status, Verdict
+from runner_base.notes import Note
 from runner_compare.metrics import score
 from runner_engine.quantization import CHOICES
 from runner_engine.settings.generation import GenerationConfig
@@ -139,7 +140,12 @@ class Draws:
             it.accuracy = accuracy
         true = {id(it): value for it, value in zip(candidates, truth, strict=True)}
         order = rank(candidates)
-        claims = ["more accurate" in it.before_next for it in order]
+        claims = [
+            it.before_next is not None
+            and isinstance(reason := it.before_next.values["reason"], Note)
+            and reason.code == "more_accurate"
+            for it in order
+        ]
         wrong = [
             claims[at] and true[id(one)] <= true[id(after)] for at, (one, after) in enumerate(pairwise(order))
         ]

@@ -65,5 +65,5 @@ def collect(
     done = collected(kept, enough, measured, policy.notes(), asked_again, context.config.task.name)
     if measured is not None:
         done.metrics |= measured.cost_metrics(done.samples, context.config.price_kwh)
-        done.notes += measured.energy_notes(context.config.price_kwh)
+        done.note_values += measured.energy_notes(context.config.price_kwh)
     return done

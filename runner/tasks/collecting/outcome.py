@@ -30,13 +30,18 @@ class Collected:
 
     samples: list[Sample]
     # text where an engine or an earlier start has written it
-    notes: list[Note | str] = field(default_factory=list)
+    note_values: list[Note | str] = field(default_factory=list)
     # the questions without an answer: any makes the job FAILED
     problems: list[str] = field(default_factory=list)
     measured: Measured | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     # facts about an engine that only other jobs have opened
     known: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def notes(self) -> list[str]:
+        """The notes as a result has them."""
+        return render_notes(self.note_values)
 
     @property
     def facts(self) -> dict[str, str]:
@@ -61,21 +66,21 @@ def collected(
     own = [kept.settled[sample.index] for sample in samples if sample.index in kept.settled]
     done = Collected(samples, [*notes, *_where_from(samples, own, asked_again)], measured=measured)
     if measured is not None:
-        done.notes += engine_notes(measured.stats, measured.report)
+        done.note_values += engine_notes(measured.stats, measured.report)
         done.metrics = dict(measured.metrics)
     elif report := _engine_of_reused(kept.recorder, samples):
         done.known = report.facts
-        done.notes += map(render, report.notes)
+        done.note_values += map(render, report.notes)
     done.metrics |= cost_and_sides(samples)
     if full := sum(
         answer.finish_reason is FinishReason.context for each in samples for answer in each.answers
     ):
         done.metrics["stopped_by_context"] = full
-        done.notes.append(note("context_full", "warning", answers=full))
+        done.note_values.append(note("context_full", "warning", answers=full))
     if measured is not None and (models := answered_by(samples)):
         measured.report.facts["answered_by"] = models
         if "," in models and not any(sample.calls for sample in samples):
-            done.notes.append(note("server_changed_model", "warning", models=models))
+            done.note_values.append(note("server_changed_model", "warning", models=models))
     done.problems = problems(what, samples)
     return done
 

@@ -115,7 +115,7 @@ def run(inputs: Prompts, context: Context) -> Result:
     if task.debug:
         log_completion(recorder.samples[0])
     write_atomically(recorder.folder / COMPLETIONS, completion_lines(prompts, recorder.samples))
-    notes = render_notes([*done.notes, *needless_scaling_of(context.resolved, done.samples)])
+    notes = render_notes([*done.note_values, *needless_scaling_of(context.resolved, done.samples)])
     metrics = count_completions(done.samples) | thinking_totals(done.samples) | done.metrics
     result = Result(metrics, facts=done.facts, notes=notes, problems=done.problems, tables=done.tables)
     hand_over(task, prompts, recorder.samples, result, context.config.print is Print.full, written)

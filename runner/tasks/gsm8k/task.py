@@ -161,7 +161,7 @@ def ask_and_judge(inputs: Problems, context: Context) -> Result:
     by_answers, rows = by_number_of_answers(counted, task)
     metrics |= by_answers | done.metrics
     result = Result(metrics, rows, facts, problems=done.problems, tables=done.tables)
-    notes = done.notes
+    notes = done.note_values
     if task.rotate > 1:
         of_orders, by_position = report_of_orders(counted, items, task)
         result.metrics |= of_orders.metrics

@@ -177,15 +177,15 @@ def run(inputs: Texts, context: Context) -> Result:
         series=found_of_texts.series,
     )
     if found is not None:
-        done.notes += add_token_figures(result, done.samples, found)
+        done.note_values += add_token_figures(result, done.samples, found)
     result.problems = done.problems
-    done.notes += [
+    done.note_values += [
         *([] if inputs.why_kept is None else [inputs.why_kept]),
         *notes(inputs),
         *contexts.left_out(task, inputs.given, pieces),
     ]
-    done.notes += positions.needless_scaling_of(context.resolved, done.samples)
-    result.notes = render_notes(done.notes)
+    done.note_values += positions.needless_scaling_of(context.resolved, done.samples)
+    result.notes = done.notes
     return result
 
 

@@ -82,9 +82,7 @@ def run(inputs: Haystack, context: Context) -> Result:
     policies: list[Policy] = [PromptForm(task, requests[0]), OrderOfRepeat(task.repeat), Recall(context)]
     done = collect(requests, context, Judge(placed), policies)
     metrics = score_without_left_out(done.samples) | recall_of(done.samples) | done.metrics
-    result = Result(
-        metrics, facts=done.facts, notes=render_notes(done.notes), problems=done.problems, tables=done.tables
-    )
+    result = Result(metrics, facts=done.facts, notes=done.notes, problems=done.problems, tables=done.tables)
     card = RecallCard.of(done.samples, task.margin, title_of(context.config))
     card.add_to(result)
     add_ruler_scores(result, done.samples, placed)

@@ -116,9 +116,7 @@ def run(inputs: Offered, context: Context) -> Result:
     policies: list[Policy] = [PromptForm(requests[0]), OrderOfRepeat(task.repeat), RightCalls(context)]
     done = collect(requests, context, Judge(placed, form.form), policies)
     metrics = score_without_left_out(done.samples) | done.metrics | offered_counts(placed)
-    result = Result(
-        metrics, facts=done.facts, notes=render_notes(done.notes), problems=done.problems, tables=done.tables
-    )
+    result = Result(metrics, facts=done.facts, notes=done.notes, problems=done.problems, tables=done.tables)
     # also where all answers are another job's, which read another form
     result.facts["calls"] = note_text(form.note)
     tool_card(result, done.samples)

@@ -278,9 +278,10 @@ def test_refused_before_anything_is_loaded(
     monkeypatch.setattr(machine, "available_mib", lambda: 10_000.0)
     alone, four = (make_config(model=in_parts(parts, stages=stages)) for stages in (1, 4))
     assert check(resolve(alone)) == []
-    (note,) = check(resolve(four))
+    (text,) = check(resolve(four))
+    assert isinstance(text, str)
     assert re.fullmatch(
-        r"4 processes of a pipeline share the .* the whole model fits here and is usually faster .*", note
+        r"4 processes of a pipeline share the .* the whole model fits here and is usually faster .*", text
     )
 
 

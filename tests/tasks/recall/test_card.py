@@ -20,8 +20,9 @@ from runner.records.jobs import Job, Recorder
 from runner.tasks.recall import task as recall
 from runner.tasks.recall.keys import RecallConfig
 from runner_base.result import FinishReason, Result, Verdict
-from runner_compare.features.recall.card import BY_DEPTH, CURVE, POINTS, RecallCard
+from runner_compare.features.recall.card import CURVE, POINTS, RecallCard
 from runner_compare.features.recall.render.pictures import draw_recall
+from runner_compare.features.recall.render.tables import BY_DEPTH
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.model import LocalModelConfig
 
