@@ -71,7 +71,7 @@ def over_budget(settings: Sequence[Setting]) -> Figure:
             finish_pane(pane)
         cut = f" (the first {len(members)} of {len(every)} settings)" if len(members) < len(every) else ""
         panes[0].set_title(literal(", ".join(panel) + cut), loc="left")
-        panes[0].set_xticks(range(len(budgets)), map(budget_words, budgets))
+        panes[0].set_xticks(range(len(budgets)), [*map(budget_words, budgets)])
         panes[0].set_xlabel("budget of thinking tokens")
         panes[1].set_xlabel("tokens a question: prompt, thinking and answer")
         panes[0].set_ylabel("accuracy, %")

@@ -23,9 +23,9 @@ AS_GOOD = {SPEED: "as fast", ENERGY: "as low in energy"}
 
 
 def front_sentences(table: Table) -> list[str]:
-    """Return which rows are dominated in which axes, and what the front leaves out."""
+    """Return what the front leaves out."""
     kept = table.of(Front)
-    sentences = [*filter(None, [dominated(table)])]
+    sentences = []
     front = "the Pareto front leaves out" if kept.axes else "no Pareto front: it leaves out"
     for axis, jobs in kept.lacking.items():
         named = f"{few(jobs, MAX_NAMED)} do{'es' if len(jobs) == 1 else ''}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from runner_base import Column
 from runner_compare.features.front.compute import Front
-from runner_compare.features.front.render import HOW, front_columns, front_rule, front_sentences
+from runner_compare.features.front.render import HOW, dominated, front_columns, front_rule, front_sentences
 from runner_compare.model.data import Table
 from runner_compare.section import Section, Slot
 
@@ -16,7 +16,7 @@ class FrontSection(Section):
         return {Slot.last: front_columns(table)} if table.of(Front).axes else {}
 
     def sentences(self, table: Table) -> list[str]:
-        return front_sentences(table)
+        return [*filter(None, [dominated(table)]), *front_sentences(table)]
 
     def legend(self, table: Table, explain: bool) -> str:
         """Return the rule by which rows are dominated."""
