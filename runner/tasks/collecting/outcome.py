@@ -12,6 +12,7 @@ from runner.records import sibling_jobs
 from runner.records.jobs import Recorder
 from runner.records.measured import Measured
 from runner.render.engine_notes import engine_notes
+from runner.render.notes import render_notes
 from runner.render.titles import GUESSES_BY_KIND
 from runner.scorers import cost_and_sides
 from runner.tasks.collecting.guesses import rows_by_kind
