@@ -27,6 +27,7 @@ from runner_engine.checkpoints.published_settings import PublishedSettings, read
 from runner_engine.checkpoints.weight_files import Tensor
 from runner_engine.quantization import modelopt, read_format, stored_settings
 from runner_engine.quantization.base import Format, QuantizationConfig, WithByteRows
+from runner_engine.quantization.gguf import GgufConfig
 from runner_engine.quantization.mixed import Mix
 from runner_engine.settings.lora import adapter_of
 from runner_engine.settings.model import LocalModelConfig
@@ -205,10 +206,10 @@ class ResolvedModel:
                 else held
             )
             return Mix(held, {})
-        in_blocks = wanted.in_blocks()
-        if in_blocks is not None and self.files.has_blocks:
-            return Mix(in_blocks, {})
-        wanted.check_unpacked()
+        if isinstance(wanted, GgufConfig):
+            if self.files.has_blocks and (in_blocks := wanted.in_blocks()) is not None:
+                return Mix(in_blocks, {})
+            wanted.check_unpacked()
         return self.spec.mix
 
     @cached_property

@@ -93,9 +93,7 @@ def build_kernels(resolved: ResolvedModel) -> float:
     choices = [*resolved.mix.choices, *(() if draft is None else draft.mix.choices)]
     needs = {
         building.FLOAT32: resolved.files.dtype == "float32",
-        building.PACKED: any(
-            choice.keeps_blocks or choice.keeps_groups or choice.makes_groups for choice in choices
-        ),
+        building.PACKED: any(choice.own_layers is not None for choice in choices),
         building.RECURRENT: resolved.files.text_settings.get("model_type") in STATE_SPACES,
         building.KV_BYTES: resolved.spec.generation.stored_kv.in_bytes,
     }

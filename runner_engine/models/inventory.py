@@ -134,7 +134,7 @@ def unpacked_mib(model: Any, mix: Mix) -> float:
     of_layers = holders()
     packed = (module for module in model.modules() if _quantized_kind(module, of_layers))
     sizes = (getattr(one, "in_features", 0) * getattr(one, "out_features", 0) for one in packed)
-    most = max(choice.unpacked_bytes(model.dtype.itemsize) for choice in mix.choices)
+    most = max(choice.products(model.dtype.itemsize).unpacked_bytes for choice in mix.choices)
     return max(sizes, default=0) * most / machine.MIB
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from runner_engine.quantization.base import Format
+from runner_engine.quantization.base import Format, StoredTensors
 from runner_engine.quantization.grouped import GroupedConfig, GroupSettings
 
 # what happens to outputs by the scale
@@ -22,7 +22,7 @@ class BitnetConfig(GroupedConfig):
 
     name: ClassVar[str] = "bitnet"
     method: ClassVar[str] = "bitnet"
-    packed_names: ClassVar[tuple[str, ...]] = (".weight",)
+    tensors: ClassVar[StoredTensors] = StoredTensors((".weight",))
 
     @classmethod
     def read_stored(cls, stored: dict[str, Any]) -> Format | None:

@@ -80,7 +80,7 @@ class Mix:
 
     def has_kernels(self, dtype_bytes: int) -> bool:
         """Whether the local engine has its own kernels for all of them."""
-        return all(choice.has_kernels(dtype_bytes) for choice in self.choices)
+        return all(choice.products(dtype_bytes).has_kernels for choice in self.choices)
 
     def choice_for(self, path: str, is_head: bool = False) -> QuantizationConfig:
         """Return what a layer gets; a head is left alone unless an override names it."""

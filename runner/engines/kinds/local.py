@@ -136,7 +136,10 @@ class Local(ModelKind):
                     importlib.import_module("runner_engine.models.capability").class_of(
                         files.path, trust_remote_code=False
                     )
-            for library in (*(name for choice in choices for name in choice.packages), *lora.packages):
+            for library in (
+                *(name for choice in choices for name in choice.library.packages),
+                *lora.packages,
+            ):
                 importlib.import_module(library)
                 signals.interrupt_if_noted()
             importlib.import_module("runner_engine.local.engine")
