@@ -37,6 +37,7 @@ from runner_compare.render.conclusion import conclude
 from runner_compare.render.effects import error_budget
 from runner_compare.render.findings import write_findings
 from runner_compare.render.labels import TEAM, natural
+from runner_compare.section import NamesRuns
 from runner_compare.statistics import Compared, Decision, Method, judge
 from runner_compare.statistics.clustered_share import accuracy_figures, bounds_of_accuracy
 from runner_compare.statistics.floor_effects import (
@@ -116,8 +117,8 @@ def _varying_keys(runs: list[Run], choice: ComparisonOptions, rules: KeyRules) -
     if not any(TEAM in run.params for run in runs):
         return varying
     # the name of a team stands for the keys of its graph
-    sections = every_section()
-    return [key for key in varying if not any(section.stands_for(key) for section in sections)]
+    naming = [section for section in every_section() if isinstance(section, NamesRuns)]
+    return [key for key in varying if not any(section.stands_for(key) for section in naming)]
 
 
 def _table_of(runs: list[Run], varying: list[str], choice: ComparisonOptions, rules: KeyRules) -> Table:

@@ -3,10 +3,7 @@ answers were cut off."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from runner_base import Column, few
-from runner_compare.metrics import BOUNDS
 from runner_compare.model.data import Table, TableRow
 from runner_compare.render.labels import MAX_NAMES, name_of
 from runner_compare.section import Section, Slot
@@ -43,10 +40,6 @@ class CutOffs(Section):
         """Return what the differences without a limit are."""
         has_ends = any(effect.ends for row in table.compared for effect in row.effects)
         return LEGEND if has_ends else ""
-
-    def row_metrics(self, row: TableRow) -> dict[str, Any]:
-        """Return the accuracy of a row without a limit; nothing if no answer was cut off."""
-        return dict(zip(BOUNDS, row.run.bounds, strict=True)) if row.run.bounds else {}
 
 
 def bounds_of(row: TableRow) -> str:
