@@ -12,6 +12,7 @@ from runner_base.first_use import at_first_use
 if TYPE_CHECKING:
     from runner_engine.checkpoints.locating import ToDownload as ToDownload
     from runner_engine.checkpoints.locating import no_downloads as no_downloads
+    from runner_engine.checkpoints.positions import Positions as Positions
     from runner_engine.checkpoints.resolve import ModelFiles as ModelFiles
     from runner_engine.checkpoints.resolve import ResolvedModel as ResolvedModel
     from runner_engine.checkpoints.resolve import resolve as resolve
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from runner_engine.local.before_load import build_kernels as build_kernels
     from runner_engine.local.before_load import check_files as check_files
     from runner_engine.local.before_load import check_fits as check_fits
-    from runner_engine.local.before_load import own_positions as own_positions
-    from runner_engine.local.before_load import positions as positions
     from runner_engine.local.capabilities import capabilities_of as capabilities_of
     from runner_engine.local.engine import LocalEngine as LocalEngine
     from runner_engine.local.opening import open_engine as open_engine
@@ -95,14 +94,13 @@ PLACES = {
     "ResolvedModel": "checkpoints.resolve",  # what `resolve` returns, and what engines are opened with
     "ModelFiles": "checkpoints.resolve",  # a model's files; each property is read at its first use
     "Tensor": "checkpoints.weight_files",  # a tensor as a header describes it: name, dtype, shape, place
+    "Positions": "checkpoints.positions",  # how many a model was made for, and will have with its rope
     "predict": "plan.footprint",  # the memory that a model needs at a workload
     "Footprint": "plan.footprint",  # what `predict` returns: weights by part, KV cache, activations
     "check_files": "local.before_load",  # rejects what cannot work, as far as the headers tell
     "notes_of_reach": "plan.formats",  # how little of a model its quantization reaches, where that is little
     "check_fits": "local.before_load",  # rejects a model that does not fit into this machine's memory
     "gpus_needed": "plan.memory_check",  # how many GPUs a model needs, and which it names
-    "own_positions": "local.before_load",  # the positions that a model was made for
-    "positions": "local.before_load",  # the positions that it will have, with its rope
     "capabilities_of": "local.capabilities",  # what the engine of a spec can do
     "build_kernels": "local.before_load",  # builds the C kernels that a model needs, unless they are there
     "no_downloads": "checkpoints.locating",  # a context in which a download raises ToDownload

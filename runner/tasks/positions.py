@@ -23,12 +23,14 @@ TEMPLATE_TOKENS = 512  # more than a chat template adds to a question
 def beyond_words(resolved: ResolvedJob) -> str:
     """Return how texts can be longer than the model has room for, as the end of a message that
     refuses them."""
-    return "" if kind_of(resolved.config.model).made_for(resolved) is None else f", or {READ_BEYOND}"
+    return (
+        "" if kind_of(resolved.config.model).positions(resolved).made_for is None else f", or {READ_BEYOND}"
+    )
 
 
 def check_longest(resolved: ResolvedJob, key: str, longest: int) -> None:
     """Reject a length that the model has no positions for, and name what reaches further."""
-    room = kind_of(resolved.config.model).positions(resolved)
+    room = kind_of(resolved.config.model).positions(resolved).room
     if longest <= room:
         return
     further = beyond_words(resolved)  # nothing of an engine that takes no scaling
@@ -50,7 +52,7 @@ def needless_scaling(resolved: ResolvedJob, longest: int) -> list[str]:
     rope = resolved.config.rope
     if not isinstance(rope, RopeScalingConfig) or rope.factor == 1:
         return []
-    own = kind_of(resolved.config.model).own_positions(resolved)
+    own = kind_of(resolved.config.model).positions(resolved).own
     # of some scalings
     trained: int | None = getattr(rope, "original_max_position_embeddings", None)
     own = trained or own  # the user knows better than the model's config
@@ -70,7 +72,7 @@ def needless_scaling_of(resolved: ResolvedJob, samples: Iterable[Sample]) -> lis
 def beyond_notes(resolved: ResolvedJob, longest: int) -> list[str]:
     """Return a note on what a job that may read beyond its room has read; nothing about other
     jobs."""
-    rope, limit = resolved.config.rope, kind_of(resolved.config.model).made_for(resolved)
+    rope, limit = resolved.config.rope, kind_of(resolved.config.model).positions(resolved).made_for
     if not rope.beyond_trained or limit is None or math.isinf(limit):
         return []
     if longest <= limit:

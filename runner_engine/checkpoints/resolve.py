@@ -23,6 +23,7 @@ from runner_engine.checkpoints.experts import expert_matrices
 from runner_engine.checkpoints.gguf_names import cuts_single_digits, settings_of
 from runner_engine.checkpoints.locating import download, locate, locate_adapter
 from runner_engine.checkpoints.model_files import files_sha256, other_repositories
+from runner_engine.checkpoints.positions import Positions, made_for, positions_of
 from runner_engine.checkpoints.published_settings import PublishedSettings, read_published
 from runner_engine.checkpoints.weight_files import Tensor
 from runner_engine.quantization import modelopt, read_format, stored_settings
@@ -211,6 +212,17 @@ class ResolvedModel:
                 return Mix(in_blocks, {})
             wanted.check_unpacked()
         return self.spec.mix
+
+    @property
+    def positions(self) -> Positions:
+        """How many positions it has, with its rope."""
+        settings, rope = self.files.text_settings, self.spec.rope
+        own = settings.get("max_position_embeddings")
+        return Positions(
+            own if isinstance(own, int) and own > 0 else None,
+            positions_of(settings, rope),
+            made_for(settings, rope),
+        )
 
     @cached_property
     def apart(self) -> list[ResolvedModel]:

@@ -75,7 +75,7 @@ def prepare(config: RunnerConfig) -> Inputs:  # noqa: ARG001
 
 def check_lengths(inputs: Inputs, resolved: ResolvedJob) -> list[str]:  # noqa: ARG001
     """Reject points that the model has no room for."""
-    room = kind_of(resolved.config.model).positions(resolved)
+    room = kind_of(resolved.config.model).positions(resolved).room
     for _, prompt_tokens, new_tokens in own_config(resolved.config, MemoryConfig).points:
         check_room(room, prompt_tokens, new_tokens, beyond_words(resolved))
     return []

@@ -89,7 +89,7 @@ def check_lengths(inputs: Prompted, resolved: ResolvedJob) -> list[str]:
     """Reject cells that the model has no room for; real prompts are counted when it is loaded."""
     task = own_config(resolved.config, SweepConfig)
     if inputs.real is None:
-        room = kind_of(resolved.config.model).positions(resolved)
+        room = kind_of(resolved.config.model).positions(resolved).room
         check_room(room, max(task.prompt_tokens), max(task.new_tokens), beyond_words(resolved))
     return []
 
