@@ -46,11 +46,10 @@ if TYPE_CHECKING:
     from runner_engine.sessions.base import RequestId as RequestId
     from runner_engine.sessions.base import prompt_sha256 as prompt_sha256
     from runner_engine.sessions.base import request_sha256 as request_sha256
+    from runner_engine.sessions.base import require as require
     from runner_engine.sessions.contract import Engine as Engine
     from runner_engine.sessions.contract import complete as complete
     from runner_engine.sessions.contract import gather as gather
-    from runner_engine.sessions.contract import require as require
-    from runner_engine.sessions.contract import stopped as stopped
     from runner_engine.sessions.driver import Driver as Driver
     from runner_engine.sessions.session import Session as Session
     from runner_engine.sessions.stats import EngineStats as EngineStats
@@ -58,7 +57,6 @@ if TYPE_CHECKING:
     from runner_engine.settings.kv_cache import KvCache as KvCache
     from runner_engine.settings.lora import LoraConfig as LoraConfig
     from runner_engine.settings.lora import PeftConfig as PeftConfig
-    from runner_engine.settings.lora import adapter_of as adapter_of
     from runner_engine.settings.model import Attention as Attention
     from runner_engine.settings.model import LocalModelConfig as LocalModelConfig
     from runner_engine.settings.model import ModelConfig as ModelConfig
@@ -85,7 +83,6 @@ PLACES = {
     "local_model": "settings.model",  # the keys of the model on this machine that a config has, of whatever kind
     "Attention": "settings.model",  # how attention is computed: auto, sdpa, eager, flash_attention_2
     "KvCache": "settings.kv_cache",  # how keys and values are stored: each with a format of its own
-    "adapter_of": "settings.lora",  # where an adapter is, if there is one
     "GenerationConfig": "settings.generation",  # defaults of requests: limit, temperature, rows at once
     "Sampling": "settings.sampling",  # how the tokens of one request are drawn
     "Workload": "spec",  # rows, prompt tokens and new tokens that are in memory at once
@@ -117,8 +114,7 @@ PLACES = {
     "Driver": "sessions.driver",  # a thread that steps a session, for servers
     "complete": "sessions.contract",  # requests in, their completions out
     "gather": "sessions.contract",  # steps a session until its requests have ended
-    "stopped": "sessions.contract",  # cancels what is under way, and returns it as it is
-    "require": "sessions.contract",  # rejects an engine that lacks capabilities
+    "require": "sessions.base",  # rejects what an engine cannot do
     # what goes in and out
     "Request": "sessions.base",  # one prompt to complete, or a continuation to score
     "RequestId": "sessions.base",  # the name of a request, which with the seed decides its random numbers

@@ -16,16 +16,12 @@ from runner_base import Text, plug_ins
 from runner_base.choices import Choices
 from runner_base.fields import Names
 from runner_base.plugins import PlugIn
-from runner_engine import CHOICES, ROPES
-from runner_engine.settings.generation import GENERATIONS
-from runner_engine.settings.several import LORAS
+from runner_engine import CHOICES
+from runner_engine.settings import choices
 
 GROUPS: Mapping[str, Mapping[str, type[Any]]] = {
     "model": MODELS,
-    "quantization": CHOICES,
-    "lora": LORAS,
-    "rope": ROPES,
-    "generation": GENERATIONS,
+    **choices.GROUPS,
     "task": TASKS,
     "tracking": {"sqlite": TrackingConfig, "none": NoTrackingConfig},
 }

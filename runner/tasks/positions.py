@@ -14,7 +14,6 @@ from runner.datasets.given import Form, Given
 from runner.engines.kinds import kind_of
 from runner_base import ConfigError, Sample, tell
 from runner_engine import Request
-from runner_engine.settings.rope import RopeDynamicConfig, RopeScalingConfig
 
 READ_BEYOND = "rope.beyond_trained=true"
 TEMPLATE_TOKENS = 512  # more than a chat template adds to a question
@@ -50,7 +49,7 @@ def needless_scaling(resolved: ResolvedJob, longest: int) -> list[str]:
     """Return a note if a scaling is chosen and no text, the longest of which has at most so many
     tokens, needs it."""
     rope = resolved.config.rope
-    if not isinstance(rope, RopeScalingConfig) or rope.factor == 1:
+    if getattr(rope, "factor", 1) == 1:
         return []
     own = kind_of(resolved.config.model).positions(resolved).own
     # of some scalings
@@ -58,7 +57,7 @@ def needless_scaling(resolved: ResolvedJob, longest: int) -> list[str]:
     own = trained or own  # the user knows better than the model's config
     if own is None or longest > own:
         return []
-    effect = "changes nothing" if isinstance(rope, RopeDynamicConfig) else "can only hurt"
+    effect = "changes nothing" if rope.keeps_short_texts else "can only hurt"
     return [f"rope={rope.name}: no text exceeds {own:,} positions, the model's own: scaling {effect} here"]
 
 
@@ -77,7 +76,7 @@ def beyond_notes(resolved: ResolvedJob, longest: int) -> list[str]:
         return []
     if longest <= limit:
         return [f"{READ_BEYOND}: no text exceeds {limit:,.0f} positions, so it changes nothing"]
-    made = "scaled" if isinstance(rope, RopeScalingConfig) else "trained"
+    made = "scaled" if rope.is_scaling else "trained"
     return [
         f"rope={rope.name}, beyond its {made} {limit:,.0f} positions: the longest text has {longest:,} tokens"
     ]
@@ -86,7 +85,7 @@ def beyond_notes(resolved: ResolvedJob, longest: int) -> list[str]:
 def of_questions(resolved: ResolvedJob, requests: Sequence[Request]) -> list[str]:
     """Return the note about questions before anything is loaded: a text has no more tokens than
     bytes."""
-    if not isinstance(resolved.config.rope, RopeScalingConfig):
+    if not resolved.config.rope.is_scaling:
         return []
     longest = max((_bytes(request) for request in requests), default=0)
     return needless_scaling(resolved, longest + TEMPLATE_TOKENS + resolved.config.generation.most_new_tokens)
@@ -95,7 +94,7 @@ def of_questions(resolved: ResolvedJob, requests: Sequence[Request]) -> list[str
 def of_given(resolved: ResolvedJob, given: Sequence[Given], window: int) -> list[str]:
     """Return the note about given texts before anything is loaded: no window is longer than
     task.window."""
-    if not isinstance(resolved.config.rope, RopeScalingConfig):
+    if not resolved.config.rope.is_scaling:
         return []
     longest = 0
     for given_text in given:

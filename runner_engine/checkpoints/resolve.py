@@ -23,6 +23,7 @@ from runner_engine.checkpoints.experts import expert_matrices
 from runner_engine.checkpoints.gguf_names import cuts_single_digits, settings_of
 from runner_engine.checkpoints.locating import download, locate, locate_adapter
 from runner_engine.checkpoints.model_files import files_sha256, other_repositories
+from runner_engine.checkpoints.pass_memory import place_bytes, shape_of
 from runner_engine.checkpoints.positions import Positions, made_for, positions_of
 from runner_engine.checkpoints.published_settings import PublishedSettings, read_published
 from runner_engine.checkpoints.weight_files import Tensor
@@ -30,7 +31,7 @@ from runner_engine.quantization import modelopt, read_format, stored_settings
 from runner_engine.quantization.base import Format, QuantizationConfig, WithByteRows
 from runner_engine.quantization.gguf import GgufConfig
 from runner_engine.quantization.mixed import Mix
-from runner_engine.settings.lora import adapter_of
+from runner_engine.settings.kv_cache import KvCache
 from runner_engine.settings.model import LocalModelConfig
 from runner_engine.spec import ModelSpec
 
@@ -54,8 +55,17 @@ class ModelFiles:
 
     def __init__(self, spec: ModelSpec) -> None:
         self.model = spec.model
-        self.lora, self.adapts = adapter_of(spec.lora), spec.lora.adapts
+        self.lora, self.adapts = spec.lora.adapter, spec.lora.adapts
         self.hashes: dict[str, str] = {}  # the last `fingerprint`
+
+    @property
+    def shape(self) -> dict[str, int]:
+        """The sizes of the text model that memory depends on."""
+        return shape_of(self.text_settings)
+
+    def place_bytes(self, kv_cache: KvCache) -> int:
+        """Return the bytes of keys and values of one token in all layers."""
+        return place_bytes(self.settings, self.dtype_bytes, kv_cache)
 
     @cached_property
     def path(self) -> Path:

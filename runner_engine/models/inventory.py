@@ -20,7 +20,7 @@ from runner_engine.models.share import share_of
 from runner_engine.quantization import holders, share
 from runner_engine.quantization.base import CheckpointSource
 from runner_engine.quantization.mixed import Mix
-from runner_engine.settings.lora import AdapterConfig, LoraConfig, MergeOrder, adapter_of
+from runner_engine.settings.lora import AdapterConfig, LoraConfig, MergeOrder
 
 NAMES_SHOWN = 4
 # in the names of an adapter's tensors: PEFT's, and those of runner_engine/models/lora/pth.py
@@ -160,7 +160,7 @@ def describe_lora(lora: LoraConfig, report: AdapterReport | None) -> Described:
     if lora.each:
         words = f"{lora.name}, beside the weights: {'; '.join(applied.besides)} · {applied.parameters:,} parameters"
         return metrics, {"lora": words}
-    if (adapter := adapter_of(lora)) is None:
+    if (adapter := lora.adapter) is None:
         return metrics, {"lora": "none"}
     words = (
         f"{adapter.name} {adapter.path}: {applied.modules} modules · rank {applied.rank} · "

@@ -126,6 +126,17 @@ class Mix:
         """Whether a layer's path ends as a pattern says, or is below a module of this name."""
         return self._patterns[pattern].fullmatch(path) is not None
 
+    def only_matching(self, paths: Iterable[str]) -> QuantizationConfig:
+        """Return the base with those of its patterns that match a path, for a model with fewer
+        layers."""
+        known, base = list(paths), self.base
+
+        def is_kept(pattern: str) -> bool:
+            return any(self.matches(pattern, path) for path in known)
+
+        overrides = {pattern: value for pattern, value in base.overrides.items() if is_kept(pattern)}
+        return replace(base, skip=[*filter(is_kept, base.skip)], overrides=overrides)
+
     @staticmethod
     def _no_layer(key: str, pattern: str, paths: list[str]) -> str:
         kinds = dict.fromkeys(re.sub(r"\.\d+\.", ".0.", path) for path in paths)
@@ -133,19 +144,6 @@ class Mix:
             f"{key}: {pattern} matches no linear layer of this model; there are {few([*kinds], EXAMPLES)}. A pattern "
             "is the end of such a path, or a module on it; * stands for any letters"
         )
-
-
-def only_matching(mix: Mix, paths: Iterable[str]) -> QuantizationConfig:
-    """Return a choice with those of its patterns that match a path, for a model with fewer
-    layers."""
-    wanted, known = mix.base, list(paths)
-    kept = [
-        pattern
-        for pattern in [*wanted.skip, *wanted.overrides]
-        if any(mix.matches(pattern, it) for it in known)
-    ]
-    overrides = {pattern: value for pattern, value in wanted.overrides.items() if pattern in kept}
-    return replace(wanted, skip=[pattern for pattern in wanted.skip if pattern in kept], overrides=overrides)
 
 
 def _choice(pattern: str, value: Any, make: Make) -> QuantizationConfig:

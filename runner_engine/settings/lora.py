@@ -43,6 +43,11 @@ class LoraConfig:
     adapts: ClassVar[bool] = False  # whether there is an adapter, or several
 
     @property
+    def adapter(self) -> AdapterConfig | None:
+        """The keys of the one adapter, or None if the job has none."""
+        return self if isinstance(self, AdapterConfig) else None
+
+    @property
     def each(self) -> list[PeftConfig]:
         """Return the adapters among which each request chooses; none if all get the same."""
         return []
@@ -170,8 +175,3 @@ class PthConfig(AdapterConfig):
     module: ClassVar[str] = "runner_engine.models.lora.pth"
     usual_rope: ClassVar[str | None] = "rope_2d"
     is_single_file: ClassVar[bool] = True
-
-
-def adapter_of(lora: LoraConfig) -> AdapterConfig | None:
-    """Return the keys of the adapter, or None if the job has none."""
-    return lora if isinstance(lora, AdapterConfig) else None

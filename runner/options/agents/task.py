@@ -34,7 +34,7 @@ from runner.tasks.named_adapters import words_on_adapters
 from runner_base import Call, JobFailed, Progress, Result, Sample, Verdict, counted, machine, write_atomically
 from runner_base.result import CALLS, GRAPH, GRAPH_PICTURE
 from runner_compare.statistics import LIMIT, cut_off_words
-from runner_engine import Capability, Session, adapter_of, require
+from runner_engine import Capability, Session, require
 
 # 2: a program's `answer` that is no number, or too long, is no answer; 3: learned graphs are not
 # drawn
@@ -175,7 +175,7 @@ class _Work:
     def advice(self) -> str:
         """Say which keys the shipped model needs for a team; empty if they are set, and for any
         other model."""
-        config, adapter = self.context.config, adapter_of(self.context.config.lora)
+        config, adapter = self.context.config, self.context.config.lora.adapter
         has_roles = adapter is not None and adapter.path == TEAM_ADAPTER
         if config.model.name != "embedded" or (has_roles and self.task.domain is Domain.brief):
             return ""
@@ -188,7 +188,7 @@ class _Work:
         """Load the engine, at the first call that is not on disk."""
         started = time.perf_counter()
         engine, folder = self.context.engine, self.context.recorder.folder
-        require(engine, "task=agents", {Capability.chat})
+        require(engine.capabilities, "task=agents", {Capability.chat})
         what = self.bar.what
         self.bar.describe("loading")
         earlier = Measured.read(folder) if self.calls.reused else None

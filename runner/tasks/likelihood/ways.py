@@ -19,7 +19,6 @@ from runner.tasks.likelihood.reference import KEY, TOP_K_HASH, find
 from runner.tasks.named_job import SCORING, is_id, job_of, overridden
 from runner_base import ConfigError, RunnerError, beside_limit, decimals
 from runner_engine import Capability
-from runner_engine.checkpoints import shape_of
 
 ROOM = 0.8  # of the free memory that both models may take by prediction
 
@@ -142,9 +141,7 @@ def _why_impossible(config: RunnerConfig) -> tuple[str, RunnerConfig | None]:
         if Capability.distributions not in kind_of(each.model).capabilities(each):
             whose = "this model" if each is config else "the reference"
             return f"{whose} gives no whole distributions", None
-    own_size, reference_size = (
-        shape_of(resolve(each).files.text_settings)["vocab"] for each in (config, other)
-    )
+    own_size, reference_size = (resolve(each).files.shape["vocab"] for each in (config, other))
     if own_size != reference_size:
         return f"the two vocabularies have {own_size:,} and {reference_size:,} tokens", None
     return "", other

@@ -49,8 +49,7 @@ from runner_base import (
 )
 from runner_base.drawing import draw_in_process, draw_missing
 from runner_base.repeats import RepeatLog
-from runner_engine import Capability, Workload
-from runner_engine.sessions import require_among
+from runner_engine import Capability, Workload, require
 
 VERSION = 2
 USES = frozenset({Uses.weights, Uses.machine, Uses.fresh_process})
@@ -87,7 +86,7 @@ def run(inputs: Inputs, context: Context) -> Result:  # noqa: ARG001
     task = own_config(config, MemoryConfig)
     kind = kind_of(config.model)
     needs = (Capability.token_ids, Capability.fixed_length, Capability.own_memory)
-    require_among(kind.capabilities(config), "task=memory", needs)
+    require(kind.capabilities(config), "task=memory", needs)
     predicted = [kind.predict(context.resolved, point) for point in task.points]
     runs: list[MemoryRepeat] = []
     kept, total = KeptPoints(recorder.folder), task.repeats * len(task.points)

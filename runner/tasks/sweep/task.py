@@ -102,7 +102,7 @@ def run(inputs: Prompted, context: Context) -> Result:
     real = None if inputs.real is None else replace(inputs.real, lengths=[])
     is_chat = real is not None and task.format is Framing.chat
     prompts = Capability.chat if is_chat else Capability.token_ids
-    require(engine, "task=sweep", [prompts, Capability.fixed_length])
+    require(engine.capabilities, "task=sweep", [prompts, Capability.fixed_length])
     free_mib, contention = machine.available_mib(), machine.Contention()
     with recorder.progress(None, "sweep: loading"):
         report = engine.load()

@@ -16,7 +16,7 @@ from runner_base.errors import ConfigError
 from runner_engine.quantization import CHOICES
 from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
-from runner_engine.quantization.mixed import Mix, only_matching
+from runner_engine.quantization.mixed import Mix
 from runner_engine.quantization.torchao import TorchaoInt8Config
 from runner_engine.settings.lora import PeftConfig
 from runner_engine.settings.model import LocalConfig
@@ -162,10 +162,10 @@ def test_a_smaller_model_keeps_the_patterns_that_match() -> None:
     mix = Mix.of(
         Nf4Config(skip=["layers.0", "layers.7"], overrides={"layers.6.mlp": "int8", "down_proj": "int8"})
     )
-    assert only_matching(mix, [DOWN.replace("1", "0")]) == Nf4Config(
+    assert mix.only_matching([DOWN.replace("1", "0")]) == Nf4Config(
         skip=["layers.0"], overrides={"down_proj": "int8"}
     )
-    assert only_matching(Mix.of(Nf4Config()), []) == Nf4Config()
+    assert Mix.of(Nf4Config()).only_matching([]) == Nf4Config()
 
 
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])

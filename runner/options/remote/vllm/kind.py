@@ -18,7 +18,7 @@ from runner.options.remote.vllm.gpus import batch_invariant, memory_mib
 from runner.options.remote.vllm.keys import WORDS, VllmConfig, vllm_model
 from runner_base import BYTES, MIB, ConfigError, check, counted, decimals, machine, told_apart
 from runner_base.dtypes import stored_dtype
-from runner_engine import BaseCache, Capability, Engine, Positions, adapter_of
+from runner_engine import BaseCache, Capability, Engine, Positions
 from runner_engine.checkpoints import adapter_header, chat_templates, file_bytes
 
 GPU_SHARE = 0.9  # vLLM's own, or a little less
@@ -48,7 +48,7 @@ class Vllm(WithTokenizer):
         )
         environment = environment_of(model)
         lacks = set() if environment.names_tokens else {Capability.token_scores}
-        if adapter_of(config.lora) is not None and environment.on_cpu:
+        if config.lora.adapter is not None and environment.on_cpu:
             lacks |= {Capability.logprobs, Capability.token_scores}
         return (api.CAPABILITIES | further) - lacks
 
