@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from runner_engine.quantization.base import QuantizationConfig
-from runner_engine.quantization.gguf import GgufConfig
+from runner_engine.quantization.capabilities import HoldsBlocks
 from runner_engine.quantization.mixed import Mix
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.lora import LoraConfig
@@ -51,7 +51,7 @@ class ModelSpec:
         if self.lora.merges:
             parts.append(self.lora)  # merging changes the base permanently
         elif (
-            isinstance(self.quantization, GgufConfig) and not self.quantization.unpacked and self.lora.adapts
+            isinstance(self.quantization, HoldsBlocks) and self.quantization.in_blocks() and self.lora.adapts
         ):
             parts.append("unpacked")
         if self.first_layers is not None:

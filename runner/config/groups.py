@@ -68,8 +68,9 @@ def _plug_ins_of(config: RunnerConfig) -> Iterator[tuple[str, PlugIn]]:
     for pattern, choice in config.mix.overrides.items():
         if (plug_in := CHOICES.of(type(choice))) is not None:
             yield f"quantization.overrides.{pattern}", plug_in
-    if (scorer := config.task.gold_scorer) is not None and scorer in plug_ins("scorer"):
-        yield "task.scorer", plug_ins("scorer")[scorer]
+    task = config.task.of_questions
+    if task is not None and task.gold_scorer is not None and task.gold_scorer in plug_ins("scorer"):
+        yield "task.scorer", plug_ins("scorer")[task.gold_scorer]
 
 
 def key_types() -> dict[str, KeyType]:

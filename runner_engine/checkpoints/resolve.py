@@ -29,7 +29,7 @@ from runner_engine.checkpoints.published_settings import PublishedSettings, read
 from runner_engine.checkpoints.weight_files import Tensor
 from runner_engine.quantization import modelopt, read_format, stored_settings
 from runner_engine.quantization.base import Format, QuantizationConfig, WithByteRows
-from runner_engine.quantization.gguf import GgufConfig
+from runner_engine.quantization.capabilities import HoldsBlocks
 from runner_engine.quantization.mixed import Mix
 from runner_engine.settings.kv_cache import KvCache
 from runner_engine.settings.model import LocalModelConfig
@@ -217,7 +217,7 @@ class ResolvedModel:
                 else held
             )
             return Mix(held, {})
-        if isinstance(wanted, GgufConfig):
+        if isinstance(wanted, HoldsBlocks):
             if self.files.has_blocks and (in_blocks := wanted.in_blocks()) is not None:
                 return Mix(in_blocks, {})
             wanted.check_unpacked()

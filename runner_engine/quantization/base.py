@@ -15,7 +15,6 @@ from importlib.util import find_spec
 from typing import Any, ClassVar
 
 from runner_base import UNLESS_DEFAULT, ConfigError, Inert, setting
-from runner_engine.quantization.capabilities import QuantizesLayers
 
 # of every choice: which layers it leaves to others (runner_engine/quantization/mixed.py)
 MIX_KEYS = ("skip", "overrides")
@@ -125,11 +124,6 @@ class QuantizationConfig:
     def load_arguments(self) -> dict[str, Any]:
         """Return the arguments with which `from_pretrained` quantizes a plain checkpoint."""
         return {}
-
-    @classmethod
-    def quantizes_layers(cls) -> bool:
-        """Whether it can quantize single layers of a loaded model."""
-        return cls.own_layers is OwnLayers.made_groups or issubclass(cls, QuantizesLayers)
 
     @classmethod
     def read_stored(cls, stored: dict[str, Any]) -> Format | None:  # noqa: ARG003

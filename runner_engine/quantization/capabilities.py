@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from runner_engine.quantization.base import OwnLayers, QuantizationConfig
+
 if TYPE_CHECKING:
     import torch
 
@@ -16,6 +18,22 @@ class QuantizesLayers(Protocol):
     def quantize_layer(self, model: torch.nn.Module, layer: torch.nn.Module) -> torch.nn.Module:
         """Return a plain linear layer in this format, perhaps as the same object; one that it cannot
         quantize as it is."""
+
+
+def quantizes_layers(kind: type[QuantizationConfig]) -> bool:
+    """Whether a choice can quantize single layers of a loaded model."""
+    return kind.own_layers is OwnLayers.made_groups or issubclass(kind, QuantizesLayers)
+
+
+@runtime_checkable
+class HoldsBlocks(Protocol):
+    """It reads a file whose blocks may stay as they are."""
+
+    def in_blocks(self) -> QuantizationConfig | None:
+        """Return what describes the loaded file whose blocks stay; None if they shall not."""
+
+    def check_unpacked(self) -> None:
+        """Reject keys that have a meaning only for blocks that stay."""
 
 
 @runtime_checkable

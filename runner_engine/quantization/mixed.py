@@ -14,6 +14,7 @@ from typing import Any
 from runner_base import ConfigError, few, unknown
 from runner_engine.quantization import CHOICES
 from runner_engine.quantization.base import GENERAL_KEYS, MIX_KEYS, CheckpointSource, QuantizationConfig
+from runner_engine.quantization.capabilities import quantizes_layers
 
 NONE = QuantizationConfig()
 HEAD = "lm_head"  # what a head is called that is tied to the embedding, and so has no tensor of its own
@@ -56,7 +57,7 @@ class Mix:
             for pattern, value in wanted.overrides.items()
         }
         for choice in (wanted, *overrides.values()):
-            if choice.packed and not choice.quantizes_layers():
+            if choice.packed and not quantizes_layers(type(choice)):
                 raise ConfigError(
                     f"quantization={choice.name} quantizes whole models only, not single layers", key=given
                 )

@@ -21,6 +21,7 @@ from runner_base import (
     setting,
 )
 from runner_engine.quantization.base import CheckpointSource
+from runner_engine.quantization.capabilities import quantizes_layers
 
 if TYPE_CHECKING:
     from runner_engine.quantization.mixed import Mix
@@ -139,7 +140,8 @@ class AdapterConfig(LoraConfig):
                 "lora.merge_order=merge_first or quantize_first"
             )
         if not all(
-            choice.source is CheckpointSource.plain and choice.quantizes_layers() for choice in mix.choices
+            choice.source is CheckpointSource.plain and quantizes_layers(type(choice))
+            for choice in mix.choices
         ):
             raise ConfigError(
                 f"lora.merge=true with quantization={label}, lora.merge_order={self.merge_order}: it quantizes no "
