@@ -9,7 +9,7 @@ from runner.config.groups import packages_of
 from runner.config.resolved import ResolvedJob, resolve
 from runner.config.root import RunnerConfig
 from runner.engines import open_engine
-from runner.engines.kinds import kind_of
+from runner.engines.kinds import RunsUnderTorchrun, kind_of
 from runner.records import jobs, ledger
 from runner.render.notes import note_text
 from runner.scorers import add_metrics
@@ -142,6 +142,7 @@ def execute(
 def run_as_torchrun_worker(config: RunnerConfig) -> int | None:
     """Work for the process that has the job and return the exit code; None if this process has the
     job itself."""
-    return (
-        kind_of(config.model).run_as_torchrun_worker(config) if Uses.engine in task_of(config).USES else None
-    )
+    kind = kind_of(config.model)
+    if not isinstance(kind, RunsUnderTorchrun) or Uses.engine not in task_of(config).USES:
+        return None
+    return kind.run_as_torchrun_worker(config)

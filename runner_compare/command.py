@@ -51,6 +51,7 @@ from runner_compare.readers import load as other_tools
 from runner_compare.readers.lm_eval import evaluations
 from runner_compare.readers.records import Records, open_records
 from runner_compare.render.output import FORMATS, save
+from runner_compare.section import NamesRuns
 from runner_compare.statistics.pooling import Weights
 
 FOLDER = "comparison"  # of the files that --log adds
@@ -209,7 +210,8 @@ def as_asked(options: argparse.Namespace, runs: list[Run], reader: Reader) -> tu
 def name_teams(runs: list[Run], reader: Reader) -> list[Run]:
     """Give the runs of teams the parameter `team`; ConfigError if there are none."""
     for section in every_section():
-        runs = [*section.named(runs, reader)]
+        if isinstance(section, NamesRuns):
+            runs = [*section.named(runs, reader)]
     if not any(TEAM in run.params for run in runs):
         raise ConfigError(
             "--teams names teams of task=agents, and there is no such job among these", code="no_effect"

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import Enum, auto
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO, runtime_checkable
 
 from runner_base import Column, Picture
 from runner_compare.model.comparison import Comparison, Shown
@@ -25,19 +25,6 @@ class Slot(Enum):
 class Section:
     """What one feature adds; what a subclass leaves out adds nothing."""
 
-    is_alone = False  # whether its parts, where it has any, are shown in place of the tables
-    is_always_shown = False  # whether its parts are shown even where others replace the tables
-
-    # ---- runs
-
-    def named(self, runs: Sequence[Run], reader: Reader) -> Sequence[Run]:
-        """Return the runs with what names teams in words (--teams)."""
-        return runs
-
-    def stands_for(self, key: str) -> bool:
-        """Whether what `named` has added to runs takes the place of this key."""
-        return False
-
     def add(self, table: Table, reader: Reader) -> None:
         """Compute what the section shows, and keep it in the table (`table.kept`)."""
 
@@ -51,24 +38,12 @@ class Section:
         """Return the columns of further tables below a task's, by their titles."""
         return {}
 
-    def across(self, tables: Sequence[Table]) -> dict[str, list[Column]]:
-        """Return the columns of tables over several tasks, by their titles."""
-        return {}
-
     def parts(self, comparison: Comparison) -> list[Shown]:
         """Return what is shown over several tasks."""
         return []
 
-    def row_sentences(self, table: Table, row: TableRow) -> list[str]:
-        """Return what is said after the finding about a row."""
-        return []
-
     def sentences(self, table: Table) -> list[str]:
         """Return what is said about a table, after the findings about its rows."""
-        return []
-
-    def failed(self, table: Table) -> list[str]:
-        """Return a line for each requirement that a table does not meet."""
         return []
 
     def legend(self, table: Table, explain: bool) -> str:
@@ -89,41 +64,85 @@ class Section:
         """Return further keys of a row in JSON; their order is that of `row_records.ORDER`."""
         return {}
 
-    def row_metrics(self, row: TableRow) -> dict[str, float]:
-        """Return further metrics of a row with an accuracy in JSON."""
-        return {}
-
     def sheet(self, table: Table, row: TableRow) -> dict[str, Any]:
         """Return further columns of a row in CSV: the parts of its record, each under a name of its
         own."""
         records = self.row_record(table, row).items()
         return {f"{key}_{part}": value for key, record in records if record for part, value in record.items()}
 
-    def lines(self, comparison: Comparison) -> list[dict[str, Any]]:
-        """Return further lines of CSV, below those of the tables."""
-        return []
-
-    # ---- pictures and pages
-
     def figures(self, table: Table) -> list[Picture]:
         """Return pictures of a table that are drawn here."""
         return []
 
-    def figures_across(self, comparison: Comparison) -> list[Picture]:
-        """Return pictures of what is shown over several tasks."""
-        return []
+
+# ---- what only some sections do besides
+
+
+@runtime_checkable
+class NamesRuns(Protocol):
+    """It names teams in words (--teams)."""
+
+    def named(self, runs: Sequence[Run], reader: Reader) -> Sequence[Run]:
+        """Return the runs with these names."""
+
+    def stands_for(self, key: str) -> bool:
+        """Whether a name takes the place of this key."""
+
+
+@runtime_checkable
+class TablesAcross(Protocol):
+    """It has tables over several tasks."""
+
+    def across(self, tables: Sequence[Table]) -> dict[str, list[Column]]:
+        """Return their columns, by their titles."""
+
+
+@runtime_checkable
+class RowSentences(Protocol):
+    """It says something of single rows."""
+
+    def row_sentences(self, table: Table, row: TableRow) -> list[str]:
+        """Return what is said after the finding about a row."""
+
+
+@runtime_checkable
+class Requires(Protocol):
+    """It requires something of a table."""
+
+    def failed(self, table: Table) -> list[str]:
+        """Return a line for each requirement that a table does not meet."""
+
+
+@runtime_checkable
+class FurtherLines(Protocol):
+    """It has lines of its own in CSV."""
+
+    def lines(self, comparison: Comparison) -> list[dict[str, Any]]:
+        """Return the lines below those of the tables."""
+
+
+@runtime_checkable
+class PicturesOfJobs(Protocol):
+    """It shows pictures that jobs have drawn."""
 
     def pictures_of_jobs(self, table: Table, reader: Reader) -> list[JobPicture]:
-        """Return pictures that jobs have drawn, for the page."""
-        return []
+        """Return them, for the page."""
 
-    def page(self, table: Table, reader: Reader) -> str:
-        """Return the part of a page below a table's pictures, as HTML."""
-        return ""
+
+@runtime_checkable
+class BelowTables(Protocol):
+    """It writes below a table, on a terminal and in Markdown."""
 
     def terminal(self, table: Table, out: TextIO) -> None:
-        """Print what a terminal shows below a table."""
+        """Print what a terminal shows."""
 
     def markdown(self, table: Table) -> str:
-        """Return what Markdown shows below a table."""
-        return ""
+        """Return what Markdown shows."""
+
+
+@runtime_checkable
+class OnPages(Protocol):
+    """It has a part of a page below a table's pictures."""
+
+    def page(self, table: Table, reader: Reader) -> str:
+        """Return it as HTML."""

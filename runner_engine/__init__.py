@@ -12,6 +12,7 @@ from runner_base.first_use import at_first_use
 if TYPE_CHECKING:
     from runner_engine.checkpoints.locating import ToDownload as ToDownload
     from runner_engine.checkpoints.locating import no_downloads as no_downloads
+    from runner_engine.checkpoints.positions import Positions as Positions
     from runner_engine.checkpoints.resolve import ModelFiles as ModelFiles
     from runner_engine.checkpoints.resolve import ResolvedModel as ResolvedModel
     from runner_engine.checkpoints.resolve import resolve as resolve
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from runner_engine.local.before_load import build_kernels as build_kernels
     from runner_engine.local.before_load import check_files as check_files
     from runner_engine.local.before_load import check_fits as check_fits
-    from runner_engine.local.before_load import own_positions as own_positions
-    from runner_engine.local.before_load import positions as positions
     from runner_engine.local.capabilities import capabilities_of as capabilities_of
     from runner_engine.local.engine import LocalEngine as LocalEngine
     from runner_engine.local.opening import open_engine as open_engine
@@ -46,11 +45,10 @@ if TYPE_CHECKING:
     from runner_engine.sessions.base import RequestId as RequestId
     from runner_engine.sessions.base import prompt_sha256 as prompt_sha256
     from runner_engine.sessions.base import request_sha256 as request_sha256
+    from runner_engine.sessions.base import require as require
     from runner_engine.sessions.contract import Engine as Engine
     from runner_engine.sessions.contract import complete as complete
     from runner_engine.sessions.contract import gather as gather
-    from runner_engine.sessions.contract import require as require
-    from runner_engine.sessions.contract import stopped as stopped
     from runner_engine.sessions.driver import Driver as Driver
     from runner_engine.sessions.session import Session as Session
     from runner_engine.sessions.stats import EngineStats as EngineStats
@@ -58,7 +56,6 @@ if TYPE_CHECKING:
     from runner_engine.settings.kv_cache import KvCache as KvCache
     from runner_engine.settings.lora import LoraConfig as LoraConfig
     from runner_engine.settings.lora import PeftConfig as PeftConfig
-    from runner_engine.settings.lora import adapter_of as adapter_of
     from runner_engine.settings.model import Attention as Attention
     from runner_engine.settings.model import LocalModelConfig as LocalModelConfig
     from runner_engine.settings.model import ModelConfig as ModelConfig
@@ -85,7 +82,6 @@ PLACES = {
     "local_model": "settings.model",  # the keys of the model on this machine that a config has, of whatever kind
     "Attention": "settings.model",  # how attention is computed: auto, sdpa, eager, flash_attention_2
     "KvCache": "settings.kv_cache",  # how keys and values are stored: each with a format of its own
-    "adapter_of": "settings.lora",  # where an adapter is, if there is one
     "GenerationConfig": "settings.generation",  # defaults of requests: limit, temperature, rows at once
     "Sampling": "settings.sampling",  # how the tokens of one request are drawn
     "Workload": "spec",  # rows, prompt tokens and new tokens that are in memory at once
@@ -94,13 +90,12 @@ PLACES = {
     "ResolvedModel": "checkpoints.resolve",  # what `resolve` returns, and what engines are opened with
     "ModelFiles": "checkpoints.resolve",  # a model's files; each property is read at its first use
     "Tensor": "checkpoints.weight_files",  # a tensor as a header describes it: name, dtype, shape, place
+    "Positions": "checkpoints.positions",  # how many a model was made for, and will have with its rope
     "predict": "plan.footprint",  # the memory that a model needs at a workload
     "Footprint": "plan.footprint",  # what `predict` returns: weights by part, KV cache, activations
     "check_files": "local.before_load",  # rejects what cannot work, as far as the headers tell
     "check_fits": "local.before_load",  # rejects a model that does not fit into this machine's memory
     "gpus_needed": "plan.memory_check",  # how many GPUs a model needs, and which it names
-    "own_positions": "local.before_load",  # the positions that a model was made for
-    "positions": "local.before_load",  # the positions that it will have, with its rope
     "capabilities_of": "local.capabilities",  # what the engine of a spec can do
     "build_kernels": "local.before_load",  # builds the C kernels that a model needs, unless they are there
     "no_downloads": "checkpoints.locating",  # a context in which a download raises ToDownload
@@ -117,8 +112,7 @@ PLACES = {
     "Driver": "sessions.driver",  # a thread that steps a session, for servers
     "complete": "sessions.contract",  # requests in, their completions out
     "gather": "sessions.contract",  # steps a session until its requests have ended
-    "stopped": "sessions.contract",  # cancels what is under way, and returns it as it is
-    "require": "sessions.contract",  # rejects an engine that lacks capabilities
+    "require": "sessions.base",  # rejects what an engine cannot do
     # what goes in and out
     "Request": "sessions.base",  # one prompt to complete, or a continuation to score
     "RequestId": "sessions.base",  # the name of a request, which with the seed decides its random numbers

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from runner_engine.quantization.base import QuantizationConfig
+from runner_engine.quantization.capabilities import HoldsBlocks
 from runner_engine.quantization.mixed import Mix
 from runner_engine.settings.generation import GenerationConfig
 from runner_engine.settings.lora import LoraConfig
@@ -49,7 +50,9 @@ class ModelSpec:
         parts: list[object] = [self.model, self.quantization, *self.quantization.mix_keys, self.rope]
         if self.lora.merges:
             parts.append(self.lora)  # merging changes the base permanently
-        elif self.quantization.in_blocks() is not None and self.lora.adapts:
+        elif (
+            isinstance(self.quantization, HoldsBlocks) and self.quantization.in_blocks() and self.lora.adapts
+        ):
             parts.append("unpacked")
         if self.first_layers is not None:
             parts.append(self.first_layers)

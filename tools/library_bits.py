@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from runner_engine.models.loading import made_groups
+from runner_engine.quantization.base import OwnLayers
 
 
 def made_by_library(base: Any, choice: Any, layer: Any) -> Any:
@@ -21,7 +22,7 @@ def made_by_library(base: Any, choice: Any, layer: Any) -> Any:
     if layer.bias is not None:
         single.bias.data.copy_(layer.bias)
     single.requires_grad_(False)
-    if choice.makes_groups:
+    if choice.own_layers is OwnLayers.made_groups:
         return made_groups.layer_of(choice, single, "")
     return choice.quantize_layer(base.model, single)
 

@@ -16,16 +16,12 @@ from runner_base import Text, plug_ins
 from runner_base.choices import Choices
 from runner_base.fields import Names
 from runner_base.plugins import PlugIn
-from runner_engine import CHOICES, ROPES
-from runner_engine.settings.generation import GENERATIONS
-from runner_engine.settings.several import LORAS
+from runner_engine import CHOICES
+from runner_engine.settings import choices
 
 GROUPS: Mapping[str, Mapping[str, type[Any]]] = {
     "model": MODELS,
-    "quantization": CHOICES,
-    "lora": LORAS,
-    "rope": ROPES,
-    "generation": GENERATIONS,
+    **choices.GROUPS,
     "task": TASKS,
     "tracking": {"sqlite": TrackingConfig, "none": NoTrackingConfig},
 }
@@ -72,8 +68,9 @@ def _plug_ins_of(config: RunnerConfig) -> Iterator[tuple[str, PlugIn]]:
     for pattern, choice in config.mix.overrides.items():
         if (plug_in := CHOICES.of(type(choice))) is not None:
             yield f"quantization.overrides.{pattern}", plug_in
-    if (scorer := config.task.gold_scorer) is not None and scorer in plug_ins("scorer"):
-        yield "task.scorer", plug_ins("scorer")[scorer]
+    task = config.task.of_questions
+    if task is not None and task.gold_scorer is not None and task.gold_scorer in plug_ins("scorer"):
+        yield "task.scorer", plug_ins("scorer")[task.gold_scorer]
 
 
 def key_types() -> dict[str, KeyType]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from typing import ClassVar
 
 from runner.config.extractors import Extractor, Gold
 from runner.config.task import QUESTION_TOKENS, Amount, TaskConfig
@@ -23,6 +24,9 @@ MAX_SAMPLES = 10_000  # answers to one question, which decode together
 @dataclass
 class QuestionsConfig(TaskConfig):
     """Shared keys of the tasks that ask a data set's questions: which ones."""
+
+    # the key that says how many comparisons share 5 %; if it is null, a grid counts
+    comparisons_key: ClassVar[str] = ""
 
     data: str = setting(EMBEDDED, HASHED, filled("give embedded, a JSONL file or a dataset id"))
     subset: str | None = setting(None, SELECTS, filled("name a configuration of the hub's data set, or null"))
@@ -49,6 +53,18 @@ class QuestionsConfig(TaskConfig):
     @property
     def of_questions(self) -> QuestionsConfig:
         """Return itself."""
+        return self
+
+    @property
+    def compared_with(self) -> str | None:
+        """Return the words for the job that it is compared with while it runs; None: it is not
+        compared."""
+        return None
+
+    @property
+    def without_asking_again(self) -> QuestionsConfig:
+        """Return what it does where the rows of its engine depend on each other, so that none is
+        asked again."""
         return self
 
     @property

@@ -73,9 +73,6 @@ class TaskConfig:
     name: ClassVar[str]
     gives_verdicts: ClassVar[bool] = False  # right or wrong, on each question
     keeps_samples: ClassVar[bool] = True  # one for each prompt, of which metrics can be computed
-    comparisons_key: ClassVar[str] = (
-        ""  # the key that says how many comparisons share 5 %; if it is null, a grid counts
-    )
     sized_by: ClassVar[tuple[str, ...]] = ()  # keys by which `amounts` knows how many tokens its prompts have
     data_sets_key: ClassVar[str] = ""  # the key that lists data sets by their names
     is_endless: ClassVar[bool] = False  # it runs until somebody stops it, so that a grid would never finish
@@ -96,32 +93,10 @@ class TaskConfig:
         return ()
 
     @property
-    def gold_scorer(self) -> str | None:
-        """Return the scorer that reads gold answers and judges; None: numbers or letters."""
-        return None
-
-    @property
     def of_questions(self) -> Any:
         """Return itself if it asks questions with right answers (config/questions.py); else
         None."""
         return None
-
-    @property
-    def has_independent_verdicts(self) -> bool:
-        """Whether it gives one verdict on each question, and no two questions belong together."""
-        return False
-
-    @property
-    def compared_with(self) -> str | None:
-        """Return the words for the job that it is compared with while it runs; None: it is not
-        compared."""
-        return None
-
-    @property
-    def without_asking_again(self) -> TaskConfig:
-        """Return what it does where the rows of its engine depend on each other, so that none is
-        asked again."""
-        return self
 
     @property
     def asks_in_chat(self) -> bool:

@@ -11,8 +11,11 @@ from runner_engine import Attention, local_model
 def amounts_of(config: RunnerConfig, read: int | None = None) -> list[Amount]:
     """Return a job's completions; those of task.check_invariance=auto only where its rows may be
     independent."""
-    task = config.task if may_have_independent_rows(config) else config.task.without_asking_again
-    return task.amounts(config.generation, read)
+    task = config.task.of_questions
+    if task is None or may_have_independent_rows(config):
+        return config.task.amounts(config.generation, read)
+    amounts: list[Amount] = task.without_asking_again.amounts(config.generation, read)
+    return amounts
 
 
 def may_have_independent_rows(config: RunnerConfig) -> bool:

@@ -27,7 +27,6 @@ from runner.speed.synthetic import synthetic_requests
 from runner_base import child
 from runner_engine import Engine, LocalModelConfig, LoraConfig, complete
 from runner_engine.checkpoints import random_weights, read_tensors
-from runner_engine.quantization.mixed import only_matching
 
 BANDWIDTH_NUMBERS = 1 << 25  # of float32: more than a cache holds
 
@@ -162,7 +161,7 @@ def sample_config(config: RunnerConfig, folder: Path, threads: int) -> RunnerCon
         setattr(model, key, getattr(config.model, key))
     paths = [tensor.name.removesuffix(".weight") for tensor in read_tensors(folder)]
     # patterns may name layers that the sample does not have
-    quantization = only_matching(config.mix, paths)
+    quantization = config.mix.only_matching(paths)
     return replace(config, model=model, quantization=quantization, lora=LoraConfig(), profile="none")
 
 

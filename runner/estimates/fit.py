@@ -12,7 +12,7 @@ from runner.engines.kinds import kind_of
 from runner.engines.kinds.local import TYPICAL_ROWS
 from runner_base import ConfigError, machine, visible_gpus
 from runner_engine import CHOICES, Footprint, RopeConfig
-from runner_engine.checkpoints import kv_number_bytes, most_rows
+from runner_engine.checkpoints import most_rows
 from runner_engine.plan.memory_check import limited
 from runner_engine.quantization.base import CheckpointSource
 
@@ -62,7 +62,7 @@ def rows_of(resolved: ResolvedJob) -> int:
     config, files = resolved.config, resolved.files
     amounts = config.task.amounts(config.generation)
     rows = max((amount.rows or 0 for amount in amounts), default=0)
-    number_bytes = kv_number_bytes(files.dtype_bytes, config.generation.stored_kv)
+    number_bytes = config.generation.stored_kv.number_bytes(files.dtype_bytes)
     device_rows = most_rows(files.device, number_bytes)
     return rows or min(device_rows, max((amount.completions for amount in amounts), default=TYPICAL_ROWS))
 

@@ -24,7 +24,6 @@ from runner.render.notes import note_text
 from runner_base import RunnerError, clock, machine, say
 from runner_base.notes import note
 from runner_engine import ModelFiles, ToDownload, local_model, no_downloads
-from runner_engine.checkpoints import place_bytes
 
 SHARE = 0.1  # of the time that the jobs take: a calibration may take no more
 NOTED_SHARE = 0.1  # of a job's time from which on merging its adapter is named
@@ -142,7 +141,7 @@ def guessed_speed(resolved: ResolvedJob, job_fit: Fit, rates: Rates) -> Speed:
     """Guess the speed of a job's model on a machine with these rates."""
     config, files = resolved.config, resolved.files
     parameters = float(sum(tensor.params for tensor in files.tensors))
-    token_bytes = place_bytes(files.settings, files.dtype_bytes, config.generation.stored_kv)
+    token_bytes = files.place_bytes(config.generation.stored_kv)
     speed = rates.speed(config.quantization, job_fit.predicted, parameters, token_bytes)
     return looking_back(speed, _length_costs(resolved, job_fit))
 

@@ -13,7 +13,6 @@ from runner.config.resolved import ResolvedJob
 from runner.config.task import Amount, TaskConfig
 from runner_base import MIB, ConfigError, Record
 from runner_engine import Footprint
-from runner_engine.checkpoints import place_bytes, shape_of
 
 UNSURE = (
     1.5  # attention may be so many times quicker or slower than its operations say, beside the other products
@@ -35,7 +34,7 @@ def length_costs(resolved: ResolvedJob, predicted: Footprint) -> LengthCosts:
     """Return the costs for a model: the operations of attention, and the bytes of keys and
     values."""
     files = resolved.files
-    shape, kinds = shape_of(files.text_settings), files.text_settings.get("layer_types")
+    shape, kinds = files.shape, files.text_settings.get("layer_types")
     # layers with a window look back no further than that, whatever stands before
     layers = sum(kind == "full_attention" for kind in kinds) if isinstance(kinds, list) else shape["layers"]
     parameters = sum(
@@ -45,7 +44,7 @@ def length_costs(resolved: ResolvedJob, predicted: Footprint) -> LengthCosts:
     active = parameters if mixture is None else parameters * mixture.active / mixture.parameters
     # as many products as numbers, for scores and for values
     pair = 2 * layers * shape["heads"] * shape["head_dim"]
-    of_place = place_bytes(files.settings, files.dtype_bytes, resolved.config.generation.stored_kv)
+    of_place = files.place_bytes(resolved.config.generation.stored_kv)
     return LengthCosts(pair / max(active, 1.0), of_place / max(predicted.weight_mib * MIB, 1.0))
 
 

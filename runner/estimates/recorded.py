@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from runner.config.groups import GROUPS
 from runner.config.root import RunnerConfig
 from runner.config.task import Amount
 from runner.estimates.amounts import amounts_of
@@ -21,9 +22,8 @@ from runner.estimates.speed import Estimate, EstimateBasis
 from runner.records.flat_config import flatten, text_of
 from runner_base import Record, Status, machine
 from runner_compare import answer_times
-from runner_engine import ROPES, RopeConfig
+from runner_engine import RopeConfig
 from runner_engine.checkpoints import MAX_ROWS
-from runner_engine.settings.rope import RopeScalingConfig
 
 BASE = ("model.", "quantization.", "lora.", "rope.")  # keys that must agree
 INERT = ("model.check_memory", "model.cache_dir", "model.revision", "model.shape")
@@ -164,7 +164,7 @@ def _timed_base(params: Mapping[str, Any]) -> dict[str, Any]:
     """Return the keys on which a model's speed depends: a scaling of RoPE changes no time."""
     base = {key: value for key, value in _base(params).items() if not key.startswith(ROPE)}
     rope = params.get(f"{ROPE}name")
-    is_scaled = rope in ROPES and issubclass(ROPES[rope], RopeScalingConfig)
+    is_scaled = getattr(GROUPS["rope"].get(rope or ""), "is_scaling", False)
     return base | {f"{ROPE}name": RopeConfig.name if is_scaled else rope}
 
 

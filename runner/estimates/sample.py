@@ -13,10 +13,9 @@ from runner.config.resolved import ResolvedJob
 from runner.config.root import RunnerConfig
 from runner_base import MIB, machine
 from runner_engine import KvCache, RopeConfig, local_model
-from runner_engine.checkpoints import place_bytes, random_weights
+from runner_engine.checkpoints import random_weights
 from runner_engine.plan.load_plan import may_pack
 from runner_engine.quantization.base import CheckpointSource
-from runner_engine.settings.rope import RopeScalingConfig
 
 LAYER_MIB = (
     192.0  # at least for layers: more than a cache holds, also in 4 bits, so that weights come from memory
@@ -106,14 +105,14 @@ def calibration_model_of(resolved: ResolvedJob, weight_mib: float) -> Calibratio
         depths,
         threads,
         is_packed,
-        place_bytes(settings, files.dtype_bytes, kv_cache),
+        files.place_bytes(kv_cache),
     )
 
 
 def with_native_rope(config: RunnerConfig) -> RunnerConfig:
     """Return the config without a scaling of RoPE, which changes no time: one calibration is for
     all of them."""
-    return replace(config, rope=RopeConfig()) if isinstance(config.rope, RopeScalingConfig) else config
+    return replace(config, rope=RopeConfig()) if config.rope.is_scaling else config
 
 
 def with_local_model(config: RunnerConfig) -> RunnerConfig:

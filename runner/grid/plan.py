@@ -215,13 +215,15 @@ def share_error(plan: list[PlannedJob]) -> None:
     comparisons = len({planned.job_id or " ".join(planned.overrides) for planned in compared})
     for number, planned in enumerate(plan):
         config = planned.config
-        if not planned.is_compared or config is None or planned.composed is None:
+        task = config.task.of_questions if config is not None else None
+        if not planned.is_compared or config is None or task is None or planned.composed is None:
             continue
-        key = config.task.comparisons_key
-        if getattr(config.task, key) is not None:
+        key = task.comparisons_key
+        if getattr(task, key) is not None:
             continue  # the user has said how many there are, in this grid and others
         OmegaConf.update(planned.composed, f"task.{key}", comparisons)
-        again = plan_job(planned.overrides, replace(config, task=replace(config.task, **{key: comparisons})))
+        keys: dict[str, Any] = {key: comparisons}
+        again = plan_job(planned.overrides, replace(config, task=replace(task, **keys)))
         plan[number] = replace(again, composed=planned.composed, filled_in=[f"task.{key}={comparisons}"])
 
 

@@ -193,7 +193,8 @@ def _baseline(plan: Sequence[PlannedJob], number: int, among: Iterable[int]) -> 
     if config is None:
         return
     if planned.after:
-        yield planned.after, config.task.compared_with or planned.after
+        task = config.task.of_questions
+        yield planned.after, (task is not None and task.compared_with) or planned.after
     elif config.quantization.label != UNQUANTIZED and not planned.is_compared:
         for other in among:
             base = plan[other].config
@@ -214,7 +215,8 @@ def _differ_in_quantization(config: RunnerConfig, base: RunnerConfig) -> bool:
 def _has_verdicts(config: RunnerConfig | None) -> bool:
     """Whether a job gives one verdict on each of independent questions: only for these the numbers
     are known."""
-    return config is not None and config.task.has_independent_verdicts
+    questions = None if config is None else config.task.of_questions
+    return questions is not None and questions.has_independent_verdicts
 
 
 def _has_clusters(config: RunnerConfig | None) -> bool:

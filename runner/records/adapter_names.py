@@ -17,7 +17,6 @@ from runner.config.model_names import adapter_name
 from runner.config.root import RunnerConfig
 from runner_base import DataError, hold, load_json, replace_text
 from runner_base.texts import read_cache
-from runner_engine import adapter_of
 
 FILE = ".adapters.json"  # in the output folder: name → the adapter's place → what it is called
 
@@ -25,7 +24,7 @@ FILE = ".adapters.json"  # in the output folder: name → the adapter's place �
 def told_apart(config: RunnerConfig) -> str:
     """Return what to call a job's adapter; one that ships, or of a hub, has a name of its own;
     empty without one."""
-    adapter = adapter_of(config.lora)
+    adapter = config.lora.adapter
     if adapter is None:
         return ""
     name, path = adapter_name(config.lora), Path(adapter.path).expanduser()

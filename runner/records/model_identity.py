@@ -7,7 +7,6 @@ from typing import Any
 
 from runner.config.root import RunnerConfig, semantic_keys
 from runner_base import short_hash, short_name
-from runner_engine import adapter_of
 
 GROUPS = ("model", "quantization", "lora", "rope")  # what is loaded
 
@@ -20,7 +19,7 @@ def describe(config: RunnerConfig, params: dict[str, str], model_sha256: str, ad
     of_model = {key: value for key, value in params.items() if key.partition(".")[0] in GROUPS}
     counted = {key: str(value) for key, value in semantic_keys(config) if key.partition(".")[0] in GROUPS}
     identity = [model_sha256, sorted(counted.items()), of_model.get("lora.path")]
-    called = f"lora-{adapter}" if adapter_of(config.lora) else "none"
+    called = f"lora-{adapter}" if config.lora.adapter else "none"
     names = [short_name(config.model.name), config.quantization.label, called, config.rope.name]
     name = " ".join(part for part in names if part not in ("none", "native"))
     digest = short_hash(identity, 16)

@@ -12,7 +12,6 @@ from runner.config.root import RunnerConfig
 from runner.records.flat_config import as_typed
 from runner_base import Inert, short_name
 from runner_base.fields import choice_of, counts_of, default_of
-from runner_engine import adapter_of
 from runner_engine.quantization.base import Quantized
 
 
@@ -24,7 +23,7 @@ def run_name(config: RunnerConfig, adapter: str = "") -> str:
     """
     plain = ("none", "native", "greedy")
     names = [config.task.name, short_name(config.model.name)]
-    called = f"lora={adapter or adapter_name(config.lora)}" if adapter_of(config.lora) else "none"
+    called = f"lora={adapter or adapter_name(config.lora)}" if config.lora.adapter else "none"
     choices = [config.quantization.label, called, config.rope.name, config.generation.name]
     names += [choice for choice in choices if choice not in plain]
     names_and_subject = " ".join([*names, config.task.subject]).strip()

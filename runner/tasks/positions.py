@@ -16,7 +16,6 @@ from runner.render.notes import render_notes
 from runner_base import ConfigError, Sample, tell
 from runner_base.notes import Note, note
 from runner_engine import Request
-from runner_engine.settings.rope import RopeDynamicConfig, RopeScalingConfig
 
 READ_BEYOND = "rope.beyond_trained=true"
 TEMPLATE_TOKENS = 512  # more than a chat template adds to a question
@@ -25,12 +24,14 @@ TEMPLATE_TOKENS = 512  # more than a chat template adds to a question
 def beyond_words(resolved: ResolvedJob) -> str:
     """Return how texts can be longer than the model has room for, as the end of a message that
     refuses them."""
-    return "" if kind_of(resolved.config.model).made_for(resolved) is None else f", or {READ_BEYOND}"
+    return (
+        "" if kind_of(resolved.config.model).positions(resolved).made_for is None else f", or {READ_BEYOND}"
+    )
 
 
 def check_longest(resolved: ResolvedJob, key: str, longest: int) -> None:
     """Reject a length that the model has no positions for, and name what reaches further."""
-    room = kind_of(resolved.config.model).positions(resolved)
+    room = kind_of(resolved.config.model).positions(resolved).room
     if longest <= room:
         return
     further = beyond_words(resolved)  # nothing of an engine that takes no scaling
@@ -48,15 +49,15 @@ def needless_scaling(resolved: ResolvedJob, longest: int) -> list[Note]:
     """Return a note if a scaling is chosen and no text, the longest of which has at most so many
     tokens, needs it."""
     rope = resolved.config.rope
-    if not isinstance(rope, RopeScalingConfig) or rope.factor == 1:
+    if getattr(rope, "factor", 1) == 1:
         return []
-    own = kind_of(resolved.config.model).own_positions(resolved)
+    own = kind_of(resolved.config.model).positions(resolved).own
     # of some scalings
     trained: int | None = getattr(rope, "original_max_position_embeddings", None)
     own = trained or own  # the user knows better than the model's config
     if own is None or longest > own:
         return []
-    is_harmless = isinstance(rope, RopeDynamicConfig)
+    is_harmless = rope.keeps_short_texts
     return [note("needless_scaling", rope=rope.name, positions=own, is_harmless=is_harmless)]
 
 
@@ -70,19 +71,19 @@ def needless_scaling_of(resolved: ResolvedJob, samples: Iterable[Sample]) -> lis
 def beyond_notes(resolved: ResolvedJob, longest: int) -> list[Note]:
     """Return a note on what a job that may read beyond its room has read; nothing about other
     jobs."""
-    rope, limit = resolved.config.rope, kind_of(resolved.config.model).made_for(resolved)
+    rope, limit = resolved.config.rope, kind_of(resolved.config.model).positions(resolved).made_for
     if not rope.beyond_trained or limit is None or math.isinf(limit):
         return []
     if longest <= limit:
         return [note("none_beyond", key=READ_BEYOND, positions=limit)]
-    made = "scaled" if isinstance(rope, RopeScalingConfig) else "trained"
+    made = "scaled" if rope.is_scaling else "trained"
     return [note("beyond", rope=rope.name, made=made, positions=limit, longest=longest)]
 
 
 def of_questions(resolved: ResolvedJob, requests: Sequence[Request]) -> list[Note]:
     """Return the note about questions before anything is loaded: a text has no more tokens than
     bytes."""
-    if not isinstance(resolved.config.rope, RopeScalingConfig):
+    if not resolved.config.rope.is_scaling:
         return []
     longest = max((_bytes(request) for request in requests), default=0)
     return needless_scaling(resolved, longest + TEMPLATE_TOKENS + resolved.config.generation.most_new_tokens)
@@ -91,7 +92,7 @@ def of_questions(resolved: ResolvedJob, requests: Sequence[Request]) -> list[Not
 def of_given(resolved: ResolvedJob, given: Sequence[Given], window: int) -> list[Note]:
     """Return the note about given texts before anything is loaded: no window is longer than
     task.window."""
-    if not isinstance(resolved.config.rope, RopeScalingConfig):
+    if not resolved.config.rope.is_scaling:
         return []
     longest = 0
     for given_text in given:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from runner_base import Column
+from runner_base import Column, Picture
 from runner_compare.model.data import Kept, Table
 from runner_compare.statistics import Finding
 
@@ -51,6 +51,9 @@ class Shown:
     failed: list[str] = field(default_factory=list)  # the requirements that are not met
     table: Table | None = None  # of a task, whose differences are drawn
     is_headed: bool = True  # whether a terminal shows the title
+    is_alone: bool = False  # whether it is shown in place of all others
+    is_always_shown: bool = False  # even where another is shown alone
+    figures: list[Picture] = field(default_factory=list)
 
 
 def class_of(finding: Finding | None) -> str:

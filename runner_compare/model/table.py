@@ -45,6 +45,7 @@ from runner_compare.model.noise_floor import beside_noise, repeats_among
 from runner_compare.model.quantized_share import beside_reach
 from runner_compare.model.selection import listed, matches
 from runner_compare.reader import Reader
+from runner_compare.section import NamesRuns
 from runner_compare.statistics import Compared, Method, judge
 from runner_compare.statistics.clustered_share import accuracy_figures, bounds_of_accuracy
 from runner_compare.statistics.floor_effects import (
@@ -123,8 +124,8 @@ def _varying_keys(runs: list[Run], choice: ComparisonOptions, rules: KeyRules) -
     if not any(TEAM in run.params for run in runs):
         return varying
     # the name of a team stands for the keys of its graph
-    sections = every_section()
-    return [key for key in varying if not any(section.stands_for(key) for section in sections)]
+    naming = [section for section in every_section() if isinstance(section, NamesRuns)]
+    return [key for key in varying if not any(section.stands_for(key) for section in naming)]
 
 
 def _table_of(runs: list[Run], varying: list[str], choice: ComparisonOptions, rules: KeyRules) -> Table:

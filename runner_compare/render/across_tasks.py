@@ -8,6 +8,7 @@ from runner_compare.model.data import ABSENT, Table, TableRow, label
 from runner_compare.model.key_rules import MODEL_KEYS
 from runner_compare.render.columns import accuracy_of, measured
 from runner_compare.render.effects import difference_head, difference_of
+from runner_compare.section import TablesAcross
 
 MEASURED_COLUMNS = ("kl_nats_per_token", "top_1_agreement", "model_mib", "decode_tok_per_s")
 
@@ -17,7 +18,8 @@ def tables_across(tables: list[Table]) -> dict[str, list[Column]]:
     title."""
     titled = {"accuracy and likelihood": accuracy_and_likelihood(tables)}
     for section in every_section():
-        titled |= section.across(tables)
+        if isinstance(section, TablesAcross):
+            titled |= section.across(tables)
     return {title: columns for title, columns in titled.items() if columns}
 
 

@@ -27,10 +27,11 @@ from runner_compare.render.conclusion import conclude
 from runner_compare.render.escaping import in_markdown, in_sheet
 from runner_compare.render.forest import forest
 from runner_compare.render.page import Part, write_page
-from runner_compare.render.parts import alone_parts, sentences_of, shown
+from runner_compare.render.parts import further_parts, sentences_of, shown
 from runner_compare.render.quantities import ACCURACIES, DIFFERENCES, REPEATS
 from runner_compare.render.row_records import core_record, row_record
 from runner_compare.render.samples_page import write_samples_page
+from runner_compare.section import BelowTables, FurtherLines, OnPages, PicturesOfJobs
 
 SAMPLES_PAGE = "samples.html"
 RATIO = ("ratio", "ratio_low", "ratio_high", "runs", "p_holm", "finding", "verdict")
@@ -67,7 +68,7 @@ def _rich(comparison: Comparison, out: TextIO) -> None:
         if legend or table:
             say_lines(terminal, f"{legend}\n" if legend else "", style="dim")
         if table:
-            for section in every_section():
+            for section in _below_tables():
                 section.terminal(table, out)
 
 
@@ -85,7 +86,7 @@ def _markdown(comparison: Comparison, out: TextIO) -> None:
         if part.legend:
             out.write(f"\n{in_markdown(part.legend)}\n\n")
         if part.table:
-            out.writelines(section.markdown(part.table) for section in every_section())
+            out.writelines(section.markdown(part.table) for section in _below_tables())
 
 
 def _markdown_grid(columns_shown: list[Column], out: TextIO) -> None:
@@ -129,8 +130,8 @@ def _csv(comparison: Comparison, out: TextIO) -> None:
     number."""
     tables = comparison.tables
     writer = csv.writer(out, lineterminator="\n")
-    if alone := alone_parts(comparison):
-        columns = alone[0].grids[0].columns
+    if alone := next((part for part in further_parts(comparison) if part.is_alone), None):
+        columns = alone.grids[0].columns
         writer.writerow([in_sheet(" ".join(column.head.split())) for column in columns])
         writer.writerows(
             map(in_sheet, line) for line in zip(*(column.cells for column in columns), strict=True)
@@ -173,7 +174,8 @@ def flat_lines(comparison: Comparison) -> list[dict[str, Any]]:
             }
             lines.append({**line, **config, **metrics, **added, **ratios, **effect})
     for section in every_section():
-        lines += section.lines(comparison)
+        if isinstance(section, FurtherLines):
+            lines += section.lines(comparison)
     return lines
 
 
@@ -186,7 +188,10 @@ def save(comparison: Comparison, folder: Path, reader: Reader, options: dict[str
     with Progress(None, "drawing"):
         parts = [(table, pictures.draw(table) + _figures(table)) for table in tables]
         below = {
-            id(table): "".join(section.page(table, reader) for section in every_section()) for table in tables
+            id(table): "".join(
+                section.page(table, reader) for section in every_section() if isinstance(section, OnPages)
+            )
+            for table in tables
         }
     names: list[str] = []
 
@@ -201,6 +206,7 @@ def save(comparison: Comparison, folder: Path, reader: Reader, options: dict[str
             of_jobs = [
                 job_picture
                 for section in every_section()
+                if isinstance(section, PicturesOfJobs)
                 for job_picture in section.pictures_of_jobs(table, reader)
             ]
             page.append((table, [*figures, *of_jobs], below[id(table)]))
@@ -214,9 +220,7 @@ def save(comparison: Comparison, folder: Path, reader: Reader, options: dict[str
             with path(f"comparison.{name}").open("w", encoding="utf-8", newline="") as out:
                 write(comparison, out)
         several = sum(bool(figures) for _, figures in parts) > 1
-        for figure in (
-            figure for section in every_section() for figure in section.figures_across(comparison)
-        ):
+        for figure in (figure for part in further_parts(comparison) for figure in part.figures):
             path(f"{figure.name}.png").write_bytes(figure.png())
             path(f"{figure.name}.svg").write_text(figure.svg(), encoding="utf-8")
         for table, figures in parts:
@@ -227,6 +231,10 @@ def save(comparison: Comparison, folder: Path, reader: Reader, options: dict[str
     except OSError as error:
         raise cannot_write(folder, error, "--save") from error
     return names
+
+
+def _below_tables() -> list[BelowTables]:
+    return [section for section in every_section() if isinstance(section, BelowTables)]
 
 
 def _figures(table: Table) -> list[Picture]:

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import TextIO
 
 from runner_base import Picture
-from runner_compare.features.registry import every_section
 from runner_compare.model.comparison import Comparison, Shown, class_of
 from runner_compare.model.data import Table, label
 from runner_compare.render.html import escape, write_table
-from runner_compare.render.parts import of_table
+from runner_compare.render.parts import further_parts, of_table
 from runner_compare.render.pictures import JobPicture
 from runner_compare.statistics import Finding
 
@@ -38,9 +37,8 @@ def write_page(
     if samples:
         out.write(f'<p><a href="{samples}">Every question and every answer, with filters</a></p>\n')
     # one verdict over several tables comes before those that it is made of
-    for section in every_section():
-        for part in section.parts(comparison):
-            _write(part, section.figures_across(comparison), out)
+    for part in further_parts(comparison):
+        _write(part, part.figures, out)
     for table, figures, below in parts:
         _write(of_table(table), figures, out, below)
     out.write("</body>\n</html>\n")

@@ -13,22 +13,22 @@ from runner_compare.render.conclusion import conclude
 from runner_compare.render.effects import error_budget
 from runner_compare.render.findings import finding_sentences
 from runner_compare.render.notes import render_notes
+from runner_compare.section import Requires, RowSentences
 
 
 def shown(comparison: Comparison) -> list[Shown]:
     """Return the parts in the order of the terminal."""
-    if alone := alone_parts(comparison):
-        always = [section for section in every_section() if section.is_always_shown]
-        return [*alone, *(part for section in always for part in section.parts(comparison))]
+    further = further_parts(comparison)
+    if alone := [part for part in further if part.is_alone]:
+        return [*alone, *(part for part in further if part.is_always_shown)]
     titled = tables_across(comparison.tables).items()
     across = [Shown(title, [Grid(columns_across)], is_headed=False) for title, columns_across in titled]
-    further = [part for section in every_section() for part in section.parts(comparison)]
     return [*map(of_table, comparison.tables), *across, *further]
 
 
-def alone_parts(comparison: Comparison) -> list[Shown]:
-    """Return the parts that are shown in place of all others; none if there is no such part."""
-    return [part for section in every_section() if section.is_alone for part in section.parts(comparison)]
+def further_parts(comparison: Comparison) -> list[Shown]:
+    """Return the parts of sections over several tasks."""
+    return [part for section in every_section() for part in section.parts(comparison)]
 
 
 def _class_of_row(row: TableRow) -> str:
@@ -54,7 +54,12 @@ def of_table(table: Table) -> Shown:
         legend=summary(table),
         runs=counted(len(table.rows), "run"),
         conclusion=conclude(table.settings),
-        failed=[line for section in every_section() for line in section.failed(table)],
+        failed=[
+            line
+            for section in every_section()
+            if isinstance(section, Requires)
+            for line in section.failed(table)
+        ],
         table=table,
     )
 
@@ -73,7 +78,9 @@ def _said_of_table(table: Table) -> list[Said]:
     said: list[Said] = []
     for row, sentence in zip(table.rows, finding_sentences(table), strict=True):
         said += said_of_row(row, sentence)
-        said += [(text, None) for section in every_section() for text in section.row_sentences(table, row)]
+        for section in every_section():
+            if isinstance(section, RowSentences):
+                said += [(text, None) for text in section.row_sentences(table, row)]
     of_sections = [text for section in every_section() for text in section.sentences(table)]
     budget = error_budget([effect for row in table.settings for effect in row.effects])
     of_table = [budget, *map(render_notes, table.remarks), *of_sections]

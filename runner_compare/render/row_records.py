@@ -8,7 +8,7 @@ from typing import Any
 
 from runner_compare.features.cut_offs.render import ends_record
 from runner_compare.features.registry import every_section
-from runner_compare.metrics import ACCURACY
+from runner_compare.metrics import ACCURACY, BOUNDS
 from runner_compare.model.data import Table, TableRow
 from runner_compare.render.effects import records
 from runner_compare.render.notes import render_notes
@@ -34,8 +34,8 @@ def core_record(table: Table, row: TableRow) -> dict[str, Any]:
     metrics = dict(sorted(run.metrics.items()))
     if run.interval:  # as every table has it
         metrics |= dict(zip(ACCURACY, run.interval, strict=True))
-        for section in every_section():
-            metrics |= section.row_metrics(row)
+        if run.bounds:
+            metrics |= zip(BOUNDS, run.bounds, strict=True)
     return {
         "task": table.task,
         "job_id": run.job_id,

@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from runner_compare.statistics.unread_answers import EXTRACTOR as EXTRACTOR
     from runner_compare.statistics.unread_answers import FOUND as FOUND
     from runner_compare.statistics.unread_answers import SCORER as SCORER
+    from runner_compare.statistics.votes import VoteCounts as VoteCounts
     from runner_compare.statistics.votes import all_at as all_at
     from runner_compare.statistics.votes import majority_at as majority_at
     from runner_compare.statistics.votes import pass_at as pass_at
@@ -109,9 +110,7 @@ PLACES = {
     "wilson_interval": "stats",  # the same of independent questions
     "exact_interval": "stats",  # the same, exact
     "with_means": "earlier_votes",  # the figures of jobs of earlier versions as this one has them
-    "pass_at": "votes",  # the chance that one of k answers is right
-    "all_at": "votes",  # the chance that all of k are
-    "majority_at": "votes",  # the chance that their vote is
+    "VoteCounts": "votes",  # how several answers vote: the chances that k have, all have or elect a right one
     "units": "likelihoods",  # texts as they are compared: the choices of a question are one
     "ratio": "ratios",  # a ratio of sums
     "TextTokens": "token_divergence",  # the tokens of a text under a model and its reference

@@ -8,9 +8,39 @@ it equally, as they would with a random order.
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from math import comb
+
+
+@dataclass(frozen=True)
+class VoteCounts:
+    """The votes of the answers to one question."""
+
+    # the votes for each right number: one number, unless it has several spellings
+    right: tuple[int, ...]
+    wrong: tuple[int, ...]  # the votes for each wrong number
+    n: int
+    solved: int  # the answers that are right, with or without a vote
+
+    def pass_at(self, k: int) -> float:
+        """Return the probability that k of the answers include a right one."""
+        return pass_at(k, self.n, self.solved)
+
+    def all_at(self, k: int) -> float:
+        """Return the probability that k of the answers are all right."""
+        return all_at(k, self.n, self.solved)
+
+    def majority_at(self, k: int) -> float:
+        """Return the probability that k of the answers elect a right number."""
+        shares = [
+            majority_at(
+                k, self.n, own_votes, tuple(sorted([*self.right[:at], *self.right[at + 1 :], *self.wrong]))
+            )
+            for at, own_votes in enumerate(self.right)
+        ]
+        return float(sum(shares, Fraction(0)))
 
 
 def sizes(n: int) -> list[int]:

@@ -19,10 +19,7 @@ if TYPE_CHECKING:
     from runner_engine.checkpoints.no_model import nothing_to_load as nothing_to_load
     from runner_engine.checkpoints.pass_memory import MAX_ROWS as MAX_ROWS
     from runner_engine.checkpoints.pass_memory import PREFILL_TOKENS as PREFILL_TOKENS
-    from runner_engine.checkpoints.pass_memory import kv_number_bytes as kv_number_bytes
     from runner_engine.checkpoints.pass_memory import most_rows as most_rows
-    from runner_engine.checkpoints.pass_memory import place_bytes as place_bytes
-    from runner_engine.checkpoints.pass_memory import shape_of as shape_of
     from runner_engine.checkpoints.pass_memory import waiting_places as waiting_places
     from runner_engine.checkpoints.random_weights import SHAPES_DIR as SHAPES_DIR
     from runner_engine.checkpoints.random_weights import list_tensors as list_tensors
@@ -72,9 +69,6 @@ PLACES = {
     "SHAPES_DIR": "random_weights",  # the config.json files of well-known models
     "list_tensors": "random_weights",  # the tensors of a model of such a shape
     # what it will need
-    "shape_of": "pass_memory",  # the sizes on which memory depends
-    "place_bytes": "pass_memory",  # bytes of keys and values of one token
-    "kv_number_bytes": "pass_memory",  # bytes of one number of them
     "most_rows": "pass_memory",  # how many rows may decode at once
     "waiting_places": "pass_memory",  # how many distributions of one model may wait for those of another
     "MAX_ROWS": "pass_memory",  # the most rows that decode at once, by device

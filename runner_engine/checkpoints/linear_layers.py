@@ -21,6 +21,7 @@ from runner_engine.checkpoints.library_rules import OUTSIDE_BLOCKS, is_left_plai
 from runner_engine.checkpoints.resolve import ModelFiles
 from runner_engine.checkpoints.weight_files import Tensor
 from runner_engine.quantization.base import OTHER_LINEAR, QuantizationConfig
+from runner_engine.quantization.capabilities import ChecksSizes
 from runner_engine.quantization.mixed import Mix
 from runner_engine.quantization.share import Share, check_unfit
 
@@ -80,7 +81,7 @@ def walk(
         is_left = is_shared or is_left_plain(tensor.name, family)
         if choice is not None and choice.packed and is_reached and not is_left:
             outputs, inputs = sizes_of(tensor, settings)
-            reason = choice.unfit(outputs, inputs, device)
+            reason = choice.unfit(outputs, inputs, device) if isinstance(choice, ChecksSizes) else ""
             if not reason:
                 choices[tensor.name] = choice
                 quantized_bytes += sum(choice.price(outputs, tensor.params, dtype_bytes))

@@ -100,7 +100,7 @@ def numbers_of(tensor: Tensor, stored: Format | None) -> int:
             else 0
         )
     is_fused = len(tensor.shape) == 3 and tensor.name.endswith("_proj")  # of all experts of a layer
-    is_codes = is_fused or tensor.name.endswith((*stored.config.packed_names, ".weight"))
+    is_codes = is_fused or tensor.name.endswith((*stored.config.tensors.codes, ".weight"))
     return stored.numbers(tensor.nbytes, tensor.dtype) if is_codes else 0
 
 

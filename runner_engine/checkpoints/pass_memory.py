@@ -11,7 +11,7 @@ from typing import Any
 
 from runner_base import BYTES
 from runner_engine.checkpoints.kept_kv import kept_kv
-from runner_engine.settings.kv_cache import KvCache, KvNumbers
+from runner_engine.settings.kv_cache import KvCache
 from runner_engine.settings.sampling import SamplingKeys, active_parameters
 
 PREFILL_TOKENS = {"cpu": 1024, "cuda": 8192}  # prompt tokens in one pass
@@ -50,11 +50,6 @@ def most_rows(device: str, dtype_bytes: int) -> int:
 def place_bytes(settings: dict[str, Any], dtype_bytes: int, kv_cache: KvCache = KvCache.as_model) -> int:
     """Return the bytes of keys and values of one token in all layers, from a model's settings."""
     return kept_kv(settings, dtype_bytes, kv_cache).token_bytes
-
-
-def kv_number_bytes(dtype_bytes: int, kv_cache: KvCache) -> int:
-    """Return the bytes of one number of keys and values, scales left out."""
-    return dtype_bytes if KvNumbers.as_model in (kv_cache.keys, kv_cache.values) else 1
 
 
 def pass_bytes(settings: dict[str, Any], dtype_bytes: int, rows: int, tokens: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from runner_base import ConfigError
@@ -12,6 +13,17 @@ from runner_engine.settings.rope import RopeConfig, RopeLengthScalingConfig, Rop
 
 MOST = ("max_position_embeddings", "n_positions")  # the second: GPT-2's
 ORIGINAL = "original_max_position_embeddings"
+
+
+@dataclass(frozen=True)
+class Positions:
+    """How many positions a model has, as far as its files tell before a load."""
+
+    own: int | None = None  # it was made for, without a scaling; None: unknown
+    room: float = math.inf  # the loaded model will have; infinity: unknown
+    # it and its scaling are made for, although rope.beyond_trained lets it read more; None: that key
+    # is not taken
+    made_for: float | None = None
 
 
 def positions_under(maximum: int, original: int | None, factor: float | None) -> int:

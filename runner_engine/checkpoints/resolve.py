@@ -23,12 +23,15 @@ from runner_engine.checkpoints.experts import expert_matrices
 from runner_engine.checkpoints.gguf_names import cuts_single_digits, settings_of
 from runner_engine.checkpoints.locating import download, locate, locate_adapter
 from runner_engine.checkpoints.model_files import files_sha256, other_repositories
+from runner_engine.checkpoints.pass_memory import place_bytes, shape_of
+from runner_engine.checkpoints.positions import Positions, made_for, positions_of
 from runner_engine.checkpoints.published_settings import PublishedSettings, read_published
 from runner_engine.checkpoints.weight_files import Tensor
 from runner_engine.quantization import modelopt, read_format, stored_settings
 from runner_engine.quantization.base import Format, QuantizationConfig, WithByteRows
+from runner_engine.quantization.capabilities import HoldsBlocks
 from runner_engine.quantization.mixed import Mix
-from runner_engine.settings.lora import adapter_of
+from runner_engine.settings.kv_cache import KvCache
 from runner_engine.settings.model import LocalModelConfig
 from runner_engine.spec import ModelSpec
 
@@ -52,8 +55,17 @@ class ModelFiles:
 
     def __init__(self, spec: ModelSpec) -> None:
         self.model = spec.model
-        self.lora, self.adapts = adapter_of(spec.lora), spec.lora.adapts
+        self.lora, self.adapts = spec.lora.adapter, spec.lora.adapts
         self.hashes: dict[str, str] = {}  # the last `fingerprint`
+
+    @property
+    def shape(self) -> dict[str, int]:
+        """The sizes of the text model that memory depends on."""
+        return shape_of(self.text_settings)
+
+    def place_bytes(self, kv_cache: KvCache) -> int:
+        """Return the bytes of keys and values of one token in all layers."""
+        return place_bytes(self.settings, self.dtype_bytes, kv_cache)
 
     @cached_property
     def path(self) -> Path:
@@ -205,11 +217,22 @@ class ResolvedModel:
                 else held
             )
             return Mix(held, {})
-        in_blocks = wanted.in_blocks()
-        if in_blocks is not None and self.files.has_blocks:
-            return Mix(in_blocks, {})
-        wanted.check_unpacked()
+        if isinstance(wanted, HoldsBlocks):
+            if self.files.has_blocks and (in_blocks := wanted.in_blocks()) is not None:
+                return Mix(in_blocks, {})
+            wanted.check_unpacked()
         return self.spec.mix
+
+    @property
+    def positions(self) -> Positions:
+        """How many positions it has, with its rope."""
+        settings, rope = self.files.text_settings, self.spec.rope
+        own = settings.get("max_position_embeddings")
+        return Positions(
+            own if isinstance(own, int) and own > 0 else None,
+            positions_of(settings, rope),
+            made_for(settings, rope),
+        )
 
     @cached_property
     def apart(self) -> list[ResolvedModel]:

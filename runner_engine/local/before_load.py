@@ -8,7 +8,7 @@ from runner_base.notes import Note
 from runner_engine.checkpoints import adapter_header, adapter_kinds, chat_templates, random_weights
 from runner_engine.checkpoints.draft import check_guesses, checked_draft, draft_of
 from runner_engine.checkpoints.kept_kv import kept_kv
-from runner_engine.checkpoints.positions import check_factor, made_for, notes_on_factor, positions_of
+from runner_engine.checkpoints.positions import check_factor, notes_on_factor
 from runner_engine.checkpoints.resolve import ResolvedModel
 from runner_engine.kernels import building
 from runner_engine.plan import formats
@@ -70,22 +70,6 @@ STATE_SPACES = {  # families with layers whose states are computed in C
 }
 
 
-def own_positions(resolved: ResolvedModel) -> int | None:
-    """Return the positions that config.json names, those that the model was made for; None: none or
-    unknown."""
-    own = resolved.files.text_settings.get("max_position_embeddings")
-    return own if isinstance(own, int) and own > 0 else None
-
-
-def positions(resolved: ResolvedModel, made_for_only: bool = False) -> float:
-    """Return the positions that the loaded model will have; infinity where its settings name none.
-
-    made_for_only: those that it and its scaling are made for, although rope.beyond_trained lets it
-    read more.
-    """
-    return (made_for if made_for_only else positions_of)(resolved.files.text_settings, resolved.spec.rope)
-
-
 def build_kernels(resolved: ResolvedModel) -> float:
     """Build the kernels that a model needs, unless it is on a GPU; return the seconds."""
     if resolved.files.device != "cpu":
@@ -94,9 +78,7 @@ def build_kernels(resolved: ResolvedModel) -> float:
     choices = [*resolved.mix.choices, *(() if draft is None else draft.mix.choices)]
     needs = {
         building.FLOAT32: resolved.files.dtype == "float32",
-        building.PACKED: any(
-            choice.keeps_blocks or choice.keeps_groups or choice.makes_groups for choice in choices
-        ),
+        building.PACKED: any(choice.own_layers is not None for choice in choices),
         building.RECURRENT: resolved.files.text_settings.get("model_type") in STATE_SPACES,
         building.KV_BYTES: resolved.spec.generation.stored_kv.in_bytes,
     }

@@ -21,7 +21,8 @@ from runner_engine.models.loaded import Loaded
 from runner_engine.models.loaded_lines import text
 from runner_engine.models.lora import merging, module_of, several
 from runner_engine.models.lora.report import AdapterReport
-from runner_engine.settings.lora import AdapterConfig, adapter_of
+from runner_engine.quantization.capabilities import ProtectsWeights
+from runner_engine.settings.lora import AdapterConfig
 from runner_engine.spec import ModelSpec
 
 log = logging.getLogger(__name__)
@@ -79,7 +80,8 @@ def _adapting(base: Loaded, resolved: ResolvedModel) -> Iterator[None]:
     """Let PEFT see the base's layers, as each choice of its quantization needs it."""
     with ExitStack() as protecting:
         for choice in resolved.mix.choices:
-            protecting.enter_context(choice.adapting(base.model))
+            if isinstance(choice, ProtectsWeights):
+                protecting.enter_context(choice.adapting(base.model))
         yield
 
 
@@ -89,6 +91,6 @@ def release(loaded: Loaded, spec: ModelSpec) -> bool:
         return False
     if spec.lora.each:
         return several.remove(loaded.model)
-    if (lora := adapter_of(spec.lora)) is not None:
+    if (lora := spec.lora.adapter) is not None:
         return bool(module_of(lora).remove(loaded.model))
     return True

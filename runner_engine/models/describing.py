@@ -13,6 +13,7 @@ from runner_engine.models import gguf_blocks, inventory
 from runner_engine.models.grouped import hidden_parameters
 from runner_engine.models.loaded import Loaded
 from runner_engine.models.rope import choices as rope_room
+from runner_engine.quantization.base import OwnLayers
 from runner_engine.render.notes import render
 
 log = logging.getLogger(__name__)
@@ -65,5 +66,5 @@ def describe_base(base: Loaded, resolved: ResolvedModel) -> None:
     elif files.path.is_file():
         types = read_header(files.path).types
         base.facts["checkpoint"] = f"gguf: {types}"
-        if not resolved.mix.base.keeps_blocks:
+        if resolved.mix.base.own_layers is not OwnLayers.blocks:
             base.facts["quantized"] = f"none, unpacked from {types}"

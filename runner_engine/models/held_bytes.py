@@ -17,7 +17,7 @@ def held_bytes(tensors: Iterable[Any]) -> Counter[str]:
     constants included."""
     seen: set[int] = set()
     by_dtype: Counter[str] = Counter()
-    constants = {choice.constants for choice in CHOICES.values()}
+    constants = {choice.library.constants for choice in CHOICES.values()}
 
     def add(tensor: Any) -> None:
         if hasattr(

@@ -22,7 +22,7 @@ from runner_engine.quantization import holders, share
 from runner_engine.quantization.base import CheckpointSource
 from runner_engine.quantization.mixed import Mix
 from runner_engine.render.notes import render
-from runner_engine.settings.lora import AdapterConfig, LoraConfig, MergeOrder, adapter_of
+from runner_engine.settings.lora import AdapterConfig, LoraConfig, MergeOrder
 
 NAMES_SHOWN = 4
 # in the names of an adapter's tensors: PEFT's, and those of runner_engine/models/lora/pth.py
@@ -133,7 +133,7 @@ def unpacked_mib(model: Any, mix: Mix) -> float:
     of_layers = holders()
     packed = (module for module in model.modules() if _quantized_kind(module, of_layers))
     sizes = (getattr(one, "in_features", 0) * getattr(one, "out_features", 0) for one in packed)
-    most = max(choice.unpacked_bytes(model.dtype.itemsize) for choice in mix.choices)
+    most = max(choice.products(model.dtype.itemsize).unpacked_bytes for choice in mix.choices)
     return max(sizes, default=0) * most / machine.MIB
 
 
@@ -159,7 +159,7 @@ def describe_lora(lora: LoraConfig, report: AdapterReport | None) -> Described:
     if lora.each:
         words = f"{lora.name}, beside the weights: {'; '.join(applied.besides)} · {applied.parameters:,} parameters"
         return metrics, {"lora": words}
-    if (adapter := adapter_of(lora)) is None:
+    if (adapter := lora.adapter) is None:
         return metrics, {"lora": "none"}
     words = (
         f"{adapter.name} {adapter.path}: {applied.modules} modules · rank {applied.rank} · "

@@ -14,6 +14,7 @@ from runner_engine.models import capability, gguf_tokenizer, inventory
 from runner_engine.plan import formats
 from runner_engine.plan.load_plan import LoadPlan
 from runner_engine.plan.memory_check import check_memory
+from runner_engine.quantization.capabilities import ChecksDevice
 
 MAX_KERNELS = 1024  # the default size of the cache
 
@@ -37,7 +38,8 @@ def target_of(plan: LoadPlan) -> Target:
     limit_kernels()
     device = pick_device(model.device)
     for choice in plan.mix.choices:
-        choice.prepare(device.type)
+        if isinstance(choice, ChecksDevice):
+            choice.prepare(device.type)
     for adapted in plan.resolved.apart or [plan.resolved]:
         capability.check_adapter(adapted.files)
     dtype, notes = torch_dtype(files.dtype, model.dtype, files.settings)

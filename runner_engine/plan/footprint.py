@@ -32,7 +32,7 @@ from runner_engine.checkpoints.pass_memory import (
 from runner_engine.checkpoints.resolve import ModelFiles, ResolvedModel
 from runner_engine.checkpoints.weight_sizes import elements
 from runner_engine.plan.load_plan import SHARED_BYTES, LoadPlan, may_pack, plan_load
-from runner_engine.quantization.base import QuantizationConfig
+from runner_engine.quantization.base import OwnLayers, QuantizationConfig
 from runner_engine.settings.model import Attention
 from runner_engine.spec import Workload
 
@@ -242,15 +242,20 @@ def _predict_one(
     lanes = LANES if plan.is_streamed and device == "cpu" else 1
     kept = kept_kv(settings, dtype_bytes, spec.generation.stored_kv, lanes)
 
+    products = [choice.products(dtype_bytes) for choice in mix.choices]
+    own_layers = {choice.own_layers for choice in mix.choices}
+    in_blocks = held.own_layers is OwnLayers.blocks
+    are_groups = held.own_layers is OwnLayers.groups or own_layers == {OwnLayers.made_groups}
+
     def activations(pass_shape: PassShape) -> int:
         positions = pass_shape.rows * pass_shape.tokens
-        are_groups = held.keeps_groups or all(choice.makes_groups for choice in mix.choices)
-        if not held.may_round_rows and (held.keeps_blocks or (are_groups and by_panels)):
+        may_round_rows = held.products(dtype_bytes).may_round_rows
+        if not may_round_rows and (in_blocks or (are_groups and by_panels)):
             most = 0  # what is unpacked at a time is on the threads' stacks
         elif by_panels:
             most = quantized_workspace_bytes(positions, width, machine.cores())
         else:
-            most = max(choice.pass_bytes(device, positions, width, dtype_bytes) for choice in mix.choices)
+            most = positions * width * max(one.cpu_pass_bytes for one in products) * (device == "cpu")
         return most + activation_bytes(shape, dtype_bytes, pass_shape)
 
     # on a CPU, C draws
@@ -267,7 +272,7 @@ def _predict_one(
         by_length = dtype_bytes == BYTES["bfloat16"] and not spec.generation.stored_kv.in_bytes
         spans = () if by_length else (prompt_tokens, context)
         decode += recorded_rows(rows, *spans) * shape["vocab"] * dtype_bytes
-    unpacked = 0 if by_panels else largest * max(choice.unpacked_bytes(dtype_bytes) for choice in mix.choices)
+    unpacked = 0 if by_panels else largest * max(one.unpacked_bytes for one in products)
     of_prompts = kept.prompt_bytes(rows, prompt_tokens, (reading.rows, reading.tokens), keeps_windows)
     of_all = kept.final_bytes(rows, prompt_tokens, new_tokens, keeps_windows)
     if (guesses or spec.generation.speculation.is_steady) and new_tokens > 1:
@@ -283,7 +288,7 @@ def _predict_one(
         return plain
     free_mib = machine.available_mib() if free_mib is None else free_mib
     unread, copied, packed_share = _resident(plan, rows * context, free_mib)
-    if held.keeps_blocks and packed_share:
+    if in_blocks and packed_share:
         is_tied = weights["head"] == 0  # then the embedding is packed as the head, too
         packed = (tensor for tensor in tensors if is_tied or part_of(tensor) != "embedding")
         copied += sum(bytes_beyond_file(tensor) for tensor in packed)
@@ -333,22 +338,23 @@ def _resident(plan: LoadPlan, tokens: int, free_mib: float) -> tuple[int, int, f
     as a copy.
     """
     held, weights, mapped = plan.mix.base, plan.weights, plan.mapped_bytes
+    in_blocks = held.own_layers is OwnLayers.blocks
     linear, share, is_own_head = weights["linear"], 1.0, weights["head"] > 0
     if held.is_mixed:
         plain = plan.plain_layers
         linear, share = plain.nbytes, plain.share_of_shapes
         is_own_head |= plain.has_quantized_head  # whose bytes are not under the head
-    elif held.packed and not held.keeps_blocks:
+    elif held.packed and not in_blocks:
         linear = 0
     head = weights["head"] if is_own_head else weights["embedding"]
-    is_packed = plan.is_streamed and (held.keeps_blocks or may_pack(linear + head, free_mib))
+    is_packed = plan.is_streamed and (in_blocks or may_pack(linear + head, free_mib))
     in_memory = linear + weights["head"] if mapped == 0 else linear * plan.spec.lora.merges
     copied = (in_memory + head * (not is_own_head)) * is_packed
     unread = 0
     is_large = weights["embedding"] >= SHARED_BYTES and SCALED not in str(
         plan.files.settings.get("model_type")
     )
-    if is_packed and not is_own_head and (held.keeps_blocks or (mapped and is_large)):
+    if is_packed and not is_own_head and (in_blocks or (mapped and is_large)):
         unread = weights["embedding"]  # its rows are taken from the head's panels
     elif mapped and (is_packed or is_own_head):  # else the tied head reads all of the embedding
         used = VOCABULARY_SHARE * weights["embedding"]

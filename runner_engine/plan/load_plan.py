@@ -25,7 +25,7 @@ from runner_engine.checkpoints.own_head import as_one_layer, without_head
 from runner_engine.checkpoints.resolve import ModelFiles, ResolvedModel
 from runner_engine.checkpoints.weight_files import Tensor
 from runner_engine.checkpoints.weight_sizes import weight_bytes
-from runner_engine.quantization.base import CheckpointSource, QuantizationConfig
+from runner_engine.quantization.base import CheckpointSource, OwnLayers, QuantizationConfig
 from runner_engine.quantization.mixed import Mix
 from runner_engine.settings.model import Attention
 from runner_engine.spec import ModelSpec
@@ -69,9 +69,9 @@ class LoadPlan:
             return "merged"
         if held.is_mixed:
             return "mixed"
-        if held.keeps_groups:
+        if held.own_layers is OwnLayers.groups:
             return "stored_groups"
-        if held.makes_groups:
+        if held.own_layers is OwnLayers.made_groups:
             return "made_groups" if files.stored is None else "adopted_groups"
         return "library"
 
@@ -93,7 +93,7 @@ class LoadPlan:
         files = self.files
         if self.spec.is_own_head:
             return as_one_layer(files)[0]
-        if self.mix.base.keeps_blocks:
+        if self.mix.base.own_layers is OwnLayers.blocks:
             return gguf_file.kept_tensors(gguf_file.read_header(files.path))
         return list(without_head(files, files.matrices if self.takes_experts_apart else files.tensors))
 
@@ -117,7 +117,7 @@ class LoadPlan:
     @property
     def choices(self) -> dict[str, QuantizationConfig]:
         """The format of each tensor that the load quantizes."""
-        is_stored = self.files.stored is not None or self.mix.base.keeps_blocks
+        is_stored = self.files.stored is not None or self.mix.base.own_layers is OwnLayers.blocks
         return self.walk.choices if self.mix.quantizes and not is_stored else {}
 
     @cached_property
@@ -153,13 +153,13 @@ class LoadPlan:
     def mapped_bytes(self) -> int:
         """The bytes of weights that stay in the mapped checkpoint."""
         weights, base = self.weights, self.mix.base
-        if base.keeps_blocks:
+        if base.own_layers is OwnLayers.blocks:
             return sum(weights.values()) - weights["other"]
         if not self.is_mapped:
             return 0
         in_memory, left_plain = ["expert", "lora"], 0  # experts are joined
         makes_codes = self.mix.quantizes and self.files.stored is None
-        if self.spec.lora.merges or makes_codes or base.makes_groups:
+        if self.spec.lora.merges or makes_codes or base.own_layers is OwnLayers.made_groups:
             in_memory += ["linear", "scales"]
             left_plain = self.plain_layers.nbytes if base.is_mixed else 0
         return sum(size for part, size in weights.items() if part not in in_memory) + left_plain

@@ -84,4 +84,4 @@ def quiet_imports() -> None:
     """Silence what the libraries log on import: transformers and peft import those that are
     installed."""
     for choice in CHOICES.values():
-        choice.quiet_import()
+        choice.library.silence()

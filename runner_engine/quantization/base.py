@@ -1,26 +1,21 @@
 """What every choice of `quantization` defines, and the choice `none`.
 
 A choice is one class: its keys and their checks, the packages it needs, its price in bytes, the
-arguments for transformers, and how its checkpoints and its layers are recognised. torch and
-transformers are imported inside functions only.
+arguments for transformers, and how its checkpoints and its layers are recognised. What only some
+can do stands in capabilities.py. torch and transformers are imported inside functions only.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, fields
-from enum import StrEnum
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from enum import Enum, StrEnum, auto
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from runner_base import UNLESS_DEFAULT, ConfigError, Inert, setting
 from runner_base.notes import Note
-
-if TYPE_CHECKING:
-    import torch
-
 
 # of every choice: which layers it leaves to others (runner_engine/quantization/mixed.py)
 MIX_KEYS = ("skip", "overrides")
@@ -41,35 +36,61 @@ class CheckpointSource(StrEnum):
     gguf = "gguf"  # one .gguf file
 
 
+class OwnLayers(Enum):
+    """Which of the runner's own layers hold the weights of a choice."""
+
+    blocks = auto()  # of a .gguf file
+    groups = auto()  # a checkpoint's groups of integers (runner_engine/models/grouped.py)
+    made_groups = auto()  # groups made while loading (runner_engine/models/loading/made_groups.py)
+
+
+@dataclass(frozen=True)
+class Library:
+    """What a choice needs besides the core install, and what is peculiar about it."""
+
+    packages: tuple[str, ...] = ()
+    install: str = ""  # the command that installs them
+    # silences what it logs on import if no user can act on it
+    silence: Callable[[], None] = lambda: None
+    # the tensors that belong to a quantized parameter and are not parameters themselves
+    constants: Callable[[Any], Iterable[Any]] = lambda _: ()
+
+
+@dataclass(frozen=True)
+class StoredTensors:
+    """The names of tensors in a quantized checkpoint."""
+
+    codes: tuple[str, ...] = ()  # how those of packed weights end, if not in .weight
+    fused_scales: tuple[str, ...] = ()  # how those of scales beside codes of all experts of a layer end
+    notes: tuple[str, ...] = ()  # parts of those that describe others and are not loaded
+    bits_by_type: Mapping[str, int] = field(default_factory=dict)  # of a code, where layers differ
+
+
+@dataclass(frozen=True)
+class Products:
+    """How linear layers of a choice are multiplied, and the memory that this takes."""
+
+    unpacked_bytes: int = 0  # of a number in the copy that a product makes of a whole weight; 0: no copy
+    has_kernels: bool = False  # the local engine has its own kernels for them, which make no copy
+    may_round_rows: bool = False  # rows may be quantized, too
+    cpu_pass_bytes: int = 0  # for each position and input on a CPU, besides the result
+
+
 @dataclass
 class QuantizationConfig:
     """No quantization: the weights are in model.dtype, or as in the checkpoint."""
 
     name: ClassVar[str] = "none"
 
-    packages: ClassVar[tuple[str, ...]] = ()  # needed besides the core install
-    install: ClassVar[str] = ""  # the command that installs them
+    library: ClassVar[Library] = Library()
     source: ClassVar[CheckpointSource] = CheckpointSource.plain
-    keeps_blocks: ClassVar[bool] = False  # whether the weights are blocks of a .gguf file
-    keeps_groups: ClassVar[bool] = (
-        False  # whether the weights are a checkpoint's groups of integers (runner_engine/models/grouped.py)
-    )
-    makes_groups: ClassVar[bool] = (
-        False  # whether the runner's own layers hold what is made (runner_engine/models/loading/made_groups.py)
-    )
+    own_layers: ClassVar[OwnLayers | None] = None  # None: layers of the library
     packed: ClassVar[bool] = False  # whether linear layers are quantized in memory
     method: ClassVar[str] = ""  # `quant_method` in the config.json of its checkpoints
-    holders: ClassVar[
-        tuple[str, ...]
-    ] = ()  # the modules that define the classes of its layers, or of their weights
-    packed_names: ClassVar[tuple[str, ...]] = ()  # how names of stored packed weights end, if not in .weight
-    bits_by_type: ClassVar[Mapping[str, int]] = {}  # of a code, by the stored type, where layers differ
-    fused_names: ClassVar[
-        tuple[str, ...]
-    ] = ()  # ends of names of scales beside codes of all experts of a layer
-    note_names: ClassVar[
-        tuple[str, ...]
-    ] = ()  # in names of stored tensors that describe others and are not loaded
+    # the modules that define the classes of its layers, or of their weights
+    holders: ClassVar[tuple[str, ...]] = ()
+    tensors: ClassVar[StoredTensors] = StoredTensors()  # of its checkpoints
+    load_bytes_per_number: ClassVar[int] = 0  # that quantizing the largest weight takes while loading
 
     # not in the text of a choice, which names timings that were taken without these keys: see
     # mix_keys
@@ -87,15 +108,9 @@ class QuantizationConfig:
         """Return the bytes of one linear weight in memory, and of its constants."""
         return numbers * dtype_bytes, 0
 
-    def unpacked_bytes(self, dtype_bytes: int) -> int:
-        """Return the bytes of one number in the unpacked copy that a product makes of a whole
-        weight; 0 = no copy."""
-        return 0
-
-    def has_kernels(self, dtype_bytes: int) -> bool:
-        """Whether the local engine has its own kernels for such layers, which make no copy of a
-        weight."""
-        return False
+    def products(self, dtype_bytes: int) -> Products:
+        """Return how layers are multiplied by activations whose numbers have so many bytes."""
+        return Products()
 
     @property
     def has_byte_rows(self) -> bool:
@@ -103,42 +118,13 @@ class QuantizationConfig:
         return False
 
     @property
-    def may_round_rows(self) -> bool:
-        """Whether rows of its layers may be quantized, too, which needs memory."""
-        return self.has_byte_rows
-
-    @property
     def mixes_rows(self) -> bool:
         """Whether a row's result depends on the rows that are computed with it."""
         return False
 
-    def pass_bytes(self, device: str, positions: int, width: int, dtype_bytes: int) -> int:
-        """Return the memory that a product of so many positions with a layer of this width takes
-        besides its result."""
-        return 0
-
-    @property
-    def load_bytes_per_number(self) -> int:
-        """Bytes per number that quantizing the largest weight takes while loading."""
-        return 0
-
     def load_arguments(self) -> dict[str, Any]:
         """Return the arguments with which `from_pretrained` quantizes a plain checkpoint."""
         return {}
-
-    def quantize_layer(self, model: torch.nn.Module, layer: torch.nn.Module) -> torch.nn.Module:
-        """Return a plain linear layer of a loaded model in this format, perhaps as the same object,
-        for a mix.
-
-        A choice that does not define it quantizes whole models only. A layer that it cannot
-        quantize is returned as is.
-        """
-        return layer
-
-    @classmethod
-    def quantizes_layers(cls) -> bool:
-        """Whether it can quantize single layers of a loaded model."""
-        return cls.makes_groups or cls.quantize_layer is not QuantizationConfig.quantize_layer
 
     @classmethod
     def read_stored(cls, stored: dict[str, Any]) -> Format | None:  # noqa: ARG003
@@ -146,57 +132,19 @@ class QuantizationConfig:
         made it."""
         return None
 
-    def in_blocks(self) -> QuantizationConfig | None:
-        """Return what describes a loaded file whose blocks stay as they are; None if none does."""
-        return None
-
-    def check_unpacked(self) -> None:
-        """Reject keys that have a meaning only for blocks that stay as they are, where none
-        does."""
-
-    @staticmethod
-    def quiet_import() -> None:
-        """Silence what the library logs on import if no user can act on it."""
-
-    def prepare(self, device: str) -> None:
-        """Reject a library that cannot run on the device, before any weight is read."""
-
     def reaches(self, family: str, layer_by_layer: bool) -> bool:
         """Whether it takes the class of linear layers that a family (`model_type`) has, alone or in
         a mix."""
         return family not in DERIVED_LINEAR
 
-    def unfit(self, outputs: int, inputs: int, device: str) -> str:
-        """Say why a layer of this size cannot be quantized for a device, after its path; empty if
-        it can."""
-        return ""
-
-    def leave(self, arguments: dict[str, Any], paths: list[str]) -> None:
-        """Name all modules that stay plain in the arguments for `from_pretrained`, where its config
-        must know them."""
-
-    def check_loaded(self, model: torch.nn.Module) -> None:
-        """Reject loaded layers that the library's kernels cannot compute, or let these compute
-        them."""
-
-    def adapting(self, model: torch.nn.Module) -> AbstractContextManager[None]:
-        """Protect the weights while an adapter is applied to the model."""
-        return nullcontext()
-
-    @staticmethod
-    def constants(parameter: Any) -> Iterator[Any]:  # noqa: ARG004
-        """Yield the tensors that belong to a quantized parameter and are not parameters
-        themselves."""
-        yield from ()
-
     def require_packages(self, who: str = "") -> None:
         """Reject a choice whose package is not installed, with the command that installs it."""
-        missing = [name for name in self.packages if find_spec(name) is None]
+        missing = [name for name in self.library.packages if find_spec(name) is None]
         if missing:
             are = "is" if len(missing) == 1 else "are"
             raise ConfigError(
                 f"{who or f'quantization={self.name}'} needs {' and '.join(missing)}, which {are} not installed: "
-                f"{self.install}{'' if who else ', or use quantization=none'}",
+                f"{self.library.install}{'' if who else ', or use quantization=none'}",
                 code="needs_package",
             )
 
@@ -236,8 +184,8 @@ class Quantized(QuantizationConfig, ABC):
         """Return the bytes of one linear weight in memory, and of its constants."""
 
     @abstractmethod
-    def unpacked_bytes(self, dtype_bytes: int) -> int:
-        """Return the bytes of one number in the unpacked copy of a weight."""
+    def products(self, dtype_bytes: int) -> Products:
+        """Return how its layers are multiplied."""
 
     @abstractmethod
     def load_arguments(self) -> dict[str, Any]:
@@ -255,6 +203,10 @@ class WithByteRows(QuantizationConfig):
     def has_byte_rows(self) -> bool:
         """Whether that is asked for."""
         return self.int8_rows
+
+    def products(self, dtype_bytes: int) -> Products:
+        """Return what the weights have, with memory for rows in 8 bits."""
+        return replace(super().products(dtype_bytes), may_round_rows=self.int8_rows)
 
     @property
     def keys(self) -> dict[str, Any]:
@@ -282,7 +234,7 @@ class Format:
 
     def numbers(self, nbytes: int, dtype: str) -> int:
         """Return how many numbers codes of this type stand for."""
-        return nbytes * 8 // self.config.bits_by_type.get(dtype, self.bits)
+        return nbytes * 8 // self.config.tensors.bits_by_type.get(dtype, self.bits)
 
     def __str__(self) -> str:
         keys = ", ".join(f"{key}={value}" for key, value in self.config.keys.items())

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from runner_base.notes import Note, note
-from runner_engine.quantization.base import Format
+from runner_engine.quantization.base import Format, StoredTensors
 from runner_engine.quantization.grouped import GroupedConfig, GroupSettings
 
 # what happens to outputs by the scale
@@ -23,7 +23,7 @@ class BitnetConfig(GroupedConfig):
 
     name: ClassVar[str] = "bitnet"
     method: ClassVar[str] = "bitnet"
-    packed_names: ClassVar[tuple[str, ...]] = (".weight",)
+    tensors: ClassVar[StoredTensors] = StoredTensors((".weight",))
 
     @classmethod
     def read_stored(cls, stored: dict[str, Any]) -> Format | None:

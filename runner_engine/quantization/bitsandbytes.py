@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from runner_base import BYTES, ConfigError, Dtype, check, one_line, processor
-from runner_engine.quantization.base import Format, Quantized
+from runner_engine.quantization.base import Format, Library, Products, Quantized, StoredTensors
 
 if TYPE_CHECKING:
     import torch
@@ -24,16 +24,35 @@ NESTED_BLOCK = 256  # scales that share one scale when quantized themselves
 MOST_DIMENSIONS = 3  # of the inputs of bitsandbytes' 8-bit layers
 
 
+def _silence() -> None:
+    """Silence its import, which looks for optional kernels on a hub, and what it says of each
+    product's inputs."""
+    for name in ("backends.cpu.ops", "autograd._functions"):
+        logging.getLogger(f"bitsandbytes.{name}").setLevel(logging.ERROR)
+
+
+def _constants(parameter: Any) -> Iterator[Any]:
+    """Yield the scales: one for each row of int8; one for each block of 4 bits, perhaps
+    quantized themselves."""
+    yield getattr(parameter, "SCB", None)
+    state = getattr(parameter, "quant_state", None)
+    if state is not None:
+        yield from (state.absmax, state.code)
+        if state.nested:
+            yield from (state.state2.absmax, state.state2.code)
+
+
 @dataclass
 class BitsAndBytesConfig(Quantized):
     """What int8 and the two 4-bit formats have in common."""
 
-    packages: ClassVar[tuple[str, ...]] = ("bitsandbytes",)
-    install: ClassVar[str] = "pip install bitsandbytes"
+    library: ClassVar[Library] = Library(("bitsandbytes",), "pip install bitsandbytes", _silence, _constants)
     method: ClassVar[str] = "bitsandbytes"
     holders: ClassVar[tuple[str, ...]] = ("bitsandbytes.",)
     # loaded as Python numbers
-    note_names: ClassVar[tuple[str, ...]] = (".quant_state.", ".weight_format")
+    tensors: ClassVar[StoredTensors] = StoredTensors(notes=(".quant_state.", ".weight_format"))
+    # of the copies in float32 and int8 while one weight is quantized
+    load_bytes_per_number: ClassVar[int] = 8
     loaded_mark: ClassVar[str]  # the attribute of transformers' models with such layers
 
     @classmethod
@@ -63,18 +82,6 @@ class BitsAndBytesConfig(Quantized):
         config = kind(bool(stored.get("bnb_4bit_use_double_quant")), Dtype(dtype))
         return Format(cls.method, config, 4, name, matched=kind is not FourBitConfig)
 
-    @property
-    def load_bytes_per_number(self) -> int:
-        """Return the bytes of the copies in float32 and int8 while one weight is quantized."""
-        return 8
-
-    @staticmethod
-    def quiet_import() -> None:
-        """Silence its import, which looks for optional kernels on a hub, and what it says of each
-        product's inputs."""
-        for name in ("backends.cpu.ops", "autograd._functions"):
-            logging.getLogger(f"bitsandbytes.{name}").setLevel(logging.ERROR)
-
     def prepare(self, device: str) -> None:
         """Import it, and turn its various signs that it cannot run here into one message."""
         self.require_packages()
@@ -87,10 +94,6 @@ class BitsAndBytesConfig(Quantized):
         reason = vars(library).get("error_msg")
         if reason is not None and device != "cpu":  # on a CPU torch does the work without it
             raise self._unusable(reason)
-
-    def has_kernels(self, dtype_bytes: int) -> bool:
-        """Return True, for all its layers."""
-        return True
 
     def quantize_layer(self, model: Any, layer: Any) -> torch.nn.Module:
         """Return the library's layer with the same weights, made as transformers makes it while
@@ -135,17 +138,6 @@ class BitsAndBytesConfig(Quantized):
             code="unsupported",
         )
 
-    @staticmethod
-    def constants(parameter: Any) -> Iterator[Any]:
-        """Yield the scales: one for each row of int8; one for each block of 4 bits, perhaps
-        quantized themselves."""
-        yield getattr(parameter, "SCB", None)
-        state = getattr(parameter, "quant_state", None)
-        if state is not None:
-            yield from (state.absmax, state.code)
-            if state.nested:
-                yield from (state.state2.absmax, state.state2.code)
-
 
 @dataclass
 class Int8Config(BitsAndBytesConfig):
@@ -162,19 +154,15 @@ class Int8Config(BitsAndBytesConfig):
         """One byte for each number, one float32 scale for each row."""
         return numbers, 4 * rows
 
-    def unpacked_bytes(self, dtype_bytes: int) -> int:
-        """The copy is in the dtype of the activations."""
-        return dtype_bytes
+    def products(self, dtype_bytes: int) -> Products:
+        """The copy is in the dtype of the activations; freed blocks of int32 sums and float32 scales
+        stay in memory for a while."""
+        return Products(dtype_bytes, has_kernels=True, cpu_pass_bytes=20)
 
     @property
     def mixes_rows(self) -> bool:
         """Whether there are outliers: a column with one in any row is kept apart for all rows."""
         return self.threshold > 0
-
-    def pass_bytes(self, device: str, positions: int, width: int, dtype_bytes: int) -> int:
-        """Return, for a CPU, int32 sums and float32 scales; their freed blocks stay in memory for a
-        while."""
-        return positions * width * 20 if device == "cpu" else 0
 
     def prepare(self, device: str) -> None:
         """Silence its log line at every product: it casts to float16, which is how LLM.int8()
@@ -257,14 +245,11 @@ class FourBitConfig(BitsAndBytesConfig):
         nested = 4 * math.ceil(blocks / NESTED_BLOCK) + 256 * 4 + 4
         return math.ceil(numbers / 2), blocks + table + nested
 
-    def has_kernels(self, dtype_bytes: int) -> bool:
-        """Return True, but for other products than bfloat16 where the library does not pack its
-        weights for these."""
-        return self.compute_dtype is Dtype.bfloat16 or processor.has_bfloat16_products()
-
-    def unpacked_bytes(self, dtype_bytes: int) -> int:
-        """The copy is in compute_dtype."""
-        return BYTES[self.compute_dtype.value]
+    def products(self, dtype_bytes: int) -> Products:
+        """The copy is in compute_dtype. There are kernels, but for other products than bfloat16 where
+        the library does not pack its weights for these."""
+        has_kernels = self.compute_dtype is Dtype.bfloat16 or processor.has_bfloat16_products()
+        return Products(BYTES[self.compute_dtype.value], has_kernels)
 
     def load_arguments(self) -> dict[str, Any]:
         """Return transformers' own config."""
@@ -291,10 +276,6 @@ class FourBitConfig(BitsAndBytesConfig):
     def _weight_arguments(self, layer: Any) -> dict[str, Any]:
         kind = {"compress_statistics": self.double_quant, "quant_type": self.name, "module": layer}
         return {"requires_grad": False, **kind}
-
-    def leave(self, arguments: dict[str, Any], paths: list[str]) -> None:
-        """Name them in transformers' own config."""
-        arguments["quantization_config"].llm_int8_skip_modules = paths
 
     def check_loaded(self, model: torch.nn.Module) -> None:
         """Let the library pack only layers of sizes that its packed CPU kernels can multiply.

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from runner_base.notes import Note, note
+from runner_engine.quantization.base import StoredTensors
 from runner_engine.quantization.compressed import CompressedConfig, keys_of, rows_of, unread
 from runner_engine.quantization.grouped import GroupSettings
 
@@ -20,7 +21,7 @@ FUSED = "mxfp4"  # quant_method of gpt-oss's own checkpoints
 class Float4Config(CompressedConfig):
     """What both have in common."""
 
-    packed_names: ClassVar[tuple[str, ...]] = (".weight_packed",)
+    tensors: ClassVar[StoredTensors] = StoredTensors((".weight_packed",))
     group: ClassVar[int] = 0  # inputs that share a scale
 
     @classmethod
@@ -70,7 +71,7 @@ class Mxfp4Config(Float4Config):
     name: ClassVar[str] = "mxfp4_pack_quantized"
     form: ClassVar[str] = "mxfp4-pack-quantized"
     group: ClassVar[int] = 32
-    packed_names: ClassVar[tuple[str, ...]] = (".weight_packed", "_blocks")
+    tensors: ClassVar[StoredTensors] = StoredTensors((".weight_packed", "_blocks"))
 
     @classmethod
     def is_own(cls, stored: dict[str, Any]) -> bool:

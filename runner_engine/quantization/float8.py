@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from runner_base.notes import Note, note
+from runner_engine.quantization.base import StoredTensors
 from runner_engine.quantization.compressed import CompressedConfig, keys_of, rows_of, unread
 from runner_engine.quantization.grouped import GroupedConfig, GroupSettings
 
@@ -24,8 +25,7 @@ class Float8Config(GroupedConfig):
 
     name: ClassVar[str] = "fp8"
     method: ClassVar[str] = "fp8"
-    packed_names: ClassVar[tuple[str, ...]] = (".weight",)
-    fused_names: ClassVar[tuple[str, ...]] = ("_proj_scale_inv",)
+    tensors: ClassVar[StoredTensors] = StoredTensors((".weight",), ("_proj_scale_inv",))
 
     @classmethod
     def settings_of(cls, stored: dict[str, Any]) -> GroupSettings:
@@ -51,8 +51,7 @@ class FbgemmFp8Config(GroupedConfig):
 
     name: ClassVar[str] = "fbgemm_fp8"
     method: ClassVar[str] = "fbgemm_fp8"
-    packed_names: ClassVar[tuple[str, ...]] = (".weight",)
-    fused_names: ClassVar[tuple[str, ...]] = ("_proj_scale",)
+    tensors: ClassVar[StoredTensors] = StoredTensors((".weight",), ("_proj_scale",))
 
     @classmethod
     def settings_of(cls, stored: dict[str, Any]) -> GroupSettings:  # noqa: ARG003
@@ -72,7 +71,7 @@ class FloatQuantizedConfig(CompressedConfig):
 
     name: ClassVar[str] = "float_quantized"
     form: ClassVar[str] = "float-quantized"
-    packed_names: ClassVar[tuple[str, ...]] = (".weight",)
+    tensors: ClassVar[StoredTensors] = StoredTensors((".weight",))
 
     @classmethod
     def settings_of(cls, stored: dict[str, Any]) -> GroupSettings:

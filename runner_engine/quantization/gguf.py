@@ -6,7 +6,15 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from runner_base import check
-from runner_engine.quantization.base import CheckpointSource, QuantizationConfig, Quantized, WithByteRows
+from runner_engine.quantization.base import (
+    CheckpointSource,
+    Library,
+    OwnLayers,
+    Products,
+    QuantizationConfig,
+    Quantized,
+    WithByteRows,
+)
 
 
 @dataclass
@@ -22,8 +30,7 @@ class GgufConfig(WithByteRows, Quantized):
             not (self.int8_rows and self.unpacked), "quantization.int8_rows", self.int8_rows, need, "conflict"
         )
 
-    packages: ClassVar[tuple[str, ...]] = ("gguf",)
-    install: ClassVar[str] = "pip install 'runner-llm[gguf]'"
+    library: ClassVar[Library] = Library(("gguf",), "pip install 'runner-llm[gguf]'")
     source: ClassVar[CheckpointSource] = CheckpointSource.gguf
     packed: ClassVar[bool] = False
     holders: ClassVar[tuple[str, ...]] = ("runner_engine.models.gguf_blocks",)
@@ -33,9 +40,9 @@ class GgufConfig(WithByteRows, Quantized):
         file."""
         return numbers * dtype_bytes, 0
 
-    def unpacked_bytes(self, dtype_bytes: int) -> int:
-        """Return 0: a product unpacks no whole weight."""
-        return 0
+    def products(self, dtype_bytes: int) -> Products:
+        """Return no copy: a product unpacks no whole weight."""
+        return Products(may_round_rows=self.int8_rows)
 
     def in_blocks(self) -> QuantizationConfig | None:
         """Return the choice with blocks that stay, unless they are to be unpacked."""
@@ -61,10 +68,10 @@ class GgufConfig(WithByteRows, Quantized):
 class GgufBlocksConfig(GgufConfig):
     """A .gguf file whose blocks stay as they are (ResolvedModel.mix)."""
 
-    keeps_blocks: ClassVar[bool] = True
+    own_layers: ClassVar[OwnLayers | None] = OwnLayers.blocks
 
     packed: ClassVar[bool] = True
 
-    def has_kernels(self, dtype_bytes: int) -> bool:
+    def products(self, dtype_bytes: int) -> Products:
         """The engine multiplies blocks on every processor."""
-        return dtype_bytes in (2, 4)
+        return Products(0, dtype_bytes in (2, 4), self.int8_rows)

@@ -10,7 +10,15 @@ from typing import Any, ClassVar
 
 from runner_base import ConfigError
 from runner_base.notes import Note, note
-from runner_engine.quantization.base import CheckpointSource, Format, Quantized, WithByteRows
+from runner_engine.quantization.base import (
+    CheckpointSource,
+    Format,
+    OwnLayers,
+    Products,
+    Quantized,
+    StoredTensors,
+    WithByteRows,
+)
 
 BITS = range(2, 9)
 GPTQ_FORMATS = ("gptq", "gptq_v2")
@@ -42,21 +50,18 @@ class GroupedConfig(Quantized):
 
     source: ClassVar[CheckpointSource] = CheckpointSource.quantized
     holders: ClassVar[tuple[str, ...]] = ("runner_engine.models.grouped",)
-    packed_names: ClassVar[tuple[str, ...]] = (".qweight",)
-    keeps_groups: ClassVar[bool] = True
+    tensors: ClassVar[StoredTensors] = StoredTensors((".qweight",))
+    own_layers: ClassVar[OwnLayers | None] = OwnLayers.groups
 
     def price(self, rows: int, numbers: int, dtype_bytes: int) -> tuple[int, int]:
         """Return the bytes in model.dtype, for a weight that is not packed; packed ones are as
         large as on disk."""
         return numbers * dtype_bytes, 0
 
-    def unpacked_bytes(self, dtype_bytes: int) -> int:
-        """The copy is in the dtype of the activations."""
-        return dtype_bytes
-
-    def has_kernels(self, dtype_bytes: int) -> bool:
-        """The engine multiplies groups on every processor."""
-        return dtype_bytes in (2, 4)
+    def products(self, dtype_bytes: int) -> Products:
+        """The copy is in the dtype of the activations; the engine multiplies groups on every
+        processor."""
+        return Products(dtype_bytes, dtype_bytes in (2, 4))
 
     def load_arguments(self) -> dict[str, Any]:
         """Return nothing: the checkpoint contains the settings."""

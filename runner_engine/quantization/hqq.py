@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from runner_base import ConfigError
 from runner_base.notes import Note, note
-from runner_engine.quantization.base import Format, WithByteRows
+from runner_engine.quantization.base import Format, StoredTensors, WithByteRows
 from runner_engine.quantization.grouped import GroupedConfig, GroupSettings
 from runner_engine.quantization.made_groups import CodedGroups, MadeGroupsConfig
 
@@ -35,17 +35,14 @@ class HqqConfig(WithByteRows, MadeGroupsConfig):
 
     name: ClassVar[str] = "hqq"
     method: ClassVar[str] = "hqq"
+    # of the matrices in float32 that the optimisation needs at once
+    load_bytes_per_number: ClassVar[int] = 24
 
     @classmethod
     def read_stored(cls, stored: dict[str, Any]) -> Format | None:
         """Read bits and group of a checkpoint that the package has made; a variant that is not read
         is refused."""
         return StoredHqqConfig.read_stored(stored)
-
-    @property
-    def load_bytes_per_number(self) -> int:
-        """Return the bytes of the matrices in float32 that the optimisation needs at once."""
-        return 24
 
     def groups_of(self, weight: torch.Tensor) -> CodedGroups:
         """Find the zero points, as hqq's default solver does for groups along inputs."""
@@ -83,7 +80,7 @@ class StoredHqqConfig(WithByteRows, GroupedConfig):
 
     name: ClassVar[str] = "hqq"
     method: ClassVar[str] = "hqq"
-    packed_names: ClassVar[tuple[str, ...]] = (".W_q",)
+    tensors: ClassVar[StoredTensors] = StoredTensors((".W_q",))
 
     bits: int = 4
     group_size: int = 64

@@ -6,10 +6,11 @@ are.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from runner_base.notes import Note, note
+from runner_engine.quantization.base import Products, StoredTensors
 from runner_engine.quantization.compressed import CompressedConfig, keys_of, rows_of, unread
 from runner_engine.quantization.grouped import GroupSettings
 
@@ -21,12 +22,11 @@ class IntQuantizedConfig(CompressedConfig):
 
     name: ClassVar[str] = "int_quantized"
     form: ClassVar[str] = "int-quantized"
-    packed_names: ClassVar[tuple[str, ...]] = (".weight",)
+    tensors: ClassVar[StoredTensors] = StoredTensors((".weight",))
 
-    @property
-    def may_round_rows(self) -> bool:
-        """Those of W8A8."""
-        return True
+    def products(self, dtype_bytes: int) -> Products:
+        """Rows of W8A8 are rounded."""
+        return replace(super().products(dtype_bytes), may_round_rows=True)
 
     @classmethod
     def settings_of(cls, stored: dict[str, Any]) -> GroupSettings:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from runner_base import ConfigError
 from runner_base.errors import check_least
-from runner_engine.quantization.base import DERIVED_LINEAR, OTHER_LINEAR, Quantized
+from runner_engine.quantization.base import DERIVED_LINEAR, OTHER_LINEAR, OwnLayers, Products, Quantized
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +33,7 @@ class MadeGroupsConfig(Quantized):
     (models/made_groups.py)."""
 
     holders: ClassVar[tuple[str, ...]] = ("runner_engine.models.grouped",)
-    makes_groups: ClassVar[bool] = True
+    own_layers: ClassVar[OwnLayers | None] = OwnLayers.made_groups
     zero_point_bytes: ClassVar[int | None] = None  # of a group; None: as many as a scale has
 
     bits: int = 4
@@ -72,13 +72,10 @@ class MadeGroupsConfig(Quantized):
         """Whether a family's linear layers are torch's own class."""
         return family not in DERIVED_LINEAR | OTHER_LINEAR
 
-    def unpacked_bytes(self, dtype_bytes: int) -> int:
-        """The copy is in the dtype of the activations."""
-        return dtype_bytes
-
-    def has_kernels(self, dtype_bytes: int) -> bool:
-        """The engine multiplies groups on every processor."""
-        return dtype_bytes in (2, 4)
+    def products(self, dtype_bytes: int) -> Products:
+        """The copy is in the dtype of the activations; the engine multiplies groups on every
+        processor."""
+        return Products(dtype_bytes, dtype_bytes in (2, 4))
 
     def load_arguments(self) -> dict[str, Any]:
         """Return nothing: the runner quantizes the weights as transformers reads them."""

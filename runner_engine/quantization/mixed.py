@@ -14,6 +14,7 @@ from typing import Any
 from runner_base import ConfigError, few, unknown
 from runner_engine.quantization import CHOICES
 from runner_engine.quantization.base import GENERAL_KEYS, MIX_KEYS, CheckpointSource, QuantizationConfig
+from runner_engine.quantization.capabilities import quantizes_layers
 
 NONE = QuantizationConfig()
 HEAD = "lm_head"  # what a head is called that is tied to the embedding, and so has no tensor of its own
@@ -59,7 +60,7 @@ class Mix:
             for pattern, value in wanted.overrides.items()
         }
         for choice in (wanted, *overrides.values()):
-            if choice.packed and not choice.quantizes_layers():
+            if choice.packed and not quantizes_layers(type(choice)):
                 raise ConfigError(
                     f"quantization={choice.name} quantizes whole models only, not single layers",
                     key=given,
@@ -86,7 +87,7 @@ class Mix:
 
     def has_kernels(self, dtype_bytes: int) -> bool:
         """Whether the local engine has its own kernels for all of them."""
-        return all(choice.has_kernels(dtype_bytes) for choice in self.choices)
+        return all(choice.products(dtype_bytes).has_kernels for choice in self.choices)
 
     def choice_for(self, path: str, is_head: bool = False) -> QuantizationConfig:
         """Return what a layer gets; a head is left alone unless an override names it."""
@@ -138,6 +139,17 @@ class Mix:
         """Whether a layer's path ends as a pattern says, or is below a module of this name."""
         return self._patterns[pattern].fullmatch(path) is not None
 
+    def only_matching(self, paths: Iterable[str]) -> QuantizationConfig:
+        """Return the base with those of its patterns that match a path, for a model with fewer
+        layers."""
+        known, base = list(paths), self.base
+
+        def is_kept(pattern: str) -> bool:
+            return any(self.matches(pattern, path) for path in known)
+
+        overrides = {pattern: value for pattern, value in base.overrides.items() if is_kept(pattern)}
+        return replace(base, skip=[*filter(is_kept, base.skip)], overrides=overrides)
+
     @staticmethod
     def _no_layer(pattern: str, paths: list[str]) -> str:
         kinds = dict.fromkeys(re.sub(r"\.\d+\.", ".0.", path) for path in paths)
@@ -145,19 +157,6 @@ class Mix:
             f"{pattern} matches no linear layer of this model; there are {few([*kinds], EXAMPLES)}. A pattern "
             "is the end of such a path, or a module on it; * stands for any letters"
         )
-
-
-def only_matching(mix: Mix, paths: Iterable[str]) -> QuantizationConfig:
-    """Return a choice with those of its patterns that match a path, for a model with fewer
-    layers."""
-    wanted, known = mix.base, list(paths)
-    kept = [
-        pattern
-        for pattern in [*wanted.skip, *wanted.overrides]
-        if any(mix.matches(pattern, it) for it in known)
-    ]
-    overrides = {pattern: value for pattern, value in wanted.overrides.items() if pattern in kept}
-    return replace(wanted, skip=[pattern for pattern in wanted.skip if pattern in kept], overrides=overrides)
 
 
 def _choice(pattern: str, value: Any, make: Make) -> QuantizationConfig:

@@ -7,14 +7,13 @@ in hf_quant_config.json alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from runner_base import load_json
 from runner_base.notes import Note, note
-from runner_engine.quantization.base import Format
+from runner_engine.quantization.base import Format, StoredTensors
 from runner_engine.quantization.grouped import GroupedConfig, GroupSettings
 
 METHOD = "modelopt"
@@ -36,15 +35,12 @@ class ModelOptConfig(GroupedConfig):
 
     name: ClassVar[str] = "modelopt"
     method: ClassVar[str] = METHOD
-    packed_names: ClassVar[tuple[str, ...]] = (".weight",)
-    bits_by_type: ClassVar[Mapping[str, int]] = {"U8": 4, "F8_E4M3": 8}
-    fused_names: ClassVar[tuple[str, ...]] = (
-        "_proj_weight_scale",
-        "_proj_weight_scale_2",
-        "_proj_input_scale",
+    tensors: ClassVar[StoredTensors] = StoredTensors(
+        (".weight",),
+        ("_proj_weight_scale", "_proj_weight_scale_2", "_proj_input_scale"),
+        (".k_scale", ".v_scale"),  # of keys and values in fewer bits
+        {"U8": 4, "F8_E4M3": 8},
     )
-    # of keys and values in fewer bits
-    note_names: ClassVar[tuple[str, ...]] = (".k_scale", ".v_scale")
 
     @classmethod
     def read_stored(cls, stored: dict[str, Any]) -> Format | None:
@@ -64,7 +60,7 @@ class ModelOptConfig(GroupedConfig):
     @classmethod
     def settings_of(cls, stored: dict[str, Any]) -> GroupSettings:
         """Each layer's tensors say what it is."""
-        return GroupSettings(METHOD, (_bits(stored),), -1, unused=cls.note_names)
+        return GroupSettings(METHOD, (_bits(stored),), -1, unused=cls.tensors.notes)
 
     @classmethod
     def refusal_of(cls, stored: dict[str, Any]) -> Note | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from runner_base.notes import Note, note
-from runner_engine.quantization.base import WithByteRows
+from runner_engine.quantization.base import StoredTensors, WithByteRows
 from runner_engine.quantization.compressed import CompressedConfig, keys_of, unread
 from runner_engine.quantization.grouped import GroupSettings, bits_of, group_of
 
@@ -22,7 +22,7 @@ class PackQuantizedConfig(WithByteRows, CompressedConfig):
 
     name: ClassVar[str] = "pack_quantized"
     form: ClassVar[str] = "pack-quantized"
-    packed_names: ClassVar[tuple[str, ...]] = (".weight_packed",)
+    tensors: ClassVar[StoredTensors] = StoredTensors((".weight_packed",))
 
     @classmethod
     def settings_of(cls, stored: dict[str, Any]) -> GroupSettings:

@@ -11,7 +11,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from runner_engine.quantization.base import DERIVED_LINEAR, OTHER_LINEAR, Format, Quantized
+from runner_engine.quantization.base import (
+    DERIVED_LINEAR,
+    OTHER_LINEAR,
+    Format,
+    Library,
+    Products,
+    Quantized,
+    StoredTensors,
+)
 from runner_engine.quantization.made_groups import BITS, CodedGroups, MadeGroupsConfig
 
 if TYPE_CHECKING:
@@ -27,16 +35,21 @@ SILENCED = {
 INTX_WITH_ROWS = "Int8DynamicActivationIntxWeightConfig"
 
 
+def _silence() -> None:
+    """Silence its import by transformers, for any model; a logger keeps the same filter only once."""
+    for name in SILENCED:
+        logging.getLogger(name).addFilter(_is_wanted)
+
+
 @dataclass
 class TorchaoConfig(Quantized):
     """What the choices by torchao have in common: int8 weights with one scale for each output."""
 
-    packages: ClassVar[tuple[str, ...]] = ("torchao",)
-    install: ClassVar[str] = "pip install 'runner-llm[torchao]'"
+    library: ClassVar[Library] = Library(("torchao",), "pip install 'runner-llm[torchao]'", _silence)
     method: ClassVar[str] = "torchao"
     # the layers remain torch's, only their weights are replaced
     holders: ClassVar[tuple[str, ...]] = ("torchao.",)
-    packed_names: ClassVar[tuple[str, ...]] = ("_qdata",)
+    tensors: ClassVar[StoredTensors] = StoredTensors(("_qdata",))
     config_type: ClassVar[str] = ""  # the class of torchao that a checkpoint of the choice names
 
     def price(self, rows: int, numbers: int, dtype_bytes: int) -> tuple[int, int]:
@@ -84,13 +97,6 @@ class TorchaoConfig(Quantized):
             (one or row).get("_type") == "PerRow" for one in (each if isinstance(each, list) else [each])
         )
 
-    @staticmethod
-    def quiet_import() -> None:
-        """Silence its import by transformers, for any model; a logger keeps the same filter only
-        once."""
-        for name in SILENCED:
-            logging.getLogger(name).addFilter(_is_wanted)
-
 
 @dataclass
 class TorchaoInt8Config(TorchaoConfig):
@@ -100,13 +106,9 @@ class TorchaoInt8Config(TorchaoConfig):
 
     config_type: ClassVar[str] = "Int8WeightOnlyConfig"
 
-    def unpacked_bytes(self, dtype_bytes: int) -> int:
-        """The copy is in the dtype of the activations."""
-        return dtype_bytes
-
-    def has_kernels(self, dtype_bytes: int) -> bool:
-        """Return whether activations are in bfloat16."""
-        return dtype_bytes == 2
+    def products(self, dtype_bytes: int) -> Products:
+        """The copy is in the dtype of the activations; there are kernels if that is bfloat16."""
+        return Products(dtype_bytes, dtype_bytes == 2)
 
     def load_arguments(self) -> dict[str, Any]:
         """Return transformers' config around torchao's own."""
@@ -132,9 +134,9 @@ class TorchaoFloat8Config(TorchaoConfig):
         """One byte for each number; one float32 scale for each row."""
         return numbers, 4 * rows
 
-    def unpacked_bytes(self, dtype_bytes: int) -> int:
+    def products(self, dtype_bytes: int) -> Products:
         """The copy is in the dtype of the activations."""
-        return dtype_bytes
+        return Products(dtype_bytes)
 
     def load_arguments(self) -> dict[str, Any]:
         """Return transformers' config around torchao's own, which must not change settings of
@@ -159,14 +161,10 @@ class Int8DynamicConfig(TorchaoConfig):
 
     config_type: ClassVar[str] = "Int8DynamicActivationInt8WeightConfig"
 
-    def unpacked_bytes(self, dtype_bytes: int) -> int:
+    def products(self, dtype_bytes: int) -> Products:
         """Count the copy of the bytes in another order that the library makes on a GPU; torch
         copies less on a CPU."""
-        return 1
-
-    def has_kernels(self, dtype_bytes: int) -> bool:
-        """Return True, for all its layers."""
-        return True
+        return Products(1, has_kernels=True)
 
     def load_arguments(self) -> dict[str, Any]:
         """Return transformers' config around torchao's own, which must not change settings of
@@ -195,9 +193,10 @@ class TorchaoIntxConfig(TorchaoConfig, MadeGroupsConfig):
     name: ClassVar[str] = "torchao_intx"
 
     holders: ClassVar[tuple[str, ...]] = MadeGroupsConfig.holders
-    packed_names: ClassVar[tuple[str, ...]] = ("_weight_qdata",)
+    tensors: ClassVar[StoredTensors] = StoredTensors(("_weight_qdata",))
     config_type: ClassVar[str] = "IntxWeightOnlyConfig"
     zero_point_bytes: ClassVar[int | None] = 1
+    load_bytes_per_number: ClassVar[int] = 16  # of the library's matrices in int8 and in float32
     group_size: int = 32
     symmetric: bool = True
     int8_rows: bool = False
@@ -215,11 +214,6 @@ class TorchaoIntxConfig(TorchaoConfig, MadeGroupsConfig):
         """A symmetric weight has one zero point."""
         codes, constants = MadeGroupsConfig.price(self, rows, numbers, dtype_bytes)
         return codes, constants - (numbers // self.group_size - 1) * self.symmetric
-
-    @property
-    def load_bytes_per_number(self) -> int:
-        """Return the bytes of the library's matrices in int8 and in float32."""
-        return 16
 
     @classmethod
     def read_stored(cls, stored: dict[str, Any]) -> Format | None:

@@ -28,14 +28,12 @@ if TYPE_CHECKING:
     from runner_engine.sessions.base import check_scored as check_scored
     from runner_engine.sessions.base import prompt_sha256 as prompt_sha256
     from runner_engine.sessions.base import request_sha256 as request_sha256
-    from runner_engine.sessions.base import require_among as require_among
+    from runner_engine.sessions.base import require as require
     from runner_engine.sessions.chat_template import ChatTemplate as ChatTemplate
     from runner_engine.sessions.chat_template import template_values as template_values
     from runner_engine.sessions.contract import Engine as Engine
     from runner_engine.sessions.contract import complete as complete
     from runner_engine.sessions.contract import gather as gather
-    from runner_engine.sessions.contract import require as require
-    from runner_engine.sessions.contract import stopped as stopped
     from runner_engine.sessions.driver import Driver as Driver
     from runner_engine.sessions.scores import TokenScores as TokenScores
     from runner_engine.sessions.session import Listener as Listener
@@ -68,7 +66,6 @@ PLACES = {
     "prompt_sha256": "base",  # the hash of a prompt
     # what an engine can do and has done
     "Capability": "base",  # what an engine may be able to do; known before a load
-    "require_among": "base",  # rejects what an engine cannot do
     "check_scored": "base",  # rejects a chat whose template begins the thinking, where it is to be scored
     "NotOffered": "base",  # raised where an engine cannot do what is asked
     "NoChatTemplate": "base",  # raised for a chat to a model without a template
@@ -87,8 +84,7 @@ PLACES = {
     "Driver": "driver",  # a thread that steps a session, for servers
     "complete": "contract",  # requests in, their completions out
     "gather": "contract",  # steps a session until its requests have ended
-    "stopped": "contract",  # cancels what is under way, and returns it as it is
-    "require": "contract",  # rejects an engine that lacks capabilities
+    "require": "base",  # rejects what an engine cannot do
     # thinking and chats
     "Thought": "thinking",  # where a row stands between thinking and answer
     "ThoughtReader": "thinking",  # follows the thinking of rows, token by token

@@ -56,7 +56,7 @@ class NotOffered(ConfigError):
         )
 
 
-def require_among(offered: frozenset[Capability], what: str, capabilities: Iterable[Capability]) -> None:
+def require(offered: frozenset[Capability], what: str, capabilities: Iterable[Capability]) -> None:
     """Raise NotOffered unless all of these capabilities are offered."""
     if missing := sorted(set(capabilities) - offered):
         raise NotOffered(what, missing, offered)

@@ -13,15 +13,12 @@ from typing import TYPE_CHECKING, Protocol
 
 from runner_base import signals
 from runner_engine.devices import heap
-from runner_engine.sessions.base import Capability, Completion, EngineReport, Event, Request, require_among
+from runner_engine.sessions.base import Capability, Completion, EngineReport, Event, Request
 from runner_engine.sessions.session import Session
 from runner_engine.sessions.stats import EngineStats
 
 if TYPE_CHECKING:
     from runner_engine.sessions.arithmetic import Arithmetic
-
-
-STEPS_TO_STOP = 10  # a server's answers end a little after they are cancelled
 
 
 class Engine(Protocol):
@@ -53,12 +50,6 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Free the weights."""
-
-
-def require(engine: Engine, what: str, capabilities: Iterable[Capability]) -> None:
-    """Raise ConfigError unless an engine has these capabilities; tasks call it before anything is
-    loaded."""
-    require_among(engine.capabilities, what, capabilities)
 
 
 Listener = Callable[[list[Event]], bool | None]
@@ -93,17 +84,6 @@ def gather(
                     submitted += 1
                 if session.idle or listener(session.step()) is False:
                     return
-
-
-def stopped(session: Session) -> list[Completion]:
-    """Cancel all that is under way in a session, and return it as it is."""
-    session.cancel_all()
-    ended: list[Completion] = []
-    for _ in range(STEPS_TO_STOP):
-        ended += [event for event in session.step() if isinstance(event, Completion)]
-        if session.idle:
-            break
-    return ended
 
 
 def complete(

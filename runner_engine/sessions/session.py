@@ -9,12 +9,15 @@ from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 from runner_base import ConfigError
-from runner_engine.sessions.base import Capability, Completion, Event, Request, RequestId, require_among
+from runner_engine.sessions.base import Capability, Completion, Event, Request, RequestId, require
 
 log = logging.getLogger(__name__)
 
 # called in the thread that steps, so it must be quick
 Listener = Callable[[Event | Exception], None]
+
+
+STEPS_TO_STOP = 10  # a server's answers end a little after they are cancelled
 
 
 class Session(ABC):
@@ -87,7 +90,7 @@ class Session(ABC):
         The listener gets their events, which `step` returns, too.
         """
         for request in requests:
-            require_among(self._capabilities, f"request {request.id}", request.needs)
+            require(self._capabilities, f"request {request.id}", request.needs)
         entering: set[RequestId] = set()
         with self._changed:
             self._check_open()
@@ -128,6 +131,16 @@ class Session(ABC):
         """End all requests before the next forward pass, as `cancelled`."""
         with self._changed:
             self._cancelled |= self._left.keys()
+
+    def stop(self) -> list[Completion]:
+        """Cancel all that is under way, and return it as it is."""
+        self.cancel_all()
+        ended: list[Completion] = []
+        for _ in range(STEPS_TO_STOP):
+            ended += [event for event in self.step() if isinstance(event, Completion)]
+            if self.idle:
+                break
+        return ended
 
     def step(self) -> list[Event]:
         """Do one unit of work, such as a forward pass, in the calling thread; return its events."""

@@ -59,6 +59,10 @@ class KvCache:
         kinds = {self.keys, self.values, *(numbers for _, numbers in self.layers)}
         return kinds != {KvNumbers.as_model}
 
+    def number_bytes(self, dtype_bytes: int) -> int:
+        """Return the bytes of one number of keys and values, scales left out."""
+        return dtype_bytes if KvNumbers.as_model in (self.keys, self.values) else 1
+
     @property
     def fact(self) -> Note:
         """How they are stored, for a job's result."""

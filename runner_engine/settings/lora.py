@@ -21,6 +21,7 @@ from runner_base import (
     setting,
 )
 from runner_engine.quantization.base import CheckpointSource
+from runner_engine.quantization.capabilities import quantizes_layers
 
 if TYPE_CHECKING:
     from runner_engine.quantization.mixed import Mix
@@ -41,6 +42,11 @@ class LoraConfig:
 
     packages: ClassVar[tuple[str, ...]] = ()  # needed to apply the adapter
     adapts: ClassVar[bool] = False  # whether there is an adapter, or several
+
+    @property
+    def adapter(self) -> AdapterConfig | None:
+        """The keys of the one adapter, or None if the job has none."""
+        return self if isinstance(self, AdapterConfig) else None
 
     @property
     def each(self) -> list[PeftConfig]:
@@ -137,7 +143,8 @@ class AdapterConfig(LoraConfig):
                 code="missing",
             )
         if not all(
-            choice.source is CheckpointSource.plain and choice.quantizes_layers() for choice in mix.choices
+            choice.source is CheckpointSource.plain and quantizes_layers(type(choice))
+            for choice in mix.choices
         ):
             raise ConfigError(
                 f"lora.merge=true with quantization={label}, lora.merge_order={self.merge_order}: it quantizes no "
@@ -174,8 +181,3 @@ class PthConfig(AdapterConfig):
     module: ClassVar[str] = "runner_engine.models.lora.pth"
     usual_rope: ClassVar[str | None] = "rope_2d"
     is_single_file: ClassVar[bool] = True
-
-
-def adapter_of(lora: LoraConfig) -> AdapterConfig | None:
-    """Return the keys of the adapter, or None if the job has none."""
-    return lora if isinstance(lora, AdapterConfig) else None

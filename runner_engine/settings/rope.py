@@ -18,6 +18,9 @@ class RopeConfig:
     """The model's own rotary embedding, untouched."""
 
     name: ClassVar[str] = "native"
+    has_branches: ClassVar[bool] = False  # whether prompts may have branches
+    is_scaling: ClassVar[bool] = False
+    keeps_short_texts: ClassVar[bool] = True  # whether texts that fit without it stay as they are
     # It only lets longer texts be read: beside a scaling that has room for them, the native setting
     # is read by it.
     beyond_trained: bool = setting(False, Unless(changes_answers=False))
@@ -32,6 +35,7 @@ class Rope2dConfig(RopeConfig):
     position."""
 
     name: ClassVar[str] = "rope_2d"
+    has_branches: ClassVar[bool] = True
     ratio: float = setting(0.5, takes=within(0, 1))
     stride: int = setting(128, takes=least(1))
 
@@ -40,6 +44,8 @@ class Rope2dConfig(RopeConfig):
 class RopeScalingConfig(RopeConfig):
     """Shared key of transformers' own scalings: how many times longer the context becomes."""
 
+    is_scaling: ClassVar[bool] = True
+    keeps_short_texts: ClassVar[bool] = False
     factor: float = setting(MISSING, takes=Takes(lambda value: 1 <= value < math.inf, "must be 1 or more"))
 
 
@@ -56,6 +62,7 @@ class RopeDynamicConfig(RopeScalingConfig):
     positions."""
 
     name: ClassVar[str] = "dynamic"
+    keeps_short_texts: ClassVar[bool] = True
 
 
 @dataclass

@@ -8,7 +8,7 @@ from runner.config import meant
 from runner.config.choices import choices_for
 from runner.config.tasks import TASKS
 from runner_engine.quantization import CHOICES
-from runner_engine.quantization.base import CheckpointSource
+from runner_engine.quantization.base import CheckpointSource, OwnLayers
 
 
 def test_every_hint_names_a_choice() -> None:
@@ -22,7 +22,7 @@ def test_every_hint_names_a_choice() -> None:
     ):
         for bits, choices in names.items():
             assert {CHOICES[name].source for name in choices} <= sources, bits
-    assert all(CHOICES[name].makes_groups for name in meant.IN_GROUPS)
+    assert all(CHOICES[name].own_layers is OwnLayers.made_groups for name in meant.IN_GROUPS)
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 8])

@@ -18,6 +18,7 @@ from runner.config.root import RunnerConfig
 from runner.engines import LazyEngine
 from runner_base.errors import ConfigError
 from runner_base.result import FinishReason
+from runner_engine import require
 from runner_engine.sessions import base, contract
 from runner_engine.sessions.base import Capability, Request
 from runner_engine.sessions.stats import EngineStats
@@ -31,10 +32,12 @@ def test_capabilities_are_known_before_anything_is_loaded(make_config: Make, tin
     """Branches need rope_2d, and an attention that accepts a mask."""
     model = LocalModelConfig(name=str(tiny_llama), device="cpu")
     without = open_engine(make_config(model=model))
-    contract.require(without, "task=chat", [Capability.chat, Capability.logprobs])
+    require(without.capabilities, "task=chat", [Capability.chat, Capability.logprobs])
     with raises(ConfigError, "unsupported"):
-        contract.require(without, "task=generate", [Capability.branches, Capability.chat])
-    contract.require(open_engine(make_config(model=model, rope=Rope2dConfig())), "x", [Capability.branches])
+        require(without.capabilities, "task=generate", [Capability.branches, Capability.chat])
+    require(
+        open_engine(make_config(model=model, rope=Rope2dConfig())).capabilities, "x", [Capability.branches]
+    )
     flash = LocalModelConfig(name=str(tiny_llama), device="cpu", attention=Attention.flash_attention_2)
     assert Capability.branches not in open_engine(make_config(model=flash, rope=Rope2dConfig())).capabilities
     assert without.stats.load_s == 0

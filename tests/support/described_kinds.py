@@ -6,7 +6,7 @@ from pathlib import Path
 
 from runner.config.resolved import resolve
 from runner.config.root import RunnerConfig
-from runner.engines.kinds import ModelKind, kind_of
+from runner.engines.kinds import ModelKind, RunsUnderTorchrun, kind_of
 from runner_engine.sessions.base import Capability
 
 
@@ -33,5 +33,5 @@ def check_description(
     assert predicted is not None
     assert bool(predicted.weight_mib) == kind.HAS_WEIGHTS
     assert bool(kind.base_key(config)) == (is_served or (kind.HAS_WEIGHTS and not starts_processes))
-    assert kind.run_as_torchrun_worker(config) is None
+    assert not isinstance(kind, RunsUnderTorchrun) or kind.run_as_torchrun_worker(config) is None
     assert (kind.need(resolved).mib > 0) == (is_served or kind.HAS_WEIGHTS)

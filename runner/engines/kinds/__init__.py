@@ -4,15 +4,25 @@ on a model's kind."""
 from __future__ import annotations
 
 import importlib
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from runner.config.resolved import ResolvedJob
 from runner.config.root import RunnerConfig
-from runner_engine import BaseCache, Capability, Engine, Footprint, ModelConfig, Prompt, Request, Workload
+from runner_engine import (
+    BaseCache,
+    Capability,
+    Engine,
+    Footprint,
+    ModelConfig,
+    Positions,
+    Prompt,
+    Request,
+    Workload,
+)
 
 LOCAL = "runner.engines.kinds.local"  # describes a model on this machine: its keys are the engine's, which has no kinds
 Encoded = tuple[str | Sequence[int], list[int]]  # a prompt as the model sees it, and its token ids
@@ -96,29 +106,13 @@ class ModelKind(ABC):
         unknown."""
         return Footprint({}, 0, 0, 0, 0)
 
-    def own_positions(self, resolved: ResolvedJob) -> int | None:
-        """Return how many positions the model was made for, without a scaling; None if that is
-        unknown here."""
-        return None
-
-    def positions(self, resolved: ResolvedJob) -> float:
-        """Return how many positions the loaded model will have, as far as its files tell; infinity
-        if unknown."""
-        return math.inf
-
-    def made_for(self, resolved: ResolvedJob) -> float | None:
-        """Return the positions beyond which rope.beyond_trained lets it read; None where that key
-        is not taken."""
-        return None
+    def positions(self, resolved: ResolvedJob) -> Positions:
+        """Return how many positions the model has, as far as its files tell."""
+        return Positions()
 
     def need(self, resolved: ResolvedJob) -> Need:
         """Predict the memory, the threads and the GPUs of a job."""
         return Need(0.0, 1)
-
-    def run_as_torchrun_worker(self, config: RunnerConfig) -> int | None:
-        """Work for the process that runs the job, and return the exit code; None if this process
-        runs it."""
-        return None
 
     def build_kernels(self, resolved: ResolvedJob) -> float:
         """Build what a job needs of this machine's C compiler, unless that is done; return the
@@ -127,6 +121,36 @@ class ModelKind(ABC):
 
     def import_libraries(self, resolved: ResolvedJob) -> None:  # noqa: B027
         """Import what a job will use, so that later measurements do not include the libraries."""
+
+
+@runtime_checkable
+class RunsUnderTorchrun(Protocol):
+    """A kind whose processes torchrun may start."""
+
+    def run_as_torchrun_worker(self, config: RunnerConfig) -> int | None:
+        """Work for the process that runs the job, and return the exit code; None if this process
+        runs it."""
+
+
+class WithTokenizer(ModelKind):
+    """A kind whose tokenizer is among its files here, whatever runs the model."""
+
+    def encoded(self, resolved: ResolvedJob, prompts: Sequence[Prompt]) -> list[Encoded]:
+        """Render and tokenize prompts, with the tokenizer alone."""
+        from runner_engine import request_encoder_of  # imports torch
+
+        encoder = request_encoder_of(resolved)
+        return [encoder.encode(Request(0, prompt)) for prompt in prompts]
+
+    def counts_tokens(self, config: RunnerConfig) -> bool:
+        """Its tokenizer counts them."""
+        return True
+
+    def decoder(self, resolved: ResolvedJob) -> Callable[[Sequence[int]], str]:
+        """Return what gives the text of token ids, with the tokenizer alone."""
+        from runner_engine import request_encoder_of  # imports torch
+
+        return request_encoder_of(resolved).decode
 
 
 def kind_of(model: ModelConfig) -> ModelKind:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from runner.config.profiles import notes as profile_notes
 from runner.config.resolved import ResolvedJob, base_key, spec_of
 from runner.config.root import RunnerConfig
 from runner.core.later import put_off, uncollected
-from runner.engines.kinds import Encoded, ModelKind, Need
+from runner.engines.kinds import Need, WithTokenizer
 from runner_base import doing, machine, signals
 from runner_engine import (
     CHOICES,
@@ -19,8 +18,7 @@ from runner_engine import (
     Capability,
     Engine,
     Footprint,
-    Prompt,
-    Request,
+    Positions,
     RopeConfig,
     Workload,
     build_kernels,
@@ -28,8 +26,6 @@ from runner_engine import (
     check_files,
     check_fits,
     gpus_needed,
-    own_positions,
-    positions,
     predict,
 )
 from runner_engine.checkpoints import chat_templates, is_known, read_header
@@ -47,7 +43,7 @@ SMALL_WEIGHT_MIB = (
 TYPICAL_ROWS = 64  # at once, if the engine chooses
 
 
-class Local(ModelKind):
+class Local(WithTokenizer):
     """Its files contain everything."""
 
     HAS_WEIGHTS = True
@@ -76,17 +72,9 @@ class Local(ModelKind):
         """Predict from the headers of the checkpoint."""
         return predict(resolved, work, free_mib)
 
-    def own_positions(self, resolved: ResolvedJob) -> int | None:
-        """Return the positions that config.json names."""
-        return own_positions(resolved)
-
-    def positions(self, resolved: ResolvedJob) -> float:
+    def positions(self, resolved: ResolvedJob) -> Positions:
         """Return those that config.json and a chosen scaling make."""
-        return positions(resolved)
-
-    def made_for(self, resolved: ResolvedJob) -> float | None:
-        """Return those that config.json and a chosen scaling are made for, heeded or not."""
-        return positions(resolved, made_for_only=True)
+        return resolved.positions
 
     def need(self, resolved: ResolvedJob) -> Need:
         """Predict from the headers of the checkpoint; nothing is known without them."""
@@ -137,27 +125,17 @@ class Local(ModelKind):
                     importlib.import_module("runner_engine.models.capability").class_of(
                         files.path, trust_remote_code=False
                     )
-            for library in (*(name for choice in choices for name in choice.packages), *lora.packages):
+            for library in (
+                *(name for choice in choices for name in choice.library.packages),
+                *lora.packages,
+            ):
                 importlib.import_module(library)
                 signals.interrupt_if_noted()
             importlib.import_module("runner_engine.local.engine")
 
-    def encoded(self, resolved: ResolvedJob, prompts: Sequence[Prompt]) -> list[Encoded]:
-        """Render and tokenize prompts, with the tokenizer alone."""
-        from runner_engine import request_encoder_of  # imports torch
-
-        encoder = request_encoder_of(resolved)
-        return [encoder.encode(Request(0, prompt)) for prompt in prompts]
-
     def chat_template(self, resolved: ResolvedJob) -> str | None:
         """Return the text of the templates among its files."""
         return None if resolved.files.model.random_weights else chat_templates.text_of(resolved.files.path)
-
-    def decoder(self, resolved: ResolvedJob) -> Callable[[Sequence[int]], str]:
-        """Return what gives the text of token ids, with the tokenizer alone."""
-        from runner_engine import request_encoder_of  # imports torch
-
-        return request_encoder_of(resolved).decode
 
     def capabilities(self, config: RunnerConfig) -> frozenset[Capability]:
         """Return all capabilities; branches need rope_2d and an attention with a mask."""

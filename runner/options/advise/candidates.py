@@ -23,7 +23,7 @@ from runner.options.advise.machines import Machine
 from runner_base import ConfigError, RunnerError, one_line
 from runner_base.notes import Note, note
 from runner_engine import local_model, no_downloads
-from runner_engine.checkpoints import SHAPES_DIR, kv_number_bytes, list_tensors, most_rows
+from runner_engine.checkpoints import SHAPES_DIR, list_tensors, most_rows
 from runner_engine.plan import formats
 from runner_engine.quantization.base import CheckpointSource as Checkpoint
 from runner_engine.render.notes import render
@@ -213,7 +213,7 @@ def _set_batch_size(candidate: Candidate, resolved: ResolvedJob, free_mib: dict[
     sizes = [candidate.config.generation.batch_size]
     amounts = amounts_of(candidate.config)
     if sizes[0] is None and all(amount.rows is None for amount in amounts):
-        number_bytes = kv_number_bytes(resolved.files.dtype_bytes, candidate.config.generation.stored_kv)
+        number_bytes = candidate.config.generation.stored_kv.number_bytes(resolved.files.dtype_bytes)
         most = most_rows("cuda" if "cuda" in free_mib else "cpu", number_bytes)
         completions = max((amount.completions for amount in amounts), default=most)
         most = min(most, 1 << (completions - 1).bit_length())

@@ -20,7 +20,7 @@ from runner.options.agents.keys import Role
 from runner.options.agents.sandbox import CodeOutcome
 from runner.options.agents.team import AgentCall, Answered, Discussion
 from runner_base import Call, FinishReason, signals
-from runner_engine import Begun, Completion, Event, Request, RequestId, Session, gather, stopped
+from runner_engine import Begun, Completion, Event, Request, RequestId, Session, gather
 
 BATCHES = 8  # ready calls wait until they are an eighth of those that are under way
 
@@ -113,7 +113,7 @@ class Player:
                 try:
                     gather(self._session, [], listen)
                 except signals.BetweenSteps:
-                    raise signals.Interrupted(self._records.keep(stopped(self._session))) from None
+                    raise signals.Interrupted(self._records.keep(self._session.stop())) from None
             else:
                 listen([], wait=True)
 

@@ -41,7 +41,7 @@ from runner_base.render.notes import render_note
 from runner_base.result import CALLS, GRAPH, GRAPH_PICTURE
 from runner_compare import cut_off_words
 from runner_compare.statistics import LIMIT
-from runner_engine import Capability, Session, adapter_of, require
+from runner_engine import Capability, Session, require
 
 # 2: a program's `answer` that is no number, or too long, is no answer; 3: learned graphs are not
 # drawn
@@ -176,7 +176,7 @@ class _Work:
     def advice(self) -> Note | None:
         """Return which keys the shipped model needs for a team; None if they are set, and for any
         other model."""
-        config, adapter = self.context.config, adapter_of(self.context.config.lora)
+        config, adapter = self.context.config, self.context.config.lora.adapter
         has_roles = adapter is not None and adapter.path == TEAM_ADAPTER
         if config.model.name != "embedded" or (has_roles and self.task.domain is Domain.brief):
             return None
@@ -189,7 +189,7 @@ class _Work:
         """Load the engine, at the first call that is not on disk."""
         started = time.perf_counter()
         engine, folder = self.context.engine, self.context.recorder.folder
-        require(engine, "task=agents", {Capability.chat})
+        require(engine.capabilities, "task=agents", {Capability.chat})
         what = self.bar.what
         self.bar.describe("loading")
         earlier = Measured.read(folder) if self.calls.reused else None

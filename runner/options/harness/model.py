@@ -88,7 +88,11 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
         self.resolved = resolve(config)
         kind_of(config.model).check(self.resolved)  # the load reports the same notes
         self.engine = open_engine(self.resolved)
-        require(self.engine, "lm-eval", (Capability.token_ids, Capability.logprobs, Capability.tokenizer))
+        require(
+            self.engine.capabilities,
+            "lm-eval",
+            (Capability.token_ids, Capability.logprobs, Capability.tokenizer),
+        )
         self.report = self.engine.load()
         for note in self.report.notes:
             log.warning("%s", render(note))

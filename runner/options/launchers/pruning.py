@@ -38,7 +38,9 @@ class Fate(StrEnum):
 def check_search(first: PlannedJob, keys: Iterable[str], direction: str) -> None:
     """Reject a search whose trials cannot be compared while they run."""
     task = first.config.task if first.config is not None else None
-    if task is not None and (not task.comparisons_key or task.compared_with is not None):
+    questions = task.of_questions if task is not None else None
+    can_compare = questions is not None and questions.comparisons_key and questions.compared_with is None
+    if task is not None and not can_compare:
         need = "it needs task=gsm8k without task.early_stop_vs, which it sets itself"
         raise ConfigError(f"task={task.name}: {need}", key=KEY, code="conflict")
     if direction != "maximize":

@@ -8,7 +8,6 @@ from runner.config.model_names import adapter_name
 from runner.config.root import RunnerConfig
 from runner.options.serve.keys import ServeConfig
 from runner_base import check, short_name
-from runner_engine import adapter_of
 
 
 def served_name(config: RunnerConfig, task: ServeConfig) -> str:
@@ -16,7 +15,7 @@ def served_name(config: RunnerConfig, task: ServeConfig) -> str:
     `embedded+nf4+lora-embedded+yarn`."""
     if task.model_name:
         return task.model_name
-    adapter = adapter_of(config.lora)
+    adapter = config.lora.adapter
     weights = (
         f"{config.quantization.name}-mixed" if config.quantization.is_mixed else config.quantization.name
     )

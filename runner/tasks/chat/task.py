@@ -88,7 +88,7 @@ def run(inputs: Opening, context: Context) -> Result:
     contention = machine.Contention()
     machine.reset_peak()
     engine, recorder = context.engine, context.recorder
-    require(engine, "task=chat", [Capability.deltas])
+    require(engine.capabilities, "task=chat", [Capability.deltas])
     with recorder.progress(None, "loading"):
         report = engine.load()
     with (
@@ -253,7 +253,7 @@ class Chat:
                 raise ConfigError(
                     str(error).partition(": ")[2], key=f"/set {assignment}", code=error.code
                 ) from error
-            require(self.engine, f"/set {assignment}", needs)
+            require(self.engine.capabilities, f"/set {assignment}", needs)
             self.sampling, self.limits = sampling, self.limits | limits
             self.assigned[key] = number
         limits = {name: getattr(self.generation, name, None) for name in LIMITS} | self.limits

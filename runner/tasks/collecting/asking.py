@@ -27,7 +27,7 @@ def ask(
     """Ask what has no answer; return how many questions were enough, None for all, and what was
     measured."""
     task, recorder, engine = context.config.task.name, context.recorder, context.engine
-    require(engine, f"task={task}", frozenset().union(*(request.needs for request in kept.todo)))
+    require(engine.capabilities, f"task={task}", frozenset().union(*(request.needs for request in kept.todo)))
     with recorder.progress(questions or len(kept.requests), "loading") as bar:
         measuring = Measuring(engine, recorder.folder, earlier, context.config.model.is_on_server)
         policy.loaded(engine, measuring.report)

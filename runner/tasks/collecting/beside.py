@@ -33,7 +33,7 @@ def collect_beside(
         kept = Kept(requests, recorder, judge, context.config.rerun)
         if kept.todo:
             engine = context.engine
-            require(engine, what, frozenset().union(*(request.needs for request in kept.todo)))
+            require(engine.capabilities, what, frozenset().union(*(request.needs for request in kept.todo)))
             with recorder.progress(len(requests), what) as bar:
                 engine.load()
                 kept.refuse_other_prompts(engine)

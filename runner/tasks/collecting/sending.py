@@ -8,7 +8,7 @@ from itertools import chain
 from typing import Protocol
 
 from runner_base import signals
-from runner_engine import Completion, Engine, Event, Request, RequestId, gather, stopped
+from runner_engine import Completion, Engine, Event, Request, RequestId, gather
 
 
 class RequestsBeside(Protocol):
@@ -72,7 +72,7 @@ def each_request(
         try:
             gather(session, requests, listen, ahead)
         except signals.BetweenSteps:
-            choices = [*stopped(session), *chain(*arrived.values())]
+            choices = [*session.stop(), *chain(*arrived.values())]
             raise signals.Interrupted(
                 on_stop([choice for choice in choices if choice.id not in of_beside])
             ) from None

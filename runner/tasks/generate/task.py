@@ -52,7 +52,7 @@ from runner_base import (
     thinking_totals,
     write_atomically,
 )
-from runner_engine import Attention, Request, Rope2dConfig, local_model
+from runner_engine import Attention, Request, local_model
 
 VERSION = 1
 USES = frozenset({Uses.weights, Uses.engine})
@@ -91,7 +91,7 @@ def prepare(config: RunnerConfig) -> Prompts:
 
 def check_branches(config: RunnerConfig) -> None:
     """Reject a model that cannot tell one branch from another, or cannot take their mask."""
-    if not isinstance(config.rope, Rope2dConfig):
+    if not config.rope.has_branches:
         raise ConfigError(
             f"rope={config.rope.name} has no place for the branches of this job, which need two coordinates a token: "
             "use rope=rope_2d, or leave task.branches (in JSON lines: branches) out",

@@ -34,11 +34,11 @@ from runner_engine import (
     RequestId,
     Session,
     gather,
+    require,
 )
-from runner_engine.checkpoints import shape_of, waiting_places
+from runner_engine.checkpoints import waiting_places
 from runner_engine.models.loaded_lines import lines
 from runner_engine.render.notes import render
-from runner_engine.sessions import require_among
 
 EXACT = "task.exact=true"
 EXACT_HASH = "exact"  # its name among the hashes
@@ -59,10 +59,8 @@ def second_of(config: RunnerConfig) -> RunnerConfig:
         )
     other = overridden(config, KEY, named, SCORING)
     for what, each in ((EXACT, config), (f"{KEY}={named} with {EXACT}", other)):
-        require_among(kind_of(each.model).capabilities(each), what, {Capability.distributions})
-    vocabulary, reference_vocabulary = (
-        shape_of(resolve(each).files.text_settings)["vocab"] for each in (config, other)
-    )
+        require(kind_of(each.model).capabilities(each), what, {Capability.distributions})
+    vocabulary, reference_vocabulary = (resolve(each).files.shape["vocab"] for each in (config, other))
     check_vocabularies(named, vocabulary, reference_vocabulary)
     return other
 

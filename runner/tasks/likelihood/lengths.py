@@ -44,7 +44,7 @@ def check_before_the_load(task: LikelihoodConfig, texts: Sequence[str], resolved
 
     The longest window is kept with the task, so that memory is predicted for it.
     """
-    room = kind_of(resolved.config.model).positions(resolved)
+    room = kind_of(resolved.config.model).positions(resolved).room
     if task.most_tokens + SPECIAL - 1 <= room:
         return []  # however long the texts are
     longest = longest_of(texts, resolved, room)

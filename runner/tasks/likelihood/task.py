@@ -46,8 +46,7 @@ from runner_base.named_jobs import NamedJob
 from runner_base.notes import Note, note
 from runner_compare import LOG_LIKELIHOOD, of_texts
 from runner_compare.statistics.likelihoods import WINDOWS
-from runner_engine import Capability, Engine, EngineReport, Request
-from runner_engine.sessions import require_among
+from runner_engine import Capability, Engine, EngineReport, Request, require
 
 VERSION = 1
 USES = frozenset({Uses.weights, Uses.engine})
@@ -78,7 +77,7 @@ def prepare(config: RunnerConfig) -> Texts:
         {Capability.token_ids} if any(given_text.form is Form.text for given_text in given) else set()
     )
     capabilities = kind_of(config.model).capabilities(config)
-    require_among(capabilities, "task=likelihood", needed)
+    require(capabilities, "task=likelihood", needed)
     if task.keep_top_k or task.reference is not None:
         what = (
             f"task.keep_top_k={task.keep_top_k}"

@@ -20,7 +20,6 @@ from runner.tasks.named_job import SCORING, is_id, job_of, overridden
 from runner_base import ConfigError, RunnerError
 from runner_base.notes import Note, note
 from runner_engine import Capability
-from runner_engine.checkpoints import shape_of
 
 ROOM = 0.8  # of the free memory that both models may take by prediction
 
@@ -138,9 +137,7 @@ def _why_impossible(config: RunnerConfig) -> tuple[Note | None, RunnerConfig | N
     for each in (config, other):
         if Capability.distributions not in kind_of(each.model).capabilities(each):
             return note("no_distributions", is_own=each is config), None
-    own_size, reference_size = (
-        shape_of(resolve(each).files.text_settings)["vocab"] for each in (config, other)
-    )
+    own_size, reference_size = (resolve(each).files.shape["vocab"] for each in (config, other))
     if own_size != reference_size:
         return note("vocabularies_differ", own=own_size, reference=reference_size), None
     return None, other

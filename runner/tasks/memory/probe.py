@@ -118,7 +118,7 @@ def measure(config: RunnerConfig, points: list[tuple[int, Workload]], channel: T
     """Take a job through the stages; the points come smallest first."""
     resolved = resolve(config)
     engine = open_engine(resolved)
-    require(engine, "task=memory", [Capability.token_ids])
+    require(engine.capabilities, "task=memory", [Capability.token_ids])
     probe = Probe(channel, engine, _files(resolved))
     machine.reset_peak()
     probe.stage("import", lambda: kind_of(config.model).import_libraries(resolved))

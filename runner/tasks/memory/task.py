@@ -50,8 +50,7 @@ from runner_base import (
 )
 from runner_base.drawing import draw_in_process, draw_missing
 from runner_base.repeats import RepeatLog
-from runner_engine import Capability, Workload
-from runner_engine.sessions import require_among
+from runner_engine import Capability, Workload, require
 
 VERSION = 2
 USES = frozenset({Uses.weights, Uses.machine, Uses.fresh_process})
@@ -76,7 +75,7 @@ def prepare(config: RunnerConfig) -> Inputs:  # noqa: ARG001
 
 def check_lengths(inputs: Inputs, resolved: ResolvedJob) -> list[str]:  # noqa: ARG001
     """Reject points that the model has no room for."""
-    room = kind_of(resolved.config.model).positions(resolved)
+    room = kind_of(resolved.config.model).positions(resolved).room
     for _, prompt_tokens, new_tokens in own_config(resolved.config, MemoryConfig).points:
         check_room(room, prompt_tokens, new_tokens, beyond_words(resolved))
     return []
@@ -88,7 +87,7 @@ def run(inputs: Inputs, context: Context) -> Result:  # noqa: ARG001
     task = own_config(config, MemoryConfig)
     kind = kind_of(config.model)
     needs = (Capability.token_ids, Capability.fixed_length, Capability.own_memory)
-    require_among(kind.capabilities(config), "task=memory", needs)
+    require(kind.capabilities(config), "task=memory", needs)
     predicted = [kind.predict(context.resolved, point) for point in task.points]
     runs: list[MemoryRepeat] = []
     kept, total = KeptPoints(recorder.folder), task.repeats * len(task.points)

@@ -33,8 +33,7 @@ from runner.tasks.recall.ruler_score import add_ruler_scores
 from runner.tasks.recall.writing import prompt_of, written
 from runner_base import Result, Sample, short_name
 from runner_compare import RecallCard
-from runner_engine import Capability, Engine, EngineReport, Request
-from runner_engine.sessions import require_among
+from runner_engine import Capability, Engine, EngineReport, Request, require
 
 VERSION = 1
 USES = frozenset({Uses.weights, Uses.engine})
@@ -59,7 +58,7 @@ def prepare(config: RunnerConfig) -> Haystack:
     kind = kind_of(config.model)
     if not kind.counts_tokens(config):
         need = "task=recall counts in the model's own tokens: it"
-        require_among(kind.capabilities(config), need, {Capability.tokenizer})
+        require(kind.capabilities(config), need, {Capability.tokenizer})
     units = read_filler(task.filler, max(task.tokens) * task.haystacks)
     hashes = {"filler": units_sha256(units)}
     return Haystack(hashes, task, units, ignored_for_reuse=IGNORED_FOR_REUSE, count=task.questions)

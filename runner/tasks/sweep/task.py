@@ -74,7 +74,7 @@ def check_lengths(inputs: Prompted, resolved: ResolvedJob) -> list[str]:
     """Reject cells that the model has no room for; real prompts are counted when it is loaded."""
     task = own_config(resolved.config, SweepConfig)
     if inputs.real is None:
-        room = kind_of(resolved.config.model).positions(resolved)
+        room = kind_of(resolved.config.model).positions(resolved).room
         check_room(room, max(task.prompt_tokens), max(task.new_tokens), beyond_words(resolved))
     return []
 
@@ -87,7 +87,7 @@ def run(inputs: Prompted, context: Context) -> Result:
     real = None if inputs.real is None else replace(inputs.real, lengths=[])
     is_chat = real is not None and task.format is Framing.chat
     prompts = Capability.chat if is_chat else Capability.token_ids
-    require(engine, "task=sweep", [prompts, Capability.fixed_length])
+    require(engine.capabilities, "task=sweep", [prompts, Capability.fixed_length])
     free_mib, contention = machine.available_mib(), machine.Contention()
     with recorder.progress(None, "sweep: loading"):
         report = engine.load()

@@ -36,8 +36,7 @@ from runner.tasks.tools.keys import Offer, ToolsConfig
 from runner.tasks.tools.offering import WrittenIn, check_template, prompt_of, written_in
 from runner_base import ConfigError, Result, Sample
 from runner_compare import tool_card
-from runner_engine import Capability, Engine, EngineReport, Request
-from runner_engine.sessions import require_among
+from runner_engine import Capability, Engine, EngineReport, Request, require
 
 VERSION = 1
 USES = frozenset({Uses.weights, Uses.engine})
@@ -69,10 +68,10 @@ def prepare(config: RunnerConfig) -> Offered:
         if task.offer is Offer.system
         else "task=tools with task.offer=template (or use offer=system)"
     )
-    require_among(kind.capabilities(config), other, needs)
+    require(kind.capabilities(config), other, needs)
     if task.tokens and not kind.counts_tokens(config):
         need = "task.fill counts in the model's own tokens: it"
-        require_among(kind.capabilities(config), need, {Capability.tokenizer})
+        require(kind.capabilities(config), need, {Capability.tokenizer})
     cases = chosen(_read(task), task.categories, task.cases, task.cases_seed)
     if not cases:
         raise ConfigError(

@@ -3,12 +3,9 @@ answers were cut off."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from runner_base import Column, few
 from runner_compare.features.cut_offs.render import LEGEND, bounds_of
-from runner_compare.metrics import BOUNDS
-from runner_compare.model.data import Table, TableRow
+from runner_compare.model.data import Table
 from runner_compare.render.answers import cut_off_words
 from runner_compare.render.labels import MAX_NAMES, name_of
 from runner_compare.section import Section, Slot
@@ -39,9 +36,6 @@ class CutOffs(Section):
         """Return what the differences without a limit are."""
         has_ends = any(effect.ends for row in table.compared for effect in row.effects)
         return LEGEND if has_ends else ""
-
-    def row_metrics(self, row: TableRow) -> dict[str, Any]:
-        return dict(zip(BOUNDS, row.run.bounds, strict=True)) if row.run.bounds else {}
 
 
 SECTION = CutOffs()

@@ -6,7 +6,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from runner_base import Picture
 from runner_compare.features.files.ranks import FileRow, FileTable
 from runner_compare.features.files.render import (
     draw_files,
@@ -29,8 +28,6 @@ class ComparedFiles:
 class Files(Section):
     """Model files side by side."""
 
-    is_alone = True
-
     def parts(self, comparison: Comparison) -> list[Shown]:
         """Return the table of files."""
         table = comparison.of(ComparedFiles).table
@@ -38,16 +35,23 @@ class Files(Section):
             return []
         grid = Grid(file_columns(table), classes=[_class_of(row) for row in table.files])
         said = [(text, None) for text in file_sentences(table)]
-        return [Shown("model files", [grid], [*said], file_legend(table), is_headed=False)]
+        figures = draw_files(table)
+        return [
+            Shown(
+                "model files",
+                [grid],
+                [*said],
+                file_legend(table),
+                is_headed=False,
+                is_alone=True,
+                figures=figures,
+            )
+        ]
 
     def record_across(self, comparison: Comparison) -> dict[str, Any]:
         """Return the table of files as plain data."""
         table = comparison.of(ComparedFiles).table
         return {} if table is None else {"files": file_records(table)}
-
-    def figures_across(self, comparison: Comparison) -> list[Picture]:
-        table = comparison.of(ComparedFiles).table
-        return [] if table is None else list(draw_files(table))
 
 
 def _class_of(row: FileRow) -> str:

@@ -22,8 +22,6 @@ class Missing:
 class MissingJobs(Section):
     """Names the jobs that the comparison lacks."""
 
-    is_always_shown = True
-
     def parts(self, comparison: Comparison) -> list[Shown]:
         """Return one part with a line for each missing job; none if all jobs have a result."""
         jobs = comparison.of(Missing).jobs
@@ -31,7 +29,8 @@ class MissingJobs(Section):
             return []
         title = f"{counted(len(jobs), 'job')} of this grid without a result"
         failed = failure_lines(comparison.of(Requirements).of_rows)
-        return [Shown(title, [], [(job.line, None) for job in jobs], failed=failed)]
+        said = [(job.line, None) for job in jobs]
+        return [Shown(title, [], [*said], failed=failed, is_always_shown=True)]
 
     def record_across(self, comparison: Comparison) -> dict[str, Any]:
         jobs = [

@@ -23,6 +23,7 @@ from runner_engine.models.gguf_types import TYPES
 from runner_engine.models.loading import gguf_experts
 from runner_engine.models.loading.contract import Report, WayOfLoading
 from runner_engine.models.loading.gguf_tensors import numbers_of, stored_bytes
+from runner_engine.quantization.base import OwnLayers
 from runner_engine.settings.model import Attention
 
 CASTING = ("mamba2",)  # models that bring what the head gets to the dtype of its weight
@@ -35,7 +36,7 @@ class Way(WayOfLoading):
         """Return the model on its device."""
         wanted = self.plan.attention
         attention = None if wanted is Attention.auto else wanted.value
-        keeps_blocks = self.resolved.mix.base.keeps_blocks
+        keeps_blocks = self.resolved.mix.base.own_layers is OwnLayers.blocks
         model, report = load(
             self.folder, self.own_settings(scaled), self.target.dtype, attention, keeps_blocks
         )

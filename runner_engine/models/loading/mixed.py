@@ -17,6 +17,7 @@ from runner_engine.models.loading.contract import WayOfLoading
 from runner_engine.models.loading.unfit import leave_unfit
 from runner_engine.models.target import Target
 from runner_engine.quantization.base import QuantizationConfig
+from runner_engine.quantization.capabilities import QuantizesLayers
 from runner_engine.quantization.made_groups import MadeGroupsConfig
 from runner_engine.quantization.mixed import Mix
 
@@ -74,7 +75,7 @@ def quantized(choice: QuantizationConfig, model: Any, layer: torch.nn.Module, pa
     try:
         if isinstance(choice, MadeGroupsConfig):
             return made_groups.layer_of(choice, layer, path)
-        return choice.quantize_layer(model, layer)
+        return choice.quantize_layer(model, layer) if isinstance(choice, QuantizesLayers) else layer
     except (
         RuntimeError,
         ValueError,

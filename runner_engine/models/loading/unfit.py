@@ -1,21 +1,23 @@
-"""Linear layers of a loaded or an empty model that a choice of quantization cannot take: a few of
+"""Linear layers of a loaded model that a choice of quantization cannot take: a few of
 them stay plain."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from torch import nn
 
 from runner_engine.checkpoints.linear_layers import IN_A_BLOCK
 from runner_engine.experts import numbers_left_out
 from runner_engine.quantization.base import QuantizationConfig
+from runner_engine.quantization.capabilities import ChecksSizes
 from runner_engine.quantization.share import check_unfit
 
 
 def reason_of(choice: QuantizationConfig, layer: nn.Module, device: str) -> str:
     """Say why a layer cannot be quantized; empty if it can."""
+    if not isinstance(choice, ChecksSizes):
+        return ""
     outputs, inputs = getattr(layer, "out_features", None), getattr(layer, "in_features", None)
     if outputs is None or inputs is None:  # GPT-2's linear layer has its weight the other way round
         inputs, outputs = layer.weight.shape  # type: ignore[misc]
@@ -35,21 +37,6 @@ def leave_unfit(
     in_blocks = sum(one.numel() for path, one in model.named_parameters() if IN_A_BLOCK.search(path))
     check_unfit(choice.name, unfit, in_blocks + numbers_left_out(model))
     return set(unfit)
-
-
-def left_plain(choice: QuantizationConfig, bare: Any, device: str) -> list[str]:
-    """Return all modules of an empty model that stay plain: the head, what is tied to it, and what
-    does not fit."""
-    from transformers.quantizers.base import get_keys_to_not_convert
-
-    always = get_keys_to_not_convert(bare)
-    linear = (nn.Linear,)
-    layers = {
-        path: module
-        for path, module in bare.named_modules()
-        if path not in always and (type(module) in linear or type(module).__name__ == "Conv1D")
-    }
-    return [*always, *sorted(leave_unfit(choice, bare, layers, device))]
 
 
 def _numbers(layer: nn.Module) -> int:

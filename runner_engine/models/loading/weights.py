@@ -22,6 +22,8 @@ from runner_engine.models.loading import expert_by_expert
 from runner_engine.models.loading.contract import Report, WayOfLoading
 from runner_engine.models.rope import choices as rope_room
 from runner_engine.plan.load_plan import LoadPlan
+from runner_engine.quantization.base import OwnLayers
+from runner_engine.quantization.capabilities import ChecksLoaded
 
 
 def load_weights(way: WayOfLoading, arguments: dict[str, Any]) -> tuple[Any, list[Note]]:
@@ -39,7 +41,8 @@ def load_weights(way: WayOfLoading, arguments: dict[str, Any]) -> tuple[Any, lis
     model = way.finish(model)
     mix = resolved.mix
     for choice in mix.choices:
-        choice.check_loaded(model)
+        if isinstance(choice, ChecksLoaded):
+            choice.check_loaded(model)
     if mix.base.has_byte_rows and not mix.base.is_mixed:  # layers of a mix have it from their own choice
         for module in model.modules():
             if isinstance(module, GgufLinear | GroupedLinear):
@@ -100,7 +103,7 @@ def _release_files(plan: LoadPlan) -> None:
 
     A single weight in the file keeps the whole file mapped, as large as the original model.
     """
-    if plan.mix.base.keeps_blocks:
+    if plan.mix.base.own_layers is OwnLayers.blocks:
         return  # the weights are in the file
     if plan.mix.quantizes or plan.converts:
         MappedFiles().release_files(plan.files.weights[1])

@@ -128,9 +128,9 @@ def test_an_adapter_or_a_gpu_gets_unpacked_weights(files: dict[str, Path], tmp_p
 def test_rows_in_8_bits_need_blocks(files: dict[str, Path], tmp_path: Path) -> None:
     in_bytes = GgufConfig(int8_rows=True)
     spec = configure(files["Q8_0"], quantization=in_bytes)
-    assert resolve(spec).mix.base.may_round_rows
+    assert resolve(spec).mix.base.products(4).may_round_rows
     plain = configure(files["Q8_0"])
-    assert not resolve(plain).mix.base.may_round_rows
+    assert not resolve(plain).mix.base.products(4).may_round_rows
     with raises(ConfigError, "conflict", "quantization.int8_rows"):
         GgufConfig(unpacked=True, int8_rows=True)
     adapted = configure(files["Q8_0"], quantization=in_bytes, lora=PthConfig(path=str(tmp_path / "lora.pth")))

@@ -268,7 +268,7 @@ def test_ropes_and_adapters(
     head_dim: int,
     scaled: list[str],
 ) -> None:
-    if "torchao" in QUANTIZATIONS[quantization].packages and find_spec("torchao") is None:
+    if "torchao" in QUANTIZATIONS[quantization].library.packages and find_spec("torchao") is None:
         pytest.skip("the optional torchao is not installed")
     shape = shape_of(family, tied, head_dim)
     attention = Attention.eager if (tied, head_dim) in SHAPES[:2] else Attention.sdpa
@@ -387,7 +387,7 @@ def test_adapters_that_do_not_fit(
     quantization: str,
     rope: str,
 ) -> None:
-    if "torchao" in QUANTIZATIONS[quantization].packages and find_spec("torchao") is None:
+    if "torchao" in QUANTIZATIONS[quantization].library.packages and find_spec("torchao") is None:
         pytest.skip("the optional torchao is not installed")
     other, file = shape_of("llama", False, 128), str(tmp_path / "lora.pth")
     a, b = torch.ones(RANK, 128), torch.ones(128, RANK)

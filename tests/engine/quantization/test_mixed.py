@@ -4,6 +4,7 @@ name."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from raising import raises
 
 from runner_base.dtypes import Dtype
 from runner_base.errors import ConfigError
-from runner_engine.quantization.base import QuantizationConfig, Quantized
+from runner_engine.quantization import CHOICES
+from runner_engine.quantization.base import QuantizationConfig
 from runner_engine.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
-from runner_engine.quantization.mixed import Mix, only_matching
+from runner_engine.quantization.mixed import Mix
 from runner_engine.quantization.torchao import TorchaoInt8Config
 from runner_engine.settings.lora import PeftConfig
 from runner_engine.settings.model import LocalConfig
@@ -93,13 +95,16 @@ def test_an_override_has_the_keys_of_its_choice() -> None:
 
 
 def test_a_choice_that_quantizes_whole_models_only_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Int8Config, "quantize_layer", QuantizationConfig.quantize_layer)
-    for quantization in (Int8Config(skip=["mlp"]), Nf4Config(overrides={"mlp": "int8"})):
+    @dataclass
+    class WholeModelsConfig(Int8Config):
+        quantize_layer = None  # type: ignore[assignment]
+
+    monkeypatch.setitem(CHOICES, "int8", WholeModelsConfig)
+    for quantization in (WholeModelsConfig(skip=["mlp"]), Nf4Config(overrides={"mlp": "int8"})):
         with raises(
             ConfigError, "unsupported", "quantization.skip" if quantization.skip else "quantization.overrides"
         ):
             make_spec(model=LocalConfig(name="nowhere"), quantization=quantization)
-    assert issubclass(Int8Config, Quantized)
 
 
 def configure(folder: Path, quantization: QuantizationConfig, **keys: Any) -> ModelSpec:
@@ -154,10 +159,10 @@ def test_a_smaller_model_keeps_the_patterns_that_match() -> None:
     mix = Mix.of(
         Nf4Config(skip=["layers.0", "layers.7"], overrides={"layers.6.mlp": "int8", "down_proj": "int8"})
     )
-    assert only_matching(mix, [DOWN.replace("1", "0")]) == Nf4Config(
+    assert mix.only_matching([DOWN.replace("1", "0")]) == Nf4Config(
         skip=["layers.0"], overrides={"down_proj": "int8"}
     )
-    assert only_matching(Mix.of(Nf4Config()), []) == Nf4Config()
+    assert Mix.of(Nf4Config()).only_matching([]) == Nf4Config()
 
 
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])

@@ -13,7 +13,7 @@ from stored_formats import FORMATS
 
 from runner_base.dtypes import BYTES
 from runner_engine.quantization import CHOICES, SMALLEST, methods, read_format
-from runner_engine.quantization.base import CheckpointSource, Format, QuantizationConfig, Quantized
+from runner_engine.quantization.base import CheckpointSource, Format, OwnLayers, QuantizationConfig, Quantized
 from runner_engine.quantization.torchao import TorchaoInt8Config
 
 TESTS = Path(__file__).resolve().parents[2]
@@ -88,19 +88,21 @@ def test_every_choice_describes_itself(choice: type[QuantizationConfig]) -> None
     assert issubclass(choice, Quantized), (
         "price, unpacked copy and load arguments must not be those of `none`"
     )
-    assert choice.install.startswith("pip install ") == bool(choice.packages)
-    assert all(package in choice.install for package in choice.packages)
-    assert bool(choice.holders) == (choice.packed or choice().in_blocks() is not None), (
+    needed = choice.library
+    assert needed.install.startswith("pip install ") == bool(needed.packages)
+    assert all(package in needed.install for package in needed.packages)
+    assert bool(choice.holders) == (choice.packed or choice.source is CheckpointSource.gguf), (
         "loaded layers are recognised by where their classes are defined"
     )
     linear, constants = choice().price(64, 64 * 128, BYTES["float32"])
     assert 0 < linear <= 64 * 128 * BYTES["float32"]
     quantizes = choice.packed and choice.source is CheckpointSource.plain
     assert (linear < 64 * 128 * BYTES["bfloat16"]) == (constants > 0) == quantizes
-    assert (choice().unpacked_bytes(BYTES["float32"]) > 0) == choice.packed
-    if all(find_spec(package) for package in choice.packages):
+    assert (choice().products(BYTES["float32"]).unpacked_bytes > 0) == choice.packed
+    if all(find_spec(package) for package in needed.packages):
         assert bool(choice().load_arguments()) == (
-            (quantizes and not choice.makes_groups) or choice.source is CheckpointSource.gguf
+            (quantizes and choice.own_layers is not OwnLayers.made_groups)
+            or choice.source is CheckpointSource.gguf
         )
 
 
@@ -187,7 +189,7 @@ def test_a_choice_that_forgets_its_price_cannot_be_made() -> None:
     class Forgetful(Quantized):
         pass
 
-    with pytest.raises(TypeError, match=r"abstract methods?.*load_arguments.*price.*unpacked_bytes"):
+    with pytest.raises(TypeError, match=r"abstract methods?.*load_arguments.*price.*products"):
         Forgetful()  # type: ignore[abstract]
 
 

@@ -52,8 +52,8 @@ def test_the_kind_says_what_a_setting_is_made_for(
     folder = saved_family("llama", num_hidden_layers=2, max_position_embeddings=64)
     model, rope = LocalModelConfig(str(folder), device="cpu"), RopeLinearConfig(factor=3, beyond_trained=True)
     resolved = resolve(make_config(model=model, rope=rope))
-    assert KIND.made_for(resolved) == 3 * 64
-    assert KIND.positions(resolved) == float("inf")
+    assert KIND.positions(resolved).made_for == 3 * 64
+    assert KIND.positions(resolved).room == float("inf")
 
 
 def test_a_plan_refuses_and_notes_it(

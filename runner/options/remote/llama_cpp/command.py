@@ -10,7 +10,6 @@ from runner.config.resolved import ResolvedJob
 from runner.options.remote.llama_cpp.keys import KvType, LlamaCppConfig, llama_cpp_model
 from runner.options.remote.llama_cpp.program import program_of
 from runner_base import ConfigError, machine
-from runner_engine import own_positions
 from runner_engine.checkpoints import model_files
 
 MOST_POSITIONS = 8192  # of a sequence, unless the user says: memory is taken for all of them
@@ -25,7 +24,7 @@ def name_of(model: LlamaCppConfig) -> str:
 def positions_of(resolved: ResolvedJob) -> int:
     """Return the most tokens of a prompt and its answer."""
     model = llama_cpp_model(resolved.config.model)
-    return model.context or min(own_positions(resolved) or MOST_POSITIONS, MOST_POSITIONS)
+    return model.context or min(resolved.positions.own or MOST_POSITIONS, MOST_POSITIONS)
 
 
 def draft_of(resolved: ResolvedJob) -> Path | None:

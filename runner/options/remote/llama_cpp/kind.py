@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from runner.config.resolved import ResolvedJob, base_key
 from runner.config.root import RunnerConfig
-from runner.engines.kinds import Encoded, ModelKind, Need, local
+from runner.engines.kinds import Need, WithTokenizer
 from runner.options.remote import api_kind as api
 from runner.options.remote.llama_cpp.command import check_words, draft_sha256, positions_of
 from runner.options.remote.llama_cpp.engine import LlamaCppEngine
@@ -17,11 +16,11 @@ from runner.options.remote.llama_cpp.render.notes import NOTES
 from runner_base import MIB, ConfigError, check, decimals, machine, told_apart
 from runner_base.notes import Note, note
 from runner_base.render.notes import render_note
-from runner_engine import BaseCache, Capability, Engine, Prompt
+from runner_engine import BaseCache, Capability, Engine, Positions
 from runner_engine.checkpoints import chat_templates, file_bytes
 
 
-class LlamaCpp(ModelKind):
+class LlamaCpp(WithTokenizer):
     """Its file decides the answers, and so do llama.cpp's version, device and flags."""
 
     def fingerprint(self, resolved: ResolvedJob, cache: Path) -> dict[str, str]:
@@ -39,10 +38,6 @@ class LlamaCpp(ModelKind):
         """Return a key of what the server is started with."""
         return f"{base_key(config)} {config.model!r}"
 
-    def own_positions(self, resolved: ResolvedJob) -> int | None:
-        """Return the positions that the file names."""
-        return local.KIND.own_positions(resolved)
-
     def capabilities(self, config: RunnerConfig) -> frozenset[Capability]:
         """Return what its server can do."""
         further = {Capability.fixed_length, Capability.thinking_budget}
@@ -59,7 +54,7 @@ class LlamaCpp(ModelKind):
         check(samples <= most, "task.samples", samples, need, code="conflict")
         if resolved.config.task.asks_in_chat:
             chat_templates.check(resolved.files)
-        own, asked = self.own_positions(resolved), model.context
+        own, asked = resolved.positions.own, model.context
         beyond = asked is not None and own is not None and asked > own
         notes = [note("beyond_trained", "warning", context=asked, trained=own)] if beyond else []
         memory = _predict_memory(resolved)
@@ -73,21 +68,9 @@ class LlamaCpp(ModelKind):
         needed = _weight_mib(resolved) + (_kv_mib(resolved) or 0.0)
         return Need(needed, model.threads or machine.cores(), gpus)
 
-    def encoded(self, resolved: ResolvedJob, prompts: Sequence[Prompt]) -> list[Encoded]:
-        """Render and tokenize prompts with the file's own tokenizer."""
-        return local.KIND.encoded(resolved, prompts)
-
-    def counts_tokens(self, config: RunnerConfig) -> bool:
-        """Its tokenizer is in its file."""
-        return True
-
-    def decoder(self, resolved: ResolvedJob) -> Callable[[Sequence[int]], str]:
-        """Return what gives the text of token ids, by that tokenizer."""
-        return local.KIND.decoder(resolved)
-
-    def positions(self, resolved: ResolvedJob) -> float:
-        """Return model.context, or what stands for it."""
-        return positions_of(resolved)
+    def positions(self, resolved: ResolvedJob) -> Positions:
+        """Return those that the file names, and model.context, or what stands for it."""
+        return Positions(resolved.positions.own, positions_of(resolved))
 
     def open_engine(
         self, resolved: ResolvedJob, bases: BaseCache | None = None, folder: Path | None = None

@@ -21,14 +21,7 @@ from runner_base import (
     setting,
     within,
 )
-from runner_engine import (
-    GenerationConfig,
-    LoraConfig,
-    ModelConfig,
-    QuantizationConfig,
-    RopeConfig,
-    adapter_of,
-)
+from runner_engine import GenerationConfig, LoraConfig, ModelConfig, QuantizationConfig, RopeConfig
 from runner_engine.settings.generation import require_no_scheduler
 
 # choices of the group quantization that vLLM makes while loading, in its words
@@ -154,7 +147,7 @@ class VllmConfig(StartedConfig):
             f"vLLM gets one adapter, with lora=peft; {fix}",
             code="unsupported",
         )
-        is_pth = (adapter := adapter_of(lora)) is not None and adapter.is_single_file
+        is_pth = (adapter := lora.adapter) is not None and adapter.is_single_file
         check(not is_pth, "lora", lora.name, f"vLLM reads PEFT adapters, no .pth: {fix}", code="unsupported")
         check(
             not lora.merges,

@@ -5,12 +5,11 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from runner.config.resolved import ResolvedJob, base_key
 from runner.config.root import RunnerConfig
-from runner.engines.kinds import Encoded, ModelKind, Need, local
+from runner.engines.kinds import Need, WithTokenizer
 from runner.options.remote import api_kind as api
 from runner.options.remote.vllm.command import CPU_KV_GIB, KV_SPACE, dtype_of
 from runner.options.remote.vllm.engine import VllmEngine
@@ -22,13 +21,13 @@ from runner_base import BYTES, MIB, ConfigError, check, decimals, machine, told_
 from runner_base.dtypes import stored_dtype
 from runner_base.notes import Note, note
 from runner_base.render.notes import render_note
-from runner_engine import BaseCache, Capability, Engine, Prompt, adapter_of
+from runner_engine import BaseCache, Capability, Engine, Positions
 from runner_engine.checkpoints import adapter_header, chat_templates, file_bytes
 
 GPU_SHARE = 0.9  # vLLM's own, or a little less
 
 
-class Vllm(ModelKind):
+class Vllm(WithTokenizer):
     """Its files decide the answers, and so do vLLM's version and flags."""
 
     def fingerprint(self, resolved: ResolvedJob, cache: Path) -> dict[str, str]:
@@ -44,10 +43,6 @@ class Vllm(ModelKind):
         """Return a key of what the server is started with: an adapter is, too."""
         return f"{base_key(config)} {config.model!r} {config.lora!r}"
 
-    def own_positions(self, resolved: ResolvedJob) -> int | None:
-        """Return the positions that config.json names."""
-        return local.KIND.own_positions(resolved)
-
     def capabilities(self, config: RunnerConfig) -> frozenset[Capability]:
         """Return what its server can do."""
         model = vllm_model(config.model)
@@ -56,7 +51,7 @@ class Vllm(ModelKind):
         )
         environment = environment_of(model)
         lacks = set() if environment.names_tokens else {Capability.token_scores}
-        if adapter_of(config.lora) is not None and environment.on_cpu:
+        if config.lora.adapter is not None and environment.on_cpu:
             lacks |= {Capability.logprobs, Capability.token_scores}
         return (api.CAPABILITIES | further) - lacks
 
@@ -80,23 +75,11 @@ class Vllm(ModelKind):
         gpus = 0 if environment_of(model).on_cpu else min(model.gpus, max(len(machine.gpu_models()), 1))
         return Need(_weight_mib(resolved), machine.cores(), gpus)
 
-    def encoded(self, resolved: ResolvedJob, prompts: Sequence[Prompt]) -> list[Encoded]:
-        """Render and tokenize prompts with the model's own tokenizer, which the server reads,
-        too."""
-        return local.KIND.encoded(resolved, prompts)
-
-    def counts_tokens(self, config: RunnerConfig) -> bool:
-        """Its tokenizer lies beside its weights, though its server does not hand it out."""
-        return True
-
-    def decoder(self, resolved: ResolvedJob) -> Callable[[Sequence[int]], str]:
-        """Return what gives the text of token ids, by that tokenizer."""
-        return local.KIND.decoder(resolved)
-
-    def positions(self, resolved: ResolvedJob) -> float:
+    def positions(self, resolved: ResolvedJob) -> Positions:
         """Return model.max_positions, or those that config.json names: vLLM takes no longer
         text."""
-        return vllm_model(resolved.config.model).max_positions or self.own_positions(resolved) or math.inf
+        own = resolved.positions.own
+        return Positions(own, vllm_model(resolved.config.model).max_positions or own or math.inf)
 
     def open_engine(
         self, resolved: ResolvedJob, bases: BaseCache | None = None, folder: Path | None = None
