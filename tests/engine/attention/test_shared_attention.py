@@ -62,7 +62,7 @@ def times(*milliseconds: float) -> dict[int, float]:
 
 @needs_tile_compiler
 @pytest.mark.parametrize(
-    ("tiles", "in_order", "own", "expected_rows", "words"),
+    ("tiles", "in_order", "own", "expected_rows", "code"),
     [
         # of rows 1, 4, 8, 16, 32 and 128
         (
@@ -105,7 +105,7 @@ def test_the_fastest_is_chosen(
     choice = choose(HEADS, emulated_tiles)
     assert choice is not None
     assert (choice.tile_rows, choice.note) == (expected_rows, None)
-    assert choice.fact.code == code
+    assert (choice.fact.code, choice.fact.values.get("rows", expected_rows)) == (code, expected_rows)
 
 
 @needs_tile_compiler

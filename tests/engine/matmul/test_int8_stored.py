@@ -144,10 +144,11 @@ def test_what_is_left_to_torch() -> None:
     expected = wide(rows)
     found = QuantizedLayers(nn.ModuleList([wide, odd]), Heap())
     assert (found.exchanged, list(found.matrices), found.left) == ([wide], [], [odd])
+    by_torch = note("multiplied_by_torch", what="GroupedLinear")
     assert found.notes == [
         note("slow_rounding", kind="Int8Linear", reason=note("too_many_inputs", most=65536)),
         note("slow_rounding", kind="Int8Linear", reason=note("other_bias_format")),
-        "GroupedLinear is multiplied by torch, which is slower: its bias has another number format",
+        note("slow_layers", instead=by_torch, reason=note("other_bias_format")),
     ]
     assert (wide(rows) - expected).abs().max() < 1e-4 * expected.abs().max()
 
