@@ -125,7 +125,7 @@ def _position_bias(p: float, letter: str, share: float, expected: float, ends: S
 def _stops_early_against(
     named_as: str, job: str, state: str, margin: float | None, count: int, comparisons: int
 ) -> str:
-    from runner_compare.statistics import level_words, points_of_margin  # few jobs need them
+    from runner_compare import level_words, points_of_margin  # few jobs need them
 
     within = "" if margin is None else f", once it is decided whether within {points_of_margin(margin)}"
     return (

@@ -102,7 +102,7 @@ def _detectable(
 def _questions_for_margin(
     margin: float, needed: int | None, there: int | None, jobs: int, seconds: float | None
 ) -> str:
-    from runner_compare.statistics import points_of_margin  # few grids need it
+    from runner_compare import points_of_margin  # few grids need it
 
     about = "more than ten million" if needed is None else f"about {needed:,}"
     takes = ""
