@@ -62,7 +62,7 @@ def judge_example(rows: list[TableRow], margins: dict[str, float] | None = None)
 
 def example() -> Table:
     """A baseline and two rows compared with it, as wide as tables get."""
-    rows = []
+    rows: list[TableRow] = []
     for name, wins, losses in (("none", 0, 0), ("int8", 10, 20), ("nf4", 1, 90)):
         metrics = {"n": 1000.0, "correct": 500.0 + wins - losses, "weight_mib": 6.07, "load_s": 1.5 + wins}
         metrics |= {
@@ -74,6 +74,7 @@ def example() -> Table:
         run = Run(name, name, "gsm8k", "1", "", {}, metrics)
         row = TableRow(run, {"quantization.name": name, "task.split": "hard5"})
         row.is_baseline = name == "none"
+        row.baseline = rows[0] if rows else None
         rows.append(row)
     judge_example(rows)
     table = Table("gsm8k", ["quantization.name", "task.split"], rows, {"quantization.name": "none"})

@@ -27,6 +27,7 @@ from runner_engine import embedded
 from runner_engine.grammars import Grammars, Held, leave_allowed
 from runner_engine.grammars.held import MOST_MASK_S, TOO_COMPLEX
 from runner_engine.local.engine import LocalEngine
+from runner_engine.render.notes import render
 from runner_engine.sessions import contract
 from runner_engine.sessions.base import Completion, Message, Request
 from runner_engine.settings.generation import GenerationConfig
@@ -281,7 +282,7 @@ def test_a_mask_that_is_too_slow_within_an_answer_ends_this_answer_only(
     monkeypatch.setattr(Grammars, "begin", begin_slow)
     done = ended(engine, [Request("held", QUESTIONS[1], grammar=GRAMMAR), free])
     slow = done.pop(("held", 0))
-    assert slow.error == TOO_COMPLEX
+    assert slow.error == render(TOO_COMPLEX)
     assert slow.permanent, "the same request would fail again"
     assert len(slow.answer.token_ids) == 5
     assert SlowMatcher.slow_masks == 1, "others wait for one slow mask, and not for each further one"
