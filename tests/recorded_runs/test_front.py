@@ -376,10 +376,11 @@ def test_a_row_measured_beside_others_or_elsewhere_dominates_nothing() -> None:
     assert [one.on_front for one in rows] == [True, False, None, None]
     assert rows[1].dominated_by == "a"
     assert sentences_of(table) == [
+        "dominated beyond noise: b by a (memory ×0.50, speed ×1.25)",
         "the Pareto front counts 2 of 4 runs, which were measured alone (a process and the machine to itself, on one "
         "kind of machine). Left out: c (measured beside other work that used 1.7 of 2 cores), d (measured on "
         "another machine: a quicker one). To count them, run the jobs again on an idle machine with workers=1 "
-        "hydra.launcher.fresh=true rerun=all"
+        "hydra.launcher.fresh=true rerun=all",
     ]
 
 

@@ -13,6 +13,7 @@ from opening import load_base, make_spec
 from runner_base.errors import ConfigError
 from runner_engine.quantization import methods
 from runner_engine.quantization.refused import REASONS
+from runner_engine.render.notes import render
 from runner_engine.settings.model import LocalConfig
 
 
@@ -24,7 +25,7 @@ def test_a_refused_method_is_named_with_its_reason(tmp_path: Path, method: str) 
     spec = make_spec(model=LocalConfig(name=str(tmp_path), device="cpu"))
     with pytest.raises(ConfigError) as caught:
         load_base(spec)
-    assert f"quant_method={method}, which cannot be loaded: {REASONS[method]}." in str(caught.value)
+    assert f"quant_method={method}, which cannot be loaded: {render(REASONS[method])}." in str(caught.value)
 
 
 def test_no_method_is_both_refused_and_loaded_and_transformers_knows_each() -> None:
