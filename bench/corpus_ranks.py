@@ -128,7 +128,7 @@ def divergences(reference: Any, models: dict[str, Any], ids: list[int]) -> dict[
 def loaded(folder: str) -> Any:
     """Load a model as a job does."""
     words = ["model=local", f"model.name={folder}", "tracking=none"]
-    return load_base(resolve(to_config(*compose(words))))
+    return load_base(resolve(to_config(*compose(words))).model)
 
 
 def main() -> None:

@@ -223,7 +223,7 @@ def greedy_engine(
     from runner_engine.local.engine import LocalEngine  # imports torch
 
     config = greedy(model, quantization, max_new_tokens, kv_cache)
-    return LocalEngine(resolve(config))
+    return LocalEngine(resolve(config).model)
 
 
 def random_prompts(

@@ -80,7 +80,7 @@ def ours(file: Path, dtype: str, has_byte_rows: bool, new: int, threads: int) ->
     model = LocalModelConfig(name=str(file), device="cpu", dtype=Dtype(dtype), threads=threads)
     config = greedy(model, CHOICES["gguf"](int8_rows=has_byte_rows), new)  # type: ignore[call-arg]
     config = replace(config, generation=replace(config.generation, speculate=Speculate.off))
-    engine = LocalEngine(resolve(config))
+    engine = LocalEngine(resolve(config).model)
     engine.load()
     return completer_of(engine)
 

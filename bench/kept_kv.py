@@ -115,9 +115,9 @@ def measure(family: str, folder: Path, options: argparse.Namespace) -> bool:
     )  # fmt: skip
     resolved = resolve(config)
     places = options.prompt + options.new
-    predicted = predict(resolved, (options.rows, options.prompt, options.new))
+    predicted = predict(resolved.model, (options.rows, options.prompt, options.new))
     assert predicted is not None
-    engine = LocalEngine(resolved)
+    engine = LocalEngine(resolved.model)
     decoding = engine.load().facts["decoding"]
     resident = watched_arenas()
     prompts = [
@@ -132,8 +132,8 @@ def measure(family: str, folder: Path, options: argparse.Namespace) -> bool:
     stats, in_memory = engine.stats, max(resident, default=0)
     engine.close()
     said = max(predicted.prefill_kv_bytes, predicted.decode_kv_bytes)
-    full = kept_kv(resolved.files.text_settings, 4, kv_cache)
-    layers = resolved.files.text_settings.get("num_hidden_layers", full.layers)
+    full = kept_kv(resolved.model.files.text_settings, 4, kv_cache)
+    layers = resolved.model.files.text_settings.get("num_hidden_layers", full.layers)
     numbers = [
         places * full.token_bytes * layers // full.layers,
         said / options.rows,

@@ -3,7 +3,7 @@ tell."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from runner.config.profiles import notes as profile_notes
@@ -17,30 +17,31 @@ from runner_engine.checkpoints import no_model
 
 
 @dataclass(frozen=True)
-class ResolvedJob(ResolvedModel):
-    """A job after composing, from which everything reads: its config, its files, and what follows
-    from both."""
+class ResolvedJob:
+    """A job after composing: its config, the model that it asks for, and what its keys have come to."""
 
-    config: RunnerConfig = field(kw_only=True)
+    config: RunnerConfig
+    model: ResolvedModel
     second: ResolvedJob | None = None  # whose model is loaded beside this one
-    notes: tuple[str, ...] = ()  # what its keys have come to
+    notes: tuple[str, ...] = ()
 
     def beside(self, second: RunnerConfig | None) -> ResolvedJob:
-        """Return the job with a second model that is loaded beside its own; without a second one,
-        itself."""
-        return self if second is None else replace(self, second=resolve(second))
+        """Return the job with a second model that is loaded beside its own; without a second one, itself."""
+        if second is None:
+            return self
+        other = resolve(second)
+        return replace(self, model=replace(self.model, second=other.model), second=other)
 
     def having(self, **groups: Any) -> ResolvedJob:
         """Return the job with other groups of the config, and the same files."""
         config = replace(self.config, **groups)
-        return replace(self, config=config, spec=spec_of(config))
+        return replace(self, config=config, model=replace(self.model, spec=spec_of(config)))
 
 
 def resolve(config: RunnerConfig) -> ResolvedJob:
     """Return what is known of a job; within `sharing`, jobs with the same model and adapter have
     the same files."""
-    of_model = resolve_model(spec_of(config))
-    resolved = ResolvedJob(of_model.spec, of_model.files, config=config)
+    resolved = ResolvedJob(config, resolve_model(spec_of(config)))
     notes = []
     if config.generation.is_open:
         generation = as_published(config.generation, resolved)
@@ -59,7 +60,7 @@ def as_published(generation: GenerationConfig, resolved: ResolvedJob) -> Generat
     kind = choice_of(model)
     need = f"model={kind} has no files here that say how its answers are drawn: use generation=greedy or sampling"
     check(model.publishes_settings, "generation", generation.name, need, code="unsupported")
-    published = resolved.files.published
+    published = resolved.model.files.published
     if published is None:
         raise ConfigError(
             f"{model.name} has no generation_config.json, and no .gguf file that says how its "

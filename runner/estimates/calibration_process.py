@@ -103,7 +103,7 @@ def time_imports(model: CalibrationModel, scratch: Path) -> float:
     KIND.import_libraries(resolved)
     from runner_engine import LocalEngine
 
-    engine = LocalEngine(resolved)
+    engine = LocalEngine(resolved.model)
     engine.load()
     engine.close()
     return time.perf_counter() - started
@@ -128,7 +128,7 @@ def run_depth(model: CalibrationModel, layers: int, scratch: Path) -> dict[str, 
     config = sample_config(model.config, folder, model.threads)
     # a smaller model packs its weights if, and only if, the whole one would
     packing = {} if model.is_packed else {"packed_share": 0.0}
-    engine = LocalEngine(resolve(config), None, **packing)
+    engine = LocalEngine(resolve(config).model, None, **packing)
     try:
         engine.load()
         started = time.perf_counter()

@@ -59,7 +59,7 @@ def free_mib_by_device(device: str, max_memory: Mapping[str, str] | None = None)
 
 def rows_of(resolved: ResolvedJob) -> int:
     """Return the number of concurrent rows if memory suffices."""
-    config, files = resolved.config, resolved.files
+    config, files = resolved.config, resolved.model.files
     amounts = config.task.amounts(config.generation)
     rows = max((amount.rows or 0 for amount in amounts), default=0)
     number_bytes = config.generation.stored_kv.number_bytes(files.dtype_bytes)
@@ -101,7 +101,7 @@ def possible(resolved: ResolvedJob, read: int | None = None) -> ResolvedJob:
     room for."""
     config = resolved.config
     generation = with_possible_batch(config.task, config.generation, read)
-    room = resolved.files.text_settings.get("max_position_embeddings")
+    room = resolved.model.files.text_settings.get("max_position_embeddings")
     ends = config.rope.name == RopeConfig.name and not config.rope.beyond_trained
     if isinstance(room, int) and ends and generation.max_new_tokens >= room:
         generation = replace(generation, max_new_tokens=max(room - TYPICAL_PROMPT_TOKENS, 1))

@@ -23,7 +23,7 @@ from runner.estimates.speed import Estimate, EstimateBasis, Speed
 from runner.render.notes import note_text
 from runner_base import RunnerError, clock, machine, say
 from runner_base.notes import note
-from runner_engine import ModelFiles, ToDownload, local_model, no_downloads
+from runner_engine import ModelFiles, ResolvedModel, ToDownload, local_model, no_downloads
 
 SHARE = 0.1  # of the time that the jobs take: a calibration may take no more
 NOTED_SHARE = 0.1  # of a job's time from which on merging its adapter is named
@@ -41,13 +41,15 @@ class JobEstimate:
 def without_download(resolved: ResolvedJob) -> ResolvedJob | None:
     """Return a job that gives the model's size: its files or, if they are absent, its preset's
     shape; else None."""
-    model = resolved.files.model
+    model = resolved.model.files.model
     if model.shape is not None and not Path(model.name).expanduser().exists():  # no need to ask the hub
         noise = replace(resolved.config, model=replace(model, random_weights=True), profile="none")
         spec = spec_of(noise)
-        return ResolvedJob(spec, ModelFiles(spec), resolved.second, config=noise)
+        return ResolvedJob(
+            noise, ResolvedModel(spec, ModelFiles(spec), resolved.model.second), resolved.second
+        )
     try:
-        _ = resolved.files.tensors
+        _ = resolved.model.files.tensors
     except (ToDownload, RunnerError, OSError):  # errors in its files are reported elsewhere
         return None
     return resolved
@@ -100,7 +102,7 @@ def estimate(
             alone_fit = entry.fit if alone is known else _fit(alone, read.get(number))
             if alone_fit is None:
                 continue
-            rates = rates_here(config, known.files.device, known.files.dtype_bytes)
+            rates = rates_here(config, known.model.files.device, known.model.files.dtype_bytes)
             if rates is not None:
                 guesses[number] = speed = guessed_speed(alone, alone_fit, rates)
                 alike = records.like(config)
@@ -139,7 +141,7 @@ def estimate(
 
 def guessed_speed(resolved: ResolvedJob, job_fit: Fit, rates: Rates) -> Speed:
     """Guess the speed of a job's model on a machine with these rates."""
-    config, files = resolved.config, resolved.files
+    config, files = resolved.config, resolved.model.files
     parameters = float(sum(tensor.params for tensor in files.tensors))
     token_bytes = files.place_bytes(config.generation.stored_kv)
     speed = rates.speed(config.quantization, job_fit.predicted, parameters, token_bytes)
@@ -181,7 +183,9 @@ def time_with_guesses(
 
 def _fit(resolved: ResolvedJob, read: int | None) -> Fit | None:
     try:
-        free_mib = free_mib_by_device(resolved.files.model.device, resolved.files.model.max_memory)
+        free_mib = free_mib_by_device(
+            resolved.model.files.model.device, resolved.model.files.model.max_memory
+        )
         return fit(resolved, free_mib, fixes=bool(free_mib), read=read)
     except (ToDownload, RunnerError):  # a draft that is not here; errors are reported elsewhere
         return None

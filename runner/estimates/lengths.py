@@ -33,7 +33,7 @@ NOTHING = LengthCosts()  # of a model whose shape is not known
 def length_costs(resolved: ResolvedJob, predicted: Footprint) -> LengthCosts:
     """Return the costs for a model: the operations of attention, and the bytes of keys and
     values."""
-    files = resolved.files
+    files = resolved.model.files
     shape, kinds = files.shape, files.text_settings.get("layer_types")
     # layers with a window look back no further than that, whatever stands before
     layers = sum(kind == "full_attention" for kind in kinds) if isinstance(kinds, list) else shape["layers"]

@@ -59,7 +59,7 @@ class CalibrationModel:
 def calibration_model_of(resolved: ResolvedJob, weight_mib: float) -> CalibrationModel | None:
     """Return the model to time for a job; None if its family is unknown, or the sample would not
     fit."""
-    config, files = with_native_rope(resolved.config), resolved.files
+    config, files = with_native_rope(resolved.config), resolved.model.files
     settings = files.settings
     if settings.get("model_type") not in random_weights.FAMILIES or files.stored is not None:
         return None

@@ -11,6 +11,6 @@ def adapter_notes(resolved: ResolvedJob) -> list[Note]:
     """Return the memory of each adapter beside the weights, in a note; empty without such."""
     mib = {
         name: one.files.adapter_numbers * BYTES["float32"] / MIB
-        for name, one in zip(resolved.spec.lora.names, resolved.apart, strict=True)
+        for name, one in zip(resolved.model.spec.lora.names, resolved.model.apart, strict=True)
     }
     return [note("adapters", mib=mib)] if mib else []

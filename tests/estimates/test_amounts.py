@@ -78,7 +78,7 @@ def test_the_work_of_the_task_counts(make_config: Callable[..., Any]) -> None:
     sizes = {}
     for task in (MemoryConfig(batch_size=2), SweepConfig(batch_sizes=[1, 999]), MemoryConfig(batch_size=200)):
         config = make_config(model=SHAPE, task=task)
-        predicted = predict(resolve(config), task.workload(config.generation))
+        predicted = predict(resolve(config).model, task.workload(config.generation))
         assert predicted is not None
         sizes[str(task)] = predicted.total_mib
     two, smallest_cell, many = sizes.values()

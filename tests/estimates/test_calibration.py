@@ -118,5 +118,5 @@ def test_a_large_model_is_timed_by_a_few_of_its_layers(make_config: Callable[...
     assert (calibration_model.depths.few, calibration_model.depths.layers) == (1, 28)
     assert 2 <= calibration_model.depths.many <= 4
     assert calibration_model.depths.kept_vocabulary < calibration_model.depths.vocabulary
-    resolved.files.settings = {"model_type": "mamba"}
+    resolved.model.files.settings = {"model_type": "mamba"}
     assert calibration_model_of(resolved, 1.0) is None, "its family is unknown"

@@ -107,7 +107,7 @@ def test_rows_and_answers_are_no_more_than_can_be(embedded: Any) -> None:
     assert usual is not None
     assert result is not None
     assert (result.rows, result.fits) == (5, True)
-    room = resolve(huge).files.text_settings["max_position_embeddings"]
+    room = resolve(huge).model.files.text_settings["max_position_embeddings"]
     assert possible(resolve(huge)).config.generation.max_new_tokens < room
     (note,) = [note for note in kind_of(huge.model).check(resolve(huge)) if "max_new_tokens" in note]
     assert note.startswith(f"generation.max_new_tokens=100000: the model has room for {room:,} tokens")
@@ -129,7 +129,7 @@ def test_a_tokenizer_counts_in_the_memory_of_the_load(make_config: Make, tmp_pat
     """Measured with the vocabularies of 49,152 and 130,000: 32 and 151 MiB beyond that of small
     ones."""
     shape = make_config(model=LocalModelConfig("x", shape="smollm2_135m", random_weights=True, device="cpu"))
-    random_weights.write(resolve(shape).files.settings, tmp_path / "model")
+    random_weights.write(resolve(shape).model.files.settings, tmp_path / "model")
     files = make_config(model=LocalModelConfig(str(tmp_path / "model"), device="cpu"))
     noise, real = (fit(resolve(it), {"main memory": 20_000.0}) for it in (shape, files))
     assert noise is not None

@@ -150,8 +150,8 @@ def test_measured_passes_are_short_and_long_prompts_take_more(make_config: Make)
     time = estimate({0: resolved}, Path(config.output_dir), calibrate=False)[0]
     assert time.fit is not None
     costs = length_costs(resolved, time.fit.predicted)
-    settings = resolved.files.text_settings
-    linear = sum(it.params for it in resolved.files.tensors if "_proj" in it.name)
+    settings = resolved.model.files.text_settings
+    linear = sum(it.params for it in resolved.model.files.tensors if "_proj" in it.name)
     expected = 2 * settings["num_hidden_layers"] * settings["hidden_size"] / linear
     assert costs.pair_share == pytest.approx(expected, rel=0.02)
 

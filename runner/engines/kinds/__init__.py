@@ -139,7 +139,7 @@ class WithTokenizer(ModelKind):
         """Render and tokenize prompts, with the tokenizer alone."""
         from runner_engine import request_encoder_of  # imports torch
 
-        encoder = request_encoder_of(resolved)
+        encoder = request_encoder_of(resolved.model)
         return [encoder.encode(Request(0, prompt)) for prompt in prompts]
 
     def counts_tokens(self, config: RunnerConfig) -> bool:
@@ -150,7 +150,7 @@ class WithTokenizer(ModelKind):
         """Return what gives the text of token ids, with the tokenizer alone."""
         from runner_engine import request_encoder_of  # imports torch
 
-        return request_encoder_of(resolved).decode
+        return request_encoder_of(resolved.model).decode
 
 
 def kind_of(model: ModelConfig) -> ModelKind:

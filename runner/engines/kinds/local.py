@@ -50,7 +50,7 @@ class Local(WithTokenizer):
 
     def fingerprint(self, resolved: ResolvedJob, cache: Path) -> dict[str, str]:
         """Return names and SHA-256 of the model's, the adapter's and the draft's files."""
-        return resolved.fingerprint(cache)
+        return resolved.model.fingerprint(cache)
 
     def base_key(self, config: RunnerConfig) -> str:
         """Return a key of model, quantization, rope and a merged adapter."""
@@ -58,38 +58,38 @@ class Local(WithTokenizer):
 
     def check(self, resolved: ResolvedJob) -> list[str]:
         """Refuse what is impossible, as far as the files tell; note what is close to a limit."""
-        for model in (resolved, *([resolved.second] if resolved.second else [])):
-            check_files(model, model.config.task.asks_in_chat)
-        notes = [*_notes_of_room(resolved), *map(render, formats.notes_of_reach(resolved))]
-        device = resolved.files.device
+        for job in (resolved, *([resolved.second] if resolved.second else [])):
+            check_files(job.model, job.config.task.asks_in_chat)
+        notes = [*_notes_of_room(resolved), *map(render, formats.notes_of_reach(resolved.model))]
+        device = resolved.model.files.device
         if device != "cuda":  # of a GPU only torch knows what is free
             notes += profile_notes(resolved.config.profile, device)
-        return [*notes, *map(render, check_fits(resolved))]
+        return [*notes, *map(render, check_fits(resolved.model))]
 
     def predict(
         self, resolved: ResolvedJob, work: Workload, free_mib: float | None = None
     ) -> Footprint | None:
         """Predict from the headers of the checkpoint."""
-        return predict(resolved, work, free_mib)
+        return predict(resolved.model, work, free_mib)
 
     def positions(self, resolved: ResolvedJob) -> Positions:
         """Return those that config.json and a chosen scaling make."""
-        return resolved.positions
+        return resolved.model.positions
 
     def need(self, resolved: ResolvedJob) -> Need:
         """Predict from the headers of the checkpoint; nothing is known without them."""
         config = resolved.config
         predicted = self.predict(resolved, config.task.workload(config.generation, TYPICAL_ROWS))
-        needed = gpus_needed(resolved, predicted.total_mib if predicted is not None else math.inf)
+        needed = gpus_needed(resolved.model, predicted.total_mib if predicted is not None else math.inf)
         if predicted is None:
             return Need(0.0, machine.cores(), *needed)
         small = predicted.weight_mib < SMALL_WEIGHT_MIB
-        threads = resolved.files.model.threads or (1 if small else machine.cores())
+        threads = resolved.model.files.model.threads or (1 if small else machine.cores())
         return Need(predicted.total_mib, threads, *needed)
 
     def build_kernels(self, resolved: ResolvedJob) -> float:
         """Build the kernels that this model needs, unless it is on a GPU."""
-        return build_kernels(resolved)
+        return build_kernels(resolved.model)
 
     @doing("importing torch and transformers")
     def import_libraries(self, resolved: ResolvedJob) -> None:
@@ -99,9 +99,9 @@ class Local(WithTokenizer):
         All of it: what a load imports would count as the model's memory.
         """
         quiet_imports()
-        files, lora = resolved.files, resolved.config.lora
+        files, lora = resolved.model.files, resolved.config.lora
         of_draft = resolved.config.generation.speculation.quantization
-        choices = [*resolved.mix.choices, *([CHOICES[of_draft]()] if of_draft else [])]
+        choices = [*resolved.model.mix.choices, *([CHOICES[of_draft]()] if of_draft else [])]
         with uncollected():
             importlib.import_module("torch")
             signals.interrupt_if_noted()  # between two imports nothing is half done
@@ -135,7 +135,11 @@ class Local(WithTokenizer):
 
     def chat_template(self, resolved: ResolvedJob) -> str | None:
         """Return the text of the templates among its files."""
-        return None if resolved.files.model.random_weights else chat_templates.text_of(resolved.files.path)
+        return (
+            None
+            if resolved.model.files.model.random_weights
+            else chat_templates.text_of(resolved.model.files.path)
+        )
 
     def capabilities(self, config: RunnerConfig) -> frozenset[Capability]:
         """Return all capabilities; branches need rope_2d and an attention with a mask."""
@@ -146,7 +150,7 @@ class Local(WithTokenizer):
     ) -> Engine:
         from runner_engine import LocalEngine  # imports torch
 
-        return LocalEngine(resolved, bases)
+        return LocalEngine(resolved.model, bases)
 
 
 def _notes_of_room(resolved: ResolvedJob) -> list[str]:
@@ -155,8 +159,8 @@ def _notes_of_room(resolved: ResolvedJob) -> list[str]:
     config = resolved.config
     room = (
         None
-        if resolved.files.model.random_weights
-        else resolved.files.text_settings.get("max_position_embeddings")
+        if resolved.model.files.model.random_weights
+        else resolved.model.files.text_settings.get("max_position_embeddings")
     )
     longest = max((amount.new_tokens for amount in config.task.amounts(config.generation)), default=0)
     has_no_limit = config.rope.name != RopeConfig.name or config.rope.beyond_trained

@@ -155,17 +155,17 @@ def judge(
                 candidate.problem = note("size_unknown")
                 continue
             try:
-                formats.check_reach(sized)
+                formats.check_reach(sized.model)
             except ConfigError as error:
                 candidate.problem = note("out_of_reach", error=one_line(error))
                 continue
-            candidate.notes = [render(note) for note in formats.notes_of_reach(sized)]
+            candidate.notes = [render(note) for note in formats.notes_of_reach(sized.model)]
             known[number] = sized
             most_mib = limits.memory_mib
             if machine is not None:
                 device, room = machine.device, machine.room_mib
             else:
-                device = sized.files.model.device
+                device = sized.model.files.model.device
                 room = sum(free_mib_by_device(device).values()) + PROCESS_MIB
             allowed_mib = min(room, most_mib or room)
             candidate.allowed_mib = allowed_mib
@@ -213,7 +213,7 @@ def _set_batch_size(candidate: Candidate, resolved: ResolvedJob, free_mib: dict[
     sizes = [candidate.config.generation.batch_size]
     amounts = amounts_of(candidate.config)
     if sizes[0] is None and all(amount.rows is None for amount in amounts):
-        number_bytes = candidate.config.generation.stored_kv.number_bytes(resolved.files.dtype_bytes)
+        number_bytes = candidate.config.generation.stored_kv.number_bytes(resolved.model.files.dtype_bytes)
         most = most_rows("cuda" if "cuda" in free_mib else "cpu", number_bytes)
         completions = max((amount.completions for amount in amounts), default=most)
         most = min(most, 1 << (completions - 1).bit_length())
@@ -238,7 +238,7 @@ def _as_recorded(candidate: Candidate, asked: ResolvedJob) -> list[RunnerConfig]
     size = candidate.config.generation.batch_size
     if size is None or asked.config.generation.batch_size is not None:
         return [candidate.config]
-    rows = fit(asked, free_mib_by_device(asked.files.model.device), fixes=False)
+    rows = fit(asked, free_mib_by_device(asked.model.files.model.device), fixes=False)
     completions = max((amount.completions for amount in amounts_of(asked.config)), default=size)
     is_alike = rows is not None and size >= min(rows.rows, completions)
     return [candidate.config, asked.config] if is_alike else [candidate.config]

@@ -35,12 +35,14 @@ def measure(
 ) -> dict[str, dict[str, float]]:
     """Return the loss of each layer, or of several together, in each format, measured on texts with
     a plain model."""
-    loaded = load_base(resolved)
+    loaded = load_base(resolved.model)
     loaded.model.float()
     mixed.take_experts_apart(loaded.model)
-    torch.set_num_threads(resolved.files.model.threads or machine.threads_for(loaded.model.num_parameters()))
-    stored = getattr(torch, resolved.files.dtype)
-    encoder = RequestEncoder(resolved.spec, loaded.tokenizer, resolved.config.model.name, float("inf"))
+    torch.set_num_threads(
+        resolved.model.files.model.threads or machine.threads_for(loaded.model.num_parameters())
+    )
+    stored = getattr(torch, resolved.model.files.dtype)
+    encoder = RequestEncoder(resolved.model.spec, loaded.tokenizer, resolved.config.model.name, float("inf"))
     texts = []
     for request in requests:
         for row in encoder.rows(request):

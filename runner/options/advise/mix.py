@@ -84,7 +84,7 @@ class MixableModel:
             )
         formats = {name: compose([*overrides, f"quantization={name}"]).quantization for name in names}
         resolved = resolve(config)
-        files = resolved.files
+        files = resolved.model.files
         if files.stored is not None or files.path.is_file():
             raise ConfigError(
                 "--mix quantizes an unquantized folder, and this is none",

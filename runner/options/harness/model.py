@@ -97,10 +97,10 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
         for note in self.report.notes:
             log.warning("%s", render(note))
         label, is_trusted = (
-            f"model.name={self.resolved.files.model.name}",
-            self.resolved.files.model.trust_remote_code,
+            f"model.name={self.resolved.model.files.model.name}",
+            self.resolved.model.files.model.trust_remote_code,
         )
-        self.tokenizer: Any = load_tokenizer(label, self.resolved.files.path, is_trusted)
+        self.tokenizer: Any = load_tokenizer(label, self.resolved.model.files.path, is_trusted)
         self.add_bos_token, self.think_end_token = add_bos_token, think_end_token
         self._prefix_token_id, self.max_gen_toks = prefix_token_id, max_gen_toks
         self.temperature = config.generation.temperature  # of tasks that set none
@@ -108,7 +108,7 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
         self.enable_thinking = enable_thinking
         thinking = {} if enable_thinking is None else {"enable_thinking": enable_thinking}
         template_args = {**(chat_template_args or {}), **thinking}
-        self.template = ChatTemplate(self.tokenizer, str(self.resolved.files.model.name), template_args)
+        self.template = ChatTemplate(self.tokenizer, str(self.resolved.model.files.model.name), template_args)
 
     # ---------------------------------------------------------------------- properties of the model
 
@@ -127,7 +127,7 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
     @property
     def tokenizer_name(self) -> str:
         """The name under which lm-eval caches requests."""
-        return str(self.resolved.files.model.name).replace("/", "__")
+        return str(self.resolved.model.files.model.name).replace("/", "__")
 
     def get_model_info(self) -> dict[str, Any]:
         """Return what lm-eval records of the model with its results."""
@@ -140,7 +140,10 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
         if add_special_tokens is None and has_bos_prefix(string, self.tokenizer.decode(self.prefix_token_id)):
             special = False
         return ids_of(
-            self.tokenizer, string, True if special is None else special, str(self.resolved.files.model.name)
+            self.tokenizer,
+            string,
+            True if special is None else special,
+            str(self.resolved.model.files.model.name),
         )
 
     def apply_chat_template(

@@ -43,7 +43,7 @@ def source_of(config: RunnerConfig, task: QuantizeConfig) -> Source:
         if choice != "none" and not (key == "quantization" and choice == "gguf"):
             need = f"task=quantize starts from the model as it is: use {key}=none"
             raise ConfigError(need, key=key, value=choice, code="conflict")
-    files = resolve(config).files
+    files = resolve(config).model.files
     cache = Path(config.output_dir).expanduser() / ".hashes.json"
     if task.kind.is_file:
         return _of_file(files, task, cache)

@@ -60,7 +60,7 @@ def second_of(config: RunnerConfig) -> RunnerConfig:
     other = overridden(config, KEY, named, SCORING)
     for what, each in ((EXACT, config), (f"{KEY}={named} with {EXACT}", other)):
         require(kind_of(each.model).capabilities(each), what, {Capability.distributions})
-    vocabulary, reference_vocabulary = (resolve(each).files.shape["vocab"] for each in (config, other))
+    vocabulary, reference_vocabulary = (resolve(each).model.files.shape["vocab"] for each in (config, other))
     check_vocabularies(named, vocabulary, reference_vocabulary)
     return other
 

@@ -72,7 +72,7 @@ def longest_of(texts: Sequence[str], resolved: ResolvedJob, room: float) -> int 
 def _tokenizer(resolved: ResolvedJob) -> Any:
     """Return the tokenizer beside a folder's weights; None if there is none that can be read
     without the model."""
-    files = resolved.files
+    files = resolved.model.files
     if files.model.random_weights or not files.path.is_dir() or not (files.path / TOKENIZER).is_file():
         return None
     from tokenizers import Tokenizer

@@ -137,7 +137,7 @@ def _why_impossible(config: RunnerConfig) -> tuple[Note | None, RunnerConfig | N
     for each in (config, other):
         if Capability.distributions not in kind_of(each.model).capabilities(each):
             return note("no_distributions", is_own=each is config), None
-    own_size, reference_size = (resolve(each).files.shape["vocab"] for each in (config, other))
+    own_size, reference_size = (resolve(each).model.files.shape["vocab"] for each in (config, other))
     if own_size != reference_size:
         return note("vocabularies_differ", own=own_size, reference=reference_size), None
     return None, other
@@ -147,9 +147,11 @@ def _why_too_large(config: RunnerConfig, second: RunnerConfig) -> Note | None:
     """Return why the two models do not fit beside each other; None if they do, by the prediction of
     memory."""
     both, alone = resolve(config).beside(second), resolve(second)
-    devices = [resolved.files.device for resolved in (both, alone)]
+    devices = [resolved.model.files.device for resolved in (both, alone)]
     for resolved in (both,) if devices[0] == devices[1] else (both, alone):
-        free_mib = free_mib_by_device(resolved.files.model.device, resolved.files.model.max_memory)
+        free_mib = free_mib_by_device(
+            resolved.model.files.model.device, resolved.model.files.model.max_memory
+        )
         room = ROOM * sum(free_mib.values())
         try:
             found: Fit | None = fit(resolved, free_mib, fixes=False)

@@ -216,7 +216,7 @@ def _files(resolved: ResolvedJob) -> list[Path]:
     """Return the files that the weights may be mapped from."""
     if not kind_of(resolved.config.model).HAS_WEIGHTS:
         return []
-    return resolved.files.weights[1]
+    return resolved.model.files.weights[1]
 
 
 def pss_mib() -> dict[str, float]:

@@ -129,7 +129,7 @@ def test_the_experts_of_a_layer_get_one_format(tmp_path: Path, monkeypatch: pyte
     # only experts in 4 bits
     choice = tuple(int(number not in experts) for number in range(len(model.layers)))
     config = composed([*words, *model.quantization(choice)])
-    base = load_base(resolve(config))
+    base = load_base(resolve(config).model)
     assert sum(base.bytes_by_dtype.values()) / MIB == pytest.approx(model.weight_mib(choice), rel=0.002)
 
     monkeypatch.setattr(mix, "TEXTS", 2)

@@ -56,7 +56,7 @@ def test_a_chat_template_is_needed(make_config: Make, tiny_llama: Path, tmp_path
     (tmp_path / "plain" / "chat_template.jinja").unlink()
     model = LocalModelConfig(name=str(tmp_path / "plain"), device="cpu")
     with pytest.raises(ConfigError, match=r"plain has no chat template, so .*: use task\.prompt=text"):
-        check_files(resolve(make_config(model=model, task=AgentsConfig())), asks_in_chat=True)
+        check_files(resolve(make_config(model=model, task=AgentsConfig())).model, asks_in_chat=True)
 
 
 def test_a_teams_question_takes_several_calls(make_config: Make) -> None:

@@ -178,7 +178,7 @@ def test_memory_is_that_of_both(two: Two) -> None:
     config = two(0, exact=True, reference=model_overrides(two(1)))
     resolved = resolve(config).beside(likelihood.prepare(config).second)
     work = config.task.workload(config.generation)
-    one, both = predict(resolve(alone), work), predict(resolved, work)
+    one, both = predict(resolve(alone).model, work), predict(resolved.model, work)
     assert one is not None
     assert both is not None
     assert both.weight_mib == 2 * one.weight_mib
@@ -188,11 +188,11 @@ def test_memory_is_that_of_both(two: Two) -> None:
         kinds.kind_of(config.model).need(resolved).mib > kinds.kind_of(alone.model).need(resolve(alone)).mib
     )
     room = {"main memory": 1.5 * one.weight_mib}
-    assert {note.code for note in check_memory(plan_load(resolve(alone)), room)} <= {"memory_short"}
+    assert {note.code for note in check_memory(plan_load(resolve(alone).model), room)} <= {"memory_short"}
     with pytest.raises(
         ConfigError, match="the weights of this model and of its reference need .* task.exact=false"
     ):
-        check_memory(plan_load(resolved), room)
+        check_memory(plan_load(resolved.model), room)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def name_of(model: LlamaCppConfig) -> str:
 def positions_of(resolved: ResolvedJob) -> int:
     """Return the most tokens of a prompt and its answer."""
     model = llama_cpp_model(resolved.config.model)
-    return model.context or min(resolved.positions.own or MOST_POSITIONS, MOST_POSITIONS)
+    return model.context or min(resolved.model.positions.own or MOST_POSITIONS, MOST_POSITIONS)
 
 
 def draft_of(resolved: ResolvedJob) -> Path | None:

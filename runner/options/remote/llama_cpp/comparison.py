@@ -207,7 +207,7 @@ def _suspects(model: LlamaCppConfig) -> list[str]:
 def _without_pattern(resolved: ResolvedJob) -> str:
     """Say that a file does not tell where a text may be cut, for which llama.cpp has a pattern of
     its own."""
-    metadata = gguf_file.read_header(resolved.files.path).metadata
+    metadata = gguf_file.read_header(resolved.model.files.path).metadata
     is_told = PATTERN in metadata or metadata.get("tokenizer.ggml.model") != "gpt2"
     return "" if is_told else f". The file has no {PATTERN}: convert it anew"
 
@@ -282,7 +282,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _file(resolved: ResolvedJob) -> Path | None:
-    content, versions = resolved.files.hashes.get("model"), machine.versions()
+    content, versions = resolved.model.files.hashes.get("model"), machine.versions()
     kwargs = llama_cpp_model(resolved.config.model).chat_template_kwargs
     libraries = [versions["torch"], versions["transformers"]]
     key = ["llama_cpp", VERSION, content, kwargs, texts.read(), texts.CHATS, *libraries]
@@ -291,7 +291,7 @@ def _file(resolved: ResolvedJob) -> Path | None:
 
 def _read(resolved: ResolvedJob) -> dict[str, Any]:
     model = llama_cpp_model(resolved.config.model)
-    order = {"file": str(resolved.files.path), "chat_template_kwargs": model.chat_template_kwargs}
+    order = {"file": str(resolved.model.files.path), "chat_template_kwargs": model.chat_template_kwargs}
     try:
         found: dict[str, Any] = ask(MODULE, order)
     except NoReference as error:

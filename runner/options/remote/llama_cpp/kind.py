@@ -28,7 +28,7 @@ class LlamaCpp(WithTokenizer):
         the config."""
         model = llama_cpp_model(resolved.config.model)
         _check_file(resolved)
-        hashes = resolved.files.fingerprint(cache) | draft_sha256(resolved, cache)
+        hashes = resolved.model.files.fingerprint(cache) | draft_sha256(resolved, cache)
         hashes.pop("dtype", None)  # of our own engine
         if model.parallel == 1 and not model.caches_prompts:  # until 29 November 2026 it did
             hashes["prompt_cache"] = "off"
@@ -53,8 +53,8 @@ class LlamaCpp(WithTokenizer):
         need = f"llama.cpp draws all answers of a prompt at once: use model.parallel={samples}, or no more than {most}"
         check(samples <= most, "task.samples", samples, need, code="conflict")
         if resolved.config.task.asks_in_chat:
-            chat_templates.check(resolved.files)
-        own, asked = resolved.positions.own, model.context
+            chat_templates.check(resolved.model.files)
+        own, asked = resolved.model.positions.own, model.context
         beyond = asked is not None and own is not None and asked > own
         notes = [note("beyond_trained", "warning", context=asked, trained=own)] if beyond else []
         memory = _predict_memory(resolved)
@@ -70,7 +70,7 @@ class LlamaCpp(WithTokenizer):
 
     def positions(self, resolved: ResolvedJob) -> Positions:
         """Return those that the file names, and model.context, or what stands for it."""
-        return Positions(resolved.positions.own, positions_of(resolved))
+        return Positions(resolved.model.positions.own, positions_of(resolved))
 
     def open_engine(
         self, resolved: ResolvedJob, bases: BaseCache | None = None, folder: Path | None = None
@@ -85,17 +85,17 @@ def _check_file(resolved: ResolvedJob) -> None:
         "llama.cpp reads .gguf files: name one, or OWNER/MODEL:QUANT of a hub; a folder of safetensors is for "
         "model=auto or model=vllm"
     )
-    check(resolved.files.path.is_file(), "model.name", name, need, code="unsupported")
+    check(resolved.model.files.path.is_file(), "model.name", name, need, code="unsupported")
 
 
 def _weight_mib(resolved: ResolvedJob) -> float:
-    return file_bytes(resolved.files.path) / MIB
+    return file_bytes(resolved.model.files.path) / MIB
 
 
 def _kv_mib(resolved: ResolvedJob) -> float | None:
     """Return the size of keys and values for all sequences; None where the header does not tell
     it."""
-    model, settings = llama_cpp_model(resolved.config.model), resolved.files.text_settings
+    model, settings = llama_cpp_model(resolved.config.model), resolved.model.files.text_settings
     names = ("num_hidden_layers", "num_key_value_heads", "head_dim")
     numbers = [settings.get(name) for name in names]
     if not all(isinstance(number, int) for number in numbers):

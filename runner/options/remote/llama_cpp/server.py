@@ -83,7 +83,7 @@ class LlamaCppServer(StartedServer):
 
     def command(self) -> list[str]:
         """Return llama-server's command line."""
-        file = ["--model", str(self._resolved.files.path), "--alias", self.served_name]
+        file = ["--model", str(self._resolved.model.files.path), "--alias", self.served_name]
         address = ["--host", LOOPBACK, "--port", str(self.port)]
         return [*self.program.command, *file, *options_of(self._resolved), *address]
 
@@ -110,7 +110,7 @@ class LlamaCppServer(StartedServer):
 
     def _check_props(self, props: Mapping[str, Any]) -> None:
         """Refuse a server with another file, or with less room than was asked for."""
-        file = self._resolved.files.path
+        file = self._resolved.model.files.path
         told = props.get("model_path")
         if not isinstance(told, str) or Path(told).name != file.name:
             raise ConfigError(

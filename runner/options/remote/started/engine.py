@@ -120,7 +120,7 @@ class StartedEngine(ApiEngine):
     def _encoder(self) -> RequestEncoder:
         from runner_engine import request_encoder_of  # imports torch
 
-        return request_encoder_of(self._resolved)
+        return request_encoder_of(self._resolved.model)
 
     def gone(self) -> RunnerError | None:
         """Return how the server ended, if it did."""

@@ -30,13 +30,13 @@ def name_of(model: VllmConfig) -> str:
 def dtype_of(resolved: ResolvedJob, environment: Environment) -> str:
     """Return the number format that model.dtype means where vLLM runs."""
     device = "cpu" if environment.on_cpu else "cuda"
-    return dtype_for(vllm_model(resolved.config.model).dtype, resolved.files.settings, device)
+    return dtype_for(vllm_model(resolved.config.model).dtype, resolved.model.files.settings, device)
 
 
 def options_of(resolved: ResolvedJob) -> list[str]:
     """Return the options that decide what the server computes with a model; its address and key
     come from elsewhere."""
-    config, files = resolved.config, resolved.files
+    config, files = resolved.config, resolved.model.files
     model = vllm_model(config.model)
     options = ["--dtype", dtype_of(resolved, environment_of(model))]
     for option, number in (
@@ -77,7 +77,7 @@ def variables_of(resolved: ResolvedJob, key: str) -> dict[str, str]:
 def flags_shown(resolved: ResolvedJob) -> str:
     """Return these options as a record has them, without paths of this machine, and the user's
     variables for vLLM."""
-    path = str(resolved.files.adapter)
+    path = str(resolved.model.files.adapter)
     shown = [word.replace(path, Path(path).name) for word in options_of(resolved)]
     own = [f"{name}={value}" for name, value in sorted(os.environ.items())
            if name.startswith("VLLM_") and name not in OWN_VARIABLES]  # fmt: skip

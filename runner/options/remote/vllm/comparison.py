@@ -60,7 +60,7 @@ def texts() -> list[str]:
 def reference_of(resolved: ResolvedJob) -> Reference:
     """Return transformers' scores, from the cache or from a process that ends before vLLM
     starts."""
-    model, files = vllm_model(resolved.config.model), resolved.files
+    model, files = vllm_model(resolved.config.model), resolved.model.files
     if not model.compare:
         return Reference(note("comparison_off"))
     if files.stored is not None:
@@ -151,7 +151,7 @@ def _kept_scores(resolved: ResolvedJob, dtype: str, needed_bytes: int) -> list[d
 
 
 def _file(resolved: ResolvedJob, dtype: str) -> Path | None:
-    content, versions = resolved.files.hashes.get("model"), machine.versions()
+    content, versions = resolved.model.files.hashes.get("model"), machine.versions()
     key = [content, dtype, texts(), versions["torch"], versions["transformers"]]
     return None if content is None else kept.file_of("scores", key)
 
@@ -159,7 +159,7 @@ def _file(resolved: ResolvedJob, dtype: str) -> Path | None:
 def _score(resolved: ResolvedJob, dtype: str, needed_bytes: int) -> list[dict[str, Any]]:
     model = vllm_model(resolved.config.model)
     order = {
-        "folder": str(resolved.files.path),
+        "folder": str(resolved.model.files.path),
         "dtype": dtype,
         "trust_remote_code": model.trust_remote_code,
         "texts": texts(),

@@ -68,7 +68,7 @@ class VllmEngine(StartedEngine):
 
     @property
     def _served_name(self) -> str:
-        return ADAPTER if self._resolved.files.adapter is not None else super()._served_name
+        return ADAPTER if self._resolved.model.files.adapter is not None else super()._served_name
 
     def _start(self, folder: Path) -> VllmServer:
         if Capability.logprobs in self.capabilities:

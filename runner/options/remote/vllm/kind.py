@@ -34,7 +34,7 @@ class Vllm(WithTokenizer):
         """Return names and SHA-256 of the files, and which vLLM reads them; the flags are in the
         config."""
         environment = environment_of(vllm_model(resolved.config.model))
-        hashes = resolved.files.fingerprint(cache)
+        hashes = resolved.model.files.fingerprint(cache)
         if "dtype" in hashes:
             hashes["dtype"] = dtype_of(resolved, environment)
         return hashes | {"vllm": environment.label + (", batch-invariant" if batch_invariant() else "")}
@@ -58,13 +58,13 @@ class Vllm(WithTokenizer):
     def check(self, resolved: ResolvedJob) -> list[str]:
         """Refuse what vLLM cannot run here, by files and headers; in a plan, say how much memory it
         will take."""
-        model, files = vllm_model(resolved.config.model), resolved.files
+        model, files = vllm_model(resolved.config.model), resolved.model.files
         environment = environment_of(model)
         need = "vLLM reads folders of safetensors: use model=local quantization=gguf"
         check(files.path.is_dir(), "model.name", model.name, need, code="unsupported")
         _check_words(resolved, environment)
         if resolved.config.task.asks_in_chat:
-            chat_templates.check(resolved.files)
+            chat_templates.check(resolved.model.files)
         adapter_header.check(files)
         memory = _predict_memory(resolved, environment)
         return [render_note(memory, NOTES)] if resolved.config.plan else []
@@ -78,7 +78,7 @@ class Vllm(WithTokenizer):
     def positions(self, resolved: ResolvedJob) -> Positions:
         """Return model.max_positions, or those that config.json names: vLLM takes no longer
         text."""
-        own = resolved.positions.own
+        own = resolved.model.positions.own
         return Positions(own, vllm_model(resolved.config.model).max_positions or own or math.inf)
 
     def open_engine(
@@ -91,7 +91,7 @@ class Vllm(WithTokenizer):
 def _check_words(resolved: ResolvedJob, environment: Environment) -> None:
     """Refuse a quantization that this vLLM does not know, or of a checkpoint that is quantized
     already."""
-    model, files = vllm_model(resolved.config.model), resolved.files
+    model, files = vllm_model(resolved.config.model), resolved.model.files
     word = model.word_for(resolved.config.quantization)
     key, without = ("model.quantization", "null") if model.quantization else ("quantization", "none")
     is_stored = f"model.name={model.name} is quantized already ({files.stored}): use {key}={without}"
@@ -111,7 +111,7 @@ def _check_words(resolved: ResolvedJob, environment: Environment) -> None:
 
 def _weight_mib(resolved: ResolvedJob) -> float:
     """Return the size of the weights as vLLM holds them, from the checkpoint's headers."""
-    model, files = vllm_model(resolved.config.model), resolved.files
+    model, files = vllm_model(resolved.config.model), resolved.model.files
     own = file_bytes(files.path)
     if files.stored is not None:
         return own / MIB

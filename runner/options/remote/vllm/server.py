@@ -65,7 +65,7 @@ class VllmServer(StartedServer):
 
     def command(self) -> list[str]:
         """Return vLLM's command line."""
-        model = ["--model", str(self._resolved.files.path), "--served-model-name", self.served_name]
+        model = ["--model", str(self._resolved.model.files.path), "--served-model-name", self.served_name]
         address = ["--disable-uvicorn-access-log", "--host", LOOPBACK, "--port", str(self.port)]
         scores = SCORING if self.environment.scores_in_one_pass else []
         return [*self.environment.server, *model, *scores, *options_of(self._resolved), *address]
