@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -21,6 +20,7 @@ from runner_compare.render.effects import (
     difference_of,
     legend,
     margin_decision,
+    margin_verdict,
     p_value,
     pairs_of,
     value_of,
@@ -173,11 +173,11 @@ def margin_column(rows: Sequence[TableRow | None]) -> list[Column]:
     margins = {margin_words(effect) for effect in effects if effect}
     if not margins:
         return []
-    cells = [margin_decision(effect).partition(" (")[0] if effect else "" for effect in effects]
+    cells = [margin_verdict(effect, margin_words(effect)) if effect else "" for effect in effects]
     column = Column("margin", cells, False, use=Use.verdict)
     if len(margins) == 1:
         (margin,) = margins
-        short = [re.sub(rf" (within|than) {re.escape(margin)}$", "", cell) for cell in cells]
+        short = [margin_verdict(effect) if effect else "" for effect in effects]
         column.narrow = replace(column, head=f"margin\n{margin}", cells=short)
     return [column]
 

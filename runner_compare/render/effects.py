@@ -100,12 +100,19 @@ def why_undecided(*decisions: Decision) -> str:
 
 
 def margin_decision(decision: Decision) -> str:
-    """Return what is decided about the margin, e.g. `as good within 2 points`."""
+    """Return what is decided about the margin, and how many questions would decide."""
+    is_difference = decision.verdict is MarginVerdict.undecided and decision.finding is not Finding.open
+    is_planned = decision.needed and not is_difference
+    needed = f" ({if_alike(decision)}, about {_would_decide(decision)})" if is_planned else ""
+    return margin_verdict(decision, margin_words(decision)) + needed
+
+
+def margin_verdict(decision: Decision, margin: str = "") -> str:
+    """Return what is decided about the margin, e.g. `as good within 2 points`; without the margin `as good`."""
     assert decision.verdict is not None
     if decision.verdict is MarginVerdict.undecided and decision.finding is not Finding.open:
-        return f"perhaps by more than {margin_words(decision)}"
-    needed = f" ({if_alike(decision)}, about {_would_decide(decision)})" if decision.needed else ""
-    return verdict_words(decision.verdict, margin_words(decision)) + needed
+        return "perhaps by more" + f" than {margin}" * bool(margin)
+    return verdict_words(decision.verdict, margin)
 
 
 def if_alike(decision: Decision) -> str:

@@ -8,17 +8,20 @@ from runner_compare.statistics.margins import MarginVerdict
 from runner_compare.statistics.sequential import level_of
 from runner_compare.statistics.stats import ALPHA
 
+# a verdict, and what follows with the margin; a column whose head has the margin shows the verdict alone
+VERDICTS = {
+    MarginVerdict.better: ("better", ""),
+    MarginVerdict.as_good: ("as good", " within {margin}"),
+    MarginVerdict.worse_but_within: ("worse, but by less", " than {margin}"),
+    MarginVerdict.worse_by_more: ("worse by more", " than {margin}"),
+    MarginVerdict.undecided: ("undecided", " within {margin}"),
+}
 
-def verdict_words(verdict: MarginVerdict, margin: str) -> str:
-    """Return a decision about a margin such as `2 points` in words."""
-    of_verdict = {
-        MarginVerdict.better: "better",
-        MarginVerdict.as_good: f"as good within {margin}",
-        MarginVerdict.worse_but_within: f"worse, but by less than {margin}",
-        MarginVerdict.worse_by_more: f"worse by more than {margin}",
-        MarginVerdict.undecided: f"undecided within {margin}",
-    }
-    return of_verdict[verdict]
+
+def verdict_words(verdict: MarginVerdict, margin: str = "") -> str:
+    """Return a decision about a margin such as `2 points` in words; the verdict alone without a margin."""
+    words, of_margin = VERDICTS[verdict]
+    return words + of_margin.format(margin=margin) * bool(margin)
 
 
 def points_of_margin(margin: float) -> str:

@@ -21,7 +21,7 @@ from runner_compare.model.unfinished import MissingJob
 from runner_compare.reader import Reader
 from runner_compare.render.effects import asked_of, margin_decision, why_undecided
 from runner_compare.render.labels import about_between, name_of, number
-from runner_compare.render.margins import margin_words
+from runner_compare.render.margins import margin_words, verdict_words
 from runner_compare.render.notes import render_notes
 from runner_compare.section import Section
 from runner_compare.statistics import RATIOS, Finding, MarginVerdict
@@ -272,7 +272,7 @@ def _about_margin(term: Term, row: TableRow) -> tuple[bool, str]:
     worst = min(of, key=lambda effect: effect.verdict in SHOWN_GOOD)
     named = f"{worst.measure} " if worst.is_ratio else ""
     if worst.verdict is MarginVerdict.undecided and (why := why_undecided(worst)):
-        return False, f"{named}undecided within {margin_words(worst)}: {why}"
+        return False, f"{named}{verdict_words(worst.verdict, margin_words(worst))}: {why}"
     if worst.verdict is MarginVerdict.undecided and worst.finding is not Finding.open:
         return (False, f"{named}{worst.finding}, and undecided whether by more than {margin_words(worst)}")
     if worst.verdict is MarginVerdict.undecided:
@@ -281,7 +281,7 @@ def _about_margin(term: Term, row: TableRow) -> tuple[bool, str]:
             if worst.needed
             else ""
         )
-        return False, f"{named}undecided within {margin_words(worst)}{needs}"
+        return False, f"{named}{verdict_words(worst.verdict, margin_words(worst))}{needs}"
     return worst.verdict in SHOWN_GOOD, f"{named}{margin_decision(worst)}"
 
 
