@@ -37,7 +37,7 @@ USES = {"kl_nats_per_token": Use.result, "model_mib": Use.memory, "decode_tok_pe
 OF_LIKELIHOODS = {"kl_nats_per_token": 0, "top_1_agreement": 0, "acc": 0, "acc_norm": 5, "perplexity": 3,
                   "bits_per_byte": 4, "weight_mib": 2, "model_mib": 0, "peak_rss_mib": 4, "prefill_tok_per_s": 0,
                   "load_s": 1}  # fmt: skip
-# The columns of a comparison of accuracies. On a narrow terminal those with the highest numbers go
+# The columns of a comparison of accuracies. On a narrow terminal those with the lowest numbers go
 # first; 0 stays.
 OF_SCORED = {"no_answer": 0, "cut_off": 0, **dict.fromkeys(OF_QUESTION, 0), "weight_mib": 4, "stored_mib": 4,
              "model_mib": 0, "peak_rss_mib": 4, "play_s": 0, "decode_tok_per_s": 0,
