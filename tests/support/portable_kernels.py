@@ -28,9 +28,9 @@ has_compiler = pytest.mark.skipif(processor.c_compiler() is None, reason="there 
 
 
 @cache
-def built_for(target: str) -> Path:
+def built_for(target: str, is_emulated: bool = False) -> Path:
     """Return the products, compiled once for another processor, quickly and not for speed."""
-    if "vnni" in target and not processors.has("vnni"):
+    if is_emulated:
         march = " ".join([*processors.emulation_flags(), *ONLY_VNNI])
     else:
         march = f"-march={target}"
@@ -57,9 +57,11 @@ def built_for(target: str) -> Path:
 def function_for(target: str) -> Any:
     """Return the product in bfloat16 for a processor; skip the test where this one cannot run
     it."""
-    if "vnni" in target:
+    needs_vnni = "vnni" in target
+    if needs_vnni:
         processors.require("vnni", emulation=True)
-    function = ctypes.CDLL(str(built_for(target))).product_bf16
+    library = built_for(target, is_emulated=needs_vnni and not processors.has("vnni"))
+    function = ctypes.CDLL(str(library)).product_bf16
     function.argtypes, function.restype = native._SIGNATURES["product"], ctypes.c_int64
     return function
 
