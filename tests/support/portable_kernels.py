@@ -30,10 +30,8 @@ has_compiler = pytest.mark.skipif(processor.c_compiler() is None, reason="there 
 @cache
 def built_for(target: str, is_emulated: bool = False) -> Path:
     """Return the products, compiled once for another processor, quickly and not for speed."""
-    if is_emulated:
-        march = " ".join([*processors.emulation_flags(), *ONLY_VNNI])
-    else:
-        march = f"-march={target}"
+    emulated = " ".join([*processors.emulation_flags(), *ONLY_VNNI])
+    march = emulated if is_emulated else f"-march={target}"
     flags = building.FLAGS.replace("-march=native", march).replace("-O3", "-Og").split()
     compiler, library = processor.c_compiler(), Path(FOLDER.name) / f"{target.replace(' ', '')}.so"
     assert compiler is not None
