@@ -88,6 +88,7 @@ def test_a_folder_that_was_exchanged_for_another_one_is_not_removed(
     open_folder = os.open
 
     def open_and_exchange(path: Path, flags: int) -> int:
+        monkeypatch.undo()
         opened = open_folder(path, flags)
         folder.rename(tmp_path / "moved")
         folder.mkdir()
@@ -96,7 +97,6 @@ def test_a_folder_that_was_exchanged_for_another_one_is_not_removed(
 
     monkeypatch.setattr(os, "open", open_and_exchange)
     remove_folder(folder)
-    monkeypatch.undo()
     assert (folder / "precious").read_text() == "kept"
 
 
