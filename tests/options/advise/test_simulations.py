@@ -12,7 +12,8 @@ import pytest
 @pytest.fixture(autouse=True)
 def _bench_is_importable(monkeypatch: pytest.MonkeyPatch) -> None:
     """Simulations are scripts that import each other by bare names."""
-    monkeypatch.setattr(sys, "path", [str(Path(__file__).parents[3] / "bench"), *sys.path])
+    bench = Path(__file__).parents[3] / "bench"
+    monkeypatch.setattr(sys, "path", [str(bench / "compare"), str(bench), *sys.path])
 
 
 @pytest.mark.thorough
