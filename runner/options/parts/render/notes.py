@@ -18,7 +18,6 @@ NOTES: Mapping[str, Template] = {
     "no_whole_layers": (
         "parts by type hold no whole layers: they can be merged and verified, but not run as a pipeline"
     ),
-    "of_file": "{text}",
     "from_bin": "the source is .bin: merge restores the same tensors as safetensors",
     "shared_bytes": (
         "{tensors} tensors of the source share their bytes with another one: each is written under its own name"

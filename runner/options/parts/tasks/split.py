@@ -36,7 +36,7 @@ from runner.records.artifacts import promise
 from runner.records.jobs import Job
 from runner.tasks.base import Context, Inputs, Uses, own_config
 from runner_base import MIB, ConfigError, Progress, Result, machine, names_gguf_file, tell, write_atomically
-from runner_base.notes import Note, note
+from runner_base.notes import Note, given, note
 from runner_base.render.notes import render_note
 from runner_engine import LocalModelConfig, ModelSpec, local_model, resolve
 from runner_engine.checkpoints import Checkpoint, WeightFile, random_weights, read_checkpoint
@@ -233,7 +233,7 @@ def _notes(plan: Plan) -> list[Note]:
     if plan.parts[0].layers is None:
         notes.append(note("no_whole_layers"))
     if plan.checkpoint.format == "bin":
-        notes += [note("of_file", text=render(own)) for file in plan.checkpoint.files for own in file.notes]
+        notes += [given(render(own)) for file in plan.checkpoint.files for own in file.notes]
         notes.append(note("from_bin"))
         places = Counter(
             (tensor.file, tensor.offset, tensor.nbytes) for tensor in plan.checkpoint.tensors if tensor.nbytes
